@@ -1,0 +1,1 @@
+"""Prompt-learning trainers for Dassl; import `trainers.config` to register them all."""
