@@ -1,0 +1,22 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    """The tiny CLIP of the golden numbers: 4 blocks of width 128, 32x32 images, 16 patches."""
+    from trainers.prompting import load_clip
+
+    return load_clip(str(GOLDEN / "tiny_clip_seed0.safetensors"))

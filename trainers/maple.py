@@ -1,0 +1,19 @@
+"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .prompting.spec import PromptSpec, shared_prompt
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(PromptTrainer):
+    """One textual prompt, projected into the visual one by a linear layer per depth."""
+
+    node = "MAPLE"
+    checkpoint = "MultiModalPromptLearner"
+    defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+
+    @staticmethod
+    def spec(node) -> PromptSpec:
+        return shared_prompt("project", node)

@@ -1,0 +1,42 @@
+"""One residual attention block of CLIP, taken apart so that prompts and shared keys fit between.
+
+The functions run CLIP's own modules and weights; nothing of CLIP is copied or edited.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values of a block's input.
+
+    Args:
+        block: a `clip.model.ResidualAttentionBlock`.
+        x: (..., W).
+
+    Returns:
+        Three tensors (..., W), heads side by side.
+    """
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
+
+
+def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
+    """Scaled dot-product attention over the heads of a block.
+
+    Args:
+        q: (S, T, W); k, v: (S, T', W).
+        mask: boolean, broadcastable to (S, heads, T, T'); True lets a query see a key.
+
+    Returns:
+        (S, T, W), before the output projection.
+    """
+    heads = block.attn.num_heads
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return out.transpose(1, 2).flatten(2)
+
+
+def finish(block, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """The rest of a block: output projection, residuals and MLP; shapes (..., W)."""
+    x = x + block.attn.out_proj(attended)
+    return x + block.mlp(block.ln_2(x))

@@ -1,0 +1,130 @@
+"""From features to logits: cosine, hierarchical optimal transport, prompts against patches.
+
+Letters as in the paper: z, h prompt-level features of image and class, r, s their token-level
+features, C costs, T transport plans; a hat (here `token`) marks the token level. Everything is
+computed in float32 whatever the precision of the encoders.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .sinkhorn import sinkhorn, sinkhorn_released
+from .spec import PromptSpec
+from .text import TextFeatures
+from .vision import ImageFeatures
+
+
+def score(spec: PromptSpec, image: ImageFeatures, text: TextFeatures, scale, chunk_bytes: int):
+    """Similarity of every image to every class, times CLIP's logit scale.
+
+    Args:
+        spec: the method.
+        image: z (B, M, D), r (B, M, P', D).
+        text: h (N, K, D), s (N, K, L, D) with weights (N, K, L).
+        scale: 1/tau, CLIP's logit scale.
+        chunk_bytes: the most memory that the token-level costs of one chunk of classes may take.
+
+    Returns:
+        Logits (B, K), float32.
+    """
+    with torch.autocast(image.z.device.type, enabled=False):
+        image = ImageFeatures(*(None if t is None else t.float() for t in image))
+        text = TextFeatures(*(None if t is None else t.float() for t in text))
+        return scale.float() * SCORES[spec.score](spec, image, text, chunk_bytes)
+
+
+def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """sim(z_j^m, h_k^n), (B, M, D) x (N, K, D) -> (B, K, M, N)."""
+    return torch.einsum("bmd,nkd->bkmn", z, h)
+
+
+def cosine(spec, image, text, chunk_bytes):
+    """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
+    return (image.z[:, 0] @ text.h[0].T) if len(text.h) == 1 else per_image(image.z[:, 0], text.h)
+
+
+def per_image(z, h):
+    """sim(z_j, h_jk) where every image has its own text features (CoCoOp): (B, D) x (B, K, D)."""
+    return torch.einsum("bd,bkd->bk", z, h)
+
+
+def hierarchical_ot(spec, image, text, chunk_bytes):
+    """1 - d_jk: transport between prompts, with transport between tokens in its cost (Eq. 4-8)."""
+    C = 1 - prompt_similarity(image.z, text.h)  # Eq. 4
+    if spec.beta_form == "convex":  # appendix, Eq. 1
+        C = (1 - spec.beta) * C
+    if spec.token_level:
+        d_token = token_distance(spec, image.r, text.s, text.s_mass, chunk_bytes)
+        C = C + spec.beta * d_token  # Eq. 6
+    return 1 - sinkhorn(C, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).distance  # Eq. 7
+
+
+def token_distance(spec, r, s, s_mass, chunk_bytes):
+    """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), for every image, class and pair of prompts.
+
+    Args:
+        r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
+
+    Returns:
+        (B, K, M, N).
+    """
+
+    def solve(C, mass):
+        return sinkhorn(C, b=mass, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).distance
+
+    return over_chunks(r, s, s_mass, lambda cos, mass: solve(1 - cos, mass), chunk_bytes)
+
+
+def over_chunks(r, s, s_mass, reduce, chunk_bytes):
+    """Apply `reduce` to the token similarities of all pairs, a chunk of images and classes a time.
+
+    Args:
+        r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
+        reduce: (cos (b, k, M, N, P', L), mass (k, 1, N, L)) -> (b, k, M, N).
+
+    Returns:
+        (B, K, M, N).
+    """
+    B, M, P, _ = r.shape
+    N, K, L, _ = s.shape
+    most = max(1, chunk_bytes // (M * N * P * L * r.element_size()))  # pairs of image and class
+    images = min(B, most)
+    classes = min(K, max(1, most // images))
+    mass = s_mass.transpose(0, 1)[:, None]  # (K, 1, N, L)
+    rows = []
+    for rb in r.split(images):
+        columns = []
+        for sk, mk in zip(s.split(classes, 1), mass.split(classes), strict=True):
+            cos = rb.flatten(0, 2) @ sk.flatten(0, 2).T
+            cos = cos.view(len(rb), M, P, N, -1, L).permute(0, 4, 1, 3, 2, 5)
+            columns.append(reduce(cos, mk))
+        rows.append(torch.cat(columns, 1))
+    return torch.cat(rows)
+
+
+def released(spec, image, text, chunk_bytes):
+    """What the published ALIGN code computes (methods.md, section 3, form `released`)."""
+    sim = prompt_similarity(image.z, text.h)
+    C = 1 - sim
+    if spec.token_level:
+
+        def similarity(cos, mass):  # one stopping decision per image and class
+            T = sinkhorn_released(1 - cos, b=mass, reg=spec.reg, group_dims=2)
+            return (T * cos).sum((-2, -1))
+
+        C = C + over_chunks(image.r, text.s, text.s_mass, similarity, chunk_bytes)
+    T = sinkhorn_released(C, reg=spec.reg, group_dims=2)  # one decision for all images and classes
+    return (T * sim).sum((-2, -1))
+
+
+def plot(spec, image, text, chunk_bytes):
+    """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
+    cos = torch.einsum("bpd,nkd->bkpn", image.r[:, 0], text.h)
+    T = sinkhorn_released(1 - cos, reg=spec.reg, group_dims=2)
+    local = (T * cos).sum((-2, -1))
+    if not spec.add_global:
+        return local
+    return local + image.z[:, 0] @ F.normalize(text.raw.mean(0), dim=-1).T
+
+
+SCORES = {"cosine": cosine, "ot": hierarchical_ot, "released": released, "plot": plot}

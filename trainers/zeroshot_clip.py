@@ -1,0 +1,18 @@
+"""Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptTrainer
+from .prompting.spec import PromptSpec
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(PromptTrainer):
+    """No prompts on either side: nothing is trained."""
+
+    node = "ZEROSHOT"
+    defaults = {"PREC": "fp16"}
+
+    @staticmethod
+    def spec(node) -> PromptSpec:
+        return PromptSpec(M=0, N=0, beta=0, score="cosine")
