@@ -1,0 +1,18 @@
+"""The default config and its helpers."""
+
+from .defaults import get_defaults
+
+
+def get_cfg_default():
+    """A fresh yacs CfgNode with every default."""
+    return get_defaults()
+
+
+def clean_cfg(cfg, trainer):
+    """Drop the nodes of all trainers but `trainer`, so that a printed config stays short."""
+    for key in list(cfg.TRAINER):
+        if key not in ("NAME", trainer.upper()):
+            cfg.TRAINER.pop(key)
+
+
+__all__ = ["clean_cfg", "get_cfg_default"]

@@ -1,0 +1,139 @@
+"""Every config key with its default: Dassl 0.6.3's names and values, without its trainers' nodes.
+
+A trainer's own node (`TRAINER.COOP`, ...) is added by the program that uses it. A few keys under
+DATASET mean something to data sets that are not part of this package; they are kept because config
+files name them.
+"""
+
+from yacs.config import CfgNode
+
+
+def _loader(sampler):
+    return {"SAMPLER": sampler, "BATCH_SIZE": 32}
+
+
+def get_defaults():
+    """A fresh CfgNode; nothing in it is shared with the last one."""
+    return CfgNode(
+        {
+            "VERSION": 1,
+            "OUTPUT_DIR": "./output",
+            "RESUME": "",  # a folder with a run to go on from; else OUTPUT_DIR is looked into
+            "SEED": -1,  # negative: a different run each time
+            "USE_CUDA": True,
+            "VERBOSE": True,
+            "INPUT": _input(),
+            "DATASET": _dataset(),
+            "DATALOADER": _dataloader(),
+            "MODEL": _model(),
+            "OPTIM": _optim(),
+            "TRAIN": {
+                "CHECKPOINT_FREQ": 0,  # in epochs; 0: only the last one
+                "PRINT_FREQ": 10,  # in batches
+                "COUNT_ITER": "train_x",  # train_x, train_u, smaller_one: the length of an epoch
+            },
+            "TEST": {
+                "EVALUATOR": "Classification",
+                "PER_CLASS_RESULT": False,
+                "COMPUTE_CMAT": False,  # saved as OUTPUT_DIR/cmat.pt
+                "NO_TEST": False,
+                "SPLIT": "test",  # or val
+                "FINAL_MODEL": "last_step",  # or best_val, which evaluates val after every epoch
+            },
+            "TRAINER": {"NAME": ""},
+        }
+    )
+
+
+def _input():
+    return {
+        "SIZE": (224, 224),
+        "INTERPOLATION": "bilinear",
+        "TRANSFORMS": (),  # names: dassl.data.transforms
+        "NO_TRANSFORM": False,
+        "PIXEL_MEAN": [0.485, 0.456, 0.406],
+        "PIXEL_STD": [0.229, 0.224, 0.225],
+        "CROP_PADDING": 4,
+        "RRCROP_SCALE": (0.08, 1.0),
+        "CUTOUT_N": 1,
+        "CUTOUT_LEN": 16,
+        "GN_MEAN": 0.0,
+        "GN_STD": 0.15,
+        "RANDAUGMENT_N": 2,
+        "RANDAUGMENT_M": 10,
+        "COLORJITTER_B": 0.4,
+        "COLORJITTER_C": 0.4,
+        "COLORJITTER_S": 0.4,
+        "COLORJITTER_H": 0.1,
+        "RGS_P": 0.2,
+        "GB_P": 0.5,
+        "GB_K": 21,
+    }
+
+
+def _dataset():
+    return {
+        "ROOT": "",
+        "NAME": "",
+        "SOURCE_DOMAINS": (),
+        "TARGET_DOMAINS": (),
+        "NUM_LABELED": -1,
+        "NUM_SHOTS": -1,
+        "VAL_PERCENT": 0.1,
+        "STL10_FOLD": -1,
+        "CIFAR_C_TYPE": "",
+        "CIFAR_C_LEVEL": 1,
+        "ALL_AS_UNLABELED": False,
+    }
+
+
+def _dataloader():
+    grouped = {"N_DOMAIN": 0, "N_INS": 16}  # N_INS: images of a class, for RandomClassSampler
+    return {
+        "NUM_WORKERS": 4,
+        "K_TRANSFORMS": 1,  # augmented views of one training image
+        "RETURN_IMG0": False,  # also the image without augmentation
+        "TRAIN_X": {**_loader("RandomSampler"), **grouped},
+        "TRAIN_U": {"SAME_AS_X": True, **_loader("RandomSampler"), **grouped},
+        "TEST": _loader("SequentialSampler"),
+    }
+
+
+def _model():
+    return {
+        "INIT_WEIGHTS": "",
+        "BACKBONE": {"NAME": "", "PRETRAINED": True},
+        "HEAD": {
+            "NAME": "",
+            "HIDDEN_LAYERS": (),
+            "ACTIVATION": "relu",
+            "BN": True,
+            "DROPOUT": 0.0,
+        },
+    }
+
+
+def _optim():
+    return {
+        "NAME": "adam",
+        "LR": 0.0003,
+        "WEIGHT_DECAY": 5e-4,
+        "MOMENTUM": 0.9,
+        "SGD_DAMPNING": 0,
+        "SGD_NESTEROV": False,
+        "RMSPROP_ALPHA": 0.99,
+        "ADAM_BETA1": 0.9,
+        "ADAM_BETA2": 0.999,
+        "STAGED_LR": False,  # layers outside NEW_LAYERS learn at LR * BASE_LR_MULT
+        "NEW_LAYERS": (),
+        "BASE_LR_MULT": 0.1,
+        "LR_SCHEDULER": "single_step",
+        "STEPSIZE": (-1,),  # -1 or 0: MAX_EPOCH
+        "GAMMA": 0.1,
+        "MAX_EPOCH": 10,
+        "WARMUP_EPOCH": -1,  # above 0: that many epochs of warm-up
+        "WARMUP_TYPE": "linear",  # or constant
+        "WARMUP_CONS_LR": 1e-5,
+        "WARMUP_MIN_LR": 1e-5,
+        "WARMUP_RECOUNT": True,  # the schedule after the warm-up counts from its own epoch 0
+    }

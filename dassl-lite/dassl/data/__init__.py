@@ -1,0 +1,5 @@
+"""Data sets and their loaders."""
+
+from .data_manager import DataManager, DatasetWrapper
+
+__all__ = ["DataManager", "DatasetWrapper"]

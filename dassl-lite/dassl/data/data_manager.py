@@ -1,0 +1,180 @@
+"""From a data set to batches."""
+
+import os
+
+import torch
+import torchvision.transforms as T
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset
+
+from dassl.utils import UserError, local_seed, read_image
+
+from .datasets import build_dataset
+from .samplers import SeededIndex, build_sampler
+from .transforms import INTERPOLATION_MODES, build_transform
+
+
+def build_data_loader(
+    cfg,
+    sampler_type="SequentialSampler",
+    data_source=None,
+    batch_size=64,
+    n_domain=0,
+    n_ins=2,
+    tfm=None,
+    is_train=True,
+    dataset_wrapper=None,
+):
+    """A DataLoader over a list of Datum.
+
+    A training batch that would stay incomplete is left out, unless it is the only one.
+    """
+    if not data_source:
+        kind = "train on" if is_train else "test on"
+        raise UserError(f"{cfg.DATASET.NAME} has no images to {kind}: check DATASET.ROOT")
+    wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
+    num_workers = min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus())
+    # Seeds the workers without taking from the global generator, so that the run's random
+    # numbers do not depend on how many workers there are.
+    generator = torch.Generator()
+    generator.manual_seed(torch.initial_seed())
+    return DataLoader(
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        num_workers=num_workers,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        persistent_workers=is_train and num_workers > 0,
+        generator=generator,
+    )
+
+
+def _usable_cpus():
+    """More workers than this would only wait for each other; the batches are the same anyway."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class DataManager:
+    """The data set of a config and a loader for each of its parts.
+
+    `custom_tfm_train` and `custom_tfm_test` replace the config's transforms, `dataset_wrapper`
+    replaces DatasetWrapper.
+    """
+
+    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        self.dataset = dataset = build_dataset(cfg)
+        train_tfm = custom_tfm_train or build_transform(cfg, is_train=True)
+        test_tfm = custom_tfm_test or build_transform(cfg, is_train=False)
+
+        def train_loader(data_source, config):
+            return build_data_loader(
+                cfg,
+                sampler_type=config.SAMPLER,
+                data_source=data_source,
+                batch_size=config.BATCH_SIZE,
+                n_domain=config.N_DOMAIN,
+                n_ins=config.N_INS,
+                tfm=train_tfm,
+                is_train=True,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        def test_loader(data_source):
+            return build_data_loader(
+                cfg,
+                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
+                data_source=data_source,
+                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+                tfm=test_tfm,
+                is_train=False,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        config_x, config_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
+        config_u = config_x if config_u.SAME_AS_X else config_u
+        self.train_loader_x = train_loader(dataset.train_x, config_x)
+        self.train_loader_u = train_loader(dataset.train_u, config_u) if dataset.train_u else None
+        self.val_loader = test_loader(dataset.val) if dataset.val else None
+        self.test_loader = test_loader(dataset.test)
+
+        self.num_classes = dataset.num_classes
+        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.lab2cname = dataset.lab2cname
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    def show_dataset_summary(self, cfg):
+        """Print a table of the data set's sizes."""
+        rows = [["Dataset", cfg.DATASET.NAME]]
+        if cfg.DATASET.SOURCE_DOMAINS:
+            rows.append(["Source", cfg.DATASET.SOURCE_DOMAINS])
+        if cfg.DATASET.TARGET_DOMAINS:
+            rows.append(["Target", cfg.DATASET.TARGET_DOMAINS])
+        rows.append(["# classes", f"{self.num_classes:,}"])
+        for part in ("train_x", "train_u", "val", "test"):
+            items = getattr(self.dataset, part)
+            if items:
+                rows.append([f"# {part}", f"{len(items):,}"])
+        print(tabulate(rows))
+
+
+class DatasetWrapper(Dataset):
+    """A list of Datum as a PyTorch data set of dicts.
+
+    An item has `img`, `label`, `domain`, `impath` and `index`. With K_TRANSFORMS above 1, `img`
+    is a list of that many views; with a list of transforms there are `img`, `img2`, ...; with
+    RETURN_IMG0 `img0` is the image without augmentation.
+    """
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm > 1 and transform is None:
+            raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
+        steps = [
+            T.Resize(tuple(cfg.INPUT.SIZE), INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]),
+            T.ToTensor(),
+        ]
+        if "normalize" in cfg.INPUT.TRANSFORMS:
+            steps.append(T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
+        self.to_tensor = T.Compose(steps)
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, idx):
+        if isinstance(idx, SeededIndex):
+            with local_seed(idx.seed):
+                return self._read(int(idx))
+        return self._read(idx)
+
+    def _read(self, idx):
+        item = self.data_source[idx]
+        image = read_image(item.impath)
+        output = {
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": idx,
+        }
+        if self.transform is None:
+            output["img"] = image
+        elif isinstance(self.transform, (list, tuple)):
+            for i, transform in enumerate(self.transform, start=1):
+                output["img" if i == 1 else f"img{i}"] = self._views(transform, image)
+        else:
+            output["img"] = self._views(self.transform, image)
+        if self.return_img0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _views(self, transform, image):
+        views = [transform(image) for _ in range(self.k_tfm)]
+        return views if self.k_tfm > 1 else views[0]

@@ -1,0 +1,107 @@
+"""The order in which images are drawn."""
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+
+from dassl.utils import UserError, unknown_name
+
+
+class SeededIndex(int):
+    """The index of an image, with the seed of its augmentation.
+
+    So an image's augmentation depends on the run's seed alone: not on the number of workers, on
+    the worker that reads it, or on what was read before. A resumed run relies on that.
+    """
+
+    def __new__(cls, index, seed=0):
+        self = super().__new__(cls, index)
+        self.seed = seed
+        return self
+
+
+class _SeededSampler(Sampler):
+    """Draws one number from the global generator an epoch, and everything else from that."""
+
+    def __init__(self, data_source):
+        self.data_source = data_source
+
+    def __iter__(self):
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.randint(2**62, ())))
+        order = self.order(generator)
+        seeds = torch.randint(2**32, (len(order),), generator=generator).tolist()
+        return map(SeededIndex, order, seeds)
+
+    def order(self, generator):
+        """The indices of one epoch."""
+        raise NotImplementedError
+
+    def __len__(self):
+        return len(self.data_source)
+
+
+class RandomSampler(_SeededSampler):
+    """Every image once, in random order."""
+
+    def order(self, generator):
+        return torch.randperm(len(self.data_source), generator=generator).tolist()
+
+
+class RandomClassSampler(_SeededSampler):
+    """Batches of `batch_size` // `n_ins` random classes with `n_ins` images each.
+
+    A class with fewer images is drawn from with replacement. When too few classes have images
+    left, all start anew, so that every epoch has the same number of batches.
+    """
+
+    def __init__(self, data_source, batch_size, n_ins):
+        super().__init__(data_source)
+        self.n_ins = n_ins
+        self.n_classes = batch_size // n_ins
+        self.by_label = {}
+        for index, item in enumerate(data_source):
+            self.by_label.setdefault(item.label, []).append(index)
+        if not 1 <= self.n_classes <= len(self.by_label):
+            raise UserError(
+                f"RandomClassSampler cannot fill a batch of {batch_size} with {n_ins} images of"
+                f" each class, having {len(self.by_label)} classes: change BATCH_SIZE or N_INS"
+            )
+
+    def order(self, generator):
+        left, order = {}, []
+        while len(order) < len(self):
+            if len(left) < self.n_classes:
+                left = {label: self._groups(label, generator) for label in self.by_label}
+            labels = list(left)
+            chosen = torch.randperm(len(labels), generator=generator)[: self.n_classes].tolist()
+            for label in (labels[i] for i in chosen):
+                order += left[label].pop()
+                if not left[label]:
+                    del left[label]
+        return order
+
+    def _groups(self, label, generator):
+        """The images of a class in random order, as groups of `n_ins`; a rest is left out."""
+        indices = torch.tensor(self.by_label[label])
+        n = len(indices)
+        if n < self.n_ins:
+            return [indices[torch.randint(n, (self.n_ins,), generator=generator)].tolist()]
+        whole = n - n % self.n_ins
+        picked = indices[torch.randperm(n, generator=generator)[:whole]]
+        return picked.view(-1, self.n_ins).tolist()
+
+    def __len__(self):
+        groups = sum(max(len(indices) // self.n_ins, 1) for indices in self.by_label.values())
+        return groups // self.n_classes * self.n_classes * self.n_ins
+
+
+def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
+    """The sampler that `sampler_type` names."""
+    if sampler_type == "RandomSampler":
+        return RandomSampler(data_source)
+    if sampler_type == "SequentialSampler":
+        return SequentialSampler(data_source)
+    if sampler_type == "RandomClassSampler":
+        return RandomClassSampler(data_source, batch_size, n_ins)
+    names = ["RandomClassSampler", "RandomSampler", "SequentialSampler"]
+    raise unknown_name("SAMPLER", sampler_type, names)

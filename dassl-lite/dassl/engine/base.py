@@ -1,0 +1,245 @@
+"""What every trainer has: its models by name, their checkpoints, the loop over epochs."""
+
+import os.path as osp
+import time
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from dassl.utils import (
+    LossNotFinite,
+    UserError,
+    get_rng_state,
+    load_checkpoint,
+    load_last_checkpoint,
+    restore,
+    save_checkpoint,
+    set_rng_state,
+    tolist_if_not,
+)
+
+
+class TrainerBase:
+    """Base of iterative trainers.
+
+    A subclass registers its models with `register_model` and fills in `run_epoch` and
+    `forward_backward`.
+    """
+
+    def __init__(self):
+        self._models = {}
+        self._optims = {}
+        self._scheds = {}
+        self._writer = None
+        self.start_epoch = self.epoch = self.max_epoch = 0
+        self.train_seconds = 0.0  # the time of the epochs, a resumed run's earlier ones included
+        self._loop_start = None
+
+    # Models
+
+    def register_model(self, name="model", model=None, optim=None, sched=None):
+        """Make a model known under `name`: it is saved, resumed, and updated by `optim`."""
+        if "_models" not in self.__dict__:
+            raise AttributeError("register_model() comes after super().__init__()")
+        if name in self._models:
+            raise ValueError(f"A model named '{name}' is registered already")
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names=None):
+        """The names given, each checked, or all names."""
+        names = list(self._models) if names is None else tolist_if_not(names)
+        for name in names:
+            if name not in self._models:
+                raise KeyError(f"No model named '{name}' is registered")
+        return names
+
+    def set_model_mode(self, mode="train", names=None):
+        """Put models into train mode (`train`) or eval mode (`eval`, `test`)."""
+        if mode not in ("train", "eval", "test"):
+            raise ValueError(f"mode is train, eval or test, not '{mode}'")
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def get_current_lr(self, names=None):
+        """The learning rate of the first of the models that has an optimiser."""
+        optims = [self._optims[name] for name in self.get_model_names(names)]
+        return next((o.param_groups[0]["lr"] for o in optims if o is not None), 0.0)
+
+    def update_lr(self, names=None):
+        """Step the schedulers; once an epoch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    # Checkpoints
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """Write `directory`/<name>/model.pth.tar-<epoch + 1>, or `model_name`, for each model."""
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": val_result,
+                "rng": get_rng_state(),
+                "train_seconds": self._seconds_so_far(),
+            }
+            folder = osp.join(directory, name)
+            save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory):
+        """Go on from the last checkpoint of every model in `directory`; return the next epoch.
+
+        A checkpoint that holds the states of the random number generators restores them too.
+        """
+        names = self.get_model_names()
+        folders = {name: osp.join(directory, name) for name in names}
+        if not all(osp.exists(osp.join(folder, "checkpoint")) for folder in folders.values()):
+            print("No checkpoint found, train from scratch")
+            return 0
+        print(f"Found checkpoint at {directory} (will resume training)")
+        checkpoints = {name: load_last_checkpoint(folders[name]) for name in names}
+        epochs = {checkpoint["epoch"] for checkpoint in checkpoints.values()}
+        if len(epochs) > 1:  # killed between two files
+            raise UserError(
+                f"The models in '{directory}' were saved after different epochs"
+                f" ({', '.join(map(str, sorted(epochs)))}): delete the folder and train again"
+            )
+        for name, checkpoint in checkpoints.items():
+            optim, sched = self._optims[name], self._scheds[name]
+            restore(checkpoint, self._models[name], folders[name], optim, sched)
+        self.train_seconds = checkpoint.get("train_seconds", 0.0)
+        if checkpoint.get("rng"):
+            set_rng_state(checkpoint["rng"])
+        return checkpoint["epoch"]
+
+    def load_model(self, directory, epoch=None):
+        """Load every model's best checkpoint, or that of `epoch`, for evaluation."""
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        for name in self.get_model_names():
+            path = osp.join(directory, name, file)
+            checkpoint = load_checkpoint(path)
+            restore(checkpoint, self._models[name], path)
+            details = f"epoch={checkpoint['epoch']}"
+            if checkpoint.get("val_result") is not None:
+                details += f", val_result={checkpoint['val_result']:.1f}"
+            print(f"Load {path} to {name} ({details})")
+
+    # Curves
+
+    def init_writer(self, log_dir):
+        """Write curves for tensorboard into `log_dir`."""
+        if self._writer is None:
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self):
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        """Add a point to a curve; does nothing without a writer."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # The loop
+
+    def train(self, start_epoch, max_epoch):
+        """Run the epochs from `start_epoch` to `max_epoch`."""
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        self.before_train()
+        self._loop_start = time.perf_counter()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.train_seconds = self._seconds_so_far()
+        self._loop_start = None
+        self.after_train()
+
+    def _seconds_so_far(self):
+        running = 0.0 if self._loop_start is None else time.perf_counter() - self._loop_start
+        return self.train_seconds + running
+
+    def before_train(self):
+        pass
+
+    def after_train(self):
+        pass
+
+    def before_epoch(self):
+        pass
+
+    def after_epoch(self):
+        pass
+
+    def run_epoch(self):
+        raise NotImplementedError
+
+    def test(self):
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch):
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch):
+        raise NotImplementedError
+
+    def forward_backward(self, batch):
+        """Do one step; return a dict of what is to be printed."""
+        raise NotImplementedError
+
+    def model_inference(self, input):
+        raise NotImplementedError
+
+    # One step
+
+    def model_zero_grad(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss):
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names=None):
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss, names=None):
+        """One step of the optimisers of the named models."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    def detect_anomaly(self, loss):
+        """Raise LossNotFinite before a bad loss reaches the parameters."""
+        if torch.isfinite(loss).all():
+            return
+        where = f"epoch {self.epoch + 1}"
+        if hasattr(self, "batch_idx"):
+            where += f", batch {self.batch_idx + 1}"
+        raise LossNotFinite(
+            f"The loss is not finite ({loss.detach().flatten()[0].item()}) in {where}: training"
+            f" stops and {self._kept_checkpoint()}; try a lower OPTIM.LR, or PREC fp32"
+        )
+
+    def _kept_checkpoint(self):
+        """Which checkpoint a stopped run leaves behind, in words."""
+        for name in self._models:
+            folder = osp.join(getattr(self, "output_dir", ""), name)
+            if osp.exists(osp.join(folder, "checkpoint")):
+                return f"the last checkpoint in '{folder}' is kept"
+        return "there is no checkpoint yet"

@@ -1,0 +1,219 @@
+"""Trainers with data, a model, checkpoints and evaluation."""
+
+import datetime
+import itertools
+import os.path as osp
+import time
+
+import torch
+import torch.nn as nn
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    mkdir_if_missing,
+    progress,
+    unknown_name,
+)
+
+from .base import TrainerBase
+from .net import SimpleNet
+
+SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
+
+
+class SimpleTrainer(TrainerBase):
+    """A trainer that builds its data, model and evaluator from a config.
+
+    After `test`, `test_results` holds the evaluator's results.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.check_cfg(cfg)
+        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        if cfg.TEST.FINAL_MODEL not in ("last_step", "best_val"):
+            raise unknown_name("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ["best_val", "last_step"])
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = float("-inf")
+
+    def check_cfg(self, cfg):
+        """Raise an error when the config does not suit the trainer; nothing to check here."""
+
+    def build_data_loader(self):
+        """Make `dm` and, from it, the loaders and the facts about the data set."""
+        self.dm = DataManager(self.cfg)
+        self.train_loader_x = self.dm.train_loader_x
+        self.train_loader_u = self.dm.train_loader_u
+        self.val_loader = self.dm.val_loader
+        self.test_loader = self.dm.test_loader
+        self.num_classes = self.dm.num_classes
+        self.num_source_domains = self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def build_model(self):
+        """Make and register the model; most trainers replace this."""
+        cfg = self.cfg
+        print("Building model")
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+        if self.device.type == "cuda" and torch.cuda.device_count() > 1:
+            self.model = nn.DataParallel(self.model)
+
+    def train(self):
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self):
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if self.start_epoch:
+            self._recall_best_result()
+        writer_dir = osp.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(writer_dir)
+        self.init_writer(writer_dir)
+        self.time_start = time.time()
+
+    def _recall_best_result(self):
+        path = osp.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and osp.exists(path):
+            self.best_result = load_checkpoint(path)["val_result"]
+
+    def after_train(self):
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        elapsed = datetime.timedelta(seconds=round(time.time() - self.time_start))
+        print(f"Elapsed: {elapsed}")
+        self.close_writer()
+
+    def after_epoch(self):
+        epoch, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                name = "model-best.pth.tar"
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=name)
+        if epoch == self.max_epoch or (freq > 0 and epoch % freq == 0):
+            self.save_model(self.epoch, self.output_dir)
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Evaluate on `split` (default: TEST.SPLIT); return the first result, the accuracy.
+
+        Without validation data, `val` means the test data.
+        """
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is not None:
+            data_loader = self.val_loader
+        else:
+            split = "test"
+            data_loader = self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in progress(data_loader):
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        self.test_results = dict(results)
+        return next(iter(results.values()))
+
+    def model_inference(self, input):
+        return self.model(input)
+
+    def parse_batch_test(self, batch):
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+
+class TrainerX(SimpleTrainer):
+    """A trainer on labelled data: `forward_backward(batch)` does one step."""
+
+    def run_epoch(self):
+        self.num_batches = len(self.train_loader_x)
+        self.run_batches((batch,) for batch in self.train_loader_x)
+
+    def run_batches(self, batches):
+        """Do a step for each tuple of batches, report on the way."""
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        end = reported = time.perf_counter()
+        for self.batch_idx, batch in enumerate(batches):
+            data_time.update(time.perf_counter() - end)
+            losses.update(self.forward_backward(*batch))
+            now = time.perf_counter()
+            batch_time.update(now - end)
+            end = now
+            done = self.batch_idx + 1
+            meets_freq = done % self.cfg.TRAIN.PRINT_FREQ == 0
+            if meets_freq or done == self.num_batches or now - reported > SILENCE:
+                self._report(losses, batch_time, data_time)
+                reported = now
+
+    def _report(self, losses, batch_time, data_time):
+        done = self.batch_idx + 1
+        left = self.num_batches * (self.max_epoch - self.epoch) - done
+        eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+        lr = self.get_current_lr()
+        print(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]"
+            f" time {batch_time.val:.3f} ({batch_time.avg:.3f})"
+            f" data {data_time.val:.3f} ({data_time.avg:.3f})"
+            f" {losses} lr {lr:.4e} eta {eta}",
+            flush=True,
+        )
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.avg, step)
+        self.write_scalar("train/lr", lr, step)
+
+    def parse_batch_train(self, batch):
+        keys = ("img", "label", "domain")
+        return tuple(batch[key].to(self.device) for key in keys)
+
+
+class TrainerXU(TrainerX):
+    """A trainer on labelled and unlabelled data: `forward_backward(batch_x, batch_u)`."""
+
+    def run_epoch(self):
+        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
+        lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
+        count = self.cfg.TRAIN.COUNT_ITER
+        if count not in lengths:
+            raise unknown_name("TRAIN.COUNT_ITER", count, lengths)
+        self.num_batches = lengths[count]
+        pairs = zip(_repeat(self.train_loader_x), _repeat(self.train_loader_u), strict=False)
+        self.run_batches(itertools.islice(pairs, self.num_batches))
+
+    def parse_batch_train(self, batch_x, batch_u):
+        tensors = batch_x["img"], batch_x["label"], batch_u["img"]
+        return tuple(tensor.to(self.device) for tensor in tensors)
+
+
+def _repeat(loader):
+    while True:
+        yield from loader

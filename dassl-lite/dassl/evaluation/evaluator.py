@@ -1,0 +1,100 @@
+"""Accuracy, error, macro-F1, per-class accuracy and the confusion matrix."""
+
+import os.path as osp
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix, f1_score
+
+from dassl.utils import UserError, mkdir_if_missing
+
+from .build import EVALUATOR_REGISTRY
+
+
+class EvaluatorBase:
+    """Collects a model's outputs batch by batch and turns them into numbers."""
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def reset(self):
+        raise NotImplementedError
+
+    def process(self, mo, gt):
+        """Add the model's output `mo` and the ground truth `gt` of one batch."""
+        raise NotImplementedError
+
+    def evaluate(self):
+        """An OrderedDict of results; its first value is the one that models are chosen by."""
+        raise NotImplementedError
+
+
+@EVALUATOR_REGISTRY.register()
+class Classification(EvaluatorBase):
+    """Evaluator of classification; all numbers are percentages."""
+
+    def __init__(self, cfg, lab2cname=None, **kwargs):
+        super().__init__(cfg)
+        self._lab2cname = lab2cname
+        self.reset()
+
+    def reset(self):
+        self._predictions = []
+        self._labels = []
+
+    def process(self, mo, gt):
+        """Add logits `mo` (B, K) and labels `gt` (B,)."""
+        # Kept where they are: reading them here would make the GPU wait in every batch.
+        self._predictions.append(mo.argmax(dim=1))
+        self._labels.append(gt)
+
+    def evaluate(self):
+        if not self._labels:
+            raise UserError("There are no images to evaluate on: check the data set and TEST.SPLIT")
+        predicted = torch.cat(self._predictions).cpu().numpy()
+        labels = torch.cat(self._labels).cpu().numpy()
+        correct = int((predicted == labels).sum())
+        accuracy = 100.0 * correct / len(labels)
+        macro_f1 = 100.0 * f1_score(labels, predicted, average="macro", labels=np.unique(labels))
+        results = OrderedDict(
+            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=float(macro_f1)
+        )
+        print(
+            "=> result\n"
+            f"* total: {len(labels):,}\n"
+            f"* correct: {correct:,}\n"
+            f"* accuracy: {accuracy:.1f}%\n"
+            f"* error: {results['error_rate']:.1f}%\n"
+            f"* macro_f1: {macro_f1:.1f}%"
+        )
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            results["perclass_accuracy"] = self._per_class(labels, predicted == labels)
+        if self.cfg.TEST.COMPUTE_CMAT:
+            self._save_confusion(labels, predicted)
+        return results
+
+    def _per_class(self, labels, hits):
+        print("=> per-class result")
+        accuracies = []
+        for label in np.unique(labels).tolist():
+            of_class = hits[labels == label]
+            accuracies.append(100.0 * of_class.mean())
+            name = (self._lab2cname or {}).get(label, label)
+            print(
+                f"* class: {label} ({name})\t"
+                f"total: {len(of_class):,}\t"
+                f"correct: {of_class.sum():,}\t"
+                f"acc: {accuracies[-1]:.1f}%"
+            )
+        mean = float(np.mean(accuracies))
+        print(f"* average: {mean:.1f}%")
+        return mean
+
+    def _save_confusion(self, labels, predicted):
+        # Rows are true classes, each adding up to 1.
+        matrix = confusion_matrix(labels, predicted, normalize="true")
+        mkdir_if_missing(self.cfg.OUTPUT_DIR)
+        path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        torch.save(torch.from_numpy(matrix), path)
+        print(f"Confusion matrix is saved to {path}")

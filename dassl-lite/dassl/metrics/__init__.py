@@ -1,0 +1,5 @@
+"""Measures of a batch."""
+
+from .accuracy import compute_accuracy
+
+__all__ = ["compute_accuracy"]

@@ -1,0 +1,171 @@
+"""Writing and reading checkpoints, and putting them into a model."""
+
+import codecs
+import collections
+import contextlib
+import os
+import os.path as osp
+import pickle
+import re
+import shutil
+import warnings
+
+import numpy as np
+import torch
+from torch.optim import lr_scheduler
+
+from .errors import UserError
+from .tools import mkdir_if_missing
+
+
+def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+    """Write `state` to `save_dir`/`model_name` (default: model.pth.tar-<epoch>).
+
+    The file appears only when it is complete. `save_dir`/checkpoint then names it as the last
+    one. With `is_best` it is also copied to model-best.pth.tar.
+    """
+    mkdir_if_missing(save_dir)
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _without_module(state["state_dict"])}
+    fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
+    _write(fpath, lambda temporary: torch.save(state, temporary))
+    _write(osp.join(save_dir, "checkpoint"), lambda temporary: _write_name(temporary, fpath))
+    print(f"Checkpoint saved to {fpath}")
+    if is_best:
+        best = osp.join(save_dir, "model-best.pth.tar")
+        _write(best, lambda temporary: shutil.copy(fpath, temporary))
+
+
+def _write(fpath, write):
+    # Renaming is atomic: a run that is killed leaves the old file or the new one, never a half.
+    temporary = f"{fpath}.{os.getpid()}.tmp"
+    try:
+        write(temporary)
+        os.replace(temporary, fpath)
+    finally:
+        if osp.exists(temporary):
+            os.remove(temporary)
+
+
+def _write_name(temporary, fpath):
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(osp.basename(fpath) + "\n")
+
+
+def _without_module(state_dict):
+    """Drop the prefix that DataParallel puts before every name."""
+    return {name.removeprefix("module."): value for name, value in state_dict.items()}
+
+
+def load_checkpoint(fpath):
+    """The content of a checkpoint, tensors on the CPU.
+
+    Only tensors, plain values and the state of optimisers are read; no code in it runs.
+    """
+    if not fpath:
+        raise UserError("No checkpoint was named: give the path of a file")
+    if not osp.isfile(fpath):
+        raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
+    try:
+        with _known_globals():
+            return torch.load(fpath, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file raises nearly every type there is
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and foreign:
+            raise UserError(
+                f"The checkpoint '{fpath}' is not read, because it holds objects of"
+                f" {foreign.group(1)} that could run foreign code: save only its 'state_dict'"
+            ) from None
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
+        raise UserError(
+            f"The checkpoint '{fpath}' is broken ({reason}): copy it again, or train again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _known_globals():
+    """Let `weights_only` read what Dassl's own checkpoints hold beside tensors.
+
+    That is the scheduler object behind a warm-up, with the optimiser it refers to, and NumPy
+    numbers as the value on the validation set.
+    """
+    allowed = [
+        dict,
+        collections.defaultdict,
+        lr_scheduler.CosineAnnealingLR,
+        lr_scheduler.MultiStepLR,
+        lr_scheduler.StepLR,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.RAdam,
+        torch.optim.RMSprop,
+        torch.optim.SGD,
+        np.dtype,
+        type(np.dtype(np.float32)),
+        type(np.dtype(np.float64)),
+        codecs.encode,
+    ]
+    scalar = np.float64(0).__reduce__()[0]
+    if torch.__version__ >= (2, 5):  # NumPy 1 and 2 write different names of one function
+        allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
+    """Load the last checkpoint in `fdir` into a model and its optimiser; return the next epoch."""
+    checkpoint = load_last_checkpoint(fdir)
+    restore(checkpoint, model, fdir, optimizer, scheduler)
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def load_last_checkpoint(fdir):
+    """The checkpoint that the text file `fdir`/checkpoint names."""
+    name_file = osp.join(fdir, "checkpoint")
+    if not osp.isfile(name_file):
+        raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
+    with open(name_file, encoding="utf-8") as file:
+        fpath = osp.join(fdir, file.readline().strip())
+    print(f"Loading checkpoint from '{fpath}'")
+    return load_checkpoint(fpath)
+
+
+def restore(checkpoint, model, source, optimizer=None, scheduler=None):
+    """Put a checkpoint read from `source` into a model, and into its optimiser and scheduler."""
+    inner = model.module if isinstance(model, torch.nn.DataParallel) else model
+    try:
+        inner.load_state_dict(checkpoint["state_dict"])
+        if optimizer is not None and checkpoint.get("optimizer") is not None:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        if hasattr(error, "exit_code"):  # a model that explains itself
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"The checkpoint in '{source}' does not fit the model ({reason}):"
+            " use the trainer and the settings that it was trained with"
+        ) from None
+    if scheduler is not None and checkpoint.get("scheduler") is not None:
+        scheduler.load_state_dict(checkpoint["scheduler"])
+
+
+def load_pretrained_weights(model, weight_path):
+    """Load those weights of a file whose name and shape fit the model; say which do not."""
+    checkpoint = load_checkpoint(weight_path)
+    pretrained = _without_module(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    fitting = {n: v for n, v in pretrained.items() if n in own and own[n].shape == v.shape}
+    model.load_state_dict({**own, **fitting})
+    if not fitting:
+        warnings.warn(f"No weight of '{weight_path}' fits the model", stacklevel=2)
+        return
+    print(f"Loaded pretrained weights from '{weight_path}'")
+    left_out = sorted(pretrained.keys() - fitting.keys())
+    if left_out:
+        print(f"Left out, since name or shape do not fit: {', '.join(left_out)}")

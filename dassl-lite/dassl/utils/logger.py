@@ -1,0 +1,59 @@
+"""What a run prints, kept in a file; progress that does not spoil it."""
+
+import os.path as osp
+import sys
+import time
+
+from tqdm import tqdm
+
+from .tools import mkdir_if_missing
+
+
+class Logger:
+    """A stream that writes to the console and to a file that is shared with other streams."""
+
+    def __init__(self, console, file):
+        self.console = console
+        self.file = file
+
+    def write(self, text):
+        self.file.write(text)
+        return self.console.write(text)
+
+    def flush(self):
+        self.console.flush()
+        self.file.flush()
+
+    def __getattr__(self, name):  # isatty, encoding, fileno, ...
+        return getattr(self.console, name)
+
+
+def setup_logger(output=None):
+    """Copy stdout and stderr to `output` (a .txt or .log file) or to `output`/log.txt.
+
+    An older log is kept: the new one gets the time behind its name.
+    """
+    if output is None:
+        return
+    fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
+    mkdir_if_missing(osp.dirname(fpath) or ".")
+    if osp.exists(fpath):
+        fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    file = open(fpath, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open until the end)
+    # A second run in the same process starts a log of its own.
+    sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
+    sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file)
+
+
+def progress(iterable, seconds=4.0):
+    """Iterate with a bar on a terminal, else with a plain line every few seconds."""
+    console = getattr(sys.stderr, "console", sys.stderr)  # past the log file: no `\r` in there
+    if console.isatty():
+        yield from tqdm(iterable, file=console, leave=False)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(iterable, start=1):
+        yield item
+        if time.monotonic() - last > seconds:
+            print(f"batch [{done}/{len(iterable)}]", flush=True)
+            last = time.monotonic()

@@ -1,0 +1,55 @@
+"""Running averages of what a step reports."""
+
+from collections import defaultdict
+
+import torch
+
+
+class AverageMeter:
+    """The last value and the average of all; tensors stay on their device until they are read."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self._val = 0.0
+        self._sum = 0.0
+        self.count = 0
+
+    def update(self, val, n=1):
+        """Add `val`, the average of `n` things."""
+        if isinstance(val, torch.Tensor):
+            val = val.detach().float()
+        self._val = val
+        self._sum = self._sum + val * n
+        self.count += n
+
+    @property
+    def val(self):
+        return float(self._val)
+
+    @property
+    def sum(self):
+        return float(self._sum)
+
+    @property
+    def avg(self):
+        return self.sum / self.count if self.count else 0.0
+
+
+class MetricMeter:
+    """One AverageMeter a name, printed as `loss 0.1234 (0.2345) acc ...`."""
+
+    def __init__(self, delimiter=" "):
+        self.meters = defaultdict(AverageMeter)
+        self.delimiter = delimiter
+
+    def update(self, input_dict):
+        """Add each value (a number or a tensor of one element) of a step's summary."""
+        for name, value in (input_dict or {}).items():
+            self.meters[name].update(value)
+
+    def __str__(self):
+        return self.delimiter.join(
+            f"{name} {meter.val:.4f} ({meter.avg:.4f})" for name, meter in self.meters.items()
+        )

@@ -1,0 +1,33 @@
+"""Names to objects, so that a config file can say which class to use."""
+
+from .errors import unknown_name
+
+
+class Registry:
+    """A named table of classes or functions.
+
+    Use `@REGISTRY.register()` above a class, or `REGISTRY.register(obj)`.
+    """
+
+    def __init__(self, name):
+        self._name = name
+        self._objects = {}
+
+    def register(self, obj=None, force=False):
+        """Add `obj` under its own name; as a decorator when `obj` is None."""
+        if obj is None:
+            return lambda target: self.register(target, force)
+        name = obj.__name__
+        if name in self._objects and not force:
+            raise KeyError(f"'{name}' is already registered in {self._name}")
+        self._objects[name] = obj
+        return obj
+
+    def get(self, name):
+        """The object registered under `name`."""
+        if name not in self._objects:
+            raise unknown_name(self._name.lower(), name, self._objects)
+        return self._objects[name]
+
+    def registered_names(self):
+        return list(self._objects)

@@ -1,0 +1,45 @@
+"""The state of every random number generator, as plain data that a checkpoint may hold."""
+
+import random
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def get_rng_state(cuda=True):
+    """State of Python, NumPy, PyTorch and, where there is one, CUDA."""
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), pos, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if cuda and torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state):
+    """Go back to a state of `get_rng_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    cuda = state.get("cuda", [])
+    if cuda and len(cuda) == torch.cuda.device_count():  # else it was another machine
+        torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def local_seed(seed):
+    """Seed the generators of the CPU inside the block alone; afterwards they go on as before."""
+    before = get_rng_state(cuda=False)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_rng_state(before)

@@ -1,0 +1,81 @@
+"""Small helpers: seeds, files, names, the environment."""
+
+import json
+import os
+import os.path as osp
+import platform
+import random
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from .errors import unknown_name
+
+
+def set_random_seed(seed):
+    """Seed Python, NumPy and PyTorch, all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def mkdir_if_missing(dirname):
+    os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath):
+    """Whether `fpath` is a file; says so when it is not."""
+    found = osp.isfile(fpath)
+    if not found:
+        print(f"No file found at '{fpath}'")
+    return found
+
+
+def listdir_nohidden(path, sort=False):
+    """The names in a folder that do not start with a dot."""
+    names = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(names) if sort else names
+
+
+def read_json(fpath):
+    with open(fpath, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(obj, fpath):
+    mkdir_if_missing(osp.dirname(fpath) or ".")
+    with open(fpath, "w", encoding="utf-8") as file:
+        json.dump(obj, file, indent=4, separators=(",", ": "))
+
+
+def tolist_if_not(x):
+    return x if isinstance(x, list) else [x]
+
+
+def check_availability(requested, available):
+    """Raise a UserError unless `requested` is among the `available` names."""
+    if requested not in available:
+        raise unknown_name("name", requested, available)
+
+
+def get_most_similar_str_to_a_from_b(a, b):
+    """The string of `b` that is most similar to `a`."""
+    from difflib import SequenceMatcher
+
+    return max(b, key=lambda word: SequenceMatcher(None, a, word).ratio())
+
+
+def collect_env_info():
+    """What this runs on, a line each."""
+    lines = [
+        f"Python: {platform.python_version()} on {platform.platform()}",
+        f"PyTorch: {torch.__version__}, torchvision {torchvision.__version__}",
+        f"NumPy: {np.__version__}, Pillow {PIL.__version__}",
+        f"CPU threads: {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        lines.append(f"CUDA: {torch.version.cuda}, {', '.join(names)}")
+    return "\n".join(lines)
