@@ -1,0 +1,90 @@
+"""A small checkout with the real benchmark/ and scripts/, and a train.py that learns nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TRAINERS = ("ZeroshotCLIP", "CoOp", "ALIGN")
+
+
+class Checkout:
+    """The small checkout, and ways to call what is in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.output = root / "output"
+        self.calls_file = root / "calls.jsonl"
+        for folder in ("benchmark", "scripts"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
+        shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
+        for dataset in ("emoji", "emoji_food", "dtd"):
+            path = root / "configs" / "datasets" / f"{dataset}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")
+        for trainer in TRAINERS:
+            path = root / "configs" / "trainers" / trainer
+            path.mkdir(parents=True)
+            (path / "emoji.yaml").touch()
+        (path / "base2new.yaml").touch()  # ALIGN alone
+
+    def environment(self, **fake: str) -> dict:
+        """Variables for a call; `fake` names what goes wrong in which run."""
+        variables = {"FAKE": json.dumps(fake), "FAKE_CALLS": str(self.calls_file)}
+        variables |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+        kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        return kept | variables
+
+    def start(self, *words: str, fake: dict | None = None, stderr=subprocess.PIPE, **variables):
+        """`python -m benchmark base2new ...`, not waited for."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmark", "base2new", *words],
+            cwd=self.root,
+            env=self.environment(**fake or {}) | variables,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def base2new(self, *words: str, fake: dict | None = None, code: int = 0, **variables: str):
+        """`python -m benchmark base2new ...`: what it printed; it must end with `code`."""
+        process = self.start(*words, fake=fake, **variables)
+        process.stdout, process.stderr = process.communicate(timeout=60)
+        assert process.returncode == code, process.stderr
+        return process
+
+    def run(self, *command, cwd: Path | None = None, **variables: str):
+        """Any command in the checkout, waited for."""
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.root,
+            env=self.environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[dict]:
+        """The calls of train.py until now, oldest first."""
+        if not self.calls_file.exists():
+            return []
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+    def runs(self) -> list[str]:
+        """The runs that these calls were, as trainer/seed/classes."""
+        return [call["run"] for call in self.calls()]
+
+    def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
+        """The folder of a run on emoji."""
+        return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path / "a checkout")

@@ -1,0 +1,66 @@
+"""Stands in for train.py: the same flags, files and exit codes, but it learns nothing.
+
+The variable FAKE maps `trainer/seed/subsample` to what goes wrong there.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+for flag in ("root", "seed", "trainer", "dataset-config-file", "config-file", "output-dir"):
+    parser.add_argument(f"--{flag}", default="")
+for flag in ("backbone", "model-dir", "resume"):
+    parser.add_argument(f"--{flag}", default="")
+parser.add_argument("--eval-only", action="store_true")
+parser.add_argument("opts", nargs=argparse.REMAINDER)
+args = parser.parse_args()
+opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+seed, subsample = int(args.seed), opts["DATASET.SUBSAMPLE_CLASSES"]
+folder = Path(args.output_dir)
+model = folder / "prompt_learner"
+wrong = json.loads(os.environ.get("FAKE", "{}")).get(f"{args.trainer}/{seed}/{subsample}")
+
+with open(os.environ["FAKE_CALLS"], "a") as calls:
+    call = {"run": f"{args.trainer}/{seed}/{subsample}", "pid": os.getpid(), "time": time.time()}
+    call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
+    call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
+    call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    calls.write(json.dumps(call) + "\n")
+
+if args.eval_only and args.model_dir:
+    assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
+if not args.eval_only:
+    model.mkdir(parents=True, exist_ok=True)
+    (model / "model.pth.tar-1").write_text("prompts")
+    (model / "checkpoint").write_text("model.pth.tar-1\n")
+print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01")
+print("\r10%\r20%\r", end="", file=sys.stderr)
+
+if wrong == "error":
+    print("UserWarning: this is no error", file=sys.stderr)
+    print("error: The loss is not finite at step 31", file=sys.stderr)
+    sys.exit(1)
+if wrong == "crash":
+    raise RuntimeError("Sizes do not match:\n  size mismatch for ctx")
+if wrong == "slow":
+    time.sleep(60)
+if wrong != "silent":
+    accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
+    result = {
+        "trainer": args.trainer,
+        "dataset": Path(args.dataset_config_file).stem.title(),
+        "seed": seed,
+        "shots": int(opts["DATASET.NUM_SHOTS"]),
+        "subsample_classes": subsample,
+        "split": "test",
+        "accuracy": accuracy,
+        "num_params": 4096,
+        "train_seconds": 0.0 if args.eval_only else 20.0,
+        "test_seconds": 1.0,
+        "config": {"OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))}},
+    }
+    (folder / "results.json").write_text(json.dumps(result))
