@@ -10,6 +10,7 @@ from .errors import BadInput, Parser, check_name
 COMMANDS = {
     "base2new": ("launch", "train on base classes, test on base and on new; ends in a table"),
     "report": ("report", "print the tables again from the folders of an output"),
+    "step": ("step", "count the arithmetic of one training step, its time and memory"),
     "visualize": ("visualize", "draw token-level transport plans over an image"),
 }
 
@@ -29,6 +30,12 @@ def main(argv: list[str]) -> int:
         return importlib.import_module(f"{__package__}.{module}").main(argv[1:]) or 0
     except BadInput as error:
         print(f"{parser.prog} {command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == __package__:
+            raise
+        wanted = f"{error.name} is missing: `pip install -r requirements.txt` installs it"
+        print(f"{parser.prog} {command}: {wanted}", file=sys.stderr)
         return 2
 
 

@@ -134,8 +134,8 @@ def execute(engine: Engine, output: Path) -> list[Outcome]:
     """Execute the runs, telling of it; when interrupted say so and leave with code 130."""
     settings = engine.settings
     print(
-        f"{len(engine.runs)} runs, {len(engine.todo)} to do: {settings.jobs} at a time, "
-        f"{settings.threads} threads each, in {output}",
+        f"{len(engine.runs)} runs, {len(engine.todo)} to do; at once: {settings.jobs}; "
+        f"threads for each: {settings.threads}; output: {output}",
         file=sys.stderr,
     )
     for number in (signal.SIGTERM, signal.SIGHUP):

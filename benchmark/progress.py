@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from .child import Child
 from .protocols import Run
-from .results import Outcome
+from .results import CONSOLE, Outcome
 
 HEARTBEAT = 4.8  # seconds: never more than 5 without a word
 
@@ -42,6 +42,8 @@ class Progress:
         if self.bars:
             self.bars[0].update()
         text = outcome.problem or f"{outcome.result['accuracy']:.2f}%"
+        if (console := outcome.run.folder / CONSOLE).exists() and outcome.problem:
+            text += f" (see {console})"
         self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
     def tick(self, children: list[Child], seconds: float, complete: bool) -> None:

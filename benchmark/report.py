@@ -18,7 +18,7 @@ FORMATS = ("text", "markdown", "latex", "csv", "json")
 TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 
 CAPTION = (
-    "Mean ± sample standard deviation (n - 1) over the seeds. "
+    "Mean ± sample standard deviation (n - 1) over the seeds.\n"
     "H = 2 Base New / (Base + New), computed for each seed and then averaged."
 )
 AVERAGE_CAPTION = "Means over the data sets; H is that of the averages, as in the papers."
@@ -106,7 +106,7 @@ def _order(row: Row) -> tuple:
 
 
 def averages(rows: list[Row]) -> list[dict]:
-    """For each method, the means over its data sets and the H of these; complete ones alone."""
+    """For each method, the means over those of its data sets that have both, and H of these."""
     groups = defaultdict(list)
     for row in rows:
         groups[row.method, row.shots].append(row)
@@ -186,8 +186,8 @@ def _block(title: str, head, lines, caption: str, problems: list[str], form: str
     table = tabulate(lines, head, TABLE_STYLES[form], colalign=align, disable_numparse=True)
     notes = ["Not complete:", *(f"- {problem}" for problem in problems)] if problems else []
     if form == "latex":
-        around = [[f"% {line}" for line in part] for part in ([title], [caption, *notes])]
-        return "\n".join([*around[0], table, *around[1]])
+        below = [f"% {line}" for line in (*caption.split("\n"), *notes)]
+        return "\n".join([f"% {title}", table, *below])
     parts = [title, table, caption, "\n\n".join(notes[:1]), "\n".join(notes[1:])]
     if form == "markdown":
         parts[0] = f"**{title}**"

@@ -166,7 +166,8 @@ class Engine:
         try:
             if not resume:
                 _clear(run)
-            (run.folder / RESULTS).unlink(missing_ok=True)  # corrupt, or of other prompts
+            for stale in (run, *(other for other in self.todo if other.needs == run)):
+                (stale.folder / RESULTS).unlink(missing_ok=True)  # corrupt, or of other prompts
             console.write(f"{COMMAND}{self._told(run)}\n")
             return Child(run, command(run, self.settings, resume), environment, console)
         except OSError:

@@ -61,11 +61,11 @@ def test_everything_in_order_then_nothing_again(checkout):
     # ALIGN: base 61 62 63, new 71 72 73, and H of each seed: 65.621, 66.627, 67.632
     numbers = " ".join(rows[2].split()[1:])
     assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s"
-    assert "18 runs, 18 to do" in first.stderr and "[18/18]" in first.stderr
+    assert "18 runs, 18 to do; " in first.stderr and "[18/18]" in first.stderr
     again = checkout.base2new()
     assert len(checkout.calls()) == 18
     assert again.stdout == first.stdout
-    assert "18 runs, 0 to do" in again.stderr
+    assert "18 runs, 0 to do; " in again.stderr
     table = json.loads((checkout.output / "base2new" / "table.json").read_text())
     assert [row["h_n"] for row in table["rows"]] == [3, 3, 3]
 
@@ -188,6 +188,15 @@ def test_an_evaluation_is_redone_with_its_training(checkout):
     assert checkout.runs()[2:] == ["CoOp/1/base", "CoOp/1/new"]
 
 
+def test_results_of_prompts_that_are_gone_are_not_shown(checkout):
+    checkout.base2new(*ONE)
+    (checkout.folder("CoOp", 1) / "results.json").unlink()
+    checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
+    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    row = next(line for line in told.splitlines() if line.startswith("CoOp "))
+    assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-"]
+
+
 def test_two_engines_do_not_write_one_folder(checkout):
     with working(checkout, *ONE) as process:
         refused = checkout.base2new(*ONE, code=2)
@@ -283,6 +292,12 @@ def test_unknown_command(checkout):
     refused = checkout.run(sys.executable, "-m", "benchmark", "base2nwe")
     assert refused.returncode == 2
     assert "unknown command 'base2nwe': did you mean 'base2new'?" in refused.stderr
+
+
+def test_missing_requirement(checkout):
+    (checkout.root / "tqdm.py").write_text("raise ModuleNotFoundError(name='tqdm')")
+    refused = checkout.base2new(code=2)
+    assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["", "base2new", "report"])
