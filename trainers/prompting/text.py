@@ -113,7 +113,8 @@ class TextEncoder(nn.Module):
                 f"The text prompt depth is {spec.text_depth} but the text encoder of this backbone "
                 f"has {layers} blocks: lower DEPTH"
             )
-        self._lay_out(self._sentences(classnames, dataset, clip_model.context_length))
+        self.sentences = self._sentences(classnames, dataset, clip_model.context_length)
+        self._lay_out(self.sentences)
 
     # ------------------------------------------------------------------ layout
 
@@ -209,6 +210,16 @@ class TextEncoder(nn.Module):
             valid = torch.arange(int(count.max())) < count[:, None]
             buffer("token_index", table(index).reshape(N, K, -1))
             buffer("token_mass", (valid / count[:, None]).reshape(N, K, -1))
+
+    def words(self, k: int, n: int) -> list[str]:
+        """The tokens behind the token-level features of class k and prompt n, to be read."""
+        sentence, decoder = self.sentences[n][k], clip.clip._tokenizer.decoder
+        return [
+            f"[{sentence.slots[p] + 1}]"
+            if p in sentence.slots
+            else decoder[sentence.ids[p]].replace("</w>", "")
+            for p in self._token_span(self.sentences, n, k)
+        ]
 
     # ------------------------------------------------------------------ forward
 
