@@ -36,8 +36,8 @@ class _WarmupScheduler(LRScheduler):
     def load_state_dict(self, state_dict):
         state = dict(state_dict)
         successor = state.pop("successor")
-        if isinstance(successor, LRScheduler):  # Dassl's own checkpoints hold the object
-            successor = successor.state_dict()
+        if not isinstance(successor, dict):  # the original's checkpoints hold the object
+            successor = {k: v for k, v in vars(successor).items() if k != "optimizer"}
         self.successor.load_state_dict(successor)
         super().load_state_dict(state)
 

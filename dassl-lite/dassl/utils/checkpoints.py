@@ -1,8 +1,8 @@
 """Writing and reading checkpoints, and putting them into a model."""
 
 import codecs
-import collections
 import contextlib
+import functools
 import os
 import os.path as osp
 import pickle
@@ -86,35 +86,46 @@ def load_checkpoint(fpath):
 def _known_globals():
     """Let `weights_only` read what Dassl's own checkpoints hold beside tensors.
 
-    That is the scheduler object behind a warm-up, with the optimiser it refers to, and NumPy
+    That is the scheduler object behind a warm-up, with the optimiser that it refers to, and NumPy
     numbers as the value on the validation set.
     """
-    allowed = [
-        dict,
-        collections.defaultdict,
-        lr_scheduler.CosineAnnealingLR,
-        lr_scheduler.MultiStepLR,
-        lr_scheduler.StepLR,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.RAdam,
-        torch.optim.RMSprop,
-        torch.optim.SGD,
-        np.dtype,
-        type(np.dtype(np.float32)),
-        type(np.dtype(np.float64)),
-        codecs.encode,
-    ]
-    scalar = np.float64(0).__reduce__()[0]
-    if torch.__version__ >= (2, 5):  # NumPy 1 and 2 write different names of one function
-        allowed += [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(allowed)
+    torch.serialization.add_safe_globals(_stand_ins())
     try:
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+@functools.cache
+def _stand_ins():
+    """What takes the place of the classes and functions that such a file names.
+
+    Objects become empty shells that only carry their attributes: no code of theirs runs.
+    """
+    schedulers = ["CosineAnnealingLR", "MultiStepLR", "StepLR"]
+    optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
+    shells = [type(name, (), {"__module__": lr_scheduler.__name__}) for name in schedulers]
+    shells += [type(name, (), {"__module__": f"torch.optim.{name.lower()}"}) for name in optimizers]
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        *shells,
+        dict,
+        _renamed(lambda factory: {}, "collections", "defaultdict"),
+        # NumPy 1 and 2 name the same function differently.
+        _renamed(lambda *args: scalar(*args), "numpy.core.multiarray", "scalar"),
+        _renamed(lambda *args: scalar(*args), "numpy._core.multiarray", "scalar"),
+        np.dtype,
+        type(np.dtype(np.float32)),
+        type(np.dtype(np.float64)),
+        codecs.encode,
+    ]
+
+
+def _renamed(function, module, name):
+    function.__module__, function.__name__, function.__qualname__ = module, name, name
+    return function
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):

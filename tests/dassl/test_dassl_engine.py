@@ -1,0 +1,253 @@
+"""Trainers: end to end, checkpoints, resume, evaluation, broken losses."""
+
+import re
+import sys
+
+import pytest
+import torch
+from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, TrainerXU, build_trainer
+from dassl.utils import LossNotFinite, UserError, setup_logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_trainer import ToyPrompts
+from torch.nn import functional as F
+
+BATCH_LINE = re.compile(
+    r"epoch \[\d+/\d+\] batch \[\d+/\d+\] time [\d.]+ \([\d.]+\) data [\d.]+ \([\d.]+\)"
+    r" loss [\d.]+ \([\d.]+\) acc [\d.]+ \([\d.]+\) lr [\d.]+e-?\d+ eta [\d:]+$"
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(trainer, epoch, monkeypatch):
+    """Let the trainer die when it starts the epoch after `epoch`."""
+
+    def before_epoch():
+        if trainer.epoch == epoch:
+            raise Killed
+
+    monkeypatch.setattr(trainer, "before_epoch", before_epoch)
+    with pytest.raises(Killed):
+        trainer.train()
+
+
+def weights(trainer):
+    return {k: v.clone() for k, v in trainer.model.prompt_learner.state_dict().items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_public_style_trainer_end_to_end(make_cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    cfg = make_cfg("TRAIN.CHECKPOINT_FREQ", 1)
+    setup_logger(cfg.OUTPUT_DIR)
+    trainer = build_trainer(cfg)
+    before = weights(trainer)
+    trainer.train()
+    run = tmp_path / "run"
+
+    assert not torch.equal(before["ctx"], weights(trainer)["ctx"])
+    assert trainer.train_seconds > 0
+    assert 0 <= trainer.test_results["accuracy"] <= 100
+    assert set(trainer.test_results) == {"accuracy", "error_rate", "macro_f1"}
+
+    folder = run / "prompt_learner"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint",
+        "model.pth.tar-1",
+        "model.pth.tar-2",
+    ]
+    assert (folder / "checkpoint").read_text() == "model.pth.tar-2\n"
+    checkpoint = torch.load(folder / "model.pth.tar-2", weights_only=True)
+    assert checkpoint["epoch"] == 2
+    assert {"state_dict", "optimizer", "scheduler", "val_result", "rng"} <= set(checkpoint)
+
+    log = (run / "log.txt").read_text()
+    lines = [line for line in log.splitlines() if line.startswith("epoch")]
+    assert all(BATCH_LINE.match(line) for line in lines), lines
+    # 21 images: 5 whole batches an epoch; every second one and the last are reported.
+    batches = [line.split("batch ")[1].split(" ")[0] for line in lines]
+    assert batches == ["[2/5]", "[4/5]", "[5/5]"] * 2
+    assert "=> result\n* total: 12\n* correct: " in log
+    assert "\r" not in log
+
+    curves = EventAccumulator(str(run / "tensorboard"))
+    curves.Reload()
+    assert {"train/loss", "train/acc", "train/lr", "test/accuracy"} <= set(curves.Tags()["scalars"])
+    assert [round(e.value, 6) for e in curves.Scalars("train/lr")[::3]] == [1e-5, 0.1]
+
+    evaluated = build_trainer(cfg)
+    evaluated.load_model(str(run), epoch=2)
+    assert evaluated.test() == trainer.test_results["accuracy"]
+    assert_same(weights(evaluated), weights(trainer))
+
+    again = build_trainer(make_cfg("MODEL.INIT_WEIGHTS", str(folder / "model.pth.tar-2")))
+    assert_same(weights(again), weights(trainer))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resume_is_exact(make_cfg, tmp_path, monkeypatch, workers):
+    opts = ["OPTIM.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_FREQ", 1, "TEST.NO_TEST", True]
+    opts += ["DATALOADER.NUM_WORKERS", workers]
+    whole = build_trainer(make_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "whole")))
+    whole.train()
+    part = build_trainer(make_cfg(*opts))
+    kill_after(part, 2, monkeypatch)
+    rest = build_trainer(make_cfg(*opts, "SEED", 5))  # the seed is not what makes it equal
+    rest.train()
+    assert rest.start_epoch == 2
+    assert rest.train_seconds > 0
+    assert_same(weights(rest), weights(whole))
+    ends = [
+        torch.load(tmp_path / d / "prompt_learner/model.pth.tar-4", weights_only=True)
+        for d in ("run", "whole")
+    ]
+    assert ends[0]["scheduler"] == ends[1]["scheduler"]
+    momenta = [end["optimizer"]["state"][0]["momentum_buffer"] for end in ends]
+    assert torch.equal(*momenta)
+
+
+def test_the_number_of_workers_changes_nothing(make_cfg, tmp_path):
+    results = []
+    for workers in (0, 2):
+        opts = ["DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR", str(tmp_path / str(workers))]
+        trainer = build_trainer(make_cfg(*opts, "TEST.NO_TEST", True))
+        trainer.train()
+        results.append(weights(trainer))
+    assert_same(*results)
+
+
+def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path):
+    build_trainer(make_cfg()).train()
+    file = tmp_path / "run/prompt_learner/model.pth.tar-2"
+    checkpoint = torch.load(file, weights_only=True)
+    del checkpoint["rng"], checkpoint["train_seconds"]
+    torch.save(checkpoint, file)
+    resumed = build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3))
+    resumed.train()
+    assert resumed.start_epoch == 2
+    assert (file.parent / "model.pth.tar-3").exists()
+
+
+def test_best_val_model_is_kept_and_remembered(make_cfg, tmp_path, monkeypatch, capsys):
+    opts = ["TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 3]
+    values = iter([50.0, 70.0, 60.0])
+    real_test = ToyPrompts.test
+
+    def test(self, split=None):
+        accuracy = real_test(self, split)
+        return next(values) if split == "val" else accuracy
+
+    monkeypatch.setattr(ToyPrompts, "test", test)
+    trainer = build_trainer(make_cfg(*opts))
+    kill_after(trainer, 2, monkeypatch)
+    trainer = build_trainer(make_cfg(*opts))
+    trainer.train()
+    best = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)
+    assert best["val_result"] == 70.0
+    assert best["epoch"] == 2
+    assert torch.equal(weights(trainer)["ctx"], best["state_dict"]["ctx"])
+    assert "Deploy the model with the best val performance" in capsys.readouterr().out
+
+
+def test_models_saved_after_different_epochs_are_refused(make_cfg, tmp_path):
+    trainer = build_trainer(make_cfg())
+    trainer.register_model("other", torch.nn.Linear(1, 1))
+    trainer.save_model(0, str(tmp_path))
+    torch.save({"state_dict": {}, "epoch": 2}, tmp_path / "other" / "model.pth.tar-1")
+    with pytest.raises(UserError, match=r"different epochs \(1, 2\)"):
+        trainer.resume_model_if_exist(str(tmp_path))
+
+
+def test_a_checkpoint_of_another_shape_is_one_sentence(make_cfg, tmp_path):
+    build_trainer(make_cfg()).save_model(0, str(tmp_path / "run"))
+    other = build_trainer(make_cfg("TRAINER.TOYPROMPTS.N_CTX", 3))
+    with pytest.raises(UserError, match="does not fit the model") as error:
+        other.train()
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_checkpoint_names_the_file(make_cfg, tmp_path):
+    trainer = build_trainer(make_cfg())
+    with pytest.raises(UserError, match="prompt_learner/model.pth.tar-7"):
+        TrainerX.load_model(trainer, str(tmp_path), epoch=7)
+    trainer.save_model(0, str(tmp_path), val_result=12.5)
+    TrainerX.load_model(trainer, str(tmp_path), epoch=1)
+
+
+def test_a_bad_loss_stops_and_keeps_the_checkpoint(make_cfg, monkeypatch):
+    trainer = build_trainer(make_cfg("TRAIN.CHECKPOINT_FREQ", 1))
+    real = trainer.forward_backward
+
+    def forward_backward(batch):
+        if trainer.epoch == 1 and trainer.batch_idx == 2:
+            trainer.model_backward_and_update(torch.tensor(float("nan"), requires_grad=True))
+        return real(batch)
+
+    monkeypatch.setattr(trainer, "forward_backward", forward_backward)
+    with pytest.raises(LossNotFinite, match=r"\(nan\) in epoch 2, batch 3.*is kept") as error:
+        trainer.train()
+    assert isinstance(error.value, FloatingPointError)
+    assert error.value.exit_code == 1
+    assert build_trainer(trainer.cfg).resume_model_if_exist(trainer.output_dir) == 1
+
+
+def test_unknown_names_suggest_the_nearest(make_cfg):
+    with pytest.raises(UserError, match="Unknown trainer 'ToyPromts': did you mean ToyPrompts"):
+        build_trainer(make_cfg("TRAINER.NAME", "ToyPromts"))
+    with pytest.raises(UserError, match="FINAL_MODEL 'best': did you mean best_val"):
+        build_trainer(make_cfg("TEST.FINAL_MODEL", "best"))
+
+
+@TRAINER_REGISTRY.register()
+class ToyPlain(TrainerX):
+    """Uses the model that SimpleTrainer builds."""
+
+    def forward_backward(self, batch):
+        image, label, _ = self.parse_batch_train(batch)
+        loss = F.cross_entropy(self.model(image), label)
+        self.model_backward_and_update(loss)
+        return {"loss": loss.detach()}
+
+
+def test_simple_net_learns(make_cfg, capsys):
+    opts = ["TRAINER.NAME", "ToyPlain", "MODEL.BACKBONE.NAME", "squeezenet"]
+    with pytest.raises(UserError, match="BACKBONE.NAME 'squeezenet': did you mean squeezenet1_"):
+        build_trainer(make_cfg(*opts))
+    opts[-1] = "shufflenet_v2_x0_5"
+    opts += ["MODEL.BACKBONE.PRETRAINED", False, "OPTIM.MAX_EPOCH", 1, "INPUT.SIZE", (32, 32)]
+    opts += ["MODEL.HEAD.NAME", "mlp", "MODEL.HEAD.HIDDEN_LAYERS", [5]]
+    trainer = build_trainer(make_cfg(*opts))
+    assert isinstance(trainer, SimpleTrainer)
+    before = trainer.model.classifier.weight.clone()
+    trainer.train()
+    assert trainer.model.fdim == 5
+    assert not torch.equal(before, trainer.model.classifier.weight)
+    logits, features = trainer.model(torch.zeros(2, 3, 32, 32), return_feature=True)
+    assert logits.shape == (2, 3)
+    assert features.shape == (2, 5)
+
+
+@TRAINER_REGISTRY.register()
+class ToySemi(TrainerXU, ToyPrompts):
+    def forward_backward(self, batch_x, batch_u):
+        image, label, unlabelled = TrainerXU.parse_batch_train(self, batch_x, batch_u)
+        assert unlabelled.shape == (4, 3, 8, 8)
+        output = self.model(torch.cat([image, unlabelled]))
+        self.model_backward_and_update(F.cross_entropy(output[: len(image)], label))
+        return {"loss": output.mean()}
+
+
+@pytest.mark.parametrize(("count", "batches"), [("train_x", 5), ("train_u", 1)])
+def test_unlabelled_data_is_repeated_as_needed(make_cfg, count, batches):
+    opts = ["TRAINER.NAME", "ToySemi", "TRAIN.COUNT_ITER", count, "TEST.NO_TEST", True]
+    trainer = build_trainer(make_cfg(*opts))
+    trainer.train()
+    assert trainer.num_batches == trainer.batch_idx + 1 == batches
