@@ -1,0 +1,104 @@
+"""The embedded benchmark: emoji in four styles that the embedded CLIP has never seen.
+
+The images come with this repository (assets/emoji.zip, made by scripts/build_emoji.py).
+"""
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import DatasetError, ImageDataset
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ARCHIVE = REPOSITORY / "assets" / "emoji.zip"
+
+
+def unpack(archive, root):
+    """Unpack the archive below `root` unless that is done already, and return its folder.
+
+    The folder's name has the archive's hash, so another archive gets another folder; it appears
+    by one rename, so several processes may do this at once.
+    """
+    try:
+        version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise DatasetError(f"The emoji images are missing, restore '{archive}': {error}") from None
+    folder = Path(root) / "emoji" / version
+    if folder.is_dir():
+        return folder
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+        temporary.chmod(0o755)  # mkdtemp's own rights would shut other users out
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(temporary)
+        with contextlib.suppress(OSError):  # another process was faster
+            temporary.rename(folder)
+        if not folder.is_dir():
+            raise OSError(f"'{temporary}' could not be renamed to '{folder}'")
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DatasetError(
+            f"The emoji images could not be unpacked from '{archive}' into '{folder}': {error}"
+        ) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+@DATASET_REGISTRY.register()
+class Emoji(ImageDataset):
+    """The source: Fluent 3D and EmojiOne, 37 CLDR subgroups, split by emoji."""
+
+    split_file = "split_emoji.json"
+
+    def locate(self, cfg):
+        """Below DATASET.ROOT, or below data/ in the repository when there is none."""
+        root = cfg.DATASET.ROOT
+        return unpack(ARCHIVE, Path(root).expanduser().absolute() if root else REPOSITORY / "data")
+
+
+class ShiftedEmoji(Emoji):
+    """A shifted domain: the test emoji in another style, the classes of `Emoji`.
+
+    There is nothing to train on; Dassl reads class names from training images, so `train_x` is the
+    test set, as in CoOp's ImageNetV2.
+    """
+
+    def read(self):
+        _, _, test = super().read()
+        return test, [], test
+
+
+@DATASET_REGISTRY.register()
+class EmojiOutline(ShiftedEmoji):
+    """OpenMoji in colour."""
+
+    split_file = "split_emoji_outline.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiSketch(ShiftedEmoji):
+    """OpenMoji as black line drawings."""
+
+    split_file = "split_emoji_sketch.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiAnimals(Emoji):
+    """One class per animal. Test: Fluent 3D and EmojiOne; train: OpenMoji in colour, one each."""
+
+    split_file = "split_emoji_animals.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiFood(Emoji):
+    """One class per food or drink, as in EmojiAnimals."""
+
+    split_file = "split_emoji_food.json"

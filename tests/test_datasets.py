@@ -1,0 +1,158 @@
+"""Split files, few-shot picks, base and new classes, and what is said about broken data."""
+
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+from conftest import GOLDEN
+from dassl.data.datasets import Datum
+
+from datasets.base import DatasetError, ImageDataset, subsample_classes
+
+PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
+PARTS = ("train", "val", "test")
+
+
+class Small(ImageDataset):
+    dataset_dir = "small"
+    split_file = "split.json"
+
+
+def config(root, shots=-1, subset="all", seed=1):
+    dataset = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset)
+    return SimpleNamespace(DATASET=dataset, SEED=seed)
+
+
+def write(root, split, missing=()):
+    """A data set folder with an (empty) image for every path of the split but the missing ones."""
+    for rows in split.values():
+        for name, _, _ in rows:
+            path = root / "small" / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name not in missing:
+                path.touch()
+    (root / "small" / "split.json").write_text(json.dumps(split, ensure_ascii=False), "utf8")
+
+
+@pytest.fixture(scope="module")
+def protocol_root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("protocol")
+    write(root, PROTOCOL["split"])
+    return root
+
+
+def paths(root, items):
+    images = root / "small" / "images"
+    return [item.impath.removeprefix(f"{images}/") for item in items]
+
+
+@pytest.mark.parametrize("run", PROTOCOL["picks"])
+def test_few_shot_picks_are_the_published_ones(protocol_root, run):
+    seed, shots = (int(part.lstrip("sedhot")) for part in run.split("-"))
+    random.seed(99)  # what ran before does not matter
+    dataset = Small(config(protocol_root, shots, seed=seed))
+    assert paths(protocol_root, dataset.train_x) == PROTOCOL["picks"][run]["train"]
+    assert paths(protocol_root, dataset.val) == PROTOCOL["picks"][run]["val"]
+    assert len(dataset.test) == len(PROTOCOL["split"]["test"])
+
+
+@pytest.mark.parametrize("subset", ["base", "new"])
+def test_base_and_new_are_relabelled_halves(protocol_root, subset):
+    expected = PROTOCOL["subsample"][subset]
+    per_class = [label for _, label, _ in expected["train"]]
+    shots = max(map(per_class.count, per_class))
+    dataset = Small(config(protocol_root, shots, subset))
+    rows = [
+        [path, item.label, item.classname]
+        for path, item in zip(paths(protocol_root, dataset.train_x), dataset.train_x, strict=True)
+    ]
+    assert rows == expected["train"]
+    assert dataset.classnames == expected["classnames"]
+    assert (len(dataset.val), len(dataset.test)) == (expected["n_val"], expected["n_test"])
+
+
+def test_an_odd_number_of_classes_gives_base_the_larger_half():
+    items = [Datum(f"{i}.jpg", i, 0, str(i)) for i in range(5)]
+    (base,) = subsample_classes(items, subset="base")
+    (new,) = subsample_classes(items, subset="new")
+    assert [item.classname for item in base] == ["0", "1", "2"]
+    assert [(item.label, item.classname) for item in new] == [(0, "3"), (1, "4")]
+
+
+def test_all_images_without_shots(protocol_root):
+    dataset = Small(config(protocol_root))
+    for part, items in zip(PARTS, (dataset.train_x, dataset.val, dataset.test), strict=True):
+        assert len(items) == len(PROTOCOL["split"][part])
+
+
+def test_names_with_spaces_and_other_letters(tmp_path):
+    rows = [["crème brûlée/a b.jpg", 0, "crème brûlée"], ["x/y.jpg", 1, "寿司"]]
+    write(tmp_path, {"train": rows, "val": [], "test": rows})
+    assert Small(config(tmp_path)).classnames == ["crème brûlée", "寿司"]
+
+
+def broken(rows, **changes):
+    return {"train": rows, "val": [], "test": rows, **changes}
+
+
+ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
+
+
+@pytest.mark.parametrize(
+    "split, words",
+    [
+        (broken([["a/1.jpg", 0, "ant"]]), "needs two"),
+        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 2, "bee"]]), "label 1 has no name"),
+        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, ""]]), "label 1 has no name"),
+        (broken(ROWS, test=[["c/1.jpg", 2, "cat"]]), "label 2 has no name"),
+        (broken([*ROWS, ["b/2.jpg", 1, "wasp"]]), "both 'bee' and 'wasp'"),
+        (broken([*ROWS, ["b/2.jpg", -1, "wasp"]]), "labels start at 0"),
+        (broken([]), "has no images"),
+    ],
+)
+def test_broken_splits_are_told_in_one_sentence(tmp_path, split, words):
+    (tmp_path / "small" / "images").mkdir(parents=True)
+    write(tmp_path, split)
+    with pytest.raises(DatasetError, match=words) as caught:
+        Small(config(tmp_path))
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_says_where_and_what(tmp_path):
+    with pytest.raises(DatasetError) as caught:
+        Small(config(tmp_path))
+    for words in (str(tmp_path / "small"), "small/", "images/", "split.json", "`emoji`"):
+        assert words in str(caught.value)
+
+
+def test_a_missing_image_is_named(tmp_path):
+    write(tmp_path, broken(ROWS), missing=["b/1.jpg"])
+    with pytest.raises(DatasetError, match=r"b/1\.jpg"):
+        Small(config(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": []}', '{"train": [[1]], "val": []}'])
+def test_a_file_that_is_no_split_is_named(tmp_path, text):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "split.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"split\.json' is not a split file"):
+        Small(config(tmp_path))
+
+
+def test_a_missing_split_file_is_named(tmp_path):
+    (tmp_path / "small").mkdir()
+    with pytest.raises(DatasetError, match=r"no split file '.*split\.json'"):
+        Small(config(tmp_path))
+
+
+def test_an_unknown_half_is_refused(protocol_root):
+    with pytest.raises(DatasetError, match="all, base or new, not 'old'"):
+        Small(config(protocol_root, subset="old"))
+
+
+def test_k_is_one_in_a_half(tmp_path):
+    write(tmp_path, broken([*ROWS, ["c/1.jpg", 2, "cat"]]))
+    with pytest.raises(DatasetError, match="only the class 'cat'"):
+        Small(config(tmp_path, subset="new"))
