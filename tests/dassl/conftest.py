@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import set_random_seed
@@ -79,3 +80,12 @@ def make_cfg(image_root, tmp_path):
 def fresh_generators():
     random.seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small only lose time when threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

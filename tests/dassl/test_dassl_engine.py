@@ -8,8 +8,8 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, TrainerXU, build_trainer
 from dassl.utils import LossNotFinite, UserError, setup_logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_trainer import ToyPrompts
 from torch.nn import functional as F
+from toy_trainer import ToyPrompts
 
 BATCH_LINE = re.compile(
     r"epoch \[\d+/\d+\] batch \[\d+/\d+\] time [\d.]+ \([\d.]+\) data [\d.]+ \([\d.]+\)"
@@ -197,6 +197,14 @@ def test_a_bad_loss_stops_and_keeps_the_checkpoint(make_cfg, monkeypatch):
     assert isinstance(error.value, FloatingPointError)
     assert error.value.exit_code == 1
     assert build_trainer(trainer.cfg).resume_model_if_exist(trainer.output_dir) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler")
+def test_the_mixed_precision_of_such_trainers_runs(make_cfg):
+    trainer = build_trainer(make_cfg("TRAINER.TOYPROMPTS.PREC", "amp"))
+    before = weights(trainer)
+    trainer.train()
+    assert not torch.equal(before["ctx"], weights(trainer)["ctx"])
 
 
 def test_unknown_names_suggest_the_nearest(make_cfg):

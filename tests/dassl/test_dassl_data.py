@@ -1,0 +1,240 @@
+"""Few-shot picks, samplers, transforms, loaders and what they do with broken images."""
+
+import json
+import random
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dassl.data import DataManager, DatasetWrapper
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, build_sampler
+from dassl.data.transforms.augment import Cutout
+from dassl.data.transforms.transforms import build_transform
+from dassl.utils import DataError, UserError, read_image, set_random_seed
+from PIL import Image
+
+PROTOCOL = json.loads((Path(__file__).parents[1] / "golden" / "protocol.json").read_text())
+
+
+def data_of(part):
+    return [Datum(path, label, 0, name) for path, label, name in PROTOCOL["split"][part]]
+
+
+@pytest.mark.parametrize("case", PROTOCOL["picks"])
+def test_few_shot_picks(case):
+    seed, shots = map(int, re.findall(r"\d+", case))
+    train, val = data_of("train"), data_of("val")
+    dataset = DatasetBase(train_x=train, val=val, test=data_of("test"))
+    set_random_seed(seed)
+    picked = dataset.generate_fewshot_dataset(train, num_shots=shots)
+    picked_val = dataset.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+    assert [item.impath for item in picked] == PROTOCOL["picks"][case]["train"]
+    assert [item.impath for item in picked_val] == PROTOCOL["picks"][case]["val"]
+
+
+def test_few_shot_corner_cases(capsys):
+    items = [Datum(f"{i}.png", int(i > 2), 0, "ab"[i > 2]) for i in range(5)]
+    dataset = DatasetBase(train_x=items, test=items)
+    assert len(dataset.generate_fewshot_dataset(items, num_shots=3)) == 5
+    assert "Fewer than 3 images of b (2): all of them are taken" in capsys.readouterr().out
+    assert len(dataset.generate_fewshot_dataset(items, num_shots=3, repeat=True)) == 6
+    assert dataset.generate_fewshot_dataset(items) is items
+    both = dataset.generate_fewshot_dataset(items, items, num_shots=1)
+    assert [len(part) for part in both] == [2, 2]
+    assert dataset.classnames == ["a", "b"]
+    assert dataset.lab2cname == {0: "a", 1: "b"}
+    assert dataset.num_classes == 2
+    with pytest.raises(UserError, match="no training images"):
+        DatasetBase(train_x=[], test=items)
+
+
+def test_manager(make_cfg, capsys):
+    dm = DataManager(make_cfg("DATASET.NUM_SHOTS", 4))
+    assert len(dm.dataset.train_x) == 12
+    assert (dm.num_classes, dm.num_source_domains) == (3, 0)
+    assert len(dm.train_loader_x) == 3
+    assert len(dm.test_loader.dataset) == 12
+    assert re.search(r"# train_x +12\n", capsys.readouterr().out)
+    batch = next(iter(dm.train_loader_x))
+    assert batch["img"].shape == (4, 3, 8, 8)
+    assert set(batch) == {"img", "label", "domain", "impath", "index"}
+    with pytest.raises(UserError, match="Unknown dataset 'ToyImage': did you mean ToyImages"):
+        build_dataset(make_cfg("DATASET.NAME", "ToyImage"))
+
+
+def test_custom_transforms_and_wrapper(make_cfg):
+    class Wrapper(DatasetWrapper):
+        def __getitem__(self, idx):
+            return {**super().__getitem__(idx), "twice": 2 * idx}
+
+    cfg = make_cfg()
+    plain = build_transform(cfg, is_train=False)
+    views = [plain, lambda image: -plain(image)]
+    dm = DataManager(cfg, custom_tfm_train=views, dataset_wrapper=Wrapper)
+    batch = next(iter(dm.train_loader_x))
+    assert torch.equal(batch["img"], -batch["img2"])
+    assert torch.equal(batch["twice"], 2 * batch["index"])
+
+
+def test_views_and_the_plain_image(make_cfg):
+    cfg = make_cfg("DATALOADER.K_TRANSFORMS", 3, "DATALOADER.RETURN_IMG0", True)
+    dm = DataManager(cfg)
+    item = dm.train_loader_x.dataset[0]
+    assert len(item["img"]) == 3
+    assert not torch.equal(item["img"][0], item["img"][1])
+    assert item["img0"].shape == (3, 8, 8)
+    assert isinstance(dm.test_loader.dataset[0]["img"], torch.Tensor)
+    with pytest.raises(UserError, match="K_TRANSFORMS"):
+        DatasetWrapper(cfg, dm.dataset.train_x, transform=None, is_train=True)
+    raw = DataManager(make_cfg("INPUT.NO_TRANSFORM", True)).train_loader_x.dataset[0]
+    assert raw["img"].size == (10, 12)
+
+
+def test_an_incomplete_training_batch_is_left_out_unless_it_is_the_only_one(make_cfg):
+    cfg = make_cfg()
+    data = DataManager(cfg).dataset.train_x
+    sizes = [(21, 4, 5), (20, 4, 5), (9, 8, 1), (8, 8, 1), (3, 8, 1)]
+    for images, batch_size, batches in sizes:
+        loader = build_data_loader(
+            cfg, "RandomSampler", data[:images], batch_size, tfm=build_transform(cfg)
+        )
+        assert len(list(loader)) == len(loader) == batches
+    with pytest.raises(UserError, match="no images to test on"):
+        build_data_loader(cfg, data_source=[], is_train=False)
+
+
+def test_an_epoch_takes_one_number_from_the_global_generator():
+    data = data_of("train")
+    torch.manual_seed(0)
+    first = list(RandomSampler(data))
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    torch.randint(2**62, ())
+    assert torch.equal(torch.rand(1), after)
+    assert sorted(first) == list(range(len(data)))
+    assert len({index.seed for index in first}) == len(data)
+
+
+def test_seeded_index_fixes_the_augmentation_and_nothing_else(make_cfg):
+    dataset = DataManager(make_cfg()).train_loader_x.dataset
+    states = random.getstate(), torch.get_rng_state()
+    first = dataset[SeededIndex(3, seed=11)]["img"]
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    assert torch.equal(first, dataset[SeededIndex(3, seed=11)]["img"])
+    assert not torch.equal(first, dataset[SeededIndex(3, seed=12)]["img"])
+
+
+def test_class_sampler():
+    data = data_of("train")
+    sampler = build_sampler("RandomClassSampler", data_source=data, batch_size=8, n_ins=4)
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    for start in range(0, len(order), 8):
+        labels = [data[i].label for i in order[start : start + 8]]
+        assert len(set(labels[:4])) == len(set(labels[4:])) == 1
+        assert labels[0] != labels[4]
+    many = list(RandomClassSampler(data, batch_size=200, n_ins=100))
+    assert len({data[i].label for i in many[:200]}) == 2
+    with pytest.raises(UserError, match="cannot fill a batch of 8"):
+        RandomClassSampler(data, batch_size=8, n_ins=16)
+    with pytest.raises(UserError, match="SAMPLER 'Random': did you mean RandomSampler"):
+        build_sampler("Random", data_source=data)
+
+
+ALL = [
+    ("random_translation", "random_flip", "imagenet_policy", "cutout", "instance_norm"),
+    ("random_crop", "cifar10_policy", "colorjitter", "normalize", "gaussian_noise"),
+    ("random_resized_crop", "svhn_policy", "randomgrayscale", "gaussian_blur"),
+    ("center_crop", "randaugment", "normalize"),
+]
+
+
+@pytest.mark.parametrize("choices", ALL)
+def test_every_transform_gives_an_image_of_the_right_size(make_cfg, choices):
+    cfg = make_cfg("INPUT.TRANSFORMS", choices, "INPUT.SIZE", (16, 16), "INPUT.GB_K", 3)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 20, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transform = build_transform(cfg)
+        for _ in range(5):
+            result = transform(image)
+            assert result.shape == (3, 16, 16)
+            assert torch.isfinite(result).all()
+        if "instance_norm" in choices:
+            assert result.mean().abs() < 1e-5
+
+
+def test_test_transform(make_cfg):
+    cfg = make_cfg(
+        "INPUT.SIZE", (8, 8), "INPUT.PIXEL_MEAN", [0.5] * 3, "INPUT.PIXEL_STD", [0.5] * 3
+    )
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 16, 3), np.uint8))
+    resized = image.resize((8, 12), Image.Resampling.BICUBIC).crop((0, 2, 8, 10))
+    expected = torch.from_numpy(np.asarray(resized) / 127.5 - 1).permute(2, 0, 1)
+    assert torch.allclose(build_transform(cfg, is_train=False)(image).double(), expected, atol=1e-6)
+
+
+def test_cutout():
+    image = torch.ones(3, 20, 20)
+    cut = Cutout(n_holes=1, length=6)(image)
+    assert image.min() == 1
+    assert 9 <= (cut[0] == 0).sum() <= 36
+
+
+def test_unknown_transforms(make_cfg):
+    with pytest.raises(UserError, match="'random_flap': did you mean random_flip"):
+        build_transform(make_cfg("INPUT.TRANSFORMS", ["random_flap"]))
+    with pytest.raises(UserError, match="INTERPOLATION 'cubic': did you mean bicubic"):
+        build_transform(make_cfg("INPUT.INTERPOLATION", "cubic"))
+
+
+def test_images_of_every_mode_become_rgb(tmp_path):
+    ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.uint8)
+    grey = Image.fromarray(ramp)
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+        path = tmp_path / f"{mode}.{'jpg' if mode in ('CMYK', 'YCbCr') else 'png'}"
+        grey.convert("RGB").convert(mode).save(path)
+        image = read_image(str(path))
+        assert (image.mode, image.size) == ("RGB", (8, 8)), mode
+    deep = tmp_path / "16.png"
+    Image.fromarray(ramp.astype(np.uint16) * 257).save(deep)
+    assert np.array_equal(np.asarray(read_image(str(deep)))[..., 0], ramp)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is empty"), (b"no image", "cannot identify"), (None, "No image at")],
+)
+def test_broken_images_are_named(tmp_path, content, reason):
+    path = tmp_path / "broken.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=reason) as error:
+        read_image(str(path))
+    assert str(path) in str(error.value)
+    assert error.value.exit_code == 1
+
+
+def test_truncated_image(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(DataError, match="Cannot decode"):
+        read_image(str(path))
+
+
+def test_a_worker_passes_on_one_sentence(make_cfg):
+    cfg = make_cfg("DATALOADER.NUM_WORKERS", 1)
+    data = [Datum("/nowhere/a.png", 0, 0, "a")]
+    loader = build_data_loader(cfg, data_source=data, is_train=False, tfm=None)
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value).startswith("No image at '/nowhere/a.png':")
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 1

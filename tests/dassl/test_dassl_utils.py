@@ -1,0 +1,296 @@
+"""Config, checkpoints, logger, meters, errors, evaluation and the small helpers."""
+
+import collections
+import io
+import os
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from dassl.config import clean_cfg, get_cfg_default
+from dassl.evaluation import build_evaluator
+from dassl.metrics import compute_accuracy
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    Registry,
+    UserError,
+    check_availability,
+    check_isfile,
+    collect_env_info,
+    count_num_param,
+    get_most_similar_str_to_a_from_b,
+    get_rng_state,
+    listdir_nohidden,
+    load_checkpoint,
+    load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+    progress,
+    read_json,
+    resume_from_checkpoint,
+    save_checkpoint,
+    set_random_seed,
+    set_rng_state,
+    setup_logger,
+    tolist_if_not,
+    write_json,
+)
+from torch import nn
+
+
+def test_public_config_files_are_accepted(tmp_path):
+    """The keys and the kinds of values that config files of CoOp and MaPLe hold."""
+    (tmp_path / "public.yaml").write_text(
+        """
+DATALOADER:
+  TRAIN_X: {BATCH_SIZE: 32}
+  TEST: {BATCH_SIZE: 100}
+  NUM_WORKERS: 8
+INPUT:
+  SIZE: (224, 224)
+  INTERPOLATION: "bicubic"
+  PIXEL_MEAN: [0.48145466, 0.4578275, 0.40821073]
+  PIXEL_STD: [0.26862954, 0.26130258, 0.27577711]
+  TRANSFORMS: ["random_resized_crop", "random_flip", "normalize"]
+OPTIM: {NAME: "sgd", LR: 0.002, MAX_EPOCH: 200, LR_SCHEDULER: "cosine", WARMUP_EPOCH: 1,
+        WARMUP_TYPE: "constant", WARMUP_CONS_LR: 1e-5}
+TRAIN: {PRINT_FREQ: 5}
+MODEL: {BACKBONE: {NAME: "ViT-B/16"}}
+"""
+    )
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(tmp_path / "public.yaml"))
+    assert cfg.INPUT.SIZE == (224, 224)
+    assert cfg.OPTIM.WARMUP_CONS_LR == 1e-5
+    assert get_cfg_default().OPTIM.LR == 0.0003  # the defaults are nobody's to change
+    cfg.TRAINER.COOP, cfg.TRAINER.MAPLE = get_cfg_default().TEST, get_cfg_default().TEST
+    clean_cfg(cfg, "CoOp")
+    assert set(cfg.TRAINER) == {"NAME", "COOP"}
+
+
+def test_registry_and_names():
+    registry = Registry("ANIMAL")
+
+    @registry.register()
+    class Cat:
+        pass
+
+    assert registry.get("Cat") is Cat
+    assert registry.registered_names() == ["Cat"]
+    with pytest.raises(KeyError, match="already registered in ANIMAL"):
+        registry.register(Cat)
+    registry.register(Cat, force=True)
+    with pytest.raises(UserError, match=r"Unknown animal 'cta': did you mean Cat\?") as error:
+        registry.get("cta")
+    assert error.value.exit_code == 2
+    check_availability("a", ["a", "b"])
+    with pytest.raises(UserError, match=r"valid: a, b"):
+        check_availability("zzz", ["b", "a"])
+    assert get_most_similar_str_to_a_from_b("coop", ["maple", "cocoop"]) == "cocoop"
+
+
+def test_user_error_keeps_its_code():
+    error = UserError("broken", exit_code=1)
+    assert (str(error), error.exit_code) == ("broken", 1)
+    assert pickle.loads(pickle.dumps(error)).exit_code == 1
+
+
+def test_checkpoint_files(tmp_path, monkeypatch):
+    model = nn.Linear(2, 1)
+    state = {"state_dict": nn.DataParallel(model).state_dict(), "epoch": 3}
+    save_checkpoint(state, str(tmp_path), is_best=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint", "model-best.pth.tar", "model.pth.tar-3"]
+    loaded = load_checkpoint(str(tmp_path / "model-best.pth.tar"))
+    assert set(loaded["state_dict"]) == {"weight", "bias"}
+    other = nn.Linear(2, 1)
+    assert resume_from_checkpoint(str(tmp_path), nn.DataParallel(other)) == 3
+    assert torch.equal(other.weight, model.weight)
+
+    def full_disk(state, file):
+        with open(file, "wb") as f:
+            f.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(state, str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert load_checkpoint(str(tmp_path / "model.pth.tar-3"))["epoch"] == 3
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo owned > owned.txt",)
+
+
+def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "foreign.pt")
+    with pytest.raises(UserError, match="'foreign.pt' is not read.*system") as error:
+        load_checkpoint("foreign.pt")
+    assert "\n" not in str(error.value)
+    assert not os.path.exists("owned.txt")
+    for content in (b"", b"text", b"PK\x03\x04 cut off"):
+        with open("broken.pt", "wb") as file:
+            file.write(content)
+        with pytest.raises(UserError, match="'broken.pt' is broken"):
+            load_checkpoint("broken.pt")
+    with pytest.raises(UserError, match="No checkpoint at 'none.pt'"):
+        load_checkpoint("none.pt")
+    with pytest.raises(UserError, match="No file './checkpoint'"):
+        resume_from_checkpoint(".", nn.Linear(1, 1))
+
+
+def test_numpy_numbers_and_optimisers_in_checkpoints(tmp_path):
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters())
+    state = {
+        "val_result": np.float64(2.5),
+        "half": np.float32(0.5),
+        "milestones": collections.Counter([1]),
+        "object": optimizer,
+    }
+    torch.save(state, tmp_path / "a.pt")
+    allowed = set(torch.serialization.get_safe_globals())
+    loaded = load_checkpoint(str(tmp_path / "a.pt"))
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    assert (loaded["val_result"], loaded["half"]) == (2.5, 0.5)
+    assert loaded["milestones"] == {1: 1}
+    assert type(loaded["object"]) is not torch.optim.AdamW
+
+
+def test_pretrained_weights(tmp_path, capsys):
+    model = nn.Linear(2, 3)
+    states = {"module.weight": torch.ones(3, 2), "bias": torch.zeros(4), "other": torch.zeros(1)}
+    torch.save({"state_dict": states}, tmp_path / "a.pt")
+    load_pretrained_weights(model, str(tmp_path / "a.pt"))
+    assert torch.equal(model.weight, torch.ones(3, 2))
+    assert "do not fit: bias, other" in capsys.readouterr().out
+    torch.save({"strange": torch.zeros(1)}, tmp_path / "b.pt")
+    with pytest.warns(UserWarning, match="No weight"):
+        load_pretrained_weights(model, str(tmp_path / "b.pt"))
+
+
+def test_generator_states_survive_a_checkpoint(tmp_path):
+    set_random_seed(3)
+    torch.save(get_rng_state(), tmp_path / "rng.pt")
+    first = np.random.rand(), np.random.randn(), torch.rand(1).item()
+    set_rng_state(load_checkpoint(str(tmp_path / "rng.pt")))
+    assert (np.random.rand(), np.random.randn(), torch.rand(1).item()) == first
+
+
+def test_logger_copies_both_streams(tmp_path, monkeypatch):
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    setup_logger(None)
+    assert sys.stdout is out
+    setup_logger(str(tmp_path))
+    print("to out")
+    print("to err", file=sys.stderr)
+    setup_logger(str(tmp_path))  # a second run of the process, into the same folder
+    print("again")
+    assert (tmp_path / "log.txt").read_text() == "to out\nto err\n"
+    (newer,) = tmp_path.glob("log.txt-*")
+    assert newer.read_text() == "again\n"
+    assert out.getvalue() == "to out\nagain\n"
+    assert err.getvalue() == "to err\n"
+
+
+def test_progress_leaves_no_carriage_returns_in_the_log(tmp_path, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert list(progress([1, 2, 3], seconds=-1)) == [1, 2, 3]
+    assert capsys.readouterr().out == "batch [1/3]\nbatch [2/3]\nbatch [3/3]\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup_logger(str(tmp_path))
+    assert list(progress([1, 2, 3])) == [1, 2, 3]
+    assert "/3 [" in terminal.getvalue()
+    assert (tmp_path / "log.txt").read_text() == ""
+
+
+def test_meters():
+    meter = AverageMeter()
+    assert meter.avg == 0
+    meter.update(1.0)
+    meter.update(torch.tensor(4.0), n=2)
+    assert (meter.val, meter.avg, meter.sum, meter.count) == (4, 3, 9, 3)
+    metrics = MetricMeter()
+    metrics.update(None)
+    metrics.update({"loss": torch.tensor(0.5, requires_grad=True), "acc": 25.0})
+    metrics.update({"loss": torch.tensor(1.5), "acc": 75.0})
+    assert str(metrics) == "loss 1.5000 (1.0000) acc 75.0000 (50.0000)"
+
+
+def test_accuracy():
+    output = torch.tensor([[0.1, 0.9, 0.0], [0.8, 0.15, 0.05], [0.2, 0.3, 0.5]])
+    top1, top2 = compute_accuracy((output, None), torch.tensor([1, 1, 0]), topk=(1, 2))
+    assert top1.shape == (1,)
+    assert top1.item() == pytest.approx(100 / 3)
+    assert top2.item() == pytest.approx(200 / 3)
+
+
+def test_evaluator(tmp_path, capsys):
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path / "new")])
+    cfg.merge_from_list(["TEST.PER_CLASS_RESULT", True, "TEST.COMPUTE_CMAT", True])
+    evaluator = build_evaluator(cfg, lab2cname={0: "cat", 1: "dog", 2: "cow"})
+    with pytest.raises(UserError, match="no images to evaluate"):
+        evaluator.evaluate()
+    evaluator.process(torch.eye(3)[[0, 0, 1]], torch.tensor([0, 1, 1]))
+    evaluator.process(torch.eye(3)[[1]], torch.tensor([0]))
+    evaluator.process(torch.eye(3)[[0]], torch.tensor([0]))
+    capsys.readouterr()
+    results = evaluator.evaluate()
+    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
+    assert results["accuracy"] == pytest.approx(60)
+    assert results["error_rate"] == pytest.approx(40)
+    assert results["macro_f1"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    assert results["perclass_accuracy"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "=> result\n* total: 5\n* correct: 3\n"
+        "* accuracy: 60.0%\n* error: 40.0%\n* macro_f1: 58.3%\n"
+        "=> per-class result\n* class: 0 (cat)\ttotal: 3\tcorrect: 2\tacc: 66.7%\n"
+    )
+    matrix = torch.load(tmp_path / "new" / "cmat.pt", weights_only=True)
+    assert torch.allclose(matrix, torch.tensor([[2 / 3, 1 / 3], [1 / 2, 1 / 2]]).double())
+    cfg.TEST.EVALUATOR = "Classificaton"
+    with pytest.raises(UserError, match="Unknown evaluator .* did you mean Classification"):
+        build_evaluator(cfg)
+
+
+def test_layers():
+    model = nn.Sequential(collections.OrderedDict(body=nn.Linear(2, 3), head=nn.Linear(3, 1)))
+    open_specified_layers(model, "head")
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    assert (model.body.training, model.head.training) == (False, True)
+    open_all_layers(model)
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.body.training
+    with pytest.raises(UserError, match="Unknown layer 'haed': did you mean head"):
+        open_specified_layers(model, ["haed"])
+    assert count_num_param(model) == 13
+    assert count_num_param(params=[{"params": model.head.parameters()}]) == 4
+    assert count_num_param(params=model.body.parameters()) == 9
+
+
+def test_files(tmp_path, capsys):
+    write_json({"a": [1]}, str(tmp_path / "sub" / "b.json"))
+    assert read_json(str(tmp_path / "sub" / "b.json")) == {"a": [1]}
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "a").touch()
+    assert listdir_nohidden(str(tmp_path), sort=True) == ["a", "sub"]
+    assert check_isfile(str(tmp_path / "a"))
+    assert not check_isfile(str(tmp_path / "c"))
+    assert "No file found at" in capsys.readouterr().out
+    assert tolist_if_not("a") == ["a"]
+    assert tolist_if_not(["a"]) == ["a"]
+    assert f"PyTorch: {torch.__version__}" in collect_env_info()
