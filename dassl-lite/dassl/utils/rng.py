@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-def get_rng_state(cuda=True):
+def get_rng_state():
     """State of Python, NumPy, PyTorch and, where there is one, CUDA."""
     name, keys, pos, has_gauss, cached = np.random.get_state()
     state = {
@@ -15,7 +15,7 @@ def get_rng_state(cuda=True):
         "numpy": (name, keys.tolist(), pos, has_gauss, cached),
         "torch": torch.get_rng_state(),
     }
-    if cuda and torch.cuda.is_available():
+    if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
@@ -35,11 +35,13 @@ def set_rng_state(state):
 @contextmanager
 def local_seed(seed):
     """Seed the generators of the CPU inside the block alone; afterwards they go on as before."""
-    before = get_rng_state(cuda=False)
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:
-        set_rng_state(before)
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
