@@ -217,15 +217,21 @@ def main(args) -> None:
         write_results(cfg, trainer, spent)
 
 
-if __name__ == "__main__":
+def run(argv=None) -> int:
+    """Exit code of the command: a user's mistake is one sentence, without a traceback."""
     try:
-        main(parse_args())
+        main(parse_args(argv))
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+        return 130
     except Exception as error:
         code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
         if code is None:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(code)
-    except KeyboardInterrupt:
-        print("interrupted; run again with --resume to continue", file=sys.stderr)
-        sys.exit(130)
+        return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,198 @@
+"""The command that trains and evaluates: its files, its determinism, its words to mistakes."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from tiny import arguments, run
+
+import train
+from trainers.base import PromptTrainer
+
+
+@pytest.fixture(autouse=True)
+def streams():
+    """train.py's logger takes over the streams of the process; give them back."""
+    before = sys.stdout, sys.stderr
+    yield
+    sys.stdout, sys.stderr = before
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def prompts(folder, epoch, model="MultiModalPromptLearner"):
+    return torch.load(folder / model / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
+    out = tmp_path / "out"
+    assert run(tmp_path, "ALIGN", out) == 0
+    record = results(out)
+    assert record["trainer"] == "ALIGN" and record["dataset"] == "TinyColours"
+    assert (record["seed"], record["shots"], record["split"]) == (1, 4, "test")
+    assert (record["num_classes"], record["num_test"]) == (4, 16)
+    assert 0 <= record["accuracy"] <= 100 and record["train_seconds"] > 0
+    assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
+    assert record["versions"]["torch"] == torch.__version__
+    assert "epoch [2/2]" in (out / "log.txt").read_text()
+    assert list((out / "tensorboard").iterdir())
+    folder = out / "MultiModalPromptLearner"
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]
+    assert sum(v.numel() for v in prompts(out, 2).values()) == record["num_params"]
+
+
+def test_same_seed_same_bits_and_resuming_changes_nothing(tmp_path, monkeypatch):
+    whole, again, parts = (tmp_path / name for name in ("whole", "again", "parts"))
+    assert run(tmp_path, "ALIGN", whole, 4) == run(tmp_path, "ALIGN", again, 4) == 0
+
+    class Killed(BaseException):
+        pass
+
+    after_epoch = PromptTrainer.after_epoch
+
+    def killed_after_two(self):
+        after_epoch(self)
+        if self.epoch == 1:
+            raise Killed
+
+    monkeypatch.setattr(PromptTrainer, "after_epoch", killed_after_two)
+    with pytest.raises(Killed):
+        run(tmp_path, "ALIGN", parts, 4)
+    assert not (parts / "results.json").exists()
+    monkeypatch.undo()
+    assert run(tmp_path, "ALIGN", parts, 4, "--resume", str(parts)) == 0
+    expected = prompts(whole, 4)
+    for other in (again, parts):
+        state = prompts(other, 4)
+        assert all(torch.equal(v, state[k]) for k, v in expected.items())
+        assert results(other)["accuracy"] == results(whole)["accuracy"]
+    left = [p.name for p in (parts / "MultiModalPromptLearner").glob("model*")]
+    assert left == ["model.pth.tar-4"]
+
+
+def test_evaluation_of_a_trained_model(tmp_path):
+    out, evaluated = tmp_path / "out", tmp_path / "eval"
+    assert run(tmp_path, "CoOp", out, 2) == 0
+    flags = ("--eval-only", "--model-dir", str(out))
+    assert run(tmp_path, "CoOp", evaluated, 2, *flags) == 0
+    assert results(evaluated)["accuracy"] == results(out)["accuracy"]
+    assert results(evaluated)["train_seconds"] == 0
+
+
+def test_training_learns_and_only_prompts_move(tmp_path):
+    """Four colours a random CLIP cannot name: some epochs of prompts must beat chance clearly."""
+    out = tmp_path / "out"
+    assert run(tmp_path, "ALIGN", out, 12) == 0
+    assert results(out)["accuracy"] >= 50
+
+
+def test_zero_shot_needs_no_training(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(tmp_path, "ZeroshotCLIP", out) == 0
+    record = results(out)
+    assert (record["num_params"], record["train_seconds"]) == (0, 0)
+
+
+def test_amp_on_the_cpu_is_bfloat16_and_fp16_says_that_it_is_fp32(tmp_path, capsys):
+    for precision in ("amp", "fp16", "fp32"):
+        out = tmp_path / precision
+        assert run(tmp_path, "ALIGN", out, extra=["TRAINER.ALIGN.PREC", precision]) == 0
+    same = [prompts(tmp_path / p, 2) for p in ("fp16", "fp32", "amp")]
+    assert all(torch.equal(v, same[1][k]) for k, v in same[0].items())
+    assert any(not torch.equal(v, same[1][k]) for k, v in same[2].items())
+    assert all(v.isfinite().all() for v in same[2].values())
+    assert "computes in fp32" in (tmp_path / "fp16" / "log.txt").read_text()
+
+
+def test_whole_numbers_are_accepted_for_decimal_keys(tmp_path):
+    args = train.parse_args([*arguments(tmp_path), "TRAINER.ALIGN.BETA", "0", "OPTIM.LR", "1"])
+    cfg = train.setup_cfg(args)
+    assert cfg.TRAINER.ALIGN.BETA == 0.0 and cfg.OPTIM.LR == 1.0
+
+
+MISTAKES = {
+    "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
+    "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
+    "backbone": (["MODEL.BACKBONE.NAME", "ViT-B16"], "did you mean 'ViT-B/16'"),
+    "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
+    "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
+    "type": (["OPTIM.LR", "fast"], "must be of type float"),
+    "odd": (["OPTIM.LR"], "not KEY VALUE"),
+    "size": (["INPUT.SIZE", "(64, 64)"], "set INPUT.SIZE (32, 32)"),
+    "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
+    "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
+    "precision": (["TRAINER.ALIGN.PREC", "fp8"], "fp16, fp32 or amp"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
+    pairs, part = MISTAKES[case]
+    assert run(tmp_path, extra=pairs) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and part in line
+
+
+def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys):
+    assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
+    assert "no config file" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("OPTIM: [")
+    assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
+    assert "is not YAML" in capsys.readouterr().err
+
+
+def test_missing_or_foreign_checkpoints(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(tmp_path, "ALIGN", None, 1, "--eval-only", "--model-dir", str(out)) == 2
+    assert "There is no checkpoint" in capsys.readouterr().err
+    assert run(tmp_path, "ALIGN", out, 1) == 0
+    flags = ("--eval-only", "--model-dir", str(out))
+    assert run(tmp_path, "ALIGN", None, 1, *flags, extra=["TRAINER.ALIGN.DEPTH", "3"]) == 2
+    assert "shallower" in capsys.readouterr().err
+    assert run(tmp_path, "ALIGN", None, 1, *flags, "--load-epoch", "7") == 2
+    assert "model.pth.tar-7" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_named(tmp_path, capsys):
+    assert run(tmp_path, "ZeroshotCLIP") == 0
+    broken = tmp_path / "tiny_colours" / "test_sea_0.png"
+    for content in (b"", b"not an image"):
+        broken.write_bytes(content)
+        for workers in ("0", "1"):
+            code = run(tmp_path, "ZeroshotCLIP", extra=["DATALOADER.NUM_WORKERS", workers])
+            assert code == 1
+            line = capsys.readouterr().err.strip().splitlines()[-1]
+            assert line.startswith("error: ") and "test_sea_0.png" in line
+    Image.new("L", (32, 32)).save(broken)
+    assert run(tmp_path, "ZeroshotCLIP") == 0
+
+
+def test_one_class_is_too_few(tmp_path, capsys, monkeypatch):
+    import tiny
+
+    monkeypatch.setattr(tiny, "COLOURS", {"sea": (40, 40, 200)})
+    assert run(tmp_path) == 2
+    assert "at least 2" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    forward_backward = PromptTrainer.forward_backward
+
+    def poisoned(self, batch):
+        if (self.epoch, self.batch_idx) == (1, 2):
+            batch["img"] = batch["img"] * float("nan")
+        return forward_backward(self, batch)
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", poisoned)
+    assert run(tmp_path, "CoOp", out, 3) == 1
+    assert "not finite in epoch 2, step 3" in capsys.readouterr().err
+    state = prompts(out, 1, "prompt_learner")
+    assert state["ctx"].isfinite().all()
+    assert not (out / "results.json").exists()

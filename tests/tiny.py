@@ -1,0 +1,71 @@
+"""A data set of a few 32x32 images, and train.py on it with the tiny CLIP of the golden numbers."""
+
+from pathlib import Path
+
+import numpy as np
+from conftest import GOLDEN
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from PIL import Image
+
+import train
+
+# names whose words the tiny CLIP knows
+COLOURS = {
+    "forest": (40, 200, 40),
+    "sea": (40, 40, 200),
+    "road": (128, 128, 128),
+    "annual crop": (200, 160, 40),
+}
+
+
+@DATASET_REGISTRY.register()
+class TinyColours(DatasetBase):
+    """Noisy squares of one colour: six of each for training, two for validation, four for test."""
+
+    dataset_dir = "tiny_colours"
+
+    def __init__(self, cfg):
+        folder = Path(cfg.DATASET.ROOT) / self.dataset_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        splits = {"train": 6, "val": 2, "test": 4}
+        data = {split: [] for split in splits}
+        for label, (name, colour) in enumerate(COLOURS.items()):
+            for split, count in splits.items():
+                for i in range(count):
+                    path = folder / f"{split}_{name}_{i}.png"
+                    noise = rng.integers(-30, 30, (32, 32, 3))
+                    if not path.exists():
+                        Image.fromarray(
+                            (np.array(colour) + noise).clip(0, 255).astype("uint8")
+                        ).save(path)
+                    data[split].append(Datum(impath=str(path), label=label, classname=name))
+        shots = cfg.DATASET.NUM_SHOTS
+        few = self.generate_fewshot_dataset(data["train"], num_shots=shots)
+        super().__init__(train_x=few, val=data["val"], test=data["test"])
+
+
+def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
+    """The command line of a short run; `more` are further flags, before the KEY VALUE pairs."""
+    node = {"ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"]}
+    flags = ["--root", str(root), "--seed", "1", "--trainer", trainer, *more]
+    flags += ["--backbone", str(GOLDEN / "tiny_clip_seed0.safetensors")]
+    flags += ["--output-dir", str(output)] if output else []
+    pairs = {
+        "DATASET.NAME": "TinyColours",
+        "DATASET.NUM_SHOTS": "4",
+        "INPUT.SIZE": "(32, 32)",
+        "INPUT.TRANSFORMS": "['random_flip', 'normalize']",
+        "DATALOADER.NUM_WORKERS": "0",
+        "DATALOADER.TRAIN_X.BATCH_SIZE": "4",
+        "OPTIM.NAME": "sgd",
+        "OPTIM.LR": "0.01",
+        "OPTIM.LR_SCHEDULER": "cosine",
+        "OPTIM.MAX_EPOCH": str(epochs),
+    }
+    return flags + [word for pair in pairs.items() for word in pair] + node.get(trainer, [])
+
+
+def run(*args, extra=()) -> int:
+    """Exit code of train.py, called in this process."""
+    return train.run([*arguments(*args), *extra])
