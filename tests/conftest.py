@@ -1,12 +1,10 @@
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from paths import GOLDEN, ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture(autouse=True)

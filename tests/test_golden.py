@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from paths import GOLDEN
 from safetensors import safe_open
 
 from trainers.config import METHODS, prompt_spec

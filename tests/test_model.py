@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
+from paths import GOLDEN
 
 from trainers.config import METHODS, prompt_spec
 from trainers.prompting import PromptedCLIP, UserError, build_clip

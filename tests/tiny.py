@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from conftest import GOLDEN
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from paths import GOLDEN
 from PIL import Image
 
 import train

@@ -1,0 +1,115 @@
+"""The real commands on the embedded benchmark: one script from images to table."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+from PIL import Image
+
+SMALL = {"SEEDS": "1", "SHOTS": "1", "TRAINERS": "ZeroshotCLIP CoOp ALIGN"}
+
+
+def bash(tmp_path, *args, **environment):
+    """Run scripts/base2new.sh in an empty folder; returns the finished process."""
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / "base2new.sh"), *args],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable, "OUTPUT": str(tmp_path / "out"),
+             "DATA": str(tmp_path / "data"), **SMALL, **environment},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The script on one seed and one shot, one epoch each."""
+    tmp_path = tmp_path_factory.mktemp("base2new")
+    process = bash(tmp_path, "emoji", "OPTIM.MAX_EPOCH", "1")
+    assert process.returncode == 0, process.stdout + process.stderr
+    return tmp_path, process
+
+
+def test_the_table_holds_what_the_runs_found(finished):
+    tmp_path, process = finished
+    for trainer in SMALL["TRAINERS"].split():
+        accuracy = {}
+        for path in (tmp_path / "out").rglob("results.json"):
+            record = json.loads(path.read_text())
+            if record["trainer"] == trainer:
+                accuracy[record["subsample_classes"]] = record["accuracy"]
+        assert set(accuracy) == {"base", "new"}
+        row = next(line for line in process.stdout.splitlines() if trainer in line)
+        base, new = accuracy["base"], accuracy["new"]
+        for number in (base, new, 2 * base * new / (base + new)):
+            assert f"{number:.1f}" in row or f"{number:.2f}" in row
+
+
+def test_the_embedded_clip_knows_the_classes_far_above_chance(finished):
+    tmp_path, _ = finished
+    for path in (tmp_path / "out").rglob("results.json"):
+        record = json.loads(path.read_text())
+        if record["trainer"] == "ZeroshotCLIP":
+            assert record["accuracy"] > 6 * 100 / record["num_classes"]
+
+
+def test_a_second_call_repeats_nothing(finished):
+    tmp_path, first = finished
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("results.json")}
+    again = bash(tmp_path, "emoji", "OPTIM.MAX_EPOCH", "1")
+    assert again.returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("results.json")} == files
+    assert first.stdout.splitlines()[-8:] == again.stdout.splitlines()[-8:]
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
+    process = bash(tmp_path, "emoji", "TRAINER.ALIGN.DEPTH", "9", "OPTIM.MAX_EPOCH", "1",
+                   TRAINERS="ALIGN ZeroshotCLIP")  # fmt: skip
+    assert process.returncode == 1
+    said = process.stdout + process.stderr
+    assert "has 4 blocks" in said and "ZeroshotCLIP" in process.stdout
+
+
+@pytest.mark.parametrize(
+    "args, environment, part",
+    [
+        (["emojis"], {}, "did you mean 'emoji'"),
+        (["emoji"], {"TRAINERS": "Align"}, "did you mean 'ALIGN'"),
+        (["emoji"], {"SEEDS": "one"}, "one"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(tmp_path, args, environment, part):
+    process = bash(tmp_path, *args, **environment)
+    assert process.returncode == 2
+    assert part in process.stderr and len(process.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_transport_plans_are_drawn(finished):
+    tmp_path, _ = finished
+    run = next((tmp_path / "out" / "base2new" / "train_base").rglob("ALIGN")) / "emoji" / "seed1"
+    picture = tmp_path / "plans.png"
+    command = [sys.executable, "-m", "benchmark", "visualize", "--model-dir", str(run)]
+    process = subprocess.run([*command, "--output", str(picture)], cwd=ROOT, text=True,
+                             capture_output=True)  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert min(Image.open(picture).size) > 300
+    wrong = subprocess.run([*command, "--class-name", "unicorns"], cwd=ROOT, text=True,
+                           capture_output=True)  # fmt: skip
+    assert wrong.returncode == 2 and "knows no class 'unicorns'" in wrong.stderr
+
+
+def test_a_step_computes_nothing_twice():
+    """Counted operations of one training step over the necessary ones, and its peak memory."""
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmark", "step", "--backbone", "ViT-B/32", "--classes", "10",
+         "--batch", "2"], cwd=ROOT, text=True, capture_output=True,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    ratio = next(line.split()[-1] for line in process.stdout.splitlines() if "ratio" in line)
+    assert 0.5 < float(ratio) <= 1.1
+    assert "peak memory" in process.stdout
