@@ -55,7 +55,7 @@ The emoji images in this archive, resized to 64x64 pixels, drawn on white and re
 
 images/fluent_3d       Fluent Emoji (3D), (c) Microsoft Corporation. MIT, see LICENSE-MIT.txt.
                        https://github.com/microsoft/fluentui-emoji, from @lobehub/fluent-emoji-3d
-images/emojione        EmojiOne 2.3 (now EmojiTwo), (c) Ranks.com Inc. and the EmojiTwo authors.
+images/emojione        EmojiOne 2.3, emoji art supplied by EmojiOne, kept by the EmojiTwo project.
                        CC BY 4.0, https://creativecommons.org/licenses/by/4.0/
                        https://github.com/EmojiTwo/emojitwo, from @iconify-json/emojione
 images/openmoji        OpenMoji, the open-source emoji and icon project (https://openmoji.org).
