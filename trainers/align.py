@@ -1,12 +1,10 @@
 """ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec, expand_templates, fixed_sentence
 
 
-@TRAINER_REGISTRY.register()
+@register
 class ALIGN(PromptTrainer):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
@@ -53,39 +51,4 @@ class ALIGN(PromptTrainer):
             reg=node.LAMBDA,
             tol=node.SINKHORN_TOL,
             max_iter=node.SINKHORN_MAX_ITER,
-        )
-
-
-@TRAINER_REGISTRY.register()
-class MMP(PromptTrainer):
-    """ALIGN as its authors published it: the released form under the published node."""
-
-    node = "MMP"
-    checkpoint = "MultiModalPromptLearner"
-    defaults = {
-        "N_CTX": 2,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "TEXT_PROMPT_DEPTH": 9,
-        "VISION_PROMPT_DEPTH": 9,
-        "TEXT_PROMPT_NUMBER": 4,
-        "VISION_PROMPT_NUMBER": 4,
-        "HIERARCHICAL": True,
-        "USECT": False,
-    }
-
-    @staticmethod
-    def spec(node) -> PromptSpec:
-        N = node.TEXT_PROMPT_NUMBER
-        return PromptSpec(
-            M=node.VISION_PROMPT_NUMBER,
-            N=N,
-            beta=float(node.HIERARCHICAL),
-            score="released",
-            templates=expand_templates(node.CTX_INIT, N, node.N_CTX, keep_fixed=False),
-            sentence=fixed_sentence(node.CTX_INIT),
-            text_length=node.N_CTX,
-            vision_length=node.N_CTX,
-            text_depth=node.TEXT_PROMPT_DEPTH,
-            vision_depth=node.VISION_PROMPT_DEPTH,
         )

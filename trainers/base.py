@@ -4,7 +4,7 @@ import os
 
 import torch
 import torch.nn.functional as F
-from dassl.engine import TrainerX
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 from torch import nn
@@ -13,6 +13,13 @@ from .prompting import PromptedCLIP, PromptSpec, UserError, load_clip
 from .prompting.backbone import clip
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
+
+
+def register(cls):
+    """Register a method with Dassl, unless the checkout around us has its own of that name."""
+    if cls.__name__ not in TRAINER_REGISTRY.registered_names():
+        TRAINER_REGISTRY.register()(cls)
+    return cls
 
 
 class PublicLayout(nn.Module):
@@ -41,13 +48,15 @@ class PromptTrainer(TrainerX):
 
     Class attributes:
         node: name of the method's node under `cfg.TRAINER`.
-        defaults: the node's keys with their public defaults.
+        defaults: the node's keys with their public values.
+        ignored: keys of the public node that mean nothing here; a run that sets one is warned.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
     """
 
     node: str
     defaults: dict
+    ignored: tuple[str, ...] = ()
     checkpoint = "prompt_learner"
     saves_submodule = False
 

@@ -1,12 +1,10 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .prompting.spec import PromptSpec, context_words
+from .base import PromptTrainer, register
+from .prompting.spec import PromptSpec, text_prompt
 
 
-@TRAINER_REGISTRY.register()
+@register
 class CoCoOp(PromptTrainer):
     """CoOp's context, shifted by a network of the image feature: one text pass per image."""
 
@@ -16,14 +14,4 @@ class CoCoOp(PromptTrainer):
 
     @staticmethod
     def spec(node) -> PromptSpec:
-        words, length = context_words(node)
-        return PromptSpec(
-            M=0,
-            N=1,
-            beta=0,
-            score="cosine",
-            templates=(words,),
-            text_length=length,
-            text_depth=1,
-            image_conditional=True,
-        )
+        return text_prompt(node, image_conditional=True)

@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 from yacs.config import CfgNode
 
-from .align import ALIGN, MMP
+from .align import ALIGN
 from .cocoop import CoCoOp
 from .coop import CoOp
 from .ivlp import IVLP
 from .maple import MaPLe
+from .mmp import MMP
 from .plot import PLOT
 from .prompting import PromptSpec, UserError
 from .prompting.errors import nearest
@@ -23,9 +24,14 @@ METHODS = {
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add every method's node, under the names of the public repositories, to a Dassl cfg."""
+    """Add every method's node, under the names of the public repositories, to a Dassl cfg.
+
+    Keys that the cfg already has keep their values: they are those of the checkout around us.
+    """
     for method in METHODS.values():
-        cfg.TRAINER[method.node] = CfgNode(method.defaults)
+        node = CfgNode({**dict.fromkeys(method.ignored), **method.defaults})
+        node.update(cfg.TRAINER.get(method.node, {}))
+        cfg.TRAINER[method.node] = node
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
 
 
@@ -34,7 +40,8 @@ def prompt_spec(method: str, node: dict) -> PromptSpec:
 
     Args:
         method: trainer name, e.g. `MaPLe`.
-        node: the keys of the method's node; missing ones take the defaults.
+        node: the keys of the method's node; missing ones take the defaults. One that means
+            nothing here is named in a printed warning, unless its value is None.
 
     Raises:
         UserError: unknown method or key, or values that contradict each other.
@@ -43,6 +50,9 @@ def prompt_spec(method: str, node: dict) -> PromptSpec:
         raise UserError(f"There is no method '{method}': {nearest(method, METHODS)}")
     cls = METHODS[method]
     for key in node:
-        if key not in cls.defaults:
+        if key not in cls.defaults and key not in cls.ignored:
             raise UserError(f"TRAINER.{cls.node} has no key '{key}': {nearest(key, cls.defaults)}")
+    unused = [f"TRAINER.{cls.node}.{key}" for key in cls.ignored if node.get(key) is not None]
+    if unused:
+        print(f"warning: ignored, as they mean nothing here: {', '.join(unused)}")
     return cls.spec(SimpleNamespace(**{**cls.defaults, **node}))

@@ -1,12 +1,10 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
-from .prompting.spec import PromptSpec, context_words
+from .base import PromptTrainer, register
+from .prompting.spec import PromptSpec, text_prompt
 
 
-@TRAINER_REGISTRY.register()
+@register
 class CoOp(PromptTrainer):
     """One textual prompt in the first block: random vectors or words, shared or per class."""
 
@@ -22,15 +20,8 @@ class CoOp(PromptTrainer):
 
     @staticmethod
     def spec(node) -> PromptSpec:
-        words, length = context_words(node)
-        return PromptSpec(
-            M=0,
-            N=1,
-            beta=0,
-            score="cosine",
-            templates=(words,),
-            text_length=length,
-            text_depth=1,
+        return text_prompt(
+            node,
             class_position=node.CLASS_TOKEN_POSITION,
             class_specific=node.CSC and not node.CTX_INIT,  # words start one context for all
         )

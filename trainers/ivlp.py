@@ -1,12 +1,10 @@
 """IVLP: independent vision-language prompts (the baseline of Khattak et al., CVPR 2023)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec, expand_templates
 
 
-@TRAINER_REGISTRY.register()
+@register
 class IVLP(PromptTrainer):
     """One prompt on each side, with lengths and depths of their own and nothing between them."""
 
@@ -24,7 +22,7 @@ class IVLP(PromptTrainer):
     @staticmethod
     def spec(node) -> PromptSpec:
         return PromptSpec(
-            M=1,
+            M=int(node.N_CTX_VISION > 0 and node.PROMPT_DEPTH_VISION > 0),  # 0: text alone
             N=1,
             beta=0,
             coupling="independent",

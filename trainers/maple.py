@@ -1,12 +1,10 @@
 """MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec, shared_prompt
 
 
-@TRAINER_REGISTRY.register()
+@register
 class MaPLe(PromptTrainer):
     """One textual prompt, projected into the visual one by a linear layer per depth."""
 

@@ -1,12 +1,10 @@
 """UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022)."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec, shared_prompt
 
 
-@TRAINER_REGISTRY.register()
+@register
 class UPT(PromptTrainer):
     """One unified prompt a depth, mixed by a light transformer layer and split over both sides.
 

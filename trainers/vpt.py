@@ -1,12 +1,10 @@
 """VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec, fixed_sentence
 
 
-@TRAINER_REGISTRY.register()
+@register
 class VPT(PromptTrainer):
     """One visual prompt, shallow or deep; the sentence of each class is fixed."""
 

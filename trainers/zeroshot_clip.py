@@ -1,12 +1,10 @@
 """Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
 
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import PromptTrainer
+from .base import PromptTrainer, register
 from .prompting.spec import PromptSpec
 
 
-@TRAINER_REGISTRY.register()
+@register
 class ZeroshotCLIP(PromptTrainer):
     """No prompts on either side: nothing is trained."""
 

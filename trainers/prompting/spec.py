@@ -144,8 +144,9 @@ class PromptSpec:
 def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
     """One template per prompt from what a user writes as `CTX_INIT` (methods.md, section 5).
 
-    A single template starts prompt 1; the others get `X` for each learnable token. Without words,
-    or with more than four learnable tokens, every prompt is `X X ... X`.
+    A template starts prompt 1 (and those behind a tab the next ones, as in the published code); the
+    others get `X` for each learnable token. Without words, or with more than four learnable tokens,
+    every prompt is `X X ... X`.
 
     Args:
         words: a template, a list of N templates, or an empty string.
@@ -157,17 +158,17 @@ def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tup
     slots = [SLOT] * length
     if not words or length > 4:
         return (" ".join(slots),) * N
+    given = split_templates(words)
     if not isinstance(words, str):
-        return tuple(clean(w) for w in words)
-    first = clean(words)
-    other = " ".join(slots + (first.split(" ")[length:] if keep_fixed else []))
-    return (first, *[other] * (N - 1))[:N]
+        return given
+    other = " ".join(slots + (given[0].split(" ")[length:] if keep_fixed else []))
+    return (*given, *[other] * (N - len(given)))[:N]
 
 
-def context_words(node) -> tuple[str, int]:
-    """Template and b of a node whose `CTX_INIT`, when given, replaces `N_CTX` (CoOp's family)."""
-    words = clean(node.CTX_INIT or "") or " ".join([SLOT] * node.N_CTX)
-    return words, len(words.split(" "))
+def split_templates(words) -> tuple[str, ...]:
+    """The templates in a `CTX_INIT`: a list, or words with tabs between the templates."""
+    words = words.split("\t") if isinstance(words, str) else words
+    return tuple(clean(w) for w in words)
 
 
 def clean(words: str) -> str:
@@ -177,7 +178,27 @@ def clean(words: str) -> str:
 
 def fixed_sentence(words) -> str:
     """The sentence of one class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
-    return f"{clean(words if isinstance(words, str) else words[0])} {{}}.".lstrip()
+    return f"{split_templates(words)[0]} {{}}.".lstrip()
+
+
+def text_prompt(node, **special) -> PromptSpec:
+    """One textual prompt in the first block, whose words are all learnable (CoOp's family).
+
+    Args:
+        node: `CTX_INIT`, when it is given, replaces `N_CTX`.
+        special: further coordinates of the point.
+    """
+    words = clean(node.CTX_INIT or "") or " ".join([SLOT] * node.N_CTX)
+    return PromptSpec(
+        M=0,
+        N=1,
+        beta=0,
+        score="cosine",
+        templates=(words,),
+        text_length=len(words.split(" ")),
+        text_depth=1,
+        **special,
+    )
 
 
 def shared_prompt(coupling: str, node) -> PromptSpec:
