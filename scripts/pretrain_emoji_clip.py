@@ -124,6 +124,8 @@ class Captions:
         for e, kind, template in zip(index.tolist(), kinds, templates, strict=True):
             options = self.options[e][kind]
             filling = options[rng.integers(len(options))]
+            if not any(c.isalnum() for c in filling):  # a tag like ":)" may leave no word at all
+                filling = self.options[e]["name"][0]
             texts.append(template.format(filling))
             fillings.append(self.number[filling])
         return *self.tokens(texts), torch.tensor(fillings)
