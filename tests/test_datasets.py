@@ -5,8 +5,8 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from conftest import GOLDEN
 from dassl.data.datasets import Datum
+from paths import GOLDEN
 
 from datasets.base import DatasetError, ImageDataset, subsample_classes
 
