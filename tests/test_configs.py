@@ -1,0 +1,143 @@
+"""Public config files, command lines and nodes are accepted as they are."""
+
+from pathlib import Path
+
+import pytest
+import tiny  # noqa: F401 (registers TinyColours)
+import yaml
+from dassl.config import get_cfg_default
+from paths import ROOT
+
+import train
+from trainers.config import METHODS, extend_cfg, prompt_spec
+
+FILES = sorted((ROOT / "configs" / "trainers").glob("*/*.yaml"))
+
+# Files of the public repositories: batch, learning rate, epochs, and what they set in the node.
+PUBLIC = {
+    "CoOp/rn50": (32, 0.002, 200, {}),
+    "CoOp/rn50_ep100": (32, 0.002, 100, {}),
+    "CoOp/rn50_ep50_ctxv1": (32, 0.002, 50, {"CTX_INIT": "a photo of a"}),
+    "CoOp/rn101_ep50": (32, 0.002, 50, {}),
+    "CoOp/vit_b32": (32, 0.002, 200, {}),
+    "CoOp/vit_b16_ep100_ctxv1": (32, 0.002, 100, {"CTX_INIT": "a photo of a"}),
+    "CoCoOp/vit_b16_c16_ep10_batch1": (1, 0.002, 10, {"N_CTX": 16, "CTX_INIT": ""}),
+    "CoCoOp/vit_b16_c4_ep10_batch1_ctxv1": (1, 0.002, 10, {"N_CTX": 4}),
+    "MaPLe/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0035, 5, {"PROMPT_DEPTH": 9}),
+    "MaPLe/vit_b16_c2_ep5_batch4_2ctx_cross_datasets": (4, 0.0026, 2, {"PROMPT_DEPTH": 3}),
+    "VPT/vit_b16_c2_ep5_batch4_4": (4, 0.0025, 5, {"PROMPT_DEPTH_VISION": 12}),
+    "IVLP/vit_b16_c2_ep5_batch4_2+2ctx": (4, 0.0035, 5, {"PROMPT_DEPTH_TEXT": 12}),
+    "IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only": (4, 0.0025, 5, {"N_CTX_VISION": 0}),
+    "PLOT/rn50": (128, 0.002, 50, {}),
+    "MMP/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0025, 20, {"TEXT_PROMPT_NUMBER": 4}),
+    "MMP/sun397": (4, 0.002, 20, {"VISION_PROMPT_NUMBER": 2}),
+}
+
+# Base-to-new, 16 shots: batch, learning rate, epochs.
+BASE2NEW = {
+    "ALIGN": (4, 0.0035, 8),
+    "MMP": (4, 0.0035, 8),
+    "MaPLe": (4, 0.0035, 5),
+    "VPT": (4, 0.0025, 5),
+    "IVLP": (4, 0.0025, 5),
+    "UPT": (4, 0.0035, 5),
+    "CoCoOp": (1, 0.002, 10),
+    "CoOp": (32, 0.002, 50),
+    "PLOT": (32, 0.002, 50),
+}
+
+
+def cfg_of(path, *more, trainer=None):
+    flags = ["--config-file", str(path), "--trainer", trainer or Path(path).parent.name]
+    return train.setup_cfg(train.parse_args([*flags, "DATASET.NAME", "TinyColours", *more]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_config_file_describes_a_method(path, capsys):
+    cfg = cfg_of(path)
+    node = cfg.TRAINER[METHODS[cfg.TRAINER.NAME].node]
+    assert prompt_spec(cfg.TRAINER.NAME, node).score
+    named = yaml.safe_load(path.read_text()).get("TRAINER", {})
+    assert set(named) <= {METHODS[cfg.TRAINER.NAME].node}
+    ignored = [key for key in ("VISION_PROMPT_DEPTH", "USECT") if key in named.get("MMP", {})]
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == bool(ignored)
+    assert all(f"TRAINER.MMP.{key}" in warnings[0] for key in ignored)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_values(name):
+    batch, rate, epochs, node = PUBLIC[name]
+    path = ROOT / "configs" / "trainers" / f"{name}.yaml"
+    cfg = cfg_of(path)
+    found = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH
+    assert found == (batch, rate, epochs)
+    assert (cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE) == (1, "constant")
+    assert cfg.INPUT.INTERPOLATION == "bicubic"
+    own = cfg.TRAINER[METHODS[cfg.TRAINER.NAME].node]
+    assert {key: own[key] for key in node} == node
+    plain = get_cfg_default()  # as a public train.py merges it
+    extend_cfg(plain)
+    plain.merge_from_file(str(path))
+    assert plain.OPTIM == cfg.OPTIM
+
+
+@pytest.mark.parametrize("method", BASE2NEW)
+def test_base_to_new_values(method):
+    cfg = cfg_of(ROOT / "configs" / "trainers" / method / "base2new.yaml")
+    found = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH
+    assert found == BASE2NEW[method]
+    assert cfg.MODEL.BACKBONE.NAME == "ViT-B/16"
+
+
+def test_every_method_has_its_base_to_new_config():
+    known = {path.parent.name for path in FILES if path.stem == "base2new"}
+    assert known == set(METHODS) == {*BASE2NEW, "ZeroshotCLIP"}
+
+
+def test_public_command_line():
+    path = ROOT / "configs" / "trainers" / "CoOp" / "rn50_ep50.yaml"
+    more = "TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC True TRAINER.COOP.CLASS_TOKEN_POSITION middle"
+    cfg = cfg_of(path, *more.split(), "DATASET.NUM_SHOTS", "16")
+    spec = prompt_spec("CoOp", cfg.TRAINER.COOP)
+    assert (spec.text_length, spec.class_specific, spec.class_position) == (4, True, "middle")
+    assert cfg.DATASET.NUM_SHOTS == 16 and cfg.MODEL.BACKBONE.NAME == "RN50"
+
+
+def test_prompts_in_the_text_alone():
+    path = ROOT / "configs/trainers/IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only.yaml"
+    spec = prompt_spec("IVLP", cfg_of(path).TRAINER.IVLP)
+    assert (spec.M, spec.N, spec.text_length, spec.text_depth) == (0, 1, 4, 12)
+
+
+def test_the_published_align_takes_several_templates_with_tabs_between():
+    node = {"CTX_INIT": "a photo of a\ta sketch of the", "TEXT_PROMPT_NUMBER": 3}
+    spec = prompt_spec("MMP", node)
+    assert spec.templates == ("a photo of a", "a sketch of the", "X X")
+    assert prompt_spec("MMP", node | {"TEXT_PROMPT_NUMBER": 1}).templates == ("a photo of a",)
+
+
+def test_a_key_that_means_nothing_is_named_and_an_unknown_one_is_an_error(tmp_path, capsys):
+    same = prompt_spec("MMP", {})
+    assert capsys.readouterr().out == ""
+    assert prompt_spec("MMP", {"USECT": True}) == same
+    assert capsys.readouterr().out.count("TRAINER.MMP.USECT") == 1
+    path = tmp_path / "old.yaml"
+    path.write_text("TRAINER:\n  MMP:\n    USECT: True\n    N_CTX: 3\n")
+    assert cfg_of(path, trainer="MMP").TRAINER.MMP.N_CTX == 3
+    path.write_text("TRAINER:\n  MMP:\n    USE_CT: True\n")
+    assert train.run(["--config-file", str(path), "--trainer", "MMP"]) == 2
+    error = capsys.readouterr().err
+    assert "USE_CT" in error and "did you mean 'USECT'" in error
+
+
+def test_extending_a_cfg_keeps_what_the_checkout_around_us_put_there():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.TRAINER.COOP.N_CTX = 4
+    cfg.TRAINER.COOP.EXTRA = "theirs"
+    extend_cfg(cfg)
+    assert (cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.COOP.EXTRA) == (4, "theirs")
+    fresh = get_cfg_default()
+    extend_cfg(fresh)
+    assert fresh.TRAINER.COOP.N_CTX == 16 and "EXTRA" not in fresh.TRAINER.COOP
