@@ -10,8 +10,10 @@ from .errors import BadInput, Parser, check_name
 COMMANDS = {
     "base2new": ("launch", "train on base classes, test on base and on new; ends in a table"),
     "report": ("report", "print the tables again from the folders of an output"),
+    "methods": ("methods", "print the methods as points in one space, with their sizes"),
     "step": ("step", "count the arithmetic of one training step, its time and memory"),
     "visualize": ("visualize", "draw token-level transport plans over an image"),
+    "words": ("words", "list the vocabulary words nearest to the learned textual prompts"),
 }
 
 

@@ -1,10 +1,10 @@
 """Draw token-level transport plans over an image, for prompts of one class."""
 
-import json
 from argparse import ArgumentTypeError
 from pathlib import Path
 
 from .errors import BadInput, Parser
+from .load import load_run
 
 
 def build_parser() -> Parser:
@@ -52,28 +52,6 @@ def main(argv: list[str]) -> int:
     )
     print(f"{args.output}: {path} against '{name}'")
     return 0
-
-
-def load_run(folder: Path):
-    """The trainer of a finished run, with its prompts loaded."""
-    try:
-        record = json.loads((folder / "results.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise BadInput(f"'{folder}' holds no finished run: there is no results.json") from None
-    from dassl.config import get_cfg_default
-    from dassl.engine import build_trainer
-    from yacs.config import CfgNode
-
-    import datasets  # noqa: F401 (registers the data sets)
-    from trainers.config import extend_cfg
-
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    cfg.merge_from_other_cfg(CfgNode(record["config"]))
-    cfg.OUTPUT_DIR = cfg.RESUME = ""
-    trainer = build_trainer(cfg)
-    trainer.load_model(str(folder))
-    return trainer
 
 
 def choose(trainer, args) -> tuple[Path, str]:
