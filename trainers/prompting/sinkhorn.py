@@ -1,0 +1,478 @@
+"""Batched entropic optimal transport: many small problems at once, each judged on its own.
+
+A problem has costs C (P, L) and weights a (P), b (L) of equal mass. Its entropic plan is
+
+    T = argmin <T, C> - reg * H(T)   over T >= 0 with T 1 = a and T' 1 = b
+      = diag(u) K diag(v),           K = exp(-C / reg)                   (Cuturi 2013, Lemma 2)
+
+and Sinkhorn's iteration finds the scalings: u = a / (K v), v = b / (K' u) (Algorithm 1). ALIGN
+solves it between the tokens of each pair of prompts, and again between the prompts (Eq. 4-8).
+
+Cuturi. Sinkhorn Distances: Lightspeed Computation of Optimal Transport. NeurIPS 2013.
+"""
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class SinkhornResult:
+    """Solved problems: holds the costs and the column scalings, derives the plans when asked.
+
+    Attributes:
+        cost, a, b: the problems: C (..., P, L), and the weights in full, (..., P) and (..., L).
+        reg: the regularisation.
+        distance: <T, C>, shape (...). T is a constant in the backward pass, so the gradient with
+            respect to `cost` is T, and there is no other.
+        iterations: how often each problem updated u, shape (...).
+        marginal_error: L1 error of the marginal that is not exact, shape (...).
+        log_v: logarithms of v for costs less their `_column_means`, one row per problem.
+    """
+
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+    reg: float
+    distance: Tensor
+    iterations: Tensor
+    marginal_error: Tensor
+    log_v: Tensor | None = None
+    _plan: Tensor | None = None
+
+    @property
+    def plan(self) -> Tensor:
+        """T, shape (..., P, L), without gradient; exactly 0 where a weight is 0."""
+        if self._plan is None:
+            problems = _flat(self.cost, self.a, self.b)
+            *_, plan = _solve(*problems, self.reg, tol=0, max_iter=1, log_v=self.log_v, plans=True)
+            self._plan = plan.view(self.cost.shape)
+        return self._plan
+
+    @property
+    def marginals(self) -> tuple[Tensor, Tensor]:
+        """T 1 and T' 1, shapes (..., P) and (..., L)."""
+        return self.plan.sum(-1), self.plan.sum(-2)
+
+
+def sinkhorn(
+    cost: Tensor,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    reg: float = 0.1,
+    tol: float = 1e-4,
+    max_iter: int = 100,
+    validate: bool | None = None,
+) -> SinkhornResult:
+    """Entropic transport plans and distances of a batch of problems (Cuturi 2013, Algorithm 1).
+
+    A problem's result never depends on the others: each has its own count of iterations and its
+    own arithmetic (`_tiers`). That is float32, or float64 if `cost` is; where `reg` is small
+    against the costs, float64 in any case, because there rounding errors grow.
+
+    Costs that lie in memory as (..., L, P), given as their transpose, are read faster.
+
+    Args:
+        cost: C, shape (..., P, L), floating.
+        a, b: weights, (..., P) and (..., L), broadcast over the batch; None is uniform, mass 1.
+            Where a weight is 0, plan and gradient are 0 whatever the cost is, even nan.
+        reg: the regularisation (lambda in ALIGN, 1 / lambda in Cuturi 2013).
+        tol: converged is a problem whose column sums have an L1 error of at most this, its row
+            sums being exact. (POT takes the L2 norm, which is never larger.)
+        max_iter: updates of u at most; a problem that has not converged is left as it is.
+        validate: check the values of a and b. None: on the CPU alone, as the host would have to
+            wait for any other device.
+
+    Raises:
+        ValueError: types, shapes, weights or numbers do not make a transport problem.
+    """
+    a, b = _checked(cost, a, b, reg, tol, max_iter, validate)
+    plans = cost.requires_grad and torch.is_grad_enabled()  # without gradient, only when asked
+    solved = _solve(*_flat(cost, a, b), reg, tol, max_iter, plans=plans)
+    return _result(cost, a, b, reg, *solved)
+
+
+def sinkhorn_released(
+    cost: Tensor,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    reg: float = 0.1,
+    tol: float = 1e-2,
+    max_iter: int = 100,
+    group_dims: int | None = None,
+) -> SinkhornResult:
+    """What the published code of ALIGN and PLOT computes, to compare with; else as `sinkhorn`.
+
+    u and v start at 1, K is taken as it is, and a whole group of problems stops once the mean of
+    |u - previous u| over it is below `tol`. A group with a nan in its plans has K for plans.
+
+    Args:
+        group_dims: how many of the last batch dimensions make a group; None is all of them.
+    """
+    a, b = _checked(cost, a, b, reg, tol, max_iter, None)
+    batch = cost.shape[:-2]
+    group_dims = len(batch) if group_dims is None else group_dims
+    if not 0 <= group_dims <= len(batch):
+        raise ValueError(f"group_dims is {group_dims}, but cost has {len(batch)} batch dimensions")
+    size = batch[len(batch) - group_dims :].numel()
+    problems = _flat(cost, a, b)
+    plan = torch.empty_like(problems[0], dtype=a.dtype)
+    value, error = a.new_empty(len(plan)), a.new_empty(len(plan))
+    iterations = torch.ones(len(plan), dtype=torch.long, device=a.device)
+    step = max(1, size) * max(1, _chunk_size(plan) // max(1, size))
+    with _full_precision(cost.device.type):
+        for start in range(0, len(plan), step):
+            at = slice(start, start + step)
+            C, a_, b_ = (x[at] for x in problems)
+            c, padding = _columns_first(C, a_, b_)
+            steps = _Scalings(torch.exp(c / -reg), a_, b_)
+            T, iterations[at] = _iterate_groups(steps, size, tol, max_iter)
+            if padding is not None:
+                T.masked_fill_(padding, 0)
+            plan[at] = T.transpose(1, 2)
+            error[at] = (T.sum(1) - a_).abs().sum(-1)
+            value[at] = T.mul_(c).sum((1, 2))
+    return _result(cost, a, b, reg, value, iterations, error, None, plan)
+
+
+class _Distance(torch.autograd.Function):
+    """<T, C> with T constant: hands back the value that the solver found, and T as gradient."""
+
+    @staticmethod
+    def forward(ctx, cost, plan, value):
+        ctx.save_for_backward(plan)
+        ctx.dtype = cost.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        (plan,) = ctx.saved_tensors
+        return (grad[..., None, None] * plan).to(ctx.dtype), None, None
+
+
+def _result(cost, a, b, reg, value, iterations, error, log_v, plan):
+    """Gives what was solved the shape of the batch, and the distance its gradient."""
+    value, iterations, error = (x.view(cost.shape[:-2]) for x in (value, iterations, error))
+    if plan is not None:
+        plan = plan.view(cost.shape)
+        value = _Distance.apply(cost, plan, value)
+    return SinkhornResult(cost, a, b, reg, value, iterations, error, log_v, plan)
+
+
+def _solve(C, a, b, reg, tol, max_iter, log_v=None, plans=False):
+    """Solves problems C (n, P, L), a (n, P), b (n, L), from `log_v` (n, L) if given.
+
+    Returns:
+        <T, C>, iterations and L1 error of the columns, each (n); log_v; and T like C, or None.
+    """
+    n = len(C)
+    value, error = a.new_empty(n), a.new_empty(n)
+    iterations = torch.empty(n, dtype=torch.long, device=C.device)
+    plan = torch.zeros_like(C, dtype=a.dtype) if plans else None
+    if log_v is None:  # v = 1, and 0 on padding, which therefore is never seen
+        mass = (b > 0) | (b.sum(-1, keepdim=True) == 0)
+        log_v = torch.where(mass, 0.0, -math.inf).to(_tiers(a)[-1][1])
+    else:
+        log_v = log_v.clone()
+    with _full_precision(C.device.type):
+        for at, c, steps in _pieces(C, a, b, reg):
+            width = c.shape[1]
+            v = steps.start(log_v[at][:, :width])
+            u, v, steps_error, iterations[at] = _iterate(steps, v, tol, max_iter)
+            error[at] = steps_error.to(a.dtype)
+            log_v[at, :width] = steps.log(v)
+            T = steps.plan(u, v)
+            if plans:
+                plan[at, :, :width] = T.transpose(1, 2).to(a.dtype)
+            value[at] = T.mul_(c).sum((1, 2)).to(a.dtype)
+    return value, iterations, error, log_v, plan
+
+
+def _pieces(C, a, b, reg):
+    """Cuts the batch into pieces of one arithmetic each, small enough for one go.
+
+    Yields:
+        the index of a piece's problems; their costs (m, L, P), where L may be less than in C;
+        and the steps of their iteration.
+    """
+    n, P, L = C.shape
+    size = min(n, _chunk_size(C))
+    buffers = a.new_empty(2, size * P * L)  # fresh memory for every chunk takes longer than it
+    tiers = _tiers(a)
+    for chunk, width in _chunks(b, size):
+        a_, b_ = a[chunk], b[chunk][:, :width]
+        c, padding = _columns_first(C[chunk][..., :width], a_, b_, buffers[0])
+        mean = _column_means(c, a_)
+        if padding is not None:
+            torch.where(padding, mean[..., None], c, out=c)
+        far = torch.maximum(c.amax(2) - mean, mean - c.amin(2)).amax(1) / reg
+        tier = sum((far > _safe(dtype)).int() for _, dtype in tiers[:-1])
+        if not tier.any():
+            yield chunk, c, tiers[0][0].of(c, mean, a_, b_, reg, buffers[1])
+            continue
+        index = torch.arange(n, device=C.device)[chunk]
+        for i, (Steps, dtype) in enumerate(tiers):
+            some = tier == i
+            if not some.any():
+                continue
+            problems = [x[some].to(dtype) for x in (c, mean, a_, b_)]
+            yield index[some], problems[0], Steps.of(*problems, reg)
+
+
+def _chunks(b, size):
+    """Yields the index of `size` problems at a time, and how many columns they need.
+
+    Problems are taken in order of length where that differs, so that little padding is computed.
+    """
+    n, L = b.shape
+    if n == 0:
+        return
+    lengths = (torch.arange(1, L + 1, device=b.device) * (b > 0)).amax(1).clamp_min(1)
+    shortest, longest = (int(x) for x in lengths.aminmax())
+    if n <= size or shortest == longest:
+        for start in range(0, n, size):
+            yield slice(start, start + size), longest
+        return
+    for at in lengths.argsort(stable=True).split(size):
+        yield at, int(lengths[at[-1]])
+
+
+def _chunk_size(C):
+    """Problems in a chunk. On the CPU its K stays in the cache over all iterations."""
+    bytes_of_K = 1 << 21 if C.device.type == "cpu" else 1 << 28
+    return max(1, bytes_of_K // (C.shape[1:].numel() * max(4, C.element_size())))
+
+
+def _columns_first(C, a, b, buffer=None):
+    """Costs as (n, L, P) in the computing type, and where there is no mass (or None); 0 there."""
+    n, P, L = C.shape
+    c = a.new_empty(n * L * P) if buffer is None else buffer[: n * L * P]
+    c = c.view(n, L, P).copy_(C.transpose(1, 2))
+    if (a > 0).all() and (b > 0).all():
+        return c, None
+    padding = (b == 0)[..., None] | (a == 0)[:, None]
+    return c.masked_fill_(padding, 0), padding
+
+
+def _column_means(c, a):
+    """Means of the columns under a, (n, L).
+
+    v absorbs any shift of a column. After this one numbers are near 1, and v = 1 is so good a
+    start that the token level takes two or three iterations.
+    """
+    mean = torch.bmm(a[:, None], c.transpose(1, 2))[:, 0] / a.sum(-1, keepdim=True)
+    return mean.nan_to_num_(0, 0, 0)
+
+
+def _tiers(a):
+    """The arithmetics for a problem: the first is taken that is safe for its costs."""
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    tiers = ((_Scalings, torch.float32), (_Scalings, wide), (_LogScalings, wide))
+    return tiers[a.dtype == torch.float64 :]
+
+
+def _safe(dtype):
+    """Bound on |mean - C| / reg below which K, u, v and their products are in range."""
+    return math.log(torch.finfo(dtype).max) / 4
+
+
+def _iterate(steps, v, tol, max_iter):
+    """Updates u and v of each problem until it has converged.
+
+    Returns:
+        u, v, L1 error of the columns and number of updates of u, for each problem.
+    """
+    every = _look_every(v)
+    count = torch.ones(len(v), dtype=torch.long, device=v.device)
+    index, kept = None, None
+    for t in range(1, max_iter + 1):
+        u = steps.u(v)
+        s = steps.columns(u)
+        error = steps.error(v, s)
+        active = error > tol  # false for nan, too: no iteration mends it
+        left = int(active.sum()) if t % every == 0 else len(v)
+        if t == max_iter or left == 0:
+            break
+        v = torch.where(active[:, None], steps.v(s), v)  # the converged stay as they are
+        count += active
+        if 2 * left <= len(v):  # go on with the rest alone
+            kept = _put(kept, index, (u, v, error, count))
+            index = active.nonzero()[:, 0] if index is None else index[active]
+            steps, v, count = steps[active], v[active], count[active]
+    return _put(kept, index, (u, v, error, count))
+
+
+def _put(kept, index, rest):
+    """Writes what the rest of the problems came to into what all of them did."""
+    if kept is None:
+        return rest
+    for whole, part in zip(kept, rest, strict=True):
+        whole[index] = part
+    return kept
+
+
+def _iterate_groups(steps, size, tol, max_iter):
+    """Updates u and v of groups of `size` problems by the released rule; returns T and counts."""
+    n, L, P = steps.K.shape
+    groups = n // size
+    u, v = (steps.a > 0).to(steps.K.dtype), (steps.b > 0).to(steps.K.dtype)
+    rows = u.view(groups, -1).sum(1)
+    active = torch.ones(n, 1, dtype=torch.bool, device=u.device)
+    count = torch.zeros(n, dtype=torch.long, device=u.device)
+    for t in range(1, max_iter + 1):
+        previous, u = u, torch.where(active, steps.u(v), u)
+        v = torch.where(active, steps.v(steps.columns(u)), v)
+        count += active[:, 0]
+        change = (u - previous).abs().view(groups, -1).sum(1) / rows
+        active = ~(change < tol).repeat_interleave(size)[:, None]
+        if t % _look_every(u) == 0 and not active.any():
+            break
+    T = steps.K * u[:, None] * v[..., None]
+    broken = T.view(groups, -1).isnan().any(1).repeat_interleave(size)
+    return torch.where(broken[:, None, None], steps.K, T), count
+
+
+def _look_every(x):
+    """Iterations between two looks of the host, which are free on the CPU alone."""
+    return 1 if x.device.type == "cpu" else 8
+
+
+@dataclass
+class _Scalings:
+    """The steps on u and v. K is (n, L, P): so both products run along P, which is fast."""
+
+    K: Tensor
+    a: Tensor
+    b: Tensor
+
+    @classmethod
+    def of(cls, c, mean, a, b, reg, buffer=None):
+        K = torch.empty_like(c) if buffer is None else buffer[: c.numel()].view(c.shape)
+        return cls(torch.sub(mean[..., None], c, out=K).mul_(1 / reg).exp_(), a, b)
+
+    def __getitem__(self, problems):
+        return type(self)(self.K[problems], self.a[problems], self.b[problems])
+
+    def start(self, log_v):
+        return log_v.exp().to(self.K.dtype)
+
+    def log(self, v):
+        return v.to(_tiers(v)[-1][1]).log()
+
+    def u(self, v):
+        return self.a / torch.bmm(v[:, None], self.K)[:, 0]
+
+    def columns(self, u):
+        """s = K' u; the plan's column sums are v s."""
+        return torch.bmm(u[:, None], self.K.transpose(1, 2))[:, 0]
+
+    def v(self, s):
+        return self.b / s
+
+    def error(self, v, s):
+        return (v * s - self.b).abs().sum(-1)
+
+    def plan(self, u, v):
+        """T as (n, L, P), in the memory of K."""
+        return self.K.mul_(u[:, None]).mul_(v[..., None])
+
+
+class _LogScalings(_Scalings):
+    """The same with the logarithms of K, a, u, v and s in their places: nothing overflows."""
+
+    @classmethod
+    def of(cls, c, mean, a, b, reg):
+        return cls((mean[..., None] - c) / reg, a.log(), b)
+
+    def start(self, log_v):
+        return log_v
+
+    def log(self, v):
+        return v
+
+    def u(self, v):
+        return self.a - torch.logsumexp(self.K + v[..., None], 1)
+
+    def columns(self, u):
+        return torch.logsumexp(self.K + u[:, None], 2)
+
+    def v(self, s):
+        return self.b.log() - s
+
+    def error(self, v, s):
+        return ((v + s).exp() - self.b).abs().sum(-1)
+
+    def plan(self, u, v):
+        return self.K.add_(u[:, None]).add_(v[..., None]).exp_()
+
+
+@contextmanager
+def _full_precision(device_type):
+    """No gradient, no autocast, and no TF32 or bfloat16 inside float32 products."""
+    knobs = [
+        (backend, backend.fp32_precision)
+        for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+        if getattr(backend, "fp32_precision", "ieee") not in ("none", "ieee")
+    ]
+    try:
+        for backend, _ in knobs:
+            backend.fp32_precision = "ieee"
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        for backend, precision in knobs:
+            backend.fp32_precision = precision
+
+
+def _flat(cost, a, b):
+    """The batch dimensions as one, without history."""
+    n = cost.shape[:-2].numel()
+    return [x.detach().reshape(n, *x.shape[-k:]) for x, k in ((cost, 2), (a, 1), (b, 1))]
+
+
+def _checked(cost, a, b, reg, tol, max_iter, validate):
+    """The weights in full, of equal mass, in the type to compute in; or a ValueError."""
+    if not torch.is_tensor(cost) or not cost.is_floating_point():
+        kind = cost.dtype if torch.is_tensor(cost) else type(cost).__name__
+        raise ValueError(f"cost must be a floating-point tensor, not {kind}")
+    if cost.ndim < 2 or 0 in cost.shape[-2:]:
+        raise ValueError(f"cost must be (..., P, L) with P, L >= 1, not {tuple(cost.shape)}")
+    if not 0 < reg < math.inf:
+        raise ValueError(f"reg is {reg}: it must be positive and finite")
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}: it must not be negative")
+    if max_iter < 1:
+        raise ValueError(f"max_iter is {max_iter}: at least 1 is needed")
+    *batch, P, L = cost.shape
+    dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+    validate = cost.device.type == "cpu" if validate is None else validate
+    rounding = 1e-4
+    weights = []
+    for name, w, size in (("a", a, P), ("b", b, L)):
+        if w is None:
+            weights.append(torch.full((size,), 1 / size, dtype=dtype, device=cost.device))
+            continue
+        try:
+            fits = w.shape[-1] == size and [*torch.broadcast_shapes(w.shape[:-1], batch)] == batch
+        except (RuntimeError, IndexError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{name} has shape {tuple(w.shape)}, but costs of shape {tuple(cost.shape)} need "
+                f"it to end in {size} and to broadcast over the rest"
+            )
+        if validate and not (w >= 0).all():
+            raise ValueError(f"{name} has weights that are negative or not a number")
+        if w.is_floating_point():
+            rounding = max(rounding, 2 * torch.finfo(w.dtype).eps)
+        weights.append(w.detach().to(dtype))
+    a, b = weights
+    mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
+    if validate and not torch.isclose(mass, mass_b, rtol=rounding, atol=0).all():
+        raise ValueError("a and b do not sum to the same mass")
+    b = b * (mass / mass_b).nan_to_num(0)  # equal to the last bit, or the error would stay
+    return a.expand(*batch, P), b.expand(*batch, L)
