@@ -139,8 +139,8 @@ class PromptedCLIP(nn.Module):
             if trimmed(given) != trimmed(wanted):  # a single prompt may or may not have its axis
                 raise UserError(
                     f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                    f"{wanted}: make N_CTX, the number of prompts and the backbone those of the "
-                    "trained model"
+                    f"{wanted}: make N_CTX, the number of prompts (of classes with CSC) and the "
+                    "backbone those of the trained model"
                 )
         for name, parameter in own.items():
             parameter.copy_(found[name].reshape(parameter.shape))
