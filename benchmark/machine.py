@@ -26,5 +26,9 @@ def gpus() -> list[str]:
 
 
 def default_jobs(devices: list[str]) -> int:
-    """How many runs at once: one on each GPU, or one for every two cores."""
-    return len(devices) or max(1, cores() // 2)
+    """How many runs at once: one on each GPU, or one on each core, four at most.
+
+    Small runs on the CPU gain more from a core each than from sharing all cores in turn; the
+    limit is for memory.
+    """
+    return len(devices) or min(cores(), 4)

@@ -49,14 +49,17 @@ def per_image(z, h):
 
 
 def hierarchical_ot(spec, image, text, chunk_bytes):
-    """1 - d_jk: transport between prompts, with transport between tokens in its cost (Eq. 4-8)."""
-    C = 1 - prompt_similarity(image.z, text.h)  # Eq. 4
+    """1 - d_jk: transport between prompts, with transport between tokens in its cost (Eq. 4-8).
+
+    With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which rounds less.
+    """
+    S = prompt_similarity(image.z, text.h)  # Eq. 4
     if spec.beta_form == "convex":  # appendix, Eq. 1
-        C = (1 - spec.beta) * C
-    if spec.token_level:
-        d_token = token_distance(spec, image.r, text.s, text.s_mass, chunk_bytes)
-        C = C + spec.beta * d_token  # Eq. 6
-    return 1 - sinkhorn(C, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).distance  # Eq. 7
+        S = spec.beta + (1 - spec.beta) * S
+    if spec.token_level:  # Eq. 6
+        S = S - spec.beta * token_distance(spec, image.r, text.s, text.s_mass, chunk_bytes)
+    T = sinkhorn(1 - S.detach(), reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan  # Eq. 7
+    return (T * S).sum((-2, -1))
 
 
 def token_distance(spec, r, s, s_mass, chunk_bytes):
@@ -95,9 +98,9 @@ def over_chunks(r, s, s_mass, reduce, chunk_bytes):
     for rb in r.split(images):
         columns = []
         for sk, mk in zip(s.split(classes, 1), mass.split(classes), strict=True):
-            cos = rb.flatten(0, 2) @ sk.flatten(0, 2).T
-            cos = cos.view(len(rb), M, P, N, -1, L).permute(0, 4, 1, 3, 2, 5)
-            columns.append(reduce(cos, mk))
+            cos = (sk.flatten(0, 2) @ rb.flatten(0, 2).T).view(N, -1, L, len(rb), M, P)
+            cos = cos.permute(3, 1, 4, 0, 2, 5).contiguous()  # patches last: read fastest
+            columns.append(reduce(cos.transpose(-1, -2), mk))
         rows.append(torch.cat(columns, 1))
     return torch.cat(rows)
 
@@ -109,18 +112,18 @@ def released(spec, image, text, chunk_bytes):
     if spec.token_level:
 
         def similarity(cos, mass):  # one stopping decision per image and class
-            T = sinkhorn_released(1 - cos, b=mass, reg=spec.reg, group_dims=2)
+            T = sinkhorn_released(1 - cos, b=mass, reg=spec.reg, group_dims=2).plan
             return (T * cos).sum((-2, -1))
 
         C = C + over_chunks(image.r, text.s, text.s_mass, similarity, chunk_bytes)
-    T = sinkhorn_released(C, reg=spec.reg, group_dims=2)  # one decision for all images and classes
+    T = sinkhorn_released(C, reg=spec.reg).plan  # one decision for all images and classes
     return (T * sim).sum((-2, -1))
 
 
 def plot(spec, image, text, chunk_bytes):
     """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
-    cos = torch.einsum("bpd,nkd->bkpn", image.r[:, 0], text.h)
-    T = sinkhorn_released(1 - cos, reg=spec.reg, group_dims=2)
+    cos = torch.einsum("bpd,nkd->bknp", image.r[:, 0], text.h).transpose(-1, -2)
+    T = sinkhorn_released(1 - cos, reg=spec.reg).plan
     local = (T * cos).sum((-2, -1))
     if not spec.add_global:
         return local
