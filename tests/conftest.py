@@ -12,6 +12,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def streams():
+    """train.py's logger takes over the streams of the process; give them back."""
+    before = sys.stdout, sys.stderr
+    yield
+    sys.stdout, sys.stderr = before
+
+
 @pytest.fixture(scope="session")
 def tiny_clip():
     """The tiny CLIP of the golden numbers: 4 blocks of width 128, 32x32 images, 16 patches."""

@@ -1,7 +1,5 @@
 """Checkpoints of the public repositories load, and ours have their names and layout."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -39,14 +37,6 @@ CASES = {
     "align_released": "MMP",
     "align_paper_convex05": "ALIGN",
 }
-
-
-@pytest.fixture(autouse=True)
-def streams():
-    """train.py's logger takes over the streams of the process; give them back."""
-    before = sys.stdout, sys.stderr
-    yield
-    sys.stdout, sys.stderr = before
 
 
 def golden(stem):

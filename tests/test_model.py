@@ -65,7 +65,8 @@ def test_align_degenerates_to_the_method(tiny_clip, method):
     assert (logits - same_logits).abs().max() < 2e-5 * logits.abs().max()
     assert set(grads) == set(same_grads)
     for name, grad in grads.items():
-        assert torch.allclose(grad.squeeze(), same_grads[name].squeeze(), rtol=1e-3, atol=1e-6)
+        error = (grad.squeeze() - same_grads[name].squeeze()).norm()
+        assert error <= 5e-6 * grad.norm(), name
 
 
 def test_align_without_prompts_is_zero_shot_clip(tiny_clip):

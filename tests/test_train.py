@@ -1,7 +1,6 @@
 """The command that trains and evaluates: its files, its determinism, its words to mistakes."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -10,14 +9,6 @@ from tiny import arguments, run
 
 import train
 from trainers.base import PromptTrainer
-
-
-@pytest.fixture(autouse=True)
-def streams():
-    """train.py's logger takes over the streams of the process; give them back."""
-    before = sys.stdout, sys.stderr
-    yield
-    sys.stdout, sys.stderr = before
 
 
 def results(folder):

@@ -1,7 +1,6 @@
 """The table of methods, and the words behind learned contexts."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -11,14 +10,6 @@ from benchmark.__main__ import main
 from benchmark.methods import trained_parameters
 from trainers.config import METHODS, prompt_spec
 from trainers.prompting import PromptedCLIP
-
-
-@pytest.fixture(autouse=True)
-def streams():
-    """train.py's logger takes over the streams of the process; give them back."""
-    before = sys.stdout, sys.stderr
-    yield
-    sys.stdout, sys.stderr = before
 
 
 def test_the_table_has_every_method_in_every_format(capsys):
