@@ -116,6 +116,7 @@ def draw(output: Path, image, plans, labels, titles, subject: str) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.colors import TwoSlopeNorm
 
     columns = 1 + max(len(row) for row in labels)
     figure, axes = plt.subplots(
@@ -125,16 +126,18 @@ def draw(output: Path, image, plans, labels, titles, subject: str) -> None:
     for axis in axes.flat:
         axis.axis("off")
     shares = [T / T.sum(0, keepdim=True) * len(T) for T in plans]
-    top = max(float(s.max()) for s in shares)
+    far = max(float((s - 1).abs().max()) for s in shares)
+    scale = TwoSlopeNorm(1, 1 - far, 1 + far)  # white is an even share, red more, blue less
+    grey = image.mean(-1)
     for row, share, names, title in zip(axes, shares, labels, titles, strict=True):
         row[0].imshow(image)
         row[0].set_title(title, fontsize=9)
         side = round(len(share) ** 0.5)
         for axis, name, column in zip(row[1:], names, share.T, strict=False):
-            axis.imshow(image, extent=(0, side, side, 0), alpha=0.45)
+            axis.imshow(grey, extent=(0, side, side, 0), cmap="gray", vmin=0, vmax=1)
             heat = axis.imshow(
-                column.reshape(side, side), extent=(0, side, side, 0), cmap="magma", alpha=0.65,
-                vmin=0, vmax=top, interpolation="bicubic",
+                column.reshape(side, side), extent=(0, side, side, 0), cmap="RdBu_r", alpha=0.7,
+                norm=scale, interpolation="bicubic",
             )  # fmt: skip
             axis.set_title(name, fontsize=9)
     bar = figure.colorbar(heat, ax=axes, shrink=0.8, pad=0.01)

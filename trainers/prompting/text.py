@@ -215,7 +215,7 @@ class TextEncoder(nn.Module):
         """The tokens behind the token-level features of class k and prompt n, to be read."""
         sentence, decoder = self.sentences[n][k], clip.clip._tokenizer.decoder
         return [
-            f"[{sentence.slots[p] + 1}]"
+            f"context {sentence.slots[p] + 1}"
             if p in sentence.slots
             else decoder[sentence.ids[p]].replace("</w>", "")
             for p in self._token_span(self.sentences, n, k)
