@@ -128,8 +128,8 @@ def merge(cfg, values: dict, source: str) -> None:
             parent, node = node, node[part]
         if isinstance(node, float) and str(value).lstrip("+-").isdigit():
             value = float(value)  # `BETA 1` for 1.0
-        if isinstance(node, str) and str(value).startswith("["):
-            parent[last] = None  # a text may become a list of texts, one a prompt
+        if last == "CTX_INIT":  # words, or a list of them, one a prompt
+            parent[last] = None
         try:
             parent.merge_from_list([last, value])
         except (ValueError, AssertionError):
