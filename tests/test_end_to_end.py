@@ -110,6 +110,8 @@ def test_a_step_computes_nothing_twice():
          "--batch", "2"], cwd=ROOT, text=True, capture_output=True,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    ratio = next(line.split()[-1] for line in process.stdout.splitlines() if "ratio" in line)
+    ratio = next(
+        line.split()[-1] for line in process.stdout.splitlines() if line.startswith("ratio")
+    )
     assert 0.5 < float(ratio) <= 1.1
     assert "peak memory" in process.stdout

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            preexec_fn=hear_interrupts,
         )
 
     def base2new(self, *words: str, fake: dict | None = None, code: int = 0, **variables: str):
@@ -83,6 +85,11 @@ class Checkout:
     def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
         """The folder of a run on emoji."""
         return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
+
+
+def hear_interrupts():
+    """A shell's background jobs, and so their tests, are born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
