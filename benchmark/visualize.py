@@ -126,8 +126,8 @@ def draw(output: Path, image, plans, labels, titles, subject: str) -> None:
     for axis in axes.flat:
         axis.axis("off")
     shares = [T / T.sum(0, keepdim=True) * len(T) for T in plans]
-    far = max(float((s - 1).abs().max()) for s in shares)
-    scale = TwoSlopeNorm(1, 1 - far, 1 + far)  # white is an even share, red more, blue less
+    top = max(1.1, *(float(s.max()) for s in shares))
+    scale = TwoSlopeNorm(1, 0, top)  # white is an even share, red more, blue less
     grey = image.mean(-1)
     for row, share, names, title in zip(axes, shares, labels, titles, strict=True):
         row[0].imshow(image)
