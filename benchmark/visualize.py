@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         args.output,
         denormalize(image, trainer.cfg),
         [plan(model, image, k, n - 1) for n in args.prompts],
-        [words(trainer, k, n - 1) for n in args.prompts],
+        [model.text_encoder.words(k, n - 1) for n in args.prompts],
         [f"prompt {n}" for n in args.prompts],
         f"'{name}'",
     )
@@ -91,11 +91,6 @@ def plan(model, image, k: int, n: int):
         T = sinkhorn(cost, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan
     patches = len(model.image_encoder.visual.positional_embedding) - 1
     return T[:patches].cpu()  # the visual prompt's own tokens stand behind the patches
-
-
-def words(trainer, k: int, n: int) -> list[str]:
-    """The text tokens of class k under prompt n as a person reads them."""
-    return trainer.model.text_encoder.words(k, n)
 
 
 def denormalize(image, cfg):

@@ -23,7 +23,6 @@ class PromptedCLIP(nn.Module):
         spec: the method.
         dataset: name of the data set; selects the zero-shot sentence and PLOT's ImageNet rule.
         chunk_bytes: the most memory for the token-level costs of one chunk.
-        recompute: recompute activations in the backward pass to save memory.
 
     Raises:
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
@@ -36,7 +35,6 @@ class PromptedCLIP(nn.Module):
         spec: PromptSpec,
         dataset: str = "",
         chunk_bytes: int = 256 << 20,
-        recompute: bool = False,
     ):
         super().__init__()
         clip_model.requires_grad_(False)
@@ -46,8 +44,8 @@ class PromptedCLIP(nn.Module):
         self.chunk_bytes = chunk_bytes
         local = spec.token_level or spec.score == "plot"
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
-        self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset, recompute)
-        self.image_encoder = ImageEncoder(clip_model.visual, spec, local, recompute)
+        self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset)
+        self.image_encoder = ImageEncoder(clip_model.visual, spec, local)
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         self._cache: tuple[tuple, TextFeatures] | None = None
 

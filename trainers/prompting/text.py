@@ -92,13 +92,12 @@ class TextEncoder(nn.Module):
         classnames: K names; `_` reads as a space.
         spec: the method; `templates`, or `sentence` when N = 0, make the sentences.
         dataset: selects the hand-written sentence when the spec has none.
-        recompute: recompute each block's activations in the backward pass to save memory.
 
     Raises:
         UserError: a class name does not fit, or the prompt depth exceeds the encoder's.
     """
 
-    def __init__(self, clip_model, classnames, spec: PromptSpec, dataset="", recompute=False):
+    def __init__(self, clip_model, classnames, spec: PromptSpec, dataset=""):
         super().__init__()
         self.token_embedding = clip_model.token_embedding
         self.transformer = clip_model.transformer
@@ -106,7 +105,6 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
         self.spec = spec
-        self.recompute = recompute
         layers = len(self.transformer.resblocks)
         if spec.N and spec.text_depth > layers:
             raise UserError(
@@ -240,12 +238,7 @@ class TextEncoder(nn.Module):
                 b = contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :1], deep, shared[:, 1 + b :]], dim=1)
-            if self.recompute and torch.is_grad_enabled():
-                shared, suffix = torch.utils.checkpoint.checkpoint(
-                    self._block, block, shared, suffix, use_reentrant=False
-                )
-            else:
-                shared, suffix = self._block(block, shared, suffix)
+            shared, suffix = self._block(block, shared, suffix)
         return self._features(shared, suffix)
 
     def _embed(self, ctx):

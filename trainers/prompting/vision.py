@@ -29,18 +29,16 @@ class ImageEncoder(nn.Module):
         visual: the `visual` module of a stock CLIP; its modules are used, not copied.
         spec: the method.
         local: whether the token-level features are wanted.
-        recompute: recompute each block's activations in the backward pass to save memory.
 
     Raises:
         UserError: the backbone is a ResNet although the method has visual prompts, or the depth
             exceeds the encoder's.
     """
 
-    def __init__(self, visual, spec: PromptSpec, local: bool, recompute: bool = False):
+    def __init__(self, visual, spec: PromptSpec, local: bool):
         super().__init__()
         self.visual = visual
         self.local = local
-        self.recompute = recompute
         self.is_vit = hasattr(visual, "transformer")
         if not self.is_vit and spec.M:
             raise UserError(
@@ -90,10 +88,7 @@ class ImageEncoder(nn.Module):
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            if self.recompute and torch.is_grad_enabled() and x.requires_grad:
-                x = torch.utils.checkpoint.checkpoint(self._block, block, x, use_reentrant=False)
-            else:
-                x = self._block(block, x)
+            x = self._block(block, x)
         x = x.unflatten(0, (B, M))
         if not self.local:
             return ImageFeatures(self._project(x[:, :, 0]), None)
