@@ -1,34 +1,49 @@
-"""What all data sets share: folders, split files, few-shot sampling, base and new classes."""
+"""What all data sets share: folders, splits, few-shot sampling, base and new classes."""
 
-import json
-import os
 import random
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
 
+from .files import (
+    DatasetError,
+    check_files,
+    class_folders,
+    divide,
+    read_folders,
+    read_split,
+    some,
+    write_split,
+)
 
-class DatasetError(Exception):
-    """Data that cannot be used, told in one sentence: what is wrong, where, and what to do."""
 
-    exit_code = 2
+class Counts(NamedTuple):
+    """Classes and images of a data set as published; None for a part that it does not have."""
+
+    classes: int
+    train: int | None
+    val: int | None
+    test: int
 
 
 class ImageDataset(DatasetBase):
     """A data set of `DATASET.ROOT`, cut to `DATASET.NUM_SHOTS` and `DATASET.SUBSAMPLE_CLASSES`.
 
-    A subclass names its files; one without a split file overrides `read`.
+    A subclass names its files, and finds in `make_split` what there is without a split file.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
     image_dir = "images"  # below dataset_dir; the paths of the split file start here
     split_file = ""  # below dataset_dir
     layout = ""  # what the folder holds, for the error message; the two names when empty
+    expected = None  # the Counts of a public data set
 
     def __init__(self, cfg):
-        self.folder = self.locate(cfg)
-        train, val, test = self.read()
+        train, val, test = self.read(self.locate(cfg))
         check_labels(type(self).__name__, train, val, test)
+        self.note_classes(train)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         train, val, test = subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
@@ -55,9 +70,62 @@ class ImageDataset(DatasetBase):
             )
         return folder
 
-    def read(self):
-        """Three lists of Datum: train, val, test."""
-        return read_split(self.folder / self.split_file, self.folder / self.image_dir)
+    @classmethod
+    def read(cls, folder):
+        """Three lists of Datum: train, val, test.
+
+        From the split file; when that is missing a split is made, told of, and written there.
+        """
+        path, images = folder / cls.split_file, folder / cls.image_dir
+        if path.is_file():
+            return read_split(path, images)
+        parts = cls.own_split(folder)
+        if cls.split_file:
+            write_split(path, images, parts)
+        return parts
+
+    @classmethod
+    def own_split(cls, folder):
+        """What `make_split` finds, with its mistakes told in one sentence.
+
+        Raises:
+            DatasetError: an annotation file or an image is missing, or cannot be understood.
+        """
+        lacks = f"no {cls.split_file} and " if cls.split_file else ""
+        try:
+            parts = cls.make_split(folder)
+        except OSError as error:
+            raise DatasetError(
+                f"{cls.__name__} has {lacks}no '{error.filename}' ({error.strerror})"
+            ) from None
+        except (LookupError, TypeError, ValueError) as error:
+            raise DatasetError(
+                f"{cls.__name__} has {lacks}annotations in '{folder}' that do not have the usual "
+                f"form ({error!r}): fetch them again"
+            ) from None
+        check_files(cls.__name__, parts)
+        return parts
+
+    @classmethod
+    def make_split(cls, folder):
+        """Train, val and test from the data set's own annotations, by its own rule."""
+        raise DatasetError(f"There is no split file '{folder / cls.split_file}'")
+
+    def note_classes(self, train):
+        """Print what is odd about the classes but stops no run."""
+        name = type(self).__name__
+        names = {item.label: item.classname for item in train}
+        twice = [name for name, count in Counter(names.values()).items() if count > 1]
+        if twice:
+            print(
+                f"Note: {name} gives several classes one name, so that no method can tell them "
+                f"apart: {some(twice)}"
+            )
+        if self.expected and self.expected.classes != len(names):
+            print(
+                f"Note: {name} has {len(names)} classes here, but {self.expected.classes} as "
+                "published: accuracies are not comparable with published ones"
+            )
 
     def few_shot(self, train, val, shots, seed):
         """`shots` images of each class of `train`, and at most four of `val`.
@@ -67,42 +135,22 @@ class ImageDataset(DatasetBase):
         if seed >= 0:
             random.seed(seed)
         train = self.generate_fewshot_dataset(train, num_shots=shots)
-        return train, self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+        if val:
+            val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+        return train, val
 
 
-def read_split(path, image_dir):
-    """Read a split file of the public format into three lists of Datum: train, val, test.
+class FolderDataset(ImageDataset):
+    """A data set whose raw form is class folders; its own rule is 50/20/30 by chance."""
 
-    Raises:
-        DatasetError: the file is missing or is not of that format, or an image is missing.
-    """
-    try:
-        split = json.loads(Path(path).read_text(encoding="utf8"))
-        parts = [
-            [Datum(os.path.join(image_dir, name), int(label), 0, classname)
-             for name, label, classname in split[part]]
-            for part in ("train", "val", "test")
-        ]  # fmt: skip
-    except FileNotFoundError:
-        raise DatasetError(f"There is no split file '{path}'") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise DatasetError(
-            f"'{path}' is not a split file (train, val and test, each a list of "
-            f"[path, label, class name]): {error!r}"
-        ) from None
-    check_files(path, parts)
-    return parts
+    class_names = {}  # of folders that are not called like their class
+    left_out = ()  # folders that are no class
 
-
-def check_files(source, parts):
-    """Raise DatasetError when an image is missing. One listing per folder beats many look-ups."""
-    listings = {}
-    for item in (item for part in parts for item in part):
-        folder, name = os.path.split(item.impath)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            raise DatasetError(f"'{source}' names the image '{item.impath}', which is not there")
+    @classmethod
+    def make_split(cls, folder):
+        images = folder / cls.image_dir
+        folders = [name for name in class_folders(images) if name not in cls.left_out]
+        return divide(read_folders(images, {f: cls.class_names.get(f, f) for f in folders}))
 
 
 def check_labels(dataset, train, val, test):
@@ -122,7 +170,7 @@ def check_labels(dataset, train, val, test):
     if not labels:
         raise DatasetError(f"{dataset} has no images")
     for label in range(max(labels) + 1):
-        if not str(names.get(label, "")).strip():
+        if not names.get(label, "").strip():
             raise DatasetError(
                 f"{dataset}: label {label} has no name, or no training image that would give it one"
             )

@@ -54,7 +54,7 @@ def unpack(archive, root):
 
 @DATASET_REGISTRY.register()
 class Emoji(ImageDataset):
-    """The source: Fluent 3D and EmojiOne, 37 CLDR subgroups, split by emoji."""
+    """The source: OpenMoji in colour, 37 CLDR subgroups, split by emoji."""
 
     split_file = "split_emoji.json"
 
@@ -71,16 +71,17 @@ class ShiftedEmoji(Emoji):
     test set, as in CoOp's ImageNetV2.
     """
 
-    def read(self):
-        _, _, test = super().read()
+    @classmethod
+    def read(cls, folder):
+        _, _, test = super().read(folder)
         return test, [], test
 
 
 @DATASET_REGISTRY.register()
-class EmojiOutline(ShiftedEmoji):
-    """OpenMoji in colour."""
+class Emoji3D(ShiftedEmoji):
+    """Fluent 3D."""
 
-    split_file = "split_emoji_outline.json"
+    split_file = "split_emoji_3d.json"
 
 
 @DATASET_REGISTRY.register()
@@ -92,7 +93,7 @@ class EmojiSketch(ShiftedEmoji):
 
 @DATASET_REGISTRY.register()
 class EmojiAnimals(Emoji):
-    """One class per animal. Test: Fluent 3D and EmojiOne; train: OpenMoji in colour, one each."""
+    """One class per animal. Test: OpenMoji in colour, one each; train: Fluent 3D and EmojiOne."""
 
     split_file = "split_emoji_animals.json"
 

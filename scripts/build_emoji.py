@@ -42,7 +42,7 @@ PACKAGES = {
     "openmoji": "17.0.0",
 }
 PRETRAIN_STYLES = ["noto", "twemoji", "fluent_flat", "noto_v1", "fxemoji"]
-DOWNSTREAM_STYLES = ["fluent_3d", "emojione", "openmoji", "openmoji_black"]
+DOWNSTREAM_STYLES = ["openmoji", "openmoji_black", "fluent_3d", "emojione"]
 SIZE = 64
 MIN_CLASS = 16  # emoji per class of the `emoji` data set
 SEED = 1
@@ -269,20 +269,17 @@ def make_splits(emoji, images):
     part_of, names = split_emoji(emoji)
     label = {name: i for i, name in enumerate(names)}
 
-    def entries(styles, part):
+    def entries(style, part):
         return [
             [f"{style}/{item['code']}.webp", label[item["subgroup"]], item["subgroup"]]
-            for style in styles
             for item in emoji
             if part_of.get(item["code"]) == part and item["code"] in images[style]
         ]
 
-    source = ["fluent_3d", "emojione"]
-    splits = {"emoji": {part: entries(source, part) for part in ("train", "val", "test")}}
-    for dataset, style in (("emoji_outline", "openmoji"), ("emoji_sketch", "openmoji_black")):
-        splits[dataset] = {part: entries([style], part) for part in ("train", "val", "test")}
-        # only the test emoji are shipped in these styles: the data sets measure transfer
-        splits[dataset]["train"] = splits[dataset]["val"] = []
+    splits = {"emoji": {part: entries("openmoji", part) for part in ("train", "val", "test")}}
+    # only the test emoji are shipped in these styles: the data sets measure transfer
+    for dataset, style in (("emoji_3d", "fluent_3d"), ("emoji_sketch", "openmoji_black")):
+        splits[dataset] = {"train": [], "val": [], "test": entries(style, "test")}
     for dataset, is_member in (
         ("emoji_animals", lambda item: item["subgroup"].startswith("animal ")),
         ("emoji_food", lambda item: item["group"] == "food-drink"),
@@ -297,8 +294,8 @@ def make_splits(emoji, images):
                 if item["code"] in images[style]
             ]
 
-        splits[dataset] = {"train": one_class_each(["openmoji"]), "val": []}
-        splits[dataset]["test"] = one_class_each(source)
+        splits[dataset] = {"train": one_class_each(["fluent_3d", "emojione"]), "val": []}
+        splits[dataset]["test"] = one_class_each(["openmoji"])
     return splits
 
 

@@ -290,13 +290,12 @@ class Evaluation:
         with zipfile.ZipFile(archive) as file:
             self.splits = json.loads(file.read("split_emoji.json"))
             rows = {part: self.splits[part] for part in ("val", "test")}
-            for style in ("outline", "sketch"):
+            for style in ("3d", "sketch"):
                 rows[style] = json.loads(file.read(f"split_emoji_{style}.json"))["test"]
             self.sets = {part: self._load(file, entries) for part, entries in rows.items()}
-            solid = [row for part in self.splits.values() for row in part if "fluent_3d" in row[0]]
-            self.solid, _ = self._load(file, solid)
-            self.solid_name = torch.tensor([number[Path(row[0]).stem] for row in solid])
-        everything = [row for part in self.splits.values() for row in part]
+            everything = [row for part in self.splits.values() for row in part]
+            self.whole, _ = self._load(file, everything)
+            self.whole_name = torch.tensor([number[Path(row[0]).stem] for row in everything])
         self.classes = [name for _, name in sorted({(row[1], row[2]) for row in everything})]
 
     @staticmethod
@@ -334,8 +333,8 @@ class Evaluation:
                     result[f"{part}/{kind}/{name}"] = 100 * hit.float().mean().item()
         texts, mask = self._texts(model, self.names)
         sentences = texts[torch.arange(len(texts)), mask.sum(1) + 2]
-        states = torch.cat([encode_image(model, chunk)[:, 0] for chunk in self.solid.split(128)])
-        hit = (states @ sentences.T).argmax(1) == self.solid_name
+        states = torch.cat([encode_image(model, chunk)[:, 0] for chunk in self.whole.split(128)])
+        hit = (states @ sentences.T).argmax(1) == self.whole_name
         result["names"] = 100 * hit.float().mean().item()
         return result
 

@@ -22,10 +22,10 @@ from datasets import emoji as datasets_emoji
 from datasets.emoji import ARCHIVE, unpack
 from trainers.prompting import load_clip
 
-NAMES = ["emoji", "emoji_outline", "emoji_sketch", "emoji_animals", "emoji_food"]
+NAMES = ["emoji", "emoji_3d", "emoji_sketch", "emoji_animals", "emoji_food"]
 CLASSES = {
     "Emoji": 37,
-    "EmojiOutline": 37,
+    "Emoji3D": 37,
     "EmojiSketch": 37,
     "EmojiAnimals": 129,
     "EmojiFood": 128,
@@ -90,7 +90,7 @@ def test_an_emoji_is_in_one_part_only(splits):
     sizes = {part: sum(p == part for p, _ in part_of.values()) for part in splits["emoji"]}
     shares = [round(100 * size / len(part_of)) for size in sizes.values()]
     assert np.abs(np.array(shares) - [50, 20, 30]).max() <= 2
-    for name in ("emoji_outline", "emoji_sketch"):  # the test emoji, in another style
+    for name in ("emoji_3d", "emoji_sketch"):  # the test emoji, in another style
         shifted = {Path(path).stem: label for path, label, _ in splits[name]["test"]}
         assert shifted == {c: label for c, (p, label) in part_of.items() if p == "test"}
 
@@ -452,12 +452,13 @@ def test_every_word_of_the_class_names_was_trained(emoji_clip, pretrain, splits)
     assert emoji_clip.token_embedding.weight[tokens].abs().sum(1).gt(0).all()
 
 
-def test_zero_shot_is_far_from_chance(emoji_clip, pretrain, archive, splits):
-    rows = splits["emoji"]["test"][::2]
+@pytest.mark.parametrize(("name", "least"), [("emoji", 30), ("emoji_3d", 45)])
+def test_zero_shot_is_far_from_chance(emoji_clip, pretrain, archive, splits, name, least):
+    rows = splits[name]["test"][::2]
     images, labels = pretrain.Evaluation._load(archive, rows)
     names = dict(sorted((row[1], row[2]) for row in splits["emoji"]["test"]))
     tokens = pretrain.tokenize([f"a photo of a {name}." for name in names.values()])
     with torch.no_grad():
         text = torch.nn.functional.normalize(emoji_clip.encode_text(tokens), dim=-1)
         hits = (emoji_clip.encode_image(images) @ text.T).argmax(1) == labels
-    assert 100 * hits.float().mean() > 40  # chance is 2.7
+    assert 100 * hits.float().mean() > least  # chance is 2.7

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dassl.data import DataManager, DatasetWrapper
+from dassl.data import DataManager, DatasetWrapper, data_manager
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, build_sampler
@@ -130,6 +130,20 @@ def test_seeded_index_fixes_the_augmentation_and_nothing_else(make_cfg):
     assert not torch.equal(first, dataset[SeededIndex(3, seed=12)]["img"])
 
 
+@pytest.mark.parametrize(("gib", "reads"), [(1.0, 12), (0.0, 24), (5 * 10 * 12 * 4 / 2**30, 19)])
+def test_training_images_are_decoded_once_while_there_is_room(make_cfg, monkeypatch, gib, reads):
+    cfg = make_cfg("DATASET.NUM_SHOTS", 4, "DATALOADER.CACHE_GIB", gib, "DATALOADER.NUM_WORKERS", 0)
+    items = DataManager(cfg).dataset.train_x
+    assert {read_image(item.impath).size for item in items} == {(10, 12)}
+    opened = []
+    read = data_manager.read_image
+    monkeypatch.setattr(data_manager, "read_image", lambda p: opened.append(p) or read(p))
+    data = DatasetWrapper(cfg, items, build_transform(cfg, is_train=True), is_train=True)
+    once, again = ([data[SeededIndex(i, seed=7)]["img"] for i in range(12)] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert len(opened) == reads
+
+
 def test_class_sampler():
     data = data_of("train")
     sampler = build_sampler("RandomClassSampler", data_source=data, batch_size=8, n_ins=4)
@@ -196,12 +210,15 @@ def test_unknown_transforms(make_cfg):
 
 def test_images_of_every_mode_become_rgb(tmp_path):
     ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.uint8)
-    grey = Image.fromarray(ramp)
+    colours = Image.fromarray(np.stack([ramp, ramp.T, 255 - ramp], axis=-1))
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
         path = tmp_path / f"{mode}.{'jpg' if mode in ('CMYK', 'YCbCr') else 'png'}"
-        grey.convert("RGB").convert(mode).save(path)
+        written = colours.convert(mode)
+        written.save(path, quality=100, subsampling=0)
         image = read_image(str(path))
         assert (image.mode, image.size) == ("RGB", (8, 8)), mode
+        error = np.asarray(image).astype(int) - np.asarray(written.convert("RGB"))
+        assert abs(error).max() <= 3, mode  # JPEG
     deep = tmp_path / "16.png"
     Image.fromarray(ramp.astype(np.uint16) * 257).save(deep)
     assert np.array_equal(np.asarray(read_image(str(deep)))[..., 0], ramp)

@@ -93,6 +93,7 @@ def _dataloader():
         "NUM_WORKERS": 4,
         "K_TRANSFORMS": 1,  # augmented views of one training image
         "RETURN_IMG0": False,  # also the image without augmentation
+        "CACHE_GIB": 1.0,  # decoded training images that may stay in memory, over all workers
         "TRAIN_X": {**_loader("RandomSampler"), **grouped},
         "TRAIN_U": {"SAME_AS_X": True, **_loader("RandomSampler"), **grouped},
         "TEST": _loader("SequentialSampler"),

@@ -136,6 +136,9 @@ class DatasetWrapper(Dataset):
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
+        self.room = int(cfg.DATALOADER.CACHE_GIB * 2**30 / workers) if is_train else 0
+        self.decoded = {}  # by index; every worker has its own, and its share of the room
         if self.k_tfm > 1 and transform is None:
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
         steps = [
@@ -157,7 +160,7 @@ class DatasetWrapper(Dataset):
 
     def _read(self, idx):
         item = self.data_source[idx]
-        image = read_image(item.impath)
+        image = self._decode(idx)
         output = {
             "label": item.label,
             "domain": item.domain,
@@ -174,6 +177,17 @@ class DatasetWrapper(Dataset):
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
+
+    def _decode(self, idx):
+        """The image, which is kept while there is room: few-shot sets are small, epochs many."""
+        if idx in self.decoded:
+            return self.decoded[idx]
+        image = read_image(self.data_source[idx].impath)
+        size = image.width * image.height * 4  # Pillow pads RGB to four bytes
+        if size <= self.room:
+            self.room -= size
+            self.decoded[idx] = image
+        return image
 
     def _views(self, transform, image):
         views = [transform(image) for _ in range(self.k_tfm)]

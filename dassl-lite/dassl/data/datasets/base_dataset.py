@@ -126,5 +126,6 @@ class DatasetBase:
             drawn += random.choices(items, k=num_shots) if repeat else items
         if short:
             how = "drawn with repetition" if repeat else "all of them are taken"
-            print(f"Fewer than {num_shots} images of {', '.join(short)}: {how}")
+            more = f" and {len(short) - 5} more classes" if len(short) > 5 else ""
+            print(f"Fewer than {num_shots} images of {', '.join(short[:5])}{more}: {how}")
         return drawn

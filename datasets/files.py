@@ -1,0 +1,261 @@
+"""Files as data sets have them: split files, class folders, annotations; and splits made here."""
+
+import contextlib
+import json
+import os
+import random
+from pathlib import Path
+
+from dassl.data.datasets import Datum
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+PARTS = ("train", "val", "test")
+SPLIT_SEED = 1  # of a split made here: the same whatever the seed of the run
+OWN_SPLIT = (
+    f"a split made here by chance (seed {SPLIT_SEED}), not the published one: accuracies are not "
+    "comparable with published ones"
+)
+
+
+class DatasetError(Exception):
+    """Data that cannot be used, told in one sentence: what is wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+# ---- split files
+
+
+def read_split(path, image_dir):
+    """Read a split file of the public format into three lists of Datum: train, val, test.
+
+    Raises:
+        DatasetError: the file is missing or is not of that format, or an image is missing.
+    """
+    try:
+        split = json.loads(Path(path).read_text(encoding="utf8"))
+        parts = [
+            [
+                Datum(f"{image_dir}/{image}", int(label), 0, "" if name is None else str(name))
+                for image, label, name in split[part]
+            ]
+            for part in PARTS
+        ]
+    except OSError as error:
+        raise DatasetError(f"The split file '{path}' cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise DatasetError(
+            f"'{path}' is not a split file (train, val and test, each a list of "
+            f"[path, label, class name]): {error!r}"
+        ) from None
+    if not os.path.isdir(image_dir):
+        raise DatasetError(f"The images of '{path}' belong in '{image_dir}', which is not there")
+    check_files(path, parts)
+    if "note" in split:
+        print(f"Note: '{path}' is {split['note']}")
+    return parts
+
+
+def write_split(path, image_dir, parts):
+    """Write a split that was made here, and say so; without leave to write, a run goes on."""
+    split = {
+        part: [[os.path.relpath(x.impath, image_dir), x.label, x.classname] for x in items]
+        for part, items in zip(PARTS, parts, strict=True)
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(split | {"note": OWN_SPLIT}), encoding="utf8")
+        temporary.replace(path)
+        print(f"Note: '{path}' was missing and is now {OWN_SPLIT}")
+    except OSError as error:
+        print(
+            f"Note: '{path}' is missing and cannot be written ({error.strerror}); this run has "
+            f"{OWN_SPLIT}"
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def check_files(source, parts):
+    """Raise DatasetError when images are missing. One listing per folder beats many look-ups."""
+    listings, missing = {}, []
+    for item in (item for part in parts for item in part):
+        folder, name = os.path.split(item.impath)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            missing.append(item.impath)
+    if missing:
+        raise DatasetError(
+            f"'{source}' names the image '{missing[0]}', which is not there (missing are "
+            f"{len(missing):,} of {sum(map(len, parts)):,})"
+        )
+
+
+# ---- class folders
+
+
+def class_folders(parent):
+    """The names of the visible folders in `parent`, sorted.
+
+    Raises:
+        DatasetError: there is no such folder.
+    """
+    try:
+        with os.scandir(parent) as entries:
+            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except OSError as error:
+        raise DatasetError(
+            f"The class folders belong in '{parent}', which cannot be read: {error.strerror}"
+        ) from None
+
+
+def read_folders(parent, classes, source=None):
+    """The images in class folders as a list of Datum, in the order of the classes and file names.
+
+    Args:
+        parent: where the folders are.
+        classes: folder to class name, in the order of the labels.
+        source: the file that gave the names, if no folder may lack one.
+
+    Raises:
+        DatasetError: a folder is missing, has no name or has no images.
+    """
+    found = class_folders(parent)
+    if missing := sorted(classes.keys() - found):
+        raise DatasetError(
+            f"'{parent}' lacks {len(missing):,} of its {len(classes):,} class folders "
+            f"({some(missing)}): restore them, for without them the other labels would shift"
+        )
+    if source and (unnamed := [folder for folder in found if folder not in classes]):
+        raise DatasetError(
+            f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
+            f"'{parent}' ({some(unnamed)})"
+        )
+    items = []
+    folders = tqdm(classes.items(), str(parent), unit=" folders", mininterval=2, delay=3)
+    for label, (folder, classname) in enumerate(folders):
+        path = os.path.join(parent, folder)
+        names = sorted(filter(is_image, os.listdir(path)))
+        if not names:
+            raise DatasetError(f"The class folder '{path}' has no images: fill or remove it")
+        items += [Datum(f"{path}/{name}", label, 0, classname) for name in names]
+    return items
+
+
+def is_image(name):
+    """Whether a file is visible and, by its suffix, an image."""
+    return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+
+
+def some(names, most=5):
+    """A list for a sentence, cut when it is long."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def read_classnames(path, folders=()):
+    """Folder to class name, from a file with lines of a folder, a space and a name.
+
+    Args:
+        path: the file, as ImageNet's classnames.txt.
+        folders: those that there are, to know folders with spaces in their names.
+
+    Raises:
+        DatasetError: the file is missing, or a line has no name, or a folder has two lines.
+    """
+    try:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"'{path}', which names the classes, cannot be read: {error}") from None
+    spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
+    classes = {}
+    for line in lines:
+        folder = next((f for f in spaced if line.startswith(f"{f} ")), line.split()[0])
+        name = line[len(folder) :].strip()
+        if not name:
+            raise DatasetError(f"'{path}' has no class name behind '{folder}'")
+        if folder in classes:
+            raise DatasetError(f"'{path}' has two lines for '{folder}'")
+        classes[folder] = name
+    return classes
+
+
+# ---- annotations
+
+
+def read_lines(path):
+    """The lines of a text file that are not blank, without the space around them."""
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_table(path, columns):
+    """The lines of a text file as lists of `columns` words, of which the last may have spaces.
+
+    Raises:
+        DatasetError: a line has fewer words.
+    """
+    rows = [line.split(maxsplit=columns - 1) for line in read_lines(path)]
+    for row in rows:
+        if len(row) < columns:
+            raise DatasetError(
+                f"'{path}' has the line '{' '.join(row)}', but every line should have {columns} "
+                "words: fetch it again"
+            )
+    return rows
+
+
+def read_mat(path, key):
+    """A variable of a MATLAB file, as an array with one axis.
+
+    Raises:
+        ValueError: the file is broken or has no such variable.
+    """
+    import numpy as np
+    from scipy.io import loadmat  # slow to import, and hardly ever needed
+
+    with open(path, "rb") as file:
+        try:
+            return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
+        except Exception as error:  # the reader raises nearly every type there is
+            raise ValueError(f"'{path}': {error!r}") from None
+
+
+# ---- splits made here
+
+
+def divide(items):
+    """Divide the images of each class by chance: 50% to train on, 20% for validation, the rest.
+
+    A class with two images has one to test on.
+    """
+    train, val, test = [], [], []
+    for group in shuffled_classes(items):
+        n = len(group)
+        n_train = max(1, round(n * 0.5))
+        n_val = max(0, min(round(n * 0.2), n - n_train - 1))
+        train += group[:n_train]
+        val += group[n_train : n_train + n_val]
+        test += group[n_train + n_val :]
+    return train, val, test
+
+
+def hold_out(items):
+    """Divide the images of each class by chance: 80% to train on, 20% for validation."""
+    train, val = [], []
+    for group in shuffled_classes(items):
+        n_val = round(len(group) * 0.2)
+        val += group[:n_val]
+        train += group[n_val:]
+    return train, val
+
+
+def shuffled_classes(items):
+    """The images of each class by chance, but in the same order at every call."""
+    chance = random.Random(SPLIT_SEED)
+    classes = {}
+    for item in items:
+        classes.setdefault(item.label, []).append(item)
+    return [chance.sample(group, len(group)) for group in classes.values()]

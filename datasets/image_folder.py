@@ -1,0 +1,79 @@
+"""The user's own images: a folder of class folders."""
+
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import ImageDataset
+from .files import (
+    PARTS,
+    SPLIT_SEED,
+    DatasetError,
+    class_folders,
+    divide,
+    hold_out,
+    read_classnames,
+    read_folders,
+    some,
+)
+
+
+@DATASET_REGISTRY.register()
+class ImageFolder(ImageDataset):
+    """DATASET.ROOT with class folders, or with train/, val/ and test/ that have these.
+
+    Without val/, 20% of the images of each class in train/ are held out; without these three, the
+    images of each class are divided 50/20/30. The class names are those of the folders, with
+    spaces for `_`, or those of a classnames.txt (lines of a folder, a space and a name).
+    """
+
+    def locate(self, cfg):
+        root = cfg.DATASET.ROOT
+        folder = Path(root).expanduser().absolute()
+        if not root or not folder.is_dir():
+            raise DatasetError(
+                f"ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{root}' is "
+                "no folder"
+            )
+        return folder
+
+    @classmethod
+    def read(cls, folder):
+        train = folder / "train"
+        if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
+            return cls.read_parts(folder, folders)
+        print(f"Note: '{folder}' is divided by chance (seed {SPLIT_SEED}): of each class 50% of "
+              "the images to train on, 20% for validation, 30% to test on")  # fmt: skip
+        return divide(read_folders(folder, *named(folder, class_folders(folder))))
+
+    @classmethod
+    def read_parts(cls, folder, folders):
+        """Train, val and test from the folders of these names."""
+        if not (folder / "test").is_dir():
+            raise DatasetError(
+                f"'{folder}' has train/ but no test/: add test/ with the same class folders (a "
+                "val/ may be renamed), or put the class folders into it without train/"
+            )
+        parts = {part: folder / part for part in PARTS if (folder / part).is_dir()}
+        for part, path in parts.items():
+            if odd := set(folders) ^ set(class_folders(path)):
+                where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
+                raise DatasetError(
+                    f"train/ and {part}/ of '{folder}' must have the same class folders, but "
+                    f"{some(sorted(where))}"
+                )
+        classes = named(folder, folders)
+        items = {part: read_folders(path, *classes) for part, path in parts.items()}
+        if "val" not in items:
+            items["train"], items["val"] = hold_out(items["train"])
+            print(f"Note: '{folder}' has no val/: 20% of train/ is held out by chance "
+                  f"(seed {SPLIT_SEED})")  # fmt: skip
+        return [items[part] for part in PARTS]
+
+
+def named(root, folders):
+    """Folder to class name in the order of the folders, and the file that gave them or None."""
+    source = root / "classnames.txt"
+    if not source.exists():
+        return {folder: folder.replace("_", " ") for folder in folders}, None
+    return dict(sorted(read_classnames(source, folders).items())), source

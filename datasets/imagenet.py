@@ -1,0 +1,72 @@
+"""ImageNet (ILSVRC 2012), and what its shifted domains share with it."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import Counts, ImageDataset
+from .files import class_folders, read_classnames, read_folders
+
+
+@DATASET_REGISTRY.register()
+class ImageNet(ImageDataset):
+    """The official validation images are both the test and the validation images."""
+
+    dataset_dir = "imagenet"
+    layout = "images/train/, images/val/ and classnames.txt"
+    expected = Counts(1_000, 1_281_167, None, 50_000)
+
+    @classmethod
+    def read(cls, folder):
+        source = folder / "classnames.txt"
+        classes = by_wnid(source)
+        images = folder / cls.image_dir
+        train, val = (read_folders(images / part, classes, source) for part in ("train", "val"))
+        return train, val, val
+
+    def few_shot(self, train, val, shots, seed):
+        """Draws from the training images alone: those for validation are the test images."""
+        train, _ = super().few_shot(train, [], shots, seed)
+        return train, val
+
+
+class ShiftedImageNet(ImageDataset):
+    """Images of ImageNet's classes from another source, to be tested on.
+
+    There is nothing to train on; Dassl reads class names from training images, so `train_x` is
+    the test set, whatever the number of shots.
+    """
+
+    @classmethod
+    def read(cls, folder):
+        source = folder / "classnames.txt"
+        if not source.exists():
+            source = folder.parent / ImageNet.dataset_dir / source.name
+        images = folder / cls.image_dir
+        test = read_folders(images, cls.classes(images, by_wnid(source)), source)
+        return test, [], test
+
+    @classmethod
+    def classes(cls, images, names):
+        """Folder to class name, in the order of the labels.
+
+        Args:
+            images: the folder of the class folders.
+            names: the same for ImageNet.
+        """
+        return names
+
+    def few_shot(self, train, val, shots, seed):
+        return train, val
+
+
+class PartOfImageNet(ShiftedImageNet):
+    """A shifted domain with 200 of the classes, which are those whose folders are there."""
+
+    @classmethod
+    def classes(cls, images, names):
+        here = class_folders(images)
+        return {folder: name for folder, name in names.items() if folder in here}
+
+
+def by_wnid(source):
+    """Folder to class name; sorted folders are the order of ImageNet's labels."""
+    return dict(sorted(read_classnames(source).items()))

@@ -1,0 +1,151 @@
+"""A user's own folder of images."""
+
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import DataError, read_image
+from paths import ROOT
+from PIL import Image
+
+from datasets.base import DatasetError
+
+
+def load(root, shots=-1):
+    """What configs/datasets/image_folder.yaml names, on `root`."""
+    file = ROOT / "configs" / "datasets" / "image_folder.yaml"
+    cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
+    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES="all")
+    return cls(SimpleNamespace(DATASET=node, SEED=1))
+
+
+def fill(parent, **numbers):
+    """Class folders with that many images each."""
+    for folder, number in numbers.items():
+        (parent / folder).mkdir(parents=True)
+        for i in range(number):
+            Image.new("RGB", (4, 4)).save(parent / folder / f"{folder} {i:02}.png")
+
+
+def counts(dataset):
+    return tuple(map(len, (dataset.train_x, dataset.val, dataset.test)))
+
+
+def names(items):
+    return [item.impath.rpartition("/")[2] for item in items]
+
+
+@pytest.mark.parametrize(
+    "number, parts",
+    [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (7, (4, 1, 2)),
+     (10, (5, 2, 3)), (40, (20, 8, 12))],
+)  # fmt: skip
+def test_class_folders_are_divided_by_a_fixed_seed(number, parts, tmp_path, capsys):
+    fill(tmp_path, red_fox=number, bee=40)
+    dataset = load(tmp_path)
+    assert dataset.classnames == ["bee", "red fox"]
+    assert counts(dataset) == tuple(n + m for n, m in zip(parts, (20, 8, 12), strict=True))
+    everything = names(dataset.train_x) + names(dataset.val) + names(dataset.test)
+    assert len(set(everything)) == number + 40
+    assert names(load(tmp_path).train_x) == names(dataset.train_x)
+    assert "divided by chance" in capsys.readouterr().out
+
+
+def test_three_parts_are_taken_as_they_are(tmp_path, capsys):
+    for part, number in (("train", 3), ("val", 2), ("test", 4)):
+        fill(tmp_path / part, bee=number, ant=number)
+    dataset = load(tmp_path, shots=2)
+    assert counts(dataset) == (4, 4, 8)
+    assert dataset.classnames == ["ant", "bee"]
+    assert all("/test/" in item.impath for item in dataset.test)
+    assert "chance" not in capsys.readouterr().out
+
+
+def test_without_val_a_fifth_of_train_is_held_out(tmp_path, capsys):
+    fill(tmp_path / "train", bee=10, ant=5)
+    fill(tmp_path / "test", bee=3, ant=3)
+    dataset = load(tmp_path)
+    assert counts(dataset) == (12, 3, 6)
+    assert not set(names(dataset.train_x)) & set(names(dataset.val))
+    assert "has no val/: 20% of train/" in capsys.readouterr().out
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path, train=4, plane=4)
+    assert load(tmp_path).classnames == ["plane", "train"]
+
+
+def test_names_come_from_a_file(tmp_path):
+    fill(tmp_path, **{"n01": 4, "n02": 4, "my cat": 4})
+    lines = ["n02 crème brûlée", "my cat Herr Müllers Katze", "n01 寿司", ""]
+    (tmp_path / "classnames.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf8")
+    assert load(tmp_path).classnames == ["Herr Müllers Katze", "寿司", "crème brûlée"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("ant Ameise\n", "no name for 1 of the 2 class folders .*bee"),
+        ("ant Ameise\nbee\n", "no class name behind 'bee'"),
+        ("ant Ameise\nbee Biene\ncat Katze", "lacks 1 of its 3 class folders .cat"),
+        ("ant \xff", "cannot be read"),
+    ],
+)
+def test_a_file_of_names_that_does_not_fit_is_told(text, words, tmp_path):
+    fill(tmp_path, ant=2, bee=2)
+    (tmp_path / "classnames.txt").write_text(text, encoding="latin1")
+    with pytest.raises(DatasetError, match=words) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_no_images(tmp_path):
+    fill(tmp_path, ant=4, bee=4)
+    for name in (".hidden.png", "._ant 00.png", "Thumbs.db", "notes.txt"):
+        (tmp_path / "ant" / name).write_text("no image")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "README.md").touch()
+    Image.new("RGB", (4, 4)).save(tmp_path / "bee" / "LOUD.JPEG", "JPEG")
+    dataset = load(tmp_path)
+    assert (dataset.classnames, sum(counts(dataset))) == (["ant", "bee"], 9)
+
+
+def test_one_name_for_two_folders_is_told(tmp_path, capsys):
+    fill(tmp_path, red_fox=4, **{"red fox": 4})
+    assert load(tmp_path).classnames == ["red fox", "red fox"]
+    assert "one name, so that no method can tell them apart: red fox" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
+    def refused(words, root=tmp_path):
+        with pytest.raises(DatasetError, match=words) as caught:
+            load(root)
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2
+
+    refused("'' is no folder", root="")
+    refused("nowhere' is no folder", root=tmp_path / "nowhere")
+    refused("has no images")
+    fill(tmp_path / "train", ant=2, bee=2)
+    refused("has train/ but no test/")
+    fill(tmp_path / "test", ant=1, cat=1)
+    refused("'bee' is only in train/, 'cat' is only in test/")
+    (tmp_path / "test" / "cat").rename(tmp_path / "test" / "bee")
+    (tmp_path / "train" / "dog").mkdir()
+    (tmp_path / "test" / "dog").mkdir()
+    refused("train/dog' has no images")
+
+
+def test_an_empty_image_is_named(tmp_path):
+    fill(tmp_path, ant=4, bee=4)
+    (tmp_path / "ant" / "ant 00.png").write_bytes(b"")
+    dataset = load(tmp_path)
+    (path,) = [
+        item.impath
+        for part in (dataset.train_x, dataset.val, dataset.test)
+        for item in part
+        if item.impath.endswith("ant 00.png")
+    ]
+    with pytest.raises(DataError, match=r"ant 00\.png' \(it is empty\)"):
+        read_image(path)
