@@ -159,7 +159,7 @@ def git_commit() -> str:
         return ""
 
 
-def peak_memory_mb() -> float:
+def peak_memory_mib() -> float:
     """Of the accelerator when there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -185,7 +185,7 @@ def write_results(cfg, trainer, test_seconds: float) -> None:
         "num_params": getattr(trainer, "num_trained", None),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "test_seconds": test_seconds,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mib": peak_memory_mib(),
         "config": yaml.safe_load(cfg.dump()),
         "versions": versions(),
         "git": git_commit(),

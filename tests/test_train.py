@@ -29,7 +29,9 @@ def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
     assert 0 <= record["accuracy"] <= 100 and record["train_seconds"] > 0
     assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
     assert record["versions"]["torch"] == torch.__version__
-    assert "epoch [2/2]" in (out / "log.txt").read_text()
+    assert record["peak_memory_mib"] > 100
+    log = (out / "log.txt").read_text()
+    assert "epoch [2/2]" in log and log.count("nothing will be recomputed") == 1
     assert list((out / "tensorboard").iterdir())
     folder = out / "MultiModalPromptLearner"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]
@@ -105,6 +107,17 @@ def test_whole_numbers_are_accepted_for_decimal_keys(tmp_path):
     assert cfg.TRAINER.ALIGN.BETA == 0.0 and cfg.OPTIM.LR == 1.0
 
 
+def test_a_small_memory_budget_changes_no_result(tmp_path):
+    assert run(tmp_path, "ALIGN", tmp_path / "plenty", 1) == 0
+    assert (
+        run(tmp_path, "ALIGN", tmp_path / "little", 1, extra=["TRAINER.MEMORY_BUDGET", "0.0022"])
+        == 0
+    )
+    assert "blocks will be recomputed" in (tmp_path / "little/log.txt").read_text()
+    plenty, little = (prompts(tmp_path / name, 1) for name in ("plenty", "little"))
+    assert all(torch.allclose(plenty[key], little[key], atol=1e-6) for key in plenty)
+
+
 MISTAKES = {
     "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
     "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
@@ -117,6 +130,7 @@ MISTAKES = {
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
     "precision": (["TRAINER.ALIGN.PREC", "fp8"], "fp16, fp32 or amp"),
+    "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "MEMORY_BUDGET leaves 0.00 GiB: raise it by"),
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from .prompting import PromptedCLIP, PromptSpec, UserError, load_clip
 from .prompting.backbone import clip
+from .prompting.memory import GIB, memory_budget
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
 
@@ -102,6 +103,8 @@ class PromptTrainer(TrainerX):
         self.num_trained = sum(p.numel() for p in trained)
         print(spec)
         print(f"Trained parameters: {self.num_trained:,}")
+        if trained:
+            self.fit_memory()
 
         layout = PublicLayout(self.model, self.saves_submodule)
         if cfg.MODEL.INIT_WEIGHTS and trained:
@@ -121,6 +124,18 @@ class PromptTrainer(TrainerX):
         half = on_cuda and self.precision != "fp32"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         self.first_bad = torch.tensor(-1, device=self.device)
+
+    def fit_memory(self):
+        """Recompute activations where a training step would not fit, and say so."""
+        cfg = self.cfg
+        budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
+        itemsize = 4 if self.precision == "fp32" else 2
+        plan = self.model.fit_memory(budget, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, itemsize)
+        again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
+        print(
+            f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
+            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
+        )
 
     # ------------------------------------------------------------------ train
 

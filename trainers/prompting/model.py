@@ -6,9 +6,12 @@ from torch import nn
 from . import scores
 from .coupling import PromptLearner
 from .errors import UserError
+from .memory import MemoryPlan, choose
 from .spec import PromptSpec
 from .text import TextEncoder, TextFeatures
 from .vision import ImageEncoder
+
+CHUNK_BYTES = 256 << 20
 
 
 class PromptedCLIP(nn.Module):
@@ -34,7 +37,7 @@ class PromptedCLIP(nn.Module):
         classnames,
         spec: PromptSpec,
         dataset: str = "",
-        chunk_bytes: int = 256 << 20,
+        chunk_bytes: int = CHUNK_BYTES,
     ):
         super().__init__()
         clip_model.requires_grad_(False)
@@ -93,6 +96,36 @@ class PromptedCLIP(nn.Module):
             for i in range(0, len(z), step)
         ]
         return torch.cat(parts)
+
+    def fit_memory(self, budget: int, batch: int, itemsize: int = 4) -> MemoryPlan:
+        """Recompute as little as makes a training step fit.
+
+        Args:
+            budget: bytes for what a step keeps for its backward pass (weights come on top); up
+                to a sixteenth of it is for a chunk of token-level costs.
+            batch: images of a step.
+            itemsize: bytes of an activation: 4, or 2 in half precision.
+
+        Raises:
+            UserError: the budget is too small; says what would do.
+        """
+        conditional = self.spec.image_conditional
+        towers = {
+            "text": self.text_encoder.footprint(batch if conditional else 1, itemsize),
+            "image": self.image_encoder.footprint(batch, itemsize),
+        }
+        plans = 0
+        if self.spec.token_level:
+            _, K, L = self.text_encoder.token_index.shape
+            positions = len(self.image_encoder.visual.positional_embedding) - 1
+            positions += self.spec.vision_length if self.spec.M else 0
+            pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K
+            plans = 4 * pairs * positions * L  # float32, kept for the gradient
+        self.chunk_bytes = min(CHUNK_BYTES, budget // 16)
+        plan = choose(towers, plans, budget - self.chunk_bytes)
+        self.text_encoder.recompute = "text" in plan.recompute
+        self.image_encoder.recompute = "image" in plan.recompute
+        return plan
 
     # ------------------------------------------------------------------ public checkpoints
 

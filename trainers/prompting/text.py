@@ -15,6 +15,7 @@ from torch import nn
 from . import blocks
 from .backbone import clip
 from .errors import UserError
+from .memory import Footprint
 from .spec import PromptSpec, clean
 from .templates import zero_shot_template
 
@@ -105,6 +106,7 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
         self.spec = spec
+        self.recompute = False  # the blocks' activations in the backward pass
         layers = len(self.transformer.resblocks)
         if spec.N and spec.text_depth > layers:
             raise UserError(
@@ -219,6 +221,23 @@ class TextEncoder(nn.Module):
             for p in self._token_span(self.sentences, n, k)
         ]
 
+    def footprint(self, passes: int, itemsize: int) -> Footprint:
+        """What a training step keeps for the backward pass.
+
+        Args:
+            passes: how often the text is encoded: once, or once per image.
+        """
+        if not self.spec.N:
+            return Footprint()
+        N, P = self.prefix_ids.shape
+        S, K, T = self.mask.shape[1], len(self.eos), len(self.pack_index)
+        layers = len(self.transformer.resblocks)
+        state = passes * N * self.text_projection.shape[0] * itemsize  # of one position
+        attended = K * (4 * S + 2 * P)  # queries, keys, values and output, padded, with the prefix
+        packed = (blocks.STATES - 4) * T  # all but these
+        block = state * (attended + packed + blocks.STATES * P)
+        return Footprint(stored=layers * block, inputs=layers * state * (T + P), block=block)
+
     # ------------------------------------------------------------------ forward
 
     def forward(self, contexts: list[torch.Tensor] | None = None) -> TextFeatures:
@@ -238,7 +257,7 @@ class TextEncoder(nn.Module):
                 b = contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :1], deep, shared[:, 1 + b :]], dim=1)
-            shared, suffix = self._block(block, shared, suffix)
+            shared, suffix = blocks.run(self._block, self.recompute, block, shared, suffix)
         return self._features(shared, suffix)
 
     def _embed(self, ctx):

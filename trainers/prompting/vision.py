@@ -8,6 +8,7 @@ from torch import nn
 
 from . import blocks
 from .errors import UserError
+from .memory import Footprint
 from .spec import PromptSpec
 
 
@@ -38,7 +39,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, visual, spec: PromptSpec, local: bool):
         super().__init__()
         self.visual = visual
+        self.spec = spec
         self.local = local
+        self.recompute = False  # the blocks' activations in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         if not self.is_vit and spec.M:
             raise UserError(
@@ -88,12 +91,22 @@ class ImageEncoder(nn.Module):
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            x = self._block(block, x)
+            x = blocks.run(self._block, self.recompute and x.requires_grad, block, x)
         x = x.unflatten(0, (B, M))
         if not self.local:
             return ImageFeatures(self._project(x[:, :, 0]), None)
         x = self._project(x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1:])
+
+    def footprint(self, batch: int, itemsize: int) -> Footprint:
+        """What a training step on `batch` images keeps for the backward pass."""
+        if not self.spec.M:  # nothing here has a gradient
+            return Footprint()
+        layers = len(self.visual.transformer.resblocks)
+        length = len(self.visual.positional_embedding) + self.spec.vision_length
+        state = batch * self.spec.M * length * self.width * itemsize
+        block = blocks.STATES * state
+        return Footprint(stored=layers * block, inputs=layers * state, block=block)
 
     @staticmethod
     def _block(block, x):

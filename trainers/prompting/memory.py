@@ -1,0 +1,81 @@
+"""What a training step keeps for its backward pass, and what to recompute so that it fits.
+
+Activations of a frozen tower are kept for the gradient of the prompts alone. A tower whose blocks
+are recomputed keeps the input of each block, and the rest of one block at a time.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from .errors import UserError
+
+GIB = 1 << 30
+
+
+class Footprint(NamedTuple):
+    """Bytes that one tower keeps: all activations, its blocks' inputs, one block's activations."""
+
+    stored: int = 0
+    inputs: int = 0
+    block: int = 0
+
+    @property
+    def recomputed(self) -> int:
+        """What is left of `stored` when the blocks are recomputed."""
+        return self.inputs + self.block
+
+
+class MemoryPlan(NamedTuple):
+    """The towers to recompute, and what a training step then keeps, in bytes."""
+
+    recompute: tuple[str, ...]
+    needed: int
+
+
+def memory_budget(gib: float, device: torch.device) -> int:
+    """Bytes that activations may take.
+
+    Args:
+        gib: as configured; 0 takes what is free on a GPU less a tenth, and a quarter of the
+            machine's memory on the CPU, which other runs want too.
+
+    Raises:
+        UserError: it is negative.
+    """
+    if gib < 0:
+        raise UserError(f"MEMORY_BUDGET is {gib} but is a number of GiB, or 0 for the default")
+    if gib:
+        return int(gib * GIB)
+    if device.type == "cuda":
+        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def choose(towers: Mapping[str, Footprint], other: int, budget: int) -> MemoryPlan:
+    """The least recomputation with which a step fits into the budget.
+
+    Args:
+        towers: what each tower keeps.
+        other: bytes that are kept in any case.
+        budget: bytes.
+
+    Raises:
+        UserError: it does not fit even so; says by how much.
+    """
+    cheapest_first = sorted(towers, key=lambda name: towers[name].stored)
+    choices = [(), *((name,) for name in cheapest_first), tuple(cheapest_first)]
+    for recompute in choices:
+        needed = other + sum(
+            kept.recomputed if name in recompute else kept.stored for name, kept in towers.items()
+        )
+        if needed <= budget:
+            return MemoryPlan(recompute, needed)
+    missing = math.ceil((needed - budget) / GIB * 110) / 100  # and a tenth on top
+    raise UserError(
+        f"A training step keeps at least {needed / GIB:.2f} GiB of activations but MEMORY_BUDGET "
+        f"leaves {budget / GIB:.2f} GiB: raise it by {missing:.2f} or lower the batch size"
+    )
