@@ -5,6 +5,9 @@ features, C costs, T transport plans; a hat (here `token`) marks the token level
 computed in float32 whatever the precision of the encoders.
 """
 
+import os
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 
@@ -28,8 +31,8 @@ def score(spec: PromptSpec, image: ImageFeatures, text: TextFeatures, scale, chu
         Logits (B, K), float32.
     """
     with torch.autocast(image.z.device.type, enabled=False):
-        image = ImageFeatures(*(None if t is None else t.float() for t in image))
-        text = TextFeatures(*(None if t is None else t.float() for t in text))
+        image = image._replace(z=image.z.float())  # the large r and s where they are read
+        text = text._replace(h=text.h.float(), raw=text.raw.float())
         return scale.float() * SCORES[spec.score](spec, image, text, chunk_bytes)
 
 
@@ -65,17 +68,38 @@ def hierarchical_ot(spec, image, text, chunk_bytes):
 def token_distance(spec, r, s, s_mass, chunk_bytes):
     """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), for every image, class and pair of prompts.
 
+    On a GPU by fused kernels, if Triton is there and does them; else in PyTorch.
+
     Args:
         r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
 
     Returns:
         (B, K, M, N).
     """
+    problems = r, s, s_mass, spec.reg, spec.tol, spec.max_iter, chunk_bytes
+    if r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        try:
+            from . import sinkhorn_triton as kernels
 
-    def solve(C, mass):
-        return sinkhorn(C, b=mass, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).distance
+            obstacle = kernels.obstacle(*problems, reference=plain_token_distances)
+        except ImportError as error:
+            obstacle = error
+        if obstacle is None:
+            return kernels.token_distances(*problems)
+        say_once(f"Token-level transport runs in PyTorch, without fused kernels: {obstacle}")
+    return plain_token_distances(*problems)
 
-    return over_chunks(r, s, s_mass, lambda cos, mass: solve(1 - cos, mass), chunk_bytes)
+
+say_once = cache(print)
+
+
+def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes):
+    """`token_distance` in PyTorch, a chunk of problems at a time."""
+
+    def solve(cos, mass):
+        return sinkhorn(1 - cos, b=mass, reg=reg, tol=tol, max_iter=max_iter).distance
+
+    return over_chunks(r, s, s_mass, solve, chunk_bytes)
 
 
 def over_chunks(r, s, s_mass, reduce, chunk_bytes):
@@ -88,6 +112,7 @@ def over_chunks(r, s, s_mass, reduce, chunk_bytes):
     Returns:
         (B, K, M, N).
     """
+    r, s = r.float(), s.float()
     B, M, P, _ = r.shape
     N, K, L, _ = s.shape
     most = max(1, chunk_bytes // (M * N * P * L * r.element_size()))  # pairs of image and class
@@ -122,7 +147,7 @@ def released(spec, image, text, chunk_bytes):
 
 def plot(spec, image, text, chunk_bytes):
     """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
-    cos = torch.einsum("bpd,nkd->bknp", image.r[:, 0], text.h).transpose(-1, -2)
+    cos = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
     T = sinkhorn_released(1 - cos, reg=spec.reg).plan
     local = (T * cos).sum((-2, -1))
     if not spec.add_global:

@@ -128,7 +128,8 @@ def sinkhorn_released(
         for start in range(0, len(plan), step):
             at = slice(start, start + step)
             C, a_, b_ = (x[at] for x in problems)
-            c, padding = _columns_first(C, a_, b_)
+            dense = bool((a_ > 0).all() and (b_ > 0).all())
+            c, padding = _columns_first(C, a_, b_, dense)
             steps = _Scalings(torch.exp(c / -reg), a_[:, None], b_[:, None])
             T, iterations[at] = _iterate_groups(steps, size, tol, max_iter)
             if padding is not None:
@@ -204,17 +205,18 @@ def _pieces(C, a, b, reg):
     size = min(n, _chunk_size(C))
     buffers = a.new_empty(2, size * P * L)  # fresh memory for every chunk takes longer than it
     tiers = _tiers(a)
-    for chunk, width in _chunks(b, size):
+    dense = bool((a > 0).all() and (b > 0).all())
+    for chunk, width in _chunks(b, size, dense):
         a_, b_ = a[chunk], b[chunk][:, :width]
-        c, padding = _columns_first(C[chunk][..., :width], a_, b_, buffers[0])
+        c, padding = _columns_first(C[chunk][..., :width], a_, b_, dense, buffers[0])
         mean = _column_means(c, a_)
         if padding is not None:
             torch.where(padding, mean[..., None], c, out=c)
         far = torch.maximum(c.amax(2) - mean, mean - c.amin(2)).amax(1) / reg
-        tier = sum((far > _safe(dtype)).int() for _, dtype in tiers[:-1])
-        if not tier.any():
+        if not (far > exponent_bound(tiers[0][1])).any():
             yield chunk, c, tiers[0][0].of(c, mean, a_, b_, reg, buffers[1])
             continue
+        tier = sum((far > exponent_bound(dtype)).int() for _, dtype in tiers[:-1])
         index = torch.arange(n, device=C.device)[chunk]
         for i, (Steps, dtype) in enumerate(tiers):
             some = tier == i
@@ -224,7 +226,7 @@ def _pieces(C, a, b, reg):
             yield index[some], problems[0], Steps.of(*problems, reg)
 
 
-def _chunks(b, size):
+def _chunks(b, size, dense):
     """Yields the index of `size` problems at a time, and how many columns they need.
 
     Problems are taken in order of length where that differs, so that little padding is computed.
@@ -232,8 +234,10 @@ def _chunks(b, size):
     n, L = b.shape
     if n == 0:
         return
-    lengths = (torch.arange(1, L + 1, device=b.device) * (b > 0)).amax(1).clamp_min(1)
-    shortest, longest = (int(x) for x in lengths.aminmax())
+    shortest = longest = L
+    if not dense:
+        lengths = (torch.arange(1, L + 1, device=b.device) * (b > 0)).amax(1).clamp_min(1)
+        shortest, longest = (int(x) for x in lengths.aminmax())
     if n <= size or shortest == longest:
         for start in range(0, n, size):
             yield slice(start, start + size), longest
@@ -248,12 +252,12 @@ def _chunk_size(C):
     return max(1, bytes_of_K // (C.shape[1:].numel() * max(4, C.element_size())))
 
 
-def _columns_first(C, a, b, buffer=None):
+def _columns_first(C, a, b, dense, buffer=None):
     """Costs as (n, L, P) in the computing type, and where there is no mass (or None); 0 there."""
     n, P, L = C.shape
     c = a.new_empty(n * L * P) if buffer is None else buffer[: n * L * P]
     c = c.view(n, L, P).copy_(C.transpose(1, 2))
-    if (a > 0).all() and (b > 0).all():
+    if dense:
         return c, None
     padding = (b == 0)[..., None] | (a == 0)[:, None]
     return c.masked_fill_(padding, 0), padding
@@ -276,7 +280,7 @@ def _tiers(a):
     return tiers[a.dtype == torch.float64 :]
 
 
-def _safe(dtype):
+def exponent_bound(dtype):
     """Bound on |mean - C| / reg below which K, u, v and their products are in range."""
     return math.log(torch.finfo(dtype).max) / 4
 
@@ -480,7 +484,7 @@ def _checked(cost, a, b, reg, tol, max_iter, validate):
         weights.append(w.detach().to(dtype))
     a, b = weights
     mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
-    if validate and not torch.isclose(mass, mass_b, rtol=rounding, atol=0).all():
+    if validate and not ((mass - mass_b).abs() <= rounding * mass_b).all():
         raise ValueError("a and b do not sum to the same mass")
     b = b * (mass / mass_b).nan_to_num(0)  # equal to the last bit, or the error would stay
     return a.expand(*batch, P), b.expand(*batch, L)
