@@ -6,12 +6,23 @@ import sys
 
 from .errors import BadInput, Parser, check_name
 
-# A command is a module with a `main(argv)`, imported only when asked for: some need PyTorch.
+# A command is the `main(argv)` of a module, or another function of it behind a colon; a module is
+# imported only when asked for: some need PyTorch.
 COMMANDS = {
-    "base2new": ("launch", "train on base classes, test on base and on new; ends in a table"),
+    "few_shot": ("launch:few_shot", "train with few images of all classes; ends in a table"),
+    "base2new": ("launch:base2new", "train on base classes, test on base and on new"),
+    "cross_dataset": ("launch:cross_dataset", "train on one data set, test on others"),
+    "domain_generalization": (
+        "launch:domain_generalization",
+        "train on one data set, test on its classes in other styles",
+    ),
+    "ablation": ("launch:ablation", "ALIGN base-to-new with each beta, and each M and N"),
+    "download": ("download", "fetch public data sets into the layout that is read"),
+    "check-data": ("check_data", "compare the data below a root with the published counts"),
     "report": ("report", "print the tables again from the folders of an output"),
     "methods": ("methods", "print the methods as points in one space, with their sizes"),
-    "step": ("step", "count the arithmetic of one training step, its time and memory"),
+    "speed": ("speed", "measure time, memory and arithmetic of training and evaluation"),
+    "solver": ("solver", "time the transport solver beside that of POT"),
     "visualize": ("visualize", "draw token-level transport plans over an image"),
     "words": ("words", "list the vocabulary words nearest to the learned textual prompts"),
 }
@@ -22,14 +33,16 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog="python -m benchmark",
         usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
-        epilog="\n".join(f"  {name:12}{what}" for name, (_, what) in COMMANDS.items()),
+        epilog="\n".join(f"  {name:23}{what}" for name, (_, what) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="one of these:")
     command = parser.parse_args(argv[:1]).command
     try:
-        module, _ = COMMANDS[check_name("command", command, COMMANDS)]
-        return importlib.import_module(f"{__package__}.{module}").main(argv[1:]) or 0
+        place, _ = COMMANDS[check_name("command", command, COMMANDS)]
+        module, _, function = place.partition(":")
+        module = importlib.import_module(f"{__package__}.{module}")
+        return getattr(module, function or "main")(argv[1:]) or 0
     except BadInput as error:
         print(f"{parser.prog} {command}: {error}", file=sys.stderr)
         return 2
