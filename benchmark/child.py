@@ -119,10 +119,12 @@ class Child:
 
     def close(self, note: str | None = None) -> None:
         """Add a last line to console.txt, and give the folder's lock back."""
-        with self._writing, contextlib.suppress(OSError):
-            if note:
-                self._console.write(f"{note}\n")
-            self._console.close()
+        with self._writing:
+            with contextlib.suppress(OSError):  # a full disk
+                if note:
+                    self._console.write(f"{note}\n")
+            with contextlib.suppress(OSError):
+                self._console.close()
 
     def interrupt(self) -> None:
         """Ask it to end."""

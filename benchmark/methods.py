@@ -8,12 +8,12 @@ import torch
 from tabulate import tabulate
 
 from trainers.config import METHODS, prompt_spec
-from trainers.prompting import PromptSpec, build_clip
+from trainers.prompting import PromptSpec
 from trainers.prompting.coupling import PromptLearner
 
 from .errors import Parser
+from .geometry import GEOMETRY, untrained_clip
 from .report import TABLE_STYLES
-from .step import ARGUMENTS, GEOMETRY
 
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 CAPTION = (
@@ -26,7 +26,7 @@ CAPTION = (
 def shape_of_clip(backbone: str):
     """A CLIP of that geometry whose weights take no memory."""
     with torch.device("meta"):
-        return build_clip(dict(zip(ARGUMENTS, GEOMETRY[backbone], strict=True)))
+        return untrained_clip(GEOMETRY[backbone])
 
 
 def trained_parameters(spec: PromptSpec, backbone: str = "ViT-B/16", classes: int = 1) -> int:

@@ -49,6 +49,8 @@ class Progress:
     def tick(self, children: list[Child], seconds: float, complete: bool) -> None:
         """Show the latest of each running child; `seconds` are left, or more if not `complete`."""
         eta = f"{'' if complete else 'over '}{clock(seconds)} left"
+        if not complete and not seconds:
+            eta = "time left not known yet"
         news = [f"{child.run} ({clock(child.seconds)}): {child.latest}" for child in children]
         if self.bars:
             self._draw(news, eta)

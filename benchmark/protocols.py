@@ -1,15 +1,13 @@
 """A protocol is a list of runs: which trainings and evaluations make a table."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle, islice, product
 from pathlib import Path
 
-import yaml
-
-from .errors import BadInput, check_name
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
+from .configs import config_keys, config_name, pairs
+from .errors import BadInput
 
 # Methods in the order in which a table shows them; any other comes after these, by name.
 METHODS = ["ZeroshotCLIP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "UPT", "PLOT", "MMP", "ALIGN"]
@@ -17,16 +15,49 @@ METHODS = ["ZeroshotCLIP", "CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "UPT", "PLO
 # These learn nothing: they are tested like the others but leave no prompts to load.
 UNTRAINED = {"ZeroshotCLIP"}
 
-# The column that a base-to-new run fills, and the folder that CoOp's scripts gave it.
-BASE2NEW_FOLDERS = {"base": "train_base", "new": "test_new"}
+# What they reach depends on neither seed nor shots: one run with this seed and these shots stands
+# for all. Base-to-new alone tests them with every seed, to fill its columns like any method.
+UNTRAINED_DRAW = (1, 0)
+
+# The folder of a run below the output, by its protocol and the column that it fills. Both transfer
+# protocols share the training, whose own test fills the column `source`.
+METHOD = "shots_{shots}/{trainer}/{config}"
+FOLDERS = {
+    ("base2new", "base"): f"base2new/train_base/{{dataset}}/{METHOD}/seed{{seed}}",
+    ("base2new", "new"): f"base2new/test_new/{{dataset}}/{METHOD}/seed{{seed}}",
+    ("few_shot", "all"): f"few_shot/{{dataset}}/{METHOD}/seed{{seed}}",
+    ("cross_dataset", "source"): f"transfer/{{source}}/{METHOD}/seed{{seed}}",
+    ("cross_dataset", "target"): f"cross_dataset/{{source}}/{{dataset}}/{METHOD}/seed{{seed}}",
+    ("domain_generalization", "source"): f"transfer/{{source}}/{METHOD}/seed{{seed}}",
+    ("domain_generalization", "target"): (
+        f"domain_generalization/{{source}}/{{dataset}}/{METHOD}/seed{{seed}}"
+    ),
+    ("ablation", "base"): f"ablation/train_base/{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}",
+    ("ablation", "new"): f"ablation/test_new/{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}",
+}
+PROTOCOLS = list(dict.fromkeys(protocol for protocol, _ in FOLDERS))
+TRANSFER = ("cross_dataset", "domain_generalization")
+
+# The targets of the transfer protocols that are tested when none are named, by the source.
+TARGETS = {
+    ("cross_dataset", "imagenet"): (
+        "caltech101 oxford_pets stanford_cars oxford_flowers food101 "
+        "fgvc_aircraft sun397 dtd eurosat ucf101"
+    ),
+    ("cross_dataset", "emoji"): "emoji_animals emoji_food",
+    ("domain_generalization", "imagenet"): "imagenetv2 imagenet_sketch imagenet_a imagenet_r",
+    ("domain_generalization", "emoji"): "emoji_3d emoji_sketch",
+}
 
 
 @dataclass(frozen=True)
 class Run:
     """One call of train.py: a training (which ends in a test), or the evaluation of another's.
 
-    `dataset` and `config` are names of files in configs/; `needs` is the training run whose
-    prompts an evaluation loads; `part` is the column of the table that the accuracy fills.
+    `dataset` (which is tested) and `config` are names of files in configs/; `needs` is the
+    training run whose prompts an evaluation loads; `part` is the column of the table that the
+    accuracy fills. `source` is the data set trained on, for the transfer protocols; `variant` and
+    `opts`, KEY VALUE pairs of this run alone, tell the settings of an ablation apart.
     """
 
     trainer: str
@@ -37,11 +68,25 @@ class Run:
     subsample: str
     part: str
     folder: Path
+    protocol: str = "base2new"
     eval_only: bool = False
     needs: "Run | None" = None
+    source: str = ""
+    variant: str = ""
+    opts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.trainer} on {self.dataset}, seed {self.seed}, {self.part}"
+        words = [f"{self.trainer} on {self.dataset}"]
+        if self.part == "target":
+            words[0] += f" from {self.source}"
+        if self.protocol == "few_shot":
+            words.append("1 shot" if self.shots == 1 else f"{self.shots} shots")
+        if self.variant:
+            words.append(self.variant)
+        words.append(f"seed {self.seed}")
+        if self.part in ("base", "new", "source"):
+            words.append(self.part)
+        return ", ".join(words)
 
 
 def base2new(
@@ -54,72 +99,184 @@ def base2new(
 ) -> list[Run]:
     """Train and test on the base classes, then test on the new ones.
 
-    Seeds come before trainers: the first seed of every method is there early, and with it an
-    idea of how long the rest takes.
+    Seeds come before trainers, here and below: the first seed of every method is there early, and
+    with it an idea of how long the rest takes.
     """
-    trainers = list(trainers)
-    configs = {
-        (dataset, trainer): config_name(trainer, dataset, "base2new", config)
-        for dataset in datasets
-        for trainer in trainers
-    }
     runs = []
-    for seed in seeds:
-        for (dataset, trainer), name in configs.items():
-            what = (trainer, dataset, name, seed, shots)
-            base = Run(*what, "base", "base", base2new_folder(output, "base", *what))
-            new = Run(
-                *what, "new", "new", base2new_folder(output, "new", *what), eval_only=True,
-                needs=None if trainer in UNTRAINED else base,
-            )  # fmt: skip
-            runs += [base, new]
+    for seed, dataset, trainer in product(seeds, datasets, trainers):
+        name = config_name(trainer, dataset, "base2new", shots, config)
+        runs += _base_and_new(output, "base2new", trainer, dataset, name, seed, shots)
     return runs
 
 
-def base2new_folder(
-    output: Path, part: str, trainer: str, dataset: str, config: str, seed: int, shots: int
-) -> Path:
-    """Where such a run writes; the same names as in CoOp's scripts."""
-    method = Path(dataset, f"shots_{shots}", trainer, config, f"seed{seed}")
-    return output / "base2new" / BASE2NEW_FOLDERS[part] / method
+def few_shot(
+    output: Path,
+    datasets: Iterable[str],
+    trainers: Iterable[str],
+    seeds: Iterable[int],
+    shots: Iterable[int],
+    config: str | None = None,
+) -> list[Run]:
+    """Train and test on all classes, with each number of shots."""
+    runs = {}  # a dict in place of a set: it keeps the order
+    for seed, number, dataset, trainer in product(seeds, shots, datasets, trainers):
+        draw = UNTRAINED_DRAW if trainer in UNTRAINED else (seed, number)
+        name = config_name(trainer, dataset, "few_shot", draw[1], config)
+        runs[_run(output, "few_shot", "all", trainer, dataset, name, *draw)] = None
+    return list(runs)
 
 
-def base2new_on_disk(output: Path) -> list[Run]:
-    """The base-to-new runs that have a folder in `output`, whoever started them."""
+def cross_dataset(
+    output: Path,
+    source: str,
+    targets: Iterable[str],
+    trainers: Iterable[str],
+    seeds: Iterable[int],
+    shots: int,
+    config: str | None = None,
+) -> list[Run]:
+    """Train on the source, then test on data sets with other classes."""
+    asked = (source, targets, trainers, seeds, shots, config)
+    return _transfer(output, "cross_dataset", *asked)
+
+
+def domain_generalization(
+    output: Path,
+    source: str,
+    targets: Iterable[str],
+    trainers: Iterable[str],
+    seeds: Iterable[int],
+    shots: int,
+    config: str | None = None,
+) -> list[Run]:
+    """The same trainings as for `cross_dataset`, tested on the source's classes in other styles."""
+    asked = (source, targets, trainers, seeds, shots, config)
+    return _transfer(output, "domain_generalization", *asked)
+
+
+def ablation(
+    output: Path,
+    datasets: Iterable[str],
+    seeds: Iterable[int],
+    shots: int,
+    betas: Iterable[float] = (),
+    prompts: Iterable[tuple[int, int]] = (),
+    config: str | None = None,
+) -> list[Run]:
+    """ALIGN base-to-new with each beta in the convex form of the cost, and with each (M, N)."""
     runs = []
-    for part, name in BASE2NEW_FOLDERS.items():
-        for folder in (output / "base2new" / name).glob("*/shots_*/*/*/seed*"):
-            dataset, shots, trainer, config, seed = folder.parts[-5:]
-            shots, seed = shots.removeprefix("shots_"), seed.removeprefix("seed")
-            if shots.isdecimal() and seed.isdecimal():
-                what = (trainer, dataset, config, int(seed), int(shots))
-                runs.append(Run(*what, part, part, folder, eval_only=part == "new"))
+    for seed, dataset in product(seeds, datasets):
+        name = config_name("ALIGN", dataset, "ablation", shots, config)
+        variants = {f"beta{beta:g}": beta_opts(beta) for beta in betas}
+        variants |= {f"M{M}_N{N}": prompt_opts(M, N, name) for M, N in prompts}
+        for variant, opts in variants.items():
+            what = ("ALIGN", dataset, name, seed, shots)
+            runs += _base_and_new(output, "ablation", *what, variant=variant, opts=opts)
     return runs
 
 
-def check_names(datasets: Iterable[str], trainers: Iterable[str]) -> None:
-    """Raise BadInput unless every data set and every trainer has its config files."""
-    for dataset in datasets:
-        known = (path.stem for path in (CONFIGS / "datasets").glob("*.yaml"))
-        check_name("data set", dataset, known)
-    for trainer in trainers:
-        known = (path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
-        check_name("trainer", trainer, known)
+def beta_opts(beta: float) -> tuple[str, ...]:
+    """The KEY VALUE pairs of ALIGN with this beta, which weighs both levels in the convex form."""
+    return ("TRAINER.ALIGN.BETA_FORM", "convex", "TRAINER.ALIGN.BETA", str(beta))
 
 
-def config_name(trainer: str, dataset: str, protocol: str, asked: str | None) -> str:
-    """The name of the trainer's config file: as asked, or by the data set, or by the protocol."""
-    name = asked or ("emoji" if dataset.startswith("emoji") else protocol)
-    known = (path.stem for path in (CONFIGS / "trainers" / trainer).glob("*.yaml"))
-    return check_name(f"config of {trainer} for {dataset}", name, known)
+def prompt_opts(M: int, N: int, config: str) -> tuple[str, ...]:
+    """The KEY VALUE pairs of ALIGN with M visual and N textual prompts.
+
+    A config file that lists a template for each prompt gets as many as there now are.
+    """
+    opts = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
+    words = config_keys("ALIGN", config).get("TRAINER.ALIGN.CTX_INIT")
+    if isinstance(words, list):
+        opts += ("TRAINER.ALIGN.CTX_INIT", str(list(islice(cycle(words), N))))
+    return opts
 
 
-def dataset_name(dataset: str) -> str | None:
-    """The DATASET.NAME in the data set's config file; None when there is no such file."""
-    path = CONFIGS / "datasets" / f"{dataset}.yaml"
-    if not path.is_file():
-        return None
-    try:
-        return (yaml.safe_load(path.read_text(encoding="utf-8")) or {})["DATASET"]["NAME"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise BadInput(f"{path} does not say DATASET: NAME") from None
+def _run(output, protocol, part, trainer, dataset, config, seed, shots, **more) -> Run:
+    names = {"trainer": trainer, "dataset": dataset, "config": config, "seed": seed, "shots": shots}
+    folder = output / FOLDERS[protocol, part].format(**names, **more)
+    return Run(
+        **names,
+        **more,
+        subsample=part if part in ("base", "new") else "all",
+        part=part,
+        folder=folder,
+        protocol=protocol,
+        eval_only=part in ("new", "target"),
+    )
+
+
+def _base_and_new(output, protocol, *what, **more) -> list[Run]:
+    """Training and test on the base classes, and the test on the new ones."""
+    base = _run(output, protocol, "base", *what, **more)
+    needs = None if base.trainer in UNTRAINED else base
+    return [base, _run(output, protocol, "new", *what, **more, needs=needs)]
+
+
+def _transfer(output, protocol, source, targets, trainers, seeds, shots, config) -> list[Run]:
+    """Training and test on the source, and the tests on the targets with the same config."""
+    runs = {}
+    for seed, trainer in product(seeds, trainers):
+        draw = UNTRAINED_DRAW if trainer in UNTRAINED else (seed, shots)
+        name = config_name(trainer, source, protocol, draw[1], config)
+        what = {"config": name, "seed": draw[0], "shots": draw[1], "source": source}
+        training = _run(output, protocol, "source", trainer, source, **what)
+        needs = None if trainer in UNTRAINED else training
+        runs[training] = None
+        for target in targets:
+            runs[_run(output, protocol, "target", trainer, target, **what, needs=needs)] = None
+    return list(runs)
+
+
+def runs_on_disk(output: Path, protocol: str) -> list[Run]:
+    """The runs of a protocol that have a folder in `output`, whoever started them.
+
+    A training for transfer belongs to the protocol that tests it, or to both when none does yet.
+    """
+    runs = [run for part in _parts(protocol) for run in _found(output, protocol, part)]
+    if "source" not in _parts(protocol):
+        return runs
+    other = next(name for name in TRANSFER if name != protocol)
+    mine = {_training(run) for run in runs if run.part == "target"}
+    others = {_training(run) for run in _found(output, other, "target")} - mine
+    return [run for run in runs if _training(run) not in others]
+
+
+def _parts(protocol: str) -> list[str]:
+    return [part for name, part in FOLDERS if name == protocol]
+
+
+def _training(run: Run) -> tuple:
+    """What tells trainings for transfer apart."""
+    return run.source, run.shots, run.trainer, run.config, run.seed
+
+
+def _found(output: Path, protocol: str, part: str) -> list[Run]:
+    """The runs that have a folder in the place of this part."""
+    place = FOLDERS[protocol, part]
+    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
+    runs = []
+    for folder in sorted(output.glob(re.sub(r"\{\w+\}", "*", place))):
+        names = pattern.fullmatch(folder.relative_to(output).as_posix()).groupdict()
+        if names["shots"].isdecimal() and names["seed"].isdecimal():
+            names |= {"shots": int(names["shots"]), "seed": int(names["seed"])}
+            names.setdefault("dataset", names.get("source"))
+            runs.append(_run(output, protocol, part, **names))
+    return runs
+
+
+def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
+    """Raise BadInput when prompts that are made for some classes would be tested on others.
+
+    In domain generalization these may be the same classes.
+    """
+    others = [run for run in runs if run.needs and run.protocol != "domain_generalization"]
+    for trainer, config in {(run.trainer, run.config) for run in others}:
+        keys = config_keys(trainer, config) | pairs(opts)
+        node = f"TRAINER.{trainer.upper()}"
+        # words start one context for all classes
+        if str(keys.get(f"{node}.CSC")) == "True" and not keys.get(f"{node}.CTX_INIT"):
+            raise BadInput(
+                f"{trainer} with a context for each class (CSC) cannot be tested on other classes "
+                f"than those it was trained on: set {node}.CSC False"
+            )

@@ -5,10 +5,14 @@ import json
 import math
 from dataclasses import dataclass
 
-from .protocols import Run, dataset_name
+from .configs import dataset_name, pairs
+from .protocols import Run
 
 RESULTS = "results.json"
 CONSOLE = "console.txt"
+
+# These keys of the config may differ: they change how a run works, not what it computes.
+INCIDENTAL = ("DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ")
 
 # The engine's own lines in a run's console.txt begin so.
 COMMAND, FAILED = "$ ", "# failed: "
@@ -48,8 +52,11 @@ def read(run: Run) -> dict | None:
     return result
 
 
-def misfit(run: Run, result: dict, opts: tuple[str, ...] = ()) -> str | None:
-    """How `result` differs from what the run asks for, with these KEY VALUE pairs; None if not."""
+def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
+    """How `result` differs from what the run asks for; None if it does not.
+
+    `keys` are further dotted keys that the result's config must hold, with their values.
+    """
     asked = {
         "trainer": run.trainer,
         "seed": run.seed,
@@ -61,9 +68,9 @@ def misfit(run: Run, result: dict, opts: tuple[str, ...] = ()) -> str | None:
             return f"{key} {result.get(key)}, not {value}"
     if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
         return f"dataset {result.get('dataset')}, not {run.dataset}"
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
+    for key, value in ((keys or {}) | pairs(run.opts)).items():
         used = _used(result.get("config"), key)
-        if used is not None and used != _literal(value):
+        if key not in INCIDENTAL and used is not None and used != _literal(value):
             return f"{key} {used}, not {value}"
     return None
 
@@ -103,10 +110,11 @@ def _used(config, key: str):
     return config
 
 
-def _literal(text: str):
-    """The value that yacs makes of a command line's text, as JSON would give it back."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _literal(value):
+    """What yacs makes of a text (of a command line, or in a file), as JSON would give it back."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
     return list(value) if isinstance(value, tuple) else value

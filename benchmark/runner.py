@@ -11,10 +11,11 @@ from statistics import mean
 
 from . import results
 from .child import Child, check_unlocked, last_command, open_console
+from .configs import CONFIGS, ROOT, config_keys, pairs
 from .errors import BadInput
 from .machine import cores
 from .progress import Progress
-from .protocols import CONFIGS, ROOT, Run
+from .protocols import Run
 from .results import COMMAND, FAILED, RESULTS, BadResult, Outcome
 
 TICK = 0.1  # seconds between two looks at the children
@@ -35,10 +36,10 @@ class Settings:
         """Threads for each run: an equal share of the cores, whatever else is running."""
         return max(1, cores() // self.jobs)
 
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """What the results' config must hold, as KEY VALUE pairs."""
-        return self.opts + (("MODEL.BACKBONE.NAME", self.backbone) if self.backbone else ())
+    def asked(self, run: Run) -> dict:
+        """What the config in the run's results must hold, by dotted keys."""
+        flags = {"MODEL.BACKBONE.NAME": self.backbone} if self.backbone else {}
+        return config_keys(run.trainer, run.config) | flags | pairs(run.opts + self.opts)
 
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
@@ -59,7 +60,7 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     if resume:
         words += ["--resume", run.folder]
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
-    return [str(word) for word in (*words, *settings.opts)]
+    return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
 
 class Engine:
@@ -93,7 +94,7 @@ class Engine:
             result = None
         if run.needs in self.todo or result is None:
             self.todo.append(run)
-        elif why := results.misfit(run, result, self.settings.asked):
+        elif why := results.misfit(run, result, self.settings.asked(run)):
             raise BadInput(
                 f"{run.folder} holds the results of another run ({why}): "
                 "choose another --output, or remove that folder"
@@ -183,7 +184,7 @@ class Engine:
                 problem = "it ended without results.json" if result is None else None
             except BadResult as error:
                 problem = str(error)
-        if result is not None and (why := results.misfit(run, result, self.settings.asked)):
+        if result is not None and (why := results.misfit(run, result, self.settings.asked(run))):
             result, problem = None, f"its results are of {why}"
         child.close(f"{FAILED}{problem}" if problem else None)
         if problem:
@@ -235,7 +236,7 @@ class Engine:
 
 def _kind(run: Run) -> tuple:
     """Runs that take about the same time."""
-    return run.trainer, run.dataset, run.shots, run.eval_only
+    return run.trainer, run.dataset, run.shots, run.variant, run.eval_only
 
 
 def _clear(run: Run) -> None:

@@ -3,21 +3,8 @@
 #
 #   bash scripts/base2new.sh [DATASET ...] [options] [KEY VALUE ...]      (default: emoji)
 #
-# Environment: TRAINERS ("ZeroshotCLIP CoOp ALIGN"), SEEDS ("1 2 3"), SHOTS (16), DATA (the folder
-# of the data sets), OUTPUT (output), CONFIG, BACKBONE, JOBS, PYTHON (python).
+# Environment: TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and those in run.sh.
 # Options, and KEY VALUE pairs for train.py: see `--help`. A second call continues the first.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-
-exec "${PYTHON:-python}" -m benchmark base2new \
-    ${TRAINERS:+--trainers "$TRAINERS"} \
-    ${SEEDS:+--seeds "$SEEDS"} \
-    ${SHOTS:+--shots "$SHOTS"} \
-    ${DATA:+--root "$DATA"} \
-    ${OUTPUT:+--output "$OUTPUT"} \
-    ${CONFIG:+--config "$CONFIG"} \
-    ${BACKBONE:+--backbone "$BACKBONE"} \
-    ${JOBS:+--jobs "$JOBS"} \
-    "$@"
+run base2new ${TRAINERS:+--trainers "$TRAINERS"} "$@"

@@ -25,7 +25,7 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
-        for dataset in ("emoji", "emoji_food", "dtd"):
+        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_sketch", "dtd"):
             path = root / "configs" / "datasets" / f"{dataset}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")
@@ -42,10 +42,17 @@ class Checkout:
         kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
         return kept | variables
 
-    def start(self, *words: str, fake: dict | None = None, stderr=subprocess.PIPE, **variables):
-        """`python -m benchmark base2new ...`, not waited for."""
+    def start(
+        self,
+        *words: str,
+        command: str = "base2new",
+        fake: dict | None = None,
+        stderr=subprocess.PIPE,
+        **variables,
+    ):
+        """`python -m benchmark COMMAND ...`, not waited for."""
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmark", "base2new", *words],
+            [sys.executable, "-m", "benchmark", command, *words],
             cwd=self.root,
             env=self.environment(**fake or {}) | variables,
             stdout=subprocess.PIPE,
@@ -54,9 +61,13 @@ class Checkout:
             preexec_fn=hear_interrupts,
         )
 
-    def base2new(self, *words: str, fake: dict | None = None, code: int = 0, **variables: str):
+    def base2new(self, *words: str, code: int = 0, **more):
         """`python -m benchmark base2new ...`: what it printed; it must end with `code`."""
-        process = self.start(*words, fake=fake, **variables)
+        return self.protocol("base2new", *words, code=code, **more)
+
+    def protocol(self, command: str, *words: str, code: int = 0, **more):
+        """`python -m benchmark COMMAND ...`: what it printed; it must end with `code`."""
+        process = self.start(*words, command=command, **more)
         process.stdout, process.stderr = process.communicate(timeout=60)
         assert process.returncode == code, process.stderr
         return process
@@ -81,6 +92,10 @@ class Checkout:
     def runs(self) -> list[str]:
         """The runs that these calls were, as trainer/seed/classes."""
         return [call["run"] for call in self.calls()]
+
+    def folders(self) -> list[str]:
+        """The folders of the calls of train.py until now, below the output."""
+        return [str(Path(call["folder"]).relative_to(self.output)) for call in self.calls()]
 
     def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
         """The folder of a run on emoji."""

@@ -1,6 +1,6 @@
 """Stands in for train.py: the same flags, files and exit codes, but it learns nothing.
 
-The variable FAKE maps `trainer/seed/subsample` to what goes wrong there.
+The variable FAKE maps `trainer/seed/subsample`, or else the data set, to what goes wrong there.
 """
 
 import argparse
@@ -22,13 +22,15 @@ opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
 seed, subsample = int(args.seed), opts["DATASET.SUBSAMPLE_CLASSES"]
 folder = Path(args.output_dir)
 model = folder / "prompt_learner"
-wrong = json.loads(os.environ.get("FAKE", "{}")).get(f"{args.trainer}/{seed}/{subsample}")
+dataset, fake = Path(args.dataset_config_file).stem, json.loads(os.environ.get("FAKE", "{}"))
+wrong = fake.get(f"{args.trainer}/{seed}/{subsample}", fake.get(dataset))
 
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     call = {"run": f"{args.trainer}/{seed}/{subsample}", "pid": os.getpid(), "time": time.time()}
     call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
     call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
-    call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": args.output_dir}
+    call |= {"config": args.config_file, "model_dir": args.model_dir, "opts": opts}
     calls.write(json.dumps(call) + "\n")
 
 if args.eval_only and args.model_dir:
@@ -46,13 +48,16 @@ if wrong == "error":
     sys.exit(1)
 if wrong == "crash":
     raise RuntimeError("Sizes do not match:\n  size mismatch for ctx")
+if wrong == "full":  # a disk that is full before the results are complete
+    (folder / "results.tmp").write_text('{"accuracy": 50.0, "tra')
+    raise OSError(28, "No space left on device")
 if wrong == "slow":
     time.sleep(60)
 if wrong != "silent":
     accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
     result = {
         "trainer": args.trainer,
-        "dataset": Path(args.dataset_config_file).stem.title(),
+        "dataset": dataset.title(),
         "seed": seed,
         "shots": int(opts["DATASET.NUM_SHOTS"]),
         "subsample_classes": subsample,
@@ -61,6 +66,10 @@ if wrong != "silent":
         "num_params": 4096,
         "train_seconds": 0.0 if args.eval_only else 20.0,
         "test_seconds": 1.0,
-        "config": {"OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))}},
+        "peak_memory_mib": 512.0,
+        "config": {
+            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
+            "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
+        },
     }
     (folder / "results.json").write_text(json.dumps(result))

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from benchmark.protocols import PROTOCOLS
+
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 SLOW = {"CoOp/1/base": "slow"}
 
@@ -60,7 +62,7 @@ def test_everything_in_order_then_nothing_again(checkout):
     assert [row.split()[0] for row in rows] == methods
     # ALIGN: base 61 62 63, new 71 72 73, and H of each seed: 65.621, 66.627, 67.632
     numbers = " ".join(rows[2].split()[1:])
-    assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s"
+    assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s 512 MiB"
     assert "18 runs, 18 to do; " in first.stderr and "[18/18]" in first.stderr
     again = checkout.base2new()
     assert len(checkout.calls()) == 18
@@ -79,7 +81,7 @@ def test_one_at_a_time_keeps_the_protocols_order(checkout):
 def test_several_data_sets_end_in_an_average(checkout):
     done = checkout.base2new("emoji", "emoji_food", *ONE)
     assert "Base-to-new on emoji_food" in done.stdout
-    average = done.stdout.partition("average over data sets")[2]
+    average = done.stdout.partition("average over 2 embedded data sets")[2]
     row = next(line for line in average.splitlines() if line.startswith("CoOp"))
     assert row.split()[1:] == ["51.00", "61.00", "55.55", "2", "of", "2"]
 
@@ -123,7 +125,7 @@ def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
 def test_a_method_that_failed_everywhere_has_its_row(checkout):
     done = checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
     row = next(line for line in done.stdout.splitlines() if line.startswith("CoOp "))
-    assert row.split() == ["CoOp", "failed", "not", "run", "-", "-", "-"]
+    assert row.split() == ["CoOp", "failed", "not", "run", "-", "-", "-", "-"]
 
 
 def test_interrupted_then_resumed(checkout):
@@ -194,7 +196,7 @@ def test_results_of_prompts_that_are_gone_are_not_shown(checkout):
     checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
     told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
     row = next(line for line in told.splitlines() if line.startswith("CoOp "))
-    assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-"]
+    assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-", "-"]
 
 
 def test_two_engines_do_not_write_one_folder(checkout):
@@ -300,7 +302,7 @@ def test_missing_requirement(checkout):
     assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
 
 
-@pytest.mark.parametrize("command", ["", "base2new", "report"])
+@pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
 def test_help(checkout, command):
     told = checkout.run(sys.executable, "-m", "benchmark", *command.split(), "--help")
     assert told.returncode == 0 and told.stdout.startswith("usage: python -m benchmark")
