@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from .errors import BadInput, Parser, check_name
@@ -22,6 +23,7 @@ COMMANDS = {
     "report": ("report", "print the tables again from the folders of an output"),
     "methods": ("methods", "print the methods as points in one space, with their sizes"),
     "speed": ("speed", "measure time, memory and arithmetic of training and evaluation"),
+    "loading": ("loading", "measure the training loader beside the step that it feeds"),
     "solver": ("solver", "time the transport solver beside that of POT"),
     "visualize": ("visualize", "draw token-level transport plans over an image"),
     "words": ("words", "list the vocabulary words nearest to the learned textual prompts"),
@@ -42,7 +44,12 @@ def main(argv: list[str]) -> int:
         place, _ = COMMANDS[check_name("command", command, COMMANDS)]
         module, _, function = place.partition(":")
         module = importlib.import_module(f"{__package__}.{module}")
-        return getattr(module, function or "main")(argv[1:]) or 0
+        code = getattr(module, function or "main")(argv[1:]) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except BadInput as error:
         print(f"{parser.prog} {command}: {error}", file=sys.stderr)
         return 2

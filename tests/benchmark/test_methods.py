@@ -1,9 +1,12 @@
 """The table of methods, and the words behind learned contexts."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
+from paths import ROOT
 from tiny import run
 
 from benchmark.__main__ import main
@@ -108,3 +111,11 @@ def test_words_without_something_to_read(tmp_path, capsys):
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "gone.pt" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback():
+    command = f"{sys.executable} -m benchmark methods | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(3):  # `true` may be faster or slower than the table
+        process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert process.stderr == ""
+        assert process.returncode in (0, 1)
