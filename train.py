@@ -1,13 +1,15 @@
 """Train or evaluate one method on one data set; the flags are those of CoOp's train.py."""
 
 import argparse
+import errno
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +24,22 @@ from trainers.config import extend_cfg
 from trainers.prompting import UserError
 from trainers.prompting.errors import nearest
 
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows has neither locks of this kind nor a count of its memory
+    fcntl = resource = None
+
 ROOT = Path(__file__).parent
+
+# What the system refuses, and what a user can do about it.
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EACCES: "change its rights",
+    errno.EPERM: "change its rights",
+    errno.EROFS: "choose another folder",
+}
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -88,7 +105,7 @@ def setup_cfg(args):
 
 def merge_file(cfg, path: str) -> None:
     try:
-        with open(path) as file:
+        with open(path, "rb") as file:  # UTF-8, whatever the locale
             tree = yaml.safe_load(file) or {}
     except OSError:
         near = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
@@ -98,6 +115,8 @@ def merge_file(cfg, path: str) -> None:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
         ) from None
+    if not isinstance(tree, dict):
+        raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
     merge(cfg, dict(leaves(cfg, tree)), f"'{path}'")
 
 
@@ -160,10 +179,16 @@ def git_commit() -> str:
 
 
 def peak_memory_mib() -> float:
-    """Of the accelerator when there is one, else of this process."""
+    """Of the accelerator when there is one, else of this process; 0 where nobody counts it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    if resource is None:
+        return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def results_file(cfg) -> Path:
+    return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
 def write_results(cfg, trainer, test_seconds: float) -> None:
@@ -190,14 +215,63 @@ def write_results(cfg, trainer, test_seconds: float) -> None:
         "versions": versions(),
         "git": git_commit(),
     }
-    path = Path(cfg.OUTPUT_DIR) / "results.json"
+    path = results_file(cfg)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while this one writes there.
+
+    The lock is this process's alone, not that of its data loading workers, and ends with it,
+    however it ends.
+
+    Raises:
+        UserError: another run is writing there, or the system refuses to write or to read.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a")  # noqa: SIM115 (open until the end)
+    except OSError as error:
+        raise UserError(
+            f"The output folder '{folder}' cannot be written ({error.strerror}): "
+            f"{REMEDIES.get(error.errno, 'choose another --output-dir')}"
+        ) from None
+    with lock:
+        try:
+            if fcntl:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # else the file system has no locks
+                raise UserError(
+                    f"The output folder '{folder}' is being written by another run: wait until "
+                    "that has ended, or choose another --output-dir"
+                ) from None
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in REMEDIES:
+                raise
+            refused = UserError(
+                f"'{error.filename or folder}' cannot be written or read ({error.strerror}): "
+                f"{REMEDIES[error.errno]}, and the same command goes on from the last checkpoint"
+            )
+            refused.exit_code = 1
+            raise refused from None
 
 
 def main(args) -> None:
     cfg = setup_cfg(args)
+    with output_folder(Path(cfg.OUTPUT_DIR)):
+        train_or_evaluate(cfg, args)
+
+
+def train_or_evaluate(cfg, args) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -206,14 +280,17 @@ def main(args) -> None:
     print(f"Environment:\n{collect_env_info()}\n")
 
     trainer = build_trainer(cfg)
-    started = time.time()
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-        trainer.test()
+        work = trainer.test
     elif not args.no_train:
-        trainer.train()
+        work = trainer.train
     else:
         return
+    if cfg.OUTPUT_DIR:
+        results_file(cfg).unlink(missing_ok=True)  # an earlier run's: this one may break off
+    started = time.time()
+    work()
     if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
         spent = time.time() - started - getattr(trainer, "train_seconds", 0.0)
         write_results(cfg, trainer, spent)
@@ -221,6 +298,8 @@ def main(args) -> None:
 
 def run(argv=None) -> int:
     """Exit code of the command: a user's mistake is one sentence, without a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(parse_args(argv))
     except KeyboardInterrupt:

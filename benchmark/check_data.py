@@ -81,7 +81,7 @@ def check(name: str, cls: type, root: Path) -> Finding:
                       "are not comparable with published ones")  # fmt: skip
             else:
                 parts = cls.read(folder)
-        check_labels(cls.__name__, *parts)
+            check_labels(cls.__name__, *parts)
     except (DatasetError, OSError) as error:
         finding.problem = str(error)
         return finding

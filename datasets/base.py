@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class ImageDataset(DatasetBase):
     def __init__(self, cfg):
         train, val, test = self.read(self.locate(cfg))
         check_labels(type(self).__name__, train, val, test)
-        self.note_classes(train)
+        self.note_classes(train, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         train, val, test = subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
@@ -111,7 +112,7 @@ class ImageDataset(DatasetBase):
         """Train, val and test from the data set's own annotations, by its own rule."""
         raise DatasetError(f"There is no split file '{folder / cls.split_file}'")
 
-    def note_classes(self, train):
+    def note_classes(self, train, test):
         """Print what is odd about the classes but stops no run."""
         name = type(self).__name__
         names = {item.label: item.classname for item in train}
@@ -121,6 +122,9 @@ class ImageDataset(DatasetBase):
                 f"Note: {name} gives several classes one name, so that no method can tell them "
                 f"apart: {some(twice)}"
             )
+        tested = {item.label for item in test}
+        if test and (left := [name for label, name in names.items() if label not in tested]):
+            print(f"Note: {name} has no images of these classes to test on: {some(left)}")
         if self.expected and self.expected.classes != len(names):
             print(
                 f"Note: {name} has {len(names)} classes here, but {self.expected.classes} as "
@@ -156,26 +160,46 @@ class FolderDataset(ImageDataset):
 def check_labels(dataset, train, val, test):
     """Every label up to the highest has one name, which training images carry.
 
+    Other names of images that are not trained on are told of, but stop no run: nobody reads them.
+
     Raises:
         DatasetError: a label has no name or two.
     """
-    names = {}
+    first = {}  # label to an image of it
     for item in train:
-        if names.setdefault(item.label, item.classname) != item.classname:
+        seen = first.setdefault(item.label, item)
+        if item.classname != seen.classname:
             raise DatasetError(
-                f"{dataset}: label {item.label} is called both '{names[item.label]}' and "
-                f"'{item.classname}'"
+                f"{dataset}: label {item.label} is called both '{seen.classname}' and "
+                f"'{item.classname}' (of '{seen.impath}' and '{item.impath}'): give it one name"
             )
-    labels = {item.label for part in (train, val, test) for item in part}
-    if not labels:
-        raise DatasetError(f"{dataset} has no images")
-    for label in range(max(labels) + 1):
-        if not names.get(label, "").strip():
-            raise DatasetError(
-                f"{dataset}: label {label} has no name, or no training image that would give it one"
-            )
-    if min(labels) < 0:
-        raise DatasetError(f"{dataset}: labels start at 0, but there is a label {min(labels)}")
+    trained = set(first)
+    other = []
+    for item in chain(val, test):
+        name = first.setdefault(item.label, item).classname
+        if item.classname not in ("", name):
+            other.append(item)
+    if other:
+        print(
+            f"Note: {dataset} gives {len(other):,} images for validation or testing another name "
+            f"than training images with their label, the first being '{other[0].impath}', a "
+            f"'{other[0].classname}' and not '{first[other[0].label].classname}': are the labels "
+            "right?"
+        )
+    if not first:
+        raise DatasetError(f"{dataset} has no images: check DATASET.ROOT")
+    if min(first) < 0:
+        raise DatasetError(f"{dataset}: labels start at 0, but there is a label {min(first)}")
+    for label in range(max(first) + 1):
+        if label not in first:
+            why = f"nor any image, though there is a label {max(first)}: leave no gap"
+        elif label not in trained:
+            why = f"for only '{first[label].impath}' and the like have it: train on some, too"
+        elif not first[label].classname.strip():
+            why = f"see '{first[label].impath}': give it one"
+        else:
+            continue
+        raise DatasetError(f"{dataset}: label {label} has no name, {why}")
 
 
 def subsample_classes(*sources, subset="all"):

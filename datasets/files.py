@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+from operator import index
 from pathlib import Path
 
 from dassl.data.datasets import Datum
@@ -34,17 +35,17 @@ def read_split(path, image_dir):
         DatasetError: the file is missing or is not of that format, or an image is missing.
     """
     try:
-        split = json.loads(Path(path).read_text(encoding="utf8"))
+        split = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         parts = [
             [
-                Datum(f"{image_dir}/{image}", int(label), 0, "" if name is None else str(name))
+                Datum(f"{image_dir}/" + image, index(label), 0, "" if name is None else str(name))
                 for image, label, name in split[part]
             ]
             for part in PARTS
         ]
     except OSError as error:
         raise DatasetError(f"The split file '{path}' cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DatasetError(
             f"'{path}' is not a split file (train, val and test, each a list of "
             f"[path, label, class name]): {error!r}"
@@ -90,7 +91,8 @@ def check_files(source, parts):
     if missing:
         raise DatasetError(
             f"'{source}' names the image '{missing[0]}', which is not there (missing are "
-            f"{len(missing):,} of {sum(map(len, parts)):,})"
+            f"{len(missing):,} of {sum(map(len, parts)):,}): restore them, or take the list that "
+            "belongs to these images"
         )
 
 
@@ -140,7 +142,8 @@ def read_folders(parent, classes, source=None):
         path = os.path.join(parent, folder)
         names = sorted(filter(is_image, os.listdir(path)))
         if not names:
-            raise DatasetError(f"The class folder '{path}' has no images: fill or remove it")
+            remedy = "fill it" if source else "fill or remove it"
+            raise DatasetError(f"The class folder '{path}' has no images: {remedy}")
         items += [Datum(f"{path}/{name}", label, 0, classname) for name in names]
     return items
 
@@ -172,7 +175,8 @@ def read_classnames(path, folders=()):
     spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
     classes = {}
     for line in lines:
-        folder = next((f for f in spaced if line.startswith(f"{f} ")), line.split()[0])
+        first = line.split()[0]
+        folder = next((f for f in spaced if line.startswith((f"{f} ", f"{f}\t"))), first)
         name = line[len(folder) :].strip()
         if not name:
             raise DatasetError(f"'{path}' has no class name behind '{folder}'")

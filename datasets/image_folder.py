@@ -42,9 +42,21 @@ class ImageFolder(ImageDataset):
         train = folder / "train"
         if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)
+        folders = class_folders(folder)
+        if not folders:
+            raise DatasetError(
+                f"'{folder}' has no class folders: put the images of each class into a folder of "
+                "its own"
+            )
+        train, val, test = divide(read_folders(folder, *named(folder, folders)))
+        if not test:
+            raise DatasetError(
+                f"Each class folder of '{folder}' has a single image, and so none to test on: add "
+                "more"
+            )
         print(f"Note: '{folder}' is divided by chance (seed {SPLIT_SEED}): of each class 50% of "
               "the images to train on, 20% for validation, 30% to test on")  # fmt: skip
-        return divide(read_folders(folder, *named(folder, class_folders(folder))))
+        return train, val, test
 
     @classmethod
     def read_parts(cls, folder, folders):

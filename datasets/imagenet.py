@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import Counts, ImageDataset
-from .files import class_folders, read_classnames, read_folders
+from .files import class_folders, read_classnames, read_folders, some
 
 
 @DATASET_REGISTRY.register()
@@ -61,9 +61,18 @@ class ShiftedImageNet(ImageDataset):
 class PartOfImageNet(ShiftedImageNet):
     """A shifted domain with 200 of the classes, which are those whose folders are there."""
 
+    labels = frozenset()  # of the 200 classes among ImageNet's
+
     @classmethod
     def classes(cls, images, names):
         here = class_folders(images)
+        if len(names) == ImageNet.expected.classes:  # else the labels are not ImageNet's
+            lacking = [x for label, x in enumerate(names) if label in cls.labels and x not in here]
+            if lacking:
+                print(
+                    f"Note: '{images}' lacks {len(lacking):,} of its {len(cls.labels):,} class "
+                    f"folders ({some(lacking)}): only the other classes are told apart"
+                )
         return {folder: name for folder, name in names.items() if folder in here}
 
 

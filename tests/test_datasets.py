@@ -103,9 +103,10 @@ ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
     "split, words",
     [
         (broken([["a/1.jpg", 0, "ant"]]), "needs two"),
-        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 2, "bee"]]), "label 1 has no name"),
-        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, ""]]), "label 1 has no name"),
-        (broken(ROWS, test=[["c/1.jpg", 2, "cat"]]), "label 2 has no name"),
+        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 2, "bee"]]), "label 1 has no name, nor any"),
+        (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, " "]]), r"label 1 has no .*b/1\.jpg'"),
+        (broken([*ROWS, ["b/2.jpg", 1, None]]), r"both 'bee' and '' .*b/2\.jpg'"),
+        (broken(ROWS, test=[["c/1.jpg", 2, "cat"]]), r"label 2 has no name, .*'.*c/1\.jpg'"),
         (broken([*ROWS, ["b/2.jpg", 1, "wasp"]]), "both 'bee' and 'wasp'"),
         (broken([*ROWS, ["b/2.jpg", -1, "wasp"]]), "labels start at 0"),
         (broken([]), "has no images"),
@@ -129,11 +130,37 @@ def test_a_missing_folder_says_where_and_what(tmp_path):
 
 def test_a_missing_image_is_named(tmp_path):
     write(tmp_path, broken(ROWS), missing=["b/1.jpg"])
-    with pytest.raises(DatasetError, match=r"b/1\.jpg"):
+    with pytest.raises(DatasetError, match=r"b/1\.jpg.*missing are 2 of 4\): restore them"):
         Small(config(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"train": []}', '{"train": [[1]], "val": []}'])
+def test_a_split_file_may_start_with_a_mark(tmp_path):
+    write(tmp_path, broken(ROWS))
+    file = tmp_path / "small" / "split.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert Small(config(tmp_path)).classnames == ["ant", "bee"]
+
+
+def test_other_names_than_those_trained_on_are_told(tmp_path, capsys):
+    swapped = [["b/1.jpg", 0, "bee"], ["a/1.jpg", 1, "ant"], ["a/2.jpg", 0, ""]]
+    write(tmp_path, broken(ROWS, val=swapped))
+    assert Small(config(tmp_path)).classnames == ["ant", "bee"]
+    said = capsys.readouterr().out
+    assert "gives 2 images" in said and "b/1.jpg', a 'bee' and not 'ant': are the labels" in said
+
+
+def test_classes_that_are_never_tested_are_told(tmp_path, capsys):
+    write(tmp_path, broken(ROWS, test=ROWS[:1]))
+    Small(config(tmp_path))
+    assert "no images of these classes to test on: bee\n" in capsys.readouterr().out
+
+
+ROW = '{"train": [[%s]], "val": [], "test": []}'
+NO_SPLITS = ["{", "[]", "[" * 100_000, '{"train": []}', ROW % "1"]
+NO_SPLITS += [ROW % row for row in ('"a", 0', '"a", "0", "b"', '"a", 0.5, "b"', 'null, 0, "b"')]
+
+
+@pytest.mark.parametrize("text", NO_SPLITS)
 def test_a_file_that_is_no_split_is_named(tmp_path, text):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "split.json").write_text(text)

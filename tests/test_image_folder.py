@@ -79,8 +79,10 @@ def test_a_class_may_be_called_train(tmp_path):
 def test_names_come_from_a_file(tmp_path):
     fill(tmp_path, **{"n01": 4, "n02": 4, "my cat": 4})
     lines = ["n02 crème brûlée", "my cat Herr Müllers Katze", "n01 寿司", ""]
-    (tmp_path / "classnames.txt").write_text("\ufeff" + "\n".join(lines), encoding="utf8")
-    assert load(tmp_path).classnames == ["Herr Müllers Katze", "寿司", "crème brûlée"]
+    for space in " \t":
+        text = "\n".join(lines).replace(" Herr", f"{space}Herr").replace("n01 ", f"n01{space}")
+        (tmp_path / "classnames.txt").write_text("\ufeff" + text, encoding="utf8")
+        assert load(tmp_path).classnames == ["Herr Müllers Katze", "寿司", "crème brûlée"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,10 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
 
     refused("'' is no folder", root="")
     refused("nowhere' is no folder", root=tmp_path / "nowhere")
-    refused("has no images")
+    refused(f"'{tmp_path}' has no class folders")
+    for name in "ab":
+        fill(tmp_path / "single", **{name: 1})
+    refused("single' has a single image, and so none to test on", root=tmp_path / "single")
     fill(tmp_path / "train", ant=2, bee=2)
     refused("has train/ but no test/")
     fill(tmp_path / "test", ant=1, cat=1)

@@ -407,6 +407,29 @@ def test_a_missing_class_folder_is_named(builder, folder, tmp_path):
         load(builder.__name__, tmp_path)
 
 
+@pytest.mark.parametrize("builder", [imagenet_a, imagenet_r])
+def test_a_missing_class_folder_of_the_200_is_named(builder, tmp_path, capsys):
+    builder(tmp_path)
+    (file,) = tmp_path.glob("*/classnames.txt")
+    wnids = [f"n{i:08}" for i in range(1000)]
+    classnames(file.parent, {wnid: f"animal {wnid}" for wnid in wnids})
+    cls = DATASET_REGISTRY.get(NAMES[builder.__name__])
+    assert len(cls.labels) == 200 and max(cls.labels) < 1000
+    images = file.parent / cls.image_dir
+    for label in cls.labels:
+        jpegs(images / wnids[label], "1.jpg")
+    for wnid in set(WNIDS) - {wnids[label] for label in cls.labels}:
+        if (images / wnid).exists():
+            remove(images / wnid)
+    assert load(builder.__name__, tmp_path).num_classes == 200
+    assert "Note" not in capsys.readouterr().out
+    remove(images / wnids[max(cls.labels)])
+    assert load(builder.__name__, tmp_path).num_classes == 199
+    said = capsys.readouterr().out
+    assert f"'{images}' lacks 1 of its 200 class folders (n00000988)" in said
+    assert "199 classes here, but 200 as published" in said
+
+
 def test_a_class_folder_without_a_name_is_named(tmp_path):
     imagenet_r(tmp_path)
     folder = tmp_path / "imagenet-rendition"
@@ -520,15 +543,24 @@ def test_a_name_that_is_null_is_none(tmp_path):
     rows = [["banded/banded 0.jpg", 0, "banded"], ["polka-dotted/polka-dotted 0.jpg", 1, None]]
     file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
     file.write_text(json.dumps(dict.fromkeys(PARTS, rows)))
-    with pytest.raises(DatasetError, match="label 1 has no name"):
+    with pytest.raises(DatasetError, match=r"label 1 has no name, .*polka-dotted 0\.jpg"):
         load("dtd", tmp_path)
 
 
 def test_a_class_folder_without_images_is_named(tmp_path):
     dtd(tmp_path)
     lines(tmp_path / "dtd" / "images" / "woven" / "notes.txt", "no image")
-    with pytest.raises(DatasetError, match="woven' has no images"):
+    with pytest.raises(DatasetError, match="woven' has no images: fill or remove it"):
         load("dtd", tmp_path)
+
+
+def test_a_class_folder_that_may_not_be_missing_is_to_be_filled(tmp_path):
+    imagenet(tmp_path)
+    folder = tmp_path / "imagenet" / "images" / "val" / "n00000003"
+    remove(folder)
+    folder.mkdir()
+    with pytest.raises(DatasetError, match="n00000003' has no images: fill it$"):
+        load("imagenet", tmp_path)
 
 
 def test_classes_with_few_images_give_all_and_it_is_said(tmp_path, capsys):

@@ -50,7 +50,7 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
     node = {"ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"]}
     flags = ["--root", str(root), "--seed", "1", "--trainer", trainer, *more]
     flags += ["--backbone", str(GOLDEN / "tiny_clip_seed0.safetensors")]
-    flags += ["--output-dir", str(output)] if output else []
+    flags += ["--output-dir", str(output or f"{root}/output")]
     pairs = {
         "DATASET.NAME": "TinyColours",
         "DATASET.NUM_SHOTS": "4",

@@ -118,6 +118,9 @@ def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
     wrong("4 test images instead of 5")
     file.write_text(json.dumps(split | {"note": "made by hand"}))
     wrong("is made by hand")
+    rows = [[path, 1 - label, name] for path, label, name in split["test"]]
+    file.write_text(json.dumps(split | {"test": rows}))
+    wrong("gives 5 images for validation or testing another name")
     file.write_text("{")
     wrong("is not a split file")
     (tmp_path / "eurosat" / "2750").rename(tmp_path / "eurosat" / "images")

@@ -14,11 +14,13 @@ from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy
 from dassl.utils import (
     AverageMeter,
+    Logger,
     MetricMeter,
     Registry,
     UserError,
     check_availability,
     check_isfile,
+    checkpoints,
     collect_env_info,
     count_num_param,
     get_most_similar_str_to_a_from_b,
@@ -110,14 +112,15 @@ def test_checkpoint_files(tmp_path, monkeypatch):
     assert resume_from_checkpoint(str(tmp_path), nn.DataParallel(other)) == 3
     assert torch.equal(other.weight, model.weight)
 
-    def full_disk(state, file):
-        with open(file, "wb") as f:
-            f.write(b"half")
+    def full_disk(path, mode):
+        with open(path, mode) as file:
+            file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(checkpoints, "open", full_disk, raising=False)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(state, str(tmp_path))
+    monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert load_checkpoint(str(tmp_path / "model.pth.tar-3"))["epoch"] == 3
 
@@ -198,6 +201,19 @@ def test_logger_copies_both_streams(tmp_path, monkeypatch):
     assert newer.read_text() == "again\n"
     assert out.getvalue() == "to out\nagain\n"
     assert err.getvalue() == "to err\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a full disk at hand")
+def test_a_log_on_a_full_disk_fails_once():
+    out, err = io.StringIO(), io.StringIO()
+    with open("/dev/full", "a", 1) as full:
+        streams = Logger(out, full), Logger(err, full)
+        with pytest.raises(OSError, match="No space"):
+            print("to out", file=streams[0])
+        print("what is wrong", file=streams[1])
+        for stream in streams:
+            stream.flush()
+    assert (out.getvalue(), err.getvalue()) == ("to out\n", "what is wrong\n")
 
 
 def test_progress_leaves_no_carriage_returns_in_the_log(tmp_path, monkeypatch, capsys):

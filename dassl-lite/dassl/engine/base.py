@@ -1,9 +1,11 @@
 """What every trainer has: its models by name, their checkpoints, the loop over epochs."""
 
 import os.path as osp
+import threading
 import time
 
 import torch
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from dassl.utils import (
@@ -17,6 +19,12 @@ from dassl.utils import (
     set_rng_state,
     tolist_if_not,
 )
+
+
+def _quiet_about_curves(failed, otherwise=threading.excepthook):
+    """No traceback from the thread that writes curves: the next call to it raises the error."""
+    if type(failed.thread).__module__ != event_file_writer.__name__:
+        otherwise(failed)
 
 
 class TrainerBase:
@@ -138,6 +146,7 @@ class TrainerBase:
         """Write curves for tensorboard into `log_dir`."""
         if self._writer is None:
             print(f"Initialize tensorboard (log_dir={log_dir})")
+            threading.excepthook = _quiet_about_curves
             self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self):

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score
 
 from dassl.utils import UserError, mkdir_if_missing
+from dassl.utils.checkpoints import save_whole
 
 from .build import EVALUATOR_REGISTRY
 
@@ -96,5 +97,5 @@ class Classification(EvaluatorBase):
         matrix = confusion_matrix(labels, predicted, normalize="true")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        torch.save(torch.from_numpy(matrix), path)
+        save_whole(torch.from_numpy(matrix), path)
         print(f"Confusion matrix is saved to {path}")

@@ -3,11 +3,11 @@
 import codecs
 import contextlib
 import functools
+import io
 import os
 import os.path as osp
 import pickle
 import re
-import shutil
 import warnings
 
 import numpy as np
@@ -28,28 +28,35 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
     fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    _write(fpath, lambda temporary: torch.save(state, temporary))
-    _write(osp.join(save_dir, "checkpoint"), lambda temporary: _write_name(temporary, fpath))
+    save_whole(state, fpath)
+    _write(osp.join(save_dir, "checkpoint"), f"{osp.basename(fpath)}\n".encode())
     print(f"Checkpoint saved to {fpath}")
     if is_best:
-        best = osp.join(save_dir, "model-best.pth.tar")
-        _write(best, lambda temporary: shutil.copy(fpath, temporary))
+        with open(fpath, "rb") as file:
+            _write(osp.join(save_dir, "model-best.pth.tar"), file.read())
 
 
-def _write(fpath, write):
+def save_whole(obj, fpath):
+    """As `torch.save`, but the file appears only when it is complete.
+
+    The way is by memory: torch.save itself tells of a full disk in a RuntimeError that does not
+    say so.
+    """
+    content = io.BytesIO()
+    torch.save(obj, content)
+    _write(fpath, content.getbuffer())
+
+
+def _write(fpath, content):
     # Renaming is atomic: a run that is killed leaves the old file or the new one, never a half.
     temporary = f"{fpath}.{os.getpid()}.tmp"
     try:
-        write(temporary)
+        with open(temporary, "wb") as file:
+            file.write(content)
         os.replace(temporary, fpath)
     finally:
         if osp.exists(temporary):
             os.remove(temporary)
-
-
-def _write_name(temporary, fpath):
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(osp.basename(fpath) + "\n")
 
 
 def _without_module(state_dict):

@@ -1,5 +1,6 @@
 """What a run prints, kept in a file; progress that does not spoil it."""
 
+import contextlib
 import os.path as osp
 import sys
 import time
@@ -17,12 +18,23 @@ class Logger:
         self.file = file
 
     def write(self, text):
-        self.file.write(text)
-        return self.console.write(text)
+        written = self.console.write(text)
+        self._to_file(lambda: self.file.write(text))
+        return written
 
     def flush(self):
         self.console.flush()
-        self.file.flush()
+        self._to_file(self.file.flush)
+
+    def _to_file(self, action):
+        if self.file.closed:
+            return
+        try:
+            action()
+        except OSError:  # a full disk; what is said about it must not fail again
+            with contextlib.suppress(OSError):
+                self.file.close()
+            raise
 
     def __getattr__(self, name):  # isatty, encoding, fileno, ...
         return getattr(self.console, name)
@@ -39,7 +51,8 @@ def setup_logger(output=None):
     mkdir_if_missing(osp.dirname(fpath) or ".")
     if osp.exists(fpath):
         fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
-    file = open(fpath, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open until the end)
+    # Until the end; a class folder's name may be no UTF-8.
+    file = open(fpath, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     # A second run in the same process starts a log of its own.
     sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
     sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file)
