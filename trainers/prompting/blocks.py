@@ -25,6 +25,19 @@ def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
 
 
+def project_q(block, x: torch.Tensor) -> torch.Tensor:
+    """Queries alone, where other positions have the keys and values."""
+    W = x.shape[-1]
+    return F.linear(block.ln_1(x), block.attn.in_proj_weight[:W], block.attn.in_proj_bias[:W])
+
+
+def project_kv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values alone, of positions whose own output nobody reads."""
+    W = x.shape[-1]
+    weight, bias = block.attn.in_proj_weight[W:], block.attn.in_proj_bias[W:]
+    return F.linear(block.ln_1(x), weight, bias).chunk(2, -1)
+
+
 def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     """Scaled dot-product attention over the heads of a block.
 

@@ -199,7 +199,9 @@ class TextEncoder(nn.Module):
         if bool(sees_prefix.all()):
             mask = mask[:1]
         buffer("mask", mask)
-        buffer("eos", start + torch.tensor([s.eos for s in sentences[0]]) - cut)
+        eos = torch.tensor([s.eos for s in sentences[0]]) - cut
+        buffer("eos_offset", eos)  # in its suffix, and in all of them
+        buffer("eos", start + eos)
         if spec.token_level:
             index = [
                 [p if p < prefix[n] else P + int(start[k]) + p - prefix[n] for p in spans[n][k]]
@@ -252,13 +254,17 @@ class TextEncoder(nn.Module):
             `TextFeatures`.
         """
         shared, suffix = self._embed(contexts[0] if contexts else None)
-        for i, block in enumerate(self.transformer.resblocks):
+        layers = self.transformer.resblocks
+        for i, block in enumerate(layers):
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the states of the slots
                 b = contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :1], deep, shared[:, 1 + b :]], dim=1)
-            shared, suffix = blocks.run(self._block, self.recompute, block, shared, suffix)
-        return self._features(shared, suffix)
+            if i + 1 < len(layers) or self.spec.token_level:
+                shared, suffix = blocks.run(self._block, self.recompute, block, shared, suffix)
+        if self.spec.token_level:
+            return self._features(shared, suffix)
+        return self._normalized(blocks.run(self._read_eos, self.recompute, block, shared, suffix))
 
     def _embed(self, ctx):
         """Input states of the prefixes (N, P, W) and of the packed suffixes (N, T, W)."""
@@ -286,25 +292,39 @@ class TextEncoder(nn.Module):
         N, P, W = shared.shape
         q, k, v = blocks.project_qkv(block, shared)
         shared = blocks.finish(block, shared, blocks.attend(block, q, k, v, causal=True))
-        S = self.mask.shape[1]
-        K = len(self.pad_index) // S
-        qs, ks, vs = (
-            t.index_select(1, self.pad_index).reshape(N * K, S, W)
-            for t in blocks.project_qkv(block, suffix)
-        )
-        k, v = (
-            torch.cat([p[:, None].expand(N, K, P, W).reshape(N * K, P, W), t], dim=1)
-            for p, t in ((k, ks), (v, vs))
-        )
+        qs, ks, vs = blocks.project_qkv(block, suffix)
+        S, K = self.mask.shape[1], len(self.eos)
         mask = self.mask if len(self.mask) == 1 else self.mask.repeat_interleave(K, 0)
-        out = blocks.attend(block, qs, k, v, mask[:, None])
+        k, v = self._behind(k, ks), self._behind(v, vs)
+        out = blocks.attend(block, self._padded(qs), k, v, mask[:, None])
         out = out.reshape(N, K * S, W).index_select(1, self.pack_index)
         return shared, blocks.finish(block, suffix, out)
 
+    def _read_eos(self, block, shared, suffix):
+        """The last block at EOS alone: (N, K, W)."""
+        x = suffix[:, self.eos]
+        N, K, W = x.shape
+        pairs = zip(blocks.project_kv(block, shared), blocks.project_kv(block, suffix), strict=True)
+        k, v = (self._behind(*pair) for pair in pairs)
+        mask = self.mask[:, self.eos_offset].expand(N, -1, -1).reshape(N * K, 1, 1, -1)
+        q = blocks.project_q(block, x).reshape(N * K, 1, W)
+        return blocks.finish(block, x, blocks.attend(block, q, k, v, mask).reshape(N, K, W))
+
+    def _padded(self, x):
+        """Packed suffixes (N, T, W) -> (N * K, S, W)."""
+        return x.index_select(1, self.pad_index).reshape(-1, self.mask.shape[1], x.shape[2])
+
+    def _behind(self, shared, suffix):
+        """The prefix (N, P, W) and, behind it, each suffix of (N, T, W): (N * K, P + S, W)."""
+        shared = shared.repeat_interleave(len(self.eos), 0)
+        return torch.cat([shared, self._padded(suffix)], dim=1)
+
+    def _normalized(self, x) -> TextFeatures:
+        """Features of the EOS states (N, K, W)."""
+        raw = self.ln_final(x) @ self.text_projection
+        return TextFeatures(F.normalize(raw, dim=-1), raw, None, None)
+
     def _features(self, shared, suffix) -> TextFeatures:
-        if not self.spec.token_level:
-            raw = self.ln_final(suffix[:, self.eos]) @ self.text_projection
-            return TextFeatures(F.normalize(raw, dim=-1), raw, None, None)
         states = self.ln_final(torch.cat([shared, suffix], dim=1)) @ self.text_projection
         raw = states[:, shared.shape[1] + self.eos]
         states = F.normalize(states, dim=-1)

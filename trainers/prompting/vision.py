@@ -86,12 +86,14 @@ class ImageEncoder(nn.Module):
             ctx = v.ln_pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
-        for i, block in enumerate(v.transformer.resblocks):
+        layers = v.transformer.resblocks
+        for i, block in enumerate(layers):
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the last b states
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            x = blocks.run(self._block, self.recompute and x.requires_grad, block, x)
+            step = self._block if self.local or i + 1 < len(layers) else self._read_cls
+            x = blocks.run(step, self.recompute and x.requires_grad, block, x)
         x = x.unflatten(0, (B, M))
         if not self.local:
             return ImageFeatures(self._project(x[:, :, 0]), None)
@@ -111,6 +113,13 @@ class ImageEncoder(nn.Module):
     @staticmethod
     def _block(block, x):
         return blocks.finish(block, x, blocks.attend(block, *blocks.project_qkv(block, x)))
+
+    @staticmethod
+    def _read_cls(block, x):
+        """The last block at CLS alone: (B*M, 1, W)."""
+        cls = x[:, :1]
+        out = blocks.attend(block, blocks.project_q(block, cls), *blocks.project_kv(block, x))
+        return blocks.finish(block, cls, out)
 
     def _project(self, x):
         return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
