@@ -105,6 +105,9 @@ class PromptTrainer(TrainerX):
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
             self.fit_memory()
+        if cfg.TRAINER.COMPILE:
+            obstacle = self.model.compile_blocks()
+            print(f"COMPILE: {obstacle or 'torch.compile fuses the blocks'}")
 
         layout = PublicLayout(self.model, self.saves_submodule)
         if cfg.MODEL.INIT_WEIGHTS and trained:

@@ -34,6 +34,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         cfg.TRAINER[method.node] = node
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
     cfg.TRAINER.MEMORY_BUDGET = 0.0  # GiB for the activations of a step; 0 asks the machine
+    cfg.TRAINER.COMPILE = False  # let torch.compile fuse the blocks
 
 
 def prompt_spec(method: str, node: dict) -> PromptSpec:

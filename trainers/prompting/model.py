@@ -64,13 +64,15 @@ class PromptedCLIP(nn.Module):
             return self._image_conditional(images)
         contexts = self.prompt_learner()
         image = self.image_encoder(images, contexts.vision)
-        text = self.text_encoder(contexts.text) if self.training else self.text_features()
+        learning = self.training and self.spec.N
+        text = self.text_encoder(contexts.text) if learning else self.text_features()
         return scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
 
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
         """The text features of the present prompts, computed once and kept until they change."""
-        key = tuple((p.data_ptr(), p._version, p.device) for p in self.parameters())
+        relevant = self if self.spec.N else self.text_encoder
+        key = tuple((p.data_ptr(), p._version, p.device) for p in relevant.parameters())
         if self._cache is None or self._cache[0] != key:
             self._cache = key, self.text_encoder(self.prompt_learner().text)
         return self._cache[1]
@@ -126,6 +128,21 @@ class PromptedCLIP(nn.Module):
         self.text_encoder.recompute = "text" in plan.recompute
         self.image_encoder.recompute = "image" in plan.recompute
         return plan
+
+    def compile_blocks(self) -> str | None:
+        """Let torch.compile fuse what surrounds the matrix products of both towers' blocks.
+
+        Returns:
+            Why this machine cannot, in which case nothing changes; None if it can.
+        """
+        try:
+            torch.compile(torch.sin)(self.logit_scale)
+        except Exception as error:  # whatever the compiler has to say
+            reason = next(iter(str(error).splitlines()), "")
+            return f"this machine cannot, running without ({type(error).__name__}: {reason})"
+        for encoder in (self.image_encoder, self.text_encoder):
+            encoder._block = torch.compile(encoder._block)
+        return None
 
     # ------------------------------------------------------------------ public checkpoints
 
