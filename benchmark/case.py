@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +166,8 @@ class Model(Subject):
 
     def first_step(self) -> tuple[int, list]:
         """A step with a strict solver: its operations and its logits, to be compared."""
+        if not self.case.spec.N:  # the text features are constant: later steps find them kept
+            self.encode_text()
         spec = self.net.spec
         self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
         counted = self.counted("step")
@@ -259,7 +262,8 @@ class Worker:
 
     def ask(self, method: str, *args):
         """What the method returns; raises as `answer`."""
-        self.pipe.send((method, args))
+        with suppress(BrokenPipeError):  # told by the answer
+            self.pipe.send((method, args))
         return self.answer()
 
     def answer(self):

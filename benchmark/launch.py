@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from . import protocols
@@ -292,5 +293,6 @@ def write(path: Path, text: str) -> None:
         part.write_text(text + "\n", encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise BadInput(f"{path} cannot be written: {error.strerror}") from None

@@ -5,6 +5,7 @@ measured in turn.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -439,20 +440,30 @@ def check(args):
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
-    check_name("device", args.device, ("cpu", "cuda"))
     for precision in args.precision:
         check_name("precision", precision, PRECISIONS)
-    sizes = [("classes", number) for number in args.classes]
-    for name in ("batch", "eval_batch", "threads", "repeats", "naive_repeats"):
-        sizes.append((name.replace("_", "-"), getattr(args, name)))
-    for name, value in sizes:
-        least = 2 if name == "classes" else 1
-        if value < least:
-            raise BadInput(f"--{name} is {value} but must be at least {least}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda needs a GPU that PyTorch can use: give --device cpu")
+    check_sizes(args, "classes", "batch", "eval_batch", "threads", "repeats", "naive_repeats")
+    if not 0 <= args.memory_budget < math.inf:
+        raise BadInput(f"--memory-budget is {args.memory_budget} but must be GiB, or 0 to ask")
+    check_device(args.device)
     if args.device == "cpu" and "fp16" in args.precision:
         raise BadInput("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
+
+
+def check_sizes(args, *names: str):
+    """Raises BadInput if one of these arguments is too small."""
+    for name in names:
+        value, least = getattr(args, name), 2 if name == "classes" else 1
+        smallest = min(value) if isinstance(value, list) else value
+        if smallest < least:
+            name = name.replace("_", "-")
+            raise BadInput(f"--{name} is {smallest} but must be at least {least}")
+
+
+def check_device(device: str):
+    check_name("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda needs a GPU that PyTorch can use: give --device cpu")
 
 
 def main(argv: list[str]) -> int:
@@ -471,6 +482,7 @@ def main(argv: list[str]) -> int:
     return int(any(differs(record["naive"]) for record in records if "naive" in record))
 
 
-def as_json(args, records: list[dict]) -> str:
+def as_json(args, records: list[dict], **versions: str) -> str:
     asked = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
-    return json.dumps({"torch": torch.__version__, "arguments": asked, "records": records})
+    versions["torch"] = torch.__version__
+    return json.dumps({**versions, "arguments": asked, "records": records})
