@@ -12,16 +12,18 @@ Cuturi. Sinkhorn Distances: Lightspeed Computation of Optimal Transport. NeurIPS
 """
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+FEW = 1 << 12  # costs: an iteration on half of them takes as long as on all
+
 
 @dataclass(eq=False)
 class SinkhornResult:
-    """Solved problems: holds the costs and the column scalings, derives the plans when asked.
+    """Solved problems: holds the plans of a few; for many, derives them when asked.
 
     Attributes:
         cost, a, b: the problems: C (..., P, L), and the weights in full, (..., P) and (..., L).
@@ -31,7 +33,8 @@ class SinkhornResult:
         iterations: how often each problem updated u, shape (...). After the fourth, convergence
             is tested at every fourth.
         marginal_error: L1 error of the marginal that is not exact, shape (...).
-        log_v: logarithms of v for costs less their `_column_means`, one row per problem.
+        log_v: logarithms of v for costs less their `_column_means`, one row per problem; None
+            where the plans are held.
     """
 
     cost: Tensor
@@ -158,9 +161,10 @@ class _Distance(torch.autograd.Function):
 
 def _result(cost, a, b, reg, value, iterations, error, log_v, plan):
     """Gives what was solved the shape of the batch, and the distance its gradient."""
-    value, iterations, error = (x.view(cost.shape[:-2]) for x in (value, iterations, error))
-    if plan is not None:
-        plan = plan.view(cost.shape)
+    batch = cost.shape[:-2]
+    value, iterations, error = value.view(batch), iterations.view(batch), error.view(batch)
+    plan = None if plan is None else plan.view(cost.shape)
+    if cost.requires_grad and torch.is_grad_enabled():
         value = _Distance.apply(cost, plan, value)
     return SinkhornResult(cost, a, b, reg, value, iterations, error, log_v, plan)
 
@@ -169,32 +173,40 @@ def _solve(C, a, b, reg, tol, max_iter, log_v=None, plans=False):
     """Solves problems C (n, P, L), a (n, P), b (n, L), from `log_v` (n, L) if given.
 
     Returns:
-        <T, C>, iterations and L1 error of the columns, each (n); log_v; and T like C, or None.
+        <T, C>, iterations and L1 error of the columns, each (n); and T like C, or else log_v.
     """
     n = len(C)
     value, error = a.new_empty(n), a.new_empty(n)
     iterations = torch.empty(n, dtype=torch.long, device=C.device)
+    plans = plans or n <= _chunk_size(C)  # few take less time now than on their own later
     plan = torch.zeros_like(C, dtype=a.dtype) if plans else None
-    if log_v is None:  # v = 1, and 0 on padding, which therefore is never seen
-        mass = (b > 0) | (b.sum(-1, keepdim=True) == 0)
-        log_v = torch.where(mass, 0.0, -math.inf).to(_tiers(a)[-1][1])
-    else:
-        log_v = log_v.clone()
+    dense = bool(a.all() and b.all())
+    start, log_v = log_v, None
+    if not plans:
+        log_v = torch.full_like(b, -math.inf, dtype=_tiers(a)[-1][1])
     with _full_precision(C.device.type):
-        for at, c, steps in _pieces(C, a, b, reg):
+        for at, c, steps in _pieces(C, a, b, reg, dense):
             width = c.shape[1]
-            v = steps.start(log_v[at][:, :width])
+            v = steps.start(dense) if start is None else steps.exp(start[at][:, :width])
             u, v, violation, count = _iterate(steps, v, tol, max_iter)
-            iterations[at], error[at] = count.view(-1), violation.view(-1).to(a.dtype)
-            log_v[at, :width] = steps.log(v)
+            if not plans:
+                log_v[at, :width] = steps.log(v)
             T = steps.plan(u, v)
             if plans:
                 plan[at, :, :width] = T.transpose(1, 2).to(a.dtype)
-            value[at] = T.mul_(c).sum((1, 2)).to(a.dtype)
+            found = (
+                T.mul_(c).sum((1, 2)).to(a.dtype),
+                count.view(-1),
+                violation.view(-1).to(a.dtype),
+            )
+            if len(c) == n:
+                value, iterations, error = found
+            else:
+                value[at], iterations[at], error[at] = found
     return value, iterations, error, log_v, plan
 
 
-def _pieces(C, a, b, reg):
+def _pieces(C, a, b, reg, dense):
     """Cuts the batch into pieces of one arithmetic each, small enough for one go.
 
     Yields:
@@ -203,27 +215,31 @@ def _pieces(C, a, b, reg):
     """
     n, P, L = C.shape
     size = min(n, _chunk_size(C))
-    buffers = a.new_empty(2, size * P * L)  # fresh memory for every chunk takes longer than it
+    buffers = None, None
+    if size < n:  # fresh memory for every chunk takes longer than it
+        buffers = a.new_empty(2, size * P * L)
     tiers = _tiers(a)
-    dense = bool((a > 0).all() and (b > 0).all())
     for chunk, width in _chunks(b, size, dense):
         a_, b_ = a[chunk], b[chunk][:, :width]
         c, padding = _columns_first(C[chunk][..., :width], a_, b_, dense, buffers[0])
         mean = _column_means(c, a_)
         if padding is not None:
             torch.where(padding, mean[..., None], c, out=c)
-        far = torch.maximum(c.amax(2) - mean, mean - c.amin(2)).amax(1) / reg
-        if not (far > exponent_bound(tiers[0][1])).any():
-            yield chunk, c, tiers[0][0].of(c, mean, a_, b_, reg, buffers[1])
+        out = buffers[1][: c.numel()].view(c.shape) if size < n else None
+        shifted = torch.sub(mean[..., None], c, out=out)
+        least, greatest = (float(x) for x in shifted.aminmax())
+        if max(-least, greatest) / reg <= exponent_bound(tiers[0][1]):  # not if both are nan
+            yield chunk, c, tiers[0][0].of(shifted, a_, b_, reg)
             continue
+        far = torch.maximum(-shifted.amin((1, 2)), shifted.amax((1, 2))) / reg
         tier = sum((far > exponent_bound(dtype)).int() for _, dtype in tiers[:-1])
         index = torch.arange(n, device=C.device)[chunk]
         for i, (Steps, dtype) in enumerate(tiers):
             some = tier == i
             if not some.any():
                 continue
-            problems = [x[some].to(dtype) for x in (c, mean, a_, b_)]
-            yield index[some], problems[0], Steps.of(*problems, reg)
+            costs, means, *weights = (x[some].to(dtype) for x in (c, mean, a_, b_))
+            yield index[some], costs, Steps.of(means[..., None] - costs, *weights, reg)
 
 
 def _chunks(b, size, dense):
@@ -255,8 +271,10 @@ def _chunk_size(C):
 def _columns_first(C, a, b, dense, buffer=None):
     """Costs as (n, L, P) in the computing type, and where there is no mass (or None); 0 there."""
     n, P, L = C.shape
-    c = a.new_empty(n * L * P) if buffer is None else buffer[: n * L * P]
-    c = c.view(n, L, P).copy_(C.transpose(1, 2))
+    c = C.transpose(1, 2)
+    if dense and c.is_contiguous() and c.dtype == a.dtype:
+        return c, None
+    c = (a.new_empty(n * L * P) if buffer is None else buffer[: n * L * P]).view(n, L, P).copy_(c)
     if dense:
         return c, None
     padding = (b == 0)[..., None] | (a == 0)[:, None]
@@ -292,25 +310,28 @@ def _iterate(steps, v, tol, max_iter):
         u (n, 1, P), v (n, 1, L), L1 error of the columns and number of updates of u, (n, 1, 1).
     """
     every = _look_every(v)
-    count = torch.ones(len(v), 1, 1, dtype=torch.long, device=v.device)
-    active = count > 0
-    index, kept = None, None
+    n = left = len(v)
+    count = torch.ones(n, 1, 1, dtype=torch.long, device=v.device)
+    active, index, kept = None, None, None
     for t in range(1, max_iter + 1):
         u = steps.u(v)
         s = steps.columns(u)
         if t <= 4 or t % 4 == 0 or t == max_iter:  # a test costs as much as half an iteration
-            count.masked_fill_(active, t)
+            if t > 1:
+                count.masked_fill_(active, t)
             error = steps.error(v, s)
             active = error > tol  # false for nan, too: no iteration mends it
-            left = int(active.sum()) if t % every == 0 else len(v)
+            left = int(active.count_nonzero()) if t % every == 0 else None
             if t == max_iter or left == 0:
                 break
-            if 2 * left <= len(v):  # go on with the rest alone
+            if left and 2 * left <= n and steps.K.numel() > FEW:  # go on with the rest alone
                 kept = _put(kept, index, (u, v, error, count))
                 some = active[:, 0, 0].nonzero()[:, 0]
                 index = some if index is None else index[some]
                 steps, v, s, count, active = (x[some] for x in (steps, v, s, count, active))
-        v = torch.where(active, steps.v(s), v)  # the converged stay as they are
+                n = left
+        new = steps.v(s)
+        v = new if left == n else torch.where(active, new, v)  # the converged stay as they are
     return _put(kept, index, (u, v, error, count))
 
 
@@ -361,15 +382,20 @@ class _Scalings:
     b: Tensor
 
     @classmethod
-    def of(cls, c, mean, a, b, reg, buffer=None):
-        K = torch.empty_like(c) if buffer is None else buffer[: c.numel()].view(c.shape)
-        torch.sub(mean[..., None], c, out=K).mul_(1 / reg).exp_()
-        return cls(K, a[:, None], b[:, None])
+    def of(cls, shifted, a, b, reg):
+        """The steps for column means less costs (n, L, P), whose memory K takes."""
+        return cls(shifted.mul_(1 / reg).exp_(), a[:, None], b[:, None])
 
     def __getitem__(self, problems):
         return type(self)(self.K[problems], self.a[problems], self.b[problems])
 
-    def start(self, log_v):
+    def start(self, dense):
+        """v = 1, and 0 on padding, which therefore is never seen."""
+        if dense:
+            return torch.ones_like(self.b)
+        return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.K.dtype)
+
+    def exp(self, log_v):
         return log_v[:, None].exp().to(self.K.dtype)
 
     def log(self, v):
@@ -386,7 +412,7 @@ class _Scalings:
         return self.b / s
 
     def error(self, v, s):
-        return (v * s - self.b).abs().sum(-1, keepdim=True)
+        return (v * s).sub_(self.b).abs_().sum(-1, keepdim=True)
 
     def plan(self, u, v):
         """T as (n, L, P), in the memory of K."""
@@ -397,10 +423,13 @@ class _LogScalings(_Scalings):
     """The same with the logarithms of K, a, u, v and s in their places: nothing overflows."""
 
     @classmethod
-    def of(cls, c, mean, a, b, reg):
-        return cls((mean[..., None] - c) / reg, a[:, None].log(), b[:, None])
+    def of(cls, shifted, a, b, reg):
+        return cls(shifted.div_(reg), a[:, None].log(), b[:, None])
 
-    def start(self, log_v):
+    def start(self, dense):
+        return super().start(dense).log_()
+
+    def exp(self, log_v):
         return log_v[:, None]
 
     def log(self, v):
@@ -416,7 +445,7 @@ class _LogScalings(_Scalings):
         return self.b.log() - s
 
     def error(self, v, s):
-        return ((v + s).exp() - self.b).abs().sum(-1, keepdim=True)
+        return (v + s).exp_().sub_(self.b).abs_().sum(-1, keepdim=True)
 
     def plan(self, u, v):
         return self.K.add_(u).add_(v.mT).exp_()
@@ -433,7 +462,9 @@ def _full_precision(device_type):
     try:
         for backend, _ in knobs:
             backend.fp32_precision = "ieee"
-        with torch.no_grad(), torch.autocast(device_type, enabled=False):
+        autocast = torch.is_autocast_enabled(device_type)
+        off = torch.autocast(device_type, enabled=False) if autocast else nullcontext()
+        with torch.no_grad(), off:
             yield
     finally:
         for backend, precision in knobs:
@@ -442,8 +473,9 @@ def _full_precision(device_type):
 
 def _flat(cost, a, b):
     """The batch dimensions as one, without history."""
-    n = cost.shape[:-2].numel()
-    return [x.detach().reshape(n, *x.shape[-k:]) for x, k in ((cost, 2), (a, 1), (b, 1))]
+    *batch, P, L = cost.shape
+    n = math.prod(batch)
+    return cost.detach().reshape(n, P, L), a.reshape(n, P), b.reshape(n, L)
 
 
 def _checked(cost, a, b, reg, tol, max_iter, validate):
@@ -462,6 +494,7 @@ def _checked(cost, a, b, reg, tol, max_iter, validate):
     *batch, P, L = cost.shape
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     validate = cost.device.type == "cpu" if validate is None else validate
+    validate = validate and not (a is None and b is None)
     rounding = 1e-4
     weights = []
     for name, w, size in (("a", a, P), ("b", b, L)):
