@@ -127,7 +127,7 @@ def transfer(protocol: str, description: str, argv: list[str]) -> int:
         raise BadInput(f"the source {args.source} cannot be a target: it is tested anyway")
     check_names(targets, [])
     what = (args.source, targets, args.trainers, args.seeds, args.shots, args.config)
-    return finish(args, getattr(protocols, protocol)(args.output, *what))
+    return finish(args, protocols.transfer(protocol, args.output, *what))
 
 
 def ablation(argv: list[str]) -> int:

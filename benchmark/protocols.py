@@ -126,7 +126,8 @@ def few_shot(
     return list(runs)
 
 
-def cross_dataset(
+def transfer(
+    protocol: str,
     output: Path,
     source: str,
     targets: Iterable[str],
@@ -135,23 +136,22 @@ def cross_dataset(
     shots: int,
     config: str | None = None,
 ) -> list[Run]:
-    """Train on the source, then test on data sets with other classes."""
-    asked = (source, targets, trainers, seeds, shots, config)
-    return _transfer(output, "cross_dataset", *asked)
+    """Train and test on the source, then test on the targets with the same config.
 
-
-def domain_generalization(
-    output: Path,
-    source: str,
-    targets: Iterable[str],
-    trainers: Iterable[str],
-    seeds: Iterable[int],
-    shots: int,
-    config: str | None = None,
-) -> list[Run]:
-    """The same trainings as for `cross_dataset`, tested on the source's classes in other styles."""
-    asked = (source, targets, trainers, seeds, shots, config)
-    return _transfer(output, "domain_generalization", *asked)
+    The targets have other classes (`cross_dataset`), or those of the source in other styles
+    (`domain_generalization`); the trainings are the same.
+    """
+    runs = {}
+    for seed, trainer in product(seeds, trainers):
+        draw = UNTRAINED_DRAW if trainer in UNTRAINED else (seed, shots)
+        name = config_name(trainer, source, protocol, draw[1], config)
+        what = {"config": name, "seed": draw[0], "shots": draw[1], "source": source}
+        training = _run(output, protocol, "source", trainer, source, **what)
+        needs = None if trainer in UNTRAINED else training
+        runs[training] = None
+        for target in targets:
+            runs[_run(output, protocol, "target", trainer, target, **what, needs=needs)] = None
+    return list(runs)
 
 
 def ablation(
@@ -211,21 +211,6 @@ def _base_and_new(output, protocol, *what, **more) -> list[Run]:
     base = _run(output, protocol, "base", *what, **more)
     needs = None if base.trainer in UNTRAINED else base
     return [base, _run(output, protocol, "new", *what, **more, needs=needs)]
-
-
-def _transfer(output, protocol, source, targets, trainers, seeds, shots, config) -> list[Run]:
-    """Training and test on the source, and the tests on the targets with the same config."""
-    runs = {}
-    for seed, trainer in product(seeds, trainers):
-        draw = UNTRAINED_DRAW if trainer in UNTRAINED else (seed, shots)
-        name = config_name(trainer, source, protocol, draw[1], config)
-        what = {"config": name, "seed": draw[0], "shots": draw[1], "source": source}
-        training = _run(output, protocol, "source", trainer, source, **what)
-        needs = None if trainer in UNTRAINED else training
-        runs[training] = None
-        for target in targets:
-            runs[_run(output, protocol, "target", trainer, target, **what, needs=needs)] = None
-    return list(runs)
 
 
 def runs_on_disk(output: Path, protocol: str) -> list[Run]:

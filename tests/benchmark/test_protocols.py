@@ -29,8 +29,8 @@ def planned(checkout, monkeypatch):
     return {
         "base2new": protocols.base2new(output, ["emoji", "dtd"], trainers[2:], seeds, 4),
         "few_shot": protocols.few_shot(output, ["emoji"], trainers, seeds, [1, 4]),
-        "cross_dataset": protocols.cross_dataset(output, *transfer),
-        "domain_generalization": protocols.domain_generalization(output, *transfer),
+        "cross_dataset": protocols.transfer("cross_dataset", output, *transfer),
+        "domain_generalization": protocols.transfer("domain_generalization", output, *transfer),
         "ablation": protocols.ablation(output, ["emoji"], seeds, 16, [0, 0.5], [(1, 2)]),
     }
 
