@@ -134,6 +134,8 @@ class Model(Subject):
         self.model = PromptedCLIP(clip_model, names, case.spec)
         if case.precision == "fp16":
             clip.model.convert_weights(clip_model)
+        elif case.precision == "amp" and not case.naive:
+            self.model.hold_weights_in(computing_type(case.device, "amp"))
         self.net = Naive(clip_model, names, self.model) if case.naive else self.model
         self.net.to(case.device).train(case.training)
         size = clip_model.visual.input_resolution

@@ -96,8 +96,11 @@ class PromptTrainer(TrainerX):
                 f"{resolution}x{resolution} images: set INPUT.SIZE ({resolution}, {resolution})"
             )
         self.model = PromptedCLIP(clip_model, classnames, spec, cfg.DATASET.NAME)
+        amp_dtype = torch.float16 if on_cuda else torch.bfloat16
         if self.precision == "fp16":  # frozen towers alone; prompts and scores stay float32
             clip.model.convert_weights(clip_model)
+        elif self.precision == "amp":
+            self.model.hold_weights_in(amp_dtype)
         self.model.to(self.device)
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
@@ -118,7 +121,6 @@ class PromptTrainer(TrainerX):
             self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(self.checkpoint, layout, self.optim, self.sched)
 
-        amp_dtype = torch.float16 if on_cuda else torch.bfloat16
         self.autocast = {
             "device_type": self.device.type,
             "dtype": amp_dtype,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from . import scores
+from . import blocks, scores
 from .coupling import PromptLearner
 from .errors import UserError
 from .memory import MemoryPlan, choose
@@ -128,6 +128,15 @@ class PromptedCLIP(nn.Module):
         self.text_encoder.recompute = "text" in plan.recompute
         self.image_encoder.recompute = "image" in plan.recompute
         return plan
+
+    def hold_weights_in(self, dtype: torch.dtype) -> None:
+        """Convert the weights that autocast would convert to `dtype` in every forward pass.
+
+        What is between the blocks' matrix products stays float32.
+        """
+        blocks.hold_weights_in(dtype, self.text_encoder.transformer.resblocks)
+        if self.image_encoder.is_vit:
+            blocks.hold_weights_in(dtype, self.image_encoder.visual.transformer.resblocks)
 
     def compile_blocks(self) -> str | None:
         """Let torch.compile fuse what surrounds the matrix products of both towers' blocks.

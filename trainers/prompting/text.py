@@ -268,7 +268,7 @@ class TextEncoder(nn.Module):
 
     def _embed(self, ctx):
         """Input states of the prefixes (N, P, W) and of the packed suffixes (N, T, W)."""
-        dtype = self.transformer.resblocks[0].attn.in_proj_weight.dtype
+        dtype = self.text_projection.dtype  # with amp float32, unlike the blocks' weights
         shared = self.token_embedding(self.prefix_ids)
         suffix = self.token_embedding(self.suffix_ids)
         if ctx is not None:
@@ -319,13 +319,18 @@ class TextEncoder(nn.Module):
         shared = shared.repeat_interleave(len(self.eos), 0)
         return torch.cat([shared, self._padded(suffix)], dim=1)
 
+    def _project(self, x):
+        """States to features, which autocast would round to half precision."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.ln_final(x) @ self.text_projection
+
     def _normalized(self, x) -> TextFeatures:
         """Features of the EOS states (N, K, W)."""
-        raw = self.ln_final(x) @ self.text_projection
+        raw = self._project(x)
         return TextFeatures(F.normalize(raw, dim=-1), raw, None, None)
 
     def _features(self, shared, suffix) -> TextFeatures:
-        states = self.ln_final(torch.cat([shared, suffix], dim=1)) @ self.text_projection
+        states = self._project(torch.cat([shared, suffix], dim=1))
         raw = states[:, shared.shape[1] + self.eos]
         states = F.normalize(states, dim=-1)
         N, K, L = self.token_index.shape

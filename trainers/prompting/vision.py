@@ -76,7 +76,7 @@ class ImageEncoder(nn.Module):
         if not self.is_vit:
             return self._resnet(images)
         v = self.visual
-        x = v.conv1(images).flatten(2).transpose(1, 2)  # (B, P, W)
+        x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
         x = v.ln_pre(x)  # LayerNorm is per token: image tokens need it once for all prompts
@@ -122,7 +122,9 @@ class ImageEncoder(nn.Module):
         return blocks.finish(block, cls, out)
 
     def _project(self, x):
-        return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
+        """States to features, which autocast would round to half precision."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
 
     def _resnet(self, images) -> ImageFeatures:
         """Global and local features of a ResNet: the attention pool's output at each position."""
