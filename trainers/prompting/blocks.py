@@ -75,14 +75,15 @@ class FrozenMLP(torch.autograd.Function):
         """x: (..., W); up: (4W, W); down: (W, 4W)."""
         hidden = torch.addmm(up_bias, x.flatten(0, -2), up.T, beta=SLOPE, alpha=SLOPE)
         ctx.save_for_backward(hidden, up.to(hidden.dtype), down.to(hidden.dtype))
-        out = torch.addmm(down_bias, F.silu(hidden), down.T, alpha=1 / SLOPE)
-        return out.view(x.shape)
+        active = F.silu(hidden, inplace=not ctx.needs_input_grad[0])
+        return torch.addmm(down_bias, active, down.T, alpha=1 / SLOPE).view(x.shape)
 
     @staticmethod
     def backward(ctx, grad):
         hidden, up, down = ctx.saved_tensors
-        grad_hidden = torch.ops.aten.silu_backward(grad.flatten(0, -2) @ down, hidden)
-        return (grad_hidden @ up).view(grad.shape), None, None, None, None
+        inner = grad.flatten(0, -2) @ down
+        torch.ops.aten.silu_backward(inner, hidden, grad_input=inner)
+        return (inner @ up).view(grad.shape), None, None, None, None
 
 
 def hold_weights_in(dtype: torch.dtype, blocks):

@@ -5,6 +5,7 @@ features, C costs, T transport plans; a hat (here `token`) marks the token level
 computed in float32 whatever the precision of the encoders.
 """
 
+import math
 import os
 from functools import cache
 
@@ -15,6 +16,8 @@ from .sinkhorn import sinkhorn, sinkhorn_released
 from .spec import PromptSpec
 from .text import TextFeatures
 from .vision import ImageFeatures
+
+CPU_CHUNK = 16 << 20  # costs; memory of this size is reused, larger is fetched from the system
 
 
 def score(spec: PromptSpec, image: ImageFeatures, text: TextFeatures, scale, chunk_bytes: int):
@@ -60,18 +63,20 @@ def hierarchical_ot(spec, image, text, chunk_bytes):
     if spec.beta_form == "convex":  # appendix, Eq. 1
         S = spec.beta + (1 - spec.beta) * S
     if spec.token_level:  # Eq. 6
-        S = S - spec.beta * token_distance(spec, image.r, text.s, text.s_mass, chunk_bytes)
+        d = token_distance(spec, image.r, text.s, text.s_mass, chunk_bytes, text.shared)
+        S = S - spec.beta * d
     T = sinkhorn(1 - S.detach(), reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan  # Eq. 7
     return (T * S).sum((-2, -1))
 
 
-def token_distance(spec, r, s, s_mass, chunk_bytes):
+def token_distance(spec, r, s, s_mass, chunk_bytes, shared=0):
     """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), for every image, class and pair of prompts.
 
     On a GPU by fused kernels, if Triton is there and does them; else in PyTorch.
 
     Args:
         r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
+        shared: how many of the L tokens, the first, are the same for all classes.
 
     Returns:
         (B, K, M, N).
@@ -87,47 +92,99 @@ def token_distance(spec, r, s, s_mass, chunk_bytes):
         if obstacle is None:
             return kernels.token_distances(*problems)
         say_once(f"Token-level transport runs in PyTorch, without fused kernels: {obstacle}")
-    return plain_token_distances(*problems)
+    return plain_token_distances(*problems, shared)
 
 
 say_once = cache(print)
 
 
-def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes):
+def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes, shared=0):
     """`token_distance` in PyTorch, a chunk of problems at a time."""
 
-    def solve(cos, mass):
-        return sinkhorn(1 - cos, b=mass, reg=reg, tol=tol, max_iter=max_iter).distance
+    def solve(cost, mass):
+        return sinkhorn(cost, b=mass, reg=reg, tol=tol, max_iter=max_iter).distance
 
-    return over_chunks(r, s, s_mass, solve, chunk_bytes)
+    return over_chunks(r, s, s_mass, solve, chunk_bytes, shared)
 
 
-def over_chunks(r, s, s_mass, reduce, chunk_bytes):
-    """Apply `reduce` to the token similarities of all pairs, a chunk of images and classes a time.
+def over_chunks(r, s, s_mass, reduce, chunk_bytes, shared=0):
+    """Apply `reduce` to the token costs of all pairs, a chunk of images and classes at a time.
+
+    Classes of one length go together, so that nothing is computed for padding.
 
     Args:
         r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
-        reduce: (cos (b, k, M, N, P', L), mass (k, 1, N, L)) -> (b, k, M, N).
+        reduce: (costs (b, k, M, N, P', l), mass (k, 1, N, l)) -> (b, k, M, N).
+        shared: how many of the L tokens, the first, are the same for all classes.
 
     Returns:
         (B, K, M, N).
     """
-    r, s = r.float(), s.float()
-    B, M, P, _ = r.shape
-    N, K, L, _ = s.shape
-    most = max(1, chunk_bytes // (M * N * P * L * r.element_size()))  # pairs of image and class
-    images = min(B, most)
-    classes = min(K, max(1, most // images))
-    mass = s_mass.transpose(0, 1)[:, None]  # (K, 1, N, L)
+    if not r.is_cuda:
+        chunk_bytes = min(chunk_bytes, CPU_CHUNK)
+    r, s = r.float().contiguous(), s.float()
+    common = s[:, 0, :shared]
+    positions = torch.arange(1, s.shape[2] + 1, device=s.device)
+    lengths = ((s_mass > 0) * positions).amax((0, 2)).clamp_min(max(shared, 1))  # (K,)
+    lengths, order = lengths.sort(stable=True)
+    lengths, counts = (x.tolist() for x in lengths.unique_consecutive(return_counts=True))
+    columns = []
+    for length, some in zip(lengths, order.split(counts), strict=True):
+        own = s.index_select(1, some)[:, :, shared:length]
+        mass = s_mass.index_select(1, some)[..., :length].transpose(0, 1)[:, None]
+        pair = r.shape[1] * len(s) * r.shape[2] * length * r.element_size()
+        columns.append(chunked(r, common, own, mass, reduce, max(1, chunk_bytes // pair)))
+    return torch.cat(columns, 1).index_select(1, order.argsort())
+
+
+def chunked(r, common, own, mass, reduce, most):
+    """Costs and `reduce` for `most` pairs of image and class at a time."""
+    images = min(len(r), max(1, math.isqrt(most) // 4))  # which have more tokens than classes
     rows = []
     for rb in r.split(images):
-        columns = []
-        for sk, mk in zip(s.split(classes, 1), mass.split(classes), strict=True):
-            cos = (sk.flatten(0, 2) @ rb.flatten(0, 2).T).view(N, -1, L, len(rb), M, P)
-            cos = cos.permute(3, 1, 4, 0, 2, 5).contiguous()  # patches last: read fastest
-            columns.append(reduce(cos.transpose(-1, -2), mk))
-        rows.append(torch.cat(columns, 1))
+        first = common.flatten(0, 1) @ rb.transpose(-1, -2)  # (b, M, N c, P)
+        first = 1 - first.unflatten(2, common.shape[:2])
+        chunks = zip(own.split(most // images, 1), mass.split(most // images), strict=True)
+        found = [
+            reduce(TokenCosts.apply(rb, part, first).transpose(-1, -2), weights)
+            for part, weights in chunks
+        ]
+        rows.append(torch.cat(found, 1))
     return torch.cat(rows)
+
+
+class TokenCosts(torch.autograd.Function):
+    """C[p, l] = 1 - r[p] . s[l] for all pairs, behind the costs that all classes share."""
+
+    @staticmethod
+    def forward(ctx, r, s, first):
+        """r: (b, M, P, D); s: (N, k, L, D); first: (b, M, N, c, P) -> (b, k, M, N, c + L, P).
+
+        Patches come last: they are read fastest.
+        """
+        ctx.save_for_backward(r, s)
+        (b, M, P, D), (N, k, L, _), c = r.shape, s.shape, first.shape[3]
+        cost = r.new_empty(b, k, M, N, c + L, P)
+        cost[..., :c, :] = first[:, None]
+        cos = (s.reshape(-1, D) @ r.reshape(-1, D).T).view(N, k, L, b, M, P)
+        torch.sub(r.new_ones(()), cos.permute(3, 1, 4, 0, 2, 5), out=cost[..., c:, :])
+        return cost
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        r, s = ctx.saved_tensors
+        grad_r = grad_s = grad_first = None
+        first, rest = grad.split((grad.shape[-2] - s.shape[2], s.shape[2]), -2)
+        if ctx.needs_input_grad[2]:
+            grad_first = first.sum(1)
+        D = r.shape[-1]
+        rest = rest.permute(3, 1, 4, 0, 2, 5).reshape(s.shape[:3].numel(), -1)  # as cos was made
+        if ctx.needs_input_grad[0]:
+            grad_r = (rest.T @ s.reshape(-1, D)).neg_().view(r.shape)
+        if ctx.needs_input_grad[1]:
+            grad_s = (rest @ r.reshape(-1, D)).neg_().view(s.shape)
+        return grad_r, grad_s, grad_first
 
 
 def released(spec, image, text, chunk_bytes):
@@ -136,11 +193,11 @@ def released(spec, image, text, chunk_bytes):
     C = 1 - sim
     if spec.token_level:
 
-        def similarity(cos, mass):  # one stopping decision per image and class
-            T = sinkhorn_released(1 - cos, b=mass, reg=spec.reg, group_dims=2).plan
-            return (T * cos).sum((-2, -1))
+        def similarity(cost, mass):  # one stopping decision per image and class
+            T = sinkhorn_released(cost, b=mass, reg=spec.reg, group_dims=2).plan
+            return (T * (1 - cost)).sum((-2, -1))
 
-        C = C + over_chunks(image.r, text.s, text.s_mass, similarity, chunk_bytes)
+        C = C + over_chunks(image.r, text.s, text.s_mass, similarity, chunk_bytes, text.shared)
     T = sinkhorn_released(C, reg=spec.reg).plan  # one decision for all images and classes
     return (T * sim).sum((-2, -1))
 

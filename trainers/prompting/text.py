@@ -27,13 +27,15 @@ class TextFeatures(NamedTuple):
 
     h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation;
     s: (N, K, L, D) token-level features, zero where padded, or None; s_mass: (N, K, L) weights
-    that sum to 1 over the real tokens, or None.
+    that sum to 1 over the real tokens, or None; shared: how many of the L tokens, the first, are
+    the same for all classes.
     """
 
     h: torch.Tensor
     raw: torch.Tensor
     s: torch.Tensor | None
     s_mass: torch.Tensor | None
+    shared: int = 0
 
 
 class Sentence(NamedTuple):
@@ -208,6 +210,7 @@ class TextEncoder(nn.Module):
                 for n in range(N)
                 for k in range(K)
             ]
+            self.shared_tokens = min(sum(i < P for i in row) for row in index)
             count = torch.tensor([len(row) for row in index])
             valid = torch.arange(int(count.max())) < count[:, None]
             buffer("token_index", table(index).reshape(N, K, -1))
@@ -232,12 +235,10 @@ class TextEncoder(nn.Module):
         if not self.spec.N:
             return Footprint()
         N, P = self.prefix_ids.shape
-        S, K, T = self.mask.shape[1], len(self.eos), len(self.pack_index)
+        T = len(self.pack_index)
         layers = len(self.transformer.resblocks)
         state = passes * N * self.text_projection.shape[0] * itemsize  # of one position
-        attended = K * (4 * S + 2 * P)  # queries, keys, values and output, padded, with the prefix
-        packed = (blocks.STATES - 4) * T  # all but these
-        block = state * (attended + packed + blocks.STATES * P)
+        block = state * ((blocks.STATES - 1) * T + blocks.STATES * P)  # suffixes attend once more
         return Footprint(stored=layers * block, inputs=layers * state * (T + P), block=block)
 
     # ------------------------------------------------------------------ forward
@@ -289,16 +290,20 @@ class TextEncoder(nn.Module):
 
     def _block(self, block, shared, suffix):
         """One block over prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        N, P, W = shared.shape
         q, k, v = blocks.project_qkv(block, shared)
         shared = blocks.finish(block, shared, blocks.attend(block, q, k, v, causal=True))
-        qs, ks, vs = blocks.project_qkv(block, suffix)
+        # padded queries, keys and values are large, and quickly made once more
+        out = blocks.run(self._attend, True, block, k, v, *blocks.project_qkv(block, suffix))
+        return shared, blocks.finish(block, suffix, out)
+
+    def _attend(self, block, k, v, qs, ks, vs):
+        """What the packed suffixes attend to: (N, T, W) from keys and values of both parts."""
+        N, _, W = qs.shape
         S, K = self.mask.shape[1], len(self.eos)
         mask = self.mask if len(self.mask) == 1 else self.mask.repeat_interleave(K, 0)
         k, v = self._behind(k, ks), self._behind(v, vs)
         out = blocks.attend(block, self._padded(qs), k, v, mask[:, None])
-        out = out.reshape(N, K * S, W).index_select(1, self.pack_index)
-        return shared, blocks.finish(block, suffix, out)
+        return out.reshape(N, K * S, W).index_select(1, self.pack_index)
 
     def _read_eos(self, block, shared, suffix):
         """The last block at EOS alone: (N, K, W)."""
@@ -336,7 +341,7 @@ class TextEncoder(nn.Module):
         N, K, L = self.token_index.shape
         index = self.token_index.reshape(N, K * L, 1).expand(-1, -1, states.shape[-1])
         s = states.gather(1, index).unflatten(1, (K, L))
-        return TextFeatures(F.normalize(raw, dim=-1), raw, s, self.token_mass)
+        return TextFeatures(F.normalize(raw, dim=-1), raw, s, self.token_mass, self.shared_tokens)
 
 
 def shared_length(row: list[Sentence], class_specific: bool) -> int:
