@@ -144,5 +144,6 @@ def _similarity(model, batch) -> int:
     pairs = batch * patches * texts if spec.score == "plot" else views * texts
     if spec.token_level:
         words = sum(sentence.eos - 2 for row in sentences for sentence in row)
+        words -= (classes - 1) * len(sentences) * text.shared_tokens
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features

@@ -1,6 +1,9 @@
 """The memory budget: what a step is said to keep, what it keeps, and what recomputing changes."""
 
+import platform
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -84,3 +87,22 @@ def test_the_default_budget_is_the_machines():
     assert memory_budget(0, torch.device("cpu")) > GIB // 4
     with pytest.raises(UserError, match="MEMORY_BUDGET is -1"):
         memory_budget(-1, torch.device("cpu"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps freed memory")
+def test_freed_memory_is_used_again():
+    program = (
+        "import resource, torch\n"
+        "from trainers.prompting.memory import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(16 << 20)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults(), faults())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first, second = map(int, done.stdout.split())
+    assert second < 100 < first

@@ -11,7 +11,7 @@ from torch import nn
 
 from .prompting import PromptedCLIP, PromptSpec, UserError, load_clip
 from .prompting.backbone import clip
-from .prompting.memory import GIB, memory_budget
+from .prompting.memory import GIB, keep_freed_memory, memory_budget
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
 
@@ -78,6 +78,8 @@ class PromptTrainer(TrainerX):
         if self.precision not in ("fp16", "fp32", "amp"):
             raise UserError(f"PREC is '{self.precision}' but must be fp16, fp32 or amp")
         on_cuda = self.device.type == "cuda"
+        if not on_cuda:
+            keep_freed_memory()
         if self.precision == "fp16" and not on_cuda:
             print("PREC fp16 needs CUDA: on the CPU this run computes in fp32")
             self.precision = "fp32"

@@ -182,7 +182,8 @@ def test_out_of_memory_ends_one_case_alone(inline, question, monkeypatch, capsys
 def test_a_step_takes_little_more_than_the_necessary_operations(trainer):
     """Never less: then something would have been forgotten to be counted."""
     subject = model(trainer, classes=7, batch=2)
-    operations, _ = subject.first_step()
+    subject.first_step()
+    operations = subject.counted("step")
     assert 1 <= operations / sum(subject.necessary().values()) < 1.2
 
 
@@ -200,7 +201,7 @@ def test_necessary_operations_grow_with_what_needs_them():
         wider = necessary_flops(model(trainer, classes=10).model, 1)
         assert wider["image"] == one["image"]
         assert one["text"] <= wider["text"] <= 2 * one["text"]
-        assert wider["similarity"] >= 2 * one["similarity"]
+        assert wider["similarity"] >= 1.5 * one["similarity"]  # some words are shared
 
 
 class Attention(Subject):
@@ -218,8 +219,8 @@ def test_attention_is_counted():
 @pytest.mark.parametrize("trainer", speed.NAIVE)
 def test_the_naive_reference_computes_the_same(trainer):
     ours, naive = (model(trainer, classes=14, batch=2, naive=naive) for naive in (False, True))
-    (operations, logits), (more, same) = ours.first_step(), naive.first_step()
-    assert more > 1.3 * operations
+    logits, same = ours.first_step(), naive.first_step()
+    assert naive.counted("step") > 1.3 * ours.counted("step")
     torch.testing.assert_close(torch.tensor(logits), torch.tensor(same), rtol=0, atol=1e-4)
 
 

@@ -179,7 +179,8 @@ class TokenCosts(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_first = first.sum(1)
         D = r.shape[-1]
-        rest = rest.permute(3, 1, 4, 0, 2, 5).reshape(s.shape[:3].numel(), -1)  # as cos was made
+        shape = s.shape[:3].numel(), r.shape[:3].numel()
+        rest = rest.permute(3, 1, 4, 0, 2, 5).reshape(shape)  # as cos was made
         if ctx.needs_input_grad[0]:
             grad_r = (rest.T @ s.reshape(-1, D)).neg_().view(r.shape)
         if ctx.needs_input_grad[1]:
