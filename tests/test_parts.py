@@ -1,5 +1,7 @@
 """The hand-written derivatives against autograd's, and the costs of tokens that classes share."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, ch
 def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
     from test_model import align, images
 
-    model = align(tiny_clip, 2, 2).eval()
+    model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
     exact = model(images())
     with torch.autocast("cpu", torch.bfloat16):
         cast = model.train().eval()(images())  # without the text features kept above
