@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
 from trainers.prompting.backbone import clip
-from trainers.prompting.memory import keep_freed_memory, memory_budget
+from trainers.prompting.memory import ITEMSIZE, keep_freed_memory, memory_budget
 
 from .errors import BadInput
 from .geometry import class_names, necessary_flops, untrained_clip
@@ -156,7 +156,9 @@ class Model(Subject):
             self.scaler = torch.amp.GradScaler(case.device, enabled=half and case.device == "cuda")
         if case.training and not case.naive:
             budget = memory_budget(case.memory_budget, torch.device(case.device))
-            self.recomputed = self.model.fit_memory(budget, case.batch, 2 if half else 4).recompute
+            self.recomputed = self.model.fit_memory(
+                budget, case.batch, ITEMSIZE[case.precision]
+            ).recompute
 
     def step(self):
         """A training step, as the trainers make it."""

@@ -1,5 +1,6 @@
 """The memory budget: what a step is said to keep, what it keeps, and what recomputing changes."""
 
+import copy
 import platform
 import re
 import subprocess
@@ -10,7 +11,7 @@ import torch
 from test_model import align, images, model_of, outcome
 
 from trainers.prompting import UserError
-from trainers.prompting.memory import GIB, memory_budget
+from trainers.prompting.memory import GIB, ITEMSIZE, memory_budget
 
 PLENTY = 8 * GIB
 
@@ -43,6 +44,15 @@ def test_the_estimate_is_what_autograd_keeps(tiny_clip, M, N, classes):
     model = align(tiny_clip, M, N, names=names)
     needed = model.fit_memory(PLENTY, 4).needed
     assert 0.6 < needed / kept_bytes(model, 4) < 1.5
+
+
+def test_the_estimate_holds_with_amp(tiny_clip):
+    names = [f"{word} {i}" for i in range(12) for word in ("sea", "forest", "road")]
+    model = align(copy.deepcopy(tiny_clip), 2, 3, names=names)
+    model.hold_weights_in(torch.bfloat16)
+    needed = model.fit_memory(PLENTY, 4, ITEMSIZE["amp"]).needed
+    with torch.autocast("cpu", torch.bfloat16):
+        assert 0.6 < needed / kept_bytes(model, 4) < 1.5
 
 
 def test_recomputing_changes_nothing_but_the_memory(tiny_clip):

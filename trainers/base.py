@@ -11,7 +11,7 @@ from torch import nn
 
 from .prompting import PromptedCLIP, PromptSpec, UserError, load_clip
 from .prompting.backbone import clip
-from .prompting.memory import GIB, keep_freed_memory, memory_budget
+from .prompting.memory import GIB, ITEMSIZE, keep_freed_memory, memory_budget
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
 
@@ -136,8 +136,8 @@ class PromptTrainer(TrainerX):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
         budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-        itemsize = 4 if self.precision == "fp32" else 2
-        plan = self.model.fit_memory(budget, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, itemsize)
+        batch, itemsize = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, ITEMSIZE[self.precision]
+        plan = self.model.fit_memory(budget, batch, itemsize)
         again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
         print(
             f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "

@@ -79,6 +79,7 @@ class FrozenMLP(torch.autograd.Function):
         return torch.addmm(down_bias, active, down.T, alpha=1 / SLOPE).view(x.shape)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         hidden, up, down = ctx.saved_tensors
         inner = grad.flatten(0, -2) @ down

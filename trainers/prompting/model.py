@@ -99,14 +99,14 @@ class PromptedCLIP(nn.Module):
         ]
         return torch.cat(parts)
 
-    def fit_memory(self, budget: int, batch: int, itemsize: int = 4) -> MemoryPlan:
+    def fit_memory(self, budget: int, batch: int, itemsize: float = 4) -> MemoryPlan:
         """Recompute as little as makes a training step fit.
 
         Args:
             budget: bytes for what a step keeps for its backward pass (weights come on top); up
                 to a sixteenth of it is for a chunk of token-level costs.
             batch: images of a step.
-            itemsize: bytes of an activation: 4, or 2 in half precision.
+            itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
 
         Raises:
             UserError: the budget is too small; says what would do.

@@ -226,7 +226,7 @@ class TextEncoder(nn.Module):
             for p in self._token_span(self.sentences, n, k)
         ]
 
-    def footprint(self, passes: int, itemsize: int) -> Footprint:
+    def footprint(self, passes: int, itemsize: float) -> Footprint:
         """What a training step keeps for the backward pass.
 
         Args:

@@ -100,7 +100,7 @@ class ImageEncoder(nn.Module):
         x = self._project(x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1:])
 
-    def footprint(self, batch: int, itemsize: int) -> Footprint:
+    def footprint(self, batch: int, itemsize: float) -> Footprint:
         """What a training step on `batch` images keeps for the backward pass."""
         if not self.spec.M:  # nothing here has a gradient
             return Footprint()
