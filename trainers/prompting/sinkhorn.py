@@ -226,11 +226,12 @@ def _pieces(C, a, b, reg, dense):
         if padding is not None:
             torch.where(padding, mean[..., None], c, out=c)
         out = buffers[1][: c.numel()].view(c.shape) if size < n else None
-        shifted = torch.sub(mean[..., None], c, out=out)
-        least, greatest = (float(x) for x in shifted.aminmax())
-        if max(-least, greatest) / reg <= exponent_bound(tiers[0][1]):  # not if both are nan
-            yield chunk, c, tiers[0][0].of(shifted, a_, b_, reg)
+        exponents = _exponents(c, mean, reg, out)
+        least, greatest = (float(x) for x in exponents.aminmax())
+        if max(-least, greatest) <= exponent_bound(tiers[0][1]):  # not if both are nan
+            yield chunk, c, tiers[0][0].of(exponents, a_, b_)
             continue
+        shifted = torch.sub(mean[..., None], c, out=out)  # in range where those may not be
         far = torch.maximum(-shifted.amin((1, 2)), shifted.amax((1, 2))) / reg
         tier = sum((far > exponent_bound(dtype)).int() for _, dtype in tiers[:-1])
         index = torch.arange(n, device=C.device)[chunk]
@@ -239,7 +240,7 @@ def _pieces(C, a, b, reg, dense):
             if not some.any():
                 continue
             costs, means, *weights = (x[some].to(dtype) for x in (c, mean, a_, b_))
-            yield index[some], costs, Steps.of(means[..., None] - costs, *weights, reg)
+            yield index[some], costs, Steps.of(_exponents(costs, means, reg), *weights)
 
 
 def _chunks(b, size, dense):
@@ -289,6 +290,11 @@ def _column_means(c, a):
     """
     mean = torch.bmm(a[:, None], c.transpose(1, 2))[:, 0] / a.sum(-1, keepdim=True)
     return mean.nan_to_num_(0, 0, 0)
+
+
+def _exponents(c, mean, reg, out=None):
+    """(mean - c) / reg in one pass."""
+    return torch.add(mean[..., None] / reg, c, alpha=-1 / reg, out=out)
 
 
 def _tiers(a):
@@ -382,9 +388,9 @@ class _Scalings:
     b: Tensor
 
     @classmethod
-    def of(cls, shifted, a, b, reg):
-        """The steps for column means less costs (n, L, P), whose memory K takes."""
-        return cls(shifted.mul_(1 / reg).exp_(), a[:, None], b[:, None])
+    def of(cls, exponents, a, b):
+        """The steps for column means less costs, over reg, (n, L, P); K takes their memory."""
+        return cls(exponents.exp_(), a[:, None], b[:, None])
 
     def __getitem__(self, problems):
         return type(self)(self.K[problems], self.a[problems], self.b[problems])
@@ -423,8 +429,8 @@ class _LogScalings(_Scalings):
     """The same with the logarithms of K, a, u, v and s in their places: nothing overflows."""
 
     @classmethod
-    def of(cls, shifted, a, b, reg):
-        return cls(shifted.div_(reg), a[:, None].log(), b[:, None])
+    def of(cls, exponents, a, b):
+        return cls(exponents, a[:, None].log(), b[:, None])
 
     def start(self, dense):
         return super().start(dense).log_()
