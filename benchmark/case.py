@@ -51,6 +51,7 @@ class Case:
         memory_budget: GiB for the activations of a step; 0 asks the machine.
         naive: the reference takes the place of the model.
         training: training steps; else evaluation.
+        compile: torch.compile fuses the blocks, as with TRAINER.COMPILE.
     """
 
     spec: PromptSpec
@@ -63,6 +64,7 @@ class Case:
     memory_budget: float = 0.0
     naive: bool = False
     training: bool = True
+    compile: bool = False
 
 
 def computing_type(device: str, precision: str) -> torch.dtype:
@@ -159,6 +161,8 @@ class Model(Subject):
             self.recomputed = self.model.fit_memory(
                 budget, case.batch, ITEMSIZE[case.precision]
             ).recompute
+        if case.compile and not case.naive and (obstacle := self.model.compile_blocks()):
+            raise UserError(f"--compile: this machine cannot ({obstacle}): leave it out")
 
     def step(self):
         """A training step, as the trainers make it."""

@@ -150,7 +150,7 @@ def measure(args, trainer: str, classes: int, product: Worker) -> list[dict]:
     spec, naive = prompt_spec(trainer, {}), args.naive and trainer in NAIVE
     case = Case(
         spec, GEOMETRY[args.backbone], classes, args.batch, args.device, args.precision[0],
-        args.threads, args.memory_budget,
+        args.threads, args.memory_budget, compile=args.compile,
     )  # fmt: skip
 
     def contenders(**changes):
@@ -338,6 +338,7 @@ def case_name(record: dict) -> str:
 def tables(args, records: list[dict]) -> list[Table]:
     """The tables of training, of evaluation, and of the naive reference where it ran."""
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
+    where += ", compiled" * args.compile
     batch, images = f"batch {args.batch}", f"batch {args.eval_batch}"
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
 
@@ -436,6 +437,10 @@ def build_parser() -> Parser:
     add(
         "--memory-budget", type=float, default=0.0, metavar="GIB",
         help="for the activations of a step, as TRAINER.MEMORY_BUDGET (default: ask the machine)",
+    )  # fmt: skip
+    add(
+        "--compile", action="store_true",
+        help="with the blocks compiled, as with TRAINER.COMPILE",
     )  # fmt: skip
     add(
         "--naive", action="store_true",

@@ -112,7 +112,8 @@ class PromptTrainer(TrainerX):
             self.fit_memory()
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
-            print(f"COMPILE: {obstacle or 'torch.compile fuses the blocks'}")
+            cannot = f"this machine cannot, running without ({obstacle})"
+            print(f"COMPILE: {cannot if obstacle else 'torch.compile fuses the blocks'}")
 
         layout = PublicLayout(self.model, self.saves_submodule)
         if cfg.MODEL.INIT_WEIGHTS and trained:

@@ -16,6 +16,7 @@ from benchmark.case import Case, Model, OutOfMemory, Subject, Worker
 from benchmark.errors import BadInput
 from benchmark.geometry import GEOMETRY, necessary_flops
 from trainers.config import METHODS, prompt_spec
+from trainers.prompting import UserError
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 TRAINED = [name for name in METHODS if name != "ZeroshotCLIP"]
@@ -116,6 +117,27 @@ def test_processes_of_their_own(tiny, capsys):
     out, err = capsys.readouterr()
     assert out.count("\n| VPT, 5, fp32 ") == 2
     assert "VPT, 5 classes, fp32: evaluation 1 of 1" in err
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_counted_like_the_others(inline, tmp_path, capsys):
+    operations = []
+    for more in ([], ["--compile"]):
+        file = tmp_path / "speed.json"
+        assert main([*inline, "--trainers", "ALIGN", *more, "--json", str(file)]) == 0
+        assert ("1 threads, compiled, batch" in capsys.readouterr().out) == bool(more)
+        (record,) = json.loads(file.read_text())["records"]
+        operations.append(record["training"]["operations"])
+    assert operations[0] == operations[1]
+
+
+def test_a_machine_that_cannot_compile(monkeypatch):
+    def refuse(function):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(UserError, match="--compile: this machine cannot .*: leave it out"):
+        model(compile=True)
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ class PromptedCLIP(nn.Module):
             torch.compile(torch.sin)(self.logit_scale)
         except Exception as error:  # whatever the compiler has to say
             reason = next(iter(str(error).splitlines()), "")
-            return f"this machine cannot, running without ({type(error).__name__}: {reason})"
+            return f"{type(error).__name__}: {reason}"
         for encoder in (self.image_encoder, self.text_encoder):
             encoder._block = torch.compile(encoder._block)
         return None
