@@ -12,6 +12,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from . import token_level
 from .sinkhorn import sinkhorn, sinkhorn_released
 from .spec import PromptSpec
 from .text import TextFeatures
@@ -100,6 +101,11 @@ say_once = cache(print)
 
 def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes, shared=0):
     """`token_distance` in PyTorch, a chunk of problems at a time."""
+    wants_gradient = torch.is_grad_enabled() and (r.requires_grad or s.requires_grad)
+    if reg >= token_level.LEAST_REG and not wants_gradient:
+        groups = classes_by_length(s_mass, shared)
+        problems = r.float(), s.float(), s_mass, reg, tol, max_iter, chunk_bytes, shared
+        return token_level.distances(*problems, groups)
 
     def solve(cost, mass):
         return sinkhorn(cost, b=mass, reg=reg, tol=tol, max_iter=max_iter).distance
@@ -107,10 +113,21 @@ def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes, shared=
     return over_chunks(r, s, s_mass, solve, chunk_bytes, shared)
 
 
+def classes_by_length(s_mass, shared):
+    """Numbers of tokens, each with the classes (k,) that have so many: none is padded then.
+
+    Args:
+        s_mass: (N, K, L); shared: the least number.
+    """
+    positions = torch.arange(1, s_mass.shape[2] + 1, device=s_mass.device)
+    lengths = ((s_mass > 0) * positions).amax((0, 2)).clamp_min(max(shared, 1))  # (K,)
+    lengths, order = lengths.sort(stable=True)
+    lengths, counts = (x.tolist() for x in lengths.unique_consecutive(return_counts=True))
+    return list(zip(lengths, order.split(counts), strict=True))
+
+
 def over_chunks(r, s, s_mass, reduce, chunk_bytes, shared=0):
     """Apply `reduce` to the token costs of all pairs, a chunk of images and classes at a time.
-
-    Classes of one length go together, so that nothing is computed for padding.
 
     Args:
         r: (B, M, P', D); s: (N, K, L, D); s_mass: (N, K, L).
@@ -124,16 +141,14 @@ def over_chunks(r, s, s_mass, reduce, chunk_bytes, shared=0):
         chunk_bytes = min(chunk_bytes, CPU_CHUNK)
     r, s = r.float().contiguous(), s.float()
     common = s[:, 0, :shared]
-    positions = torch.arange(1, s.shape[2] + 1, device=s.device)
-    lengths = ((s_mass > 0) * positions).amax((0, 2)).clamp_min(max(shared, 1))  # (K,)
-    lengths, order = lengths.sort(stable=True)
-    lengths, counts = (x.tolist() for x in lengths.unique_consecutive(return_counts=True))
+    groups = classes_by_length(s_mass, shared)
     columns = []
-    for length, some in zip(lengths, order.split(counts), strict=True):
+    for length, some in groups:
         own = s.index_select(1, some)[:, :, shared:length]
         mass = s_mass.index_select(1, some)[..., :length].transpose(0, 1)[:, None]
         pair = r.shape[1] * len(s) * r.shape[2] * length * r.element_size()
         columns.append(chunked(r, common, own, mass, reduce, max(1, chunk_bytes // pair)))
+    order = torch.cat([some for _, some in groups])
     return torch.cat(columns, 1).index_select(1, order.argsort())
 
 

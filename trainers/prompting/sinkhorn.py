@@ -127,13 +127,13 @@ def sinkhorn_released(
     value, error = a.new_empty(len(plan)), a.new_empty(len(plan))
     iterations = torch.ones(len(plan), dtype=torch.long, device=a.device)
     step = max(1, size) * max(1, _chunk_size(plan) // max(1, size))
-    with _full_precision(cost.device.type):
+    with full_precision(cost.device.type):
         for start in range(0, len(plan), step):
             at = slice(start, start + step)
             C, a_, b_ = (x[at] for x in problems)
             dense = bool((a_ > 0).all() and (b_ > 0).all())
             c, padding = _columns_first(C, a_, b_, dense)
-            steps = _Scalings(torch.exp(c / -reg), a_[:, None], b_[:, None])
+            steps = Scalings(torch.exp(c / -reg), a_[:, None], b_[:, None])
             T, iterations[at] = _iterate_groups(steps, size, tol, max_iter)
             if padding is not None:
                 T.masked_fill_(padding, 0)
@@ -184,11 +184,11 @@ def _solve(C, a, b, reg, tol, max_iter, log_v=None, plans=False):
     start, log_v = log_v, None
     if not plans:
         log_v = torch.full_like(b, -math.inf, dtype=_tiers(a)[-1][1])
-    with _full_precision(C.device.type):
+    with full_precision(C.device.type):
         for at, c, steps in _pieces(C, a, b, reg, dense):
             width = c.shape[1]
             v = steps.start(dense) if start is None else steps.exp(start[at][:, :width])
-            u, v, violation, count = _iterate(steps, v, tol, max_iter)
+            u, v, violation, count = iterate(steps, v, tol, max_iter)
             if not plans:
                 log_v[at, :width] = steps.log(v)
             T = steps.plan(u, v)
@@ -264,9 +264,13 @@ def _chunks(b, size, dense):
 
 
 def _chunk_size(C):
-    """Problems in a chunk. On the CPU its K stays in the cache over all iterations."""
-    bytes_of_K = torch.get_num_threads() << 20 if C.device.type == "cpu" else 1 << 28
-    return max(1, bytes_of_K // (C.shape[1:].numel() * max(4, C.element_size())))
+    """Problems in a chunk."""
+    return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
+
+
+def chunk_bytes_of(device):
+    """Bytes of a chunk's K. On the CPU it stays in the cache over all iterations."""
+    return torch.get_num_threads() << 20 if device.type == "cpu" else 1 << 28
 
 
 def _columns_first(C, a, b, dense, buffer=None):
@@ -300,7 +304,7 @@ def _exponents(c, mean, reg, out=None):
 def _tiers(a):
     """The arithmetics for a problem: the first is taken that is safe for its costs."""
     wide = torch.float32 if a.device.type == "mps" else torch.float64
-    tiers = ((_Scalings, torch.float32), (_Scalings, wide), (_LogScalings, wide))
+    tiers = ((Scalings, torch.float32), (Scalings, wide), (_LogScalings, wide))
     return tiers[a.dtype == torch.float64 :]
 
 
@@ -309,7 +313,7 @@ def exponent_bound(dtype):
     return math.log(torch.finfo(dtype).max) / 4
 
 
-def _iterate(steps, v, tol, max_iter):
+def iterate(steps, v, tol, max_iter):
     """Updates u and v of each problem until it has converged.
 
     Returns:
@@ -377,7 +381,7 @@ def _look_every(x):
 
 
 @dataclass
-class _Scalings:
+class Scalings:
     """The steps on u (n, 1, P) and v (n, 1, L), with a and b alike.
 
     K is (n, L, P): so both products run along P, which is several times as fast.
@@ -425,7 +429,7 @@ class _Scalings:
         return self.K.mul_(u).mul_(v.mT)
 
 
-class _LogScalings(_Scalings):
+class _LogScalings(Scalings):
     """The same with the logarithms of K, a, u, v and s in their places: nothing overflows."""
 
     @classmethod
@@ -458,7 +462,7 @@ class _LogScalings(_Scalings):
 
 
 @contextmanager
-def _full_precision(device_type):
+def full_precision(device_type):
     """No gradient, no autocast, and no TF32 or bfloat16 inside float32 products."""
     knobs = [
         (backend, backend.fp32_precision)
