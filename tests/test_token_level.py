@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from trainers.prompting import token_level
 from trainers.prompting.scores import plain_token_distances
-from trainers.prompting.token_level import LEAST_REG
+from trainers.prompting.sinkhorn import LEAST_REG
 
 B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
 MORE = 1 << 24

@@ -223,7 +223,8 @@ def test_necessary_operations_grow_with_what_needs_them():
         wider = necessary_flops(model(trainer, classes=10).model, 1)
         assert wider["image"] == one["image"]
         assert one["text"] <= wider["text"] <= 2 * one["text"]
-        assert wider["similarity"] >= 1.5 * one["similarity"]  # some words are shared
+        least = 1.5 if net.spec.token_level else 2  # all classes share the words of the context
+        assert wider["similarity"] >= least * one["similarity"]
 
 
 class Attention(Subject):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import token_level
-from .sinkhorn import sinkhorn, sinkhorn_released
+from .sinkhorn import LEAST_REG, sinkhorn, sinkhorn_released
 from .spec import PromptSpec
 from .text import TextFeatures
 from .vision import ImageFeatures
@@ -102,7 +102,7 @@ say_once = cache(print)
 def plain_token_distances(r, s, s_mass, reg, tol, max_iter, chunk_bytes, shared=0):
     """`token_distance` in PyTorch, a chunk of problems at a time."""
     wants_gradient = torch.is_grad_enabled() and (r.requires_grad or s.requires_grad)
-    if reg >= token_level.LEAST_REG and not wants_gradient:
+    if reg >= LEAST_REG and not wants_gradient:
         groups = classes_by_length(s_mass, shared)
         problems = r.float(), s.float(), s_mass, reg, tol, max_iter, chunk_bytes, shared
         return token_level.distances(*problems, groups)

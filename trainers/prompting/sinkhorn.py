@@ -313,6 +313,9 @@ def exponent_bound(dtype):
     return math.log(torch.finfo(dtype).max) / 4
 
 
+LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs of cosines, which differ by 2 at most
+
+
 def iterate(steps, v, tol, max_iter):
     """Updates u and v of each problem until it has converged.
 

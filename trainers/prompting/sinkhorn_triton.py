@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .sinkhorn import exponent_bound
+from .sinkhorn import LEAST_REG
 
 TILE = 1 << 13  # costs of a program: with their K, 64 KiB of registers
 COLUMNS = 64  # text tokens of a program: the more, the less often the image tokens are read
@@ -258,9 +258,8 @@ def obstacle(r, s, mass, reg, tol, max_iter, chunk_bytes, reference) -> str | No
 
 
 def _out_of_range(r, s, reg):
-    least = 2 / exponent_bound(torch.float32)  # costs of cosines differ by 2 at most
-    if reg < least:
-        return f"lambda is {reg}, below {least:.3f} float32 may overflow"
+    if reg < LEAST_REG:
+        return f"lambda is {reg}, below {LEAST_REG:.3f} float32 may overflow"
     blocks = _blocks(r.shape[2], s.shape[2])
     if blocks["GROUP"] * blocks["BLOCK_P"] * blocks["BLOCK_L"] > 2 * TILE:
         return f"{r.shape[2]} x {s.shape[2]} costs do not fit into registers"

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sinkhorn import Scalings, chunk_bytes_of, exponent_bound, full_precision, iterate
+from .sinkhorn import Scalings, chunk_bytes_of, full_precision, iterate
 
-LEAST_REG = 2 / exponent_bound(torch.float32)  # costs of cosines differ by 2 at most
 WIDTH = 16  # products are faster on rows of a multiple of so many patches
 
 
@@ -49,7 +48,6 @@ def over_patches(u: Tensor, shared: Tensor, own: Tensor) -> Tensor:
     return torch.cat([first, torch.bmm(u, own.mT)], 2)
 
 
-@torch.no_grad()
 def distances(
     r: Tensor,
     s: Tensor,
@@ -65,7 +63,7 @@ def distances(
 
     Args:
         r: (B, M, P, D); s: (N, K, L, D); s_mass: (N, K, L); float32.
-        reg: at least `LEAST_REG`: float32 holds the exponents of all cosines then.
+        reg: at least `sinkhorn.LEAST_REG`: float32 holds the exponents of all cosines then.
         chunk_bytes: the most memory that the exponents of a chunk may take.
         shared: how many of the L tokens, the first, are the same for all classes.
         groups: numbers of tokens, each with the classes (k,) that have so many.
