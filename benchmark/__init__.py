@@ -1,1 +1,1 @@
-"""Which runs make a table, launching them, reading their results, and the tables themselves."""
+"""`python -m benchmark`: protocols, reports, measurements and data."""

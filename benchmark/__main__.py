@@ -10,23 +10,26 @@ from .errors import BadInput, Parser, check_name
 # A command is the `main(argv)` of a module, or another function of it behind a colon; a module is
 # imported only when asked for: some need PyTorch.
 COMMANDS = {
-    "few_shot": ("launch:few_shot", "train with few images of all classes; ends in a table"),
-    "base2new": ("launch:base2new", "train on base classes, test on base and on new"),
-    "cross_dataset": ("launch:cross_dataset", "train on one data set, test on others"),
+    "few_shot": (
+        "launch.command:few_shot",
+        "train with few images of all classes; ends in a table",
+    ),
+    "base2new": ("launch.command:base2new", "train on base classes, test on base and on new"),
+    "cross_dataset": ("launch.command:cross_dataset", "train on one data set, test on others"),
     "domain_generalization": (
-        "launch:domain_generalization",
+        "launch.command:domain_generalization",
         "train on one data set, test on its classes in other styles",
     ),
-    "ablation": ("launch:ablation", "ALIGN base-to-new with each beta, and each M and N"),
-    "download": ("download", "fetch public data sets into the layout that is read"),
-    "check-data": ("check_data", "compare the data below a root with the published counts"),
-    "report": ("report", "print the tables again from the folders of an output"),
-    "methods": ("methods", "print the methods as points in one space, with their sizes"),
-    "speed": ("speed", "measure time, memory and arithmetic of training and evaluation"),
-    "loading": ("loading", "measure the training loader beside the step that it feeds"),
-    "solver": ("solver", "time the transport solver beside that of POT"),
-    "visualize": ("visualize", "draw token-level transport plans over an image"),
-    "words": ("words", "list the vocabulary words nearest to the learned textual prompts"),
+    "ablation": ("launch.command:ablation", "ALIGN base-to-new with each beta, and each M and N"),
+    "download": ("data.download", "fetch public data sets into the layout that is read"),
+    "check-data": ("data.check_data", "compare the data below a root with the published counts"),
+    "report": ("report.command", "print the tables again from the folders of an output"),
+    "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
+    "speed": ("measure.speed", "measure time, memory and arithmetic of training and evaluation"),
+    "loading": ("measure.loading", "measure the training loader beside the step that it feeds"),
+    "solver": ("measure.solver", "time the transport solver beside that of POT"),
+    "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
+    "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
 }
 
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainers.prompting.backbone import build_clip  # noqa: E402  (it makes `clip` importable)
+from trainers.prompting.backbones.openai import build_clip  # noqa: E402  (it makes `clip` importable)
 
 from clip import tokenize  # noqa: E402  isort: skip
 

@@ -9,7 +9,7 @@ from dassl.config import get_cfg_default
 from paths import ROOT
 
 import train
-from trainers.config import METHODS, extend_cfg, prompt_spec
+from trainers.prompting.config import METHODS, extend_cfg, prompt_spec
 
 FILES = sorted((ROOT / "configs" / "trainers").glob("*/*.yaml"))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny import arguments, run
 
 import train
-from trainers.base import PromptTrainer
+from trainers.prompting.trainer import PromptTrainer
 
 
 def results(folder):

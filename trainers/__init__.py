@@ -1,1 +1,1 @@
-"""Prompt-learning trainers for Dassl; import `trainers.config` to register them all."""
+"""Trainers of the CoOp family; `trainers.prompting` is the plug-in."""

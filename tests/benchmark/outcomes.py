@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmark.protocols import Run
-from benchmark.results import Outcome
+from benchmark.protocols.runs import Run
+from benchmark.report.results import Outcome
 
 SUBSAMPLE = {"base": "base", "new": "new"}
 

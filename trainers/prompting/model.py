@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 
-from . import blocks, scores
-from .coupling import PromptLearner
+from . import scores
+from .encoders import blocks
+from .encoders.text import TextEncoder, TextFeatures
+from .encoders.vision import ImageEncoder
 from .errors import UserError
+from .learner import PromptLearner
 from .memory import MemoryPlan, choose
 from .spec import PromptSpec
-from .text import TextEncoder, TextFeatures
-from .vision import ImageEncoder
 
 CHUNK_BYTES = 256 << 20
 

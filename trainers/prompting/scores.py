@@ -12,11 +12,11 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from . import token_level
-from .sinkhorn import LEAST_REG, sinkhorn, sinkhorn_released
+from .encoders.text import TextFeatures
+from .encoders.vision import ImageFeatures
 from .spec import PromptSpec
-from .text import TextFeatures
-from .vision import ImageFeatures
+from .transport import token_level
+from .transport.solver import LEAST_REG, sinkhorn, sinkhorn_released
 
 CPU_CHUNK = 16 << 20  # costs; memory of this size is reused, larger is fetched from the system
 
@@ -85,7 +85,7 @@ def token_distance(spec, r, s, s_mass, chunk_bytes, shared=0):
     problems = r, s, s_mass, spec.reg, spec.tol, spec.max_iter, chunk_bytes
     if r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         try:
-            from . import sinkhorn_triton as kernels
+            from .transport import triton_kernels as kernels
 
             obstacle = kernels.obstacle(*problems, reference=plain_token_distances)
         except ImportError as error:

@@ -1,0 +1,123 @@
+"""Whether the public data sets below a folder are complete, by the counts of their papers."""
+
+import io
+import os
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..errors import BadInput, Parser, check_name
+from ..protocols.configs import CONFIGS, dataset_name
+
+COUNTS = ("classes", "train", "val", "test")
+
+
+@dataclass
+class Finding:
+    """What there is of a data set: its counts, and the first thing that is wrong with it."""
+
+    name: str
+    expected: tuple
+    found: bool
+    counts: tuple = (None,) * len(COUNTS)
+    problem: str = ""
+
+    def row(self) -> list[str]:
+        """The line of the table."""
+        cells = [cell(*pair) for pair in zip(self.counts, self.expected, strict=True)]
+        return [self.name, "yes" if self.found else "no", *cells]
+
+
+def main(argv: list[str]) -> int:
+    """Print a table of the data sets; exit code 1 when one that is there has something wrong."""
+    parser = Parser(prog="python -m benchmark check-data", description=__doc__)
+    parser.add_argument("--root", default=os.environ.get("DATA"), help="default: $DATA")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all 15)")
+    args = parser.parse_args(argv)
+    if not args.root:
+        raise BadInput("which folder? Give --root, or set DATA")
+    root = Path(args.root).expanduser().absolute()
+    if not root.is_dir():
+        raise BadInput(f"'{root}' is no folder: --root is the one that holds the data sets")
+    known = public_datasets()
+    names = [check_name("data set", name, known) for name in args.names] or list(known)
+    findings = []
+    for name in (bar := tqdm(names, leave=False)):
+        bar.set_description(name)
+        findings.append(check(name, known[name], root))
+    print(render(findings, root))
+    return int(any(finding.problem for finding in findings))
+
+
+def public_datasets() -> dict:
+    """The name of the config file to the class, of the data sets with published counts."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    import datasets  # noqa: F401 (registers them)
+
+    known = DATASET_REGISTRY.registered_names()
+    names = sorted(path.stem for path in (CONFIGS / "datasets").glob("*.yaml"))
+    classes = {n: DATASET_REGISTRY.get(dataset_name(n)) for n in names if dataset_name(n) in known}
+    return {name: cls for name, cls in classes.items() if getattr(cls, "expected", None)}
+
+
+def check(name: str, cls: type, root: Path) -> Finding:
+    """Read a data set as a run does, but write nothing."""
+    from datasets.base import DatasetError, check_labels
+
+    folder = root / cls.dataset_dir
+    finding = Finding(name, cls.expected, folder.is_dir())
+    if not finding.found:
+        return finding
+    told = io.StringIO()
+    try:
+        with redirect_stdout(told):
+            if cls.split_file and not (folder / cls.split_file).exists():
+                parts = cls.own_split(folder)
+                print(f"there is no {cls.split_file}: a run makes its own split, whose accuracies "
+                      "are not comparable with published ones")  # fmt: skip
+            else:
+                parts = cls.read(folder)
+            check_labels(cls.__name__, *parts)
+    except (DatasetError, OSError) as error:
+        finding.problem = str(error)
+        return finding
+    labels = {item.label for part in parts for item in part}
+    finding.counts = (len(labels), *map(len, parts))
+    finding.problem = " ".join(told.getvalue().split()) or miscount(finding)
+    return finding
+
+
+def miscount(finding: Finding) -> str:
+    """The first count that differs, as a sentence."""
+    for what, count, expected in zip(COUNTS, finding.counts, finding.expected, strict=True):
+        if expected is not None and count != expected:
+            kind = "classes" if what == "classes" else f"{what} images"
+            return f"{count:,} {kind} instead of {expected:,}"
+    return ""
+
+
+def cell(count: int | None, expected: int | None) -> str:
+    """A count, with the published one in brackets when it is another; `-` where there is none."""
+    if expected is None:
+        return "-"
+    if count == expected:
+        return f"{count:,}"
+    return f"({expected:,})" if count is None else f"{count:,} ({expected:,})"
+
+
+def render(findings: list[Finding], root: Path) -> str:
+    """The table, and below it what is wrong."""
+    head = ["Data set", "Found", "Classes", "Train", "Val", "Test"]
+    align = ["left", "left"] + ["right"] * len(COUNTS)
+    rows = [finding.row() for finding in findings]
+    table = tabulate(rows, head, colalign=align, disable_numparse=True)
+    found = sum(finding.found for finding in findings)
+    wrong = [f"- {finding.name}: {finding.problem}" for finding in findings if finding.problem]
+    last = f"{found} of {len(findings)} found below {root}"
+    if found:
+        last += ", with this wrong first in each:" if wrong else ", nothing is wrong"
+    return "\n".join([table, "In brackets: as published.", last, *wrong])

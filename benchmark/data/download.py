@@ -1,0 +1,191 @@
+"""Public data sets: downloaded, checked, and laid out as datasets/ reads them."""
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from ..errors import BadInput, Parser, check_name
+from ..protocols.configs import CONFIGS, read_config
+from .archives import check_sum, fetch, fetch_drive, find, place, unpacked
+
+TABLE = CONFIGS / "downloads.yaml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of a data set; the head of configs/downloads.yaml says what the fields mean."""
+
+    name: str
+    urls: tuple[str, ...] = ()
+    drive: str = ""
+    sha256: str = ""
+    md5: str = ""
+    inside: str = ""
+    holds: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def gives(self) -> list[str]:
+        """What the data set's folder has when this is done."""
+        return list(self.holds) or [self.name]
+
+    def check(self, path: Path) -> None:
+        """Raise BadInput if the file at `path` is not this one, as far as a hash is known."""
+        for kind in ("sha256", "md5"):
+            if expected := getattr(self, kind):
+                return check_sum(path, kind, expected)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark download`."""
+    table = read_config(TABLE)
+    parser = Parser(
+        prog="python -m benchmark download",
+        description=f"{__doc__} What is there already is kept, and what broke off goes on.",
+        epilog="The addresses (configs/downloads.yaml) are those that the data sets' own pages, "
+        "torchvision and CoOp name, or copies. Sites move: a file that cannot be had this way, but "
+        "another, can be put where the message says. `check-data` then compares the data with the "
+        "published counts.",
+    )
+    add = parser.add_argument
+    add("datasets", nargs="+", metavar="DATASET", help=", ".join(table))
+    add("--root", type=Path, required=True, metavar="DATA", help="the folder of the data sets")
+    add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its own address")
+    args = parser.parse_args(argv)
+    if args.mirror and not args.mirror.startswith(("http://", "https://")):
+        raise BadInput(f"--mirror is an address that starts with http(s)://, not '{args.mirror}'")
+    names = [check_name("data set", name, table) for name in dict.fromkeys(args.datasets)]
+    root = args.root.expanduser().absolute()
+    try:
+        failed = [name for name in names if not provide(name, table[name], root, args.mirror)]
+    except KeyboardInterrupt:
+        print("Interrupted. Running the same command again continues.", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"not complete: {', '.join(failed)} (of {len(names)})", file=sys.stderr)
+    return int(bool(failed))
+
+
+def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
+    """Get what a data set lacks.
+
+    Args:
+        name: of the data set.
+        entry: of the table.
+        root: the folder of the data sets.
+        mirror: the address below which all files are, instead of their own.
+
+    Returns:
+        Whether it is complete; if not, stderr has a sentence for each thing that is missing.
+    """
+    folder = root / entry["folder"]
+    sources = [Source(**file) for file in entry["files"]]
+    by_hand = entry.get("by_hand", {"needs": []})
+    todo = [source for source in sources if lacks(folder, source.gives)]
+    if not todo and not lacks(folder, by_hand["needs"]):
+        print(f"{name}: is already in '{folder}'")
+        return True
+    if todo and "note" in entry and not mirror:
+        print(f"{name}: {entry['note']}")
+    problems = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            for source in todo:
+                try:
+                    install(source, folder, mirror)
+                except (BadInput, OSError) as error:
+                    problems.append(f"{source.name}: {error}")
+    except (BadInput, OSError) as error:
+        problems.append(str(error))
+    if lacks(folder, by_hand["needs"]):
+        problems.append(by_hand["how"].format(folder=folder))
+    for problem in problems:
+        print(f"{name}: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{name}: is complete in '{folder}'")
+    return not problems
+
+
+def lacks(folder: Path, paths: list[str]) -> bool:
+    """Whether one of the paths is not in the folder."""
+    return not all((folder / path).exists() for path in paths)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other downloads out of the folder; BadInput when one is at work there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network file system may know no such locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BadInput(f"another download is at work in '{folder}'") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def install(source: Source, folder: Path, mirror: str | None) -> None:
+    """Get a file, unpack it if it is an archive, and put what it gives into the folder.
+
+    An archive that is there already is used instead, and kept: it may be the user's.
+    """
+    path = folder / source.name
+    there = path.exists()
+    if not there:
+        download(source, path, mirror)
+    if not source.holds:
+        return
+    if there:
+        try:
+            source.check(path)
+        except BadInput as error:
+            raise BadInput(f"'{path}' is another file, move it away: {error}") from None
+    with unpacked(path, folder / ".unpacking", source.inside) as content:
+        for name, origin in source.holds.items():
+            if not (folder / name).exists():
+                place(find(content, origin), folder / name)
+    if there:
+        print(f"{source.name}: is unpacked; '{path}' is not needed any more")
+    else:
+        path.unlink()
+
+
+def download(source: Source, path: Path, mirror: str | None) -> None:
+    """Download a file from the first of its addresses that gives it, and check it.
+
+    Raises:
+        BadInput: no address gives it. A file with another hash is kept under another name.
+    """
+    urls = [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else source.urls
+    ways = {url: partial(fetch, url) for url in urls}
+    if source.drive and not mirror:
+        ways["Google Drive"] = partial(fetch_drive, source.drive)
+    reasons = []
+    for where, get in ways.items():
+        print(f"{source.name}: from {where}", flush=True)
+        try:
+            received = get(path)
+        except BadInput as error:
+            reasons.append(str(error))
+            continue
+        try:
+            source.check(received)
+        except BadInput as error:
+            wrong = received.rename(path.with_name(path.name + ".wrong"))
+            reasons.append(f"the file from {where} is kept as '{wrong}', for {error}")
+            continue
+        received.rename(path)
+        for rest in (".part", ".part.etag"):
+            path.with_name(path.name + rest).unlink(missing_ok=True)
+        return
+    raise BadInput(
+        f"{'; '.join(reasons)}; call this again to go on, or put the file at '{path}' yourself"
+    )

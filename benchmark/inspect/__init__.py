@@ -1,0 +1,1 @@
+"""A look into methods and trained runs."""

@@ -1,0 +1,89 @@
+"""The methods as points in one space: the paper's Table 1, from the specs themselves."""
+
+import csv
+import functools
+import io
+
+import torch
+from tabulate import tabulate
+
+from trainers.prompting import PromptSpec
+from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.learner import PromptLearner
+
+from ..errors import Parser
+from ..measure.geometry import GEOMETRY, untrained_clip
+from ..report.command import TABLE_STYLES
+
+HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
+CAPTION = (
+    "Every method with its defaults, for {backbone}. M visual and N textual prompts; beta weighs\n"
+    "the token level; lengths and depths are text / vision (their prompts in the first blocks)."
+)
+
+
+@functools.cache
+def shape_of_clip(backbone: str):
+    """A CLIP of that geometry whose weights take no memory."""
+    with torch.device("meta"):
+        return untrained_clip(GEOMETRY[backbone])
+
+
+def trained_parameters(spec: PromptSpec, backbone: str = "ViT-B/16", classes: int = 1) -> int:
+    """Number of trained parameters on a backbone of the OpenAI release, without its weights.
+
+    Args:
+        spec: the method.
+        backbone: a key of `GEOMETRY`.
+        classes: K; it matters for class-specific contexts alone.
+    """
+    with torch.device("meta"):
+        learner = PromptLearner(shape_of_clip(backbone), spec, classes)
+    return sum(p.numel() for p in learner.parameters())
+
+
+def row(method: str, backbone: str) -> list[str]:
+    """One line of the table, under HEAD."""
+    spec = prompt_spec(method, {})
+
+    def sides(text: int, vision: int) -> str:
+        return f"{text if spec.N else '-'} / {vision if spec.M else '-'}"
+
+    return [
+        method,
+        str(spec.M),
+        str(spec.N),
+        "-" if spec.score == "plot" else f"{spec.beta:g}",
+        spec.coupling,
+        spec.score,
+        sides(spec.text_length, spec.vision_length),
+        sides(spec.text_depth, spec.vision_depth),
+        f"{trained_parameters(spec, backbone):,}",
+    ]
+
+
+def render(backbone: str, form: str) -> str:
+    """The table in one of TABLE_STYLES, or as comma-separated values."""
+    rows = [row(method, backbone) for method in METHODS]
+    if form == "csv":
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(HEAD)
+        writer.writerows([*cells, count.replace(",", "")] for *cells, count in rows)
+        return text.getvalue().rstrip("\n")
+    align = ["left"] + ["right"] * 3 + ["left"] * 2 + ["right"] * 3
+    table = tabulate(rows, HEAD, TABLE_STYLES[form], colalign=align, disable_numparse=True)
+    caption = CAPTION.format(backbone=backbone).split("\n")
+    if form == "latex":
+        return "\n".join([table, *(f"% {line}" for line in caption)])
+    return "\n".join([table, *[""] * (form == "markdown"), *caption])
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark methods`."""
+    parser = Parser(prog="python -m benchmark methods", description=__doc__)
+    parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
+    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv"], default="text")
+    args = parser.parse_args(argv)
+    print(render(args.backbone, args.format))
+    return 0

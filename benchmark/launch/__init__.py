@@ -1,0 +1,1 @@
+"""From what the user asks for to runs, one after another or side by side."""

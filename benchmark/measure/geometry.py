@@ -1,0 +1,149 @@
+"""Backbones of the true size with random weights, and the arithmetic that a step cannot avoid."""
+
+from typing import NamedTuple
+
+from trainers.prompting import PromptedCLIP, build_clip
+from trainers.prompting.encoders.text import shared_length
+
+ARGUMENTS = (
+    "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
+    "context_length", "vocab_size", "transformer_width", "transformer_heads", "transformer_layers",
+)  # fmt: skip
+GEOMETRY = {
+    "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
+    "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
+    "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
+}
+WORDS = [
+    "river", "forest", "highway", "pasture", "building", "church", "bridge", "tower", "garden",
+    "lake", "desert", "street",
+]  # fmt: skip
+
+
+def untrained_clip(geometry: tuple):
+    """A CLIP of that geometry, whose numbers stand in the order of ARGUMENTS."""
+    return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
+
+
+def class_names(count: int) -> list[str]:
+    """Names of one to three words, distinct, and the same for the same count."""
+    names = []
+    for i in range(count):
+        words = [WORDS[i % 12], WORDS[i // 12 % 12], WORDS[i // 144 % 12]]
+        names.append(" ".join(words[: 1 + i % 3]) if i < 12 else " ".join(words))
+    return names
+
+
+class Block(NamedTuple):
+    """The work of one transformer block on all its sequences, counted in positions.
+
+    q, kv: positions projected to queries, and to keys and values; out: those that pass the
+    output projection and the MLP; products: pairs of a query and a key, once for each matrix
+    product over them.
+    """
+
+    q: int
+    kv: int
+    out: int
+    products: int
+
+    def flops(self, width: int) -> int:
+        return width**2 * (2 * self.q + 4 * self.kv + 18 * self.out) + 2 * width * self.products
+
+
+def necessary_flops(model: PromptedCLIP, batch: int) -> dict[str, int]:
+    """Operations of a training step, forward and backward, that the mathematics needs.
+
+    An image passes once per visual prompt, the words before the class name once per textual
+    prompt and a class name once per prompt and class. In the first block, what has not met a
+    prompt yet is the same for all of them. Only what is read later is computed: in the last block
+    no more than the scores use, and not the states that the next block's prompts replace. The
+    backward pass needs one product for a frozen layer (for its input alone) and none for what
+    depends on no prompt; attention and similarity need two for one. Text without prompts needs
+    nothing: its features are constant. Left out, because small: the prompt learner, the solver's
+    iterations and all that is not a matrix product.
+
+    Args:
+        model: with a ViT, and contexts that stand before the class name.
+        batch: images of a step.
+    """
+    parts = {"image": _image(model, batch), "text": _text(model, batch)}
+    return parts | {"similarity": _similarity(model, batch)}
+
+
+def _image(model, batch) -> int:
+    spec, visual = model.spec, model.image_encoder.visual
+    width, features = visual.proj.shape
+    patches = len(visual.positional_embedding) - 1
+    b = spec.vision_length if spec.M else 0
+    views, length = batch * max(spec.M, 1), 1 + patches + b
+    read = length if spec.token_level else 1
+    if spec.score == "plot":
+        read = patches + spec.add_global
+    layers = len(visual.transformer.resblocks)
+    total = 2 * batch * patches * visual.conv1.weight.numel()
+    total += (1 + bool(spec.M)) * 2 * views * read * width * features
+    for i in range(layers):
+        replaced = b if i + 1 < spec.vision_depth else 0
+        out = views * (read if i == layers - 1 else length - replaced)
+        pairs = out * length
+        if i == 0:
+            static = batch * (1 + patches)
+            prompts = views * (b - replaced), views * b
+            total += Block(static + prompts[0], static + prompts[1], out, 2 * pairs).flops(width)
+            backward = Block(*prompts, out, pairs)
+        else:
+            total += Block(out, views * length, out, 2 * pairs).flops(width)
+            backward = Block(out, views * length, out, 4 * pairs)
+        total += backward.flops(width) if spec.M else 0
+    return total
+
+
+def _text(model, batch) -> int:
+    spec, text = model.spec, model.text_encoder
+    if not spec.N:
+        return 0
+    width, features = text.text_projection.shape
+    row, b = text.sentences[0], spec.text_length
+    prefix = shared_length(row, spec.class_specific)
+    suffixes = [sentence.eos + 1 - prefix for sentence in row]
+    length, classes = prefix + sum(suffixes), len(row)
+    passes = batch if spec.image_conditional else spec.N
+    pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in suffixes)
+    if spec.token_level:  # neither SOS nor the full stops
+        read = length - 1 - classes
+        read_pairs = pairs - 1 - sum(prefix + n - 1 for n in suffixes)
+    else:
+        read, read_pairs = classes, sum(prefix + n for n in suffixes)
+    layers = len(text.transformer.resblocks)
+    total = 4 * passes * read * width * features
+    for i in range(layers):
+        last = i == layers - 1
+        replaced = b if i + 1 < spec.text_depth else 0
+        out = passes * (read if last else length - replaced)
+        moved = out if last else out - passes  # SOS sees no prompt
+        seen = passes * (read_pairs if last else pairs)
+        if i == 0:
+            prompts = passes * (b - replaced), passes * b
+            static = length - b
+            total += Block(static + prompts[0], static + prompts[1], out, 2 * seen).flops(width)
+            total += Block(*prompts, moved, seen).flops(width)
+        else:
+            total += Block(out, passes * length, out, 2 * seen).flops(width)
+            total += Block(moved, passes * (length - 1), moved, 4 * seen).flops(width)
+    return total
+
+
+def _similarity(model, batch) -> int:
+    spec, text, visual = model.spec, model.text_encoder, model.image_encoder.visual
+    patches = len(visual.positional_embedding) - 1
+    sentences = text.sentences
+    classes, features = len(sentences[0]), text.text_projection.shape[1]
+    views = batch * max(spec.M, 1)
+    texts = classes * max(spec.N, 1)
+    pairs = batch * patches * texts if spec.score == "plot" else views * texts
+    if spec.token_level:
+        words = sum(sentence.eos - 2 for row in sentences for sentence in row)
+        words -= (classes - 1) * len(sentences) * text.shared_tokens
+        pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
+    return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features

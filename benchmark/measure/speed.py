@@ -1,0 +1,506 @@
+"""Time, memory and arithmetic of training and evaluation, beside the machine's own peak.
+
+Random weights of the true size. Every case has a process of its own, and what is compared is
+measured in turn.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from trainers.prompting.config import METHODS, prompt_spec
+
+from ..errors import BadInput, Parser, check_name
+from ..launch.command import write
+from ..report.render import as_markdown, as_text
+from ..report.rows import Cell
+from ..report.tables import Table, memory
+from .case import Case, Model, OutOfMemory, Product, Worker
+from .geometry import GEOMETRY
+
+PRECISIONS = ("fp32", "amp", "fp16")
+NAIVE = ("ALIGN", "MaPLe", "CoOp")  # the methods that the naive reference computes
+PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that shows the peak rate
+SAME = 1e-4  # the most that logits in float32 may differ by
+FORMATS = {"text": as_text, "markdown": as_markdown}
+
+
+@dataclass
+class Contender:
+    """One side of a comparison: a case, its process, and what was found.
+
+    `found` holds nothing but `problem` once the case has run out of memory.
+    """
+
+    name: str
+    case: Case
+    repeats: int
+    worker: Worker | None = None
+    found: dict = field(default_factory=dict)
+
+    def ask(self, key: str, *question: str, say: str = "", again: bool = False):
+        """Keep an answer of the worker under this key; `again`: in a list of several."""
+        if say:
+            self.say(say)
+        answer = self.try_(lambda: self.worker.ask(*question))
+        if self.worker:
+            self.found[key] = [*self.found.get(key, []), answer] if again else answer
+
+    def try_(self, get: Callable):
+        """What `get` returns; None without a worker, or when it now runs out of memory."""
+        try:
+            return get() if self.worker else None
+        except OutOfMemory:
+            self.worker, self.found = None, {"problem": "out of memory"}
+            self.say("out of memory")
+
+    def say(self, what: str):
+        print(f"{self.name}: {what}", file=sys.stderr, flush=True)
+
+
+def start(contenders: list[Contender], stack: ExitStack):
+    """Start the processes of all, and wait until they are ready."""
+    for one in contenders:
+        one.worker = stack.enter_context(Worker(Model, one.case))
+    for one in contenders:
+        one.try_(one.worker.answer)
+
+
+def train(contenders: list[Contender], product: Worker) -> dict[str, list[float]]:
+    """Time training steps in turn; returns the rates of the product in each precision."""
+    ours = [one for one in contenders if not one.case.naive]
+    rates = {one.case.precision: [] for one in ours}
+    with ExitStack() as stack:
+        start(contenders, stack)
+        time_steps(contenders, product, rates)
+        for one in ours:
+            one.ask("necessary", "necessary")
+        if ours[0].case.spec.score != "cosine":
+            for one in ours:
+                one.ask("prepared", "prepare_score", say="scores")
+                one.ask("score_operations", "counted", "score")
+            for _ in range(ours[0].repeats):
+                for one in ours:
+                    one.ask("score_seconds", "timed", "score", again=True)
+    for one in contenders:
+        if one.case.naive and "problem" in one.found:
+            one.say("once more, with nothing beside it")
+            one.found = {}
+            with ExitStack() as stack:
+                start([one], stack)
+                time_steps([one], product, {})
+    return rates
+
+
+def time_steps(contenders: list[Contender], product: Worker, rates: dict[str, list[float]]):
+    """Time the steps of the contenders in turn, and the product before each turn."""
+    for one in contenders:
+        one.ask("about", "about")
+        one.ask("first", "first_step", say="first step")
+    for i in range(max(one.repeats for one in contenders)):
+        for precision, found in rates.items():
+            found.append(product.ask("rate", precision))
+        for one in contenders:
+            if i < one.repeats:
+                say = f"step {i + 1} of {one.repeats}"
+                one.ask("seconds", "timed", "step", say=say, again=True)
+    for one in contenders:
+        one.ask("peak_mib", "peak_memory")  # counting takes more
+        one.ask("operations", "counted", "step", say="operations")
+
+
+def evaluate(contenders: list[Contender]):
+    """Time evaluations in turn, and the image encoder alone."""
+    ours = [one for one in contenders if not one.case.naive]
+    with ExitStack() as stack:
+        start(contenders, stack)
+        for one in ours:
+            if not one.case.spec.image_conditional:
+                one.ask("text_seconds", "timed", "encode_text", say="text features")
+            one.ask("warm", "timed", "encode_images")
+        for one in contenders:
+            one.ask("warm", "timed", "evaluate", say="first evaluation")
+        for i in range(max(one.repeats for one in contenders)):
+            for one in contenders:
+                if i < one.repeats:
+                    say = f"evaluation {i + 1} of {one.repeats}"
+                    one.ask("seconds", "timed", "evaluate", say=say, again=True)
+            for one in ours:
+                if i < one.repeats:
+                    one.ask("encoder_seconds", "timed", "encode_images", again=True)
+        for one in contenders:
+            one.ask("peak_mib", "peak_memory")
+
+
+# ---------------------------------------------------------------------- from answers to records
+
+
+def measure(args, trainer: str, classes: int, product: Worker) -> list[dict]:
+    """The records of one method and number of classes, one for each precision.
+
+    The naive reference computes in the first precision.
+    """
+    spec, naive = prompt_spec(trainer, {}), args.naive and trainer in NAIVE
+    case = Case(
+        spec, GEOMETRY[args.backbone], classes, args.batch, args.device, args.precision[0],
+        args.threads, args.memory_budget, compile=args.compile,
+    )  # fmt: skip
+
+    def contenders(**changes):
+        name = f"{trainer}, {classes} classes"
+        found = [
+            Contender(f"{name}, {p}", replace(case, precision=p, **changes), args.repeats)
+            for p in args.precision
+        ]
+        if naive:
+            reference = replace(case, naive=True, **changes)
+            name = f"{name}, naive, {case.precision}"
+            found.append(Contender(name, reference, args.naive_repeats))
+        return found
+
+    training, rates = [], {}
+    if spec.M or spec.N:
+        training = contenders()
+        rates = train(training, product)
+    evaluation = contenders(training=False, batch=args.eval_batch)
+    evaluate(evaluation)
+    records = []
+    for i, precision in enumerate(args.precision):
+        record = {"trainer": trainer, "classes": classes, "precision": precision}
+        if training:
+            record["training"] = training_record(training[i].found, rates[precision])
+        record["evaluation"] = evaluation_record(evaluation[i].found, args.eval_batch)
+        if naive:
+            record["naive"] = naive_record(training[-1].found, evaluation[-1].found, args)
+            record["naive"]["largest_difference"] = difference(training)
+            record["ratios"] = ratios(record)
+        records.append(record)
+    return records
+
+
+def training_record(found: dict, rates: list[float]) -> dict:
+    if "problem" in found:
+        return found
+    operations = found["operations"]
+    seconds, rate = median(found["seconds"]), max(rates)
+    record = {
+        "seconds": found["seconds"],
+        "peak_mib": found["peak_mib"],
+        "operations": operations,
+        "necessary": found["necessary"],
+        "over_necessary": operations / sum(found["necessary"].values()),
+        "peak_rate": rate,
+        "of_peak": operations / seconds / rate,
+        "transport_share": None,
+        "encoders_of_peak": None,
+        **found["about"],
+    }
+    if "score_seconds" in found:
+        scores = median(found["score_seconds"])
+        rest = (operations - found["score_operations"]) / (seconds - scores)
+        record["score_seconds"] = found["score_seconds"]
+        record |= {"transport_share": scores / seconds, "encoders_of_peak": rest / rate}
+    return record
+
+
+def evaluation_record(found: dict, images: int) -> dict:
+    if "problem" in found:
+        return found
+    seconds, encoder = median(found["seconds"]), median(found["encoder_seconds"])
+    return {
+        "seconds": found["seconds"],
+        "encoder_seconds": found["encoder_seconds"],
+        "images_per_second": images / seconds,
+        "over_encoder": seconds / encoder,
+        "text_seconds": found.get("text_seconds"),
+        "peak_mib": found["peak_mib"],
+    }
+
+
+def naive_record(training: dict, evaluation: dict, args) -> dict:
+    record = {"precision": args.precision[0], "training": training, "evaluation": evaluation}
+    if "problem" not in training:
+        wanted = ("seconds", "peak_mib", "operations")
+        record["training"] = {key: training[key] for key in wanted}
+    if "problem" not in evaluation:
+        rate = args.eval_batch / median(evaluation["seconds"])
+        wanted = {key: evaluation[key] for key in ("seconds", "peak_mib")}
+        record["evaluation"] = wanted | {"images_per_second": rate}
+    return record
+
+
+def difference(training: list[Contender]) -> float | None:
+    """The largest between the logits of the naive reference and ours in the same precision."""
+    ours, naive = training[0].found, training[-1].found
+    if "problem" in ours or "problem" in naive:
+        return None
+    ours, naive = (torch.tensor(found["first"]) for found in (ours, naive))
+    return (ours - naive).abs().max().item()
+
+
+def ratios(record: dict) -> dict:
+    """How many times the naive reference's seconds and memory are ours; none where they differ."""
+    naive = record["naive"]
+
+    def ratio(part, value):
+        ours, theirs = record[part], naive[part]
+        if "problem" in ours or "problem" in theirs or differs(naive):
+            return None
+        return value(theirs) / value(ours)
+
+    def seconds(found):
+        return median(found["seconds"])
+
+    return {
+        "step": ratio("training", seconds),
+        "memory": ratio("training", lambda found: found["peak_mib"]),
+        "evaluation": ratio("evaluation", seconds),
+    }
+
+
+def differs(naive: dict) -> bool:
+    """Whether the naive reference computes something else; in half precision nobody can tell."""
+    largest = naive["largest_difference"]
+    return naive["precision"] == "fp32" and largest is not None and not largest <= SAME
+
+
+# ---------------------------------------------------------------------- from records to tables
+
+
+def spread(values: list[float]) -> str:
+    """Median, and in brackets the least and the greatest."""
+    middle = f"{median(values):.3g}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def number(value: float | None, form: str = ".3g") -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+# Heads of columns, and what stands in them for the part of a record that has numbers.
+TRAINING = {
+    "Step (s)": lambda part: spread(part["seconds"]),
+    "Peak memory": lambda part: memory(part["peak_mib"]),
+    "TFLOP": lambda part: number(part["operations"] / 1e12),
+    "Over necessary": lambda part: number(part["over_necessary"], ".3f"),
+    "Of peak rate": lambda part: percent(part["of_peak"]),
+    "Encoders": lambda part: percent(part["encoders_of_peak"]),
+    "Transport": lambda part: percent(part["transport_share"]),
+    "Recomputed": lambda part: " and ".join(part["recomputed"]) or "-",
+}
+EVALUATION = {
+    "Batch (s)": lambda part: spread(part["seconds"]),
+    "Images/s": lambda part: number(part["images_per_second"]),
+    "Encoder alone (s)": lambda part: spread(part["encoder_seconds"]),
+    "Over encoder": lambda part: number(part["over_encoder"], ".3f"),
+    "Text, once (s)": lambda part: number(part["text_seconds"]),
+    "Peak memory": lambda part: memory(part["peak_mib"]),
+}
+NAIVE_TRAINING = {
+    "Naive step (s)": lambda part: spread(part["seconds"]),
+    "Memory": lambda part: memory(part["peak_mib"]),
+    "TFLOP": lambda part: number(part["operations"] / 1e12),
+}
+NAIVE_EVALUATION = {"Naive images/s": lambda part: number(part["images_per_second"])}
+RATIOS = {
+    "Faster step": lambda part: number(part["step"]),
+    "Less memory": lambda part: number(part["memory"]),
+    "Faster evaluation": lambda part: number(part["evaluation"]),
+}
+
+
+def line(*parts: tuple[dict, dict]) -> list[Cell]:
+    """Cells for each record and its columns; one that has a problem tells that alone."""
+    found = []
+    for record, columns in parts:
+        if "problem" in record:
+            found += [Cell(record["problem"]), *[Cell("-")] * (len(columns) - 1)]
+        else:
+            found += [Cell(column(record)) for column in columns.values()]
+    return found
+
+
+def case_name(record: dict) -> str:
+    return f"{record['trainer']}, {record['classes']}, {record['precision']}"
+
+
+def tables(args, records: list[dict]) -> list[Table]:
+    """The tables of training, of evaluation, and of the naive reference where it ran."""
+    where = f"{args.backbone}, {args.device}, {args.threads} threads"
+    where += ", compiled" * args.compile
+    batch, images = f"batch {args.batch}", f"batch {args.eval_batch}"
+    repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
+
+    def table(title: str, key: str, caption: list[str], *columns: tuple) -> Table:
+        kept = [record for record in records if key in record]
+        head = ["Method, classes, precision", *(name for _, heads in columns for name in heads)]
+        lines = [
+            [Cell(case_name(record)), *line(*((get(record), heads) for get, heads in columns))]
+            for record in kept
+        ]
+        problems = [
+            f"{case_name(record)}: the naive reference computes other logits, "
+            f"{record['naive']['largest_difference']:.2g} away; no ratio is given"
+            for record in kept
+            if key == "naive" and differs(record["naive"])
+        ]
+        return Table(title, head, lines, caption, problems)
+
+    found = [
+        table(
+            f"Training steps: {where}, {batch}",
+            "training",
+            [repeats, TRAINING_NOTE, *peak_rates(records)],
+            (lambda record: record["training"], TRAINING),
+        ),
+        table(
+            f"Evaluation: {where}, {images}",
+            "evaluation",
+            [repeats, EVALUATION_NOTE],
+            (lambda record: record["evaluation"], EVALUATION),
+        ),
+        table(
+            f"Naive reference: {where}, training {batch}, evaluation {images}",
+            "naive",
+            naive_notes(args, records),
+            (lambda record: record["naive"]["training"], NAIVE_TRAINING),
+            (lambda record: record["naive"]["evaluation"], NAIVE_EVALUATION),
+            (lambda record: record["ratios"], RATIOS),
+        ),
+    ]
+    return [one for one in found if one.lines]
+
+
+TRAINING_NOTE = (
+    "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it."
+)
+EVALUATION_NOTE = (
+    "Text features are kept. Encoder alone: the image encoder under the same visual prompts."
+)
+
+
+def peak_rates(records: list[dict]) -> list[str]:
+    """What the large matrix product reached beside the training steps."""
+    rates = {}
+    for record in records:
+        if rate := record.get("training", {}).get("peak_rate"):
+            rates.setdefault(record["precision"], []).append(rate / 1e9)
+    return [
+        f"Peak rate in {precision}, by a large matrix product beside each case: {spread(found)} "
+        "GFLOP/s."
+        for precision, found in rates.items()
+    ]
+
+
+def naive_notes(args, records: list[dict]) -> list[str]:
+    times = "one repeat" if args.naive_repeats == 1 else f"{args.naive_repeats} repeats"
+    found = [record["naive"]["largest_difference"] for record in records if "naive" in record]
+    largest = max((value for value in found if value is not None), default=None)
+    return [
+        f"The naive reference computes in {args.precision[0]}; {times}, in turn with ours.",
+        f"Its logits and ours in {args.precision[0]} differ by {number(largest, '.1g')} at most.",
+    ]
+
+
+# ---------------------------------------------------------------------- command line
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m benchmark speed", description=__doc__)
+    add = parser.add_argument
+    add("--trainers", nargs="+", default=list(METHODS), metavar="TRAINER", help="(default: all)")
+    add("--backbone", default="ViT-B/16", help="(default: %(default)s)")
+    add(
+        "--classes", nargs="+", type=int, default=[10, 50, 100, 500, 1000], metavar="NUMBER",
+        help="(default: 10 50 100 500 1000)",
+    )  # fmt: skip
+    add("--batch", type=int, default=4, help="images of a training step (default: 4)")
+    add("--eval-batch", type=int, default=20, help="images of an evaluation (default: 20)")
+    add("--device", default="cpu", help="cpu (the default) or cuda")
+    add(
+        "--precision", nargs="+", default=["fp32"], metavar="PRECISION",
+        help="fp32 (the default), amp or fp16, or several of them",
+    )  # fmt: skip
+    add("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    add("--repeats", type=int, default=3, help="(default: 3)")
+    add(
+        "--memory-budget", type=float, default=0.0, metavar="GIB",
+        help="for the activations of a step, as TRAINER.MEMORY_BUDGET (default: ask the machine)",
+    )  # fmt: skip
+    add(
+        "--compile", action="store_true",
+        help="with the blocks compiled, as with TRAINER.COMPILE",
+    )  # fmt: skip
+    add(
+        "--naive", action="store_true",
+        help=f"also time a reference in the way of public code ({', '.join(NAIVE)}), in the first "
+        "of the precisions: minutes, and tens of GiB from 150 classes on",
+    )  # fmt: skip
+    add("--naive-repeats", type=int, default=1, help="(default: 1)")
+    add("--format", choices=FORMATS, default="text", help="of the tables (default: text)")
+    add("--json", type=Path, metavar="FILE", help="also write every number there")
+    return parser
+
+
+def check(args):
+    """Raises BadInput for what cannot be measured."""
+    for trainer in args.trainers:
+        check_name("trainer", trainer, METHODS)
+    check_name("backbone", args.backbone, GEOMETRY)
+    for precision in args.precision:
+        check_name("precision", precision, PRECISIONS)
+    check_sizes(args, "classes", "batch", "eval_batch", "threads", "repeats", "naive_repeats")
+    if not 0 <= args.memory_budget < math.inf:
+        raise BadInput(f"--memory-budget is {args.memory_budget} but must be GiB, or 0 to ask")
+    check_device(args.device)
+    if args.device == "cpu" and "fp16" in args.precision:
+        raise BadInput("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
+
+
+def check_sizes(args, *names: str):
+    """Raises BadInput if one of these arguments is too small."""
+    for name in names:
+        value, least = getattr(args, name), 2 if name == "classes" else 1
+        smallest = min(value) if isinstance(value, list) else value
+        if smallest < least:
+            name = name.replace("_", "-")
+            raise BadInput(f"--{name} is {smallest} but must be at least {least}")
+
+
+def check_device(device: str):
+    check_name("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda needs a GPU that PyTorch can use: give --device cpu")
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark speed`: 1 if the naive reference computes something else."""
+    args = build_parser().parse_args(argv)
+    check(args)
+    records = []
+    with Worker(Product, args.device, args.threads, PRODUCT[args.device]) as product:
+        product.answer()
+        for trainer in args.trainers:
+            for classes in args.classes:
+                records += measure(args, trainer, classes, product)
+                if args.json:  # after each case: an interruption costs no more than one
+                    write(args.json, as_json(args, records))
+    print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))
+    return int(any(differs(record["naive"]) for record in records if "naive" in record))
+
+
+def as_json(args, records: list[dict], **versions: str) -> str:
+    asked = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
+    versions["torch"] = torch.__version__
+    return json.dumps({**versions, "arguments": asked, "records": records})

@@ -1,0 +1,1 @@
+"""From results of runs to tables, plots and a page."""

@@ -1,0 +1,96 @@
+"""Tables, plots and a page of all runs below an output folder, or of log.txt files beside them."""
+
+import sys
+from pathlib import Path
+
+from ..errors import BadInput, Parser
+from ..protocols.runs import PROTOCOLS, runs_on_disk
+from . import logs
+from .render import TABLE_STYLES, render
+from .results import Outcome, from_folder
+from .rows import Row, rows
+
+FORMATS = (*TABLE_STYLES, "csv", "json", "html")
+
+
+def table(outcomes: list[Outcome], protocol: str, form: str = "text") -> str:
+    """The tables of a protocol's outcomes, in one of FORMATS."""
+    return formatted(rows(o for o in outcomes if o.run.protocol == protocol), form)
+
+
+def on_disk_table(output: Path, protocol: str, form: str = "text") -> str:
+    """The tables of a protocol's runs in an output folder, in one of FORMATS."""
+    return table(on_disk(output, [protocol]), protocol, form)
+
+
+def on_disk(output: Path, protocols: list[str]) -> list[Outcome]:
+    """What became of the runs of these protocols in an output folder."""
+    return [from_folder(run) for name in protocols for run in runs_on_disk(output, name)]
+
+
+def formatted(listed: list[Row], form: str) -> str:
+    """The tables of these rows, in one of FORMATS."""
+    if form == "html":
+        from .page import page  # matplotlib is slow to load
+
+        return page(listed)
+    return render(listed, form)
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m benchmark report", description=__doc__)
+    add = parser.add_argument
+    add("output", type=Path, nargs="?", default=Path("output"), help="(default: %(default)s)")
+    add("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    add(
+        "--protocol", choices=PROTOCOLS, action="append", dest="protocols",
+        help="only this one; may be given several times (default: all)",
+    )  # fmt: skip
+    add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
+    add("--plots", type=Path, metavar="DIR", help="also write plots there, as png and svg")
+    add(
+        "--logs", action="append", default=[], metavar="[NAME=]FOLDER",
+        help="add the log.txt files of CoOp, MaPLe and the like below this folder, NAME being the "
+        "method in the tables; may be given several times",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """`python -m benchmark report OUTPUT`."""
+    args = build_parser().parse_args(argv)
+    protocols = args.protocols or PROTOCOLS
+    outcomes = on_disk(args.output, protocols)
+    read, unknown = logs.read(args.logs)
+    outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+        print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
+    listed = rows(outcomes, args.interval)
+    if not listed:
+        what = " or ".join(args.protocols or ["any protocol"])
+        raise BadInput(
+            f"no runs of {what} in '{args.output}': run one first, "
+            "for example `python -m benchmark base2new`"
+        )
+    if args.plots:
+        draw(listed, args.plots)
+    print(formatted(listed, args.format))
+
+
+def draw(listed: list[Row], folder: Path) -> None:
+    """Write the plots of these rows into a folder, and say which."""
+    from .plots import FORMATS as IMAGES
+    from .plots import figures, save
+
+    drawn = figures(listed)
+    if not drawn:
+        print("no plots: they show few-shot runs and the ablation of beta", file=sys.stderr)
+    for name, (figure, _) in drawn.items():
+        for form in IMAGES:
+            path = folder / f"{name}.{form}"
+            try:
+                save(figure, path)
+            except OSError as error:
+                raise BadInput(f"--plots: {path} cannot be written ({error})") from None
+            print(path, file=sys.stderr)

@@ -1,0 +1,176 @@
+"""Folders of plain `log.txt` files, as the public repositories of this family leave them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import BadInput
+from ..protocols.runs import TARGETS, Run
+from .results import Outcome
+
+# Where their scripts write, each with the protocol that such a folder belongs to. CoOp's have
+# further settings behind the shots; its zero-shot runs have no seed.
+SHOTS = r"(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<more>(?:/[^/]+)*)"
+LAYOUTS = [
+    (
+        "base2new",
+        r"(?:train|test)_(?P<part>base|new)/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)(?P<more>[^/]*)"
+        r"/(?P<trainer>[^/]+)/(?P<config>.+)/seed(?P<seed>\d+)",
+    ),
+    ("transfer", rf"evaluation/(?P<trainer>[^/]+)/{SHOTS}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)"),
+    ("few_shot", rf"(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/{SHOTS}/seed(?P<seed>\d+)"),
+    ("few_shot", r"(?P<trainer>Zeroshot\w+)/(?P<config>[^/]+)/(?P<dataset>[^/]+)"),
+]
+SOURCE = "imagenet"  # what their scripts for transfer train on
+
+EPOCH = re.compile(r"epoch \[\d+/\d+\]")
+FINISHED = re.compile(r"Finish(ed)? training")  # later and earlier versions of Dassl
+EVALUATE = re.compile(r"Evaluate on the \*(\w+)\* set")
+NUMBER = re.compile(r"\* (total|correct|accuracy): ([\d,.]+)")
+
+
+@dataclass(frozen=True)
+class LogRun(Run):
+    """A run that is known by its log alone; `label` names its method in the tables."""
+
+    label: str = ""
+
+
+def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
+    """What the logs below some folders say, and the folders of logs that do not tell their run.
+
+    Args:
+        specs: each is a `FOLDER`, or `NAME=FOLDER` to name its method.
+
+    Raises:
+        BadInput: there is no such folder, no log in a known place, or two logs of one run that
+            disagree.
+    """
+    runs, unknown = [], []
+    for spec in specs:
+        told, untold = _read(spec)
+        runs += told
+        unknown += untold
+    return _distinct([_outcome(run) for run in (*runs, *_sources(runs))]), unknown
+
+
+def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
+    name, named, path = spec.partition("=")
+    if not named or Path(spec).is_dir():
+        name, path = "", spec
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BadInput(f"--logs: there is no folder '{folder}'")
+    found = {file.parent for file in folder.rglob("log.txt*") if file.is_file()}
+    if not found:
+        raise BadInput(f"--logs: there is no log.txt in '{folder}' or below it")
+    known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
+    if not known:
+        raise BadInput(
+            f"--logs: '{min(found)}' does not tell its run: folders must be named as by the "
+            "scripts of CoOp and MaPLe (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+            ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)"
+        )
+    runs = list(known.values())
+    if name and len({run.trainer for run in runs}) == 1:
+        runs = [replace(run, label=name, trainer=name) for run in runs]
+    else:
+        by = name or folder.resolve().name
+        runs = [replace(run, label=f"{run.trainer} ({by})") for run in runs]
+    return runs, sorted(found - known.keys())
+
+
+def _run(folder: Path) -> LogRun | None:
+    """The run whose log lies in this folder; None when its name does not tell."""
+    for protocol, layout in LAYOUTS:
+        if match := re.search(f"/{layout}$", folder.as_posix()):
+            return _named(protocol, match.groupdict(), folder)
+    return None
+
+
+def _named(protocol: str, names: dict, folder: Path) -> LogRun:
+    part = names.get("part", "all")
+    source = ""
+    if protocol == "transfer":
+        styles = TARGETS["domain_generalization", SOURCE].split()
+        protocol = "domain_generalization" if names["dataset"] in styles else "cross_dataset"
+        source, part = SOURCE, "target"
+    return LogRun(
+        trainer=names["trainer"],
+        dataset=names["dataset"],
+        config=names["config"] + (names.get("more") or ""),
+        seed=int(names.get("seed") or 1),
+        shots=int(names.get("shots") or 0),
+        subsample=part if part in ("base", "new") else "all",
+        part=part,
+        folder=folder,
+        protocol=protocol,
+        eval_only=part in ("new", "target"),
+        source=source,
+    )
+
+
+def _sources(runs: list[LogRun]) -> list[LogRun]:
+    """The trainings on the source of what was transferred: in those tables they have a column."""
+    wanted = {(run.protocol, _method(run)) for run in runs if run.part == "target"}
+    return [
+        replace(run, protocol=protocol, part="source", source=SOURCE)
+        for run in runs
+        if run.protocol == "few_shot" and run.dataset == SOURCE
+        for protocol in ("cross_dataset", "domain_generalization")
+        if (protocol, _method(run)) in wanted
+    ]
+
+
+def _method(run: LogRun) -> tuple:
+    return run.label, run.config, run.shots
+
+
+def _outcome(run: LogRun) -> Outcome:
+    files = sorted(run.folder.glob("log.txt*"))  # later ones have a date behind the name
+    values = [accuracy(file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    values = [value for value in values if value is not None]
+    if not values:
+        return Outcome(run, problem=f"unfinished: {files[-1]} ends without a result")
+    return Outcome(run, {"accuracy": values[-1], "split": "test"})
+
+
+def accuracy(log: str) -> float | None:
+    """The accuracy (%) of the last test in a log; None when there is none.
+
+    What is tested between the epochs of a training, or on validation images, does not count. The
+    numbers of images give more digits than the one behind the point of the log's own accuracy.
+    """
+    training, split, block, value = False, "test", {}, None
+    for line in log.splitlines():
+        if EPOCH.match(line):
+            training = True
+        elif FINISHED.match(line):
+            training = False
+        elif match := EVALUATE.match(line):
+            split = match[1]
+        elif line.strip() == "=> result":
+            block = {}
+        elif match := NUMBER.match(line):
+            block[match[1]] = float(match[2].replace(",", ""))
+            if match[1] == "accuracy" and split == "test" and not training:
+                exact = block.get("total") and "correct" in block
+                value = 100 * block["correct"] / block["total"] if exact else block["accuracy"]
+    return None if training else value
+
+
+def _distinct(found: list[Outcome]) -> list[Outcome]:
+    """One outcome for each run: of two logs of one run, that with a result."""
+    kept: dict[Run, Outcome] = {}
+    for outcome in found:
+        run = replace(outcome.run, folder=Path())
+        other = kept.get(run)
+        if other is None or other.result is None:
+            kept[run] = outcome
+        elif outcome.result not in (None, other.result):
+            raise BadInput(
+                f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
+                "different results: give them as two folders with different names (NAME=FOLDER)"
+            )
+    return list(kept.values())

@@ -1,0 +1,120 @@
+"""Reading what a run left in its folder, and whether it is the run that was meant."""
+
+import ast
+import json
+import math
+from dataclasses import dataclass
+
+from ..protocols.configs import dataset_name, pairs
+from ..protocols.runs import Run
+
+RESULTS = "results.json"
+CONSOLE = "console.txt"
+
+# These keys of the config may differ: they change how a run works, not what it computes.
+INCIDENTAL = ("DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ")
+
+# The engine's own lines in a run's console.txt begin so.
+COMMAND, FAILED = "$ ", "# failed: "
+
+
+class BadResult(Exception):
+    """A results.json that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its results, or the problem, as `kind: why` (`failed: no memory`)."""
+
+    run: Run
+    result: dict | None = None
+    problem: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the run worked, by its own account."""
+        result = self.result or {}
+        return (result.get("train_seconds") or 0) + (result.get("test_seconds") or 0)
+
+
+def read(run: Run) -> dict | None:
+    """The run's results; None when it left none; BadResult when they cannot be used."""
+    path = run.folder / RESULTS
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadResult(f"{path} cannot be read ({error})") from None
+    accuracy = result.get("accuracy") if isinstance(result, dict) else None
+    if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+        raise BadResult(f"{path} holds no accuracy")
+    return result
+
+
+def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
+    """How `result` differs from what the run asks for; None if it does not.
+
+    `keys` are further dotted keys that the result's config must hold, with their values.
+    """
+    asked = {
+        "trainer": run.trainer,
+        "seed": run.seed,
+        "shots": run.shots,
+        "subsample_classes": run.subsample,
+    }
+    for key, value in asked.items():
+        if result.get(key) != value:
+            return f"{key} {result.get(key)}, not {value}"
+    if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
+        return f"dataset {result.get('dataset')}, not {run.dataset}"
+    for key, value in ((keys or {}) | pairs(run.opts)).items():
+        used = _used(result.get("config"), key)
+        if key not in INCIDENTAL and used is not None and used != _literal(value):
+            return f"{key} {used}, not {value}"
+    return None
+
+
+def from_folder(run: Run) -> Outcome:
+    """What became of a run, from its folder alone."""
+    try:
+        result = read(run)
+    except BadResult as error:
+        return Outcome(run, problem=f"corrupt: {error}")
+    if result is not None:
+        why = misfit(run, result)
+        return Outcome(run, problem=f"misplaced: holds {why}") if why else Outcome(run, result)
+    return Outcome(run, problem=failure(run) or "unfinished: no results yet")
+
+
+def failure(run: Run) -> str | None:
+    """Why the run failed, as the engine noted it at the end of console.txt."""
+    lines = console_lines(run)
+    if lines and lines[-1].startswith(FAILED):
+        return f"failed: {lines[-1].removeprefix(FAILED)}"
+    return None
+
+
+def console_lines(run: Run) -> list[str]:
+    """The lines of the run's console.txt; none when there is no such file."""
+    try:
+        return (run.folder / CONSOLE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _used(config, key: str):
+    """The value of a dotted key in nested mappings; None when it is not there."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _literal(value):
+    """What yacs makes of a text (of a command line, or in a file), as JSON would give it back."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,296 @@
+"""From outcomes of runs to rows of numbers, and to their averages over data sets."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from ..protocols.runs import METHODS, TARGETS, TRANSFER, UNTRAINED
+from .logs import LogRun
+from .results import Outcome
+
+# The protocols in the order of a report.
+TITLES = {
+    "few_shot": "Few-shot recognition",
+    "base2new": "Base-to-new",
+    "cross_dataset": "Cross-dataset transfer",
+    "domain_generalization": "Domain generalization",
+    "ablation": "Ablation",
+}
+BASE_NEW = {"base": "Base", "new": "New", "h": "H"}
+
+# Data sets in the order of the papers; any other comes after these, by name.
+DATASETS = ["imagenet", *TARGETS["cross_dataset", "imagenet"].split()]
+DATASETS += TARGETS["domain_generalization", "imagenet"].split()
+
+
+@dataclass
+class Row:
+    """One method on one data set; in few-shot, with one number of shots; in an ablation, a variant.
+
+    `values` holds, for each column (`base`, `new` and `h`, or `accuracy`), the number of each seed
+    that has one; `seeds` are those that any method of the same table was run with. `method` is the
+    name in the tables. `label` is that of a method that is known from logs.
+    """
+
+    protocol: str
+    source: str
+    dataset: str
+    shots: int
+    trainer: str
+    label: str
+    config: str
+    variant: str
+    interval: bool = False
+    seeds: list[int] = field(default_factory=list)
+    method: str = ""
+    values: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    num_params: int | None = None
+    train_seconds: list[float] = field(default_factory=list)
+    peak_memory: float | None = None
+    splits: set[str] = field(default_factory=set)
+    backbones: set[str] = field(default_factory=set)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a row of this protocol has."""
+        return tuple(BASE_NEW) if self.protocol in ("base2new", "ablation") else ("accuracy",)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the seed and the shots make no difference."""
+        return self.trainer in UNTRAINED or self.shots == 0
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the data set is one of those that come with the repository."""
+        return self.dataset.startswith("emoji")
+
+    @property
+    def group(self) -> tuple:
+        """What the rows have in common over whose data sets an average may be taken."""
+        if self.protocol in TRANSFER:
+            return self.protocol, self.source, self.shots
+        if self.protocol == "few_shot":
+            return self.protocol, self.embedded
+        return self.protocol, self.embedded, self.shots, kind(self.variant)
+
+    @property
+    def table(self) -> tuple:
+        """What the rows of one table have in common."""
+        return self.group if self.protocol in TRANSFER else (*self.group, self.dataset)
+
+    def mean(self, column: str) -> float | None:
+        """The mean over the seeds."""
+        values = self.values[column].values()
+        return mean(values) if values else None
+
+    def std(self, column: str) -> float | None:
+        """The sample standard deviation over the seeds; None for fewer than two."""
+        values = self.values[column].values()
+        return stdev(values) if len(values) > 1 else None
+
+    def half_interval(self, column: str) -> float | None:
+        """Half of the 95% interval of the mean, by Student's t; None for fewer than two seeds."""
+        from scipy.special import stdtrit
+
+        count = len(self.values[column])
+        if count < 2:
+            return None
+        return float(stdtrit(count - 1, 0.975)) * self.std(column) / count**0.5
+
+    def spread(self, column: str) -> float | None:
+        """What stands behind `±`."""
+        return self.half_interval(column) if self.interval else self.std(column)
+
+    def complete(self, column: str) -> bool:
+        """Whether no seed is missing."""
+        count = len(self.values[column])
+        return count > 0 if self.untrained else count == len(self.seeds)
+
+    def cell(self, column: str) -> "Cell":
+        """`mean ± spread`, with the number of seeds when some are missing; or what went wrong."""
+        count = len(self.values[column])
+        if not count:
+            problems = self.problems[column]
+            return Cell(problems[0].partition(":")[0] if problems else "-")
+        spread = self.spread(column)
+        text = f"{self.mean(column):.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+        if self.complete(column):
+            return Cell(text, self.mean(column))
+        return Cell(f"{text} ({count} of {len(self.seeds)})")
+
+
+class Cell(NamedTuple):
+    """A cell of a table; those with a `value` compete for the best of their column."""
+
+    text: str
+    value: float | None = None
+
+
+def harmonic(base: float, new: float) -> float:
+    """H, the harmonic mean of the accuracies on base and new classes."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
+    """The rows of all outcomes, in the order of the tables.
+
+    Args:
+        outcomes: of any protocols.
+        interval: a 95% interval is shown in place of the standard deviation.
+    """
+    found: dict[tuple, Row] = {}
+    for run, result, problem in ((o.run, o.result, o.problem) for o in outcomes):
+        free = run.trainer in UNTRAINED and run.protocol != "base2new"
+        label = run.label if isinstance(run, LogRun) else ""
+        key = (run.protocol, run.source, run.dataset, 0 if free else run.shots, run.trainer)
+        key += (label, run.config, run.variant)
+        row = found.setdefault(key, Row(*key, interval=interval))
+        row.seeds.append(run.seed)
+        column = run.part if run.part in BASE_NEW else "accuracy"
+        if result is None:
+            row.problems[column].append(f"{problem} [seed {run.seed}]")
+            continue
+        row.values[column][run.seed] = result["accuracy"]
+        row.splits.add(result.get("split") or "test")
+        row.backbones.add(result.get("backbone"))
+        if not run.eval_only:
+            _add_training(row, result)
+    for row in found.values():
+        for seed in row.values["base"].keys() & row.values["new"].keys():
+            row.values["h"][seed] = harmonic(row.values["base"][seed], row.values["new"][seed])
+    listed = _in_every_table(list(found.values()))
+    _name(listed)
+    seeds = defaultdict(set)
+    for row in listed:
+        seeds[row.table].update(set() if row.untrained else row.seeds)
+    for row in listed:
+        row.seeds = sorted(seeds[row.table] or set(row.seeds))
+    return sorted(listed, key=_order)
+
+
+def _add_training(row: Row, result: dict) -> None:
+    """What a training took; logs do not tell, and without training there is nothing to tell."""
+    row.num_params = result.get("num_params")
+    if result.get("train_seconds") is not None:
+        row.train_seconds.append(result["train_seconds"])
+    if result.get("peak_memory_mib") is not None and not row.untrained:
+        row.peak_memory = max(row.peak_memory or 0.0, result["peak_memory_mib"])
+
+
+def _name(listed: list[Row]) -> None:
+    """Name the methods; with their config where one table has several of it."""
+    configs = defaultdict(set)
+    for row in listed:
+        configs[row.table, row.shots, row.trainer, row.label].add(row.config)
+    ours = {row.trainer for row in listed if not row.label}
+    for row in listed:
+        row.method = f"{row.label} (logs)" if row.label in ours else row.label or row.trainer
+        if len(configs[row.table, row.shots, row.trainer, row.label]) > 1:
+            row.method += f" ({row.config})"
+
+
+def _in_every_table(listed: list[Row]) -> list[Row]:
+    """Of transfer, the untrained methods stand in the table of each number of shots."""
+    shots = defaultdict(set)
+    for row in listed:
+        if row.shots:
+            shots[row.protocol, row.source].add(row.shots)
+    placed = []
+    for row in listed:
+        everywhere = row.protocol in TRANSFER and row.shots == 0
+        numbers = everywhere and shots[row.protocol, row.source] or {row.shots}
+        placed += [replace(row, shots=number) for number in numbers]
+    return placed
+
+
+def _order(row: Row) -> tuple:
+    place = DATASETS.index(row.dataset) if row.dataset in DATASETS else len(DATASETS)
+    protocol = list(TITLES).index(row.protocol)
+    dataset = (row.embedded, row.dataset != row.source, place, row.dataset)
+    return protocol, row.source, *dataset, row.shots, _method_order(row)
+
+
+def _method_order(row: Row) -> tuple:
+    rank = METHODS.index(row.trainer) if row.trainer in METHODS else len(METHODS)
+    return rank, row.trainer, row.label, row.config, settings(row.variant)
+
+
+def settings(variant: str) -> list[tuple[str, float]]:
+    """What a variant sets: `M2_N4` is M = 2 and N = 4."""
+    return [(name, float(value)) for name, value in re.findall(r"([A-Za-z]+)([\d.]+)", variant)]
+
+
+def kind(variant: str) -> str:
+    """What it is that a variant tries: `beta`, `M and N`."""
+    return " and ".join(name for name, _ in settings(variant))
+
+
+def shots_text(number: int) -> str:
+    """A number of shots in words."""
+    return "1 shot" if number == 1 else f"{number} shots"
+
+
+def methods(members: list[Row]) -> list[str]:
+    """The methods in their order, also those that miss the first data set or number of shots."""
+    return list(dict.fromkeys(row.method for row in sorted(members, key=_method_order)))
+
+
+class Average(NamedTuple):
+    """The means of one method over those `datasets` of a group's `of` that have all columns."""
+
+    group: tuple
+    method: str
+    shots: int
+    variant: str
+    embedded: bool
+    datasets: int
+    of: int
+    means: dict[str, float]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        return f"average over {self.of} {'embedded ' if self.embedded else ''}data sets"
+
+    def cell(self, column: str) -> Cell:
+        """The mean, with the number of data sets when some are missing."""
+        if not self.datasets:
+            return Cell("-")
+        text = f"{self.means[column]:.2f}"
+        if self.datasets == self.of:
+            return Cell(text, self.means[column])
+        return Cell(f"{text} ({self.datasets} of {self.of})")
+
+
+def averages(listed: list[Row]) -> list[Average]:
+    """The averages over data sets, wherever there are several; H is that of the averages."""
+    groups, averaged = defaultdict(set), defaultdict(list)
+    for row in sorted(listed, key=_method_order):
+        if row.dataset != row.source:
+            groups[row.group].add(row.dataset)
+            averaged[row.group, row.method, row.shots, row.variant].append(row)
+    found = []
+    for (group, *what), members in averaged.items():
+        if len(groups[group]) < 2:
+            continue
+        whole = [row for row in members if all(row.values[column] for column in row.columns)]
+        means = {
+            column: mean(row.mean(column) for row in whole)
+            for column in members[0].columns
+            if whole
+        }
+        if "h" in means:
+            means["h"] = harmonic(means["base"], means["new"])
+        problems = [
+            f"{row.method}, {row.dataset}, {shots_text(row.shots)}: a mean over "
+            f"{len(row.values[row.columns[-1]])} of {len(row.seeds)} seeds"
+            for row in whole
+            if not row.complete(row.columns[-1])
+        ]
+        counts = len(whole), len(groups[group])
+        found.append(Average(group, *what, members[0].embedded, *counts, means, problems))
+    return found

@@ -1,0 +1,121 @@
+"""The table of methods, and the words behind learned contexts."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from tiny import run
+
+from benchmark.__main__ import main
+from benchmark.inspect.methods import trained_parameters
+from trainers.prompting import PromptedCLIP
+from trainers.prompting.config import METHODS, prompt_spec
+
+
+def test_the_table_has_every_method_in_every_format(capsys):
+    lines = {}
+    for form in ("text", "markdown", "latex", "csv"):
+        assert main(["methods", "--format", form]) == 0
+        lines[form] = capsys.readouterr().out.splitlines()
+        for method in METHODS:
+            assert sum(line.strip("| ").startswith(method) for line in lines[form]) >= 1
+    table = dict(line.split(",", 1) for line in lines["csv"])
+    assert list(table) == ["Method", *METHODS]
+    assert table["MaPLe"] == "1,1,0,project,cosine,2 / 2,9 / 9,3555072"
+    assert table["ALIGN"] == "4,4,1,project,ot,2 / 2,9 / 9,3582720"
+    assert table["ZeroshotCLIP"] == "0,0,0,none,cosine,- / -,- / -,0"
+    assert main(["methods", "--backbone", "ViT-L/14", "--format", "csv"]) == 0
+    assert f"PLOT,0,4,-,none,plot,16 / -,1 / -,{4 * 16 * 768}" in capsys.readouterr().out
+
+
+def test_the_counts_are_those_of_the_papers_and_of_the_models(tiny_clip, monkeypatch):
+    """CoCoOp's paper says 35,360 for four context vectors."""
+    assert trained_parameters(prompt_spec("CoCoOp", {"N_CTX": 4})) == 35360
+    assert trained_parameters(prompt_spec("CoOp", {"CSC": True}), classes=10) == 10 * 16 * 512
+    from benchmark.inspect import methods
+
+    tiny = (64, 32, 4, 128, 8, 77, 49408, 128, 2, 4)
+    monkeypatch.setitem(methods.GEOMETRY, "tiny", tiny)
+    for method in METHODS:
+        keys = METHODS[method].defaults
+        node = {key: 2 for key in keys if "DEPTH" in key}
+        model = PromptedCLIP(tiny_clip, ["forest", "sea"], prompt_spec(method, node))
+        count = sum(p.numel() for p in model.public_parameters().values())
+        assert trained_parameters(model.spec, "tiny", classes=2) == count
+
+
+# A rate that moves nothing: the contexts stay at the words that they started from.
+STILL = ["OPTIM.LR", "1e-12", "OPTIM.MAX_EPOCH", "1"]
+FROM_WORDS = {
+    "CoOp": ["TRAINER.COOP.CTX_INIT", "a photo of a"],
+    "CoCoOp": ["TRAINER.COCOOP.CTX_INIT", "a photo of a"],
+    "UPT": ["TRAINER.UPT.PROMPT_DEPTH", "2"],
+    "MaPLe": ["TRAINER.MAPLE.PROMPT_DEPTH", "2"],
+    "ALIGN": ["TRAINER.ALIGN.M", "0"],
+}
+
+
+@pytest.mark.parametrize("trainer", FROM_WORDS)
+def test_words_of_contexts_that_started_from_words(tmp_path, capsys, trainer):
+    out = tmp_path / "out"
+    assert run(tmp_path, trainer, out, 1, extra=[*STILL, *FROM_WORDS[trainer]]) == 0
+    capsys.readouterr()
+    assert main(["words", "--model-dir", str(out), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Prompt 1"
+    words = [line.split()[1:3] for line in lines[1:5] if line.strip()]
+    expected = ["a", "photo", "of", "a"][: 2 if trainer in ("MaPLe", "ALIGN") else 4]
+    assert words[: len(expected)] == [[word, "(0.0000)"] for word in expected]
+    assert lines.count("Prompt 2") == (trainer == "ALIGN")
+
+
+def test_words_of_class_specific_contexts(tmp_path, capsys):
+    out = tmp_path / "out"
+    node = ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.N_CTX", "3"]
+    assert run(tmp_path, "CoOp", out, 1, extra=node) == 0
+    capsys.readouterr()
+    assert main(["words", "--model-dir", str(out)]) == 0
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    names = ["annual crop", "forest", "road", "sea"]
+    assert sorted(b.splitlines()[0] for b in blocks) == [f"Class '{n}'" for n in names]
+    assert all(len(b.splitlines()) == 4 and b.count("(") >= 15 for b in blocks)
+
+
+def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
+    from benchmark.inspect.words import nearest_words
+
+    model = PromptedCLIP(tiny_clip, ["forest", "sea"], prompt_spec("CoOp", {"N_CTX": 2}))
+    table = torch.zeros_like(tiny_clip.token_embedding.weight)
+    kept = [320, 1125]  # "a", "photo"
+    table[kept] = tiny_clip.token_embedding.weight.detach()[kept]
+    model.text_encoder.token_embedding = torch.nn.Embedding.from_pretrained(table)
+    rows = nearest_words(model, torch.zeros(2, 128), top=5)
+    assert all(sorted(name for name, _ in row) == ["a", "photo"] for row in rows)
+
+
+def test_words_without_something_to_read(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["words", "--model-dir", str(out)]) == 2
+    assert "no finished run" in capsys.readouterr().err
+    assert run(tmp_path, "VPT", out, 1, extra=["TRAINER.VPT.PROMPT_DEPTH_VISION", "1"]) == 0
+    capsys.readouterr()
+    assert main(["words", "--model-dir", str(out)]) == 2
+    assert "no textual prompts" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["words", "--model-dir", str(out), "--top", "0"]) == 2
+    record = json.loads((out / "results.json").read_text())
+    record["config"]["MODEL"]["BACKBONE"]["NAME"] = "gone.pt"
+    (out / "results.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["words", "--model-dir", str(out)]) == 2
+    assert "gone.pt" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback():
+    command = f"{sys.executable} -m benchmark methods | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(3):  # `true` may be faster or slower than the table
+        process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert process.stderr == ""
+        assert process.returncode in (0, 1)

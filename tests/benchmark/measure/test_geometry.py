@@ -1,0 +1,88 @@
+"""Dimensions come from the backbone: towers of different widths, and ResNets."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainers.prompting import PromptedCLIP, UserError, build_clip
+from trainers.prompting.config import METHODS, prompt_spec
+
+NAMES = ["forest", "sea or lake", "annual crop land"]
+SHALLOW = {
+    "VPT": {"PROMPT_DEPTH_VISION": 2},
+    "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 1, "N_CTX_VISION": 3},
+    "MaPLe": {"PROMPT_DEPTH": 2},
+    "UPT": {"PROMPT_DEPTH": 2},
+    "ALIGN": {"DEPTH": 2, "M": 2, "N": 3},
+    "MMP": {"TEXT_PROMPT_DEPTH": 2, "VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2},
+}
+
+
+def small_clip(vision_layers, vision_width, patch, resolution):
+    torch.manual_seed(0)
+    return build_clip(
+        {
+            "embed_dim": 32,
+            "image_resolution": resolution,
+            "vision_layers": vision_layers,
+            "vision_width": vision_width,
+            "vision_patch_size": patch,
+            "context_length": 77,
+            "vocab_size": 49408,
+            "transformer_width": 64,
+            "transformer_heads": 1,
+            "transformer_layers": 3,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def uneven_clip():
+    """Text of width 64, vision of width 128, features of width 32; 2 and 3 blocks."""
+    return small_clip(2, 128, 8, 32)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return small_clip((1, 1, 1, 1), 16, None, 64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_where_all_widths_differ(uneven_clip, method):
+    model = PromptedCLIP(uneven_clip, NAMES, prompt_spec(method, SHALLOW.get(method, {}))).train()
+    images = torch.randn(2, 3, 32, 32)
+    logits = model(images)
+    assert logits.shape == (2, 3) and logits.isfinite().all()
+    own = model.public_parameters()
+    if own:
+        F.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for n, p in own.items() if "mixer" not in n)
+    assert torch.allclose(model.eval()(images), logits.detach(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", SHALLOW)
+def test_visual_prompts_need_a_vit(resnet, method):
+    with pytest.raises(UserError, match="backbone is a ResNet") as error:
+        PromptedCLIP(resnet, NAMES, prompt_spec(method, SHALLOW[method]))
+    assert "choose a ViT" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "method, node",
+    [
+        ("CoOp", {"CSC": True, "N_CTX": 4}),
+        ("CoCoOp", {"N_CTX": 4}),
+        ("PLOT", {"N_CTX": 4}),
+        ("ZeroshotCLIP", {}),
+        ("ALIGN", {"M": 0, "DEPTH": 2}),
+        ("IVLP", {"N_CTX_VISION": 0, "PROMPT_DEPTH_VISION": 0, "PROMPT_DEPTH_TEXT": 2}),
+    ],
+)
+def test_textual_prompts_work_on_a_resnet(resnet, method, node):
+    model = PromptedCLIP(resnet, NAMES, prompt_spec(method, node)).train()
+    logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 3) and logits.isfinite().all()
+    own = model.public_parameters()
+    if own:
+        F.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in own.values())

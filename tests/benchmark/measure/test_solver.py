@@ -1,0 +1,148 @@
+"""`python -m benchmark solver`: that both solve the same, and that it would tell if not."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import ot
+import pytest
+import torch
+from paths import ROOT
+
+from benchmark.__main__ import main
+from benchmark.measure import solver
+from benchmark.measure.solver import ALIGN, Case, Problems, cases
+
+SMALL = ["solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def threads():
+    """The command sets the threads of its process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_command(tmp_path):
+    file = tmp_path / "solver.json"
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmark", *SMALL, "--format", "markdown", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    found = json.loads(file.read_text())
+    assert (found["pot"], found["torch"]) == (ot.__version__, torch.__version__)
+    assert [record["name"] for record in found["records"]] == [str(case) for case in cases([2])]
+    for record in found["records"]:
+        name = record["name"]
+        assert name in process.stderr.splitlines()
+        (line,) = [x for x in process.stdout.splitlines() if x.startswith(f"| {name} ")]
+        shown = [cell.strip() for cell in line.strip("|").split("|")]
+        assert f"{1000 * record['seconds']['ours'][0]:.3g}" in shown
+        assert f"{record['ratios'][0]:.3g}" in shown
+        assert record["difference"] <= solver.SAME
+        assert record["pot_iterations"] % 10 == 1 or record["pot_iterations"] == ALIGN.max_iter
+        assert 1 <= record["iterations"] <= record["most_iterations"] <= ALIGN.max_iter
+        gradient = {"ours_gradient", "pot_gradient"} <= set(record["seconds"])
+        assert gradient == record["tokens"] == (len(record["ratios"]) == 2)
+
+
+class Wrong:
+    """Our solver, but with the distances changed."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def __call__(self, *args, **kwargs):
+        result = solver_before(*args, **kwargs)
+        return replace(result, distance=self.change(result.distance))
+
+
+solver_before = solver.sinkhorn
+
+
+@pytest.mark.parametrize(
+    "change", [lambda d: d * 1.001, lambda d: d.roll(1, 0), lambda d: d * float("nan")]
+)
+def test_a_wrong_solver_is_found(threads, monkeypatch, change, capsys):
+    monkeypatch.setattr(solver, "sinkhorn", Wrong(change))
+    monkeypatch.setattr(solver, "SHORT", 0)
+    monkeypatch.setattr(solver, "cases", lambda classes: cases(classes)[-1:])
+    assert main(SMALL) == 1
+    out = capsys.readouterr().out
+    assert f"- {cases([2])[-1]}: the distances differ" in out
+
+
+def test_the_problems_are_those_of_align(threads):
+    """Sizes, weights and the order of memory; peaked ones need many more iterations."""
+    means = {}
+    for case in cases([3]):
+        problems = Problems(case, "cpu", 1)
+        P, L = (198, case.lengths[1]) if case.tokens else (4, 4)
+        count = case.images * 3 * (16 if case.tokens else 1)
+        assert problems.cost.shape == (count, P, L)
+        assert problems.cost.dtype == torch.float32
+        assert (problems.cost.mT if case.tokens else problems.cost).is_contiguous()
+        if case.lengths[0] < L:
+            lengths = (problems.b > 0).sum(-1)
+            assert set(lengths.tolist()) == set(range(4, 13))
+            torch.testing.assert_close(problems.b.sum(-1), torch.ones(count))
+        else:
+            assert problems.b is None
+        means[case] = problems.about()["iterations"]
+    assert max(mean for case, mean in means.items() if not case.peaked) < 5
+    assert min(mean for case, mean in means.items() if case.peaked) > 20
+    assert {case.tokens for case in cases([1000])} == {False}
+
+
+@pytest.mark.parametrize("lengths", [(8, 8), (4, 12)])
+def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
+    """Plans, and gradients, which are the plans."""
+    problems = Problems(Case(True, 4, 2, lengths, False), "cpu", 1)
+    plans = problems.solve(problems.cost).plan, problems.pot().plan
+    torch.testing.assert_close(*plans, rtol=0, atol=1e-5)
+    assert problems.ours().shape == (len(problems.cost),)
+    leaves = []
+    detach = torch.Tensor.detach
+
+    class Cost:
+        def detach(self):
+            leaves.append(detach(problems_cost))
+            return leaves[-1]
+
+    problems_cost, problems.cost = problems.cost, Cost()
+    monkeypatch.setattr(problems, "pot", lambda: type("Solved", (), {"plan": plans[1]}))
+    problems.ours_gradient()
+    problems.pot_gradient()
+    ours, pot = (leaf.grad for leaf in leaves)
+    torch.testing.assert_close(ours, plans[0])
+    torch.testing.assert_close(pot, plans[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--device cuda", "--device cuda needs a GPU"),
+        ("--device gpu", "unknown device 'gpu': did you mean 'cpu'?"),
+        ("--classes 50 1", "--classes is 1 but must be at least 2"),
+        ("--threads 0", "--threads is 0 but must be at least 1"),
+        ("--repeats -1", "--repeats is -1 but must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["solver", *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    assert err.startswith(f"python -m benchmark solver: {sentence}")
+
+
+def test_without_pot(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    monkeypatch.delitem(sys.modules, "benchmark.measure.solver")
+    assert main(["solver"]) == 2
+    assert "`pip install -r requirements.txt`" in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""Checkpoints of the public repositories load, and ours have their names and layout."""
+
+import numpy as np
+import pytest
+import torch
+from dassl.engine import build_trainer
+from paths import GOLDEN
+from test_golden import read
+from tiny import run
+
+import train
+from trainers.prompting.config import METHODS
+
+# Where the public repositories save a method, and whether it is the prompt learner alone.
+LAYOUT = {
+    "CoOp": ("prompt_learner", True),
+    "CoCoOp": ("prompt_learner", True),
+    "PLOT": ("prompt_learner", True),
+    "VPT": ("prompt_learner", False),
+    "IVLP": ("VLPromptLearner", False),
+    "MaPLe": ("MultiModalPromptLearner", False),
+    "MMP": ("MultiModalPromptLearner", False),
+    "ALIGN": ("MultiModalPromptLearner", False),
+}
+# Golden files, whose parameters have the public names and shapes; trainers that read them.
+CASES = {
+    "coop_end": "CoOp",
+    "coop_middle": "CoOp",
+    "coop_init": "CoOp",
+    "cocoop": "CoCoOp",
+    "plot": "PLOT",
+    "vpt_shallow": "VPT",
+    "vpt_deep": "VPT",
+    "ivlp": "IVLP",
+    "maple_depth1": "MaPLe",
+    "maple_depth3": "MaPLe",
+    "align_released": "MMP",
+    "align_paper_convex05": "ALIGN",
+}
+
+
+def golden(stem):
+    return read(GOLDEN / f"{stem}.safetensors")
+
+
+def options(trainer, node) -> list[str]:
+    """KEY VALUE pairs of a method's node."""
+    pairs = [(f"TRAINER.{METHODS[trainer].node}.{key}", str(value)) for key, value in node.items()]
+    return [word for pair in pairs for word in pair]
+
+
+def public_state(params, clip_model, alone: bool) -> dict:
+    """The state of a public model: half precision, buffers of 99 other classes, the frozen CLIP.
+
+    The CLIP in it is not that of the run, so that a test sees it when it is loaded.
+    """
+    width = clip_model.token_embedding.weight.shape[1]
+    state = dict(params)
+    state["prompt_learner.token_prefix"] = torch.zeros(99, 1, width)
+    state["prompt_learner.token_suffix"] = torch.zeros(99, 60, width)
+    if alone:
+        state = {name.removeprefix("prompt_learner."): value for name, value in state.items()}
+    else:
+        for name, value in clip_model.state_dict().items():
+            if name == "logit_scale":
+                state[name] = value + 1
+            elif name.startswith("visual."):
+                state["image_encoder." + name.removeprefix("visual.")] = value + 1
+            elif name != "token_embedding.weight":
+                state["text_encoder." + name] = value + 1
+    return {name: value.half() for name, value in state.items()}
+
+
+def write_public(folder, state, name="model.pth.tar-5", val_result=None):
+    """A file as Dassl writes it: the warm-up's state holds the schedule behind it, an object."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.002, momentum=0.9)
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    checkpoint = {
+        "state_dict": state,
+        "epoch": 5,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": {"successor": successor, "warmup_epoch": 1, "last_epoch": 5},
+        "val_result": val_result,
+    }
+    torch.save(checkpoint, folder / name)
+
+
+class Evaluation:
+    """`train.py --eval-only` on the tiny data set: its exit code, and the trainer that it built."""
+
+    def __init__(self, monkeypatch, root, trainer, node, *flags, pairs=()):
+        built = []
+        monkeypatch.setattr(train, "build_trainer", lambda cfg: built.append(build_trainer(cfg))
+                            or built[0])  # fmt: skip
+        pairs = [*options(trainer, node), *pairs]
+        self.code = run(root, trainer, None, 1, *map(str, flags), extra=pairs)
+        self.model = built[0].model if built else None
+
+    def loaded(self, params) -> bool:
+        state = self.model.public_state_dict()
+        return state.keys() == params.keys() and all(
+            torch.equal(state[name], value.half().float()) for name, value in params.items()
+        )
+
+
+@pytest.mark.parametrize("stem", CASES)
+def test_a_public_checkpoint_loads(tmp_path, monkeypatch, tiny_clip, stem):
+    trainer, (folder, alone) = CASES[stem], LAYOUT[CASES[stem]]
+    params, node = golden(stem).params, golden(stem).meta["config"]
+    best = {name: value + 0.5 for name, value in params.items()}
+    files = tmp_path / "theirs" / folder
+    write_public(files, public_state(params, tiny_clip, alone))
+    number = np.float64(71.3)
+    write_public(files, public_state(best, tiny_clip, alone), "model-best.pth.tar", number)
+
+    flags = ["--eval-only", "--model-dir", tmp_path / "theirs"]
+    epoch = Evaluation(monkeypatch, tmp_path, trainer, node, *flags, "--load-epoch", 5)
+    assert epoch.code == 0 and epoch.loaded(params)
+    last = Evaluation(monkeypatch, tmp_path, trainer, node, *flags)
+    assert last.code == 0 and last.loaded(best)
+    frozen = last.model.text_encoder.ln_final.weight
+    assert torch.equal(frozen, tiny_clip.ln_final.weight)
+    assert torch.equal(last.model.image_encoder.visual.conv1.weight, tiny_clip.visual.conv1.weight)
+    assert torch.equal(last.model.logit_scale, tiny_clip.logit_scale.exp())
+
+
+def test_prompts_of_the_published_align_load_into_the_paper_form(tmp_path, monkeypatch, tiny_clip):
+    params = golden("align_released").params
+    write_public(tmp_path / "MultiModalPromptLearner", public_state(params, tiny_clip, False))
+    node = {"M": 4, "N": 4, "DEPTH": 3}
+    flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 5]
+    evaluation = Evaluation(monkeypatch, tmp_path, "ALIGN", node, *flags)
+    assert evaluation.code == 0 and evaluation.loaded(params)
+
+
+def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny_clip):
+    params, node = golden("maple_depth3").params, golden("maple_depth3").meta["config"]
+    write_public(tmp_path, public_state(params, tiny_clip, False))
+    pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "model.pth.tar-5")]
+    start = Evaluation(monkeypatch, tmp_path, "MaPLe", node, "--no-train", pairs=pairs)
+    assert start.code == 0 and start.loaded(params)
+
+
+# What the configuration says instead, and a part of the sentence.
+MISFITS = {
+    "deeper": ("maple_depth3", "MaPLe", {"PROMPT_DEPTH": 2}, "of deeper prompts"),
+    "shallower": ("maple_depth3", "MaPLe", {"PROMPT_DEPTH": 4}, "of shallower prompts"),
+    "deeper text": ("ivlp", "IVLP", {"PROMPT_DEPTH_TEXT": 1}, "of deeper prompts"),
+    "shallower images": ("vpt_shallow", "VPT", {"PROMPT_DEPTH_VISION": 2}, "shallower prompts"),
+    "length": ("coop_end", "CoOp", {"N_CTX": 4}, "shape (16, 128)"),
+    "visual length": ("vpt_deep", "VPT", {"N_CTX_VISION": 4}, "shape (8, 128)"),
+    "number": ("plot", "PLOT", {"N": 3}, "shape (4, 4, 128)"),
+    "prompts": ("align_released", "MMP", {"TEXT_PROMPT_NUMBER": 5}, "shape (4, 2, 128)"),
+    "classes": ("coop_csc", "CoOp", {}, "shape (6, 4, 128)"),
+    "CoCoOp's as CoOp's": ("cocoop", "CoOp", {}, "'meta_net.linear1"),
+    "VPT's as CoOp's": ("vpt_shallow", "CoOp", {"N_CTX": 4}, "'image_encoder.VPT'"),
+    "CoOp's as CoCoOp's": ("coop_init", "CoCoOp", {}, "lacks 'prompt_learner.meta_net"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(
+    tmp_path, monkeypatch, capsys, tiny_clip, case
+):
+    stem, trainer, other, part = MISFITS[case]
+    source = golden(stem)
+    folder, alone = LAYOUT[source.meta["method"]]
+    write_public(tmp_path / folder, public_state(source.params, tiny_clip, alone))
+    node = {k: v for k, v in source.meta["config"].items() if k in METHODS[trainer].defaults}
+    flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 5]
+    assert Evaluation(monkeypatch, tmp_path, trainer, node | other, *flags).code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert lines[-1:] == errors and part in errors[0]
+
+
+@pytest.mark.parametrize("stem", CASES)
+def test_ours_has_the_public_names_shapes_and_layout(tmp_path, stem):
+    trainer, (folder, alone) = CASES[stem], LAYOUT[CASES[stem]]
+    params, node = golden(stem).params, golden(stem).meta["config"]
+    assert run(tmp_path, trainer, tmp_path / "ours", 1, extra=options(trainer, node)) == 0
+    file = tmp_path / "ours" / folder / "model.pth.tar-1"
+    checkpoint = torch.load(file, weights_only=True)
+    assert {"state_dict", "epoch", "optimizer", "scheduler", "val_result"} <= set(checkpoint)
+    assert checkpoint["epoch"] == 1
+    expected = {
+        name.removeprefix("prompt_learner.") if alone else name: value.shape
+        for name, value in params.items()
+    }
+    assert {name: value.shape for name, value in checkpoint["state_dict"].items()} == expected

@@ -1,0 +1,91 @@
+"""The hand-written derivatives against autograd's, and the costs of tokens that classes share."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from trainers.prompting import scores
+from trainers.prompting.encoders import blocks
+
+
+def plain_mlp(x, up, up_bias, down, down_bias):
+    hidden = nn.functional.linear(x, up, up_bias)
+    return nn.functional.linear(hidden * torch.sigmoid(1.702 * hidden), down, down_bias)
+
+
+def test_the_frozen_mlp_is_clips():
+    torch.manual_seed(0)
+    shapes = (2, 3, 4), (16, 4), (16,), (4, 16), (4,)
+    x, *weights = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    x.requires_grad_(True)
+    torch.testing.assert_close(blocks.FrozenMLP.apply(x, *weights), plain_mlp(x, *weights))
+    assert torch.autograd.gradcheck(lambda x: blocks.FrozenMLP.apply(x, *weights), x)
+    with torch.no_grad():
+        torch.testing.assert_close(blocks.FrozenMLP.apply(x, *weights), plain_mlp(x, *weights))
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_token_costs_and_their_gradient(shared):
+    torch.manual_seed(0)
+    shapes = (2, 2, 5, 3), (2, 4, 3, 3), (2, 2, 2, shared, 5)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    cost = scores.TokenCosts.apply(*inputs)
+    r, s, first = inputs
+    own = 1 - torch.einsum("bmpd,nkld->bkmnlp", r, s)
+    torch.testing.assert_close(cost[..., shared:, :], own)
+    torch.testing.assert_close(cost[..., :shared, :], first[:, None].expand(-1, 4, -1, -1, -1, -1))
+    assert torch.autograd.gradcheck(scores.TokenCosts.apply, inputs)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 20])
+@pytest.mark.parametrize("shared", [1, 3])
+def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, chunk_bytes):
+    """Classes of 3 to 6 tokens in no order; problems one by one are the reference."""
+    torch.manual_seed(0)
+    normalized = nn.functional.normalize
+    r = normalized(torch.randn(3, 2, 7, 8), dim=-1).requires_grad_(True)
+    s = torch.randn(2, 5, 6, 8)
+    s[:, :, :shared] = s[:, :1, :shared]
+    s = normalized(s, dim=-1).requires_grad_(True)
+    lengths = torch.tensor([5, 3, 6, 3, 4])
+    mass = (torch.arange(6) < lengths[:, None]) / lengths[:, None]
+    options = {"reg": 0.1, "tol": 1e-6, "max_iter": 500}
+    weights = torch.randn(3, 5, 2, 2)
+
+    def of_one(k):
+        part = s[:, k : k + 1, : lengths[k]]
+        return scores.plain_token_distances(
+            r, part, mass[k, : lengths[k]].expand(2, 1, -1), **options, chunk_bytes=1 << 30
+        )
+
+    alone = torch.cat([of_one(k) for k in range(5)], 1)
+    together = scores.plain_token_distances(
+        r, s, mass.expand(2, 5, 6), **options, chunk_bytes=chunk_bytes, shared=shared
+    )
+    torch.testing.assert_close(together, alone)
+    (alone * weights).sum().backward()
+    one_by_one = r.grad, s.grad.clone()
+    r.grad = s.grad = None
+    (together * weights).sum().backward()
+    # what classes share gets its gradient through the first of them
+    summed = one_by_one[1], s.grad
+    for grad in summed:
+        grad[:, 0, :shared] = grad[:, :, :shared].sum(1)
+        grad[:, 1:, :shared] = 0
+    torch.testing.assert_close(r.grad, one_by_one[0])
+    torch.testing.assert_close(summed[1], summed[0])
+
+
+def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
+    from test_model import align, images
+
+    model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
+    exact = model(images())
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.train().eval()(images())  # without the text features kept above
+        model.hold_weights_in(torch.bfloat16)
+        held = model.train().eval()(images())
+    assert torch.equal(cast, held)
+    assert 0 < (held - exact).abs().max() < 0.1 * exact.std()

@@ -1,0 +1,413 @@
+"""The batched Sinkhorn solver: against POT, alone and among neighbours, at the extremes."""
+
+import math
+from importlib import import_module
+
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.prompting.transport.solver import sinkhorn, sinkhorn_released
+
+module = import_module("trainers.prompting.transport.solver")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+seeds = st.integers(0, 2**31)
+
+
+def random_problems(seed, n, P, L, zeros=False, scale=2.0, dtype=torch.float32):
+    """Costs in [0, scale] and weights, some of them 0 if wanted."""
+    g = torch.Generator().manual_seed(seed)
+    cost = scale * torch.rand(n, P, L, generator=g, dtype=torch.float64)
+    weights = []
+    for size in (P, L):
+        w = 0.05 + torch.rand(n, size, generator=g, dtype=torch.float64)
+        if zeros:
+            kept = torch.rand(n, size, generator=g) > 0.3
+            kept[:, int(torch.randint(size, (), generator=g))] = True
+            w = w * kept
+        weights.append((w / w.sum(-1, keepdim=True)).to(dtype))
+    return cost.to(dtype), *weights
+
+
+def pot(cost, a, b, reg):
+    """POT's plan of one problem in float64, run to a tight tolerance without the zero weights."""
+    cost, a, b = cost.double(), a.double(), b.double()
+    rows, columns = a > 0, b > 0
+    plan = torch.zeros_like(cost)
+    inner, log = ot.bregman.sinkhorn_log(
+        a[rows] / a.sum(),
+        b[columns] / b.sum(),
+        cost[rows][:, columns],
+        reg,
+        numItermax=3000,
+        stopThr=1e-11,
+        warn=False,
+        log=True,
+    )
+    plan[torch.outer(rows, columns)] = inner.flatten()
+    return plan, log["err"][-1] <= 1e-9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reg", [0.005, 0.02, 0.1, 1.0])
+def test_equals_pot(reg, dtype):
+    shapes = [(1, 1), (1, 20), (200, 1), (2, 2), (4, 4), (7, 3), (50, 8), (200, 20)]
+    compared = 0
+    for i, (P, L) in enumerate(shapes):
+        cost, a, b = (x[0] for x in random_problems(i, 1, P, L, zeros=i % 2, dtype=dtype))
+        if dtype in (torch.float16, torch.bfloat16):
+            a, b = None, None  # rounded weights would have two different masses
+        ones = (torch.full((n,), 1 / n, dtype=torch.float64) for n in (P, L))
+        a_, b_ = (w if given is None else given for given, w in zip((a, b), ones, strict=True))
+        expected, converged = pot(cost, a_, b_, reg)
+        if not converged:  # small reg can take POT tens of thousands of iterations
+            continue
+        compared += 1
+        tol = 1e-9 if dtype == torch.float64 else 1e-6
+        result = sinkhorn(cost, a, b, reg=reg, tol=tol, max_iter=5000)
+        assert result.plan.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(result.plan.double(), expected, rtol=0, atol=1e-5)
+        distance = (expected * cost.double()).sum()
+        torch.testing.assert_close(result.distance.double(), distance, rtol=0, atol=1e-5)
+    assert compared >= 5
+
+
+@quick
+@given(
+    seed=seeds,
+    n=st.integers(1, 6),
+    P=st.integers(1, 40),
+    L=st.integers(1, 20),
+    reg=st.sampled_from([0.005, 0.02, 0.05, 0.1, 0.5, 1.0]),
+    zeros=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_marginals_hold(seed, n, P, L, reg, zeros, dtype):
+    cost, a, b = random_problems(seed, n, P, L, zeros)
+    result = sinkhorn(cost.to(dtype), a, b, reg=reg)
+    rows, columns = result.marginals
+    torch.testing.assert_close(rows, a.to(rows.dtype), rtol=1e-5, atol=1e-7)
+    error = (columns - b).abs().sum(-1)
+    torch.testing.assert_close(error, result.marginal_error, rtol=0, atol=2e-6)
+    assert ((result.marginal_error <= 1e-4) | (result.iterations == 100)).all()
+    assert (result.iterations >= 1).all()
+    assert (result.plan >= 0).all()
+    assert (result.plan[(a[:, :, None] * b[:, None]) == 0] == 0).all()
+
+
+@settings(quick, max_examples=12)
+@given(seed=seeds, P=st.integers(1, 60), L=st.integers(1, 12), reg=st.sampled_from([0.02, 0.1]))
+def test_a_problem_does_not_see_its_neighbours(seed, P, L, reg):
+    easy, a, b = random_problems(seed, 5, P, L)
+    hard, *_ = random_problems(seed + 1, 3, P, L, scale=20.0)
+    very_hard, *_ = random_problems(seed + 2, 2, P, L, scale=1e4)
+    cost = torch.cat([easy * 0.1, hard, easy, very_hard])
+    a, b = a[:1], b[:1]
+    together = sinkhorn(cost, a, b, reg=reg)
+    order = torch.randperm(len(cost), generator=torch.Generator().manual_seed(seed))
+    permuted = sinkhorn(cost[order], a, b, reg=reg)
+    for i in range(len(cost)):
+        alone = sinkhorn(cost[i], a[0], b[0], reg=reg)
+        j = int((order == i).nonzero())
+        for other, k in ((together, i), (permuted, j)):
+            assert torch.equal(alone.plan, other.plan[k])
+            assert torch.equal(alone.distance, other.distance[k])
+            assert torch.equal(alone.iterations, other.iterations[k])
+            assert torch.equal(alone.marginal_error, other.marginal_error[k])
+
+
+def test_chunks_change_nothing(monkeypatch):
+    cost, a, b = random_problems(0, 60, 30, 6, zeros=True, scale=4.0)
+    whole = sinkhorn(cost, a, b)
+    sizes = []
+    monkeypatch.setattr(module, "_chunk_size", lambda C: sizes.append(1) or 7)
+    chunked = sinkhorn(cost, a, b)
+    assert sizes
+    assert torch.equal(whole.iterations, chunked.iterations)
+    torch.testing.assert_close(whole.plan, chunked.plan, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(whole.distance, chunked.distance, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("junk", [0.0, 1e30, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("reg", [0.005, 0.1])
+def test_padding_is_never_seen(junk, reg):
+    """Ragged problems padded to one shape equal the problems as they are, rows and columns."""
+    problems = [random_problems(i, 1, P, L) for i, (P, L) in enumerate([(9, 1), (4, 7), (12, 3)])]
+    cost = torch.full((3, 12, 7), junk)
+    a, b = torch.zeros(3, 12), torch.zeros(3, 7)
+    for i, (c, x, y) in enumerate(problems):
+        cost[i, : x.shape[1], : y.shape[1]] = c[0]
+        a[i, : x.shape[1]], b[i, : y.shape[1]] = x[0], y[0]
+    cost.requires_grad_()
+    result = sinkhorn(cost, a, b, reg=reg)
+    result.distance.sum().backward()
+    for i, (c, x, y) in enumerate(problems):
+        alone = sinkhorn(c[0], x[0], y[0], reg=reg)
+        inner = slice(x.shape[1]), slice(y.shape[1])
+        torch.testing.assert_close(result.plan[i][inner], alone.plan, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(result.distance[i], alone.distance, rtol=1e-5, atol=1e-7)
+        assert result.iterations[i] == alone.iterations
+        outer = torch.ones(12, 7, dtype=torch.bool)
+        outer[inner] = False
+        assert (result.plan[i][outer] == 0).all()
+        assert (cost.grad[i][outer] == 0).all()
+
+
+@quick
+@given(
+    seed=seeds,
+    P=st.sampled_from([1, 2, 17]),
+    L=st.sampled_from([1, 2, 5]),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 50.0, 1e4, 6e4]),
+    shift=st.sampled_from([0.0, 1e4, -1e4]),
+    reg=st.sampled_from([0.005, 0.1, 10.0]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_extreme_costs_give_numbers(seed, P, L, scale, shift, reg, dtype):
+    cost, a, b = random_problems(seed, 3, P, L, scale=scale)
+    cost[1, 0, 0] += 5 * scale if dtype != torch.float16 else 0
+    cost = (cost + shift).clamp(-6e4, 6e4).to(dtype)
+    result = sinkhorn(cost, a, b, reg=reg)
+    assert result.plan.isfinite().all()
+    assert result.distance.isfinite().all()
+    torch.testing.assert_close(result.plan.sum(-1), a.to(result.plan.dtype), rtol=1e-5, atol=1e-7)
+
+
+def test_a_constant_added_to_the_costs_changes_nothing_but_the_distance():
+    cost, a, b = random_problems(0, 4, 30, 6, dtype=torch.float64)
+    cost = (cost * 256).round() / 256  # so that the sum is exact in float32
+    near, far = sinkhorn(cost.float(), a, b), sinkhorn(cost.float() + 1024, a, b)
+    torch.testing.assert_close(near.plan, far.plan, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(near.distance + 1024, far.distance, rtol=1e-6, atol=0)
+
+
+def test_forms_that_are_known():
+    for cost in (torch.zeros(3, 5, 4), torch.full((3, 5, 4), 7.0)):
+        result = sinkhorn(cost)
+        torch.testing.assert_close(result.plan, torch.full((3, 5, 4), 1 / 20))
+        assert (result.iterations == 1).all()
+    one = sinkhorn(torch.tensor([[3.0]]))
+    assert one.plan.item() == 1
+    assert one.distance.item() == 3
+    for solver in (sinkhorn, sinkhorn_released):
+        assert solver(torch.rand(0, 3, 2)).plan.shape == (0, 3, 2)
+    nothing = sinkhorn(torch.rand(2, 3), torch.zeros(2), torch.zeros(3))
+    assert nothing.distance == 0
+    assert (nothing.plan == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gradient_is_the_plan(dtype):
+    cost, a, b = random_problems(3, 6, 20, 5, zeros=True, dtype=torch.float64)
+    cost = cost.to(dtype).requires_grad_()
+    a, b = a.requires_grad_(), b.requires_grad_()
+    result = sinkhorn(cost, a, b)
+    weight = torch.arange(1, 7, dtype=result.distance.dtype)
+    (weight * result.distance).sum().backward()
+    assert cost.grad.dtype == dtype
+    assert torch.equal(cost.grad, (weight[:, None, None] * result.plan).to(dtype))
+    assert a.grad is None
+    assert b.grad is None
+    assert not result.plan.requires_grad
+    expected = (result.plan * cost.detach().to(result.plan.dtype)).sum((1, 2))
+    torch.testing.assert_close(result.distance.detach(), expected)
+
+
+def test_the_distance_is_linear_in_the_cost_for_the_backward_pass():
+    """Finite differences of <T, C> with T held fixed agree with autograd."""
+    cost, a, b = random_problems(4, 2, 6, 3, dtype=torch.float64)
+    cost.requires_grad_()
+    result = sinkhorn(cost, a, b)
+    (grad,) = torch.autograd.grad(result.distance.sum(), cost)
+    step = torch.randn(cost.shape, dtype=cost.dtype, generator=torch.Generator().manual_seed(0))
+    fixed = lambda x: (result.plan * (cost.detach() + x * step)).sum()  # noqa: E731
+    slope = (fixed(1e-4) - fixed(-1e-4)) / 2e-4
+    torch.testing.assert_close(slope, (grad * step).sum())
+
+
+def test_a_plan_derived_later_is_the_plan_that_gives_the_gradient(monkeypatch):
+    monkeypatch.setattr(module, "_chunk_size", lambda C: 40)  # more have no plan yet
+    cost, a, b = random_problems(5, 60, 20, 5, zeros=True, scale=6.0)
+    with torch.no_grad():
+        later = sinkhorn(cost, a, b)
+    assert not later.distance.requires_grad
+    assert later.log_v is not None
+    at_once = sinkhorn(cost.clone().requires_grad_(), a, b)
+    torch.testing.assert_close(later.plan, at_once.plan, rtol=1e-6, atol=0)
+    assert later.plan is later.plan
+    assert torch.equal(later.distance, at_once.distance)
+
+
+def test_batches_broadcasting_and_layout():
+    """Any batch shape, weights that differ along some of its axes, costs in any layout."""
+    cost, *_ = random_problems(6, 24, 9, 5)
+    cost = cost.view(2, 3, 4, 9, 5)
+    lengths = torch.tensor([5, 2, 4])
+    b = (torch.arange(5) < lengths[:, None]) / lengths[:, None]
+    a = random_problems(7, 2, 9, 1)[1].view(2, 1, 1, 9)
+    result = sinkhorn(cost, a, b[:, None])
+    assert result.plan.shape == (2, 3, 4, 9, 5)
+    for x in (result.distance, result.iterations, result.marginal_error):
+        assert x.shape == (2, 3, 4)
+    for i in range(2):
+        for k in range(3):
+            n = lengths[k]
+            alone = sinkhorn(cost[i, k, 3, :, :n], a[i, 0, 0], b[k, :n])
+            torch.testing.assert_close(result.plan[i, k, 3, :, :n], alone.plan)
+    columns_first = cost.transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert torch.equal(sinkhorn(columns_first, a, b[:, None]).plan, result.plan)
+    swapped = sinkhorn(cost.permute(2, 0, 1, 3, 4), a[:, 0], b)
+    assert torch.equal(swapped.plan, result.plan.permute(2, 0, 1, 3, 4))
+
+
+def test_the_same_twice():
+    cost, a, b = random_problems(8, 50, 30, 7, zeros=True)
+    first, second = sinkhorn(cost, a, b), sinkhorn(cost, a, b)
+    assert torch.equal(first.plan, second.plan)
+    assert torch.equal(first.distance, second.distance)
+
+
+def test_precision_does_not_leak_in():
+    """Neither autocast nor a lower matrix precision reaches the solver, and both come back."""
+    cost, a, b = random_problems(9, 8, 64, 8)
+    expected = sinkhorn(cost, a, b)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = sinkhorn(cost, a, b)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert torch.equal(result.plan, expected.plan)
+
+
+def test_few_looks_give_the_same(monkeypatch):
+    """Where the host looks seldom, as on an accelerator, every problem still stops on its own."""
+    cost, a, b = random_problems(10, 40, 30, 5, scale=4.0)
+    expected = sinkhorn(cost, a, b)
+    monkeypatch.setattr(module, "_look_every", lambda x: 8)
+    result = sinkhorn(cost, a, b)
+    assert expected.iterations.unique().numel() > 3
+    for name in ("plan", "distance", "iterations", "marginal_error"):
+        assert torch.equal(getattr(result, name), getattr(expected, name))
+
+
+def test_one_iteration_at_least_and_no_more_than_allowed():
+    cost, a, b = random_problems(11, 5, 10, 4)
+    for max_iter in (1, 2, 7):
+        result = sinkhorn(cost, a, b, tol=0, max_iter=max_iter)
+        assert (result.iterations <= max_iter).all()
+        torch.testing.assert_close(result.plan.sum(-1), a, rtol=1e-5, atol=1e-7)
+    errors = [sinkhorn(cost, a, b, tol=0, max_iter=n).marginal_error for n in (1, 4, 16)]
+    assert (errors[0] > errors[1]).all()
+    assert (errors[1] > errors[2]).all()
+
+
+C = torch.rand(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ({"reg": 0.0}, "reg is 0.0"),
+        ({"reg": -1}, "reg is -1"),
+        ({"reg": math.nan}, "reg is nan"),
+        ({"tol": -1e-3}, "tol is -0.001"),
+        ({"max_iter": 0}, "max_iter is 0"),
+        ({"cost": torch.zeros(3, 4, dtype=torch.long)}, "not torch.int64"),
+        ({"cost": [[1.0]]}, "not list"),
+        ({"cost": torch.rand(3)}, r"not \(3,\)"),
+        ({"cost": torch.rand(2, 0, 3)}, r"not \(2, 0, 3\)"),
+        ({"a": torch.full((4,), 0.25)}, r"a has shape \(4,\)"),
+        ({"b": torch.full((3,), 1 / 3)}, r"b has shape \(3,\)"),
+        ({"a": torch.full((5, 3), 1 / 3)}, r"a has shape \(5, 3\)"),
+        ({"a": torch.full((7, 2, 3), 1 / 3)}, r"a has shape \(7, 2, 3\)"),
+        ({"a": torch.tensor(1.0)}, r"a has shape \(\)"),
+        ({"a": torch.tensor([1.5, -0.5, 0.0])}, "a has weights that are negative"),
+        ({"b": torch.tensor([math.nan, 1, 0, 0])}, "b has weights that are negative"),
+        ({"a": torch.ones(3)}, "same mass"),
+        ({"a": torch.ones(3), "b": torch.ones(4)}, "same mass"),
+    ],
+)
+@pytest.mark.parametrize("solver", [sinkhorn, sinkhorn_released])
+def test_bad_input_is_one_sentence(solver, kwargs, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        solver(**{"cost": C, **kwargs})
+    assert "\n" not in str(error.value)
+
+
+def test_group_dims_must_exist():
+    with pytest.raises(ValueError, match="group_dims is 2"):
+        sinkhorn_released(C, group_dims=2)
+
+
+def naive_released(cost, a, b, reg=0.1, tol=1e-2, max_iter=100):
+    """One group (n, P, L), as the public code has it."""
+    K = torch.exp(-cost / reg)
+    r, c = torch.ones_like(a), torch.ones_like(b)
+    for t in range(max_iter):  # noqa: B007
+        r0 = r
+        r = a / torch.matmul(K, c.unsqueeze(-1)).squeeze(-1)
+        c = b / torch.matmul(K.transpose(1, 2), r.unsqueeze(-1)).squeeze(-1)
+        if (r - r0).abs().mean() < tol:
+            break
+    T = r.unsqueeze(-1) * c.unsqueeze(-2) * K
+    return (K if T.isnan().any() else T), t + 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 8.0])
+def test_released_rule_with_padding(scale, monkeypatch):
+    """Token level: (images, classes) groups of M * N problems, classes of different lengths."""
+    B, K, M, N, P, L = 2, 3, 2, 2, 13, 6
+    g = torch.Generator().manual_seed(0)
+    cost = scale * torch.rand(B, K, M, N, P, L, generator=g)
+    lengths = torch.tensor([6, 2, 4])
+    b = (torch.arange(L) < lengths[:, None]) / lengths[:, None]
+    for k in range(K):
+        cost[:, k, ..., lengths[k] :] = math.nan
+    cost.requires_grad_()
+    result = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
+    for i in range(B):
+        for k in range(K):
+            n = lengths[k]
+            inner = cost.detach()[i, k, ..., :n].reshape(M * N, P, n)
+            expected, t = naive_released(
+                inner, torch.full((M * N, P), 1 / P), b[k, :n].expand(M * N, n)
+            )
+            torch.testing.assert_close(result.plan[i, k, ..., :n].reshape(M * N, P, n), expected)
+            assert (result.plan[i, k, ..., n:] == 0).all()
+            assert (result.iterations[i, k] == t).all()
+            distance = (expected * inner).sum((1, 2)).view(M, N)
+            torch.testing.assert_close(result.distance[i, k].detach(), distance)
+    result.distance.sum().backward()
+    assert torch.equal(cost.grad, result.plan)
+    monkeypatch.setattr(module, "_chunk_size", lambda C: 4)
+    chunked = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
+    assert torch.equal(chunked.plan, result.plan)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_released_rule_over_everything(scale):
+    """Prompt level and PLOT: one decision for all problems."""
+    cost, *_ = random_problems(12, 20, 4, 4, scale=scale)
+    expected, t = naive_released(cost, torch.full((20, 4), 0.25), torch.full((20, 4), 0.25))
+    result = sinkhorn_released(cost.view(5, 4, 4, 4))
+    torch.testing.assert_close(result.plan.view(20, 4, 4), expected)
+    assert (result.iterations == t).all()
+
+
+def test_released_rule_falls_back_to_the_kernel():
+    cost = torch.full((2, 3, 4, 5), 0.5)
+    cost[1, 2] = 1e4  # K underflows to 0 everywhere
+    result = sinkhorn_released(cost, group_dims=1)
+    expected, t = naive_released(cost[1], torch.full((3, 4), 0.25), torch.full((3, 5), 0.2))
+    assert t == 100
+    assert torch.equal(result.plan[1], expected)
+    torch.testing.assert_close(result.plan[0], torch.full((3, 4, 5), 1 / 20))
+    assert (result.iterations[1] == 100).all()
+    assert (result.iterations[0] < 100).all()

@@ -1,0 +1,84 @@
+"""Token-level distances without gradient: those of the solver, whatever shape and chunks are."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainers.prompting.scores import plain_token_distances
+from trainers.prompting.transport import token_level
+from trainers.prompting.transport.solver import LEAST_REG
+
+B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
+MORE = 1 << 24
+
+
+def features(shared, peaked=0.0, seed=0):
+    """r (B, M, P, D), s (N, K, L, D) with 1 to L - shared tokens of their own, and their weights.
+
+    peaked: how close every patch is to a token of some class.
+    """
+    g = torch.Generator().manual_seed(seed)
+    s = torch.randn(N, K, L, D, generator=g)
+    s[:, :, :shared] = s[:, :1, :shared]
+    r = torch.randn(B, M, P, D, generator=g)
+    some = torch.randint(K * L, (B, M, P), generator=g)
+    r = (1 - peaked) * r + peaked * s[0].flatten(0, 1)[some]
+    lengths = torch.randint(shared + 1, L + 1, (K, 1), generator=g)
+    mass = (torch.arange(L) < lengths) * (0.2 + torch.rand(N, K, L, generator=g))
+    mass = mass / mass.sum(-1, keepdim=True)
+    return F.normalize(r, dim=-1), F.normalize(s, dim=-1), mass
+
+
+def both(problem, shared, reg=0.1, tol=1e-4, max_iter=100, chunk_bytes=MORE):
+    """Without gradient, and as the solver finds it on the costs."""
+    r, s, mass = problem
+    more = mass, reg, tol, max_iter
+    alone = plain_token_distances(r, s, *more, chunk_bytes, shared)
+    return alone, plain_token_distances(r.clone().requires_grad_(), s, *more, MORE, shared).detach()
+
+
+@pytest.mark.parametrize("shared", [0, 1, 3])
+@pytest.mark.parametrize("peaked", [0.0, 0.7, 0.95])
+@pytest.mark.parametrize("max_iter", [1, 100])
+def test_they_are_those_of_the_solver(shared, peaked, max_iter):
+    ours, solver = both(features(shared, peaked), shared, max_iter=max_iter)
+    assert ours.shape == (B, K, M, N)
+    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 20_000, 200_000])
+def test_chunks_change_nothing(chunk_bytes):
+    ours, solver = both(features(2, 0.7), 2, chunk_bytes=chunk_bytes)
+    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
+
+
+def test_the_converged_leave_the_rest(monkeypatch):
+    """Half of the images are easy, so the others go on alone, with what is shared beside them."""
+    r, s, mass = features(2, 0.95)
+    r[:2] = features(2, 0.0)[0][:2]
+    rest = []
+
+    def noted(steps, problems):
+        rest.append(len(problems))
+        return SharedScalings.__getitem__(steps, problems)
+
+    SharedScalings = token_level.SharedScalings
+    watched = type("Watched", (SharedScalings,), {"__getitem__": noted})
+    monkeypatch.setattr(token_level, "SharedScalings", watched)
+    ours, solver = both((r, s, mass), 2)
+    assert rest and min(rest) > 0
+    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
+
+
+def test_a_small_reg_is_left_to_the_solver(monkeypatch):
+    monkeypatch.setattr(token_level, "distances", None)
+    ours, solver = both(features(1, 0.7), 1, reg=0.9 * LEAST_REG)
+    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
+
+
+def test_the_least_reg_holds_opposite_tokens():
+    r, s, mass = features(1)
+    r[..., ::2, :], r[..., 1::2, :] = s[0, 0, 0], -s[0, 0, 0]
+    ours, solver = both((r, s, mass), 1, reg=LEAST_REG)
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)

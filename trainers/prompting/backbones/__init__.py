@@ -1,0 +1,1 @@
+"""The CLIPs that can be prompted, one file a family."""

@@ -1,0 +1,1 @@
+"""CLIP's two encoders with prompts, from CLIP's own modules."""

@@ -1,0 +1,54 @@
+"""ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
+
+from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..trainer import PromptTrainer, register
+
+
+@register
+class ALIGN(PromptTrainer):
+    """M visual and N textual prompts, compared by transport between prompts and between tokens.
+
+    Visual prompts are projections of the textual ones (as in MaPLe); an image is classified by
+    the transport distance between its M views and the N descriptions of a class (Eq. 7), whose
+    cost holds the transport distance between patches and words (Eq. 6). `FORM released` computes
+    what the published code computes. Other methods are degenerate settings of M, N and BETA.
+    """
+
+    node = "ALIGN"
+    checkpoint = "MultiModalPromptLearner"
+    defaults = {
+        "M": 4,
+        "N": 4,
+        "N_CTX": 2,
+        "CTX_INIT": None,  # a template, or a list of N; None means "a photo of a"
+        "DEPTH": 9,
+        "BETA": 1.0,
+        "BETA_FORM": "additive",
+        "LAMBDA": 0.1,
+        "SINKHORN_TOL": 1e-4,
+        "SINKHORN_MAX_ITER": 100,
+        "COUPLING": "project",
+        "FORM": "paper",
+        "PREC": "fp16",
+    }
+
+    @staticmethod
+    def spec(node) -> PromptSpec:
+        words = "a photo of a" if node.CTX_INIT is None else node.CTX_INIT
+        return PromptSpec(
+            M=node.M,
+            N=node.N,
+            beta=node.BETA,
+            beta_form=node.BETA_FORM,
+            coupling=node.COUPLING,
+            score={"paper": "ot"}.get(node.FORM, node.FORM),
+            templates=expand_templates(words, node.N, node.N_CTX, node.FORM != "released"),
+            sentence=fixed_sentence(words) if node.M else None,
+            text_length=node.N_CTX,
+            vision_length=node.N_CTX,
+            text_depth=node.DEPTH,
+            vision_depth=node.DEPTH,
+            reg=node.LAMBDA,
+            tol=node.SINKHORN_TOL,
+            max_iter=node.SINKHORN_MAX_ITER,
+        )

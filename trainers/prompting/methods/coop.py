@@ -1,0 +1,27 @@
+"""CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
+
+from ..spec import PromptSpec, text_prompt
+from ..trainer import PromptTrainer, register
+
+
+@register
+class CoOp(PromptTrainer):
+    """One textual prompt in the first block: random vectors or words, shared or per class."""
+
+    node = "COOP"
+    saves_submodule = True
+    defaults = {
+        "N_CTX": 16,
+        "CSC": False,
+        "CTX_INIT": "",
+        "PREC": "fp16",
+        "CLASS_TOKEN_POSITION": "end",
+    }
+
+    @staticmethod
+    def spec(node) -> PromptSpec:
+        return text_prompt(
+            node,
+            class_position=node.CLASS_TOKEN_POSITION,
+            class_specific=node.CSC and not node.CTX_INIT,  # words start one context for all
+        )

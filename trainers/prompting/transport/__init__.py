@@ -1,0 +1,1 @@
+"""Batched optimal transport: the solver, and the token level of ALIGN."""
