@@ -1,21 +1,39 @@
-"""The one exception for a user's mistake."""
+"""The one exception for a user's mistake, and the hint at what was meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(ValueError):
     """Bad input, told in one sentence: what is wrong, where, and what to do.
 
-    `exit_code` marks it for `train.py`, which prints the sentence alone and leaves with the code.
+    A program prints the sentence alone and leaves with `exit_code`: 2 for a wrong request, 1 for
+    a right one that could not be carried out.
     """
 
     exit_code = 2
 
+    def __init__(self, message: str = "", exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code
 
-def nearest(name: str, valid) -> str:
-    """A hint `; did you mean X?` with the valid name nearest to `name`, and the list of all."""
-    from difflib import get_close_matches
 
+def nearest(name: object, valid: Iterable) -> str:
+    """A hint `did you mean 'X'?` with the valid name nearest to `name`, and the list of all."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in reversed(valid)}
     close = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.4)
     hint = f"did you mean '{folded[close[0]]}'? " if close else ""
-    return f"{hint}(valid: {', '.join(valid)})"
+    return f"{hint}(valid: {', '.join(valid) or 'none'})"
+
+
+def check_name(kind: str, name: str, valid: Iterable) -> str:
+    """Return `name`.
+
+    Raises:
+        UserError: it is none of `valid`; says which is nearest.
+    """
+    valid = list(valid)
+    if name not in valid:
+        raise UserError(f"There is no {kind} '{name}': {nearest(name, valid)}")
+    return name
