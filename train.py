@@ -20,8 +20,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 import datasets  # noqa: F401 (registers the data sets)
-from trainers.prompting import UserError
-from trainers.prompting.config import extend_cfg
+from trainers.prompting import UserError, extend_cfg
 from trainers.prompting.errors import nearest
 
 try:

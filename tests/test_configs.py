@@ -9,7 +9,9 @@ from dassl.config import get_cfg_default
 from paths import ROOT
 
 import train
-from trainers.prompting.config import METHODS, extend_cfg, prompt_spec
+from trainers.prompting import extend_cfg
+from trainers.prompting.config import prompt_spec
+from trainers.prompting.method import METHODS
 
 FILES = sorted((ROOT / "configs" / "trainers").glob("*/*.yaml"))
 

@@ -21,7 +21,7 @@ def load_run(folder: Path):
     from dassl.config import get_cfg_default
     from yacs.config import CfgNode
 
-    from trainers.prompting.config import extend_cfg
+    from trainers.prompting import extend_cfg
 
     cfg = get_cfg_default()
     extend_cfg(cfg)

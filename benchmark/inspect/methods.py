@@ -8,8 +8,9 @@ import torch
 from tabulate import tabulate
 
 from trainers.prompting import PromptSpec
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
 from trainers.prompting.learner import PromptLearner
+from trainers.prompting.method import METHODS
 
 from ..errors import Parser
 from ..measure.geometry import GEOMETRY, untrained_clip

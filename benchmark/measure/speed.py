@@ -15,7 +15,8 @@ from statistics import median
 
 import torch
 
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
+from trainers.prompting.method import METHODS
 
 from ..errors import BadInput, Parser, check_name
 from ..launch.command import write

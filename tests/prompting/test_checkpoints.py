@@ -9,7 +9,7 @@ from test_golden import read
 from tiny import run
 
 import train
-from trainers.prompting.config import METHODS
+from trainers.prompting.method import METHODS
 
 # Where the public repositories save a method, and whether it is the prompt learner alone.
 LAYOUT = {

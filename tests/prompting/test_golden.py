@@ -10,7 +10,8 @@ from paths import GOLDEN
 from safetensors import safe_open
 
 from trainers.prompting import PromptedCLIP
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
+from trainers.prompting.method import METHODS
 
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
 

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from paths import GOLDEN
 
 from trainers.prompting import PromptedCLIP, UserError, build_clip
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
 from trainers.prompting.encoders.templates import zero_shot_template
+from trainers.prompting.method import METHODS
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
 

@@ -83,8 +83,8 @@ from yacs.config import CfgNode as CN
 
 import datasets.squares
 import trainers.zsclip
-import trainers.prompting.methods.align
-from trainers.prompting.config import extend_cfg as extend_cfg_of_align
+import trainers.prompting
+from trainers.prompting import extend_cfg as extend_cfg_of_align
 
 
 def extend_cfg(cfg):

@@ -9,31 +9,39 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .backbones.openai import build_clip, load_clip
-    from .config import extend_cfg, prompt_spec
+    from .config import build_method, prompt_spec
     from .errors import UserError
+    from .method import Method, register
     from .model import PromptedCLIP
     from .spec import PromptSpec
+    from .trainer import extend_cfg
     from .transport.solver import sinkhorn
 
 _PLACES = {
+    "Method": "method",
     "PromptSpec": "spec",
     "PromptedCLIP": "model",
     "UserError": "errors",
     "build_clip": "backbones.openai",
-    "extend_cfg": "config",
+    "build_method": "config",
+    "extend_cfg": "trainer",
     "load_clip": "backbones.openai",
     "prompt_spec": "config",
+    "register": "method",
     "sinkhorn": "transport.solver",
 }
 
 __all__ = [
+    "Method",
     "PromptSpec",
     "PromptedCLIP",
     "UserError",
     "build_clip",
+    "build_method",
     "extend_cfg",
     "load_clip",
     "prompt_spec",
+    "register",
     "sinkhorn",
 ]
 

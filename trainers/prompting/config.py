@@ -1,60 +1,154 @@
-"""The cfg nodes of every method, and their translation into a point in the space of prompts."""
+"""Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
 
 from types import SimpleNamespace
 
 from yacs.config import CfgNode
 
-from . import PromptSpec, UserError
-from .errors import nearest
-from .methods.align import ALIGN
-from .methods.cocoop import CoCoOp
-from .methods.coop import CoOp
-from .methods.ivlp import IVLP
-from .methods.maple import MaPLe
-from .methods.mmp import MMP
-from .methods.plot import PLOT
-from .methods.upt import UPT
-from .methods.vpt import VPT
-from .methods.zeroshot_clip import ZeroshotCLIP
-
-METHODS = {
-    cls.__name__: cls
-    for cls in (ZeroshotCLIP, CoOp, CoCoOp, VPT, IVLP, PLOT, UPT, MaPLe, ALIGN, MMP)
-}
+from . import methods  # noqa: F401 (registers those that are built in)
+from .errors import UserError, nearest
+from .method import METHODS, Method, find_method
+from .spec import PromptSpec
 
 
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add every method's node, under the names of the public repositories, to a Dassl cfg.
+def add_nodes(cfg: CfgNode) -> None:
+    """Add the keys of every method, under the names of the public repositories, to a Dassl cfg.
 
-    Keys that the cfg already has keep their values: they are those of the checkout around us.
+    What the cfg has already stays as it is: it belongs to the checkout around us. Where methods
+    share a key of which each has a default of its own, the cfg has None, and a method takes its
+    own for it.
     """
+    for place, default in _places().items():
+        *path, key = place.split(".")
+        node = cfg
+        for part in path:
+            node = node.setdefault(part, CfgNode())
+        node.setdefault(key, default)
+    cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
+    cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
+    cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
+    cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
+
+
+def _places() -> dict[str, object]:
+    """Dotted place in a cfg -> default, for the keys of all methods."""
+    places: dict[str, object] = {}
     for method in METHODS.values():
-        node = CfgNode({**dict.fromkeys(method.ignored), **method.defaults})
-        node.update(cfg.TRAINER.get(method.node, {}))
-        cfg.TRAINER[method.node] = node
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    cfg.TRAINER.MEMORY_BUDGET = 0.0  # GiB for the activations of a step; 0 asks the machine
-    cfg.TRAINER.COMPILE = False  # let torch.compile fuse the blocks
+        own = {_place(method, key): default for key, default in method.defaults.items()}
+        own |= {_place(method, key): None for key in method.ignored}
+        for place, default in own.items():
+            same = places.setdefault(place, default) == default
+            places[place] = default if same else None
+    return places
 
 
-def prompt_spec(method: str, node: dict) -> PromptSpec:
-    """A method's point in the space from its cfg node.
+def _place(method: type[Method], key: str) -> str:
+    return method.outside.get(key, f"TRAINER.{method.node}.{key}")
+
+
+def values_in(cfg: CfgNode, method: type[Method]) -> dict:
+    """What a cfg has for the keys of a method; those of other methods in the same node are left.
+
+    A key that means nothing to the method, but has been set, is named in a printed warning.
+    """
+    values = {}
+    for key in (*method.defaults, *method.ignored):
+        node = cfg
+        for part in _place(method, key).split("."):
+            node = node.get(part) if hasattr(node, "get") else None
+        values[key] = node
+    places = _places()
+    node = cfg.TRAINER.get(method.node, {})
+    others = [key for key in node if key not in values]
+    _warn_ignored([
+        place
+        for place in (f"TRAINER.{method.node}.{key}" for key in others)
+        if place in places and node[place.rpartition(".")[2]] != places[place]
+    ])  # fmt: skip
+    return values
+
+
+def read_node(method: type[Method], values: dict, dataset: str = "") -> SimpleNamespace:
+    """A method's settings in full.
 
     Args:
-        method: trainer name, e.g. `MaPLe`.
-        node: the keys of the method's node; missing ones take the defaults. One that means
-            nothing here is named in a printed warning, unless its value is None.
+        values: keys of the method's node; missing ones, and those that are None, take the
+            defaults. One that means nothing here is named in a printed warning.
+        dataset: name of the data set.
+
+    Raises:
+        UserError: unknown key, or a value of the wrong kind.
+    """
+    for key, value in values.items():
+        if key in method.ignored:
+            continue
+        if key not in method.defaults:
+            raise UserError(
+                f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
+            )
+        if value is not None:
+            _check_kind(_place(method, key), value, method.defaults[key])
+    _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
+    given = {key: value for key, value in values.items() if value is not None}
+    return SimpleNamespace(**{**method.defaults, **given}, dataset=dataset)
+
+
+def _warn_ignored(places: list[str]) -> None:
+    if places:
+        print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
+
+
+def _check_kind(place: str, value, default) -> None:
+    def need(condition: bool, what: str):
+        if not condition:
+            raise UserError(f"{place} is {value!r} but must be {what}")
+
+    key = place.rpartition(".")[2]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key == "CTX_INIT" and not isinstance(default, bool):  # words, not a switch
+        words = value if isinstance(value, (list, tuple)) else [value]
+        need(all(isinstance(w, str) for w in words), "words, such as 'a photo of a'")
+    elif isinstance(default, bool):
+        need(key == "CTX_INIT" or value in (True, False), "True or False")
+    elif isinstance(default, int):
+        need(number and value == int(value), "a whole number")
+    elif isinstance(default, float):
+        need(number, "a number")
+    elif isinstance(default, str):
+        need(isinstance(value, str), "a word")
+
+
+def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
+    """A method's point in the space of prompts from its cfg node.
+
+    Args:
+        name: of the method, e.g. `MaPLe`.
+        node: keys of its node; missing ones take the defaults.
+        dataset: name of the data set, where sentences depend on it.
 
     Raises:
         UserError: unknown method or key, or values that contradict each other.
     """
-    if method not in METHODS:
-        raise UserError(f"There is no method '{method}': {nearest(method, METHODS)}")
-    cls = METHODS[method]
-    for key in node:
-        if key not in cls.defaults and key not in cls.ignored:
-            raise UserError(f"TRAINER.{cls.node} has no key '{key}': {nearest(key, cls.defaults)}")
-    unused = [f"TRAINER.{cls.node}.{key}" for key in cls.ignored if node.get(key) is not None]
-    if unused:
-        print(f"warning: ignored, as they mean nothing here: {', '.join(unused)}")
-    return cls.spec(SimpleNamespace(**{**cls.defaults, **node}))
+    method = find_method(name)
+    return method.point(read_node(method, node, dataset))
+
+
+def build_method(name: str, node: dict, clip_model, classnames, dataset: str = "") -> Method:
+    """A method in plain PyTorch, without Dassl.
+
+    Args:
+        name: of the method, e.g. `KgCoOp`.
+        node: flat: keys that a public code keeps outside the method's node stand in it under
+            their last name (`T` for `LOSS.T`). Missing ones take the defaults.
+        clip_model: what `load_clip` gives. Its modules are shared and frozen, not copied.
+        classnames: K names; `_` reads as a space.
+        dataset: name of the data set, which selects hand-written sentences.
+
+    Returns:
+        A module with `.model`, its `PromptedCLIP`, and `.losses(images, labels)`. Its gradients
+        come from `.backward(terms)`, which is `terms["loss"].backward()` for most methods.
+
+    Raises:
+        UserError: unknown method or key, values that contradict each other or do not fit.
+    """
+    method = find_method(name)
+    return method(read_node(method, node, dataset), clip_model, classnames, dataset)

@@ -1,18 +1,54 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
 from . import scores
+from .checkpoints import load_public_state
 from .encoders import blocks
 from .encoders.text import TextEncoder, TextFeatures
-from .encoders.vision import ImageEncoder
-from .errors import UserError
-from .learner import PromptLearner
+from .encoders.vision import ImageEncoder, ImageFeatures
+from .learner import Contexts, PromptLearner
 from .memory import MemoryPlan, choose
 from .spec import PromptSpec
 
 CHUNK_BYTES = 256 << 20
+
+
+class Output(NamedTuple):
+    """What a loss may read of a forward pass.
+
+    logits: (B, K), float32; image: z (B, M, D), r; text: h (N, K, D), or (B, K, D) where contexts
+    are conditional on the image, s. Features are those that the logits were computed from.
+    """
+
+    logits: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
+
+
+class Parts(nn.Module):
+    """Trained parts beside the prompts, none here; a method replaces what it needs.
+
+    Attributes:
+        prefix: what stands before the parameters' names in public whole-model checkpoints.
+    """
+
+    prefix = ""
+
+    def contexts(self, contexts: Contexts) -> Contexts:
+        """Between the prompt learner and the encoders."""
+        return contexts
+
+    def image(self, features: ImageFeatures) -> ImageFeatures:
+        """Between the image encoder and the score."""
+        return features
+
+    def text(self, features: TextFeatures) -> TextFeatures:
+        """Between the text encoder and the score."""
+        return features
 
 
 class PromptedCLIP(nn.Module):
@@ -50,32 +86,50 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
         self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, local)
+        self.parts = Parts()
+        self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         self._cache: tuple[tuple, TextFeatures] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
-        if self.training:
-            return self._forward(images)
-        with torch.no_grad():
-            return self._forward(images)
+        return self.output(images).logits
 
-    def _forward(self, images):
-        if self.spec.image_conditional:
-            return self._image_conditional(images)
-        contexts = self.prompt_learner()
-        image = self.image_encoder(images, contexts.vision)
-        learning = self.training and self.spec.N
-        text = self.text_encoder(contexts.text) if learning else self.text_features()
+    def output(self, images: torch.Tensor) -> Output:
+        """Logits, and the features that they come from, of normalised images (B, 3, H, W)."""
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            if self.spec.image_conditional:
+                return self._image_conditional(images)
+            contexts = self.parts.contexts(self.prompt_learner())
+            image = self.parts.image(self.image_encoder(images, contexts.vision))
+            text = self._encode_text(contexts) if self._text_learns else self.text_features()
+            return Output(self.score(image, text), image, text)
+
+    def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Logits (B, K), float32, of features."""
         return scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
+
+    def _encode_text(self, contexts: Contexts) -> TextFeatures:
+        return self.parts.text(self.text_encoder(contexts.text))
+
+    @property
+    def _text_learns(self) -> bool:
+        """Whether the text features of this step differ from those of the last one."""
+        return self.training and (self.spec.N > 0 or self._has_parts)
+
+    @property
+    def _has_parts(self) -> bool:
+        return next(self.parts.parameters(), None) is not None
 
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
         """The text features of the present prompts, computed once and kept until they change."""
-        relevant = self if self.spec.N else self.text_encoder
+        fixed = self.spec.N == 0 and not self._has_parts
+        relevant = self.text_encoder if fixed else self
         key = tuple((p.data_ptr(), p._version, p.device) for p in relevant.parameters())
         if self._cache is None or self._cache[0] != key:
-            self._cache = key, self.text_encoder(self.prompt_learner().text)
+            contexts = self.parts.contexts(self.prompt_learner())
+            self._cache = key, self._encode_text(contexts)
         return self._cache[1]
 
     def train(self, mode: bool = True):
@@ -83,22 +137,20 @@ class PromptedCLIP(nn.Module):
         self._cache = None
         return super().train(mode)
 
-    def _image_conditional(self, images):
+    def _image_conditional(self, images) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
-        image = self.image_encoder(images)
+        image = self.parts.image(self.image_encoder(images))
         z = image.z[:, 0].float()
         step = len(z) if self.training else 8
-        parts = [
-            scores.score(
-                self.spec,
-                type(image)(image.z[i : i + step], None),
-                self.text_encoder(self.prompt_learner(z[i : i + step]).text),
-                self.logit_scale,
-                self.chunk_bytes,
-            )
-            for i in range(0, len(z), step)
-        ]
-        return torch.cat(parts)
+        texts, logits = [], []
+        for i in range(0, len(z), step):
+            contexts = self.parts.contexts(self.prompt_learner(z[i : i + step]))
+            texts.append(self._encode_text(contexts))
+            logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
+        text = texts[0]._replace(
+            h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
+        )
+        return Output(torch.cat(logits), image, text)
 
     def fit_memory(self, budget: int, batch: int, itemsize: float = 4) -> MemoryPlan:
         """Recompute as little as makes a training step fit.
@@ -154,66 +206,31 @@ class PromptedCLIP(nn.Module):
             encoder._block = torch.compile(encoder._block)
         return None
 
-    # ------------------------------------------------------------------ public checkpoints
+    # ------------------------------------------------------------------ what is trained
+
+    def trained(self) -> nn.ModuleList:
+        """What an optimiser is to train: the prompt learner and the parts beside it."""
+        return nn.ModuleList([self.prompt_learner, self.parts])
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters under their names in public whole-model checkpoints."""
         names = self.prompt_learner.public_names()
-        return {names[own]: p for own, p in self.prompt_learner.named_parameters()}
+        prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
+        parts = {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
+        return prompts | parts
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
-        """The prompts alone, under the names and in the shapes of public checkpoints."""
+        """What is trained, under the names and in the shapes of public checkpoints."""
         return {name: p.detach() for name, p in self.public_parameters().items()}
 
-    @torch.no_grad()
     def load_public_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the prompts of a public checkpoint (methods.md, section 7).
+        """Load the prompts of a public checkpoint (docs/methods.md, section 7).
 
         Args:
-            state: names of the whole published model, or of its `prompt_learner` alone. The
-                frozen CLIP and the `token_prefix` / `token_suffix` buffers in it are ignored.
+            state: names of the whole published model, or of its `prompt_learner` alone. What is
+                frozen or dead in it is ignored.
 
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        own = self.public_parameters()
-        found = {}
-        for name, value in state.items():
-            full = name if name in own else "prompt_learner." + name
-            if full in own:
-                found[full] = value
-            elif not self._ignorable(name):
-                raise UserError(
-                    f"The checkpoint has '{name}', which this method has not: it is of another "
-                    "method, or of deeper prompts"
-                )
-        for name, parameter in own.items():
-            if name not in found:
-                raise UserError(
-                    f"The checkpoint lacks '{name}': it is of another method, or of shallower "
-                    "prompts"
-                )
-            wanted, given = tuple(parameter.shape), tuple(found[name].shape)
-            if trimmed(given) != trimmed(wanted):  # a single prompt may or may not have its axis
-                raise UserError(
-                    f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                    f"{wanted}: make N_CTX, the number of prompts (of classes with CSC) and the "
-                    "backbone those of the trained model"
-                )
-        for name, parameter in own.items():
-            parameter.copy_(found[name].reshape(parameter.shape))
-
-    def _ignorable(self, name: str) -> bool:
-        if name.endswith(("token_prefix", "token_suffix")) or name == "logit_scale":
-            return True
-        encoder, _, rest = name.partition(".")
-        if encoder == "image_encoder":
-            return rest in self.image_encoder.visual.state_dict()
-        return encoder == "text_encoder" and rest in self.text_encoder.state_dict()
-
-
-def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its leading axes of length 1."""
-    while shape[:1] == (1,):
-        shape = shape[1:]
-    return shape
+        load_public_state(self, state)

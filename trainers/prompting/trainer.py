@@ -1,149 +1,129 @@
-"""The trainer that every method shares: build, step, precision, save, load, evaluate."""
+"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
 
 import os
 
 import torch
-import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 from torch import nn
+from yacs.config import CfgNode
 
-from . import PromptedCLIP, PromptSpec, UserError, load_clip
-from .backbones.openai import clip
-from .memory import GIB, ITEMSIZE, keep_freed_memory, memory_budget
+from .backbones.openai import load_clip
+from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint
+from .config import add_nodes, read_node, values_in
+from .errors import UserError
+from .memory import GIB, keep_freed_memory, memory_budget
+from .method import METHODS, Method
+from .precision import Precision
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
+TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
 
 
-def register(cls):
-    """Register a method with Dassl, unless the checkout around us has its own of that name."""
-    if cls.__name__ not in TRAINER_REGISTRY.registered_names():
-        TRAINER_REGISTRY.register()(cls)
-    return cls
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
-
-class PublicLayout(nn.Module):
-    """What Dassl saves and loads of a model: the prompts alone, named as in public checkpoints.
-
-    Args:
-        model: the prompted CLIP; train and eval modes reach it through this module.
-        submodule: the public method saves its `prompt_learner` alone, without the prefix.
+    A method whose name is taken, by a trainer of the checkout around us, is registered as
+    `Prompted` and its name. So call this when all trainers of the checkout have been imported, as
+    they have been where its `train.py` sets its cfg up.
     """
-
-    def __init__(self, model: PromptedCLIP, submodule: bool):
-        super().__init__()
-        self.model = model
-        self.prefix = "prompt_learner." if submodule else ""
-
-    def state_dict(self, *args, **kwargs):
-        state = self.model.public_state_dict()
-        return {name.removeprefix(self.prefix): value for name, value in state.items()}
-
-    def load_state_dict(self, state_dict, strict=True, assign=False):
-        self.model.load_public_state_dict(state_dict)
+    add_nodes(cfg)
+    for name, method in METHODS.items():
+        taken = TRAINER_REGISTRY.registered_names()
+        ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "method", None) is method]
+        if not ours:
+            name = TAKEN + name if name in taken else name
+            trainer = type(name, (PromptTrainer,), {"method": method, "__doc__": method.__doc__})
+            TRAINER_REGISTRY.register()(trainer)
 
 
 class PromptTrainer(TrainerX):
-    """Base of all methods; a method adds its cfg node and its point in the space of prompts.
+    """Trains one method; `extend_cfg` makes a class of this for each.
 
     Class attributes:
-        node: name of the method's node under `cfg.TRAINER`.
-        defaults: the node's keys with their public values.
-        ignored: keys of the public node that mean nothing here; a run that sets one is warned.
-        checkpoint: name of the folder that the public method saves its model in.
-        saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        method: the `Method`, as a class. An instance has it built.
     """
 
-    node: str
-    defaults: dict
-    ignored: tuple[str, ...] = ()
-    checkpoint = "prompt_learner"
-    saves_submodule = False
-
-    @staticmethod
-    def spec(node) -> PromptSpec:
-        """The method's point in the space; `node` has the keys of `defaults` as attributes."""
-        raise UserError("PromptTrainer is the base of the methods: choose one of them")
+    method: type[Method] | Method
 
     # ------------------------------------------------------------------ build
 
     def build_model(self):
-        from .config import prompt_spec  # it imports the methods, which import this module
-
-        cfg = self.cfg
-        node = dict(cfg.TRAINER.get(self.node, {}))
-        spec = prompt_spec(type(self).__name__, node)
-        self.precision = node.get("PREC", "fp32")
-        if self.precision not in ("fp16", "fp32", "amp"):
-            raise UserError(f"PREC is '{self.precision}' but must be fp16, fp32 or amp")
-        on_cuda = self.device.type == "cuda"
-        if not on_cuda:
+        cfg, kind = self.cfg, self.method
+        settings = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
+        self.precision = Precision(settings.PREC, self.device)
+        if self.device.type == "cpu":
             keep_freed_memory()
-        if self.precision == "fp16" and not on_cuda:
-            print("PREC fp16 needs CUDA: on the CPU this run computes in fp32")
-            self.precision = "fp32"
+        if self.precision.falls_back:
+            print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
+        classnames, clip_model = self._classnames(), self._clip()
+        self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
+        self.model = self.method.model
+        self.precision.place(self.model, clip_model)
+        self.method.to(self.device)
 
-        classnames = self.dm.dataset.classnames
-        if len(classnames) < 2:
-            raise UserError(
-                f"The data set has {len(classnames)} class: at least 2 are needed to tell apart"
-            )
-        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        clip_model = load_clip(cfg.MODEL.BACKBONE.NAME)
-        resolution = clip_model.visual.input_resolution
-        if tuple(cfg.INPUT.SIZE) != (resolution, resolution):
-            raise UserError(
-                f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)} but {cfg.MODEL.BACKBONE.NAME} reads "
-                f"{resolution}x{resolution} images: set INPUT.SIZE ({resolution}, {resolution})"
-            )
-        self.model = PromptedCLIP(clip_model, classnames, spec, cfg.DATASET.NAME)
-        amp_dtype = torch.float16 if on_cuda else torch.bfloat16
-        if self.precision == "fp16":  # frozen towers alone; prompts and scores stay float32
-            clip.model.convert_weights(clip_model)
-        elif self.precision == "amp":
-            self.model.hold_weights_in(amp_dtype)
-        self.model.to(self.device)
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
-        print(spec)
+        if kind.trains and not trained:
+            raise UserError(
+                f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
+                "trained parts, or say `trains = False` in its class"
+            )
+        print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
-            self.fit_memory()
+            self._fit_memory()
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
             cannot = f"this machine cannot, running without ({obstacle})"
             print(f"COMPILE: {cannot if obstacle else 'torch.compile fuses the blocks'}")
-
-        layout = PublicLayout(self.model, self.saves_submodule)
-        if cfg.MODEL.INIT_WEIGHTS and trained:
-            layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
-        self.optim = self.sched = None
-        if trained:
-            self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model(self.checkpoint, layout, self.optim, self.sched)
-
-        self.autocast = {
-            "device_type": self.device.type,
-            "dtype": amp_dtype,
-            "enabled": self.precision == "amp",
-        }
-        half = on_cuda and self.precision != "fp32"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+        self._register()
         self.first_bad = torch.tensor(-1, device=self.device)
 
-    def fit_memory(self):
+    def _classnames(self) -> list[str]:
+        names = self.dm.dataset.classnames
+        if len(names) < 2:
+            raise UserError(
+                f"The data set has {len(names)} class: at least 2 are needed to tell apart"
+            )
+        return names
+
+    def _clip(self):
+        name, size = self.cfg.MODEL.BACKBONE.NAME, tuple(self.cfg.INPUT.SIZE)
+        print(f"Loading CLIP (backbone: {name})")
+        clip_model = load_clip(name)
+        resolution = clip_model.visual.input_resolution
+        if size != (resolution, resolution):
+            raise UserError(
+                f"INPUT.SIZE is {size} but {name} reads {resolution}x{resolution} images: set "
+                f"INPUT.SIZE ({resolution}, {resolution})"
+            )
+        return clip_model
+
+    def _fit_memory(self):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
         budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-        batch, itemsize = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, ITEMSIZE[self.precision]
-        plan = self.model.fit_memory(budget, batch, itemsize)
+        batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        plan = self.model.fit_memory(budget, batch, self.precision.itemsize)
         again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
         print(
             f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
             f"{budget / GIB:.2f} GiB; {again} will be recomputed"
         )
+
+    def _register(self):
+        """Tell Dassl what to save and to train."""
+        cfg = self.cfg
+        layout = PublicLayout(self.model, self.method.saves_submodule)
+        self.optim = self.sched = None
+        if self.num_trained:
+            if cfg.MODEL.INIT_WEIGHTS:
+                layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+            self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     # ------------------------------------------------------------------ train
 
@@ -155,27 +135,28 @@ class PromptTrainer(TrainerX):
         self.close_writer()
 
     def forward_backward(self, batch):
-        image, label = self.parse_batch_train(batch)
-        with torch.autocast(**self.autocast):
-            output = self.model(image)
-        loss = F.cross_entropy(output, label)
-        self.check_finite(loss)
+        batch = self.method.batch(*self.parse_batch_train(batch))
+        with self.precision.autocast():
+            output = self.model.output(batch.images)
+            terms = self.method.terms(output, batch)
+        self._check_finite(terms["loss"])
         self.optim.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optim)
-        self.scaler.update()
-        accuracy = (output.detach().argmax(1) == label).float().mean() * 100
+        self.method.backward(terms, self.precision.scaler.scale)
+        self.precision.scaler.step(self.optim)
+        self.precision.scaler.update()
+        accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
-        return {"loss": loss.detach(), "acc": accuracy}
+        return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
 
     def parse_batch_train(self, batch):
+        views = batch["img"] if isinstance(batch["img"], list) else [batch["img"]]
         return (
-            batch["img"].to(self.device, non_blocking=True),
+            [view.to(self.device, non_blocking=True) for view in views],
             batch["label"].to(self.device, non_blocking=True),
         )
 
-    def check_finite(self, loss):
+    def _check_finite(self, loss):
         """Stop when the loss is not finite; the last checkpoint stays as it is.
 
         Raises:
@@ -188,38 +169,38 @@ class PromptTrainer(TrainerX):
         if self.device.type == "cpu" or last or step % CHECK_EVERY == 0:
             first_bad = int(self.first_bad)
             if first_bad >= 0:
-                error = UserError(
+                raise UserError(
                     f"The loss is not finite in epoch {self.epoch + 1}, step {first_bad + 1}: "
-                    "lower OPTIM.LR or set PREC fp32 (the last checkpoint is kept in "
-                    f"{os.path.join(self.output_dir, self.checkpoint)})"
+                    f"lower OPTIM.LR or set PREC fp32 (the last checkpoint is kept in "
+                    f"{self._folder(self.output_dir)})",
+                    exit_code=1,
                 )
-                error.exit_code = 1
-                raise error
 
     def after_epoch(self):
         """As in Dassl, and keep the latest epoch so that an interrupted run can go on."""
+        epoch = self.epoch + 1
+        self.method.after_epoch(epoch, self.max_epoch)
         super().after_epoch()
 
         def kept(epoch):
             frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
             return epoch == self.max_epoch or (frequency > 0 and epoch % frequency == 0)
 
-        epoch = self.epoch + 1
         if not kept(epoch):
             self.save_model(self.epoch, self.output_dir)
         if not kept(epoch - 1):
-            previous = self.checkpoint_file(self.output_dir, epoch - 1)
+            previous = checkpoint_file(self._folder(self.output_dir), epoch - 1)
             if os.path.exists(previous):
                 os.remove(previous)
 
     # ------------------------------------------------------------------ evaluate
 
     def model_inference(self, input):
-        with torch.autocast(**self.autocast):
+        with self.precision.autocast():
             return self.model(input)
 
-    def checkpoint_file(self, directory, epoch) -> str:
-        return os.path.join(directory, self.checkpoint, f"model.pth.tar-{epoch}")
+    def _folder(self, directory: str) -> str:
+        return os.path.join(directory, self.method.checkpoint)
 
     def load_model(self, directory, epoch=None):
         """Load the prompts of a run, ours or a public one.
@@ -236,21 +217,8 @@ class PromptTrainer(TrainerX):
             return
         if not self.num_trained:
             return
-        folder = os.path.join(directory, self.checkpoint)
-        if epoch is not None:
-            path = self.checkpoint_file(directory, epoch)
-        else:
-            path = os.path.join(folder, "model-best.pth.tar")
-            if not os.path.exists(path):
-                names = os.listdir(folder) if os.path.isdir(folder) else []
-                epochs = [n.rpartition("-")[2] for n in names if n.startswith("model.pth.tar-")]
-                last = max((int(e) for e in epochs if e.isdigit()), default=None)
-                path = path if last is None else self.checkpoint_file(directory, last)
-        if not os.path.exists(path):
-            raise UserError(
-                f"There is no checkpoint '{path}': give --model-dir the output folder of a "
-                f"{type(self).__name__} run, and --load-epoch an epoch that it saved"
-            )
+        path = find_checkpoint(self._folder(directory), epoch)
         checkpoint = load_checkpoint(path)
         print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
-        self._models[self.checkpoint].load_state_dict(checkpoint.get("state_dict", checkpoint))
+        layout: nn.Module = self._models[self.method.checkpoint]
+        layout.load_state_dict(checkpoint.get("state_dict", checkpoint))

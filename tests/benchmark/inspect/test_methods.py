@@ -12,7 +12,8 @@ from tiny import run
 from benchmark.__main__ import main
 from benchmark.inspect.methods import trained_parameters
 from trainers.prompting import PromptedCLIP
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
+from trainers.prompting.method import METHODS
 
 
 def test_the_table_has_every_method_in_every_format(capsys):

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import PromptedCLIP, UserError, build_clip
-from trainers.prompting.config import METHODS, prompt_spec
+from trainers.prompting.config import prompt_spec
+from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SHALLOW = {

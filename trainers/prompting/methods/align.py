@@ -1,11 +1,12 @@
 """ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
 
+from ..errors import UserError
+from ..method import Method, register
 from ..spec import PromptSpec, expand_templates, fixed_sentence
-from ..trainer import PromptTrainer, register
 
 
 @register
-class ALIGN(PromptTrainer):
+class ALIGN(Method):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
     Visual prompts are projections of the textual ones (as in MaPLe); an image is classified by
@@ -33,7 +34,9 @@ class ALIGN(PromptTrainer):
     }
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
+        if node.FORM not in ("paper", "released"):
+            raise UserError(f"FORM is '{node.FORM}' but must be paper or released")
         words = "a photo of a" if node.CTX_INIT is None else node.CTX_INIT
         return PromptSpec(
             M=node.M,
@@ -41,7 +44,7 @@ class ALIGN(PromptTrainer):
             beta=node.BETA,
             beta_form=node.BETA_FORM,
             coupling=node.COUPLING,
-            score={"paper": "ot"}.get(node.FORM, node.FORM),
+            score="ot" if node.FORM == "paper" else "released",
             templates=expand_templates(words, node.N, node.N_CTX, node.FORM != "released"),
             sentence=fixed_sentence(words) if node.M else None,
             text_length=node.N_CTX,

@@ -1,11 +1,11 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, text_prompt
-from ..trainer import PromptTrainer, register
 
 
 @register
-class CoCoOp(PromptTrainer):
+class CoCoOp(Method):
     """CoOp's context, shifted by a network of the image feature: one text pass per image."""
 
     node = "COCOOP"
@@ -13,5 +13,5 @@ class CoCoOp(PromptTrainer):
     defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return text_prompt(node, image_conditional=True)

@@ -1,11 +1,11 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, text_prompt
-from ..trainer import PromptTrainer, register
 
 
 @register
-class CoOp(PromptTrainer):
+class CoOp(Method):
     """One textual prompt in the first block: random vectors or words, shared or per class."""
 
     node = "COOP"
@@ -19,7 +19,7 @@ class CoOp(PromptTrainer):
     }
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return text_prompt(
             node,
             class_position=node.CLASS_TOKEN_POSITION,

@@ -1,11 +1,11 @@
 """IVLP: independent vision-language prompts (the baseline of Khattak et al., CVPR 2023)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, expand_templates
-from ..trainer import PromptTrainer, register
 
 
 @register
-class IVLP(PromptTrainer):
+class IVLP(Method):
     """One prompt on each side, with lengths and depths of their own and nothing between them."""
 
     node = "IVLP"
@@ -20,7 +20,7 @@ class IVLP(PromptTrainer):
     }
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return PromptSpec(
             M=int(node.N_CTX_VISION > 0 and node.PROMPT_DEPTH_VISION > 0),  # 0: text alone
             N=1,

@@ -1,11 +1,11 @@
 """MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, shared_prompt
-from ..trainer import PromptTrainer, register
 
 
 @register
-class MaPLe(PromptTrainer):
+class MaPLe(Method):
     """One textual prompt, projected into the visual one by a linear layer per depth."""
 
     node = "MAPLE"
@@ -13,5 +13,5 @@ class MaPLe(PromptTrainer):
     defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return shared_prompt("project", node)

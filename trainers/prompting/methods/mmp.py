@@ -1,11 +1,11 @@
 """MMP: the name under which ALIGN's authors published it (Wang et al., NeurIPS 2023)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, expand_templates, fixed_sentence
-from ..trainer import PromptTrainer, register
 
 
 @register
-class MMP(PromptTrainer):
+class MMP(Method):
     """ALIGN in its released form, under the published node.
 
     Visual prompts are projections of the textual ones at every depth, so the published code never
@@ -26,7 +26,7 @@ class MMP(PromptTrainer):
     }
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         N = node.TEXT_PROMPT_NUMBER
         return PromptSpec(
             M=node.VISION_PROMPT_NUMBER,

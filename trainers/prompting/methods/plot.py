@@ -1,12 +1,12 @@
 """PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec
-from ..trainer import PromptTrainer, register
 from .coop import CoOp
 
 
 @register
-class PLOT(PromptTrainer):
+class PLOT(Method):
     """N of CoOp's prompts, compared with the patches of the unprompted image by transport."""
 
     node = "PLOT"
@@ -14,6 +14,6 @@ class PLOT(PromptTrainer):
     defaults = {"N": 4, **CoOp.defaults}
 
     @staticmethod
-    def spec(node) -> PromptSpec:
-        one = CoOp.spec(node)
+    def point(node) -> PromptSpec:
+        one = CoOp.point(node)
         return one.with_(N=node.N, score="plot", templates=one.templates * node.N)

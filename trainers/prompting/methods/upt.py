@@ -1,11 +1,11 @@
 """UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022)."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, shared_prompt
-from ..trainer import PromptTrainer, register
 
 
 @register
-class UPT(PromptTrainer):
+class UPT(Method):
     """One unified prompt a depth, mixed by a light transformer layer and split over both sides.
 
     The authors published no code; the layer starts as the identity (methods.md, section 4).
@@ -15,5 +15,5 @@ class UPT(PromptTrainer):
     defaults = {"N_CTX": 4, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return shared_prompt("unified", node)

@@ -1,11 +1,11 @@
 """VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
 
+from ..method import Method, register
 from ..spec import PromptSpec, fixed_sentence
-from ..trainer import PromptTrainer, register
 
 
 @register
-class VPT(PromptTrainer):
+class VPT(Method):
     """One visual prompt, shallow or deep; the sentence of each class is fixed."""
 
     node = "VPT"
@@ -17,7 +17,7 @@ class VPT(PromptTrainer):
     }
 
     @staticmethod
-    def spec(node) -> PromptSpec:
+    def point(node) -> PromptSpec:
         return PromptSpec(
             M=1,
             N=0,

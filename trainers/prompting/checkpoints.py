@@ -1,0 +1,115 @@
+"""Checkpoints: the names and layouts of the public repositories, and the files of a run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .model import PromptedCLIP
+
+FROZEN = ("token_prefix", "token_suffix")  # buffers of other class names
+
+
+@torch.no_grad()
+def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> None:
+    """As `PromptedCLIP.load_public_state_dict`."""
+    own = model.public_parameters()
+    found = {}
+    for name, value in state.items():
+        full = name if name in own else "prompt_learner." + name
+        if full in own:
+            found[full] = value
+        elif not _is_ignored(model, name):
+            raise UserError(
+                f"The checkpoint has '{name}', which this method has not: it is of another "
+                "method, or of deeper prompts"
+            )
+    for name, parameter in own.items():
+        if name not in found:
+            raise UserError(
+                f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
+            )
+        wanted, given = tuple(parameter.shape), tuple(found[name].shape)
+        if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
+            raise UserError(
+                f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
+                f"{wanted}: make N_CTX, the number of prompts (of classes with CSC) and the "
+                "backbone those of the trained model"
+            )
+        if not torch.isfinite(found[name]).all():
+            raise UserError(
+                f"The checkpoint's '{name}' holds numbers that are not finite: its training "
+                "failed, so take an earlier epoch or train again"
+            )
+    for name, parameter in own.items():
+        parameter.copy_(found[name].reshape(parameter.shape))
+
+
+def _is_ignored(model: PromptedCLIP, name: str) -> bool:
+    if name.endswith(FROZEN) or name == "logit_scale" or name.startswith(model.dead_weights):
+        return True
+    encoder, _, rest = name.partition(".")
+    if encoder == "image_encoder":
+        return rest in model.image_encoder.visual.state_dict()
+    return encoder == "text_encoder" and rest in model.text_encoder.state_dict()
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its leading axes of length 1."""
+    while shape[:1] == (1,):
+        shape = shape[1:]
+    return shape
+
+
+class PublicLayout(nn.Module):
+    """What Dassl saves and loads of a model: the prompts alone, named as in public checkpoints.
+
+    Args:
+        model: the prompted CLIP; train and eval modes reach it through this module.
+        submodule: the public method saves its `prompt_learner` alone, without the prefix.
+    """
+
+    def __init__(self, model: PromptedCLIP, submodule: bool):
+        super().__init__()
+        self.model = model
+        self.prefix = "prompt_learner." if submodule else ""
+
+    def state_dict(self, *args, **kwargs):
+        state = self.model.public_state_dict()
+        return {name.removeprefix(self.prefix): value for name, value in state.items()}
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        self.model.load_public_state_dict(state_dict)
+
+
+def checkpoint_file(folder: str, epoch: int) -> str:
+    """The file of an epoch, counted from 1, in the folder of a model."""
+    return os.path.join(folder, f"model.pth.tar-{epoch}")
+
+
+def find_checkpoint(folder: str, epoch: int | None) -> str:
+    """The file of an epoch; None takes `model-best.pth.tar`, or else the last epoch.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = os.path.join(folder, "model-best.pth.tar")
+    if epoch is not None:
+        path = checkpoint_file(folder, epoch)
+    elif not os.path.exists(path):
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        epochs = [n.rpartition("-")[2] for n in names if n.startswith("model.pth.tar-")]
+        last = max((int(e) for e in epochs if e.isdigit()), default=None)
+        path = path if last is None else checkpoint_file(folder, last)
+    if not os.path.exists(path):
+        raise UserError(
+            f"There is no checkpoint '{path}': give --model-dir the output folder of a run of "
+            "this method, and --load-epoch an epoch that it saved"
+        )
+    return path

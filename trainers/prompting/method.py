@@ -1,0 +1,200 @@
+"""A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
+
+from types import SimpleNamespace
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import UserError, check_name
+from .model import Output, PromptedCLIP
+from .spec import PromptSpec
+
+METHODS: dict[str, type["Method"]] = {}
+
+
+class Batch(NamedTuple):
+    """What a step trains on: views, each (B, 3, H, W), of the same B images; labels (B,)."""
+
+    views: list[torch.Tensor]
+    labels: torch.Tensor
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The first view, on which the model's output was computed."""
+        return self.views[0]
+
+
+class Method(nn.Module):
+    """Base of all methods. A method is one file with one subclass; its class has the name that
+    `--trainer` takes.
+
+    A subclass names its node and its point; the rest has a default: cross-entropy, one backward
+    pass, one view, nothing trained but prompts, no state but the parameters. Buffers that a
+    subclass registers are saved with every checkpoint, and a run that goes on has them again.
+
+    Class attributes:
+        node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
+        defaults: the node's keys with their public values.
+        outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
+            `{"W": "TRAINER.W"}`; their defaults are in `defaults`, too.
+        ignored: keys of the public node that mean nothing here; a run that sets one is warned.
+        checkpoint: name of the folder that the public method saves its model in.
+        saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
+        trains: False for what has nothing to learn and is evaluated as it is.
+
+    Attributes:
+        model: the `PromptedCLIP`.
+        settings: the node with all its keys as attributes.
+
+    Args:
+        settings: the node in full, as `config.read_node` gives it.
+        clip_model: what `load_clip` gives.
+        classnames: K names.
+        dataset: name of the data set, which selects hand-written sentences.
+
+    Raises:
+        UserError: the settings contradict each other or do not fit the backbone.
+    """
+
+    node: ClassVar[str]
+    defaults: ClassVar[dict]
+    outside: ClassVar[dict[str, str]] = {}
+    ignored: ClassVar[tuple[str, ...]] = ()
+    checkpoint: ClassVar[str] = "prompt_learner"
+    saves_submodule: ClassVar[bool] = False
+    views: ClassVar[int] = 1
+    trains: ClassVar[bool] = True
+
+    def __init__(self, settings: SimpleNamespace, clip_model, classnames, dataset: str = ""):
+        super().__init__()
+        self.settings = settings
+        self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
+        self.setup(clip_model, classnames, dataset)
+
+    # ------------------------------------------------------------------ what a method may say
+
+    @staticmethod
+    def point(node: SimpleNamespace) -> PromptSpec:
+        """The method's point in the space of prompts.
+
+        Args:
+            node: has the keys of `defaults` as attributes, and `dataset`.
+        """
+        raise NotImplementedError
+
+    def setup(self, clip_model, classnames, dataset: str) -> None:
+        """Make what the method has beside its prompts: a frozen teacher, trained parts
+        (`self.model.parts`), buffers."""
+
+    def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
+        """What a step minimises.
+
+        Returns:
+            A scalar, or terms by name: their sum is minimised, or the one called `loss`.
+        """
+        return F.cross_entropy(output.logits, batch.labels)
+
+    def backward(self, terms: dict[str, torch.Tensor], scale=lambda loss: loss) -> None:
+        """Leave in `.grad` of each trained parameter what the optimiser is to see.
+
+        Args:
+            terms: as `losses` gives them.
+            scale: multiplies a loss for the sake of half precision; gradients are to be scaled.
+        """
+        scale(terms["loss"]).backward()
+
+    def after_epoch(self, epoch: int, last: int) -> None:
+        """Called after the last step of an epoch, before it is saved or tested.
+
+        Args:
+            epoch: counted from 1 to `last`.
+        """
+
+    # ------------------------------------------------------------------ what calls it
+
+    def losses(self, images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The terms of a step's loss, with their total as `loss`.
+
+        Args:
+            images: (B, 3, H, W), normalised, or a list of views of that shape.
+            labels: (B,).
+        """
+        batch = self.batch(images, labels)
+        return self.terms(self.model.output(batch.images), batch)
+
+    def batch(self, images, labels: torch.Tensor) -> Batch:
+        """Raises:
+        UserError: there are fewer views than the method needs.
+        """
+        views = list(images) if isinstance(images, (list, tuple)) else [images]
+        if len(views) < self.views:
+            raise UserError(
+                f"{type(self).__name__} learns from {self.views} views of an image but gets "
+                f"{len(views)}: set DATALOADER.K_TRANSFORMS {self.views}"
+            )
+        return Batch(views, labels)
+
+    def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
+        """As `losses`, for an output that is there already.
+
+        Raises:
+            UserError: `loss` gives no scalar.
+        """
+        found = self.loss(output, batch)
+        terms = found if isinstance(found, dict) else {"loss": found}
+        for name, value in terms.items():
+            if not torch.is_tensor(value) or value.numel() != 1:
+                what = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
+                raise UserError(
+                    f"The loss of {type(self).__name__} has no scalar as '{name}' but {what}: "
+                    "return one number as a tensor, or a dict of such"
+                )
+        if not terms:
+            raise UserError(f"The loss of {type(self).__name__} has no terms: return at least one")
+        total = terms["loss"] if "loss" in terms else sum(terms.values())
+        return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
+
+    def own_state(self) -> dict[str, torch.Tensor]:
+        """The buffers of the method itself, which a run needs in order to go on."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("model.")}
+
+    def load_own_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Raises:
+        UserError: the state is of another method.
+        """
+        own = self.own_state()
+        if state.keys() != own.keys():
+            raise UserError(
+                f"The checkpoint keeps {sorted(state)} beside the prompts, but "
+                f"{type(self).__name__} has {sorted(own)}: it is of another method"
+            )
+        self.load_state_dict(state, strict=False)
+
+
+def register(cls: type[Method]) -> type[Method]:
+    """Make a method known under the name of its class.
+
+    Raises:
+        UserError: there is one of that name.
+    """
+    name = cls.__name__
+    known = METHODS.get(name)
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, name):
+        raise UserError(
+            f"{cls.__module__} registers a method '{name}', but {known.__module__} has one of "
+            "that name: rename the class"
+        )
+    METHODS[name] = cls
+    return cls
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name.
+
+    Raises:
+        UserError: there is none; says which is nearest.
+    """
+    return METHODS[check_name("method", name, METHODS)]

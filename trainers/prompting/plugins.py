@@ -1,0 +1,67 @@
+"""Methods from outside: Python modules or files that register them."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import UserError
+from .method import METHODS
+
+_loaded: set[str] = set()
+
+
+def load_plugins(names: Iterable[str]) -> None:
+    """Import modules that register methods; what was imported before is not imported again.
+
+    Args:
+        names: of modules that can be imported, or of `.py` files.
+
+    Raises:
+        UserError: a module does not import, registers nothing, or a name that there is already.
+    """
+    for name in names:
+        if name in _loaded:
+            continue
+        before = set(METHODS)
+        try:
+            module = _import(name)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"The plug-in '{name}' does not import ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}): correct it, or name another with --plugin"
+            ) from error
+        found = METHODS.keys() - before
+        found |= {n for n, method in METHODS.items() if method.__module__ == module}
+        if not found:
+            raise UserError(
+                f"The plug-in '{name}' registers no method: put `@register` of "
+                "`trainers.prompting.method` above its class"
+            )
+        _loaded.add(name)
+        print(f"Plug-in '{name}': {', '.join(sorted(found))}")
+
+
+def _import(name: str) -> str:
+    """Import a module or a file; returns the module's name."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name).__name__
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"There is no plug-in file '{name}': check the path behind --plugin")
+    if path.stem in sys.modules:
+        raise UserError(
+            f"The plug-in file '{name}' has the name of a module that is loaded already: rename it"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # as for an import by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return path.stem
