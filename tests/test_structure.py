@@ -1,0 +1,120 @@
+"""What holds for the source as a whole: who imports whom, what is required, how long a file is."""
+
+import ast
+import graphlib
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+PROGRAM = ("train.py", "trainers", "benchmark", "datasets")
+OPTIONAL = {"cairosvg"}  # whoever imports them says what to install where they are missing
+MOST_LINES = 350
+
+
+def python_files(*places: str) -> list[Path]:
+    """The Python files that lie at or below these places of the repository."""
+    found = []
+    for place in map(ROOT.joinpath, places):
+        found += [place] if place.is_file() else place.rglob("*.py")
+    return sorted(path for path in found if "build" not in path.relative_to(ROOT).parts)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST, package: str):
+    """(module, name or None, for the type checker alone) of every import of a module.
+
+    Imports inside functions count: what is imported late is imported all the same.
+    """
+    checked = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            checked.update(map(id, (inner for part in node.body for inner in ast.walk(part))))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, id(node) in checked) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            source = ".".join(filter(None, (base, node.module)))
+            yield from ((source, alias.name, id(node) in checked) for alias in node.names)
+
+
+def modules(*places: str) -> dict[str, list]:
+    """The imports of every module below these places."""
+    found = {}
+    for path in python_files(*places):
+        name = module_name(path)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found[name] = list(imports(ast.parse(path.read_text("utf-8")), package))
+    return found
+
+
+def import_graph(found: dict[str, list]) -> dict[str, set[str]]:
+    """Module -> the modules of this repository that it imports.
+
+    A name taken from a package leads to where the package has it from, also where the package
+    fetches it on demand and tells the type checker alone.
+    """
+    graph = {module: set() for module in found}
+    for module, imported in found.items():
+        for source, name, type_checking in imported:
+            if type_checking:
+                continue
+            if f"{source}.{name}" in found:
+                graph[module].add(f"{source}.{name}")
+            elif source in found:
+                graph[module].add(source)
+                graph[module] |= {s for s, n, _ in found[source] if n == name and s in found}
+    return graph
+
+
+def test_no_import_circle():
+    try:
+        graphlib.TopologicalSorter(import_graph(modules(*PROGRAM))).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def required() -> set[str]:
+    """Normalised names of the distributions in requirements.txt; a folder's is its package's."""
+    names = set()
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line.startswith("./"):
+            line = re.search(r'^name = "(.+)"', (ROOT / line / "pyproject.toml").read_text(), re.M)[
+                1
+            ]
+        if name := re.match(r"[\w.-]+", line):
+            names.add(name[0].lower().replace("_", "-"))
+    return names
+
+
+def test_every_imported_package_is_required():
+    own = {path.name.removesuffix(".py") for path in [*ROOT.iterdir(), *ROOT.glob("tests/**/*.py")]}
+    distributions = importlib.metadata.packages_distributions()
+    missing = {}
+    for module, imported in modules(*PROGRAM, "scripts", "dassl-lite", "tests").items():
+        for source, _, _ in imported:
+            package = source.partition(".")[0]
+            if package in own or package in sys.stdlib_module_names:
+                continue
+            names = distributions.get(package, [package])
+            if not {name.lower().replace("_", "-") for name in names} & required():
+                missing.setdefault(package, set()).add(module)
+    assert missing.keys() == OPTIONAL, missing
+
+
+def test_a_long_file_says_why():
+    long = {}
+    for path in python_files(*PROGRAM, "scripts", "dassl-lite", "tests"):
+        text = path.read_text("utf-8")
+        lines = len(text.splitlines())
+        if lines > MOST_LINES and "long because" not in (ast.get_docstring(ast.parse(text)) or ""):
+            long[str(path.relative_to(ROOT))] = lines
+    assert not long, f"longer than {MOST_LINES} lines: split, or say 'long because ...' on top"
