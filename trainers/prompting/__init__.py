@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .method import Method, register
     from .model import PromptedCLIP
     from .spec import PromptSpec
+    from .teacher import Teacher
     from .trainer import extend_cfg
     from .transport.solver import sinkhorn
 
@@ -21,6 +22,7 @@ _PLACES = {
     "Method": "method",
     "PromptSpec": "spec",
     "PromptedCLIP": "model",
+    "Teacher": "teacher",
     "UserError": "errors",
     "build_clip": "backbones.openai",
     "build_method": "config",
@@ -35,6 +37,7 @@ __all__ = [
     "Method",
     "PromptSpec",
     "PromptedCLIP",
+    "Teacher",
     "UserError",
     "build_clip",
     "build_method",
