@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .backbones.openai import build_clip, load_clip
+    from .backbones import build_clip, load_clip
     from .config import extend_cfg, prompt_spec
     from .errors import UserError
     from .model import PromptedCLIP
@@ -19,9 +19,9 @@ _PLACES = {
     "PromptSpec": "spec",
     "PromptedCLIP": "model",
     "UserError": "errors",
-    "build_clip": "backbones.openai",
+    "build_clip": "backbones",
     "extend_cfg": "config",
-    "load_clip": "backbones.openai",
+    "load_clip": "backbones",
     "prompt_spec": "config",
     "sinkhorn": "transport.solver",
 }

@@ -10,7 +10,7 @@ from dassl.utils import load_checkpoint
 from torch import nn
 
 from . import PromptedCLIP, PromptSpec, UserError, load_clip
-from .backbones.openai import clip
+from .backbones.openai_clip import model as openai_model
 from .memory import GIB, ITEMSIZE, keep_freed_memory, memory_budget
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
@@ -100,7 +100,7 @@ class PromptTrainer(TrainerX):
         self.model = PromptedCLIP(clip_model, classnames, spec, cfg.DATASET.NAME)
         amp_dtype = torch.float16 if on_cuda else torch.bfloat16
         if self.precision == "fp16":  # frozen towers alone; prompts and scores stay float32
-            clip.model.convert_weights(clip_model)
+            openai_model.convert_weights(clip_model)
         elif self.precision == "amp":
             self.model.hold_weights_in(amp_dtype)
         self.model.to(self.device)
