@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from trainers.prompting import PromptedCLIP, build_clip
-from trainers.prompting.encoders.text import shared_length
+from trainers.prompting.encoders.sentences import shared_length
 
 ARGUMENTS = (
     "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
@@ -144,6 +144,6 @@ def _similarity(model, batch) -> int:
     pairs = batch * patches * texts if spec.score == "plot" else views * texts
     if spec.token_level:
         words = sum(sentence.eos - 2 for row in sentences for sentence in row)
-        words -= (classes - 1) * len(sentences) * text.shared_tokens
+        words -= (classes - 1) * len(sentences) * text.layout.shared_tokens
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features

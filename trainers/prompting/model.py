@@ -46,10 +46,12 @@ class PromptedCLIP(nn.Module):
             spec = spec.with_(add_global=True)
         self.spec = spec
         self.chunk_bytes = chunk_bytes
-        local = spec.token_level or spec.score == "plot"
+        patches = spec.token_level or spec.score == "plot"
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
-        self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset)
-        self.image_encoder = ImageEncoder(clip_model.visual, spec, local)
+        self.text_encoder = TextEncoder(
+            clip_model, classnames, spec, dataset, words=spec.token_level
+        )
+        self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=patches)
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         self._cache: tuple[tuple, TextFeatures] | None = None
 
@@ -119,7 +121,7 @@ class PromptedCLIP(nn.Module):
         }
         plans = 0
         if self.spec.token_level:
-            _, K, L = self.text_encoder.token_index.shape
+            _, K, L = self.text_encoder.layout.token_index.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0
             pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K
