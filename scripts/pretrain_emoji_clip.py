@@ -34,7 +34,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from trainers.prompting.backbones import build_clip  # noqa: E402
-from trainers.prompting.backbones.openai_clip.clip import tokenize  # noqa: E402
+from trainers.prompting.backbones.openai_clip import clip  # noqa: E402
+
+tokenize = clip.tokenize
 
 ARCH = {
     "embed_dim": 128,

@@ -44,12 +44,10 @@ class Writer(NamedTuple):
         text = before + name + after
         ids = [self.tokenizer.sos, *self.tokenizer.encode(text), self.tokenizer.eos]
         if len(ids) > self.context_length:
-            which = (
-                f"The class name '{name}' is too long: '{text}'" if name != text else f"'{text}'"
-            )
+            culprit = "" if name == text else f"The class name '{name}' is too long: "
             raise UserError(
-                f"{which} has {len(ids)} tokens but the text encoder reads {self.context_length}: "
-                "shorten it, or the context"
+                f"{culprit}'{text}' has {len(ids)} tokens but the text encoder reads "
+                f"{self.context_length}: shorten it, or the context"
             )
         eos = len(ids) - 1
         return Sentence(ids, {}, eos - after.endswith("."), eos)
