@@ -75,7 +75,7 @@ def _load_openai(path):
         except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
             raise _unreadable(path, error) from error
     if not isinstance(state, dict) or "text_projection" not in state:
-        raise _unreadable(path, "it is no state dict of a CLIP")
+        raise _unreadable(path, "it is no state dict under the names of OpenAI's class")
     if not set(state) >= MARKS:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
