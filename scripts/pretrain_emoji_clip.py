@@ -33,9 +33,10 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from trainers.prompting.backbones.openai import build_clip  # noqa: E402  (it makes `clip` importable)
+from trainers.prompting.backbones import build_clip  # noqa: E402
+from trainers.prompting.backbones.openai_clip import clip  # noqa: E402
 
-from clip import tokenize  # noqa: E402  isort: skip
+tokenize = clip.tokenize
 
 ARCH = {
     "embed_dim": 128,

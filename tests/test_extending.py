@@ -40,7 +40,12 @@ def checkout(tmp_path):
 
 def call(checkout, command: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"PYTHON": sys.executable, "SEEDS": "1", "SHOTS": "1", "DATA": str(ROOT / "data")}
+    environment |= {
+        "PYTHON": sys.executable,
+        "SEEDS": "1",
+        "SHOTS": "1",
+        "DATA": str(ROOT / "data"),
+    }
     result = subprocess.run(
         ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True
     )

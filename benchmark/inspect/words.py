@@ -65,9 +65,9 @@ def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:
 
 def word(token: int) -> str:
     """A token as a person reads it; a dash marks one that only begins words."""
-    from trainers.prompting.backbones.openai import clip
+    from trainers.prompting.backbones.openai import OPENAI
 
-    text = clip.clip._tokenizer.decode([token])
+    text = OPENAI.tokenizer.decode([token])
     return text.rstrip() if text.endswith((" ", "|>")) else f"{text}-"
 
 

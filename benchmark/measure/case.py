@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
-from trainers.prompting.backbones.openai import clip
+from trainers.prompting.backbones.openai_clip import model as openai_model
 from trainers.prompting.memory import ITEMSIZE, keep_freed_memory, memory_budget
 
 from ..errors import BadInput
@@ -137,7 +137,7 @@ class Model(Subject):
         names = class_names(case.classes)
         self.model = PromptedCLIP(clip_model, names, case.spec)
         if case.precision == "fp16":
-            clip.model.convert_weights(clip_model)
+            openai_model.convert_weights(clip_model)
         elif case.precision == "amp" and not case.naive:
             self.model.hold_weights_in(computing_type(case.device, "amp"))
         self.net = Naive(clip_model, names, self.model) if case.naive else self.model

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from trainers.prompting import PromptedCLIP, build_clip
-from trainers.prompting.encoders.text import shared_length
+from trainers.prompting.encoders.sentences import shared_length
 
 ARGUMENTS = (
     "embed_dim", "image_resolution", "vision_layers", "vision_width", "vision_patch_size",
@@ -105,24 +105,28 @@ def _text(model, batch) -> int:
         return 0
     width, features = text.text_projection.shape
     row, b = text.sentences[0], spec.text_length
-    prefix = shared_length(row, spec.class_specific)
-    suffixes = [sentence.eos + 1 - prefix for sentence in row]
-    length, classes = prefix + sum(suffixes), len(row)
-    passes = batch if spec.image_conditional else spec.N
-    pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in suffixes)
-    if spec.token_level:  # neither SOS nor the full stops
-        read = length - 1 - classes
-        read_pairs = pairs - 1 - sum(prefix + n - 1 for n in suffixes)
-    else:
-        read, read_pairs = classes, sum(prefix + n for n in suffixes)
     layers = len(text.transformer.resblocks)
-    total = 4 * passes * read * width * features
-    for i in range(layers):
+    insert = text.insert_block or layers  # from there on classes share SOS alone
+    cuts = [shared_length(row, spec.class_specific)] * insert
+    cuts += [shared_length(row, class_specific=True)] * (layers - insert)
+    classes, passes = len(row), batch if spec.image_conditional else spec.N
+    total = 0
+    for i, prefix in enumerate(cuts):
         last = i == layers - 1
-        replaced = b if i + 1 < spec.text_depth else 0
-        out = passes * (read if last else length - replaced)
-        moved = out if last else out - passes  # SOS sees no prompt
-        seen = passes * (read_pairs if last else pairs)
+        suffixes = [sentence.eos + 1 - prefix for sentence in row]
+        length = prefix + sum(suffixes)
+        pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in suffixes)
+        replaced = b if i + 1 < spec.text_depth or i + 1 == insert < layers else 0
+        out, seen = passes * (length - replaced), passes * pairs
+        moved = out - passes  # SOS sees no prompt
+        if last and spec.token_level:  # neither SOS nor the full stops
+            out = moved = passes * (length - 1 - classes)
+            seen -= passes * (1 + sum(prefix + n - 1 for n in suffixes))
+        elif last:
+            out = moved = passes * classes
+            seen = passes * sum(prefix + n for n in suffixes)
+        if last:
+            total += 4 * out * width * features
         if i == 0:
             prompts = passes * (b - replaced), passes * b
             static = length - b
@@ -143,7 +147,7 @@ def _similarity(model, batch) -> int:
     texts = classes * max(spec.N, 1)
     pairs = batch * patches * texts if spec.score == "plot" else views * texts
     if spec.token_level:
-        words = sum(sentence.eos - 2 for row in sentences for sentence in row)
-        words -= (classes - 1) * len(sentences) * text.shared_tokens
+        words = sum(sentence.end - 1 for row in sentences for sentence in row)
+        words -= (classes - 1) * len(sentences) * text.layout.shared_tokens
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainers.prompting import PromptedCLIP
-from trainers.prompting.backbones.openai import clip
+from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.spec import clean
 
 

@@ -96,7 +96,7 @@ def test_prompts_never_start_equal(tiny_clip):
 
 def test_logits_agree_with_stock_clip(tiny_clip):
     """Zero-shot against CLIP's own forward pass on 77 positions."""
-    import clip
+    from trainers.prompting.backbones.openai_clip import clip
 
     template = zero_shot_template("EuroSAT")
     tokens = clip.tokenize([template.format(n.replace("_", " ")) for n in NAMES])
@@ -108,7 +108,7 @@ def test_logits_agree_with_stock_clip(tiny_clip):
 
 def test_prompted_text_agrees_with_stock_clip_on_77_positions(tiny_clip):
     """The cut, shared and packed text encoder against the plain one, fed the same embeddings."""
-    import clip
+    from trainers.prompting.backbones.openai_clip import clip
 
     model = model_of(tiny_clip, "CoOp", {"N_CTX": 4, "CTX_INIT": "a photo of a"})
     tokens = clip.tokenize([f"a photo of a {n.replace('_', ' ')}." for n in NAMES])

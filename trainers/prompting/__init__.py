@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .backbones.openai import build_clip, load_clip
+    from .backbones import build_clip, load_clip
     from .config import build_method, prompt_spec
     from .errors import UserError
     from .method import Method, register
@@ -24,10 +24,10 @@ _PLACES = {
     "PromptedCLIP": "model",
     "Teacher": "teacher",
     "UserError": "errors",
-    "build_clip": "backbones.openai",
+    "build_clip": "backbones",
     "build_method": "config",
     "extend_cfg": "trainer",
-    "load_clip": "backbones.openai",
+    "load_clip": "backbones",
     "prompt_spec": "config",
     "register": "method",
     "sinkhorn": "transport.solver",

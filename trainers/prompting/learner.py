@@ -5,17 +5,22 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .backbones.openai import clip
+from .backbones import family_of
+from .backbones.openai_clip import model as openai_model
 from .spec import SLOT, PromptSpec
 
 STD = 0.02  # of every random context
 
 
 class Contexts(NamedTuple):
-    """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none."""
+    """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none.
+
+    inserted: (K, b, W) tokens of each class that enter the text encoder at `spec.insert_block`.
+    """
 
     text: list[torch.Tensor] | None
     vision: list[torch.Tensor] | None
+    inserted: torch.Tensor | None = None
 
 
 def normal(*shape) -> nn.Parameter:
@@ -23,7 +28,9 @@ def normal(*shape) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * STD)
 
 
-def initial_contexts(templates, count: int, length: int, embedding: torch.Tensor) -> torch.Tensor:
+def initial_contexts(
+    templates, count: int, length: int, embedding: torch.Tensor, encode
+) -> torch.Tensor:
     """Starting values of `count` contexts of `length` tokens (methods.md, section 5).
 
     Words start from their embeddings, `X` and contexts without a template at random. A template
@@ -31,13 +38,12 @@ def initial_contexts(templates, count: int, length: int, embedding: torch.Tensor
 
     Args:
         templates: words of the first prompts; there may be fewer than `count`.
-        embedding: (vocabulary, W) CLIP's token embedding.
+        embedding: (vocabulary, W) CLIP's token embedding; encode: its tokenizer's, of a word.
 
     Returns:
         (count, length, W).
     """
     out = torch.randn(count, length, embedding.shape[1]) * STD
-    encode = clip.clip._tokenizer.encode
     for i, template in enumerate(templates[:count]):
         tokens = [(t, word == SLOT) for word in template.split() for t in encode(word)]
         repeated = template in templates[:i]
@@ -81,7 +87,8 @@ class PromptLearner(nn.Module):
             self.ctx, self.deep_text = normal(num_classes, b, width), nn.ParameterList()
         elif spec.N:
             count = spec.num_contexts
-            ctx = initial_contexts(spec.templates, count, b, embedding)
+            encode = family_of(clip_model).tokenizer.encode
+            ctx = initial_contexts(spec.templates, count, b, embedding, encode)
             if spec.coupling == "unified":  # b textual and b visual tokens of the text width
                 ctx = torch.cat([ctx, torch.randn_like(ctx) * STD], dim=1)
             shape = ctx.shape if count > 1 or spec.score != "cosine" else ctx.shape[1:]
@@ -99,7 +106,7 @@ class PromptLearner(nn.Module):
         elif spec.coupling == "unified":
             self.proj = nn.Linear(width, visual_width)
             heads = clip_model.transformer.resblocks[0].attn.num_heads
-            self.mixer = clip.model.ResidualAttentionBlock(width, heads)
+            self.mixer = openai_model.ResidualAttentionBlock(width, heads)
             for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):  # starts as identity
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)

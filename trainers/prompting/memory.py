@@ -46,8 +46,9 @@ def memory_budget(gib: float, device: torch.device) -> int:
     """Bytes that activations may take.
 
     Args:
-        gib: as configured; 0 takes what is free on a GPU less a tenth, and a quarter of the
-            machine's memory on the CPU, which other runs want too.
+        gib: as configured; 0 takes what is free on an accelerator less a tenth, and a quarter of
+            the machine's memory on the CPU, which other runs want too, or where the accelerator
+            does not tell.
 
     Raises:
         UserError: it is negative.
@@ -56,8 +57,9 @@ def memory_budget(gib: float, device: torch.device) -> int:
         raise UserError(f"MEMORY_BUDGET is {gib} but is a number of GiB, or 0 for the default")
     if gib:
         return int(gib * GIB)
-    if device.type == "cuda":
-        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+    backend = getattr(torch, device.type, None)
+    if hasattr(backend, "mem_get_info"):
+        return int(0.9 * backend.mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 

@@ -82,10 +82,17 @@ class PromptedCLIP(nn.Module):
             spec = spec.with_(add_global=True)
         self.spec = spec
         self.chunk_bytes = chunk_bytes
-        local = spec.token_level or spec.score == "plot"
+        patches = spec.token_level or spec.score == "plot"
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
-        self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset)
-        self.image_encoder = ImageEncoder(clip_model.visual, spec, local)
+        self.text_encoder = TextEncoder(
+            clip_model,
+            classnames,
+            spec,
+            dataset,
+            words=spec.token_level,
+            insert_block=spec.insert_block,
+        )
+        self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=patches)
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
@@ -110,7 +117,7 @@ class PromptedCLIP(nn.Module):
         return scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
-        return self.parts.text(self.text_encoder(contexts.text))
+        return self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
 
     @property
     def _text_learns(self) -> bool:
@@ -171,7 +178,7 @@ class PromptedCLIP(nn.Module):
         }
         plans = 0
         if self.spec.token_level:
-            _, K, L = self.text_encoder.token_index.shape
+            _, K, L = self.text_encoder.layout.token_index.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0
             pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K

@@ -2,7 +2,7 @@
 
 import torch
 
-from .backbones.openai import clip
+from .backbones.openai_clip import model as openai_model
 from .errors import UserError
 from .memory import ITEMSIZE
 
@@ -48,7 +48,7 @@ class Precision:
     def place(self, model, clip_model) -> None:
         """Move a `PromptedCLIP` to the device, its frozen CLIP in the type that it is used in."""
         if self.name == "fp16":
-            clip.model.convert_weights(clip_model)
+            openai_model.convert_weights(clip_model)
         elif self.name == "amp":
             model.hold_weights_in(self.half)
         model.to(self.device)

@@ -34,6 +34,8 @@ class PromptSpec:
         class_position: class name at the `end`, in the `middle` or at the `front` of the context.
         class_specific: one context per class (CoOp's CSC).
         image_conditional: contexts shifted by a meta-net of the image feature (CoCoOp).
+        insert_block: text block, counted from 0, at whose entry each class's own tokens replace
+            the learned ones (TCP); 0 if none do.
         add_global: PLOT's rule for ImageNet: the global logits are added.
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
@@ -57,6 +59,7 @@ class PromptSpec:
     class_position: str = "end"
     class_specific: bool = False
     image_conditional: bool = False
+    insert_block: int = 0
     add_global: bool = False
     reg: float = 0.1
     tol: float = 1e-4

@@ -9,7 +9,7 @@ from dassl.utils import load_checkpoint
 from torch import nn
 from yacs.config import CfgNode
 
-from .backbones.openai import load_clip
+from .backbones import load_clip
 from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint
 from .config import add_nodes, read_node, values_in
 from .errors import UserError

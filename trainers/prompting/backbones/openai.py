@@ -1,88 +1,120 @@
-"""Load a stock CLIP (the class of the OpenAI package) by name or from a file."""
+"""OpenAI's CLIPs: its class with QuickGELU, loaded by name or from a file."""
 
-import importlib.util
 import json
 import os
-import sys
-import types
+import pickle
 from pathlib import Path
 
-import packaging.version
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, nearest
-
-# clip-anytorch 2.6.0 does `from pkg_resources import packaging`, but current setuptools have no
-# pkg_resources any more. The standard `packaging` stands in for it during the import alone.
-if importlib.util.find_spec("pkg_resources") is None:
-    stand_in = types.ModuleType("pkg_resources")
-    stand_in.packaging = packaging
-    sys.modules["pkg_resources"] = stand_in
-    import clip
-
-    del sys.modules["pkg_resources"]
-else:
-    import clip
-
-import clip.model
+from .family import Family, Tokenizer
+from .openai_clip import clip, model
 
 EMBEDDED = {"emoji": Path(__file__).parents[3] / "assets" / "emoji_clip.safetensors"}
+CACHE = os.path.expanduser("~/.cache/clip")  # as the package has it
+# Entries of a released state dict beside the weights. Checkpoints of other CLIPs have the same
+# weights by name and shape, with another activation, but not these.
+MARKS = {"input_resolution", "context_length", "vocab_size"}
+
+_tokenizer = clip._tokenizer
+OPENAI = Family(
+    Tokenizer(
+        _tokenizer.encode,
+        _tokenizer.decode,
+        sos=_tokenizer.encoder["<|startoftext|>"],
+        eos=_tokenizer.encoder["<|endoftext|>"],
+    ),
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    interpolation="bicubic",
+)
 
 
-def build_clip(arch: dict) -> clip.model.CLIP:
-    """A stock CLIP with fresh weights from its constructor's arguments, float32, in eval mode."""
-    return clip.model.CLIP(**arch).float().eval()
+def build_clip(arch: dict):
+    """A CLIP with fresh weights from its constructor's arguments, float32, in eval mode."""
+    return model.CLIP(**arch).float().eval()
 
 
-def load_clip(name: str, download_root: str | None = None) -> clip.model.CLIP:
-    """Load a stock CLIP in float32 on the CPU.
-
-    Args:
-        name: a name of the OpenAI release (`ViT-B/16`, `RN50`, ...), `emoji` (the embedded
-            model), or a file: a checkpoint of the OpenAI package (TorchScript archive or state
-            dict) or a safetensors state dict with the constructor's arguments as JSON under
-            `arch` in its metadata.
-        download_root: where the OpenAI package keeps its downloads (default `~/.cache/clip`).
-
-    Raises:
-        UserError: the name is unknown, the file is not a CLIP, or the download failed.
-    """
+def load(name: str):
+    """As `load_clip`."""
     path = EMBEDDED.get(name, Path(name))
-    if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise UserError(f"No CLIP weights at '{path}': restore that file or name another model")
-        return _load_safetensors(path)
-    if name not in clip.available_models() and not path.is_file():
-        valid = [*clip.available_models(), *EMBEDDED]
+    if name in EMBEDDED and not path.is_file():
+        raise UserError(
+            f"'{name}' is a file of the repository that this plug-in comes from, and is not at "
+            f"'{path}': name the file itself, assets/{path.name} of that repository"
+        )
+    if name in clip._MODELS:
+        return _load_openai(_downloaded(name))
+    if not path.is_file():
+        valid = [*clip._MODELS, *EMBEDDED]
         raise UserError(f"No backbone and no file is called '{name}': {nearest(name, valid)}")
-    root = download_root or os.path.expanduser("~/.cache/clip")
+    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
+
+
+def _downloaded(name: str) -> str:
+    """The file of a released model, fetched when the cache lacks it."""
+    url = clip._MODELS[name]
     try:
-        model, _ = clip.load(name, device="cpu", jit=False, download_root=root)
-    except OSError as error:  # urllib's URLError among them
-        url = clip.clip._MODELS[name]
+        return clip._download(url, CACHE)
+    except (OSError, RuntimeError) as error:  # urllib's URLError, and a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {url} on a machine "
-            f"with internet and put the file at '{os.path.join(root, os.path.basename(url))}'"
+            f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'"
         ) from error
-    except Exception as error:
-        raise UserError(f"'{name}' holds no CLIP weights that can be read: {error}") from error
-    return model.float().eval()
 
 
-def _load_safetensors(path: Path) -> clip.model.CLIP:
+def _load_openai(path):
+    """From a file of the release, or one in its layout; no code in it is run."""
+    try:
+        state = torch.jit.load(path, map_location="cpu").state_dict()
+    except RuntimeError:  # no TorchScript archive
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            raise _unreadable(path, error) from error
+    if not isinstance(state, dict) or "text_projection" not in state:
+        raise _unreadable(path, "it is no state dict under the names of OpenAI's class")
+    if not set(state) >= MARKS:
+        raise UserError(
+            f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
+            f"{', '.join(sorted(MARKS - set(state)))}, which those of OpenAI's release have; if "
+            "it is one nevertheless, add them"
+        )
+    weights = {key: value for key, value in state.items() if key not in MARKS}
+    try:
+        loaded = model.build_model(dict(weights)).float()
+        loaded.load_state_dict(weights)  # once more, as the package rounds to half precision
+    except (KeyError, RuntimeError, AssertionError) as error:
+        raise _unreadable(path, error) from error
+    return loaded
+
+
+def _load_safetensors(path: Path):
     try:
         with safe_open(path, "pt") as file:
-            arch = json.loads((file.metadata() or {})["arch"])
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-            if "token_embedding.ids" in state:  # only the words that the model was trained on
-                ids = file.get_tensor("token_embedding.ids")
-                table = torch.zeros(arch["vocab_size"], arch["transformer_width"])
-                table[ids] = state.pop("token_embedding.rows")
-                del state["token_embedding.ids"]
-                state["token_embedding.weight"] = table
-        model = build_clip(arch)
-        model.load_state_dict(state)
-    except Exception as error:
-        raise UserError(f"'{path}' holds no CLIP weights that can be read: {error}") from error
-    return model
+            arch = json.loads((file.metadata() or {}).get("arch", "null"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if arch is None:
+        raise UserError(
+            f"'{path}' is not known to be a CLIP with OpenAI's activation: its metadata lack "
+            "`arch`, the arguments of the class as JSON; if it is one nevertheless, add them"
+        )
+    try:
+        if "token_embedding.ids" in state:  # only the words that the model was trained on
+            table = torch.zeros(arch["vocab_size"], arch["transformer_width"])
+            table[state.pop("token_embedding.ids")] = state.pop("token_embedding.rows").float()
+            state["token_embedding.weight"] = table
+        loaded = build_clip(arch)
+        loaded.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, IndexError) as error:
+        raise _unreadable(path, error) from error
+    return loaded
+
+
+def _unreadable(path, reason) -> UserError:
+    first = next(iter(str(reason).splitlines()), type(reason).__name__)
+    return UserError(f"'{path}' holds no CLIP weights that can be read: {first}")

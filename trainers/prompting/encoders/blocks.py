@@ -1,6 +1,7 @@
 """One residual attention block of CLIP, taken apart so that prompts and shared keys fit between.
 
-The functions run CLIP's own modules and weights; nothing of CLIP is copied or edited.
+The functions run CLIP's own modules and weights; nothing of CLIP is copied or edited. Letters here:
+B sequences, Q positions that look, R positions that are looked at, W the width.
 """
 
 import torch
@@ -17,7 +18,7 @@ def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     """Queries, keys and values of a block's input.
 
     Args:
-        block: a `clip.model.ResidualAttentionBlock`.
+        block: a residual attention block of a CLIP, as `backbones` describes it.
         x: (..., W).
 
     Returns:
@@ -43,11 +44,12 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     """Scaled dot-product attention over the heads of a block.
 
     Args:
-        q: (S, T, W); k, v: (S, T', W).
-        mask: boolean, broadcastable to (S, heads, T, T'); True lets a query see a key.
+        q: (B, Q, W); k, v: (B, R, W).
+        mask: boolean, broadcastable to (B, heads, Q, R); True lets a query see a key.
+        causal: without a mask, and Q = R: each position sees itself and those before it.
 
     Returns:
-        (S, T, W), before the output projection.
+        (B, Q, W), before the output projection.
     """
     heads = block.attn.num_heads
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -59,11 +61,13 @@ def finish(block, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """The rest of a block: output projection, residuals and MLP; shapes (..., W)."""
     x = x + block.attn.out_proj(attended)
     fc, proj = block.mlp.c_fc, block.mlp.c_proj
+    if type(block.mlp.gelu).__name__ != "QuickGELU":  # the name in every copy of OpenAI's class
+        return x + block.mlp(block.ln_2(x))
     return x + FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias)
 
 
 class FrozenMLP(torch.autograd.Function):
-    """CLIP's MLP, with QuickGELU x * sigmoid(1.702 x), whose weights have no gradient.
+    """OpenAI's MLP, with QuickGELU x * sigmoid(1.702 x), whose weights have no gradient.
 
     QuickGELU is SiLU(1.702 x) / 1.702. The matrix products take the two factors along, and in the
     backward pass they cancel: nothing but SiLU itself passes over the hidden states, and they are

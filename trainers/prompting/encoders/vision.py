@@ -27,20 +27,20 @@ class ImageEncoder(nn.Module):
     """CLIP's vision transformer under M prompts: an image passes once per prompt.
 
     Args:
-        visual: the `visual` module of a stock CLIP; its modules are used, not copied.
+        visual: the `visual` module of a CLIP (see `backbones`); its modules are used, not copied.
         spec: the method.
-        local: whether the token-level features are wanted.
+        patches: whether the token-level features are wanted.
 
     Raises:
         UserError: the backbone is a ResNet although the method has visual prompts, or the depth
             exceeds the encoder's.
     """
 
-    def __init__(self, visual, spec: PromptSpec, local: bool):
+    def __init__(self, visual, spec: PromptSpec, patches: bool):
         super().__init__()
         self.visual = visual
         self.spec = spec
-        self.local = local
+        self.patches = patches
         self.recompute = False  # the blocks' activations in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         if not self.is_vit and spec.M:
@@ -92,10 +92,10 @@ class ImageEncoder(nn.Module):
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            step = self._block if self.local or i + 1 < len(layers) else self._read_cls
+            step = self._block if self.patches or i + 1 < len(layers) else self._read_cls
             x = blocks.run(step, self.recompute and x.requires_grad, block, x)
         x = x.unflatten(0, (B, M))
-        if not self.local:
+        if not self.patches:
             return ImageFeatures(self._project(x[:, :, 0]), None)
         x = self._project(x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1:])
@@ -128,7 +128,7 @@ class ImageEncoder(nn.Module):
 
     def _resnet(self, images) -> ImageFeatures:
         """Global and local features of a ResNet: the attention pool's output at each position."""
-        if not self.local:
+        if not self.patches:
             return ImageFeatures(F.normalize(self.visual(images), dim=-1)[:, None], None)
         pool = self.visual.attnpool
         grid = {}

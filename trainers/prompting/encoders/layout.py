@@ -1,0 +1,141 @@
+"""Where the text encoder computes each position of its sentences."""
+
+from itertools import accumulate
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .sentences import Sentence
+
+
+class Layout(nn.Module):
+    """N x K sentences, cut in two so that nothing is computed twice.
+
+    The first positions of a prompt's sentences are the same for all classes: its *prefix*, one for
+    each prompt and padded behind to the longest, (N, P). The rest of a sentence is its *suffix*.
+    The suffixes of a prompt lie *packed*, one class behind the other without padding, (N, T); for
+    attention alone they are *padded* to the longest, (N * K, S). L is the largest number of
+    token-level features of a sentence.
+
+    All buffers hold indices, and follow the module to its device:
+        prefix_ids (N, P), suffix_ids (N, T): token ids.
+        suffix_positions (N, T): the place in its sentence of each packed position.
+        pad_index (K * S): packed -> padded; what is behind a suffix repeats anything.
+        pack_index (T): padded -> packed.
+        mask (N, S, P + S), or (1, ...) when all prefixes are equally long: boolean, True where a
+            position of a padded suffix sees one of its prefix or of itself.
+        eos (K), eos_offset (K): EOS among the packed positions, and within its suffix.
+        suffix_slots (3, .): slots in the suffixes: packed position, class, learnable token.
+        token_index (N, K, L), token_mass (N, K, L): the token-level features in the prefix and,
+            behind it, the packed suffixes; their weights, which sum to 1 over the real tokens.
+            Both only with `spans`.
+
+    Attributes:
+        prefix_slots: number of slots in a prefix, which begin right behind SOS.
+        shared_tokens: how many of the L tokens, the first, are in the prefix for all sentences.
+
+    Args:
+        sentences: [N][K].
+        cut: length of each of the N prefixes.
+        spans: [N][K] positions of the token-level features, or None.
+
+    Raises:
+        UserError: the prompts of one class end differently.
+    """
+
+    def __init__(
+        self,
+        sentences: list[list[Sentence]],
+        cut: list[int],
+        spans: list[list[range]] | None = None,
+    ):
+        super().__init__()
+        if spans:
+            sentences = lengthened(sentences, spans)
+        prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
+        suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
+        lengths = [len(ids) for ids in suffixes[0]]
+        if any([len(ids) for ids in row] != lengths for row in suffixes):
+            raise UserError(
+                "The templates of CTX_INIT have different numbers of words behind the class name: "
+                "let all prompts end alike"
+            )
+        self.cut, self.P = cut, max(cut)
+        self.starts = [0, *accumulate(lengths[:-1])]
+        N, K, S = len(cut), len(lengths), max(lengths)
+        start, length = torch.tensor(self.starts), torch.tensor(lengths)
+
+        self._keep("prefix_ids", padded(prefixes))
+        self._keep("suffix_ids", torch.tensor([sum(row, []) for row in suffixes]))
+        offset = torch.cat([torch.arange(n) for n in lengths])
+        self._keep("suffix_positions", torch.tensor(cut)[:, None] + offset)
+
+        index = start[:, None] + torch.arange(S)
+        self._keep("pad_index", index.clamp(max=sum(lengths) - 1).flatten())
+        owner = torch.repeat_interleave(torch.arange(K), length)
+        self._keep("pack_index", owner * S + offset)
+        self._keep("mask", suffix_mask(cut, S))
+
+        eos = torch.tensor([s.eos for s in sentences[0]]) - cut[0]
+        self._keep("eos_offset", eos)
+        self._keep("eos", start + eos)
+
+        slots = [
+            (self.place(0, k, p) - self.P, k, j)
+            for k, s in enumerate(sentences[0])
+            for p, j in s.slots.items()
+            if p >= cut[0]
+        ]
+        self._keep("suffix_slots", torch.tensor(slots, dtype=torch.long).reshape(-1, 3).T)
+        self.prefix_slots = sum(p < cut[0] for p in sentences[0][0].slots)
+
+        index = mass = None
+        self.shared_tokens = 0
+        if spans:
+            places = [
+                [self.place(n, k, p) for p in spans[n][k]] for n in range(N) for k in range(K)
+            ]
+            self.shared_tokens = min(sum(i < self.P for i in row) for row in places)
+            count = torch.tensor([len(row) for row in places])
+            real = torch.arange(int(count.max())) < count[:, None]
+            index = padded(places).reshape(N, K, -1)
+            mass = (real / count[:, None]).reshape(N, K, -1)
+        self._keep("token_index", index)
+        self._keep("token_mass", mass)
+
+    def place(self, n: int, k: int, p: int) -> int:
+        """Position p of a sentence in its prefix and, behind it, the packed suffixes."""
+        c = self.cut[n]
+        return p if p < c else self.P + self.starts[k] + p - c
+
+    def _keep(self, name, value):
+        self.register_buffer(name, value, persistent=False)
+
+
+def lengthened(sentences, spans):
+    """The sentences, so long that every span lies in them.
+
+    The released form may look past EOS of a shorter prompt: those positions are real.
+    """
+    beyond = max(
+        span.stop - 1 - s.eos
+        for row, row_spans in zip(sentences, spans, strict=True)
+        for s, span in zip(row, row_spans, strict=True)
+    )
+    return [[s._replace(ids=s.ids + [0] * beyond) for s in row] for row in sentences]
+
+
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    """Rows of different lengths as one tensor, with 0 behind the shorter ones."""
+    rows = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def suffix_mask(cut: list[int], S: int) -> torch.Tensor:
+    """Who sees whom: a suffix sees its whole prefix and, causally, itself."""
+    N, P = len(cut), max(cut)
+    sees_prefix = torch.arange(P) < torch.tensor(cut)[:, None]
+    causal = torch.ones(S, S, dtype=torch.bool).tril()
+    mask = torch.cat([sees_prefix[:, None].expand(N, S, P), causal.expand(N, S, S)], dim=-1)
+    return mask[:1] if bool(sees_prefix.all()) else mask
