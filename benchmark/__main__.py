@@ -5,22 +5,13 @@ import importlib
 import os
 import sys
 
-from .errors import BadInput, Parser, check_name
+from trainers.prompting.errors import check_name
 
-# A command is the `main(argv)` of a module, or another function of it behind a colon; a module is
-# imported only when asked for: some need PyTorch.
+from .cli import Parser
+
+# The commands beside the protocols: a module, whose `main(argv)` is called, and what it does. A
+# module is imported only when asked for: some need PyTorch.
 COMMANDS = {
-    "few_shot": (
-        "launch.command:few_shot",
-        "train with few images of all classes; ends in a table",
-    ),
-    "base2new": ("launch.command:base2new", "train on base classes, test on base and on new"),
-    "cross_dataset": ("launch.command:cross_dataset", "train on one data set, test on others"),
-    "domain_generalization": (
-        "launch.command:domain_generalization",
-        "train on one data set, test on its classes in other styles",
-    ),
-    "ablation": ("launch.command:ablation", "ALIGN base-to-new with each beta, and each M and N"),
     "download": ("data.download", "fetch public data sets into the layout that is read"),
     "check-data": ("data.check_data", "compare the data below a root with the published counts"),
     "report": ("report.command", "print the tables again from the folders of an output"),
@@ -31,37 +22,55 @@ COMMANDS = {
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
     "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
 }
+PROG = "python -m benchmark"
 
 
 def main(argv: list[str]) -> int:
-    """Hand the arguments to the command's module; bad input is one sentence and exit code 2."""
-    parser = Parser(
-        prog="python -m benchmark",
-        usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
-        epilog="\n".join(f"  {name:23}{what}" for name, (_, what) in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", metavar="COMMAND", help="one of these:")
-    command = parser.parse_args(argv[:1]).command
+    """Carry out a command; bad input is one sentence and the exit code that it asks for."""
+    prefix = PROG
     try:
-        place, _ = COMMANDS[check_name("command", command, COMMANDS)]
-        module, _, function = place.partition(":")
-        module = importlib.import_module(f"{__package__}.{module}")
-        code = getattr(module, function or "main")(argv[1:]) or 0
+        from .protocols import PROTOCOLS  # needs PyYAML, which may be missing
+
+        command = parse_command(argv[:1], {p.name: p.summary for p in PROTOCOLS.values()})
+        prefix = f"{PROG} {command}"
+        check_name("command", command, [*PROTOCOLS, *COMMANDS])
+        if command in PROTOCOLS:
+            from .launch.command import launch
+
+            code = launch(PROTOCOLS[command], argv[1:])
+        else:
+            module = importlib.import_module(f"{__package__}.{COMMANDS[command][0]}")
+            code = module.main(argv[1:]) or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except BadInput as error:
-        print(f"{parser.prog} {command}: {error}", file=sys.stderr)
-        return 2
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] == __package__:
             raise
         wanted = f"{error.name} is missing: `pip install -r requirements.txt` installs it"
-        print(f"{parser.prog} {command}: {wanted}", file=sys.stderr)
+        print(f"{prefix}: {wanted}", file=sys.stderr)
         return 2
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # a user's mistake says so, also one of Dassl's
+        if code is None:
+            raise
+        print(f"{prefix}: {error}", file=sys.stderr)
+        return code
+
+
+def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
+    """The name of the command; --help lists all, the protocols first."""
+    summaries = protocols | {name: summary for name, (_, summary) in COMMANDS.items()}
+    parser = Parser(
+        prog=PROG,
+        usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
+        epilog="\n".join(f"  {name:23}{summary}" for name, summary in summaries.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of these:")
+    return parser.parse_args(argv).command
 
 
 if __name__ == "__main__":

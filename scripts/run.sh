@@ -1,19 +1,24 @@
 # Sourced by the scripts of the protocols. `run PROTOCOL ...` is `python -m benchmark PROTOCOL ...`
 # with options from the environment: SEEDS ("1 2 3"), SHOTS (16), DATA (the folder of the data
-# sets), OUTPUT (output), CONFIG, BACKBONE, JOBS, PYTHON (python).
+# sets), OUTPUT (output), CONFIG (name of a config file, or the path of any), PLUGINS (modules or
+# files that register methods, apart by spaces), BACKBONE, JOBS, PYTHON (python).
 set -euo pipefail
 
 run() {
-    local protocol=$1 root
+    local protocol=$1 root plugin plugins=()
     shift
     root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+    for plugin in ${PLUGINS:-}; do
+        plugins+=(--plugin "$plugin")
+    done
     exec "${PYTHON:-python}" -m benchmark "$protocol" \
         ${SEEDS:+--seeds "$SEEDS"} \
         ${SHOTS:+--shots "$SHOTS"} \
         ${DATA:+--root "$DATA"} \
         ${OUTPUT:+--output "$OUTPUT"} \
         ${CONFIG:+--config "$CONFIG"} \
+        ${plugins[@]+"${plugins[@]}"} \
         ${BACKBONE:+--backbone "$BACKBONE"} \
         ${JOBS:+--jobs "$JOBS"} \
         "$@"

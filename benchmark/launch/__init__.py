@@ -1,1 +1,1 @@
-"""From what the user asks for to runs, one after another or side by side."""
+"""From what the user asks for to runs, and these to their results."""

@@ -1,7 +1,6 @@
 """One child process: its output read line by line, kept, and understood a little."""
 
 import contextlib
-import fcntl
 import io
 import os
 import re
@@ -12,8 +11,7 @@ import time
 from collections import deque
 from typing import TextIO
 
-from ..errors import BadInput
-from ..protocols.runs import Run
+from ..protocols.base import Run
 from ..report.results import COMMAND, CONSOLE, console_lines
 
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
@@ -23,34 +21,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 GRACE = 5.0  # seconds that a child is given to end by itself
 
 
-class Locked(BadInput):
-    """Another process writes this folder."""
-
-
 def open_console(run: Run) -> TextIO:
-    """Open the run's console.txt to add to it; it is also the lock of the folder.
-
-    The lock ends with the last process that has the file open. A child inherits it, so a
-    training that outlives its killed parent still keeps others out.
-    """
-    run.folder.mkdir(parents=True, exist_ok=True)
-    console = open(run.folder / CONSOLE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-    try:
-        fcntl.flock(console, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        console.close()
-        raise Locked(
-            f"{run.folder} is being written by another process: "
-            "wait until that has ended, or choose another --output"
-        ) from None
-    return console
-
-
-def check_unlocked(run: Run) -> None:
-    """Raise Locked if another process writes the run's folder."""
-    if (run.folder / CONSOLE).exists():
-        with contextlib.suppress(OSError):  # whatever else is wrong shows when the run starts
-            open_console(run).close()
+    """The run's console.txt, open to add lines to it."""
+    return open(run.folder / CONSOLE, "a", encoding="utf-8", buffering=1)
 
 
 def last_command(run: Run) -> str | None:
@@ -66,15 +39,24 @@ class Child:
         run: what it does.
         command: the words of the command line.
         environment: variables of its own, on top of ours.
-        console: the run's console.txt, opened and locked; closed when the child has ended.
+        console: the run's console.txt, open; closed when the child has ended.
+        lock: what keeps others out of the folder; given back when the child has ended.
     """
 
-    def __init__(self, run: Run, command: list[str], environment: dict, console: TextIO):
+    def __init__(
+        self,
+        run: Run,
+        command: list[str],
+        environment: dict,
+        console: TextIO,
+        lock: contextlib.ExitStack,
+    ):
         self.run = run
         self.latest = ""
         self.fraction: float | None = None  # the part of the training that is done, once known
         self.started = time.monotonic()
         self._console = console
+        self._lock = lock
         self._writing = threading.Lock()
         self._errors: deque[str] = deque(maxlen=200)
         # A session of its own: Ctrl-C reaches us alone, and we end the child with its workers.
@@ -85,7 +67,6 @@ class Child:
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
             start_new_session=True,
-            pass_fds=(console.fileno(),),
         )
         self._readers = [
             threading.Thread(target=self._read, args=(pipe, errors), daemon=True)
@@ -125,6 +106,7 @@ class Child:
                     self._console.write(f"{note}\n")
             with contextlib.suppress(OSError):
                 self._console.close()
+        self._lock.close()
 
     def interrupt(self) -> None:
         """Ask it to end."""

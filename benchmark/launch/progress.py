@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from ..protocols.runs import Run
+from ..protocols.base import Run
 from ..report.results import CONSOLE, Outcome
 from .child import Child
 
@@ -41,9 +41,13 @@ class Progress:
         self.done += 1
         if self.bars:
             self.bars[0].update()
-        text = outcome.problem or f"{outcome.result['accuracy']:.2f}%"
-        if (console := outcome.run.folder / CONSOLE).exists() and outcome.problem:
-            text += f" (see {console})"
+        console = outcome.run.folder / CONSOLE
+        if outcome.problem is None:
+            text = f"{outcome.result['accuracy']:.2f}%"
+        elif console.exists():
+            text = f"{outcome.problem} (see {console})"
+        else:
+            text = outcome.problem
         self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
     def tick(self, children: list[Child], seconds: float, complete: bool) -> None:

@@ -20,7 +20,6 @@ from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
 from trainers.prompting.backbones.openai_clip import model as openai_model
 from trainers.prompting.memory import ITEMSIZE, keep_freed_memory, memory_budget
 
-from ..errors import BadInput
 from .geometry import class_names, necessary_flops, untrained_clip
 from .naive import Naive
 
@@ -281,7 +280,7 @@ class Worker:
 
         Raises:
             OutOfMemory: the process ran out of memory; it is gone.
-            BadInput: the case cannot be built.
+            UserError: the case cannot be built.
         """
         try:
             error, answer = self.pipe.recv()
@@ -289,7 +288,7 @@ class Worker:
             raise OutOfMemory from None
         if error:
             self.close()
-            raise {"memory": OutOfMemory, "user": BadInput}.get(error, RuntimeError)(answer)
+            raise {"memory": OutOfMemory, "user": UserError}.get(error, RuntimeError)(answer)
         return answer
 
     def close(self):

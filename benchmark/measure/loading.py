@@ -5,12 +5,14 @@ The flags are those of train.py; nothing is written.
 
 import sys
 import time
+from contextlib import redirect_stdout
 from itertools import islice
 
 import torch
+from dassl.engine import build_trainer
 
-from ..errors import BadInput
-from ..inspect.load import build
+from trainers.prompting.errors import UserError
+
 from ..report.render import as_text
 from ..report.rows import Cell
 from ..report.tables import Table
@@ -24,18 +26,16 @@ CAPTION = (
 
 def main(argv: list[str]) -> None:
     """`python -m benchmark loading FLAGS`."""
-    import train
+    import train  # registers the data sets too
 
-    try:
-        cfg = train.setup_cfg(train.parse_args(argv))
-    except train.UserError as error:
-        raise BadInput(str(error)) from error
+    cfg = train.setup_cfg(train.parse_args(argv))
     cfg.defrost()
     cfg.OUTPUT_DIR = cfg.RESUME = ""
-    trainer = build(cfg)
+    with redirect_stdout(sys.stderr):
+        trainer = build_trainer(cfg)
     loader = trainer.train_loader_x
     if not trainer.get_model_names() or trainer.optim is None:
-        raise BadInput(f"{cfg.TRAINER.NAME} has nothing to train: choose another --trainer")
+        raise UserError(f"{cfg.TRAINER.NAME} has nothing to train: choose another --trainer")
     first, later = epoch(loader, "first epoch"), epoch(loader, "second epoch")
     seconds = step_seconds(trainer, list(islice(loader, STEPS + 1)))
     step = loader.batch_size / seconds

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from trainers.prompting import sinkhorn
 from trainers.prompting.config import prompt_spec
 
-from ..errors import Parser
-from ..launch.command import write
+from ..cli import Parser, write_output
 from ..report.rows import Cell
 from ..report.tables import Table
 from .case import Subject
@@ -263,6 +262,6 @@ def main(argv: list[str]) -> int:
         with progress(case):
             records.append(measure(case, args.device, args.threads, args.repeats))
         if args.json:  # after each case: an interruption costs no more than one
-            write(args.json, as_json(args, records, pot=ot.__version__))
+            write_output(args.json, as_json(args, records, pot=ot.__version__) + "\n")
     print(FORMATS[args.format](table(args, records)))
     return int(any(differs(record) for record in records))

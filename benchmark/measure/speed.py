@@ -16,10 +16,10 @@ from statistics import median
 import torch
 
 from trainers.prompting.config import prompt_spec
+from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 
-from ..errors import BadInput, Parser, check_name
-from ..launch.command import write
+from ..cli import Parser, write_output
 from ..report.render import as_markdown, as_text
 from ..report.rows import Cell
 from ..report.tables import Table, memory
@@ -455,7 +455,7 @@ def build_parser() -> Parser:
 
 
 def check(args):
-    """Raises BadInput for what cannot be measured."""
+    """Raises UserError for what cannot be measured."""
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
@@ -463,26 +463,26 @@ def check(args):
         check_name("precision", precision, PRECISIONS)
     check_sizes(args, "classes", "batch", "eval_batch", "threads", "repeats", "naive_repeats")
     if not 0 <= args.memory_budget < math.inf:
-        raise BadInput(f"--memory-budget is {args.memory_budget} but must be GiB, or 0 to ask")
+        raise UserError(f"--memory-budget is {args.memory_budget} but must be GiB, or 0 to ask")
     check_device(args.device)
     if args.device == "cpu" and "fp16" in args.precision:
-        raise BadInput("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
+        raise UserError("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
 
 
 def check_sizes(args, *names: str):
-    """Raises BadInput if one of these arguments is too small."""
+    """Raises UserError if one of these arguments is too small."""
     for name in names:
         value, least = getattr(args, name), 2 if name == "classes" else 1
         smallest = min(value) if isinstance(value, list) else value
         if smallest < least:
             name = name.replace("_", "-")
-            raise BadInput(f"--{name} is {smallest} but must be at least {least}")
+            raise UserError(f"--{name} is {smallest} but must be at least {least}")
 
 
 def check_device(device: str):
     check_name("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda needs a GPU that PyTorch can use: give --device cpu")
+        raise UserError("--device cuda needs a GPU that PyTorch can use: give --device cpu")
 
 
 def main(argv: list[str]) -> int:
@@ -496,7 +496,7 @@ def main(argv: list[str]) -> int:
             for classes in args.classes:
                 records += measure(args, trainer, classes, product)
                 if args.json:  # after each case: an interruption costs no more than one
-                    write(args.json, as_json(args, records))
+                    write_output(args.json, as_json(args, records) + "\n")
     print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))
     return int(any(differs(record["naive"]) for record in records if "naive" in record))
 

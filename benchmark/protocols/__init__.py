@@ -1,1 +1,12 @@
-"""Which runs make a table."""
+"""Which runs make a table: one object for each protocol, in the order of a report."""
+
+from .ablation import ABLATION
+from .base import Protocol
+from .base2new import BASE2NEW
+from .few_shot import FEW_SHOT
+from .transfer import CROSS_DATASET, DOMAIN_GENERALIZATION
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (FEW_SHOT, BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, ABLATION)
+}

@@ -1,85 +1,142 @@
 """The config files of data sets and trainers: which one a run takes, and what is in it."""
 
+import importlib.util
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
-from ..errors import BadInput, check_name
+from trainers.prompting.errors import UserError, check_name, nearest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
-# The config file of a run: that of the first line that fits its protocol, the data set trained on,
-# the method and the number of shots (at most so many). `*` stands for any.
 ANY = math.inf
-CONFIG_FILES = [
-    ("*", "emoji*", "*", ANY, "emoji"),
-    ("*", "*", "ZeroshotCLIP", ANY, "base2new"),
-    ("base2new ablation", "*", "*", ANY, "base2new"),
-    ("few_shot", "imagenet", "CoOp PLOT", ANY, "vit_b16_ep50"),
-    ("few_shot", "*", "CoOp PLOT", 1, "vit_b16_ep50"),
-    ("few_shot", "*", "CoOp PLOT", 4, "vit_b16_ep100"),
-    ("few_shot", "*", "CoOp PLOT", ANY, "vit_b16"),
-    ("few_shot", "*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
-    ("few_shot", "*", "*", 4, "few_shot_1_2_4"),
-    ("few_shot", "*", "*", ANY, "few_shot_8_16"),
-    ("*", "*", "CoOp", ANY, "vit_b16_ep50_ctxv1"),
-    ("*", "*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
-    ("*", "*", "MaPLe", ANY, "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
-    ("*", "*", "PLOT", ANY, "vit_b16_ep50"),
-    ("*", "*", "*", ANY, "cross_dataset"),
-]
 
 
-def check_names(datasets: Iterable[str], trainers: Iterable[str]) -> None:
-    """Raise BadInput unless every data set and every trainer has its config files."""
-    for dataset in datasets:
-        known = (path.stem for path in (CONFIGS / "datasets").glob("*.yaml"))
-        check_name("data set", dataset, known)
-    for trainer in trainers:
-        known = (path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
-        check_name("trainer", trainer, known)
+class Rule(NamedTuple):
+    """Runs on these data sets, of these trainers, with at most so many shots, take this config.
 
-
-def config_name(trainer: str, dataset: str, protocol: str, shots: int, asked: str | None) -> str:
-    """The name of the trainer's config file: as asked, or by CONFIG_FILES.
-
-    Raises:
-        BadInput: there is no such file.
+    Data sets and trainers are patterns apart by spaces; `*` stands for any.
     """
 
-    def fits(value: str, patterns: str) -> bool:
-        return any(fnmatchcase(value, pattern) for pattern in patterns.split())
+    datasets: str
+    trainers: str
+    most_shots: float
+    config: str
 
-    name = asked or next(
-        name
-        for protocols, datasets, trainers, most, name in CONFIG_FILES
-        if fits(protocol, protocols) and fits(dataset, datasets) and fits(trainer, trainers)
-        and shots <= most
-    )  # fmt: skip
-    known = (path.stem for path in (CONFIGS / "trainers" / trainer).glob("*.yaml"))
-    return check_name(f"config of {trainer} for {dataset}", name, known)
-
-
-def config_keys(trainer: str, config: str) -> dict:
-    """The dotted keys of a trainer's config file, and their values."""
-
-    def leaves(tree: dict, prefix: str = ""):
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield prefix + str(key), value
-
-    return dict(leaves(read_config(CONFIGS / "trainers" / trainer / f"{config}.yaml")))
+    def fits(self, dataset: str, trainer: str, shots: int) -> bool:
+        """Whether a run is one of these."""
+        return (
+            any(fnmatchcase(dataset, pattern) for pattern in self.datasets.split())
+            and any(fnmatchcase(trainer, pattern) for pattern in self.trainers.split())
+            and shots <= self.most_shots
+        )
 
 
-def pairs(opts: tuple[str, ...]) -> dict[str, str]:
-    """KEY VALUE pairs as a mapping; of a key that is there twice the last counts."""
-    return dict(zip(opts[::2], opts[1::2], strict=True))
+# What holds in every protocol, before its own rules.
+RULES = [Rule("emoji*", "*", ANY, "emoji"), Rule("*", "ZeroshotCLIP", ANY, "base2new")]
+
+
+@dataclass(frozen=True)
+class TrainerConfigs:
+    """Finds the config file of a run: as asked for, or by the rules of its protocol.
+
+    Args:
+        asked: the name of a file of the trainer, or the path of any file that ends in `.yaml`.
+        plugins: the plug-ins of train.py; a method that one of them brings may have its config
+            files in a folder of its name beside the plug-in.
+    """
+
+    asked: str | None = None
+    plugins: tuple[str, ...] = ()
+
+    def check_trainers(self, trainers: Iterable[str]) -> None:
+        """
+        Raises:
+            UserError: a trainer has no config files.
+        """
+        if self._asked_path or self.plugins:  # only train.py knows the methods of a plug-in
+            return
+        known = known_trainers()
+        for trainer in trainers:
+            if trainer not in known:
+                place = CONFIGS / "trainers" / trainer
+                raise UserError(
+                    f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new one needs "
+                    f"config files in {place}, or --config FILE.yaml"
+                )
+
+    def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
+        """The config file of a run.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if self._asked_path:
+            if not self._asked_path.is_file():
+                raise UserError(f"--config: there is no file '{self._asked_path}'")
+            return self._asked_path.absolute()
+        fitting = (rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots))
+        name = self.asked or next(fitting)
+        folders = [folder / trainer for folder in self._folders()]
+        for folder in folders:
+            if (folder / f"{name}.yaml").is_file():
+                return folder / f"{name}.yaml"
+        kind = f"config of {trainer} for {dataset}"
+        known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+        if self.asked:
+            check_name(kind, name, known)
+        others = f" (there are: {', '.join(sorted(known))})" if known else ""
+        place = CONFIGS / "trainers" / trainer / f"{name}.yaml"
+        raise UserError(
+            f"There is no {kind} '{name}'{others}: write {place}, or name a file by "
+            "--config FILE.yaml"
+        )
+
+    @property
+    def _asked_path(self) -> Path | None:
+        return Path(self.asked) if self.asked and self.asked.endswith(".yaml") else None
+
+    def _folders(self) -> list[Path]:
+        """The folders that have a folder for each trainer."""
+        beside = (plugin_folder(name) for name in self.plugins)
+        return [CONFIGS / "trainers", *(folder for folder in beside if folder)]
+
+
+def plugin_folder(name: str) -> Path | None:
+    """The folder of a plug-in, a Python file or a module; None when that cannot be found.
+
+    Of a module it is the folder that holds it: nothing is imported but the packages around it.
+    """
+    if name.endswith(".py"):
+        return Path(name).absolute().parent
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # train.py says what is wrong with it
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).absolute().parent
+
+
+def known_trainers() -> list[str]:
+    """The trainers that have config files in the repository."""
+    return sorted(path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
+
+
+def check_datasets(datasets: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: a data set has no config file.
+    """
+    known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    for dataset in datasets:
+        check_name("data set", dataset, known)
 
 
 def dataset_name(dataset: str) -> str | None:
@@ -90,7 +147,7 @@ def dataset_name(dataset: str) -> str | None:
     try:
         return read_config(path)["DATASET"]["NAME"]
     except (KeyError, TypeError):
-        raise BadInput(f"{path} does not say DATASET: NAME") from None
+        raise UserError(f"{path} does not say DATASET: NAME") from None
 
 
 def read_config(path: Path) -> dict:
@@ -98,7 +155,25 @@ def read_config(path: Path) -> dict:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:
-        raise BadInput(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
-        raise BadInput(f"{path} holds no keys and values")
+        raise UserError(f"{path} holds no keys and values")
     return config
+
+
+def config_keys(path: Path) -> dict:
+    """The dotted keys of a config file, and their values."""
+    return dict(_leaves(read_config(path)))
+
+
+def _leaves(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def option_pairs(opts: tuple[str, ...]) -> dict[str, str]:
+    """KEY VALUE pairs as a mapping; of a key that is there twice the last counts."""
+    return dict(zip(opts[::2], opts[1::2], strict=True))

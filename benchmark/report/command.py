@@ -3,8 +3,11 @@
 import sys
 from pathlib import Path
 
-from ..errors import BadInput, Parser
-from ..protocols.runs import PROTOCOLS, runs_on_disk
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser, write_output
+from ..protocols import PROTOCOLS
+from ..protocols.base import Protocol
 from . import logs
 from .render import TABLE_STYLES, render
 from .results import Outcome, from_folder
@@ -13,25 +16,15 @@ from .rows import Row, rows
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 
 
-def table(outcomes: list[Outcome], protocol: str, form: str = "text") -> str:
-    """The tables of a protocol's outcomes, in one of FORMATS."""
-    return formatted(rows(o for o in outcomes if o.run.protocol == protocol), form)
-
-
-def on_disk_table(output: Path, protocol: str, form: str = "text") -> str:
-    """The tables of a protocol's runs in an output folder, in one of FORMATS."""
-    return table(on_disk(output, [protocol]), protocol, form)
-
-
-def on_disk(output: Path, protocols: list[str]) -> list[Outcome]:
-    """What became of the runs of these protocols in an output folder."""
-    return [from_folder(run) for name in protocols for run in runs_on_disk(output, name)]
+def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
+    """What became of the runs of a protocol in an output folder, whoever started them."""
+    return [from_folder(run) for run in protocol.on_disk(output)]
 
 
 def formatted(listed: list[Row], form: str) -> str:
     """The tables of these rows, in one of FORMATS."""
     if form == "html":
-        from .page import page  # matplotlib is slow to load
+        from .page import page  # with matplotlib
 
         return page(listed)
     return render(listed, form)
@@ -59,17 +52,17 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """`python -m benchmark report OUTPUT`."""
     args = build_parser().parse_args(argv)
-    protocols = args.protocols or PROTOCOLS
-    outcomes = on_disk(args.output, protocols)
+    protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
+    outcomes = [outcome for protocol in protocols for outcome in on_disk(args.output, protocol)]
     read, unknown = logs.read(args.logs)
     outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
     if unknown:
-        more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
     listed = rows(outcomes, args.interval)
     if not listed:
         what = " or ".join(args.protocols or ["any protocol"])
-        raise BadInput(
+        raise UserError(
             f"no runs of {what} in '{args.output}': run one first, "
             "for example `python -m benchmark base2new`"
         )
@@ -81,7 +74,7 @@ def main(argv: list[str]) -> None:
 def draw(listed: list[Row], folder: Path) -> None:
     """Write the plots of these rows into a folder, and say which."""
     from .plots import FORMATS as IMAGES
-    from .plots import figures, save
+    from .plots import encoded, figures  # matplotlib is slow to load
 
     drawn = figures(listed)
     if not drawn:
@@ -89,8 +82,5 @@ def draw(listed: list[Row], folder: Path) -> None:
     for name, (figure, _) in drawn.items():
         for form in IMAGES:
             path = folder / f"{name}.{form}"
-            try:
-                save(figure, path)
-            except OSError as error:
-                raise BadInput(f"--plots: {path} cannot be written ({error})") from None
+            write_output(path, encoded(figure, form))
             print(path, file=sys.stderr)

@@ -5,22 +5,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import BadInput
-from ..protocols.runs import TARGETS, Run
+from trainers.prompting.errors import UserError
+
+from ..protocols import BASE2NEW, FEW_SHOT
+from ..protocols.base import Protocol, Run
+from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION, TRANSFER
 from .results import Outcome
 
-# Where their scripts write, each with the protocol that such a folder belongs to. CoOp's have
-# further settings behind the shots; its zero-shot runs have no seed.
+# Where their scripts write, each with the protocol that such a folder belongs to; of transfer the
+# data set tells which. CoOp's have further settings behind the shots; its zero-shot runs have no
+# seed.
 SHOTS = r"(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<more>(?:/[^/]+)*)"
 LAYOUTS = [
     (
-        "base2new",
+        BASE2NEW,
         r"(?:train|test)_(?P<part>base|new)/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)(?P<more>[^/]*)"
         r"/(?P<trainer>[^/]+)/(?P<config>.+)/seed(?P<seed>\d+)",
     ),
-    ("transfer", rf"evaluation/(?P<trainer>[^/]+)/{SHOTS}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)"),
-    ("few_shot", rf"(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/{SHOTS}/seed(?P<seed>\d+)"),
-    ("few_shot", r"(?P<trainer>Zeroshot\w+)/(?P<config>[^/]+)/(?P<dataset>[^/]+)"),
+    (None, rf"evaluation/(?P<trainer>[^/]+)/{SHOTS}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)"),
+    (FEW_SHOT, rf"(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/{SHOTS}/seed(?P<seed>\d+)"),
+    (FEW_SHOT, r"(?P<trainer>Zeroshot\w+)/(?P<config>[^/]+)/(?P<dataset>[^/]+)"),
 ]
 SOURCE = "imagenet"  # what their scripts for transfer train on
 
@@ -44,7 +48,7 @@ def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
         specs: each is a `FOLDER`, or `NAME=FOLDER` to name its method.
 
     Raises:
-        BadInput: there is no such folder, no log in a known place, or two logs of one run that
+        UserError: there is no such folder, no log in a known place, or two logs of one run that
             disagree.
     """
     runs, unknown = [], []
@@ -61,13 +65,13 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
         name, path = "", spec
     folder = Path(path)
     if not folder.is_dir():
-        raise BadInput(f"--logs: there is no folder '{folder}'")
+        raise UserError(f"--logs: there is no folder '{folder}'")
     found = {file.parent for file in folder.rglob("log.txt*") if file.is_file()}
     if not found:
-        raise BadInput(f"--logs: there is no log.txt in '{folder}' or below it")
+        raise UserError(f"--logs: there is no log.txt in '{folder}' or below it")
     known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
     if not known:
-        raise BadInput(
+        raise UserError(
             f"--logs: '{min(found)}' does not tell its run: folders must be named as by the "
             "scripts of CoOp and MaPLe (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
             ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)"
@@ -89,24 +93,23 @@ def _run(folder: Path) -> LogRun | None:
     return None
 
 
-def _named(protocol: str, names: dict, folder: Path) -> LogRun:
-    part = names.get("part", "all")
-    source = ""
-    if protocol == "transfer":
-        styles = TARGETS["domain_generalization", SOURCE].split()
-        protocol = "domain_generalization" if names["dataset"] in styles else "cross_dataset"
+def _named(protocol: Protocol | None, names: dict, folder: Path) -> LogRun:
+    part, source = names.get("part", "all"), ""
+    if protocol is None:
+        styles = DOMAIN_GENERALIZATION.targets[SOURCE]
+        protocol = DOMAIN_GENERALIZATION if names["dataset"] in styles else CROSS_DATASET
         source, part = SOURCE, "target"
     return LogRun(
+        protocol=protocol,
+        part=part,
         trainer=names["trainer"],
         dataset=names["dataset"],
         config=names["config"] + (names.get("more") or ""),
         seed=int(names.get("seed") or 1),
         shots=int(names.get("shots") or 0),
-        subsample=part if part in ("base", "new") else "all",
-        part=part,
+        subsample=protocol.parts[part].subsample,
         folder=folder,
-        protocol=protocol,
-        eval_only=part in ("new", "target"),
+        eval_only=protocol.parts[part].eval_only,
         source=source,
     )
 
@@ -117,8 +120,8 @@ def _sources(runs: list[LogRun]) -> list[LogRun]:
     return [
         replace(run, protocol=protocol, part="source", source=SOURCE)
         for run in runs
-        if run.protocol == "few_shot" and run.dataset == SOURCE
-        for protocol in ("cross_dataset", "domain_generalization")
+        if run.protocol is FEW_SHOT and run.dataset == SOURCE
+        for protocol in TRANSFER
         if (protocol, _method(run)) in wanted
     ]
 
@@ -169,7 +172,7 @@ def _distinct(found: list[Outcome]) -> list[Outcome]:
         if other is None or other.result is None:
             kept[run] = outcome
         elif outcome.result not in (None, other.result):
-            raise BadInput(
+            raise UserError(
                 f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
                 "different results: give them as two folders with different names (NAME=FOLDER)"
             )

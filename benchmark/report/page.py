@@ -4,11 +4,8 @@ import base64
 from html import escape
 
 from .plots import encoded, figures
-from .rows import TITLES, Row
+from .rows import Row
 from .tables import Table, tables
-
-# The figure that stands in a protocol's section.
-FIGURES = {"few_shot": "few_shot", "ablation": "ablation_beta"}
 
 STYLE = """
 body { margin: 0; background: #fff; color: #1a1a1a; font: 16px/1.5 system-ui, sans-serif; }
@@ -39,13 +36,13 @@ def page(listed: list[Row]) -> str:
     drawn = figures(listed)
     sections, links = [], []
     for protocol, group in tables(listed).items():
-        name = FIGURES.get(protocol)
-        plot = _figure(*drawn[name]) if name in drawn else ""
-        title = TITLES[protocol]
-        links.append(f'<li><a href="#{protocol}">{title}</a></li>')
-        blocks = [_table(table, f"{protocol}-{i}") for i, table in enumerate(group)]
-        heading = f'<h2 id="{protocol}-heading">{title}</h2>'
-        opening = f'<section id="{protocol}" aria-labelledby="{protocol}-heading">'
+        name = protocol.name
+        has_plot = protocol.plot is not None and protocol.plot.name in drawn
+        plot = _figure(*drawn[protocol.plot.name]) if has_plot else ""
+        links.append(f'<li><a href="#{name}">{protocol.title}</a></li>')
+        blocks = [_table(table, f"{name}-{i}") for i, table in enumerate(group)]
+        heading = f'<h2 id="{name}-heading">{protocol.title}</h2>'
+        opening = f'<section id="{name}" aria-labelledby="{name}-heading">'
         sections.append("\n".join([opening, heading, plot, *blocks, "</section>"]))
     return "\n".join(
         [
@@ -81,7 +78,10 @@ def _table(table: Table, name: str) -> str:
         ]
         cells = "".join(f"<td>{text}</td>" for text in texts)
         body.append(f'<tr><th scope="row">{escape(first.text)}</th>{cells}</tr>')
-    missing = "".join(f"<li>{escape(problem)}</li>" for problem in table.problems)
+    missing = []
+    if table.problems:
+        problems = "".join(f"<li>{escape(problem)}</li>" for problem in table.problems)
+        missing = [f'<div class="missing">Not complete:<ul>{problems}</ul></div>']
     return "\n".join(
         [
             f'<div class="table" role="region" aria-labelledby="{name}" tabindex="0"><table>',
@@ -90,6 +90,6 @@ def _table(table: Table, name: str) -> str:
             *body,
             "</tbody></table></div>",
             f'<p class="note">{escape(" ".join(table.caption))}</p>',
-            *[f'<div class="missing">Not complete:<ul>{missing}</ul></div>'] * bool(missing),
+            *missing,
         ]
     )

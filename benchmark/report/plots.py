@@ -1,26 +1,18 @@
 """Plots: accuracy against shots in the style of the CoOp paper, and H against beta."""
 
 import io
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..protocols.runs import METHODS
-from .rows import Average, Row, averages, kind, methods, settings, shots_text
+from ..protocols.base import Plot, shots_text
+from .methods import looks
+from .rows import Average, Row, averages, methods
 
-# A colour and a marker for each of METHODS, so that colour is never the only difference: Paul
-# Tol's palette "muted", safe for the colour-blind, with black for what learns nothing.
-COLOURS = [
-    "#000000", "#332288", "#DDCC77", "#999933", "#88CCEE", "#117733", "#CC6677", "#44AA99",
-    "#AA4499", "#882255",
-]  # fmt: skip
-MARKERS = ["*", "X", "v", "D", "<", "s", "P", "^", "h", "o"]
-OTHERS = list(zip(["#555555", "#0072B2", "#E69F00"], ["p", ">", "d"], strict=True))
 LINES = ["-", "--", ":", "-."]  # of one method's first, second, ... curve: its configs, its logs
 
 RC = {
@@ -55,27 +47,18 @@ def figures(listed: list[Row]) -> dict[str, tuple[Figure, str]]:
     bars = "95% intervals" if any(row.interval for row in listed) else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
-    kept = [row for row in listed if row.protocol == "few_shot"]
-    if panels := _panels(kept, "accuracy", lambda row: row.shots):
-        sentence = (
-            "Accuracy against the number of labelled images per class; the star is zero-shot CLIP, "
-            f"{bars}"
-        )
-        figure = _draw(kept, panels, "Labelled images per class", "Accuracy (%)")
-        found["few_shot"] = figure, sentence
-    kept = [row for row in listed if row.protocol == "ablation" and kind(row.variant) == "beta"]
-    if panels := _panels(kept, "h", lambda row: settings(row.variant)[0][1]):
-        figure = _draw(kept, panels, "beta", "H")
-        found["ablation_beta"] = figure, f"H against beta, the weight of the token level; {bars}"
+    for protocol in dict.fromkeys(row.protocol for row in listed):
+        plot = protocol.plot
+        if plot is None:
+            continue
+        rows = [row for row in listed if row.protocol is protocol]
+        if plot.x != "shots":
+            rows = [row for row in rows if row.tried == plot.x]
+        panels = _panels(rows, plot)
+        if panels:
+            figure = _draw(rows, panels, plot.x_label, plot.y_label)
+            found[plot.name] = figure, f"{plot.sentence}; {bars}"
     return found
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a whole or not at all, in the format that the file's name tells."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(encoded(figure, path.suffix[1:]))
-    part.replace(path)
 
 
 def encoded(figure: Figure, form: str) -> bytes:
@@ -87,18 +70,23 @@ def encoded(figure: Figure, form: str) -> bytes:
     return stream.getvalue()
 
 
-def _panels(listed: list[Row], column: str, x_of: Callable[[Row | Average], float]) -> Panels:
+def _panels(listed: list[Row], plot: Plot) -> Panels:
     """A panel for each data set, and before these one for the averages that lack no data set."""
     panels = defaultdict(lambda: defaultdict(list))
     for average in averages(listed):
         if average.datasets == average.of:
-            point = Point(x_of(average), average.means[column], None, True)
+            point = Point(_x(average, plot), average.means[plot.y], None, True)
             panels[_title(str(average).capitalize(), average)][average.method].append(point)
     for row in listed:
-        if row.values[column]:
-            point = Point(x_of(row), row.mean(column), row.spread(column), row.complete(column))
+        if row.values[plot.y]:
+            y, spread = row.mean(plot.y), row.spread(plot.y)
+            point = Point(_x(row, plot), y, spread, row.complete(plot.y))
             panels[_title(row.dataset, row)][row.method].append(point)
     return panels
+
+
+def _x(of: Row | Average, plot: Plot) -> float:
+    return of.shots if plot.x == "shots" else of.settings[plot.x]
 
 
 def _title(what: str, of: Row | Average) -> str:
@@ -108,7 +96,7 @@ def _title(what: str, of: Row | Average) -> str:
 def _draw(listed: list[Row], panels: Panels, x_label: str, y_label: str) -> Figure:
     """All panels, with one legend."""
     columns = min(COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = math.ceil(len(panels) / columns)
     alone = len(panels) == 1
     styles = _styles(listed)
     with matplotlib.rc_context(RC):
@@ -137,15 +125,12 @@ def _draw(listed: list[Row], panels: Panels, x_label: str, y_label: str) -> Figu
 def _styles(listed: list[Row]) -> dict[str, dict]:
     """How the curve of each method looks, in the order of the methods."""
     trainers = {row.method: row.trainer for row in listed}
-    others = sorted(set(trainers.values()) - set(METHODS))
-    looks = dict(zip(METHODS, zip(COLOURS, MARKERS, strict=True), strict=True))
-    looks |= {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    look = looks(trainers.values())
     seen, styles = Counter(), {}
     for method in methods(listed):
         trainer = trainers[method]
-        colour, marker = looks[trainer]
         line = LINES[seen[trainer] % len(LINES)]
-        styles[method] = {"color": colour, "marker": marker, "linestyle": line}
+        styles[method] = look[trainer]._asdict() | {"linestyle": line}
         seen[trainer] += 1
     return styles
 

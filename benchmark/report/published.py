@@ -4,7 +4,7 @@ import csv
 import functools
 from pathlib import Path
 
-FILE = Path(__file__).parent / "published_csv" / "few_shot_d1.csv"
+FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
 CAPTION = f"Published: Table D.1 of the paper ({BACKBONE}, means over three seeds)."
 
@@ -28,9 +28,9 @@ MISPRINTS = {("UCF101", "ALIGN", 16)}
 
 
 @functools.cache
-def numbers() -> dict[tuple[str, str, int], float]:
-    """The accuracy (%) of each (data set, method, shots), by the table's names."""
-    with FILE.open(newline="", encoding="utf-8") as file:
+def numbers(name: str) -> dict[tuple[str, str, int], float]:
+    """The accuracy (%) of each (data set, method, shots) in a file, by the table's names."""
+    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
         return {
             (line["dataset"], line["method"], int(line["shots"])): float(line["accuracy"])
             for line in csv.DictReader(file)
@@ -40,12 +40,12 @@ def numbers() -> dict[tuple[str, str, int], float]:
 def published(row) -> float | None:
     """The published number of the same setting as a row of our results; None if there is none."""
     comparable = (
-        row.protocol == "few_shot"
+        row.protocol.published
         and not row.label
         and row.backbones == {BACKBONE}
         and row.splits == {"test"}
     )
-    return numbers().get(_key(row)) if comparable else None
+    return numbers(row.protocol.published).get(_key(row)) if comparable else None
 
 
 def misprint(row) -> bool:

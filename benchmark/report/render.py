@@ -57,9 +57,12 @@ def as_markdown(table: Table) -> str:
     lines = [
         [text.replace("|", r"\|") for text in line] for line in _bold(table, lambda t: f"**{t}**")
     ]
-    caption, problems = "\n".join(table.caption), _problems(table)
-    parts = [f"**{table.title}**", _tabulated([table.head, *lines], "markdown"), caption]
-    return "\n\n".join([*parts, *problems[:1], *["\n".join(problems[1:])] * bool(problems)])
+    parts = [f"**{table.title}**", _tabulated([table.head, *lines], "markdown")]
+    parts.append("\n".join(table.caption))
+    if table.problems:
+        heading, *problems = _problems(table)
+        parts += [heading, "\n".join(problems)]
+    return "\n\n".join(parts)
 
 
 def as_latex(table: Table) -> str:
@@ -109,20 +112,23 @@ def _problems(table: Table) -> list[str]:
 
 def record(row: Row) -> dict:
     """A row with plain numbers, for machines."""
-    found = {"protocol": row.protocol}
-    found |= {"source": row.source} if row.source else {}
-    found |= {"dataset": row.dataset, "shots": row.shots, "method": row.method}
-    found |= {"trainer": row.trainer, "config": row.config}
-    found |= {"variant": row.variant} if row.variant else {}
-    found |= {"from_logs": bool(row.label), "split": " and ".join(sorted(row.splits))}
+    found = {"protocol": row.protocol.name}
+    if row.source:
+        found["source"] = row.source
+    for name in ("dataset", "shots", "method", "trainer", "config"):
+        found[name] = getattr(row, name)
+    if row.variant:
+        found["variant"] = row.variant
+    found["from_logs"] = bool(row.label)
+    found["split"] = " and ".join(sorted(row.splits))
     found["seeds"] = row.seeds
-    for column in row.columns:
+    for column in row.protocol.columns:
         found[f"{column}_mean"] = row.mean(column)
         found[f"{column}_std"] = row.std(column)
         if row.interval:
             found[f"{column}_half_interval_95"] = row.half_interval(column)
         found[f"{column}_n"] = len(row.values[column])
-    if row.protocol == "few_shot":
+    if row.protocol.published:
         found["published"] = published.published(row)
         found["published_is_misprint"] = found["published"] is not None and published.misprint(row)
         found["difference"] = published.difference(row)
@@ -135,8 +141,9 @@ def record(row: Row) -> dict:
 
 def average_record(average: Average) -> dict:
     """An average with plain numbers, for machines."""
-    found = {"protocol": average.group[0], "shots": average.shots, "method": average.method}
-    found |= {"variant": average.variant} if average.variant else {}
+    found = {"protocol": average.protocol.name, "shots": average.shots, "method": average.method}
+    if average.variant:
+        found["variant"] = average.variant
     return found | {"datasets": average.datasets, "of": average.of} | average.means
 
 

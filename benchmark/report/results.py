@@ -5,8 +5,8 @@ import json
 import math
 from dataclasses import dataclass
 
-from ..protocols.configs import dataset_name, pairs
-from ..protocols.runs import Run
+from ..protocols.base import Run
+from ..protocols.configs import dataset_name, option_pairs
 
 RESULTS = "results.json"
 CONSOLE = "console.txt"
@@ -38,7 +38,11 @@ class Outcome:
 
 
 def read(run: Run) -> dict | None:
-    """The run's results; None when it left none; BadResult when they cannot be used."""
+    """The run's results; None when it left none.
+
+    Raises:
+        BadResult: they cannot be used.
+    """
     path = run.folder / RESULTS
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -68,7 +72,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
             return f"{key} {result.get(key)}, not {value}"
     if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
         return f"dataset {result.get('dataset')}, not {run.dataset}"
-    for key, value in ((keys or {}) | pairs(run.opts)).items():
+    for key, value in ((keys or {}) | option_pairs(run.opts)).items():
         used = _used(result.get("config"), key)
         if key not in INCIDENTAL and used is not None and used != _literal(value):
             return f"{key} {used}, not {value}"

@@ -4,38 +4,41 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from ..protocols.runs import METHODS, TARGETS, TRANSFER, UNTRAINED
+from ..protocols import PROTOCOLS
+from ..protocols.base import Protocol, Run, learns_nothing, shots_text
+from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION
+from . import methods as known
 from .logs import LogRun
 from .results import Outcome
 
-# The protocols in the order of a report.
-TITLES = {
-    "few_shot": "Few-shot recognition",
-    "base2new": "Base-to-new",
-    "cross_dataset": "Cross-dataset transfer",
-    "domain_generalization": "Domain generalization",
-    "ablation": "Ablation",
-}
-BASE_NEW = {"base": "Base", "new": "New", "h": "H"}
-
 # Data sets in the order of the papers; any other comes after these, by name.
-DATASETS = ["imagenet", *TARGETS["cross_dataset", "imagenet"].split()]
-DATASETS += TARGETS["domain_generalization", "imagenet"].split()
+DATASETS = [
+    "imagenet",
+    *CROSS_DATASET.targets["imagenet"],
+    *DOMAIN_GENERALIZATION.targets["imagenet"],
+]
+
+# Runs that differ in other ways share a row.
+SAME_ROW = attrgetter(
+    "protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant"
+)
 
 
 @dataclass
 class Row:
     """One method on one data set; in few-shot, with one number of shots; in an ablation, a variant.
 
-    `values` holds, for each column (`base`, `new` and `h`, or `accuracy`), the number of each seed
-    that has one; `seeds` are those that any method of the same table was run with. `method` is the
-    name in the tables. `label` is that of a method that is known from logs.
+    `values` holds, for each column of the protocol, the number of each seed that has one; `seeds`
+    are those that any method of the same table was run with. `method` is the name in the tables,
+    `label` that of a method that is known from logs. Where a method is `untrained`, seed and shots
+    make no difference.
     """
 
-    protocol: str
+    protocol: Protocol
     source: str
     dataset: str
     shots: int
@@ -43,6 +46,7 @@ class Row:
     label: str
     config: str
     variant: str
+    untrained: bool
     interval: bool = False
     seeds: list[int] = field(default_factory=list)
     method: str = ""
@@ -55,14 +59,14 @@ class Row:
     backbones: set[str] = field(default_factory=set)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that a row of this protocol has."""
-        return tuple(BASE_NEW) if self.protocol in ("base2new", "ablation") else ("accuracy",)
+    def settings(self) -> dict[str, float]:
+        """What the variant of an ablation sets."""
+        return settings(self.variant)
 
     @property
-    def untrained(self) -> bool:
-        """Whether the seed and the shots make no difference."""
-        return self.trainer in UNTRAINED or self.shots == 0
+    def tried(self) -> str:
+        """What it is that the variant tries: `beta`, `M and N`."""
+        return " and ".join(self.settings)
 
     @property
     def embedded(self) -> bool:
@@ -72,16 +76,17 @@ class Row:
     @property
     def group(self) -> tuple:
         """What the rows have in common over whose data sets an average may be taken."""
-        if self.protocol in TRANSFER:
+        if self.protocol.across == "dataset":  # the average is over the columns of a table
             return self.protocol, self.source, self.shots
-        if self.protocol == "few_shot":
-            return self.protocol, self.embedded
-        return self.protocol, self.embedded, self.shots, kind(self.variant)
+        shots = None if self.protocol.across == "shots" else self.shots
+        return self.protocol, self.embedded, shots, self.tried
 
     @property
     def table(self) -> tuple:
         """What the rows of one table have in common."""
-        return self.group if self.protocol in TRANSFER else (*self.group, self.dataset)
+        if self.protocol.across == "dataset":
+            return self.group
+        return (*self.group, self.dataset)
 
     def mean(self, column: str) -> float | None:
         """The mean over the seeds."""
@@ -143,17 +148,17 @@ def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
         outcomes: of any protocols.
         interval: a 95% interval is shown in place of the standard deviation.
     """
+    outcomes = list(outcomes)
+    untrained = _untrained(outcomes)
     found: dict[tuple, Row] = {}
-    for run, result, problem in ((o.run, o.result, o.problem) for o in outcomes):
-        free = run.trainer in UNTRAINED and run.protocol != "base2new"
-        label = run.label if isinstance(run, LogRun) else ""
-        key = (run.protocol, run.source, run.dataset, 0 if free else run.shots, run.trainer)
-        key += (label, run.config, run.variant)
-        row = found.setdefault(key, Row(*key, interval=interval))
+    for outcome in outcomes:
+        run, result = outcome.run, outcome.result
+        row = _row(run, run.trainer in untrained, interval)
+        row = found.setdefault(SAME_ROW(row), row)
         row.seeds.append(run.seed)
-        column = run.part if run.part in BASE_NEW else "accuracy"
+        column = run.protocol.parts[run.part].column
         if result is None:
-            row.problems[column].append(f"{problem} [seed {run.seed}]")
+            row.problems[column].append(f"{outcome.problem} [seed {run.seed}]")
             continue
         row.values[column][run.seed] = result["accuracy"]
         row.splits.add(result.get("split") or "test")
@@ -167,10 +172,40 @@ def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
     _name(listed)
     seeds = defaultdict(set)
     for row in listed:
-        seeds[row.table].update(set() if row.untrained else row.seeds)
+        if not row.untrained:
+            seeds[row.table].update(row.seeds)
     for row in listed:
         row.seeds = sorted(seeds[row.table] or set(row.seeds))
     return sorted(listed, key=_order)
+
+
+def _untrained(outcomes: list[Outcome]) -> set[str]:
+    """The methods that learn nothing: results tell, or else the name."""
+    found = {}
+    for outcome in outcomes:
+        trainer, result = outcome.run.trainer, outcome.result or {}
+        if result.get("num_params") is not None:
+            found[trainer] = result["num_params"] == 0
+        else:
+            found.setdefault(trainer, learns_nothing(trainer))
+    return {trainer for trainer, untrained in found.items() if untrained}
+
+
+def _row(run: Run, untrained: bool, interval: bool) -> Row:
+    """The row of a run, without numbers."""
+    free = untrained and run.protocol.untrained_once
+    return Row(
+        protocol=run.protocol,
+        source=run.source,
+        dataset=run.dataset,
+        shots=0 if free else run.shots,
+        trainer=run.trainer,
+        label=run.label if isinstance(run, LogRun) else "",
+        config=run.config,
+        variant=run.variant,
+        untrained=untrained or run.shots == 0,
+        interval=interval,
+    )
 
 
 def _add_training(row: Row, result: dict) -> None:
@@ -202,37 +237,28 @@ def _in_every_table(listed: list[Row]) -> list[Row]:
             shots[row.protocol, row.source].add(row.shots)
     placed = []
     for row in listed:
-        everywhere = row.protocol in TRANSFER and row.shots == 0
-        numbers = everywhere and shots[row.protocol, row.source] or {row.shots}
+        numbers = {row.shots}
+        if row.protocol.across == "dataset" and row.shots == 0:
+            numbers = shots[row.protocol, row.source] or numbers
         placed += [replace(row, shots=number) for number in numbers]
     return placed
 
 
 def _order(row: Row) -> tuple:
     place = DATASETS.index(row.dataset) if row.dataset in DATASETS else len(DATASETS)
-    protocol = list(TITLES).index(row.protocol)
+    protocol = list(PROTOCOLS.values()).index(row.protocol)
     dataset = (row.embedded, row.dataset != row.source, place, row.dataset)
     return protocol, row.source, *dataset, row.shots, _method_order(row)
 
 
 def _method_order(row: Row) -> tuple:
-    rank = METHODS.index(row.trainer) if row.trainer in METHODS else len(METHODS)
-    return rank, row.trainer, row.label, row.config, settings(row.variant)
+    return known.rank(row.trainer), row.label, row.config, list(row.settings.items())
 
 
-def settings(variant: str) -> list[tuple[str, float]]:
+def settings(variant: str) -> dict[str, float]:
     """What a variant sets: `M2_N4` is M = 2 and N = 4."""
-    return [(name, float(value)) for name, value in re.findall(r"([A-Za-z]+)([\d.]+)", variant)]
-
-
-def kind(variant: str) -> str:
-    """What it is that a variant tries: `beta`, `M and N`."""
-    return " and ".join(name for name, _ in settings(variant))
-
-
-def shots_text(number: int) -> str:
-    """A number of shots in words."""
-    return "1 shot" if number == 1 else f"{number} shots"
+    found = re.findall(r"([A-Za-z]+)([\d.]+)", variant)
+    return {name: float(value) for name, value in found}
 
 
 def methods(members: list[Row]) -> list[str]:
@@ -252,6 +278,16 @@ class Average(NamedTuple):
     of: int
     means: dict[str, float]
     problems: list[str]
+
+    @property
+    def protocol(self) -> Protocol:
+        """That of the group."""
+        return self.group[0]
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the variant of an ablation sets."""
+        return settings(self.variant)
 
     def __str__(self) -> str:
         return f"average over {self.of} {'embedded ' if self.embedded else ''}data sets"
@@ -277,19 +313,19 @@ def averages(listed: list[Row]) -> list[Average]:
     for (group, *what), members in averaged.items():
         if len(groups[group]) < 2:
             continue
-        whole = [row for row in members if all(row.values[column] for column in row.columns)]
-        means = {
-            column: mean(row.mean(column) for row in whole)
-            for column in members[0].columns
-            if whole
-        }
+        columns = list(members[0].protocol.columns)
+        whole = [row for row in members if all(row.values[column] for column in columns)]
+        means = {}
+        if whole:
+            means = {column: mean(row.mean(column) for row in whole) for column in columns}
         if "h" in means:
             means["h"] = harmonic(means["base"], means["new"])
+        last = columns[-1]  # of base, new and h that which needs the others
         problems = [
             f"{row.method}, {row.dataset}, {shots_text(row.shots)}: a mean over "
-            f"{len(row.values[row.columns[-1]])} of {len(row.seeds)} seeds"
+            f"{len(row.values[last])} of {len(row.seeds)} seeds"
             for row in whole
-            if not row.complete(row.columns[-1])
+            if not row.complete(last)
         ]
         counts = len(whole), len(groups[group])
         found.append(Average(group, *what, members[0].embedded, *counts, means, problems))

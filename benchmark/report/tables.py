@@ -3,22 +3,12 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from statistics import mean
 
-from ..protocols.runs import TRANSFER
+from ..protocols.base import Protocol, shots_text
 from . import published
-from .rows import (
-    BASE_NEW,
-    TITLES,
-    Average,
-    Cell,
-    Row,
-    averages,
-    kind,
-    methods,
-    settings,
-    shots_text,
-)
+from .rows import Average, Cell, Row, averages, methods
 
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
@@ -26,7 +16,6 @@ EACH_H = "H = 2 Base New / (Base + New), computed for each seed and then average
 AVERAGE = "Means over the data sets."
 AVERAGE_H = "Means over the data sets; H is that of the averages, as in the papers."
 TARGET_AVERAGE = "The average is over the targets."
-CONVEX = "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d."
 MISPRINT = "A number marked as a misprint cannot be right: no difference is computed."
 
 
@@ -51,15 +40,17 @@ class Table:
         return best if len(best) < len(values) else set()
 
 
-def tables(listed: list[Row]) -> dict[str, list[Table]]:
+def tables(listed: list[Row]) -> dict[Protocol, list[Table]]:
     """The tables of each protocol that has rows: of every data set, then of the averages."""
     found = defaultdict(list)
     for members in _grouped(listed, lambda row: row.table):
-        found[members[0].protocol].append(MAKERS[members[0].protocol](members))
+        protocol = members[0].protocol
+        make = _of_columns if protocol.across == "columns" else _of_methods
+        found[protocol].append(make(members))
     for members in _grouped(averages(listed), lambda average: average.group):
-        protocol = members[0].group[0]
-        if protocol not in TRANSFER:  # there the average is a column
-            found[protocol].append(_average_table(protocol, members))
+        protocol = members[0].protocol
+        if protocol.across != "dataset":  # there the average is a column
+            found[protocol].append(_of_averages(members))
     return dict(found)
 
 
@@ -70,47 +61,155 @@ def _grouped(items: Iterable, key: Callable) -> Iterable[list]:
     return groups.values()
 
 
-def _title(what: str, members: list[Row], *details: str) -> str:
-    split = " and ".join(sorted(set().union(*(row.splits for row in members)))) or "test"
-    seeds = f"seeds {' '.join(map(str, members[0].seeds))}"
-    return ", ".join([f"{what}: accuracy (%) on {split} images", *details, seeds])
+def _of_columns(members: list[Row]) -> Table:
+    """A line for each method, or each setting of an ablation; the columns are the protocol's."""
+    protocol = members[0].protocol
+    several = len({row.method for row in members}) > 1
+    head = [_first_head(protocol), *protocol.columns.values()]
+    lines = []
+    for row in members:
+        name = _setting(row, several) if protocol.by_variant else row.method
+        lines.append([Cell(name), *(row.cell(column) for column in protocol.columns)])
+    if protocol.costs:
+        head += ["Trained parameters", "Training", "Peak memory"]
+        for line, row in zip(lines, members, strict=True):
+            line += _costs(row)
+    return Table(_title(members), head, lines, _caption(members), _problems(members))
 
 
-def _caption(members: list[Row], *sentences: str) -> list[str]:
-    first = INTERVAL if members[0].interval else STD
-    labels = ", ".join(dict.fromkeys(row.label for row in members if row.label))
-    return [first, *sentences, *[f"Read from log.txt files: {labels}."] * bool(labels)]
+def _of_methods(members: list[Row]) -> Table:
+    """A line for each method; the columns are numbers of shots, or data sets and their average."""
+    across = attrgetter(members[0].protocol.across)
+    columns = list(dict.fromkeys(across(row) for row in members))
+    means = {average.method: average for average in averages(members)}
+    lines = []
+    for method in methods(members):
+        at = {across(row): row for row in members if row.method == method}
+        line = [Cell(method), *(_accuracy(at.get(column)) for column in columns)]
+        if means:
+            line.append(_accuracy(means.get(method)))
+        lines.append(line)
+        if any(published.published(row) is not None for row in at.values()):
+            theirs = [_theirs(at.get(column)) for column in columns]
+            differences = [_difference(at.get(column)) for column in columns]
+            lines.append([Cell(f"{method}, published"), *theirs])
+            lines.append([Cell(f"{method}, difference"), *differences])
+    head = ["Method", *(_column_head(column) for column in columns)]
+    if means:
+        head.append("Average")
+    return Table(_title(members), head, lines, _caption(members), _problems(members))
 
 
-def _problems(members: list[Row], where: Callable[[Row, str], str]) -> list[str]:
-    return [
-        f"{row.method}, {where(row, column)}: {problem}"
-        for row in members
-        for column in row.columns
-        for problem in row.problems[column]
-    ]
+def _of_averages(members: list[Average]) -> Table:
+    """The averages over data sets, in the shape of the tables of each data set."""
+    protocol = members[0].protocol
+    title = f"{protocol.title}, {members[0]}: accuracy (%)"
+    problems = [problem for average in members for problem in average.problems]
+    if protocol.across == "shots":
+        shots = sorted({average.shots for average in members})
+        lines = []
+        for method in dict.fromkeys(average.method for average in members):
+            at = {average.shots: average for average in members if average.method == method}
+            lines.append([Cell(method), *(_accuracy(at.get(number)) for number in shots)])
+        return Table(title, ["Method", *map(shots_text, shots)], lines, [AVERAGE], problems)
+    several = len({average.method for average in members}) > 1
+    lines = []
+    for average in members:
+        name = _setting(average, several) if protocol.by_variant else average.method
+        cells = [average.cell(column) for column in protocol.columns]
+        lines.append([Cell(name), *cells, Cell(f"{average.datasets} of {average.of}")])
+    head = [_first_head(protocol), *protocol.columns.values(), "Data sets"]
+    title = f"{title}, {shots_text(members[0].shots)}"
+    return Table(title, head, lines, [AVERAGE_H], problems)
 
 
-def _base2new(members: list[Row]) -> Table:
+def _title(members: list[Row]) -> str:
     first = members[0]
-    head = ["Method", *BASE_NEW.values(), "Trained parameters", "Training", "Peak memory"]
-    lines = [
-        [
-            Cell(row.method),
-            *(row.cell(column) for column in BASE_NEW),
-            Cell("-" if row.num_params is None else f"{row.num_params:,}"),
-            Cell(f"{mean(row.train_seconds):,.0f} s" if row.train_seconds else "-"),
-            Cell(memory(row.peak_memory)),
-        ]
-        for row in members
+    names = {name: getattr(first, name) for name in ("dataset", "source", "tried")}
+    split = " and ".join(sorted(set().union(*(row.splits for row in members)))) or "test"
+    what = first.protocol.table_title.format(**names)
+    details = [f"{what}: accuracy (%) on {split} images"]
+    if first.protocol.across != "shots" and first.shots:
+        details.append(shots_text(first.shots))
+    details.append(f"seeds {' '.join(map(str, first.seeds))}")
+    return ", ".join(details)
+
+
+def _caption(members: list[Row]) -> list[str]:
+    """What to know about a table, in sentences."""
+    first, protocol = members[0], members[0].protocol
+    sentences = [INTERVAL if first.interval else STD]
+    if "h" in protocol.columns:
+        sentences.append(EACH_H)
+    if first.tried in protocol.variant_notes:
+        sentences.append(protocol.variant_notes[first.tried])
+    compared = [row for row in members if published.published(row) is not None]
+    if compared:
+        sentences.append(published.CAPTION)
+    if any(published.misprint(row) for row in compared):
+        sentences.append(MISPRINT)
+    if protocol.across == "dataset" and averages(members):
+        sentences.append(TARGET_AVERAGE)
+    labels = ", ".join(dict.fromkeys(row.label for row in members if row.label))
+    if labels:
+        sentences.append(f"Read from log.txt files: {labels}.")
+    return sentences
+
+
+def _problems(members: list[Row]) -> list[str]:
+    protocol, found = members[0].protocol, []
+    for row in members:
+        where = [row.method]
+        if protocol.by_variant:
+            where.append(_setting(row, False))
+        for column in protocol.columns:
+            place = column
+            if protocol.across != "columns":
+                place = _column_head(getattr(row, protocol.across))
+            for problem in row.problems[column]:
+                found.append(f"{', '.join([*where, place])}: {problem}")
+    return found
+
+
+def _first_head(protocol: Protocol) -> str:
+    return "Variant" if protocol.by_variant else "Method"
+
+
+def _column_head(column: int | str) -> str:
+    """A number of shots in words, or the name of a data set."""
+    return shots_text(column) if isinstance(column, int) else column
+
+
+def _setting(of: Row | Average, with_method: bool) -> str:
+    """The setting of an ablation, behind its method where this is to be named."""
+    values = [f"{name} = {value:g}" for name, value in of.settings.items()]
+    return ", ".join([of.method, *values] if with_method else values)
+
+
+def _accuracy(of: Row | Average | None) -> Cell:
+    return of.cell("accuracy") if of else Cell("-")
+
+
+def _theirs(row: Row | None) -> Cell:
+    number = published.published(row) if row else None
+    if number is None:
+        return Cell("-")
+    mark = " (misprint)" if published.misprint(row) else ""
+    return Cell(f"{number:.2f}{mark}")
+
+
+def _difference(row: Row | None) -> Cell:
+    difference = published.difference(row) if row else None
+    return Cell("-" if difference is None else f"{difference:+.2f}")
+
+
+def _costs(row: Row) -> list[Cell]:
+    """The number of trained parameters, and time and memory of the training."""
+    return [
+        Cell("-" if row.num_params is None else f"{row.num_params:,}"),
+        Cell(f"{mean(row.train_seconds):,.0f} s" if row.train_seconds else "-"),
+        Cell(memory(row.peak_memory)),
     ]
-    return Table(
-        _title(f"Base-to-new on {first.dataset}", members, shots_text(first.shots)),
-        head,
-        lines,
-        _caption(members, EACH_H),
-        _problems(members, lambda row, column: column),
-    )
 
 
 def memory(mebibytes: float | None) -> str:
@@ -118,118 +217,3 @@ def memory(mebibytes: float | None) -> str:
     if mebibytes is None:
         return "-"
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
-
-
-def _ablation(members: list[Row]) -> Table:
-    first, tried = members[0], kind(members[0].variant)
-    several = len({row.method for row in members}) > 1
-    lines = [
-        [_variant(row, several), *(row.cell(column) for column in BASE_NEW)] for row in members
-    ]
-    return Table(
-        _title(f"Ablation of {tried} on {first.dataset}", members, shots_text(first.shots)),
-        ["Variant", *BASE_NEW.values()],
-        lines,
-        _caption(members, EACH_H, *[CONVEX] * (tried == "beta")),
-        _problems(members, lambda row, column: f"{_variant(row, False).text}, {column}"),
-    )
-
-
-def _variant(of: Row | Average, named: bool) -> Cell:
-    """The variant of an ablation, behind its method where this is to be named."""
-    values = [f"{name} = {value:g}" for name, value in settings(of.variant)]
-    return Cell(", ".join([*[of.method] * named, *values]))
-
-
-def _cells(at: dict, columns: Iterable) -> list[Cell]:
-    """The accuracies of the rows or averages in these columns."""
-    return [at[column].cell("accuracy") if column in at else Cell("-") for column in columns]
-
-
-def _few_shot(members: list[Row]) -> Table:
-    shots = sorted({row.shots for row in members})
-    compared = [row for row in members if published.published(row) is not None]
-    lines = []
-    for method in methods(members):
-        at = {row.shots: row for row in members if row.method == method}
-        lines.append([Cell(method), *_cells(at, shots)])
-        theirs = {row.shots: row for row in compared if row.method == method}
-        if theirs:
-            lines += [
-                [Cell(f"{method}, published"), *(_theirs(theirs.get(number)) for number in shots)],
-                [Cell(f"{method}, difference"), *(_minus(theirs.get(number)) for number in shots)],
-            ]
-    notes = [published.CAPTION] * bool(compared)
-    notes += [MISPRINT] * any(published.misprint(row) for row in compared)
-    return Table(
-        _title(f"Few-shot on {members[0].dataset}", members),
-        ["Method", *map(shots_text, shots)],
-        lines,
-        _caption(members, *notes),
-        _problems(members, lambda row, column: shots_text(row.shots)),
-    )
-
-
-def _theirs(row: Row | None) -> Cell:
-    if row is None:
-        return Cell("-")
-    mark = " (misprint)" if published.misprint(row) else ""
-    return Cell(f"{published.published(row):.2f}{mark}")
-
-
-def _minus(row: Row | None) -> Cell:
-    difference = published.difference(row) if row else None
-    return Cell("-" if difference is None else f"{difference:+.2f}")
-
-
-def _transfer(members: list[Row]) -> Table:
-    first = members[0]
-    datasets = list(dict.fromkeys(row.dataset for row in members))
-    means = {average.method: average for average in averages(members)}
-    lines = []
-    for method in methods(members):
-        on = {row.dataset: row for row in members if row.method == method}
-        average = _cells(means, [method]) if means else []
-        lines.append([Cell(method), *_cells(on, datasets), *average])
-    what = f"{TITLES[first.protocol]} from {first.source}"
-    return Table(
-        _title(what, members, *[shots_text(first.shots)] * bool(first.shots)),
-        ["Method", *datasets, *["Average"] * bool(means)],
-        lines,
-        _caption(members, *[TARGET_AVERAGE] * bool(means)),
-        _problems(members, lambda row, column: row.dataset),
-    )
-
-
-def _average_table(protocol: str, members: list[Average]) -> Table:
-    title = f"{TITLES[protocol]}, {members[0]}: accuracy (%)"
-    problems = [problem for average in members for problem in average.problems]
-    if protocol == "few_shot":
-        shots = sorted({average.shots for average in members})
-        lines = []
-        for method in dict.fromkeys(average.method for average in members):
-            at = {average.shots: average for average in members if average.method == method}
-            lines.append([Cell(method), *_cells(at, shots)])
-        return Table(title, ["Method", *map(shots_text, shots)], lines, [AVERAGE], problems)
-    ablated = protocol == "ablation"
-    several = not ablated or len({average.method for average in members}) > 1
-    lines = [
-        [
-            _variant(average, several),
-            *(average.cell(column) for column in BASE_NEW),
-            Cell(f"{average.datasets} of {average.of}"),
-        ]
-        for average in members
-    ]
-    head = ["Variant" if ablated else "Method", *BASE_NEW.values(), "Data sets"]
-    title = f"{title}, {shots_text(members[0].shots)}"
-    return Table(title, head, lines, [AVERAGE_H], problems)
-
-
-MAKERS = {
-    "few_shot": _few_shot,
-    "base2new": _base2new,
-    "cross_dataset": _transfer,
-    "domain_generalization": _transfer,
-    "ablation": _ablation,
-}

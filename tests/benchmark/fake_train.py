@@ -8,13 +8,17 @@ import json
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+
+from trainers.prompting.files import held
 
 parser = argparse.ArgumentParser()
 for flag in ("root", "seed", "trainer", "dataset-config-file", "config-file", "output-dir"):
     parser.add_argument(f"--{flag}", default="")
 for flag in ("backbone", "model-dir", "resume"):
     parser.add_argument(f"--{flag}", default="")
+parser.add_argument("--plugin", action="append", default=[])
 parser.add_argument("--eval-only", action="store_true")
 parser.add_argument("opts", nargs=argparse.REMAINDER)
 args = parser.parse_args()
@@ -30,8 +34,13 @@ with open(os.environ["FAKE_CALLS"], "a") as calls:
     call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
     call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
     call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": args.output_dir}
+    call |= {"plugins": args.plugin}
     call |= {"config": args.config_file, "model_dir": args.model_dir, "opts": opts}
     calls.write(json.dumps(call) + "\n")
+
+folder.mkdir(parents=True, exist_ok=True)
+lock = ExitStack()  # until the end of the process, as in train.py
+assert lock.enter_context(held(folder / ".lock")), "another run is writing here"
 
 if args.eval_only and args.model_dir:
     assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
@@ -63,7 +72,7 @@ if wrong != "silent":
         "subsample_classes": subsample,
         "split": "test",
         "accuracy": accuracy,
-        "num_params": 4096,
+        "num_params": 0 if args.trainer == "ZeroshotCLIP" else 4096,
         "train_seconds": 0.0 if args.eval_only else 20.0,
         "test_seconds": 1.0,
         "peak_memory_mib": 512.0,

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
-from benchmark.protocols.runs import Run
+from benchmark.protocols import PROTOCOLS
 from benchmark.report.results import Outcome
 
-SUBSAMPLE = {"base": "base", "new": "new"}
 
-
-def outcome(trainer, seed, part, accuracy, dataset="emoji", problem=None, **more) -> Outcome:
+def outcome(
+    trainer, seed, part, accuracy, dataset="emoji", problem=None, protocol="base2new", **more
+) -> Outcome:
     """One outcome; `more` are fields of the run, or of its result."""
-    run = {"config": "emoji", "shots": 16, "protocol": "base2new", "source": "", "variant": ""}
+    names = {"config": "emoji", "shots": 16, "source": "", "variant": ""}
     result = {"split": "test", "backbone": "ViT-B/16", "num_params": 10, "train_seconds": 60.0}
-    run |= {key: more.pop(key) for key in list(more) if key in run}
-    run = Run(
-        trainer, dataset, seed=seed, subsample=SUBSAMPLE.get(part, "all"), part=part,
-        folder=Path("nowhere"), eval_only=part in ("new", "target"), **run,
-    )  # fmt: skip
+    if trainer == "ZeroshotCLIP":
+        result["num_params"] = 0
+    names |= {key: more.pop(key) for key in list(more) if key in names}
+    names |= {"trainer": trainer, "dataset": dataset, "seed": seed}
+    run = PROTOCOLS[protocol].run(Path("nowhere"), part, **names)
     return Outcome(run, None if problem else {"accuracy": accuracy} | result | more, problem)
 
 

@@ -557,7 +557,7 @@ def test_a_second_download_into_a_folder_is_refused(server, toy, get, tmp_path):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["eurosta"], "unknown data set 'eurosta': did you mean 'eurosat'?"),
+        (["eurosta"], "There is no data set 'eurosta': did you mean 'eurosat'?"),
         (["dtd", "--mirror", "ftp://x"], "--mirror is an address that starts with http(s)://"),
     ],
 )

@@ -13,26 +13,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from checkout import alive, wait_for
 
-from benchmark.protocols.runs import PROTOCOLS
+from benchmark.protocols import PROTOCOLS
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 SLOW = {"CoOp/1/base": "slow"}
-
-
-def wait_for(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @contextmanager
@@ -266,9 +252,9 @@ def test_the_config_follows_the_data_set(checkout):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["emojy"], "unknown data set 'emojy': did you mean 'emoji'?"),
-        (["--trainers", "ALGIN"], "unknown trainer 'ALGIN': did you mean 'ALIGN'?"),
-        (["--trainers", "coop"], "unknown trainer 'coop': did you mean 'CoOp'?"),
+        (["emojy"], "There is no data set 'emojy': did you mean 'emoji'?"),
+        (["--trainers", "ALGIN"], "There is no trainer 'ALGIN': did you mean 'ALIGN'?"),
+        (["--trainers", "coop"], "There is no trainer 'coop': did you mean 'CoOp'?"),
         (["--trainers", " "], "--trainers names none"),
         (["--seeds", "1 two"], "argument --seeds: 'two' is not a whole number from 0 on"),
         (["--seeds", "-1"], "argument --seeds"),
@@ -277,7 +263,7 @@ def test_the_config_follows_the_data_set(checkout):
         (["--shots", "1.5"], "argument --shots"),
         (["--jobs", "0"], "argument --jobs"),
         (["--config", "emojis"], "'emojis': did you mean 'emoji'?"),
-        (["dtd"], "unknown config of ZeroshotCLIP for dtd 'base2new'"),
+        (["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
         (["OPTIM.LR"], "the option OPTIM.LR has no value"),
         (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as an option: --shots"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
@@ -293,7 +279,7 @@ def test_bad_input_is_one_sentence(checkout, words, sentence):
 def test_unknown_command(checkout):
     refused = checkout.run(sys.executable, "-m", "benchmark", "base2nwe")
     assert refused.returncode == 2
-    assert "unknown command 'base2nwe': did you mean 'base2new'?" in refused.stderr
+    assert "There is no command 'base2nwe': did you mean 'base2new'?" in refused.stderr
 
 
 def test_missing_requirement(checkout):

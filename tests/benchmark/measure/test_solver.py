@@ -127,7 +127,7 @@ def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
     ("words", "sentence"),
     [
         ("--device cuda", "--device cuda needs a GPU"),
-        ("--device gpu", "unknown device 'gpu': did you mean 'cpu'?"),
+        ("--device gpu", "There is no device 'gpu': did you mean 'cpu'?"),
         ("--classes 50 1", "--classes is 1 but must be at least 2"),
         ("--threads 0", "--threads is 0 but must be at least 1"),
         ("--repeats -1", "--repeats is -1 but must be at least 1"),

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from paths import ROOT
 
 from benchmark.__main__ import main
-from benchmark.errors import BadInput
 from benchmark.measure import case, speed
 from benchmark.measure.case import Case, Model, OutOfMemory, Subject, Worker
 from benchmark.measure.geometry import GEOMETRY, necessary_flops
@@ -272,19 +271,19 @@ def test_a_process_that_the_system_has_ended():
 def test_a_budget_that_is_too_small():
     spec = prompt_spec("ALIGN", {})
     small = Case(spec, TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
-    with Worker(Model, small) as worker, pytest.raises(BadInput, match="keeps at least .* GiB"):
+    with Worker(Model, small) as worker, pytest.raises(UserError, match="keeps at least .* GiB"):
         worker.answer()
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--backbone ViT-B/61", "unknown backbone 'ViT-B/61': did you mean 'ViT-B/16'?"),
-        ("--trainers ALIGN Maple", "unknown trainer 'Maple': did you mean 'MaPLe'?"),
-        ("--precision fp32 fp61", "unknown precision 'fp61': did you mean 'fp16'?"),
+        ("--backbone ViT-B/61", "There is no backbone 'ViT-B/61': did you mean 'ViT-B/16'?"),
+        ("--trainers ALIGN Maple", "There is no trainer 'Maple': did you mean 'MaPLe'?"),
+        ("--precision fp32 fp61", "There is no precision 'fp61': did you mean 'fp16'?"),
         ("--precision fp16", "--precision fp16 needs --device cuda"),
         ("--device cuda", "--device cuda needs a GPU"),
-        ("--device tpu", "unknown device 'tpu'"),
+        ("--device tpu", "There is no device 'tpu'"),
         ("--classes 10 1", "--classes is 1 but must be at least 2"),
         ("--eval-batch 0", "--eval-batch is 0 but must be at least 1"),
         ("--repeats 0", "--repeats is 0"),

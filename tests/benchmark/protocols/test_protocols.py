@@ -5,19 +5,28 @@ import json
 import shlex
 import signal
 import sys
+from contextlib import ExitStack
 
 import pytest
 import tiny
-from conftest import REPOSITORY
-from test_base2new import wait_for
+from checkout import REPOSITORY, wait_for
 
-from benchmark.errors import BadInput
 from benchmark.launch.child import Child
-from benchmark.protocols import configs
-from benchmark.protocols import runs as protocols
-from benchmark.protocols.configs import config_keys, config_name
-from benchmark.protocols.runs import METHODS, PROTOCOLS, TRANSFER
+from benchmark.protocols import (
+    ABLATION,
+    BASE2NEW,
+    CROSS_DATASET,
+    DOMAIN_GENERALIZATION,
+    FEW_SHOT,
+    PROTOCOLS,
+    configs,
+)
+from benchmark.protocols.configs import TrainerConfigs, config_keys, known_trainers
+from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from trainers.prompting.errors import UserError
 
+METHODS = known_trainers()
+TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
 EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
@@ -25,15 +34,24 @@ EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 def planned(checkout, monkeypatch):
     """The runs of each protocol on the emoji sets, in the output of the checkout."""
     monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
-    output, trainers, seeds = checkout.output, ["ZeroshotCLIP", "CoOp", "ALIGN"], [1, 2]
-    transfer = ("emoji", ["emoji_food", "emoji_animals"], trainers, seeds, 16)
-    return {
-        "base2new": protocols.base2new(output, ["emoji", "dtd"], trainers[2:], seeds, 4),
-        "few_shot": protocols.few_shot(output, ["emoji"], trainers, seeds, [1, 4]),
-        "cross_dataset": protocols.transfer("cross_dataset", output, *transfer),
-        "domain_generalization": protocols.transfer("domain_generalization", output, *transfer),
-        "ablation": protocols.ablation(output, ["emoji"], seeds, 16, [0, 0.5], [(1, 2)]),
+    output, seeds = checkout.output, [1, 2]
+    every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
+    transfer = {"shots": 16, "source": "emoji"} | every
+    asked = {
+        BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
+        FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
+        CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),
+        DOMAIN_GENERALIZATION: (["emoji_food", "emoji_animals"], transfer),
+        ABLATION: (["emoji"], {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)]}),
     }
+    return {
+        protocol: protocol.plan(output, datasets, seeds, TrainerConfigs(), **options)
+        for protocol, (datasets, options) in asked.items()
+    }
+
+
+def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
+    return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -180,18 +198,21 @@ def test_a_full_disk_leaves_nothing_that_is_taken_for_a_result(checkout):
     assert "failed: OSError: [Errno 28] No space left on device [seed 1]" in failed.stdout
     told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
     assert "No space left on device" in told and "50.0" not in told
-    part = checkout.output / "few_shot/table.part"
-    part.symlink_to("/dev/full")
+    table = checkout.output / "few_shot/table.json"
+    table.unlink()
+    table.mkdir()
     failed = checkout.protocol("few_shot", *words, code=2)
     assert "61.00" in failed.stdout
-    assert "table.json cannot be written: No space left on device" in failed.stderr
+    assert "table.json cannot be written: Is a directory" in failed.stderr
+    table.rmdir()
     assert checkout.protocol("few_shot", *words).stdout == failed.stdout
 
 
 def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
-        child = Child(planned["few_shot"][0], [sys.executable, "-c", program], {}, console)
+        command = [sys.executable, "-c", program]
+        child = Child(planned[FEW_SHOT][0], command, {}, console, ExitStack())
         wait_for(child.ended)
         assert child.failure() is None and child.fraction == 1 / 8
         child.close("# failed: a note that has no room either")
@@ -213,12 +234,12 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
     [
         ("few_shot", ["--shots", "1 0"], "argument --shots: '0' is not a whole number from 1 on"),
         ("few_shot", ["--shots", " "], "--shots names none"),
-        ("few_shot", ["dtd"], "unknown config of ZeroshotCLIP for dtd 'base2new'"),
-        ("cross_dataset", [], "unknown data set 'imagenet'"),
+        ("few_shot", ["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
+        ("cross_dataset", [], "There is no data set 'imagenet'"),
         ("cross_dataset", ["--source", "dtd"], "the source dtd has no usual targets: name some"),
         ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
         ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
-        ("domain_generalization", ["--source", "emoji"], "unknown data set 'emoji_3d'"),
+        ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_3d'"),
         ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
         ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
         ("ablation", ["--betas", ""], "there is nothing to vary"),
@@ -283,15 +304,15 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
 
 
 def test_what_is_planned_is_what_is_found_on_disk(checkout, planned):
-    def found(protocol: str) -> set:
-        return {run.folder for run in protocols.runs_on_disk(checkout.output, protocol)}
+    def found(protocol) -> set:
+        return {run.folder for run in protocol.on_disk(checkout.output)}
 
-    for protocol in PROTOCOLS:
-        if protocol in TRANSFER:
+    for protocol in PROTOCOLS.values():
+        if protocol in TRANSFER_PROTOCOLS:
             continue
         for run in planned[protocol]:
             run.folder.mkdir(parents=True)
-        known = {run.folder: run for run in protocols.runs_on_disk(checkout.output, protocol)}
+        known = {run.folder: run for run in protocol.on_disk(checkout.output)}
         assert known.keys() == {run.folder for run in planned[protocol]}
         for run in planned[protocol]:
             twin = known[run.folder]
@@ -299,27 +320,28 @@ def test_what_is_planned_is_what_is_found_on_disk(checkout, planned):
                          "protocol", "eval_only", "source", "variant"):  # fmt: skip
                 assert getattr(twin, name) == getattr(run, name)
     (checkout.output / "few_shot/emoji/shots_x/CoOp/emoji/seed1").mkdir(parents=True)
-    assert len(found("few_shot")) == len(planned["few_shot"])
+    assert len(found(FEW_SHOT)) == len(planned[FEW_SHOT])
 
-    mine, others = ([run.folder for run in planned[name]] for name in TRANSFER)
+    first, second = TRANSFER_PROTOCOLS
+    mine, others = ([run.folder for run in planned[name]] for name in TRANSFER_PROTOCOLS)
     trainings = set(mine) & set(others)
     assert len(trainings) == 5
     for folder in trainings:
         folder.mkdir(parents=True)
-    assert found(TRANSFER[0]) == found(TRANSFER[1]) == trainings  # nothing is tested yet
+    assert found(first) == found(second) == trainings  # nothing is tested yet
     for folder in set(mine) - trainings:
         folder.mkdir(parents=True)
-    assert found(TRANSFER[0]) == set(mine)
-    assert found(TRANSFER[1]) == set()
+    assert found(first) == set(mine)
+    assert found(second) == set()
 
 
 def test_runs_are_told_apart_by_their_names_and_folders(planned):
     everything = [run for runs in planned.values() for run in runs]
-    trainings = [run for run in planned["domain_generalization"] if run.part == "source"]
+    trainings = [run for run in planned[DOMAIN_GENERALIZATION] if run.part == "source"]
     folders = {run.folder for run in everything}
     assert len(folders) == len(everything) - len(trainings)
     for protocol, runs in planned.items():
-        assert len({str(run) for run in runs}) == len(runs), protocol
+        assert len({str(run) for run in runs}) == len(runs), protocol.name
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -327,8 +349,8 @@ def test_runs_are_told_apart_by_their_names_and_folders(planned):
 def test_every_method_has_a_config_file_for_every_protocol(protocol, dataset):
     methods = METHODS if protocol != "ablation" else ["ALIGN"]
     for method, shots in itertools.product(methods, (1, 2, 4, 8, 16)):
-        name = config_name(method, dataset, protocol, shots, None)
-        assert config_keys(method, name)["MODEL.BACKBONE.NAME"] == "ViT-B/16"
+        keys = config_keys(config_of(protocol, method, dataset, shots))
+        assert keys["MODEL.BACKBONE.NAME"] == "ViT-B/16"
 
 
 # Batch, learning rate and epochs for 1, 2, 4, 8 and 16 shots, as published.
@@ -353,16 +375,16 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
     batch, rate, epochs = PUBLISHED[case]
     protocol, dataset, method = case
     for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
-        keys = config_keys(method, config_name(method, dataset, protocol, shots, None))
+        keys = config_keys(config_of(protocol, method, dataset, shots))
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
 
 
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():
     for protocol, dataset in itertools.product(PROTOCOLS, ("emoji", "emoji_food")):
-        assert config_name("ALIGN", dataset, protocol, 1, None) == "emoji"
-    with pytest.raises(BadInput, match="unknown config of CoOp for emoji 'emojis': did you mean"):
-        config_name("CoOp", "emoji", "few_shot", 1, "emojis")
+        assert config_of(protocol, "ALIGN", dataset, 1).name == "emoji.yaml"
+    with pytest.raises(UserError, match="no config of CoOp for emoji 'emojis': did you mean"):
+        config_of("few_shot", "CoOp", "emoji", 1, "emojis")
 
 
 NODES = {
@@ -394,8 +416,9 @@ def test_prompts_are_tested_on_other_class_names(tmp_path, capsys, monkeypatch, 
 
 
 def test_the_usual_targets_have_config_files():
-    for (_, source), targets in protocols.TARGETS.items():
-        configs.check_names([source, *targets.split()], [])
+    for protocol in TRANSFER_PROTOCOLS:
+        for source, targets in protocol.targets.items():
+            configs.check_datasets([source, *targets])
 
 
 def test_the_real_scripts_are_those_of_the_protocols():

@@ -3,11 +3,12 @@
 import pytest
 from outcomes import few_shot
 
+from benchmark import protocols
 from benchmark.__main__ import main
-from benchmark.errors import BadInput
 from benchmark.report import logs
 from benchmark.report.rows import rows
 from benchmark.report.tables import tables
+from trainers.prompting.errors import UserError
 
 BASE = "base2new/{part}/eurosat/shots_16/MaPLe/vit_b16_c2_ep5/seed{seed}"
 FEW_SHOT = "caltech101/CoOp/rn50_ep50_{shots}shots/nctx16_cscFalse_ctpend/seed{seed}"
@@ -45,7 +46,7 @@ def read(spec) -> dict:
     outcomes, _ = logs.read([str(spec)])
     found = {}
     for run, result, problem in ((o.run, o.result, o.problem) for o in outcomes):
-        what = (run.protocol, run.dataset, run.part, run.shots, run.seed, run.config)
+        what = (run.protocol.name, run.dataset, run.part, run.shots, run.seed, run.config)
         found[what] = result["accuracy"] if result else problem.partition(":")[0]
     return found
 
@@ -147,7 +148,7 @@ def test_logs_stand_beside_ours_and_say_what_is_missing(tmp_path, capsys):
 
 def test_logs_are_never_compared_with_the_paper(tmp_path):
     leave(tmp_path / FEW_SHOT.format(shots=1, seed=1), training(800))
-    (table,) = tables(rows(logs.read([str(tmp_path)])[0]))["few_shot"]
+    (table,) = tables(rows(logs.read([str(tmp_path)])[0]))[protocols.FEW_SHOT]
     assert len(table.lines) == 1
 
 
@@ -159,7 +160,7 @@ def test_two_logs_of_one_run(tmp_path):
     leave(first, training(800))
     assert list(read(tmp_path).values()) == [80.0]
     leave(first, training(801))
-    with pytest.raises(BadInput, match="the same run with different results.*NAME=FOLDER"):
+    with pytest.raises(UserError, match="the same run with different results.*NAME=FOLDER"):
         read(tmp_path)
     assert list(read(tmp_path / "OP_N1").values()) == [pytest.approx(80.1)]
 
@@ -168,7 +169,7 @@ def test_names_keep_methods_apart(tmp_path):
     first, second = tmp_path / "a/output", tmp_path / "b/output"
     leave(first / FEW_SHOT.format(shots=1, seed=1), training(800))
     leave(second / FEW_SHOT.format(shots=1, seed=1), training(700))
-    with pytest.raises(BadInput, match="the same run with different results"):
+    with pytest.raises(UserError, match="the same run with different results"):
         logs.read([str(first), str(second)])
     outcomes, _ = logs.read([f"CoOp={first}", f"PLOT={second}"])
     ours = few_shot("CoOp", 1, (90,), "caltech101")
@@ -178,10 +179,10 @@ def test_names_keep_methods_apart(tmp_path):
 
 def test_bad_folders_are_one_sentence(tmp_path):
     for spec in (tmp_path / "none", f"CoOp={tmp_path / 'none'}"):
-        with pytest.raises(BadInput, match="there is no folder"):
+        with pytest.raises(UserError, match="there is no folder"):
             read(spec)
-    with pytest.raises(BadInput, match="no log.txt in"):
+    with pytest.raises(UserError, match="no log.txt in"):
         read(tmp_path)
     leave(tmp_path / "seed1", result(100))
-    with pytest.raises(BadInput, match="does not tell its run: folders must be named"):
+    with pytest.raises(UserError, match="does not tell its run: folders must be named"):
         read(tmp_path)

@@ -3,8 +3,9 @@
 import pytest
 from outcomes import ablation, few_shot
 
-from benchmark.protocols.runs import METHODS
+from benchmark.cli import write_output
 from benchmark.report import plots
+from benchmark.report.methods import LOOKS, looks
 from benchmark.report.rows import rows
 
 
@@ -58,11 +59,21 @@ def test_beta_has_error_bars_and_the_order_of_beta():
 
 
 def test_methods_differ_by_colour_and_by_marker():
-    assert len(set(plots.COLOURS)) == len(set(plots.MARKERS)) == len(METHODS)
+    assert len(LOOKS) == len(set(LOOKS.values()))
+    for attribute in ("color", "marker"):
+        assert len({getattr(look, attribute) for look in LOOKS.values()}) == len(LOOKS)
     outcomes = few_shot("ALIGN", 1, (50,), config="a") + few_shot("ALIGN", 1, (51,), config="b")
     outcomes += few_shot("Other", 1, (52,))
-    looks = [tuple(style.values()) for style in plots._styles(rows(outcomes)).values()]
-    assert len(set(looks)) == 3
+    styles = [tuple(style.values()) for style in plots._styles(rows(outcomes)).values()]
+    assert len(set(styles)) == 3
+
+
+def test_methods_that_are_not_known_have_looks_of_their_own():
+    names = [f"Method{i}" for i in range(40)]
+    found = looks([*names, *LOOKS])
+    assert len(set(found.values())) == 40 + len(LOOKS)
+    assert found == looks(reversed([*names, *LOOKS]))
+    assert {name: found[name] for name in LOOKS} == LOOKS
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
@@ -70,7 +81,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
     for form in plots.FORMATS:
         first, second = tmp_path / f"first.{form}", tmp_path / f"second.{form}"
         for path in (first, second):
-            plots.save(figure(outcomes, "few_shot"), path)
+            write_output(path, plots.encoded(figure(outcomes, "few_shot"), form))
         assert first.read_bytes() == second.read_bytes()
     assert first.read_text().startswith("<?xml") and b"PNG" in (tmp_path / "first.png").read_bytes()
     assert len(list(tmp_path.iterdir())) == 4  # nothing is left over

@@ -13,10 +13,11 @@ from outcomes import ablation, few_shot, outcome, transfer
 from benchmark.__main__ import main
 from benchmark.launch import progress as progress_module
 from benchmark.launch.child import fraction_done, last_sentence
+from benchmark.launch.command import keep_table
 from benchmark.launch.engine import Engine, Settings
 from benchmark.launch.progress import Progress, clock
-from benchmark.protocols.runs import base2new
-from benchmark.report import command as report
+from benchmark.protocols import ABLATION, BASE2NEW, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
+from benchmark.protocols.configs import TrainerConfigs
 from benchmark.report.page import page
 from benchmark.report.published import NAMES, numbers
 from benchmark.report.render import as_latex, as_markdown, as_text, render
@@ -82,7 +83,7 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
     assert (align.means["base"], align.means["new"]) == (65.0, 55.0)
     assert align.means["h"] == pytest.approx(2 * 65 * 55 / 120)
     assert (coop.datasets, coop.of) == (1, 2)
-    average = tables(listed)["base2new"][-1]
+    average = tables(listed)[BASE2NEW][-1]
     assert average.title == "Base-to-new, average over 2 embedded data sets: accuracy (%), 16 shots"
     assert lines(average)["CoOp"] == ["50.00 (1 of 2)"] * 3 + ["1 of 2"]
     assert average.problems == ["CoOp, emoji, 16 shots: a mean over 1 of 2 seeds"]
@@ -142,7 +143,7 @@ def test_few_shot_has_a_line_for_each_method_whatever_its_configs():
 def test_few_shot_average_counts_the_data_sets():
     outcomes = few_shot("CoOp", 1, (50, 60)) + few_shot("CoOp", 1, (70, 80), "eurosat")
     outcomes += few_shot("CoOp", 2, (58, 62)) + few_shot("ZeroshotCLIP", 0, (40,))
-    *_, average = tables(rows(outcomes))["few_shot"]
+    *_, average = tables(rows(outcomes))[FEW_SHOT]
     assert average.title == "Few-shot recognition, average over 2 data sets: accuracy (%)"
     assert lines(average) == {
         "ZeroshotCLIP": ["40.00 (1 of 2)", "-", "-"],
@@ -172,7 +173,7 @@ def test_published_numbers_stand_beside_ours():
         {"split": "val"},
         {"trainer": "MMP"},
         {"shots": 3},
-        {"protocol": "base2new"},
+        {"protocol": "base2new", "part": "base"},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -182,7 +183,7 @@ def test_what_cannot_be_compared_is_not(other):
     assert "published" not in as_text(only_table([outcome(**setting)]))
     assert "published" in as_text(only_table([outcome(**setting | {
         "dataset": "dtd", "backbone": "ViT-B/16", "split": "test", "trainer": "ALIGN", "shots": 4,
-        "protocol": "few_shot",
+        "protocol": "few_shot", "part": "all",
     })]))  # fmt: skip
 
 
@@ -197,8 +198,8 @@ def test_the_misprint_is_marked_and_not_compared():
 
 
 def test_every_published_number_is_found_by_our_names():
-    assert {name for name, _, _ in numbers()} == set(NAMES.values())
-    assert len(numbers()) == 11 * 5 * 5
+    assert {name for name, _, _ in numbers(FEW_SHOT.published)} == set(NAMES.values())
+    assert len(numbers(FEW_SHOT.published)) == 11 * 5 * 5
     configs = {path.stem for path in (REPOSITORY / "configs/datasets").glob("*.yaml")}
     assert set(NAMES) <= configs
 
@@ -212,7 +213,7 @@ def test_transfer_has_the_source_the_targets_and_their_average():
     outcomes += transfer("ZeroshotCLIP", "imagenet", {"dtd": 44}, shots=0)
     outcomes += transfer("CoOp", "imagenet", {"imagenet_a": 50}, protocol="domain_generalization")
     found = tables(rows(outcomes))
-    (cross,), (domain,) = found["cross_dataset"], found["domain_generalization"]
+    (cross,), (domain,) = found[CROSS_DATASET], found[DOMAIN_GENERALIZATION]
     assert cross.head == ["Method", "imagenet", "caltech101", "dtd", "Average"]
     assert lines(cross) == {
         "ZeroshotCLIP": ["-", "-", "44.00", "44.00 (1 of 2)"],
@@ -236,7 +237,7 @@ def test_wide_tables_are_folded_for_the_terminal():
 def test_ablation_is_in_the_order_of_its_settings():
     outcomes = ablation("beta1", (50, 52), (50, 52)) + ablation("beta0.2", (60, 62), (60, 62))
     outcomes += ablation("M4_N4", (40,), (40,)) + ablation("M16_N1", (41,), (41,))
-    prompts, beta = tables(rows(outcomes))["ablation"]
+    prompts, beta = tables(rows(outcomes))[ABLATION]
     assert list(lines(beta)) == ["beta = 0.2", "beta = 1"]
     assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
     assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
@@ -331,12 +332,13 @@ def test_report_finds_all_protocols(tmp_path, capsys):
     assert told.err == "no plots: they show few-shot runs and the ablation of beta\n"
 
 
-def test_what_the_launcher_prints_and_keeps(tmp_path):
-    outcomes = [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")]
-    leave(tmp_path, outcomes)
-    assert "Base-to-new on emoji" in report.table(outcomes, "base2new")
-    (kept,) = json.loads(report.on_disk_table(tmp_path, "base2new", "json"))["rows"]
+def test_the_launcher_keeps_the_numbers_of_all_runs_and_says_where(tmp_path, capsys):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    keep_table(BASE2NEW, tmp_path)
+    path = tmp_path / "base2new" / "table.json"
+    (kept,) = json.loads(path.read_text())["rows"]
     assert (kept["h_mean"], kept["h_n"]) == (50.0, 1)
+    assert capsys.readouterr().err.rstrip().endswith(f"all of base2new in {tmp_path} are in {path}")
 
 
 def test_no_runs_are_one_sentence(tmp_path, capsys):
@@ -377,7 +379,8 @@ def test_fraction_done():
 
 
 def test_time_left_counts_what_is_known_and_says_so(tmp_path):
-    runs = base2new(tmp_path, ["emoji"], ["CoOp", "ALIGN"], (1, 2, 3), 16)
+    options = {"trainers": ["CoOp", "ALIGN"], "shots": 16}
+    runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
     runs = sorted(
         (run for run in runs if run.part == "base"), key=lambda run: run.trainer != "CoOp"
     )
@@ -385,8 +388,8 @@ def test_time_left_counts_what_is_known_and_says_so(tmp_path):
     finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
-    assert Engine(runs[:3], Settings(jobs=2)).remaining() == (30.0, True)
-    assert Engine(runs, Settings(jobs=1)).remaining() == (60.0, False)
+    assert Engine(runs[:3], Settings()).remaining() == (60.0, True)
+    assert Engine(runs, Settings()).remaining() == (60.0, False)
 
 
 def test_plain_lines_have_a_heartbeat(monkeypatch):

@@ -1,0 +1,77 @@
+"""What the commands share: their parser, the kinds of arguments, and files that a user asks for."""
+
+import argparse
+import math
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.files import write_whole
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one sentence, without the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def words(text: str) -> list[str]:
+    """Words apart by spaces or commas, each once."""
+    return list(dict.fromkeys(text.replace(",", " ").split()))
+
+
+def whole_number(text: str, least: int = 1) -> int:
+    """A whole number from `least` on."""
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+    return int(text)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers from 1 on, each once."""
+    return list(dict.fromkeys(whole_number(word) for word in words(text)))
+
+
+def seeds(text: str) -> list[int]:
+    """Whole numbers from 0 on, each once."""
+    return list(dict.fromkeys(whole_number(word, least=0) for word in words(text)))
+
+
+def weight(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return number
+
+
+def weights(text: str) -> list[float]:
+    """Numbers from 0 to 1, each once."""
+    return list(dict.fromkeys(weight(word) for word in words(text)))
+
+
+def number_pairs(text: str) -> list[tuple[int, int]]:
+    """Pairs `M,N` of whole numbers from 1 on, apart by spaces, each once."""
+    found = []
+    for word in text.split():
+        pair = word.split(",")
+        if len(pair) != 2:
+            raise argparse.ArgumentTypeError(f"'{word}' is not a pair M,N")
+        found.append((whole_number(pair[0]), whole_number(pair[1])))
+    return list(dict.fromkeys(found))
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file that the user asked for, and the folders above it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,89 @@
+"""The ablations of the paper: ALIGN base-to-new with other weights and numbers of prompts."""
+
+from itertools import cycle, islice, product
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+
+from ..cli import number_pairs, weights
+from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
+from .base2new import BASE2NEW
+from .configs import config_keys
+
+VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
+
+
+class Ablation(Protocol):
+    """ALIGN base-to-new with each beta in the convex form of the cost, and with each (M, N)."""
+
+    name = "ablation"
+    title = "Ablation"
+    summary = "ALIGN base-to-new with each beta, and each M and N"
+    description = "ALIGN base-to-new with each beta of the convex form, and with each M and N."
+    parts = {
+        "base": Part(f"ablation/train_base/{VARIANT}", "base", "base"),
+        "new": Part(f"ablation/test_new/{VARIANT}", "new", "new", True),
+    }
+    columns = BASE2NEW.columns
+    rules = BASE2NEW.rules
+    options = SHOTS | {
+        "--betas": {
+            "type": weights,
+            "default": "0 0.2 0.5 0.7 1",
+            "help": "weights of the token level, from 0 to 1, in one argument "
+            "(default: '%(default)s')",
+        },
+        "--mn": {
+            "type": number_pairs,
+            "default": "",
+            "metavar": "M,N",
+            "help": "numbers of visual and textual prompts, as in '1,1 2,2 4,4' (default: none)",
+        },
+    }
+    new_classes = True
+    by_variant = True
+    table_title = "Ablation of {tried} on {dataset}"
+    variant_notes = {
+        "beta": "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d.",
+    }
+    plot = Plot(
+        name="ablation_beta",
+        x="beta",
+        y="h",
+        x_label="beta",
+        y_label="H",
+        sentence="H against beta, the weight of the token level",
+    )
+
+    def plan(self, output, datasets, seeds, configs, shots, betas, mn):
+        if not betas and not mn:
+            raise UserError("there is nothing to vary: --betas and --mn are both empty")
+        runs = []
+        for seed, dataset in product(seeds, datasets):
+            method = self.method(configs, "ALIGN", dataset, seed, shots)
+            variants = {f"beta{beta:g}": beta_opts(beta) for beta in betas}
+            variants |= {f"M{M}_N{N}": prompt_opts(M, N, method["config_file"]) for M, N in mn}
+            for variant, opts in variants.items():
+                names = method | {"dataset": dataset, "variant": variant, "opts": opts}
+                runs += base_and_new(self, output, **names)
+        return runs
+
+
+def beta_opts(beta: float) -> tuple[str, ...]:
+    """The KEY VALUE pairs of ALIGN with this beta, which weighs both levels in the convex form."""
+    return ("TRAINER.ALIGN.BETA_FORM", "convex", "TRAINER.ALIGN.BETA", str(beta))
+
+
+def prompt_opts(M: int, N: int, config_file: Path) -> tuple[str, ...]:
+    """The KEY VALUE pairs of ALIGN with M visual and N textual prompts.
+
+    A config file that lists a template for each prompt gets as many as there now are.
+    """
+    opts = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
+    templates = config_keys(config_file).get("TRAINER.ALIGN.CTX_INIT")
+    if isinstance(templates, list):
+        opts += ("TRAINER.ALIGN.CTX_INIT", str(list(islice(cycle(templates), N))))
+    return opts
+
+
+ABLATION = Ablation()

@@ -1,0 +1,35 @@
+"""Base-to-new: generalization to new classes of the same data set, as in CoCoOp."""
+
+from itertools import product
+
+from .base import METHOD, Part, Protocol, base_and_new
+from .configs import ANY, Rule
+
+
+class Base2New(Protocol):
+    """Train and test on the base classes, then test on the new ones."""
+
+    name = "base2new"
+    title = "Base-to-new"
+    summary = "train on base classes, test on base and on new"
+    description = "Train on base classes, test on base and on new."
+    parts = {
+        "base": Part(f"base2new/train_base/{{dataset}}/{METHOD}/seed{{seed}}", "base", "base"),
+        "new": Part(f"base2new/test_new/{{dataset}}/{METHOD}/seed{{seed}}", "new", "new", True),
+    }
+    columns = {"base": "Base", "new": "New", "h": "H"}
+    rules = [Rule("*", "*", ANY, "base2new")]
+    untrained_once = False  # every seed fills its columns, like those of any method
+    new_classes = True
+    costs = True
+    table_title = "Base-to-new on {dataset}"
+
+    def plan(self, output, datasets, seeds, configs, trainers, shots):
+        runs = []
+        for seed, dataset, trainer in product(seeds, datasets, trainers):
+            method = self.method(configs, trainer, dataset, seed, shots)
+            runs += base_and_new(self, output, dataset=dataset, **method)
+        return runs
+
+
+BASE2NEW = Base2New()

@@ -1,0 +1,106 @@
+"""Transfer from one data set to others: to other classes, or to the same in other styles."""
+
+from itertools import product
+
+from trainers.prompting.errors import UserError
+
+from .base import METHOD, SHOTS, TRAINERS, Part, Protocol, learns_nothing
+from .configs import ANY, Rule, check_datasets
+
+
+class Transfer(Protocol):
+    """Train and test on the source, then test on the targets with the same config.
+
+    Both transfer protocols share the trainings.
+    """
+
+    rules = [
+        Rule("*", "CoOp", ANY, "vit_b16_ep50_ctxv1"),
+        Rule("*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
+        Rule("*", "MaPLe", ANY, "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
+        Rule("*", "PLOT", ANY, "vit_b16_ep50"),
+        Rule("*", "*", ANY, "cross_dataset"),
+    ]
+    datasets = ""
+    options = (
+        TRAINERS | SHOTS | {"--source": {"default": "imagenet", "help": "(default: %(default)s)"}}
+    )
+    across = "dataset"
+
+    def __init__(self):
+        target = f"{self.name}/{{source}}/{{dataset}}/{METHOD}/seed{{seed}}"
+        self.parts = {
+            "source": Part(f"transfer/{{source}}/{METHOD}/seed{{seed}}"),
+            "target": Part(target, eval_only=True),
+        }
+        self.table_title = f"{self.title} from {{source}}"
+
+    def plan(self, output, datasets, seeds, configs, trainers, shots, source):
+        check_datasets([source])
+        targets = datasets or self.targets.get(source, [])
+        if not targets:
+            raise UserError(f"the source {source} has no usual targets: name some data sets")
+        if source in targets:
+            raise UserError(f"the source {source} cannot be a target: it is tested anyway")
+        check_datasets(targets)
+        runs = []
+        for seed, trainer in product(seeds, trainers):
+            method = self.method(configs, trainer, source, seed, shots) | {"source": source}
+            training = self.run(output, "source", dataset=source, **method)
+            needs = None if learns_nothing(trainer) else training
+            runs.append(training)
+            for target in targets:
+                runs.append(self.run(output, "target", dataset=target, **method, needs=needs))
+        return list(dict.fromkeys(runs))
+
+    def on_disk(self, output):
+        """The runs in `output`; a training is that of the protocol that tests it, or of both."""
+        runs = super().on_disk(output)
+        mine = {_training(run) for run in runs if run.part == "target"}
+        others = {
+            _training(run)
+            for protocol in TRANSFER
+            if protocol is not self
+            for run in protocol.found(output, "target")
+        }
+        return [run for run in runs if _training(run) not in others - mine]
+
+
+def _training(run) -> tuple:
+    """What tells trainings for transfer apart."""
+    return run.source, run.shots, run.trainer, run.config, run.seed
+
+
+class CrossDataset(Transfer):
+    """Transfer to data sets with other classes."""
+
+    name = "cross_dataset"
+    title = "Cross-dataset transfer"
+    summary = "train on one data set, test on others"
+    description = "Train on one data set, test on others."
+    new_classes = True
+    targets = {
+        "imagenet": [
+            "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
+            "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101",
+        ],
+        "emoji": ["emoji_animals", "emoji_food"],
+    }  # fmt: skip
+
+
+class DomainGeneralization(Transfer):
+    """Transfer to the source's classes in other styles."""
+
+    name = "domain_generalization"
+    title = "Domain generalization"
+    summary = "train on one data set, test on its classes in other styles"
+    description = "Train on one data set, test on its classes in other styles."
+    targets = {
+        "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
+        "emoji": ["emoji_3d", "emoji_sketch"],
+    }
+
+
+CROSS_DATASET = CrossDataset()
+DOMAIN_GENERALIZATION = DomainGeneralization()
+TRANSFER = (CROSS_DATASET, DOMAIN_GENERALIZATION)

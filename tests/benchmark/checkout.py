@@ -1,0 +1,125 @@
+"""A small checkout with the real benchmark/ and scripts/, and a train.py that learns nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TRAINERS = ("ZeroshotCLIP", "CoOp", "ALIGN")
+
+
+class Checkout:
+    """The small checkout, and ways to call what is in it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.output = root / "output"
+        self.calls_file = root / "calls.jsonl"
+        for folder in ("benchmark", "scripts"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
+        plugin = root / "trainers" / "prompting"  # what is light of it: errors, files and locks
+        plugin.mkdir(parents=True)
+        for name in ("__init__.py", "errors.py", "files.py"):
+            shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
+        shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
+        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_sketch", "dtd"):
+            path = root / "configs" / "datasets" / f"{dataset}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")
+        for trainer in TRAINERS:
+            path = root / "configs" / "trainers" / trainer
+            path.mkdir(parents=True)
+            (path / "emoji.yaml").touch()
+        (path / "base2new.yaml").touch()  # ALIGN alone
+
+    def environment(self, **fake: str) -> dict:
+        """Variables for a call; `fake` names what goes wrong in which run."""
+        variables = {"FAKE": json.dumps(fake), "FAKE_CALLS": str(self.calls_file)}
+        variables |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+        kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        return kept | variables
+
+    def start(
+        self,
+        *words: str,
+        command: str = "base2new",
+        fake: dict | None = None,
+        stderr=subprocess.PIPE,
+        **variables,
+    ):
+        """`python -m benchmark COMMAND ...`, not waited for."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "benchmark", command, *words],
+            cwd=self.root,
+            env=self.environment(**fake or {}) | variables,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            preexec_fn=hear_interrupts,
+        )
+
+    def base2new(self, *words: str, code: int = 0, **more):
+        """`python -m benchmark base2new ...`: what it printed; it must end with `code`."""
+        return self.protocol("base2new", *words, code=code, **more)
+
+    def protocol(self, command: str, *words: str, code: int = 0, **more):
+        """`python -m benchmark COMMAND ...`: what it printed; it must end with `code`."""
+        process = self.start(*words, command=command, **more)
+        process.stdout, process.stderr = process.communicate(timeout=60)
+        assert process.returncode == code, process.stderr
+        return process
+
+    def run(self, *command, cwd: Path | None = None, **variables: str):
+        """Any command in the checkout, waited for."""
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.root,
+            env=self.environment() | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[dict]:
+        """The calls of train.py until now, oldest first."""
+        if not self.calls_file.exists():
+            return []
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+    def runs(self) -> list[str]:
+        """The runs that these calls were, as trainer/seed/classes."""
+        return [call["run"] for call in self.calls()]
+
+    def folders(self) -> list[str]:
+        """The folders of the calls of train.py until now, below the output."""
+        return [str(Path(call["folder"]).relative_to(self.output)) for call in self.calls()]
+
+    def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
+        """The folder of a run on emoji."""
+        return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
+
+
+def hear_interrupts():
+    """A shell's background jobs, and so their tests, are born deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
