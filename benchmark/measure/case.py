@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
-from trainers.prompting.backbones.openai_clip import model as openai_model
-from trainers.prompting.memory import ITEMSIZE, keep_freed_memory, memory_budget
+from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
+from trainers.prompting.memory import keep_freed_memory, memory_budget
+from trainers.prompting.precision import Precision
+from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, necessary_flops, untrained_clip
 from .naive import Naive
@@ -42,7 +43,7 @@ class Case:
     """What is measured, and on what.
 
     Attributes:
-        spec: the method.
+        trainer: name of the method, in its default setting.
         geometry: of the backbone, a value of `GEOMETRY`.
         batch: images of a step, or of an evaluation.
         device: `cpu` or `cuda`.
@@ -53,7 +54,7 @@ class Case:
         compile: torch.compile fuses the blocks, as with TRAINER.COMPILE.
     """
 
-    spec: PromptSpec
+    trainer: str
     geometry: tuple
     classes: int
     batch: int
@@ -64,6 +65,10 @@ class Case:
     naive: bool = False
     training: bool = True
     compile: bool = False
+
+    @property
+    def spec(self) -> PromptSpec:
+        return prompt_spec(self.trainer, {})
 
 
 def computing_type(device: str, precision: str) -> torch.dtype:
@@ -134,43 +139,38 @@ class Model(Subject):
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        self.model = PromptedCLIP(clip_model, names, case.spec)
-        if case.precision == "fp16":
-            openai_model.convert_weights(clip_model)
-        elif case.precision == "amp" and not case.naive:
-            self.model.hold_weights_in(computing_type(case.device, "amp"))
+        self.method = build_method(case.trainer, {}, clip_model, names)
+        self.model = self.method.model
+        self.precision = Precision(case.precision, torch.device(case.device))
+        if not (case.naive and case.precision == "amp"):  # which converts weights at each product
+            self.precision.place(self.model, clip_model)
         self.net = Naive(clip_model, names, self.model) if case.naive else self.model
         self.net.to(case.device).train(case.training)
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
-        trained = list(self.model.prompt_learner.parameters())
-        half = case.precision != "fp32"
-        self.autocast = {
-            "device_type": case.device,
-            "dtype": computing_type(case.device, "amp"),
-            "enabled": case.precision == "amp",
-        }
         self.recomputed = ()
         if case.training:
+            trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
-            self.scaler = torch.amp.GradScaler(case.device, enabled=half and case.device == "cuda")
         if case.training and not case.naive:
             budget = memory_budget(case.memory_budget, torch.device(case.device))
-            self.recomputed = self.model.fit_memory(
-                budget, case.batch, ITEMSIZE[case.precision]
-            ).recompute
+            plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
+            self.recomputed = plan.recompute
         if case.compile and not case.naive and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile: this machine cannot ({obstacle}): leave it out")
 
     def step(self):
         """A training step, as the trainers make it."""
-        with torch.autocast(**self.autocast):
-            logits = self.net(self.images)
-        self.optim.zero_grad(set_to_none=True)
-        self.scaler.scale(F.cross_entropy(logits, self.labels)).backward()
-        self.scaler.step(self.optim)
-        self.scaler.update()
+        if self.case.naive:
+            with self.precision.autocast():
+                logits = self.net(self.images)
+                loss = F.cross_entropy(logits, self.labels)
+            update(self.method, {"loss": loss}, self.optim, self.precision)
+        else:
+            batch = self.method.batch([self.images] * self.method.views, self.labels)
+            output, _ = training_step(self.method, batch, self.optim, self.precision)
+            logits = output.logits
         self.logits = logits.detach()
 
     def first_step(self) -> list:
@@ -196,7 +196,7 @@ class Model(Subject):
 
     def prepare_score(self):
         """Features of the images and the classes, apart from what made them."""
-        with torch.no_grad(), torch.autocast(**self.autocast):
+        with torch.no_grad(), self.precision.autocast():
             contexts = self.model.prompt_learner()
             self.features = [
                 self.model.image_encoder(self.images, contexts.vision),
@@ -205,29 +205,29 @@ class Model(Subject):
 
     def score(self):
         """The scores of a step from its features, and their gradient."""
-        spec, model = self.case.spec, self.model
+        spec = self.case.spec
         image, text = self.features
         image = with_gradient(image, ("z", "r"), spec.M)
         text = with_gradient(text, ("h", "raw", "s"), spec.N)
-        with torch.autocast(**self.autocast):
-            logits = scores.score(model.spec, image, text, model.logit_scale, model.chunk_bytes)
+        with self.precision.autocast():
+            logits = self.model.score(image, text)
         F.cross_entropy(logits, self.labels).backward()
 
     @torch.no_grad()
     def evaluate(self):
-        with torch.autocast(**self.autocast):
+        with self.precision.autocast():
             self.net(self.images)
 
     @torch.no_grad()
     def encode_images(self):
         """The image encoder alone, under the same visual prompts."""
-        with torch.autocast(**self.autocast):
+        with self.precision.autocast():
             vision = self.model.prompt_learner().vision if self.case.spec.M else None
             self.model.image_encoder(self.images, vision)
 
     def encode_text(self):
         """The text features, which evaluation keeps."""
-        with torch.autocast(**self.autocast):
+        with self.precision.autocast():
             self.model.text_features()
 
 

@@ -150,7 +150,7 @@ def measure(args, trainer: str, classes: int, product: Worker) -> list[dict]:
     """
     spec, naive = prompt_spec(trainer, {}), args.naive and trainer in NAIVE
     case = Case(
-        spec, GEOMETRY[args.backbone], classes, args.batch, args.device, args.precision[0],
+        trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, args.precision[0],
         args.threads, args.memory_budget, compile=args.compile,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ import os
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, save_checkpoint
 from torch import nn
 from yacs.config import CfgNode
 
@@ -16,6 +16,8 @@ from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
 from .precision import Precision
+from .settings import check_loaded, check_resumed, settings_of
+from .step import training_step
 
 CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
 TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
@@ -136,14 +138,8 @@ class PromptTrainer(TrainerX):
 
     def forward_backward(self, batch):
         batch = self.method.batch(*self.parse_batch_train(batch))
-        with self.precision.autocast():
-            output = self.model.output(batch.images)
-            terms = self.method.terms(output, batch)
+        output, terms = training_step(self.method, batch, self.optim, self.precision)
         self._check_finite(terms["loss"])
-        self.optim.zero_grad(set_to_none=True)
-        self.method.backward(terms, self.precision.scaler.scale)
-        self.precision.scaler.step(self.optim)
-        self.precision.scaler.update()
         accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
@@ -193,6 +189,40 @@ class PromptTrainer(TrainerX):
             if os.path.exists(previous):
                 os.remove(previous)
 
+    # ------------------------------------------------------------------ save and go on
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """As in Dassl; beside the prompts, what a run needs to go on, and what made them."""
+        state = {
+            "state_dict": self._models[self.method.checkpoint].state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": self.optim.state_dict(),
+            "scheduler": self.sched.state_dict(),
+            "val_result": val_result,
+            "method": self.method.own_state(),
+            "scaler": self.precision.scaler.state_dict(),
+            "settings": settings_of(self.cfg, self.method),
+            "classnames": list(self.dm.dataset.classnames),
+            **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
+        }
+        folder = self._folder(directory)
+        save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory):
+        """As in Dassl, with all that `save_model` keeps.
+
+        Raises:
+            UserError: the run was begun with other settings.
+        """
+        epoch = super().resume_model_if_exist(directory)
+        if epoch:
+            folder = self._folder(directory)
+            state = load_checkpoint(checkpoint_file(folder, epoch))
+            check_resumed(state.get("settings"), settings_of(self.cfg, self.method), folder)
+            self.method.load_own_state(state.get("method", {}))
+            self.precision.scaler.load_state_dict(state.get("scaler", {}))
+        return epoch
+
     # ------------------------------------------------------------------ evaluate
 
     def model_inference(self, input):
@@ -220,5 +250,7 @@ class PromptTrainer(TrainerX):
         path = find_checkpoint(self._folder(directory), epoch)
         checkpoint = load_checkpoint(path)
         print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
+        settings = settings_of(self.cfg, self.method)
+        check_loaded(checkpoint.get("settings"), settings, self.method)
         layout: nn.Module = self._models[self.method.checkpoint]
         layout.load_state_dict(checkpoint.get("state_dict", checkpoint))

@@ -93,11 +93,14 @@ class TrainerBase:
                 "optimizer": None if optim is None else optim.state_dict(),
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
-                "rng": get_rng_state(),
-                "train_seconds": self._seconds_so_far(),
+                **self.run_state(),
             }
             folder = osp.join(directory, name)
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+
+    def run_state(self):
+        """What a checkpoint keeps beside a model and its optimiser, so that a run can go on."""
+        return {"rng": get_rng_state(), "train_seconds": self._seconds_so_far()}
 
     def resume_model_if_exist(self, directory):
         """Go on from the last checkpoint of every model in `directory`; return the next epoch.

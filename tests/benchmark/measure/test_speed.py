@@ -65,7 +65,7 @@ def inline(tiny, monkeypatch):
 
 
 def model(trainer="ALIGN", classes=5, batch=1, **more):
-    return Model(Case(prompt_spec(trainer, {}), TINY, classes, batch, "cpu", "fp32", 1, **more))
+    return Model(Case(trainer, TINY, classes, batch, "cpu", "fp32", 1, **more))
 
 
 def cells(text: str, name: str) -> list[str]:
@@ -269,8 +269,7 @@ def test_a_process_that_the_system_has_ended():
 
 
 def test_a_budget_that_is_too_small():
-    spec = prompt_spec("ALIGN", {})
-    small = Case(spec, TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
+    small = Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
     with Worker(Model, small) as worker, pytest.raises(UserError, match="keeps at least .* GiB"):
         worker.answer()
 

@@ -1,0 +1,95 @@
+"""The settings that made a checkpoint, kept in it: a result belongs to its settings."""
+
+import os
+from collections.abc import Mapping
+
+from yacs.config import CfgNode
+
+from .errors import UserError
+from .method import METHODS
+
+# What cannot change the outcome of a run, as far as it is not a matter of rounding.
+FREE = (
+    "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "VERSION", "TEST.", "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "DATALOADER.TRAIN_U.",
+    "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.PLUGINS",
+)  # fmt: skip
+
+
+def settings_of(cfg: CfgNode, method) -> dict[str, str]:
+    """Every setting that can change the outcome of a run, by its dotted key, as text.
+
+    Nodes of other methods are left out.
+    """
+    others = {m.node for m in METHODS.values()} - {method.node}
+    left_out = FREE + tuple(f"TRAINER.{node}." for node in others)
+    return {
+        key: _text(key, value)
+        for key, value in _leaves(cfg)
+        if not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
+    }
+
+
+def _leaves(node: CfgNode, prefix: str = ""):
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _text(key: str, value) -> str:
+    if key == "DATASET.ROOT":
+        return os.path.realpath(os.path.expanduser(value))
+    if key == "MODEL.BACKBONE.NAME":
+        return os.path.basename(value)
+    return repr(list(value) if isinstance(value, (list, tuple)) else value)
+
+
+def check_resumed(saved: Mapping[str, str] | None, now: Mapping[str, str], folder: str) -> None:
+    """Refuse to go on with a run under other settings than it began with.
+
+    Args:
+        saved: the settings in the checkpoint; None in one that has none.
+        folder: where the checkpoint lies.
+
+    Raises:
+        UserError: names the keys that differ.
+    """
+    if saved is None:
+        print(f"The checkpoint in '{folder}' does not say what settings made it: take care")
+        return
+    differing = _differing(saved, now)
+    if differing:
+        raise UserError(
+            f"The run in '{folder}' was begun with other settings ({differing}): give this one "
+            "another --output-dir, or delete that folder to train again"
+        )
+
+
+def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method) -> None:
+    """Refuse to evaluate prompts as another point in the space than they were trained at.
+
+    Raises:
+        UserError: names the keys of the method's node that differ, or the backbone.
+    """
+    if saved is None:
+        print("The checkpoint does not say what settings made it: those of this call are taken")
+        return
+    names = [f"TRAINER.{method.node}.{key}" for key in method.defaults if key != "PREC"]
+    names += [place for key, place in method.outside.items() if place.startswith("TRAINER.")]
+    names.append("MODEL.BACKBONE.NAME")
+    differing = _differing(*({k: s[k] for k in names if k in s} for s in (saved, now)))
+    if differing:
+        raise UserError(
+            f"The prompts were trained with other settings ({differing}): evaluate them with those"
+        )
+
+
+def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The keys that both have, but not alike; a key that only one has is of another version."""
+    return ", ".join(
+        f"{key} {saved[key]}, now {now[key]}"
+        for key in sorted(saved.keys() & now.keys())
+        if saved[key] != now[key]
+    )

@@ -1,0 +1,35 @@
+"""One training step of a method, as the trainer takes it and the speed benchmark measures it."""
+
+import torch
+
+from .method import Batch, Method
+from .model import Output
+from .precision import Precision
+
+
+def training_step(
+    method: Method, batch: Batch, optimizer: torch.optim.Optimizer, precision: Precision
+) -> tuple[Output, dict[str, torch.Tensor]]:
+    """Forward, backward, update.
+
+    Returns:
+        The output, and the terms of the loss by name, `loss` among them.
+    """
+    with precision.autocast():
+        output = method.model.output(batch.images)
+        terms = method.terms(output, batch)
+    update(method, terms, optimizer, precision)
+    return output, terms
+
+
+def update(
+    method: Method,
+    terms: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+) -> None:
+    """Gradients from the terms of a loss, and the optimiser's step with them."""
+    optimizer.zero_grad(set_to_none=True)
+    method.backward(terms, precision.scaler.scale)
+    precision.scaler.step(optimizer)
+    precision.scaler.update()
