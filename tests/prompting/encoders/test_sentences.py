@@ -37,9 +37,7 @@ def test_words_stand_around_the_class_name(template, whole, behind):
     sentence = WRITER.write_prompt(template, "red fox", spec(4))
     assert text(sentence) == whole
     assert sentence.slots == {1: 0, 2: 1, 3: 2, 4: 3}
-    assert sentence.ids[sentence.eos] == OPENAI.tokenizer.eos and sentence.eos + 1 == len(
-        sentence.ids
-    )
+    assert sentence.ids.index(OPENAI.tokenizer.eos) == sentence.eos == len(sentence.ids) - 1
     stop = whole.endswith(".")
     assert sentence.end == sentence.eos - stop
     fox = OPENAI.tokenizer.encode("fox")[0]
