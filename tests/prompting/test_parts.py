@@ -1,4 +1,4 @@
-"""The hand-written derivatives against autograd's, and the costs of tokens that classes share."""
+"""The derivative of token costs against autograd's, and what classes share of them."""
 
 import copy
 
@@ -7,23 +7,6 @@ import torch
 from torch import nn
 
 from trainers.prompting import scores
-from trainers.prompting.encoders import blocks
-
-
-def plain_mlp(x, up, up_bias, down, down_bias):
-    hidden = nn.functional.linear(x, up, up_bias)
-    return nn.functional.linear(hidden * torch.sigmoid(1.702 * hidden), down, down_bias)
-
-
-def test_the_frozen_mlp_is_clips():
-    torch.manual_seed(0)
-    shapes = (2, 3, 4), (16, 4), (16,), (4, 16), (4,)
-    x, *weights = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
-    x.requires_grad_(True)
-    torch.testing.assert_close(blocks.FrozenMLP.apply(x, *weights), plain_mlp(x, *weights))
-    assert torch.autograd.gradcheck(lambda x: blocks.FrozenMLP.apply(x, *weights), x)
-    with torch.no_grad():
-        torch.testing.assert_close(blocks.FrozenMLP.apply(x, *weights), plain_mlp(x, *weights))
 
 
 @pytest.mark.parametrize("shared", [0, 1, 2])

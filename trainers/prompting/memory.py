@@ -25,12 +25,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 class Footprint(NamedTuple):
     """Bytes that one tower keeps: all activations, its blocks' inputs, one block's activations."""
 
-    stored: int = 0
-    inputs: int = 0
-    block: int = 0
+    stored: float = 0
+    inputs: float = 0
+    block: float = 0
 
     @property
-    def recomputed(self) -> int:
+    def recomputed(self) -> float:
         """What is left of `stored` when the blocks are recomputed."""
         return self.inputs + self.block
 
@@ -39,7 +39,7 @@ class MemoryPlan(NamedTuple):
     """The towers to recompute, and what a training step then keeps, in bytes."""
 
     recompute: tuple[str, ...]
-    needed: int
+    needed: float
 
 
 def memory_budget(gib: float, device: torch.device) -> int:
@@ -57,9 +57,9 @@ def memory_budget(gib: float, device: torch.device) -> int:
         raise UserError(f"MEMORY_BUDGET is {gib} but is a number of GiB, or 0 for the default")
     if gib:
         return int(gib * GIB)
-    backend = getattr(torch, device.type, None)
-    if hasattr(backend, "mem_get_info"):
-        return int(0.9 * backend.mem_get_info(device)[0])
+    mem_get_info = getattr(getattr(torch, device.type, None), "mem_get_info", None)
+    if mem_get_info:
+        return int(0.9 * mem_get_info(device)[0])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
@@ -70,7 +70,7 @@ def keep_freed_memory():
     takes as long as the arithmetic where a step keeps gigabytes.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import textwrap
 from pathlib import Path
 
 import torch
@@ -116,5 +117,5 @@ def _load_safetensors(path: Path):
 
 
 def _unreadable(path, reason) -> UserError:
-    first = next(iter(str(reason).splitlines()), type(reason).__name__)
-    return UserError(f"'{path}' holds no CLIP weights that can be read: {first}")
+    words = textwrap.shorten(str(reason), 200, placeholder=" ...") or type(reason).__name__
+    return UserError(f"'{path}' holds no CLIP weights that can be read: {words}")

@@ -24,7 +24,9 @@ def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     Returns:
         Three tensors (..., W), heads side by side.
     """
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, -1)
+    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    q, k, v = qkv.chunk(3, -1)
+    return q, k, v
 
 
 def project_q(block, x: torch.Tensor) -> torch.Tensor:
@@ -37,7 +39,8 @@ def project_kv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values alone, of positions whose own output nobody reads."""
     W = x.shape[-1]
     weight, bias = block.attn.in_proj_weight[W:], block.attn.in_proj_bias[W:]
-    return F.linear(block.ln_1(x), weight, bias).chunk(2, -1)
+    k, v = F.linear(block.ln_1(x), weight, bias).chunk(2, -1)
+    return k, v
 
 
 def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:

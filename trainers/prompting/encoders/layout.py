@@ -1,6 +1,6 @@
 """Where the text encoder computes each position of its sentences."""
 
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import nn
@@ -18,23 +18,6 @@ class Layout(nn.Module):
     attention alone they are *padded* to the longest, (N * K, S). L is the largest number of
     token-level features of a sentence.
 
-    All buffers hold indices, and follow the module to its device:
-        prefix_ids (N, P), suffix_ids (N, T): token ids.
-        suffix_positions (N, T): the place in its sentence of each packed position.
-        pad_index (K * S): packed -> padded; what is behind a suffix repeats anything.
-        pack_index (T): padded -> packed.
-        mask (N, S, P + S), or (1, ...) when all prefixes are equally long: boolean, True where a
-            position of a padded suffix sees one of its prefix or of itself.
-        eos (K), eos_offset (K): EOS among the packed positions, and within its suffix.
-        suffix_slots (3, .): slots in the suffixes: packed position, class, learnable token.
-        token_index (N, K, L), token_mass (N, K, L): the token-level features in the prefix and,
-            behind it, the packed suffixes; their weights, which sum to 1 over the real tokens.
-            Both only with `spans`.
-
-    Attributes:
-        prefix_slots: number of slots in a prefix, which begin right behind SOS.
-        shared_tokens: how many of the L tokens, the first, are in the prefix for all sentences.
-
     Args:
         sentences: [N][K].
         cut: length of each of the N prefixes.
@@ -43,6 +26,26 @@ class Layout(nn.Module):
     Raises:
         UserError: the prompts of one class end differently.
     """
+
+    # These follow the module to its device.
+    prefix_ids: torch.Tensor  # (N, P) token ids
+    suffix_ids: torch.Tensor  # (N, T) token ids
+    suffix_positions: torch.Tensor  # (N, T) the place of each packed position in its sentence
+    pad_index: torch.Tensor  # (K * S,) packed -> padded; behind a suffix stands anything
+    pack_index: torch.Tensor  # (T,) padded -> packed
+    # (N, S, P + S), or (1, ...) when all prefixes are equally long: True where a position of a
+    # padded suffix sees one of its prefix or of itself
+    mask: torch.Tensor
+    eos: torch.Tensor  # (K,) EOS among the packed positions
+    eos_offset: torch.Tensor  # (K,) EOS within its suffix
+    suffix_slots: torch.Tensor  # (3, .) slots in the suffixes: packed position, class, slot
+    # (N, K, L), with `spans` alone: the tokens of the token level, in the prefix and, behind it,
+    # the packed suffixes; and their weights, which sum to 1 over the real ones
+    token_index: torch.Tensor | None
+    token_mass: torch.Tensor | None
+
+    prefix_slots: int  # slots in a prefix, which begin right behind SOS
+    shared_tokens: int  # how many of the L tokens, the first, are in the prefix for all sentences
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Layout(nn.Module):
         start, length = torch.tensor(self.starts), torch.tensor(lengths)
 
         self._keep("prefix_ids", padded(prefixes))
-        self._keep("suffix_ids", torch.tensor([sum(row, []) for row in suffixes]))
+        self._keep("suffix_ids", torch.tensor([list(chain(*row)) for row in suffixes]))
         offset = torch.cat([torch.arange(n) for n in lengths])
         self._keep("suffix_positions", torch.tensor(cut)[:, None] + offset)
 
@@ -90,7 +93,8 @@ class Layout(nn.Module):
         self._keep("suffix_slots", torch.tensor(slots, dtype=torch.long).reshape(-1, 3).T)
         self.prefix_slots = sum(p < cut[0] for p in sentences[0][0].slots)
 
-        index = mass = None
+        tokens: torch.Tensor | None = None
+        mass: torch.Tensor | None = None
         self.shared_tokens = 0
         if spans:
             places = [
@@ -99,9 +103,9 @@ class Layout(nn.Module):
             self.shared_tokens = min(sum(i < self.P for i in row) for row in places)
             count = torch.tensor([len(row) for row in places])
             real = torch.arange(int(count.max())) < count[:, None]
-            index = padded(places).reshape(N, K, -1)
+            tokens = padded(places).reshape(N, K, -1)
             mass = (real / count[:, None]).reshape(N, K, -1)
-        self._keep("token_index", index)
+        self._keep("token_index", tokens)
         self._keep("token_mass", mass)
 
     def place(self, n: int, k: int, p: int) -> int:
@@ -128,8 +132,8 @@ def lengthened(sentences, spans):
 
 def padded(rows: list[list[int]]) -> torch.Tensor:
     """Rows of different lengths as one tensor, with 0 behind the shorter ones."""
-    rows = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 def suffix_mask(cut: list[int], S: int) -> torch.Tensor:

@@ -101,6 +101,7 @@ class TextEncoder(nn.Module):
                 for k, sentence in enumerate(self.sentences[0])
                 for p in range(self.own_layout.P, len(sentence.ids))
             ]
+            self.regroup: torch.Tensor
             self.register_buffer("regroup", torch.tensor(regroup), persistent=False)
 
     def _check_depth(self):

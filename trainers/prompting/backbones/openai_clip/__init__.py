@@ -27,7 +27,7 @@ def installed_folder() -> Path:
     """
     for name in DISTRIBUTIONS:
         try:
-            folder = Path(distribution(name).locate_file("clip"))
+            folder = Path(str(distribution(name).locate_file("clip")))
         except PackageNotFoundError:
             continue
         if (folder / VOCABULARY).is_file():
@@ -40,8 +40,9 @@ def stand_in_for_pkg_resources():
     """Let `from pkg_resources import packaging` work, which current setuptools do not."""
     name = "pkg_resources"
     before = sys.modules.get(name)
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].packaging = packaging
+    stand_in = types.ModuleType(name)
+    setattr(stand_in, "packaging", packaging)  # noqa: B010
+    sys.modules[name] = stand_in
     try:
         yield
     finally:
@@ -52,4 +53,5 @@ def stand_in_for_pkg_resources():
 
 __path__.append(str(installed_folder()))
 with stand_in_for_pkg_resources():
-    importlib.import_module(".clip", __name__)
+    clip = importlib.import_module(".clip", __name__)
+model = importlib.import_module(".model", __name__)

@@ -1,0 +1,83 @@
+"""Sentences of templates with and without words behind the class name."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.prompting import UserError
+from trainers.prompting.backbones.openai import OPENAI, clip
+from trainers.prompting.encoders.sentences import Writer, shared_length
+
+WRITER = Writer(OPENAI.tokenizer, 77)
+NAMES = st.text("abcdefg -().'é", min_size=1, max_size=20).map(str.strip).filter(bool)
+
+
+def spec(b, position="end"):
+    return SimpleNamespace(text_length=b, class_position=position)
+
+
+def text(sentence) -> str:
+    return OPENAI.tokenizer.decode(sentence.ids[1:-1]).strip()
+
+
+@pytest.mark.parametrize(
+    "template, whole, behind",
+    [
+        ("a photo of a", "a photo of a red fox .", 1),
+        ("a photo of a {}.", "a photo of a red fox .", 1),
+        ("X X X X {}, a type of pet.", "x x x x red fox , a type of pet .", 6),
+        ("X X X X {}, a type of car", "x x x x red fox , a type of car", 5),
+        ("X X X X {} texture.", "x x x x red fox texture .", 2),
+        ("a type of pet, a photo of a {}.", "a type of pet , a photo of a red fox .", 1),
+    ],
+)
+def test_words_stand_around_the_class_name(template, whole, behind):
+    sentence = WRITER.write_prompt(template, "red fox", spec(4))
+    assert text(sentence) == whole
+    assert sentence.slots == {1: 0, 2: 1, 3: 2, 4: 3}
+    assert sentence.ids.index(OPENAI.tokenizer.eos) == sentence.eos == len(sentence.ids) - 1
+    stop = whole.endswith(".")
+    assert sentence.end == sentence.eos - stop
+    fox = OPENAI.tokenizer.encode("fox")[0]
+    assert sentence.ids.index(fox) == sentence.eos - 1 - behind
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["", "{} in it.", "a {}"]))
+def test_what_is_shared_is_the_longest_common_start(names, end):
+    template = "a photo of a " + end
+    row = [WRITER.write_prompt(template, name, spec(2)) for name in names]
+    for sentence, name in zip(row, names, strict=True):
+        words = template.replace("{}", name) if end else f"a photo of a {name}."
+        assert sentence.ids == clip.tokenize(words)[0][: len(sentence.ids)].tolist()
+    shared = shared_length(row, class_specific=False)
+    assert len({tuple(s.ids[:shared]) for s in row}) == 1
+    ends = shared == min(s.eos for s in row)
+    assert ends or len({s.ids[shared] for s in row}) > 1
+    assert shared_length(row, class_specific=True) == 1
+
+
+@pytest.mark.parametrize("position, slots", [("middle", [1, 2, 5, 6]), ("front", [3, 4, 5, 6])])
+def test_a_class_name_moves_into_or_before_the_context(position, slots):
+    sentence = WRITER.write_prompt("X X X X", "red fox", spec(4, position))
+    words = {"middle": "x x red fox x x .", "front": "red fox x x x x ."}
+    assert text(sentence) == words[position]
+    assert list(sentence.slots) == slots
+
+
+BAD = {
+    "no name": ("a photo of a", "", "class name is empty"),
+    "too long": ("a photo of a", "very " * 80 + "cat", "'very very.*' is too long"),
+    "too few words": ("a {} in the photo of a", "cat", "has 1 tokens before the class name"),
+    "no words": ("{} texture.", "cat", "has 0 tokens before the class name"),
+    "no space": ("a photo of a{}.", "cat", "run into one word"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_sentences(case):
+    template, name, part = BAD[case]
+    with pytest.raises(UserError, match=part) as error:
+        WRITER.write_prompt(template, name, spec(4))
+    assert "\n" not in str(error.value)

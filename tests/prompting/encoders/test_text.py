@@ -1,0 +1,164 @@
+"""The text encoder against CLIP's own modules on whole, unshared sentences."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.measure.case import ATTENTION_ON_CPU
+from trainers.prompting import PromptedCLIP, PromptSpec, UserError
+from trainers.prompting.backbones.openai import clip
+from trainers.prompting.encoders.text import TextEncoder, encode_sentences
+
+NAMES = ["annual crop land", "forest", "sea_or_lake", "annual meadow", "highway or road"]
+
+
+def coop(*templates, **special) -> PromptSpec:
+    return PromptSpec(
+        M=0, N=len(templates), beta=0, score="cosine" if len(templates) == 1 else "ot",
+        templates=templates, text_length=4, text_depth=1, **special,
+    )  # fmt: skip
+
+
+def whole(clip_model, template, ctx, block=None, inserted=None):
+    """States (K, 77, W) of all classes, by CLIP's modules, and the positions of EOS."""
+    ids = clip.tokenize([template.format(name.replace("_", " ")) for name in NAMES])
+    x = clip_model.token_embedding(ids)
+    x = torch.cat([x[:, :1], ctx.expand(len(x), -1, -1), x[:, 5:]], dim=1)
+    x = (x + clip_model.positional_embedding).transpose(0, 1)
+    for i, layer in enumerate(clip_model.transformer.resblocks):
+        if i == block:
+            x = torch.cat([x[:1], inserted.transpose(0, 1), x[5:]])
+        x = layer(x)
+    x = clip_model.ln_final(x.transpose(0, 1)) @ clip_model.text_projection
+    return x, ids.argmax(-1)
+
+
+def gradients(features, *leaves):
+    """Of a weighted sum of the features."""
+    weights = torch.linspace(-1, 1, features.numel()).reshape(features.shape)
+    return torch.autograd.grad((features * weights).sum(), leaves)
+
+
+def leaves():
+    return (
+        torch.randn(1, 4, 128, requires_grad=True),
+        torch.randn(len(NAMES), 4, 128, requires_grad=True),
+    )
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize(
+    "template", ["X X X X {}.", "a photo of a person doing {}.", "X X X X {}, a type of pet"]
+)
+def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, recompute):
+    tiny_clip.requires_grad_(False)
+    ctx, inserted = leaves()
+    encoder = TextEncoder(tiny_clip, NAMES, coop(template), insert_block=block)
+    encoder.recompute = recompute
+    raw = encoder([ctx], inserted).raw[0]
+    x, eos = whole(tiny_clip, template, ctx[0], block, inserted)
+    expected = x[torch.arange(len(x)), eos]
+    torch.testing.assert_close(raw, expected, atol=1e-4, rtol=1e-4)
+    own = gradients(raw, ctx, inserted)
+    for grad, wanted in zip(own, gradients(expected, ctx, inserted), strict=True):
+        assert (grad - wanted).norm() < 1e-4 * wanted.norm()
+    without = encoder([ctx]).raw[0]  # the same encoder without them is the plain one
+    plain = TextEncoder(tiny_clip, NAMES, coop(template))([ctx]).raw[0]
+    assert torch.equal(without, plain) and (without - raw).abs().max() > 1e-2
+
+
+def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
+    tiny_clip.requires_grad_(False)
+    ctx, inserted = leaves()
+    template = "X X X X {}, a type of pet"
+    encoder = TextEncoder(tiny_clip, NAMES, coop(template), words=True, insert_block=2)
+    features = encoder([ctx], inserted)
+    x, eos = whole(tiny_clip, template, ctx[0], 2, inserted)
+    for k, end in enumerate(eos.tolist()):
+        words = F.normalize(x[k, 1:end], dim=-1)  # to the last word, as there is no full stop
+        torch.testing.assert_close(features.s[0, k, : len(words)], words, atol=1e-4, rtol=1e-4)
+        mass = features.s_mass[0, k]
+        assert torch.equal(mass > 0, torch.arange(len(mass)) < len(words))
+        assert len(encoder.words(k, 0)) == len(words)
+    assert encoder.words(1, 0)[3:7] == ["context 4", "forest", ",", "a"]
+    assert features.shared == 0
+
+
+def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):
+    """Operations of a forward pass, by hand: projections and MLP of the positions computed."""
+    names = [f"red {a} {b}" for a in ("fox", "cat", "dog", "cow") for b in ("cub", "tail", "ear")]
+    template = "a bad blurry photo of a person doing {}."
+    encoder = TextEncoder(tiny_clip, names, coop(template), insert_block=2)
+    contexts = [torch.randn(1, 4, 128)], torch.randn(len(names), 4, 128)
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as count:
+        encoder(*contexts)
+    prefix, length = 10, 14  # with `red`; all sentences have 10 + 2 words, full stop and EOS
+    shared = prefix + len(names) * (length - prefix)
+    own = 1 + len(names) * (length - 1)
+    block = 24 * 128**2
+    necessary = (2 * shared + own) * block + own * block // 6 + len(names) * block * 5 // 6
+    necessary += 2 * len(names) * 128 * 64
+    attention = 4 * 128 * len(names) * length * length * 3  # as if nothing were shared
+    assert necessary < count.get_total_flops() < 1.1 * necessary + attention
+
+
+def test_memory_counts_the_positions_of_both_layouts(tiny_clip):
+    plain = TextEncoder(tiny_clip, NAMES, coop("X X X X {}.")).footprint(1, 4)
+    kept = [
+        TextEncoder(tiny_clip, NAMES, coop("X X X X {}."), insert_block=i).footprint(1, 4)
+        for i in (3, 1)
+    ]
+    assert plain.stored < kept[0].stored < kept[1].stored
+    assert plain.inputs < kept[0].inputs < kept[1].inputs
+    assert plain.block < kept[0].block == kept[1].block
+
+
+@pytest.mark.parametrize(
+    "spec, block, part",
+    [
+        (coop("X X X X"), 4, "has blocks 0 to 3"),
+        (coop("X X X X"), -1, "has blocks 0 to 3"),
+        (coop("X X X X", "X X X X"), 2, "need one textual prompt"),
+        (coop("X X X X").with_(text_depth=3), 2, "no deeper than there"),
+    ],
+)
+def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
+    with pytest.raises(UserError, match=part):
+        TextEncoder(tiny_clip, NAMES, spec, insert_block=block)
+
+
+def test_prompts_that_end_differently(tiny_clip):
+    spec = coop("a photo of a {}.", "a bad photo of a {} texture.")
+    with pytest.raises(UserError, match="let all prompts end alike"):
+        PromptedCLIP(tiny_clip, NAMES, spec.with_(beta=1.0))
+    alike = coop("a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet.")
+    encoder = TextEncoder(tiny_clip, NAMES, alike, words=True)
+    ctx = torch.randn(2, 4, 128)
+    features = encoder([ctx])
+    for n, template in enumerate(alike.templates):
+        x, eos = whole(tiny_clip, template, ctx[n])
+        expected = x[torch.arange(len(x)), eos]
+        torch.testing.assert_close(features.raw[n], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_whole_sentences_as_clip_encodes_them(tiny_clip, chunk):
+    sentences = [
+        template.format(name)
+        for template in ("a photo of a {}.", "itap of my {}", "{}")
+        for name in ("forest", "sea or lake", "annual crop land")
+    ]
+    features = encode_sentences(tiny_clip, sentences, chunk)
+    expected = tiny_clip.encode_text(clip.tokenize(sentences))
+    torch.testing.assert_close(features, expected.detach(), atol=1e-4, rtol=1e-4)
+    assert not features.requires_grad
+
+
+@pytest.mark.parametrize(
+    "sentence, part", [("", "is empty"), ("word " * 80, r"^'word .*' has 82 tokens")]
+)
+def test_sentences_that_cannot_be_encoded(tiny_clip, sentence, part):
+    with pytest.raises(UserError, match=part):
+        encode_sentences(tiny_clip, ["a forest.", sentence])
