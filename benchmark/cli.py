@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
@@ -20,21 +21,21 @@ def words(text: str) -> list[str]:
     return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
-def whole_number(text: str, least: int = 1) -> int:
-    """A whole number from `least` on."""
+def each(kind: Callable) -> Callable[[str], list]:
+    """The argument type of several values of one kind, each once."""
+    return lambda text: list(dict.fromkeys(kind(word) for word in words(text)))
+
+
+def from_one(text: str, least: int = 1) -> int:
+    """A whole number from 1 (or `least`) on."""
     if not (text.isascii() and text.isdecimal()) or int(text) < least:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
     return int(text)
 
 
-def whole_numbers(text: str) -> list[int]:
-    """Whole numbers from 1 on, each once."""
-    return list(dict.fromkeys(whole_number(word) for word in words(text)))
-
-
-def seeds(text: str) -> list[int]:
-    """Whole numbers from 0 on, each once."""
-    return list(dict.fromkeys(whole_number(word, least=0) for word in words(text)))
+def from_zero(text: str) -> int:
+    """A whole number from 0 on."""
+    return from_one(text, least=0)
 
 
 def weight(text: str) -> float:
@@ -48,11 +49,6 @@ def weight(text: str) -> float:
     return number
 
 
-def weights(text: str) -> list[float]:
-    """Numbers from 0 to 1, each once."""
-    return list(dict.fromkeys(weight(word) for word in words(text)))
-
-
 def number_pairs(text: str) -> list[tuple[int, int]]:
     """Pairs `M,N` of whole numbers from 1 on, apart by spaces, each once."""
     found = []
@@ -60,7 +56,7 @@ def number_pairs(text: str) -> list[tuple[int, int]]:
         pair = word.split(",")
         if len(pair) != 2:
             raise argparse.ArgumentTypeError(f"'{word}' is not a pair M,N")
-        found.append((whole_number(pair[0]), whole_number(pair[1])))
+        found.append((from_one(pair[0]), from_one(pair[1])))
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
-from ..cli import Parser, seeds, whole_number, words, write_output
+from ..cli import Parser, each, from_one, from_zero, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
@@ -46,8 +46,7 @@ def launch(protocol: Protocol, argv: list[str]) -> int:
     args = parse(build_parser(protocol), argv)
     configs = TrainerConfigs(args.config, args.plugins)
     check_datasets(args.datasets)
-    configs.check_trainers(getattr(args, "trainers", ()))
-    own = {name: getattr(args, name) for name in map(dest, protocol.options)}
+    own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
     check_varied(protocol, runs, args.opts)
     check_classes(runs, args.opts)
@@ -71,18 +70,13 @@ def launch(protocol: Protocol, argv: list[str]) -> int:
     return int(any(outcome.problem for outcome in outcomes))
 
 
-def dest(flag: str) -> str:
-    """The name of an option's value."""
-    return flag.removeprefix("--").replace("-", "_")
-
-
 def build_parser(protocol: Protocol) -> Parser:
     """The arguments that all protocols have, and its own."""
     name = "DATASET" if protocol.datasets else "TARGET"
     usual = protocol.datasets or "those usual for the source"
     parser = Parser(
         prog=f"python -m benchmark {protocol.name}",
-        description=f"{protocol.description} Finished runs are skipped.",
+        description=f"{protocol.title}: {protocol.summary}. Finished runs are skipped.",
         usage=f"%(prog)s [{name} ...] [options] [KEY VALUE ...]",
     )
     parser.set_defaults(usual=protocol.datasets)
@@ -95,7 +89,7 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     for flag, settings in protocol.options.items():
         add(flag, **settings)
-    add("--seeds", type=seeds, default="1 2 3", help="(default: '%(default)s')")
+    add("--seeds", type=each(from_zero), default="1 2 3", help="(default: '%(default)s')")
     add("--root", type=Path, metavar="DATA", help="the folder of the data sets")
     add("--output", type=Path, default=Path("output"), help="(default: %(default)s)")
     add(
@@ -113,7 +107,7 @@ def build_parser(protocol: Protocol) -> Parser:
     add("--backbone", help="a CLIP by name or file (default: the config's)")
     add(
         "--jobs",
-        type=whole_number,
+        type=from_one,
         help="runs at once (default: one for each GPU, or for each core up to four)",
     )
     add("--dry-run", action="store_true", help="only print the commands")

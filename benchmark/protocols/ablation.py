@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
-from ..cli import number_pairs, weights
+from ..cli import each, number_pairs, weight
 from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
 from .configs import config_keys
@@ -18,8 +18,7 @@ class Ablation(Protocol):
 
     name = "ablation"
     title = "Ablation"
-    summary = "ALIGN base-to-new with each beta, and each M and N"
-    description = "ALIGN base-to-new with each beta of the convex form, and with each M and N."
+    summary = "ALIGN base-to-new with each beta of the convex form, and with each M and N"
     parts = {
         "base": Part(f"ablation/train_base/{VARIANT}", "base", "base"),
         "new": Part(f"ablation/test_new/{VARIANT}", "new", "new", True),
@@ -28,7 +27,7 @@ class Ablation(Protocol):
     rules = BASE2NEW.rules
     options = SHOTS | {
         "--betas": {
-            "type": weights,
+            "type": each(weight),
             "default": "0 0.2 0.5 0.7 1",
             "help": "weights of the token level, from 0 to 1, in one argument "
             "(default: '%(default)s')",

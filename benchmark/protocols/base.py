@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from trainers.prompting.errors import UserError
 
-from ..cli import whole_number, words
+from ..cli import from_one, words
 from .configs import Rule, TrainerConfigs, config_keys, option_pairs
 
 # What an untrained method reaches depends on neither seed nor shots: in most protocols one run
@@ -30,7 +30,7 @@ TRAINERS = {
 }
 SHOTS = {
     "--shots": {
-        "type": whole_number,
+        "type": from_one,
         "default": 16,
         "help": "images per class (default: %(default)s)",
     }
@@ -47,38 +47,23 @@ def learns_nothing(trainer: str) -> bool:
 
 
 class Part(NamedTuple):
-    """One kind of run of a protocol.
+    """One kind of run of a protocol."""
 
-    Attributes:
-        folder: its place below the output, in which the braces name fields of the run.
-        column: that of the table which its accuracy fills.
-        subsample: the classes, `all`, `base` or `new`.
-        eval_only: it tests the prompts of another run.
-    """
-
-    folder: str
-    column: str = "accuracy"
-    subsample: str = "all"
-    eval_only: bool = False
+    folder: str  # its place below the output; the braces name fields of the run
+    column: str = "accuracy"  # that of the table which its accuracy fills
+    subsample: str = "all"  # the classes: `all`, `base` or `new`
+    eval_only: bool = False  # it tests the prompts of another run
 
 
 class Plot(NamedTuple):
-    """A picture of a protocol's rows, one panel a data set.
+    """A picture of a protocol's rows, one panel a data set."""
 
-    Attributes:
-        name: of the files.
-        x: `shots`, or the setting of an ablation that is varied alone.
-        y: the column that is drawn.
-        x_label, y_label: of the axes.
-        sentence: what is seen, for those who cannot see it.
-    """
-
-    name: str
-    x: str
-    y: str
+    name: str  # of the files
+    x: str  # `shots`, or the setting of an ablation that is varied alone
+    y: str  # the column that is drawn
     x_label: str
     y_label: str
-    sentence: str
+    sentence: str  # what is seen, for those who cannot see it
 
 
 @dataclass(frozen=True)
@@ -122,47 +107,25 @@ class Run:
 
 
 class Protocol(ABC):
-    """Everything that tells one protocol from the others; adding one is adding such an object.
+    """Everything that tells one protocol from the others; adding one is adding such an object."""
 
-    Attributes:
-        name: of the command, the script, and the folder of its table.
-        title: above its tables.
-        summary, description: what it does, in the list of commands and in its own --help.
-        parts: its kinds of runs, by name.
-        columns: the numbers of a row with their heads; `h` is computed from `base` and `new`.
-        rules: which config file a run takes.
-        datasets: those that are run when none is named; "" when these depend on the source.
-        targets: the data sets usually tested, by the source trained on.
-        options: of its command line; for each flag, the arguments of `add_argument`.
-        untrained_once: one run of an untrained method stands for all seeds and shots.
-        new_classes: prompts are tested on other classes than those they were trained on.
-        across: what stands side by side in a table: `columns`, or the rows' `shots` or `dataset`.
-        by_variant: the lines of a table are the settings of an ablation, not methods.
-        costs: a table tells what training took.
-        table_title: of one table; the braces name fields of a row.
-        variant_notes: what to know about the settings that an ablation varies.
-        published: the file in report/published_csv with numbers to compare with.
-        plot: what is drawn.
-    """
-
-    name: str
-    title: str
-    summary: str
-    description: str
-    parts: dict[str, Part]
-    columns: dict[str, str] = {"accuracy": "Accuracy"}
-    rules: list[Rule]
-    datasets: str = "emoji"
-    targets: dict[str, list[str]] = {}
-    options: dict[str, dict] = TRAINERS | SHOTS
-    untrained_once: bool = True
-    new_classes: bool = False
-    across: str = "columns"
-    by_variant: bool = False
-    costs: bool = False
-    table_title: str
-    variant_notes: dict[str, str] = {}
-    published: str | None = None
+    name: str  # of the command, the script, and the folder of its table
+    title: str  # above its tables
+    summary: str  # what it does, in a few words
+    parts: dict[str, Part]  # its kinds of runs, by name
+    columns: dict[str, str] = {"accuracy": "Accuracy"}  # of a row; `h` comes from base and new
+    rules: list[Rule]  # which config file a run takes
+    datasets: str = "emoji"  # those run when none is named; "" when these depend on the source
+    targets: dict[str, list[str]] = {}  # the data sets usually tested, by the source trained on
+    options: dict[str, dict] = TRAINERS | SHOTS  # the arguments of `add_argument`, by the flag
+    untrained_once: bool = True  # one run of an untrained method stands for all seeds and shots
+    new_classes: bool = False  # prompts are tested on other classes than they were trained on
+    across: str = "columns"  # side by side in a table: these, or the rows' `shots` or `dataset`
+    by_variant: bool = False  # the lines of a table are settings of an ablation, not methods
+    costs: bool = False  # a table tells what training took
+    table_title: str  # of one table; the braces name fields of a row
+    variant_notes: dict[str, str] = {}  # what to know about what an ablation varies
+    published: str | None = None  # the file in report/published_csv to compare with
     plot: Plot | None = None
 
     @abstractmethod
@@ -177,14 +140,7 @@ class Protocol(ABC):
         """The runs that are asked for; a run comes after the one that it needs.
 
         Seeds come before trainers: the first seed of every method is there early, and with it an
-        idea of how long the rest takes.
-
-        Args:
-            output: the folder below which all runs have theirs.
-            datasets: those that the user names, or the usual ones.
-            seeds: of the training images and the initialisation.
-            configs: finds the config files.
-            options: the values of this protocol's own options.
+        idea of how long the rest takes. `options` are the values of the protocol's own options.
 
         Raises:
             UserError: something that is asked for is not there.

@@ -12,7 +12,6 @@ class Base2New(Protocol):
     name = "base2new"
     title = "Base-to-new"
     summary = "train on base classes, test on base and on new"
-    description = "Train on base classes, test on base and on new."
     parts = {
         "base": Part(f"base2new/train_base/{{dataset}}/{METHOD}/seed{{seed}}", "base", "base"),
         "new": Part(f"base2new/test_new/{{dataset}}/{METHOD}/seed{{seed}}", "new", "new", True),

@@ -55,22 +55,6 @@ class TrainerConfigs:
     asked: str | None = None
     plugins: tuple[str, ...] = ()
 
-    def check_trainers(self, trainers: Iterable[str]) -> None:
-        """
-        Raises:
-            UserError: a trainer has no config files.
-        """
-        if self._asked_path or self.plugins:  # only train.py knows the methods of a plug-in
-            return
-        known = known_trainers()
-        for trainer in trainers:
-            if trainer not in known:
-                place = CONFIGS / "trainers" / trainer
-                raise UserError(
-                    f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new one needs "
-                    f"config files in {place}, or --config FILE.yaml"
-                )
-
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
         """The config file of a run.
 
@@ -84,18 +68,22 @@ class TrainerConfigs:
         fitting = (rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots))
         name = self.asked or next(fitting)
         folders = [folder / trainer for folder in self._folders()]
-        for folder in folders:
-            if (folder / f"{name}.yaml").is_file():
-                return folder / f"{name}.yaml"
+        files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+        if name in files:
+            return files[name]
+        if not files and not self.plugins:  # the methods of a plug-in only train.py knows
+            known = known_trainers()
+            raise UserError(
+                f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new one needs "
+                f"config files in {folders[0]}, or --config FILE.yaml"
+            )
         kind = f"config of {trainer} for {dataset}"
-        known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
         if self.asked:
-            check_name(kind, name, known)
-        others = f" (there are: {', '.join(sorted(known))})" if known else ""
-        place = CONFIGS / "trainers" / trainer / f"{name}.yaml"
+            check_name(kind, name, files)
+        others = f" (there are: {', '.join(sorted(files))})" if files else ""
         raise UserError(
-            f"There is no {kind} '{name}'{others}: write {place}, or name a file by "
-            "--config FILE.yaml"
+            f"There is no {kind} '{name}'{others}: write {folders[0] / name}.yaml, or name a file "
+            "by --config FILE.yaml"
         )
 
     @property

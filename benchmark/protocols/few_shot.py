@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from ..cli import whole_numbers
+from ..cli import each, from_one
 from .base import METHOD, TRAINERS, Part, Plot, Protocol
 from .configs import ANY, Rule
 
@@ -12,8 +12,7 @@ class FewShot(Protocol):
 
     name = "few_shot"
     title = "Few-shot recognition"
-    summary = "train with few images of all classes; ends in a table"
-    description = "Train with few images of all classes, test on all."
+    summary = "train with few images of all classes, test on all"
     parts = {"all": Part(f"few_shot/{{dataset}}/{METHOD}/seed{{seed}}")}
     rules = [
         Rule("imagenet", "CoOp PLOT", ANY, "vit_b16_ep50"),
@@ -26,7 +25,7 @@ class FewShot(Protocol):
     ]
     options = TRAINERS | {
         "--shots": {
-            "type": whole_numbers,
+            "type": each(from_one),
             "default": "1 2 4 8 16",
             "help": "images per class, in one argument (default: '%(default)s')",
         }

@@ -77,7 +77,6 @@ class CrossDataset(Transfer):
     name = "cross_dataset"
     title = "Cross-dataset transfer"
     summary = "train on one data set, test on others"
-    description = "Train on one data set, test on others."
     new_classes = True
     targets = {
         "imagenet": [
@@ -94,7 +93,6 @@ class DomainGeneralization(Transfer):
     name = "domain_generalization"
     title = "Domain generalization"
     summary = "train on one data set, test on its classes in other styles"
-    description = "Train on one data set, test on its classes in other styles."
     targets = {
         "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
         "emoji": ["emoji_3d", "emoji_sketch"],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -123,3 +124,20 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+SLOW = {"CoOp/1/base": "slow"}
+
+
+@contextmanager
+def working(checkout, *words, calls=1, fake=SLOW, **variables):
+    """A base2new in the middle of its work; interrupted at the end, if it still is there."""
+    before = len(checkout.calls())
+    process = checkout.start(*words, fake=fake, **variables)
+    wait_for(lambda: len(checkout.calls()) == before + calls)
+    time.sleep(0.2)  # the fake writes its checkpoint just after
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)

@@ -1,8 +1,38 @@
 import pytest
 from checkout import Checkout
 
+from benchmark.protocols import (
+    ABLATION,
+    BASE2NEW,
+    CROSS_DATASET,
+    DOMAIN_GENERALIZATION,
+    FEW_SHOT,
+    configs,
+)
+from benchmark.protocols.configs import TrainerConfigs
+
 
 @pytest.fixture
 def checkout(tmp_path):
     """A small checkout with the real benchmark/ and scripts/, whose train.py learns nothing."""
     return Checkout(tmp_path / "a checkout")
+
+
+@pytest.fixture
+def planned(checkout, monkeypatch):
+    """The runs of each protocol on the emoji sets, in the output of the checkout."""
+    monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
+    output, seeds = checkout.output, [1, 2]
+    every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
+    transfer = {"shots": 16, "source": "emoji"} | every
+    asked = {
+        BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
+        FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
+        CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),
+        DOMAIN_GENERALIZATION: (["emoji_food", "emoji_animals"], transfer),
+        ABLATION: (["emoji"], {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)]}),
+    }
+    return {
+        protocol: protocol.plan(output, datasets, seeds, TrainerConfigs(), **options)
+        for protocol, (datasets, options) in asked.items()
+    }

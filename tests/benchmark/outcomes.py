@@ -1,9 +1,12 @@
 """Outcomes of runs that never ran, for tests of tables and plots."""
 
+import json
 from pathlib import Path
 
 from benchmark.protocols import PROTOCOLS
 from benchmark.report.results import Outcome
+from benchmark.report.rows import rows
+from benchmark.report.tables import Table, tables
 
 
 def outcome(
@@ -44,3 +47,38 @@ def transfer(trainer, source, accuracies: dict, seed=1, shots=16, **more) -> lis
         outcome(trainer, seed, "source" if name == source else "target", value, name, **more)
         for name, value in accuracies.items()
     ]
+
+
+def some_outcomes():
+    return [
+        outcome("ALIGN", 1, "base", 40.0),
+        outcome("ALIGN", 1, "new", 60.0),
+        outcome("ALIGN", 2, "base", 80.0),
+        outcome("ALIGN", 2, "new", 20.0),
+        outcome("CoOp", 1, "base", 50.0),
+        outcome("CoOp", 1, "new", 50.0),
+        outcome("CoOp", 2, "base", 0.0, problem="failed: no memory"),
+        outcome("CoOp", 2, "new", 0.0, problem="not run: it needs the other"),
+    ]
+
+
+def lines(table: Table) -> dict[str, list[str]]:
+    """The cells of each line behind its name."""
+    return {first.text: [cell.text for cell in cells] for first, *cells in table.lines}
+
+
+def only_table(outcomes, **options) -> Table:
+    ((table,),) = tables(rows(outcomes, **options)).values()
+    return table
+
+
+def leave(output: Path, outcomes) -> None:
+    """Write the results of these base-to-new or few-shot outcomes."""
+    for run, result in ((o.run, o.result) for o in outcomes):
+        place = {"base": "base2new/train_base", "new": "base2new/test_new", "all": "few_shot"}
+        method = f"{run.dataset}/shots_{run.shots}/{run.trainer}/{run.config}/seed{run.seed}"
+        folder = output / place[run.part] / method
+        folder.mkdir(parents=True)
+        keys = {"trainer": run.trainer, "dataset": run.dataset, "seed": run.seed}
+        keys |= {"shots": run.shots, "subsample_classes": run.subsample}
+        (folder / "results.json").write_text(json.dumps(result | keys))

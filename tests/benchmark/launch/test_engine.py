@@ -1,0 +1,102 @@
+"""What is done, what is to do, and what became of it."""
+
+import json
+import sys
+
+import pytest
+from checkout import working
+
+from benchmark.launch.engine import Engine, Settings
+from benchmark.protocols import BASE2NEW
+from benchmark.protocols.configs import TrainerConfigs
+
+ONE = ("--trainers", "CoOp", "--seeds", "1")
+
+EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
+
+
+def test_an_unfinished_run_with_other_options_starts_anew(checkout):
+    with working(checkout, *ONE, "OPTIM.MAX_EPOCH", "4"):
+        pass
+    checkout.base2new(*ONE)
+    again = checkout.calls()[1]
+    assert again["resume"] == "" and not again["checkpoint"]
+
+
+def test_a_finished_run_with_other_options_is_refused(checkout):
+    checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "4")
+    refused = checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "5", code=2)
+    assert "another run (OPTIM.MAX_EPOCH 4, not 5): choose another --output" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and refused.stdout == ""
+    checkout.base2new(*ONE, "OPTIM.MAX_EPOCH", "4")
+    assert len(checkout.calls()) == 2
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"accuracy": NaN}', '{"accuracy": null}'])
+def test_corrupt_results_are_named_and_redone(checkout, text):
+    checkout.base2new(*ONE)
+    results = checkout.folder("CoOp", 1, "test_new") / "results.json"
+    results.write_text(text)
+    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    assert f"- CoOp, new: corrupt: {results.relative_to(checkout.root)}" in told
+    again = checkout.base2new(*ONE)
+    assert str(results) in again.stderr and "taken as unfinished" in again.stderr
+    assert checkout.runs() == ["CoOp/1/base", "CoOp/1/new", "CoOp/1/new"]
+
+
+def test_an_evaluation_is_redone_with_its_training(checkout):
+    checkout.base2new(*ONE)
+    (checkout.folder("CoOp", 1) / "results.json").unlink()
+    failed = checkout.base2new(*ONE, fake={"CoOp/1/new": "silent"}, code=1)
+    assert "- CoOp, new: failed: it ended without results.json" in failed.stdout
+    assert checkout.runs()[2:] == ["CoOp/1/base", "CoOp/1/new"]
+
+
+def test_results_of_prompts_that_are_gone_are_not_shown(checkout):
+    checkout.base2new(*ONE)
+    (checkout.folder("CoOp", 1) / "results.json").unlink()
+    checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
+    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    row = next(line for line in told.splitlines() if line.startswith("CoOp "))
+    assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-", "-"]
+
+
+def test_a_new_training_makes_its_targets_new(checkout):
+    checkout.protocol("cross_dataset", *EMOJI)
+    (checkout.output / "transfer/emoji/shots_16/CoOp/emoji/seed1/results.json").unlink()
+    done = checkout.protocol("cross_dataset", *EMOJI)
+    assert "6 runs, 3 to do; " in done.stderr
+
+
+def test_results_of_another_beta_are_refused(checkout):
+    checkout.protocol("ablation", "--seeds", "1", "--betas", "0.5")
+    folder = checkout.output / "ablation/train_base/emoji/shots_16/ALIGN/emoji"
+    (folder / "beta0.5").rename(folder / "beta0.2")
+    refused = checkout.protocol("ablation", "--seeds", "1", "--betas", "0.2", code=2)
+    assert "another run (TRAINER.ALIGN.BETA 0.5, not 0.2)" in refused.stderr
+
+
+def test_results_of_an_older_config_file_are_refused(checkout):
+    checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
+    config = checkout.root / "configs/trainers/CoOp/emoji.yaml"
+    config.write_text("OPTIM:\n  MAX_EPOCH: 8\nTRAIN:\n  PRINT_FREQ: 7\n")
+    checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch")
+    config.write_text("OPTIM:\n  MAX_EPOCH: 9\n")
+    refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch", code=2)
+    assert "another run (OPTIM.MAX_EPOCH 8, not 9)" in refused.stderr
+    checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
+    assert len(checkout.calls()) == 6 + 2
+
+
+def test_time_left_counts_what_is_known_and_says_so(tmp_path):
+    options = {"trainers": ["CoOp", "ALIGN"], "shots": 16}
+    runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
+    runs = sorted(
+        (run for run in runs if run.part == "base"), key=lambda run: run.trainer != "CoOp"
+    )
+    finished = {"trainer": "CoOp", "dataset": "emoji", "seed": 1, "shots": 16, "accuracy": 5}
+    finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "results.json").write_text(json.dumps(finished))
+    assert Engine(runs[:3], Settings()).remaining() == (60.0, True)
+    assert Engine(runs, Settings()).remaining() == (60.0, False)

@@ -1,0 +1,151 @@
+"""The commands of the protocols: what is asked for, refused and listed."""
+
+import json
+import shlex
+import sys
+
+import pytest
+from outcomes import leave, outcome
+
+from benchmark.launch.command import keep_table
+from benchmark.protocols import BASE2NEW
+from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+
+ONE = ("--trainers", "CoOp", "--seeds", "1")
+
+TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
+
+
+def test_several_data_sets_end_in_an_average(checkout):
+    done = checkout.base2new("emoji", "emoji_food", *ONE)
+    assert "Base-to-new on emoji_food" in done.stdout
+    average = done.stdout.partition("average over 2 embedded data sets")[2]
+    row = next(line for line in average.splitlines() if line.startswith("CoOp"))
+    assert row.split()[1:] == ["51.00", "61.00", "55.55", "2", "of", "2"]
+
+
+def test_dry_run_prints_commands_and_writes_nothing(checkout):
+    listed = checkout.base2new(*ONE, "--root", "some data", "--dry-run", "OPTIM.LR", "0.01").stdout
+    assert not checkout.output.exists() and not checkout.calls()
+    comment, train, _, test = listed.splitlines()
+    assert comment == "# run: CoOp on emoji, seed 1, base"
+    train, test = shlex.split(train), shlex.split(test)
+    root, folder = checkout.root, checkout.folder("CoOp", 1)
+    assert train == [
+        sys.executable, str(root / "train.py"), "--root", str(root / "some data"),
+        "--seed", "1", "--trainer", "CoOp",
+        "--dataset-config-file", str(root / "configs/datasets/emoji.yaml"),
+        "--config-file", str(root / "configs/trainers/CoOp/emoji.yaml"),
+        "--output-dir", str(folder),
+        "DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.LR", "0.01",
+    ]  # fmt: skip
+    assert test[test.index("--model-dir") :] == [
+        "--model-dir", str(folder), "--eval-only",
+        "DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "new", "OPTIM.LR", "0.01",
+    ]  # fmt: skip
+    checkout.base2new(*ONE)
+    listed = checkout.base2new(*ONE, "--dry-run").stdout
+    assert listed.splitlines() == [
+        "# skip: CoOp on emoji, seed 1, base (finished)",
+        "# skip: CoOp on emoji, seed 1, new (finished)",
+    ]
+
+
+def test_zero_shot_loads_nothing(checkout):
+    listed = checkout.base2new("--trainers", "ZeroshotCLIP", "--seeds", "1", "--dry-run").stdout
+    assert "--eval-only" in listed and "--model-dir" not in listed
+
+
+def test_the_config_follows_the_data_set(checkout):
+    listed = checkout.base2new("dtd", "--trainers", "ALIGN", "--dry-run").stdout
+    assert "ALIGN/base2new.yaml" in listed and "dtd/shots_16/ALIGN/base2new/seed1" in listed
+    other = checkout.root / "configs/trainers/ALIGN/other.yaml"
+    other.touch()
+    asked = ("emoji", "--trainers", "ALIGN", "--config", "other", "--dry-run")
+    assert str(other) in shlex.split(checkout.base2new(*asked).stdout, comments=True)
+
+
+def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
+    counts = {"few_shot": 1 + 2 * 3 * 5, "ablation": 2 * 3 * 5}
+    counts |= dict.fromkeys(TRANSFER, 2 * (1 + 2 * 3))
+    for protocol, count in counts.items():
+        words = ("--source", "emoji", "emoji_food") if protocol in TRANSFER else ()
+        listed = checkout.protocol(protocol, *words, "--dry-run").stdout
+        assert listed.count("# run: ") == count
+    assert not checkout.output.exists() and not checkout.calls()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["emojy"], "There is no data set 'emojy': did you mean 'emoji'?"),
+        (["--trainers", "ALGIN"], "There is no trainer 'ALGIN': did you mean 'ALIGN'?"),
+        (["--trainers", "coop"], "There is no trainer 'coop': did you mean 'CoOp'?"),
+        (["--trainers", " "], "--trainers names none"),
+        (["--seeds", "1 two"], "argument --seeds: 'two' is not a whole number from 0 on"),
+        (["--seeds", "-1"], "argument --seeds"),
+        (["--seeds", ","], "--seeds names none"),
+        (["--shots", "0"], "argument --shots: '0' is not a whole number from 1 on"),
+        (["--shots", "1.5"], "argument --shots"),
+        (["--jobs", "0"], "argument --jobs"),
+        (["--config", "emojis"], "'emojis': did you mean 'emoji'?"),
+        (["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
+        (["OPTIM.LR"], "the option OPTIM.LR has no value"),
+        (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as an option: --shots"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_input_is_one_sentence(checkout, words, sentence):
+    refused = checkout.base2new(*words, code=2)
+    assert sentence in refused.stderr
+    assert refused.stderr.count("\n") == 1 and refused.stdout == ""
+    assert not checkout.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words", "sentence"),
+    [
+        ("few_shot", ["--shots", "1 0"], "argument --shots: '0' is not a whole number from 1 on"),
+        ("few_shot", ["--shots", " "], "--shots names none"),
+        ("few_shot", ["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
+        ("cross_dataset", [], "There is no data set 'imagenet'"),
+        ("cross_dataset", ["--source", "dtd"], "the source dtd has no usual targets: name some"),
+        ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
+        ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
+        ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_3d'"),
+        ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
+        ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
+        ("ablation", ["--betas", ""], "there is nothing to vary"),
+        ("ablation", ["--mn", "4"], "argument --mn: '4' is not a pair M,N"),
+        ("ablation", ["--mn", "4,0"], "argument --mn: '0' is not a whole number from 1 on"),
+        ("ablation", ["--trainers", "CoOp"], "unrecognized arguments: --trainers"),
+        ("ablation", ["TRAINER.ALIGN.BETA", "1"], "TRAINER.ALIGN.BETA cannot be given as an"),
+    ],
+)
+def test_bad_input_of_a_protocol_is_one_sentence(checkout, protocol, words, sentence):
+    refused = checkout.protocol(protocol, *words, code=2)
+    assert sentence in refused.stderr
+    assert refused.stderr.count("\n") == 1 and refused.stdout == ""
+    assert not checkout.output.exists()
+
+
+def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
+    checkout,
+):
+    asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
+    refused = checkout.protocol("cross_dataset", "--source", "emoji", *asked, code=2)
+    assert "CoOp with a context for each class (CSC) cannot be tested on other" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    checkout.base2new(*asked, code=2)
+    checkout.protocol("domain_generalization", "--source", "emoji", "emoji_sketch", *asked)
+    checkout.protocol("few_shot", *asked)
+    checkout.base2new(*asked, "TRAINER.COOP.CTX_INIT", "a photo of a")
+
+
+def test_the_launcher_keeps_the_numbers_of_all_runs_and_says_where(tmp_path, capsys):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    keep_table(BASE2NEW, tmp_path)
+    path = tmp_path / "base2new" / "table.json"
+    (kept,) = json.loads(path.read_text())["rows"]
+    assert (kept["h_mean"], kept["h_n"]) == (50.0, 1)
+    assert capsys.readouterr().err.rstrip().endswith(f"all of base2new in {tmp_path} are in {path}")

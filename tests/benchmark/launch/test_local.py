@@ -1,0 +1,135 @@
+"""Runs on this machine: order, side by side, failures, interrupts."""
+
+import json
+import os
+import signal
+import sys
+
+from checkout import alive, working
+
+ONE = ("--trainers", "CoOp", "--seeds", "1")
+
+EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
+
+
+def test_everything_in_order_then_nothing_again(checkout):
+    first = checkout.base2new("--jobs", "2")
+    methods = ["ZeroshotCLIP", "CoOp", "ALIGN"]
+    trainings = [f"{name}/{seed}" for seed in (1, 2, 3) for name in methods]
+    runs = checkout.runs()
+    assert sorted(runs) == sorted(f"{run}/{part}" for run in trainings for part in ("base", "new"))
+    for run in trainings:
+        if not run.startswith("Zero"):
+            assert runs.index(f"{run}/base") < runs.index(f"{run}/new")
+    rows = [line for line in first.stdout.splitlines() if "±" in line][:3]
+    assert [row.split()[0] for row in rows] == methods
+    # ALIGN: base 61 62 63, new 71 72 73, and H of each seed: 65.621, 66.627, 67.632
+    numbers = " ".join(rows[2].split()[1:])
+    assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s 512 MiB"
+    assert "18 runs, 18 to do; " in first.stderr and "[18/18]" in first.stderr
+    again = checkout.base2new()
+    assert len(checkout.calls()) == 18
+    assert again.stdout == first.stdout
+    assert "18 runs, 0 to do; " in again.stderr
+    table = json.loads((checkout.output / "base2new" / "table.json").read_text())
+    assert [row["h_n"] for row in table["rows"]] == [3, 3, 3]
+
+
+def test_one_at_a_time_keeps_the_protocols_order(checkout):
+    checkout.base2new("--seeds", "2 1", "--trainers", "CoOp,ALIGN", "--jobs", "1")
+    trainings = [f"{name}/{seed}" for seed in (2, 1) for name in ("CoOp", "ALIGN")]
+    assert checkout.runs() == [f"{run}/{part}" for run in trainings for part in ("base", "new")]
+
+
+def test_runs_at_once_share_cores_and_get_a_gpu_each(checkout):
+    slow = {f"CoOp/{seed}/base": "slow" for seed in (1, 2)}
+    with working(checkout, "--trainers", "CoOp", calls=2, fake=slow, CUDA_VISIBLE_DEVICES="4,7"):
+        threads, gpus = zip(*((c["threads"], c["gpu"]) for c in checkout.calls()), strict=True)
+        assert set(threads) == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+        assert sorted(gpus) == ["4", "7"]
+
+
+def test_the_users_own_number_of_threads_stays(checkout):
+    checkout.base2new(*ONE, OMP_NUM_THREADS="7")
+    assert {call["threads"] for call in checkout.calls()} == {"7"}
+
+
+def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
+    fake = {"CoOp/2/base": "error", "ALIGN/3/new": "crash", "ALIGN/1/base": "silent"}
+    done = checkout.base2new(fake=fake, code=1)
+    for text in (
+        "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]",
+        "- CoOp, new: not run: it needs CoOp on emoji, seed 2, base [seed 2]",
+        "- ALIGN, new: failed: RuntimeError: Sizes do not match: [seed 3]",
+        "- ALIGN, base: failed: it ended without results.json [seed 1]",
+        "- ALIGN, new: not run: it needs ALIGN on emoji, seed 1, base [seed 1]",
+        "52.00 ± 1.41 (2 of 3)",
+    ):
+        assert text in done.stdout
+    assert "CoOp/2/new" not in checkout.runs()
+    told = checkout.run(sys.executable, "-m", "benchmark", "report", checkout.output).stdout
+    assert "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]" in told
+    assert "52.00 ± 1.41 (2 of 3)" in told
+    count = len(checkout.calls())
+    whole = checkout.base2new()
+    missing = ["ALIGN/1/base", "ALIGN/1/new", "ALIGN/3/new", "CoOp/2/base", "CoOp/2/new"]
+    assert sorted(checkout.runs()[count:]) == missing
+    assert "Not complete" not in whole.stdout
+
+
+def test_a_method_that_failed_everywhere_has_its_row(checkout):
+    done = checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
+    row = next(line for line in done.stdout.splitlines() if line.startswith("CoOp "))
+    assert row.split() == ["CoOp", "failed", "not", "run", "-", "-", "-", "-"]
+
+
+def test_interrupted_then_resumed(checkout):
+    with working(checkout, *ONE) as process:
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert told.endswith("Interrupted. Running the same command again continues.\n")
+        assert not alive(checkout.calls()[0]["pid"])
+    unfinished = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    assert "- CoOp, base: unfinished: no results yet [seed 1]" in unfinished
+    listed = checkout.base2new(*ONE, "--dry-run").stdout
+    assert "# resume: CoOp on emoji, seed 1, base" in listed
+    done = checkout.base2new(*ONE)
+    assert "going on from its checkpoint" in done.stderr
+    assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
+    assert checkout.calls()[2]["resume"] == ""
+
+
+def test_a_closed_terminal_or_a_kill_leaves_no_child(checkout):
+    with working(checkout, *ONE) as process:
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert not alive(checkout.calls()[0]["pid"])
+
+
+def test_a_training_that_fails_takes_its_targets_along_and_a_target_only_itself(checkout):
+    failed = checkout.protocol("cross_dataset", *EMOJI, fake={"CoOp/1/all": "error"}, code=1)
+    assert failed.stdout.count("not run: it needs CoOp on emoji, seed 1, source") == 2
+    assert len(checkout.calls()) == 4
+    failed = checkout.protocol("cross_dataset", *EMOJI, fake={"emoji_food": "crash"}, code=1)
+    assert "[4/6]" in failed.stderr and len(checkout.calls()) == 7
+    assert "failed: RuntimeError: Sizes do not match: [seed 1]" in failed.stdout
+    checkout.protocol("cross_dataset", *EMOJI)
+    assert checkout.folders()[7:] == ["cross_dataset/emoji/emoji_food/shots_16/CoOp/emoji/seed1"]
+
+
+def test_a_full_disk_leaves_nothing_that_is_taken_for_a_result(checkout):
+    words = ("--trainers", "CoOp", "--seeds", "1", "--shots", "1")
+    failed = checkout.protocol("few_shot", *words, fake={"CoOp/1/all": "full"}, code=1)
+    assert "failed: OSError: [Errno 28] No space left on device [seed 1]" in failed.stdout
+    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    assert "No space left on device" in told and "50.0" not in told
+    table = checkout.output / "few_shot/table.json"
+    table.unlink()
+    table.mkdir()
+    failed = checkout.protocol("few_shot", *words, code=2)
+    assert "61.00" in failed.stdout
+    assert "table.json cannot be written: Is a directory" in failed.stderr
+    table.rmdir()
+    assert checkout.protocol("few_shot", *words).stdout == failed.stdout

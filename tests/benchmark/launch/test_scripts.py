@@ -1,0 +1,78 @@
+"""The scripts of the protocols."""
+
+import shlex
+
+from checkout import REPOSITORY
+
+from benchmark.protocols import (
+    PROTOCOLS,
+)
+from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+
+TRANSFER = [protocol.name for protocol in TRANSFER_PROTOCOLS]
+
+
+def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
+    script = checkout.root / "scripts" / "base2new.sh"
+    asked = {"TRAINERS": "ALIGN CoOp", "SEEDS": "4", "SHOTS": "2", "DATA": "my data"}
+    asked |= {"OUTPUT": "my output", "CONFIG": "emoji", "BACKBONE": "ViT-B/16", "JOBS": "1"}
+    words = ("emoji_food", "--dry-run", "OPTIM.LR", "0.01")
+    done = checkout.run("bash", script, *words, cwd=tmp_path, **asked)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 8, done.stderr
+    first = shlex.split(lines[1])
+    folder = "base2new/train_base/emoji_food/shots_2/ALIGN/emoji/seed4"
+    for flag, value in {
+        "--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data"),
+        "--backbone": "ViT-B/16", "DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01",
+        "--output-dir": str(tmp_path / "my output" / folder),
+    }.items():  # fmt: skip
+        assert first[first.index(flag) + 1] == value
+    defaults = checkout.run("bash", script, "--dry-run", cwd=tmp_path).stdout
+    assert defaults.count("# run: ") == 18 and "--root" not in defaults
+    assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
+
+
+def test_script_runs_to_the_table(checkout):
+    script = checkout.root / "scripts" / "base2new.sh"
+    done = checkout.run("bash", script, TRAINERS="CoOp", SEEDS="1")
+    assert done.returncode == 0 and "Base-to-new on emoji" in done.stdout
+
+
+def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
+    def script(name: str, *words: str, **variables: str) -> list[dict[str, str]]:
+        """Flags and KEY VALUE pairs of the commands that the script lists."""
+        path = checkout.root / "scripts" / f"{name}.sh"
+        done = checkout.run("bash", path, *words, "--dry-run", cwd=tmp_path, **variables)
+        assert done.returncode == 0, done.stderr
+        commands = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line[0] != "#"]
+        for command in commands:
+            if "--eval-only" in command:
+                command.remove("--eval-only")
+        return [dict(zip(words[::2], words[1::2], strict=True)) for words in commands]
+
+    shared = {"SEEDS": "4", "DATA": "my data", "OUTPUT": "my output", "CONFIG": "emoji"}
+    shared |= {"BACKBONE": "ViT-B/16", "JOBS": "1", "TRAINERS": "ALIGN"}
+    shots = [call["DATASET.NUM_SHOTS"] for call in script("few_shot", SHOTS="2 8", **shared)]
+    assert shots == ["2", "8"]
+    both = {"SOURCE": "emoji_food", "TARGETS": "emoji_sketch dtd", "SHOTS": "2"}
+    for name in TRANSFER:
+        calls = script(name, **shared, **both)
+        datasets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
+        assert datasets == ["emoji_food.yaml", "emoji_sketch.yaml", "dtd.yaml"]
+        folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji/seed4"
+        assert calls[2]["--output-dir"] == str(folder)
+        assert calls[2]["--root"] == str(tmp_path / "my data")
+        assert calls[2]["--backbone"] == "ViT-B/16"
+    assert len(script("cross_dataset", SOURCE="emoji", TRAINERS="CoOp", SEEDS="1")) == 3
+    calls = script("ablation", "OPTIM.LR", "0.1", **shared, SHOTS="2", BETAS="0.3", MN="2,2 1,3")
+    folders = [call["--output-dir"].split("/")[-2] for call in calls[::2]]
+    assert folders == ["beta0.3", "M2_N2", "M1_N3"]
+    assert {call["OPTIM.LR"] for call in calls} == {"0.1"}
+    assert len(script("ablation", SEEDS="1", BETAS="", MN="2,2")) == 2
+    assert len(script("ablation", SEEDS="1")) == 10
+
+
+def test_every_protocol_has_a_script():
+    scripts = {path.stem for path in (REPOSITORY / "scripts").glob("*.sh")}
+    assert {*PROTOCOLS, "run"} <= scripts

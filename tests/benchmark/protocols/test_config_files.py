@@ -1,0 +1,68 @@
+"""Which config file a run takes."""
+
+import itertools
+
+import pytest
+
+from benchmark.protocols import (
+    PROTOCOLS,
+    configs,
+)
+from benchmark.protocols.configs import TrainerConfigs, config_keys, known_trainers
+from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from trainers.prompting.errors import UserError
+
+METHODS = known_trainers()
+
+
+def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
+    return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dataset", ["dtd", "imagenet"])
+def test_every_method_has_a_config_file_for_every_protocol(protocol, dataset):
+    methods = METHODS if protocol != "ablation" else ["ALIGN"]
+    for method, shots in itertools.product(methods, (1, 2, 4, 8, 16)):
+        keys = config_keys(config_of(protocol, method, dataset, shots))
+        assert keys["MODEL.BACKBONE.NAME"] == "ViT-B/16"
+
+
+# Batch, learning rate and epochs for 1, 2, 4, 8 and 16 shots, as published.
+PUBLISHED = {
+    ("few_shot", "dtd", "ALIGN"): (4, 0.0035, [10, 10, 10, 40, 40]),
+    ("few_shot", "dtd", "MMP"): (4, 0.0035, [10, 10, 10, 40, 40]),
+    ("few_shot", "dtd", "CoOp"): (32, 0.002, [50, 100, 100, 200, 200]),
+    ("few_shot", "dtd", "PLOT"): (32, 0.002, [50, 100, 100, 200, 200]),
+    ("few_shot", "imagenet", "CoOp"): (32, 0.002, [50] * 5),
+    ("base2new", "imagenet", "ALIGN"): (4, 0.0035, [8] * 5),
+    ("ablation", "dtd", "ALIGN"): (4, 0.0035, [8] * 5),
+    ("cross_dataset", "imagenet", "ALIGN"): (4, 0.0026, [2] * 5),
+    ("cross_dataset", "imagenet", "CoOp"): (32, 0.002, [50] * 5),
+    ("cross_dataset", "imagenet", "CoCoOp"): (1, 0.002, [10] * 5),
+    ("domain_generalization", "imagenet", "ALIGN"): (4, 0.0026, [2] * 5),
+    ("domain_generalization", "imagenet", "MaPLe"): (4, 0.0026, [2] * 5),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=" ".join)
+def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
+    batch, rate, epochs = PUBLISHED[case]
+    protocol, dataset, method = case
+    for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
+        keys = config_keys(config_of(protocol, method, dataset, shots))
+        assert keys["OPTIM.MAX_EPOCH"] == number
+        assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
+
+
+def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():
+    for protocol, dataset in itertools.product(PROTOCOLS, ("emoji", "emoji_food")):
+        assert config_of(protocol, "ALIGN", dataset, 1).name == "emoji.yaml"
+    with pytest.raises(UserError, match="no config of CoOp for emoji 'emojis': did you mean"):
+        config_of("few_shot", "CoOp", "emoji", 1, "emojis")
+
+
+def test_the_usual_targets_have_config_files():
+    for protocol in TRANSFER_PROTOCOLS:
+        for source, targets in protocol.targets.items():
+            configs.check_datasets([source, *targets])

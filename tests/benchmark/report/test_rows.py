@@ -1,0 +1,64 @@
+"""Rows: what is counted, averaged and named."""
+
+import json
+
+import pytest
+from outcomes import lines, only_table, outcome, some_outcomes
+
+from benchmark.protocols import BASE2NEW
+from benchmark.report.render import as_text, render
+from benchmark.report.rows import averages, harmonic, rows
+from benchmark.report.tables import tables
+
+
+def test_h_is_computed_for_each_seed_and_then_averaged():
+    coop, align = rows(some_outcomes())
+    assert (coop.method, align.method) == ("CoOp", "ALIGN")
+    assert align.mean("h") == pytest.approx((48.0 + 32.0) / 2)  # of the means it would be 48
+    assert align.std("h") == pytest.approx(128**0.5)
+    assert align.std("base") == pytest.approx(800**0.5)
+    assert coop.cell("base").text == "50.00 (1 of 2)" and coop.std("base") is None
+    assert harmonic(0.0, 0.0) == 0.0
+
+
+def test_interval_is_students():
+    values = [outcome("CoOp", seed, "base", value) for seed, value in ((1, 50), (2, 52), (3, 54))]
+    (row,) = rows(values, interval=True)
+    assert row.half_interval("base") == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
+    assert row.cell("base").text == "52.00 ± 4.97"
+    assert "95% interval" in as_text(only_table(values, interval=True))
+    assert json.loads(render([row], "json"))["rows"][0]["base_half_interval_95"] > 4.9
+    (alone,) = rows(values[:1], interval=True)
+    assert alone.cell("base").text == "50.00"
+
+
+def test_average_is_h_of_the_averages_over_complete_data_sets():
+    second = [outcome("ALIGN", 1, part, 70.0, "emoji_food") for part in ("base", "new")]
+    second += [outcome("CoOp", 1, "base", 0.0, "emoji_food", problem="failed: no memory")]
+    listed = rows(some_outcomes() + second)
+    coop, align = averages(listed)
+    assert (align.means["base"], align.means["new"]) == (65.0, 55.0)
+    assert align.means["h"] == pytest.approx(2 * 65 * 55 / 120)
+    assert (coop.datasets, coop.of) == (1, 2)
+    average = tables(listed)[BASE2NEW][-1]
+    assert average.title == "Base-to-new, average over 2 embedded data sets: accuracy (%), 16 shots"
+    assert lines(average)["CoOp"] == ["50.00 (1 of 2)"] * 3 + ["1 of 2"]
+    assert average.problems == ["CoOp, emoji, 16 shots: a mean over 1 of 2 seeds"]
+    assert average.best(1) == set()  # of a column with one whole number
+
+
+def test_embedded_and_public_data_sets_have_no_common_average():
+    outcomes = [
+        outcome("CoOp", 1, part, 50.0, name)
+        for part in ("base", "new")
+        for name in ("emoji", "dtd", "eurosat")
+    ]
+    outcomes += [outcome("CoOp", 1, "base", 50.0, "emoji_food")]
+    public, embedded = averages(rows(outcomes))
+    assert (public.of, embedded.of) == (2, 2)
+    assert "average over 2 embedded data sets" in render(rows(outcomes), "text")
+
+
+def test_two_configs_of_one_method_are_two_rows():
+    outcomes = [outcome("ALIGN", 1, "base", 40.0, config=name) for name in ("a", "b")]
+    assert [row.method for row in rows(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]

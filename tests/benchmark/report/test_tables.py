@@ -1,0 +1,75 @@
+"""Tables: lines, columns, titles, notes."""
+
+from outcomes import ablation, few_shot, lines, only_table, outcome, transfer
+
+from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
+from benchmark.report.rows import rows
+from benchmark.report.tables import tables
+
+
+def test_memory_is_the_most_of_the_trainings():
+    outcomes = [
+        outcome("ALIGN", 1, "base", 50.0, peak_memory_mib=3208.4),
+        outcome("ALIGN", 2, "base", 50.0, peak_memory_mib=3100.0),
+        outcome("ALIGN", 1, "new", 50.0, peak_memory_mib=9000.0),
+        outcome("CoOp", 1, "base", 50.0, peak_memory_mib=611.7),
+        outcome("ZeroshotCLIP", 1, "base", 50.0, peak_memory_mib=500.0, train_seconds=0.0),
+        outcome("PLOT", 1, "base", 50.0),
+    ]
+    table = only_table(outcomes)
+    assert table.head[-1] == "Peak memory"
+    memory = {name: cells[-1] for name, cells in lines(table).items()}
+    assert memory == {"ZeroshotCLIP": "-", "CoOp": "612 MiB", "PLOT": "-", "ALIGN": "3.1 GiB"}
+
+
+def test_few_shot_has_a_line_for_each_method_whatever_its_configs():
+    outcomes = few_shot("ALIGN", 16, (70, 72), config="long", dataset="emoji")
+    outcomes += few_shot("ALIGN", 1, (50, 52, 54), config="short", dataset="emoji")
+    outcomes += few_shot("ZeroshotCLIP", 4, (45,), dataset="emoji")
+    outcomes += few_shot("CoOp", 1, (60,), dataset="emoji", problem="failed: no memory")
+    table = only_table(outcomes)
+    assert table.head == ["Method", "0 shots", "1 shot", "16 shots"]
+    assert lines(table) == {
+        "ZeroshotCLIP": ["45.00", "-", "-"],  # one seed is enough
+        "CoOp": ["-", "failed", "-"],
+        "ALIGN": ["-", "52.00 ± 2.00", "71.00 ± 1.41 (2 of 3)"],
+    }
+    assert table.problems == ["CoOp, 1 shot: failed: no memory [seed 1]"]
+
+
+def test_few_shot_average_counts_the_data_sets():
+    outcomes = few_shot("CoOp", 1, (50, 60)) + few_shot("CoOp", 1, (70, 80), "eurosat")
+    outcomes += few_shot("CoOp", 2, (58, 62)) + few_shot("ZeroshotCLIP", 0, (40,))
+    *_, average = tables(rows(outcomes))[FEW_SHOT]
+    assert average.title == "Few-shot recognition, average over 2 data sets: accuracy (%)"
+    assert lines(average) == {
+        "ZeroshotCLIP": ["40.00 (1 of 2)", "-", "-"],
+        "CoOp": ["-", "65.00", "60.00 (1 of 2)"],
+    }
+
+
+def test_transfer_has_the_source_the_targets_and_their_average():
+    outcomes = transfer("CoOp", "imagenet", {"imagenet": 70, "dtd": 40, "caltech101": 90})
+    outcomes += transfer("CoOp", "imagenet", {"imagenet": 72, "dtd": 42, "caltech101": 92}, seed=2)
+    outcomes += transfer("ZeroshotCLIP", "imagenet", {"dtd": 44}, shots=0)
+    outcomes += transfer("CoOp", "imagenet", {"imagenet_a": 50}, protocol="domain_generalization")
+    found = tables(rows(outcomes))
+    (cross,), (domain,) = found[CROSS_DATASET], found[DOMAIN_GENERALIZATION]
+    assert cross.head == ["Method", "imagenet", "caltech101", "dtd", "Average"]
+    assert lines(cross) == {
+        "ZeroshotCLIP": ["-", "-", "44.00", "44.00 (1 of 2)"],
+        "CoOp": ["71.00 ± 1.41", "91.00 ± 1.41", "41.00 ± 1.41", "66.00"],
+    }
+    assert "from imagenet: accuracy (%) on test images, 16 shots, seeds 1 2" in cross.title
+    assert domain.head == ["Method", "imagenet_a"]  # one target needs no average
+
+
+def test_ablation_is_in_the_order_of_its_settings():
+    outcomes = ablation("beta1", (50, 52), (50, 52)) + ablation("beta0.2", (60, 62), (60, 62))
+    outcomes += ablation("M4_N4", (40,), (40,)) + ablation("M16_N1", (41,), (41,))
+    prompts, beta = tables(rows(outcomes))[ABLATION]
+    assert list(lines(beta)) == ["beta = 0.2", "beta = 1"]
+    assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
+    assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
+    assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
+    assert prompts.title.endswith("seeds 1")  # those of the other table do not count

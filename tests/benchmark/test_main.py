@@ -1,0 +1,27 @@
+"""`python -m benchmark`."""
+
+import sys
+
+import pytest
+
+from benchmark.protocols import (
+    PROTOCOLS,
+)
+
+
+def test_unknown_command(checkout):
+    refused = checkout.run(sys.executable, "-m", "benchmark", "base2nwe")
+    assert refused.returncode == 2
+    assert "There is no command 'base2nwe': did you mean 'base2new'?" in refused.stderr
+
+
+def test_missing_requirement(checkout):
+    (checkout.root / "tqdm.py").write_text("raise ModuleNotFoundError(name='tqdm')")
+    refused = checkout.base2new(code=2)
+    assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
+def test_help(checkout, command):
+    told = checkout.run(sys.executable, "-m", "benchmark", *command.split(), "--help")
+    assert told.returncode == 0 and told.stdout.startswith("usage: python -m benchmark")
