@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import filelock
 import pytest
 import torch
 from paths import ROOT
@@ -14,6 +15,7 @@ from PIL import Image
 from tiny import arguments, run
 
 import train
+from recipe import environment, folder
 from trainers.prompting.trainer import PromptTrainer
 
 
@@ -220,14 +222,15 @@ HOLD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from train import output_folder
+from recipe.folder import output_folder
 with output_folder(Path(sys.argv[2])):
     print("held", flush=True)
     input()
 """
 
 
-def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys):
+def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
     out = tmp_path / "out"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, ROOT, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -251,10 +254,9 @@ def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypat
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(train.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
     assert run(tmp_path, "ZeroshotCLIP", "networked") == 0
-    monkeypatch.setattr(train, "fcntl", None)
-    monkeypatch.setattr(train, "resource", None)
+    monkeypatch.setattr(environment, "resource", None)
     assert run(tmp_path, "ZeroshotCLIP", "windows") == 0
     assert results(tmp_path / "windows")["peak_memory_mib"] == 0 or torch.cuda.is_available()
 
