@@ -88,11 +88,11 @@ def main(args) -> None:
 
 
 def setup_run(cfg) -> None:
-    """Seed what draws by chance, start the log, and tell what this run is."""
+    """Start the log, seed what draws by chance, and tell what this run is."""
+    setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
     print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{cfg}\n")
     print(f"Environment:\n{collect_env_info()}\n")
 
