@@ -19,6 +19,6 @@ from . import (  # noqa: F401 (registers them)
     sun397,
     ucf101,
 )
-from .base import DatasetError, ImageDataset
+from .base import ImageDataset
 
-__all__ = ["DatasetError", "ImageDataset"]
+__all__ = ["ImageDataset"]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
 
+from trainers.prompting.errors import UserError
+
 from .files import (
-    DatasetError,
     check_files,
     class_folders,
     divide,
@@ -50,7 +51,7 @@ class ImageDataset(DatasetBase):
         train, val, test = subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
         if self.num_classes < 2:
-            raise DatasetError(
+            raise UserError(
                 f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
                 f"SUBSAMPLE_CLASSES={cfg.DATASET.SUBSAMPLE_CLASSES}: classification needs two"
             )
@@ -59,12 +60,12 @@ class ImageDataset(DatasetBase):
         """The data set's folder.
 
         Raises:
-            DatasetError: it does not exist.
+            UserError: it does not exist.
         """
         folder = Path(cfg.DATASET.ROOT).expanduser().absolute() / self.dataset_dir
         if not folder.is_dir():
             layout = self.layout or f"{self.image_dir}/ and {self.split_file}"
-            raise DatasetError(
+            raise UserError(
                 f"{type(self).__name__} was looked for in '{folder}', which is not there: --root "
                 f"is the folder that holds {self.dataset_dir}/ with {layout} in it (the data set "
                 "`emoji` needs no data)"
@@ -90,17 +91,19 @@ class ImageDataset(DatasetBase):
         """What `make_split` finds, with its mistakes told in one sentence.
 
         Raises:
-            DatasetError: an annotation file or an image is missing, or cannot be understood.
+            UserError: an annotation file or an image is missing, or cannot be understood.
         """
         lacks = f"no {cls.split_file} and " if cls.split_file else ""
         try:
             parts = cls.make_split(folder)
         except OSError as error:
-            raise DatasetError(
+            raise UserError(
                 f"{cls.__name__} has {lacks}no '{error.filename}' ({error.strerror})"
             ) from None
+        except UserError:
+            raise
         except (LookupError, TypeError, ValueError) as error:
-            raise DatasetError(
+            raise UserError(
                 f"{cls.__name__} has {lacks}annotations in '{folder}' that do not have the usual "
                 f"form ({error!r}): fetch them again"
             ) from None
@@ -110,7 +113,7 @@ class ImageDataset(DatasetBase):
     @classmethod
     def make_split(cls, folder):
         """Train, val and test from the data set's own annotations, by its own rule."""
-        raise DatasetError(f"There is no split file '{folder / cls.split_file}'")
+        raise UserError(f"There is no split file '{folder / cls.split_file}'")
 
     def note_classes(self, train, test):
         """Print what is odd about the classes but stops no run."""
@@ -163,13 +166,13 @@ def check_labels(dataset, train, val, test):
     Other names of images that are not trained on are told of, but stop no run: nobody reads them.
 
     Raises:
-        DatasetError: a label has no name or two.
+        UserError: a label has no name or two.
     """
     first = {}  # label to an image of it
     for item in train:
         seen = first.setdefault(item.label, item)
         if item.classname != seen.classname:
-            raise DatasetError(
+            raise UserError(
                 f"{dataset}: label {item.label} is called both '{seen.classname}' and "
                 f"'{item.classname}' (of '{seen.impath}' and '{item.impath}'): give it one name"
             )
@@ -187,9 +190,9 @@ def check_labels(dataset, train, val, test):
             "right?"
         )
     if not first:
-        raise DatasetError(f"{dataset} has no images: check DATASET.ROOT")
+        raise UserError(f"{dataset} has no images: check DATASET.ROOT")
     if min(first) < 0:
-        raise DatasetError(f"{dataset}: labels start at 0, but there is a label {min(first)}")
+        raise UserError(f"{dataset}: labels start at 0, but there is a label {min(first)}")
     for label in range(max(first) + 1):
         if label not in first:
             why = f"nor any image, though there is a label {max(first)}: leave no gap"
@@ -199,7 +202,7 @@ def check_labels(dataset, train, val, test):
             why = f"see '{first[label].impath}': give it one"
         else:
             continue
-        raise DatasetError(f"{dataset}: label {label} has no name, {why}")
+        raise UserError(f"{dataset}: label {label} has no name, {why}")
 
 
 def subsample_classes(*sources, subset="all"):
@@ -212,7 +215,7 @@ def subsample_classes(*sources, subset="all"):
     if subset == "all":
         return sources
     if subset not in ("base", "new"):
-        raise DatasetError(f"SUBSAMPLE_CLASSES is all, base or new, not '{subset}'")
+        raise UserError(f"SUBSAMPLE_CLASSES is all, base or new, not '{subset}'")
     labels = sorted({item.label for item in sources[0]})
     half = (len(labels) + 1) // 2
     chosen = labels[:half] if subset == "base" else labels[half:]

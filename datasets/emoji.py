@@ -12,7 +12,9 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import DatasetError, ImageDataset
+from trainers.prompting.errors import UserError
+
+from .base import ImageDataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARCHIVE = REPOSITORY / "assets" / "emoji.zip"
@@ -27,7 +29,7 @@ def unpack(archive, root):
     try:
         version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
     except OSError as error:
-        raise DatasetError(f"The emoji images are missing, restore '{archive}': {error}") from None
+        raise UserError(f"The emoji images are missing, restore '{archive}': {error}") from None
     folder = Path(root) / "emoji" / version
     if folder.is_dir():
         return folder
@@ -43,7 +45,7 @@ def unpack(archive, root):
         if not folder.is_dir():
             raise OSError(f"'{temporary}' could not be renamed to '{folder}'")
     except (OSError, zipfile.BadZipFile) as error:
-        raise DatasetError(
+        raise UserError(
             f"The emoji images could not be unpacked from '{archive}' into '{folder}': {error}"
         ) from None
     finally:

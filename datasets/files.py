@@ -1,6 +1,5 @@
 """Files as data sets have them: split files, class folders, annotations; and splits made here."""
 
-import contextlib
 import json
 import os
 import random
@@ -11,18 +10,15 @@ from dassl.data.datasets import Datum
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
+from trainers.prompting.errors import UserError
+from trainers.prompting.files import write_whole
+
 PARTS = ("train", "val", "test")
 SPLIT_SEED = 1  # of a split made here: the same whatever the seed of the run
 OWN_SPLIT = (
     f"a split made here by chance (seed {SPLIT_SEED}), not the published one: accuracies are not "
     "comparable with published ones"
 )
-
-
-class DatasetError(Exception):
-    """Data that cannot be used, told in one sentence: what is wrong, where, and what to do."""
-
-    exit_code = 2
 
 
 # ---- split files
@@ -32,7 +28,7 @@ def read_split(path, image_dir):
     """Read a split file of the public format into three lists of Datum: train, val, test.
 
     Raises:
-        DatasetError: the file is missing or is not of that format, or an image is missing.
+        UserError: the file is missing or is not of that format, or an image is missing.
     """
     try:
         split = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -44,14 +40,14 @@ def read_split(path, image_dir):
             for part in PARTS
         ]
     except OSError as error:
-        raise DatasetError(f"The split file '{path}' cannot be read: {error.strerror}") from None
+        raise UserError(f"The split file '{path}' cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DatasetError(
+        raise UserError(
             f"'{path}' is not a split file (train, val and test, each a list of "
             f"[path, label, class name]): {error!r}"
         ) from None
     if not os.path.isdir(image_dir):
-        raise DatasetError(f"The images of '{path}' belong in '{image_dir}', which is not there")
+        raise UserError(f"The images of '{path}' belong in '{image_dir}', which is not there")
     check_files(path, parts)
     if "note" in split:
         print(f"Note: '{path}' is {split['note']}")
@@ -64,23 +60,19 @@ def write_split(path, image_dir, parts):
         part: [[os.path.relpath(x.impath, image_dir), x.label, x.classname] for x in items]
         for part, items in zip(PARTS, parts, strict=True)
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(split | {"note": OWN_SPLIT}), encoding="utf8")
-        temporary.replace(path)
-        print(f"Note: '{path}' was missing and is now {OWN_SPLIT}")
+        write_whole(path, json.dumps(split | {"note": OWN_SPLIT}))
     except OSError as error:
         print(
             f"Note: '{path}' is missing and cannot be written ({error.strerror}); this run has "
             f"{OWN_SPLIT}"
         )
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        return
+    print(f"Note: '{path}' was missing and is now {OWN_SPLIT}")
 
 
 def check_files(source, parts):
-    """Raise DatasetError when images are missing. One listing per folder beats many look-ups."""
+    """Raise UserError when images are missing. One listing per folder beats many look-ups."""
     listings, missing = {}, []
     for item in (item for part in parts for item in part):
         folder, name = os.path.split(item.impath)
@@ -89,7 +81,7 @@ def check_files(source, parts):
         if name not in listings[folder]:
             missing.append(item.impath)
     if missing:
-        raise DatasetError(
+        raise UserError(
             f"'{source}' names the image '{missing[0]}', which is not there (missing are "
             f"{len(missing):,} of {sum(map(len, parts)):,}): restore them, or take the list that "
             "belongs to these images"
@@ -103,13 +95,13 @@ def class_folders(parent):
     """The names of the visible folders in `parent`, sorted.
 
     Raises:
-        DatasetError: there is no such folder.
+        UserError: there is no such folder.
     """
     try:
         with os.scandir(parent) as entries:
             return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except OSError as error:
-        raise DatasetError(
+        raise UserError(
             f"The class folders belong in '{parent}', which cannot be read: {error.strerror}"
         ) from None
 
@@ -123,16 +115,16 @@ def read_folders(parent, classes, source=None):
         source: the file that gave the names, if no folder may lack one.
 
     Raises:
-        DatasetError: a folder is missing, has no name or has no images.
+        UserError: a folder is missing, has no name or has no images.
     """
     found = class_folders(parent)
     if missing := sorted(classes.keys() - found):
-        raise DatasetError(
+        raise UserError(
             f"'{parent}' lacks {len(missing):,} of its {len(classes):,} class folders "
             f"({some(missing)}): restore them, for without them the other labels would shift"
         )
     if source and (unnamed := [folder for folder in found if folder not in classes]):
-        raise DatasetError(
+        raise UserError(
             f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
             f"'{parent}' ({some(unnamed)})"
         )
@@ -143,7 +135,7 @@ def read_folders(parent, classes, source=None):
         names = sorted(filter(is_image, os.listdir(path)))
         if not names:
             remedy = "fill it" if source else "fill or remove it"
-            raise DatasetError(f"The class folder '{path}' has no images: {remedy}")
+            raise UserError(f"The class folder '{path}' has no images: {remedy}")
         items += [Datum(f"{path}/{name}", label, 0, classname) for name in names]
     return items
 
@@ -166,12 +158,12 @@ def read_classnames(path, folders=()):
         folders: those that there are, to know folders with spaces in their names.
 
     Raises:
-        DatasetError: the file is missing, or a line has no name, or a folder has two lines.
+        UserError: the file is missing, or a line has no name, or a folder has two lines.
     """
     try:
         lines = read_lines(path)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}', which names the classes, cannot be read: {error}") from None
+        raise UserError(f"'{path}', which names the classes, cannot be read: {error}") from None
     spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
     classes = {}
     for line in lines:
@@ -179,9 +171,9 @@ def read_classnames(path, folders=()):
         folder = next((f for f in spaced if line.startswith((f"{f} ", f"{f}\t"))), first)
         name = line[len(folder) :].strip()
         if not name:
-            raise DatasetError(f"'{path}' has no class name behind '{folder}'")
+            raise UserError(f"'{path}' has no class name behind '{folder}'")
         if folder in classes:
-            raise DatasetError(f"'{path}' has two lines for '{folder}'")
+            raise UserError(f"'{path}' has two lines for '{folder}'")
         classes[folder] = name
     return classes
 
@@ -199,12 +191,12 @@ def read_table(path, columns):
     """The lines of a text file as lists of `columns` words, of which the last may have spaces.
 
     Raises:
-        DatasetError: a line has fewer words.
+        UserError: a line has fewer words.
     """
     rows = [line.split(maxsplit=columns - 1) for line in read_lines(path)]
     for row in rows:
         if len(row) < columns:
-            raise DatasetError(
+            raise UserError(
                 f"'{path}' has the line '{' '.join(row)}', but every line should have {columns} "
                 "words: fetch it again"
             )

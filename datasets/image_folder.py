@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
+from trainers.prompting.errors import UserError
+
 from .base import ImageDataset
 from .files import (
     PARTS,
     SPLIT_SEED,
-    DatasetError,
     class_folders,
     divide,
     hold_out,
@@ -31,7 +32,7 @@ class ImageFolder(ImageDataset):
         root = cfg.DATASET.ROOT
         folder = Path(root).expanduser().absolute()
         if not root or not folder.is_dir():
-            raise DatasetError(
+            raise UserError(
                 f"ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{root}' is "
                 "no folder"
             )
@@ -44,13 +45,13 @@ class ImageFolder(ImageDataset):
             return cls.read_parts(folder, folders)
         folders = class_folders(folder)
         if not folders:
-            raise DatasetError(
+            raise UserError(
                 f"'{folder}' has no class folders: put the images of each class into a folder of "
                 "its own"
             )
         train, val, test = divide(read_folders(folder, *named(folder, folders)))
         if not test:
-            raise DatasetError(
+            raise UserError(
                 f"Each class folder of '{folder}' has a single image, and so none to test on: add "
                 "more"
             )
@@ -62,7 +63,7 @@ class ImageFolder(ImageDataset):
     def read_parts(cls, folder, folders):
         """Train, val and test from the folders of these names."""
         if not (folder / "test").is_dir():
-            raise DatasetError(
+            raise UserError(
                 f"'{folder}' has train/ but no test/: add test/ with the same class folders (a "
                 "val/ may be renamed), or put the class folders into it without train/"
             )
@@ -70,7 +71,7 @@ class ImageFolder(ImageDataset):
         for part, path in parts.items():
             if odd := set(folders) ^ set(class_folders(path)):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
-                raise DatasetError(
+                raise UserError(
                     f"train/ and {part}/ of '{folder}' must have the same class folders, but "
                     f"{some(sorted(where))}"
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-PROGRAM = ("train.py", "trainers", "benchmark", "datasets")
+PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets")
 OPTIONAL = {"cairosvg"}  # whoever imports them says what to install where they are missing
 MOST_LINES = 350
 

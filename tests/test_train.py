@@ -1,15 +1,11 @@
 """The command that trains and evaluates: its files, its determinism, its words to mistakes."""
 
-import errno
 import io
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
-from paths import ROOT
 from PIL import Image
 from tiny import arguments, run
 
@@ -124,42 +120,6 @@ def test_a_small_memory_budget_changes_no_result(tmp_path):
     assert all(torch.allclose(plenty[key], little[key], atol=1e-6) for key in plenty)
 
 
-MISTAKES = {
-    "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
-    "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
-    "backbone": (["MODEL.BACKBONE.NAME", "ViT-B16"], "did you mean 'ViT-B/16'"),
-    "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
-    "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
-    "type": (["OPTIM.LR", "fast"], "must be of type float"),
-    "odd": (["OPTIM.LR"], "not KEY VALUE"),
-    "size": (["INPUT.SIZE", "(64, 64)"], "set INPUT.SIZE (32, 32)"),
-    "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
-    "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
-    "precision": (["TRAINER.ALIGN.PREC", "fp8"], "fp16, fp32 or amp"),
-    "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "MEMORY_BUDGET leaves 0.00 GiB: raise it by"),
-}
-
-
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
-    pairs, part = MISTAKES[case]
-    assert run(tmp_path, extra=pairs) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: ") and part in line
-
-
-def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys):
-    assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
-    assert "no config file" in capsys.readouterr().err
-    (tmp_path / "bad.yaml").write_text("OPTIM: [")
-    assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
-    assert "is not YAML" in capsys.readouterr().err
-    for text in ("- OPTIM", "OPTIM"):
-        (tmp_path / "bad.yaml").write_text(text)
-        assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
-        assert "bad.yaml' has no keys" in capsys.readouterr().err
-
-
 def test_missing_or_foreign_checkpoints(tmp_path, capsys):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", None, 1, "--eval-only", "--model-dir", str(out)) == 2
@@ -211,134 +171,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     state = prompts(out, 1, "prompt_learner")
     assert state["ctx"].isfinite().all()
     assert not (out / "results.json").exists()
-
-
-# ---- the output folder
-
-
-HOLD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from train import output_folder
-with output_folder(Path(sys.argv[2])):
-    print("held", flush=True)
-    input()
-"""
-
-
-def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys):
-    out = tmp_path / "out"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, ROOT, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        for flags in ([], ["--eval-only"]):
-            assert run(tmp_path, "CoOp", out, 1, *flags) == 2
-            line = capsys.readouterr().err.splitlines()[-1]
-            assert f"'{out}' is being written by another run: wait until" in line
-        assert [path.name for path in out.iterdir()] == [".lock"]
-        assert run(tmp_path, "ZeroshotCLIP", tmp_path / "elsewhere") == 0
-        other.kill()
-    assert run(tmp_path, "ZeroshotCLIP", out) == 0
-
-
-def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run(tmp_path, "ZeroshotCLIP", extra=["OUTPUT_DIR", ""]) == 0
-    assert (tmp_path / "log.txt").exists() and not (tmp_path / "results.json").exists()
-
-    def no_locks(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(train.fcntl, "lockf", no_locks)
-    assert run(tmp_path, "ZeroshotCLIP", "networked") == 0
-    monkeypatch.setattr(train, "fcntl", None)
-    monkeypatch.setattr(train, "resource", None)
-    assert run(tmp_path, "ZeroshotCLIP", "windows") == 0
-    assert results(tmp_path / "windows")["peak_memory_mib"] == 0 or torch.cuda.is_available()
-
-
-def test_an_output_folder_that_cannot_be_is_told(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert run(tmp_path, "CoOp", tmp_path / "file") == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert f"'{tmp_path / 'file'}' cannot be written (File exists): choose another" in line
-
-
-def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    assert run(tmp_path, "ZeroshotCLIP", out) == 0
-    assert run(tmp_path, "CoOp", out, 1, "--eval-only", "--model-dir", "nowhere") == 2
-    assert run(tmp_path, "CoOp", out, 1, "--no-train") == 0
-    assert results(out)["trainer"] == "ZeroshotCLIP"
-    monkeypatch.setattr(PromptTrainer, "test", lambda self: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path, "CoOp", out, 1)
-    assert not (out / "results.json").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function: a folder on a disk of its own with so many KiB left."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
-    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs Linux and its root")
-
-    def with_room(kib):
-        (disk / "ballast").write_bytes(bytes((256 - kib) << 10))
-        return disk
-
-    yield with_room
-    subprocess.run(["umount", "--lazy", disk], check=True)  # the log is still open
-
-
-# By the lengths of the files the room ends in the log, the curves, a checkpoint or the results.
-FULL = [("CoOp", 0), ("CoOp", 4), ("CoOp", 8), ("CoOp", 12), ("CoOp", 44), ("CoOp", 52)]
-FULL += [("ZeroshotCLIP", 8), ("ZeroshotCLIP", 12)]
-
-
-@pytest.mark.parametrize("trainer, kib", FULL)
-def test_a_full_disk_is_one_sentence_and_no_result(trainer, kib, small_disk, tmp_path, capsys):
-    disk = small_disk(kib)
-    out = disk / "out"
-    out.mkdir(exist_ok=True)
-    assert run(tmp_path, trainer, out) == 1
-    assert capsys.readouterr().err == (
-        f"error: '{out}' cannot be written or read (No space left on device): make room, and the "
-        "same command goes on from the last checkpoint\n"
-    )
-    sys.stdout.flush()  # as at the end of the process
-    left = {path.name for path in out.rglob("*") if path.is_file()}
-    assert not [name for name in left if name.startswith("results") or name.endswith(".tmp")]
-    (disk / "ballast").unlink()
-    assert run(tmp_path, trainer, out) == 0
-    assert results(out)["num_test"] == 16
-
-
-def test_curves_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, capsys, monkeypatch):
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(RecordWriter, "write", full)
-    assert run(tmp_path, "CoOp", tmp_path / "out") == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-
-
-def test_what_the_system_refuses_besides_is_told_with_the_file(tmp_path, capsys, monkeypatch):
-    def refused(*_):
-        raise PermissionError(errno.EACCES, "Permission denied", "/images/a")
-
-    monkeypatch.setattr(train, "build_trainer", refused)
-    assert run(tmp_path) == 1
-    assert "'/images/a' cannot be written or read (Permission denied): change its rights" in (
-        capsys.readouterr().err
-    )
 
 
 def test_a_console_without_the_letters_of_a_class_name_stops_nothing(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ import urllib3
 from gdown.exceptions import DownloadError, FileURLRetrievalError
 from tqdm import tqdm
 
-from ..errors import BadInput
+from trainers.prompting.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
@@ -55,11 +55,11 @@ def progress(what: str, total: int | None, done: int = 0) -> tqdm:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise BadInput if less than `needed` bytes are free where `folder` is."""
+    """Raise UserError if less than `needed` bytes are free where `folder` is."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         needed, free = (tqdm.format_sizeof(size, "B") for size in (needed, free))
-        raise BadInput(f"{needed} are needed in '{folder}', but only {free} are free")
+        raise UserError(f"{needed} are needed in '{folder}', but only {free} are free")
 
 
 def is_archive(name: str) -> bool:
@@ -73,7 +73,7 @@ def fetch(url: str, target: Path) -> Path:
     It goes on where an earlier call stopped, if the server can.
 
     Raises:
-        BadInput: the address gives no such file, or keeps breaking off, or the disk is too small.
+        UserError: the address gives no such file, or keeps breaking off, or the disk is too small.
     """
     part = target.with_name(target.name + ".part")
     tries = 0
@@ -83,13 +83,13 @@ def fetch(url: str, target: Path) -> Path:
             _receive(url, part, archive=is_archive(target.name))
             return part
         except requests.exceptions.SSLError:
-            raise BadInput(f"'{url}' has no valid certificate") from None
+            raise UserError(f"'{url}' has no valid certificate") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             tries = 0 if _size(part) > before else tries + 1
             if tries == TRIES:
                 have = tqdm.format_sizeof(_size(part), "B")
                 what = f"breaks off ({have} are kept)" if _size(part) else "cannot be reached"
-                raise BadInput(f"'{url}' {what}") from None
+                raise UserError(f"'{url}' {what}") from None
             time.sleep(PAUSE)
 
 
@@ -113,9 +113,9 @@ def _receive(url: str, part: Path, archive: bool) -> None:
             part.unlink()
             raise requests.ConnectionError
         if not answer.ok:
-            raise BadInput(f"'{url}' answers {answer.status_code} {answer.reason}")
+            raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise BadInput(f"'{url}' answers with a web page instead of the file")
+            raise UserError(f"'{url}' answers with a web page instead of the file")
         if answer.status_code != 206:
             have = 0
             _remember(tag, answer.headers.get("ETag", ""))
@@ -162,24 +162,24 @@ def fetch_drive(file_id: str, target: Path) -> Path:
                 progress=told,
             )
         except FileURLRetrievalError:
-            raise BadInput(
+            raise UserError(
                 f"Google Drive refuses it to programs, often for a day when many have asked: a "
                 f"browser may get it at https://drive.google.com/file/d/{file_id}/view"
             ) from None
         except (DownloadError, requests.RequestException):
-            raise BadInput("Google Drive cannot be reached or breaks off") from None
+            raise UserError("Google Drive cannot be reached or breaks off") from None
     return done
 
 
 def check_sum(path: Path, kind: str, expected: str) -> None:
-    """Raise BadInput if the hash of a file is not the expected one; `kind` is md5 or sha256."""
+    """Raise UserError if the hash of a file is not the expected one; `kind` is md5 or sha256."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file, progress(f"{kind} of {path.name}", _size(path)) as bar:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
     if digest.hexdigest() != expected:
-        raise BadInput(f"its {kind} is {digest.hexdigest()}, not {expected}")
+        raise UserError(f"its {kind} is {digest.hexdigest()}, not {expected}")
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def unpacked(archive: Path, folder: Path, inside: str = "") -> Iterator[Path]:
     """The content of an archive, or of the archive `inside` it, in `folder` for a while.
 
     Raises:
-        BadInput: the archive is broken, or a member would leave the folder.
+        UserError: the archive is broken, or a member would leave the folder.
     """
     shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
     try:
@@ -205,10 +205,12 @@ def _unpack(archive: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     try:
         (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, folder)
+    except UserError:
+        raise
     except getattr(tarfile, "FilterError", ()) as error:
-        raise BadInput(f"'{archive}' is not unpacked, for it is unsafe: {error}") from None
+        raise UserError(f"'{archive}' is not unpacked, for it is unsafe: {error}") from None
     except BROKEN as error:
-        raise BadInput(
+        raise UserError(
             f"'{archive}' is broken or incomplete ({error}): delete it and call this again"
         ) from None
 
@@ -251,14 +253,14 @@ def _check_member(archive: Path, name: str, special: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if special or path.is_absolute() or ".." in path.parts:
         why = "is a link or a device" if special else "leads out of the folder"
-        raise BadInput(f"'{archive}' is not unpacked, for it is unsafe: '{name}' {why}")
+        raise UserError(f"'{archive}' is not unpacked, for it is unsafe: '{name}' {why}")
 
 
 def find(folder: Path, name: str) -> Path:
     """The file or folder of that name in `folder`, or at most two levels below.
 
     Raises:
-        BadInput: there is none.
+        UserError: there is none.
     """
     level = [folder]
     for _ in range(3):
@@ -266,19 +268,19 @@ def find(folder: Path, name: str) -> Path:
             if name in os.listdir(parent):  # exists() would not tell SUN397 from sun397 on a Mac
                 return parent / name
         level = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
-    raise BadInput(f"the archive holds no '{name}'")
+    raise UserError(f"the archive holds no '{name}'")
 
 
 def place(content: Path, target: Path) -> None:
     """Move unpacked content to where it belongs.
 
     Raises:
-        BadInput: it is or has a link that leads out of it, and would lead elsewhere from there.
+        UserError: it is or has a link that leads out of it, and would lead elsewhere from there.
     """
     if content.is_symlink():
-        raise BadInput(f"the archive is unsafe: '{content.name}' is a link")
+        raise UserError(f"the archive is unsafe: '{content.name}' is a link")
     for parent, folders, files in os.walk(content):
         for path in (Path(parent, name) for name in folders + files):
             if path.is_symlink() and not path.resolve().is_relative_to(content.resolve()):
-                raise BadInput(f"the archive is unsafe: the link '{path.name}' leads out of it")
+                raise UserError(f"the archive is unsafe: the link '{path.name}' leads out of it")
     content.rename(target)

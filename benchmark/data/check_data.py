@@ -9,7 +9,9 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..errors import BadInput, Parser, check_name
+from trainers.prompting.errors import UserError, check_name
+
+from ..cli import Parser
 from ..protocols.configs import CONFIGS, dataset_name
 
 COUNTS = ("classes", "train", "val", "test")
@@ -32,16 +34,16 @@ class Finding:
 
 
 def main(argv: list[str]) -> int:
-    """Print a table of the data sets; exit code 1 when one that is there has something wrong."""
+    """Print a table of the data sets; exit code 1 if there is none or something is wrong."""
     parser = Parser(prog="python -m benchmark check-data", description=__doc__)
     parser.add_argument("--root", default=os.environ.get("DATA"), help="default: $DATA")
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all 15)")
     args = parser.parse_args(argv)
     if not args.root:
-        raise BadInput("which folder? Give --root, or set DATA")
+        raise UserError("which folder? Give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
-        raise BadInput(f"'{root}' is no folder: --root is the one that holds the data sets")
+        raise UserError(f"'{root}' is no folder: --root is the one that holds the data sets")
     known = public_datasets()
     names = [check_name("data set", name, known) for name in args.names] or list(known)
     findings = []
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> int:
         bar.set_description(name)
         findings.append(check(name, known[name], root))
     print(render(findings, root))
-    return int(any(finding.problem for finding in findings))
+    return int(any(f.problem for f in findings) or not any(f.found for f in findings))
 
 
 def public_datasets() -> dict:
@@ -66,7 +68,7 @@ def public_datasets() -> dict:
 
 def check(name: str, cls: type, root: Path) -> Finding:
     """Read a data set as a run does, but write nothing."""
-    from datasets.base import DatasetError, check_labels
+    from datasets.base import check_labels
 
     folder = root / cls.dataset_dir
     finding = Finding(name, cls.expected, folder.is_dir())
@@ -82,7 +84,7 @@ def check(name: str, cls: type, root: Path) -> Finding:
             else:
                 parts = cls.read(folder)
             check_labels(cls.__name__, *parts)
-    except (DatasetError, OSError) as error:
+    except (UserError, OSError) as error:
         finding.problem = str(error)
         return finding
     labels = {item.label for part in parts for item in part}

@@ -1,16 +1,15 @@
 """Public data sets: downloaded, checked, and laid out as datasets/ reads them."""
 
-import fcntl
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from ..errors import BadInput, Parser, check_name
+from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.files import held
+
+from ..cli import Parser
 from ..protocols.configs import CONFIGS, read_config
 from .archives import check_sum, fetch, fetch_drive, find, place, unpacked
 
@@ -35,7 +34,7 @@ class Source:
         return list(self.holds) or [self.name]
 
     def check(self, path: Path) -> None:
-        """Raise BadInput if the file at `path` is not this one, as far as a hash is known."""
+        """Raise UserError if the file at `path` is not this one, as far as a hash is known."""
         for kind in ("sha256", "md5"):
             if expected := getattr(self, kind):
                 return check_sum(path, kind, expected)
@@ -58,7 +57,7 @@ def main(argv: list[str]) -> int:
     add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its own address")
     args = parser.parse_args(argv)
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
-        raise BadInput(f"--mirror is an address that starts with http(s)://, not '{args.mirror}'")
+        raise UserError(f"--mirror is an address that starts with http(s)://, not '{args.mirror}'")
     names = [check_name("data set", name, table) for name in dict.fromkeys(args.datasets)]
     root = args.root.expanduser().absolute()
     try:
@@ -95,13 +94,15 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     problems = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder):
+        with held(folder.with_name(f".{folder.name}.lock")) as alone:
+            if not alone:
+                raise UserError(f"another download is at work in '{folder}'")
             for source in todo:
                 try:
                     install(source, folder, mirror)
-                except (BadInput, OSError) as error:
+                except (UserError, OSError) as error:
                     problems.append(f"{source.name}: {error}")
-    except (BadInput, OSError) as error:
+    except (UserError, OSError) as error:
         problems.append(str(error))
     if lacks(folder, by_hand["needs"]):
         problems.append(by_hand["how"].format(folder=folder))
@@ -115,21 +116,6 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
 def lacks(folder: Path, paths: list[str]) -> bool:
     """Whether one of the paths is not in the folder."""
     return not all((folder / path).exists() for path in paths)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other downloads out of the folder; BadInput when one is at work there."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a network file system may know no such locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BadInput(f"another download is at work in '{folder}'") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def install(source: Source, folder: Path, mirror: str | None) -> None:
@@ -146,8 +132,8 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
     if there:
         try:
             source.check(path)
-        except BadInput as error:
-            raise BadInput(f"'{path}' is another file, move it away: {error}") from None
+        except UserError as error:
+            raise UserError(f"'{path}' is another file, move it away: {error}") from None
     with unpacked(path, folder / ".unpacking", source.inside) as content:
         for name, origin in source.holds.items():
             if not (folder / name).exists():
@@ -162,7 +148,7 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
     """Download a file from the first of its addresses that gives it, and check it.
 
     Raises:
-        BadInput: no address gives it. A file with another hash is kept under another name.
+        UserError: no address gives it. A file with another hash is kept under another name.
     """
     urls = [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else source.urls
     ways = {url: partial(fetch, url) for url in urls}
@@ -173,12 +159,12 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
         print(f"{source.name}: from {where}", flush=True)
         try:
             received = get(path)
-        except BadInput as error:
+        except UserError as error:
             reasons.append(str(error))
             continue
         try:
             source.check(received)
-        except BadInput as error:
+        except UserError as error:
             wrong = received.rename(path.with_name(path.name + ".wrong"))
             reasons.append(f"the file from {where} is kept as '{wrong}', for {error}")
             continue
@@ -186,6 +172,6 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
         for rest in (".part", ".part.etag"):
             path.with_name(path.name + rest).unlink(missing_ok=True)
         return
-    raise BadInput(
+    raise UserError(
         f"{'; '.join(reasons)}; call this again to go on, or put the file at '{path}' yourself"
     )

@@ -5,27 +5,28 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from ..errors import BadInput
+from trainers.prompting.errors import UserError
 
 
 def load_run(folder: Path):
     """The trainer of a finished run, with its data and its prompts; what it says goes to stderr.
 
     Raises:
-        BadInput: the folder holds no finished run, or its data or prompts are gone.
+        UserError: the folder holds no finished run, or its data or prompts are gone.
     """
+    from recipe.configs import leaves
+    from recipe.settings import build_cfg
+
+    path = folder / "results.json"
     try:
-        config = json.loads((folder / "results.json").read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"'{folder}' holds no finished run: there is no results.json") from None
-    from dassl.config import get_cfg_default
-    from yacs.config import CfgNode
-
-    from trainers.prompting import extend_cfg
-
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    cfg.merge_from_other_cfg(CfgNode(config))
+        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        keys = dict(leaves(config))
+    except OSError:
+        raise UserError(f"'{folder}' holds no finished run: there is no results.json") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"'{path}' is not the record of a run: train again") from None
+    with redirect_stdout(sys.stderr):
+        cfg = build_cfg([(f"'{path}'", keys)])
     cfg.OUTPUT_DIR = cfg.RESUME = ""
     return build(cfg, folder)
 
@@ -34,11 +35,9 @@ def build(cfg, folder: Path | None = None):
     """The trainer of a config, with the prompts in a folder; what it says goes to stderr.
 
     Raises:
-        BadInput: a mistake of the user's.
+        UserError: a mistake of the user's.
     """
     from dassl.engine import build_trainer
-
-    import datasets  # noqa: F401 (registers the data sets)
 
     try:
         with redirect_stdout(sys.stderr):
@@ -48,5 +47,5 @@ def build(cfg, folder: Path | None = None):
     except Exception as error:
         if not hasattr(error, "exit_code"):  # marks what is told to the user in one sentence
             raise
-        raise BadInput(str(error)) from error
+        raise UserError(str(error), error.exit_code) from error
     return trainer

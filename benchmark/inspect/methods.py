@@ -12,7 +12,7 @@ from trainers.prompting.config import prompt_spec
 from trainers.prompting.learner import PromptLearner
 from trainers.prompting.method import METHODS
 
-from ..errors import Parser
+from ..cli import Parser
 from ..measure.geometry import GEOMETRY, untrained_clip
 from ..report.command import TABLE_STYLES
 

@@ -1,9 +1,12 @@
 """Draw token-level transport plans over an image, for prompts of one class."""
 
+import io
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from ..errors import BadInput, Parser
+from trainers.prompting.errors import UserError, check_name
+
+from ..cli import Parser, write_output
 from .load import load_run
 
 
@@ -35,10 +38,10 @@ def main(argv: list[str]) -> int:
     trainer = load_run(args.model_dir)
     model, spec = trainer.model.eval(), trainer.model.spec
     if not spec.token_level:
-        raise BadInput(f"the run in '{args.model_dir}' has no token-level transport to show")
+        raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
-        raise BadInput(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
+        raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
     path, name = choose(trainer, args)
     k = trainer.dm.dataset.classnames.index(name)
     image = trainer.dm.test_loader.dataset.transform(open_image(path))
@@ -57,15 +60,15 @@ def main(argv: list[str]) -> int:
 def choose(trainer, args) -> tuple[Path, str]:
     """The image to show, and the class whose prompts it meets."""
     names = trainer.dm.dataset.classnames
-    if args.class_name and args.class_name not in names:
-        raise BadInput(f"the run knows no class '{args.class_name}': (valid: {', '.join(names)})")
+    if args.class_name:
+        check_name("class", args.class_name, names)
     if args.image:
         if not args.class_name:
-            raise BadInput("--image needs --class-name: the class whose prompts are shown")
+            raise UserError("--image needs --class-name: the class whose prompts are shown")
         return args.image, args.class_name
     items = [i for i in trainer.dm.dataset.test if args.class_name in (None, i.classname)]
     if not 0 <= args.index < len(items):
-        raise BadInput(f"--index is {args.index} but there are {len(items)} test images")
+        raise UserError(f"--index is {args.index} but there are {len(items)} test images")
     return Path(items[args.index].impath), items[args.index].classname
 
 
@@ -138,8 +141,7 @@ def draw(output: Path, image, plans, labels, titles, subject: str) -> None:
     bar = figure.colorbar(heat, ax=axes, shrink=0.8, pad=0.01)
     bar.set_label("share of the word's mass\n(1 = spread evenly)", fontsize=8)
     figure.suptitle(f"Token-level transport from words to patches, class {subject}", fontsize=10)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    figure.savefig(temporary, dpi=150, format=output.suffix.lstrip(".") or "png")
-    temporary.replace(output)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=output.suffix.lstrip(".") or "png")
     plt.close(figure)
+    write_output(output, drawn.getvalue())

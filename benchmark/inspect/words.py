@@ -4,7 +4,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..errors import BadInput, Parser
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser
 from .load import load_run
 
 
@@ -19,11 +21,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--top", type=int, default=5, help="words for each token (default: 5)")
     args = parser.parse_args(argv)
     if args.top < 1:
-        raise BadInput(f"--top is {args.top} but must be at least 1")
+        raise UserError(f"--top is {args.top} but must be at least 1")
     trainer = load_run(args.model_dir)
     spec = trainer.model.spec
     if not spec.N:
-        raise BadInput(f"the run in '{args.model_dir}' has no textual prompts: nothing to read")
+        raise UserError(f"the run in '{args.model_dir}' has no textual prompts: nothing to read")
     contexts = text_contexts(trainer.model)
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
     if spec.class_specific:

@@ -4,7 +4,6 @@ import multiprocessing
 import re
 import resource
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from recipe.environment import peak_memory_mib
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.memory import keep_freed_memory, memory_budget
 from trainers.prompting.precision import Precision
@@ -105,10 +105,7 @@ class Subject:
 
     def peak_memory(self) -> float:
         """MiB that this process has held at most, or that its tensors took on the GPU."""
-        if self.device == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        unit = 1 if sys.platform == "darwin" else 1 << 10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+        return peak_memory_mib(self.device)
 
 
 class Product(Subject):

@@ -8,7 +8,8 @@ import pytest
 from dassl.data.datasets import Datum
 from paths import GOLDEN
 
-from datasets.base import DatasetError, ImageDataset, subsample_classes
+from datasets.base import ImageDataset, subsample_classes
+from trainers.prompting.errors import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
 PARTS = ("train", "val", "test")
@@ -115,14 +116,14 @@ ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
 def test_broken_splits_are_told_in_one_sentence(tmp_path, split, words):
     (tmp_path / "small" / "images").mkdir(parents=True)
     write(tmp_path, split)
-    with pytest.raises(DatasetError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         Small(config(tmp_path))
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_folder_says_where_and_what(tmp_path):
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(UserError) as caught:
         Small(config(tmp_path))
     for words in (str(tmp_path / "small"), "small/", "images/", "split.json", "`emoji`"):
         assert words in str(caught.value)
@@ -130,7 +131,7 @@ def test_a_missing_folder_says_where_and_what(tmp_path):
 
 def test_a_missing_image_is_named(tmp_path):
     write(tmp_path, broken(ROWS), missing=["b/1.jpg"])
-    with pytest.raises(DatasetError, match=r"b/1\.jpg.*missing are 2 of 4\): restore them"):
+    with pytest.raises(UserError, match=r"b/1\.jpg.*missing are 2 of 4\): restore them"):
         Small(config(tmp_path))
 
 
@@ -164,22 +165,22 @@ NO_SPLITS += [ROW % row for row in ('"a", 0', '"a", "0", "b"', '"a", 0.5, "b"', 
 def test_a_file_that_is_no_split_is_named(tmp_path, text):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "split.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"split\.json' is not a split file"):
+    with pytest.raises(UserError, match=r"split\.json' is not a split file"):
         Small(config(tmp_path))
 
 
 def test_a_missing_split_file_is_named(tmp_path):
     (tmp_path / "small").mkdir()
-    with pytest.raises(DatasetError, match=r"no split file '.*split\.json'"):
+    with pytest.raises(UserError, match=r"no split file '.*split\.json'"):
         Small(config(tmp_path))
 
 
 def test_an_unknown_half_is_refused(protocol_root):
-    with pytest.raises(DatasetError, match="all, base or new, not 'old'"):
+    with pytest.raises(UserError, match="all, base or new, not 'old'"):
         Small(config(protocol_root, subset="old"))
 
 
 def test_k_is_one_in_a_half(tmp_path):
     write(tmp_path, broken([*ROWS, ["c/1.jpg", 2, "cat"]]))
-    with pytest.raises(DatasetError, match="only the class 'cat'"):
+    with pytest.raises(UserError, match="only the class 'cat'"):
         Small(config(tmp_path, subset="new"))

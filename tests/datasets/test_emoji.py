@@ -17,10 +17,10 @@ import torch
 from paths import ROOT
 from PIL import Image, ImageDraw
 
-from datasets import DatasetError
 from datasets import emoji as datasets_emoji
 from datasets.emoji import ARCHIVE, unpack
 from trainers.prompting import load_clip
+from trainers.prompting.errors import UserError
 
 NAMES = ["emoji", "emoji_3d", "emoji_sketch", "emoji_animals", "emoji_food"]
 CLASSES = {
@@ -193,7 +193,7 @@ def test_what_cannot_be_unpacked_is_told_in_one_sentence(tmp_path, kind):
     elif kind == "root is a file":
         small_archive(archive)
         root.write_text("")
-    with pytest.raises(DatasetError, match="The emoji images") as caught:
+    with pytest.raises(UserError, match="The emoji images") as caught:
         unpack(archive, root)
     assert caught.value.exit_code == 2
     assert str(archive) in str(caught.value)
@@ -204,7 +204,7 @@ def test_a_lost_image_is_named(tmp_path):
     dataset = datasets_emoji.Emoji(config(tmp_path))
     lost = Path(dataset.test[3].impath)
     lost.unlink()
-    with pytest.raises(DatasetError, match=lost.name):
+    with pytest.raises(UserError, match=lost.name):
         datasets_emoji.Emoji(config(tmp_path))
 
 

@@ -9,7 +9,7 @@ from dassl.utils import DataError, read_image
 from paths import ROOT
 from PIL import Image
 
-from datasets.base import DatasetError
+from trainers.prompting.errors import UserError
 
 
 def load(root, shots=-1):
@@ -97,7 +97,7 @@ def test_names_come_from_a_file(tmp_path):
 def test_a_file_of_names_that_does_not_fit_is_told(text, words, tmp_path):
     fill(tmp_path, ant=2, bee=2)
     (tmp_path / "classnames.txt").write_text(text, encoding="latin1")
-    with pytest.raises(DatasetError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_one_name_for_two_folders_is_told(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
     def refused(words, root=tmp_path):
-        with pytest.raises(DatasetError, match=words) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             load(root)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 2

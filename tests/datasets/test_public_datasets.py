@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 
 import datasets  # noqa: F401 (registers them)
-from datasets.base import DatasetError
 from datasets.files import PARTS
+from trainers.prompting.errors import UserError
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
 JPEG = io.BytesIO()
@@ -287,7 +287,7 @@ def test_base_and_new_are_halves(tree):
     names, _ = tree.facts
     half = (len(names) + 1) // 2
     if half < 2 or len(names) - half < 2:
-        with pytest.raises(DatasetError, match="classification needs two"):
+        with pytest.raises(UserError, match="classification needs two"):
             load(tree.name, tree.root, subset="new")
         return
     for subset, expected in (("base", names[:half]), ("new", names[half:])):
@@ -326,7 +326,7 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path, monkeypatch,
 
     first = load("dtd", tmp_path)
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").unlink()
-    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
     capsys.readouterr()
     assert labels(load("dtd", tmp_path).train_x) == labels(first.train_x)
     assert "cannot be written (Permission denied)" in capsys.readouterr().out
@@ -403,7 +403,7 @@ def remove(folder):
 def test_a_missing_class_folder_is_named(builder, folder, tmp_path):
     builder(tmp_path)
     remove(tmp_path / folder)
-    with pytest.raises(DatasetError, match=r"lacks 1 of its 12 class folders \((n0000000)?3\)"):
+    with pytest.raises(UserError, match=r"lacks 1 of its 12 class folders \((n0000000)?3\)"):
         load(builder.__name__, tmp_path)
 
 
@@ -434,16 +434,16 @@ def test_a_class_folder_without_a_name_is_named(tmp_path):
     imagenet_r(tmp_path)
     folder = tmp_path / "imagenet-rendition"
     classnames(folder, {"n00000002": "animal 2"})
-    with pytest.raises(DatasetError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
+    with pytest.raises(UserError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000007")
-    with pytest.raises(DatasetError, match="no class name behind 'n00000007'"):
+    with pytest.raises(UserError, match="no class name behind 'n00000007'"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000002 animal 7")
-    with pytest.raises(DatasetError, match="two lines for 'n00000002'"):
+    with pytest.raises(UserError, match="two lines for 'n00000002'"):
         load("imagenet_r", tmp_path)
     (folder / "classnames.txt").unlink()
-    with pytest.raises(DatasetError, match=r"imagenet/classnames\.txt'.* cannot be read"):
+    with pytest.raises(UserError, match=r"imagenet/classnames\.txt'.* cannot be read"):
         load("imagenet_r", tmp_path)
 
 
@@ -467,7 +467,7 @@ def test_fewer_classes_than_published_are_told(tmp_path, capsys):
 
 def test_a_missing_data_set_says_what_belongs_there(tmp_path):
     for name, registered in NAMES.items():
-        with pytest.raises(DatasetError, match=f"{registered} was looked for in") as caught:
+        with pytest.raises(UserError, match=f"{registered} was looked for in") as caught:
             load(name, tmp_path)
         cls = DATASET_REGISTRY.get(registered)
         assert f"{cls.dataset_dir}/" in str(caught.value)
@@ -491,7 +491,7 @@ def test_a_missing_annotation_file_is_named(builder, missing, tmp_path):
     builder(tmp_path)
     (path,) = tmp_path.glob(f"*/{missing}")
     path.unlink()
-    with pytest.raises(DatasetError, match=f"no '{path}'") as caught:
+    with pytest.raises(UserError, match=f"no '{path}'") as caught:
         load(builder.__name__, tmp_path)
     split = f"split_zhou_{NAMES[builder.__name__]}.json"
     assert (split in str(caught.value)) == (builder is not fgvc_aircraft)
@@ -513,7 +513,7 @@ def test_broken_annotations_are_told_in_one_sentence(builder, broken, content, w
     builder(tmp_path)
     (path,) = tmp_path.glob(f"*/{broken}")
     path.write_text(content)
-    with pytest.raises(DatasetError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         load(builder.__name__, tmp_path)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
@@ -523,18 +523,18 @@ def test_annotated_images_that_are_missing_are_counted(tmp_path):
     oxford_pets(tmp_path)
     for i in (3, 4):
         (tmp_path / "oxford_pets" / "images" / f"Abyssinian_{i}.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"OxfordPets.*_[34]\.jpg.*missing are 2 of 22"):
+    with pytest.raises(UserError, match=r"OxfordPets.*_[34]\.jpg.*missing are 2 of 22"):
         load("oxford_pets", tmp_path)
 
 
 def test_missing_image_folders_are_named(tmp_path):
     (tmp_path / "dtd").mkdir()
-    with pytest.raises(DatasetError, match="class folders belong in .*dtd/images'"):
+    with pytest.raises(UserError, match="class folders belong in .*dtd/images'"):
         load("dtd", tmp_path)
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(
         json.dumps({part: [["a/1.jpg", 0, "a"]] for part in PARTS})
     )
-    with pytest.raises(DatasetError, match="belong in .*dtd/images', which is not there"):
+    with pytest.raises(UserError, match="belong in .*dtd/images', which is not there"):
         load("dtd", tmp_path)
 
 
@@ -543,14 +543,14 @@ def test_a_name_that_is_null_is_none(tmp_path):
     rows = [["banded/banded 0.jpg", 0, "banded"], ["polka-dotted/polka-dotted 0.jpg", 1, None]]
     file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
     file.write_text(json.dumps(dict.fromkeys(PARTS, rows)))
-    with pytest.raises(DatasetError, match=r"label 1 has no name, .*polka-dotted 0\.jpg"):
+    with pytest.raises(UserError, match=r"label 1 has no name, .*polka-dotted 0\.jpg"):
         load("dtd", tmp_path)
 
 
 def test_a_class_folder_without_images_is_named(tmp_path):
     dtd(tmp_path)
     lines(tmp_path / "dtd" / "images" / "woven" / "notes.txt", "no image")
-    with pytest.raises(DatasetError, match="woven' has no images: fill or remove it"):
+    with pytest.raises(UserError, match="woven' has no images: fill or remove it"):
         load("dtd", tmp_path)
 
 
@@ -559,7 +559,7 @@ def test_a_class_folder_that_may_not_be_missing_is_to_be_filled(tmp_path):
     folder = tmp_path / "imagenet" / "images" / "val" / "n00000003"
     remove(folder)
     folder.mkdir()
-    with pytest.raises(DatasetError, match="n00000003' has no images: fill it$"):
+    with pytest.raises(UserError, match="n00000003' has no images: fill it$"):
         load("imagenet", tmp_path)
 
 

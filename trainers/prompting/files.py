@@ -1,11 +1,14 @@
 """Files that appear whole or not at all, and folders that one process holds at a time."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -32,7 +35,7 @@ def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
         patience: seconds to wait for another process.
 
     Yields:
-        Whether this process holds it.
+        Whether this process holds it; True, too, where the file system has no locks.
 
     Raises:
         OSError: the file cannot be made.
@@ -40,10 +43,14 @@ def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     lock = filelock.FileLock(path, timeout=patience)
     try:
         lock.acquire()
+        alone = True
     except filelock.Timeout:
-        yield False
-        return
+        alone = False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        alone = True
     try:
-        yield True
+        yield alone
     finally:
         lock.release()

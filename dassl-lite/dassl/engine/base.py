@@ -108,6 +108,8 @@ class TrainerBase:
         A checkpoint that holds the states of the random number generators restores them too.
         """
         names = self.get_model_names()
+        if not names:
+            raise UserError(f"{type(self).__name__} has nothing to train: use --eval-only")
         folders = {name: osp.join(directory, name) for name in names}
         if not all(osp.exists(osp.join(folder, "checkpoint")) for folder in folders.values()):
             print("No checkpoint found, train from scratch")
@@ -125,7 +127,13 @@ class TrainerBase:
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
         if checkpoint.get("rng"):
-            set_rng_state(checkpoint["rng"])
+            try:
+                set_rng_state(checkpoint["rng"])
+            except (LookupError, RuntimeError, TypeError, ValueError):
+                raise UserError(
+                    f"The checkpoint in '{directory}' has broken states of the random number "
+                    "generators: delete the folder and train again"
+                ) from None
         return checkpoint["epoch"]
 
     def load_model(self, directory, epoch=None):

@@ -14,6 +14,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
+    UserError,
     count_num_param,
     load_checkpoint,
     load_pretrained_weights,
@@ -23,6 +24,7 @@ from dassl.utils import (
 )
 
 from .base import TrainerBase
+from .checks import check_values
 from .net import SimpleNet
 
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
@@ -36,15 +38,16 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg):
         super().__init__()
+        check_values(cfg)
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
-        if cfg.TEST.FINAL_MODEL not in ("last_step", "best_val"):
-            raise unknown_name("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ["best_val", "last_step"])
         self.build_data_loader()
+        if cfg.TEST.SPLIT == "val" or cfg.TEST.FINAL_MODEL == "best_val":
+            self._loader_of("val")
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         self.best_result = float("-inf")
@@ -62,6 +65,17 @@ class SimpleTrainer(TrainerBase):
         self.num_classes = self.dm.num_classes
         self.num_source_domains = self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+
+    def _loader_of(self, split):
+        """The images of `test` or `val`; test images never stand in for missing ones of `val`."""
+        if split != "val":
+            return self.test_loader
+        if self.val_loader is None:
+            raise UserError(
+                f"Validation images are asked for, but {self.cfg.DATASET.NAME} has none: set "
+                "TEST.SPLIT test and TEST.FINAL_MODEL last_step"
+            )
+        return self.val_loader
 
     def build_model(self):
         """Make and register the model; most trainers replace this."""
@@ -82,7 +96,14 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if self.cfg.DATASET.NUM_SHOTS == 0:
+            raise UserError(
+                "DATASET.NUM_SHOTS is 0, which leaves nothing to train on: -1 takes all"
+            )
+        source = self.cfg.RESUME or self.output_dir
+        self.start_epoch = self.resume_model_if_exist(source)
+        if not self.start_epoch and osp.abspath(source) != osp.abspath(self.output_dir):
+            raise UserError(f"There is no checkpoint in '{source}' to resume from: check RESUME")
         if self.start_epoch:
             self._recall_best_result()
         writer_dir = osp.join(self.output_dir, "tensorboard")
@@ -121,18 +142,14 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split=None):
-        """Evaluate on `split` (default: TEST.SPLIT); return the first result, the accuracy.
+        """Evaluate on `split`, test or val (default: TEST.SPLIT); return the accuracy.
 
-        Without validation data, `val` means the test data.
+        A trainer with another evaluator returns that one's first result.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
-        if split == "val" and self.val_loader is not None:
-            data_loader = self.val_loader
-        else:
-            split = "test"
-            data_loader = self.test_loader
+        data_loader = self._loader_of(split)
         print(f"Evaluate on the *{split}* set")
         for batch in progress(data_loader):
             input, label = self.parse_batch_test(batch)

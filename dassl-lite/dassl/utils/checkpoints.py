@@ -64,10 +64,11 @@ def _without_module(state_dict):
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
-def load_checkpoint(fpath):
-    """The content of a checkpoint, tensors on the CPU.
+def load_checkpoint(fpath, remedy="copy it again, or train again"):
+    """The content of a checkpoint, a dict, with tensors on the CPU.
 
-    Only tensors, plain values and the state of optimisers are read; no code in it runs.
+    Only tensors, plain values and the state of optimisers are read; no code in it runs. `remedy`
+    ends the sentence about a file that is broken.
     """
     if not fpath:
         raise UserError("No checkpoint was named: give the path of a file")
@@ -75,7 +76,7 @@ def load_checkpoint(fpath):
         raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
     try:
         with _known_globals():
-            return torch.load(fpath, map_location="cpu", weights_only=True)
+            content = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly every type there is
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign:
@@ -84,9 +85,11 @@ def load_checkpoint(fpath):
                 f" {foreign.group(1)} that could run foreign code: save only its 'state_dict'"
             ) from None
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
-        raise UserError(
-            f"The checkpoint '{fpath}' is broken ({reason}): copy it again, or train again"
-        ) from None
+        raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"The checkpoint '{fpath}' is broken (it holds a {kind}): {remedy}")
+    return content
 
 
 @contextlib.contextmanager
@@ -148,10 +151,32 @@ def load_last_checkpoint(fdir):
     name_file = osp.join(fdir, "checkpoint")
     if not osp.isfile(name_file):
         raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
-    with open(name_file, encoding="utf-8") as file:
-        fpath = osp.join(fdir, file.readline().strip())
+    with open(name_file, encoding="utf-8", errors="backslashreplace") as file:
+        name = file.readline(100).strip()
+    remedy = _ways_on(fdir, name_file, name)
+    if not name or osp.basename(name) != name or not osp.isfile(osp.join(fdir, name)):
+        raise UserError(
+            f"'{name_file}' is to name the last checkpoint, but there is no file '{name}': {remedy}"
+        )
+    fpath = osp.join(fdir, name)
     print(f"Loading checkpoint from '{fpath}'")
-    return load_checkpoint(fpath)
+    checkpoint = load_checkpoint(fpath, remedy)
+    if not isinstance(checkpoint.get("epoch"), int) or "state_dict" not in checkpoint:
+        raise UserError(f"The checkpoint '{fpath}' tells no epoch or has no model: {remedy}")
+    return checkpoint
+
+
+def _ways_on(fdir, name_file, name):
+    """What to do when the last checkpoint, called `name`, cannot be used."""
+    remedy = f"delete '{name_file}' to train from the start"
+    epochs = {}
+    for other in os.listdir(fdir):
+        epoch = other.removeprefix("model.pth.tar-")
+        if epoch.isdecimal() and other != name:
+            epochs[int(epoch)] = other
+    if epochs:
+        remedy += f", or write '{epochs[max(epochs)]}' into it to go on from there"
+    return remedy
 
 
 def restore(checkpoint, model, source, optimizer=None, scheduler=None):
@@ -161,7 +186,9 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
         inner.load_state_dict(checkpoint["state_dict"])
         if optimizer is not None and checkpoint.get("optimizer") is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
-    except (KeyError, RuntimeError, ValueError) as error:
+        if scheduler is not None and checkpoint.get("scheduler") is not None:
+            scheduler.load_state_dict(checkpoint["scheduler"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if hasattr(error, "exit_code"):  # a model that explains itself
             raise
         reason = " ".join(str(error).split())[:300]
@@ -169,8 +196,6 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
             f"The checkpoint in '{source}' does not fit the model ({reason}):"
             " use the trainer and the settings that it was trained with"
         ) from None
-    if scheduler is not None and checkpoint.get("scheduler") is not None:
-        scheduler.load_state_dict(checkpoint["scheduler"])
 
 
 def load_pretrained_weights(model, weight_path):

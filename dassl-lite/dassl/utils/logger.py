@@ -18,13 +18,20 @@ class Logger:
         self.file = file
 
     def write(self, text):
-        written = self.console.write(text)
+        written = self._to_console(self.console.write, text)
         self._to_file(lambda: self.file.write(text))
         return written
 
     def flush(self):
-        self.console.flush()
+        self._to_console(self.console.flush)
         self._to_file(self.file.flush)
+
+    def _to_console(self, action, *args):
+        try:
+            return action(*args)
+        except OSError as error:  # else the file would be blamed
+            error.filename = error.filename or getattr(self.console, "name", "the console")
+            raise
 
     def _to_file(self, action):
         if self.file.closed:

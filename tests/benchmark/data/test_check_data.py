@@ -65,9 +65,9 @@ def test_all_fifteen_have_the_published_counts():
     assert {name: tuple(cls.expected) for name, cls in public_datasets().items()} == PUBLISHED
 
 
-def test_missing_data_sets_are_no_error(tmp_path, capsys):
+def test_none_of_fifteen_is_an_error(tmp_path, capsys):
     code, rows, text = check(capsys, "--root", tmp_path)
-    assert code == 0
+    assert code == 1
     assert set(public_datasets()) <= set(rows)
     assert rows["dtd"] == ["no", "(47)", "(2,820)", "(1,128)", "(1,692)"]
     assert rows["imagenet_r"] == ["no", "(200)", "-", "-", "(30,000)"]

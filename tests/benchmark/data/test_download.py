@@ -1,6 +1,5 @@
 """Downloads from a small server on this machine: archives of the true layout, and bad ones."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 import datasets  # noqa: F401 (registers the data sets)
 from benchmark.__main__ import main
 from benchmark.data import archives, download
+from trainers.prompting.files import held
 
 JPEG = b"\xff\xd8\xff\xe0 stands for an image"
 REAL = yaml.safe_load(download.TABLE.read_text())
@@ -474,7 +474,7 @@ def test_nothing_leaves_the_folder(name, filters, toy, get, tmp_path, monkeypatc
     ran = get("toy")
     assert ran.code == 1 and "unsafe" in ran.err, ran.err
     assert not list(tmp_path.rglob("*evil*"))
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"toy"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"toy", ".toy.lock"}
     assert [path.name for path in (tmp_path / "data/toy").iterdir()] == [name]
 
 
@@ -546,10 +546,8 @@ def test_a_second_download_into_a_folder_is_refused(server, toy, get, tmp_path):
     toy(tar(TREE))
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)
-    handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    ran = get("toy")
-    os.close(handle)
+    with held(folder.with_name(".toy.lock")):
+        ran = get("toy")
     assert ran.code == 1 and f"another download is at work in '{folder}'" in ran.err
     assert not server.log and get("toy").code == 0
 

@@ -1,0 +1,1 @@
+"""What train.py is made of: settings, the output folder, the record of a run."""

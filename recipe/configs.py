@@ -1,0 +1,105 @@
+"""Dotted keys: out of config files and command lines, into a cfg. Needs no PyTorch."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from trainers.prompting.errors import UserError, nearest
+
+
+def read_keys(path: str | os.PathLike) -> dict[str, object]:
+    """The dotted keys of a config file, e.g. `OPTIM.LR`, and their values.
+
+    Raises:
+        UserError: there is no such file, it is not YAML, or it holds no keys.
+    """
+    try:
+        with open(path, "rb") as file:  # UTF-8, whatever the locale
+            tree = yaml.safe_load(file) or {}
+    except OSError:
+        near = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
+        hint = f"that folder has {', '.join(near)}" if near else "look into configs/"
+        raise UserError(f"There is no config file '{path}': {hint}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise UserError(
+            f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(tree, dict):
+        raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
+    return dict(leaves(tree))
+
+
+def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The dotted key and the value of every entry of a config."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def read_pairs(words: Sequence[str]) -> dict[str, str]:
+    """The KEY VALUE pairs at the end of a command line; of a key that is there twice the last.
+
+    Raises:
+        UserError: a key has no value.
+    """
+    words = words[1:] if words[:1] == ["--"] else words
+    if len(words) % 2:
+        raise UserError(f"The pairs at the end are not KEY VALUE: '{' '.join(words)}'")
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def merge(cfg, keys: Mapping[str, object], source: str) -> None:
+    """Set dotted keys of a cfg.
+
+    Args:
+        cfg: a yacs node.
+        keys: values by dotted key; text is read as a Python literal where it is one.
+        source: where they come from, for the message.
+
+    Raises:
+        UserError: a key is unknown (with the nearest valid one), or a value of the wrong type.
+    """
+    for key, value in keys.items():
+        parent, name = _find(cfg, key, source)
+        default = parent[name]
+        if isinstance(default, float) and isinstance(value, (int, str)):
+            value = _as_float(value)
+        if name == "CTX_INIT":  # words, or a list of them, one a prompt
+            parent[name] = None  # yacs lets any type replace None
+        try:
+            parent.merge_from_list([name, value])
+        except (ValueError, AssertionError):
+            parent[name] = None
+        if parent[name] is None and default is not None:
+            raise UserError(
+                f"{source} sets '{key}' to '{value}', but it must be of type "
+                f"{type(default).__name__}"
+            )
+
+
+def _find(cfg, key: str, source: str) -> tuple:
+    """The node that holds a dotted key, and the key's last part."""
+    node, path = cfg, key.split(".")
+    for depth, part in enumerate(path):
+        valid = list(node) if isinstance(node, Mapping) else []
+        if part not in valid:
+            where = ".".join(path[:depth]) or "the cfg"
+            raise UserError(
+                f"{source} sets '{key}', but {where} has no '{part}': {nearest(part, valid)}"
+            )
+        parent, node = node, node[part]
+    return parent, path[-1]
+
+
+def _as_float(value: int | str) -> object:
+    """`1` for 1.0, and `nan` or `inf`, which are no Python literals; the rest as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value

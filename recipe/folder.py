@@ -1,0 +1,57 @@
+"""The output folder of a run: one run at a time, and what the system refuses is told."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.files import held
+
+# Seconds to wait for the lock: the data loading workers of a killed run keep it until they notice.
+PATIENCE = 10
+
+# What the system refuses, and what a user can do about it.
+REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EACCES: "change its rights",
+    errno.EPERM: "change its rights",
+    errno.EROFS: "choose another folder",
+    errno.EISDIR: "a file belongs there: remove that folder",
+}
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder while this one writes there.
+
+    The lock ends with this process, however that ends.
+
+    Raises:
+        UserError: another run is writing there, or the system refuses to write or to read.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            alone = stack.enter_context(held(folder / ".lock", PATIENCE))
+        except OSError as error:
+            raise UserError(
+                f"The output folder '{folder}' cannot be written ({error.strerror}): "
+                f"{REMEDIES.get(error.errno, 'choose another --output-dir')}"
+            ) from None
+        if not alone:
+            raise UserError(
+                f"The output folder '{folder}' is being written by another run: wait until "
+                "that has ended, or choose another --output-dir"
+            )
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in REMEDIES:
+                raise
+            raise UserError(
+                f"'{error.filename or folder}' cannot be written or read ({error.strerror}): "
+                f"{REMEDIES[error.errno]}, and the same command goes on from the last checkpoint",
+                exit_code=1,
+            ) from None

@@ -1,0 +1,57 @@
+"""One cfg out of defaults, plug-ins, config files, flags and KEY VALUE pairs."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import yaml
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY
+
+import datasets  # noqa: F401 (registers the data sets)
+from trainers.prompting import extend_cfg
+from trainers.prompting.errors import check_name
+from trainers.prompting.plugins import load_plugins
+
+from .configs import merge
+
+PLUGINS = "TRAINER.PLUGINS"
+
+
+def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iterable[str] = ()):
+    """Dassl's defaults and the nodes of all methods, changed by each source in turn.
+
+    Args:
+        sources: where keys come from, for messages, and the values by dotted key.
+        plugins: modules or files with methods, besides those that a source names.
+
+    Raises:
+        UserError: a plug-in, a key, a value, a trainer or a data set that cannot be.
+    """
+    sources = [(source, dict(keys)) for source, keys in sources]
+    plugins = list(plugins)
+    for _, keys in sources:
+        plugins += _names(keys.pop(PLUGINS, []))
+    plugins = list(dict.fromkeys(map(_absolute, plugins)))
+    load_plugins(plugins)  # before the cfg: they add nodes to it
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.TRAINER.PLUGINS = plugins
+    for source, keys in sources:
+        merge(cfg, keys, source)
+    check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
+    check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    return cfg
+
+
+def _names(value: object) -> list[str]:
+    """A list of names, or a single one; on a command line either is text."""
+    value = yaml.safe_load(value) if isinstance(value, str) else value
+    names = value if isinstance(value, (list, tuple)) else [value]
+    return [str(name) for name in names]
+
+
+def _absolute(name: str) -> str:
+    """A file from anywhere: what reads the finished run may have another working folder."""
+    return os.fspath(Path(name).expanduser().absolute()) if name.endswith(".py") else name

@@ -1,0 +1,146 @@
+"""The output folder: one run at a time, nothing half, and what the system refuses is told."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import filelock
+import pytest
+import torch
+from paths import ROOT
+from tiny import run
+
+import train
+from recipe import environment, folder
+from trainers.prompting.trainer import PromptTrainer
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+HOLD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from recipe.folder import output_folder
+with output_folder(Path(sys.argv[2])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, ROOT, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        for flags in ([], ["--eval-only"]):
+            assert run(tmp_path, "CoOp", out, 1, *flags) == 2
+            line = capsys.readouterr().err.splitlines()[-1]
+            assert f"'{out}' is being written by another run: wait until" in line
+        assert [path.name for path in out.iterdir()] == [".lock"]
+        assert run(tmp_path, "ZeroshotCLIP", tmp_path / "elsewhere") == 0
+        other.kill()
+    assert run(tmp_path, "ZeroshotCLIP", out) == 0
+
+
+def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path, "ZeroshotCLIP", extra=["OUTPUT_DIR", ""]) == 0
+    assert (tmp_path / "log.txt").exists() and not (tmp_path / "results.json").exists()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    assert run(tmp_path, "ZeroshotCLIP", "networked") == 0
+    monkeypatch.setattr(environment, "resource", None)
+    assert run(tmp_path, "ZeroshotCLIP", "windows") == 0
+    assert results(tmp_path / "windows")["peak_memory_mib"] == 0 or torch.cuda.is_available()
+
+
+def test_an_output_folder_that_cannot_be_is_told(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run(tmp_path, "CoOp", tmp_path / "file") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"'{tmp_path / 'file'}' cannot be written (File exists): choose another" in line
+
+
+def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(tmp_path, "ZeroshotCLIP", out) == 0
+    assert run(tmp_path, "CoOp", out, 1, "--eval-only", "--model-dir", "nowhere") == 2
+    assert run(tmp_path, "CoOp", out, 1, "--no-train") == 0
+    assert results(out)["trainer"] == "ZeroshotCLIP"
+    monkeypatch.setattr(PromptTrainer, "test", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, "CoOp", out, 1)
+    assert not (out / "results.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function: a folder on a disk of its own with so many KiB left."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs Linux and its root")
+
+    def with_room(kib):
+        (disk / "ballast").write_bytes(bytes((256 - kib) << 10))
+        return disk
+
+    yield with_room
+    subprocess.run(["umount", "--lazy", disk], check=True)  # the log is still open
+
+
+# By the lengths of the files the room ends in the log, the curves, a checkpoint or the results.
+FULL = [("CoOp", 0), ("CoOp", 4), ("CoOp", 8), ("CoOp", 12), ("CoOp", 44), ("CoOp", 52)]
+FULL += [("ZeroshotCLIP", 8), ("ZeroshotCLIP", 12)]
+
+
+@pytest.mark.parametrize("trainer, kib", FULL)
+def test_a_full_disk_is_one_sentence_and_no_result(trainer, kib, small_disk, tmp_path, capsys):
+    disk = small_disk(kib)
+    out = disk / "out"
+    out.mkdir(exist_ok=True)
+    assert run(tmp_path, trainer, out) == 1
+    assert capsys.readouterr().err == (
+        f"error: '{out}' cannot be written or read (No space left on device): make room, and the "
+        "same command goes on from the last checkpoint\n"
+    )
+    sys.stdout.flush()  # as at the end of the process
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert not [name for name in left if name.startswith("results") or name.endswith(".tmp")]
+    (disk / "ballast").unlink()
+    assert run(tmp_path, trainer, out) == 0
+    assert results(out)["num_test"] == 16
+
+
+def test_curves_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, capsys, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert run(tmp_path, "CoOp", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_what_the_system_refuses_besides_is_told_with_the_file(tmp_path, capsys, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/images/a")
+
+    monkeypatch.setattr(train, "build_trainer", refused)
+    assert run(tmp_path) == 1
+    assert "'/images/a' cannot be written or read (Permission denied): change its rights" in (
+        capsys.readouterr().err
+    )

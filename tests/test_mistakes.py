@@ -1,0 +1,169 @@
+"""What train.py says to a mistake: one sentence, without a traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from paths import ROOT
+from tiny import TinyColours, arguments, run
+
+import train
+from recipe.configs import read_pairs
+
+MISTAKES = {
+    "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
+    "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
+    "backbone": (["MODEL.BACKBONE.NAME", "ViT-B16"], "did you mean 'ViT-B/16'"),
+    "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
+    "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
+    "type": (["OPTIM.LR", "fast"], "must be of type float"),
+    "odd": (["OPTIM.LR"], "not KEY VALUE"),
+    "size": (["INPUT.SIZE", "(64, 64)"], "set INPUT.SIZE (32, 32)"),
+    "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
+    "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
+    "precision": (["TRAINER.ALIGN.PREC", "fp8"], "fp16, fp32 or amp"),
+    "seed": (["SEED", "99999999999"], "The seed is 99999999999 but must be from 0 to 4294967295"),
+    "print": (["TRAIN.PRINT_FREQ", "0"], "PRINT_FREQ is 0 but must be a whole number, 1 or more"),
+    "no batch": (["DATALOADER.TRAIN_X.BATCH_SIZE", "0"], "TRAIN_X.BATCH_SIZE is 0 but must be"),
+    "batch": (["DATALOADER.TRAIN_X.BATCH_SIZE", "-4"], "TRAIN_X.BATCH_SIZE is -4 but must be"),
+    "test batch": (["DATALOADER.TEST.BATCH_SIZE", "0"], "TEST.BATCH_SIZE is 0 but must be"),
+    "workers": (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS is -1 but must be"),
+    "views": (["DATALOADER.K_TRANSFORMS", "0"], "K_TRANSFORMS is 0 but must be"),
+    "rate": (["OPTIM.LR", "-0.1"], "OPTIM.LR is -0.1 but must be a finite number, 0 or more"),
+    "no rate": (["OPTIM.LR", "nan"], "OPTIM.LR is nan but must be a finite number"),
+    "too high": (["OPTIM.LR", "1e400"], "OPTIM.LR is inf but must be a finite number"),
+    "none": (["OPTIM.LR", "None"], "sets 'OPTIM.LR' to 'None', but it must be of type float"),
+    "momentum": (["OPTIM.MOMENTUM", "-1"], "MOMENTUM is -1.0 but must be a finite number"),
+    "decay": (["OPTIM.WEIGHT_DECAY", "inf"], "WEIGHT_DECAY is inf but must be a finite number"),
+    "epochs": (["OPTIM.MAX_EPOCH", "-1"], "MAX_EPOCH is -1 but must be a whole number, 1 or more"),
+    "warm-up": (["OPTIM.WARMUP_EPOCH", "-2"], "WARMUP_EPOCH is -2 but must be"),
+    "mean": (["INPUT.PIXEL_MEAN", "[0.5, 0.5]"], "PIXEL_MEAN is [0.5, 0.5] but must be three"),
+    "deviation": (["INPUT.PIXEL_STD", "[0, 1, 1]"], "PIXEL_STD is [0, 1, 1] but must be three"),
+    "no list": (["INPUT.PIXEL_STD", "[x, 1, 1]"], "must be of type list"),
+    "words": (["INPUT.PIXEL_STD", "['x', 1, 1]"], "PIXEL_STD is ['x', 1, 1] but must be three"),
+    "crop": (["INPUT.RRCROP_SCALE", "(1.0, 0.1)"], "RRCROP_SCALE is (1.0, 0.1) but must be two"),
+    "no shots": (["DATASET.NUM_SHOTS", "0"], "NUM_SHOTS is 0, which leaves nothing to train on"),
+    "shots": (["DATASET.NUM_SHOTS", "-2"], "NUM_SHOTS is -2 but must be"),
+    "split": (["TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla': did you mean val?"),
+    "best": (
+        ["TEST.FINAL_MODEL", "best"],
+        "Unknown TEST.FINAL_MODEL 'best': did you mean best_val",
+    ),
+    "head": (["MODEL.HEAD.NAME", "nope"], "MODEL.HEAD.NAME 'nope'"),
+    "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "MEMORY_BUDGET leaves 0.00 GiB: raise it by"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
+    pairs, part = MISTAKES[case]
+    assert run(tmp_path, extra=pairs) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and part in line
+
+
+def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys):
+    assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
+    assert "no config file" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("OPTIM: [")
+    assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
+    assert "is not YAML" in capsys.readouterr().err
+    for text in ("- OPTIM", "OPTIM"):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
+        assert "bad.yaml' has no keys" in capsys.readouterr().err
+
+
+FLAGS = {
+    "resume": (["--resume", "/nope"], "There is no folder '/nope' to resume from"),
+    "nothing to resume": (["--resume", "."], "There is no checkpoint in '.' to resume from"),
+    "head": (["--head", "nope"], "MODEL.HEAD.NAME 'nope'"),
+    "seed": (["--seed", "99999999999"], "The seed is 99999999999 but must be"),
+    "plug-in": (["--plugin", "no.such.module"], "The plug-in 'no.such.module' does not import"),
+    "file": (["--plugin", "nothing.py"], "nothing.py'"),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_a_flag_that_means_nothing(tmp_path, capsys, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    flags, part = FLAGS[case]
+    assert run(tmp_path, "CoOp", None, 1, *flags) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ") and part in line
+
+
+@pytest.mark.parametrize("flag", ["--source-domains", "--target-domains", "--transforms"])
+def test_a_flag_with_several_values_does_not_swallow_the_pairs(capsys, flag):
+    pairs = ["OPTIM.LR", "0.1"]
+    assert train.run([flag, "x", *pairs]) == 2
+    sentence = f"error: {flag} has taken 'OPTIM.LR' for one of its values: write `--` before it\n"
+    assert capsys.readouterr().err == sentence
+    args = train.parse_args([flag, "x", "--", *pairs])
+    assert read_pairs(args.opts) == {"OPTIM.LR": "0.1"}
+
+
+def test_test_images_do_not_stand_in_for_missing_ones_of_validation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(TinyColours, "val", [])
+    for pairs in (["TEST.SPLIT", "val"], ["TEST.FINAL_MODEL", "best_val"]):
+        assert run(tmp_path, "CoOp", extra=pairs) == 2
+        assert (
+            "Validation images are asked for, but TinyColours has none" in capsys.readouterr().err
+        )
+
+
+@TRAINER_REGISTRY.register()
+class NothingToTrain(TrainerX):
+    """In the shape of the public ZeroshotCLIP."""
+
+    def build_model(self):
+        self.logits = torch.zeros(self.num_classes)
+
+    def model_inference(self, input):
+        return self.logits.expand(len(input), -1)
+
+
+def test_a_public_trainer_that_trains_nothing(tmp_path, capsys):
+    assert run(tmp_path, "NothingToTrain") == 2
+    assert (
+        capsys.readouterr().err == "error: NothingToTrain has nothing to train: use --eval-only\n"
+    )
+    assert run(tmp_path, "NothingToTrain", None, 1, "--eval-only") == 0
+
+
+# train.py on the tiny data set in a process of its own.
+CHILD = """
+import sys
+sys.path[:0] = sys.argv.pop(1), sys.argv.pop(1)
+import tiny
+import train
+sys.exit(train.run())
+"""
+
+
+def child(stdout, *flags) -> tuple[int, str]:
+    """Exit code and stderr of train.py; its stdout goes to a file, or to nobody for None."""
+    command = [sys.executable, "-u", "-c", CHILD, str(ROOT), str(ROOT / "tests"), *flags]
+    with subprocess.Popen(
+        command, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if process.stdout:
+            process.stdout.close()
+        return process.wait(), process.stderr.read()
+
+
+def test_a_reader_that_has_had_enough(tmp_path):
+    code, error = child(None, *arguments(tmp_path, "ZeroshotCLIP"))
+    assert code == 1
+    assert error == "nobody reads on: the same command goes on from the last epoch\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_full_device_behind_stdout_is_not_taken_for_the_output_folder(tmp_path):
+    with open("/dev/full", "w") as full:
+        code, error = child(full, *arguments(tmp_path, "ZeroshotCLIP"))
+    assert code == 1
+    assert error.startswith("error: '<stdout>' cannot be written or read (No space left on device)")
