@@ -154,7 +154,7 @@ class Method(nn.Module):
                 )
         if not terms:
             raise UserError(f"The loss of {type(self).__name__} has no terms: return at least one")
-        total = terms["loss"] if "loss" in terms else sum(terms.values())
+        total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     def own_state(self) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import methods  # noqa: F401 (a plug-in must not take their names)
 from .errors import UserError
 from .method import METHODS
 
@@ -57,6 +58,7 @@ def _import(name: str) -> str:
             f"The plug-in file '{name}' has the name of a module that is loaded already: rename it"
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # as for an import by name
     try:

@@ -179,6 +179,18 @@ def clean(words: str) -> str:
     return " ".join(words.replace("_", " ").split())
 
 
+def only_template(words) -> str:
+    """The template in a `CTX_INIT` of a method that has one prompt.
+
+    Raises:
+        UserError: it is a list of several.
+    """
+    given = (clean(words),) if isinstance(words, str) else split_templates(words)
+    if len(given) != 1:
+        raise UserError(f"CTX_INIT has {len(given)} templates but this method takes one")
+    return given[0]
+
+
 def fixed_sentence(words) -> str:
     """The sentence of one class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
     return f"{split_templates(words)[0]} {{}}.".lstrip()
@@ -191,7 +203,7 @@ def text_prompt(node, **special) -> PromptSpec:
         node: `CTX_INIT`, when it is given, replaces `N_CTX`.
         special: further coordinates of the point.
     """
-    words = clean(node.CTX_INIT or "") or " ".join([SLOT] * node.N_CTX)
+    words = only_template(node.CTX_INIT or "") or " ".join([SLOT] * node.N_CTX)
     return PromptSpec(
         M=0,
         N=1,

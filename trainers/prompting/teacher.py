@@ -34,11 +34,11 @@ class Teacher:
     @cached_property
     def h(self) -> torch.Tensor:
         """h0, the normalised text features (K, D), float32; computed when first asked for."""
-        total = 0
-        for template in self.templates:
-            sentences = [template.format(name) for name in self.classnames]
-            total = total + encode_sentences(self.clip_model, sentences).float()
-        return F.normalize(total / len(self.templates), dim=-1)
+        features = [
+            encode_sentences(self.clip_model, [template.format(name) for name in self.classnames])
+            for template in self.templates
+        ]
+        return F.normalize(torch.stack(features).float().mean(0), dim=-1)
 
     @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
 
 from ..method import Method, register
-from ..spec import PromptSpec, fixed_sentence
+from ..spec import PromptSpec, fixed_sentence, only_template
 
 
 @register
@@ -23,7 +23,7 @@ class VPT(Method):
             N=0,
             beta=0,
             score="cosine",
-            sentence=fixed_sentence(node.CTX_INIT),
+            sentence=fixed_sentence(only_template(node.CTX_INIT)),
             vision_length=node.N_CTX_VISION,
             vision_depth=node.PROMPT_DEPTH_VISION,
         )

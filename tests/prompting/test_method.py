@@ -1,0 +1,157 @@
+"""The hooks of a method, and what is told of a method that is wrong."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
+from trainers.prompting.config import read_node
+from trainers.prompting.method import METHODS, Batch, register
+from trainers.prompting.model import Parts
+
+NAMES = ["forest", "sea", "road"]
+IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+
+
+class Mine(Method):
+    """CoOp with two words, for the tests."""
+
+    node = "MINE"
+    defaults = {"N_CTX": 2, "PREC": "fp32"}
+
+    @staticmethod
+    def point(node):
+        return PromptSpec(
+            M=0, N=1, beta=0, score="cosine", templates=("X X",), text_length=2, text_depth=1
+        )
+
+
+def build(kind, clip_model, **node):
+    return kind(read_node(kind, node), clip_model, NAMES)
+
+
+def test_terms_add_up_unless_one_is_called_loss(tiny_clip):
+    class Summed(Mine):
+        def loss(self, output, batch):
+            ce = F.cross_entropy(output.logits, batch.labels)
+            return {"ce": ce, "twice": 2 * ce}
+
+    class Named(Summed):
+        def loss(self, output, batch):
+            terms = super().loss(output, batch)
+            return {**terms, "loss": terms["twice"]}
+
+    summed = build(Summed, tiny_clip).train().losses(IMAGES, LABELS)
+    assert set(summed) == {"loss", "ce", "twice"}
+    assert summed["loss"].item() == pytest.approx(3 * summed["ce"].item())
+    named = build(Named, tiny_clip).train().losses(IMAGES, LABELS)
+    assert named["loss"] == named["twice"]
+
+
+@pytest.mark.parametrize("found", [None, 1.0, {}, {"ce": torch.ones(2)}, torch.ones(4)])
+def test_a_loss_that_is_no_scalar(tiny_clip, found):
+    class Wrong(Mine):
+        def loss(self, output, batch):
+            return found
+
+    with pytest.raises(UserError, match="The loss of Wrong has no"):
+        build(Wrong, tiny_clip).train().losses(IMAGES, LABELS)
+
+
+def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
+    class Scale(Parts):
+        prefix = "adapter."
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(0.5))
+
+        def text(self, features):
+            return features._replace(h=features.h * self.weight)
+
+    class Scaled(Mine):
+        def setup(self, clip_model, classnames, dataset):
+            self.model.parts = Scale()
+
+    torch.manual_seed(0)
+    plain = build(Mine, tiny_clip)
+    torch.manual_seed(0)
+    scaled = build(Scaled, tiny_clip)
+    for mode in (True, False):
+        plain.train(mode), scaled.train(mode)
+        assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES) / 2, atol=1e-6)
+    assert set(scaled.model.public_state_dict()) == {"prompt_learner.ctx", "adapter.weight"}
+    scaled.train()
+    scaled.backward(scaled.losses(IMAGES, LABELS))
+    assert all(p.grad is not None for p in scaled.model.trained().parameters())
+    # kept text features follow a change of the parts
+    scaled.eval().model(IMAGES)
+    with torch.no_grad():
+        scaled.model.parts.weight.mul_(2)
+    assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
+
+
+def test_own_state_is_the_buffers_of_the_method_alone(tiny_clip):
+    class Counting(Mine):
+        def setup(self, clip_model, classnames, dataset):
+            self.register_buffer("seen", torch.zeros(()))
+            self.teacher = Teacher(clip_model, classnames, ["a photo of a {}."])
+
+    method = build(Counting, tiny_clip)
+    method.seen += 3
+    other = build(Counting, tiny_clip)
+    other.load_own_state(method.own_state())
+    assert set(method.own_state()) == {"seen"} and other.seen == 3
+    with pytest.raises(UserError, match="it is of another method"):
+        build(Mine, tiny_clip).load_own_state(method.own_state())
+
+
+def test_views(tiny_clip):
+    class TwoViews(Mine):
+        views = 2
+
+    method = build(TwoViews, tiny_clip).train()
+    assert method.losses([IMAGES, IMAGES], LABELS)["loss"].isfinite()
+    with pytest.raises(UserError, match=r"2 views of an image but gets 1: set DATALOADER.K_TRANSFORMS 2"):
+        method.losses(IMAGES, LABELS)
+    assert Batch([IMAGES, LABELS], LABELS).images is IMAGES
+
+
+def test_the_teacher_is_zero_shot_clip(tiny_clip):
+    zero_shot = build_method("ZeroshotCLIP", {}, tiny_clip, NAMES).eval()
+    teacher = Teacher(tiny_clip, NAMES, ["a photo of a {}."])
+    logits = teacher.logits(teacher.z(IMAGES))
+    assert torch.allclose(logits, zero_shot.model(IMAGES), atol=1e-4)
+    assert not teacher.h.requires_grad and teacher.h is teacher.h
+    several = Teacher(tiny_clip, NAMES, ["a photo of a {}.", "a photo of the {}."])
+    assert not torch.allclose(several.h, teacher.h, atol=1e-4)
+
+
+def test_a_name_is_registered_once():
+    try:
+        register(Mine)
+        with pytest.raises(UserError, match="has one of that name: rename the class"):
+            register(type("Mine", (Method,), {"__module__": "elsewhere"}))
+        assert register(Mine) is Mine
+    finally:
+        del METHODS["Mine"]
+
+
+@pytest.mark.parametrize(
+    ("method", "node", "sentence"),
+    [
+        ("MaPLe", {"CTX_INIT": True}, "TRAINER.MAPLE.CTX_INIT is True but must be words"),
+        ("CoOp", {"CTX_INIT": 5}, "TRAINER.COOP.CTX_INIT is 5 but must be words"),
+        ("CoOp", {"CTX_INIT": ["a", "b"]}, "CTX_INIT has 2 templates but this method takes one"),
+        ("VPT", {"CTX_INIT": ["a", "b"]}, "CTX_INIT has 2 templates but this method takes one"),
+        ("ALIGN", {"CTX_INIT": ["a photo", 1]}, "but must be words"),
+        ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
+        ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
+        ("ALIGN", {"FORM": "cosine"}, "FORM is 'cosine' but must be paper or released"),
+        ("CoOp", {"CSC": "yes"}, "TRAINER.COOP.CSC is 'yes' but must be True or False"),
+    ],
+)
+def test_values_of_the_wrong_kind(method, node, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prompt_spec(method, node)

@@ -1,0 +1,72 @@
+"""Methods from outside: what loads, and what is told where one does not."""
+
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+METHOD = """
+from trainers.prompting import Method, PromptSpec, register
+
+
+@register
+class {name}(Method):
+    node = "MINE"
+    defaults = {{"PREC": "fp32"}}
+
+    @staticmethod
+    def point(node):
+        return PromptSpec(M=0, N=0, beta=0, score="cosine")
+"""
+LOAD = """
+import sys
+from trainers.prompting import UserError
+from trainers.prompting.plugins import load_plugins
+try:
+    load_plugins(sys.argv[1:])
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+def load(tmp_path, *names) -> str:
+    """What loading plug-ins prints, in a process of its own: a registry is there for good."""
+    command = [sys.executable, "-c", LOAD, *names]
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine", "package.methods.mine"])
+def test_a_file_a_module_and_an_installed_package(tmp_path, name):
+    path = tmp_path / (name if name.endswith(".py") else name.replace(".", "/") + ".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(METHOD.format(name="Mine"))
+    assert load(tmp_path, name, name) == f"Plug-in '{name}': Mine\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("1 / 0", "does not import (ZeroDivisionError: division by zero)"),
+        ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
+        ("def broken(:", "does not import (SyntaxError"),
+        ("x = 1", "registers no method: put `@register`"),
+        (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),
+        (None, "There is no plug-in file 'mine.py'"),
+    ],
+)
+def test_what_is_no_plugin_is_one_sentence(tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "mine.py").write_text(content)
+    printed = load(tmp_path, "mine.py")
+    assert printed.startswith("refused: ") and sentence in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_file_with_the_name_of_a_loaded_module(tmp_path):
+    (tmp_path / "plugins").mkdir()  # beside the program it would shadow the real one
+    (tmp_path / "plugins" / "json.py").write_text(METHOD.format(name="Mine"))
+    assert "has the name of a module that is loaded already" in load(tmp_path, "plugins/json.py")

@@ -1,0 +1,80 @@
+"""A result belongs to its settings: what a checkpoint keeps, and when it is refused."""
+
+import json
+
+import pytest
+import torch
+from tiny import arguments
+
+import train
+
+
+def run(root, *extra, output=None, flags=()) -> int:
+    return train.run([*arguments(root, "ALIGN", output, 2, *flags), *extra])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    assert run(root) == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [
+        (["TRAINER.ALIGN.BETA", "0.5"], "TRAINER.ALIGN.BETA 1.0, now 0.5"),
+        (["OPTIM.LR", "0.02"], "OPTIM.LR 0.01, now 0.02"),
+        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS 4, now 2"),
+        (["SEED", "2"], "SEED 1, now 2"),
+        (["DATALOADER.TRAIN_X.BATCH_SIZE", "2"], "DATALOADER.TRAIN_X.BATCH_SIZE 4, now 2"),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_settings(trained, capsys, extra, key):
+    before = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
+    assert run(trained, *extra) == 2
+    said = capsys.readouterr().err
+    assert "was begun with other settings" in said and key in said
+    after = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
+    assert before == after
+
+
+def test_what_changes_no_outcome_is_free(trained):
+    extra = ["TRAIN.PRINT_FREQ", "7", "DATALOADER.NUM_WORKERS", "1", "TRAINER.COOP.N_CTX", "3"]
+    assert run(trained, *extra) == 0
+    assert json.loads((trained / "output" / "results.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("key", ["N", "M", "BETA", "N_CTX"])
+def test_prompts_are_evaluated_as_they_were_trained(trained, tmp_path, capsys, key):
+    value = {"N": "1", "M": "1", "BETA": "0.5", "N_CTX": "1"}[key]
+    flags = ["--eval-only", "--model-dir", str(trained / "output")]
+    extra = [f"TRAINER.ALIGN.{key}", value]
+    assert run(trained, *extra, output=tmp_path / "other", flags=flags) == 2
+    assert f"trained with other settings (TRAINER.ALIGN.{key} " in capsys.readouterr().err
+    assert not (tmp_path / "other" / "results.json").exists()
+
+
+def test_a_public_checkpoint_says_nothing_and_loads(trained, tmp_path, capsys):
+    folder = tmp_path / "public" / "MultiModalPromptLearner"
+    folder.mkdir(parents=True)
+    ours = torch.load(
+        trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2", weights_only=False
+    )
+    public = {key: ours[key] for key in ("state_dict", "epoch", "optimizer", "val_result")}
+    torch.save(public, folder / "model.pth.tar-2")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "public")]
+    assert run(trained, output=tmp_path / "other", flags=flags) == 0
+    assert "does not say what settings made it" in capsys.readouterr().out
+
+
+def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsys):
+    source = trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    checkpoint = torch.load(source, weights_only=False)
+    checkpoint["state_dict"]["prompt_learner.ctx"].view(-1)[0] = float("nan")
+    folder = tmp_path / "nan" / "MultiModalPromptLearner"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "model.pth.tar-2")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "nan")]
+    assert run(trained, output=tmp_path / "other", flags=flags) == 2
+    assert "holds numbers that are not finite" in capsys.readouterr().err
