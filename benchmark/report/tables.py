@@ -104,6 +104,7 @@ def _of_averages(members: list[Average]) -> Table:
     """The averages over data sets, in the shape of the tables of each data set."""
     protocol = members[0].protocol
     title = f"{protocol.title}, {members[0]}: accuracy (%)"
+    caption = [AVERAGE_H if "h" in protocol.columns else AVERAGE]
     problems = [problem for average in members for problem in average.problems]
     if protocol.across == "shots":
         shots = sorted({average.shots for average in members})
@@ -111,7 +112,7 @@ def _of_averages(members: list[Average]) -> Table:
         for method in dict.fromkeys(average.method for average in members):
             at = {average.shots: average for average in members if average.method == method}
             lines.append([Cell(method), *(_accuracy(at.get(number)) for number in shots)])
-        return Table(title, ["Method", *map(shots_text, shots)], lines, [AVERAGE], problems)
+        return Table(title, ["Method", *map(shots_text, shots)], lines, caption, problems)
     several = len({average.method for average in members}) > 1
     lines = []
     for average in members:
@@ -120,7 +121,7 @@ def _of_averages(members: list[Average]) -> Table:
         lines.append([Cell(name), *cells, Cell(f"{average.datasets} of {average.of}")])
     head = [_first_head(protocol), *protocol.columns.values(), "Data sets"]
     title = f"{title}, {shots_text(members[0].shots)}"
-    return Table(title, head, lines, [AVERAGE_H], problems)
+    return Table(title, head, lines, caption, problems)
 
 
 def _title(members: list[Row]) -> str:

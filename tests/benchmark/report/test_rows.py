@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from outcomes import lines, only_table, outcome, some_outcomes
+from outcomes import few_shot, lines, only_table, outcome, some_outcomes
 
 from benchmark.protocols import BASE2NEW
 from benchmark.report.render import as_text, render
@@ -62,3 +62,13 @@ def test_embedded_and_public_data_sets_have_no_common_average():
 def test_two_configs_of_one_method_are_two_rows():
     outcomes = [outcome("ALIGN", 1, "base", 40.0, config=name) for name in ("a", "b")]
     assert [row.method for row in rows(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]
+
+
+def test_what_learns_nothing_is_told_by_its_results_whatever_its_name():
+    outcomes = few_shot("Frozen", 1, (50,), num_params=0) + few_shot("CoOp", 1, (60, 61))
+    outcomes += few_shot("ZeroshotOther", 4, (40,), problem="failed: no memory")
+    assert {row.method: (row.untrained, row.shots) for row in rows(outcomes)} == {
+        "ZeroshotOther": (True, 0),
+        "Frozen": (True, 0),
+        "CoOp": (False, 1),
+    }
