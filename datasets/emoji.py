@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def unpack(archive, root):
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
         temporary.chmod(0o755)  # mkdtemp's own rights would shut other users out
         with zipfile.ZipFile(archive) as file:
@@ -52,6 +54,13 @@ def unpack(archive, root):
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def remove_leftovers(parent):
+    """Remove what a killed process had begun to unpack an hour ago or earlier."""
+    for left in parent.glob(".unpacking-*"):
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @DATASET_REGISTRY.register()

@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 
 from dassl.data.datasets import Datum
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
@@ -34,7 +35,12 @@ def read_split(path, image_dir):
         split = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         parts = [
             [
-                Datum(f"{image_dir}/" + image, index(label), 0, "" if name is None else str(name))
+                Datum(
+                    f"{image_dir}/{inside(image)}",
+                    index(label),
+                    0,
+                    "" if name is None else str(name),
+                )
                 for image, label, name in split[part]
             ]
             for part in PARTS
@@ -52,6 +58,17 @@ def read_split(path, image_dir):
     if "note" in split:
         print(f"Note: '{path}' is {split['note']}")
     return parts
+
+
+def inside(path):
+    """Return `path`.
+
+    Raises:
+        ValueError: it leads out of the folder that it starts in.
+    """
+    if os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise ValueError(f"'{path}' leads out of the folder of the images")
+    return path
 
 
 def write_split(path, image_dir, parts):
@@ -128,21 +145,34 @@ def read_folders(parent, classes, source=None):
             f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
             f"'{parent}' ({some(unnamed)})"
         )
-    items = []
+    items, unread = [], []
     folders = tqdm(classes.items(), str(parent), unit=" folders", mininterval=2, delay=3)
     for label, (folder, classname) in enumerate(folders):
         path = os.path.join(parent, folder)
-        names = sorted(filter(is_image, os.listdir(path)))
+        files = os.listdir(path)
+        names = sorted(filter(is_image, files))
+        unread += [name for name in files if is_other_image(name)]
         if not names:
             remedy = "fill it" if source else "fill or remove it"
             raise UserError(f"The class folder '{path}' has no images: {remedy}")
         items += [Datum(f"{path}/{name}", label, 0, classname) for name in names]
+    if unread:
+        print(
+            f"Note: {len(unread):,} files in '{parent}' are images, but of other kinds than are "
+            f"read ({', '.join(IMG_EXTENSIONS)}), and left out: {some(unread)}"
+        )
     return items
 
 
 def is_image(name):
     """Whether a file is visible and, by its suffix, an image."""
     return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
+
+
+def is_other_image(name):
+    """Whether a file is visible and, by its suffix, an image of a kind that is not read."""
+    suffix = os.path.splitext(name)[1].lower()
+    return name[0] != "." and suffix in Image.registered_extensions() and not is_image(name)
 
 
 def some(names, most=5):

@@ -46,6 +46,8 @@ def output_folder(folder: Path) -> Iterator[None]:
                 "that has ended, or choose another --output-dir"
             )
         try:
+            for left in (*folder.glob("*.tmp"), *folder.glob("*/*.tmp")):
+                left.unlink()  # a killed run was writing it
             yield
         except OSError as error:
             if error.errno not in REMEDIES:

@@ -86,6 +86,8 @@ def test_views_and_the_plain_image(make_cfg):
     dm = DataManager(cfg)
     item = dm.train_loader_x.dataset[0]
     assert len(item["img"]) == 3
+    views = next(iter(dm.train_loader_x))["img"]
+    assert [view.shape for view in views] == [(4, 3, 8, 8)] * 3
     assert not torch.equal(item["img"][0], item["img"][1])
     assert item["img0"].shape == (3, 8, 8)
     assert isinstance(dm.test_loader.dataset[0]["img"], torch.Tensor)
@@ -222,6 +224,26 @@ def test_images_of_every_mode_become_rgb(tmp_path):
     deep = tmp_path / "16.png"
     Image.fromarray(ramp.astype(np.uint16) * 257).save(deep)
     assert np.array_equal(np.asarray(read_image(str(deep)))[..., 0], ramp)
+
+
+def test_images_of_floats(tmp_path):
+    ramp = np.linspace(0, 255, 64).reshape(8, 8).round()
+    path = tmp_path / "floats.tiff"
+    for pixels in (ramp, ramp / 255):
+        Image.fromarray(pixels.astype(np.float32)).save(path)
+        assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
+    for bad, told in ((np.nan, "from nan to nan"), (-1, "from -1 to 255"), (256, "from 0 to 256")):
+        Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.float32)).save(path)
+        with pytest.raises(DataError, match=f"floats.tiff' has pixels {told}, but floats must lie"):
+            read_image(str(path))
+
+
+def test_an_orientation_in_the_exif_data_is_not_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    path = tmp_path / "turned.jpg"
+    Image.new("RGB", (8, 4)).save(path, exif=exif)
+    assert read_image(str(path)).size == (8, 4)
 
 
 @pytest.mark.parametrize(

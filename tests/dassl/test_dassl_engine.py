@@ -136,6 +136,16 @@ def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path):
     assert (file.parent / "model.pth.tar-3").exists()
 
 
+def test_broken_generator_states_are_told(make_cfg, tmp_path):
+    build_trainer(make_cfg()).train()
+    file = tmp_path / "run/prompt_learner/model.pth.tar-2"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["rng"] = {"python": 3}
+    torch.save(checkpoint, file)
+    with pytest.raises(UserError, match="broken states of the random number generators: delete"):
+        build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3)).train()
+
+
 def test_best_val_model_is_kept_and_remembered(make_cfg, tmp_path, monkeypatch, capsys):
     opts = ["TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 3]
     values = iter([50.0, 70.0, 60.0])

@@ -148,6 +148,50 @@ def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
         resume_from_checkpoint(".", nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize("content", [[1], 7, torch.zeros(2)])
+def test_what_is_no_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="is broken .it holds a (list|int|Tensor).: copy it again"):
+        load_checkpoint(str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize(
+    "mark", [b"", b"\n", b"\xff\x00\x93", b"../model.pth.tar-1", b"model.pth.tar-7"]
+)
+def test_a_mark_that_names_no_checkpoint(tmp_path, mark):
+    save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
+    (tmp_path / "checkpoint").write_bytes(mark)
+    with pytest.raises(UserError, match="is to name the last checkpoint, but there is no") as error:
+        resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
+    assert f"delete '{tmp_path}/checkpoint' to train from the start" in str(error.value)
+    assert "or write 'model.pth.tar-1' into it" in str(error.value)
+
+
+def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
+    model, mark = nn.Linear(1, 1), tmp_path / "checkpoint"
+    for epoch in (1, 2):
+        save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
+    last = tmp_path / "model.pth.tar-2"
+    torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
+    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch or has no model: delete"):
+        resume_from_checkpoint(str(tmp_path), model)
+    last.write_bytes(b"half")
+    with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
+        resume_from_checkpoint(str(tmp_path), model)
+    mark.write_text("model.pth.tar-1\n")
+    assert resume_from_checkpoint(str(tmp_path), model) == 1
+
+
+def test_a_scheduler_that_is_none(tmp_path):
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    state = {"state_dict": model.state_dict(), "epoch": 1, "scheduler": [3]}
+    save_checkpoint(state, str(tmp_path))
+    with pytest.raises(UserError, match="does not fit the model"):
+        resume_from_checkpoint(str(tmp_path), model, optimizer, scheduler)
+
+
 def test_numpy_numbers_and_optimisers_in_checkpoints(tmp_path):
     optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters())
     state = {

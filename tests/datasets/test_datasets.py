@@ -111,6 +111,8 @@ ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
         (broken([*ROWS, ["b/2.jpg", 1, "wasp"]]), "both 'bee' and 'wasp'"),
         (broken([*ROWS, ["b/2.jpg", -1, "wasp"]]), "labels start at 0"),
         (broken([]), "has no images"),
+        (broken([["../other/1.jpg", 0, "ant"]]), "'../other/1.jpg' leads out of the folder"),
+        (broken([["a/../../1.jpg", 0, "ant"]]), "leads out of the folder of the images"),
     ],
 )
 def test_broken_splits_are_told_in_one_sentence(tmp_path, split, words):

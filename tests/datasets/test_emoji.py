@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import multiprocessing
+import os
 import random
 import sys
 import tarfile
@@ -174,6 +175,15 @@ def test_processes_may_unpack_at_once(tmp_path):
     (folder,) = folders
     assert len(list(Path(folder, "images").iterdir())) == 200
     assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    old, new = (tmp_path / "emoji" / f".unpacking-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    unpack(small_archive(tmp_path / "small.zip"), tmp_path)
+    assert new.exists() and not old.exists()  # the new one may be at work
 
 
 def test_another_archive_is_unpacked_anew(tmp_path):

@@ -113,6 +113,16 @@ def test_other_files_are_no_images(tmp_path):
     assert (dataset.classnames, sum(counts(dataset))) == (["ant", "bee"], 9)
 
 
+def test_images_of_kinds_that_are_not_read_are_told(tmp_path, capsys):
+    fill(tmp_path, ant=4, bee=4)
+    for name in ("a.GIF", "b.jp2"):
+        (tmp_path / "bee" / name).touch()
+    assert sum(counts(load(tmp_path))) == 8
+    said = capsys.readouterr().out
+    assert f"Note: 2 files in '{tmp_path}' are images, but of other kinds than are read" in said
+    assert "left out: " in said and "a.GIF" in said
+
+
 def test_one_name_for_two_folders_is_told(tmp_path, capsys):
     fill(tmp_path, red_fox=4, **{"red fox": 4})
     assert load(tmp_path).classnames == ["red fox", "red fox"]

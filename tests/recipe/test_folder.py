@@ -64,6 +64,22 @@ def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypat
     assert results(tmp_path / "windows")["peak_memory_mib"] == 0 or torch.cuda.is_available()
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    out = tmp_path / "out"
+    halves = [out / "results.json.17.tmp", out / "prompt_learner" / "model.pth.tar-1.17.tmp"]
+    for half in halves:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.touch()
+    with folder.output_folder(out):
+        assert not any(half.exists() for half in halves)
+
+
+def test_a_folder_in_the_place_of_the_results_is_told(tmp_path, capsys):
+    (tmp_path / "out" / "results.json").mkdir(parents=True)
+    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out") == 1
+    assert "results.json' cannot be written or read (Is a directory)" in capsys.readouterr().err
+
+
 def test_an_output_folder_that_cannot_be_is_told(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(tmp_path, "CoOp", tmp_path / "file") == 2
