@@ -8,8 +8,9 @@ from torch import Tensor
 
 from .inputs import check_settings, weights
 from .precision import full_precision
+from .result import SinkhornResult, Solution, in_a_row
 from .scalings import Scalings
-from .solver import SinkhornResult, _Solution, chunk_size, columns_first, in_a_row, look_every
+from .solver import chunk_size, columns_first, look_every
 
 
 def sinkhorn_released(
@@ -44,7 +45,7 @@ def sinkhorn_released(
     problems = in_a_row(cost, a_full, b_full, padded)
     n = len(problems.C)
     plan = torch.empty_like(problems.C, dtype=a_full.dtype)
-    solution = _Solution.empty(n, problems.a, plan)
+    solution = Solution.empty(n, problems.a, plan)
     step = size * max(1, chunk_size(plan) // size)
     with full_precision(cost.device.type):
         for start in range(0, n, step):

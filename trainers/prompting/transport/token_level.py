@@ -20,6 +20,7 @@ from .scalings import LEAST_REG, SharedScalings, over_rows
 from .solver import Sinkhorn, chunk_bytes_of
 
 WIDTH = 16  # products are faster on rows of a multiple of so many image tokens
+CHUNKS = 6  # of the solver's in a piece: there are fewer passes over it
 COSINES = 2.0  # costs 1 - cos differ by so much at most
 
 
@@ -80,7 +81,7 @@ def without_gradient(problems: TokenProblems) -> Tensor:
         kernel_first = x_first.exp()
         kernel_x_first = x_first.mul_(kernel_first)
         found = r.new_empty(B, K, M, N)
-        for images, classes, length, padded in problems.pieces(2 * chunk_bytes_of(r.device)):
+        for images, classes, length, padded in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
             own = length - shared
             tokens = s.index_select(1, classes)[:, :, shared:length].reshape(-1, D)
             shape = len(mean[images]), M, N, len(classes)
