@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from .errors import check_name
 from .transport.plans import prompt_plan
-from .transport.problems import TokenProblems, TokenWeights
+from .transport.problems import TokenProblems
 from .transport.released import sinkhorn_released
 from .transport.solver import Sinkhorn
 from .transport.token_level import token_distances
@@ -104,9 +104,8 @@ def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
 
 def token_problems(spec, image, text, chunk_bytes) -> TokenProblems:
     """The token problems of a batch."""
-    weights = TokenWeights(text.s_mass, text.shared)
     how = spec.reg, spec.tol, spec.max_iter, chunk_bytes
-    return TokenProblems(image.r, text.s, weights, *how)
+    return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
 @register_score("cosine")

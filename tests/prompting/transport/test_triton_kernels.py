@@ -133,7 +133,7 @@ def problem(monkeypatch):
     monkeypatch.setattr(token_level, "say_once", functools.cache(print))
     r, s, mass = features(2, 2, 2, 2, 17, 4, 24, [4, 2])
     spec = PromptSpec(M=2, N=2, templates=("X X", "X X"))
-    text = TextFeatures(s[:, :, 0], s[:, :, 0], s, mass)
+    text = TextFeatures(s[:, :, 0], s[:, :, 0], s, TokenWeights(mass))
     return spec, ImageFeatures(r[:, :, 0], r), text, torch.tensor(100.0), 1 << 20
 
 

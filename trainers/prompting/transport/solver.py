@@ -78,7 +78,7 @@ class Sinkhorn:
     """The solver: `sinkhorn` with settings that are checked once.
 
     On an accelerator the host waits for it once in eight iterations of a chunk of problems, and
-    else for what the caller does not know: `spread` (twice a chunk) and `padded` (once).
+    else for what the caller does not know: `spread` (once a chunk) and `padded` (once or twice).
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
@@ -182,7 +182,7 @@ class Sinkhorn:
         """Whether exponents are safe in a type; not if one is nan."""
         if self.spread is not None and self.spread <= self.reg * exponent_bound(dtype):
             return True
-        least, greatest = (float(t) for t in x.aminmax())
+        least, greatest = torch.stack(x.aminmax()).tolist()
         return max(-least, greatest) <= exponent_bound(dtype)
 
     def _choose(self, shifted: Tensor, choices) -> Tensor:
