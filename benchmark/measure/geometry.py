@@ -148,6 +148,6 @@ def _similarity(model, batch) -> int:
     pairs = batch * patches * texts if spec.score == "plot" else views * texts
     if spec.token_level:
         words = sum(sentence.end - 1 for row in sentences for sentence in row)
-        words -= (classes - 1) * len(sentences) * text.layout.shared_tokens
+        words -= (classes - 1) * len(sentences) * text.layout.token_weights.shared
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features

@@ -103,7 +103,7 @@ def test_transport_distances(tiny_clip):
         with torch.no_grad():
             image = model.image_encoder(golden.image, contexts.vision)
             text = model.text_features()
-            d = token_distance(model.spec, image.r, text.s, text.s_mass, 1 << 20)
+            d = token_distance(model.spec, image, text, 1 << 20)
         assert (d - golden.expected["token_ot"]).abs().max() < 1e-5
         distance = 1 - model(golden.image) / model.logit_scale
         assert (distance - golden.expected["distance"]).abs().max() < 1e-5

@@ -1,5 +1,6 @@
 """The space of methods: degenerate settings, gradients, caching, and what does not fit."""
 
+import copy
 import itertools
 
 import pytest
@@ -264,3 +265,14 @@ def test_golden_folder_covers_every_public_method():
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     for method in set(METHODS) - {"UPT"}:
         assert prefix.get(method, method.lower()) in stems
+
+
+def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
+    model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
+    exact = model(images())
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.train().eval()(images())  # without the text features kept above
+        model.hold_weights_in(torch.bfloat16)
+        held = model.train().eval()(images())
+    assert torch.equal(cast, held)
+    assert 0 < (held - exact).abs().max() < 0.1 * exact.std()

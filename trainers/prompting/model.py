@@ -82,17 +82,17 @@ class PromptedCLIP(nn.Module):
             spec = spec.with_(add_global=True)
         self.spec = spec
         self.chunk_bytes = chunk_bytes
-        patches = spec.token_level or spec.score == "plot"
+        wanted = scores.needs(spec)
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
         self.text_encoder = TextEncoder(
             clip_model,
             classnames,
             spec,
             dataset,
-            words=spec.token_level,
+            words=wanted.words,
             insert_block=spec.insert_block,
         )
-        self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=patches)
+        self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())

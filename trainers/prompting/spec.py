@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
-SCORES = ("cosine", "ot", "released", "plot")
+PLANS = ("sinkhorn", "uniform", "nearest")
 CLASS_POSITIONS = ("end", "middle", "front")
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
 
@@ -24,7 +24,7 @@ class PromptSpec:
             textual ones (`project`), or `unified` prompts that both sides share; `none` when one
             side has no prompts.
         score: `cosine`, `ot` (hierarchical transport as the paper has it), `released` (as the
-            published code computes it), `plot` (prompts against patches).
+            published code computes it), `plot` (prompts against patches), or a registered one.
         templates: the words of each textual prompt, N strings; the first `text_length` tokens of
             each are learnable, started from the words, or at random where the word is `X`.
         sentence: the fixed sentence with `{}` for the class when N = 0; None means the data set's.
@@ -37,6 +37,8 @@ class PromptSpec:
         insert_block: text block, counted from 0, at whose entry each class's own tokens replace
             the learned ones (TCP); 0 if none do.
         add_global: PLOT's rule for ImageNet: the global logits are added.
+        plan: of both transport levels: `sinkhorn` (entropic), or, to compare with, `uniform` or
+            `nearest` (`transport.plans`).
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
 
@@ -61,6 +63,7 @@ class PromptSpec:
     image_conditional: bool = False
     insert_block: int = 0
     add_global: bool = False
+    plan: str = "sinkhorn"
     reg: float = 0.1
     tol: float = 1e-4
     max_iter: int = 100
@@ -74,7 +77,7 @@ class PromptSpec:
             need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
 
         one_of("COUPLING", self.coupling, COUPLINGS)
-        one_of("the score", self.score, SCORES)
+        one_of("PLAN", self.plan, PLANS)
         one_of("BETA_FORM", self.beta_form, ("additive", "convex"))
         one_of("CLASS_TOKEN_POSITION", self.class_position, CLASS_POSITIONS)
         need(self.M >= 0, f"M is {self.M}: the number of visual prompts cannot be negative")
@@ -117,6 +120,10 @@ class PromptSpec:
             need(self.beta == 0, f"the cosine score has no token level, but BETA is {self.beta}")
         if self.score == "plot":
             need(self.M == 0 and self.N >= 1, "PLOT's score needs M = 0 and N >= 1")
+        need(
+            self.plan == "sinkhorn" or self.score not in ("cosine", "released", "plot"),
+            f"PLAN '{self.plan}' needs the score of ALIGN's FORM 'paper', not '{self.score}'",
+        )
         if self.class_position != "end" or self.class_specific:
             need(
                 self.text_depth == 1,

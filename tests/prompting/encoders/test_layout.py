@@ -40,9 +40,9 @@ def test_every_position_is_found(heads, tails, own):
             assert ids[n, places].tolist() == sentence.ids
             assert positions[n, places].tolist() == list(range(len(sentence.ids)))
             assert ids[n, layout.P + layout.eos[k]] == 101
-            real = layout.token_mass[n, k] > 0
+            real = layout.token_weights.mass[n, k] > 0
             assert layout.token_index[n, k, real].tolist() == places[1 : sentence.end]
-            torch.testing.assert_close(layout.token_mass[n, k].sum(), torch.tensor(1.0))
+            torch.testing.assert_close(layout.token_weights.mass[n, k].sum(), torch.tensor(1.0))
             # its EOS sees all of its positions and no other
             mask = layout.mask[n % len(layout.mask), layout.eos_offset[k]]
             assert mask.sum() == len(sentence.ids)

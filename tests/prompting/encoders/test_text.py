@@ -79,11 +79,11 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     for k, end in enumerate(eos.tolist()):
         words = F.normalize(x[k, 1:end], dim=-1)  # to the last word, as there is no full stop
         torch.testing.assert_close(features.s[0, k, : len(words)], words, atol=1e-4, rtol=1e-4)
-        mass = features.s_mass[0, k]
+        mass = features.s_weights.mass[0, k]
         assert torch.equal(mass > 0, torch.arange(len(mass)) < len(words))
         assert len(encoder.words(k, 0)) == len(words)
     assert encoder.words(1, 0)[3:7] == ["context 4", "forest", ",", "a"]
-    assert features.shared == 0
+    assert features.s_weights.shared == 0
 
 
 def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):

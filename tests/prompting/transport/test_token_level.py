@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting.scores import plain_token_distances
 from trainers.prompting.transport import token_level
-from trainers.prompting.transport.solver import LEAST_REG
+from trainers.prompting.transport.problems import TokenProblems, TokenWeights
+from trainers.prompting.transport.scalings import LEAST_REG
+from trainers.prompting.transport.token_level import plain_token_distances
 
 B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
 MORE = 1 << 24
@@ -32,9 +33,10 @@ def features(shared, peaked=0.0, seed=0):
 def both(problem, shared, reg=0.1, tol=1e-4, max_iter=100, chunk_bytes=MORE):
     """Without gradient, and as the solver finds it on the costs."""
     r, s, mass = problem
-    more = mass, reg, tol, max_iter
-    alone = plain_token_distances(r, s, *more, chunk_bytes, shared)
-    return alone, plain_token_distances(r.clone().requires_grad_(), s, *more, MORE, shared).detach()
+    how = TokenWeights(mass, shared), reg, tol, max_iter
+    alone = plain_token_distances(TokenProblems(r, s, *how, chunk_bytes))
+    with_gradient = TokenProblems(r.clone().requires_grad_(), s, *how, MORE)
+    return alone, plain_token_distances(with_gradient).detach()
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])
@@ -71,7 +73,7 @@ def test_the_converged_leave_the_rest(monkeypatch):
 
 
 def test_a_small_reg_is_left_to_the_solver(monkeypatch):
-    monkeypatch.setattr(token_level, "distances", None)
+    monkeypatch.setattr(token_level, "without_gradient", None)
     ours, solver = both(features(1, 0.7), 1, reg=0.9 * LEAST_REG)
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
 

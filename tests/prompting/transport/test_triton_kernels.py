@@ -18,7 +18,10 @@ from paths import ROOT
 from trainers.prompting import PromptSpec, scores, transport
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.transport import token_level
+from trainers.prompting.transport.problems import TokenProblems, TokenWeights
 from trainers.prompting.transport.solver import sinkhorn
+from trainers.prompting.transport.token_level import plain_token_distances
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("trainers.prompting.transport.triton_kernels")
@@ -54,7 +57,7 @@ def test_compiles_for_a_gpu(name, capability, tmp_path, monkeypatch):
     kernel = getattr(kernels, name)
     constants = {**kernels._blocks(199, 12), "PRECISION": "tf32x3"}
     kinds = dict.fromkeys(kernel.arg_names, "*fp32")
-    kinds |= dict.fromkeys(("T", "P", "L", "D", "max_iter"), "i32")
+    kinds |= dict.fromkeys(("S", "P", "L", "D", "max_iter"), "i32")
     kinds |= {"reg": "fp32", "tol": "fp32", **dict.fromkeys(constants, "constexpr")}
     kinds = {argument: kinds[argument] for argument in kernel.arg_names}
     if "constexprs" in inspect.signature(ASTSource).parameters:
@@ -78,8 +81,8 @@ def features(B, M, N, K, P, L, D, lengths, dtype=torch.float32):
 
 def check(r, s, mass, how, tolerance=1e-5):
     """Distances and gradients of both ways."""
-    both = kernels.token_distances, scores.plain_token_distances
-    own, expected = (solve(r, s, mass, *how) for solve in both)
+    problems = TokenProblems(r, s, TokenWeights(mass), *how)
+    own, expected = kernels.token_distances(problems), plain_token_distances(problems)
     weight = torch.randn(expected.shape)
     grads = [torch.autograd.grad((weight * d).sum(), (r, s)) for d in (own, expected)]
     assert own.dtype == torch.float32
@@ -127,10 +130,10 @@ def problem(monkeypatch):
     """The arguments of `score`; nothing has been tried or said before."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(kernels, "_obstacles", {})
-    monkeypatch.setattr(scores, "say_once", functools.cache(print))
+    monkeypatch.setattr(token_level, "say_once", functools.cache(print))
     r, s, mass = features(2, 2, 2, 2, 17, 4, 24, [4, 2])
     spec = PromptSpec(M=2, N=2, templates=("X X", "X X"))
-    text = TextFeatures(s[:, :, 0], s[:, :, 0], s, mass)
+    text = TextFeatures(s[:, :, 0], s[:, :, 0], s, TokenWeights(mass))
     return spec, ImageFeatures(r[:, :, 0], r), text, torch.tensor(100.0), 1 << 20
 
 
@@ -144,12 +147,12 @@ def test_score_takes_the_kernels(problem, monkeypatch, capsys):
     torch.testing.assert_close(fused, scores.score(*problem), rtol=0, atol=1e-3)
 
 
-def no_compiler(*problems):
+def no_compiler(problems):
     raise RuntimeError("Failed to find C compiler.\nPlease specify")
 
 
-def wrong(*problems):
-    return scores.plain_token_distances(*problems) * 1.001
+def wrong(problems):
+    return plain_token_distances(problems) * 1.001
 
 
 @pytest.mark.parametrize(

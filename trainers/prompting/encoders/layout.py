@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..transport.problems import TokenWeights
 from .sentences import Sentence
 
 
@@ -40,12 +41,11 @@ class Layout(nn.Module):
     eos_offset: torch.Tensor  # (K,) EOS within its suffix
     suffix_slots: torch.Tensor  # (3, .) slots in the suffixes: packed position, class, slot
     # (N, K, L), with `spans` alone: the tokens of the token level, in the prefix and, behind it,
-    # the packed suffixes; and their weights, which sum to 1 over the real ones
+    # the packed suffixes; and their weights, of which the prefixes' are shared
     token_index: torch.Tensor | None
-    token_mass: torch.Tensor | None
+    token_weights: TokenWeights | None
 
     prefix_slots: int  # slots in a prefix, which begin right behind SOS
-    shared_tokens: int  # how many of the L tokens, the first, are in the prefix for all sentences
 
     def __init__(
         self,
@@ -94,19 +94,18 @@ class Layout(nn.Module):
         self.prefix_slots = sum(p < cut[0] for p in sentences[0][0].slots)
 
         tokens: torch.Tensor | None = None
-        mass: torch.Tensor | None = None
-        self.shared_tokens = 0
+        self.token_weights = None
         if spans:
             places = [
                 [self.place(n, k, p) for p in spans[n][k]] for n in range(N) for k in range(K)
             ]
-            self.shared_tokens = min(sum(i < self.P for i in row) for row in places)
+            shared = min(sum(i < self.P for i in row) for row in places)
             count = torch.tensor([len(row) for row in places])
             real = torch.arange(int(count.max())) < count[:, None]
             tokens = padded(places).reshape(N, K, -1)
             mass = (real / count[:, None]).reshape(N, K, -1)
+            self.token_weights = TokenWeights(mass, shared)
         self._keep("token_index", tokens)
-        self._keep("token_mass", mass)
 
     def place(self, n: int, k: int, p: int) -> int:
         """Position p of a sentence in its prefix and, behind it, the packed suffixes."""

@@ -19,6 +19,7 @@ from ..backbones import family_of
 from ..errors import UserError
 from ..memory import Footprint
 from ..spec import PromptSpec, clean
+from ..transport.problems import TokenWeights
 from . import blocks
 from .layout import Layout
 from .sentences import Writer, shared_length
@@ -30,15 +31,14 @@ class TextFeatures(NamedTuple):
 
     h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation;
     s: (N, K, L, D) token-level features, of which a class's real ones come first, or None;
-    s_mass: (N, K, L) weights that sum to 1 over the real tokens and are 0 behind them, or None;
-    shared: how many of the L tokens, the first, are the same for all classes.
+    s_weights: their weights, 0 behind the real ones, and how many of the L tokens, the first, are
+    the same for all classes, or None.
     """
 
     h: torch.Tensor
     raw: torch.Tensor
-    s: torch.Tensor | None
-    s_mass: torch.Tensor | None
-    shared: int = 0
+    s: torch.Tensor | None = None
+    s_weights: TokenWeights | None = None
 
 
 class TextEncoder(nn.Module):
@@ -205,7 +205,7 @@ class TextEncoder(nn.Module):
             return self._features(layout, shared, suffix)
         x = blocks.run(self._read_eos, self.recompute, block, layout, shared, suffix)
         raw = self._project(x)
-        return TextFeatures(F.normalize(raw, dim=-1), raw, None, None)
+        return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     def _embed(self, ctx):
         """Input states of the prefixes (N, P, W) and of the packed suffixes (N, T, W)."""
@@ -280,7 +280,7 @@ class TextEncoder(nn.Module):
         index = layout.token_index.reshape(N, K * L, 1).expand(-1, -1, states.shape[-1])
         s = states.gather(1, index).unflatten(1, (K, L))
         h = F.normalize(raw, dim=-1)
-        return TextFeatures(h, raw, s, layout.token_mass, layout.shared_tokens)
+        return TextFeatures(h, raw, s, layout.token_weights)
 
 
 def padded(layout: Layout, x: torch.Tensor) -> torch.Tensor:

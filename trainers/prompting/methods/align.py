@@ -30,6 +30,7 @@ class ALIGN(Method):
         "SINKHORN_MAX_ITER": 100,
         "COUPLING": "project",
         "FORM": "paper",
+        "PLAN": "sinkhorn",
         "PREC": "fp16",
     }
 
@@ -51,6 +52,7 @@ class ALIGN(Method):
             vision_length=node.N_CTX,
             text_depth=node.DEPTH,
             vision_depth=node.DEPTH,
+            plan=node.PLAN,
             reg=node.LAMBDA,
             tol=node.SINKHORN_TOL,
             max_iter=node.SINKHORN_MAX_ITER,

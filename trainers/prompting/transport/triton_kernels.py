@@ -1,21 +1,25 @@
 """Token-level transport of Eq. 6 in two Triton kernels, for a GPU.
 
-Every set of image tokens r (P, D) meets every set of text tokens s (L, D). A program takes one
-image set and a few text sets: it computes their costs from the features and iterates on them in
-registers, so that no cost matrix and no iterate reaches memory. Out come the distances and, for
-the backward pass, the column scalings v, from which the second kernel recomputes the plans.
+Q sets of image tokens r (P, D) meet S sets of text tokens s (L, D), each of them all of the others.
+A program takes one image set and a few text sets: it computes their costs from the features and
+iterates on them in registers, so that no cost matrix and no iterate reaches memory. Out come the
+distances and, for the backward pass, the column scalings v, from which the second kernel
+recomputes the plans.
 
 The arithmetic is that of `sinkhorn` in its first tier: float32, K of the costs less their column
 means, convergence tested for every problem on its own in the first four iterations and in every
 fourth one after.
 """
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .solver import LEAST_REG
+from .problems import TokenProblems, TokenWeights
+from .scalings import LEAST_REG
 
 TILE = 1 << 13  # costs of a program: with their K, 64 KiB of registers
 COLUMNS = 64  # text tokens of a program: the more, the less often the image tokens are read
@@ -26,7 +30,7 @@ def _problems(
     r,
     s,
     mass,
-    T,
+    S,
     P,
     L,
     D,
@@ -37,9 +41,9 @@ def _problems(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Costs c and kernels K (BLOCK_P, GROUP, BLOCK_L) and column weights b of a program.
+    """Costs c, kernels exp(x) (BLOCK_P, GROUP, BLOCK_L) and column weights b of a program.
 
-    c and K are 0 where there is no row or no mass; a column's scaling is then 0, too.
+    Both are 0 where there is no row or no mass; a column's scaling is then 0, too.
     """
     p = tl.arange(0, BLOCK_P)[:, None]
     column = tl.arange(0, GROUP * BLOCK_L)[None, :]
@@ -53,37 +57,37 @@ def _problems(
         d = start + tl.arange(0, BLOCK_D)
         x = tl.load(r + p * D + d[None, :], mask=(p < P) & (d[None, :] < D), other=0.0)
         y = tl.load(
-            s + s_row + d[:, None], mask=(text < T) & (token < L) & (d[:, None] < D), other=0.0
+            s + s_row + d[:, None], mask=(text < S) & (token < L) & (d[:, None] < D), other=0.0
         )
         cos = tl.dot(x.to(tl.float32), y.to(tl.float32), cos, input_precision=PRECISION)
 
     text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)[:, None]
     token = tl.arange(0, BLOCK_L)[None, :]
-    b = tl.load(mass + text * L + token, mask=(text < T) & (token < L), other=0.0)
+    b = tl.load(mass + text * L + token, mask=(text < S) & (token < L), other=0.0)
     total = tl.sum(b, 1)[:, None]
     b = tl.where(total > 0, b / total, 0.0)
     seen = (tl.arange(0, BLOCK_P)[:, None, None] < P) & (b > 0)[None, :, :]
     c = tl.where(seen, 1 - tl.reshape(cos, (BLOCK_P, GROUP, BLOCK_L)), 0.0)
     mean = tl.sum(c, 0) / P
-    K = tl.where(seen, tl.exp((mean[None, :, :] - c) / reg), 0.0)
-    return c, K, b
+    kernel = tl.where(seen, tl.exp((mean[None, :, :] - c) / reg), 0.0)
+    return c, kernel, b
 
 
 @triton.jit
-def _rows(K, v, P):
-    """u = a / (K v) for the uniform a, (BLOCK_P, GROUP)."""
-    total = tl.sum(K * v[None, :, :], 2)
+def _rows(kernel, v, P):
+    """u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
+    total = tl.sum(kernel * v[None, :, :], 2)
     return tl.where(total > 0, 1 / (P * total), 0.0)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["S"])
 def _solve(
     r,
     s,
     mass,
     distance,
     scaling,
-    T,
+    S,
     P,
     L,
     D,
@@ -97,32 +101,32 @@ def _solve(
     PRECISION: tl.constexpr,
 ):
     """<T, C> of the problems of a program and, where `scaling` is not None, their v."""
-    c, K, b = _problems(
-        r, s, mass, T, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
+    c, kernel, b = _problems(
+        r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
     )  # fmt: skip
     v = tl.where(b > 0, 1.0, 0.0)
     active = tl.sum(b, 1) > 0
     going = 1
     for t in range(1, max_iter + 1):
         if going > 0:
-            columns = tl.sum(K * _rows(K, v, P)[:, :, None], 0)
+            columns = tl.sum(kernel * _rows(kernel, v, P)[:, :, None], 0)
             error = tl.sum(tl.abs(v * columns - b), 1)
             active = active & ((error > tol) | ((t > 4) & (t % 4 != 0))) & (t < max_iter)
             going = tl.max(active.to(tl.int32), 0)
             v = tl.where(active[:, None] & (columns > 0), b / columns, v)
-    plan = K * _rows(K, v, P)[:, :, None] * v[None, :, :]
+    plan = kernel * _rows(kernel, v, P)[:, :, None] * v[None, :, :]
     value = tl.sum(tl.sum(plan * c, 2), 0)
 
     text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
-    row = tl.program_id(1).to(tl.int64) * T
-    tl.store(distance + row + text, value, mask=text < T)
+    row = tl.program_id(1).to(tl.int64) * S
+    tl.store(distance + row + text, value, mask=text < S)
     if scaling is not None:
         token = tl.arange(0, BLOCK_L)[None, :]
         text = text[:, None]
-        tl.store(scaling + (row + text) * L + token, v, mask=(text < T) & (token < L))
+        tl.store(scaling + (row + text) * L + token, v, mask=(text < S) & (token < L))
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["S"])
 def _plans(
     r,
     s,
@@ -130,7 +134,7 @@ def _plans(
     scaling,
     weight,
     plan,
-    T,
+    S,
     P,
     L,
     D,
@@ -141,69 +145,60 @@ def _plans(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The plans of the problems of a program, each times its weight, into (Q, P, T, L)."""
-    c, K, b = _problems(
-        r, s, mass, T, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
+    """The plans of the problems of a program, each times its weight, into (Q, P, S, L)."""
+    c, kernel, b = _problems(
+        r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
     )  # fmt: skip
     q = tl.program_id(1).to(tl.int64)
     text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
     token = tl.arange(0, BLOCK_L)
     at = text[:, None] * L + token[None, :]
-    inside = (text[:, None] < T) & (token[None, :] < L)
-    v = tl.load(scaling + q * T * L + at, mask=inside, other=0.0)
-    w = tl.load(weight + q * T + text, mask=text < T, other=0.0)
-    value = K * (_rows(K, v, P) * w[None, :])[:, :, None] * v[None, :, :]
+    inside = (text[:, None] < S) & (token[None, :] < L)
+    v = tl.load(scaling + q * S * L + at, mask=inside, other=0.0)
+    w = tl.load(weight + q * S + text, mask=text < S, other=0.0)
+    value = kernel * (_rows(kernel, v, P) * w[None, :])[:, :, None] * v[None, :, :]
     p = tl.arange(0, BLOCK_P)[:, None, None]
-    plan += q * P * T * L
-    tl.store(plan + p * (T * L) + at[None, :, :], value, mask=(p < P) & inside[None, :, :])
+    plan += q * P * S * L
+    tl.store(plan + p * (S * L) + at[None, :, :], value, mask=(p < P) & inside[None, :, :])
 
 
-def token_distances(
-    r: Tensor, s: Tensor, mass: Tensor, reg: float, tol: float, max_iter: int, chunk_bytes: int
-) -> Tensor:
-    """<T, C>, C[p, l] = 1 - cos(r[p], s[l]), for every image, class and pair of prompts.
+def token_distances(problems: TokenProblems) -> Tensor:
+    """<T, C>, C[p, l] = 1 - cos(r[p], s[l]), of every image, class and pair: (B, K, M, N), float32.
 
     The plans are constants in the backward pass, which takes them up again in chunks: the second
     kernel recomputes them, and two matrix products with the features give the gradients.
-
-    Args:
-        r: (B, M, P, D); s: (N, K, L, D), both normalised; mass: (N, K, L), 0 on padding.
-        reg, tol, max_iter: as in `sinkhorn`.
-        chunk_bytes: the most memory that a chunk of plans may take.
-
-    Returns:
-        (B, K, M, N), float32.
     """
+    r, s, mass = problems.r, problems.s, problems.weights.mass.float()
     images, texts = r.shape[:2], s.shape[:2]
-    r, s, mass = (x.flatten(0, 1).contiguous() for x in (r, s, mass.float()))
-    distance = _Distances.apply(r, s, mass, reg, tol, max_iter, chunk_bytes)
+    sets = (x.flatten(0, 1).contiguous() for x in (r, s, mass))
+    distance = _Distances.apply(*sets, problems)
     return distance.view(*images, *texts).permute(0, 3, 1, 2)
 
 
 class _Distances(torch.autograd.Function):
-    """Distances (Q, T) of image sets r (Q, P, D) to text sets s (T, L, D) of weights (T, L)."""
+    """Distances (Q, S) of image sets r (Q, P, D) to text sets s (S, L, D) of weights (S, L)."""
 
     @staticmethod
-    def forward(ctx, r, s, mass, reg, tol, max_iter, chunk_bytes):
+    def forward(ctx, r, s, mass, how):
         distance = mass.new_empty(len(r), len(s))
         scaling = mass.new_empty(len(r), *mass.shape) if any(ctx.needs_input_grad) else None
-        _launch(_solve, r, s, mass, (distance, scaling), (reg, tol, max_iter))
+        _launch(_solve, r, s, mass, (distance, scaling), (how.reg, how.tol, how.max_iter))
         ctx.save_for_backward(r, s, mass, scaling)
-        ctx.reg, ctx.chunk_bytes = reg, chunk_bytes
+        ctx.reg, ctx.chunk_bytes = how.reg, how.chunk_bytes
         return distance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         r, s, mass, scaling = ctx.saved_tensors
-        (Q, P, D), (T, L, _) = r.shape, s.shape
+        (Q, P, D), (S, L, _) = r.shape, s.shape
         most = max(1, ctx.chunk_bytes // (P * L * mass.element_size()))  # plans
-        texts = min(T, most)
+        texts = min(S, most)
         images = min(Q, most // texts)
-        wanted = zip((r, s), ctx.needs_input_grad, strict=False)
-        grad_r, grad_s = (mass.new_zeros(x.shape) if wants else None for x, wants in wanted)
+        grad_r = mass.new_zeros(r.shape) if ctx.needs_input_grad[0] else None
+        grad_s = mass.new_zeros(s.shape) if ctx.needs_input_grad[1] else None
         for i in range(0, Q, images):
-            for j in range(0, T, texts):
+            for j in range(0, S, texts):
                 q, t = slice(i, i + images), slice(j, j + texts)
                 weight = -grad[q, t].contiguous()  # of cos = 1 - C
                 plan = mass.new_empty(len(r[q]), P, len(s[t]), L)
@@ -214,16 +209,16 @@ class _Distances(torch.autograd.Function):
                     grad_r[q].view(-1, D).addmm_(plan, s[t].view(-1, D).float())
                 if grad_s is not None:
                     grad_s[t].view(-1, D).addmm_(plan.T, r[q].view(-1, D).float())
-        return grad_r, grad_s, None, None, None, None, None
+        return grad_r, grad_s, None, None
 
 
 def _launch(kernel, r, s, mass, tensors, scalars):
-    (Q, P, D), (T, L, _) = r.shape, s.shape
+    (Q, P, D), (S, L, _) = r.shape, s.shape
     blocks = _blocks(P, L)
     halves = r.element_size() == s.element_size() == 2  # TF32 holds them exactly
     with torch.cuda.device_of(r):  # Triton launches on the current device
-        kernel[(triton.cdiv(T, blocks["GROUP"]), Q)](
-            *(r, s, mass, *tensors, T, P, L, D, *scalars),
+        kernel[(triton.cdiv(S, blocks["GROUP"]), Q)](
+            *(r, s, mass, *tensors, S, P, L, D, *scalars),
             **blocks,
             PRECISION="tf32" if halves else "tf32x3",
             num_warps=4 if blocks["BLOCK_P"] <= 64 else 8,
@@ -240,49 +235,56 @@ def _blocks(P, L):
 _obstacles = {}
 
 
-def obstacle(r, s, mass, reg, tol, max_iter, chunk_bytes, reference) -> str | None:
+def obstacle(problems: TokenProblems, reference) -> str | None:
     """Why the kernels are not the way to solve these problems; None if they are.
 
     What cannot be known here, whether this Triton compiles them for this device and gets them
     right, is tried on a few of the problems, once for every kind of problem.
 
     Args:
-        reference: the function to agree with, of the same arguments and result as
+        reference: the function to agree with, of the same argument and result as
             `token_distances`.
     """
-    key = r.device, r.dtype, s.dtype, r.shape[2:], s.shape[2:], reg
+    r, s = problems.r, problems.s
+    key = r.device, r.dtype, s.dtype, r.shape[2:], s.shape[2:], problems.reg
     if key not in _obstacles:
-        few = r[:1, :2], s[:2, :2], mass[:2, :2], reg, tol, max_iter, chunk_bytes
-        _obstacles[key] = _out_of_range(r, s, reg) or _disagreement(few, reference)
+        _obstacles[key] = _out_of_range(problems) or _disagreement(problems, reference)
     return _obstacles[key]
 
 
-def _out_of_range(r, s, reg):
-    if reg < LEAST_REG:
-        return f"lambda is {reg}, below {LEAST_REG:.3f} float32 may overflow"
-    blocks = _blocks(r.shape[2], s.shape[2])
+def _out_of_range(problems):
+    P, L = problems.r.shape[2], problems.s.shape[2]
+    if problems.reg < LEAST_REG:
+        return f"lambda is {problems.reg}, below {LEAST_REG:.3f} float32 may overflow"
+    blocks = _blocks(P, L)
     if blocks["GROUP"] * blocks["BLOCK_P"] * blocks["BLOCK_L"] > 2 * TILE:
-        return f"{r.shape[2]} x {s.shape[2]} costs do not fit into registers"
-    if r.is_cuda and torch.cuda.get_device_capability(r.device) < (8, 0):
+        return f"{P} x {L} costs do not fit into registers"
+    if problems.r.is_cuda and torch.cuda.get_device_capability(problems.r.device) < (8, 0):
         return "the GPU's compute capability is below 8.0"
     return None
 
 
-def _disagreement(few, reference):
+def _disagreement(problems, reference):
     """What goes wrong when both ways solve a few problems, forward and backward."""
+    few = replace(
+        problems,
+        r=problems.r[:1, :2],
+        s=problems.s[:2, :2],
+        weights=TokenWeights(problems.weights.mass[:2, :2]),
+    )
     try:
-        own = _with_gradients(token_distances, *few)
+        own = _with_gradients(token_distances, few)
     except Exception as error:  # whatever the compiler or the driver has to say
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    expected = _with_gradients(reference, *few)
+    expected = _with_gradients(reference, few)
     for x, y, tolerance in zip(own, expected, (1e-4, 1e-2, 1e-2), strict=True):
         if not (x - y).norm() <= tolerance * y.norm():
             return "on this device they do not give the same numbers"
     return None
 
 
-def _with_gradients(solve, r, s, *how):
+def _with_gradients(solve, problems):
     with torch.inference_mode(False), torch.enable_grad():
-        r, s = (x.detach().clone().requires_grad_() for x in (r, s))
-        distance = solve(r, s, *how)
+        r, s = (x.detach().clone().requires_grad_() for x in (problems.r, problems.s))
+        distance = solve(replace(problems, r=r, s=s))
         return distance.detach(), *torch.autograd.grad(distance.sum(), (r, s))

@@ -1,12 +1,11 @@
 """The derivative of token costs against autograd's, and what classes share of them."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
 
-from trainers.prompting import scores
+from trainers.prompting.transport.problems import TokenCosts, TokenProblems, TokenWeights
+from trainers.prompting.transport.token_level import plain_token_distances
 
 
 @pytest.mark.parametrize("shared", [0, 1, 2])
@@ -14,12 +13,12 @@ def test_token_costs_and_their_gradient(shared):
     torch.manual_seed(0)
     shapes = (2, 2, 5, 3), (2, 4, 3, 3), (2, 2, 2, shared, 5)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    cost = scores.TokenCosts.apply(*inputs)
+    cost = TokenCosts.apply(*inputs)
     r, s, first = inputs
     own = 1 - torch.einsum("bmpd,nkld->bkmnlp", r, s)
     torch.testing.assert_close(cost[..., shared:, :], own)
     torch.testing.assert_close(cost[..., :shared, :], first[:, None].expand(-1, 4, -1, -1, -1, -1))
-    assert torch.autograd.gradcheck(scores.TokenCosts.apply, inputs)
+    assert torch.autograd.gradcheck(TokenCosts.apply, inputs)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 20])
@@ -39,14 +38,13 @@ def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, ch
 
     def of_one(k):
         part = s[:, k : k + 1, : lengths[k]]
-        return scores.plain_token_distances(
-            r, part, mass[k, : lengths[k]].expand(2, 1, -1), **options, chunk_bytes=1 << 30
-        )
+        weights = TokenWeights(mass[k, : lengths[k]].expand(2, 1, -1))
+        return plain_token_distances(TokenProblems(r, part, weights, **options))
 
     alone = torch.cat([of_one(k) for k in range(5)], 1)
-    together = scores.plain_token_distances(
-        r, s, mass.expand(2, 5, 6), **options, chunk_bytes=chunk_bytes, shared=shared
-    )
+    token_weights = TokenWeights(mass.expand(2, 5, 6), shared)
+    problems = TokenProblems(r, s, token_weights, **options, chunk_bytes=chunk_bytes)
+    together = plain_token_distances(problems)
     torch.testing.assert_close(together, alone)
     (alone * weights).sum().backward()
     one_by_one = r.grad, s.grad.clone()
@@ -59,16 +57,3 @@ def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, ch
         grad[:, 1:, :shared] = 0
     torch.testing.assert_close(r.grad, one_by_one[0])
     torch.testing.assert_close(summed[1], summed[0])
-
-
-def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
-    from test_model import align, images
-
-    model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
-    exact = model(images())
-    with torch.autocast("cpu", torch.bfloat16):
-        cast = model.train().eval()(images())  # without the text features kept above
-        model.hold_weights_in(torch.bfloat16)
-        held = model.train().eval()(images())
-    assert torch.equal(cast, held)
-    assert 0 < (held - exact).abs().max() < 0.1 * exact.std()

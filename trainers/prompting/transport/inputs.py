@@ -1,0 +1,68 @@
+"""What makes a transport problem: the checks, in one sentence each."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_settings(reg: float, tol: float, max_iter: int) -> None:
+    """Raises ValueError: a number that the solver cannot work with."""
+    if not 0 < reg < math.inf:
+        raise ValueError(f"reg is {reg}: it must be positive and finite")
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}: it must not be negative")
+    if max_iter < 1:
+        raise ValueError(f"max_iter is {max_iter}: at least 1 is needed")
+
+
+def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
+    """a (..., P) and b (..., L) in full, of equal mass, in the type to compute in.
+
+    Args:
+        cost: C, (..., P, L).
+        a, b: weights that broadcast over the batch; None is uniform, of mass 1. Their values are
+            looked at on the CPU alone: for any other device the host would have to wait.
+
+    Raises:
+        ValueError: types, shapes or weights do not make a transport problem.
+    """
+    if not torch.is_tensor(cost) or not cost.is_floating_point():
+        kind = cost.dtype if torch.is_tensor(cost) else type(cost).__name__
+        raise ValueError(f"cost must be a floating-point tensor, not {kind}")
+    if cost.ndim < 2 or 0 in cost.shape[-2:]:
+        raise ValueError(f"cost must be (..., P, L) with P, L >= 1, not {tuple(cost.shape)}")
+    *batch, P, L = cost.shape
+    dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
+    look = cost.device.type == "cpu" and not (a is None and b is None)
+    rounding = max([1e-4] + [2 * torch.finfo(w.dtype).eps for w in (a, b) if _is_floating(w)])
+    a = _in_full("a", a, P, cost, dtype, look)
+    b = _in_full("b", b, L, cost, dtype, look)
+    mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
+    if look and not ((mass - mass_b).abs() <= rounding * mass_b).all():
+        raise ValueError("a and b do not sum to the same mass")
+    b = b * (mass / mass_b).nan_to_num(0)  # equal to the last bit, or the error would stay
+    return a.expand(*batch, P), b.expand(*batch, L)
+
+
+def _is_floating(w) -> bool:
+    return torch.is_tensor(w) and w.is_floating_point()
+
+
+def _in_full(name, w, size, cost, dtype, look) -> Tensor:
+    """The weights of one side, (size) or more, in `dtype`."""
+    if w is None:
+        return torch.full((size,), 1 / size, dtype=dtype, device=cost.device)
+    batch = cost.shape[:-2]
+    try:
+        fits = w.shape[-1] == size and torch.broadcast_shapes(w.shape[:-1], batch) == batch
+    except (RuntimeError, IndexError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {tuple(w.shape)}, but costs of shape {tuple(cost.shape)} need "
+            f"it to end in {size} and to broadcast over the rest"
+        )
+    if look and not (w >= 0).all():
+        raise ValueError(f"{name} has weights that are negative or not a number")
+    return w.detach().to(dtype)

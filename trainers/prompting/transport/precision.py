@@ -1,0 +1,45 @@
+"""Full precision inside a solver, whatever the program around it has chosen."""
+
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+
+@contextmanager
+def full_precision(device_type: str):
+    """No gradient, no autocast, and no TF32 or bfloat16 inside float32 products.
+
+    PyTorch has two sets of switches for such products, of which the newer came with 2.9: both are
+    turned off and brought back, as it refuses to read one where the other says something else.
+    """
+    autocast = torch.is_autocast_enabled(device_type)
+    off = torch.autocast(device_type, enabled=False) if autocast else nullcontext()
+    with torch.no_grad(), off, _exact_products():
+        yield
+
+
+@contextmanager
+def _exact_products():
+    backends = [
+        backend
+        for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+        if hasattr(backend, "fp32_precision")
+    ]
+    new = [backend.fp32_precision for backend in backends]
+    try:
+        old = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the new switches differ: what the old one says counts for nothing
+        old = None
+    if old == "highest" and {"none", "ieee"}.issuperset(new):
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")  # sets both
+    try:
+        yield
+    finally:
+        if old is not None:
+            torch.set_float32_matmul_precision(old)
+        for backend, value in zip(backends, new, strict=True):
+            backend.fp32_precision = "none"  # inherited, as far as that gives the same
+            if backend.fp32_precision != value:
+                backend.fp32_precision = value
