@@ -228,6 +228,7 @@ CHECKOUT = {
             cfg.TRAINER.COOP = CN()
             cfg.TRAINER.COOP.N_CTX = 7
             cfg.TRAINER.COOP.CSC = False
+            {nodes}
             cfg.DATASET.SUBSAMPLE_CLASSES = "all"
             {extend}
 
@@ -254,7 +255,13 @@ CHECKOUT = {
             return trainer
         """,
 }
-SECOND_ARGUMENT = {"more": ", design_details", "details": ', {"trainer": "CoOp"}'}
+# What else is met in public checkouts: a second argument of build_model, and nodes with keys of
+# their own, where a switch stands for words.
+EDITED = {
+    "more": ", design_details",
+    "details": ', {"trainer": "CoOp"}',
+    "nodes": "cfg.TRAINER.COOP.update(CTX_INIT=False, W=8.0)",
+}
 OPTIONS = """
     DATASET.NAME Squares DATASET.ROOT . INPUT.SIZE (32,32) DATALOADER.NUM_WORKERS 0
     DATALOADER.TRAIN_X.BATCH_SIZE 4 OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine OPTIM.MAX_EPOCH 1
@@ -283,7 +290,7 @@ def write_checkout(folder, **gaps):
     """Write the files of CHECKOUT; `gaps` are what fills the braces of their names in them."""
     for name, text in CHECKOUT.items():
         text = textwrap.dedent(text)
-        for gap in ("more", "details", "before", "after", "extend"):
+        for gap in ("more", "details", "nodes", "before", "after", "extend"):
             text = text.replace("{" + gap + "}", gaps.get(gap, ""))
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,7 +328,7 @@ def plug_in(folder):
 TWO_LINES = {"extend": "trainers.prompting.extend_cfg(cfg)"}
 
 
-@pytest.mark.parametrize("order, details", [("before", {}), ("after", SECOND_ARGUMENT)])
+@pytest.mark.parametrize("order, details", [("before", {}), ("after", EDITED)])
 def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
     theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
