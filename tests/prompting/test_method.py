@@ -113,7 +113,9 @@ def test_views(tiny_clip):
 
     method = build(TwoViews, tiny_clip).train()
     assert method.losses([IMAGES, IMAGES], LABELS)["loss"].isfinite()
-    with pytest.raises(UserError, match=r"2 views of an image but gets 1: set DATALOADER.K_TRANSFORMS 2"):
+    with pytest.raises(
+        UserError, match=r"2 views of an image but gets 1: set DATALOADER.K_TRANSFORMS 2"
+    ):
         method.losses(IMAGES, LABELS)
     assert Batch([IMAGES, LABELS], LABELS).images is IMAGES
 
