@@ -37,7 +37,7 @@ TRAINER = {
     "test_loader", "time_start", "train", "train_loader_u", "train_loader_x", "update_lr",
     "val_loader", "write_scalar",
 }  # fmt: skip
-OTHERS = {"clip", "torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
+OTHERS = {"torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
 OTHERS |= sys.stdlib_module_names
 OPTIONAL = {"triton_kernels.py": {"triton"}}  # not imported where that is missing
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
