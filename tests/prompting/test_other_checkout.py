@@ -1,167 +1,309 @@
-"""`trainers/` copied into another checkout of the CoOp family, and what it needs of Dassl."""
+"""The plug-in in another checkout of the CoOp family, beside its trainers and its edited `clip`."""
 
-import ast
+import json
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
+import torch
+from dassl.utils import load_checkpoint
 from paths import GOLDEN, ROOT
 
-# What Dassl 0.6.3 offers under the names of these packages.
-DASSL = {
-    "dassl.config": {"get_cfg_default", "clean_cfg"},
-    "dassl.data": {"DataManager"},
-    "dassl.engine": {
-        "TRAINER_REGISTRY", "build_trainer", "TrainerBase", "SimpleTrainer", "SimpleNet",
-        "TrainerX", "TrainerXU",
-    },
-    "dassl.evaluation": {"EVALUATOR_REGISTRY", "EvaluatorBase", "Classification",
-                         "build_evaluator"},
-    "dassl.metrics": {"compute_accuracy"},
-    "dassl.optim": {"build_optimizer", "build_lr_scheduler"},
-    "dassl.utils": {
-        "load_checkpoint", "save_checkpoint", "resume_from_checkpoint", "load_pretrained_weights",
-        "count_num_param", "set_random_seed", "setup_logger", "collect_env_info", "Registry",
-        "mkdir_if_missing", "read_image", "AverageMeter", "MetricMeter",
-    },
-}  # fmt: skip
-# What a TrainerX of Dassl 0.6.3 has.
-TRAINER = {
-    "_models", "_optims", "_scheds", "_writer", "batch_idx", "before_train", "after_train",
-    "before_epoch", "after_epoch", "best_result", "build_data_loader", "build_model", "cfg",
-    "check_cfg", "close_writer", "device", "detect_anomaly", "dm", "epoch", "evaluator",
-    "forward_backward", "get_current_lr", "get_model_names", "init_writer", "lab2cname",
-    "load_model", "max_epoch", "model_backward", "model_backward_and_update", "model_inference",
-    "model_update", "model_zero_grad", "num_batches", "num_classes", "num_source_domains",
-    "output_dir", "parse_batch_test", "parse_batch_train", "register_model",
-    "resume_model_if_exist", "run_epoch", "save_model", "set_model_mode", "start_epoch", "test",
-    "test_loader", "time_start", "train", "train_loader_u", "train_loader_x", "update_lr",
-    "val_loader", "write_scalar",
-}  # fmt: skip
-OTHERS = {"clip", "torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
-OTHERS |= sys.stdlib_module_names
-OPTIONAL = {"triton_kernels.py": {"triton"}}  # not imported where that is missing
-SOURCES = sorted((ROOT / "trainers").rglob("*.py"))
+# A checkout in the shape of CoOp's and MaPLe's: an edited `clip` beside the trainers, whose `load`
+# knows no download_root, and trainers that import it, and each other.
+CHECKOUT = {
+    "clip/__init__.py": "from .clip import *",
+    "clip/clip.py": """
+        import torch
+
+        from .model import build_model
+
+        __all__ = ["available_models", "load", "tokenize"]
+        _MODELS = {"small": {"text.weight": torch.eye(300, 8), "image.weight": torch.eye(8, 3)}}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_is_imported_that_the_original_dassl_or_another_checkout_lacks(path):
-    others = OTHERS | OPTIONAL.get(path.name, set())
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            if node.module.startswith("dassl"):
-                assert {alias.name for alias in node.names} <= DASSL[node.module]
-            else:
-                assert node.module.partition(".")[0] in others
-        elif isinstance(node, ast.Import):
-            assert all(alias.name.partition(".")[0] in others for alias in node.names)
+        def available_models():
+            return list(_MODELS)
 
 
-def test_the_trainer_uses_what_the_original_trainer_has():
-    tree = ast.parse((ROOT / "trainers" / "prompting" / "trainer.py").read_text())
-    (trainer,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "PromptTrainer")
-    own = {n.name for n in trainer.body if isinstance(n, ast.FunctionDef)}
-    own |= {n.target.id for n in trainer.body if isinstance(n, ast.AnnAssign)}
-    own |= {t.id for n in trainer.body if isinstance(n, ast.Assign) for t in n.targets}
-    used = set()
-    for node in ast.walk(trainer):
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
-            (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
-    assert "cfg" in used and used - own <= TRAINER
+        def load(name, device="cpu", jit=False):
+            return build_model(_MODELS[name]), None
 
 
-# A small checkout in the shape of CoOp's: its own train.py, data set, node and zero-shot trainer.
-TRAIN = """
-import argparse
-
-from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed, setup_logger
-from yacs.config import CfgNode as CN
-
-import datasets.squares
-import trainers.zsclip
-import trainers.prompting
-from trainers.prompting import extend_cfg as extend_cfg_of_align
+        def tokenize(texts):
+            return torch.tensor([[sum(map(ord, text)) % 300] for text in texts])
+        """,
+    "clip/model.py": """
+        from torch import nn
 
 
-def extend_cfg(cfg):
-    cfg.TRAINER.COOP = CN()
-    cfg.TRAINER.COOP.N_CTX = 7
-    cfg.TRAINER.COOP.CSC = False
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"
-    extend_cfg_of_align(cfg)
+        class CLIP(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.text = nn.Embedding(300, 8)
+                self.image = nn.Linear(3, 8, bias=False)
+
+            def encode_text(self, tokens):
+                return self.text(tokens[:, 0])
+
+            def encode_image(self, images):
+                return self.image(images.mean((2, 3)))
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--trainer")
-parser.add_argument("--output-dir")
-parser.add_argument("opts", nargs=argparse.REMAINDER)
-args = parser.parse_args()
-cfg = get_cfg_default()
-extend_cfg(cfg)
-cfg.TRAINER.NAME = args.trainer
-cfg.OUTPUT_DIR = args.output_dir
-cfg.merge_from_list(args.opts)
-cfg.freeze()
-assert cfg.TRAINER.COOP.N_CTX == 7
-assert TRAINER_REGISTRY.get("ZeroshotCLIP") is trainers.zsclip.ZeroshotCLIP
-set_random_seed(1)
-setup_logger(cfg.OUTPUT_DIR)
-trainer = build_trainer(cfg)
-trainer.train()
+        def build_model(state_dict{more}):
+            model = CLIP()
+            model.load_state_dict(state_dict)
+            return model
+        """,
+    "trainers/__init__.py": "",
+    "trainers/coop.py": """
+        import torch
+        import torch.nn.functional as F
+        from clip import clip
+        from dassl.engine import TRAINER_REGISTRY, TrainerX
+        from dassl.optim import build_lr_scheduler, build_optimizer
+        from torch import nn
+
+
+        def load_clip_to_cpu(cfg):
+            return clip.build_model(clip._MODELS[cfg.MODEL.BACKBONE.NAME]{details})
+
+
+        class Learner(nn.Module):
+            def __init__(self, cfg, classnames):
+                super().__init__()
+                self.clip_model = load_clip_to_cpu(cfg).requires_grad_(False)
+                self.tokens = clip.tokenize(classnames)
+                self.ctx = nn.Parameter(torch.zeros(cfg.TRAINER.COOP.N_CTX, 8))
+
+            def forward(self, images):
+                text = self.clip_model.encode_text(self.tokens) + self.ctx.sum(0)
+                return self.clip_model.encode_image(images) @ text.T
+
+
+        @TRAINER_REGISTRY.register()
+        class CoOp(TrainerX):
+            def build_model(self):
+                self.model = Learner(self.cfg, self.dm.dataset.classnames)
+                self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+                self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+                self.register_model("prompt_learner", self.model, self.optim, self.sched)
+
+            def forward_backward(self, batch):
+                loss = F.cross_entropy(self.model(batch["img"]), batch["label"])
+                self.model_backward_and_update(loss)
+                if self.batch_idx + 1 == self.num_batches:
+                    self.update_lr()
+                return {"loss": loss.item()}
+        """,
+    "trainers/vpt.py": """
+        from dassl.engine import TRAINER_REGISTRY
+
+        from .coop import CoOp
+
+
+        @TRAINER_REGISTRY.register()
+        class VPT(CoOp):
+            pass
+        """,
+    "trainers/zsclip.py": """
+        from clip import clip
+        from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+        from .coop import load_clip_to_cpu
+
+
+        @TRAINER_REGISTRY.register()
+        class ZeroshotCLIP(TrainerX):
+            def build_model(self):
+                self.clip_model = load_clip_to_cpu(self.cfg)
+                tokens = clip.tokenize(self.dm.dataset.classnames)
+                self.text = self.clip_model.encode_text(tokens)
+
+            def model_inference(self, images):
+                return self.clip_model.encode_image(images) @ self.text.T
+        """,
+    "datasets/squares.py": """
+        import os
+
+        from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+        from PIL import Image
+
+
+        @DATASET_REGISTRY.register()
+        class Squares(DatasetBase):
+            def __init__(self, cfg):
+                items = []
+                for label, colour in enumerate(("red", "green", "blue")):
+                    path = os.path.join(cfg.DATASET.ROOT, colour + ".png")
+                    Image.new("RGB", (32, 32), colour).save(path)
+                    items += [Datum(impath=path, label=label, domain=0, classname=colour)] * 4
+                super().__init__(train_x=items, val=items[::4], test=items[::2])
+        """,
+    "train.py": """
+        import argparse
+
+        from dassl.config import get_cfg_default
+        from dassl.engine import build_trainer
+        from dassl.utils import set_random_seed, setup_logger
+        from yacs.config import CfgNode as CN
+
+        import datasets.squares
+        {before}
+        import trainers.coop
+        import trainers.vpt
+        import trainers.zsclip
+        {after}
+
+
+        def extend_cfg(cfg):
+            cfg.TRAINER.COOP = CN()
+            cfg.TRAINER.COOP.N_CTX = 7
+            cfg.TRAINER.COOP.CSC = False
+            {nodes}
+            cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+            {extend}
+
+
+        def main(words):
+            parser = argparse.ArgumentParser()
+            parser.add_argument("--trainer")
+            parser.add_argument("--output-dir")
+            parser.add_argument("--backbone")
+            parser.add_argument("--eval-only", action="store_true")
+            parser.add_argument("opts", nargs=argparse.REMAINDER)
+            args = parser.parse_args(words)
+            cfg = get_cfg_default()
+            extend_cfg(cfg)
+            cfg.TRAINER.NAME = args.trainer
+            cfg.OUTPUT_DIR = args.output_dir
+            cfg.MODEL.BACKBONE.NAME = args.backbone
+            cfg.merge_from_list(args.opts)
+            cfg.freeze()
+            set_random_seed(1)
+            setup_logger(cfg.OUTPUT_DIR)
+            trainer = build_trainer(cfg)
+            trainer.test() if args.eval_only else trainer.train()
+            return trainer
+        """,
+}
+# What else is met in public checkouts: a second argument of build_model, and nodes with keys of
+# their own, where a switch stands for words.
+EDITED = {
+    "more": ", design_details",
+    "details": ', {"trainer": "CoOp"}',
+    "nodes": "cfg.TRAINER.COOP.update(CTX_INIT=False, W=8.0)",
+}
+OPTIONS = """
+    DATASET.NAME Squares DATASET.ROOT . INPUT.SIZE (32,32) DATALOADER.NUM_WORKERS 0
+    DATALOADER.TRAIN_X.BATCH_SIZE 4 OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine OPTIM.MAX_EPOCH 1
+"""
+# Trains one trainer after the other in one process and tells where each came from.
+DRIVE = """
+import json, sys
+import train
+
+told = {}
+for name, backbone, options in json.loads(sys.argv[1]):
+    words = ["--trainer", name, "--output-dir", "out/" + name, "--backbone", backbone, *options]
+    try:
+        trainer = train.main(words)
+    except ValueError as error:
+        told[name] = str(error)
+    else:
+        told[name] = type(trainer).__module__
+import clip
+told["clip"] = [clip.__file__, clip.clip.load.__code__.co_filename]
+print("TOLD " + json.dumps(told))
 """
 
-ZSCLIP = """
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+def write_checkout(folder, **gaps):
+    """Write the files of CHECKOUT; `gaps` are what fills the braces of their names in them."""
+    for name, text in CHECKOUT.items():
+        text = textwrap.dedent(text)
+        for gap in ("more", "details", "nodes", "before", "after", "extend"):
+            text = text.replace("{" + gap + "}", gaps.get(gap, ""))
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
-@TRAINER_REGISTRY.register()
-class ZeroshotCLIP(TrainerX):
-    pass
-"""
-
-SQUARES = """
-import os
-
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-from PIL import Image
-
-
-@DATASET_REGISTRY.register()
-class Squares(DatasetBase):
-    def __init__(self, cfg):
-        items = []
-        for label, colour in enumerate(("red", "green", "blue")):
-            path = os.path.join(cfg.DATASET.ROOT, colour + ".png")
-            Image.new("RGB", (32, 32), colour).save(path)
-            items += [Datum(impath=path, label=label, domain=0, classname=colour)] * 4
-        super().__init__(train_x=items, val=items[::4], test=items[::2])
-"""
-
-
-def test_training_in_a_checkout_that_has_trainers_of_its_own(tmp_path):
-    shutil.copytree(ROOT / "trainers", tmp_path / "trainers",
-                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    (tmp_path / "train.py").write_text(TRAIN)
-    (tmp_path / "trainers" / "zsclip.py").write_text(ZSCLIP)
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "squares.py").write_text(SQUARES)
-    words = "TRAINER.ALIGN.DEPTH 2 TRAINER.ALIGN.M 2 TRAINER.ALIGN.N 2 DATASET.NAME Squares"
-    words += " DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0 OPTIM.MAX_EPOCH 1"
-    words += " OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine DATASET.ROOT . INPUT.SIZE (32,32)"
-    backbone = ["MODEL.BACKBONE.NAME", str(GOLDEN / "tiny_clip_seed0.safetensors")]
-    command = [sys.executable, "train.py", "--trainer", "ALIGN", "--output-dir", "out"]
+def run_in(folder, *trainers):
+    """What DRIVE tells of trainers, each (name, backbone, flags and pairs), in a checkout."""
+    asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
     result = subprocess.run(
-        [*command, *words.split(), *backbone],
-        cwd=tmp_path,
+        [sys.executable, "-c", DRIVE, json.dumps(asked)],
+        cwd=folder,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert result.returncode == 0, result.stderr
-    assert "epoch [1/1]" in result.stdout and "* accuracy:" in result.stdout
-    assert (tmp_path / "out" / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
+    (told,) = (line for line in result.stdout.splitlines() if line.startswith("TOLD "))
+    return json.loads(told.removeprefix("TOLD "))
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def plug_in(folder):
+    """Copy the plug-in, as docs/extending.md says; the two lines are those of `write_checkout`."""
+    before = files_below(folder)
+    shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting",
+                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+    assert before.items() <= files_below(folder).items()
+
+
+TWO_LINES = {"extend": "trainers.prompting.extend_cfg(cfg)"}
+
+
+@pytest.mark.parametrize("order, details", [("before", {}), ("after", EDITED)])
+def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
+    tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
+    theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
+    write_checkout(tmp_path / "without", **details)
+    run_in(tmp_path / "without", *theirs)
+
+    checkout = tmp_path / "with"
+    write_checkout(checkout, **details, **TWO_LINES, **{order: "import trainers.prompting"})
+    plug_in(checkout)
+    told = run_in(
+        checkout,
+        theirs[0],
+        ("ALIGN", tiny, "TRAINER.ALIGN.DEPTH 2 TRAINER.ALIGN.M 2 TRAINER.ALIGN.N 2"),
+        ("PromptedCoOp", tiny, ""),
+        theirs[1],
+        ("PromptedVPT", tiny, "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
+        ("ZeroshotCLIP", "small", "--eval-only"),
+        ("PromptedZeroshotCLIP", tiny, ""),
+        ("MaPLe", "emoji", "TRAINER.MAPLE.PROMPT_DEPTH 2"),
+    )
+    ours = "trainers.prompting.trainer"
+    assert "'emoji' is a file of the repository" in told.pop("MaPLe")
+    assert told == {
+        "CoOp": "trainers.coop",
+        "ALIGN": ours,
+        "PromptedCoOp": ours,
+        "VPT": "trainers.vpt",
+        "PromptedVPT": ours,
+        "ZeroshotCLIP": "trainers.zsclip",
+        "PromptedZeroshotCLIP": ours,
+        "clip": [str(checkout / "clip" / "__init__.py"), str(checkout / "clip" / "clip.py")],
+    }
+    for name, _, _ in theirs:  # to the last bit as without us
+        file = Path("out", name, "prompt_learner", "model.pth.tar-1")
+        states = [
+            load_checkpoint(str(tmp_path / w / file))["state_dict"] for w in ("with", "without")
+        ]
+        assert states[0]["ctx"].abs().sum() > 0
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    assert (checkout / "out" / "ALIGN" / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
+    context = load_checkpoint(str(checkout / "out/PromptedCoOp/prompt_learner/model.pth.tar-1"))
+    assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says

@@ -89,6 +89,8 @@ def read_node(method: type[Method], values: dict, dataset: str = "") -> SimpleNa
             _check_kind(_place(method, key), value, method.defaults[key])
     _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
     given = {key: value for key, value in values.items() if value is not None}
+    if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
+        given["CTX_INIT"] = ""
     return SimpleNamespace(**{**method.defaults, **given}, dataset=dataset)
 
 
@@ -105,6 +107,8 @@ def _check_kind(place: str, value, default) -> None:
     key = place.rpartition(".")[2]
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key == "CTX_INIT" and not isinstance(default, bool):  # words, not a switch
+        if value is False:  # as checkouts write it whose own methods read a switch
+            return
         words = value if isinstance(value, (list, tuple)) else [value]
         need(all(isinstance(w, str) for w in words), "words, such as 'a photo of a'")
     elif isinstance(default, bool):

@@ -9,6 +9,7 @@ Letters: N prompts, K classes, b learnable tokens of a prompt, J depths, W the w
 encoder, D of the features; P, T, S and L as in `Layout`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -295,7 +296,7 @@ def behind(layout: Layout, shared: torch.Tensor, suffix: torch.Tensor) -> torch.
 
 
 @torch.no_grad()
-def encode_sentences(clip_model, sentences: list[str], chunk: int = 256) -> torch.Tensor:
+def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> torch.Tensor:
     """Features of whole sentences in CLIP's untouched text encoder, without gradient.
 
     For a frozen teacher: the classes in one or in many hand-written templates.

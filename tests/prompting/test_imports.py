@@ -1,0 +1,69 @@
+"""The plug-in imports, and uses of Dassl, nothing that another checkout lacks."""
+
+import ast
+import sys
+
+import pytest
+from paths import ROOT
+
+# What Dassl 0.6.3 offers under the names of these packages.
+DASSL = {
+    "dassl.config": {"get_cfg_default", "clean_cfg"},
+    "dassl.data": {"DataManager"},
+    "dassl.engine": {
+        "TRAINER_REGISTRY", "build_trainer", "TrainerBase", "SimpleTrainer", "SimpleNet",
+        "TrainerX", "TrainerXU",
+    },
+    "dassl.evaluation": {"EVALUATOR_REGISTRY", "EvaluatorBase", "Classification",
+                         "build_evaluator"},
+    "dassl.metrics": {"compute_accuracy"},
+    "dassl.optim": {"build_optimizer", "build_lr_scheduler"},
+    "dassl.utils": {
+        "load_checkpoint", "save_checkpoint", "resume_from_checkpoint", "load_pretrained_weights",
+        "count_num_param", "set_random_seed", "setup_logger", "collect_env_info", "Registry",
+        "mkdir_if_missing", "read_image", "AverageMeter", "MetricMeter",
+    },
+}  # fmt: skip
+# What a TrainerX of Dassl 0.6.3 has.
+TRAINER = {
+    "_models", "_optims", "_scheds", "_writer", "batch_idx", "before_train", "after_train",
+    "before_epoch", "after_epoch", "best_result", "build_data_loader", "build_model", "cfg",
+    "check_cfg", "close_writer", "device", "detect_anomaly", "dm", "epoch", "evaluator",
+    "forward_backward", "get_current_lr", "get_model_names", "init_writer", "lab2cname",
+    "load_model", "max_epoch", "model_backward", "model_backward_and_update", "model_inference",
+    "model_update", "model_zero_grad", "num_batches", "num_classes", "num_source_domains",
+    "output_dir", "parse_batch_test", "parse_batch_train", "register_model",
+    "resume_model_if_exist", "run_epoch", "save_model", "set_model_mode", "start_epoch", "test",
+    "test_loader", "time_start", "train", "train_loader_u", "train_loader_x", "update_lr",
+    "val_loader", "write_scalar",
+}  # fmt: skip
+OTHERS = {"torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
+OTHERS |= sys.stdlib_module_names
+OPTIONAL = {"triton_kernels.py": {"triton"}}  # not imported where that is missing
+SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_imported_that_the_original_dassl_or_another_checkout_lacks(path):
+    others = OTHERS | OPTIONAL.get(path.name, set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            if node.module.startswith("dassl"):
+                assert {alias.name for alias in node.names} <= DASSL[node.module]
+            else:
+                assert node.module.partition(".")[0] in others
+        elif isinstance(node, ast.Import):
+            assert all(alias.name.partition(".")[0] in others for alias in node.names)
+
+
+def test_the_trainer_uses_what_the_original_trainer_has():
+    tree = ast.parse((ROOT / "trainers" / "prompting" / "trainer.py").read_text())
+    (trainer,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "PromptTrainer")
+    own = {n.name for n in trainer.body if isinstance(n, ast.FunctionDef)}
+    own |= {n.target.id for n in trainer.body if isinstance(n, ast.AnnAssign)}
+    own |= {t.id for n in trainer.body if isinstance(n, ast.Assign) for t in n.targets}
+    used = set()
+    for node in ast.walk(trainer):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
+            (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+    assert "cfg" in used and used - own <= TRAINER
