@@ -42,6 +42,8 @@ class Method(nn.Module):
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        dead_weights: beginnings of names in public checkpoints that mean nothing here, without
+            `prompt_learner.`.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
 
@@ -65,6 +67,7 @@ class Method(nn.Module):
     ignored: ClassVar[tuple[str, ...]] = ()
     checkpoint: ClassVar[str] = "prompt_learner"
     saves_submodule: ClassVar[bool] = False
+    dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
 
@@ -72,6 +75,7 @@ class Method(nn.Module):
         super().__init__()
         self.settings = settings
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
+        self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
 
     # ------------------------------------------------------------------ what a method may say

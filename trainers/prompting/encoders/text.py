@@ -22,7 +22,7 @@ from ..spec import PromptSpec, clean
 from . import blocks
 from .layout import Layout
 from .sentences import Writer, shared_length
-from .templates import zero_shot_template
+from .templates import ZERO_SHOT, template_of
 
 
 class TextFeatures(NamedTuple):
@@ -88,7 +88,7 @@ class TextEncoder(nn.Module):
                 for template in spec.templates
             ]
         else:
-            template = spec.sentence or zero_shot_template(dataset)
+            template = spec.sentence or template_of(ZERO_SHOT, dataset)
             self.sentences = [[writer.write(template, name) for name in names]]
         spans = None
         if words:
