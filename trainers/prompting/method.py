@@ -40,6 +40,7 @@ class Method(nn.Module):
         outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
             `{"W": "TRAINER.W"}`; their defaults are in `defaults`, too.
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
+        training_only: keys of `defaults` that an evaluation does not read, and may set otherwise.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
         dead_weights: beginnings of names in public checkpoints that mean nothing here, without
@@ -65,6 +66,7 @@ class Method(nn.Module):
     defaults: ClassVar[dict]
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[tuple[str, ...]] = ()
     checkpoint: ClassVar[str] = "prompt_learner"
     saves_submodule: ClassVar[bool] = False
     dead_weights: ClassVar[tuple[str, ...]] = ()

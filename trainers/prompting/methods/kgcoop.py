@@ -23,6 +23,7 @@ class KgCoOp(Method):
     node = "COOP"
     saves_submodule = True
     dead_weights = ("bias_vectors", "meta_net.")
+    training_only = ("W",)
     ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
     defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "W": 1.0, "PREC": "fp16"}
 

@@ -28,6 +28,7 @@ class ProGrad(Method):
 
     node = "COOP"
     saves_submodule = True
+    training_only = ("NAME", "T", "LAMBDA")
     ignored = ("GM", "ALPHA")
     outside = {key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")}
     defaults = {

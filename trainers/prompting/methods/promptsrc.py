@@ -23,6 +23,7 @@ class PromptSRC(IVLP):
 
     node = "PROMPTSRC"
     dead_weights = ("ZS_image_encoder.",)
+    training_only = ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "GPA_MEAN", "GPA_STD", "MAX_EPOCH")
     outside = {"MAX_EPOCH": "OPTIM.MAX_EPOCH"}
     defaults = {
         "N_CTX_VISION": 4,
