@@ -11,6 +11,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
+from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import check_name
 from trainers.prompting.plugins import load_plugins
 
@@ -23,7 +24,8 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     """Dassl's defaults and the nodes of all methods, changed by each source in turn.
 
     Args:
-        sources: where keys come from, for messages, and the values by dotted key.
+        sources: where keys come from, for messages, and the values by dotted key; those that
+            one has for the data set alone (`BY_DATASET`) come before its others.
         plugins: modules or files with methods, besides those that a source names.
 
     Raises:
@@ -38,8 +40,9 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.TRAINER.PLUGINS = plugins
+    names = [str(keys["DATASET.NAME"]) for _, keys in sources if "DATASET.NAME" in keys]
     for source, keys in sources:
-        merge(cfg, keys, source)
+        merge(cfg, for_dataset(keys, "".join(names[-1:])), source)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     return cfg

@@ -28,7 +28,7 @@ class Settings:
 
     def asked(self, run: Run) -> dict:
         """What the config in the run's results must hold, by dotted keys."""
-        keys = config_keys(run.config_file)
+        keys = config_keys(run.config_file, run.dataset)
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
         return keys | option_pairs(run.opts + self.opts)

@@ -201,13 +201,13 @@ def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
     others = [run for run in runs if run.needs and run.protocol.new_classes]
     for trainer, file in {(run.trainer, run.config_file) for run in others}:
         keys = config_keys(file) | option_pairs(opts)
-        node = f"TRAINER.{trainer.upper()}"
-        # words start one context for all classes
-        if str(keys.get(f"{node}.CSC")) == "True" and not keys.get(f"{node}.CTX_INIT"):
-            raise UserError(
-                f"{trainer} with a context for each class (CSC) cannot be tested on other classes "
-                f"than those it was trained on: set {node}.CSC False"
-            )
+        for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
+            # words start one context for all classes
+            if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):
+                raise UserError(
+                    f"{trainer} with a context for each class (CSC) cannot be tested on other "
+                    f"classes than those it was trained on: set {key} False"
+                )
 
 
 def shots_text(number: int) -> str:

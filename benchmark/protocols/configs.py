@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
+from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError, check_name, nearest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,9 +150,9 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def config_keys(path: Path) -> dict:
-    """The dotted keys of a config file, and their values."""
-    return dict(_leaves(read_config(path)))
+def config_keys(path: Path, dataset: str = "") -> dict:
+    """The dotted keys of a config file, and their values on a data set (a file in configs/)."""
+    return for_dataset(dict(_leaves(read_config(path))), dataset_name(dataset) or "")
 
 
 def _leaves(tree: dict, prefix: str = ""):

@@ -1,52 +1,62 @@
-"""Parity with the published methods: logits, loss and every gradient of each golden file."""
+"""Parity with the published methods: logits, every loss term and gradient of each golden file."""
 
 import json
 from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from paths import GOLDEN
 from safetensors import safe_open
 
-from trainers.prompting import PromptedCLIP
-from trainers.prompting.config import prompt_spec
+from trainers.prompting import Method, build_method, load_clip
+from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
 
+NEWER = ("coprompt", "kgcoop", "prograd", "promptsrc", "tcp")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
+WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
+JSON = ("classnames", "config", "sentences", "extra", "templates")
 
 
 class Golden(NamedTuple):
     meta: dict
-    image: torch.Tensor
-    label: torch.Tensor
-    expected: dict
-    params: dict
-    grads: dict
+    tensors: dict
+
+    def part(self, prefix: str) -> dict:
+        """The tensors under a prefix, named without it."""
+        found = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in found.items()}
+
+    @property
+    def views(self) -> list[torch.Tensor]:
+        return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
 
 
 def read(path) -> Golden:
     with safe_open(path, "pt") as file:
         meta = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return Golden(
-        {k: json.loads(meta[k]) for k in ("classnames", "config")}
-        | {k: meta[k] for k in ("method", "dataset")},
-        tensors.pop("image"),
-        tensors.pop("label"),
-        tensors,
-        {k.removeprefix("param/"): v for k, v in tensors.items() if k.startswith("param/")},
-        {k.removeprefix("grad/"): v for k, v in tensors.items() if k.startswith("grad/")},
+    return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
+
+
+def build(golden: Golden, clip_model, folder) -> Method:
+    meta = golden.meta
+    node = dict(meta["config"])
+    if node.get("FORM", "") == "paper":  # the golden plans are converged
+        node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
+    if meta["method"] == "PromptSRC":
+        node["MAX_EPOCH"] = meta["extra"]["epochs"]
+    if "sentences" in meta:  # those of the step in the file
+        index = meta["extra"]["sentence_index"]
+        sentences = folder / "sentences.json"
+        drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
+        sentences.write_text(json.dumps(drawn))
+        node["SENTENCES"] = str(sentences)
+    method = build_method(
+        meta["method"], node, clip_model, meta["classnames"], meta.get("dataset", "")
     )
-
-
-def build(golden: Golden, clip_model) -> PromptedCLIP:
-    spec = prompt_spec(golden.meta["method"], golden.meta["config"])
-    if spec.score == "ot":  # the golden plans are converged
-        spec = spec.with_(tol=1e-7, max_iter=2000)
-    model = PromptedCLIP(clip_model, golden.meta["classnames"], spec, golden.meta["dataset"])
-    model.load_public_state_dict(golden.params)
-    return model
+    method.model.load_public_state_dict(golden.part("param/"))
+    return method
 
 
 @pytest.fixture(params=FILES, ids=lambda p: p.stem)
@@ -57,40 +67,91 @@ def golden(request):
     return golden
 
 
-def test_logits_loss_and_gradients(golden, tiny_clip):
-    model = build(golden, tiny_clip).train()
-    logits = model(golden.image)
-    loss = F.cross_entropy(logits, golden.label)
-    assert (logits - golden.expected["logits"]).abs().max() < 1e-4
-    assert abs(loss.item() - golden.expected["loss"].item()) < 1e-4
-    own = model.public_parameters()
-    assert set(own) == set(golden.grads) == {n for n, p in own.items() if p.requires_grad}
-    if golden.grads:
-        loss.backward()
-    for name, expected in golden.grads.items():
-        error = (own[name].grad.reshape(expected.shape) - expected).norm()
-        assert error < 1e-3 * expected.norm() + 1e-7, f"{name}: {error / expected.norm():.2e}"
+@pytest.fixture
+def method(golden, tiny_clip, tmp_path):
+    return build(golden, tiny_clip, tmp_path)
 
 
-def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, tiny_clip):
-    model = build(golden, tiny_clip).eval()
+def check_step(method: Method, golden: Golden, block: str = "") -> None:
+    """Logits, terms, total and gradients of a step, and what of it is frozen.
+
+    Args:
+        block: beginning of the names of what is expected, as in `full/`.
+    """
+    tensors = golden.tensors
+    label = tensors.get(block + "label", tensors["label"])
+    logits = tensors.get(block + "logits", tensors["logits"])
+    method.train().zero_grad()
+    batch = method.batch(golden.views, label)
+    output = method.model.output(batch.images)
+    assert (output.logits - logits).abs().max() < 1e-4
+    terms = method.terms(output, batch)
+    expected = {"loss": tensors[block + "loss"], **golden.part(block + "loss/")}
+    if len(expected) > 1:
+        assert set(terms) == set(expected)
+    for name, value in expected.items():
+        assert abs(terms[name].item() - value.item()) < 1e-4, name
+
+    own, grads = method.model.public_parameters(), golden.part(block + "grad/")
+    assert set(own) == set(grads) == {n for n, p in own.items() if p.requires_grad}
+    if grads:
+        method.backward(terms)
+    for name, value in grads.items():
+        error = (own[name].grad.reshape(value.shape) - value).norm()
+        assert error < 1e-3 * value.norm() + 1e-7, f"{name}: {error / value.norm():.2e}"
+
+
+def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
+    frozen = golden.part(block + "frozen/")
+    teacher = method.teacher
+    z = teacher.z(golden.views[-1])
+    own = {"text_features": teacher.h, "image_features": z, "logits": teacher.logits(z)}
+    for name, value in frozen.items():
+        scale = 100 if name == "logits" else 1
+        assert (own[name] - value).abs().max() < 1e-5 * scale, name
+
+
+def test_logits_terms_and_gradients(golden, method):
+    check_step(method, golden)
+
+
+@pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
+def test_what_is_frozen(golden, method):
+    assert golden.part("frozen/")
+    check_frozen(method, golden)
+
+
+def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, method):
+    model = method.eval().model
     calls = []
     model.text_encoder.register_forward_hook(lambda *args: calls.append(1))
-    first, second = model(golden.image), model(golden.image)
-    assert (first - golden.expected["logits"]).abs().max() < 1e-4
+    first, second = model(golden.tensors["image"]), model(golden.tensors["image"])
+    expected = golden.tensors.get("logits_eval", golden.tensors["logits"])
+    assert (first - expected).abs().max() < 1e-4
     assert torch.equal(first, second)
     assert not first.requires_grad
     if not model.spec.image_conditional:
         assert len(calls) == 1
 
 
-def test_public_names_and_shapes_survive_a_round_trip(golden, tiny_clip):
-    state = build(golden, tiny_clip).public_state_dict()
-    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in golden.params.items()}
-    assert all(torch.equal(state[k], v) for k, v in golden.params.items())
+def test_public_names_and_shapes_survive_a_round_trip(golden, method):
+    state, params = method.model.public_state_dict(), golden.part("param/")
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in params.items()}
+    assert all(torch.equal(state[k], v) for k, v in params.items())
 
 
-def test_transport_distances(tiny_clip):
+def test_contexts_start_from_words(golden, tiny_clip):
+    """`init/` has the words of a context; where it is random there is none."""
+    meta = golden.meta
+    words = golden.part("init/")
+    if words:
+        node = meta["config"] | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
+        method = build_method(meta["method"], node, tiny_clip, meta["classnames"], meta["dataset"])
+        own = method.model.public_state_dict()
+        assert all(torch.equal(own[name], value) for name, value in words.items())
+
+
+def test_transport_distances(tiny_clip, tmp_path):
     """`token_ot` and `distance` of the paper form, beside its logits."""
     from trainers.prompting.scores import token_distance
 
@@ -98,12 +159,65 @@ def test_transport_distances(tiny_clip):
     assert files
     for path in files:
         golden = read(path)
-        model = build(golden, tiny_clip).eval()
+        image_batch = golden.tensors["image"]
+        model = build(golden, tiny_clip, tmp_path).eval().model
         contexts = model.prompt_learner()
         with torch.no_grad():
-            image = model.image_encoder(golden.image, contexts.vision)
+            image = model.image_encoder(image_batch, contexts.vision)
             text = model.text_features()
             d = token_distance(model.spec, image, text, 1 << 20)
-        assert (d - golden.expected["token_ot"]).abs().max() < 1e-5
-        distance = 1 - model(golden.image) / model.logit_scale
-        assert (distance - golden.expected["distance"]).abs().max() < 1e-5
+        assert (d - golden.tensors["token_ot"]).abs().max() < 1e-5
+        distance = 1 - model(image_batch) / model.logit_scale
+        assert (distance - golden.tensors["distance"]).abs().max() < 1e-5
+
+
+# ------------------------------------------------------------------ what one method alone has
+
+
+def one(name: str, clip_model, folder) -> tuple[Golden, Method]:
+    golden = read(GOLDEN / f"{name}.safetensors")
+    return golden, build(golden, clip_model, folder)
+
+
+def test_prograd_projects_only_what_contradicts(tiny_clip, tmp_path):
+    """Its file has labels for which the two gradients agree, and others for which they do not."""
+    golden, method = one("prograd", tiny_clip, tmp_path)
+    check_step(method, golden, "aligned/")
+    plain, projected = golden.part("grad_ce/"), golden.part("grad/")
+    assert not all(torch.equal(plain[name], projected[name]) for name in plain)
+
+
+def test_promptsrc_mean_over_the_epochs(tiny_clip, tmp_path):
+    golden, method = one("promptsrc", tiny_clip, tmp_path)
+    last = golden.meta["extra"]["epochs"]
+    weights = torch.tensor(method.average.weights(last), dtype=torch.float64)
+    assert (weights - golden.tensors["gpa_weights"]).abs().max() < 1e-12
+    for epoch in range(1, last + 1):
+        trained = golden.part(f"epoch/{epoch}/")
+        method.model.load_public_state_dict(trained)
+        method.after_epoch(epoch, last)
+        state = method.model.public_state_dict()
+        if epoch < last:
+            assert all(torch.equal(state[name], value) for name, value in trained.items())
+    expected = golden.part("gpa/")
+    logits = expected.pop("logits")
+    assert set(state) == set(expected)
+    assert all((state[name] - value).abs().max() < 1e-6 for name, value in expected.items())
+    assert (method.eval().model(golden.tensors["image"]) - logits).abs().max() < 1e-4
+
+
+def test_promptsrc_where_every_word_counts(tmp_path):
+    golden = read(GOLDEN / "promptsrc.safetensors")
+    clip_model = load_clip(str(GOLDEN / "tiny_clip_seed0.safetensors"))
+    rows = golden.part("full/token_embedding.")
+    clip_model.token_embedding.weight.data[rows["ids"]] += rows["rows"]
+    method = build(golden, clip_model, tmp_path)
+    check_step(method, golden, "full/")
+    check_frozen(method, golden, "full/")
+    assert golden.meta["templates"]["frozen"] == list(templates.PROMPTSRC)
+
+
+def test_tcp_class_tokens(tiny_clip, tmp_path):
+    golden, method = one("tcp", tiny_clip, tmp_path)
+    tokens = method.model.parts.tokens()
+    assert (tokens - golden.tensors["class_tokens"]).abs().max() < 1e-5

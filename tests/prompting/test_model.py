@@ -10,7 +10,7 @@ from paths import GOLDEN
 
 from trainers.prompting import PromptedCLIP, UserError, build_clip
 from trainers.prompting.config import prompt_spec
-from trainers.prompting.encoders.templates import zero_shot_template
+from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
 from trainers.prompting.method import METHODS
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
@@ -99,7 +99,7 @@ def test_logits_agree_with_stock_clip(tiny_clip):
     """Zero-shot against CLIP's own forward pass on 77 positions."""
     from trainers.prompting.backbones.openai_clip import clip
 
-    template = zero_shot_template("EuroSAT")
+    template = template_of(ZERO_SHOT, "EuroSAT")
     tokens = clip.tokenize([template.format(n.replace("_", " ")) for n in NAMES])
     expected = tiny_clip(images(), tokens)[0]
     assert torch.allclose(

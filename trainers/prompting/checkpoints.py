@@ -52,7 +52,8 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
 
 
 def _is_ignored(model: PromptedCLIP, name: str) -> bool:
-    if name.endswith(FROZEN) or name == "logit_scale" or name.startswith(model.dead_weights):
+    dead = name.removeprefix("prompt_learner.").startswith(model.dead_weights)
+    if dead or name.endswith(FROZEN) or name == "logit_scale":
         return True
     encoder, _, rest = name.partition(".")
     if encoder == "image_encoder":

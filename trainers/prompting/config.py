@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from yacs.config import CfgNode
 
 from . import methods  # noqa: F401 (registers those that are built in)
+from .by_dataset import SECTION
 from .errors import UserError, nearest
 from .method import METHODS, Method, find_method
 from .spec import PromptSpec
@@ -23,10 +24,25 @@ def add_nodes(cfg: CfgNode) -> None:
         for part in path:
             node = node.setdefault(part, CfgNode())
         node.setdefault(key, default)
+    cfg.setdefault(SECTION, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
+    cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
+
+
+def resolved(cfg: CfgNode) -> CfgNode:
+    """The cfg with what it has for its data set alone, where its `train.py` has left that there."""
+    own = cfg.get(SECTION, {}).get(cfg.DATASET.NAME)
+    if not own:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    del cfg[SECTION]
+    cfg.merge_from_other_cfg(own)
+    cfg.freeze()
+    return cfg
 
 
 def _places() -> dict[str, object]:

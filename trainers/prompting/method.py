@@ -40,8 +40,11 @@ class Method(nn.Module):
         outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
             `{"W": "TRAINER.W"}`; their defaults are in `defaults`, too.
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
+        training_only: keys of `defaults` that an evaluation does not read, and may set otherwise.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        dead_weights: beginnings of names in public checkpoints that mean nothing here, without
+            `prompt_learner.`.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
 
@@ -63,8 +66,10 @@ class Method(nn.Module):
     defaults: ClassVar[dict]
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[tuple[str, ...]] = ()
     checkpoint: ClassVar[str] = "prompt_learner"
     saves_submodule: ClassVar[bool] = False
+    dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
 
@@ -72,6 +77,7 @@ class Method(nn.Module):
         super().__init__()
         self.settings = settings
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
+        self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
 
     # ------------------------------------------------------------------ what a method may say

@@ -76,8 +76,8 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     if saved is None:
         print("The checkpoint does not say what settings made it: those of this call are taken")
         return
-    names = [f"TRAINER.{method.node}.{key}" for key in method.defaults if key != "PREC"]
-    names += [place for key, place in method.outside.items() if place.startswith("TRAINER.")]
+    keys = [key for key in method.defaults if key not in (*method.training_only, "PREC")]
+    names = [method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in keys]
     names.append("MODEL.BACKBONE.NAME")
     differing = _differing(*({k: s[k] for k in names if k in s} for s in (saved, now)))
     if differing:

@@ -203,14 +203,15 @@ def fixed_sentence(words) -> str:
     return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
-def text_prompt(node, **special) -> PromptSpec:
+def text_prompt(length: int, words: str | None, **special) -> PromptSpec:
     """One textual prompt in the first block, whose words are all learnable (CoOp's family).
 
     Args:
-        node: `CTX_INIT`, when it is given, replaces `N_CTX`.
+        length: b, when there are no words.
+        words: what the prompt starts from; their number replaces `length`.
         special: further coordinates of the point.
     """
-    words = only_template(node.CTX_INIT or "") or " ".join([SLOT] * node.N_CTX)
+    words = only_template(words or "") or " ".join([SLOT] * length)
     return PromptSpec(
         M=0,
         N=1,

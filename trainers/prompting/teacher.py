@@ -1,13 +1,14 @@
 """The untouched CLIP beside a prompted one: what prompts are to stay near to."""
 
+import json
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
+from .errors import UserError
 from .spec import PromptSpec, clean
 
 
@@ -15,30 +16,52 @@ class Teacher:
     """Features and logits of a frozen CLIP without prompts, on the classes of a method.
 
     Nothing of it is trained or copied: it computes with the modules that the prompted encoders
-    share, wherever these are and in the type they have. Features carry no gradient.
+    share, wherever these are and in the type they have. Features carry no gradient; those of
+    sentences are computed when first asked for, and kept.
 
     Args:
         clip_model: what `load_clip` gives.
         classnames: K names.
-        templates: sentences with `{}` for the class name. Features of several are averaged
-            before they are normalised.
+        templates: n sentences, with `{}` for the class name, or lists of K sentences, one a class.
     """
 
-    def __init__(self, clip_model, classnames: Sequence[str], templates: Sequence[str]):
+    def __init__(
+        self,
+        clip_model,
+        classnames: Sequence[str],
+        templates: Sequence[str | Sequence[str]],
+    ):
         self.clip_model = clip_model
-        self.classnames = [clean(name) for name in classnames]
-        self.templates = tuple(templates)
+        names = [clean(name) for name in classnames]
+        self.sentences = [
+            [template.format(name) for name in names] if isinstance(template, str) else template
+            for template in templates
+        ]
+        self._text: dict[str, torch.Tensor] = {}
         self._images = ImageEncoder(clip_model.visual, PromptSpec(M=0, N=0, beta=0, score="cosine"),
                                     patches=False)  # fmt: skip
 
-    @cached_property
+    @property
     def h(self) -> torch.Tensor:
-        """h0, the normalised text features (K, D), float32; computed when first asked for."""
-        features = [
-            encode_sentences(self.clip_model, [template.format(name) for name in self.classnames])
-            for template in self.templates
-        ]
-        return F.normalize(torch.stack(features).float().mean(0), dim=-1)
+        """h0, the normalised text features (K, D), float32.
+
+        Features of several sentences are averaged before they are normalised.
+        """
+        return self._kept("mean", lambda: F.normalize(self._encode().mean(0), dim=-1))
+
+    @property
+    def h_each(self) -> torch.Tensor:
+        """As `h`, of each sentence by itself: (n, K, D)."""
+        return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
+
+    def _encode(self) -> torch.Tensor:
+        rows = [encode_sentences(self.clip_model, row).float() for row in self.sentences]
+        return torch.stack(rows)
+
+    def _kept(self, name: str, compute) -> torch.Tensor:
+        if name not in self._text:
+            self._text[name] = compute()
+        return self._text[name].to(self.clip_model.logit_scale.device)
 
     @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:
@@ -51,3 +74,41 @@ class Teacher:
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Zero-shot logits (B, K) of normalised image features (B, D)."""
         return self.clip_model.logit_scale.detach().exp().float() * z.detach().float() @ self.h.T
+
+
+def read_sentences(path: str, classnames: Sequence[str]) -> list[list[str]]:
+    """Sentences about each class from a JSON file, `{class name: [sentence, ...], ...}`.
+
+    Args:
+        path: of the file, in which `_` in a name reads as a space.
+        classnames: K names; there may be others in the file.
+
+    Returns:
+        [n][K]: as many as each class has.
+
+    Raises:
+        UserError: there is no such file, it lacks a class, or classes have different numbers.
+    """
+    if not path:
+        raise UserError(
+            "There are no sentences about the classes to learn from: set SENTENCES to a JSON file "
+            '{"class name": ["a sentence about it", ...], ...}'
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            lists = {clean(name): sentences for name, sentences in json.load(file).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"SENTENCES: '{path}' cannot be read as a JSON object: {reason}") from error
+    names = [clean(name) for name in classnames]
+    for name in names:
+        sentences = lists.get(name)
+        valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
+        if not valid or not sentences:
+            raise UserError(f"SENTENCES: '{path}' has no list of sentences for the class '{name}'")
+        if len(sentences) != len(lists[names[0]]):
+            raise UserError(
+                f"SENTENCES: '{path}' has {len(lists[names[0]])} sentences for '{names[0]}' but "
+                f"{len(sentences)} for '{name}': give all classes equally many"
+            )
+    return [list(row) for row in zip(*(lists[name] for name in names), strict=True)]

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from .backbones import load_clip
 from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint
-from .config import add_nodes, read_node, values_in
+from .config import add_nodes, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
@@ -50,6 +50,9 @@ class PromptTrainer(TrainerX):
     method: type[Method] | Method
 
     # ------------------------------------------------------------------ build
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(resolved(cfg))
 
     def build_model(self):
         cfg, kind = self.cfg, self.method
@@ -124,6 +127,9 @@ class PromptTrainer(TrainerX):
             if cfg.MODEL.INIT_WEIGHTS:
                 layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
+            for group in self.optim.param_groups:
+                if "eps" in group:
+                    group["eps"] = cfg.OPTIM.ADAM_EPS
             self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 

@@ -24,7 +24,7 @@ from ..transport.problems import TokenWeights
 from . import blocks
 from .layout import Layout
 from .sentences import Writer, shared_length
-from .templates import zero_shot_template
+from .templates import ZERO_SHOT, template_of
 
 
 class TextFeatures(NamedTuple):
@@ -89,7 +89,7 @@ class TextEncoder(nn.Module):
                 for template in spec.templates
             ]
         else:
-            template = spec.sentence or zero_shot_template(dataset)
+            template = spec.sentence or template_of(ZERO_SHOT, dataset)
             self.sentences = [[writer.write(template, name) for name in names]]
         spans = None
         if words:

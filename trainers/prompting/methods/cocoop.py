@@ -14,4 +14,4 @@ class CoCoOp(Method):
 
     @staticmethod
     def point(node) -> PromptSpec:
-        return text_prompt(node, image_conditional=True)
+        return text_prompt(node.N_CTX, node.CTX_INIT, image_conditional=True)

@@ -21,7 +21,8 @@ class CoOp(Method):
     @staticmethod
     def point(node) -> PromptSpec:
         return text_prompt(
-            node,
+            node.N_CTX,
+            node.CTX_INIT,
             class_position=node.CLASS_TOKEN_POSITION,
             class_specific=node.CSC and not node.CTX_INIT,  # words start one context for all
         )

@@ -1,0 +1,40 @@
+"""KgCoOp: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization (Yao et al.,
+CVPR 2023)."""
+
+import torch.nn.functional as F
+
+from ..encoders.templates import KGCOOP, template_of
+from ..method import Method, register
+from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
+from ..teacher import Teacher
+
+WORDS = "a photo of a"
+
+
+@register
+class KgCoOp(Method):
+    """CoOp's context, and the distance of the text features from those of a hand-written sentence.
+
+    L = CE + W * (1 - mean_k cos(h_k, h0_k)) over all classes (Eq. 4 and 5). `CTX_INIT` is a
+    switch: any true value starts the context from the words `a photo of a`.
+    """
+
+    node = "COOP"
+    saves_submodule = True
+    dead_weights = ("bias_vectors", "meta_net.")
+    training_only = ("W",)
+    ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
+    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "W": 1.0, "PREC": "fp16"}
+
+    @staticmethod
+    def point(node) -> PromptSpec:
+        words = WORDS if node.CTX_INIT else ""
+        return text_prompt(node.N_CTX, words, class_specific=node.CSC and not words)
+
+    def setup(self, clip_model, classnames, dataset):
+        self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
+
+    def loss(self, output, batch):
+        ce = F.cross_entropy(output.logits, batch.labels)
+        return {"ce": ce, **regularize({"kg": self.settings.W}, self.teacher, output, batch.images)}

@@ -1,0 +1,80 @@
+"""ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023)."""
+
+import torch
+import torch.nn.functional as F
+
+from ..encoders.templates import PROGRAD, template_of
+from ..errors import UserError
+from ..method import Method, register
+from ..spec import SLOT, PromptSpec, text_prompt
+from ..teacher import Teacher
+
+
+def _words(dataset: str) -> list[str]:
+    """The words before the class name in the data set's sentence."""
+    return template_of(PROGRAD, dataset).removesuffix(" {}.").split()
+
+
+@register
+class ProGrad(Method):
+    """CoOp's context, which learns nothing that contradicts zero-shot CLIP.
+
+    Of the gradient a of the cross-entropy, the part against the gradient of a distillation term is
+    taken away (Eq. 5): g = a - LAMBDA min(a . u, 0) u, u the direction of the latter. That term is
+    KD = -(T^2 / B) sum q log p, of the softmax q of zero-shot CLIP and p of ours at temperature T
+    (Eq. 4 without its constant). `CTX_INIT` is a switch: any true value starts the last vectors
+    from the data set's sentence, and the others from zero.
+    """
+
+    node = "COOP"
+    saves_submodule = True
+    training_only = ("NAME", "T", "LAMBDA")
+    ignored = ("GM", "ALPHA")
+    outside = {key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")}
+    defaults = {
+        "N_CTX": 16,
+        "CSC": False,
+        "CTX_INIT": False,
+        "PREC": "fp16",
+        "CLASS_TOKEN_POSITION": "end",
+        "NAME": "prograd",
+        "T": 1.0,
+        "LAMBDA": 1.0,
+    }
+
+    @staticmethod
+    def point(node) -> PromptSpec:
+        if node.NAME not in ("", "prograd"):
+            raise UserError(f"LOSS.NAME is '{node.NAME}' but ProGrad has no loss but prograd")
+        words = _words(node.dataset) if node.CTX_INIT else []
+        if len(words) > node.N_CTX:
+            raise UserError(
+                f"N_CTX is {node.N_CTX} but CTX_INIT starts from '{' '.join(words)}', which is "
+                f"{len(words)} words: raise N_CTX, or set CTX_INIT False"
+            )
+        return text_prompt(
+            node.N_CTX,
+            " ".join([SLOT] * (node.N_CTX - len(words)) + words),
+            class_position=node.CLASS_TOKEN_POSITION,
+            class_specific=node.CSC and not words,
+        )
+
+    def setup(self, clip_model, classnames, dataset):
+        self.teacher = Teacher(clip_model, classnames, [template_of(PROGRAD, dataset)])
+        if self.settings.CTX_INIT:
+            ctx = self.model.prompt_learner.ctx
+            ctx.data[: len(ctx) - len(_words(dataset))] = 0
+
+    def loss(self, output, batch):
+        T = self.settings.T
+        q = (self.teacher.logits(output.image.z[:, 0]) / T).softmax(-1)
+        ce = F.cross_entropy(output.logits, batch.labels)
+        return {"loss": ce, "ce": ce, "kd": T**2 * F.cross_entropy(output.logits / T, q)}
+
+    def backward(self, terms, scale=lambda loss: loss):
+        trained = list(self.model.trained().parameters())
+        gradients = torch.autograd.grad(scale(terms["ce"]), trained, retain_graph=True)
+        distilled = torch.autograd.grad(scale(terms["kd"]), trained)
+        for parameter, a, b in zip(trained, gradients, distilled, strict=True):
+            u = b / b.norm().clamp_min(torch.finfo(b.dtype).tiny)  # none: nothing to contradict
+            parameter.grad = a - self.settings.LAMBDA * (a * u).sum().clamp_max(0) * u

@@ -1,0 +1,65 @@
+"""PromptSRC: Self-regulating Prompts: Foundational Model Adaptation without Forgetting (Khattak et
+al., ICCV 2023)."""
+
+import torch.nn.functional as F
+
+from ..averaging import GaussianMean
+from ..encoders.templates import PROMPTSRC
+from ..errors import UserError
+from ..method import register
+from ..regularizers import regularize
+from ..teacher import Teacher
+from .ivlp import IVLP
+
+
+@register
+class PromptSRC(IVLP):
+    """IVLP whose features and predictions stay near to those of CLIP, and a mean over the epochs.
+
+    L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits (Eq. 3 to 5), against 60
+    sentences a class and the untouched image features. After the last epoch the prompts become
+    their mean over the epochs, weighted by a normal density with GPA_MEAN and GPA_STD (Eq. 6).
+    """
+
+    node = "PROMPTSRC"
+    dead_weights = ("ZS_image_encoder.",)
+    training_only = ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "GPA_MEAN", "GPA_STD", "MAX_EPOCH")
+    outside = {"MAX_EPOCH": "OPTIM.MAX_EPOCH"}
+    defaults = {
+        "N_CTX_VISION": 4,
+        "N_CTX_TEXT": 4,
+        "CTX_INIT": "a photo of a",
+        "PREC": "fp16",
+        "PROMPT_DEPTH_VISION": 9,
+        "PROMPT_DEPTH_TEXT": 9,
+        "TEXT_LOSS_WEIGHT": 25,
+        "IMAGE_LOSS_WEIGHT": 10,
+        "GPA_MEAN": 15,
+        "GPA_STD": 1,
+        "MAX_EPOCH": 20,
+    }
+
+    def setup(self, clip_model, classnames, dataset):
+        node = self.settings
+        if node.GPA_STD <= 0:
+            raise UserError(f"GPA_STD is {node.GPA_STD}: the spread of epochs must be positive")
+        if node.MAX_EPOCH < node.GPA_MEAN:
+            raise UserError(
+                f"OPTIM.MAX_EPOCH is {node.MAX_EPOCH} but the mean over the epochs is centred on "
+                f"epoch {node.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer"
+            )
+        self.teacher = Teacher(clip_model, classnames, PROMPTSRC)
+        trained = self.model.public_parameters()
+        self.average = GaussianMean(trained, node.GPA_MEAN, node.GPA_STD)
+
+    def loss(self, output, batch):
+        weights = {
+            "scl_text": self.settings.TEXT_LOSS_WEIGHT,
+            "scl_image": self.settings.IMAGE_LOSS_WEIGHT,
+            "scl_logits": 1.0,
+        }
+        ce = F.cross_entropy(output.logits, batch.labels)
+        return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
+
+    def after_epoch(self, epoch, last):
+        self.average.add(self.model.public_parameters(), epoch, last)

@@ -1,0 +1,80 @@
+"""TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model (Yao et al., CVPR
+2024)."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..backbones.openai_clip.model import QuickGELU
+from ..encoders.templates import TCP as SENTENCES
+from ..encoders.templates import TCP_ENDS, template_of
+from ..errors import UserError
+from ..learner import Contexts
+from ..method import Method, register
+from ..model import Parts
+from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
+from ..teacher import Teacher
+from .kgcoop import WORDS
+
+KG_WEIGHT = 8.0  # a constant of the published code, as is the network's width, D / 4
+
+
+class ClassTokens(Parts):
+    """t_k = W2 QuickGELU(W1 h0_k + b1) + b2, b tokens of the text width for each class (Eq. 6)."""
+
+    prefix = "prompt_learner."
+
+    def __init__(self, teacher: Teacher, dim: int, length: int, width: int):
+        super().__init__()
+        self.teacher = teacher
+        self.shape = (length, width)
+        layers = {
+            "linear1": nn.Linear(dim, dim // 4),
+            "gelu": QuickGELU(),
+            "linear2": nn.Linear(dim // 4, length * width),
+        }
+        self.meta_net = nn.Sequential(OrderedDict(layers))
+
+    def tokens(self) -> torch.Tensor:
+        """(K, b, W)."""
+        return self.meta_net(self.teacher.h).unflatten(-1, self.shape)
+
+    def contexts(self, contexts: Contexts) -> Contexts:
+        return contexts._replace(inserted=self.tokens())
+
+
+@register
+class TCP(Method):
+    """CoOp's context, which tokens of each class replace from text block INSERT_BLOCK on.
+
+    A small network makes these of the text feature h0_k of a hand-written sentence.
+    L = CE + 8 (1 - mean_k cos(h_k, h0_k)) (Eq. 8). `CTX_INIT` is a switch, as in KgCoOp. The
+    published `W` reaches no loss.
+    """
+
+    node = "COOP"
+    saves_submodule = True
+    ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
+    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "PREC": "fp16", "INSERT_BLOCK": 8}
+
+    @staticmethod
+    def point(node) -> PromptSpec:
+        if node.CSC:
+            raise UserError("TCP has no contexts for each class (CSC), but tokens: set CSC False")
+        point = text_prompt(
+            node.N_CTX, WORDS if node.CTX_INIT else "", insert_block=node.INSERT_BLOCK
+        )
+        (words,) = point.templates
+        return point.with_(templates=(f"{words} {TCP_ENDS.get(node.dataset, '{}.')}",))
+
+    def setup(self, clip_model, classnames, dataset):
+        self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
+        width, dim = clip_model.text_projection.shape
+        self.model.parts = ClassTokens(self.teacher, dim, self.model.spec.text_length, width)
+
+    def loss(self, output, batch):
+        ce = F.cross_entropy(output.logits, batch.labels)
+        return {"ce": ce, **regularize({"kg": KG_WEIGHT}, self.teacher, output, batch.images)}
