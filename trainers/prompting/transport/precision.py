@@ -12,9 +12,9 @@ def full_precision(device_type: str):
     PyTorch has two sets of switches for such products, of which the newer came with 2.9: both are
     turned off and brought back, as it refuses to read one where the other says something else.
     """
-    autocast = torch.is_autocast_enabled(device_type)
-    off = torch.autocast(device_type, enabled=False) if autocast else nullcontext()
-    with torch.no_grad(), off, _exact_products():
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    no_autocast = torch.autocast(device_type, enabled=False) if on else nullcontext()
+    with torch.no_grad(), no_autocast, _exact_products():
         yield
 
 
