@@ -1,6 +1,7 @@
 """Full precision inside a solver, whatever the program around it has chosen."""
 
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -20,11 +21,9 @@ def full_precision(device_type: str):
 
 @contextmanager
 def _exact_products():
-    backends = [
-        backend
-        for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-        if hasattr(backend, "fp32_precision")
-    ]
+    backends: list[Any] = [torch.backends.cuda.matmul]
+    backends.append(getattr(torch.backends.mkldnn, "matmul", None))
+    backends = [backend for backend in backends if hasattr(backend, "fp32_precision")]
     new = [backend.fp32_precision for backend in backends]
     try:
         old = torch.get_float32_matmul_precision()
