@@ -137,11 +137,11 @@ def hierarchical_ot(spec, image, text, chunk_bytes):
         T = solver(1 - S.detach()).plan  # Eq. 7
     else:
         T = prompt_plan(S, spec.plan)
-    return (T * S).sum((-2, -1))  # Eq. 8
+    return (T * S).sum((-2, -1))
 
 
 def token_distance(spec, image, text, chunk_bytes):
-    """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N) (Eq. 5)."""
+    """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N) (Eq. 5, 8)."""
     return token_distances(token_problems(spec, image, text, chunk_bytes), spec.plan)
 
 

@@ -57,3 +57,37 @@ def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, ch
         grad[:, 1:, :shared] = 0
     torch.testing.assert_close(r.grad, one_by_one[0])
     torch.testing.assert_close(summed[1], summed[0])
+
+
+def test_every_problem_is_in_one_piece():
+    mass = torch.zeros(2, 6, 5)
+    for k, length in enumerate([5, 2, 4, 2, 2, 1]):
+        mass[:, k, :length] = 1 / length
+    mass[1, 2] = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])  # shorter under one prompt
+    weights = TokenWeights(mass)
+    groups = [(g.length, g.classes.tolist(), g.padded) for g in weights.groups]
+    assert groups == [(1, [5], False), (2, [1, 3, 4], False), (4, [2], True), (5, [0], False)]
+    r, s = torch.rand(5, 2, 3, 4), torch.rand(2, 6, 5, 4)
+    for chunk_bytes in (1, 300, 700, 1 << 20):
+        seen = torch.zeros(5, 6)
+        for piece in TokenProblems(r, s, weights, chunk_bytes=chunk_bytes).pieces():
+            seen[piece.images, piece.classes] += 1
+            some = len(seen[piece.images]) * len(piece.classes)
+            assert some == 1 or 4 * some * 2 * 2 * 3 * piece.length <= chunk_bytes
+        assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_nothing_constant_is_looked_at(shared):
+    """On the meta device, which has no values, a look of the host raises."""
+    lengths = torch.tensor([3, 2, 3])[:, None]
+    weights = TokenWeights(((torch.arange(3) < lengths) / lengths)[None], shared).to("meta")
+    r = torch.rand(2, 1, 5, 4, device="meta", requires_grad=True)
+    s = torch.rand(1, 3, 3, 4, device="meta", requires_grad=True)
+    problems = TokenProblems(r, s, weights, max_iter=7)  # the eighth is followed by a look
+    distance = plain_token_distances(problems)
+    assert distance.shape == (2, 3, 1, 1)
+    distance.sum().backward()
+    assert r.grad.shape == r.shape and s.grad.shape == s.shape
+    with torch.no_grad():
+        assert plain_token_distances(problems).shape == (2, 3, 1, 1)

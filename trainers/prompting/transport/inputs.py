@@ -35,7 +35,7 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
     *batch, P, L = cost.shape
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     look = cost.device.type == "cpu" and not (a is None and b is None)
-    rounding = max([1e-4] + [2 * torch.finfo(w.dtype).eps for w in (a, b) if _is_floating(w)])
+    rounding = max(1e-4, _rounding(a), _rounding(b))
     a = _in_full("a", a, P, cost, dtype, look)
     b = _in_full("b", b, L, cost, dtype, look)
     mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
@@ -45,8 +45,9 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
     return a.expand(*batch, P), b.expand(*batch, L)
 
 
-def _is_floating(w) -> bool:
-    return torch.is_tensor(w) and w.is_floating_point()
+def _rounding(w: Tensor | None) -> float:
+    """How far a sum of 1 may be off because of the type of its parts."""
+    return 2 * torch.finfo(w.dtype).eps if w is not None and w.is_floating_point() else 0.0
 
 
 def _in_full(name, w, size, cost, dtype, look) -> Tensor:

@@ -1,6 +1,7 @@
 """Full precision inside a solver, whatever the program around it has chosen."""
 
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -12,19 +13,17 @@ def full_precision(device_type: str):
     PyTorch has two sets of switches for such products, of which the newer came with 2.9: both are
     turned off and brought back, as it refuses to read one where the other says something else.
     """
-    autocast = torch.is_autocast_enabled(device_type)
-    off = torch.autocast(device_type, enabled=False) if autocast else nullcontext()
-    with torch.no_grad(), off, _exact_products():
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    no_autocast = torch.autocast(device_type, enabled=False) if on else nullcontext()
+    with torch.no_grad(), no_autocast, _exact_products():
         yield
 
 
 @contextmanager
 def _exact_products():
-    backends = [
-        backend
-        for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-        if hasattr(backend, "fp32_precision")
-    ]
+    backends: list[Any] = [torch.backends.cuda.matmul]
+    backends.append(getattr(torch.backends.mkldnn, "matmul", None))
+    backends = [backend for backend in backends if hasattr(backend, "fp32_precision")]
     new = [backend.fp32_precision for backend in backends]
     try:
         old = torch.get_float32_matmul_precision()

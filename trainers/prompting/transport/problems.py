@@ -34,6 +34,9 @@ class TokenWeights(nn.Module):
         shared: how many of the L tokens, the first, are the same for all classes.
     """
 
+    mass: Tensor
+    order: Tensor  # (K,) the classes by their number of tokens
+
     def __init__(self, mass: Tensor, shared: int = 0):
         super().__init__()
         self.shared = shared

@@ -45,7 +45,7 @@ def sinkhorn_released(
     problems = in_a_row(cost, a_full, b_full, padded)
     n = len(problems.C)
     plan = torch.empty_like(problems.C, dtype=a_full.dtype)
-    solution = Solution.empty(n, problems.a, plan)
+    solution = Solution(problems, lambda: plan)
     step = size * max(1, chunk_size(plan) // size)
     with full_precision(cost.device.type):
         for start in range(0, n, step):

@@ -6,6 +6,7 @@ Letters as in `scalings`; n problems stand in a row where the batch has become o
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -43,54 +44,50 @@ class SinkhornResult:
     distance: Tensor
     iterations: Tensor
     marginal_error: Tensor
-    _plan: Tensor | None
-    _derive_plan: Callable[[], Tensor] | None = None
+    _derive_plan: Callable[[], Tensor]
 
-    @property
+    @cached_property
     def plan(self) -> Tensor:
         """T, shape (..., P, L), without gradient; exactly 0 where a weight is 0.
 
         Many plans take much memory, and whoever wants the distances alone never looks at them.
         Their v are kept instead, and half an iteration makes the plans when they are asked for.
         """
-        if self._plan is None:
-            self._plan = self._derive_plan()
-        return self._plan
+        return self._derive_plan()
 
 
-class Solution(NamedTuple):
-    """<T, C>, iterations and L1 error of n problems, (n); T (n, P, L), or what derives it."""
+class Solution:
+    """What solving n problems comes to, filled in a piece at a time.
 
-    value: Tensor
-    iterations: Tensor
-    error: Tensor
-    T: Tensor | None
-    derive: Callable[[], Tensor] | None
+    Attributes:
+        value, iterations, error: <T, C>, updates of u and L1 error of a marginal, each (n).
+        plan: a function that gives T (n, P, L).
+    """
 
-    @classmethod
-    def empty(cls, n, like, T, derive=None):
-        value, error = like.new_empty(n), like.new_empty(n)
-        iterations = torch.empty(n, dtype=torch.long, device=like.device)
-        return cls(value, iterations, error, T, derive)
+    def __init__(self, problems: Problems, plan: Callable[[], Tensor]):
+        n, a = len(problems.C), problems.a
+        self.value, self.error = a.new_empty(n), a.new_empty(n)
+        self.iterations = torch.empty(n, dtype=torch.long, device=a.device)
+        self.plan = plan
 
-    def put(self, at, value, count, error):
-        """Sets what some of the problems came to."""
+    def put(self, at, value: Tensor, iterations: Tensor, error: Tensor) -> None:
+        """Sets what the problems at an index came to."""
         self.value[at] = value.to(self.value.dtype)
-        self.iterations[at] = count.view(-1)
+        self.iterations[at] = iterations.view(-1)
         self.error[at] = error.view(-1).to(self.error.dtype)
 
     def result(self, cost: Tensor) -> SinkhornResult:
         """In the shape of the batch of `cost`, the distance with its gradient."""
-        batch, T = cost.shape[:-2], self.T
-        value, iterations, error = (x.view(batch) for x in self[:3])
-        if T is None:
-            return SinkhornResult(
-                value, iterations, error, None, lambda: self.derive().view(cost.shape)
-            )
-        T = T.view(cost.shape)
+        batch = cost.shape[:-2]
+        distance = self.value.view(batch)
         if cost.requires_grad and torch.is_grad_enabled():
-            value = PlanDistance.apply(cost, T, value)
-        return SinkhornResult(value, iterations, error, T)
+            distance = PlanDistance.apply(cost, self.plan().view(cost.shape), distance)
+        return SinkhornResult(
+            distance,
+            self.iterations.view(batch),
+            self.error.view(batch),
+            lambda: self.plan().view(cost.shape),
+        )
 
 
 class PlanDistance(torch.autograd.Function):

@@ -65,12 +65,12 @@ def sinkhorn(
 
 
 class Found(NamedTuple):
-    """What the iteration came to: u (n, 1, P), v (n, 1, L); error and count, (n, 1, 1)."""
+    """What iterating came to: u (n, 1, P), v (n, 1, L); error and iterations, (n, 1, 1)."""
 
     u: Tensor
     v: Tensor
     error: Tensor
-    count: Tensor
+    iterations: Tensor
 
 
 @dataclass(frozen=True)
@@ -116,21 +116,23 @@ class Sinkhorn:
         return self._solve(problems, wants_gradient or few).result(cost)
 
     def _solve(self, problems: Problems, plans: bool) -> Solution:
+        """Solves problems; with `plans` their plans are made at once, else when asked for."""
         C, a, b, padded = problems
-        n = len(C)
         T = torch.zeros_like(C, dtype=a.dtype) if plans else None
-        log_v = None if plans else torch.full_like(b, -math.inf, dtype=widest(b.device))
-        solution = Solution.empty(n, a, T, partial(self.plans, problems, log_v))
+        log_v = torch.full_like(b, -math.inf, dtype=widest(b.device))
+        solution = Solution(problems, partial(self.plans, problems, log_v))
+        if T is not None:
+            solution.plan = lambda: T
         with full_precision(C.device.type):
             for at, C_piece, steps in self._pieces(problems):
                 width = C_piece.shape[1]
-                u, v, error, count = self.iterate(steps, steps.start(padded))
-                if not plans:
+                u, v, error, iterations = self.iterate(steps, steps.start(padded))
+                if T is None:
                     log_v[at, :width] = steps.log_of(v)
                 T_piece = steps.into_plan(u, v)
-                if plans:
+                if T is not None:
                     T[at, :, :width] = T_piece.transpose(1, 2).to(T.dtype)
-                solution.put(at, T_piece.mul_(C_piece).sum((1, 2)), count, error)
+                solution.put(at, T_piece.mul_(C_piece).sum((1, 2)), iterations, error)
         return solution
 
     def plans(self, problems: Problems, log_v: Tensor) -> Tensor:
@@ -153,23 +155,23 @@ class Sinkhorn:
         C, a, b, padded = problems
         n, P, L = C.shape
         size = min(n, chunk_size(C))
-        buffers = None, None
-        if size < n:  # fresh memory for every chunk takes longer than it
-            buffers = a.new_empty(2, size * P * L)
+        # fresh memory for every chunk takes longer than what is done in it
+        memory = a.new_empty(2, size * P * L) if size < n else None
         choices = arithmetics(a)
         first, first_dtype = choices[0]
         for at, width in _chunks(b, size, padded):
             a_, b_ = a[at], b[at][:, :width]
-            c, padding = columns_first(C[at][..., :width], a_, b_, padded, buffers[0])
+            shape = len(a_), width, P
+            for_c, for_x = (None, None) if memory is None else (part(m, shape) for m in memory)
+            c, padding = columns_first(C[at][..., :width], a_, b_, padded, for_c)
             mean = column_means(c, a_)
             if padding is not None:
                 torch.where(padding, mean[..., None], c, out=c)
-            out = buffers[1][: c.numel()].view(c.shape) if size < n else None
-            x = exponents(c, mean, self.reg, out)
+            x = exponents(c, mean, self.reg, for_x)
             if self._in_range(x, first_dtype):
                 yield at, c, first.of(x, a_, b_)
                 continue
-            choice = self._choose(torch.sub(mean[..., None], c, out=out), choices)
+            choice = self._choose(torch.sub(mean[..., None], c, out=for_x), choices)
             index = torch.arange(n, device=C.device)[at]
             for i, (Steps, dtype) in enumerate(choices):
                 some = choice == i
@@ -194,33 +196,43 @@ class Sinkhorn:
         if self.spread is None and bool((least.isnan() | (greatest == math.inf)).any()):
             raise ValueError("cost has entries that are nan or -inf where there is mass")
         far = torch.maximum(-least, greatest) / self.reg
-        return sum((far > exponent_bound(dtype)).int() for _, dtype in choices[:-1])
+        bounds = [exponent_bound(dtype) for _, dtype in choices[:-1]]
+        return (far[:, None] > far.new_tensor(bounds)).sum(1)
 
     def iterate(self, steps: Scalings, v: Tensor) -> Found:
-        """Updates u and v of each problem until it has converged."""
+        """Updates u and v of each problem until it has converged.
+
+        Where at most half of the problems have not, they go on alone.
+        """
         every = look_every(v.device)
-        n = left = len(v)
-        count = torch.ones(n, 1, 1, dtype=torch.long, device=v.device)
-        active = index = whole = None  # whole: of all problems, once only those at index go on
+        n = len(v)  # problems that are iterated on
+        left: int | None = n  # of them have not converged, as far as the host knows
+        active = torch.ones(n, 1, 1, dtype=torch.bool, device=v.device)
+        iterations = torch.zeros(n, 1, 1, dtype=torch.long, device=v.device)
+        whole: Found | None = None  # of all problems, once only those at `index` go on
+        index: Tensor | None = None
         for t in range(1, self.max_iter + 1):
             u, w = one_iteration(steps, v)
             if self._tests(t):
-                if t > 1:
-                    count.masked_fill_(active, t)
+                iterations.masked_fill_(active, t)
                 error = steps.error(v, w)
-                active = error > self.tol  # false for nan, too: no iteration mends it
+                active = self.active(error)
                 left = int(active.count_nonzero()) if t % every == 0 else None
                 if t == self.max_iter or left == 0:
                     break
                 if left and 2 * left <= n and steps.kernel.numel() > FEW:
-                    whole = _put(whole, index, Found(u, v, error, count))
+                    whole = _put(whole, index, Found(u, v, error, iterations))
                     some = active[:, 0, 0].nonzero()[:, 0]
                     index = some if index is None else index[some]
-                    steps, v, w, count, active = (t_[some] for t_ in (steps, v, w, count, active))
-                    n = left
+                    steps, n = steps[some], left
+                    v, w, iterations, active = (x[some] for x in (v, w, iterations, active))
             new = steps.v(w)
             v = new if left == n else torch.where(active, new, v)  # the converged stay
-        return _put(whole, index, Found(u, v, error, count))
+        return _put(whole, index, Found(u, v, error, iterations))
+
+    def active(self, error: Tensor) -> Tensor:
+        """Which problems have not converged: not those of nan, which no iteration mends."""
+        return error > self.tol
 
     def _tests(self, t: int) -> bool:
         """Whether iteration t tests convergence, which costs as much as half of it."""
@@ -284,13 +296,17 @@ def look_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 8
 
 
-def columns_first(C, a, b, padded: bool, buffer=None) -> tuple[Tensor, Tensor | None]:
+def part(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The front of a flat tensor, in a shape."""
+    return memory[: math.prod(shape)].view(shape)
+
+
+def columns_first(C, a, b, padded: bool, out=None) -> tuple[Tensor, Tensor | None]:
     """Costs as (n, L, P) in the computing type, and where there is no mass (or None); 0 there."""
-    n, P, L = C.shape
     c = C.transpose(1, 2)
     if not padded and c.is_contiguous() and c.dtype == a.dtype:
         return c, None
-    c = (a.new_empty(n * L * P) if buffer is None else buffer[: n * L * P]).view(n, L, P).copy_(c)
+    c = (a.new_empty(c.shape) if out is None else out).copy_(c)
     if not padded:
         return c, None
     padding = (b == 0)[..., None] | (a == 0)[:, None]

@@ -40,7 +40,7 @@ def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
 
             obstacle = kernels.obstacle(problems, reference=plain_token_distances)
         except ImportError as error:
-            obstacle = error
+            obstacle = str(error)
         if obstacle is None:
             return kernels.token_distances(problems)
         say_once(f"Token-level transport runs in PyTorch, without fused kernels: {obstacle}")

@@ -232,7 +232,7 @@ def _blocks(P, L):
     return {"GROUP": together // columns, "BLOCK_P": rows, "BLOCK_L": columns, "BLOCK_D": 16}
 
 
-_obstacles = {}
+_obstacles: dict[tuple, str | None] = {}
 
 
 def obstacle(problems: TokenProblems, reference) -> str | None:
