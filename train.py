@@ -45,11 +45,19 @@ def parse_args(argv=None) -> argparse.Namespace:
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, e.g. OPTIM.LR 0.01"
     )
     args = parser.parse_args(argv)
-    for flag in ("source_domains", "target_domains", "transforms"):
-        if key := next(filter(KEY.fullmatch, getattr(args, flag) or []), None):
-            flag = f"--{flag.replace('_', '-')}"
-            raise UserError(f"{flag} has taken '{key}' for one of its values: write `--` before it")
+    check_flags(args)
     return args
+
+
+def check_flags(args) -> None:
+    """Raise a UserError when a flag with several values has swallowed KEY VALUE pairs."""
+    for name in ("source_domains", "target_domains", "transforms"):
+        for value in getattr(args, name) or ():
+            if KEY.fullmatch(value):
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{flag} has taken '{value}' for one of its values: write `--` before it"
+                )
 
 
 def setup_cfg(args):

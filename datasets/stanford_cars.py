@@ -22,11 +22,11 @@ class StanfordCars(ImageDataset):
         names = [year_first(name) for name in read_mat(devkit / "cars_meta.mat", "class_names")]
 
         def annotated(images, file):
-            return [
-                Datum(f"{images}/{row['fname']}", label, 0, names[label])
-                for row in read_mat(file, "annotations")
-                for label in [int(row["class"]) - 1]
-            ]
+            items = []
+            for row in read_mat(file, "annotations"):
+                label = int(row["class"]) - 1
+                items.append(Datum(f"{images}/{row['fname']}", label, 0, names[label]))
+            return items
 
         train, val = hold_out(annotated(folder / "cars_train", devkit / "cars_train_annos.mat"))
         test = annotated(folder / "cars_test", folder / "cars_test_annos_withlabels.mat")

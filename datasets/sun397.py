@@ -22,11 +22,12 @@ class SUN397(ImageDataset):
         labels = {scene: i for i, scene in enumerate(read_lines(folder / "ClassName.txt"))}
 
         def annotated(file):
-            return [
-                Datum(f"{folder / cls.image_dir}{line}", labels[scene], 0, scene_name(scene))
-                for line in read_lines(folder / file)
-                for scene in [str(PurePosixPath(line).parent)]
-            ]
+            items = []
+            for line in read_lines(folder / file):
+                scene = str(PurePosixPath(line).parent)
+                path = f"{folder / cls.image_dir}{line}"
+                items.append(Datum(path, labels[scene], 0, scene_name(scene)))
+            return items
 
         train, val = hold_out(annotated("Training_01.txt"))
         return train, val, annotated("Testing_01.txt")

@@ -10,7 +10,12 @@ from trainers.prompting.errors import UserError, nearest
 
 
 def read_keys(path: str | os.PathLike) -> dict[str, object]:
-    """The dotted keys of a config file, e.g. `OPTIM.LR`, and their values.
+    """The dotted keys of a config file, e.g. `OPTIM.LR`, and their values; raises as read_tree."""
+    return dict(leaves(read_tree(path)))
+
+
+def read_tree(path: str | os.PathLike) -> dict:
+    """What is in a YAML file.
 
     Raises:
         UserError: there is no such file, it is not YAML, or it holds no keys.
@@ -28,7 +33,7 @@ def read_keys(path: str | os.PathLike) -> dict[str, object]:
         ) from None
     if not isinstance(tree, dict):
         raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
-    return dict(leaves(tree))
+    return tree
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -46,7 +51,7 @@ def read_pairs(words: Sequence[str]) -> dict[str, str]:
     Raises:
         UserError: a key has no value.
     """
-    words = words[1:] if words[:1] == ["--"] else words
+    words = words[1:] if words and words[0] == "--" else words
     if len(words) % 2:
         raise UserError(f"The pairs at the end are not KEY VALUE: '{' '.join(words)}'")
     return dict(zip(words[::2], words[1::2], strict=True))

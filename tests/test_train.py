@@ -127,7 +127,7 @@ def test_missing_or_foreign_checkpoints(tmp_path, capsys):
     assert run(tmp_path, "ALIGN", out, 1) == 0
     flags = ("--eval-only", "--model-dir", str(out))
     assert run(tmp_path, "ALIGN", None, 1, *flags, extra=["TRAINER.ALIGN.DEPTH", "3"]) == 2
-    assert "shallower" in capsys.readouterr().err
+    assert "other settings (TRAINER.ALIGN.DEPTH 2, now 3)" in capsys.readouterr().err
     assert run(tmp_path, "ALIGN", None, 1, *flags, "--load-epoch", "7") == 2
     assert "model.pth.tar-7" in capsys.readouterr().err
 

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.files import held
 
 from ..cli import Parser
-from ..protocols.configs import CONFIGS, read_config
+from ..protocols.configs import CONFIGS
 from .archives import check_sum, fetch, fetch_drive, find, place, unpacked
 
 TABLE = CONFIGS / "downloads.yaml"
@@ -42,7 +43,7 @@ class Source:
 
 def main(argv: list[str]) -> int:
     """`python -m benchmark download`."""
-    table = read_config(TABLE)
+    table = read_tree(TABLE)
     parser = Parser(
         prog="python -m benchmark download",
         description=f"{__doc__} What is there already is kept, and what broke off goes on.",

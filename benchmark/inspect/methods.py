@@ -77,7 +77,9 @@ def render(backbone: str, form: str) -> str:
     caption = CAPTION.format(backbone=backbone).split("\n")
     if form == "latex":
         return "\n".join([table, *(f"% {line}" for line in caption)])
-    return "\n".join([table, *[""] * (form == "markdown"), *caption])
+    if form == "markdown":  # else the caption would be a row
+        table += "\n"
+    return "\n".join([table, *caption])
 
 
 def main(argv: list[str]) -> int:

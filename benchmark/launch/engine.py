@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from recipe.configs import read_keys, read_pairs
+from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
-from ..protocols.configs import CONFIGS, ROOT, config_keys, option_pairs
+from ..protocols.configs import CONFIGS, ROOT, dataset_name
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
 from .child import Child, last_command
@@ -28,10 +30,10 @@ class Settings:
 
     def asked(self, run: Run) -> dict:
         """What the config in the run's results must hold, by dotted keys."""
-        keys = config_keys(run.config_file, run.dataset)
+        keys = for_dataset(read_keys(run.config_file), dataset_name(run.dataset) or "")
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
-        return keys | option_pairs(run.opts + self.opts)
+        return keys | read_pairs(run.opts + self.opts)
 
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:

@@ -3,12 +3,12 @@
 from itertools import cycle, islice, product
 from pathlib import Path
 
+from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
 from ..cli import each, number_pairs, weight
 from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
-from .configs import config_keys
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
@@ -79,7 +79,7 @@ def prompt_opts(M: int, N: int, config_file: Path) -> tuple[str, ...]:
     A config file that lists a template for each prompt gets as many as there now are.
     """
     opts = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
-    templates = config_keys(config_file).get("TRAINER.ALIGN.CTX_INIT")
+    templates = read_keys(config_file).get("TRAINER.ALIGN.CTX_INIT")
     if isinstance(templates, list):
         opts += ("TRAINER.ALIGN.CTX_INIT", str(list(islice(cycle(templates), N))))
     return opts

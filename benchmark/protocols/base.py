@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from recipe.configs import read_keys, read_pairs
 from trainers.prompting.errors import UserError
 
 from ..cli import from_one, words
-from .configs import Rule, TrainerConfigs, config_keys, option_pairs
+from .configs import Rule, TrainerConfigs
 
 # What an untrained method reaches depends on neither seed nor shots: in most protocols one run
 # with this seed and these shots stands for all.
@@ -200,7 +201,7 @@ def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
     """
     others = [run for run in runs if run.needs and run.protocol.new_classes]
     for trainer, file in {(run.trainer, run.config_file) for run in others}:
-        keys = config_keys(file) | option_pairs(opts)
+        keys = read_keys(file) | read_pairs(opts)
         for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
             # words start one context for all classes
             if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):

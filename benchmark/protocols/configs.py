@@ -8,9 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from trainers.prompting.by_dataset import for_dataset
+from recipe.configs import read_keys
 from trainers.prompting.errors import UserError, check_name, nearest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,36 +131,7 @@ def dataset_name(dataset: str) -> str | None:
     path = CONFIGS / "datasets" / f"{dataset}.yaml"
     if not path.is_file():
         return None
-    try:
-        return read_config(path)["DATASET"]["NAME"]
-    except (KeyError, TypeError):
-        raise UserError(f"{path} does not say DATASET: NAME") from None
-
-
-def read_config(path: Path) -> dict:
-    """The keys and values of a config file."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no keys and values")
-    return config
-
-
-def config_keys(path: Path, dataset: str = "") -> dict:
-    """The dotted keys of a config file, and their values on a data set (a file in configs/)."""
-    return for_dataset(dict(_leaves(read_config(path))), dataset_name(dataset) or "")
-
-
-def _leaves(tree: dict, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value
-
-
-def option_pairs(opts: tuple[str, ...]) -> dict[str, str]:
-    """KEY VALUE pairs as a mapping; of a key that is there twice the last counts."""
-    return dict(zip(opts[::2], opts[1::2], strict=True))
+    name = read_keys(path).get("DATASET.NAME")
+    if name is None:
+        raise UserError(f"{path} does not say DATASET: NAME")
+    return name

@@ -5,8 +5,10 @@ import json
 import math
 from dataclasses import dataclass
 
+from recipe.configs import read_pairs
+
 from ..protocols.base import Run
-from ..protocols.configs import dataset_name, option_pairs
+from ..protocols.configs import dataset_name
 
 RESULTS = "results.json"
 CONSOLE = "console.txt"
@@ -72,7 +74,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
             return f"{key} {result.get(key)}, not {value}"
     if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
         return f"dataset {result.get('dataset')}, not {run.dataset}"
-    for key, value in ((keys or {}) | option_pairs(run.opts)).items():
+    for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         used = _used(result.get("config"), key)
         if key not in INCIDENTAL and used is not None and used != _literal(value):
             return f"{key} {used}, not {value}"

@@ -21,7 +21,7 @@ class Checkout:
         self.root = root
         self.output = root / "output"
         self.calls_file = root / "calls.jsonl"
-        for folder in ("benchmark", "scripts"):
+        for folder in ("benchmark", "recipe", "scripts"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it: errors, files and locks

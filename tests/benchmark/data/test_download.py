@@ -234,7 +234,7 @@ PUBLIC = {
 
 def reader(name):
     """The class that reads a data set."""
-    config = download.read_config(download.CONFIGS / "datasets" / f"{name}.yaml")
+    config = download.read_tree(download.CONFIGS / "datasets" / f"{name}.yaml")
     return DATASET_REGISTRY.get(config["DATASET"]["NAME"])
 
 

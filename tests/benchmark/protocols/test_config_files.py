@@ -8,8 +8,9 @@ from benchmark.protocols import (
     PROTOCOLS,
     configs,
 )
-from benchmark.protocols.configs import TrainerConfigs, config_keys, known_trainers
+from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
 METHODS = known_trainers()
@@ -24,7 +25,7 @@ def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
 def test_every_method_has_a_config_file_for_every_protocol(protocol, dataset):
     methods = METHODS if protocol != "ablation" else ["ALIGN"]
     for method, shots in itertools.product(methods, (1, 2, 4, 8, 16)):
-        keys = config_keys(config_of(protocol, method, dataset, shots))
+        keys = read_keys(config_of(protocol, method, dataset, shots))
         assert keys["MODEL.BACKBONE.NAME"] == "ViT-B/16"
 
 
@@ -50,7 +51,7 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
     batch, rate, epochs = PUBLISHED[case]
     protocol, dataset, method = case
     for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
-        keys = config_keys(config_of(protocol, method, dataset, shots))
+        keys = read_keys(config_of(protocol, method, dataset, shots))
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
 
