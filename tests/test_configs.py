@@ -6,14 +6,15 @@ import pytest
 import tiny  # noqa: F401 (registers TinyColours)
 import yaml
 from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 
 import train
 from trainers.prompting import extend_cfg
-from trainers.prompting.config import prompt_spec
+from trainers.prompting.config import prompt_spec, resolved, values_in
 from trainers.prompting.method import METHODS
 
-FILES = sorted((ROOT / "configs" / "trainers").glob("*/*.yaml"))
+FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 
 # Files of the public repositories: batch, learning rate, epochs, and what they set in the node.
 PUBLIC = {
@@ -33,7 +34,37 @@ PUBLIC = {
     "PLOT/rn50": (128, 0.002, 50, {}),
     "MMP/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0025, 20, {"TEXT_PROMPT_NUMBER": 4}),
     "MMP/sun397": (4, 0.002, 20, {"VISION_PROMPT_NUMBER": 2}),
-}
+    "KgCoOp/vit_b16_ep100_ctxv1": (128, 0.002, 100, {"CTX_INIT": True, "W": 8.0}),
+    "KgCoOp/rn50_ep100": (128, 0.002, 100, {"CTX_INIT": True}),
+    "ProGrad/rn50": (32, 0.002, 200, {"CTX_INIT": True}),
+    "ProGrad/rn50_ep100": (32, 0.002, 100, {"CTX_INIT": True}),
+    "ProGrad/rn50_ep50": (32, 0.002, 50, {"CTX_INIT": True}),
+    "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx": (4, 0.0025, 20, {"GPA_MEAN": 15, "GPA_STD": 1}),
+    "PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets": (
+        4, 0.0025, 20, {"GPA_MEAN": 6, "GPA_STD": 10, "PROMPT_DEPTH_TEXT": 3},
+    ),
+    "PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot": (
+        4, 0.0025, 50, {"GPA_MEAN": 30, "GPA_STD": 30},
+    ),
+    "TCP/vit_b16_ep100_ctxv1": (32, 0.002, 50, {"CTX_INIT": False}),
+    "coprompt": (4, 0.0035, 8, {"N_CTX": 2, "PROMPT_DEPTH": 9}),
+}  # fmt: skip
+
+# What holds on one data set alone, where the authors' train.py, script or README says so: file,
+# data set, the keys there and elsewhere.
+BY_DATASET = {
+    ("TCP/vit_b16_ep100_ctxv1", "SUN397", "OPTIM.MAX_EPOCH"): (25, 50),
+    ("TCP/base2new", "ImageNet", "OPTIM.MAX_EPOCH"): (25, 50),
+    ("ProGrad/rn50", "EuroSAT", "LOSS.LAMBDA"): (0.8, 1.0),
+    ("ProGrad/base2new", "ImageNet", "OPTIM.MAX_EPOCH"): (50, 100),
+    ("coprompt", "Food101", "OPTIM.MAX_EPOCH"): (5, 8),
+    ("coprompt", "Food101", "TRAINER.W"): (0.5, 1.0),
+    ("coprompt", "OxfordPets", "TRAINER.W"): (0.1, 1.0),
+    ("coprompt", "ImageNet", "TRAINER.CoPrompt.N_CTX"): (4, 2),
+    ("coprompt", "EuroSAT", "TRAINER.CoPrompt.PROMPT_DEPTH"): (12, 9),
+    ("PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot", "FGVCAircraft",
+     "TRAINER.PROMPTSRC.GPA_STD"): (5, 30),
+}  # fmt: skip
 
 # Base-to-new, 16 shots: batch, learning rate, epochs.
 BASE2NEW = {
@@ -46,25 +77,73 @@ BASE2NEW = {
     "CoCoOp": (1, 0.002, 10),
     "CoOp": (32, 0.002, 50),
     "PLOT": (32, 0.002, 50),
+    "KgCoOp": (128, 0.002, 100),
+    "ProGrad": (32, 0.002, 100),
+    "PromptSRC": (4, 0.0025, 20),
+    "TCP": (32, 0.002, 50),
+    "CoPrompt": (4, 0.0035, 8),
 }
+TRAINERS = {"coprompt": "CoPrompt"}  # of a file that lies in no folder of its method
 
 
-def cfg_of(path, *more, trainer=None):
-    flags = ["--config-file", str(path), "--trainer", trainer or Path(path).parent.name]
-    return train.setup_cfg(train.parse_args([*flags, "DATASET.NAME", "TinyColours", *more]))
+def cfg_of(path, *more, trainer=None, dataset="TinyColours"):
+    trainer = trainer or TRAINERS.get(Path(path).stem, Path(path).parent.name)
+    flags = ["--config-file", str(path), "--trainer", trainer]
+    return train.setup_cfg(train.parse_args([*flags, "DATASET.NAME", dataset, *more]))
+
+
+def spec_of(cfg):
+    method = METHODS[cfg.TRAINER.NAME]
+    return prompt_spec(cfg.TRAINER.NAME, values_in(cfg, method), cfg.DATASET.NAME)
+
+
+def value(cfg, place: str):
+    for part in place.split("."):
+        cfg = cfg[part]
+    return cfg
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_config_file_describes_a_method(path, capsys):
     cfg = cfg_of(path)
-    node = cfg.TRAINER[METHODS[cfg.TRAINER.NAME].node]
-    assert prompt_spec(cfg.TRAINER.NAME, node).score
-    named = yaml.safe_load(path.read_text()).get("TRAINER", {})
-    assert set(named) <= {METHODS[cfg.TRAINER.NAME].node}
-    ignored = [key for key in ("VISION_PROMPT_DEPTH", "USECT") if key in named.get("MMP", {})]
+    method = METHODS[cfg.TRAINER.NAME]
+    assert spec_of(cfg).score
+    named = yaml.safe_load(path.read_text())
+    places = [place.split(".")[1] for place in method.outside.values() if "TRAINER" in place]
+    assert set(named.get("TRAINER", {})) <= {method.node, *places}
+    assert set(named.get("BY_DATASET", {})) <= set(DATASET_REGISTRY.registered_names())
+    keys = named.get("TRAINER", {}).get("MMP", {})
+    ignored = [key for key in ("VISION_PROMPT_DEPTH", "USECT") if key in keys]
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == bool(ignored)
     assert all(f"TRAINER.MMP.{key}" in warnings[0] for key in ignored)
+
+
+@pytest.mark.parametrize("case", BY_DATASET, ids=" ".join)
+def test_values_of_one_data_set(case):
+    name, dataset, place = case
+    path, (there, elsewhere) = ROOT / "configs" / "trainers" / f"{name}.yaml", BY_DATASET[case]
+    assert value(cfg_of(path), place) == elsewhere
+    assert value(cfg_of(path, dataset=dataset), place) == there
+    asked = cfg_of(path, place, str(elsewhere), dataset=dataset)
+    assert value(asked, place) == elsewhere, "the command line comes after the file"
+
+
+def test_values_of_one_data_set_in_another_train_py():
+    """Which merges the file as it is: the trainer takes what holds on the data set."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/trainers/coprompt.yaml"))
+    cfg.DATASET.NAME = "Food101"
+    cfg.freeze()
+    assert resolved(cfg).OPTIM.MAX_EPOCH == 5 and resolved(cfg).TRAINER.CoPrompt.N_CTX == 4
+    assert cfg.OPTIM.MAX_EPOCH == 8
+
+
+def test_the_published_path_of_coprompts_file():
+    names = ("coprompt.yaml", "CoPrompt/base2new.yaml")
+    first, second = ((ROOT / "configs/trainers" / name).read_text() for name in names)
+    assert first == second
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -76,7 +155,7 @@ def test_public_values(name):
     assert found == (batch, rate, epochs)
     assert (cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE) == (1, "constant")
     assert cfg.INPUT.INTERPOLATION == "bicubic"
-    own = cfg.TRAINER[METHODS[cfg.TRAINER.NAME].node]
+    own = values_in(cfg, METHODS[cfg.TRAINER.NAME])
     assert {key: own[key] for key in node} == node
     plain = get_cfg_default()  # as a public train.py merges it
     extend_cfg(plain)
@@ -101,14 +180,14 @@ def test_public_command_line():
     path = ROOT / "configs" / "trainers" / "CoOp" / "rn50_ep50.yaml"
     more = "TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC True TRAINER.COOP.CLASS_TOKEN_POSITION middle"
     cfg = cfg_of(path, *more.split(), "DATASET.NUM_SHOTS", "16")
-    spec = prompt_spec("CoOp", cfg.TRAINER.COOP)
+    spec = spec_of(cfg)
     assert (spec.text_length, spec.class_specific, spec.class_position) == (4, True, "middle")
     assert cfg.DATASET.NUM_SHOTS == 16 and cfg.MODEL.BACKBONE.NAME == "RN50"
 
 
 def test_prompts_in_the_text_alone():
     path = ROOT / "configs/trainers/IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only.yaml"
-    spec = prompt_spec("IVLP", cfg_of(path).TRAINER.IVLP)
+    spec = spec_of(cfg_of(path))
     assert (spec.M, spec.N, spec.text_length, spec.text_depth) == (0, 1, 4, 12)
 
 

@@ -15,10 +15,13 @@ class FewShot(Protocol):
     summary = "train with few images of all classes, test on all"
     parts = {"all": Part(f"few_shot/{{dataset}}/{METHOD}/seed{{seed}}")}
     rules = [
-        Rule("imagenet", "CoOp PLOT", ANY, "vit_b16_ep50"),
-        Rule("*", "CoOp PLOT", 1, "vit_b16_ep50"),
-        Rule("*", "CoOp PLOT", 4, "vit_b16_ep100"),
-        Rule("*", "CoOp PLOT", ANY, "vit_b16"),
+        Rule("imagenet", "CoOp PLOT ProGrad", ANY, "vit_b16_ep50"),
+        Rule("*", "CoOp PLOT ProGrad", 1, "vit_b16_ep50"),
+        Rule("*", "CoOp PLOT ProGrad", 4, "vit_b16_ep100"),
+        Rule("*", "CoOp PLOT ProGrad", ANY, "vit_b16"),
+        Rule("*", "KgCoOp TCP", ANY, "vit_b16_ep100_ctxv1"),
+        Rule("*", "PromptSRC", ANY, "vit_b16_c2_ep50_batch4_4+4ctx_few_shot"),
+        Rule("*", "CoPrompt", ANY, "base2new"),
         Rule("*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
         Rule("*", "*", 4, "few_shot_1_2_4"),
         Rule("*", "*", ANY, "few_shot_8_16"),
