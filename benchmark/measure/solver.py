@@ -23,7 +23,8 @@ from ..cli import Parser, write_output
 from ..report.rows import Cell
 from ..report.tables import Table
 from .case import Subject
-from .speed import FORMATS, as_json, check_device, check_sizes, number, spread
+from .speed import FORMATS, as_json, check_device, check_sizes
+from .speed_tables import number, spread
 
 ALIGN = prompt_spec("ALIGN", {})
 PATCHES, WIDTH = 198, 512  # image tokens of ViT-B/16 with two of the prompt; features

@@ -1,4 +1,7 @@
-"""Config, checkpoints, logger, meters, errors, evaluation and the small helpers."""
+"""Config, checkpoints, logger, meters, errors, evaluation and the small helpers.
+
+It is long because these helpers are many, and each is tested in a few lines.
+"""
 
 import collections
 import io

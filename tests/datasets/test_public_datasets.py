@@ -1,4 +1,7 @@
-"""The 15 public data sets, from small trees in their true layouts."""
+"""The 15 public data sets, from small trees in their true layouts.
+
+It is long because there is one tree for each data set.
+"""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""Downloads from a small server on this machine: archives of the true layout, and bad ones."""
+"""Downloads from a small server on this machine: archives of the true layout, and bad ones.
+
+It is long because the server and every way in which a download goes wrong belong together.
+"""
 
 import hashlib
 import io

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from paths import ROOT
 
 from benchmark.__main__ import main
-from benchmark.measure import case, speed
+from benchmark.measure import case, speed, speed_tables
 from benchmark.measure.case import Case, Model, OutOfMemory, Subject, Worker
 from benchmark.measure.geometry import GEOMETRY, necessary_flops
 from trainers.prompting import UserError
@@ -90,7 +90,7 @@ def check_record(text, record):
     assert set(training["necessary"]) == {"image", "text", "similarity"}
     shown = cells(text, f"{record['trainer']}, {record['classes']}, {record['precision']}")
     for found in (training["seconds"], evaluation["seconds"], naive["training"]["seconds"]):
-        assert speed.spread(found) in shown
+        assert speed_tables.spread(found) in shown
     assert f"{training['over_necessary']:.3f}" in shown
     assert f"{training['peak_mib'] / 1024:.1f} GiB" in shown or training["peak_mib"] < 1024
     for ratio in record["ratios"].values():

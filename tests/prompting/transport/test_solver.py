@@ -1,4 +1,7 @@
-"""The batched Sinkhorn solver: against POT, alone and among neighbours, at the extremes."""
+"""The batched Sinkhorn solver: against POT, alone and among neighbours, at the extremes.
+
+It is long because the extremes share their problems and the comparison with POT.
+"""
 
 import math
 
