@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 from dassl.engine import build_trainer
@@ -90,9 +89,9 @@ def main(args) -> None:
     with output_folder(Path(cfg.OUTPUT_DIR)):
         setup_run(cfg)
         trainer = build_trainer(cfg)  # with its data
-        seconds = train_or_evaluate(trainer, args)
-        if cfg.OUTPUT_DIR and seconds is not None:
-            write_results(cfg, trainer, seconds - getattr(trainer, "train_seconds", 0.0))
+        train_or_evaluate(trainer, args)
+        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
+            write_results(cfg, trainer)
 
 
 def setup_run(cfg) -> None:
@@ -105,20 +104,18 @@ def setup_run(cfg) -> None:
     print(f"Environment:\n{collect_env_info()}\n")
 
 
-def train_or_evaluate(trainer, args) -> float | None:
-    """Seconds that it took; None when nothing was asked for, or nothing was tested."""
+def train_or_evaluate(trainer, args) -> None:
+    """Do what the flags ask for; from then on an earlier run's results.json is gone."""
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
-        return None
+        return
     if trainer.cfg.OUTPUT_DIR:
-        results_file(trainer.cfg).unlink(missing_ok=True)  # an earlier run's: this may break off
-    started = time.time()
+        results_file(trainer.cfg).unlink(missing_ok=True)
     if args.eval_only:
         trainer.test()
     else:
         trainer.train()
-    return time.time() - started if hasattr(trainer, "test_results") else None
 
 
 def run(argv=None) -> int:

@@ -11,7 +11,7 @@ import torchvision
 try:
     import resource
 except ImportError:  # Windows does not count a process's memory
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -38,7 +38,7 @@ def output_folder(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise UserError(
                 f"The output folder '{folder}' cannot be written ({error.strerror}): "
-                f"{REMEDIES.get(error.errno, 'choose another --output-dir')}"
+                f"{REMEDIES.get(error.errno or 0, 'choose another --output-dir')}"
             ) from None
         if not alone:
             raise UserError(
@@ -50,7 +50,7 @@ def output_folder(folder: Path) -> Iterator[None]:
                 left.unlink()  # a killed run was writing it
             yield
         except OSError as error:
-            if error.errno not in REMEDIES:
+            if error.errno is None or error.errno not in REMEDIES:
                 raise
             raise UserError(
                 f"'{error.filename or folder}' cannot be written or read ({error.strerror}): "

@@ -14,14 +14,13 @@ def results_file(cfg) -> Path:
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
-def write_results(cfg, trainer, test_seconds: float) -> None:
+def write_results(cfg, trainer) -> None:
     """Write `results.json` from the trainer's last evaluation; it appears whole.
 
     Args:
         cfg: of the run.
-        trainer: a Dassl trainer with `test_results`; `num_trained` and `train_seconds` are
-            written where it has them.
-        test_seconds: of the evaluation.
+        trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds` and
+            `test_seconds` are written where it has them.
 
     Raises:
         OSError: as the system says.
@@ -41,7 +40,7 @@ def write_results(cfg, trainer, test_seconds: float) -> None:
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
-        "test_seconds": test_seconds,
+        "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak_memory_mib(trainer.device),
         "config": yaml.safe_load(cfg.dump()),
         "versions": versions(),

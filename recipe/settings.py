@@ -31,17 +31,17 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     Raises:
         UserError: a plug-in, a key, a value, a trainer or a data set that cannot be.
     """
-    sources = [(source, dict(keys)) for source, keys in sources]
+    settings = [(source, dict(keys)) for source, keys in sources]
     plugins = list(plugins)
-    for _, keys in sources:
+    for _, keys in settings:
         plugins += _names(keys.pop(PLUGINS, []))
     plugins = list(dict.fromkeys(map(_absolute, plugins)))
     load_plugins(plugins)  # before the cfg: they add nodes to it
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.TRAINER.PLUGINS = plugins
-    names = [str(keys["DATASET.NAME"]) for _, keys in sources if "DATASET.NAME" in keys]
-    for source, keys in sources:
+    names = [str(keys["DATASET.NAME"]) for _, keys in settings if "DATASET.NAME" in keys]
+    for source, keys in settings:
         merge(cfg, for_dataset(keys, "".join(names[-1:])), source)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())

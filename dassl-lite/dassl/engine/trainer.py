@@ -33,7 +33,7 @@ SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever 
 class SimpleTrainer(TrainerBase):
     """A trainer that builds its data, model and evaluator from a config.
 
-    After `test`, `test_results` holds the evaluator's results.
+    After `test`, `test_results` holds the evaluator's results, `test_seconds` its time.
     """
 
     def __init__(self, cfg):
@@ -146,6 +146,7 @@ class SimpleTrainer(TrainerBase):
 
         A trainer with another evaluator returns that one's first result.
         """
+        started = time.perf_counter()
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
@@ -158,6 +159,7 @@ class SimpleTrainer(TrainerBase):
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         self.test_results = dict(results)
+        self.test_seconds = time.perf_counter() - started
         return next(iter(results.values()))
 
     def model_inference(self, input):

@@ -1,0 +1,222 @@
+"""A file that breaks off, is another one, or would unpack to where it must not."""
+
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+from collections import namedtuple
+
+import pytest
+import requests
+from served import JPEG, TREE, arrived, link, tar, tar_of, zip_of, zipped
+
+import datasets  # noqa: F401 (registers the data sets)
+
+
+def test_a_broken_connection_is_resumed(server, toy, get, tmp_path):
+    toy(tar(TREE))
+    server.cuts["toy.tar.gz"] = [2_000_000, 500_000, 0, 0]
+    ran = get("toy")
+    assert ran.code == 0, ran.err
+    assert arrived(tmp_path / "data/toy")
+    assert [wanted and int(wanted[6:-1]) for _, wanted, _ in server.log] == [
+        None, 2_000_000, 2_500_000, 2_500_000, 2_500_000,
+    ]  # fmt: skip
+
+
+def test_a_truncated_download_goes_on_with_the_next_call(server, toy, get, tmp_path):
+    toy(tar(TREE))
+    server.cuts["toy.tar.gz"] = [1_000_000, 0, 0, 0]
+    ran = get("toy")
+    assert ran.code == 1
+    assert "breaks off (1.00MB are kept)" in ran.err and "not complete: toy (of 1)" in ran.err
+    folder = tmp_path / "data/toy"
+    assert {path.name for path in folder.iterdir()} == {"toy.tar.gz.part", "toy.tar.gz.part.etag"}
+    server.log.clear()
+    assert get("toy").code == 0
+    assert server.log == [("toy.tar.gz", "bytes=1000000-", 206)]
+    assert arrived(folder) and {path.name for path in folder.iterdir()} == {"images"}
+
+
+@pytest.mark.parametrize("why", ["no ranges", "another file", "too long"])
+def test_a_download_starts_again_where_it_cannot_go_on(why, server, toy, get, tmp_path):
+    folder = tmp_path / "data/toy"
+    folder.mkdir(parents=True)
+    toy(body := tar(TREE))
+    size = len(body) + 5 if why == "too long" else 1_000_000
+    (folder / "toy.tar.gz.part").write_bytes(b"?" * size)
+    server.no_ranges = why == "no ranges"
+    if why == "another file":
+        (folder / "toy.tar.gz.part.etag").write_text('"of yesterday"')
+    assert get("toy").code == 0
+    assert server.log[-1][2] == 200 and arrived(folder)
+
+
+def test_a_download_that_only_lacked_its_name_is_not_repeated(server, toy, get, tmp_path):
+    folder = tmp_path / "data/toy"
+    folder.mkdir(parents=True)
+    toy(body := tar(TREE))
+    (folder / "toy.tar.gz.part").write_bytes(body)
+    assert get("toy").code == 0
+    assert [status for *_, status in server.log] == [416] and arrived(folder)
+
+
+def test_an_archive_called_an_encoding_stays_as_it_is(server, toy, get, tmp_path):
+    body = tar(TREE)
+    toy(body, md5=hashlib.md5(body).hexdigest())
+    server.headers["toy.tar.gz"] = {"Content-Encoding": "gzip"}
+    assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
+
+
+def test_the_next_address_is_asked(server, toy, get, tmp_path):
+    server.files["page"] = b"<html>moved"
+    server.headers["page"] = {"Content-Type": "text/html; charset=utf-8"}
+    toy(tar(TREE), urls=[f"{server.url}/{name}" for name in ("gone", "page", "toy.tar.gz")])
+    assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
+    shutil.rmtree(tmp_path / "data")
+    toy(b"", urls=[f"{server.url}/{name}" for name in ("gone", "page")])
+    ran = get("toy")
+    assert ran.code == 1
+    assert (
+        f"'{server.url}/gone' answers 404 Not Found; '{server.url}/page' answers with a web page"
+        in ran.err
+    )
+    assert f"put the file at '{tmp_path / 'data/toy/toy.tar.gz'}' yourself" in ran.err
+
+
+def test_an_address_that_nobody_listens_at(toy, get):
+    toy(b"", urls=["http://127.0.0.1:9/toy.tar.gz"])
+    assert "'http://127.0.0.1:9/toy.tar.gz' cannot be reached" in get("toy").err
+
+
+def test_a_file_with_another_hash_is_not_taken(server, toy, get, tmp_path):
+    toy(body := tar(TREE), sha256="0" * 64)
+    ran = get("toy")
+    assert ran.code == 1
+    wrong = tmp_path / "data/toy/toy.tar.gz.wrong"
+    assert f"is kept as '{wrong}', for its sha256 is {hashlib.sha256(body).hexdigest()}" in ran.err
+    assert wrong.read_bytes() == body
+    assert [
+        path for path in wrong.parent.iterdir() if path != wrong and path.suffix != ".etag"
+    ] == []
+
+
+BROKEN = {
+    "half.tar.gz": tar(TREE)[:1_000_000],
+    "no checksum.tgz": tar(TREE)[:-8] + b"00000000",
+    "garbage.tar": os.urandom(5000),
+    "empty.tar.gz": b"",
+    "half.zip": zipped(TREE)[:1_000_000],
+    "flipped.zip": zipped(TREE).replace(TREE["top/images/1.jpg"][:9], b"different"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_archive_is_named(name, toy, get, tmp_path):
+    toy(BROKEN[name], name)
+    ran = get("toy")
+    archive = tmp_path / "data/toy" / name
+    assert ran.code == 1
+    assert f"'{archive}' is broken or incomplete" in ran.err and "delete it" in ran.err
+    assert ran.err.count("Traceback") == 0
+    assert [path.name for path in archive.parent.iterdir()] == [name]
+
+
+def test_an_archive_without_the_images(toy, get, tmp_path):
+    toy(tar({"top/other/1.jpg": JPEG}))
+    assert "the archive holds no 'images'" in get("toy").err
+
+
+UNSAFE = {
+    "up.tar": tar_of(tarfile.TarInfo("images/../../../../evil")),
+    "absolute.tar": tar_of(tarfile.TarInfo("ROOT/evil")),
+    "symlink.tar": tar_of(link("images/out", "../../../../.."), tarfile.TarInfo("images/out/evil")),
+    "absolute link.tar": tar_of(link("images/out", "ROOT"), tarfile.TarInfo("images/out/evil")),
+    "hard link.tar": tar_of(link("images/out", "../../../../evil", tarfile.LNKTYPE)),
+    "moved link.tar": tar_of(link("images/out", "../elsewhere")),
+    "images are a link.tar": tar_of(tarfile.TarInfo("other/2.jpg"), link("images", "other")),
+    "device.tar": tar_of(link("images/pipe", "", tarfile.FIFOTYPE)),
+    "up.zip": zip_of("images/../../../../evil"),
+    "absolute.zip": zip_of("ROOT/evil"),
+    "windows.zip": zip_of("images\\..\\..\\..\\..\\evil"),
+    "symlink.zip": zip_of("images/out", link=True),
+}
+
+
+@pytest.mark.parametrize("filters", [True, False], ids=["filter", "no filter"])
+@pytest.mark.parametrize("name", UNSAFE)
+def test_nothing_leaves_the_folder(name, filters, toy, get, tmp_path, monkeypatch):
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    body = UNSAFE[name]
+    if b"ROOT" in body:
+        body = {
+            "absolute.tar": lambda: tar_of(tarfile.TarInfo(f"{tmp_path}/evil")),
+            "absolute link.tar": lambda: tar_of(
+                link("images/out", str(tmp_path)), tarfile.TarInfo("images/out/evil")
+            ),
+            "absolute.zip": lambda: zip_of(f"{tmp_path}/evil"),
+        }[name]()
+    toy(body, name)
+    ran = get("toy")
+    assert ran.code == 1 and "unsafe" in ran.err, ran.err
+    assert not list(tmp_path.rglob("*evil*"))
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"toy", ".toy.lock"}
+    assert [path.name for path in (tmp_path / "data/toy").iterdir()] == [name]
+
+
+def test_links_within_the_images_are_kept(toy, get, tmp_path):
+    toy(tar_of(link("images/again.jpg", "1.jpg")), "toy.tar")
+    if not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python's tarfile cannot judge links")
+    assert get("toy").code == 0
+    assert (tmp_path / "data/toy/images/again.jpg").resolve().name == "1.jpg"
+
+
+def test_a_small_disk_is_noticed_before_the_download(toy, get, tmp_path, monkeypatch):
+    toy(body := tar(TREE))
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(int(len(body) * 1.9)))
+    ran = get("toy")
+    assert ran.code == 1
+    assert re.search(r"6\.\d+MB are needed in '.*toy', but only 5\.\d+MB are free", ran.err)
+    assert not (tmp_path / "data/toy/toy.tar.gz.part").exists()
+
+
+@pytest.fixture
+def drive(server, monkeypatch):
+    """The small server in the place of Google Drive."""
+    request = requests.Session.request
+
+    def rerouted(session, method, url, **options):
+        file_id = re.fullmatch(r"https://drive\.google\.com/uc\?id=(\w+)", url)
+        return request(session, method, f"{server.url}/{file_id[1]}", **options)
+
+    monkeypatch.setattr(requests.Session, "request", rerouted)
+    server.headers["toy_id"] = {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": 'attachment; filename="toy.tar.gz"',
+    }
+
+
+def test_google_drive_is_resumed(server, drive, toy, get, tmp_path):
+    body = tar(TREE)
+    toy(body, urls=[], drive="toy_id", md5=hashlib.md5(body).hexdigest())
+    server.files = {"toy_id": body}
+    server.cuts["toy_id"] = [1_000_000]
+    ran = get("toy")
+    assert ran.code == 1 and "Google Drive cannot be reached or breaks off" in ran.err
+    server.log.clear()
+    assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
+    assert server.log[-1][2] == 206
+    assert [path.name for path in (tmp_path / "data/toy").iterdir()] == ["images"]
+
+
+def test_google_drive_refuses(server, drive, toy, get, tmp_path):
+    toy(b"", urls=[], drive="toy_id")
+    server.files["toy_id"] = b'<p class="uc-error-subcaption">Too many users have viewed it.</p>'
+    server.headers["toy_id"] = {"Content-Type": "text/html"}
+    ran = get("toy")
+    assert ran.code == 1 and "https://drive.google.com/file/d/toy_id/view" in ran.err
+    assert not list((tmp_path / "data/toy").iterdir())

@@ -1,0 +1,149 @@
+"""Checkpoints: whole files, nothing foreign in them, and a way on from broken ones."""
+
+import collections
+import os
+
+import numpy as np
+import pytest
+import torch
+from dassl.utils import (
+    UserError,
+    checkpoints,
+    get_rng_state,
+    load_checkpoint,
+    load_pretrained_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+    set_random_seed,
+    set_rng_state,
+)
+from torch import nn
+
+
+def test_checkpoint_files(tmp_path, monkeypatch):
+    model = nn.Linear(2, 1)
+    state = {"state_dict": nn.DataParallel(model).state_dict(), "epoch": 3}
+    save_checkpoint(state, str(tmp_path), is_best=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint", "model-best.pth.tar", "model.pth.tar-3"]
+    loaded = load_checkpoint(str(tmp_path / "model-best.pth.tar"))
+    assert set(loaded["state_dict"]) == {"weight", "bias"}
+    other = nn.Linear(2, 1)
+    assert resume_from_checkpoint(str(tmp_path), nn.DataParallel(other)) == 3
+    assert torch.equal(other.weight, model.weight)
+
+    def full_disk(path, mode):
+        with open(path, mode) as file:
+            file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoints, "open", full_disk, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(state, str(tmp_path))
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert load_checkpoint(str(tmp_path / "model.pth.tar-3"))["epoch"] == 3
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo owned > owned.txt",)
+
+
+def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "foreign.pt")
+    with pytest.raises(UserError, match="'foreign.pt' is not read.*system") as error:
+        load_checkpoint("foreign.pt")
+    assert "\n" not in str(error.value)
+    assert not os.path.exists("owned.txt")
+    for content in (b"", b"text", b"PK\x03\x04 cut off"):
+        with open("broken.pt", "wb") as file:
+            file.write(content)
+        with pytest.raises(UserError, match="'broken.pt' is broken"):
+            load_checkpoint("broken.pt")
+    with pytest.raises(UserError, match="No checkpoint at 'none.pt'"):
+        load_checkpoint("none.pt")
+    with pytest.raises(UserError, match="No file './checkpoint'"):
+        resume_from_checkpoint(".", nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("content", [[1], 7, torch.zeros(2)])
+def test_what_is_no_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="is broken .it holds a (list|int|Tensor).: copy it again"):
+        load_checkpoint(str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize(
+    "mark", [b"", b"\n", b"\xff\x00\x93", b"../model.pth.tar-1", b"model.pth.tar-7"]
+)
+def test_a_mark_that_names_no_checkpoint(tmp_path, mark):
+    save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
+    (tmp_path / "checkpoint").write_bytes(mark)
+    with pytest.raises(UserError, match="is to name the last checkpoint, but there is no") as error:
+        resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
+    assert f"delete '{tmp_path}/checkpoint' to train from the start" in str(error.value)
+    assert "or write 'model.pth.tar-1' into it" in str(error.value)
+
+
+def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
+    model, mark = nn.Linear(1, 1), tmp_path / "checkpoint"
+    for epoch in (1, 2):
+        save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
+    last = tmp_path / "model.pth.tar-2"
+    torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
+    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch or has no model: delete"):
+        resume_from_checkpoint(str(tmp_path), model)
+    last.write_bytes(b"half")
+    with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
+        resume_from_checkpoint(str(tmp_path), model)
+    mark.write_text("model.pth.tar-1\n")
+    assert resume_from_checkpoint(str(tmp_path), model) == 1
+
+
+def test_a_scheduler_that_is_none(tmp_path):
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    state = {"state_dict": model.state_dict(), "epoch": 1, "scheduler": [3]}
+    save_checkpoint(state, str(tmp_path))
+    with pytest.raises(UserError, match="does not fit the model"):
+        resume_from_checkpoint(str(tmp_path), model, optimizer, scheduler)
+
+
+def test_numpy_numbers_and_optimisers_in_checkpoints(tmp_path):
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters())
+    state = {
+        "val_result": np.float64(2.5),
+        "half": np.float32(0.5),
+        "milestones": collections.Counter([1]),
+        "object": optimizer,
+    }
+    torch.save(state, tmp_path / "a.pt")
+    allowed = set(torch.serialization.get_safe_globals())
+    loaded = load_checkpoint(str(tmp_path / "a.pt"))
+    assert set(torch.serialization.get_safe_globals()) == allowed
+    assert (loaded["val_result"], loaded["half"]) == (2.5, 0.5)
+    assert loaded["milestones"] == {1: 1}
+    assert type(loaded["object"]) is not torch.optim.AdamW
+
+
+def test_pretrained_weights(tmp_path, capsys):
+    model = nn.Linear(2, 3)
+    states = {"module.weight": torch.ones(3, 2), "bias": torch.zeros(4), "other": torch.zeros(1)}
+    torch.save({"state_dict": states}, tmp_path / "a.pt")
+    load_pretrained_weights(model, str(tmp_path / "a.pt"))
+    assert torch.equal(model.weight, torch.ones(3, 2))
+    assert "do not fit: bias, other" in capsys.readouterr().out
+    torch.save({"strange": torch.zeros(1)}, tmp_path / "b.pt")
+    with pytest.warns(UserWarning, match="No weight"):
+        load_pretrained_weights(model, str(tmp_path / "b.pt"))
+
+
+def test_generator_states_survive_a_checkpoint(tmp_path):
+    set_random_seed(3)
+    torch.save(get_rng_state(), tmp_path / "rng.pt")
+    first = np.random.rand(), np.random.randn(), torch.rand(1).item()
+    set_rng_state(load_checkpoint(str(tmp_path / "rng.pt")))
+    assert (np.random.rand(), np.random.randn(), torch.rand(1).item()) == first

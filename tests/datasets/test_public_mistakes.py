@@ -1,0 +1,217 @@
+"""Public data sets with something missing, broken or odd."""
+
+import json
+
+import pytest
+from dassl.data.datasets import DATASET_REGISTRY
+from public_layouts import (
+    NAMES,
+    WNIDS,
+    classnames,
+    counts,
+    dtd,
+    eurosat,
+    fgvc_aircraft,
+    imagenet,
+    imagenet_a,
+    imagenet_r,
+    imagenet_sketch,
+    imagenetv2,
+    jpegs,
+    lines,
+    load,
+    oxford_flowers,
+    oxford_pets,
+    stanford_cars,
+    sun397,
+    ucf101,
+)
+
+import datasets  # noqa: F401 (registers them)
+from datasets.files import PARTS
+from trainers.prompting.errors import UserError
+
+
+def remove(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    "builder, folder",
+    [
+        (imagenet, "imagenet/images/train/n00000003"),
+        (imagenet, "imagenet/images/val/n00000003"),
+        (imagenetv2, "imagenetv2/imagenetv2-matched-frequency-format-val/3"),
+        (imagenet_sketch, "imagenet-sketch/images/n00000003"),
+    ],
+)
+def test_a_missing_class_folder_is_named(builder, folder, tmp_path):
+    builder(tmp_path)
+    remove(tmp_path / folder)
+    with pytest.raises(UserError, match=r"lacks 1 of its 12 class folders \((n0000000)?3\)"):
+        load(builder.__name__, tmp_path)
+
+
+@pytest.mark.parametrize("builder", [imagenet_a, imagenet_r])
+def test_a_missing_class_folder_of_the_200_is_named(builder, tmp_path, capsys):
+    builder(tmp_path)
+    (file,) = tmp_path.glob("*/classnames.txt")
+    wnids = [f"n{i:08}" for i in range(1000)]
+    classnames(file.parent, {wnid: f"animal {wnid}" for wnid in wnids})
+    cls = DATASET_REGISTRY.get(NAMES[builder.__name__])
+    assert len(cls.labels) == 200 and max(cls.labels) < 1000
+    images = file.parent / cls.image_dir
+    for label in cls.labels:
+        jpegs(images / wnids[label], "1.jpg")
+    for wnid in set(WNIDS) - {wnids[label] for label in cls.labels}:
+        if (images / wnid).exists():
+            remove(images / wnid)
+    assert load(builder.__name__, tmp_path).num_classes == 200
+    assert "Note" not in capsys.readouterr().out
+    remove(images / wnids[max(cls.labels)])
+    assert load(builder.__name__, tmp_path).num_classes == 199
+    said = capsys.readouterr().out
+    assert f"'{images}' lacks 1 of its 200 class folders (n00000988)" in said
+    assert "199 classes here, but 200 as published" in said
+
+
+def test_a_class_folder_without_a_name_is_named(tmp_path):
+    imagenet_r(tmp_path)
+    folder = tmp_path / "imagenet-rendition"
+    classnames(folder, {"n00000002": "animal 2"})
+    with pytest.raises(UserError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
+        load("imagenet_r", tmp_path)
+    lines(folder / "classnames.txt", "n00000002 animal 2", "n00000007")
+    with pytest.raises(UserError, match="no class name behind 'n00000007'"):
+        load("imagenet_r", tmp_path)
+    lines(folder / "classnames.txt", "n00000002 animal 2", "n00000002 animal 7")
+    with pytest.raises(UserError, match="two lines for 'n00000002'"):
+        load("imagenet_r", tmp_path)
+    (folder / "classnames.txt").unlink()
+    with pytest.raises(UserError, match=r"imagenet/classnames\.txt'.* cannot be read"):
+        load("imagenet_r", tmp_path)
+
+
+def test_classes_of_one_name_are_told_and_kept(tmp_path, capsys):
+    imagenet(tmp_path)
+    classnames(tmp_path / "imagenet", WNIDS | {"n00000001": "missile", "n00000008": "missile"})
+    dataset = load("imagenet", tmp_path)
+    assert dataset.num_classes == len(dataset.classnames) == 12
+    said = [line for line in capsys.readouterr().out.splitlines() if "missile" in line]
+    assert len(said) == 1
+
+
+def test_fewer_classes_than_published_are_told(tmp_path, capsys):
+    imagenet_a(tmp_path)
+    load("imagenet_a", tmp_path)
+    assert "ImageNetA has 2 classes here, but 200 as published" in capsys.readouterr().out
+
+
+# ---- what is said about broken data
+
+
+def test_a_missing_data_set_says_what_belongs_there(tmp_path):
+    for name, registered in NAMES.items():
+        with pytest.raises(UserError, match=f"{registered} was looked for in") as caught:
+            load(name, tmp_path)
+        cls = DATASET_REGISTRY.get(registered)
+        assert f"{cls.dataset_dir}/" in str(caught.value)
+        assert " / " not in str(caught.value) and "'' " not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "builder, missing",
+    [
+        (oxford_flowers, "cat_to_name.json"),
+        (oxford_flowers, "imagelabels.mat"),
+        (oxford_pets, "annotations/test.txt"),
+        (stanford_cars, "devkit/cars_meta.mat"),
+        (stanford_cars, "cars_test_annos_withlabels.mat"),
+        (sun397, "ClassName.txt"),
+        (ucf101, "ucfTrainTestlist/classInd.txt"),
+        (fgvc_aircraft, "variants.txt"),
+    ],
+)
+def test_a_missing_annotation_file_is_named(builder, missing, tmp_path):
+    builder(tmp_path)
+    (path,) = tmp_path.glob(f"*/{missing}")
+    path.unlink()
+    with pytest.raises(UserError, match=f"no '{path}'") as caught:
+        load(builder.__name__, tmp_path)
+    split = f"split_zhou_{NAMES[builder.__name__]}.json"
+    assert (split in str(caught.value)) == (builder is not fgvc_aircraft)
+
+
+@pytest.mark.parametrize(
+    "builder, broken, content, words",
+    [
+        (oxford_flowers, "imagelabels.mat", "no mat", r"imagelabels\.mat'"),
+        (oxford_flowers, "cat_to_name.json", '{"1": "primrose"}', "usual form .*'2'"),
+        (oxford_pets, "annotations/test.txt", "Abyssinian_77", r"test\.txt' .* 3 words"),
+        (oxford_pets, "annotations/test.txt", "Abyssinian_77 x 1", "usual form .*'x'"),
+        (sun397, "Testing_01.txt", "/z/zoo/sun_1.jpg", "usual form .*/z/zoo"),
+        (ucf101, "ucfTrainTestlist/classInd.txt", "TaiChi", r"classInd\.txt' .* 2 words"),
+        (fgvc_aircraft, "images_variant_val.txt", "0034309", r"_val\.txt' .*'0034309'"),
+    ],
+)
+def test_broken_annotations_are_told_in_one_sentence(builder, broken, content, words, tmp_path):
+    builder(tmp_path)
+    (path,) = tmp_path.glob(f"*/{broken}")
+    path.write_text(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load(builder.__name__, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_annotated_images_that_are_missing_are_counted(tmp_path):
+    oxford_pets(tmp_path)
+    for i in (3, 4):
+        (tmp_path / "oxford_pets" / "images" / f"Abyssinian_{i}.jpg").unlink()
+    with pytest.raises(UserError, match=r"OxfordPets.*_[34]\.jpg.*missing are 2 of 22"):
+        load("oxford_pets", tmp_path)
+
+
+def test_missing_image_folders_are_named(tmp_path):
+    (tmp_path / "dtd").mkdir()
+    with pytest.raises(UserError, match="class folders belong in .*dtd/images'"):
+        load("dtd", tmp_path)
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(
+        json.dumps({part: [["a/1.jpg", 0, "a"]] for part in PARTS})
+    )
+    with pytest.raises(UserError, match="belong in .*dtd/images', which is not there"):
+        load("dtd", tmp_path)
+
+
+def test_a_name_that_is_null_is_none(tmp_path):
+    dtd(tmp_path)
+    rows = [["banded/banded 0.jpg", 0, "banded"], ["polka-dotted/polka-dotted 0.jpg", 1, None]]
+    file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    file.write_text(json.dumps(dict.fromkeys(PARTS, rows)))
+    with pytest.raises(UserError, match=r"label 1 has no name, .*polka-dotted 0\.jpg"):
+        load("dtd", tmp_path)
+
+
+def test_a_class_folder_without_images_is_named(tmp_path):
+    dtd(tmp_path)
+    lines(tmp_path / "dtd" / "images" / "woven" / "notes.txt", "no image")
+    with pytest.raises(UserError, match="woven' has no images: fill or remove it"):
+        load("dtd", tmp_path)
+
+
+def test_a_class_folder_that_may_not_be_missing_is_to_be_filled(tmp_path):
+    imagenet(tmp_path)
+    folder = tmp_path / "imagenet" / "images" / "val" / "n00000003"
+    remove(folder)
+    folder.mkdir()
+    with pytest.raises(UserError, match="n00000003' has no images: fill it$"):
+        load("imagenet", tmp_path)
+
+
+def test_classes_with_few_images_give_all_and_it_is_said(tmp_path, capsys):
+    eurosat(tmp_path)
+    dataset = load("eurosat", tmp_path, shots=8)
+    assert counts(dataset) == (50, 20, 30)
+    assert "Fewer than 8 images of Annual Crop Land (5)" in capsys.readouterr().out
