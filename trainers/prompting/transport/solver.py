@@ -118,19 +118,20 @@ class Sinkhorn:
     def _solve(self, problems: Problems, plans: bool) -> Solution:
         """Solves problems; with `plans` their plans are made at once, else when asked for."""
         C, a, b, padded = problems
-        T = torch.zeros_like(C, dtype=a.dtype) if plans else None
-        log_v = torch.full_like(b, -math.inf, dtype=widest(b.device))
-        solution = Solution(problems, partial(self.plans, problems, log_v))
-        if T is not None:
-            solution.plan = lambda: T
+        if plans:
+            T = torch.zeros_like(C, dtype=a.dtype)
+            solution = Solution(problems, lambda: T)
+        else:
+            log_v = torch.full_like(b, -math.inf, dtype=widest(b.device))
+            solution = Solution(problems, partial(self.plans, problems, log_v))
         with full_precision(C.device.type):
             for at, C_piece, steps in self._pieces(problems):
                 width = C_piece.shape[1]
                 u, v, error, iterations = self.iterate(steps, steps.start(padded))
-                if T is None:
+                if not plans:
                     log_v[at, :width] = steps.log_of(v)
                 T_piece = steps.into_plan(u, v)
-                if T is not None:
+                if plans:
                     T[at, :, :width] = T_piece.transpose(1, 2).to(T.dtype)
                 solution.put(at, T_piece.mul_(C_piece).sum((1, 2)), iterations, error)
         return solution
