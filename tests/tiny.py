@@ -1,5 +1,6 @@
 """A data set of a few 32x32 images, and train.py on it with the tiny CLIP of the golden numbers."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,25 @@ class TinyColours(DatasetBase):
         super().__init__(train_x=few, val=data["val"], test=data["test"])
 
 
+def write_sentences(folder: Path) -> str:
+    """Two sentences about each class, for CoPrompt; the path of their file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sentences.json"
+    about = {name: [f"a photo of a {name}.", f"a {name} from above."] for name in COLOURS}
+    path.write_text(json.dumps(about))
+    return str(path)
+
+
 def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
     """The command line of a short run; `more` are further flags, before the KEY VALUE pairs."""
-    node = {"ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"]}
+    node = {
+        "ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"],
+        "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "1"],
+        "TCP": ["TRAINER.COOP.INSERT_BLOCK", "2"],
+    }
+    if trainer == "CoPrompt":
+        sentences = write_sentences(Path(root))
+        node[trainer] = ["DATALOADER.K_TRANSFORMS", "2", "TRAINER.CoPrompt.SENTENCES", sentences]
     flags = ["--root", str(root), "--seed", "1", "--trainer", trainer, *more]
     flags += ["--backbone", str(GOLDEN / "tiny_clip_seed0.safetensors")]
     flags += ["--output-dir", str(output or f"{root}/output")]

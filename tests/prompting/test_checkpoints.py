@@ -21,6 +21,11 @@ LAYOUT = {
     "MaPLe": ("MultiModalPromptLearner", False),
     "MMP": ("MultiModalPromptLearner", False),
     "ALIGN": ("MultiModalPromptLearner", False),
+    "KgCoOp": ("prompt_learner", True),
+    "ProGrad": ("prompt_learner", True),
+    "PromptSRC": ("VLPromptLearner", False),
+    "TCP": ("prompt_learner", True),
+    "CoPrompt": ("MultiModalPromptLearner", False),
 }
 # Golden files, whose parameters have the public names and shapes; trainers that read them.
 CASES = {
@@ -36,7 +41,19 @@ CASES = {
     "maple_depth3": "MaPLe",
     "align_released": "MMP",
     "align_paper_convex05": "ALIGN",
+    "kgcoop": "KgCoOp",
+    "prograd": "ProGrad",
+    "promptsrc": "PromptSRC",
+    "tcp": "TCP",
+    "coprompt": "CoPrompt",
 }
+# What the public checkpoints hold beside it.
+DEAD = {
+    "KgCoOp": {"prompt_learner.bias_vectors": (1, 512),
+               "prompt_learner.meta_net.linear1.weight": (512, 512)},
+    "PromptSRC": {"prompt_learner.ZS_image_encoder.conv1.weight": (3, 4)},
+    "CoPrompt": {"model_distill.logit_scale": ()},
+}  # fmt: skip
 
 
 def golden(stem):
@@ -44,18 +61,26 @@ def golden(stem):
 
 
 def options(trainer, node) -> list[str]:
-    """KEY VALUE pairs of a method's node."""
-    pairs = [(f"TRAINER.{METHODS[trainer].node}.{key}", str(value)) for key, value in node.items()]
+    """KEY VALUE pairs of a method's settings, but for what matters in training alone."""
+    method = METHODS[trainer]
+    pairs = [
+        (method.outside.get(key, f"TRAINER.{method.node}.{key}"), str(value))
+        for key, value in node.items()
+        if key not in method.training_only
+    ]
     return [word for pair in pairs for word in pair]
 
 
-def public_state(params, clip_model, alone: bool) -> dict:
-    """The state of a public model: half precision, buffers of 99 other classes, the frozen CLIP.
+def public_state(params, clip_model, trainer: str) -> dict:
+    """The state of a public model: half precision, buffers of 99 other classes, the frozen CLIP,
+    and what is dead.
 
     The CLIP in it is not that of the run, so that a test sees it when it is loaded.
     """
     width = clip_model.token_embedding.weight.shape[1]
-    state = dict(params)
+    alone = LAYOUT[trainer][1]
+    dead = {name: torch.ones(shape) for name, shape in DEAD.get(trainer, {}).items()}
+    state = dict(params) | dead
     state["prompt_learner.token_prefix"] = torch.zeros(99, 1, width)
     state["prompt_learner.token_suffix"] = torch.zeros(99, 60, width)
     if alone:
@@ -106,13 +131,13 @@ class Evaluation:
 
 @pytest.mark.parametrize("stem", CASES)
 def test_a_public_checkpoint_loads(tmp_path, monkeypatch, tiny_clip, stem):
-    trainer, (folder, alone) = CASES[stem], LAYOUT[CASES[stem]]
+    trainer, (folder, _) = CASES[stem], LAYOUT[CASES[stem]]
     params, node = golden(stem).params, golden(stem).meta["config"]
     best = {name: value + 0.5 for name, value in params.items()}
     files = tmp_path / "theirs" / folder
-    write_public(files, public_state(params, tiny_clip, alone))
+    write_public(files, public_state(params, tiny_clip, trainer))
     number = np.float64(71.3)
-    write_public(files, public_state(best, tiny_clip, alone), "model-best.pth.tar", number)
+    write_public(files, public_state(best, tiny_clip, trainer), "model-best.pth.tar", number)
 
     flags = ["--eval-only", "--model-dir", tmp_path / "theirs"]
     epoch = Evaluation(monkeypatch, tmp_path, trainer, node, *flags, "--load-epoch", 5)
@@ -127,7 +152,7 @@ def test_a_public_checkpoint_loads(tmp_path, monkeypatch, tiny_clip, stem):
 
 def test_prompts_of_the_published_align_load_into_the_paper_form(tmp_path, monkeypatch, tiny_clip):
     params = golden("align_released").params
-    write_public(tmp_path / "MultiModalPromptLearner", public_state(params, tiny_clip, False))
+    write_public(tmp_path / "MultiModalPromptLearner", public_state(params, tiny_clip, "MMP"))
     node = {"M": 4, "N": 4, "DEPTH": 3}
     flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 5]
     evaluation = Evaluation(monkeypatch, tmp_path, "ALIGN", node, *flags)
@@ -136,7 +161,7 @@ def test_prompts_of_the_published_align_load_into_the_paper_form(tmp_path, monke
 
 def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny_clip):
     params, node = golden("maple_depth3").params, golden("maple_depth3").meta["config"]
-    write_public(tmp_path, public_state(params, tiny_clip, False))
+    write_public(tmp_path, public_state(params, tiny_clip, "MaPLe"))
     pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "model.pth.tar-5")]
     start = Evaluation(monkeypatch, tmp_path, "MaPLe", node, "--no-train", pairs=pairs)
     assert start.code == 0 and start.loaded(params)
@@ -165,8 +190,9 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(
 ):
     stem, trainer, other, part = MISFITS[case]
     source = golden(stem)
-    folder, alone = LAYOUT[source.meta["method"]]
-    write_public(tmp_path / folder, public_state(source.params, tiny_clip, alone))
+    folder, _ = LAYOUT[source.meta["method"]]
+    state = public_state(source.params, tiny_clip, source.meta["method"])
+    write_public(tmp_path / folder, state)
     node = {k: v for k, v in source.meta["config"].items() if k in METHODS[trainer].defaults}
     flags = ["--eval-only", "--model-dir", tmp_path, "--load-epoch", 5]
     assert Evaluation(monkeypatch, tmp_path, trainer, node | other, *flags).code == 2

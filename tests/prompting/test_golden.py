@@ -28,6 +28,10 @@ class Golden(NamedTuple):
         return {k.removeprefix(prefix): v for k, v in found.items()}
 
     @property
+    def params(self) -> dict:
+        return self.part("param/")
+
+    @property
     def views(self) -> list[torch.Tensor]:
         return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
 
@@ -55,7 +59,7 @@ def build(golden: Golden, clip_model, folder) -> Method:
     method = build_method(
         meta["method"], node, clip_model, meta["classnames"], meta.get("dataset", "")
     )
-    method.model.load_public_state_dict(golden.part("param/"))
+    method.model.load_public_state_dict(golden.params)
     return method
 
 
@@ -135,7 +139,7 @@ def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, metho
 
 
 def test_public_names_and_shapes_survive_a_round_trip(golden, method):
-    state, params = method.model.public_state_dict(), golden.part("param/")
+    state, params = method.model.public_state_dict(), golden.params
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in params.items()}
     assert all(torch.equal(state[k], v) for k, v in params.items())
 

@@ -27,6 +27,8 @@ NODES = {
     "CoOp": {"COOP.N_CTX": "4"},
     "CoCoOp": {"COCOOP.N_CTX": "4"},
     "PLOT": {"PLOT.N_CTX": "4"},
+    "PromptSRC": {"PROMPTSRC.PROMPT_DEPTH_VISION": "2", "PROMPTSRC.PROMPT_DEPTH_TEXT": "2"},
+    "CoPrompt": {"CoPrompt.PROMPT_DEPTH": "2"},
 }
 
 
