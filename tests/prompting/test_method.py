@@ -1,6 +1,7 @@
 """The hooks of a method, and what is told of a method that is wrong."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -155,3 +156,36 @@ def test_a_name_is_registered_once():
 def test_values_of_the_wrong_kind(method, node, sentence):
     with pytest.raises(UserError, match=sentence):
         prompt_spec(method, node)
+
+
+def test_a_method_that_trains_nothing(tmp_path, capsys):
+    class Idle(Method):
+        node = "IDLE"
+        defaults = {"PREC": "fp32"}
+
+        @staticmethod
+        def point(node):
+            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+
+    register(Idle)
+    try:
+        assert tiny.run(tmp_path, "Idle") == 2
+    finally:
+        del METHODS["Idle"]
+    assert "Idle trains nothing: give its point prompts" in capsys.readouterr().err
+
+
+def test_a_point_that_contradicts_itself(tmp_path, capsys):
+    class Torn(Mine):
+        node = "TORN"
+
+        @staticmethod
+        def point(node):
+            return PromptSpec(M=2, N=2, beta=1, coupling="none", templates=("X X", "X X"))
+
+    register(Torn)
+    try:
+        assert tiny.run(tmp_path, "Torn") == 2
+    finally:
+        del METHODS["Torn"]
+    assert "COUPLING is 'none' but M = 2 and N = 2" in capsys.readouterr().err
