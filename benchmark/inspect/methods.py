@@ -6,10 +6,9 @@ import io
 
 import torch
 from tabulate import tabulate
+from torch import nn
 
-from trainers.prompting import PromptSpec
-from trainers.prompting.config import prompt_spec
-from trainers.prompting.learner import PromptLearner
+from trainers.prompting import build_method, prompt_spec
 from trainers.prompting.method import METHODS
 
 from ..cli import Parser
@@ -25,22 +24,28 @@ CAPTION = (
 
 @functools.cache
 def shape_of_clip(backbone: str):
-    """A CLIP of that geometry whose weights take no memory."""
+    """A CLIP of that geometry whose weights take no memory; words are zeros, which is read."""
     with torch.device("meta"):
-        return untrained_clip(GEOMETRY[backbone])
+        clip_model = untrained_clip(GEOMETRY[backbone])
+    words = clip_model.token_embedding
+    words.weight = nn.Parameter(torch.zeros(words.weight.shape))
+    return clip_model
 
 
-def trained_parameters(spec: PromptSpec, backbone: str = "ViT-B/16", classes: int = 1) -> int:
+def trained_parameters(
+    method: str, node: dict | None = None, backbone: str = "ViT-B/16", classes: int = 1
+) -> int:
     """Number of trained parameters on a backbone of the OpenAI release, without its weights.
 
     Args:
-        spec: the method.
+        method: a trainer's name.
+        node: keys of its cfg node; missing ones take the defaults.
         backbone: a key of `GEOMETRY`.
         classes: K; it matters for class-specific contexts alone.
     """
-    with torch.device("meta"):
-        learner = PromptLearner(shape_of_clip(backbone), spec, classes)
-    return sum(p.numel() for p in learner.parameters())
+    names = [str(k) for k in range(classes)]
+    model = build_method(method, node or {}, shape_of_clip(backbone), names).model
+    return sum(p.numel() for p in model.public_parameters().values())
 
 
 def row(method: str, backbone: str) -> list[str]:
@@ -59,7 +64,7 @@ def row(method: str, backbone: str) -> list[str]:
         spec.score,
         sides(spec.text_length, spec.vision_length),
         sides(spec.text_depth, spec.vision_depth),
-        f"{trained_parameters(spec, backbone):,}",
+        f"{trained_parameters(method, backbone=backbone):,}",
     ]
 
 
