@@ -7,13 +7,11 @@ import io
 import torch
 from tabulate import tabulate
 
-from trainers.prompting import PromptSpec
-from trainers.prompting.config import prompt_spec
-from trainers.prompting.learner import PromptLearner
+from trainers.prompting.config import build_method, prompt_spec
 from trainers.prompting.method import METHODS
 
 from ..cli import Parser
-from ..measure.geometry import GEOMETRY, untrained_clip
+from ..measure.geometry import GEOMETRY, class_names, untrained_clip
 from ..report.command import TABLE_STYLES
 
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
@@ -30,17 +28,20 @@ def shape_of_clip(backbone: str):
         return untrained_clip(GEOMETRY[backbone])
 
 
-def trained_parameters(spec: PromptSpec, backbone: str = "ViT-B/16", classes: int = 1) -> int:
+def trained_parameters(
+    method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
+) -> int:
     """Number of trained parameters on a backbone of the OpenAI release, without its weights.
 
     Args:
-        spec: the method.
+        method: its name.
+        node: its settings, as `build_method` takes them.
         backbone: a key of `GEOMETRY`.
         classes: K; it matters for class-specific contexts alone.
     """
     with torch.device("meta"):
-        learner = PromptLearner(shape_of_clip(backbone), spec, classes)
-    return sum(p.numel() for p in learner.parameters())
+        built = build_method(method, node, shape_of_clip(backbone), class_names(classes))
+    return sum(p.numel() for p in built.model.trained().parameters())
 
 
 def row(method: str, backbone: str) -> list[str]:
@@ -59,7 +60,7 @@ def row(method: str, backbone: str) -> list[str]:
         spec.score,
         sides(spec.text_length, spec.vision_length),
         sides(spec.text_depth, spec.vision_depth),
-        f"{trained_parameters(spec, backbone):,}",
+        f"{trained_parameters(method, {}, backbone):,}",
     ]
 
 

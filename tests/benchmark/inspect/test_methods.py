@@ -11,8 +11,7 @@ from tiny import run
 
 from benchmark.__main__ import main
 from benchmark.inspect.methods import trained_parameters
-from trainers.prompting import PromptedCLIP
-from trainers.prompting.config import prompt_spec
+from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
 
 
@@ -34,18 +33,22 @@ def test_the_table_has_every_method_in_every_format(capsys):
 
 def test_the_counts_are_those_of_the_papers_and_of_the_models(tiny_clip, monkeypatch):
     """CoCoOp's paper says 35,360 for four context vectors."""
-    assert trained_parameters(prompt_spec("CoCoOp", {"N_CTX": 4})) == 35360
-    assert trained_parameters(prompt_spec("CoOp", {"CSC": True}), classes=10) == 10 * 16 * 512
+    assert trained_parameters("CoCoOp", {"N_CTX": 4}) == 35360
+    assert trained_parameters("CoOp", {"CSC": True}, classes=10) == 10 * 16 * 512
+    network = 512 * 128 + 128 + 128 * 2048 + 2048
+    assert trained_parameters("TCP", {}) == 4 * 512 + network
+    adapters = 2 * 2 * 512 * 128
+    assert trained_parameters("CoPrompt", {}) == trained_parameters("MaPLe", {}) + adapters
     from benchmark.inspect import methods
 
     tiny = (64, 32, 4, 128, 8, 77, 49408, 128, 2, 4)
     monkeypatch.setitem(methods.GEOMETRY, "tiny", tiny)
     for method in METHODS:
         keys = METHODS[method].defaults
-        node = {key: 2 for key in keys if "DEPTH" in key}
-        model = PromptedCLIP(tiny_clip, ["forest", "sea"], prompt_spec(method, node))
+        node = {key: 2 for key in keys if "DEPTH" in key or key == "INSERT_BLOCK"}
+        model = build_method(method, node, tiny_clip, ["forest", "sea"]).model
         count = sum(p.numel() for p in model.public_parameters().values())
-        assert trained_parameters(model.spec, "tiny", classes=2) == count
+        assert trained_parameters(method, node, "tiny") == count
 
 
 # A rate that moves nothing: the contexts stay at the words that they started from.
