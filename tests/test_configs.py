@@ -221,4 +221,4 @@ def test_extending_a_cfg_keeps_what_the_checkout_around_us_put_there():
     assert (cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.COOP.EXTRA) == (4, "theirs")
     fresh = get_cfg_default()
     extend_cfg(fresh)
-    assert fresh.TRAINER.COOP.N_CTX == 16 and "EXTRA" not in fresh.TRAINER.COOP
+    assert fresh.TRAINER.COOP.N_CTX is None and "EXTRA" not in fresh.TRAINER.COOP

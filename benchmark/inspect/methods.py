@@ -6,13 +6,12 @@ import io
 
 import torch
 from tabulate import tabulate
-from torch import nn
 
-from trainers.prompting import build_method, prompt_spec
+from trainers.prompting.config import build_method, prompt_spec
 from trainers.prompting.method import METHODS
 
 from ..cli import Parser
-from ..measure.geometry import GEOMETRY, untrained_clip
+from ..measure.geometry import GEOMETRY, class_names, untrained_clip
 from ..report.command import TABLE_STYLES
 
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
@@ -24,28 +23,25 @@ CAPTION = (
 
 @functools.cache
 def shape_of_clip(backbone: str):
-    """A CLIP of that geometry whose weights take no memory; words are zeros, which is read."""
+    """A CLIP of that geometry whose weights take no memory."""
     with torch.device("meta"):
-        clip_model = untrained_clip(GEOMETRY[backbone])
-    words = clip_model.token_embedding
-    words.weight = nn.Parameter(torch.zeros(words.weight.shape))
-    return clip_model
+        return untrained_clip(GEOMETRY[backbone])
 
 
 def trained_parameters(
-    method: str, node: dict | None = None, backbone: str = "ViT-B/16", classes: int = 1
+    method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
 ) -> int:
     """Number of trained parameters on a backbone of the OpenAI release, without its weights.
 
     Args:
-        method: a trainer's name.
-        node: keys of its cfg node; missing ones take the defaults.
+        method: its name.
+        node: its settings, as `build_method` takes them.
         backbone: a key of `GEOMETRY`.
         classes: K; it matters for class-specific contexts alone.
     """
-    names = [str(k) for k in range(classes)]
-    model = build_method(method, node or {}, shape_of_clip(backbone), names).model
-    return sum(p.numel() for p in model.public_parameters().values())
+    with torch.device("meta"):
+        built = build_method(method, node, shape_of_clip(backbone), class_names(classes))
+    return sum(p.numel() for p in built.model.trained().parameters())
 
 
 def row(method: str, backbone: str) -> list[str]:
@@ -64,7 +60,7 @@ def row(method: str, backbone: str) -> list[str]:
         spec.score,
         sides(spec.text_length, spec.vision_length),
         sides(spec.text_depth, spec.vision_depth),
-        f"{trained_parameters(method, backbone=backbone):,}",
+        f"{trained_parameters(method, {}, backbone):,}",
     ]
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from trainers.prompting import PromptedCLIP, build_clip
+from trainers.prompting import Method, build_clip
 from trainers.prompting.encoders.sentences import shared_length
 
 ARGUMENTS = (
@@ -51,7 +51,12 @@ class Block(NamedTuple):
         return width**2 * (2 * self.q + 4 * self.kv + 18 * self.out) + 2 * width * self.products
 
 
-def necessary_flops(model: PromptedCLIP, batch: int) -> dict[str, int]:
+# What a step of a method has beside the forward and backward pass of its prompted CLIP.
+FROZEN_IMAGES = {"PromptSRC": 1, "CoPrompt": 1}  # passes of the untouched image encoder
+BACKWARD_PASSES = {"ProGrad": 2}  # one for each loss whose gradient it compares
+
+
+def necessary_flops(method: Method, batch: int) -> dict[str, int]:
     """Operations of a training step, forward and backward, that the mathematics needs.
 
     An image passes once per visual prompt, the words before the class name once per textual
@@ -64,15 +69,22 @@ def necessary_flops(model: PromptedCLIP, batch: int) -> dict[str, int]:
     iterations and all that is not a matrix product.
 
     Args:
-        model: with a ViT, and contexts that stand before the class name.
+        method: with a ViT, and contexts that stand before the class name.
         batch: images of a step.
     """
-    parts = {"image": _image(model, batch), "text": _text(model, batch)}
-    return parts | {"similarity": _similarity(model, batch)}
+    model, name = method.model, type(method).__name__
+    passes = BACKWARD_PASSES.get(name, 1)
+    frozen = FROZEN_IMAGES.get(name, 0)
+    return {
+        "image": _image(model, model.spec, batch, passes),
+        "text": _text(model, batch, passes),
+        "similarity": _similarity(model, batch, passes),
+        "frozen": frozen * _image(model, model.spec.with_(M=0, beta=0), batch, 0),
+    }
 
 
-def _image(model, batch) -> int:
-    spec, visual = model.spec, model.image_encoder.visual
+def _image(model, spec, batch, passes) -> int:
+    visual = model.image_encoder.visual
     width, features = visual.proj.shape
     patches = len(visual.positional_embedding) - 1
     b = spec.vision_length if spec.M else 0
@@ -82,7 +94,8 @@ def _image(model, batch) -> int:
         read = patches + spec.add_global
     layers = len(visual.transformer.resblocks)
     total = 2 * batch * patches * visual.conv1.weight.numel()
-    total += (1 + bool(spec.M)) * 2 * views * read * width * features
+    passes *= bool(spec.M)  # without visual prompts nothing goes back
+    total += (1 + passes) * 2 * views * read * width * features
     for i in range(layers):
         replaced = b if i + 1 < spec.vision_depth else 0
         out = views * (read if i == layers - 1 else length - replaced)
@@ -95,11 +108,11 @@ def _image(model, batch) -> int:
         else:
             total += Block(out, views * length, out, 2 * pairs).flops(width)
             backward = Block(out, views * length, out, 4 * pairs)
-        total += backward.flops(width) if spec.M else 0
+        total += passes * backward.flops(width)
     return total
 
 
-def _text(model, batch) -> int:
+def _text(model, batch, passes) -> int:
     spec, text = model.spec, model.text_encoder
     if not spec.N:
         return 0
@@ -109,7 +122,7 @@ def _text(model, batch) -> int:
     insert = text.insert_block or layers  # from there on classes share SOS alone
     cuts = [shared_length(row, spec.class_specific)] * insert
     cuts += [shared_length(row, class_specific=True)] * (layers - insert)
-    classes, passes = len(row), batch if spec.image_conditional else spec.N
+    classes, prompts = len(row), batch if spec.image_conditional else spec.N
     total = 0
     for i, prefix in enumerate(cuts):
         last = i == layers - 1
@@ -117,28 +130,29 @@ def _text(model, batch) -> int:
         length = prefix + sum(suffixes)
         pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in suffixes)
         replaced = b if i + 1 < spec.text_depth or i + 1 == insert < layers else 0
-        out, seen = passes * (length - replaced), passes * pairs
-        moved = out - passes  # SOS sees no prompt
+        out, seen = prompts * (length - replaced), prompts * pairs
+        moved = out - prompts  # SOS sees no prompt
         if last and spec.token_level:  # neither SOS nor the full stops
-            out = moved = passes * (length - 1 - classes)
-            seen -= passes * (1 + sum(prefix + n - 1 for n in suffixes))
+            out = moved = prompts * (length - 1 - classes)
+            seen -= prompts * (1 + sum(prefix + n - 1 for n in suffixes))
         elif last:
-            out = moved = passes * classes
-            seen = passes * sum(prefix + n for n in suffixes)
+            out = moved = prompts * classes
+            seen = prompts * sum(prefix + n for n in suffixes)
         if last:
-            total += 4 * out * width * features
+            total += 2 * (1 + passes) * out * width * features
         if i == 0:
-            prompts = passes * (b - replaced), passes * b
+            learned = prompts * (b - replaced), prompts * b
             static = length - b
-            total += Block(static + prompts[0], static + prompts[1], out, 2 * seen).flops(width)
-            total += Block(*prompts, moved, seen).flops(width)
+            total += Block(static + learned[0], static + learned[1], out, 2 * seen).flops(width)
+            total += passes * Block(*learned, moved, seen).flops(width)
         else:
-            total += Block(out, passes * length, out, 2 * seen).flops(width)
-            total += Block(moved, passes * (length - 1), moved, 4 * seen).flops(width)
+            total += Block(out, prompts * length, out, 2 * seen).flops(width)
+            back = Block(moved, prompts * (length - 1), moved, 4 * seen)
+            total += passes * back.flops(width)
     return total
 
 
-def _similarity(model, batch) -> int:
+def _similarity(model, batch, passes) -> int:
     spec, text, visual = model.spec, model.text_encoder, model.image_encoder.visual
     patches = len(visual.positional_embedding) - 1
     sentences = text.sentences
@@ -150,4 +164,4 @@ def _similarity(model, batch) -> int:
         words = sum(sentence.end - 1 for row in sentences for sentence in row)
         words -= (classes - 1) * len(sentences) * text.layout.token_weights.shared
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
-    return (1 + bool(spec.M) + bool(spec.N)) * 2 * pairs * features
+    return (1 + passes * (bool(spec.M) + bool(spec.N))) * 2 * pairs * features

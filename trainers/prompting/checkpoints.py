@@ -94,6 +94,13 @@ def checkpoint_file(folder: str, epoch: int) -> str:
     return os.path.join(folder, f"model.pth.tar-{epoch}")
 
 
+def saved_epochs(folder: str) -> list[int]:
+    """The epochs of which a folder has a file, in rising order; none if there is no folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    epochs = [n.removeprefix("model.pth.tar-") for n in names if n.startswith("model.pth.tar-")]
+    return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
+
+
 def find_checkpoint(folder: str, epoch: int | None) -> str:
     """The file of an epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
@@ -104,10 +111,8 @@ def find_checkpoint(folder: str, epoch: int | None) -> str:
     if epoch is not None:
         path = checkpoint_file(folder, epoch)
     elif not os.path.exists(path):
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-        epochs = [n.rpartition("-")[2] for n in names if n.startswith("model.pth.tar-")]
-        last = max((int(e) for e in epochs if e.isdigit()), default=None)
-        path = path if last is None else checkpoint_file(folder, last)
+        epochs = saved_epochs(folder)
+        path = checkpoint_file(folder, epochs[-1]) if epochs else path
     if not os.path.exists(path):
         raise UserError(
             f"There is no checkpoint '{path}': give --model-dir the output folder of a run of "

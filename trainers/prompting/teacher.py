@@ -1,7 +1,8 @@
 """The untouched CLIP beside a prompted one: what prompts are to stay near to."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -76,12 +77,13 @@ class Teacher:
         return self.clip_model.logit_scale.detach().exp().float() * z.detach().float() @ self.h.T
 
 
-def read_sentences(path: str, classnames: Sequence[str]) -> list[list[str]]:
-    """Sentences about each class from a JSON file, `{class name: [sentence, ...], ...}`.
+def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
+    """Sentences about each class, `{class name: [sentence, ...], ...}`.
 
     Args:
-        path: of the file, in which `_` in a name reads as a space.
-        classnames: K names; there may be others in the file.
+        source: a JSON file, or what it would hold. In a name `_` reads as a space, and there may
+            be others than those asked for.
+        classnames: K names.
 
     Returns:
         [n][K]: as many as each class has.
@@ -89,26 +91,29 @@ def read_sentences(path: str, classnames: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: there is no such file, it lacks a class, or classes have different numbers.
     """
-    if not path:
+    if not source:
         raise UserError(
             "There are no sentences about the classes to learn from: set SENTENCES to a JSON file "
-            '{"class name": ["a sentence about it", ...], ...}'
+            'like {"class name": ["a sentence about it", ...], ...}'
         )
     try:
-        with open(path, encoding="utf-8") as file:
-            lists = {clean(name): sentences for name, sentences in json.load(file).items()}
+        lists = (
+            source if isinstance(source, Mapping) else json.loads(Path(source).read_text("utf-8"))
+        )
+        lists = {clean(name): sentences for name, sentences in lists.items()}
     except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"SENTENCES: '{path}' cannot be read as a JSON object: {reason}") from error
+        raise UserError(f"SENTENCES: '{source}' is no JSON object: {reason}") from error
+    where = "SENTENCES" if isinstance(source, Mapping) else f"SENTENCES: '{source}'"
     names = [clean(name) for name in classnames]
     for name in names:
         sentences = lists.get(name)
         valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
         if not valid or not sentences:
-            raise UserError(f"SENTENCES: '{path}' has no list of sentences for the class '{name}'")
+            raise UserError(f"{where} has no list of sentences for the class '{name}'")
         if len(sentences) != len(lists[names[0]]):
             raise UserError(
-                f"SENTENCES: '{path}' has {len(lists[names[0]])} sentences for '{names[0]}' but "
+                f"{where} has {len(lists[names[0]])} sentences for '{names[0]}' but "
                 f"{len(sentences)} for '{name}': give all classes equally many"
             )
     return [list(row) for row in zip(*(lists[name] for name in names), strict=True)]

@@ -10,7 +10,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from .backbones import load_clip
-from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint
+from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint, saved_epochs
 from .config import add_nodes, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
@@ -110,7 +110,7 @@ class PromptTrainer(TrainerX):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
         budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-        batch = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         plan = self.model.fit_memory(budget, batch, self.precision.itemsize)
         again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
         print(
@@ -190,10 +190,10 @@ class PromptTrainer(TrainerX):
 
         if not kept(epoch):
             self.save_model(self.epoch, self.output_dir)
-        if not kept(epoch - 1):
-            previous = checkpoint_file(self._folder(self.output_dir), epoch - 1)
-            if os.path.exists(previous):
-                os.remove(previous)
+        folder = self._folder(self.output_dir)
+        for earlier in saved_epochs(folder):  # all of them: a kill may have left one behind
+            if earlier < epoch and not kept(earlier):
+                os.remove(checkpoint_file(folder, earlier))
 
     # ------------------------------------------------------------------ save and go on
 

@@ -128,7 +128,8 @@ class TextEncoder(nn.Module):
 
     def _lay_out(self, spans, class_specific: bool) -> Layout:
         cut = [shared_length(row, class_specific) for row in self.sentences]
-        return Layout(self.sentences, cut, spans)
+        with torch.device("cpu"):  # where it is read, even if the weights are on no device at all
+            return Layout(self.sentences, cut, spans)
 
     def _span(self, n: int, k: int) -> range:
         """Positions whose states are the token-level features of prompt n and class k."""

@@ -66,7 +66,7 @@ class CoPrompt(Method):
         "PROMPT_DEPTH": 9,
         "W": 8.0,
         "DISTILL": "cosine",
-        "SENTENCES": "",
+        "SENTENCES": None,  # a JSON file
     }
 
     @staticmethod

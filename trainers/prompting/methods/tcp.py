@@ -58,7 +58,7 @@ class TCP(Method):
     node = "COOP"
     saves_submodule = True
     ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
-    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "PREC": "fp16", "INSERT_BLOCK": 8}
+    defaults = {"N_CTX": 4, "CSC": False, "CTX_INIT": False, "PREC": "fp16", "INSERT_BLOCK": 8}
 
     @staticmethod
     def point(node) -> PromptSpec:
