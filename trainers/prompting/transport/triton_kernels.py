@@ -41,7 +41,7 @@ def _problems(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Costs c, kernels exp(x) (BLOCK_P, GROUP, BLOCK_L) and column weights b of a program.
+    """Costs c, `kernel` exp((mean - c) / reg) (BLOCK_P, GROUP, BLOCK_L) and column weights b of a program.
 
     Both are 0 where there is no row or no mass; a column's scaling is then 0, too.
     """
