@@ -121,43 +121,43 @@ class TokenProblems:
 
 def costs(r: Tensor, s: Tensor, classes: Tensor, shared: int, length: int) -> Tensor:
     """C[p, l] = 1 - r[p] . s[l] of images r (b, M, P, D) and some classes: (b, k, M, N, P, l)."""
-    common = s[:, 0, :shared]
-    first = common.flatten(0, 1) @ r.transpose(-1, -2)  # (b, M, N c, P)
-    first = 1 - first.unflatten(2, common.shape[:2])
     own = s.index_select(1, classes)[:, :, shared:length]
-    return TokenCosts.apply(r, own, first).transpose(-1, -2)
+    return TokenCosts.apply(r, own, s[:, 0, :shared]).transpose(-1, -2)
 
 
 class TokenCosts(torch.autograd.Function):
-    """C[p, l] = 1 - r[p] . s[l] for all pairs, behind the costs that all classes share."""
+    """C[p, l] = 1 - r[p] . s[l], where the first c tokens are the same for all classes."""
 
     @staticmethod
-    def forward(ctx, r, s, first):
-        """r: (b, M, P, D); s: (N, k, own, D); first: (b, M, N, c, P) -> (b, k, M, N, c + own, P).
+    def forward(ctx, r, own, common):
+        """r (b, M, P, D); own (N, k, L - c, D), common (N, c, D) -> (b, k, M, N, L, P).
 
         Image tokens come last: they are read fastest.
         """
-        ctx.save_for_backward(r, s)
-        (b, M, P, D), (N, k, own, _), c = r.shape, s.shape, first.shape[3]
-        cost = r.new_empty(b, k, M, N, c + own, P)
-        cost[..., :c, :] = first[:, None]
-        cos = (s.reshape(-1, D) @ r.reshape(-1, D).T).view(N, k, own, b, M, P)
-        torch.sub(r.new_ones(()), cos.permute(3, 1, 4, 0, 2, 5), out=cost[..., c:, :])
-        return cost
+        ctx.save_for_backward(r, own, common)
+        (b, M, P, D), (N, k, rest, _), c = r.shape, own.shape, common.shape[1]
+        C = r.new_empty(b, k, M, N, c + rest, P)
+        patches = r.reshape(-1, D).T
+        cos = (common.reshape(-1, D) @ patches).view(N, 1, c, b, M, P)
+        C[..., :c, :] = 1 - cos.permute(3, 1, 4, 0, 2, 5)
+        cos = (own.reshape(-1, D) @ patches).view(N, k, rest, b, M, P)
+        torch.sub(r.new_ones(()), cos.permute(3, 1, 4, 0, 2, 5), out=C[..., c:, :])
+        return C
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        r, s = ctx.saved_tensors
-        grad_r = grad_s = grad_first = None
-        first, rest = grad.split((grad.shape[-2] - s.shape[2], s.shape[2]), -2)
-        if ctx.needs_input_grad[2]:
-            grad_first = first.sum(1)
-        D = r.shape[-1]
-        shape = s.shape[:3].numel(), r.shape[:3].numel()
-        rest = rest.permute(3, 1, 4, 0, 2, 5).reshape(shape)  # as cos was made
+        r, own, common = ctx.saved_tensors
+        D, c = r.shape[-1], common.shape[1]
+        patches = r.reshape(-1, D)
+        grad_r = grad_own = grad_common = None
+        of_common = grad[..., :c, :].sum(1).permute(2, 3, 0, 1, 4).reshape(-1, len(patches))
+        of_own = grad[..., c:, :].permute(3, 1, 4, 0, 2, 5).reshape(-1, len(patches))
         if ctx.needs_input_grad[0]:
-            grad_r = (rest.T @ s.reshape(-1, D)).neg_().view(r.shape)
+            grad_r = of_own.T @ own.reshape(-1, D)
+            grad_r = grad_r.addmm_(of_common.T, common.reshape(-1, D)).neg_().view(r.shape)
         if ctx.needs_input_grad[1]:
-            grad_s = (rest @ r.reshape(-1, D)).neg_().view(s.shape)
-        return grad_r, grad_s, grad_first
+            grad_own = (of_own @ patches).neg_().view(own.shape)
+        if ctx.needs_input_grad[2]:
+            grad_common = (of_common @ patches).neg_().view(common.shape)
+        return grad_r, grad_own, grad_common

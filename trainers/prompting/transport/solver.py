@@ -82,8 +82,8 @@ class Sinkhorn:
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
-        spread: a bound on how much the costs of a problem differ, where it is known. Nothing
-            looks at them then, and nan comes out as nan.
+        spread: a bound on how much the costs of a problem differ, where it is known. If float32
+            can hold it over `reg`, nothing looks at the costs. Here nan comes out as nan.
     """
 
     reg: float = 0.1

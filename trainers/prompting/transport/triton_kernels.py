@@ -41,9 +41,10 @@ def _problems(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Costs c, kernels exp(x) (BLOCK_P, GROUP, BLOCK_L) and column weights b of a program.
+    """Costs c and kernels exp((mean c - c) / reg) of a program, and column weights b.
 
-    Both are 0 where there is no row or no mass; a column's scaling is then 0, too.
+    The first two are (BLOCK_P, GROUP, BLOCK_L), and 0 where there is no row or no mass; a column's
+    scaling is then 0, too.
     """
     p = tl.arange(0, BLOCK_P)[:, None]
     column = tl.arange(0, GROUP * BLOCK_L)[None, :]
