@@ -97,7 +97,9 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
             'like {"class name": ["a sentence about it", ...], ...}'
         )
     try:
-        lists = source if isinstance(source, Mapping) else json.loads(Path(source).read_text("utf-8"))
+        lists = (
+            source if isinstance(source, Mapping) else json.loads(Path(source).read_text("utf-8"))
+        )
         lists = {clean(name): sentences for name, sentences in lists.items()}
     except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())

@@ -91,7 +91,7 @@ def test_words_of_class_specific_contexts(tmp_path, capsys):
 def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
     from benchmark.inspect.words import nearest_words
 
-    model = PromptedCLIP(tiny_clip, ["forest", "sea"], prompt_spec("CoOp", {"N_CTX": 2}))
+    model = build_method("CoOp", {"N_CTX": 2}, tiny_clip, ["forest", "sea"]).model
     table = torch.zeros_like(tiny_clip.token_embedding.weight)
     kept = [320, 1125]  # "a", "photo"
     table[kept] = tiny_clip.token_embedding.weight.detach()[kept]
