@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from recipe.environment import peak_memory_mib
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.memory import keep_freed_memory, memory_budget
+from trainers.prompting.method import METHODS
 from trainers.prompting.precision import Precision
 from trainers.prompting.step import training_step, update
 
@@ -78,6 +79,13 @@ def computing_type(device: str, precision: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" else torch.float16
 
 
+def settings(trainer: str, names: list[str]) -> dict:
+    """What a method has no default for: sentences about the classes."""
+    if "SENTENCES" not in METHODS[trainer].defaults:
+        return {}
+    return {"SENTENCES": {name: [f"a photo of a {name}."] for name in names}}
+
+
 class Subject:
     """Whatever has methods without arguments that can be timed."""
 
@@ -136,7 +144,7 @@ class Model(Subject):
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        self.method = build_method(case.trainer, {}, clip_model, names)
+        self.method = build_method(case.trainer, settings(case.trainer, names), clip_model, names)
         self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
         if not (case.naive and case.precision == "amp"):  # which converts weights at each product
@@ -159,16 +167,15 @@ class Model(Subject):
 
     def step(self):
         """A training step, as the trainers make it."""
+        batch = self.method.batch([self.images] * self.method.views, self.labels)
         if self.case.naive:
             with self.precision.autocast():
-                logits = self.net(self.images)
-                loss = F.cross_entropy(logits, self.labels)
-            update(self.method, {"loss": loss}, self.optim, self.precision)
+                output = self.net.output(self.images)
+                terms = self.method.terms(output, batch)
+            update(self.method, terms, self.optim, self.precision)
         else:
-            batch = self.method.batch([self.images] * self.method.views, self.labels)
             output, _ = training_step(self.method, batch, self.optim, self.precision)
-            logits = output.logits
-        self.logits = logits.detach()
+        self.logits = output.logits.detach()
 
     def first_step(self) -> list:
         """A step with a strict solver: its logits, to be compared."""
@@ -181,7 +188,7 @@ class Model(Subject):
         return self.logits.tolist()
 
     def necessary(self) -> dict[str, int]:
-        return necessary_flops(self.model, self.case.batch)
+        return necessary_flops(self.method, self.case.batch)
 
     def about(self) -> dict:
         """What the model chose by itself, and where it runs."""

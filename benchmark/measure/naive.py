@@ -12,6 +12,10 @@ from torch import nn
 
 from trainers.prompting import PromptedCLIP
 from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.encoders.sentences import around_name
+from trainers.prompting.encoders.text import TextFeatures
+from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.model import Output
 from trainers.prompting.spec import clean
 
 
@@ -21,29 +25,39 @@ class Naive(nn.Module):
     Args:
         clip_model: the stock CLIP that `model` was made of.
         classnames: those of `model`.
-        model: gives its prompt learner and its spec, whose score is `cosine` or the additive `ot`.
+        model: gives its prompt learner, its parts and its spec, whose score is `cosine` or the
+            additive `ot`.
     """
 
     def __init__(self, clip_model, classnames, model: PromptedCLIP):
         super().__init__()
         self.clip, self.spec = clip_model, model.spec
-        self.prompt_learner = model.prompt_learner
+        self.prompt_learner, self.parts = model.prompt_learner, model.parts
         self.scale = model.logit_scale
         names = [clean(name) for name in classnames]
-        sentences = [[f"{words} {name}." for name in names] for words in self.spec.templates]
+        sides = [around_name(words) for words in self.spec.templates]
+        sentences = [[before + name + after for name in names] for before, after in sides]
         self.register_buffer("ids", torch.stack([clip.tokenize(row) for row in sentences]))
         self.register_buffer("eos", self.ids.argmax(-1))  # (N, K): EOS has the highest id
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""
-        contexts = self.prompt_learner()
+        return self.output(images).logits
+
+    def output(self, images: torch.Tensor) -> Output:
+        """Logits, and with the cosine the features that they come from."""
+        contexts = self.parts.contexts(self.prompt_learner())
         views = [None] if contexts.vision is None else list(zip(*contexts.vision, strict=True))
         texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
         r = torch.stack([self.encode_image(images, prompts) for prompts in views])
-        s = torch.stack([self.encode_text(*text) for text in texts])
+        s = torch.stack([self.encode_text(*text, contexts.inserted) for text in texts])
         with torch.autocast(images.device.type, enabled=False):
-            score = self.transport if self.spec.score == "ot" else self.cosine
-            return self.scale * score(r.float(), s.float())
+            if self.spec.score == "ot":
+                return Output(self.scale * self.transport(r.float(), s.float()), None, None)
+            image = self.parts.image(ImageFeatures(r[:, :, 0].float().transpose(0, 1), None))
+            h = s[:, :, 0].float()
+            text = self.parts.text(TextFeatures(h, h, None, None))
+            return Output(self.scale * image.z[:, 0] @ text.h[0].T, image, text)
 
     def encode_image(self, images, prompts):
         """States under one visual prompt, (b, width) for each depth.
@@ -67,8 +81,9 @@ class Naive(nn.Module):
         x = x[:1] if self.spec.score == "cosine" else x
         return F.normalize(visual.ln_post(x.transpose(0, 1)) @ visual.proj, dim=-1)
 
-    def encode_text(self, ids, eos, prompts):
-        """States of all sentences under one textual prompt, (b, W) for each depth.
+    def encode_text(self, ids, eos, prompts, inserted):
+        """States of all sentences under one textual prompt, (b, W) for each depth; `inserted`
+        (K, b, W) takes its place later on, if it is not None.
 
         Returns:
             (K, 77, D), or (K, 1, D) of EOS for the cosine.
@@ -82,14 +97,12 @@ class Naive(nn.Module):
             if 1 <= i < len(prompts):
                 deep = prompts[i].to(x.dtype)[:, None].expand(-1, len(ids), -1)
                 x = torch.cat([x[:1], deep, x[1 + b :]])
+            if inserted is not None and i == self.spec.insert_block:
+                x = torch.cat([x[:1], inserted.transpose(0, 1).to(x.dtype), x[1 + b :]])
             x = block(x)
         x = self.clip.ln_final(x.transpose(0, 1))
         x = x[torch.arange(len(x)), eos][:, None] if self.spec.score == "cosine" else x
         return F.normalize(x @ self.clip.text_projection, dim=-1)
-
-    def cosine(self, r, s):
-        """sim(z_j, h_k)."""
-        return r[0, :, 0] @ s[0, :, 0].T
 
     def transport(self, r, s):
         """1 - d_jk (Eq. 4-8), one image and one class at a time."""

@@ -33,7 +33,8 @@ from .speed_tables import (
 )
 
 PRECISIONS = ("fp32", "amp", "fp16")
-NAIVE = ("ALIGN", "MaPLe", "CoOp")  # the methods that the naive reference computes
+# The methods that the naive reference computes.
+NAIVE = ("ALIGN", "MaPLe", "CoOp", "KgCoOp", "ProGrad", "PromptSRC", "TCP", "CoPrompt")
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that shows the peak rate
 FORMATS = {"text": as_text, "markdown": as_markdown}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import PromptedCLIP, UserError, build_clip
+from trainers.prompting import PromptedCLIP, UserError, build_clip, build_method
 from trainers.prompting.config import prompt_spec
 from trainers.prompting.method import METHODS
 
@@ -15,6 +15,8 @@ SHALLOW = {
     "MaPLe": {"PROMPT_DEPTH": 2},
     "UPT": {"PROMPT_DEPTH": 2},
     "ALIGN": {"DEPTH": 2, "M": 2, "N": 3},
+    "PromptSRC": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
+    "CoPrompt": {"PROMPT_DEPTH": 2},
     "MMP": {"TEXT_PROMPT_DEPTH": 2, "VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2},
 }
 
@@ -50,7 +52,8 @@ def resnet():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_where_all_widths_differ(uneven_clip, method):
-    model = PromptedCLIP(uneven_clip, NAMES, prompt_spec(method, SHALLOW.get(method, {}))).train()
+    node = SHALLOW.get(method, {}) | ({"INSERT_BLOCK": 1} if method == "TCP" else {})
+    model = build_method(method, node, uneven_clip, NAMES).train().model
     images = torch.randn(2, 3, 32, 32)
     logits = model(images)
     assert logits.shape == (2, 3) and logits.isfinite().all()

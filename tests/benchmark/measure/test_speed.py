@@ -87,7 +87,7 @@ def check_record(text, record):
     assert 0.5 < training["over_necessary"] < 1.1
     assert training["operations"] < naive["training"]["operations"]
     assert naive["largest_difference"] <= 1e-4
-    assert set(training["necessary"]) == {"image", "text", "similarity"}
+    assert set(training["necessary"]) == {"image", "text", "similarity", "frozen"}
     shown = cells(text, f"{record['trainer']}, {record['classes']}, {record['precision']}")
     for found in (training["seconds"], evaluation["seconds"], naive["training"]["seconds"]):
         assert speed_tables.spread(found) in shown
@@ -173,8 +173,13 @@ def test_every_method(inline, tmp_path, capsys):
 
 
 def test_another_result_has_no_ratio(inline, monkeypatch, capsys):
-    forward = case.Naive.forward
-    monkeypatch.setattr(case.Naive, "forward", lambda *args: 1.001 * forward(*args))
+    output = case.Naive.output
+
+    def other(*args):
+        found = output(*args)
+        return found._replace(logits=1.001 * found.logits)
+
+    monkeypatch.setattr(case.Naive, "output", other)
     assert main([*inline, "--trainers", "CoOp", "--naive", "--format", "markdown"]) == 1
     out = capsys.readouterr().out
     assert "CoOp, 5, fp32: the naive reference computes other logits" in out
@@ -206,13 +211,16 @@ def test_a_step_takes_little_more_than_the_necessary_operations(trainer):
     subject = model(trainer, classes=7, batch=2)
     subject.first_step()
     operations = subject.counted("step")
-    assert 1 <= operations / sum(subject.necessary().values()) < 1.2
+    most = 1.1 if trainer == "TCP" else 1.2
+    assert 1 <= operations / sum(subject.necessary().values()) < most
 
 
 def test_necessary_operations_grow_with_what_needs_them():
     for trainer in TRAINED:
-        net = model(trainer).model
-        one, two = necessary_flops(net, 1), necessary_flops(net, 2)
+        method = model(trainer).method
+        net = method.model
+        one, two = necessary_flops(method, 1), necessary_flops(method, 2)
+        assert two["frozen"] == 2 * one["frozen"]
         assert two["image"] == 2 * one["image"]
         assert two["similarity"] == 2 * one["similarity"]
         if net.spec.image_conditional:  # but the first block knows what no image changes
@@ -220,7 +228,7 @@ def test_necessary_operations_grow_with_what_needs_them():
         else:
             assert two["text"] == one["text"]
         assert (one["text"] == 0) == (net.spec.N == 0)
-        wider = necessary_flops(model(trainer, classes=10).model, 1)
+        wider = necessary_flops(model(trainer, classes=10).method, 1)
         assert wider["image"] == one["image"]
         assert one["text"] <= wider["text"] <= 2 * one["text"]
         least = 1.5 if net.spec.token_level else 2  # all classes share the words of the context
