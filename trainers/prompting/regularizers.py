@@ -4,12 +4,13 @@ For any numbers of prompts: where a side has several, each is kept near to the o
 untouched CLIP. Each function takes the model's `Output` and a `Frozen` and gives a scalar.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
+from .errors import UserError, check_name
 from .model import Output
 from .teacher import Teacher
 
@@ -63,6 +64,27 @@ def scl_logits(output: Output, frozen: Frozen) -> torch.Tensor:
 
 
 REGULARIZERS = {f.__name__: f for f in (kg, scl_text, scl_image, scl_logits)}
+PUBLISHED = {"kg": 8.0, "scl_text": 25.0, "scl_image": 10.0, "scl_logits": 1.0}  # weights
+
+
+def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
+    """Terms that a config names, with their weights; those that were published where it has none.
+
+    Raises:
+        UserError: there is no such term, it is named twice, or weights are too few or too many.
+    """
+    for name in names:
+        check_name("regulariser", name, REGULARIZERS)
+    if len(set(names)) < len(names):
+        raise UserError(f"REGULARIZERS names a term twice: {', '.join(names)}")
+    if not all(isinstance(w, (int, float)) for w in weights):
+        raise UserError(f"REGULARIZER_WEIGHTS is {list(weights)} but must be a list of numbers")
+    if weights and len(weights) != len(names):
+        raise UserError(
+            f"REGULARIZER_WEIGHTS has {len(weights)} numbers for {len(names)} REGULARIZERS: give "
+            "one each, or none for those that were published"
+        )
+    return dict(zip(names, weights or map(PUBLISHED.get, names), strict=True))
 
 
 def regularize(

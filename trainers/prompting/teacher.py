@@ -96,11 +96,11 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
             "There are no sentences about the classes to learn from: set SENTENCES to a JSON file "
             'like {"class name": ["a sentence about it", ...], ...}'
         )
+    about = source
     try:
-        lists = (
-            source if isinstance(source, Mapping) else json.loads(Path(source).read_text("utf-8"))
-        )
-        lists = {clean(name): sentences for name, sentences in lists.items()}
+        if not isinstance(source, Mapping):
+            about = json.loads(Path(source).read_text("utf-8"))
+        lists = {clean(name): sentences for name, sentences in about.items()}
     except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"SENTENCES: '{source}' is no JSON object: {reason}") from error

@@ -1,8 +1,13 @@
 """ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
 
+import torch.nn.functional as F
+
+from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..errors import UserError
 from ..method import Method, register
+from ..regularizers import regularize, weights_of
 from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..teacher import Teacher
 
 
 @register
@@ -13,10 +18,12 @@ class ALIGN(Method):
     the transport distance between its M views and the N descriptions of a class (Eq. 7), whose
     cost holds the transport distance between patches and words (Eq. 6). `FORM released` computes
     what the published code computes. Other methods are degenerate settings of M, N and BETA.
+    REGULARIZERS adds terms of newer methods that keep prompts near to the untouched CLIP.
     """
 
     node = "ALIGN"
     checkpoint = "MultiModalPromptLearner"
+    training_only = ("REGULARIZERS", "REGULARIZER_WEIGHTS")
     defaults = {
         "M": 4,
         "N": 4,
@@ -30,6 +37,8 @@ class ALIGN(Method):
         "SINKHORN_MAX_ITER": 100,
         "COUPLING": "project",
         "FORM": "paper",
+        "REGULARIZERS": [],  # kg, scl_text, scl_image, scl_logits
+        "REGULARIZER_WEIGHTS": [],  # one each; none: as published
         "PLAN": "sinkhorn",
         "PREC": "fp16",
     }
@@ -57,3 +66,17 @@ class ALIGN(Method):
             tol=node.SINKHORN_TOL,
             max_iter=node.SINKHORN_MAX_ITER,
         )
+
+    def setup(self, clip_model, classnames, dataset):
+        weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
+        kg = {name: weights.pop(name) for name in ("kg",) if name in weights}
+        self.regularizers = [
+            (kg, Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])),
+            (weights, Teacher(clip_model, classnames, PROMPTSRC)),
+        ]
+
+    def loss(self, output, batch):
+        terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
+        for weights, teacher in self.regularizers:
+            terms |= regularize(weights, teacher, output, batch.images)
+        return terms if len(terms) > 1 else terms["ce"]

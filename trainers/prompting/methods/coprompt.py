@@ -5,43 +5,13 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from ..adapters import Adapters
 from ..errors import UserError
 from ..method import Method, register
-from ..model import Parts
 from ..regularizers import apart
 from ..spec import PromptSpec, shared_prompt
 from ..teacher import Teacher, read_sentences
-
-
-class Adapter(nn.Module):
-    """x <- share ReLU(W2 ReLU(W1 x)) + (1 - share) x (..., D), without biases."""
-
-    def __init__(self, dim: int, share: float):
-        super().__init__()
-        self.share = share
-        down, up = nn.Linear(dim, dim // 4, bias=False), nn.Linear(dim // 4, dim, bias=False)
-        self.fc = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.share * self.fc(x.float()) + (1 - self.share) * x.float()
-
-
-class Adapters(Parts):
-    """One for each side. The direction of what it gives is that for normalised features, too."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.adapter_image = Adapter(dim, 0.1)
-        self.adapter_text = Adapter(dim, 0.2)
-
-    def image(self, features):
-        return features._replace(z=F.normalize(self.adapter_image(features.z), dim=-1))
-
-    def text(self, features):
-        raw = self.adapter_text(features.raw)
-        return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
 
 @register
@@ -81,7 +51,7 @@ class CoPrompt(Method):
             return Teacher(clip_model, classnames, sentences)
 
         self._make_teacher = teacher
-        self.model.parts = Adapters(clip_model.text_projection.shape[1])
+        self.model.parts = Adapters(clip_model.text_projection.shape[1], image=0.1, text=0.2)
 
     @cached_property
     def teacher(self) -> Teacher:
