@@ -1,4 +1,7 @@
+import os
 import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
 
 import pytest
 import torch

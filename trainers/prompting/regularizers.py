@@ -84,7 +84,7 @@ def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, floa
             f"REGULARIZER_WEIGHTS has {len(weights)} numbers for {len(names)} REGULARIZERS: give "
             "one each, or none for those that were published"
         )
-    return dict(zip(names, weights or map(PUBLISHED.get, names), strict=True))
+    return dict(zip(names, weights or [PUBLISHED[name] for name in names], strict=True))
 
 
 def regularize(
