@@ -11,7 +11,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from recipe.configs import read_keys, read_pairs
 from recipe.folder import output_folder
-from recipe.results import results_file, write_results
+from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg
 from trainers.prompting import UserError
 
@@ -111,7 +111,7 @@ def train_or_evaluate(trainer, args) -> None:
     elif args.no_train:
         return
     if trainer.cfg.OUTPUT_DIR:
-        results_file(trainer.cfg).unlink(missing_ok=True)
+        remove_results(trainer.cfg)
     if args.eval_only:
         trainer.test()
     else:

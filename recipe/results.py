@@ -7,6 +7,7 @@ import yaml
 
 from trainers.prompting.files import write_whole
 
+from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 
 
@@ -14,17 +15,26 @@ def results_file(cfg) -> Path:
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
+def remove_results(cfg) -> None:
+    """Remove what an earlier run left: it is not of the run that begins."""
+    results_file(cfg).unlink(missing_ok=True)
+    (Path(cfg.OUTPUT_DIR) / predictions.NAME).unlink(missing_ok=True)
+
+
 def write_results(cfg, trainer) -> None:
-    """Write `results.json` from the trainer's last evaluation; it appears whole.
+    """Write `results.json` from the trainer's last evaluation, and its predictions before that.
 
     Args:
         cfg: of the run.
-        trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds` and
-            `test_seconds` are written where it has them.
+        trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds`,
+            `test_seconds` and `predictions` are written where it has them.
 
     Raises:
         OSError: as the system says.
     """
+    said = getattr(trainer, "predictions", None)
+    if said is not None:
+        predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
     data = trainer.dm.dataset
     record = {
         "trainer": cfg.TRAINER.NAME,

@@ -14,7 +14,9 @@ RESULTS = "results.json"
 CONSOLE = "console.txt"
 
 # These keys of the config may differ: they change how a run works, not what it computes.
-INCIDENTAL = ("DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ")
+INCIDENTAL = (
+    "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
+)  # fmt: skip
 
 # The engine's own lines in a run's console.txt begin so.
 COMMAND, FAILED = "$ ", "# failed: "

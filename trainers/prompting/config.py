@@ -27,6 +27,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.setdefault(SECTION, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
+    cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods

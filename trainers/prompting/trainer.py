@@ -16,6 +16,7 @@ from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
 from .precision import Precision
+from .predictions import Predictions
 from .settings import check_loaded, check_resumed, settings_of
 from .step import training_step
 
@@ -45,9 +46,13 @@ class PromptTrainer(TrainerX):
 
     Class attributes:
         method: the `Method`, as a class. An instance has it built.
+        predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
+            While an evaluation goes on they stand in `recorder`.
     """
 
     method: type[Method] | Method
+    predictions: Predictions | None = None
+    recorder: Predictions | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -231,9 +236,25 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ evaluate
 
+    def test(self, split=None):
+        """As in Dassl, and keep what is said of each image."""
+        self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
+        result = super().test(split)
+        self.predictions, self.recorder = self.recorder, None
+        return result
+
+    def parse_batch_test(self, batch):
+        input, label = super().parse_batch_test(batch)
+        if self.recorder is not None:
+            self.recorder.add_images(batch["impath"], label)
+        return input, label
+
     def model_inference(self, input):
         with self.precision.autocast():
-            return self.model(input)
+            logits = self.model(input)
+        if self.recorder is not None:
+            self.recorder.add_logits(logits)
+        return logits
 
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)

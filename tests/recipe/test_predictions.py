@@ -1,0 +1,47 @@
+"""predictions.npz: what a run said of each image."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import COLOURS, run
+
+from recipe.predictions import NAME, read_predictions, write_predictions
+from trainers.prompting.errors import UserError
+from trainers.prompting.predictions import Predictions
+
+
+def test_a_run_leaves_what_its_accuracy_is_made_of_unless_told_not_to(tmp_path):
+    out = tmp_path / "out"
+    assert run(tmp_path, "ALIGN", out, 1) == 0
+    arrays = read_predictions(out)
+    record = json.loads((out / "results.json").read_text())
+    hits = arrays["prediction"] == arrays["label"]
+    assert 100 * hits.mean() == pytest.approx(record["accuracy"])
+    assert sorted(arrays["image"]) == sorted(f"test_{c}_{i}.png" for c in COLOURS for i in range(4))
+    assert arrays["top"].shape == (16, 4)  # there are four classes
+    flags = ("--eval-only", "--model-dir", str(out))
+    assert run(tmp_path, "ALIGN", out, 1, *flags, extra=["TEST.PREDICTIONS", "False"]) == 0
+    assert (out / "results.json").exists() and not (out / NAME).exists()
+
+
+def test_arrays_of_known_logits(tmp_path):
+    collected = Predictions()
+    p = torch.tensor([[0.1, 0.2, 0.05, 0.3, 0.25, 0.1], [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]])
+    collected.add_images(["/data/a/1.png", "/data/b/2.png"], torch.tensor([1, 0]))
+    collected.add_logits(p.log() + 7)
+    write_predictions(tmp_path, collected.columns())
+    arrays = read_predictions(tmp_path)
+    assert arrays["image"].tolist() == ["a/1.png", "b/2.png"]
+    assert arrays["prediction"].tolist() == [3, 0] and arrays["label"].tolist() == [1, 0]
+    assert arrays["top"][0, :3].tolist() == [3, 4, 1]
+    np.testing.assert_allclose(arrays["probability"][0, :3], [0.3, 0.25, 0.2], rtol=1e-3)
+    np.testing.assert_allclose(np.exp(arrays["label_log_probability"]), [0.2, 0.5], rtol=1e-5)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    assert read_predictions(tmp_path) is None
+    (tmp_path / NAME).write_bytes(b"PK of nothing")
+    with pytest.raises(UserError, match=f"{NAME}' cannot be read"):
+        read_predictions(tmp_path)
