@@ -1,5 +1,6 @@
 """Tables, plots and a page of all runs below an output folder, or of log.txt files beside them."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from ..cli import Parser, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
-from .render import TABLE_STYLES, render
+from .compare import Comparisons
+from .render import TABLE_STYLES, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .rows import Row, rows
 
@@ -30,6 +32,20 @@ def formatted(listed: list[Row], form: str) -> str:
     return render(listed, form)
 
 
+def compared(listed: list[Row], method: str, form: str) -> str:
+    """The differences of a method to the others, in one of FORMATS."""
+    found = Comparisons(listed, method)
+    if form == "json":
+        return json.dumps({"differences": found.records()}, indent=2)
+    if form == "csv":
+        return as_csv(found.records())
+    if form == "html":
+        from .page import page_of
+
+        return page_of(found.tables(), {})
+    return in_style(found.tables(), form)
+
+
 def build_parser() -> Parser:
     parser = Parser(prog="python -m benchmark report", description=__doc__)
     add = parser.add_argument
@@ -40,6 +56,11 @@ def build_parser() -> Parser:
         help="only this one; may be given several times (default: all)",
     )  # fmt: skip
     add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
+    add(
+        "--compare", metavar="METHOD",
+        help="in place of the tables, the difference of this method to every other, paired by test "
+        "image, with a 95%% interval and a permutation test",
+    )  # fmt: skip
     add("--plots", type=Path, metavar="DIR", help="also write plots there, as png and svg")
     add(
         "--logs", action="append", default=[], metavar="[NAME=]FOLDER",
@@ -68,7 +89,10 @@ def main(argv: list[str]) -> None:
         )
     if args.plots:
         draw(listed, args.plots)
-    print(formatted(listed, args.format))
+    if args.compare:
+        print(compared(listed, args.compare, args.format))
+    else:
+        print(formatted(listed, args.format))
 
 
 def draw(listed: list[Row], folder: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 from html import escape
 
+from ..protocols.base import Protocol
 from .plots import encoded, figures
 from .rows import Row
 from .tables import Table, tables
@@ -33,9 +34,13 @@ figcaption, .note { font-size: .875rem; color: #4a4a4a; margin: .4rem 0; max-wid
 
 def page(listed: list[Row]) -> str:
     """The page of these rows."""
-    drawn = figures(listed)
+    return page_of(tables(listed), figures(listed))
+
+
+def page_of(groups: dict[Protocol, list[Table]], drawn: dict[str, tuple]) -> str:
+    """The page of these tables, with the figures that are drawn of their protocols."""
     sections, links = [], []
-    for protocol, group in tables(listed).items():
+    for protocol, group in groups.items():
         name = protocol.name
         has_plot = protocol.plot is not None and protocol.plot.name in drawn
         plot = _figure(*drawn[protocol.plot.name]) if has_plot else ""

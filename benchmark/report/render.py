@@ -7,6 +7,7 @@ from statistics import mean
 
 from tabulate import tabulate
 
+from ..protocols.base import Protocol
 from . import published
 from .rows import Average, Row, averages
 from .tables import Table, tables
@@ -33,9 +34,13 @@ def render(listed: list[Row], form: str) -> str:
         return json.dumps(found, indent=2)
     if form == "csv":
         return as_csv([record(row) for row in listed])
+    return in_style(tables(listed), form)
+
+
+def in_style(groups: dict[Protocol, list[Table]], form: str) -> str:
+    """These tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
-    blocks = [table for group in tables(listed).values() for table in group]
-    return "\n\n".join(makers[form](table) for table in blocks)
+    return "\n\n".join(makers[form](table) for group in groups.values() for table in group)
 
 
 def as_text(table: Table) -> str:

@@ -43,18 +43,18 @@ class Table:
 def tables(listed: list[Row]) -> dict[Protocol, list[Table]]:
     """The tables of each protocol that has rows: of every data set, then of the averages."""
     found = defaultdict(list)
-    for members in _grouped(listed, lambda row: row.table):
+    for members in grouped(listed, lambda row: row.table):
         protocol = members[0].protocol
         make = _of_columns if protocol.across == "columns" else _of_methods
         found[protocol].append(make(members))
-    for members in _grouped(averages(listed), lambda average: average.group):
+    for members in grouped(averages(listed), lambda average: average.group):
         protocol = members[0].protocol
         if protocol.across != "dataset":  # there the average is a column
             found[protocol].append(_of_averages(members))
     return dict(found)
 
 
-def _grouped(items: Iterable, key: Callable) -> Iterable[list]:
+def grouped(items: Iterable, key: Callable) -> Iterable[list]:
     groups = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
@@ -65,10 +65,10 @@ def _of_columns(members: list[Row]) -> Table:
     """A line for each method, or each setting of an ablation; the columns are the protocol's."""
     protocol = members[0].protocol
     several = len({row.method for row in members}) > 1
-    head = [_first_head(protocol), *protocol.columns.values()]
+    head = [first_head(protocol), *protocol.columns.values()]
     lines = []
     for row in members:
-        name = _setting(row, several) if protocol.by_variant else row.method
+        name = line_name(row, several)
         lines.append([Cell(name), *(row.cell(column) for column in protocol.columns)])
     if protocol.costs:
         head += ["Trained parameters", "Training", "Peak memory"]
@@ -94,7 +94,7 @@ def _of_methods(members: list[Row]) -> Table:
             differences = [_difference(at.get(column)) for column in columns]
             lines.append([Cell(f"{method}, published"), *theirs])
             lines.append([Cell(f"{method}, difference"), *differences])
-    head = ["Method", *(_column_head(column) for column in columns)]
+    head = ["Method", *(column_head(column) for column in columns)]
     if means:
         head.append("Average")
     return Table(_title(members), head, lines, _caption(members), _problems(members))
@@ -116,10 +116,10 @@ def _of_averages(members: list[Average]) -> Table:
     several = len({average.method for average in members}) > 1
     lines = []
     for average in members:
-        name = _setting(average, several) if protocol.by_variant else average.method
+        name = line_name(average, several)
         cells = [average.cell(column) for column in protocol.columns]
         lines.append([Cell(name), *cells, Cell(f"{average.datasets} of {average.of}")])
-    head = [_first_head(protocol), *protocol.columns.values(), "Data sets"]
+    head = [first_head(protocol), *protocol.columns.values(), "Data sets"]
     title = f"{title}, {shots_text(members[0].shots)}"
     return Table(title, head, lines, caption, problems)
 
@@ -166,19 +166,24 @@ def _problems(members: list[Row]) -> list[str]:
         for column in protocol.columns:
             place = column
             if protocol.across != "columns":
-                place = _column_head(getattr(row, protocol.across))
+                place = column_head(getattr(row, protocol.across))
             for problem in row.problems[column]:
                 found.append(f"{', '.join([*where, place])}: {problem}")
     return found
 
 
-def _first_head(protocol: Protocol) -> str:
+def first_head(protocol: Protocol) -> str:
     return "Variant" if protocol.by_variant else "Method"
 
 
-def _column_head(column: int | str) -> str:
+def column_head(column: int | str) -> str:
     """A number of shots in words, or the name of a data set."""
     return shots_text(column) if isinstance(column, int) else column
+
+
+def line_name(of: Row | Average, several: bool = False) -> str:
+    """The name of a line: a method, or a setting of an ablation, of `several` methods or of one."""
+    return _setting(of, several) if of.protocol.by_variant else of.method
 
 
 def _setting(of: Row | Average, with_method: bool) -> str:

@@ -32,9 +32,9 @@ class Predictions:
         """One row an image, in the order of the evaluation.
 
         Returns:
-            `image` (n,), files relative to the folder that holds all of them; `label` and `prediction`
-            (n,), classes by number; `top` and `probability` (n, 5), the likeliest classes, best
-            first (n, K where K < 5); `label_log_probability` (n,), natural logarithm.
+            `image` (n,), files relative to the folder that holds all of them; `label` and
+            `prediction` (n,), classes by number; `top` and `probability` (n, 5), the likeliest
+            classes, best first (n, K where K < 5); `label_log_probability` (n,), natural logarithm.
         """
         folder = os.path.commonpath([os.path.dirname(file) for file in self.files])
         files = [os.path.relpath(file, folder).replace(os.sep, "/") for file in self.files]

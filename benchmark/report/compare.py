@@ -1,0 +1,290 @@
+"""The differences of one method to all others, paired by test image, from what runs predicted."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainers.prompting.errors import UserError, check_name
+
+from ..protocols.base import Protocol, shots_text
+from .answers import Answers, answers
+from .paired import Block, Difference, Pair, difference
+from .rows import Cell, Row
+from .tables import Table, column_head, first_head, grouped, line_name
+
+DIFFERENCE = (
+    "Difference in points [95% interval by a bootstrap over test images and seeds], and p of a "
+    "permutation test that swaps the answers of the two methods image by image."
+)
+SAME_TRAININGS = "p asks whether these trainings differ on such images, not what other seeds do."
+ONE_SEED = "Where there is one seed, the interval is over images alone."
+EACH_H = "H is computed for each seed."
+AVERAGE = "Differences of the means over the data sets."
+AVERAGE_H = "Differences of the means over the data sets; H is that of the averages."
+
+
+@dataclass
+class Comparison:
+    """One method beside another: on one data set, or on average over several.
+
+    `rows` are those of both on each data set; `column` is the protocol's, and `of` the number of
+    data sets of an average.
+    """
+
+    theirs: str
+    column: str
+    shots: int
+    rows: list[tuple[Row, Row]]
+    of: int | None = None
+    difference: Difference | None = None
+    seeds: list[int] = field(default_factory=list)
+    images: int = 0
+    datasets: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ours(self) -> Row:
+        return self.rows[0][0]
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.ours.protocol
+
+    @property
+    def table(self) -> tuple:
+        """What the comparisons of one table have in common."""
+        return self.ours.table if self.of is None else self.ours.group
+
+    @property
+    def place(self) -> str:
+        """The head of its column in a table."""
+        across = self.protocol.across
+        if across == "columns":
+            return self.protocol.columns[self.column]
+        if across == "shots":
+            return column_head(self.shots)
+        return self.ours.dataset if self.of is None else "Average"
+
+    @property
+    def cell(self) -> Cell:
+        found = self.difference
+        if found is None:
+            return Cell("-")
+        p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
+        text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {p}"
+        missing = self.of is not None and self.datasets < self.of
+        return Cell(f"{text} ({self.datasets} of {self.of})" if missing else text)
+
+
+class Comparisons:
+    """All comparisons of one method with the others of the same tables.
+
+    Args:
+        listed: rows of any protocols.
+        method: the name of a line in their tables.
+
+    Raises:
+        UserError: no line has this name, or there is no other method beside it.
+    """
+
+    def __init__(self, listed: list[Row], method: str):
+        self.method = method
+        tables = [_named(members) for members in grouped(listed, lambda row: row.table)]
+        names = [name for members in tables for name, _ in members]
+        check_name("method to compare", method, list(dict.fromkeys(names)))
+        single = [found for members in tables for found in _single(members, method)]
+        if not single:
+            raise UserError(f"--compare: there is no other method beside {method}")
+        self._pairs: dict[tuple, Pair] = {}  # those of base and of new are also those of H
+        self.found = single + _averages(single, listed)
+        for comparison in self.found:
+            self._compute(comparison)
+
+    def _compute(self, comparison: Comparison) -> None:
+        """Fill in the difference, as far as there are predictions."""
+        columns = ("base", "new") if comparison.column == "h" else (comparison.column,)
+        blocks, all_seeds = [], set()
+        for ours, theirs in comparison.rows:
+            block, seeds, problems = self._block(ours, theirs, columns)
+            comparison.problems += problems
+            if block is not None:
+                blocks.append(block)
+                all_seeds.update(seeds)
+                comparison.images += sum(pair.n for pair in block.pairs)
+        comparison.datasets, comparison.seeds = len(blocks), sorted(all_seeds)
+        if blocks:
+            comparison.difference = difference(blocks, comparison.of is not None)
+
+    def _block(self, ours: Row, theirs: Row, columns: tuple[str, ...]):
+        """Two methods on one data set, or None; the seeds that both have; what is missing."""
+        found, problems = [], []
+        for column in columns:
+            for row in (ours, theirs):
+                answered, missing = answers(row, column)
+                where = f"{line_name(row)}, {_where(row, [column])}"
+                problems += [f"{where}: {why} [{_seeds(of)}]" for why, of in missing.items()]
+                if not row.folders[column]:
+                    problems.append(f"{where}: no finished run")
+                found.append((row, answered))
+        if not all(answered for _, answered in found):
+            return None, [], problems
+        trained = [set(answered) for row, answered in found if not row.untrained]
+        seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
+        where = f"{line_name(theirs)}, {_where(theirs, columns)}"
+        if not seeds:
+            problems.append(f"{where}: no seed that {self.method} has, too")
+            return None, [], problems
+        if trained and len(seeds) < len(ours.seeds):
+            problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
+        pairs = []
+        for column, both in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True):
+            runs = [_of_seeds(row, answered, seeds) for row, answered in both]
+            if len({run.images for of_method in runs for run in of_method}) > 1:
+                what = f"other test images, or labels, than {self.method} or than other seeds"
+                return None, [], [*problems, f"{where}: {what}"]
+            pairs.append(self._pair(ours, theirs, column, seeds, runs))
+        training = ours.protocol.name, ours.source or ours.dataset, ours.shots, *seeds
+        return Block(" ".join(map(str, training)), pairs), seeds, problems
+
+    def _pair(self, ours: Row, theirs: Row, column: str, seeds, runs) -> Pair:
+        key = id(ours), id(theirs), column, *seeds
+        if key not in self._pairs:
+            name = f"{ours.protocol.name} {ours.source} {ours.dataset} {column}"
+            hits = [np.stack([run.hits for run in of_method]) for of_method in runs]
+            self._pairs[key] = Pair(name, *hits)
+        return self._pairs[key]
+
+    def tables(self) -> dict[Protocol, list[Table]]:
+        """The tables of each protocol: a line for each other method."""
+        found = defaultdict(list)
+        for members in grouped(self.found, lambda comparison: comparison.table):
+            found[members[0].protocol].append(self._table(members))
+        return dict(found)
+
+    def _table(self, members: list[Comparison]) -> Table:
+        places = list(dict.fromkeys(comparison.place for comparison in members))
+        lines = []
+        for theirs in dict.fromkeys(comparison.theirs for comparison in members):
+            cells = {c.place: c.cell for c in members if c.theirs == theirs}
+            lines.append([Cell(theirs), *(cells.get(place, Cell("-")) for place in places)])
+        protocol, average = members[0].protocol, members[0].of is not None
+        caption = [DIFFERENCE, SAME_TRAININGS]
+        if "h" in protocol.columns:
+            caption.append(AVERAGE_H if average else EACH_H)
+        elif average:
+            caption.append(AVERAGE)
+        if any(len(comparison.seeds) == 1 for comparison in members):
+            caption.append(ONE_SEED)
+        problems = list(dict.fromkeys(what for c in members for what in c.problems))
+        head = [first_head(protocol), *places]
+        return Table(self._title(members), head, lines, caption, problems)
+
+    def _title(self, members: list[Comparison]) -> str:
+        first, ours = members[0], members[0].ours
+        protocol, splits = first.protocol, set().union(*(c.ours.splits for c in members))
+        if first.of is None or protocol.across == "dataset":
+            names = {name: getattr(ours, name) for name in ("dataset", "source", "tried")}
+            what = protocol.table_title.format(**names)
+        else:
+            embedded = "embedded " * ours.embedded
+            what = f"{protocol.title}, average over {first.of} {embedded}data sets"
+        details = [
+            f"{what}: {self.method} minus each other on {' and '.join(sorted(splits))} images"
+        ]
+        if protocol.across != "shots" and first.shots:
+            details.append(shots_text(first.shots))
+        if seeds := sorted({seed for comparison in members for seed in comparison.seeds}):
+            details.append(_seeds(seeds))
+        return ", ".join(details)
+
+    def records(self) -> list[dict]:
+        """Each difference with plain numbers, for machines."""
+        found = []
+        for comparison in self.found:
+            ours, many = comparison.ours, comparison.of
+            values = comparison.difference or Difference(None, None, None, None)
+            found.append({
+                "protocol": ours.protocol.name,
+                "source": ours.source,
+                "dataset": ours.dataset if many is None else "average",
+                "embedded": ours.embedded,
+                "datasets": comparison.datasets,
+                "of": 1 if many is None else many,
+                "shots": comparison.shots,
+                "column": comparison.column,
+                "method": self.method,
+                "other": comparison.theirs,
+                "difference": values.value,
+                "low": values.low,
+                "high": values.high,
+                "p": values.p,
+                "seeds": comparison.seeds,
+                "images": comparison.images,
+                "problems": comparison.problems,
+            })  # fmt: skip
+        return found
+
+
+def _named(members: list[Row]) -> list[tuple[str, Row]]:
+    """The rows of a table with the names of their lines."""
+    several = len({row.method for row in members}) > 1
+    return [(line_name(row, several), row) for row in members]
+
+
+def _single(members: list[tuple[str, Row]], method: str) -> list[Comparison]:
+    """The comparisons with a method in one table, each on one data set."""
+    return [
+        Comparison(name, column, max(ours.shots, theirs.shots), [(ours, theirs)])
+        for mine, ours in members
+        for name, theirs in members
+        if mine == method != name and _side_by_side(ours, theirs)
+        for column in ours.protocol.columns
+    ]
+
+
+def _side_by_side(ours: Row, theirs: Row) -> bool:
+    """Whether two rows of one table belong to one column; no shots stand beside any number."""
+    across = ours.protocol.across
+    if across == "dataset":
+        return ours.dataset == theirs.dataset
+    if across == "shots":
+        return ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots)
+    return True
+
+
+def _averages(single: list[Comparison], listed: list[Row]) -> list[Comparison]:
+    """The comparisons over all data sets of a group, wherever there are several."""
+    datasets, groups = defaultdict(set), defaultdict(list)
+    for row in listed:
+        if row.dataset != row.source:
+            datasets[row.group].add(row.dataset)
+    for comparison in single:
+        row = comparison.ours
+        if row.dataset != row.source and len(datasets[row.group]) > 1:
+            key = row.group, comparison.theirs, comparison.shots, comparison.column
+            groups[key].append(comparison)
+    return [
+        Comparison(
+            theirs, column, shots, [rows for c in members for rows in c.rows], len(datasets[group])
+        )
+        for (group, theirs, shots, column), members in groups.items()
+    ]
+
+
+def _of_seeds(row: Row, answered: dict[int, Answers], seeds: list[int]) -> list[Answers]:
+    """Of each seed; one run of an untrained method stands for all."""
+    if row.untrained:
+        return [next(iter(answered.values()))] * len(seeds)
+    return [answered[seed] for seed in seeds]
+
+
+def _where(row: Row, columns) -> str:
+    """Where in the tables, in words."""
+    shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
+    names = [row.protocol.columns[column] for column in columns]
+    return ", ".join([row.dataset, *shots, *names])
+
+
+def _seeds(seeds) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
