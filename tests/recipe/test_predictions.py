@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import COLOURS, run
 
+from benchmark.report import command as report
 from recipe.predictions import NAME, read_predictions, write_predictions
 from trainers.prompting.errors import UserError
 from trainers.prompting.predictions import Predictions
@@ -24,6 +25,20 @@ def test_a_run_leaves_what_its_accuracy_is_made_of_unless_told_not_to(tmp_path):
     flags = ("--eval-only", "--model-dir", str(out))
     assert run(tmp_path, "ALIGN", out, 1, *flags, extra=["TEST.PREDICTIONS", "False"]) == 0
     assert (out / "results.json").exists() and not (out / NAME).exists()
+
+
+def test_runs_are_compared_by_their_predictions(tmp_path, capsys):
+    accuracy = {}
+    for trainer in ("ALIGN", "ZeroshotCLIP"):
+        out = tmp_path / "output/few_shot/TinyColours/shots_4" / trainer / "tiny/seed1"
+        assert run(tmp_path, trainer, out, 4) == 0
+        accuracy[trainer] = json.loads((out / "results.json").read_text())["accuracy"]
+    capsys.readouterr()
+    report.main([str(tmp_path / "output"), "--compare", "ALIGN", "--format", "json"])
+    (found,) = json.loads(capsys.readouterr().out)["differences"]
+    expected = accuracy["ALIGN"] - accuracy["ZeroshotCLIP"]
+    assert found["difference"] == pytest.approx(expected) and found["images"] == 16
+    assert found["low"] <= expected <= found["high"] and not found["problems"]
 
 
 def test_arrays_of_known_logits(tmp_path):
