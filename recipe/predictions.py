@@ -14,12 +14,15 @@ NAME = "predictions.npz"
 ARRAYS = ("image", "label", "prediction", "top", "probability", "label_log_probability")
 
 
-def write_predictions(folder: Path, columns: Mapping) -> None:
+def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
     """Write what an evaluation said, compressed; the file appears whole.
 
     Args:
         folder: of the run.
         columns: as `trainers.prompting.predictions` gives them.
+
+    Returns:
+        The columns as arrays.
 
     Raises:
         OSError: as the system says.
@@ -28,6 +31,7 @@ def write_predictions(folder: Path, columns: Mapping) -> None:
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     np.savez_compressed(stream, **arrays)
     write_whole(folder / NAME, stream.getvalue())
+    return arrays
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:

@@ -9,6 +9,7 @@ from trainers.prompting.files import write_whole
 
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
+from .metrics import metrics
 
 
 def results_file(cfg) -> Path:
@@ -33,9 +34,10 @@ def write_results(cfg, trainer) -> None:
         OSError: as the system says.
     """
     said = getattr(trainer, "predictions", None)
+    data, measured = trainer.dm.dataset, {}
     if said is not None:
-        predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
-    data = trainer.dm.dataset
+        arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
+        measured = metrics(arrays, data.classnames)
     record = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
@@ -46,6 +48,7 @@ def write_results(cfg, trainer) -> None:
         "split": cfg.TEST.SPLIT,
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": float(trainer.test_results["macro_f1"]),
+        **measured,
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),

@@ -27,9 +27,9 @@ class Answers(NamedTuple):
 def answers(row: Row, column: str) -> tuple[dict[int, Answers], dict[str, list[int]]]:
     """What the runs of a row answered, by seed; and what is not to be had, with the seeds."""
     found, problems = {}, defaultdict(list)
-    for seed, folder in row.folders[column].items():
+    for seed, outcome in row.outcomes[column].items():
         try:
-            found[seed] = _read(folder, row.values[column][seed])
+            found[seed] = _read(outcome.run.folder, row.values[column][seed])
         except UserError as error:
             problems[str(error)].append(seed)
     return found, dict(problems)

@@ -124,7 +124,7 @@ class Comparisons:
                 answered, missing = answers(row, column)
                 where = f"{line_name(row)}, {_where(row, [column])}"
                 problems += [f"{where}: {why} [{_seeds(of)}]" for why, of in missing.items()]
-                if not row.folders[column]:
+                if not row.outcomes[column]:
                     problems.append(f"{where}: no finished run")
                 found.append((row, answered))
         if not all(answered for _, answered in found):

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -34,7 +33,7 @@ class Row:
     """One method on one data set; in few-shot, with one number of shots; in an ablation, a variant.
 
     `values` holds, for each column of the protocol, the number of each seed that has one, and
-    `folders` the folder of its run; `seeds` are those that any method of the same table was run
+    `outcomes` the run that it is of; `seeds` are those that any method of the same table was run
     with. `method` is the name in the tables, `label` that of a method that is known from logs.
     Where a method is `untrained`, seed and shots make no difference.
     """
@@ -52,7 +51,7 @@ class Row:
     seeds: list[int] = field(default_factory=list)
     method: str = ""
     values: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
-    folders: dict[str, dict[int, Path]] = field(default_factory=lambda: defaultdict(dict))
+    outcomes: dict[str, dict[int, Outcome]] = field(default_factory=lambda: defaultdict(dict))
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     num_params: int | None = None
     train_seconds: list[float] = field(default_factory=list)
@@ -163,7 +162,7 @@ def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
             row.problems[column].append(f"{outcome.problem} [seed {run.seed}]")
             continue
         row.values[column][run.seed] = result["accuracy"]
-        row.folders[column][run.seed] = run.folder
+        row.outcomes[column][run.seed] = outcome
         row.splits.add(result.get("split") or "test")
         row.backbones.add(result.get("backbone"))
         if not run.eval_only:
