@@ -11,6 +11,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
 from .compare import Comparisons
+from .metrics import Classes, Metrics
 from .render import TABLE_STYLES, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .rows import Row, rows
@@ -32,18 +33,17 @@ def formatted(listed: list[Row], form: str) -> str:
     return render(listed, form)
 
 
-def compared(listed: list[Row], method: str, form: str) -> str:
-    """The differences of a method to the others, in one of FORMATS."""
-    found = Comparisons(listed, method)
+def formatted_view(view: Comparisons | Metrics | Classes, form: str) -> str:
+    """What is shown in place of the usual tables, in one of FORMATS."""
     if form == "json":
-        return json.dumps({"differences": found.records()}, indent=2)
+        return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
     if form == "csv":
-        return as_csv(found.records())
+        return as_csv(view.records())
     if form == "html":
         from .page import page_of
 
-        return page_of(found.tables(), {})
-    return in_style(found.tables(), form)
+        return page_of(view.tables(), {})
+    return in_style(view.tables(), form)
 
 
 def build_parser() -> Parser:
@@ -56,10 +56,20 @@ def build_parser() -> Parser:
         help="only this one; may be given several times (default: all)",
     )  # fmt: skip
     add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
-    add(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--compare", metavar="METHOD",
         help="in place of the tables, the difference of this method to every other, paired by test "
         "image, with a 95%% interval and a permutation test",
+    )  # fmt: skip
+    instead.add_argument(
+        "--metrics", action="store_true",
+        help="in place of the tables, also top-5, calibration error and likelihood; "
+        "the plots are reliability diagrams",
+    )  # fmt: skip
+    instead.add_argument(
+        "--classes", action="store_true",
+        help="in place of the tables, the accuracy of each class; the plots are confusion matrices",
     )  # fmt: skip
     add("--plots", type=Path, metavar="DIR", help="also write plots there, as png and svg")
     add(
@@ -87,24 +97,31 @@ def main(argv: list[str]) -> None:
             f"no runs of {what} in '{args.output}': run one first, "
             "for example `python -m benchmark base2new`"
         )
-    if args.plots:
-        draw(listed, args.plots)
+    view = None
     if args.compare:
-        print(compared(listed, args.compare, args.format))
+        view = Comparisons(listed, args.compare)
+    elif args.metrics or args.classes:
+        view = Metrics(listed) if args.metrics else Classes(listed)
+    if args.plots:
+        draw(listed, view, args.plots)
+    print(formatted_view(view, args.format) if view else formatted(listed, args.format))
+
+
+def draw(listed: list[Row], view, folder: Path) -> None:
+    """Write the plots of what is shown into a folder, and say which."""
+    from . import pictures, plots  # matplotlib is slow to load
+
+    if isinstance(view, Metrics):
+        drawn = pictures.reliability_diagrams(view.tests)
+    elif isinstance(view, Classes):
+        drawn = pictures.confusion_matrices(view.tests)
     else:
-        print(formatted(listed, args.format))
-
-
-def draw(listed: list[Row], folder: Path) -> None:
-    """Write the plots of these rows into a folder, and say which."""
-    from .plots import FORMATS as IMAGES
-    from .plots import encoded, figures  # matplotlib is slow to load
-
-    drawn = figures(listed)
+        drawn = plots.figures(listed)
     if not drawn:
-        print("no plots: they show few-shot runs and the ablation of beta", file=sys.stderr)
+        shown = "runs with predictions" if view else "few-shot runs and the ablation of beta"
+        print(f"no plots: they show {shown}", file=sys.stderr)
     for name, (figure, _) in drawn.items():
-        for form in IMAGES:
+        for form in plots.FORMATS:
             path = folder / f"{name}.{form}"
-            write_output(path, encoded(figure, form))
+            write_output(path, plots.encoded(figure, form))
             print(path, file=sys.stderr)

@@ -29,9 +29,7 @@ def test_metrics_are_those_of_scikit_learn():
     )
     assert found["negative_log_likelihood"] == pytest.approx(log_loss(label, p, labels=labels))
     assert found["per_class_accuracy"]["h"] is None
-    assert found["per_class_accuracy"]["b"] == pytest.approx(
-        100 * (top[label == 1, 0] == 1).mean()
-    )
+    assert found["per_class_accuracy"]["b"] == pytest.approx(100 * (top[label == 1, 0] == 1).mean())
 
 
 def test_calibration_error_of_two_bins():

@@ -35,7 +35,7 @@ def test_runs_are_compared_by_their_predictions(tmp_path, capsys):
         accuracy[trainer] = json.loads((out / "results.json").read_text())["accuracy"]
     capsys.readouterr()
     report.main([str(tmp_path / "output"), "--compare", "ALIGN", "--format", "json"])
-    (found,) = json.loads(capsys.readouterr().out)["differences"]
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
     expected = accuracy["ALIGN"] - accuracy["ZeroshotCLIP"]
     assert found["difference"] == pytest.approx(expected) and found["images"] == 16
     assert found["low"] <= expected <= found["high"] and not found["problems"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from outcomes import lines, outcome
 
-from benchmark.report.command import compared
+from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
 from benchmark.report.results import Outcome
 from benchmark.report.rows import rows
@@ -158,10 +158,10 @@ def test_a_name_that_no_line_has(answered):
 def test_every_format_has_the_difference(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     outcomes += base2new(answered, "CoOp", [26], [20])
-    listed = rows(outcomes)
+    view = Comparisons(rows(outcomes), "ALIGN")
     for form in ("text", "markdown", "latex", "html"):
-        assert "+10.00 [" in compared(listed, "ALIGN", form)
-    (first, *_) = csv.DictReader(io.StringIO(compared(listed, "ALIGN", "csv")))
-    (same, *_) = json.loads(compared(listed, "ALIGN", "json"))["differences"]
+        assert "+10.00 [" in formatted_view(view, form)
+    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv")))
+    (same, *_) = json.loads(formatted_view(view, "json"))["comparisons"]
     assert float(first["difference"]) == pytest.approx(10) == pytest.approx(same["difference"])
     assert (same["column"], same["other"], same["images"], same["p"]) == ("base", "CoOp", 40, 0.125)

@@ -1,0 +1,184 @@
+"""Metrics besides the accuracy, and the accuracy of each class, as the runs' results have them."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from ..protocols.base import Protocol, shots_text
+from .results import Outcome
+from .rows import Cell, Row
+from .tables import STD, Table, line_name
+
+MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
+BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
+
+
+class Metric(NamedTuple):
+    """A number in results.json: its head in a table, and whether more of it is better."""
+
+    head: str
+    more_is_better: bool = True
+
+
+METRICS = {
+    "accuracy": Metric("Accuracy (%)"),
+    "macro_f1": Metric("Macro-F1 (%)"),
+    "top5_accuracy": Metric("Top-5 (%)"),
+    "calibration_error": Metric("ECE (%)", False),
+    "negative_log_likelihood": Metric("NLL", False),
+}
+PER_CLASS = "per_class_accuracy"
+
+
+@dataclass(frozen=True)
+class Test:
+    """What several methods did on the same test images: the names of lines, and their runs."""
+
+    first: Row
+    column: str
+    runs: dict[str, dict[int, Outcome]]
+
+    @property
+    def where(self) -> str:
+        """The protocol, the data set, the classes and the shots, in words."""
+        row, protocol = self.first, self.first.protocol
+        what = [protocol.title, row.dataset]
+        if row.source not in ("", row.dataset):
+            what[1] += f" from {row.source}"
+        if len(protocol.columns) > 1:
+            what.append(protocol.columns[self.column].lower())
+        if row.tried:
+            what.append(row.tried)
+        return ", ".join([*what, shots_text(row.shots)])
+
+    @property
+    def name(self) -> str:
+        """The same as a name of files."""
+        return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
+
+    def values(self, method: str, key: str) -> list:
+        """A metric of each seed of a method that has it."""
+        found = [outcome.result.get(key) for outcome in self.runs[method].values()]
+        return [value for value in found if value is not None]
+
+    def problems(self, key: str) -> list[str]:
+        found = []
+        for method, runs in self.runs.items():
+            seeds = [str(seed) for seed, o in runs.items() if o.result.get(key) is None]
+            if seeds:
+                found.append(f"{method}: {MISSING} [seed {', '.join(seeds)}]")
+        return found
+
+
+def tests(listed: Iterable[Row]) -> list[Test]:
+    """All tests that the rows hold, in their order."""
+    groups = defaultdict(list)
+    for row in listed:
+        for column, runs in row.outcomes.items():
+            if runs:
+                groups[row.table, row.dataset, row.shots, column].append(row)
+    found = []
+    for (*_, column), members in groups.items():
+        several = len({row.method for row in members}) > 1
+        runs = {line_name(row, several): row.outcomes[column] for row in members}
+        found.append(Test(members[0], column, runs))
+    return found
+
+
+class Metrics:
+    """A table for each test: a line for each method, a column for each metric."""
+
+    def __init__(self, listed: Iterable[Row]):
+        self.tests = tests(listed)
+
+    def tables(self) -> dict[Protocol, list[Table]]:
+        return _by_protocol(self.tests, self._table)
+
+    def _table(self, test: Test) -> Table:
+        head = ["Method", *(metric.head for metric in METRICS.values())]
+        lines = [
+            [Cell(method), *(_cell(test.values(method, key), METRICS[key]) for key in METRICS)]
+            for method in test.runs
+        ]
+        problems = test.problems("calibration_error")
+        return Table(f"{test.where}: metrics", head, lines, [STD, BINS], problems)
+
+    def records(self) -> list[dict]:
+        return [
+            _record(test, method)
+            | {key: mean(found) if (found := test.values(method, key)) else None for key in METRICS}
+            for test in self.tests
+            for method in test.runs
+        ]
+
+
+class Classes:
+    """A table for each test: a line for each class, its accuracy with each method."""
+
+    def __init__(self, listed: Iterable[Row]):
+        self.tests = tests(listed)
+
+    def tables(self) -> dict[Protocol, list[Table]]:
+        return _by_protocol(self.tests, self._table)
+
+    def _table(self, test: Test) -> Table:
+        found = {method: self._accuracies(test, method) for method in test.runs}
+        names = dict.fromkeys(name for accuracies in found.values() for name in accuracies)
+        lines = []
+        for name in names:
+            means = [accuracies.get(name) for accuracies in found.values()]
+            cells = [Cell("-") if value is None else Cell(f"{value:.2f}", value) for value in means]
+            lines.append([Cell(name), *cells])
+        title = f"{test.where}: accuracy (%) of each class"
+        caption = ["Mean over the seeds."]
+        return Table(title, ["Class", *found], lines, caption, test.problems(PER_CLASS))
+
+    @staticmethod
+    def _accuracies(test: Test, method: str) -> dict[str, float]:
+        """The mean over the seeds of each class that has test images."""
+        found = defaultdict(list)
+        for accuracies in test.values(method, PER_CLASS):
+            for name, accuracy in accuracies.items():
+                if accuracy is not None:
+                    found[name].append(accuracy)
+        return {name: mean(values) for name, values in found.items()}
+
+    def records(self) -> list[dict]:
+        return [
+            _record(test, method) | {"class": name, "accuracy": accuracy}
+            for test in self.tests
+            for method in test.runs
+            for name, accuracy in self._accuracies(test, method).items()
+        ]
+
+
+def _by_protocol(found: list[Test], make) -> dict[Protocol, list[Table]]:
+    groups = defaultdict(list)
+    for test in found:
+        groups[test.first.protocol].append(make(test))
+    return dict(groups)
+
+
+def _cell(values: list[float], metric: Metric) -> Cell:
+    """`mean ± standard deviation`; the best of a column has the greatest `value`."""
+    if not values:
+        return Cell("-")
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    better = mean(values) if metric.more_is_better else -mean(values)
+    return Cell(f"{mean(values):.2f}{spread}", better)
+
+
+def _record(test: Test, method: str) -> dict:
+    row = test.first
+    return {
+        "protocol": row.protocol.name,
+        "source": row.source,
+        "dataset": row.dataset,
+        "shots": row.shots,
+        "column": test.column,
+        "method": method,
+        "seeds": list(test.runs[method]),
+        "problems": [],
+    }

@@ -1,0 +1,77 @@
+"""Metrics, accuracies of classes, and the pictures of predictions."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from outcomes import few_shot, leave, lines, outcome
+
+from benchmark.report import command
+from benchmark.report.metrics import Classes, Metrics
+from benchmark.report.rows import rows
+from recipe.predictions import write_predictions
+
+MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
+
+
+def some():
+    more = MEASURED | {"per_class_accuracy": {"cat": 100.0, "dog": 20.0, "cow": None}}
+    found = few_shot("ALIGN", 16, (60, 62), negative_log_likelihood=1.5, **more)
+    more |= {
+        "calibration_error": 4.0,
+        "per_class_accuracy": {"cat": 80.0, "dog": 40.0, "cow": None},
+    }
+    return found + few_shot("CoOp", 16, (50,), negative_log_likelihood=2.5, **more)
+
+
+def test_metrics_have_a_line_for_each_method():
+    (table,) = Metrics(rows(some())).tables().popitem()[1]
+    assert table.title == "Few-shot recognition, dtd, 16 shots: metrics"
+    assert table.head[3:] == ["Top-5 (%)", "ECE (%)", "NLL"]
+    assert lines(table)["ALIGN"] == [
+        "61.00 ± 1.41", "50.00 ± 0.00", "90.00 ± 0.00", "8.00 ± 0.00", "1.50 ± 0.00",
+    ]  # fmt: skip
+    best = {table.lines[i][0].text for i in table.best(4)}, table.best(5)
+    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # of errors the least is best
+
+
+def test_classes_have_a_line_each():
+    (table,) = Classes(rows(some())).tables().popitem()[1]
+    assert table.head == ["Class", "CoOp", "ALIGN"]
+    assert lines(table) == {"cat": ["80.00", "100.00"], "dog": ["40.00", "20.00"]}
+
+
+def test_results_without_metrics_are_named():
+    outcomes = [*some(), *few_shot("VPT", 16, (50, 51))]
+    for view in (Metrics(rows(outcomes)), Classes(rows(outcomes))):
+        (table,) = view.tables().popitem()[1]
+        assert len(table.problems) == 1
+        assert table.problems[0].startswith("VPT: results without these metrics")
+        assert table.problems[0].endswith("[seed 1, 2]")
+
+
+def test_base_and_new_are_two_tests():
+    outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
+    titles = [table.title for table in Metrics(rows(outcomes)).tables().popitem()[1]]
+    assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
+
+
+@pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
+def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
+    output, plots = tmp_path / "output", tmp_path / "plots"
+    outcomes = [replace(o, result=o.result | {"accuracy": 50.0}) for o in some()]
+    leave(output, outcomes)
+    command.main([str(output), flag, "--plots", str(plots)])
+    assert "no plots: they show runs with predictions" in capsys.readouterr().err
+    label, top = np.arange(6) % 3, np.array([[0, 1], [1, 2], [2, 0]] * 2)
+    columns = {"image": list("abcdef"), "label": label, "prediction": top[:, 0], "top": top}
+    columns |= {"probability": np.tile([0.7, 0.2], (6, 1)), "label_log_probability": np.zeros(6)}
+    for file in output.rglob("results.json"):
+        write_predictions(file.parent, columns)
+    command.main([str(output), flag, "--plots", str(plots), "--format", "json"])
+    drawn = sorted(path.name for path in plots.iterdir())
+    stem = f"{name}_few_shot_recognition_dtd_16_shots"
+    assert drawn == [f"{stem}.png", f"{stem}.svg"]
+    (records,) = json.loads(capsys.readouterr().out).values()
+    assert {record["method"] for record in records} == {"CoOp", "ALIGN"}
