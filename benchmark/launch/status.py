@@ -87,6 +87,8 @@ def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Ru
     kind_, _, why = (outcome.problem or "").partition(": ")
     if outcome.problem is None:
         return Status(outcome, DONE, f"{outcome.result['accuracy']:.2f}%", 0.0)
+    if kind_ == "failed" and task and 0 < task.started <= _written(run):
+        return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(str(task), run) is not run:
         return Status(outcome, QUEUED, f"job {task}, after another of that job")
     if (task and task.state == "RUNNING") or (not task and is_held(run)):
@@ -102,6 +104,14 @@ def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Ru
     return Status(outcome, MISSING, "no results yet")
 
 
+def _written(run: Run) -> float:
+    """When something was last added to the run's console.txt, in seconds since the epoch."""
+    try:
+        return (run.folder / CONSOLE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def remaining(found: Iterable[Status]) -> str:
     """How much is left to compute, in one sentence; by how long others of their kind took."""
     taken = defaultdict(list)
@@ -114,6 +124,8 @@ def remaining(found: Iterable[Status]) -> str:
     if not left:
         return "Nothing remains."
     known = [status for status in left if kind(status.outcome.run) in taken]
+    if not known:
+        return "What remains cannot be told yet: no run of its kind is done."
     seconds = sum(status.left * mean(taken[kind(status.outcome.run)]) for status in known)
     unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
     unknown = len(left) - len(known)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
@@ -30,6 +31,7 @@ class Task:
     index: int
     state: str
     reason: str
+    started: float = 0.0  # seconds since the epoch; 0 before that
 
     @property
     def ended(self) -> bool:
@@ -84,13 +86,21 @@ def squeue() -> list[Task]:
     Raises:
         UserError: the queue cannot be asked.
     """
-    form = "%j|%F|%K|%T|%r"
+    form = "%j|%F|%K|%T|%S|%r"
     tasks = []
     for line in _answer(["squeue", "--me", "-h", "-r", "-t", "all", "-o", form]).splitlines():
-        name, job, index, state, reason = line.strip().split("|", 4)
+        name, job, index, state, start, reason = line.strip().split("|", 5)
         if index.isdecimal():
-            tasks.append(Task(name, job, int(index), state, reason))
+            tasks.append(Task(name, job, int(index), state, reason, _seconds(start)))
     return tasks
+
+
+def _seconds(local_time: str) -> float:
+    """A local time in ISO form as seconds since the epoch; 0 for `N/A` and the like."""
+    try:
+        return datetime.fromisoformat(local_time).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def most_tasks() -> int:
