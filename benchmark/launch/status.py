@@ -1,6 +1,5 @@
 """How the runs of an output are: done, running, queued, failed; and what remains to be computed."""
 
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from .locks import is_held
 from .slurm.arrays import relative
 from .slurm.book import Book, Entry
 from .slurm.commands import Task, squeue
-from .slurm.executor import ending
+from .slurm.executor import ending, has_slurm
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"
 
@@ -67,7 +66,7 @@ def statuses(output: Path) -> list[Status]:
     """
     runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
     book = Book(output)
-    tasks = book.tasks(squeue()) if book.entries and shutil.which("squeue") else {}
+    tasks = book.tasks(squeue()) if book.entries and has_slurm() else {}
     busy: dict[str, Run] = {}  # by task: its runs are done one after the other
     found = {}
     for folder, run in runs.items():

@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError
 
 SECONDS = 60  # that a command may take: a busy controller answers late
 QUEUE_FULL = "sleeping and retrying"  # sbatch says so, and would go on for minutes
-OUTSIDE = "call this where Slurm's commands are (a login node), or leave out --slurm"
+USUAL_MOST = 1000  # tasks of an array, where Slurm's default has not been changed
 
 # What squeue tells of jobs that have ended lately.
 ENDED = (
@@ -110,7 +110,7 @@ def most_tasks() -> int:
         UserError: the controller cannot be asked.
     """
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _answer(["scontrol", "show", "config"]), re.M)
-    return max(1, int(found[1]) - 1) if found else 1000
+    return max(1, int(found[1]) - 1) if found else USUAL_MOST
 
 
 def requeue() -> str:
@@ -155,4 +155,4 @@ def _start(words: list[str]) -> subprocess.Popen:
             text=True,
         )
     except FileNotFoundError:
-        raise UserError(f"There is no `{words[0]}` on the path: {OUTSIDE}") from None
+        raise UserError(f"There is no `{words[0]}` on the path, as Slurm needs it") from None

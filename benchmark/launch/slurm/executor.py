@@ -3,6 +3,7 @@
 import os
 import secrets
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..engine import Engine
 from ..progress import Progress
 from .arrays import LOGS, Array, dry_run, plan, relative, script
 from .book import Book
-from .commands import Task, most_tasks, sbatch, squeue
+from .commands import USUAL_MOST, Task, most_tasks, sbatch, squeue
 from .site import Site
 
 LOOKS = (1.0, 15.0)  # seconds between two looks at the queue: at first, and at last
@@ -73,6 +74,11 @@ class Slurm:
         Raises:
             UserError: Slurm or the system refuses; what was submitted until then stays so.
         """
+        if not has_slurm():
+            raise UserError(
+                "There is no `sbatch` on the path: call this where Slurm's commands are (a login "
+                "node), or leave out --slurm"
+            )
         done = 0
         try:
             (self.output / LOGS).mkdir(parents=True, exist_ok=True)
@@ -94,8 +100,9 @@ class Slurm:
         return len(queued), done, len(jobs)
 
     def dry_run(self, engine: Engine) -> str:
-        """What `submit` would do, as a bash program."""
-        arrays = self._plan(engine, self._queued(engine, Book(self.output)))
+        """What `submit` would do, as a bash program; also on a machine without Slurm."""
+        queued = self._queued(engine, Book(self.output)) if has_slurm() else {}
+        arrays = self._plan(engine, queued)
         named = enumerate(arrays, 1)
         return dry_run(
             [(array, self._script(array, f"{self.name}-{n}")) for n, array in named], self.output
@@ -109,7 +116,8 @@ class Slurm:
 
     def _plan(self, engine: Engine, queued: dict[Run, Task]) -> list[Array]:
         todo = [run for run in engine.todo if run not in queued]
-        return plan(todo, queued, self.site.per_job, most_tasks())
+        most = most_tasks() if has_slurm() else USUAL_MOST
+        return plan(todo, queued, self.site.per_job, most)
 
     def _script(self, array: Array, name: str) -> str:
         python = "python" if self.site.environment else sys.executable
@@ -227,6 +235,11 @@ def ending(entry, task: Task | None) -> str:
         f"its job has ended before it wrote anything{state}: cancelled, or its node does not see "
         f"{entry.output}"
     )
+
+
+def has_slurm() -> bool:
+    """Whether Slurm's commands are on the path."""
+    return shutil.which("sbatch") is not None
 
 
 def inside_job() -> bool:

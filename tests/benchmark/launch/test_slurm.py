@@ -135,6 +135,8 @@ def test_dry_run_is_a_program_that_submits(checkout, slurm):
     assert listed.index("--account") < listed.index("--time")  # of one twice, Slurm takes the last
     (checkout.root / "slurm.yaml").write_text("setup: echo set up\n")
     listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
+    elsewhere = checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
+    assert elsewhere == listed  # without Slurm, too
     environment = checkout.environment() | slurm.variables
     subprocess.run(["bash", "-c", listed], env=environment, check=True)
     work(checkout, slurm)
@@ -191,7 +193,7 @@ def test_what_slurm_refuses_is_told_in_its_words(checkout, slurm, refusal, sente
 @pytest.mark.parametrize(
     ("words", "variables", "sentence"),
     [
-        ([SLURM], {"PATH": "/nowhere"}, "There is no `squeue` on the path"),
+        ([SLURM], {"PATH": "/nowhere"}, "There is no `sbatch` on the path"),
         ([SLURM], {"SLURM_JOB_ID": "12"}, "this is inside of the Slurm job 12: leave it out"),
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
