@@ -1,7 +1,8 @@
 # Sourced by the scripts of the protocols. `run PROTOCOL ...` is `python -m benchmark PROTOCOL ...`
 # with options from the environment: SEEDS ("1 2 3"), SHOTS (16), DATA (the folder of the data
 # sets), OUTPUT (output), CONFIG (name of a config file, or the path of any), PLUGINS (modules or
-# files that register methods, apart by spaces), BACKBONE, JOBS, PYTHON (python).
+# files that register methods, apart by spaces), BACKBONE, JOBS, SLURM (options for sbatch: submit
+# the runs), PYTHON (python).
 set -euo pipefail
 
 run() {
@@ -21,5 +22,6 @@ run() {
         ${plugins[@]+"${plugins[@]}"} \
         ${BACKBONE:+--backbone "$BACKBONE"} \
         ${JOBS:+--jobs "$JOBS"} \
+        ${SLURM+"--slurm=$SLURM"} \
         "$@"
 }

@@ -149,6 +149,15 @@ def fraction_done(line: str) -> float | None:
     return (int(epoch[1]) - 1 + within) / int(epoch[2])
 
 
+def last_epoch(run: Run) -> tuple[str, float | None]:
+    """The latest line of the run's log, and the part of its training that is done, if told."""
+    lines = console_lines(run)
+    begun = max((n for n, line in enumerate(lines) if line.startswith(COMMAND)), default=0)
+    lines = [line.strip() for line in lines[begun:] if line.strip()]
+    fractions = (fraction_done(line) for line in reversed(lines))
+    return (lines or [""])[-1], next((part for part in fractions if part is not None), None)
+
+
 def last_sentence(lines) -> str:
     """The error message that a program's stderr ends with.
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, each, from_one, from_zero, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
@@ -17,9 +17,15 @@ from ..report.command import formatted, on_disk
 from ..report.results import Outcome
 from ..report.rows import rows
 from .engine import Engine, Settings, command
+from .executor import Executor
 from .local import Local
 from .machine import default_jobs, gpus
 from .progress import Progress
+from .slurm import site
+from .slurm.commands import requeue
+from .slurm.executor import Slurm, inside_job
+
+INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 
@@ -43,7 +49,9 @@ def launch(protocol: Protocol, argv: list[str]) -> int:
     Raises:
         UserError: something that is asked for is not there, or contradicts something else.
     """
-    args = parse(build_parser(protocol), argv)
+    parser = build_parser(protocol)
+    argv = site.joined(argv, parser)
+    args = parse(parser, argv)
     configs = TrainerConfigs(args.config, args.plugins)
     check_datasets(args.datasets)
     own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
@@ -56,17 +64,66 @@ def launch(protocol: Protocol, argv: list[str]) -> int:
         plugins=args.plugins,
         opts=args.opts,
     )
-    engine = Engine(runs, settings)
+    chosen = choose(runs, args.only, args.output)
+    needed = {run.needs for run in chosen}
+    engine = Engine([run for run in runs if run in chosen or run in needed], settings)
+    engine.only(chosen)
     for note in engine.notes:
         print(note, file=sys.stderr)
+    if args.slurm is not None:
+        return in_jobs(protocol, engine, args, argv)
     if args.dry_run:
         print(listing(engine))
         return 0
     devices = gpus()
     executor = Local(args.jobs or default_jobs(devices), devices)
-    outcomes = execute(engine, executor, args.output)
+    outcomes = execute(engine, executor, args.output, in_job=bool(args.only))
+    if args.only:  # a job, whose failure stops the job of those that need all of its runs
+        return int(all(engine.outcomes[run].problem for run in chosen))
+    return conclude(protocol, outcomes, args.output)
+
+
+def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> int:
+    """Submit the runs to Slurm: the exit code, at once or with `--wait` after all of them."""
+    if inside_job():
+        raise UserError(
+            f"--slurm: this is inside of the Slurm job {os.environ['SLURM_JOB_ID']}: leave it "
+            "out, and the runs are done in this job"
+        )
+    _, ours = site.build_parser().parse_known_args(argv)
+    words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
+    executor = Slurm(
+        args.output, protocol.name, words, site.read_site(args.slurm, args.per_job, args.at_once)
+    )
+    if args.dry_run:
+        print(executor.dry_run(engine))
+        return 0
+    if args.wait or not engine.todo:
+        outcomes = execute(engine, executor, args.output)
+        return conclude(protocol, outcomes, args.output)
+    queued, submitted, calls = executor.submit(engine)
+    print(
+        f"{len(engine.runs)} runs: {len(engine.runs) - len(engine.todo)} were done, {queued} in "
+        f"the queue, {submitted} have been submitted ({calls} calls of sbatch).\n"
+        f"`python -m benchmark status {shlex.quote(str(args.output))}` tells how they are; the "
+        "same command again submits what is missing then, and ends in the table when nothing is.",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run]:
+    """The runs with these folders below the output; all when none is named."""
+    if not folders:
+        return runs
+    by_folder = {run.folder.relative_to(output).as_posix(): run for run in runs}
+    return [by_folder[check_name("run", folder, by_folder)] for folder in folders]
+
+
+def conclude(protocol: Protocol, outcomes: list[Outcome], output: Path) -> int:
+    """Print the table and keep it; the exit code."""
     print(formatted(rows(outcomes), "text"))
-    keep_table(protocol, args.output)
+    keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
 
@@ -78,6 +135,7 @@ def build_parser(protocol: Protocol) -> Parser:
         prog=f"python -m benchmark {protocol.name}",
         description=f"{protocol.title}: {protocol.summary}. Finished runs are skipped.",
         usage=f"%(prog)s [{name} ...] [options] [KEY VALUE ...]",
+        parents=[site.build_parser()],
     )
     parser.set_defaults(usual=protocol.datasets)
     add = parser.add_argument
@@ -110,7 +168,13 @@ def build_parser(protocol: Protocol) -> Parser:
         type=from_one,
         help="runs at once (default: one for each GPU, or for each core up to four)",
     )
-    add("--dry-run", action="store_true", help="only print the commands")
+    add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
+    add(
+        "--only",
+        nargs="+",
+        metavar="FOLDER",
+        help="only the runs with these folders below the output; those that they need are not done",
+    )
     return parser
 
 
@@ -152,19 +216,31 @@ def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> 
             raise UserError(f"{key} cannot be given as an option: {protocol.name} varies it")
 
 
-def execute(engine: Engine, executor: Local, output: Path) -> list[Outcome]:
-    """Execute the runs, telling of it; when interrupted say so and leave with code 130."""
+def execute(
+    engine: Engine, executor: Executor, output: Path, in_job: bool = False
+) -> list[Outcome]:
+    """Execute the runs, telling of it; when interrupted say so and leave with code 130.
+
+    Args:
+        engine: the runs.
+        executor: that does them.
+        output: the output folder.
+        in_job: this is a job that Slurm may want back; it returns to the queue then.
+    """
     print(
-        f"{len(engine.runs)} runs, {len(engine.todo)} to do; at once: {executor.jobs}; "
-        f"threads for each: {executor.threads}; output: {output}",
+        f"{len(engine.runs)} runs, {len(engine.todo)} to do; {executor.headline}; output: {output}",
         file=sys.stderr,
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTS:
         signal.signal(number, signal.default_int_handler)
     try:
         return executor.execute(engine, Progress())
     except KeyboardInterrupt:
+        for number in INTERRUPTS:  # Slurm may repeat them
+            signal.signal(number, signal.SIG_IGN)
         print("Interrupted. Running the same command again continues.", file=sys.stderr)
+        if in_job and inside_job():
+            print(requeue(), file=sys.stderr, flush=True)
         sys.exit(130)
 
 

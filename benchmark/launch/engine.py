@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Protocol
 
 from recipe.configs import read_keys, read_pairs
 from trainers.prompting.by_dataset import for_dataset
@@ -16,7 +17,7 @@ from ..protocols.base import Run
 from ..protocols.configs import CONFIGS, ROOT, dataset_name
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
-from .child import Child, last_command
+from .child import last_command
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,25 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
 
+class Working(Protocol):
+    """A run that is being done: what is known of it, and shown."""
+
+    run: Run
+    latest: str  # line of its log
+    fraction: float | None  # of its training that is done, if known
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at it."""
+
+
 class Engine:
     """Keeps the books of a list of runs, in which a run comes after the one that it needs.
 
     A finished run is not repeated, unless the run that it needs must be done (again). An
     unfinished one goes on from its checkpoint if the same command wrote that, else from the
-    start. A failed one stops only those that need it. An executor, such as `Local`, does the runs.
+    start. A failed one stops only those that need it. The runs are done by an
+    executor: `Local` or `Slurm`.
 
     Raises:
         UserError: the folder of a run holds the results of one with other settings.
@@ -77,6 +91,7 @@ class Engine:
         self.todo: list[Run] = []
         self.notes: list[str] = []
         self._durations = defaultdict(list)
+        self._seen = {run: results.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
 
@@ -133,6 +148,19 @@ class Engine:
             return None
         return Outcome(run, problem=f"not run: it needs {run.needs}")
 
+    def news(self, run: Run) -> Outcome | None:
+        """The outcome of a run that another launcher has done since this one looked."""
+        if results.stamp(run) in (None, self._seen[run]):
+            return None
+        return self.judge(run, None)
+
+    def only(self, chosen: list[Run]) -> None:
+        """Leave all that is to be done to others, but for these runs."""
+        for run in self.todo:
+            if run not in chosen:
+                self.finish(Outcome(run, problem="unfinished: no results yet"))
+        self.todo = [run for run in self.todo if run in chosen]
+
     def ready(self, run: Run) -> bool:
         """Whether the run that this one needs has been done."""
         return run.needs is None or run.needs in self.outcomes
@@ -162,9 +190,9 @@ class Engine:
         self.outcomes[outcome.run] = outcome
         if outcome.problem is None:
             taken = outcome.seconds if seconds is None else seconds
-            self._durations[_kind(outcome.run)].append(taken)
+            self._durations[kind(outcome.run)].append(taken)
 
-    def remaining(self, children: Iterable[Child] = ()) -> tuple[float, bool]:
+    def remaining(self, children: Iterable[Working] = ()) -> tuple[float, bool]:
         """Seconds of work that are left, and whether that counts every run.
 
         A method that has not run yet is not counted: nobody knows how long it takes.
@@ -173,13 +201,13 @@ class Engine:
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
         for child in running.values():
             if child.fraction:
-                guesses.setdefault(_kind(child.run), child.seconds / child.fraction)
+                guesses.setdefault(kind(child.run), child.seconds / child.fraction)
         total, complete = 0.0, True
         for run in self.todo:
             if run in self.outcomes:
                 continue
             child = running.get(run)
-            guess = guesses.get(_kind(run))
+            guess = guesses.get(kind(run))
             if child and child.fraction:
                 guess = child.seconds / child.fraction
             if guess is None:
@@ -189,6 +217,6 @@ class Engine:
         return total, complete
 
 
-def _kind(run: Run) -> tuple:
+def kind(run: Run) -> tuple:
     """Runs that take about the same time."""
     return run.trainer, run.dataset, run.shots, run.variant, run.eval_only

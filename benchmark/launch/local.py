@@ -9,11 +9,12 @@ from ..protocols.base import Run
 from ..report.results import COMMAND, FAILED, Outcome
 from .child import Child, open_console
 from .engine import Engine, command
-from .locks import check_free, hold
+from .locks import hold
 from .machine import cores
 from .progress import Progress
 
 TICK = 0.1  # seconds between two looks at the children
+PATIENCE = 1.0  # seconds between two looks at a run that another launcher is doing
 
 
 @dataclass
@@ -30,21 +31,26 @@ class Local:
 
     def __post_init__(self):
         self._children: dict[int, Child] = {}  # by slot: a run that starts takes the first free
+        self._elsewhere: dict[Run, float] = {}  # when to look again at what others are doing
 
     @property
     def threads(self) -> int:
         """Threads for each run: an equal share of the cores, whatever else is running."""
         return max(1, cores() // self.jobs)
 
+    @property
+    def headline(self) -> str:
+        """How runs are done, in a few words."""
+        return f"at once: {self.jobs}; threads for each: {self.threads}"
+
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
         """Do all that is to be done; the outcomes of all runs, in their order.
 
+        A run that another launcher is doing is waited for, while others are done.
+
         Raises:
-            Locked: another process writes one of the folders.
             KeyboardInterrupt: as ever; no child is left running.
         """
-        for run in engine.todo:
-            check_free(run)
         waiting = list(engine.todo)
         progress.begin(len(engine.runs) - len(waiting), len(engine.runs))
         try:
@@ -57,7 +63,7 @@ class Local:
                 children = list(self._children.values())
                 seconds, complete = engine.remaining(children)
                 progress.tick(children, seconds / self.jobs, complete)
-                time.sleep(TICK if children else 0)
+                time.sleep(TICK if children or waiting else 0)
         finally:
             progress.end()
             self._stop()
@@ -71,32 +77,51 @@ class Local:
             if blocked:
                 engine.finish(blocked)
                 progress.finished(blocked)
-            elif len(self._children) < self.jobs and engine.ready(run):
-                self._start(run, engine, progress)
             else:
-                still.append(run)
+                possible = self._has_room(run) and engine.ready(run)
+                if not possible or not self._start(run, engine, progress):
+                    still.append(run)
         return still
 
-    def _start(self, run: Run, engine: Engine, progress: Progress) -> None:
-        resume = engine.resumes(run)
-        slot = min(set(range(self.jobs)) - set(self._children))
+    def _has_room(self, run: Run) -> bool:
+        """Whether to start a run now, or to look again whether another launcher has done it."""
+        now = time.monotonic()
+        return len(self._children) < self.jobs and now >= self._elsewhere.get(run, now)
+
+    def _start(self, run: Run, engine: Engine, progress: Progress) -> bool:
+        """Start a run, or enter why it is over; False while another launcher does it."""
         try:
-            self._children[slot] = self._launch(run, engine, resume, slot)
+            with contextlib.ExitStack() as stack:
+                lock = hold(run)
+                if lock is None:
+                    if run not in self._elsewhere:
+                        progress.elsewhere(run)
+                    self._elsewhere[run] = time.monotonic() + PATIENCE
+                    return False
+                stack.enter_context(lock)
+                outcome = engine.news(run)
+                if outcome is None:
+                    resume = engine.resumes(run)
+                    slot = min(set(range(self.jobs)) - set(self._children))
+                    self._children[slot] = self._launch(run, engine, resume, slot, lock)
+                    stack.pop_all()  # the child's from here on
+                    progress.started(run, resume)
+                    return True
         except OSError as error:
             outcome = engine.judge(run, str(error))
-            engine.finish(outcome)
-            progress.finished(outcome)
-        else:
-            progress.started(run, resume)
+        engine.finish(outcome)
+        progress.finished(outcome)
+        return True
 
-    def _launch(self, run: Run, engine: Engine, resume: bool, slot: int) -> Child:
+    def _launch(
+        self, run: Run, engine: Engine, resume: bool, slot: int, lock: contextlib.ExitStack
+    ) -> Child:
         environment = {}
         if "OMP_NUM_THREADS" not in os.environ:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with contextlib.ExitStack() as stack:
-            lock = stack.enter_context(hold(run))
             console = stack.enter_context(open_console(run))
             engine.clear(run, resume)
             console.write(f"{COMMAND}{engine.said(run)}\n")

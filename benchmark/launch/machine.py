@@ -5,10 +5,12 @@ import subprocess
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """The processor cores that this process may use; in a Slurm job those that the job has."""
+    mine = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    allotted = [int(mine)] if mine.isdecimal() else []
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min([len(os.sched_getaffinity(0)), *allotted])
+    return min([os.cpu_count() or 1, *allotted])
 
 
 def gpus() -> list[str]:

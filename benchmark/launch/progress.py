@@ -3,12 +3,13 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from ..protocols.base import Run
 from ..report.results import CONSOLE, Outcome
-from .child import Child
+from .engine import Working
 
 HEARTBEAT = 4.8  # seconds: never more than 5 without a word
 
@@ -36,6 +37,10 @@ class Progress:
         if not self.terminal:
             self._say(f"{run}: {'going on from its checkpoint' if resumed else 'started'}")
 
+    def elsewhere(self, run: Run) -> None:
+        """Another launcher is doing a run."""
+        self._say(f"{run}: another launcher is at it; its results are waited for")
+
     def finished(self, outcome: Outcome) -> None:
         """A run ended, in whatever way."""
         self.done += 1
@@ -50,7 +55,7 @@ class Progress:
             text = outcome.problem
         self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
-    def tick(self, children: list[Child], seconds: float, complete: bool) -> None:
+    def tick(self, children: Sequence[Working], seconds: float, complete: bool) -> None:
         """Show the latest of each running child; `seconds` are left, or more if not `complete`."""
         eta = f"{'' if complete else 'over '}{clock(seconds)} left"
         if not complete and not seconds:

@@ -60,6 +60,15 @@ def read(run: Run) -> dict | None:
     return result
 
 
+def stamp(run: Run) -> tuple[int, int] | None:
+    """Tells the run's results from later ones; None without any."""
+    try:
+        status = (run.folder / RESULTS).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
 def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
     """How `result` differs from what the run asks for; None if it does not.
 

@@ -60,7 +60,9 @@ if wrong == "crash":
 if wrong == "full":  # a disk that is full before the results are complete
     (folder / "results.tmp").write_text('{"accuracy": 50.0, "tra')
     raise OSError(28, "No space left on device")
-if wrong == "slow":
+if wrong == "a while":
+    time.sleep(4)
+if wrong == "slow" or (wrong == "slow once" and not args.resume):
     time.sleep(60)
 if wrong != "silent":
     accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")

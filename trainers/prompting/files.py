@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         OSError: as the system says.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # a name of its own also where several machines share the folder
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
@@ -30,27 +32,36 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     """Hold a lock file for the length of a block, or find that another process holds it.
 
+    Where the file system has no locks, a second file beside it, which tells host and process, is
+    the lock as long as it is there; one whose process is gone from this host is taken over.
+
     Args:
         path: the lock file; it is made where it is not there.
         patience: seconds to wait for another process.
 
     Yields:
-        Whether this process holds it; True, too, where the file system has no locks.
+        Whether this process holds it.
 
     Raises:
         OSError: the file cannot be made.
     """
-    lock = filelock.FileLock(path, timeout=patience)
+    lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        lock.acquire()
-        alone = True
-    except filelock.Timeout:
-        alone = False
+        alone = _acquired(lock)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        alone = True
+        lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
+        alone = _acquired(lock)
     try:
         yield alone
     finally:
         lock.release()
+
+
+def _acquired(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return False
+    return True

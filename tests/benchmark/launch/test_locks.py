@@ -1,4 +1,4 @@
-"""One writer for each folder."""
+"""One writer for each folder: what another launcher is doing is left to it, and waited for."""
 
 import os
 import signal
@@ -10,29 +10,35 @@ ONE = ("--trainers", "CoOp", "--seeds", "1")
 EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
-def test_two_engines_do_not_write_one_folder(checkout):
-    with working(checkout, *ONE) as process:
-        refused = checkout.base2new(*ONE, code=2)
-        assert "is being written by another process" in refused.stderr
-        assert refused.stderr.strip().splitlines()[-1].startswith("python -m benchmark base2new: ")
-        checkout.base2new("--trainers", "ALIGN", "--seeds", "1")  # another folder: welcome
-        process.kill()  # the training outlives its parent, and keeps the folder
-        process.wait()
-        child = checkout.calls()[0]["pid"]
-        assert alive(child)
-        checkout.base2new(*ONE, code=2)
-        os.kill(child, signal.SIGKILL)
-        wait_for(lambda: checkout.start(*ONE).wait() == 0)
+def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(checkout):
+    with working(checkout, *ONE) as first:
+        second = checkout.start("--trainers", "CoOp ALIGN", "--seeds", "1", "--jobs", "1")
+        try:
+            wait_for(lambda: "ALIGN/1/new" in checkout.runs())
+            first.kill()  # the training outlives its parent, and keeps the folder
+            first.wait()
+            child = checkout.calls()[0]["pid"]
+            assert alive(child) and second.poll() is None
+            os.kill(child, signal.SIGKILL)
+            stdout, stderr = second.communicate(timeout=30)
+        finally:
+            second.kill()
+    assert second.returncode == 0, stderr
+    assert stderr.count("CoOp on emoji, seed 1, base: another launcher is at it") == 1
+    assert "Not complete" not in stdout
+    assert sorted(checkout.runs()[-2:]) == ["CoOp/1/base", "CoOp/1/new"]
 
 
-def test_protocols_that_share_a_training_do_not_write_it_at_once(checkout):
-    slow = {"CoOp/1/all": "slow"}
-    process = checkout.start(*EMOJI, "--jobs", "4", command="cross_dataset", fake=slow)
+def test_what_two_calls_share_is_done_once(checkout):
+    fake = {"CoOp/1/all": "a while"}
+    words = ("--jobs", "2")
+    first = checkout.start(*EMOJI, *words, command="cross_dataset", fake=fake)
     try:
         wait_for(lambda: "CoOp/1/all" in checkout.runs())
-        refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch", code=2)
-        training = checkout.output / "transfer/emoji/shots_16/CoOp/emoji/seed1"
-        assert f"{training} is being written by another process" in refused.stderr
+        second = checkout.protocol("domain_generalization", *EMOJI, *words, "emoji_sketch")
+        first.communicate(timeout=60)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        first.kill()
+    assert first.returncode == 0
+    assert "CoOp on emoji, seed 1, source: another launcher is at it" in second.stderr
+    assert checkout.folders().count("transfer/emoji/shots_16/CoOp/emoji/seed1") == 1

@@ -1,0 +1,84 @@
+"""The book of an output: which jobs were submitted for which runs, and where these are now."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .arrays import LOGS, Array, relative
+from .commands import Task
+
+BOOK = "book.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in one job."""
+
+    name: str  # of the job array
+    index: int  # of the task
+    output: Path
+    needs: str | None = None  # folder of the run that it needs, below the output
+
+    @property
+    def log(self) -> Path:
+        """What the job itself printed."""
+        return self.output / LOGS / f"{self.name}_{self.index}.out"
+
+
+@dataclass
+class Book:
+    """The last job of each run, by the folder of the run below the output."""
+
+    output: Path
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self):
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                self._enter(json.loads(line))
+            except ValueError:  # a line that a full disk cut off
+                continue
+
+    @property
+    def path(self) -> Path:
+        """The file: a line for each job array."""
+        return self.output / LOGS / BOOK
+
+    def add(self, name: str, array: Array) -> None:
+        """Enter an array that has been submitted.
+
+        Raises:
+            OSError: as the system says.
+        """
+        line = {
+            "name": name,
+            "tasks": {
+                index: [relative(run, self.output) for run in runs]
+                for index, runs in array.tasks.items()
+            },
+            "needs": {
+                relative(run, self.output): relative(run.needs, self.output)
+                for run in array.runs
+                if run.needs
+            },
+        }
+        line = json.loads(json.dumps(line))
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._enter(line)
+
+    def _enter(self, line: dict) -> None:
+        for index, folders in line["tasks"].items():
+            for folder in folders:
+                needs = line["needs"].get(folder)
+                self.entries[folder] = Entry(line["name"], int(index), self.output, needs)
+
+    def tasks(self, queue: list[Task]) -> dict[str, Task]:
+        """The tasks in the queue, ended ones included, by the folder of the run."""
+        found = {(task.name, task.index): task for task in queue}
+        places = {folder: (entry.name, entry.index) for folder, entry in self.entries.items()}
+        return {folder: found[place] for folder, place in places.items() if place in found}

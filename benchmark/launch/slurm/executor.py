@@ -1,0 +1,247 @@
+"""The executor that submits runs as Slurm jobs, and may wait for them."""
+
+import os
+import secrets
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.files import held, write_whole
+
+from ...protocols.base import Run
+from ...protocols.configs import ROOT
+from ...report.results import RESULTS, Outcome, failure
+from ..child import last_epoch
+from ..engine import Engine
+from ..progress import Progress
+from .arrays import LOGS, Array, dry_run, plan, relative, script
+from .book import Book
+from .commands import USUAL_MOST, Task, most_tasks, sbatch, squeue
+from .site import Site
+
+LOOKS = (1.0, 15.0)  # seconds between two looks at the queue: at first, and at last
+LATE = 3  # looks after which a job that has left the queue will leave no more results
+
+
+@dataclass
+class Slurm:
+    """Submits runs to Slurm.
+
+    Args:
+        output: the output folder.
+        name: what the jobs' names begin with.
+        words: what `python -m` is to run, for the runs that `--only` names.
+        site: options, set-up, grouping.
+    """
+
+    output: Path
+    name: str
+    words: list[str]
+    site: Site = field(default_factory=Site)
+
+    @property
+    def headline(self) -> str:
+        """How runs are done, in a few words."""
+        options = shlex.join(self.site.options) or "no options"
+        return f"in Slurm jobs of {self.site.per_job} ({options})"
+
+    def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
+        """Submit all that is to be done and is not queued, and wait for it.
+
+        Raises:
+            UserError: Slurm refuses.
+        """
+        if engine.todo:
+            self.submit(engine)
+        try:
+            _Watch(self, engine, progress).until_done()
+        except KeyboardInterrupt:
+            print("The jobs stay in the queue; scancel ends them.", file=sys.stderr)
+            raise
+        return [engine.outcomes[run] for run in engine.runs]
+
+    def submit(self, engine: Engine) -> tuple[int, int, int]:
+        """Submit all that is to be done and is not queued.
+
+        Returns:
+            The numbers of runs that were in the queue already, of runs that are now, and of calls
+            of sbatch.
+
+        Raises:
+            UserError: Slurm or the system refuses; what was submitted until then stays so.
+        """
+        if not has_slurm():
+            raise UserError(
+                "There is no `sbatch` on the path: call this where Slurm's commands are (a login "
+                "node), or leave out --slurm"
+            )
+        done = 0
+        try:
+            (self.output / LOGS).mkdir(parents=True, exist_ok=True)
+            with held(self.output / LOGS / ".lock", patience=60) as alone:
+                if not alone:
+                    raise UserError(f"Another call submits runs of {self.output}: wait for it")
+                book = Book(self.output)
+                queued = self._queued(engine, book)
+                jobs: dict[Array, str] = {}
+                for array in self._plan(engine, queued):
+                    jobs[array] = self._submit(array, book, jobs)
+                    done += len(array.runs)
+        except OSError as error:
+            raise UserError(f"{self.output} cannot be written: {error.strerror}") from None
+        except UserError as error:
+            if not done:
+                raise
+            raise UserError(f"{error} ({done} runs were submitted before)", 1) from None
+        return len(queued), done, len(jobs)
+
+    def dry_run(self, engine: Engine) -> str:
+        """What `submit` would do, as a bash program; also on a machine without Slurm."""
+        queued = self._queued(engine, Book(self.output)) if has_slurm() else {}
+        arrays = self._plan(engine, queued)
+        named = enumerate(arrays, 1)
+        return dry_run(
+            [(array, self._script(array, f"{self.name}-{n}")) for n, array in named], self.output
+        )
+
+    def _queued(self, engine: Engine, book: Book) -> dict[Run, Task]:
+        """The tasks that wait or run, by run."""
+        tasks = book.tasks(squeue())
+        found = {run: tasks.get(relative(run, self.output)) for run in engine.todo}
+        return {run: task for run, task in found.items() if task and not task.ended}
+
+    def _plan(self, engine: Engine, queued: dict[Run, Task]) -> list[Array]:
+        todo = [run for run in engine.todo if run not in queued]
+        most = most_tasks() if has_slurm() else USUAL_MOST
+        return plan(todo, queued, self.site.per_job, most)
+
+    def _script(self, array: Array, name: str) -> str:
+        python = "python" if self.site.environment else sys.executable
+        command = [python, "-m", *self.words]
+        return script(array, name, command, self.output, self.site, Path.cwd(), ROOT)
+
+    def _submit(self, array: Array, book: Book, jobs: dict[Array, str]) -> str:
+        """Submit one array; the job's id."""
+        name = f"{self.name}-{secrets.token_hex(4)}"
+        path = self.output / LOGS / f"{name}.sh"
+        write_whole(path, self._script(array, name))
+        for run in array.runs:  # corrupt ones, and those of prompts that are made anew
+            (run.folder / RESULTS).unlink(missing_ok=True)
+        try:
+            job = sbatch(path, jobs.get(array.after, array.after))
+        except UserError:
+            path.unlink()
+            raise
+        book.add(name, array)
+        for run in array.runs:  # the tables and `status` find runs by their folders
+            run.folder.mkdir(parents=True, exist_ok=True)
+        return job
+
+
+@dataclass
+class Distant:
+    """A run that a job is doing; what `Progress` and the engine ask of a child of ours."""
+
+    run: Run
+    latest: str
+    fraction: float | None
+    seconds: float
+
+
+class _Watch:
+    """Waits for the runs of an engine that are in the queue."""
+
+    def __init__(self, slurm: Slurm, engine: Engine, progress: Progress):
+        self.slurm, self.engine, self.progress = slurm, engine, progress
+        self.book = Book(slurm.output)
+        self.gone: dict[Run, int] = {}  # looks since the job has left the queue
+        self.since: dict[Run, float] = {}
+
+    def until_done(self) -> None:
+        """Return when every run has an outcome."""
+        runs = self.engine.runs
+        left = self.engine.todo
+        pause, longest = LOOKS
+        self.progress.begin(len(runs) - len(self.engine.todo), len(runs))
+        try:
+            while left:
+                running = self._look()
+                seconds, complete = self.engine.remaining(running)
+                self.progress.tick(running, seconds / max(1, len(running)), complete)
+                left = [run for run in left if run not in self.engine.outcomes]
+                time.sleep(pause if left else 0)
+                pause = min(1.2 * pause, longest)
+        finally:
+            self.progress.end()
+
+    def _look(self) -> list[Distant]:
+        """Enter what has ended; what is running."""
+        try:
+            tasks = self.book.tasks(squeue())
+        except UserError as error:  # a controller that is being restarted
+            print(error, file=sys.stderr)
+            return []
+        running = []
+        for run in self.engine.todo:
+            if run in self.engine.outcomes:
+                continue
+            task = tasks.get(relative(run, self.slurm.output))
+            outcome = self._outcome(run, task)
+            if outcome:
+                self.engine.finish(outcome)
+                self.progress.finished(outcome)
+            elif task and task.state == "RUNNING":
+                running.append(self._distant(run))
+        return running
+
+    def _outcome(self, run: Run, task: Task | None) -> Outcome | None:
+        """What became of a run; None while it is waited for."""
+        if (run.folder / RESULTS).exists():
+            return self.engine.judge(run, None)
+        if task and not task.ended:
+            self.gone.pop(run, None)
+            return None
+        blocked = self.engine.blocked(run)
+        self.gone[run] = self.gone.get(run, 0) + 1
+        if blocked or self.gone[run] < LATE:
+            return blocked
+        why = failure(run)
+        if why:
+            return Outcome(run, problem=why)
+        entry = self.book.entries[relative(run, self.slurm.output)]
+        return Outcome(run, problem=f"failed: {ending(entry, task)}")
+
+    def _distant(self, run: Run) -> Distant:
+        since = self.since.setdefault(run, time.monotonic())
+        latest, fraction = last_epoch(run)
+        return Distant(run, latest, fraction, time.monotonic() - since)
+
+
+def ending(entry, task: Task | None) -> str:
+    """Why a job has ended without results, in one sentence."""
+    try:
+        lines = entry.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")
+    state = f" ({task.state}, {task.reason})" if task else ""
+    if said:
+        return f"its job has ended{state}: {said} (see {entry.log})"
+    return (
+        f"its job has ended before it wrote anything{state}: cancelled, or its node does not see "
+        f"{entry.output}"
+    )
+
+
+def has_slurm() -> bool:
+    """Whether Slurm's commands are on the path."""
+    return shutil.which("sbatch") is not None
+
+
+def inside_job() -> bool:
+    """Whether this process is in a Slurm job."""
+    return "SLURM_JOB_ID" in os.environ

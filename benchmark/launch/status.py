@@ -1,0 +1,132 @@
+"""How the runs of an output are: done, running, queued, failed; and what remains to be computed."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser
+from ..protocols import PROTOCOLS
+from ..protocols.base import Run
+from ..report.results import CONSOLE, Outcome, from_folder
+from .child import last_epoch
+from .engine import kind
+from .locks import is_held
+from .slurm.arrays import relative
+from .slurm.book import Book, Entry
+from .slurm.commands import Task, squeue
+from .slurm.executor import ending, has_slurm
+
+DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How one run is.
+
+    Args:
+        outcome: by its folder alone.
+        state: one of the words above.
+        detail: what more there is to say.
+        left: the part of the run that is still to be done, from 0 to 1.
+    """
+
+    outcome: Outcome
+    state: str
+    detail: str = ""
+    left: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.outcome.run}: {self.state}{self.detail and f' ({self.detail})'}"
+
+
+def main(argv: list[str]) -> None:
+    """`python -m benchmark status OUTPUT`."""
+    parser = Parser(prog="python -m benchmark status", description=__doc__)
+    parser.add_argument("output", type=Path, nargs="?", default=Path("output"))
+    output = parser.parse_args(argv).output.absolute()
+    found = statuses(output)
+    if not found:
+        raise UserError(f"There are no runs in '{output}': start some first")
+    for status in found:
+        print(status)
+    count = Counter(status.state for status in found)
+    told = ", ".join(f"{number} {state}" for state, number in count.items())
+    print(f"\n{len(found)} runs: {told}. {remaining(found)}")
+
+
+def statuses(output: Path) -> list[Status]:
+    """How each run is that has a folder in the output.
+
+    Raises:
+        UserError: jobs were submitted, but Slurm does not answer.
+    """
+    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
+    book = Book(output)
+    tasks = book.tasks(squeue()) if book.entries and has_slurm() else {}
+    busy: dict[str, Run] = {}  # by task: its runs are done one after the other
+    found = {}
+    for folder, run in runs.items():
+        name = relative(run, output)
+        found[folder] = _status(run, book.entries.get(name), tasks.get(name), busy)
+    for folder, status in found.items():  # what needs one that failed was cancelled with it
+        entry = book.entries.get(relative(status.outcome.run, output))
+        needed = found.get(output / entry.needs) if entry and entry.needs else None
+        if needed and needed.state in (FAILED, MISSING) and status.state in (FAILED, QUEUED):
+            detail = f"it needs {needed.outcome.run}, which is {needed.state}"
+            found[folder] = Status(status.outcome, MISSING, detail)
+    return list(found.values())
+
+
+def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Run]) -> Status:
+    outcome = from_folder(run)
+    kind_, _, why = (outcome.problem or "").partition(": ")
+    if outcome.problem is None:
+        return Status(outcome, DONE, f"{outcome.result['accuracy']:.2f}%", 0.0)
+    if kind_ == "failed" and task and 0 < task.started <= _written(run):
+        return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
+    if task and task.state == "RUNNING" and busy.setdefault(str(task), run) is not run:
+        return Status(outcome, QUEUED, f"job {task}, after another of that job")
+    if (task and task.state == "RUNNING") or (not task and is_held(run)):
+        latest, part = last_epoch(run)
+        where = f"job {task}, " if task else ""
+        return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", 1 - (part or 0.0))
+    if task and not task.ended:
+        return Status(outcome, QUEUED, f"job {task}, {task.state}, {task.reason}")
+    if kind_ != "unfinished":
+        return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
+    if entry:
+        return Status(outcome, FAILED, ending(entry, task))
+    return Status(outcome, MISSING, "no results yet")
+
+
+def _written(run: Run) -> float:
+    """When something was last added to the run's console.txt, in seconds since the epoch."""
+    try:
+        return (run.folder / CONSOLE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def remaining(found: Iterable[Status]) -> str:
+    """How much is left to compute, in one sentence; by how long others of their kind took."""
+    taken = defaultdict(list)
+    devices = set()
+    for status in found:
+        if status.state == DONE:
+            taken[kind(status.outcome.run)].append(status.outcome.seconds)
+            devices.add((status.outcome.result.get("versions") or {}).get("device"))
+    left = [status for status in found if status.state != DONE]
+    if not left:
+        return "Nothing remains."
+    known = [status for status in left if kind(status.outcome.run) in taken]
+    if not known:
+        return "What remains cannot be told yet: no run of its kind is done."
+    seconds = sum(status.left * mean(taken[kind(status.outcome.run)]) for status in known)
+    unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
+    unknown = len(left) - len(known)
+    more = f", and {unknown} of a kind of which none is done" if unknown else ""
+    return f"What remains: about {seconds / 3600:.2f} {unit} for {len(known)} runs{more}."

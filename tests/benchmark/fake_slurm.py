@@ -1,0 +1,134 @@
+"""Stands in for sbatch, squeue and scontrol: a queue in a folder, whose jobs run when told to.
+
+As a program (by the name of one of the three) it reads the folder from the variable FAKE_SLURM.
+There `refuse` holds what sbatch says instead of submitting, once `calls` has as many lines as its
+first line says.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PENDING, RUNNING = "PENDING", "RUNNING"
+
+
+class FakeSlurm:
+    """The queue, as a test sees it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        bin_folder = folder / "bin"
+        bin_folder.mkdir(parents=True)
+        for name in ("sbatch", "squeue", "scontrol"):
+            program = bin_folder / name
+            program.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
+            program.chmod(0o755)
+        self.variables = {
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "FAKE_SLURM": str(folder),
+        }
+
+    def calls(self) -> list[str]:
+        """The calls of sbatch until now."""
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def refuse(self, message: str, after: int = 0) -> None:
+        """Let sbatch refuse after some more calls."""
+        (self.folder / "refuse").write_text(f"{len(self.calls()) + after}\n{message}\n")
+
+    def jobs(self) -> list[dict]:
+        """What is in the queue: a job array each."""
+        return [json.loads(p.read_text()) for p in sorted(self.folder.glob("job*.json"))]
+
+    def keep(self, job: dict) -> None:
+        """Write a job down."""
+        (self.folder / f"job{job['id']:04}.json").write_text(json.dumps(job))
+
+    def work(self, environment: dict) -> None:
+        """Do all tasks that wait, in order, and take them out of the queue."""
+        for job in self.jobs():
+            needed = next((j for j in self.jobs() if j["id"] == job["after"]), None)
+            for index in list(job["tasks"]):
+                if job["tasks"][index] != PENDING:
+                    continue
+                if needed and needed["codes"].get(index) != 0:
+                    job["tasks"].pop(index)  # as --kill-on-invalid-dep has it
+                    continue
+                variables = {"SLURM_JOB_ID": str(job["id"]), "SLURM_ARRAY_TASK_ID": index}
+                log = job["log"].replace("%a", index)
+                with open(log, "a") as file:
+                    done = subprocess.run(
+                        ["bash", "-c", job["script"]],
+                        env=environment | variables,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                    )
+                job["codes"][index] = done.returncode
+                job["tasks"].pop(index)
+            self.keep(job)
+
+
+def option(script: str, name: str) -> str:
+    found = re.search(rf"^#SBATCH '?--{name}=([^'\n]*)", script, re.M)
+    return found[1] if found else ""
+
+
+def indices(text: str) -> list[str]:
+    numbers = []
+    for span in text.partition("%")[0].split(","):
+        first, _, last = span.partition("-")
+        numbers += [str(n) for n in range(int(first), int(last or first) + 1)]
+    return numbers
+
+
+def sbatch(slurm: Path, words: list[str]) -> int:
+    path = slurm / "calls"
+    number = len(path.read_text().splitlines()) if path.exists() else 0
+    with open(path, "a") as file:
+        file.write(" ".join(words) + "\n")
+    if (slurm / "refuse").exists():
+        after, *lines = (slurm / "refuse").read_text().splitlines()
+        if number >= int(after):
+            print("\n".join(lines), file=sys.stderr, flush=True)
+            if "retrying" in lines[0]:
+                time.sleep(60)
+            return 1
+    script = sys.stdin.read() if words[-1].startswith("-") else Path(words[-1]).read_text()
+    after = next((w.rpartition(":")[2] for w in words if w.startswith("--dependency=")), "0")
+    job = {
+        "id": number + 1,
+        "name": option(script, "job-name"),
+        "log": option(script, "output"),
+        "tasks": dict.fromkeys(indices(option(script, "array")), PENDING),
+        "codes": {},
+        "after": int(after),
+        "script": script,
+    }
+    (slurm / f"job{job['id']:04}.json").write_text(json.dumps(job))
+    print(job["id"])
+    return 0
+
+
+def squeue(slurm: Path) -> int:
+    for path in sorted(slurm.glob("job*.json")):
+        job = json.loads(path.read_text())
+        for index, state in job["tasks"].items():
+            print(f"{job['name']}|{job['id']}|{index}|{state}|N/A|Priority")
+    return 0
+
+
+if __name__ == "__main__":
+    slurm = Path(os.environ["FAKE_SLURM"])
+    command, *words = sys.argv[1:]
+    if command == "sbatch":
+        sys.exit(sbatch(slurm, words))
+    if command == "squeue":
+        sys.exit(squeue(slurm))
+    print("MaxArraySize            = 1001\n   JobState=RUNNING Reason=None")
+    with open(slurm / "scontrol", "a") as file:
+        file.write(" ".join(words) + "\n")

@@ -1,0 +1,269 @@
+"""Runs as Slurm jobs, with a queue that is a folder; `test_real_slurm.py` has the real one."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+from checkout import hear_interrupts, wait_for
+from fake_slurm import PENDING, RUNNING, FakeSlurm
+
+from benchmark.launch.slurm.arrays import numbers, plan
+from benchmark.launch.slurm.commands import Task
+from benchmark.protocols import BASE2NEW, CROSS_DATASET
+
+ONE = ("--trainers", "CoOp", "--seeds", "1")
+SLURM = "--slurm=--time=5 --partition all"
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    return FakeSlurm(tmp_path / "slurm")
+
+
+def status(checkout, slurm) -> str:
+    done = checkout.run(sys.executable, "-m", "benchmark", "status", **slurm.variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def work(checkout, slurm, **fake):
+    slurm.work(checkout.environment(**fake) | slurm.variables)
+
+
+def test_submitted_once_done_and_the_table_of_the_local_engine(checkout, slurm):
+    words = ("--seeds", "1 2", "--per-job", "2", "--at-once", "3")
+    first = checkout.base2new(*words, SLURM, **slurm.variables)
+    assert "12 runs: 0 were done, 0 in the queue, 12 have been submitted (2 calls" in first.stderr
+    assert first.stdout == "" and not checkout.calls()
+    told = status(checkout, slurm)
+    assert "CoOp on emoji, seed 2, base: queued (job 1_3, PENDING, Priority)" in told
+    assert "12 runs: 12 queued. What remains cannot be told yet" in told
+    again = checkout.base2new(*words, SLURM, **slurm.variables)
+    assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
+    work(checkout, slurm)
+    assert len(checkout.runs()) == 12
+    told = status(checkout, slurm)
+    assert "CoOp on emoji, seed 2, base: done (52.00%)" in told
+    assert told.endswith("12 runs: 12 done. Nothing remains.\n")
+    table = checkout.base2new(*words, SLURM, **slurm.variables).stdout
+    checkout.run("rm", "-r", checkout.output)
+    assert checkout.base2new("--seeds", "1 2").stdout == table
+
+
+def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_rest(checkout, slurm):
+    words = ("--trainers", "CoOp ALIGN", "--seeds", "1 2", "--per-job", "2", SLURM)
+    checkout.base2new(*words, **slurm.variables)
+    work(checkout, slurm, **{"CoOp/1/base": "error"})
+    assert "ALIGN/1/new" in checkout.runs() and "CoOp/1/new" not in checkout.runs()
+    told = status(checkout, slurm)
+    assert "seed 1, base: failed (The loss is not finite at step 31; see " in told
+    needed = "CoOp on emoji, seed 1, base, which is failed"
+    assert f"CoOp on emoji, seed 1, new: not queued (it needs {needed})" in told
+    assert "8 runs: 6 done, 1 failed, 1 not queued. What remains: about 0.0" in told
+    again = checkout.base2new(*words, **slurm.variables)
+    assert "6 were done, 0 in the queue, 2 have been submitted" in again.stderr
+    work(checkout, slurm)
+    assert "8 runs: 8 done." in status(checkout, slurm)
+
+
+def test_what_needs_a_queued_run_waits_for_its_task(checkout, slurm):
+    words = ("--trainers", "CoOp", "--seeds", "1 2", SLURM)
+    checkout.base2new(*words, **slurm.variables)
+    first, second = slurm.jobs()
+    second["tasks"] = {"0": PENDING}  # one test was cancelled by hand
+    slurm.keep(second)
+    told = status(checkout, slurm)
+    assert "seed 2, new: failed (its job has ended before it wrote anything: cancelled, or" in told
+    checkout.base2new(*words, **slurm.variables)
+    assert slurm.jobs()[2]["tasks"] == {"1": PENDING} and slurm.jobs()[2]["after"] == first["id"]
+
+
+def test_how_a_job_ended_is_told_by_its_log(checkout, slurm):
+    checkout.base2new(*ONE, SLURM, **slurm.variables)
+    training, _ = slurm.jobs()
+    training["tasks"] = {"0": RUNNING}
+    slurm.keep(training)
+    console = checkout.folder("CoOp", 1) / "console.txt"
+    console.write_text("$ train.py\nepoch [3/4] batch [1/4] loss 0.5\n")
+    told = status(checkout, slurm)
+    assert "base: running (job 1_0, epoch [3/4] batch [1/4] loss 0.5)" in told
+    training["tasks"] = {}
+    slurm.keep(training)
+    log = training["log"].replace("%a", "0")
+    sentence = "slurmstepd: error: *** JOB 1 ON n7 CANCELLED AT 2030-01-01T00:00:00 ***"
+    with open(log, "w") as file:
+        file.write(f"started\n{sentence}\n")
+    assert f"failed (its job has ended: {sentence.strip(' *')} (see {log}))" in status(
+        checkout, slurm
+    )
+
+
+def test_five_hundred_runs_are_few_calls(checkout, slurm):
+    seeds = " ".join(map(str, range(84)))
+    started = time.monotonic()
+    done = checkout.base2new("--seeds", seeds, SLURM, **slurm.variables)
+    assert "504 have been submitted" in done.stderr
+    assert time.monotonic() - started < 10 and len(slurm.calls()) <= 20
+
+
+def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
+    fake = {"CoOp/1/new": "crash"}
+    process = checkout.start(*ONE, SLURM, "--wait", **slurm.variables)
+    try:
+        wait_for(lambda: len(slurm.calls()) == 2)
+        time.sleep(0.5)  # the last answer of sbatch is written down
+        work(checkout, slurm, **fake)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "[1/2] CoOp on emoji, seed 1, base: 51.00%" in stderr
+    assert "- CoOp, new: failed: RuntimeError: Sizes do not match: [seed 1]" in stdout
+
+
+def test_dry_run_is_a_program_that_submits(checkout, slurm):
+    site = "options: --account=lab\nsetup: [module load cuda]\nper_job: 1\n"
+    (checkout.root / "slurm.yaml").write_text(site)
+    listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
+    assert not slurm.calls() and not checkout.output.exists()
+    for line in ("#SBATCH --account=lab", "#SBATCH --time=5", "#SBATCH --partition all"):
+        assert f"\n{line}\n" in listed
+    assert "\nmodule load cuda\n" in listed
+    assert listed.index("--account") < listed.index("--time")  # of one twice, Slurm takes the last
+    (checkout.root / "slurm.yaml").write_text("setup: echo set up\n")
+    listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
+    elsewhere = checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
+    assert elsewhere == listed  # without Slurm, too
+    environment = checkout.environment() | slurm.variables
+    subprocess.run(["bash", "-c", listed], env=environment, check=True)
+    work(checkout, slurm)
+    assert checkout.runs() == ["CoOp/1/base", "CoOp/1/new"]
+
+
+def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
+    folder = checkout.folder("CoOp", 1)
+    only = str(folder.relative_to(checkout.output))
+    job = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1"}
+    environment = checkout.environment(**{"CoOp/1/base": "slow once"}) | slurm.variables | job
+    words = [sys.executable, "-m", "benchmark", "base2new", *ONE, "--only", only]
+    process = subprocess.Popen(
+        words, cwd=checkout.root, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=hear_interrupts,
+    )  # fmt: skip
+    wait_for(lambda: checkout.calls())
+    time.sleep(0.3)
+    process.send_signal(10)  # SIGUSR1
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Job 6_1 goes back into the queue and on from the last epoch." in told
+    assert "requeue 6_1" in (slurm.folder / "scontrol").read_text()
+    assert subprocess.run(words, cwd=checkout.root, env=environment).returncode == 0
+    assert checkout.calls()[1]["resume"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (
+            "sbatch: error: invalid partition specified: gpuu\n"
+            "sbatch: error: Batch job submission failed: Invalid partition name specified",
+            "invalid partition specified: gpuu / Batch job submission failed: Invalid partition",
+        ),
+        ("sbatch: unrecognized option '--nonsense'", "unrecognized option '--nonsense'"),
+        (
+            "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+            "The queue is full (Slurm temporarily unable to accept job, sleeping and retrying): "
+            "the same command later submits the rest (1 runs were submitted before)",
+        ),
+    ],
+)
+def test_what_slurm_refuses_is_told_in_its_words(checkout, slurm, refusal, sentence):
+    full = "retrying" in refusal
+    slurm.refuse(refusal, after=1 if full else 0)
+    refused = checkout.base2new(*ONE, SLURM, code=1 if full else 2, **slurm.variables)
+    assert sentence in refused.stderr and refused.stderr.count("\n") == 1
+    (slurm.folder / "refuse").unlink()
+    left = "1 in the queue, 1 have" if full else "0 in the queue, 2 have"
+    assert left in checkout.base2new(*ONE, SLURM, **slurm.variables).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "sentence"),
+    [
+        ([SLURM], {"PATH": "/nowhere"}, "There is no `sbatch` on the path"),
+        ([SLURM], {"SLURM_JOB_ID": "12"}, "this is inside of the Slurm job 12: leave it out"),
+        (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
+        (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
+        (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number from 1 on"),
+        (["--only", "nothing"], {}, "There is no run 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_sentence(checkout, slurm, words, variables, sentence):
+    refused = checkout.base2new(*ONE, *words, code=2, **slurm.variables | variables)
+    assert sentence in refused.stderr and refused.stderr.count("\n") == 1
+    assert not slurm.calls()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("optoins: x\n", "'optoins': did you mean 'options'?"),
+        ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
+        ("per_job: none\n", "'per_job' must be a whole number from 1 on, not 'none'"),
+    ],
+)
+def test_a_bad_site_file_is_one_sentence(checkout, slurm, text, sentence):
+    (checkout.root / "slurm.yaml").write_text(text)
+    refused = checkout.base2new(*ONE, "--slurm", code=2, **slurm.variables)
+    assert sentence in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_the_scripts_take_options_from_the_environment(checkout, slurm):
+    done = checkout.run(
+        "bash", "scripts/base2new.sh", *ONE, "--dry-run",
+        SLURM="--gres=gpu:1", **slurm.variables,
+    )  # fmt: skip
+    assert "\n#SBATCH --gres=gpu:1\n" in done.stdout, done.stderr
+    command = next(line for line in done.stdout.splitlines() if line.startswith("exec "))
+    assert shlex.split(command)[:5] == ["exec", sys.executable, "-m", "benchmark", "base2new"]
+    assert "--slurm" not in command and "--dry-run" not in command
+    given = checkout.base2new(*ONE, "--slurm", "--gres=gpu:1", "--dry-run", **slurm.variables)
+    assert "\n#SBATCH --gres=gpu:1\n" in given.stdout
+
+
+def test_arrays_follow_those_that_they_need(planned):
+    runs = planned[CROSS_DATASET]
+    arrays = plan(runs, {}, per_job=1, most=1000)
+    assert sum((array.runs for array in arrays), []) != runs  # regrouped,
+    assert {run for array in arrays for run in array.runs} == set(runs)  # with none lost
+    first, *others = arrays
+    for array in others:
+        assert array.after is first
+        for index, waiting in array.tasks.items():
+            assert all(run.needs in first.tasks[index] for run in waiting)
+
+
+def test_arrays_are_no_longer_than_the_cluster_allows(planned):
+    runs = planned[BASE2NEW]
+    arrays = plan(runs, {}, per_job=1, most=3)
+    assert [len(array.tasks) for array in arrays] == [3, 1, 3, 1]
+    assert arrays[2].after is arrays[0] and arrays[3].after is arrays[1]
+    task = Task("name", "77", 5, "RUNNING", "None")
+    (array,) = plan(runs[1:2], {runs[0]: task}, per_job=1, most=3)
+    assert array.after == "77" and array.tasks == {5: [runs[1]]}
+
+
+def test_array_numbers_are_short():
+    assert numbers([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+
+
+def test_cores_are_those_of_the_job(monkeypatch):
+    from benchmark.launch.machine import cores
+
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "1")
+    assert cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "4096")
+    assert cores() == len(os.sched_getaffinity(0))
