@@ -29,7 +29,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
     """
     stream = io.BytesIO()
     arrays = {name: np.asarray(column) for name, column in columns.items()}
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     write_whole(folder / NAME, stream.getvalue())
     return arrays
 
