@@ -18,6 +18,8 @@ from .rows import Row, rows
 
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 
+View = Comparisons | Metrics | Classes  # what is shown in place of the usual tables
+
 
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
     """What became of the runs of a protocol in an output folder, whoever started them."""
@@ -33,8 +35,8 @@ def formatted(listed: list[Row], form: str) -> str:
     return render(listed, form)
 
 
-def formatted_view(view: Comparisons | Metrics | Classes, form: str) -> str:
-    """What is shown in place of the usual tables, in one of FORMATS."""
+def formatted_view(view: View, form: str) -> str:
+    """The tables or records of a view, in one of FORMATS."""
     if form == "json":
         return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
     if form == "csv":
@@ -97,7 +99,7 @@ def main(argv: list[str]) -> None:
             f"no runs of {what} in '{args.output}': run one first, "
             "for example `python -m benchmark base2new`"
         )
-    view = None
+    view: View | None = None
     if args.compare:
         view = Comparisons(listed, args.compare)
     elif args.metrics or args.classes:
@@ -107,7 +109,7 @@ def main(argv: list[str]) -> None:
     print(formatted_view(view, args.format) if view else formatted(listed, args.format))
 
 
-def draw(listed: list[Row], view, folder: Path) -> None:
+def draw(listed: list[Row], view: View | None, folder: Path) -> None:
     """Write the plots of what is shown into a folder, and say which."""
     from . import pictures, plots  # matplotlib is slow to load
 

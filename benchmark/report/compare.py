@@ -203,7 +203,7 @@ class Comparisons:
         found = []
         for comparison in self.found:
             ours, many = comparison.ours, comparison.of
-            values = comparison.difference or Difference(None, None, None, None)
+            values = comparison.difference._asdict() if comparison.difference else {}
             found.append({
                 "protocol": ours.protocol.name,
                 "source": ours.source,
@@ -215,10 +215,10 @@ class Comparisons:
                 "column": comparison.column,
                 "method": self.method,
                 "other": comparison.theirs,
-                "difference": values.value,
-                "low": values.low,
-                "high": values.high,
-                "p": values.p,
+                "difference": values.get("value"),
+                "low": values.get("low"),
+                "high": values.get("high"),
+                "p": values.get("p"),
                 "seeds": comparison.seeds,
                 "images": comparison.images,
                 "problems": comparison.problems,

@@ -82,8 +82,8 @@ def tests(listed: Iterable[Row]) -> list[Test]:
     found = []
     for (*_, column), members in groups.items():
         several = len({row.method for row in members}) > 1
-        runs = {line_name(row, several): row.outcomes[column] for row in members}
-        found.append(Test(members[0], column, runs))
+        by_method = {line_name(row, several): row.outcomes[column] for row in members}
+        found.append(Test(members[0], column, by_method))
     return found
 
 

@@ -28,14 +28,19 @@ def reliability_diagrams(tests: list[Test]) -> dict[str, tuple[Figure, str]]:
 
 def confusion_matrices(tests: list[Test]) -> dict[str, tuple[Figure, str]]:
     """By the names of files, a figure of each test, a panel for each method, and what is seen."""
-    return _figures(tests, "confusion", _confusion, "True class against predicted class", 4.2)
+    return _figures(
+        tests,
+        "confusion",
+        _confusion,
+        "Share of the predicted classes in each true class, from white (0) to dark blue (1)",
+        4.2,
+    )
 
 
 def _figures(tests: list[Test], name: str, panel: Callable, sentence: str, side: float) -> dict:
     found = {}
     for test in tests:
-        arrays = {method: _arrays(test, method) for method in test.runs}
-        arrays = {method: said for method, said in arrays.items() if said}
+        arrays = {method: said for method in test.runs if (said := _arrays(test, method))}
         if arrays:
             figure = _draw(test, arrays, panel, side)
             found[f"{name}_{test.name}"] = figure, f"{sentence}: {test.where}"
@@ -55,15 +60,15 @@ def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -
     columns = min(COLUMNS, len(arrays))
     lines = math.ceil(len(arrays) / columns)
     with matplotlib.rc_context(RC):
-        size = (max(side * columns, 4.0), (side + 0.3) * lines + 0.5)
+        size = (max(side * columns, 4.0), (side + 0.12) * lines + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(test.where)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis in axes[len(arrays) :]:
             axis.remove()
         for axis, (method, said) in zip(axes, arrays.items(), strict=False):
-            names = next(iter(test.values(method, PER_CLASS)), {})
-            panel(axis, method, said, list(names))
+            names = [list(accuracies) for accuracies in test.values(method, PER_CLASS)]
+            panel(axis, method, said, names[0] if names else [])
     return figure
 
 
@@ -84,11 +89,10 @@ def _confusion(axis: Axes, method: str, said: Arrays, names: list[str]) -> None:
     matrix = np.zeros((classes, classes))
     np.add.at(matrix, (said["label"], said["prediction"]), 1)
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a row adds up to 1
-    image = axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     axis.grid(False)
     axis.set(xlabel="Predicted class", ylabel="True class", title=method)
     if len(names) == classes <= MOST_NAMES:
-        small = {"fontsize": 6 if classes > 12 else 8}
-        axis.set_xticks(range(classes), names, rotation=90, **small)
-        axis.set_yticks(range(classes), names, **small)
-    axis.figure.colorbar(image, ax=axis, shrink=0.7)
+        size = 6 if classes > 12 else 8
+        axis.set_xticks(range(classes), names, rotation=90, fontsize=size)
+        axis.set_yticks(range(classes), names, fontsize=size)
