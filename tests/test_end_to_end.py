@@ -100,4 +100,4 @@ def test_transport_plans_are_drawn(finished):
     assert min(Image.open(picture).size) > 300
     wrong = subprocess.run([*command, "--class-name", "unicorns"], cwd=ROOT, text=True,
                            capture_output=True)  # fmt: skip
-    assert wrong.returncode == 2 and "knows no class 'unicorns'" in wrong.stderr
+    assert wrong.returncode == 2 and "no class 'unicorns'" in wrong.stderr
