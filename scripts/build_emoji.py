@@ -1,6 +1,8 @@
 """Build the emoji benchmark from public npm packages: the shipped archive and the images that the
 embedded CLIP is pre-trained on.
 
+It is long because it is one recipe, from packages to archive, that nothing else shares.
+
     python scripts/build_emoji.py --packages FOLDER --out assets/emoji.zip --pretrain-out emoji.npz
 
 FOLDER holds the packages of `PACKAGES` as `npm pack` writes them; those that are missing are

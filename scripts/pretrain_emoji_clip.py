@@ -1,5 +1,7 @@
 """Pre-train the embedded CLIP on emoji, on two CPU cores, in about an hour.
 
+It is long because data, augmentation, losses and schedule of one model belong together.
+
     python scripts/build_emoji.py --packages FOLDER --pretrain-out emoji.npz
     python scripts/pretrain_emoji_clip.py --data emoji.npz --output FOLDER --minutes 60
     python scripts/pretrain_emoji_clip.py --data emoji.npz --output FOLDER --export WEIGHTS

@@ -1,4 +1,7 @@
-"""The embedded benchmark: its archive, its data sets, its builder and its pre-training."""
+"""The embedded benchmark: its archive, its data sets, its builder and its pre-training.
+
+It is long because what is built is tested beside what is read.
+"""
 
 import importlib.util
 import io
