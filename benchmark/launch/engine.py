@@ -154,6 +154,11 @@ class Engine:
             return None
         return self.judge(run, None)
 
+    def advanced(self, run: Run, since: float) -> bool:
+        """Whether the run has completed an epoch, or itself, since a time in the system's clock."""
+        marks = [*run.folder.glob("*/checkpoint"), run.folder / RESULTS]
+        return any(mark.stat().st_mtime >= since for mark in marks if mark.exists())
+
     def only(self, chosen: list[Run]) -> None:
         """Leave all that is to be done to others, but for these runs."""
         for run in self.todo:

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from checkout import wait_for
 from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
@@ -107,11 +108,17 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
         time.sleep(chance.uniform(2, 8))
         for task in cluster.running()[:1]:
             cluster.ask("scancel", "--signal=KILL", task)
+        for task in cluster.running()[1:]:
+            cluster.ask("scancel", "--signal=USR1", "--batch", task)
     cluster.stop_daemon("slurmd")
     cluster.start_daemon("slurmd")
     wait_for(lambda: not cluster.ask("squeue", "--me", "-h"), seconds=300)
     call("jobs", SLURM, "--wait")
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
+    for path in (tmp_path / "local").rglob("model.pth.tar-4"):
+        other = tmp_path / "jobs" / path.relative_to(tmp_path / "local")
+        mine, theirs = (torch.load(p, weights_only=False)["state_dict"] for p in (path, other))
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
 
 
 def accuracies(output) -> dict:
