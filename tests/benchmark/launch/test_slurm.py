@@ -43,6 +43,8 @@ def test_submitted_once_done_and_the_table_of_the_local_engine(checkout, slurm):
     assert "12 runs: 12 queued. What remains cannot be told yet" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
     assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
+    nobody = checkout.run(sys.executable, "-m", "benchmark", "status", PATH="/nowhere")
+    assert "12 runs: 12 not queued" in nobody.stdout and "Without Slurm's" in nobody.stderr
     work(checkout, slurm)
     assert len(checkout.runs()) == 12
     told = status(checkout, slurm)
