@@ -115,7 +115,9 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
     wait_for(lambda: not cluster.ask("squeue", "--me", "-h"), seconds=300)
     call("jobs", SLURM, "--wait")
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
-    for path in (tmp_path / "local").rglob("model.pth.tar-4"):
+    trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
+    assert len(trained) == 2  # of CoOp
+    for path in trained:
         other = tmp_path / "jobs" / path.relative_to(tmp_path / "local")
         mine, theirs = (torch.load(p, weights_only=False)["state_dict"] for p in (path, other))
         assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
