@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
@@ -231,6 +232,7 @@ def execute(
         f"{len(engine.runs)} runs, {len(engine.todo)} to do; {executor.headline}; output: {output}",
         file=sys.stderr,
     )
+    started = time.time()
     for number in INTERRUPTS:
         signal.signal(number, signal.default_int_handler)
     try:
@@ -240,7 +242,8 @@ def execute(
             signal.signal(number, signal.SIG_IGN)
         print("Interrupted. Running the same command again continues.", file=sys.stderr)
         if in_job and inside_job():
-            print(requeue(), file=sys.stderr, flush=True)
+            advanced = any(engine.advanced(run, started) for run in engine.todo)
+            print(requeue(advanced), file=sys.stderr, flush=True)
         sys.exit(130)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Protocol
 
-from recipe.configs import read_keys, read_pairs
+from recipe.configs import read_pairs
 from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
-from ..protocols.configs import CONFIGS, ROOT, dataset_name
+from ..protocols.configs import CONFIGS, ROOT, dataset_name, keys_in
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
 from .child import last_command
@@ -31,7 +31,7 @@ class Settings:
 
     def asked(self, run: Run) -> dict:
         """What the config in the run's results must hold, by dotted keys."""
-        keys = for_dataset(read_keys(run.config_file), dataset_name(run.dataset) or "")
+        keys = for_dataset(keys_in(run.config_file), dataset_name(run.dataset) or "")
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
         return keys | read_pairs(run.opts + self.opts)
@@ -153,6 +153,11 @@ class Engine:
         if results.stamp(run) in (None, self._seen[run]):
             return None
         return self.judge(run, None)
+
+    def advanced(self, run: Run, since: float) -> bool:
+        """Whether the run has completed an epoch, or itself, since a time in the system's clock."""
+        marks = [*run.folder.glob("*/checkpoint"), run.folder / RESULTS]
+        return any(mark.stat().st_mtime >= since for mark in marks if mark.exists())
 
     def only(self, chosen: list[Run]) -> None:
         """Leave all that is to be done to others, but for these runs."""

@@ -1,5 +1,6 @@
 """How the runs of an output are: done, running, queued, failed; and what remains to be computed."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,11 +63,14 @@ def statuses(output: Path) -> list[Status]:
     """How each run is that has a folder in the output.
 
     Raises:
-        UserError: jobs were submitted, but Slurm does not answer.
+        UserError: jobs were submitted, and Slurm is here but does not answer.
     """
     runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
     book = Book(output)
-    tasks = book.tasks(squeue()) if book.entries and has_slurm() else {}
+    if book.entries and not has_slurm():
+        print("Without Slurm's commands here, nobody knows what is queued.", file=sys.stderr)
+        book.entries.clear()
+    tasks = book.tasks(squeue()) if book.entries else {}
     busy: dict[str, Run] = {}  # by task: its runs are done one after the other
     found = {}
     for folder, run in runs.items():

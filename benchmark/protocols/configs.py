@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,18 @@ def plugin_folder(name: str) -> Path | None:
     return Path(spec.origin).absolute().parent
 
 
+def keys_in(path: Path) -> dict[str, object]:
+    """As `read_keys`; a file that many runs share is read once."""
+    if not path.is_file():
+        return read_keys(path)  # which says what is wrong
+    return dict(_keys_in(path, path.stat().st_mtime_ns))
+
+
+@cache
+def _keys_in(path: Path, modified: int) -> dict[str, object]:
+    return read_keys(path)
+
+
 def known_trainers() -> list[str]:
     """The trainers that have config files in the repository."""
     return sorted(path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
@@ -131,7 +144,7 @@ def dataset_name(dataset: str) -> str | None:
     path = CONFIGS / "datasets" / f"{dataset}.yaml"
     if not path.is_file():
         return None
-    name = read_keys(path).get("DATASET.NAME")
+    name = keys_in(path).get("DATASET.NAME")
     if name is None:
         raise UserError(f"{path} does not say DATASET: NAME")
     return name

@@ -1,4 +1,7 @@
-"""A real Slurm of one node for tests: Debian's slurmctld, slurmd and munge, as root."""
+"""A real Slurm of one node for tests: Debian's slurmctld, slurmd and munge, as root.
+
+`cred_expire` shortens the time for which a requeued job has to wait, else two minutes.
+"""
 
 import os
 import shutil
@@ -17,6 +20,7 @@ CONF = """
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
+AuthInfo=cred_expire=5
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -31,7 +35,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=1
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1

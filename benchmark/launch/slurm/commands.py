@@ -13,6 +13,7 @@ from trainers.prompting.errors import UserError
 
 SECONDS = 60  # that a command may take: a busy controller answers late
 QUEUE_FULL = "sleeping and retrying"  # sbatch says so, and would go on for minutes
+PATIENCE = 3  # times that a job comes back before it must have advanced
 USUAL_MOST = 1000  # tasks of an array, where Slurm's default has not been changed
 
 # What squeue tells of jobs that have ended lately.
@@ -113,11 +114,21 @@ def most_tasks() -> int:
     return max(1, int(found[1]) - 1) if found else USUAL_MOST
 
 
-def requeue() -> str:
+def requeue(advanced: bool) -> str:
     """Put the job that this process is in back into the queue; what became of that, in words.
 
-    A job that somebody cancelled, or that Slurm itself requeues, is left as it is.
+    A job that somebody cancelled, or that Slurm itself requeues, is left as it is; and one that
+    has come back often and still gets nowhere.
+
+    Args:
+        advanced: an epoch or a run was completed since the job was last started.
     """
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    if restarts >= PATIENCE and not advanced:
+        return (
+            f"The job has been started {restarts + 1} times and this time has not completed an "
+            "epoch, so it is not requeued: give it a longer --time"
+        )
     job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
     try:
         shown = _answer(["scontrol", "show", "job", os.environ["SLURM_JOB_ID"]])

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 from checkout import wait_for
 from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
@@ -48,13 +49,7 @@ def test_a_job_that_is_told_to_end_is_requeued_and_goes_on(checkout, cluster):
     time.sleep(1)  # the fake writes its checkpoint
     (task,) = cluster.running()
     cluster.ask("scancel", "--signal=USR1", "--batch", task)
-
-    def called_again():
-        if "BeginTime" in cluster.ask("squeue", "-h", "-j", task, "-o", "%r"):  # for two minutes
-            cluster.ask("scontrol", "update", f"JobId={task}", "StartTime=now")
-        return len(checkout.calls()) == 3
-
-    wait_for(called_again, seconds=60)
+    wait_for(lambda: len(checkout.calls()) == 3, seconds=60)
     assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
     assert checkout.runs() == ["CoOp/1/base", "CoOp/1/base", "CoOp/1/new"]
 
@@ -113,11 +108,19 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
         time.sleep(chance.uniform(2, 8))
         for task in cluster.running()[:1]:
             cluster.ask("scancel", "--signal=KILL", task)
+        for task in cluster.running()[1:]:
+            cluster.ask("scancel", "--signal=USR1", "--batch", task)
     cluster.stop_daemon("slurmd")
     cluster.start_daemon("slurmd")
     wait_for(lambda: not cluster.ask("squeue", "--me", "-h"), seconds=300)
     call("jobs", SLURM, "--wait")
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
+    trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
+    assert len(trained) == 2  # of CoOp
+    for path in trained:
+        other = tmp_path / "jobs" / path.relative_to(tmp_path / "local")
+        mine, theirs = (torch.load(p, weights_only=False)["state_dict"] for p in (path, other))
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine | theirs)
 
 
 def accuracies(output) -> dict:

@@ -11,7 +11,7 @@ from checkout import hear_interrupts, wait_for
 from fake_slurm import PENDING, RUNNING, FakeSlurm
 
 from benchmark.launch.slurm.arrays import numbers, plan
-from benchmark.launch.slurm.commands import Task
+from benchmark.launch.slurm.commands import Task, requeue
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
@@ -43,6 +43,8 @@ def test_submitted_once_done_and_the_table_of_the_local_engine(checkout, slurm):
     assert "12 runs: 12 queued. What remains cannot be told yet" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
     assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
+    nobody = checkout.run(sys.executable, "-m", "benchmark", "status", PATH="/nowhere")
+    assert "12 runs: 12 not queued" in nobody.stdout and "Without Slurm's" in nobody.stderr
     work(checkout, slurm)
     assert len(checkout.runs()) == 12
     told = status(checkout, slurm)
@@ -162,6 +164,16 @@ def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
     assert "requeue 6_1" in (slurm.folder / "scontrol").read_text()
     assert subprocess.run(words, cwd=checkout.root, env=environment).returncode == 0
     assert checkout.calls()[1]["resume"] == str(folder)
+
+
+def test_a_job_that_comes_back_and_gets_nowhere_is_given_up(slurm, monkeypatch):
+    for name, value in (slurm.variables | {"SLURM_JOB_ID": "7"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
+    assert "started 4 times" in requeue(advanced=False)
+    assert "goes back into the queue" in requeue(advanced=True)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert "goes back into the queue" in requeue(advanced=False)
 
 
 @pytest.mark.parametrize(
