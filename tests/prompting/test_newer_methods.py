@@ -1,4 +1,7 @@
-"""KgCoOp, ProGrad, PromptSRC, TCP and CoPrompt: what they share, and what is told of mistakes."""
+"""KgCoOp, ProGrad, PromptSRC, TCP and CoPrompt: what they share, and what is told of mistakes.
+
+It is long because five methods share their set-up.
+"""
 
 import json
 
