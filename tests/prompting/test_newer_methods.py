@@ -291,6 +291,16 @@ def test_sentences_are_found_by_names_with_spaces_or_underscores(tmp_path):
     ]
 
 
+def test_sentences_about_classes_that_are_not_named():
+    about = {"forest": ["green", "dark"], "*": ["a {}.", "the {}."]}
+    assert read_sentences(about, ["forest", "blue sea"]) == [
+        ["green", "a blue sea."],
+        ["dark", "the blue sea."],
+    ]
+    embedded = read_sentences("emoji", ["heart", "a class that nobody has seen"])
+    assert embedded[0] == ["a red heart.", "a photo of a a class that nobody has seen."]
+
+
 SENTENCES = {
     "none": (None, "set SENTENCES to a JSON file"),
     "no file": ("nowhere.json", "'nowhere.json' is no JSON object: .*No such file"),
