@@ -17,8 +17,9 @@ class PromptSRC(IVLP):
     """IVLP whose features and predictions stay near to those of CLIP, and a mean over the epochs.
 
     L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits, against 60 sentences a
-    class and the untouched image features (docs/methods.md, section 10). After the last epoch the prompts become
-    their mean over the epochs, weighted by a normal density with GPA_MEAN and GPA_STD.
+    class and the untouched image features (docs/methods.md, section 10). After the last epoch the
+    prompts become their mean over the epochs, weighted by a normal density with GPA_MEAN and
+    GPA_STD.
     """
 
     node = "PROMPTSRC"
