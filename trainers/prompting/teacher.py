@@ -103,7 +103,8 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
     if not isinstance(source, Mapping):
         about, where = _read_object(EMBEDDED.get(source, source)), f"SENTENCES: '{source}'"
     lists = {clean(name): sentences for name, sentences in about.items()}
-    names, rows = [clean(name) for name in classnames], []
+    names = [clean(name) for name in classnames]
+    rows: list[list[str]] = []
     for name in names:
         sentences = lists.get(name, lists.get("*"))
         valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
