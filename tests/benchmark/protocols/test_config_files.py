@@ -12,6 +12,7 @@ from benchmark.protocols.base import check_classes
 from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from recipe.configs import read_keys
+from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError
 
 METHODS = known_trainers()
@@ -19,6 +20,10 @@ METHODS = known_trainers()
 
 def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
     return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
+
+
+def keys_on(dataset: str, file) -> dict:
+    return for_dataset(read_keys(file), configs.dataset_name(dataset))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -66,7 +71,7 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
     batch, rate, epochs = PUBLISHED[case]
     protocol, dataset, method = case
     for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
-        keys = read_keys(config_of(protocol, method, dataset, shots))
+        keys = keys_on(dataset, config_of(protocol, method, dataset, shots))
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
 
@@ -75,7 +80,7 @@ def test_coprompt_transfers_at_the_depth_of_its_source():
     """Its base-to-new file has depths by data set, which would be those of the target."""
     file = config_of("cross_dataset", "CoPrompt", "imagenet", 16)
     for dataset in ("imagenet", "oxford_pets", "food101"):
-        keys = config_keys(file, dataset)
+        keys = keys_on(dataset, file)
         assert (keys["TRAINER.CoPrompt.PROMPT_DEPTH"], keys["TRAINER.CoPrompt.N_CTX"]) == (12, 4)
 
 
