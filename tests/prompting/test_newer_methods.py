@@ -1,42 +1,14 @@
-"""KgCoOp, ProGrad, PromptSRC, TCP and CoPrompt: what they share, and what is told of mistakes.
-
-It is long because five methods share their set-up.
-"""
-
-import json
+"""KgCoOp, ProGrad, PromptSRC and TCP: what a golden file does not show, and mistakes."""
 
 import pytest
 import torch
-from paths import GOLDEN
-from test_golden import read
+from newer import IMAGES, LABELS, NAMES, OTHERS, build, pairs
 from tiny import run
 
-from trainers.prompting import Teacher, UserError, build_method
+from trainers.prompting import Teacher, UserError
 from trainers.prompting.averaging import GaussianMean
 from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
-from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
-from trainers.prompting.teacher import read_sentences
 from trainers.prompting.trainer import PromptTrainer
-
-NAMES = ["forest", "sea or lake", "annual crop land"]
-OTHERS = ["highway or road", "boeing 737-800"]
-IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
-
-
-def build(name, clip_model, names=NAMES, dataset="EuroSAT", **node):
-    small = {
-        "PromptSRC": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-        "TCP": {"INSERT_BLOCK": 2},
-        "CoPrompt": {"PROMPT_DEPTH": 2},
-    }
-    return build_method(name, small.get(name, {}) | node, clip_model, names, dataset)
-
-
-def step(method, *views):
-    terms = method.train().losses(list(views) or IMAGES, LABELS)
-    method.backward(terms)
-    return terms, {n: p.grad for n, p in method.model.public_parameters().items()}
-
 
 # ------------------------------------------------------------------ where a context starts
 
@@ -158,12 +130,9 @@ def test_weights_of_a_mean_far_away_are_numbers():
 @pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt"])
 def test_a_run_goes_on_bit_by_bit(tmp_path, monkeypatch, trainer):
     """PromptSRC's sum, CoPrompt's draws of sentences."""
-    depth = {"PromptSRC": "PROMPTSRC.PROMPT_DEPTH_{}", "CoPrompt": "CoPrompt.PROMPT_DEPTH"}
-    keys = {depth[trainer].format(side) for side in ("TEXT", "VISION")}
-    pairs = [word for key in sorted(keys) for word in (f"TRAINER.{key}", "2")]
 
     def train(folder):
-        return run(tmp_path, trainer, tmp_path / folder, 3, extra=pairs)
+        return run(tmp_path, trainer, tmp_path / folder, 3, extra=pairs(trainer))
 
     def file(folder):
         (found,) = (tmp_path / folder).glob("*/model.pth.tar-3")
@@ -192,137 +161,8 @@ def test_a_run_goes_on_bit_by_bit(tmp_path, monkeypatch, trainer):
     assert bool(whole["method"]) == (trainer == "PromptSRC")
 
 
-# ------------------------------------------------------------------ ALIGN with regularisers
-
-
-def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
-    """At the point where ALIGN is IVLP its terms are those of PromptSRC."""
-    golden = read(GOLDEN / "promptsrc.safetensors")
-    node = {"M": 1, "N": 1, "BETA": 0, "COUPLING": "independent", "N_CTX": 4, "DEPTH": 3}
-    names = ["scl_text", "scl_image", "scl_logits"]
-    method = build_method(
-        "ALIGN",
-        node | {"REGULARIZERS": names},
-        tiny_clip,
-        golden.meta["classnames"],
-        golden.meta["dataset"],
-    )
-    with torch.no_grad():
-        own = method.model.public_parameters()
-        for name, value in golden.params.items():
-            own[name].copy_(value.reshape(own[name].shape))
-    terms = method.train().losses(golden.tensors["image"], golden.tensors["label"])
-    assert set(terms) == {"loss", "ce", *names}
-    for name, value in golden.part("loss/").items():
-        assert terms[name].item() == pytest.approx(value.item(), abs=2e-4)
-
-
-def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
-    node = {"M": 2, "N": 3, "DEPTH": 2, "REGULARIZERS": ["kg", "scl_image"]}
-    method = build("ALIGN", tiny_clip, **node, REGULARIZER_WEIGHTS=[2.0, 0.5])
-    terms, grads = step(method)
-    output = method.model.output(IMAGES)
-    h0 = Teacher(tiny_clip, NAMES, [template_of(KGCOOP, "EuroSAT")]).h
-    z0 = Teacher(tiny_clip, NAMES, []).z(IMAGES)
-    kg = 2 * (1 - (output.text.h * h0).sum(-1).mean())
-    assert terms["kg"].item() == pytest.approx(kg.item(), abs=1e-5)
-    image = 0.5 * (output.image.z - z0[:, None]).abs().mean()
-    assert terms["scl_image"].item() == pytest.approx(image.item(), abs=1e-5)
-    assert all(grad.isfinite().all() and grad.any() for grad in grads.values())
-    plain = build("ALIGN", tiny_clip, M=2, N=3, DEPTH=2)
-    assert set(plain.train().losses(IMAGES, LABELS)) == {"loss"}
-    assert set(PUBLISHED) == set(REGULARIZERS)
-
-
-@pytest.mark.parametrize(
-    "node, part",
-    [
-        ({"REGULARIZERS": ["kq"]}, "no regulariser 'kq': did you mean 'kg'"),
-        ({"REGULARIZERS": ["kg", "kg"]}, "names a term twice: kg, kg"),
-        ({"REGULARIZERS": ["kg"], "REGULARIZER_WEIGHTS": [1, 2]}, "has 2 numbers for 1"),
-        ({"REGULARIZER_WEIGHTS": ["one"]}, "must be a list of numbers"),
-    ],
-)
-def test_regularisers_that_cannot_be(tiny_clip, node, part):
-    with pytest.raises(UserError, match=part):
-        build("ALIGN", tiny_clip, DEPTH=2, **node)
-
-
-# ------------------------------------------------------------------ CoPrompt's sentences and views
-
-
-def test_coprompt_draws_one_sentence_for_all_classes_in_each_step(tiny_clip):
-    about = {name: [f"a photo of a {name}.", f"many {name}.", f"a bad {name}."] for name in NAMES}
-    method = build("CoPrompt", tiny_clip, SENTENCES=about)
-    second = torch.randn(4, 3, 32, 32)
-
-    def losses(count):
-        torch.manual_seed(3)
-        found = [method.train().losses([IMAGES, second], LABELS) for _ in range(count)]
-        return [terms["kd_text"].item() for terms in found]
-
-    drawn = losses(12)
-    h = method.model.output(IMAGES).text.h[0].detach()
-    possible = [8 * (1 - (h * h0).sum(-1).mean()).item() for h0 in method.teacher.h_each]
-    nearest = [min(range(3), key=lambda i: abs(possible[i] - value)) for value in drawn]
-    assert set(nearest) == {0, 1, 2}
-    assert all(abs(possible[i] - v) < 1e-4 for i, v in zip(nearest, drawn, strict=True))
-    assert losses(12) == drawn
-
-
-def test_coprompt_compares_with_the_second_view(tiny_clip):
-    method = build("CoPrompt", tiny_clip, SENTENCES={name: [name] for name in NAMES}, W=1.0)
-    other = torch.randn(4, 3, 32, 32)
-    first = method.train().losses([IMAGES, IMAGES], LABELS)
-    second = method.losses([IMAGES, other], LABELS)
-    assert first["ce"] == second["ce"] and first["kd_image"] != second["kd_image"]
-    z, z0 = method.model.output(IMAGES).image.z[:, 0], method.teacher.z(other)
-    assert second["kd_image"].item() == pytest.approx(
-        (1 - (z * z0).sum(-1).mean()).item(), abs=1e-5
-    )
-    method.settings.DISTILL = "mse"
-    squared = method.losses([IMAGES, other], LABELS)["kd_image"]
-    assert squared.item() == pytest.approx((z - z0).square().mean().item(), abs=1e-5)
-
-
-def test_sentences_are_found_by_names_with_spaces_or_underscores(tmp_path):
-    path = tmp_path / "about.json"
-    path.write_text(json.dumps({"sea_or_lake": ["blue", "wet"], "forest": ["green", "dark"]}))
-    assert read_sentences(str(path), ["forest", "sea_or lake"]) == [
-        ["green", "blue"],
-        ["dark", "wet"],
-    ]
-
-
-SENTENCES = {
-    "none": (None, "set SENTENCES to a JSON file"),
-    "no file": ("nowhere.json", "'nowhere.json' is no JSON object: .*No such file"),
-    "no JSON": ("{", "is no JSON object"),
-    "no object": ("[1]", "is no JSON object"),
-    "a class": ({"forest": ["green"]}, "no list of sentences for the class 'sea'"),
-    "empty": ({"forest": [], "sea": ["blue"]}, "no list of sentences for the class 'forest'"),
-    "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),
-    "lengths": (
-        {"forest": ["green", "dark"], "sea": ["blue"]},
-        "has 2 sentences for 'forest' but 1 for 'sea': give all classes equally many",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SENTENCES)
-def test_sentences_that_do_not_do(tmp_path, case):
-    content, part = SENTENCES[case]
-    source = content
-    if content and source != "nowhere.json":
-        source = str(tmp_path / "about.json")
-        text = content if isinstance(content, str) else json.dumps(content)
-        (tmp_path / "about.json").write_text(text)
-    with pytest.raises(UserError, match=part) as error:
-        read_sentences(source, ["forest", "sea"])
-    assert "\n" not in str(error.value)
-
-
 # ------------------------------------------------------------------ mistakes on the command line
+
 
 MISTAKES = {
     "epochs": ("PromptSRC", ["TRAINER.PROMPTSRC.GPA_MEAN", "15"],
@@ -340,12 +180,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_sentence(tmp_path, capsys, case):
-    trainer, pairs, part = MISTAKES[case]
-    shallow = {"PromptSRC": "PROMPTSRC.PROMPT_DEPTH_{}", "CoPrompt": "CoPrompt.PROMPT_DEPTH"}
-    if trainer in shallow:
-        keys = {shallow[trainer].format(side) for side in ("TEXT", "VISION")}
-        pairs = [*(word for key in keys for word in (f"TRAINER.{key}", "2")), *pairs]
-    assert run(tmp_path, trainer, None, 1, extra=pairs) == 2
+    trainer, mistake, part = MISTAKES[case]
+    assert run(tmp_path, trainer, None, 1, extra=[*pairs(trainer), *mistake]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and part in line
 

@@ -1,5 +1,6 @@
 """Terms of a loss that keep prompts near to the untouched CLIP; h0, z0 are its features.
 
+Equations: docs/methods.md, sections 8 and 10.
 For any numbers of prompts: where a side has several, each is kept near to the one feature of the
 untouched CLIP. Each function takes the model's `Output` and a `Frozen` and gives a scalar.
 """
@@ -43,22 +44,22 @@ def apart(x: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
 
 
 def kg(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Knowledge guidance, over all classes (KgCoOp, Eq. 4)."""
+    """Knowledge guidance, over all classes (KgCoOp)."""
     return apart(output.text.h, frozen.h)
 
 
 def scl_text(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the text features, a mean L1 distance (PromptSRC, Eq. 3)."""
+    """Self-consistency of the text features, a mean L1 distance (PromptSRC)."""
     return F.l1_loss(output.text.h.float(), frozen.h.expand_as(output.text.h))
 
 
 def scl_image(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the image features, a mean L1 distance (PromptSRC, Eq. 3)."""
+    """Self-consistency of the image features, a mean L1 distance (PromptSRC)."""
     return F.l1_loss(output.image.z.float(), frozen.z[:, None].expand_as(output.image.z))
 
 
 def scl_logits(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the predictions, KL(q | p) over B * K entries (PromptSRC, Eq. 4)."""
+    """Self-consistency of the predictions, KL(q | p) over B * K entries (PromptSRC)."""
     log_p, log_q = output.logits.log_softmax(-1), frozen.logits.log_softmax(-1)
     return F.kl_div(log_p, log_q, reduction="sum", log_target=True) / log_p.numel()
 

@@ -12,6 +12,8 @@ from .encoders.vision import ImageEncoder
 from .errors import UserError
 from .spec import PromptSpec, clean
 
+EMBEDDED = {"emoji": Path(__file__).resolve().parents[2] / "assets" / "emoji_sentences.json"}
+
 
 class Teacher:
     """Features and logits of a frozen CLIP without prompts, on the classes of a method.
@@ -81,8 +83,9 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
     """Sentences about each class, `{class name: [sentence, ...], ...}`.
 
     Args:
-        source: a JSON file, or what it would hold. In a name `_` reads as a space, and there may
-            be others than those asked for.
+        source: a JSON file, `emoji` for the one of the embedded data sets, or what a file would
+            hold. In a name `_` reads as a space. Sentences under `*`, with `{}` for the name, are
+            about every class that is not named.
         classnames: K names.
 
     Returns:
@@ -96,24 +99,32 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
             "There are no sentences about the classes to learn from: set SENTENCES to a JSON file "
             'like {"class name": ["a sentence about it", ...], ...}'
         )
-    about = source
-    try:
-        if not isinstance(source, Mapping):
-            about = json.loads(Path(source).read_text("utf-8"))
-        lists = {clean(name): sentences for name, sentences in about.items()}
-    except (OSError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"SENTENCES: '{source}' is no JSON object: {reason}") from error
-    where = "SENTENCES" if isinstance(source, Mapping) else f"SENTENCES: '{source}'"
+    about, where = source, "SENTENCES"
+    if not isinstance(source, Mapping):
+        about, where = _read_object(EMBEDDED.get(source, source)), f"SENTENCES: '{source}'"
+    lists = {clean(name): sentences for name, sentences in about.items()}
     names = [clean(name) for name in classnames]
+    rows: list[list[str]] = []
     for name in names:
-        sentences = lists.get(name)
+        sentences = lists.get(name, lists.get("*"))
         valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
         if not valid or not sentences:
             raise UserError(f"{where} has no list of sentences for the class '{name}'")
-        if len(sentences) != len(lists[names[0]]):
+        if rows and len(sentences) != len(rows[0]):
             raise UserError(
-                f"{where} has {len(lists[names[0]])} sentences for '{names[0]}' but "
-                f"{len(sentences)} for '{name}': give all classes equally many"
+                f"{where} has {len(rows[0])} sentences for '{names[0]}' but {len(sentences)} for "
+                f"'{name}': give all classes equally many"
             )
-    return [list(row) for row in zip(*(lists[name] for name in names), strict=True)]
+        rows.append(sentences if name in lists else [s.format(name) for s in sentences])
+    return [list(row) for row in zip(*rows, strict=True)]
+
+
+def _read_object(path) -> dict:
+    try:
+        about = json.loads(Path(path).read_text("utf-8"))
+        if not isinstance(about, dict):
+            raise ValueError("it holds something else")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"SENTENCES: '{path}' is no JSON object: {reason}") from error
+    return about

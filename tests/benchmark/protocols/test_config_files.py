@@ -8,9 +8,11 @@ from benchmark.protocols import (
     PROTOCOLS,
     configs,
 )
+from benchmark.protocols.base import check_classes
 from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from recipe.configs import read_keys
+from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError
 
 METHODS = known_trainers()
@@ -18,6 +20,10 @@ METHODS = known_trainers()
 
 def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
     return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
+
+
+def keys_on(dataset: str, file) -> dict:
+    return for_dataset(read_keys(file), configs.dataset_name(dataset))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -43,6 +49,20 @@ PUBLISHED = {
     ("cross_dataset", "imagenet", "CoCoOp"): (1, 0.002, [10] * 5),
     ("domain_generalization", "imagenet", "ALIGN"): (4, 0.0026, [2] * 5),
     ("domain_generalization", "imagenet", "MaPLe"): (4, 0.0026, [2] * 5),
+    ("base2new", "dtd", "KgCoOp"): (128, 0.002, [100] * 5),
+    ("few_shot", "dtd", "KgCoOp"): (128, 0.002, [100] * 5),
+    ("base2new", "dtd", "ProGrad"): (32, 0.002, [100] * 5),
+    ("base2new", "imagenet", "ProGrad"): (32, 0.002, [50] * 5),
+    ("few_shot", "dtd", "ProGrad"): (32, 0.002, [50, 100, 100, 200, 200]),
+    ("few_shot", "imagenet", "ProGrad"): (32, 0.002, [50] * 5),
+    ("domain_generalization", "imagenet", "ProGrad"): (32, 0.002, [50] * 5),
+    ("base2new", "dtd", "PromptSRC"): (4, 0.0025, [20] * 5),
+    ("few_shot", "dtd", "PromptSRC"): (4, 0.0025, [50] * 5),
+    ("cross_dataset", "imagenet", "PromptSRC"): (4, 0.0025, [20] * 5),
+    ("base2new", "dtd", "TCP"): (32, 0.002, [50] * 5),
+    ("base2new", "sun397", "TCP"): (32, 0.002, [25] * 5),
+    ("base2new", "dtd", "CoPrompt"): (4, 0.0035, [8] * 5),
+    ("base2new", "food101", "CoPrompt"): (4, 0.0035, [5] * 5),
 }
 
 
@@ -51,9 +71,27 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
     batch, rate, epochs = PUBLISHED[case]
     protocol, dataset, method = case
     for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
-        keys = read_keys(config_of(protocol, method, dataset, shots))
+        keys = keys_on(dataset, config_of(protocol, method, dataset, shots))
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
+
+
+def test_coprompt_transfers_at_the_depth_of_its_source():
+    """Its base-to-new file has depths by data set, which would be those of the target."""
+    file = config_of("cross_dataset", "CoPrompt", "imagenet", 16)
+    for dataset in ("imagenet", "oxford_pets", "food101"):
+        keys = keys_on(dataset, file)
+        assert (keys["TRAINER.CoPrompt.PROMPT_DEPTH"], keys["TRAINER.CoPrompt.N_CTX"]) == (12, 4)
+
+
+def test_a_context_for_each_class_is_refused_whatever_the_method_is_called(tmp_path):
+    """KgCoOp's keys are in CoOp's node, and words start one context for all classes."""
+    plan = {"trainers": ["KgCoOp"], "shots": 16}
+    runs = PROTOCOLS["base2new"].plan(tmp_path, ["dtd"], [1], TrainerConfigs(), **plan)
+    class_specific = ("TRAINER.COOP.CSC", "True")
+    check_classes(runs, class_specific)
+    with pytest.raises(UserError, match="KgCoOp with a context for each class .*COOP.CSC False"):
+        check_classes(runs, (*class_specific, "TRAINER.COOP.CTX_INIT", "False"))
 
 
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():

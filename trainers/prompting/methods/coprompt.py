@@ -20,7 +20,7 @@ class CoPrompt(Method):
 
     L = CE + W (d(h, h0) + d(z, z0)), d the mean cosine distance, or with DISTILL mse the mean
     squared error. z0 is of a second augmentation of the image; h0_k of a sentence about class k
-    from the file SENTENCES, whose number is drawn anew in each step.
+    from the file SENTENCES, whose number is drawn anew in each step (docs/methods.md, section 12).
     """
 
     node = "CoPrompt"

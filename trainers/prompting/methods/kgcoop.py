@@ -16,8 +16,8 @@ WORDS = "a photo of a"
 class KgCoOp(Method):
     """CoOp's context, and the distance of the text features from those of a hand-written sentence.
 
-    L = CE + W * (1 - mean_k cos(h_k, h0_k)) over all classes (Eq. 4 and 5). `CTX_INIT` is a
-    switch: any true value starts the context from the words `a photo of a`.
+    L = CE + W * (1 - mean_k cos(h_k, h0_k)) over all classes (docs/methods.md, section 8).
+    `CTX_INIT` is a switch: any true value starts the context from the words `a photo of a`.
     """
 
     node = "COOP"

@@ -20,9 +20,9 @@ class ProGrad(Method):
     """CoOp's context, which learns nothing that contradicts zero-shot CLIP.
 
     Of the gradient a of the cross-entropy, the part against the gradient of a distillation term is
-    taken away (Eq. 5): g = a - LAMBDA min(a . u, 0) u, u the direction of the latter. That term is
+    taken away: g = a - LAMBDA min(a . u, 0) u, u the direction of the latter. That term is
     KD = -(T^2 / B) sum q log p, of the softmax q of zero-shot CLIP and p of ours at temperature T
-    (Eq. 4 without its constant). `CTX_INIT` is a switch: any true value starts the last vectors
+    (docs/methods.md, section 9). `CTX_INIT` is a switch: any true value starts the last vectors
     from the data set's sentence, and the others from zero.
     """
 

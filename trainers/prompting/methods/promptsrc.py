@@ -16,9 +16,10 @@ from .ivlp import IVLP
 class PromptSRC(IVLP):
     """IVLP whose features and predictions stay near to those of CLIP, and a mean over the epochs.
 
-    L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits (Eq. 3 to 5), against 60
-    sentences a class and the untouched image features. After the last epoch the prompts become
-    their mean over the epochs, weighted by a normal density with GPA_MEAN and GPA_STD (Eq. 6).
+    L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits, against 60 sentences a
+    class and the untouched image features (docs/methods.md, section 10). After the last epoch the
+    prompts become their mean over the epochs, weighted by a normal density with GPA_MEAN and
+    GPA_STD.
     """
 
     node = "PROMPTSRC"

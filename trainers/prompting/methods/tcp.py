@@ -23,7 +23,7 @@ KG_WEIGHT = 8.0  # a constant of the published code, as is the network's width, 
 
 
 class ClassTokens(Parts):
-    """t_k = W2 QuickGELU(W1 h0_k + b1) + b2, b tokens of the text width for each class (Eq. 6)."""
+    """t_k = W2 QuickGELU(W1 h0_k + b1) + b2, b tokens of the text width for each class."""
 
     prefix = "prompt_learner."
 
@@ -51,8 +51,8 @@ class TCP(Method):
     """CoOp's context, which tokens of each class replace from text block INSERT_BLOCK on.
 
     A small network makes these of the text feature h0_k of a hand-written sentence.
-    L = CE + 8 (1 - mean_k cos(h_k, h0_k)) (Eq. 8). `CTX_INIT` is a switch, as in KgCoOp. The
-    published `W` reaches no loss.
+    L = CE + 8 (1 - mean_k cos(h_k, h0_k)) (docs/methods.md, section 11). `CTX_INIT` is a switch,
+    as in KgCoOp. The published `W` reaches no loss.
     """
 
     node = "COOP"
