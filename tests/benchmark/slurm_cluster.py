@@ -107,6 +107,8 @@ class Cluster:
 
     def stop(self) -> None:
         self.ask("scancel", "--me")
+        with suppress(AssertionError):  # a job that lingers shall not keep the daemons
+            wait_for(lambda: not self.ask("squeue", "--me", "-h"))
         for name in reversed(list(self._daemons)):
             self.stop_daemon(name)
 
