@@ -115,7 +115,7 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
                 f"{where} has {len(rows[0])} sentences for '{names[0]}' but {len(sentences)} for "
                 f"'{name}': give all classes equally many"
             )
-        rows.append(sentences if name in lists else [s.format(name) for s in sentences])
+        rows.append(sentences if name in lists else [s.replace("{}", name) for s in sentences])
     return [list(row) for row in zip(*rows, strict=True)]
 
 
