@@ -36,7 +36,7 @@ def test_terms_add_up_unless_one_is_called_loss(tiny_clip):
     class Summed(Mine):
         def loss(self, output, batch):
             ce = F.cross_entropy(output.logits, batch.labels)
-            return {"ce": ce, "twice": 2 * ce}
+            return {"ce": ce, "twice": 2 * ce.reshape(1)}
 
     class Named(Summed):
         def loss(self, output, batch):

@@ -158,6 +158,7 @@ class Method(nn.Module):
                     f"The loss of {type(self).__name__} has no scalar as '{name}' but {what}: "
                     "return one number as a tensor, or a dict of such"
                 )
+        terms = {name: value.reshape(()) for name, value in terms.items()}
         if not terms:
             raise UserError(f"The loss of {type(self).__name__} has no terms: return at least one")
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
