@@ -31,7 +31,7 @@ def normal(*shape) -> nn.Parameter:
 def initial_contexts(
     templates, count: int, length: int, embedding: torch.Tensor, encode
 ) -> torch.Tensor:
-    """Starting values of `count` contexts of `length` tokens (methods.md, section 5).
+    """Starting values of `count` contexts of `length` tokens (docs/methods.md, section 5).
 
     Words start from their embeddings, `X` and contexts without a template at random. A template
     that repeats an earlier one gets noise on top: prompts that start equal would stay equal.
@@ -118,7 +118,7 @@ class PromptLearner(nn.Module):
             self.meta_net = MetaNet(clip_model.text_projection.shape[1], width)
 
     def public_names(self) -> dict[str, str]:
-        """Own parameter name -> name in a public whole-model checkpoint (methods.md, section 7)."""
+        """Own parameter name -> name in a public checkpoint (docs/methods.md, section 7)."""
         names = {}
         for own, _ in self.named_parameters():
             kind, _, rest = own.partition(".")

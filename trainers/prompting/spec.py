@@ -152,7 +152,7 @@ class PromptSpec:
 
 
 def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
-    """One template per prompt from what a user writes as `CTX_INIT` (methods.md, section 5).
+    """One template per prompt from what a user writes as `CTX_INIT` (docs/methods.md, section 5).
 
     A template starts prompt 1 (and those behind a tab the next ones, as in the published code); the
     others get `X` for each learnable token. Without words, or with more than four learnable tokens,

@@ -8,7 +8,7 @@ from ..spec import PromptSpec, shared_prompt
 class UPT(Method):
     """One unified prompt a depth, mixed by a light transformer layer and split over both sides.
 
-    The authors published no code; the layer starts as the identity (methods.md, section 4).
+    The authors published no code; the layer starts as the identity (docs/methods.md, section 4).
     """
 
     node = "UPT"
