@@ -72,7 +72,7 @@ class Checkout:
     def protocol(self, command: str, *words: str, code: int = 0, **more):
         """`python -m benchmark COMMAND ...`: what it printed; it must end with `code`."""
         process = self.start(*words, command=command, **more)
-        process.stdout, process.stderr = process.communicate(timeout=60)
+        process.stdout, process.stderr = process.communicate(timeout=300)
         assert process.returncode == code, process.stderr
         return process
 
@@ -111,7 +111,7 @@ def hear_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=120.0):  # many tests may share the machine
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

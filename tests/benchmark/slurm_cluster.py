@@ -105,6 +105,17 @@ class Cluster:
             daemon.wait(timeout=20)
         daemon.kill()
 
+    def restart_node(self) -> None:
+        """End slurmd and start it again; the jobs on it go on."""
+        before = self._node_started()
+        self.stop_daemon("slurmd")
+        self.start_daemon("slurmd")
+        wait_for(lambda: self._node_started() not in (before, ""))
+
+    def _node_started(self) -> str:
+        words = self.ask("scontrol", "show", "node").split()
+        return "".join(word for word in words if word.startswith("SlurmdStartTime="))
+
     def stop(self) -> None:
         self.ask("scancel", "--me")
         with suppress(AssertionError):  # a job that lingers shall not keep the daemons

@@ -2,16 +2,19 @@
 
 import json
 import os
-import random
+import shutil
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
 from checkout import wait_for
 from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
+
+from benchmark.report.results import COMMAND
+from trainers.prompting.checkpoints import saved_epochs
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,11 +48,11 @@ def test_the_table_of_the_local_engine(checkout, cluster):
 def test_a_job_that_is_told_to_end_is_requeued_and_goes_on(checkout, cluster):
     fake = {"CoOp/1/base": "slow once"}
     checkout.base2new(*ONE, SLURM, fake=fake, **cluster.variables)
-    wait_for(lambda: checkout.calls() and cluster.running())
-    time.sleep(1)  # the fake writes its checkpoint
+    checkpoint = checkout.folder("CoOp", 1) / "prompt_learner" / "checkpoint"
+    wait_for(lambda: checkpoint.exists() and cluster.running())
     (task,) = cluster.running()
     cluster.ask("scancel", "--signal=USR1", "--batch", task)
-    wait_for(lambda: len(checkout.calls()) == 3, seconds=60)
+    wait_for(lambda: len(checkout.calls()) == 3)
     assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
     assert checkout.runs() == ["CoOp/1/base", "CoOp/1/base", "CoOp/1/new"]
 
@@ -89,34 +92,74 @@ def test_a_full_queue_is_told(checkout, cluster):
     cluster.ask("scancel", "--me")
 
 
-def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_path, cluster):
-    words = [sys.executable, "-m", "benchmark", "base2new", "emoji", "--seeds", "1 2"]
-    few = ["--trainers", "ZeroshotCLIP CoOp", "--shots", "2", "OPTIM.MAX_EPOCH", "4"]
-    few += ["DATALOADER.NUM_WORKERS", "0"]
-    environment = os.environ | cluster.variables | {"OMP_NUM_THREADS": "1"}
+# In a job, each training stops in epochs 2 and 3 until it is killed there, so that every kill hits
+# one that runs. It stops there once: started again, it goes on.
+HELD = """
+import os, time
+from pathlib import Path
 
-    def call(place, *more, code=0):
+import torch
+
+from trainers.prompting import register
+from trainers.prompting.methods.coop import CoOp
+
+
+@register
+class Held(CoOp):
+    def after_epoch(self, epoch, last):
+        job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        place = Path(os.environ["HELD"], f"seed{torch.initial_seed()}-{epoch}")
+        if job and epoch in (2, 3) and not place.exists():
+            place.with_suffix(".tmp").write_text(f"{job}_{task}")
+            place.with_suffix(".tmp").rename(place)
+            time.sleep(600)
+            raise RuntimeError("nobody has killed this training")
+"""
+
+
+def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_path, cluster):
+    plugin, held = tmp_path / "plugin" / "held.py", tmp_path / "held"
+    (plugin.parent / "Held").mkdir(parents=True)
+    held.mkdir()
+    plugin.write_text(HELD)
+    shutil.copy(ROOT / "configs/trainers/CoOp/emoji.yaml", plugin.parent / "Held")
+    words = [sys.executable, "-m", "benchmark", "base2new", "emoji", "--plugin", str(plugin)]
+    words += ["--trainers", "ZeroshotCLIP Held", "--shots", "2", "--seeds", "1 2"]
+    few = ["OPTIM.MAX_EPOCH", "4", "DATALOADER.NUM_WORKERS", "0"]
+    environment = os.environ | cluster.variables | {"OMP_NUM_THREADS": "1", "HELD": str(held)}
+
+    def call(place, *more):
         command = [*words, "--output", str(tmp_path / place), *more, *few]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert done.returncode == code, done.stderr
+        assert done.returncode == 0, done.stderr
 
     call("local")
     call("jobs", SLURM)
-    chance = random.Random(0)
-    for _ in range(3):
-        wait_for(cluster.running, seconds=60)
-        time.sleep(chance.uniform(2, 8))
-        for task in cluster.running()[:1]:
+    trainings = tmp_path / "jobs/base2new/train_base/emoji/shots_2/Held/emoji"
+    killed: set[Path] = set()
+    for number in range(4):  # two trainings, each held twice
+        wait_for(lambda: set(held.glob("seed?-?")) - killed, seconds=300)
+        place = min(set(held.glob("seed?-?")) - killed)
+        seed, epoch = place.name.split("-")
+        folder, task = trainings / seed, place.read_text()
+        assert saved_epochs(folder / "prompt_learner") == [int(epoch) - 1]
+        assert task in cluster.running() and not (folder / "results.json").exists()
+        if number == 2:
+            cluster.restart_node()
+        if number % 2:
             cluster.ask("scancel", "--signal=KILL", task)
-        for task in cluster.running()[1:]:
+        else:
             cluster.ask("scancel", "--signal=USR1", "--batch", task)
-    cluster.stop_daemon("slurmd")
-    cluster.start_daemon("slurmd")
-    wait_for(lambda: not cluster.ask("squeue", "--me", "-h"), seconds=300)
+        wait_for(lambda task=task: task not in cluster.running())
+        killed.add(place)
+        call("jobs", SLURM)  # what was killed is submitted again
     call("jobs", SLURM, "--wait")
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
+    for seed in ("seed1", "seed2"):
+        console = (trainings / seed / "console.txt").read_text()
+        assert console.count(COMMAND) == 3 and "nobody has killed" not in console
     trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
-    assert len(trained) == 2  # of CoOp
+    assert len(trained) == 2
     for path in trained:
         other = tmp_path / "jobs" / path.relative_to(tmp_path / "local")
         mine, theirs = (torch.load(p, weights_only=False)["state_dict"] for p in (path, other))

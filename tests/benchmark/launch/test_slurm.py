@@ -11,6 +11,7 @@ from checkout import hear_interrupts, wait_for
 from fake_slurm import PENDING, RUNNING, FakeSlurm
 
 from benchmark.launch.slurm.arrays import numbers, plan
+from benchmark.launch.slurm.book import Book
 from benchmark.launch.slurm.commands import Task, requeue
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
 
@@ -115,8 +116,7 @@ def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
     fake = {"CoOp/1/new": "crash"}
     process = checkout.start(*ONE, SLURM, "--wait", **slurm.variables)
     try:
-        wait_for(lambda: len(slurm.calls()) == 2)
-        time.sleep(0.5)  # the last answer of sbatch is written down
+        wait_for(lambda: len(Book(checkout.output).entries) == 2)
         work(checkout, slurm, **fake)
         stdout, stderr = process.communicate(timeout=60)
     finally:
@@ -155,8 +155,7 @@ def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
         words, cwd=checkout.root, env=environment, stderr=subprocess.PIPE, text=True,
         preexec_fn=hear_interrupts,
     )  # fmt: skip
-    wait_for(lambda: checkout.calls())
-    time.sleep(0.3)
+    wait_for((folder / "prompt_learner" / "checkpoint").exists)
     process.send_signal(10)  # SIGUSR1
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
