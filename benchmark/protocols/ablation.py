@@ -49,8 +49,8 @@ class Ablation(Protocol):
         name="ablation_beta",
         x="beta",
         y="h",
-        x_label="beta",
-        y_label="H",
+        x_label="beta, weight of the token level",
+        y_label="Harmonic mean (%)",
         sentence="H against beta, the weight of the token level",
     )
 

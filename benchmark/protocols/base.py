@@ -57,14 +57,19 @@ class Part(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A picture of a protocol's rows, one panel a data set."""
+    """A picture of a protocol's rows.
+
+    `kind` is `curves` (y against x, one panel a data set), `plane` (the same without lines between
+    points) or `targets` (the accuracy on each data set, one panel a source).
+    """
 
     name: str  # of the files
-    x: str  # `shots`, or the setting of an ablation that is varied alone
-    y: str  # the column that is drawn
+    x: str  # a column; of curves `shots`, or the setting of an ablation that is varied alone
+    y: str  # a column
     x_label: str
     y_label: str
     sentence: str  # what is seen, for those who cannot see it
+    kind: str = "curves"
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,6 @@ class Protocol(ABC):
     costs: bool = False  # a table tells what training took
     table_title: str  # of one table; the braces name fields of a row
     variant_notes: dict[str, str] = {}  # what to know about what an ablation varies
-    published: str | None = None  # the file in report/published_csv to compare with
     plot: Plot | None = None
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from .base import METHOD, Part, Protocol, base_and_new
+from .base import METHOD, Part, Plot, Protocol, base_and_new
 from .configs import ANY, Rule
 
 
@@ -22,6 +22,15 @@ class Base2New(Protocol):
     new_classes = True
     costs = True
     table_title = "Base-to-new on {dataset}"
+    plot = Plot(
+        name="base2new",
+        x="base",
+        y="new",
+        x_label="Accuracy on base classes (%)",
+        y_label="Accuracy on new classes (%)",
+        sentence="Accuracy on new against that on base classes, over lines of equal harmonic mean",
+        kind="plane",
+    )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
         runs = []

@@ -35,7 +35,6 @@ class FewShot(Protocol):
     }
     across = "shots"
     table_title = "Few-shot on {dataset}"
-    published = "few_shot_d1.csv"
     plot = Plot(
         name="few_shot",
         x="shots",

@@ -4,7 +4,7 @@ from itertools import product
 
 from trainers.prompting.errors import UserError
 
-from .base import METHOD, SHOTS, TRAINERS, Part, Protocol, learns_nothing
+from .base import METHOD, SHOTS, TRAINERS, Part, Plot, Protocol, learns_nothing
 from .configs import ANY, Rule, check_datasets
 
 
@@ -36,6 +36,15 @@ class Transfer(Protocol):
             "target": Part(target, eval_only=True),
         }
         self.table_title = f"{self.title} from {{source}}"
+        self.plot = Plot(
+            name=self.name,
+            x="accuracy",
+            y="dataset",
+            x_label="Accuracy (%)",
+            y_label="",
+            sentence=f"{self.title}: accuracy on each data set",
+            kind="targets",
+        )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots, source):
         check_datasets([source])

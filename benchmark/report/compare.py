@@ -9,9 +9,10 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from .answers import Answers, answers
+from .names import dataset_name
 from .paired import Block, Difference, Pair, difference
 from .rows import Cell, Row
-from .tables import Table, column_head, first_head, grouped, line_name
+from .tables import Table, column_head, first_head, grouped, line_name, title_names
 
 DIFFERENCE = (
     "Difference in points [95% interval by a bootstrap over test images and seeds], and p of a "
@@ -64,7 +65,7 @@ class Comparison:
             return self.protocol.columns[self.column]
         if across == "shots":
             return column_head(self.shots)
-        return self.ours.dataset if self.of is None else "Average"
+        return column_head(self.ours.dataset) if self.of is None else "Average"
 
     @property
     def cell(self) -> Cell:
@@ -184,8 +185,7 @@ class Comparisons:
         first, ours = members[0], members[0].ours
         protocol, splits = first.protocol, set().union(*(c.ours.splits for c in members))
         if first.of is None or protocol.across == "dataset":
-            names = {name: getattr(ours, name) for name in ("dataset", "source", "tried")}
-            what = protocol.table_title.format(**names)
+            what = protocol.table_title.format(**title_names(ours))
         else:
             embedded = "embedded " * ours.embedded
             what = f"{protocol.title}, average over {first.of} {embedded}data sets"
@@ -283,7 +283,7 @@ def _where(row: Row, columns) -> str:
     """Where in the tables, in words."""
     shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
     names = [row.protocol.columns[column] for column in columns]
-    return ", ".join([row.dataset, *shots, *names])
+    return ", ".join([dataset_name(row.dataset), *shots, *names])
 
 
 def _seeds(seeds) -> str:

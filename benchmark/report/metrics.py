@@ -7,9 +7,10 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from ..protocols.base import Protocol, shots_text
+from .names import dataset_name
 from .results import Outcome
 from .rows import Cell, Row
-from .tables import STD, Table, line_name
+from .tables import ONE_SEED, Table, line_name, spread_note
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
 BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
@@ -44,9 +45,9 @@ class Test:
     def where(self) -> str:
         """The protocol, the data set, the classes and the shots, in words."""
         row, protocol = self.first, self.first.protocol
-        what = [protocol.title, row.dataset]
+        what = [protocol.title, dataset_name(row.dataset)]
         if row.source not in ("", row.dataset):
-            what[1] += f" from {row.source}"
+            what[1] += f" from {dataset_name(row.source)}"
         if len(protocol.columns) > 1:
             what.append(protocol.columns[self.column].lower())
         if row.tried:
@@ -102,8 +103,9 @@ class Metrics:
             [Cell(method), *(_cell(test.values(method, key), METRICS[key]) for key in METRICS)]
             for method in test.runs
         ]
+        caption = [spread_note(max(map(len, test.runs.values()))), BINS]
         problems = test.problems("calibration_error")
-        return Table(f"{test.where}: metrics", head, lines, [STD, BINS], problems)
+        return Table(f"{test.where}: metrics", head, lines, caption, problems)
 
     def records(self) -> list[dict]:
         return [
@@ -132,7 +134,8 @@ class Classes:
             cells = [Cell("-") if value is None else Cell(f"{value:.2f}", value) for value in means]
             lines.append([Cell(name), *cells])
         title = f"{test.where}: accuracy (%) of each class"
-        caption = ["Mean over the seeds."]
+        several = max(map(len, test.runs.values())) > 1
+        caption = ["Mean over the seeds." if several else ONE_SEED]
         return Table(title, ["Class", *found], lines, caption, test.problems(PER_CLASS))
 
     @staticmethod

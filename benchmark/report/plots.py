@@ -1,17 +1,21 @@
-"""Plots: accuracy against shots in the style of the CoOp paper, and H against beta."""
+"""Plots: accuracy against shots, H against beta, new against base classes, and each target."""
 
 import io
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..protocols.base import Plot, shots_text
+from .averages import Average, averages
 from .methods import looks
-from .rows import Average, Row, averages, methods
+from .names import dataset_name, method_name
+from .rows import Row, methods
 
 LINES = ["-", "--", ":", "-."]  # of one method's first, second, ... curve: its configs, its logs
 
@@ -23,27 +27,41 @@ RC = {
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
     "svg.hashsalt": "benchmark",  # the same names of parts, and so the same bytes, each time
 }
-FORMATS = ("png", "svg")
-COLUMNS = 4  # panels side by side
+# What would make two files of the same numbers differ.
+FORMATS: dict[str, dict] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+    "svg": {"Date": None},
+}
+WIDTH = 5.2  # inches: shown 500 pixels wide, the letters are of the size of text
+COLUMNS = 2  # panels side by side
 
 
 class Point(NamedTuple):
-    """A point of a curve; `whole` when no seed is missing."""
+    """A point of a curve, with what its bars show; `whole` when no seed is missing."""
 
     x: float
     y: float
-    spread: float | None
-    whole: bool
+    x_spread: float | None = None
+    y_spread: float | None = None
+    whole: bool = True
 
 
-# The curves of a panel, by the method; the panels by their title.
-Panels = dict[str, dict[str, list[Point]]]
+class Panel(NamedTuple):
+    """The points of each method, and the words that stand for positions on an axis, if any."""
+
+    curves: dict[str, list[Point]]
+    ticks: dict[float, str]
 
 
-def figures(listed: list[Row]) -> dict[str, tuple[Figure, str]]:
-    """What can be drawn of these rows: by its name, a figure and a sentence that describes it."""
+Drawing = dict[str, tuple[Figure, str]]  # by its name, a figure and a sentence that describes it
+
+
+def figures(listed: list[Row]) -> Drawing:
+    """What can be drawn of these rows."""
     bars = "95% intervals" if any(row.interval for row in listed) else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
@@ -52,81 +70,194 @@ def figures(listed: list[Row]) -> dict[str, tuple[Figure, str]]:
         if plot is None:
             continue
         rows = [row for row in listed if row.protocol is protocol]
-        if plot.x != "shots":
+        if plot.kind == "curves" and plot.x != "shots":
             rows = [row for row in rows if row.tried == plot.x]
-        panels = _panels(rows, plot)
+        panels = _targets(rows) if plot.kind == "targets" else _panels(rows, plot)
         if panels:
-            figure = _draw(rows, panels, plot.x_label, plot.y_label)
-            found[plot.name] = figure, f"{plot.sentence}; {bars}"
+            found[plot.name] = _draw(rows, panels, plot), f"{plot.sentence}; {bars}"
     return found
 
 
 def encoded(figure: Figure, form: str) -> bytes:
-    """A figure as png or svg: the same bytes for the same numbers."""
+    """A figure in one of FORMATS: the same bytes for the same numbers."""
     stream = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else {"Software": None}
     with matplotlib.rc_context(RC):
-        figure.savefig(stream, format=form, dpi=150, metadata=metadata)
+        figure.savefig(stream, format=form, dpi=150, metadata=FORMATS[form])
     return stream.getvalue()
 
 
-def _panels(listed: list[Row], plot: Plot) -> Panels:
-    """A panel for each data set, and before these one for the averages that lack no data set."""
-    panels = defaultdict(lambda: defaultdict(list))
-    for average in averages(listed):
-        if average.datasets == average.of:
-            point = Point(_x(average, plot), average.means[plot.y], None, True)
-            panels[_title(str(average).capitalize(), average)][average.method].append(point)
-    for row in listed:
-        if row.values[plot.y]:
-            y, spread = row.mean(plot.y), row.spread(plot.y)
-            point = Point(_x(row, plot), y, spread, row.complete(plot.y))
-            panels[_title(row.dataset, row)][row.method].append(point)
+# ------------------------------------------------------------------------------- what is drawn
+
+
+def _panels(listed: list[Row], plot: Plot) -> dict[str, Panel]:
+    """By its title, a panel for each data set; before these one for whole averages, if any."""
+    positions = {}
+    if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
+        positions = {shots: i for i, shots in enumerate(sorted({row.shots for row in listed}))}
+    several = len({row.shots for row in listed}) > 1 and not positions
+    panels: dict[str, Panel] = {}
+    for of in [*averages(listed), *listed]:
+        if of.mean(plot.y) is None:
+            continue
+        if positions:
+            x, x_spread = positions[of.shots], None
+        elif plot.kind == "plane":
+            x, x_spread = of.mean(plot.x), _spread(of, plot.x)
+        else:
+            x, x_spread = of.settings[plot.x], None
+        if x is None:
+            continue
+        title = str(of).capitalize() if isinstance(of, Average) else dataset_name(of.dataset)
+        title += f", {shots_text(of.shots)}" * several
+        ticks = {position: str(shots) for shots, position in positions.items()}
+        panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
+        point = Point(x, of.mean(plot.y), x_spread, _spread(of, plot.y), _whole(of, plot.y))
+        panel.curves[of.method].append(point)
     return panels
 
 
-def _x(of: Row | Average, plot: Plot) -> float:
-    return of.shots if plot.x == "shots" else of.settings[plot.x]
+def _targets(listed: list[Row]) -> dict[str, Panel]:
+    """A panel for each source and number of shots, a line for each data set and the average."""
+    groups = defaultdict(list)
+    for row in listed:
+        groups[row.source, row.shots].append(row)
+    panels = {}
+    for (source, shots), members in groups.items():
+        of_average = averages(members)
+        names = [dataset_name(row.dataset) for row in members] + ["Average"] * bool(of_average)
+        lines = {name: -i for i, name in enumerate(dict.fromkeys(names))}  # from top to bottom
+        curves = defaultdict(list)
+        for of in [*members, *of_average]:
+            if of.mean("accuracy") is not None:
+                name = "Average" if isinstance(of, Average) else dataset_name(of.dataset)
+                spread, whole = _spread(of, "accuracy"), _whole(of, "accuracy")
+                point = Point(of.mean("accuracy"), lines[name], spread, None, whole)
+                curves[of.method].append(point)
+        if curves:
+            title = f"From {dataset_name(source)}, {shots_text(shots)}"
+            panels[title] = Panel(curves, {place: name for name, place in lines.items()})
+    return panels
 
 
-def _title(what: str, of: Row | Average) -> str:
-    return f"{what}, {shots_text(of.shots)}" if of.variant else what
+def _spread(of: Row | Average, column: str) -> float | None:
+    return of.spread(column) if isinstance(of, Row) else None
 
 
-def _draw(listed: list[Row], panels: Panels, x_label: str, y_label: str) -> Figure:
-    """All panels, with one legend."""
-    columns = min(COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    alone = len(panels) == 1
+def _whole(of: Row | Average, column: str) -> bool:
+    return of.complete(column) if isinstance(of, Row) else True
+
+
+# ------------------------------------------------------------------------------- how it is drawn
+
+
+def _draw(listed: list[Row], panels: dict[str, Panel], plot: Plot) -> Figure:
+    """All panels, with one legend where there are several methods."""
     styles = _styles(listed)
+    drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
+    styles = {name: styles[name] for name in drawn}
+    columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
+    lines = math.ceil(len(panels) / columns)
+    height = 3.2 if columns == 1 else 2.2
+    if plot.kind == "targets":
+        most = max(len(panel.ticks) for panel in panels.values())
+        height = 0.6 + most * (0.16 + 0.065 * len(drawn))
     with matplotlib.rc_context(RC):
-        size = (6.2, 3.6) if alone else (2.9 * columns, 2.4 * lines + 0.8)
+        size = (WIDTH, height * lines + 0.25 * math.ceil(len(drawn) / 3) + 0.3)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis in axes[len(panels) :]:
             axis.remove()
-        handles = {}
-        for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-            axis.set_title(title)
-            axis.set_xticks(sorted({point.x for points in curves.values() for point in points}))
-            for method in sorted(curves, key=list(styles).index):
-                handles[method] = _curve(axis, curves[method], styles[method])
-        figure.supxlabel(x_label, fontsize="medium")
-        figure.supylabel(y_label, fontsize="medium")
-        names = [method for method in styles if method in handles]
-        place = "right upper" if alone else "upper center"
-        figure.legend(
-            [handles[method] for method in names], names, loc=f"outside {place}", frameon=False,
-            ncols=1 if alone else 2 * columns,
-        )  # fmt: skip
+        handles: dict = {}
+        for axis, (title, panel) in zip(axes, panels.items(), strict=False):
+            axis.set_title(f"{drawn[0]}: {title}" if len(drawn) == 1 else title, fontsize="medium")
+            handles |= DRAWINGS[plot.kind](axis, panel, styles)
+        figure.supxlabel(plot.x_label, fontsize="medium")
+        if plot.y_label:
+            figure.supylabel(plot.y_label, fontsize="medium")
+        if len(drawn) > 1:
+            _legend(figure, [handles[name] for name in drawn], drawn)
     return figure
+
+
+def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
+    """A legend above the panels that is read row by row (Matplotlib fills columns)."""
+    columns = min(4 if max(map(len, names)) <= 12 else 2, len(names))
+    order = [i for column in range(columns) for i in range(column, len(names), columns)]
+    labels = [method_name(names[i]) for i in order]
+    figure.legend(
+        [handles[i] for i in order], labels, loc="outside upper center", frameon=False,
+        ncols=columns,
+    )  # fmt: skip
+
+
+def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+    """Points beside each other where several methods have the same x, joined by lines."""
+    xs = sorted({point.x for points in panel.curves.values() for point in points})
+    gap = min((b - a for a, b in zip(xs, xs[1:], strict=False)), default=1)
+    places = sorted(panel.ticks) if panel.ticks else xs
+    axis.set_xticks(places, [panel.ticks.get(x, f"{x:g}") for x in places])
+    at_zero = [name for name, points in panel.curves.items() if panel.ticks.get(points[0].x) == "0"]
+    handles = {}
+    for method in at_zero:  # zero-shot: a level to compare with
+        handles[method] = _points(axis, panel.curves[method], styles[method])
+        level, color = panel.curves[method][0].y, styles[method]["color"]
+        axis.axhline(level, color=color, linewidth=0.8, linestyle=":")
+    for method, shift in _dodged([name for name in panel.curves if name not in at_zero], styles):
+        points = [p._replace(x=p.x + shift * gap) for p in sorted(panel.curves[method])]
+        handles[method] = _points(axis, points, styles[method])
+    return handles
+
+
+def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+    """New against base classes, over lines of equal H."""
+    handles = {}
+    for method in styles:
+        if method in panel.curves:
+            style = styles[method] | {"linestyle": "none"}
+            handles[method] = _points(axis, panel.curves[method], style)
+    axis.margins(0.15)
+    base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
+    h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
+    levels = axis.contour(base, new, h, levels=5, colors="#999999", linewidths=0.6, zorder=0.5)
+    axis.clabel(levels, fmt="H %g", fontsize=7)
+    axis.grid(False)
+    return handles
+
+
+def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+    """A line for each data set, the methods below each other in it."""
+    axis.set_yticks(list(panel.ticks), list(panel.ticks.values()))
+    axis.grid(axis="y", visible=False)
+    for place in panel.ticks:
+        axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
+    axis.set_ylim(min(panel.ticks) - 0.5, max(panel.ticks) + 0.5)
+    handles = {}
+    for method, shift in _dodged(panel.curves, styles):
+        points = [point._replace(y=point.y - shift) for point in panel.curves[method]]
+        handles[method] = _points(axis, points, styles[method] | {"linestyle": "none"})
+    return handles
+
+
+def _dodged(names: Collection[str], styles: dict[str, dict]) -> list[tuple[str, float]]:
+    """These methods in their order, each with its shift in a space of width 1."""
+    drawn = [method for method in styles if method in names]
+    step = min(0.12, 0.7 / max(1, len(drawn)))
+    return [(method, (i - (len(drawn) - 1) / 2) * step) for i, method in enumerate(drawn)]
+
+
+DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
+    "curves": _curves,
+    "plane": _plane,
+    "targets": _dots,
+}
 
 
 def _styles(listed: list[Row]) -> dict[str, dict]:
     """How the curve of each method looks, in the order of the methods."""
     trainers = {row.method: row.trainer for row in listed}
     look = looks(trainers.values())
-    seen, styles = Counter(), {}
+    seen: Counter = Counter()
+    styles = {}
     for method in methods(listed):
         trainer = trainers[method]
         line = LINES[seen[trainer] % len(LINES)]
@@ -135,20 +266,17 @@ def _styles(listed: list[Row]) -> dict[str, dict]:
     return styles
 
 
-def _curve(axis: Axes, points: list[Point], style: dict):
-    """Draw a curve with its error bars; markers are hollow where seeds are missing."""
-    points = sorted(points)
-    style = style | {"markersize": 10 if style["marker"] == "*" else 6}
-    bars = [point for point in points if point.spread]
-    axis.errorbar(
-        [point.x for point in bars], [point.y for point in bars],
-        [point.spread for point in bars], color=style["color"], fmt="none", elinewidth=0.8,
-        capsize=2,
-    )  # fmt: skip
+def _points(axis: Axes, points: list[Point], style: dict):
+    """Draw points with their error bars; markers are hollow where seeds are missing."""
+    style = style | {"markersize": 8 if style["marker"] == "*" else 4.5}
     x, y = [point.x for point in points], [point.y for point in points]
-    (line,) = axis.plot(x, y, **style, linewidth=1.4)
-    if x == [0]:  # zero-shot: a level to compare with
-        axis.axhline(*y, color=style["color"], linewidth=0.8, linestyle=":")
+    bars = {}
+    for name, spreads in (("xerr", [p.x_spread for p in points]), ("yerr", [p.y_spread for p in points])):
+        if any(spreads):
+            bars[name] = [spread or 0 for spread in spreads]
+    if bars:
+        axis.errorbar(x, y, **bars, color=style["color"], fmt="none", elinewidth=0.8, capsize=1.5)
+    (line,) = axis.plot(x, y, **style, linewidth=1.2)
     hollow = [point for point in points if not point.whole]
     axis.plot(
         [point.x for point in hollow], [point.y for point in hollow],

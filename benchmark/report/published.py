@@ -1,65 +1,156 @@
-"""The paper's own few-shot numbers, and where ours can stand beside them."""
+"""Published numbers, and where ours can stand beside them.
+
+The files in `published_csv/` whose names begin with that of a protocol hold its numbers: a line for
+each method and data set (or the `average` over those of the papers), with the accuracy (%) of each
+column of the protocol, the source, and the shots where they are not 16. All are of ViT-B/16.
+"""
 
 import csv
 import functools
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
+
+from trainers.prompting.errors import UserError
+
+from ..protocols.base import Protocol
+from .names import DATASETS, method_name
 
 FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
-CAPTION = f"Published: Table D.1 of the paper ({BACKBONE}, means over three seeds)."
-
-# The table's names of the data sets, by ours; data sets that are not here are never compared.
-NAMES = {
-    "imagenet": "ImageNet",
-    "caltech101": "Caltech101",
-    "oxford_pets": "OxfordPets",
-    "stanford_cars": "StanfordCars",
-    "oxford_flowers": "Flowers102",
-    "food101": "FOOD101",
-    "fgvc_aircraft": "FGVCAircraft",
-    "sun397": "SUN397",
-    "dtd": "DTD",
-    "eurosat": "EuroSAT",
-    "ucf101": "UCF101",
-}
+SHOTS = 16
+AVERAGE = "average"
+TRAINERS = {"CLIP": "ZeroshotCLIP"}  # where ours has another name
 
 # It is said to be 95.69, with 81.99 for 8 shots. What was meant nobody knows.
-MISPRINTS = {("UCF101", "ALIGN", 16)}
+MISPRINTS = {("few_shot", "ALIGN", "ucf101", 16)}
+MISPRINT = "A number marked as a misprint cannot be right: no difference is computed."
+NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could not be obtained."
+
+
+class Published(NamedTuple):
+    """Numbers (%) by column of the protocol, and where they are printed."""
+
+    values: dict[str, float]
+    source: str
+
+
+class Key(NamedTuple):
+    """Whose numbers: a trainer on a data set, or on `average`."""
+
+    trainer: str
+    dataset: str
+    shots: int
 
 
 @functools.cache
-def numbers(name: str) -> dict[tuple[str, str, int], float]:
-    """The accuracy (%) of each (data set, method, shots) in a file, by the table's names."""
-    with (FOLDER / name).open(newline="", encoding="utf-8") as file:
-        return {
-            (line["dataset"], line["method"], int(line["shots"])): float(line["accuracy"])
-            for line in csv.DictReader(file)
-        }
+def numbers(protocol: Protocol) -> dict[Key, Published]:
+    """All published numbers of a protocol.
+
+    Raises:
+        UserError: a line of a file is wrong.
+    """
+    found: dict[Key, Published] = {}
+    for path in sorted(FOLDER.glob(f"{protocol.name}*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            for line in reader:
+                try:
+                    key, published = _read(line, list(protocol.columns))
+                    if key in found:
+                        raise ValueError(f"{key.trainer} on {key.dataset} is there twice")
+                except ValueError as error:
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: {error}; correct or remove that line, "
+                        "or use --published off"
+                    ) from None
+                found[key] = published
+    return found
 
 
-def published(row) -> float | None:
-    """The published number of the same setting as a row of our results; None if there is none."""
-    comparable = (
-        row.protocol.published
-        and not row.label
-        and row.backbones == {BACKBONE}
-        and row.splits == {"test"}
-    )
-    return numbers(row.protocol.published).get(_key(row)) if comparable else None
+def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
+    """
+    Raises:
+        ValueError: something is missing, or is not what it should be.
+    """
+    for name in ("method", "dataset", *columns, "source"):
+        if not line.get(name):
+            raise ValueError(f"there is no {name}")
+    if None in line:
+        raise ValueError("there are more values than columns")
+    if line["dataset"] not in (AVERAGE, *DATASETS):
+        raise ValueError(f"'{line['dataset']}' is not the name of a data set")
+    shots = line.get("shots") or str(SHOTS)
+    if not shots.isdecimal():
+        raise ValueError(f"shots are '{shots}', not a whole number")
+    trainer = TRAINERS.get(line["method"], line["method"])
+    values = {name: _accuracy(name, line[name]) for name in columns}
+    return Key(trainer, line["dataset"], int(shots)), Published(values, line["source"])
 
 
-def misprint(row) -> bool:
+def _accuracy(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 100:
+        raise ValueError(f"{name} is '{text}', not a number from 0 to 100")
+    return value
+
+
+def comparable(row) -> bool:
+    """Whether a row was computed as the published numbers of its protocol were."""
+    fits = not row.label and row.backbones == {BACKBONE} and row.splits == {"test"}
+    return fits and bool(numbers(row.protocol))
+
+
+def datasets(protocol: Protocol) -> set[str]:
+    """The data sets with published numbers."""
+    return {key.dataset for key in numbers(protocol)} - {AVERAGE}
+
+
+def trainers(protocol: Protocol) -> list[str]:
+    """The methods with published numbers."""
+    return list(dict.fromkeys(key.trainer for key in numbers(protocol)))
+
+
+def published(of) -> Published | None:
+    """The published numbers of the same setting as a row or an average; None if there are none."""
+    return numbers(of.protocol).get(_key(of)) if of.comparable else None
+
+
+def of_trainer(trainer: str, of, column: str) -> float | None:
+    """The published number of another method in the setting of a row or an average."""
+    theirs = numbers(of.protocol).get(_key(of)._replace(trainer=trainer))
+    return theirs.values[column] if theirs and of.comparable else None
+
+
+def misprint(of) -> bool:
     """Whether the published number of this setting cannot be right."""
-    return _key(row) in MISPRINTS
+    return (of.protocol.name, *_key(of)) in MISPRINTS
 
 
-def difference(row) -> float | None:
+def difference(of, column: str) -> float | None:
     """Ours minus the published number; None where that is not known or a misprint."""
-    theirs, ours = published(row), row.mean("accuracy")
-    if theirs is None or ours is None or misprint(row):
+    theirs, ours = published(of), of.mean(column)
+    if theirs is None or ours is None or misprint(of):
         return None
-    return ours - theirs
+    return ours - theirs.values[column]
 
 
-def _key(row) -> tuple[str | None, str, int]:
-    return NAMES.get(row.dataset), row.trainer, row.shots
+def _key(of) -> Key:
+    # Where shots are no column, an untrained method has those of the table, or none.
+    shots = of.shots if of.protocol.across == "shots" else of.shots or SHOTS
+    return Key(of.trainer, of.dataset, shots)
+
+
+def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:
+    """A sentence on where the numbers of these methods are printed; none without any method."""
+    shown, methods = set(shown), defaultdict(list)
+    for key, theirs in numbers(protocol).items():
+        name = method_name(key.trainer)
+        if key.trainer in shown and name not in methods[theirs.source]:
+            methods[theirs.source].append(name)
+    said = [f"{', '.join(names)}: {source}" for source, names in methods.items() if names]
+    return [f"Published ({BACKBONE}): {'; '.join(said)}."] if said else []

@@ -1,40 +1,41 @@
-"""Tables as text, markdown and LaTeX; rows as comma-separated values and JSON."""
+"""Tables as text and markdown; rows as comma-separated values and JSON."""
 
 import csv
 import io
 import json
+from collections.abc import Callable
 from statistics import mean
 
 from tabulate import tabulate
 
 from ..protocols.base import Protocol
 from . import published
-from .rows import Average, Row, averages
+from .averages import Average, averages
+from .latex import as_latex, papers
+from .rows import Row
 from .tables import Table, tables
 
-TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
 WIDTH = 120  # characters of a line of text; wider tables are folded
 
-LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-    }
-)
 
+def render(listed: list[Row], form: str, all_published: bool = False) -> str:
+    """All tables of these rows as `text`, `markdown` or `latex`; or the rows as `csv` or `json`.
 
-def render(listed: list[Row], form: str) -> str:
-    """All tables of these rows as `text`, `markdown` or `latex`; or the rows as `csv` or `json`."""
+    Args:
+        listed: the rows.
+        form: the format.
+        all_published: the tables have the published numbers of methods that were not run, too.
+    """
     if form == "json":
         found = {"rows": [record(row) for row in listed]}
         found["averages"] = [average_record(average) for average in averages(listed)]
         return json.dumps(found, indent=2)
     if form == "csv":
         return as_csv([record(row) for row in listed])
-    return in_style(tables(listed), form)
+    if form == "latex":
+        return papers(listed, all_published)
+    return in_style(tables(listed, all_published), form)
 
 
 def in_style(groups: dict[Protocol, list[Table]], form: str) -> str:
@@ -70,43 +71,17 @@ def as_markdown(table: Table) -> str:
     return "\n\n".join(parts)
 
 
-def as_latex(table: Table) -> str:
-    """A table for the package booktabs; what is missing stands in comments below it."""
-    lines = _bold(table, lambda text: rf"\textbf{{{text}}}", lambda text: text.translate(LATEX))
-    head = [name.translate(LATEX) for name in table.head]
-    caption = " ".join([f"{table.title}.", *table.caption]).translate(LATEX)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            rf"{' & '.join(head)} \\",
-            r"\midrule",
-            *(rf"{' & '.join(line)} \\" for line in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            *(f"% {problem}" for problem in _problems(table)),
-        ]
-    )
-
-
 def _tabulated(lines, form: str) -> str:
     align = ["left"] + ["right"] * (len(lines[0]) - 1)
     style = TABLE_STYLES[form]
     return tabulate(lines[1:], lines[0], style, colalign=align, disable_numparse=True)
 
 
-def _bold(table: Table, bold, escape=str) -> list[list[str]]:
+def _bold(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
     """The texts of all cells, the best of each column made bold."""
     best = [table.best(column) for column in range(len(table.head))]
     return [
-        [
-            bold(escape(cell.text)) if i in best[j] else escape(cell.text)
-            for j, cell in enumerate(line)
-        ]
+        [bold(cell.text) if i in best[j] else cell.text for j, cell in enumerate(line)]
         for i, line in enumerate(table.lines)
     ]
 
@@ -133,14 +108,23 @@ def record(row: Row) -> dict:
         if row.interval:
             found[f"{column}_half_interval_95"] = row.half_interval(column)
         found[f"{column}_n"] = len(row.values[column])
-    if row.protocol.published:
-        found["published"] = published.published(row)
-        found["published_is_misprint"] = found["published"] is not None and published.misprint(row)
-        found["difference"] = published.difference(row)
+    found |= _published_record(row)
     found["num_params"] = row.num_params
     found["train_seconds"] = mean(row.train_seconds) if row.train_seconds else None
     found["peak_memory_mib"] = row.peak_memory
     found["problems"] = [f"{part}: {why}" for part in row.problems for why in row.problems[part]]
+    return found
+
+
+def _published_record(of: Row | Average) -> dict:
+    theirs = published.published(of)
+    if theirs is None:
+        return {}
+    found: dict = {"published_source": theirs.source}
+    found["published_is_misprint"] = published.misprint(of)
+    for column, value in theirs.values.items():
+        found[f"{column}_published"] = value
+        found[f"{column}_difference"] = published.difference(of, column)
     return found
 
 
@@ -149,7 +133,8 @@ def average_record(average: Average) -> dict:
     found = {"protocol": average.protocol.name, "shots": average.shots, "method": average.method}
     if average.variant:
         found["variant"] = average.variant
-    return found | {"datasets": average.datasets, "of": average.of} | average.means
+    found |= {"datasets": average.datasets, "of": average.of} | average.means
+    return found | _published_record(average)
 
 
 def as_csv(records: list[dict]) -> str:

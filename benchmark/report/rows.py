@@ -1,4 +1,4 @@
-"""From outcomes of runs to rows of numbers, and to their averages over data sets."""
+"""From outcomes of runs to rows of numbers."""
 
 import re
 from collections import defaultdict
@@ -10,17 +10,11 @@ from typing import NamedTuple
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, Run, learns_nothing, shots_text
-from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION
 from . import methods as known
+from . import published
 from .logs import LogRun
+from .names import DATASETS
 from .results import Outcome
-
-# Data sets in the order of the papers; any other comes after these, by name.
-DATASETS = [
-    "imagenet",
-    *CROSS_DATASET.targets["imagenet"],
-    *DOMAIN_GENERALIZATION.targets["imagenet"],
-]
 
 # Runs that differ in other ways share a row.
 SAME_ROW = attrgetter(
@@ -35,7 +29,8 @@ class Row:
     `values` holds, for each column of the protocol, the number of each seed that has one, and
     `outcomes` the run that it is of; `seeds` are those that any method of the same table was run
     with. `method` is the name in the tables, `label` that of a method that is known from logs.
-    Where a method is `untrained`, seed and shots make no difference.
+    Where a method is `untrained`, seed and shots make no difference. `comparable` rows may stand
+    beside published numbers.
     """
 
     protocol: Protocol
@@ -58,6 +53,7 @@ class Row:
     peak_memory: float | None = None
     splits: set[str] = field(default_factory=set)
     backbones: set[str] = field(default_factory=set)
+    comparable: bool = False
 
     @property
     def settings(self) -> dict[str, float]:
@@ -88,6 +84,11 @@ class Row:
         if self.protocol.across == "dataset":
             return self.group
         return (*self.group, self.dataset)
+
+    @property
+    def count(self) -> int:
+        """How many seeds the column with the most has."""
+        return max(map(len, self.values.values()), default=0)
 
     def mean(self, column: str) -> float | None:
         """The mean over the seeds."""
@@ -142,12 +143,18 @@ def harmonic(base: float, new: float) -> float:
     return 2 * base * new / (base + new) if base + new else 0.0
 
 
-def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
+def rows(
+    outcomes: Iterable[Outcome], interval: bool = False, beside_published: bool = True
+) -> list[Row]:
     """The rows of all outcomes, in the order of the tables.
 
     Args:
         outcomes: of any protocols.
         interval: a 95% interval is shown in place of the standard deviation.
+        beside_published: published numbers are shown beside those that are comparable.
+
+    Raises:
+        UserError: a file of published numbers has a wrong line.
     """
     outcomes = list(outcomes)
     untrained = _untrained(outcomes)
@@ -178,6 +185,7 @@ def rows(outcomes: Iterable[Outcome], interval: bool = False) -> list[Row]:
             seeds[row.table].update(row.seeds)
     for row in listed:
         row.seeds = sorted(seeds[row.table] or set(row.seeds))
+        row.comparable = beside_published and published.comparable(row)
     return sorted(listed, key=_order)
 
 
@@ -247,13 +255,14 @@ def _in_every_table(listed: list[Row]) -> list[Row]:
 
 
 def _order(row: Row) -> tuple:
-    place = DATASETS.index(row.dataset) if row.dataset in DATASETS else len(DATASETS)
+    names = list(DATASETS)
+    place = names.index(row.dataset) if row.dataset in names else len(names)
     protocol = list(PROTOCOLS.values()).index(row.protocol)
     dataset = (row.embedded, row.dataset != row.source, place, row.dataset)
-    return protocol, row.source, *dataset, row.shots, _method_order(row)
+    return protocol, row.source, *dataset, row.shots, method_order(row)
 
 
-def _method_order(row: Row) -> tuple:
+def method_order(row: Row) -> tuple:
     return known.rank(row.trainer), row.label, row.config, list(row.settings.items())
 
 
@@ -265,70 +274,4 @@ def settings(variant: str) -> dict[str, float]:
 
 def methods(members: list[Row]) -> list[str]:
     """The methods in their order, also those that miss the first data set or number of shots."""
-    return list(dict.fromkeys(row.method for row in sorted(members, key=_method_order)))
-
-
-class Average(NamedTuple):
-    """The means of one method over those `datasets` of a group's `of` that have all columns."""
-
-    group: tuple
-    method: str
-    shots: int
-    variant: str
-    embedded: bool
-    datasets: int
-    of: int
-    means: dict[str, float]
-    problems: list[str]
-
-    @property
-    def protocol(self) -> Protocol:
-        """That of the group."""
-        return self.group[0]
-
-    @property
-    def settings(self) -> dict[str, float]:
-        """What the variant of an ablation sets."""
-        return settings(self.variant)
-
-    def __str__(self) -> str:
-        return f"average over {self.of} {'embedded ' if self.embedded else ''}data sets"
-
-    def cell(self, column: str) -> Cell:
-        """The mean, with the number of data sets when some are missing."""
-        if not self.datasets:
-            return Cell("-")
-        text = f"{self.means[column]:.2f}"
-        if self.datasets == self.of:
-            return Cell(text, self.means[column])
-        return Cell(f"{text} ({self.datasets} of {self.of})")
-
-
-def averages(listed: list[Row]) -> list[Average]:
-    """The averages over data sets, wherever there are several; H is that of the averages."""
-    groups, averaged = defaultdict(set), defaultdict(list)
-    for row in sorted(listed, key=_method_order):
-        if row.dataset != row.source:
-            groups[row.group].add(row.dataset)
-            averaged[row.group, row.method, row.shots, row.variant].append(row)
-    found = []
-    for (group, *what), members in averaged.items():
-        if len(groups[group]) < 2:
-            continue
-        columns = list(members[0].protocol.columns)
-        whole = [row for row in members if all(row.values[column] for column in columns)]
-        means = {}
-        if whole:
-            means = {column: mean(row.mean(column) for row in whole) for column in columns}
-        if "h" in means:
-            means["h"] = harmonic(means["base"], means["new"])
-        last = columns[-1]  # of base, new and h that which needs the others
-        problems = [
-            f"{row.method}, {row.dataset}, {shots_text(row.shots)}: a mean over "
-            f"{len(row.values[last])} of {len(row.seeds)} seeds"
-            for row in whole
-            if not row.complete(last)
-        ]
-        counts = len(whole), len(groups[group])
-        found.append(Average(group, *what, members[0].embedded, *counts, means, problems))
-    return found
+    return list(dict.fromkeys(row.method for row in sorted(members, key=method_order)))
