@@ -12,7 +12,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from recipe.configs import read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
-from recipe.settings import build_cfg
+from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
@@ -100,7 +100,7 @@ def setup_run(cfg) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{cfg}\n")
+    print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{shown(cfg)}\n")
     print(f"Environment:\n{collect_env_info()}\n")
 
 

@@ -13,6 +13,7 @@ import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
 from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import check_name
+from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 
 from .configs import merge
@@ -46,6 +47,28 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     return cfg
+
+
+def shown(cfg) -> str:
+    """The cfg as text, without what only other methods than its own read."""
+    own = METHODS.get(cfg.TRAINER.NAME)
+    if own is None:  # not one of ours: what it reads is not known
+        return str(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    places = {place for method in METHODS.values() for place in _places(method)} - _places(own)
+    for place in places:
+        *path, key = place.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        node.pop(key, None)
+    return str(cfg)
+
+
+def _places(method) -> set[str]:
+    """Where a method's settings stand in a cfg: its node, and keys elsewhere."""
+    return {f"TRAINER.{method.node}", *method.outside.values()}
 
 
 def _names(value: object) -> list[str]:

@@ -1,15 +1,17 @@
 """A config, or a finished run with its prompts, as a trainer."""
 
+import io
 import json
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
 
 def load_run(folder: Path):
-    """The trainer of a finished run, with its data and its prompts; what it says goes to stderr.
+    """The trainer of a finished run, with its data and its prompts.
 
     Raises:
         UserError: the folder holds no finished run, or its data or prompts are gone.
@@ -25,14 +27,14 @@ def load_run(folder: Path):
         raise UserError(f"'{folder}' holds no finished run: there is no results.json") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"'{path}' is not the record of a run: train again") from None
-    with redirect_stdout(sys.stderr):
+    with quiet():
         cfg = build_cfg([(f"'{path}'", keys)])
     cfg.OUTPUT_DIR = cfg.RESUME = ""
     return build(cfg, folder)
 
 
 def build(cfg, folder: Path | None = None):
-    """The trainer of a config, with the prompts in a folder; what it says goes to stderr.
+    """The trainer of a config, with the prompts in a folder.
 
     Raises:
         UserError: a mistake of the user's.
@@ -40,7 +42,7 @@ def build(cfg, folder: Path | None = None):
     from dassl.engine import build_trainer
 
     try:
-        with redirect_stdout(sys.stderr):
+        with quiet():
             trainer = build_trainer(cfg)
             if folder:
                 trainer.load_model(str(folder))
@@ -49,3 +51,16 @@ def build(cfg, folder: Path | None = None):
             raise
         raise UserError(str(error), error.exit_code) from error
     return trainer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What is printed appears, on stderr, only if it ends in an error that nobody foresaw."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            print(said.getvalue(), file=sys.stderr)
+        raise

@@ -1,31 +1,62 @@
-"""Draw token-level transport plans over an image, for prompts of one class."""
+"""Draw token-level transport plans over images: where the words of prompts are sent."""
 
 import io
 from argparse import ArgumentTypeError
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, write_output
+from ..cli import Parser, each, from_zero, write_output
 from .load import load_run
+
+FORMATS = ("png", "pdf", "svg")
+COLOURS = ("#1f77b4", "#d62728")  # of less, and of more than an even share
+MOST_OPAQUE = 0.8  # the picture stays visible below the strongest colour
+
+
+class Map(NamedTuple):
+    """Where a word is sent: its share of each patch (side, side), in multiples of an even one."""
+
+    word: str
+    share: "torch.Tensor"  # noqa: F821 (PyTorch is slow to load)
+
+
+class Block(NamedTuple):
+    """An image, the name above it, and the maps of each prompt."""
+
+    image: "numpy.ndarray"  # noqa: F821
+    title: str
+    maps: dict[str, list[Map]]
 
 
 def build_parser() -> Parser:
     parser = Parser(
         prog="python -m benchmark visualize",
-        description="Where on an image each word of a prompt is transported to, for some prompts.",
+        description="Where on an image each word of a prompt is transported to, for some prompts. "
+        "Several classes and test images make a sheet.",
     )
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="output folder of a finished ALIGN run")
     add("--image", type=Path, help="an image file (default: a test image of the class)")
-    add("--class-name", help="the class whose prompts are shown (default: the image's own)")
-    add("--index", type=int, default=0, help="which test image of the class (default: 0)")
-    add("--prompts", type=pairs, default="1 2", help="numbers of the prompts (default: '1 2')")
-    add("--output", type=Path, default=Path("transport.png"), help="(default: transport.png)")
+    add(
+        "--class-name", nargs="+", metavar="NAME",
+        help="the classes whose prompts are shown (default: the image's own)",
+    )  # fmt: skip
+    add(
+        "--index", type=each(from_zero), default="0",
+        help="which test images of each class, as in '0 1 2' (default: 0)",
+    )  # fmt: skip
+    add("--prompts", type=numbers, default="1 2", help="numbers of the prompts (default: '1 2')")
+    add(
+        "--output", type=Path, default=Path("transport.png"),
+        help=f"a file whose name ends in {', '.join(FORMATS)} (default: transport.png)",
+    )  # fmt: skip
     return parser
 
 
-def pairs(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
     words = text.replace(",", " ").split()
     if not words or not all(w.isdecimal() and int(w) > 0 for w in words):
         raise ArgumentTypeError(f"'{text}' is not a list of prompt numbers from 1 on")
@@ -33,43 +64,82 @@ def pairs(text: str) -> list[int]:
 
 
 def main(argv: list[str]) -> int:
-    """Load the run's model, solve the token level for one image and class, and draw the plans."""
+    """Load the run's model, solve the token level for each image and class, and draw the plans."""
     args = build_parser().parse_args(argv)
+    if args.output.suffix.lstrip(".") not in FORMATS:
+        raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
     trainer = load_run(args.model_dir)
-    model, spec = trainer.model.eval(), trainer.model.spec
+    trainer.model.eval()
+    spec = trainer.model.spec
     if not spec.token_level:
         raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
         raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
-    path, name = choose(trainer, args)
-    k = trainer.dm.dataset.classnames.index(name)
-    image = trainer.dm.test_loader.dataset.transform(open_image(path))
-    draw(
-        args.output,
-        denormalize(image, trainer.cfg),
-        [plan(model, image, k, n - 1) for n in args.prompts],
-        [model.text_encoder.words(k, n - 1) for n in args.prompts],
-        [f"prompt {n}" for n in args.prompts],
-        f"'{name}'",
-    )
-    print(f"{args.output}: {path} against '{name}'")
+    chosen = choose(trainer, args)
+    draw(args.output, [block(trainer, path, name, args.prompts) for path, name in chosen])
+    for path, name in chosen:
+        print(f"{args.output}: {path} against '{name}'")
     return 0
 
 
-def choose(trainer, args) -> tuple[Path, str]:
-    """The image to show, and the class whose prompts it meets."""
-    names = trainer.dm.dataset.classnames
-    if args.class_name:
-        check_name("class", args.class_name, names)
+def choose(trainer, args) -> list[tuple[Path, str]]:
+    """The images to show, each with the class whose prompts it meets."""
+    known = trainer.dm.dataset.classnames
+    for name in args.class_name or ():
+        check_name("class", name, known)
     if args.image:
         if not args.class_name:
             raise UserError("--image needs --class-name: the class whose prompts are shown")
-        return args.image, args.class_name
-    items = [i for i in trainer.dm.dataset.test if args.class_name in (None, i.classname)]
-    if not 0 <= args.index < len(items):
-        raise UserError(f"--index is {args.index} but there are {len(items)} test images")
-    return Path(items[args.index].impath), items[args.index].classname
+        return [(args.image, name) for name in args.class_name]
+    found = []
+    for name in args.class_name or [None]:
+        items = [item for item in trainer.dm.dataset.test if name in (None, item.classname)]
+        for index in args.index:
+            if index >= len(items):
+                of_class = f" of '{name}'" if name else ""
+                raise UserError(
+                    f"--index is {index} but there are {len(items)} test images{of_class}, "
+                    "counted from 0"
+                )
+            found.append((Path(items[index].impath), items[index].classname))
+    return found
+
+
+def block(trainer, path: Path, name: str, prompts: list[int]) -> Block:
+    """An image beside the maps of some prompts of a class."""
+    model, k = trainer.model, trainer.dm.dataset.classnames.index(name)
+    image = trainer.dm.test_loader.dataset.transform(open_image(path))
+    tokenizer = model.text_encoder.tokenizer
+    of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
+    maps = {}
+    for n in prompts:
+        words = model.text_encoder.words(k, n - 1)
+        maps[f"prompt {n}"] = maps_of(plan(model, image, k, n - 1), words, of_class)
+    return Block(denormalize(image, trainer.cfg), f"'{name}'", maps)
+
+
+def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
+    """A map for each learned word and word of the class name; fixed words in a row share one.
+
+    Args:
+        T: the plan (P, L) of one prompt.
+        words: the L words.
+        of_class: those of the class name.
+    """
+
+    def kind(place: int) -> object:
+        alone = words[place].startswith("context ") or words[place] in of_class
+        return place if alone else "fixed"
+
+    found = []
+    for _, places in groupby(range(len(words)), kind):
+        group = list(places)
+        mass = T[:, group].sum(1)
+        side = round(len(mass) ** 0.5)
+        share = (mass / mass.sum() * len(mass)).reshape(side, side)
+        found.append(Map(" ".join(words[place] for place in group), share))
+    return found
 
 
 def open_image(path: Path):
@@ -104,44 +174,48 @@ def denormalize(image, cfg):
     return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def draw(output: Path, image, plans, labels, titles, subject: str) -> None:
-    """One row a prompt: the image, then for each word the share of its mass that a patch gets.
+def draw(output: Path, blocks: list[Block]) -> None:
+    """A block of rows for each image: the image itself, then a row of maps for each prompt.
 
-    All maps of a row have one scale, in multiples of an even share, so that a word that is sent
-    everywhere looks flat.
+    All maps have one scale, so that a word that is sent everywhere looks like the picture.
     """
-    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_rgba
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import TwoSlopeNorm
-
-    columns = 1 + max(len(row) for row in labels)
-    figure, axes = plt.subplots(
-        len(plans), columns, figsize=(1.5 * columns + 1, 1.9 * len(plans) + 0.4), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for axis in axes.flat:
-        axis.axis("off")
-    shares = [T / T.sum(0, keepdim=True) * len(T) for T in plans]
-    top = max(1.1, *(float(s.max()) for s in shares))
-    scale = TwoSlopeNorm(1, 0, top)  # white is an even share, red more, blue less
-    grey = image.mean(-1)
-    for row, share, names, title in zip(axes, shares, labels, titles, strict=True):
-        row[0].imshow(image)
-        row[0].set_title(title, fontsize=9)
-        side = round(len(share) ** 0.5)
-        for axis, name, column in zip(row[1:], names, share.T, strict=False):
-            axis.imshow(grey, extent=(0, side, side, 0), cmap="gray", vmin=0, vmax=1)
-            heat = axis.imshow(
-                column.reshape(side, side), extent=(0, side, side, 0), cmap="RdBu_r", alpha=0.7,
-                norm=scale, interpolation="bicubic",
+    rows = [(number, title) for number, b in enumerate(blocks) for title in b.maps]
+    shown = [maps for b in blocks for maps in b.maps.values()]
+    columns = 1 + max(map(len, shown))
+    size = (1.4 * columns + 1, 1.6 * len(rows) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(len(rows), columns)
+    top = max(1.1, *(float(found.share.max()) for maps in shown for found in maps))
+    scale = TwoSlopeNorm(1, 0, top)
+    clear = [(0, to_rgba(COLOURS[0], MOST_OPAQUE)), (0.5, (1, 1, 1, 0)),
+             (1, to_rgba(COLOURS[1], MOST_OPAQUE))]  # fmt: skip
+    colours = LinearSegmentedColormap.from_list("shares", clear)
+    for row, ((number, title), maps) in enumerate(zip(rows, shown, strict=True)):
+        image = blocks[number].image
+        if title == next(iter(blocks[number].maps)):
+            axis = figure.add_subplot(grid[row : row + len(blocks[number].maps), 0])
+            axis.imshow(image)
+            axis.set_title(blocks[number].title, fontsize=9)
+            axis.axis("off")
+        for column, found in enumerate(maps, 1):
+            axis = figure.add_subplot(grid[row, column])
+            axis.imshow(image)
+            edge = image.shape[0]
+            axis.imshow(
+                found.share, extent=(-0.5, edge - 0.5, edge - 0.5, -0.5), cmap=colours, norm=scale,
+                interpolation="bicubic",
             )  # fmt: skip
-            axis.set_title(name, fontsize=9)
-    bar = figure.colorbar(heat, ax=axes, shrink=0.8, pad=0.01)
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+            axis.set_title(found.word, fontsize=8)
+            if column == 1:
+                axis.set_ylabel(title, fontsize=8)
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=figure.axes, shrink=0.8, pad=0.01)
     bar.set_label("share of the word's mass\n(1 = spread evenly)", fontsize=8)
-    figure.suptitle(f"Token-level transport from words to patches, class {subject}", fontsize=10)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=output.suffix.lstrip(".") or "png")
-    plt.close(figure)
+    figure.savefig(drawn, dpi=150, format=output.suffix.lstrip("."))
     write_output(output, drawn.getvalue())

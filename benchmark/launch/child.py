@@ -17,6 +17,7 @@ from ..report.results import COMMAND, CONSOLE, console_lines
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+SAYS_NOTHING = "Checkpoint saved to "  # each epoch ends in such a line, a long path
 
 GRACE = 5.0  # seconds that a child is given to end by itself
 
@@ -128,8 +129,8 @@ class Child:
         # the latest news but, as on a terminal, does not stay.
         for line in io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", newline=""):
             text = ESCAPES.sub("", line).rstrip()
-            if text.strip():
-                self.latest = text.strip()
+            if text.strip() and not text.startswith(SAYS_NOTHING):
+                self.latest = " ".join(text.split())
                 self.fraction = fraction_done(text) or self.fraction
             if line.endswith("\r"):
                 continue

@@ -17,6 +17,7 @@ from .results import Outcome, from_folder
 from .rows import Row, rows
 
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
+PUBLISHED = ("on", "off", "all")
 
 View = Comparisons | Metrics | Classes  # what is shown in place of the usual tables
 
@@ -26,17 +27,17 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
     return [from_folder(run) for run in protocol.on_disk(output)]
 
 
-def formatted(listed: list[Row], form: str) -> str:
-    """The tables of these rows, in one of FORMATS."""
+def formatted(listed: list[Row], form: str, all_published: bool = False) -> str:
+    """The tables of these rows, in one of FORMATS; see `render`."""
     if form == "html":
         from .page import page  # with matplotlib
 
-        return page(listed)
-    return render(listed, form)
+        return page(listed, all_published)
+    return render(listed, form, all_published)
 
 
-def formatted_view(view: View, form: str) -> str:
-    """The tables or records of a view, in one of FORMATS."""
+def formatted_view(view: View, form: str, listed: list[Row]) -> str:
+    """The tables or records of a view of these rows, in one of FORMATS."""
     if form == "json":
         return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
     if form == "csv":
@@ -44,7 +45,7 @@ def formatted_view(view: View, form: str) -> str:
     if form == "html":
         from .page import page_of
 
-        return page_of(view.tables(), {})
+        return page_of(view.tables(), {}, listed)
     return in_style(view.tables(), form)
 
 
@@ -73,7 +74,12 @@ def build_parser() -> Parser:
         "--classes", action="store_true",
         help="in place of the tables, the accuracy of each class; the plots are confusion matrices",
     )  # fmt: skip
-    add("--plots", type=Path, metavar="DIR", help="also write plots there, as png and svg")
+    add(
+        "--published", choices=PUBLISHED, default="on",
+        help="published numbers beside those that were computed in the same setting: off, on, or "
+        "all, with the methods that were not run (default: %(default)s)",
+    )  # fmt: skip
+    add("--plots", type=Path, metavar="DIR", help="also write plots there, as pdf, png and svg")
     add(
         "--logs", action="append", default=[], metavar="[NAME=]FOLDER",
         help="add the log.txt files of CoOp, MaPLe and the like below this folder, NAME being the "
@@ -92,7 +98,7 @@ def main(argv: list[str]) -> None:
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
-    listed = rows(outcomes, args.interval)
+    listed = rows(outcomes, args.interval, args.published != "off")
     if not listed:
         what = " or ".join(args.protocols or ["any protocol"])
         raise UserError(
@@ -106,7 +112,10 @@ def main(argv: list[str]) -> None:
         view = Metrics(listed) if args.metrics else Classes(listed)
     if args.plots:
         draw(listed, view, args.plots)
-    print(formatted_view(view, args.format) if view else formatted(listed, args.format))
+    if view:
+        print(formatted_view(view, args.format, listed))
+    else:
+        print(formatted(listed, args.format, args.published == "all"))
 
 
 def draw(listed: list[Row], view: View | None, folder: Path) -> None:
@@ -120,7 +129,7 @@ def draw(listed: list[Row], view: View | None, folder: Path) -> None:
     else:
         drawn = plots.figures(listed)
     if not drawn:
-        shown = "runs with predictions" if view else "few-shot runs and the ablation of beta"
+        shown = "runs with predictions" if view else "means of finished runs"
         print(f"no plots: they show {shown}", file=sys.stderr)
     for name, (figure, _) in drawn.items():
         for form in plots.FORMATS:

@@ -12,7 +12,7 @@ from .answers import Answers, answers
 from .names import dataset_name
 from .paired import Block, Difference, Pair, difference
 from .rows import Cell, Row
-from .tables import Table, column_head, first_head, grouped, line_name, title_names
+from .tables import Table, column_head, first_head, grouped, line_name, seeds_text, title_names
 
 DIFFERENCE = (
     "Difference in points [95% interval by a bootstrap over test images and seeds], and p of a "
@@ -124,7 +124,7 @@ class Comparisons:
             for row in (ours, theirs):
                 answered, missing = answers(row, column)
                 where = f"{line_name(row)}, {_where(row, [column])}"
-                problems += [f"{where}: {why} [{_seeds(of)}]" for why, of in missing.items()]
+                problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
                 if not row.outcomes[column]:
                     problems.append(f"{where}: no finished run")
                 found.append((row, answered))
@@ -195,7 +195,7 @@ class Comparisons:
         if protocol.across != "shots" and first.shots:
             details.append(shots_text(first.shots))
         if seeds := sorted({seed for comparison in members for seed in comparison.seeds}):
-            details.append(_seeds(seeds))
+            details.append(seeds_text(seeds))
         return ", ".join(details)
 
     def records(self) -> list[dict]:
@@ -284,7 +284,3 @@ def _where(row: Row, columns) -> str:
     shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
     names = [row.protocol.columns[column] for column in columns]
     return ", ".join([dataset_name(row.dataset), *shots, *names])
-
-
-def _seeds(seeds) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"

@@ -73,9 +73,7 @@ def marked(table: Table) -> list[list[str]]:
             return rf"\textbf{{{text}}}"
         return rf"\underline{{{text}}}" if i in second[j] else text
 
-    return [
-        [mark(i, j, cell) for j, cell in enumerate(line)] for i, line in enumerate(table.lines)
-    ]
+    return [[mark(i, j, cell) for j, cell in enumerate(line)] for i, line in enumerate(table.lines)]
 
 
 def floating(

@@ -269,13 +269,14 @@ def _styles(listed: list[Row]) -> dict[str, dict]:
 def _points(axis: Axes, points: list[Point], style: dict):
     """Draw points with their error bars; markers are hollow where seeds are missing."""
     style = style | {"markersize": 8 if style["marker"] == "*" else 4.5}
+    for name in ("x_spread", "y_spread"):
+        barred = [point for point in points if getattr(point, name)]
+        axis.errorbar(
+            [point.x for point in barred], [point.y for point in barred],
+            **{f"{name[0]}err": [getattr(point, name) for point in barred]}, color=style["color"],
+            fmt="none", elinewidth=0.8, capsize=1.5,
+        )  # fmt: skip
     x, y = [point.x for point in points], [point.y for point in points]
-    bars = {}
-    for name, spreads in (("xerr", [p.x_spread for p in points]), ("yerr", [p.y_spread for p in points])):
-        if any(spreads):
-            bars[name] = [spread or 0 for spread in spreads]
-    if bars:
-        axis.errorbar(x, y, **bars, color=style["color"], fmt="none", elinewidth=0.8, capsize=1.5)
     (line,) = axis.plot(x, y, **style, linewidth=1.2)
     hollow = [point for point in points if not point.whole]
     axis.plot(

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from ..protocols import PROTOCOLS
-from ..protocols.base import Protocol, Run, learns_nothing, shots_text
+from ..protocols.base import Protocol, Run, learns_nothing
 from . import methods as known
 from . import published
 from .logs import LogRun

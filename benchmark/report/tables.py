@@ -215,7 +215,7 @@ def _title(members: list[Row]) -> str:
     details = [f"{what}: accuracy (%) on {split} images"]
     if first.protocol.across != "shots" and first.shots:
         details.append(shots_text(first.shots))
-    details.append(f"seeds {' '.join(map(str, first.seeds))}")
+    details.append(seeds_text(first.seeds))
     return ", ".join(details)
 
 
@@ -248,6 +248,11 @@ def _problems(members: list[Row]) -> list[str]:
             for problem in row.problems[column]:
                 found.append(f"{', '.join([*where, place])}: {problem}")
     return found
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Some seeds in words: `seeds 1 2 3`."""
+    return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
 
 
 def first_head(protocol: Protocol) -> str:

@@ -158,10 +158,11 @@ def test_a_name_that_no_line_has(answered):
 def test_every_format_has_the_difference(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     outcomes += base2new(answered, "CoOp", [26], [20])
-    view = Comparisons(rows(outcomes), "ALIGN")
+    listed = rows(outcomes)
+    view = Comparisons(listed, "ALIGN")
     for form in ("text", "markdown", "latex", "html"):
-        assert "+10.00 [" in formatted_view(view, form)
-    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv")))
-    (same, *_) = json.loads(formatted_view(view, "json"))["comparisons"]
+        assert "+10.00 [" in formatted_view(view, form, listed)
+    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv", listed)))
+    (same, *_) = json.loads(formatted_view(view, "json", listed))["comparisons"]
     assert float(first["difference"]) == pytest.approx(10) == pytest.approx(same["difference"])
     assert (same["column"], same["other"], same["images"], same["p"]) == ("base", "CoOp", 40, 0.125)

@@ -27,7 +27,7 @@ def some():
 
 def test_metrics_have_a_line_for_each_method():
     (table,) = Metrics(rows(some())).tables().popitem()[1]
-    assert table.title == "Few-shot recognition, dtd, 16 shots: metrics"
+    assert table.title == "Few-shot recognition, DTD, 16 shots: metrics"
     assert table.head[3:] == ["Top-5 (%)", "ECE (%)", "NLL"]
     assert lines(table)["ALIGN"] == [
         "61.00 ± 1.41", "50.00 ± 0.00", "90.00 ± 0.00", "8.00 ± 0.00", "1.50 ± 0.00",
@@ -72,6 +72,6 @@ def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
     command.main([str(output), flag, "--plots", str(plots), "--format", "json"])
     drawn = sorted(path.name for path in plots.iterdir())
     stem = f"{name}_few_shot_recognition_dtd_16_shots"
-    assert drawn == [f"{stem}.png", f"{stem}.svg"]
+    assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
     (records,) = json.loads(capsys.readouterr().out).values()
     assert {record["method"] for record in records} == {"CoOp", "ALIGN"}

@@ -1,5 +1,6 @@
 """The page."""
 
+import datetime
 import re
 
 from outcomes import ablation, few_shot, some_outcomes
@@ -16,5 +17,26 @@ def test_page_is_whole_and_accessible():
     assert html.count("<table") == html.count("<caption") == 3
     assert html.count('<th scope="col">') == 7 + 2 + 4
     assert html.count('<th scope="row">') == 2 + 1 + 1
-    assert html.count("<img alt=") == 2
+    assert html.count("<img alt=") == 3
     assert set(re.findall(r'href="#(\w+)"', html)) <= set(re.findall(r'id="(\w+)"', html))
+
+
+def test_page_says_what_the_runs_were_made_with():
+    made = {
+        "git": "0123456789abcdef",
+        "versions": {"python": "3.12.1", "torch": "2.9", "device": "cpu"},
+    }
+    html = page(rows(few_shot("CoOp", 1, (48, 49), **made) + few_shot("ALIGN", 1, (48,))))
+    said = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", html))
+    assert said.pop("Page made on") == str(datetime.date.today())
+    assert said == {
+        "Backbone": "ViT-B/16", "Commit": "0123456789ab", "PyTorch": "2.9", "Python": "3.12.1",
+        "Device": "cpu", "Runs": "3",
+    }  # fmt: skip
+
+
+def test_averages_come_first_and_the_page_knows_a_dark_screen():
+    html = page(rows(few_shot("CoOp", 1, (48,)) + few_shot("CoOp", 1, (58,), "eurosat")))
+    captions = re.findall(r"<caption.*?>(.*?)</caption>", html)
+    assert [" average over 2 " in caption for caption in captions] == [True, False, False]
+    assert "prefers-color-scheme: dark" in html

@@ -1,11 +1,12 @@
 """Plots: what is drawn, how it is told apart, and that the same numbers give the same bytes."""
 
 import pytest
-from outcomes import ablation, few_shot
+from outcomes import ablation, few_shot, outcome, transfer
 
 from benchmark.cli import write_output
 from benchmark.report import plots
 from benchmark.report.methods import LOOKS, looks
+from benchmark.report.names import DATASETS
 from benchmark.report.rows import rows
 
 
@@ -32,20 +33,76 @@ def test_few_shot_has_a_panel_for_each_data_set_and_one_for_the_average():
         outcomes += few_shot("CoOp", shots, (value + 10, value + 12), "eurosat")
     outcomes += few_shot("ALIGN", 1, (70, 70))
     drawn = panels(figure(outcomes, "few_shot"))
-    assert list(drawn) == ["Average over 2 data sets", "dtd", "eurosat"]
+    assert list(drawn) == ["Average over 2 data sets", "DTD", "EuroSAT"]
     average = drawn["Average over 2 data sets"]
     assert curves(average) == [([0], [45.0]), ([1, 2], [56.0, 66.0])]  # ALIGN lacks a data set
-    assert curves(drawn["dtd"]) == [([0], [40]), ([1, 2], [51, 61]), ([1], [70])]
-    assert list(average.get_xticks()) == [0, 1, 2]
+    assert [y for _, y in curves(drawn["DTD"])] == [[40], [51, 61], [70]]
+    assert [tick.get_text() for tick in average.get_xticklabels()] == ["0", "1", "2"]
     legend = figure(outcomes, "few_shot").legends[0]
-    assert [text.get_text() for text in legend.get_texts()] == ["ZeroshotCLIP", "CoOp", "ALIGN"]
+    assert [text.get_text() for text in legend.get_texts()] == ["CLIP", "CoOp", "ALIGN"]
+
+
+def test_points_of_several_methods_stand_beside_each_other():
+    outcomes = []
+    for trainer in ("CoOp", "VPT", "MaPLe", "ALIGN"):
+        for shots in (1, 2, 4):
+            outcomes += few_shot(trainer, shots, (50, 52))
+    (axis,) = figure(outcomes, "few_shot").axes
+    places = sorted(x for xs, _ in curves(axis) for x in xs)
+    gaps = [after - before for before, after in zip(places, places[1:], strict=False)]
+    assert len(places) == 12 and min(gaps) > 0.1
+    assert gaps[3] > 0.4 and gaps[7] > 0.4  # between 1 and 2, and 2 and 4 shots
+
+
+def test_the_legend_is_read_row_by_row():
+    outcomes = few_shot("ZeroshotCLIP", 0, (50,))
+    for trainer in ("CoOp", "VPT", "IVLP", "MaPLe", "ALIGN"):
+        outcomes += few_shot(trainer, 1, (50, 52))
+    drawn = figure(outcomes, "few_shot")
+    drawn.draw_without_rendering()
+    texts = drawn.legends[0].get_texts()
+    box = {text.get_text(): text.get_window_extent() for text in texts}
+    read = sorted(box, key=lambda name: (-round(box[name].y0), box[name].x0))
+    assert read == ["CLIP", "CoOp", "VPT", "IVLP", "MaPLe", "ALIGN"]
+
+
+def test_twelve_panels_are_two_columns_of_a_page_500_pixels_wide():
+    outcomes = [o for name in list(DATASETS)[:11] for o in few_shot("CoOp", 1, (50, 52), name)]
+    drawn = figure(outcomes, "few_shot")
+    assert drawn.get_axes()[0].get_gridspec().get_geometry() == (6, 2)
+    assert drawn.get_size_inches()[0] == 5.2  # letters of 9 points are 12 pixels high then
+
+
+def test_base_to_new_is_a_plane_of_both_accuracies():
+    outcomes = []
+    for trainer, base, new in (("CoOp", 80, 40), ("ALIGN", 70, 60)):
+        for seed in (1, 2):
+            outcomes.append(outcome(trainer, seed, "base", base + seed))
+            outcomes.append(outcome(trainer, seed, "new", new + seed))
+    drawn = figure(outcomes, "base2new")
+    (axis,) = drawn.axes
+    assert curves(axis) == [([81.5], [41.5]), ([71.5], [61.5])]
+    assert drawn.get_supxlabel() == "Accuracy on base classes (%)"
+
+
+def test_transfer_has_a_line_for_each_data_set_and_the_average():
+    found = {"imagenet": 70, "dtd": 40, "fgvc_aircraft": 20}
+    outcomes = transfer("CoOp", "imagenet", found) + transfer("ALIGN", "imagenet", found)
+    (axis,) = figure(outcomes, "cross_dataset").axes
+    lines = [tick.get_text() for tick in axis.get_yticklabels()]
+    assert lines == ["ImageNet", "FGVC-Aircraft", "DTD", "Average"]
+    assert [xs for xs, _ in curves(axis)] == [[70, 20, 40, 30]] * 2
 
 
 def test_a_point_that_lacks_seeds_is_hollow():
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("CoOp", 2, (60,))
     (axis,) = figure(outcomes, "few_shot").axes
     (hollow,) = [line for line in axis.lines if line.get_markerfacecolor() == "white"]
-    assert (list(hollow.get_xdata()), list(hollow.get_ydata())) == ([2], [60])
+    assert (list(hollow.get_xdata()), list(hollow.get_ydata())) == (
+        [1],
+        [60],
+    )  # the second number of shots
+    assert not figure(outcomes, "few_shot").legends  # of one entry
 
 
 def test_beta_has_error_bars_and_the_order_of_beta():
@@ -84,4 +141,4 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
             write_output(path, plots.encoded(figure(outcomes, "few_shot"), form))
         assert first.read_bytes() == second.read_bytes()
     assert first.read_text().startswith("<?xml") and b"PNG" in (tmp_path / "first.png").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 4  # nothing is left over
+    assert len(list(tmp_path.iterdir())) == 2 * len(plots.FORMATS)  # nothing is left over

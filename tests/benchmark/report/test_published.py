@@ -1,15 +1,36 @@
 """The published numbers beside ours."""
 
 import json
+from statistics import mean
 
 import pytest
 from checkout import REPOSITORY
-from outcomes import few_shot, lines, only_table, outcome
+from outcomes import few_shot, lines, only_table, outcome, transfer
 
-from benchmark.protocols import FEW_SHOT
-from benchmark.report.published import NAMES, numbers
+from benchmark.protocols import (
+    BASE2NEW,
+    CROSS_DATASET,
+    DOMAIN_GENERALIZATION,
+    FEW_SHOT,
+    PROTOCOLS,
+)
+from benchmark.report import published
+from benchmark.report.names import DATASETS
+from benchmark.report.published import AVERAGE, numbers
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import rows
+from benchmark.report.rows import harmonic, rows
+from benchmark.report.tables import tables
+from trainers.prompting.errors import UserError
+
+ELEVEN = list(DATASETS)[:11]
+
+
+def base2new(trainer="CoOp", datasets=("dtd",), values=(79.0, 41.0), **more):
+    return [
+        outcome(trainer, 1, part, value, dataset, config="base2new", **more)
+        for dataset in datasets
+        for part, value in zip(("base", "new"), values, strict=True)
+    ]
 
 
 def test_published_numbers_stand_beside_ours():
@@ -20,10 +41,47 @@ def test_published_numbers_stand_beside_ours():
         "CoOp, difference": ["+0.10"],
         "VPT": ["48.50 ± 0.71"],
     }
-    assert any("Table D.1" in sentence for sentence in table.caption)
+    assert "Published (ViT-B/16): CoOp: ALIGN paper, Table D.1." in table.caption
     assert table.best(1) == set()  # ours are equal, and theirs do not compete
     (record,) = json.loads(render(rows(few_shot("CoOp", 1, (48,))), "json"))["rows"]
-    assert (record["published"], record["difference"]) == (48.4, pytest.approx(-0.4))
+    assert record["accuracy_published"] == 48.4
+    assert record["accuracy_difference"] == pytest.approx(-0.4)
+
+
+def test_base_to_new_has_them_for_each_data_set_and_for_the_average_of_the_eleven():
+    *_, table, average = tables(rows(base2new(datasets=ELEVEN)))[BASE2NEW]
+    assert table.title.startswith("Base-to-new on UCF101")
+    assert lines(table)["CoOp, published"][:3] == ["84.69", "56.05", "67.46"]
+    assert lines(average)["CoOp, published"] == ["82.69", "63.22", "71.66", ""]
+    assert lines(average)["CoOp, difference"][:2] == ["-3.69", "-22.22"]
+    (*_, average), *_ = tables(rows(base2new(datasets=ELEVEN[:10]))).values()
+    assert list(lines(average)) == ["CoOp"]  # the papers' average is over other data sets
+
+
+def test_transfer_has_them_for_the_source_the_targets_and_their_average():
+    targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
+    table = only_table(transfer("MaPLe", "imagenet", targets))
+    assert lines(table)["MaPLe, published"][::11] == ["70.72", "66.30"]
+    styles = dict.fromkeys(["imagenet", *DOMAIN_GENERALIZATION.targets["imagenet"]], 60.0)
+    more = {"protocol": "domain_generalization"}
+    outcomes = transfer("ZeroshotCLIP", "imagenet", styles, shots=0, **more)
+    table = only_table(outcomes + transfer("ALIGN", "imagenet", styles, **more))
+    assert lines(table)["ZeroshotCLIP, published"][-1] == "57.17"
+    assert published.NO_ALIGN in table.caption
+
+
+def test_methods_that_were_not_run_are_shown_when_asked_for():
+    listed = rows(few_shot("CoOp", 1, (48,)) + few_shot("CoOp", 16, (69,)))
+    ((table,),) = tables(listed, all_published=True).values()
+    assert lines(table)["PLOT++, published"] == ["54.57", "71.43"]
+    assert "PLOT++: PLOT repository, plot-pp README" in table.caption[-1]
+    ((table,),) = tables(rows(few_shot("CoOp", 1, (48,), "emoji")), all_published=True).values()
+    assert list(lines(table)) == ["CoOp"]
+
+
+def test_published_numbers_can_be_left_out():
+    text = as_text(only_table(few_shot("CoOp", 1, (48,)), beside_published=False))
+    assert "ublished" not in text
 
 
 @pytest.mark.parametrize(
@@ -34,18 +92,20 @@ def test_published_numbers_stand_beside_ours():
         {"split": "val"},
         {"trainer": "MMP"},
         {"shots": 3},
-        {"protocol": "base2new", "part": "base"},
+        {"protocol": "ablation", "part": "base", "variant": "beta1"},
     ],
     ids=lambda other: next(iter(other)),
 )
 def test_what_cannot_be_compared_is_not(other):
     setting = {"trainer": "ALIGN", "dataset": "dtd", "shots": 4, "part": "all"}
-    setting |= {"protocol": "few_shot", "seed": 1, "accuracy": 60.0} | other
-    assert "published" not in as_text(only_table([outcome(**setting)]))
-    assert "published" in as_text(only_table([outcome(**setting | {
-        "dataset": "dtd", "backbone": "ViT-B/16", "split": "test", "trainer": "ALIGN", "shots": 4,
-        "protocol": "few_shot", "part": "all",
-    })]))  # fmt: skip
+    setting |= {"protocol": "few_shot", "seed": 1, "accuracy": 60.0}
+    assert "published" in as_text(only_table([outcome(**setting)]))
+    assert "published" not in as_text(only_table([outcome(**setting | other)]))
+
+
+def test_other_shots_than_the_papers_have_no_published_number():
+    assert "CoOp, published" in lines(only_table(base2new()))
+    assert "CoOp, published" not in lines(only_table(base2new(shots=4)))
 
 
 def test_the_misprint_is_marked_and_not_compared():
@@ -53,13 +113,55 @@ def test_the_misprint_is_marked_and_not_compared():
     table = only_table(outcomes)
     assert lines(table)["ALIGN, published"] == ["81.99", "95.69 (misprint)"]
     assert lines(table)["ALIGN, difference"] == ["-1.99", "-"]
-    assert any("misprint" in sentence for sentence in table.caption)
+    assert published.MISPRINT in table.caption
     *_, record = json.loads(render(rows(outcomes), "json"))["rows"]
-    assert record["published_is_misprint"] and record["difference"] is None
+    assert record["published_is_misprint"] and record["accuracy_difference"] is None
+    assert r"\textbf{95.69" not in render(rows(outcomes), "latex")
 
 
-def test_every_published_number_is_found_by_our_names():
-    assert {name for name, _, _ in numbers(FEW_SHOT.published)} == set(NAMES.values())
-    assert len(numbers(FEW_SHOT.published)) == 11 * 5 * 5
+def test_the_files_agree_with_themselves():
+    assert len([key for key in numbers(FEW_SHOT) if key.trainer == "ALIGN"]) == 11 * 5
+    for protocol in PROTOCOLS.values():
+        found = numbers(protocol)
+        for key, theirs in found.items():
+            if "h" in theirs.values:
+                h = harmonic(theirs.values["base"], theirs.values["new"])
+                assert theirs.values["h"] == pytest.approx(h, abs=0.02), key
+            if key.dataset != AVERAGE:
+                continue
+            source = "" if protocol in (BASE2NEW, FEW_SHOT) else "imagenet"
+            others = [
+                other.values
+                for at, other in found.items()
+                if at[::2] == key[::2] and at.dataset not in (AVERAGE, source)
+            ]
+            for column in set(theirs.values) - {"h"} if others else ():
+                average = mean(values[column] for values in others)
+                assert theirs.values[column] == pytest.approx(average, abs=0.02), key
     configs = {path.stem for path in (REPOSITORY / "configs/datasets").glob("*.yaml")}
-    assert set(NAMES) <= configs
+    assert set(DATASETS) <= configs
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("CoOp,dtd,79.x,41.18,54.24,here", "base is '79.x', not a number from 0 to 100"),
+        ("CoOp,dtd,179,41.18,54.24,here", "base is '179', not a number"),
+        ("CoOp,dtd,79.44,41.18,54.24", "there is no source"),
+        ("CoOp,dtd,79.44,41.18,54.24,here,more", "more values than columns"),
+        ("CoOp,textures,79.44,41.18,54.24,here", "'textures' is not the name of a data set"),
+        ("CoOp,eurosat,79.44,41.18,54.24,here", "CoOp on eurosat is there twice"),
+    ],
+)
+def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):
+    head = "method,dataset,base,new,h,source\nCoOp,eurosat,92.19,54.74,68.69,here\n"
+    (tmp_path / "base2new.csv").write_text(f"{head}{line}\n")
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    numbers.cache_clear()
+    try:
+        with pytest.raises(UserError, match="base2new.csv, line 3: ") as caught:
+            rows(base2new())
+        assert why in str(caught.value) and "--published off" in str(caught.value)
+        assert rows(base2new(), beside_published=False)
+    finally:
+        numbers.cache_clear()

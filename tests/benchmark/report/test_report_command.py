@@ -11,14 +11,34 @@ def test_report_finds_all_protocols(tmp_path, capsys):
     leave(tmp_path, few_shot("CoOp", 1, (48,)))
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "plots")]) == 0
     told = capsys.readouterr().out
-    assert "Few-shot on dtd" in told and "Base-to-new on emoji" in told
+    assert "Few-shot on DTD" in told and "Base-to-new on emoji" in told
     drawn = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert drawn == ["few_shot.png", "few_shot.svg"]
+    names = "base2new", "few_shot"
+    assert drawn == [f"{name}.{form}" for name in names for form in ("pdf", "png", "svg")]
     only = ["report", str(tmp_path), "--protocol", "base2new"]
-    assert main([*only, "--plots", str(tmp_path / "none")]) == 0
-    told = capsys.readouterr()
-    assert "Few-shot" not in told.out and not (tmp_path / "none").exists()
-    assert told.err == "no plots: they show few-shot runs and the ablation of beta\n"
+    assert main([*only, "--plots", str(tmp_path / "one")]) == 0
+    assert "Few-shot" not in capsys.readouterr().out
+    assert {path.stem for path in (tmp_path / "one").iterdir()} == {"base2new"}
+
+
+def test_no_plots_are_told(tmp_path, capsys):
+    leave(tmp_path, [outcome("CoOp", 1, "base", 50.0)])
+    assert main(["report", str(tmp_path), "--plots", str(tmp_path / "none")]) == 0
+    assert "no plots: they show means of finished runs" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_published_numbers_are_on_off_or_all(tmp_path, capsys):
+    leave(tmp_path, few_shot("CoOp", 1, (48,)))
+    told = {}
+    for which in ("on", "off", "all"):
+        for form in ("text", "latex", "html"):
+            assert main(["report", str(tmp_path), "--published", which, "--format", form]) == 0
+            told[which, form] = capsys.readouterr().out
+    for form in ("text", "latex", "html"):
+        assert "48.40" not in told["off", form]
+        assert "48.40" in told["on", form] and "54.57" not in told["on", form]
+        assert "48.40" in told["all", form] and "54.57" in told["all", form]  # PLOT++
 
 
 def test_no_runs_are_one_sentence(tmp_path, capsys):

@@ -6,8 +6,9 @@ import pytest
 from outcomes import few_shot, lines, only_table, outcome, some_outcomes
 
 from benchmark.protocols import BASE2NEW
+from benchmark.report.averages import averages
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import averages, harmonic, rows
+from benchmark.report.rows import harmonic, rows
 from benchmark.report.tables import tables
 
 

@@ -4,7 +4,7 @@ from outcomes import ablation, few_shot, lines, only_table, outcome, transfer
 
 from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
 from benchmark.report.rows import rows
-from benchmark.report.tables import tables
+from benchmark.report.tables import STD, tables
 
 
 def test_memory_is_the_most_of_the_trainings():
@@ -53,15 +53,21 @@ def test_transfer_has_the_source_the_targets_and_their_average():
     outcomes += transfer("CoOp", "imagenet", {"imagenet": 72, "dtd": 42, "caltech101": 92}, seed=2)
     outcomes += transfer("ZeroshotCLIP", "imagenet", {"dtd": 44}, shots=0)
     outcomes += transfer("CoOp", "imagenet", {"imagenet_a": 50}, protocol="domain_generalization")
-    found = tables(rows(outcomes))
+    found = tables(rows(outcomes, beside_published=False))
     (cross,), (domain,) = found[CROSS_DATASET], found[DOMAIN_GENERALIZATION]
-    assert cross.head == ["Method", "imagenet", "caltech101", "dtd", "Average"]
+    assert cross.head == ["Method", "ImageNet", "Caltech101", "DTD", "Average"]
     assert lines(cross) == {
         "ZeroshotCLIP": ["-", "-", "44.00", "44.00 (1 of 2)"],
         "CoOp": ["71.00 ± 1.41", "91.00 ± 1.41", "41.00 ± 1.41", "66.00"],
     }
-    assert "from imagenet: accuracy (%) on test images, 16 shots, seeds 1 2" in cross.title
-    assert domain.head == ["Method", "imagenet_a"]  # one target needs no average
+    assert "from ImageNet: accuracy (%) on test images, 16 shots, seeds 1 2" in cross.title
+    assert domain.head == ["Method", "ImageNet-A"]  # one target needs no average
+
+
+def test_one_seed_has_no_deviation():
+    assert "One seed." in only_table(few_shot("CoOp", 1, (50,), "emoji")).caption
+    one_of_two = few_shot("CoOp", 1, (50,), "emoji") + few_shot("VPT", 1, (50, 52), "emoji")
+    assert STD in only_table(one_of_two).caption
 
 
 def test_ablation_is_in_the_order_of_its_settings():
@@ -72,4 +78,4 @@ def test_ablation_is_in_the_order_of_its_settings():
     assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
     assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
     assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
-    assert prompts.title.endswith("seeds 1")  # those of the other table do not count
+    assert prompts.title.endswith("seed 1")  # those of the other table do not count

@@ -1,0 +1,89 @@
+"""LaTeX that goes into a paper."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from outcomes import ablation, few_shot, outcome, transfer
+
+from benchmark.protocols import CROSS_DATASET
+from benchmark.report.names import DATASETS
+from benchmark.report.render import render
+from benchmark.report.rows import rows
+
+ELEVEN = list(DATASETS)[:11]
+
+
+def base2new(**accuracies):
+    """Outcomes of methods on all eleven data sets, from base and new."""
+    return [
+        outcome(trainer, seed, part, value, dataset, config="base2new")
+        for trainer, values in accuracies.items()
+        for dataset in ELEVEN
+        for part, value in zip(("base", "new"), values, strict=True)
+        for seed in (1, 2)
+    ]
+
+
+def latex(outcomes, all_published=False, **options) -> str:
+    return render(rows(outcomes, **options), "latex", all_published)
+
+
+def numbers(text: str, line: str) -> list[list[str]]:
+    """The cells of each line that begins so."""
+    found = re.findall(rf"^{re.escape(line)} & (.*) \\\\$", text, re.MULTILINE)
+    return [cells.split(" & ") for cells in found]
+
+
+def test_base_to_new_is_one_table_of_the_average_and_eleven_blocks():
+    three = base2new(CoOp=(80, 60), MaPLe=(81, 70), ALIGN=(82, 65))
+    text = latex(three, beside_published=False)
+    assert text.count(r"\begin{table*}") == 1 and text.count(r"\begin{tabular}") == 12
+    assert "(a) Average over 11 data sets" in text and "(h) FGVC-Aircraft" in text
+    assert numbers(text, "ALIGN")[0] == [
+        r"\textbf{82.00}", r"\underline{65.00}", r"\underline{72.52}",
+    ]  # fmt: skip
+    assert numbers(text, "MaPLe")[0] == [
+        r"\underline{81.00}", r"\textbf{70.00}", r"\textbf{75.10}",
+    ]  # fmt: skip
+
+
+def test_published_numbers_are_marked_and_their_source_is_said():
+    text = latex(base2new(CoOp=(80, 60)))
+    assert numbers(text, r"CoOp$^\dagger$")[0] == [r"\textbf{82.69}"] + [
+        r"\textbf{63.22}", r"\textbf{71.66}",
+    ]  # fmt: skip
+    assert r"$^\dagger$ Published (ViT-B/16): CoOp: PromptKD repository" in text
+    assert r"TCP$^\dagger$" in latex(base2new(CoOp=(80, 60)), all_published=True)
+
+
+def test_few_shot_and_each_transfer_protocol_are_one_table():
+    outcomes = few_shot("ZeroshotCLIP", 0, (40,)) + few_shot("CoOp", 1, (50,), problem="failed: x")
+    outcomes += few_shot("CoOp", 16, (60, 62)) + few_shot("ALIGN", 16, (63,))
+    targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
+    outcomes += transfer("CoOp", "imagenet", targets)
+    text = latex(outcomes, beside_published=False)
+    assert text.count(r"\begin{table*}") == 2
+    assert numbers(text, "CLIP") == [["40.00", "--", "--"]]
+    assert numbers(text, "ALIGN") == [["--", "--", "63.00$^*$"]]  # one of two seeds
+    assert "% Not complete: CoOp, dtd, 1 shot, accuracy: failed: x [seed 1]" in text
+    assert r"\rotatebox{90}{FGVC-Aircraft}" in text and r"\multicolumn{11}{c}{Target}" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no LaTeX")
+def test_the_tables_compile(tmp_path):
+    outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^", 4, (50, 51))
+    targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
+    outcomes += transfer("ALIGN", "imagenet", targets) + ablation("beta0.5", (50, 51), (60, 61))
+    text = latex(outcomes, all_published=True)
+    document = rf"""\documentclass[twocolumn]{{article}}
+\usepackage{{booktabs,graphicx}}
+\begin{{document}}
+{text}
+\end{{document}}
+"""
+    (tmp_path / "tables.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout[-2000:]
