@@ -25,6 +25,10 @@ ESCAPED = str.maketrans(
 )
 PUBLISHED = r"$^\dagger$"  # behind the name of a method whose numbers are not ours
 INCOMPLETE = r"$^*$"  # behind a mean that lacks seeds or data sets
+# Lines of a block count its rules. So many fill a page, or fit into one in larger letters.
+PAGE = 88
+SIZES = ((60, r"\small"), (70, r"\footnotesize"))
+SMALLEST = r"\scriptsize"
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
@@ -54,7 +58,7 @@ def as_latex(table: Table) -> str:
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
     body = tabular("l" + "r" * (len(head) - 1), [_row(head)], [[_row(line) for line in lines]])
-    return floating("table", caption, "", body, table.problems)
+    return floating("table", caption, "", [r"\small", *body], table.problems)
 
 
 def escape(text: str) -> str:
@@ -86,6 +90,7 @@ def floating(
             r"\centering",
             rf"\caption{{{caption}}}",
             *([rf"\label{{tab:{label}}}"] if label else []),
+            r"\vspace{4pt}",
             *body,
             rf"\end{{{kind}}}",
             *(f"% Not complete: {problem}" for problem in problems),
@@ -109,16 +114,15 @@ def _row(cells: Sequence[str]) -> str:
 
 def _of_blocks(members: list[Row], all_published: bool) -> str:
     """Base-to-new and few-shot: a block for the average, if there is one, and each data set."""
-    protocol, first = members[0].protocol, members[0]
+    protocol = members[0].protocol
     of_average = averages(members)
     groups = [of_average] if of_average else []
     groups += grouped(members, lambda row: row.dataset)
-    shots = sorted({row.shots for row in members})
     by_shots = protocol.across == "shots"
-    width, beside, size = (0.49, 2, r"\footnotesize") if by_shots else (0.32, 3, r"\small")
+    shots = sorted({row.shots for row in members})
     names = list(map(str, shots)) if by_shots else list(protocol.columns.values())
-    columns = "l" + "c" * len(names) if by_shots else "lcc|c"
-    body = [rf"{size}\setlength{{\tabcolsep}}{{4pt}}"]
+    head = [_row(["Shots" * by_shots, *names])]
+    blocks = []
     for number, group in enumerate(groups):
         places: list[Place] = [(group[0], column) for column in protocol.columns]
         if by_shots:
@@ -126,22 +130,37 @@ def _of_blocks(members: list[Row], all_published: bool) -> str:
             places = [(one, "accuracy") for one in of]
         rows = [_row(line) for line in marked(_table(["", *names], group, places, all_published))]
         title = f"({chr(ord('a') + number)}) {_title(group[0])}"
-        if number:
-            body.append(r"\hfill" if number % beside else r"\\[6pt]")
-        body += [
-            rf"\begin{{minipage}}[t]{{{width}\textwidth}}\centering",
-            rf"{escape(title)}\\[2pt]",
-            *tabular(columns, [_row(["Shots" * by_shots, *names])], [rows]),
-            r"\end{minipage}",
-        ]
+        block = [rf"{escape(title)}\\[2pt]", *tabular("l" + "c" * len(names), head, [rows])]
+        blocks.append(block)
     caption = _caption(members, of_average, all_published)
     if of_average and "h" in protocol.columns:
         caption.append(AVERAGE_H)
     what, label = protocol.title, protocol.name
     if not by_shots:
-        what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
-    caption = _joined([f"{what}: accuracy (%).", *caption])
-    return floating("table*", caption, label, body, _problems(members, of_average))
+        what, label = f"{what}, {shots_text(members[0].shots)}", f"{label}-{members[0].shots}"
+    text = _joined([f"{what}: accuracy (%).", *caption])
+    first, *others = _sheets(blocks, 2 if by_shots else 3)
+    found = [floating("table*", text, label, first, _problems(members, of_average))]
+    same = r"\addtocounter{table}{-1}"
+    found += [floating("table*", f"{what} (continued).", "", [same, *body], []) for body in others]
+    return "\n\n".join(found)
+
+
+def _sheets(blocks: list[list[str]], beside: int) -> list[list[str]]:
+    """The bodies of as many floats as the blocks need, in letters that fill a page at most."""
+    lines = max(map(len, blocks))
+    bands = min(-(-len(blocks) // beside), max(1, PAGE // lines))
+    size = next((size for most, size in SIZES if bands * lines <= most), SMALLEST)
+    bodies = []
+    for start in range(0, len(blocks), bands * beside):
+        body = [rf"{size}\setlength{{\tabcolsep}}{{4pt}}"]
+        for number, block in enumerate(blocks[start : start + bands * beside]):
+            if number:
+                body.append(r"\hfill" if number % beside else r"\\[6pt]")
+            body.append(rf"\begin{{minipage}}[t]{{{0.96 / beside:.2f}\textwidth}}\centering")
+            body += [*block, r"\end{minipage}"]
+        bodies.append(body)
+    return bodies
 
 
 def _of_targets(members: list[Row], all_published: bool) -> str:

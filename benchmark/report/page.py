@@ -34,7 +34,8 @@ thead th { border-top: 2px solid var(--rule); border-bottom: 1px solid var(--rul
 tbody tr:last-child > * { border-bottom: 2px solid var(--rule); }
 tbody tr:nth-child(even) { background: var(--stripe); }
 tbody tr.published { color: var(--soft); font-style: italic; }
-th:first-child { text-align: left; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
+tbody tr:nth-child(even) th:first-child { background: var(--stripe); }
 tbody th { font-weight: 400; }
 figcaption, .note { font-size: .875rem; color: var(--soft); margin: .4rem 0; max-width: 60rem; }
 .missing { font-size: .875rem; color: var(--bad); overflow-wrap: anywhere; }

@@ -71,7 +71,14 @@ def test_few_shot_and_each_transfer_protocol_are_one_table():
     assert r"\rotatebox{90}{FGVC-Aircraft}" in text and r"\multicolumn{11}{c}{Target}" in text
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no LaTeX")
+def has_latex() -> bool:
+    """Whether there is a LaTeX with the package booktabs."""
+    if not shutil.which("pdflatex"):
+        return False
+    return subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not has_latex(), reason="there is no LaTeX with booktabs")
 def test_the_tables_compile(tmp_path):
     outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^", 4, (50, 51))
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)

@@ -20,7 +20,7 @@ def panels(figure) -> dict:
 
 def curves(axis) -> list[tuple[list, list]]:
     """The points of the solid curves and stars of a panel."""
-    drawn = [line for line in axis.lines if line.get_marker() not in ("None", "_", "")]
+    drawn = [line for line in axis.lines if line.get_marker() not in ("None", "_", "|", "")]
     return [
         (list(line.get_xdata()), list(line.get_ydata())) for line in drawn if len(line.get_xdata())
     ]

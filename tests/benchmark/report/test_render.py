@@ -7,8 +7,8 @@ import json
 import pytest
 from outcomes import few_shot, only_table, outcome, some_outcomes, transfer
 
-from benchmark.report.page import page
 from benchmark.report.latex import as_latex
+from benchmark.report.page import page
 from benchmark.report.render import as_markdown, as_text, render
 from benchmark.report.rows import rows
 
