@@ -10,7 +10,7 @@ from ..protocols.base import Protocol, shots_text
 from .names import dataset_name
 from .results import Outcome
 from .rows import Cell, Row
-from .tables import ONE_SEED, Table, line_name, spread_note
+from .tables import ONE_SEED, Table, first_head, line_name, spread_note
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
 BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
@@ -38,6 +38,7 @@ class Test:
     """What several methods did on the same test images: the names of lines, and their runs."""
 
     first: Row
+    shots: int
     column: str
     runs: dict[str, dict[int, Outcome]]
 
@@ -52,7 +53,7 @@ class Test:
             what.append(protocol.columns[self.column].lower())
         if row.tried:
             what.append(row.tried)
-        return ", ".join([*what, shots_text(row.shots)])
+        return ", ".join([*what, shots_text(self.shots)])
 
     @property
     def name(self) -> str:
@@ -75,16 +76,23 @@ class Test:
 
 def tests(listed: Iterable[Row]) -> list[Test]:
     """All tests that the rows hold, in their order."""
+    listed, trained = list(listed), defaultdict(set)
+    for row in listed:
+        if row.shots:
+            trained[row.table].add(row.shots)
     groups = defaultdict(list)
     for row in listed:
+        # what has no shots stands beside any number of them
+        numbers = {row.shots} if row.shots else trained[row.table] or {0}
         for column, runs in row.outcomes.items():
             if runs:
-                groups[row.table, row.dataset, row.shots, column].append(row)
+                for shots in sorted(numbers):
+                    groups[row.table, row.dataset, shots, column].append(row)
     found = []
-    for (*_, column), members in groups.items():
+    for (*_, shots, column), members in groups.items():
         several = len({row.method for row in members}) > 1
         by_method = {line_name(row, several): row.outcomes[column] for row in members}
-        found.append(Test(members[0], column, by_method))
+        found.append(Test(members[0], shots, column, by_method))
     return found
 
 
@@ -98,7 +106,7 @@ class Metrics:
         return _by_protocol(self.tests, self._table)
 
     def _table(self, test: Test) -> Table:
-        head = ["Method", *(metric.head for metric in METRICS.values())]
+        head = [first_head(test.first.protocol), *(metric.head for metric in METRICS.values())]
         lines = [
             [Cell(method), *(_cell(test.values(method, key), METRICS[key]) for key in METRICS)]
             for method in test.runs
@@ -179,7 +187,7 @@ def _record(test: Test, method: str) -> dict:
         "protocol": row.protocol.name,
         "source": row.source,
         "dataset": row.dataset,
-        "shots": row.shots,
+        "shots": test.shots,
         "column": test.column,
         "method": method,
         "seeds": list(test.runs[method]),

@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable
+from statistics import mean
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from recipe.metrics import BINS, calibration_error, reliability
+from recipe.metrics import BINS, reliability
 from recipe.predictions import read_predictions
 
 from .metrics import PER_CLASS, Test
+from .names import method_name
 from .plots import RC
 
-COLUMNS = 4  # panels side by side
+COLUMNS = 3  # panels side by side
 MOST_NAMES = 40  # with more classes their names cannot be read
 
 # The predictions of a method, of all its seeds one after the other.
@@ -37,7 +40,9 @@ def confusion_matrices(tests: list[Test]) -> dict[str, tuple[Figure, str]]:
     )
 
 
-def _figures(tests: list[Test], name: str, panel: Callable, sentence: str, side: float) -> dict:
+def _figures(
+    tests: list[Test], name: str, panel: Callable, sentence: str, side: float
+) -> dict[str, tuple[Figure, str]]:
     found = {}
     for test in tests:
         arrays = {method: said for method in test.runs if (said := _arrays(test, method))}
@@ -66,33 +71,45 @@ def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis in axes[len(arrays) :]:
             axis.remove()
-        for axis, (method, said) in zip(axes, arrays.items(), strict=False):
-            names = [list(accuracies) for accuracies in test.values(method, PER_CLASS)]
-            panel(axis, method, said, names[0] if names else [])
+        used = axes[: len(arrays)]
+        for number, (axis, (method, said)) in enumerate(zip(used, arrays.items(), strict=True)):
+            drawn = panel(axis, test, method, said, number % columns == 0)
+        if drawn is not None:
+            figure.colorbar(drawn, ax=list(used), shrink=0.6).set_label("Share of the true class")
     return figure
 
 
-def _reliability(axis: Axes, method: str, said: Arrays, names: list[str]) -> None:
+def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -> None:
     confidence, hits = said["probability"][:, 0], said["prediction"] == said["label"]
-    mean, accuracy, counts = reliability(confidence, hits)
+    confidences, accuracies, counts = reliability(confidence, hits)
     some = counts > 0
     centres = (np.arange(BINS) + 0.5) / BINS
-    axis.bar(centres[some], accuracy[some], 0.95 / BINS, color="#88CCEE", label="accuracy")
-    axis.plot(mean[some], accuracy[some], "o", markersize=3, color="#332288")
+    axis.bar(centres[some], accuracies[some], 0.95 / BINS, color="#88CCEE")
+    axis.plot(confidences[some], accuracies[some], "o", markersize=3, color="#332288")
     axis.plot([0, 1], [0, 1], "--", linewidth=0.8, color="#555555")
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", ylabel="Accuracy", aspect="equal")
-    axis.set_title(f"{method}: ECE {calibration_error(confidence, hits):.1f}%")
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", aspect="equal")
+    if first:
+        axis.set_ylabel("Accuracy")
+    errors = test.values(method, "calibration_error")  # of each seed, as in the table
+    note = f": ECE {mean(errors):.1f}%" if errors else ""
+    axis.set_title(method_name(method) + note, fontsize="medium")
 
 
-def _confusion(axis: Axes, method: str, said: Arrays, names: list[str]) -> None:
+def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -> AxesImage:
+    named = test.values(method, PER_CLASS)
+    names = list(named[0]) if named else []
     classes = max(len(names), 1 + int(max(said["label"].max(), said["prediction"].max())))
     matrix = np.zeros((classes, classes))
     np.add.at(matrix, (said["label"], said["prediction"]), 1)
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a row adds up to 1
-    axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    drawn = axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     axis.grid(False)
-    axis.set(xlabel="Predicted class", ylabel="True class", title=method)
+    axis.set_xlabel("Predicted class")
+    axis.set_title(method_name(method), fontsize="medium")
     if len(names) == classes <= MOST_NAMES:
         size = 6 if classes > 12 else 8
         axis.set_xticks(range(classes), names, rotation=90, fontsize=size)
-        axis.set_yticks(range(classes), names, fontsize=size)
+        axis.set_yticks(range(classes) if first else [], names if first else [], fontsize=size)
+    if first:
+        axis.set_ylabel("True class")
+    return drawn
