@@ -12,6 +12,7 @@ from ..report.results import CONSOLE, Outcome
 from .engine import Working
 
 HEARTBEAT = 4.8  # seconds: never more than 5 without a word
+STARTING = "starting"
 
 
 class Progress:
@@ -60,7 +61,7 @@ class Progress:
         eta = f"{'' if complete else 'over '}{clock(seconds)} left"
         if not complete and not seconds:
             eta = "time left not known yet"
-        news = [f"{child.run} ({clock(child.seconds)}): {child.latest}" for child in children]
+        news = [f"{child.run} ({clock(child.seconds)}): {child.latest or STARTING}" for child in children]
         if self.bars:
             self._draw(news, eta)
         elif news and time.monotonic() - self.last > HEARTBEAT:
