@@ -180,42 +180,54 @@ def draw(output: Path, blocks: list[Block]) -> None:
     All maps have one scale, so that a word that is sent everywhere looks like the picture.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm, to_rgba
+    from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
-    rows = [(number, title) for number, b in enumerate(blocks) for title in b.maps]
-    shown = [maps for b in blocks for maps in b.maps.values()]
+    shown = [maps for block in blocks for maps in block.maps.values()]
     columns = 1 + max(map(len, shown))
-    size = (1.4 * columns + 1, 1.6 * len(rows) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.add_gridspec(len(rows), columns)
+    figure = Figure(figsize=(1.4 * columns, 1.55 * len(shown) + 0.7), layout="constrained")
+    grid = figure.add_gridspec(len(shown), columns)
     top = max(1.1, *(float(found.share.max()) for maps in shown for found in maps))
-    scale = TwoSlopeNorm(1, 0, top)
-    clear = [(0, to_rgba(COLOURS[0], MOST_OPAQUE)), (0.5, (1, 1, 1, 0)),
-             (1, to_rgba(COLOURS[1], MOST_OPAQUE))]  # fmt: skip
-    colours = LinearSegmentedColormap.from_list("shares", clear)
-    for row, ((number, title), maps) in enumerate(zip(rows, shown, strict=True)):
-        image = blocks[number].image
-        if title == next(iter(blocks[number].maps)):
-            axis = figure.add_subplot(grid[row : row + len(blocks[number].maps), 0])
-            axis.imshow(image)
-            axis.set_title(blocks[number].title, fontsize=9)
-            axis.axis("off")
-        for column, found in enumerate(maps, 1):
-            axis = figure.add_subplot(grid[row, column])
-            axis.imshow(image)
-            edge = image.shape[0]
-            axis.imshow(
-                found.share, extent=(-0.5, edge - 0.5, edge - 0.5, -0.5), cmap=colours, norm=scale,
-                interpolation="bicubic",
-            )  # fmt: skip
-            axis.set(xticks=[], yticks=[])
-            axis.set_frame_on(False)
-            axis.set_title(found.word, fontsize=8)
-            if column == 1:
-                axis.set_ylabel(title, fontsize=8)
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=figure.axes, shrink=0.8, pad=0.01)
-    bar.set_label("share of the word's mass\n(1 = spread evenly)", fontsize=8)
+    scale, colours = TwoSlopeNorm(1, 0, top), _colours()
+    row = 0
+    for block in blocks:
+        axis = figure.add_subplot(grid[row, 0])
+        axis.imshow(block.image)
+        axis.set_title(block.title, fontsize=9)
+        axis.axis("off")
+        edge = len(block.image) - 0.5
+        above: list[str] = []
+        for prompt, maps in block.maps.items():
+            words = [found.word for found in maps]
+            for column, found in enumerate(maps, 1):
+                axis = figure.add_subplot(grid[row, column])
+                axis.imshow(block.image)
+                axis.imshow(
+                    found.share, extent=(-0.5, edge, edge, -0.5), cmap=colours, norm=scale,
+                    interpolation="bicubic",
+                )  # fmt: skip
+                axis.set(xticks=[], yticks=[])
+                axis.set_frame_on(False)
+                if words != above:
+                    axis.set_title(found.word, fontsize=9)
+                if column == 1:
+                    axis.set_ylabel(prompt, fontsize=8)
+            row, above = row + 1, words
+    bar = figure.colorbar(
+        ScalarMappable(scale, colours), ax=figure.axes, location="bottom", shrink=0.5, aspect=30
+    )
+    bar.set_label("share of the word's mass (1: spread evenly)", fontsize=8)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=150, format=output.suffix.lstrip("."))
     write_output(output, drawn.getvalue())
+
+
+def _colours():
+    """Clear for an even share, so that the picture keeps its own colours."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    steps = []
+    for i in range(-8, 9):
+        opacity = MOST_OPAQUE * (abs(i) / 8) ** 0.8
+        steps.append((0.5 + i / 16, to_rgba(COLOURS[i > 0], opacity)))
+    return LinearSegmentedColormap.from_list("shares", steps)
