@@ -61,7 +61,10 @@ class Progress:
         eta = f"{'' if complete else 'over '}{clock(seconds)} left"
         if not complete and not seconds:
             eta = "time left not known yet"
-        news = [f"{child.run} ({clock(child.seconds)}): {child.latest or STARTING}" for child in children]
+        news = [
+            f"{child.run} ({clock(child.seconds)}): {child.latest or STARTING}"
+            for child in children
+        ]
         if self.bars:
             self._draw(news, eta)
         elif news and time.monotonic() - self.last > HEARTBEAT:

@@ -35,6 +35,17 @@ def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
         assert console.closed
 
 
+def test_the_latest_news_says_something(planned, tmp_path):
+    said = "epoch [1/2] batch [4/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
+    with open(tmp_path / "console.txt", "w") as console:
+        command = [sys.executable, "-c", f"print('{said}')"]
+        child = Child(planned[FEW_SHOT][0], command, {}, console, ExitStack())
+        wait_for(child.ended)
+        assert child.latest == "epoch [1/2] batch [4/4] loss 0.5"
+        child.close()
+    assert "Checkpoint saved" in (tmp_path / "console.txt").read_text()
+
+
 def test_console_keeps_what_a_terminal_would(checkout):
     checkout.base2new(*ONE)
     lines = (checkout.folder("CoOp", 1) / "console.txt").read_text().splitlines()

@@ -1,0 +1,77 @@
+"""Transport maps: what is drawn, and what cannot be."""
+
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark.inspect.visualize import Block, Map, build_parser, choose, draw, main, maps_of
+from trainers.prompting.errors import UserError
+
+
+def test_fixed_words_in_a_row_share_a_map():
+    torch.manual_seed(0)
+    T = torch.rand(16, 6)  # 16 patches, 6 words
+    words = ["context 1", "of", "a", "hot", "dog", "type"]
+    maps = maps_of(T, words, ["hot", "dog"])
+    assert [found.word for found in maps] == ["context 1", "of a", "hot", "dog", "type"]
+    for found in maps:
+        assert found.share.shape == (4, 4)
+        assert float(found.share.mean()) == pytest.approx(1)  # in multiples of an even share
+    both = T[:, 1] + T[:, 2]
+    assert torch.allclose(maps[1].share.flatten(), 16 * both / both.sum())
+
+
+def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
+    yellow = np.full((8, 8, 3), (1.0, 1.0, 0.0))
+    even = [Map(word, torch.ones(2, 2)) for word in ("context 1", "drink")]
+    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even})]
+    for name, rows in (("one.png", 1), ("two.png", 2)):
+        draw(tmp_path / name, blocks * rows)
+    one, two = (Image.open(tmp_path / name).convert("RGB") for name in ("one.png", "two.png"))
+    assert two.size[0] == one.size[0] and two.size[1] > 1.7 * one.size[1]
+    (image,) = [count for count, colour in one.getcolors(1 << 24) if colour == (255, 255, 0)]
+    assert image > 0.09 * one.size[0] * one.size[1]  # one of three columns, and the maps are clear
+
+
+@pytest.fixture
+def trainer():
+    """What `choose` looks at: two classes, of which one has two test images."""
+    items = [SimpleNamespace(impath=f"{name}.png", classname=name[:3])
+             for name in ("cat1", "cat2", "dog1")]  # fmt: skip
+    dataset = SimpleNamespace(classnames=["cat", "dog"], test=items)
+    return SimpleNamespace(dm=SimpleNamespace(dataset=dataset))
+
+
+def asked(*words) -> Namespace:
+    return build_parser().parse_args(["--model-dir", "run", *words])
+
+
+def test_classes_and_images_make_a_sheet(trainer):
+    chosen = choose(trainer, asked("--class-name", "cat", "--index", "0 1"))
+    assert chosen == [(Path("cat1.png"), "cat"), (Path("cat2.png"), "cat")]
+    chosen = choose(trainer, asked("--class-name", "dog", "cat"))
+    assert chosen == [(Path("dog1.png"), "dog"), (Path("cat1.png"), "cat")]
+    assert choose(trainer, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--class-name", "unicorn"], "no class 'unicorn'"),
+        (["--class-name", "dog", "--index", "1"], "--index is 1 but there are 1 test images"),
+        (["--image", "a.png"], "--image needs --class-name"),
+    ],
+)
+def test_what_is_not_there_is_told(trainer, words, why):
+    with pytest.raises(UserError, match=why):
+        choose(trainer, asked(*words))
+
+
+def test_an_output_of_another_kind_is_refused_before_the_run_is_loaded():
+    with pytest.raises(UserError, match="its name must end in png, pdf, svg"):
+        main(["--model-dir", "nowhere", "--output", "maps.bmp"])
