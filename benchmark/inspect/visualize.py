@@ -203,7 +203,7 @@ def draw(output: Path, blocks: list[Block]) -> None:
                 axis = figure.add_subplot(grid[row, column])
                 axis.imshow(block.image)
                 axis.imshow(
-                    found.share, extent=(-0.5, edge, edge, -0.5), cmap=colours, norm=scale,
+                    found.share.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours, norm=scale,
                     interpolation="bicubic",
                 )  # fmt: skip
                 axis.set(xticks=[], yticks=[])
