@@ -17,7 +17,7 @@ from ..report.results import COMMAND, CONSOLE, console_lines
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-SAYS_NOTHING = "Checkpoint saved to "  # each epoch ends in such a line, a long path
+SAYS_NOTHING = ("Checkpoint saved to ", "Initialize tensorboard")  # lines that hold a long path
 
 GRACE = 5.0  # seconds that a child is given to end by itself
 
