@@ -45,6 +45,29 @@ def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
+def prompts_for(backbone: str, config_file: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """What takes the place of a config file's TRAINER where it is written for another backbone.
+
+    That is the TRAINER of the file beside it with the backbone's name, if there is one: a small
+    CLIP has no room for prompts as deep as those of a large one.
+
+    Args:
+        backbone: as the user names it.
+        config_file: of the method; may be empty.
+
+    Yields:
+        where the keys come from, and the keys: once at most.
+    """
+    if not backbone or "/" in backbone or not config_file:
+        return
+    own = Path(config_file).with_name(f"{backbone}.yaml")
+    written_for = read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone)
+    if written_for != backbone and own.is_file():
+        print(f"'{config_file}' is for {written_for}: TRAINER is taken from '{own}'")
+        keys = read_keys(own)
+        yield f"'{own}'", {k: v for k, v in keys.items() if k.startswith("TRAINER.")}
+
+
 def read_pairs(words: Sequence[str]) -> dict[str, str]:
     """The KEY VALUE pairs at the end of a command line; of a key that is there twice the last.
 

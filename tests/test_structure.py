@@ -83,9 +83,10 @@ def test_no_import_circle():
 
 
 def required() -> set[str]:
-    """Normalised names of the distributions in requirements.txt; a folder's is its package's."""
+    """Normalised names of the distributions that are listed; a folder's is its package's."""
     names = set()
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    lists = "requirements.txt", "requirements-extra.txt"
+    for line in "\n".join((ROOT / file).read_text() for file in lists).splitlines():
         if line.startswith("./"):
             line = re.search(r'^name = "(.+)"', (ROOT / line / "pyproject.toml").read_text(), re.M)[
                 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, write_output
-from .load import load_run
+from .load import load_run, test_images
 
 
 def build_parser() -> Parser:
@@ -35,19 +35,19 @@ def pairs(text: str) -> list[int]:
 def main(argv: list[str]) -> int:
     """Load the run's model, solve the token level for one image and class, and draw the plans."""
     args = build_parser().parse_args(argv)
-    trainer = load_run(args.model_dir)
-    model, spec = trainer.model.eval(), trainer.model.spec
+    run = load_run(args.model_dir)
+    model, spec = run.model, run.model.spec
     if not spec.token_level:
         raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
         raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
-    path, name = choose(trainer, args)
-    k = trainer.dm.dataset.classnames.index(name)
-    image = trainer.dm.test_loader.dataset.transform(open_image(path))
+    path, name = choose(run, args)
+    k = run.classnames.index(name)
+    image = run.preprocess(open_image(path))
     draw(
         args.output,
-        denormalize(image, trainer.cfg),
+        denormalize(image, run.settings),
         [plan(model, image, k, n - 1) for n in args.prompts],
         [model.text_encoder.words(k, n - 1) for n in args.prompts],
         [f"prompt {n}" for n in args.prompts],
@@ -57,16 +57,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def choose(trainer, args) -> tuple[Path, str]:
+def choose(run, args) -> tuple[Path, str]:
     """The image to show, and the class whose prompts it meets."""
-    names = trainer.dm.dataset.classnames
+    names = run.classnames
     if args.class_name:
         check_name("class", args.class_name, names)
     if args.image:
         if not args.class_name:
             raise UserError("--image needs --class-name: the class whose prompts are shown")
         return args.image, args.class_name
-    items = [i for i in trainer.dm.dataset.test if args.class_name in (None, i.classname)]
+    items = [i for i in test_images(run) if args.class_name in (None, i.classname)]
     if not 0 <= args.index < len(items):
         raise UserError(f"--index is {args.index} but there are {len(items)} test images")
     return Path(items[args.index].impath), items[args.index].classname
