@@ -112,7 +112,7 @@ def token_problems(spec, image, text, chunk_bytes) -> TokenProblems:
 def cosine(spec, image, text, chunk_bytes):
     """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
     z = image.z[:, 0]
-    if len(text.h) == 1:
+    if text.h.shape[0] == 1:
         return z @ text.h[0].T
     return torch.einsum("bd,bkd->bk", z, text.h)  # CoCoOp: every image has its own text features
 

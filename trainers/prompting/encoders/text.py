@@ -216,9 +216,9 @@ class TextEncoder(nn.Module):
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
-            if not self.spec.class_specific and len(ctx) != len(shared):  # one template for all
-                shared = shared.expand(len(ctx), -1, -1)
-                suffix = suffix.expand(len(ctx), -1, -1)
+            N = ctx.shape[0]
+            if not self.spec.class_specific and N != shared.shape[0]:  # one template for all
+                shared, suffix = shared.expand(N, -1, -1), suffix.expand(N, -1, -1)
             if layout.prefix_slots:
                 b = layout.prefix_slots
                 slots = ctx[:, :b].to(shared.dtype)

@@ -38,7 +38,7 @@ def sinkhorn_loop(cost, a, b, reg: float, tol: float, max_iter: int, spread) -> 
 
     def update(t, v, active):
         u = a / torch.bmm(v, K)
-        w = torch.bmm(u, K.mT)
+        w = torch.bmm(K, u.mT).mT
         tests = (t <= 4) | (t % 4 == 0) | (t == max_iter)
         error = (v * w - b).abs().sum(-1, keepdim=True)
         active = torch.where(tests, error > tol, active)
@@ -48,7 +48,7 @@ def sinkhorn_loop(cost, a, b, reg: float, tol: float, max_iter: int, spread) -> 
     v = (b > 0).to(dtype)
     t, v, active = while_loop(goes_on, update, (_one(v), v, torch.ones_like(v[..., :1]) > 0))
     u = a / torch.bmm(v, K)
-    error = (v * torch.bmm(u, K.mT) - b).abs().sum(-1)
+    error = (v * torch.bmm(K, u.mT).mT - b).abs().sum(-1)
     return _result(cost, C, K * u * v.mT, t - 1, error)
 
 
@@ -71,7 +71,7 @@ def released_loop(cost, a, b, reg, tol, max_iter, group_dims: int) -> SinkhornRe
 
     def update(t, u, v, active):
         new = torch.where(active, a / torch.bmm(v, K), u)
-        v = torch.where(active, b / torch.bmm(new, K.mT), v)
+        v = torch.where(active, b / torch.bmm(K, new.mT).mT, v)
         change = sums((new - u).abs()) / rows
         return t + 1, new, v, ~(change < tol)
 
