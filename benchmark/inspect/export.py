@@ -2,6 +2,8 @@
 
 import io
 import json
+import logging
+import warnings
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
@@ -15,6 +17,7 @@ FORMATS = {
     ".onnx": "the same as ONNX",
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
+MOST_BYTES = 1 << 31
 TOLERANCE = 1e-4  # of the logits
 LINEAR = (
     "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
@@ -35,7 +38,10 @@ def main(argv: list[str]) -> int:
     check_name("format", args.output.suffix, FORMATS)
     names = read_names(args.classnames) if args.classnames else None
     run = load_run(args.model_dir, classnames=names, backbone=args.backbone)
-    content, said = WRITERS[args.output.suffix](run)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about itself
+        content, said = WRITERS[args.output.suffix](run)
     write_output(args.output, content)
     print(f"{args.output}: {said}")
     return 0
@@ -111,7 +117,10 @@ def onnx_program(run) -> tuple[bytes, str]:
     onnx = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
                              output_names=["logits"], verbose=False)  # fmt: skip
     onnx.model.metadata_props.update(facts(run))
-    content = onnx.model_proto.SerializeToString()
+    proto = onnx.model_proto
+    if proto.ByteSize() >= MOST_BYTES:
+        raise UserError("this CLIP is larger than the 2 GiB of an ONNX file: write a .pt2")
+    content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():

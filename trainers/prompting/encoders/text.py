@@ -20,6 +20,7 @@ from ..backbones import family_of
 from ..errors import UserError
 from ..memory import Footprint
 from ..spec import PromptSpec, clean
+from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
 from .layout import Layout
@@ -270,7 +271,7 @@ class TextEncoder(nn.Module):
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             return self.ln_final(x) @ self.text_projection
 
     def _features(self, layout, shared, suffix) -> TextFeatures:

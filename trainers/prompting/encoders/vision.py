@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import UserError
 from ..memory import Footprint
 from ..spec import PromptSpec
+from ..transport.precision import no_autocast
 from . import blocks
 
 
@@ -123,7 +124,7 @@ class ImageEncoder(nn.Module):
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
 
     def _resnet(self, images) -> ImageFeatures:

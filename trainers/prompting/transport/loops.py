@@ -41,7 +41,7 @@ def sinkhorn_loop(cost, a, b, reg: float, tol: float, max_iter: int, spread) -> 
         w = torch.bmm(K, u.mT).mT
         tests = (t <= 4) | (t % 4 == 0) | (t == max_iter)
         error = (v * w - b).abs().sum(-1, keepdim=True)
-        active = torch.where(tests, error > tol, active)
+        active = (tests & (error > tol)) | (~tests & active)
         v = torch.where(active & (t < max_iter), b / w, v)
         return t + 1, v, active
 
