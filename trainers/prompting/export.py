@@ -21,6 +21,12 @@ class Program(nn.Module):
         model: in eval mode.
     """
 
+    h: torch.Tensor
+    raw: torch.Tensor
+    s: torch.Tensor | None
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
     def __init__(self, model: PromptedCLIP):
         super().__init__()
         self.spec = model.spec
@@ -33,8 +39,10 @@ class Program(nn.Module):
         with torch.no_grad():
             contexts: Contexts = model.parts.contexts(model.prompt_learner())
             text = model.text_features()
-        constants = {f"vision_{i}": c for i, c in enumerate(contexts.vision or ())}
-        self.visual_depth = len(constants)
+        vision = contexts.vision or []
+        self.visual_depth = len(vision)
+        constants: dict[str, torch.Tensor | None]
+        constants = {f"vision_{i}": context for i, context in enumerate(vision)}
         constants |= {"h": text.h, "raw": text.raw, "s": text.s}
         constants |= {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
         for name, value in constants.items():

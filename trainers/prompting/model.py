@@ -68,6 +68,9 @@ class PromptedCLIP(nn.Module):
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
     """
 
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
     def __init__(
         self,
         clip_model,

@@ -163,12 +163,16 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     assert not list(tmp_path.glob("y.*"))
 
 
-def test_a_torch_program_has_prompts_and_transport_inside(runs, capsys, tmp_path):
-    code, told = export(capsys, runs / "ALIGN", tmp_path / "x.pt2")
+SLOW = pytest.param("ALIGN", marks=pytest.mark.slow)  # with visual prompts and transport
+
+
+@pytest.mark.parametrize("method", ["CoOp", SLOW])
+def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path, method):
+    code, told = export(capsys, runs / method, tmp_path / "x.pt2")
     assert code == 0 and "equal to the model's within" in told
     extra = {"run.json": ""}
     program = torch.export.load(tmp_path / "x.pt2", extra_files=extra).module()
-    loaded = load_run(runs / "ALIGN")
+    loaded = load_run(runs / method)
     assert json.loads(json.loads(extra["run.json"])["classnames"]) == loaded.classnames
     for count in (1, 6):
         x = torch.randn(count, 3, 32, 32)

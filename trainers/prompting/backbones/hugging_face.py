@@ -7,6 +7,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,14 +69,14 @@ def load(name: str) -> CLIP:
             "transformers, also for its tokenizer: run `pip install transformers`"
         ) from error
     folder = _folder(name)
-    kind = _json(folder / "config.json", name).get("model_type")
+    kind = _json(folder / "config.json", name).get("model_type", "")
     if kind != "clip":
         reason = REASONS.get(kind, f"it is a '{kind}', not a 'clip'")
         raise UserError(
             f"'{name}' cannot be prompted, as {reason}: choose a CLIPModel, such as "
             "openai/clip-vit-base-patch16"
         )
-    config = transformers.CLIPConfig.from_pretrained(folder)
+    config: Any = transformers.CLIPConfig.from_pretrained(folder)
     vision, text = config.vision_config, config.text_config
     sizes = Sizes(
         config.projection_dim,

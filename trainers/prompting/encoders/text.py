@@ -218,7 +218,7 @@ class TextEncoder(nn.Module):
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
             N = ctx.shape[0]
-            if not self.spec.class_specific and N != shared.shape[0]:  # one template for all
+            if not self.spec.class_specific and shared.shape[0] != N:  # one template for all
                 shared, suffix = shared.expand(N, -1, -1), suffix.expand(N, -1, -1)
             if layout.prefix_slots:
                 b = layout.prefix_slots
