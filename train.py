@@ -76,7 +76,7 @@ def setup_cfg(args):
     }
     sources = [
         *((f"'{path}'", read_keys(path)) for path in files),
-        *prompts_for(args.backbone, args.config_file),
+        (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
         ("the command line", read_pairs(args.opts)),
     ]

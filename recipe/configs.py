@@ -45,7 +45,7 @@ def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
-def prompts_for(backbone: str, config_file: str) -> Iterator[tuple[str, dict[str, object]]]:
+def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:
     """What takes the place of a config file's TRAINER where it is written for another backbone.
 
     That is the TRAINER of the file beside it with the backbone's name, if there is one: a small
@@ -54,18 +54,13 @@ def prompts_for(backbone: str, config_file: str) -> Iterator[tuple[str, dict[str
     Args:
         backbone: as the user names it.
         config_file: of the method; may be empty.
-
-    Yields:
-        where the keys come from, and the keys: once at most.
     """
     if not backbone or "/" in backbone or not config_file:
-        return
+        return {}
     own = Path(config_file).with_name(f"{backbone}.yaml")
-    written_for = read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone)
-    if written_for != backbone and own.is_file():
-        print(f"'{config_file}' is for {written_for}: TRAINER is taken from '{own}'")
-        keys = read_keys(own)
-        yield f"'{own}'", {k: v for k, v in keys.items() if k.startswith("TRAINER.")}
+    if read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone) == backbone or not own.is_file():
+        return {}
+    return {key: v for key, v in read_keys(own).items() if key.startswith("TRAINER.")}
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:

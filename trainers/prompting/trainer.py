@@ -144,7 +144,8 @@ class PromptTrainer(TrainerX):
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
         self.test()
-        self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
+        if self.output_dir:
+            self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
         self.close_writer()
 
     def forward_backward(self, batch):

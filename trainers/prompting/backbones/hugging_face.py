@@ -151,6 +151,7 @@ def _tower(transformers, config) -> Tower:
 
 
 def _state(transformers, folder: Path, name: str) -> dict[str, torch.Tensor]:
+    transformers.utils.logging.disable_progress_bar()
     try:
         model, told = transformers.CLIPModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
