@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from recipe.configs import read_keys, read_pairs
+from recipe.configs import prompts_for, read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
@@ -60,7 +60,7 @@ def check_flags(args) -> None:
 
 
 def setup_cfg(args):
-    """Dassl's defaults, then the two files, then the flags, then the KEY VALUE pairs."""
+    """Dassl's defaults, the two files, what the backbone needs, the flags, the KEY VALUE pairs."""
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     flags = {
         "DATASET.ROOT": args.root,
@@ -76,6 +76,7 @@ def setup_cfg(args):
     }
     sources = [
         *((f"'{path}'", read_keys(path)) for path in files),
+        (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
         ("the command line", read_pairs(args.opts)),
     ]
@@ -91,7 +92,7 @@ def main(args) -> None:
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
-            write_results(cfg, trainer)
+            write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
 
 
 def setup_run(cfg) -> None:

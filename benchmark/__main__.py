@@ -20,6 +20,8 @@ COMMANDS = {
     "speed": ("measure.speed", "measure time, memory and arithmetic of training and evaluation"),
     "loading": ("measure.loading", "measure the training loader beside the step that it feeds"),
     "solver": ("measure.solver", "time the transport solver beside that of POT"),
+    "predict": ("inspect.predict", "name the classes of images by a trained run"),
+    "export": ("inspect.export", "write a trained run for use without this project"),
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
     "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
 }

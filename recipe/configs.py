@@ -45,6 +45,24 @@ def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", value
 
 
+def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:
+    """What takes the place of a config file's TRAINER where it is written for another backbone.
+
+    That is the TRAINER of the file beside it with the backbone's name, if there is one: a small
+    CLIP has no room for prompts as deep as those of a large one.
+
+    Args:
+        backbone: as the user names it.
+        config_file: of the method; may be empty.
+    """
+    if not backbone or "/" in backbone or not config_file:
+        return {}
+    own = Path(config_file).with_name(f"{backbone}.yaml")
+    if read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone) == backbone or not own.is_file():
+        return {}
+    return {key: v for key, v in read_keys(own).items() if key.startswith("TRAINER.")}
+
+
 def read_pairs(words: Sequence[str]) -> dict[str, str]:
     """The KEY VALUE pairs at the end of a command line; of a key that is there twice the last.
 

@@ -1,5 +1,6 @@
 """What train.py says to a mistake: one sentence, without a traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,6 @@ MISTAKES = {
     "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
     "type": (["OPTIM.LR", "fast"], "must be of type float"),
     "odd": (["OPTIM.LR"], "not KEY VALUE"),
-    "size": (["INPUT.SIZE", "(64, 64)"], "set INPUT.SIZE (32, 32)"),
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
     "precision": (["TRAINER.ALIGN.PREC", "fp8"], "fp16, fp32 or amp"),
@@ -63,6 +63,16 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
     assert run(tmp_path, extra=pairs) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and part in line
+
+
+def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
+    pairs = ["INPUT.SIZE", "(64, 64)", "INPUT.INTERPOLATION", "bilinear"]
+    assert run(tmp_path, "CoOp", None, 1, extra=pairs) == 0
+    out = capsys.readouterr().out
+    assert "INPUT.SIZE (32, 32) (it was (64, 64)), INPUT.PIXEL_MEAN [0.48145466, " in out
+    record = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert record["config"]["INPUT"]["SIZE"] == [32, 32]
+    assert record["config"]["INPUT"]["INTERPOLATION"] == "bicubic"
 
 
 def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, each, from_zero, write_output
-from .load import load_run
+from .load import load_run, test_images
 
 FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#1f77b4", "#d62728")  # of less, and of more than an even share
@@ -68,33 +68,31 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
-    trainer = load_run(args.model_dir)
-    trainer.model.eval()
-    spec = trainer.model.spec
+    run = load_run(args.model_dir)
+    spec = run.model.spec
     if not spec.token_level:
         raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
         raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
-    chosen = choose(trainer, args)
-    draw(args.output, [block(trainer, path, name, args.prompts) for path, name in chosen])
+    chosen = choose(run, args)
+    draw(args.output, [block(run, path, name, args.prompts) for path, name in chosen])
     for path, name in chosen:
         print(f"{args.output}: {path} against '{name}'")
     return 0
 
 
-def choose(trainer, args) -> list[tuple[Path, str]]:
+def choose(run, args) -> list[tuple[Path, str]]:
     """The images to show, each with the class whose prompts it meets."""
-    known = trainer.dm.dataset.classnames
     for name in args.class_name or ():
-        check_name("class", name, known)
+        check_name("class", name, run.classnames)
     if args.image:
         if not args.class_name:
             raise UserError("--image needs --class-name: the class whose prompts are shown")
         return [(args.image, name) for name in args.class_name]
-    found = []
+    images, found = test_images(run), []
     for name in args.class_name or [None]:
-        items = [item for item in trainer.dm.dataset.test if name in (None, item.classname)]
+        items = [item for item in images if name in (None, item.classname)]
         for index in args.index:
             if index >= len(items):
                 of_class = f" of '{name}'" if name else ""
@@ -106,17 +104,17 @@ def choose(trainer, args) -> list[tuple[Path, str]]:
     return found
 
 
-def block(trainer, path: Path, name: str, prompts: list[int]) -> Block:
+def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """An image beside the maps of some prompts of a class."""
-    model, k = trainer.model, trainer.dm.dataset.classnames.index(name)
-    image = trainer.dm.test_loader.dataset.transform(open_image(path))
+    model, k = run.model, run.classnames.index(name)
+    image = run.preprocess(open_image(path))
     tokenizer = model.text_encoder.tokenizer
     of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
     maps = {}
     for n in prompts:
         words = model.text_encoder.words(k, n - 1)
         maps[f"prompt {n}"] = maps_of(plan(model, image, k, n - 1), words, of_class)
-    return Block(denormalize(image, trainer.cfg), f"'{name}'", maps)
+    return Block(denormalize(image, run.settings), f"'{name}'", maps)
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:

@@ -22,16 +22,16 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.top < 1:
         raise UserError(f"--top is {args.top} but must be at least 1")
-    trainer = load_run(args.model_dir)
-    spec = trainer.model.spec
+    run = load_run(args.model_dir)
+    spec = run.model.spec
     if not spec.N:
         raise UserError(f"the run in '{args.model_dir}' has no textual prompts: nothing to read")
-    contexts = text_contexts(trainer.model)
+    contexts = text_contexts(run.model)
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
     if spec.class_specific:
-        titles = [f"Class '{name}'" for name in trainer.dm.dataset.classnames]
+        titles = [f"Class '{name}'" for name in run.classnames]
     blocks = [
-        f"{title}\n{table(nearest_words(trainer.model, context, args.top))}"
+        f"{title}\n{table(nearest_words(run.model, context, args.top))}"
         for title, context in zip(titles, contexts, strict=True)
     ]
     print("\n\n".join(blocks))
@@ -60,16 +60,14 @@ def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:
                            compute_mode="donot_use_mm_for_euclid_dist")  # fmt: skip
     best = distance.topk(min(top, len(known)), largest=False)
     return [
-        [(word(int(known[i])), float(d)) for i, d in zip(ids, row, strict=True)]
+        [(word(model, int(known[i])), float(d)) for i, d in zip(ids, row, strict=True)]
         for ids, row in zip(best.indices, best.values, strict=True)
     ]
 
 
-def word(token: int) -> str:
+def word(model, token: int) -> str:
     """A token as a person reads it; a dash marks one that only begins words."""
-    from trainers.prompting.backbones.openai import OPENAI
-
-    text = OPENAI.tokenizer.decode([token])
+    text = model.text_encoder.tokenizer.decode([token])
     return text.rstrip() if text.endswith((" ", "|>")) else f"{text}-"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Protocol
 
-from recipe.configs import read_pairs
+from recipe.configs import prompts_for, read_pairs
 from trainers.prompting.by_dataset import for_dataset
 from trainers.prompting.errors import UserError
 
@@ -32,6 +32,7 @@ class Settings:
     def asked(self, run: Run) -> dict:
         """What the config in the run's results must hold, by dotted keys."""
         keys = for_dataset(keys_in(run.config_file), dataset_name(run.dataset) or "")
+        keys |= prompts_for(self.backbone, run.config_file)
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
         return keys | read_pairs(run.opts + self.opts)

@@ -13,9 +13,11 @@ from ..protocols.configs import dataset_name
 RESULTS = "results.json"
 CONSOLE = "console.txt"
 
-# These keys of the config may differ: they change how a run works, not what it computes.
+# These keys of the config may differ: they change how a run works, not what it computes, or are
+# taken from the backbone.
 INCIDENTAL = (
     "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
+    "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
 
 # The engine's own lines in a run's console.txt begin so.

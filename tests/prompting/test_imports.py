@@ -10,6 +10,7 @@ from paths import ROOT
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},
     "dassl.data": {"DataManager"},
+    "dassl.data.transforms": {"build_transform"},
     "dassl.engine": {
         "TRAINER_REGISTRY", "build_trainer", "TrainerBase", "SimpleTrainer", "SimpleNet",
         "TrainerX", "TrainerXU",
@@ -39,7 +40,12 @@ TRAINER = {
 }  # fmt: skip
 OTHERS = {"torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
 OTHERS |= sys.stdlib_module_names
-OPTIONAL = {"triton_kernels.py": {"triton"}}  # not imported where that is missing
+# not imported where that is missing
+OPTIONAL = {
+    "triton_kernels.py": {"triton"},
+    "openclip.py": {"open_clip", "huggingface_hub"},
+    "hugging_face.py": {"transformers", "huggingface_hub"},
+}
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .method import Method, register
     from .model import PromptedCLIP
+    from .run import load_run
     from .spec import PromptSpec
     from .teacher import Teacher
     from .trainer import extend_cfg
@@ -28,6 +29,7 @@ _PLACES = {
     "build_method": "config",
     "extend_cfg": "trainer",
     "load_clip": "backbones",
+    "load_run": "run",
     "prompt_spec": "config",
     "register": "method",
     "sinkhorn": "transport.solver",
@@ -43,6 +45,7 @@ __all__ = [
     "build_method",
     "extend_cfg",
     "load_clip",
+    "load_run",
     "prompt_spec",
     "register",
     "sinkhorn",

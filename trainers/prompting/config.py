@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from yacs.config import CfgNode
 
 from . import methods  # noqa: F401 (registers those that are built in)
+from .backbones import family_of
 from .by_dataset import SECTION
 from .errors import UserError, nearest
 from .method import METHODS, Method, find_method
@@ -46,6 +47,40 @@ def resolved(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
+    """The cfg with images as its backbone reads them: size, normalisation and interpolation.
+
+    Returns:
+        A cfg, and what has changed in it, a few words each.
+    """
+    family, size = family_of(clip_model), clip_model.visual.input_resolution
+    wanted = {
+        "SIZE": (size, size),
+        "PIXEL_MEAN": list(family.mean),
+        "PIXEL_STD": list(family.std),
+        "INTERPOLATION": family.interpolation,
+    }
+    changed = {k: v for k, v in wanted.items() if _plain(cfg.INPUT[k]) != _plain(v)}
+    told = [f"INPUT.{k} {v} (it was {cfg.INPUT[k]})" for k, v in changed.items()]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.update(changed)
+    cfg.freeze()
+    return cfg, told
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _value(cfg: CfgNode, place: str):
+    """What a cfg has at a dotted place; None if nothing."""
+    node = cfg
+    for part in place.split("."):
+        node = node.get(part) if hasattr(node, "get") else None
+    return node
+
+
 def _places() -> dict[str, object]:
     """Dotted place in a cfg -> default, for the keys of all methods."""
     places: dict[str, object] = {}
@@ -67,12 +102,8 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict:
 
     A key that means nothing to the method, but has been set, is named in a printed warning.
     """
-    values = {}
-    for key in (*method.defaults, *method.ignored):
-        node = cfg
-        for part in _place(method, key).split("."):
-            node = node.get(part) if hasattr(node, "get") else None
-        values[key] = node
+    keys = (*method.defaults, *method.ignored)
+    values = {key: _value(cfg, _place(method, key)) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]

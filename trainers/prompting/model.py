@@ -68,6 +68,9 @@ class PromptedCLIP(nn.Module):
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
     """
 
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
     def __init__(
         self,
         clip_model,
@@ -96,6 +99,8 @@ class PromptedCLIP(nn.Module):
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
+        bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
+        self.register_buffer("logit_bias", None if bias is None else bias.detach())
         self._cache: tuple[tuple, TextFeatures] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -114,7 +119,8 @@ class PromptedCLIP(nn.Module):
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Logits (B, K), float32, of features."""
-        return scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
+        logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
+        return logits if self.logit_bias is None else logits + self.logit_bias
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
         return self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
@@ -147,13 +153,12 @@ class PromptedCLIP(nn.Module):
     def _image_conditional(self, images) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
         image = self.parts.image(self.image_encoder(images))
-        z = image.z[:, 0].float()
-        step = len(z) if self.training else 8
+        at_once = self.training or torch.compiler.is_compiling()
         texts, logits = [], []
-        for i in range(0, len(z), step):
-            contexts = self.parts.contexts(self.prompt_learner(z[i : i + step]))
+        for some in (image.z,) if at_once else image.z.split(8):
+            contexts = self.parts.contexts(self.prompt_learner(some[:, 0].float()))
             texts.append(self._encode_text(contexts))
-            logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
+            logits.append(self.score(image._replace(z=some), texts[-1]))
         text = texts[0]._replace(
             h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
         )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .errors import check_name
 from .transport.plans import prompt_plan
+from .transport.precision import no_autocast
 from .transport.problems import TokenProblems
 from .transport.released import sinkhorn_released
 from .transport.solver import Sinkhorn
@@ -91,7 +92,7 @@ def score(
         scale: 1 / tau, CLIP's logit scale.
         chunk_bytes: the most memory that the token-level costs of one chunk may take.
     """
-    with torch.autocast(image.z.device.type, enabled=False):
+    with no_autocast(image.z.device.type):
         image = image._replace(z=image.z.float())  # the large r and s where they are read
         text = text._replace(h=text.h.float(), raw=text.raw.float())
         return scale.float() * SCORES[spec.score].function(spec, image, text, chunk_bytes)
@@ -112,7 +113,7 @@ def token_problems(spec, image, text, chunk_bytes) -> TokenProblems:
 def cosine(spec, image, text, chunk_bytes):
     """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
     z = image.z[:, 0]
-    if len(text.h) == 1:
+    if text.h.shape[0] == 1:
         return z @ text.h[0].T
     return torch.einsum("bd,bkd->bk", z, text.h)  # CoCoOp: every image has its own text features
 

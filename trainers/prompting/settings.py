@@ -41,8 +41,9 @@ def _leaves(node: CfgNode, prefix: str = ""):
 def _text(key: str, value) -> str:
     if key == "DATASET.ROOT":
         return os.path.realpath(os.path.expanduser(value))
-    if key == "MODEL.BACKBONE.NAME":
-        return os.path.basename(value)
+    if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
+        arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
+        return arch + os.path.basename(value)
     return repr(list(value) if isinstance(value, (list, tuple)) else value)
 
 

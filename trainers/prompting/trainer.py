@@ -9,9 +9,9 @@ from dassl.utils import load_checkpoint, save_checkpoint
 from torch import nn
 from yacs.config import CfgNode
 
-from .backbones import load_clip
+from .backbones import absolute, load_clip
 from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint, saved_epochs
-from .config import add_nodes, read_node, resolved, values_in
+from .config import add_nodes, fitted, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
@@ -59,6 +59,16 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg: CfgNode):
         super().__init__(resolved(cfg))
 
+    def build_data_loader(self):
+        """As in Dassl, with images as the backbone reads them."""
+        name = self.cfg.MODEL.BACKBONE.NAME
+        print(f"Loading CLIP (backbone: {name})")
+        self.clip_model = load_clip(name)
+        self.cfg, changes = fitted(self.cfg, self.clip_model)
+        if changes:
+            print(f"Images as {name} reads them: {', '.join(changes)}")
+        super().build_data_loader()
+
     def build_model(self):
         cfg, kind = self.cfg, self.method
         settings = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
@@ -67,7 +77,8 @@ class PromptTrainer(TrainerX):
             keep_freed_memory()
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
-        classnames, clip_model = self._classnames(), self._clip()
+        classnames, clip_model = self._classnames(), self.clip_model
+        del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
         self.precision.place(self.model, clip_model)
@@ -98,18 +109,6 @@ class PromptTrainer(TrainerX):
                 f"The data set has {len(names)} class: at least 2 are needed to tell apart"
             )
         return names
-
-    def _clip(self):
-        name, size = self.cfg.MODEL.BACKBONE.NAME, tuple(self.cfg.INPUT.SIZE)
-        print(f"Loading CLIP (backbone: {name})")
-        clip_model = load_clip(name)
-        resolution = clip_model.visual.input_resolution
-        if size != (resolution, resolution):
-            raise UserError(
-                f"INPUT.SIZE is {size} but {name} reads {resolution}x{resolution} images: set "
-                f"INPUT.SIZE ({resolution}, {resolution})"
-            )
-        return clip_model
 
     def _fit_memory(self):
         """Recompute activations where a training step would not fit, and say so."""
@@ -145,6 +144,8 @@ class PromptTrainer(TrainerX):
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
         self.test()
+        if self.output_dir:
+            self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
         self.close_writer()
 
     def forward_backward(self, batch):
@@ -207,13 +208,16 @@ class PromptTrainer(TrainerX):
         state = {
             "state_dict": self._models[self.method.checkpoint].state_dict(),
             "epoch": epoch + 1,
-            "optimizer": self.optim.state_dict(),
-            "scheduler": self.sched.state_dict(),
+            "optimizer": self.optim and self.optim.state_dict(),
+            "scheduler": self.sched and self.sched.state_dict(),
             "val_result": val_result,
             "method": self.method.own_state(),
             "scaler": self.precision.scaler.state_dict(),
             "settings": settings_of(self.cfg, self.method),
             "classnames": list(self.dm.dataset.classnames),
+            "trainer": type(self.method).__name__,
+            "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
+            "plugins": list(self.cfg.TRAINER.PLUGINS),
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         }
         folder = self._folder(directory)

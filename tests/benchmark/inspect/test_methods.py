@@ -1,6 +1,5 @@
 """The table of methods, and the words behind learned contexts."""
 
-import json
 import subprocess
 import sys
 
@@ -103,15 +102,15 @@ def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
 def test_words_without_something_to_read(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["words", "--model-dir", str(out)]) == 2
-    assert "no finished run" in capsys.readouterr().err
+    assert "holds no run to load" in capsys.readouterr().err
     assert run(tmp_path, "VPT", out, 1, extra=["TRAINER.VPT.PROMPT_DEPTH_VISION", "1"]) == 0
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "no textual prompts" in capsys.readouterr().err.splitlines()[-1]
     assert main(["words", "--model-dir", str(out), "--top", "0"]) == 2
-    record = json.loads((out / "results.json").read_text())
-    record["config"]["MODEL"]["BACKBONE"]["NAME"] = "gone.pt"
-    (out / "results.json").write_text(json.dumps(record))
+    path = out / "prompt_learner" / "model.pth.tar-1"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save({**checkpoint, "backbone": "gone.pt"}, path)
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "gone.pt" in capsys.readouterr().err.splitlines()[-1]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.inspect import visualize
 from benchmark.inspect.visualize import Block, Map, build_parser, choose, draw, main, maps_of
 from trainers.prompting.errors import UserError
 
@@ -39,24 +40,26 @@ def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
 
 
 @pytest.fixture
-def trainer():
+def run(monkeypatch):
     """What `choose` looks at: two classes, of which one has two test images."""
-    items = [SimpleNamespace(impath=f"{name}.png", classname=name[:3])
-             for name in ("cat1", "cat2", "dog1")]  # fmt: skip
-    dataset = SimpleNamespace(classnames=["cat", "dog"], test=items)
-    return SimpleNamespace(dm=SimpleNamespace(dataset=dataset))
+    items = [
+        SimpleNamespace(impath=f"{name}.png", classname=name[:3])
+        for name in ("cat1", "cat2", "dog1")
+    ]
+    monkeypatch.setattr(visualize, "test_images", lambda run: items)
+    return SimpleNamespace(classnames=["cat", "dog"])
 
 
 def asked(*words) -> Namespace:
     return build_parser().parse_args(["--model-dir", "run", *words])
 
 
-def test_classes_and_images_make_a_sheet(trainer):
-    chosen = choose(trainer, asked("--class-name", "cat", "--index", "0 1"))
+def test_classes_and_images_make_a_sheet(run):
+    chosen = choose(run, asked("--class-name", "cat", "--index", "0 1"))
     assert chosen == [(Path("cat1.png"), "cat"), (Path("cat2.png"), "cat")]
-    chosen = choose(trainer, asked("--class-name", "dog", "cat"))
+    chosen = choose(run, asked("--class-name", "dog", "cat"))
     assert chosen == [(Path("dog1.png"), "dog"), (Path("cat1.png"), "cat")]
-    assert choose(trainer, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
+    assert choose(run, asked("--index", "2")) == [(Path("dog1.png"), "dog")]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +70,9 @@ def test_classes_and_images_make_a_sheet(trainer):
         (["--image", "a.png"], "--image needs --class-name"),
     ],
 )
-def test_what_is_not_there_is_told(trainer, words, why):
+def test_what_is_not_there_is_told(run, words, why):
     with pytest.raises(UserError, match=why):
-        choose(trainer, asked(*words))
+        choose(run, asked(*words))
 
 
 def test_an_output_of_another_kind_is_refused_before_the_run_is_loaded():

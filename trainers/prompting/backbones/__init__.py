@@ -4,17 +4,21 @@ A family's file has `load(name)`, which returns a model with the modules of Open
 their names, whatever it was stored as: `visual` (`conv1`, `class_embedding`,
 `positional_embedding`, `ln_pre`, `transformer`, `ln_post`, `proj`, `input_resolution`),
 `token_embedding`, `positional_embedding`, `transformer`, `ln_final`, `text_projection`,
-`logit_scale`, `context_length`. A `transformer` has `resblocks` of `ln_1`, `attn`, `ln_2` and
-`mlp` (`c_fc`, `gelu`, `c_proj`); `gelu` may be any activation. What the modules do not say is in a
-`Family`, set as the model's `family`; a model without one is taken for OpenAI's. A family refuses
-what does not fit, with its reason.
+`logit_scale`, `context_length`, and `logit_bias` where there is one. A `transformer` has
+`resblocks` of `ln_1`, `attn`, `ln_2` and `mlp` (`c_fc`, `gelu`, `c_proj`); `gelu` may be any
+activation. `assemble` makes such a model of weights under these names. What the modules do not say
+is in a `Family`, set as the model's `family`; a model without one is taken for OpenAI's. A family
+refuses what does not fit, with its reason. The package that a family comes from is imported when
+one of its models is loaded, and only then.
 """
 
-from . import openai
+import os
+
+from . import hugging_face, openai, openclip
 from .family import Family
 from .openai import build_clip
 
-__all__ = ["Family", "build_clip", "family_of", "load_clip"]
+__all__ = ["Family", "absolute", "build_clip", "family_of", "load_clip"]
 
 
 def load_clip(name: str):
@@ -24,12 +28,28 @@ def load_clip(name: str):
         name: a name of the OpenAI release (`ViT-B/16`, `RN50`, ...), `emoji` (the embedded
             model), or a file: a checkpoint of the OpenAI release (TorchScript archive, or its
             state dict) or a safetensors state dict with the constructor's arguments as JSON under
-            `arch` in its metadata.
+            `arch` in its metadata. Of open_clip `open_clip:ARCHITECTURE/TAG`, with a file in the
+            tag's place, or `open_clip:FOLDER`; of Hugging Face the name or folder of a
+            `CLIPModel`. Weights of the last two are never downloaded.
 
     Raises:
-        UserError: the name is unknown, the file is not known to fit, or the download failed.
+        UserError: the name is unknown, the weights are not known to fit or not on this machine,
+            the download failed, a package is missing, or the model cannot be prompted.
     """
-    return openai.load(name)
+    if name.startswith(openclip.PREFIX):
+        return openclip.load(name)
+    return hugging_face.load(name) if hugging_face.is_name(name) else openai.load(name)
+
+
+def absolute(name: str) -> str:
+    """The name of a backbone; a file or folder in it as a path that holds in any working folder."""
+    before, path = "", name
+    if name.startswith(openclip.PREFIX):
+        before, path = openclip.PREFIX, name.removeprefix(openclip.PREFIX)
+        arch, slash, file = path.partition("/")
+        if not os.path.isdir(path):
+            before, path = before + arch + slash, file
+    return before + (os.path.abspath(path) if os.path.exists(path) else path)
 
 
 def family_of(clip_model) -> Family:

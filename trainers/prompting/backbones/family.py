@@ -21,7 +21,8 @@ class Family(NamedTuple):
     """A family of CLIPs.
 
     tokenizer: as above; mean, std: of the image normalisation, per channel, for values in [0, 1];
-    interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`.
+    interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The size of the
+    images is `visual.input_resolution`. A run takes all of these over.
     """
 
     tokenizer: Tokenizer

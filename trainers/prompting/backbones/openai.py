@@ -50,7 +50,10 @@ def load(name: str):
         return _load_openai(_downloaded(name))
     if not path.is_file():
         valid = [*clip._MODELS, *EMBEDDED]
-        raise UserError(f"No backbone and no file is called '{name}': {nearest(name, valid)}")
+        raise UserError(
+            f"No backbone and no file is called '{name}': {nearest(name, valid)}; also "
+            "open_clip:ARCHITECTURE/TAG, and the name or folder of a CLIPModel of Hugging Face"
+        )
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
 
 
@@ -81,7 +84,7 @@ def _load_openai(path):
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
             f"{', '.join(sorted(MARKS - set(state)))}, which those of OpenAI's release have; if "
-            "it is one nevertheless, add them"
+            f"it is one of open_clip, name its architecture, as in open_clip:ViT-B-16/{path}"
         )
     weights = {key: value for key, value in state.items() if key not in MARKS}
     try:
@@ -102,7 +105,8 @@ def _load_safetensors(path: Path):
     if arch is None:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its metadata lack "
-            "`arch`, the arguments of the class as JSON; if it is one nevertheless, add them"
+            "`arch`, the arguments of the class as JSON; if it is one of open_clip, name its "
+            f"architecture, as in open_clip:ViT-B-16/{path}"
         )
     try:
         if "token_embedding.ids" in state:  # only the words that the model was trained on

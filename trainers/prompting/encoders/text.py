@@ -20,6 +20,7 @@ from ..backbones import family_of
 from ..errors import UserError
 from ..memory import Footprint
 from ..spec import PromptSpec, clean
+from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
 from .layout import Layout
@@ -216,9 +217,9 @@ class TextEncoder(nn.Module):
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
-            if not self.spec.class_specific and len(ctx) != len(shared):  # one template for all
-                shared = shared.expand(len(ctx), -1, -1)
-                suffix = suffix.expand(len(ctx), -1, -1)
+            N = ctx.shape[0]
+            if not self.spec.class_specific and shared.shape[0] != N:  # one template for all
+                shared, suffix = shared.expand(N, -1, -1), suffix.expand(N, -1, -1)
             if layout.prefix_slots:
                 b = layout.prefix_slots
                 slots = ctx[:, :b].to(shared.dtype)
@@ -270,7 +271,7 @@ class TextEncoder(nn.Module):
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             return self.ln_final(x) @ self.text_projection
 
     def _features(self, layout, shared, suffix) -> TextFeatures:

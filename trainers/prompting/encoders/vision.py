@@ -9,6 +9,7 @@ from torch import nn
 from ..errors import UserError
 from ..memory import Footprint
 from ..spec import PromptSpec
+from ..transport.precision import no_autocast
 from . import blocks
 
 
@@ -77,10 +78,10 @@ class ImageEncoder(nn.Module):
             return self._resnet(images)
         v = self.visual
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
-        cls = v.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+        cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
         x = v.ln_pre(x)  # LayerNorm is per token: image tokens need it once for all prompts
-        B, M = len(x), len(contexts[0]) if contexts else 1
+        B, M = x.shape[0], len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
             ctx = v.ln_pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
@@ -123,7 +124,7 @@ class ImageEncoder(nn.Module):
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device.type):
             return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
 
     def _resnet(self, images) -> ImageFeatures:

@@ -9,6 +9,7 @@ class ZeroshotCLIP(Method):
     """No prompts on either side: nothing is trained."""
 
     node = "ZEROSHOT"
+    checkpoint = "zero_shot"  # a training in the same folder is not to go on from it
     defaults = {"PREC": "fp16"}
     trains = False
 

@@ -13,10 +13,14 @@ def full_precision(device_type: str):
     PyTorch has two sets of switches for such products, of which the newer came with 2.9: both are
     turned off and brought back, as it refuses to read one where the other says something else.
     """
-    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    no_autocast = torch.autocast(device_type, enabled=False) if on else nullcontext()
-    with torch.no_grad(), no_autocast, _exact_products():
+    with torch.no_grad(), no_autocast(device_type), _exact_products():
         yield
+
+
+def no_autocast(device_type: str):
+    """No autocast; nothing at all where it is off, as a program that is exported cannot hold it."""
+    on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 @contextmanager

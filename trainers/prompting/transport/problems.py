@@ -109,6 +109,9 @@ class TokenProblems:
         """
         (B, M, *_), (N, K, *_) = self.r.shape, self.s.shape
         r, s = self.r.float().contiguous(), self.s.float()
+        if torch.compiler.is_compiling():  # in one go, as sizes may not be known
+            C = 1 - torch.einsum("bmpd,nkld->bkmnpl", r, s)
+            return reduce(C, self.weights.mass.transpose(0, 1)[:, None], True)
         found = r.new_empty(B, K, M, N)
         for piece in self.pieces(None if r.is_cuda else CPU_CHUNK):
             images, classes, length, padded = piece

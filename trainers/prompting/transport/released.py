@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .inputs import check_settings, weights
+from .loops import released_loop
 from .precision import full_precision
 from .result import SinkhornResult, Solution, in_a_row
 from .scalings import Scalings
@@ -34,6 +35,9 @@ def sinkhorn_released(
         padded: whether some weights are 0; None looks.
     """
     check_settings(reg, tol, max_iter)
+    if torch.compiler.is_compiling():
+        dims = cost.dim() - 2 if group_dims is None else group_dims
+        return released_loop(cost, a, b, reg, tol, max_iter, dims)
     a_full, b_full = weights(cost, a, b)
     if padded is None:
         padded = not all(w is None or bool((w > 0).all()) for w in (a, b))

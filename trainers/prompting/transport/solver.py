@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .inputs import check_settings, weights
+from .loops import sinkhorn_loop
 from .precision import full_precision
 from .result import Problems, SinkhornResult, Solution, in_a_row
 from .scalings import LogScalings, Scalings, column_means, exponent_bound, exponents, widest
@@ -107,6 +108,8 @@ class Sinkhorn:
             cost, a, b: as in `sinkhorn`.
             padded: whether some weights are 0; None looks.
         """
+        if torch.compiler.is_compiling():
+            return sinkhorn_loop(cost, a, b, self.reg, self.tol, self.max_iter, self.spread)
         a_full, b_full = weights(cost, a, b)
         if padded is None:
             padded = not all(w is None or bool(w.all()) for w in (a, b))

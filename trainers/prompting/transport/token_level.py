@@ -52,7 +52,8 @@ say_once = cache(print)
 
 def plain_token_distances(problems: TokenProblems) -> Tensor:
     """`token_distances` in PyTorch, a piece at a time."""
-    if problems.reg >= LEAST_REG and not problems.wants_gradient:
+    simple = problems.wants_gradient or torch.compiler.is_compiling()
+    if problems.reg >= LEAST_REG and not simple:
         return without_gradient(problems)
     solver = Sinkhorn(problems.reg, problems.tol, problems.max_iter, spread=COSINES)
     return problems.solve(lambda C, mass, padded: solver(C, b=mass, padded=padded).distance)

@@ -1,0 +1,146 @@
+"""Write a trained run for use without this project."""
+
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+from trainers.prompting.errors import UserError, check_name
+
+from ..cli import Parser, write_output
+from .load import load_run
+from .predict import read_names
+
+FORMATS = {
+    ".pt2": "a torch.export program from images to logits",
+    ".onnx": "the same as ONNX",
+    ".safetensors": "the text features as a classifier for open_clip and transformers",
+}
+MOST_BYTES = 1 << 31
+TOLERANCE = 1e-4  # of the logits
+LINEAR = (
+    "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
+    "ProGrad, TCP, ZeroshotCLIP. For any method there are .pt2 and .onnx"
+)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark export`."""
+    forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
+    parser = Parser(prog="python -m benchmark export", description=f"{__doc__} As {forms}.")
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--output", type=Path, required=True, help=f"a file that ends in {', '.join(FORMATS)}")
+    add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
+    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
+    args = parser.parse_args(argv)
+    check_name("format", args.output.suffix, FORMATS)
+    names = read_names(args.classnames) if args.classnames else None
+    run = load_run(args.model_dir, classnames=names, backbone=args.backbone)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch about itself
+        content, said = WRITERS[args.output.suffix](run)
+    write_output(args.output, content)
+    print(f"{args.output}: {said}")
+    return 0
+
+
+def facts(run) -> dict[str, str]:
+    """What has to be known of a file beside its numbers; JSON where it is no word."""
+    images = run.settings.INPUT
+    return {
+        "method": run.method,
+        "backbone": run.backbone,
+        "classnames": json.dumps(run.classnames, ensure_ascii=False),
+        "image_size": json.dumps(images.SIZE[0]),
+        "image_mean": json.dumps(images.PIXEL_MEAN),
+        "image_std": json.dumps(images.PIXEL_STD),
+        "interpolation": images.INTERPOLATION,
+    }
+
+
+def text_features(run) -> tuple[bytes, str]:
+    """A safetensors file with `weight` (K, D) and `logit_scale`."""
+    from safetensors.torch import save
+
+    from trainers.prompting.export import is_linear, text_classifier
+
+    if not is_linear(run.model):
+        raise UserError(f"{run.method} has no such features: {LINEAR}")
+    tensors = text_classifier(run.model)
+    shape = " x ".join(map(str, tensors["weight"].shape))
+    return save(tensors, facts(run)), f"text features of {run.method}, {shape}"
+
+
+def exported(run):
+    """The program of a run, and how far its logits are from those of the model.
+
+    Raises:
+        UserError: the method cannot be traced, or the program computes something else.
+    """
+    import torch
+
+    from trainers.prompting.export import program
+
+    size = run.settings.INPUT.SIZE[0]
+    made = program(run.model, size)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        apart = float((made.module()(images) - run.model(images)).abs().max())
+    return made, images, apart
+
+
+def torch_program(run) -> tuple[bytes, str]:
+    """A file for `torch.export.load`; `run.json` in it has the facts."""
+    import torch
+
+    made, _, apart = exported(run)
+    stream = io.BytesIO()
+    torch.export.save(made, stream, extra_files={"run.json": json.dumps(facts(run))})
+    return stream.getvalue(), told(run, apart)
+
+
+def onnx_program(run) -> tuple[bytes, str]:
+    """An ONNX model whose metadata are the facts, compared by onnxruntime."""
+    import torch
+
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} is missing: `pip install onnx onnxscript onnxruntime`, or write a .pt2"
+        ) from error
+    made, images, _ = exported(run)
+    onnx = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
+                             output_names=["logits"], verbose=False)  # fmt: skip
+    onnx.model.metadata_props.update(facts(run))
+    proto = onnx.model_proto
+    if proto.ByteSize() >= MOST_BYTES:
+        raise UserError("this CLIP is larger than the 2 GiB of an ONNX file: write a .pt2")
+    content = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        apart = float((torch.from_numpy(logits) - run.model(images)).abs().max())
+    return content, told(run, apart)
+
+
+def told(run, apart: float) -> str:
+    """What a program is, once it is found to compute what the model computes."""
+    if not apart <= TOLERANCE:
+        raise UserError(
+            f"the program of {run.method} gives logits that are off by {apart:.1e}: nothing is "
+            "written; please report it with the versions that train.py prints",
+            exit_code=1,
+        )
+    size = run.settings.INPUT.SIZE[0]
+    return (
+        f"{run.method}, images (B, 3, {size}, {size}) to logits (B, {len(run.classnames)}), equal "
+        f"to the model's within {apart:.1e}"
+    )
+
+
+WRITERS = {".pt2": torch_program, ".onnx": onnx_program, ".safetensors": text_features}

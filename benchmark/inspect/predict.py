@@ -1,0 +1,193 @@
+"""Classes and probabilities of images, by a trained run."""
+
+import csv
+import json
+import mimetypes
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+
+from ..cli import Parser, from_one
+from .load import load_run
+
+THREADS = 4  # that decode the images of a batch
+EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m benchmark predict",
+        description="The likeliest classes of images, and their probabilities.",
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE",
+        help="files, folders, or - for a list of these on standard input")  # fmt: skip
+    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
+    add("--classnames", type=Path, metavar="FILE",
+        help="other classes than those of the run, one name a line")  # fmt: skip
+    add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
+    add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
+    add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark predict`: 0, or 1 when some images could not be read."""
+    args = build_parser().parse_args(argv)
+    names = read_names(args.classnames) if args.classnames else None
+    paths = list(found(args.images))
+    if not paths:
+        raise UserError(f"there are no images in {', '.join(args.images)}: name others")
+    run = load_run(args.model_dir, classnames=names, epoch=args.load_epoch, backbone=args.backbone)
+    failed: list[Path] = []
+    with closing(WRITERS[args.format]()) as writer:
+        next(writer)
+        for path, answer in predicted(run, paths, args.batch_size, args.top, failed):
+            writer.send((str(path), answer))
+    if failed:
+        print(f"{len(failed)} of {len(paths)} images could not be read", file=sys.stderr)
+    return int(bool(failed))
+
+
+def read_names(path: Path) -> list[str]:
+    """The class names in a file, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--classnames: '{path}' cannot be read as text ({error})") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def found(words: Iterable[str]) -> Iterator[Path]:
+    """The files that the arguments stand for; of a folder those that are called images or videos.
+
+    Raises:
+        UserError: an argument is neither file nor folder.
+    """
+    for word in words:
+        path = Path(word)
+        if word == "-":
+            yield from found(line.strip() for line in sys.stdin if line.strip())
+        elif path.is_dir():
+            yield from (p for p in sorted(path.rglob("*")) if p.is_file() and kind_of(p))
+        elif path.exists():
+            yield path
+        else:
+            raise UserError(f"there is no image or folder '{word}': check the path")
+
+
+def kind_of(path: Path) -> str:
+    """`image` or `video` by a file's name; empty for any other."""
+    kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
+    return kind if kind in ("image", "video") else ""
+
+
+def predicted(
+    run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """Each image that can be read with its classes and probabilities, best first.
+
+    Args:
+        failed: takes those that cannot; stderr has the reason of each.
+    """
+    import torch
+    from tqdm import tqdm
+
+    def prepared(path: Path):
+        try:
+            return run.preprocess(read_frame(path))
+        except UserError as error:
+            return error
+
+    bar = tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty())
+    rest = iter(paths)
+    with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
+        while batch := list(islice(rest, batch_size)):
+            good, images = [], []
+            for path, image in zip(batch, pool.map(prepared, batch), strict=True):
+                if isinstance(image, UserError):
+                    failed.append(path)
+                    tqdm.write(f"skipped: {image}", file=sys.stderr)
+                else:
+                    good.append(path)
+                    images.append(image)
+            if good:
+                p = run.model(torch.stack(images)).softmax(-1)
+                best = p.topk(min(top, p.shape[1]))
+                for path, labels, values in zip(good, best.indices, best.values, strict=True):
+                    classes = [run.classnames[k] for k in labels.tolist()]
+                    yield path, list(zip(classes, values.tolist(), strict=True))
+            bar.update(len(batch))
+
+
+def read_frame(path: Path):
+    """An image as the run's own evaluation reads it.
+
+    Raises:
+        UserError: it cannot be decoded, or has several frames.
+    """
+    from dassl.utils import read_image
+    from PIL import Image
+
+    if kind_of(path) == "video":
+        raise UserError(f"'{path}' is a video: {EXTRACT}")
+    try:
+        image = read_image(str(path))
+        with Image.open(path) as opened:
+            frames = getattr(opened, "n_frames", 1)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        raise UserError(str(error)) from error
+    if frames > 1:
+        raise UserError(f"'{path}' has {frames} frames: {EXTRACT}")
+    return image
+
+
+# ---------------------------------------------------------------------- how it is printed
+
+# Each is a generator that takes (file, [(class, probability), ...]) and writes it at once: an
+# interrupted call has told what it found.
+
+
+def as_text():
+    """One line an image."""
+    while True:
+        file, answer = yield
+        told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
+        print(f"{file}: {told}", flush=True)
+
+
+def as_csv():
+    """One line an image and class."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability"])
+    while True:
+        file, answer = yield
+        writer.writerows([file, i, name, f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1))
+        sys.stdout.flush()
+
+
+def as_json():
+    """A list of objects with the image and its classes."""
+    print("[", end="")
+    start = "\n"
+    try:
+        while True:
+            file, answer = yield
+            classes = [{"class": name, "probability": p} for name, p in answer]
+            print(start + json.dumps({"image": file, "classes": classes}, ensure_ascii=False),
+                  end="", flush=True)  # fmt: skip
+            start = ",\n"
+    finally:
+        print("\n]", flush=True)
+
+
+WRITERS = {"text": as_text, "csv": as_csv, "json": as_json}

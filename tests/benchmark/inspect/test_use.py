@@ -1,0 +1,195 @@
+"""predict, export and load_run: a trained run as a classifier."""
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from paths import GOLDEN
+from PIL import Image
+from safetensors import safe_open
+from tiny import COLOURS, run
+
+from benchmark.__main__ import main
+from trainers.prompting import UserError, load_clip, load_run
+
+NAMES = sorted(COLOURS)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of runs by method, and that of their images."""
+    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
+    for trainer in ("ALIGN", "CoOp", "ZeroshotCLIP"):
+        assert run(root, trainer, root / trainer, 1) == 0
+        sys.stdout, sys.stderr = streams
+    return root
+
+
+def images_of(root, split="test"):
+    return sorted((root / "tiny_colours").glob(f"{split}_*.png"))
+
+
+def test_load_run_computes_what_the_run_has_tested(runs, capsys):
+    for method in ("ALIGN", "CoOp", "ZeroshotCLIP"):
+        loaded = load_run(runs / method)
+        capsys.readouterr()
+        assert set(loaded.classnames) == set(NAMES) and loaded.method == method
+        assert loaded.settings.DATASET.NUM_SHOTS == 4 and loaded.settings.INPUT.SIZE == [32, 32]
+        assert not loaded.model.training
+        record = json.loads((runs / method / "results.json").read_text())
+        files = images_of(runs)
+        x = torch.stack([loaded.preprocess(Image.open(path)) for path in files])
+        found = loaded.model(x).argmax(-1)
+        right = [
+            loaded.classnames[k] == path.name.split("_")[1]
+            for k, path in zip(found.tolist(), files, strict=True)
+        ]
+        assert 100 * sum(right) / len(right) == pytest.approx(record["accuracy"])
+
+
+def predict(capsys, *args):
+    code = main(["predict", *map(str, args)])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_predictions_of_a_folder_in_every_format(runs, capsys, tmp_path):
+    (tmp_path / "below").mkdir()
+    files = [tmp_path / "a.png", tmp_path / "below" / "b.png"]
+    for file, source in zip(files, images_of(runs)[::8], strict=True):
+        file.write_bytes(source.read_bytes())
+    (tmp_path / "notes.txt").write_text("no image")
+    loaded = load_run(runs / "ALIGN")
+    x = torch.stack([loaded.preprocess(Image.open(file)) for file in files])
+    expected = loaded.model(x).softmax(-1).topk(2)
+    model = "--model-dir", runs / "ALIGN"
+    code, out, _ = predict(capsys, *model, tmp_path, "--format", "json", "--batch-size", 1,
+                           "--top", 2)  # fmt: skip
+    assert code == 0
+    for answer, file, values, labels in zip(json.loads(out), files, *expected, strict=True):
+        assert answer["image"] == str(file)
+        told = [(c["class"], c["probability"]) for c in answer["classes"]]
+        assert [name for name, _ in told] == [loaded.classnames[k] for k in labels]
+        assert [p for _, p in told] == pytest.approx(values.tolist(), abs=1e-5)
+    code, out, _ = predict(capsys, *model, tmp_path, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 2 * len(NAMES)
+    assert sum(float(row["probability"]) for row in rows) == pytest.approx(2, abs=1e-4)
+    assert [row["rank"] for row in rows[:4]] == ["1", "2", "3", "4"]
+    code, out, _ = predict(capsys, *model, files[0])
+    assert out.startswith(f"{files[0]}: {rows[0]['class']} ")
+
+
+def test_images_that_cannot_be_read_are_named_and_skipped(runs, capsys, tmp_path, monkeypatch):
+    good, broken, video, moving = (tmp_path / n for n in ("a.png", "b.jpg", "c.mp4", "d.gif"))
+    good.write_bytes(images_of(runs)[0].read_bytes())
+    broken.write_text("no image")
+    video.touch()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{good}\n\n{broken}\n{video}\n{moving}\n"))
+    code, out, err = predict(capsys, "--model-dir", runs / "CoOp", "-")
+    assert code == 1 and out.startswith(f"{good}: ") and out.count("\n") == 1
+    assert f"Cannot decode the image '{broken}'" in err and f"'{video}' is a video" in err
+    assert f"'{moving}' has 2 frames" in err and "3 of 4 images could not be read" in err
+
+
+def test_other_class_names(runs, capsys, tmp_path):
+    names, image = tmp_path / "names.txt", images_of(runs)[0]
+    names.write_text("river\n\nforest\npasture land\n")
+    asked = ["--model-dir", runs / "ALIGN", image, "--classnames", names, "--format", "json"]
+    code, out, _ = predict(capsys, *asked)
+    found = {c["class"] for c in json.loads(out)[0]["classes"]}
+    assert code == 0 and found == {"river", "forest", "pasture land"}
+    long = "forest " * 80
+    for text, part in {
+        "river\nforest\nriver": "'river' is there twice",
+        "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
+        "river": "There is 1 class name",
+        f"river\n{long}": "is too long",
+    }.items():
+        names.write_text(text)
+        code, out, err = predict(capsys, *asked)
+        assert code == 2 and part in err.splitlines()[-1] and not out
+
+
+def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
+    image = images_of(runs)[0]
+    code, _, err = predict(capsys, "--model-dir", tmp_path, image)
+    assert code == 2 and "holds no run to load" in err
+    state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=False)
+    (tmp_path / "prompt_learner").mkdir()
+    path = tmp_path / "prompt_learner" / "model.pth.tar-1"
+    torch.save({"state_dict": state["state_dict"], "epoch": 1}, path)  # as public code has it
+    code, _, err = predict(capsys, "--model-dir", tmp_path, image)
+    assert code == 2 and "does not say what made it (class names, settings)" in err
+    torch.save({**state, "backbone": "/gone/clip.pt"}, path)
+    code, _, err = predict(capsys, "--model-dir", tmp_path, image)
+    assert code == 2 and "called '/gone/clip.pt'" in err
+    moved = GOLDEN / "tiny_clip_seed0.safetensors"
+    assert predict(capsys, "--model-dir", tmp_path, image, "--backbone", moved)[0] == 0
+    torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
+    with pytest.raises(UserError, match=r"of its classes \(CSC\): it cannot name others"):
+        load_run(tmp_path, classnames=["river", "forest"])
+    code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
+    assert code == 2 and "there is no image or folder" in err
+
+
+def export(capsys, run, output):
+    code = main(["export", "--model-dir", str(run), "--output", str(output)])
+    out = capsys.readouterr()
+    return code, out.out + out.err
+
+
+def test_text_features_are_a_classifier(runs, capsys, tmp_path):
+    assert export(capsys, runs / "CoOp", tmp_path / "x.safetensors")[0] == 0
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        facts, weight = file.metadata(), file.get_tensor("weight")
+        scale = file.get_tensor("logit_scale")
+    loaded = load_run(runs / "CoOp")
+    assert json.loads(facts["classnames"]) == loaded.classnames and facts["method"] == "CoOp"
+    assert json.loads(facts["image_size"]) == 32
+    x = torch.randn(3, 3, 32, 32)
+    z = F.normalize(load_clip(loaded.backbone).encode_image(x), dim=-1)
+    torch.testing.assert_close(scale * z @ weight.T, loaded.model(x), atol=1e-4, rtol=1e-5)
+    code, told = export(capsys, runs / "ALIGN", tmp_path / "y.safetensors")
+    assert code == 2 and "CoOp, KgCoOp, ProGrad, TCP, ZeroshotCLIP" in told
+    code, told = export(capsys, runs / "ALIGN", tmp_path / "y.tflite")
+    assert code == 2 and ".onnx, .pt2, .safetensors" in told
+    assert not list(tmp_path.glob("y.*"))
+
+
+SLOW = pytest.param("ALIGN", marks=pytest.mark.slow)  # with visual prompts and transport
+
+
+@pytest.mark.parametrize("method", ["CoOp", SLOW])
+def test_a_torch_program_gives_the_same_logits(runs, capsys, tmp_path, method):
+    code, told = export(capsys, runs / method, tmp_path / "x.pt2")
+    assert code == 0 and "equal to the model's within" in told
+    extra = {"run.json": ""}
+    program = torch.export.load(tmp_path / "x.pt2", extra_files=extra).module()
+    loaded = load_run(runs / method)
+    assert json.loads(json.loads(extra["run.json"])["classnames"]) == loaded.classnames
+    for count in (1, 6):
+        x = torch.randn(count, 3, 32, 32)
+        torch.testing.assert_close(program(x), loaded.model(x), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ALIGN", "CoOp"])
+def test_an_onnx_file_gives_the_same_logits(runs, capsys, tmp_path, method):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    assert export(capsys, runs / method, tmp_path / "x.onnx")[0] == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    loaded = load_run(runs / method)
+    props = session.get_modelmeta().custom_metadata_map
+    assert json.loads(props["classnames"]) == loaded.classnames
+    for count in (1, 6):
+        x = torch.randn(count, 3, 32, 32)
+        (logits,) = session.run(None, {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), loaded.model(x), atol=1e-4, rtol=0)

@@ -1,0 +1,238 @@
+"""CLIPs of open_clip and Hugging Face: their own logits, a step of every method, refusals."""
+
+import json
+
+import pytest
+import torch
+from foreign import (
+    NAMES,
+    SENTENCES,
+    hugging_face_folder,
+    images,
+    open_clip_config,
+    open_clip_folder,
+)
+
+from trainers.prompting import PromptedCLIP, UserError, build_method, load_clip, prompt_spec
+from trainers.prompting.backbones import absolute, family_of
+from trainers.prompting.method import METHODS
+
+open_clip = pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+OPEN_CLIP = {
+    "GELU": open_clip_config(),
+    "QuickGELU": open_clip_config(quick_gelu=True),
+    "tanh GELU": open_clip_config(*[{"act_kwargs": {"approximate": "tanh"}}] * 2),
+    "layer scale": open_clip_config({"ls_init_value": 0.5}, {"ls_init_value": 0.5}),
+    "wide MLP": open_clip_config({"mlp_ratio": 3.0}, {"mlp_ratio": 4.9231}),
+    "LayerNorm": open_clip_config(*[{"norm_kwargs": {"eps": 0.1}}] * 2),
+    "bias": open_clip_config(init_logit_scale=1.0, init_logit_bias=-2.0),
+    "text apart": open_clip_config(custom_text=True),
+    "end token": open_clip_config(
+        text={"pool_type": "eos", "eos_id": 49407}, custom_text=True, quick_gelu=True
+    ),
+}
+
+
+def zero_shot(folder):
+    clip_model = load_clip(str(folder))
+    return PromptedCLIP(clip_model, NAMES, prompt_spec("ZeroshotCLIP", {})).eval()
+
+
+@torch.no_grad()
+def logits_of_open_clip(model, x):
+    z = model.encode_image(x, normalize=True)
+    h = model.encode_text(open_clip.tokenize(SENTENCES, 24), normalize=True)
+    bias = 0 if model.logit_bias is None else model.logit_bias
+    return model.logit_scale.exp() * z @ h.T + bias
+
+
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+def test_logits_are_those_of_open_clip(tmp_path, kind):
+    folder, model = open_clip_folder(tmp_path, OPEN_CLIP[kind])
+    x, ours = images(), zero_shot(f"open_clip:{folder}")
+    torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_resnet_of_open_clip_takes_textual_prompts_alone(tmp_path):
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    config = open_clip_config(vision, quick_gelu=True)
+    folder, model = open_clip_folder(tmp_path, config)
+    x, ours = images(), zero_shot(f"open_clip:{folder}")
+    torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
+    clip_model = load_clip(f"open_clip:{folder}")
+    assert build_method("CoOp", {}, clip_model, NAMES).model(x).shape == (4, 3)
+    with pytest.raises(UserError, match="the backbone is a ResNet"):
+        build_method("VPT", {}, clip_model, NAMES)
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
+def test_logits_are_those_of_transformers(tmp_path, act):
+    folder, model = hugging_face_folder(tmp_path, hidden_act=act, layer_norm_eps=1e-3)
+    x, ours = images(), zero_shot(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)(
+        SENTENCES, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs = model(**words, pixel_values=x).logits_per_image
+    torch.testing.assert_close(ours(x), theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)
+    first, _ = open_clip_folder(folder / "open_clip", config)
+    second, _ = hugging_face_folder(folder / "hugging_face", hidden_act="gelu")
+    return {"open_clip": f"open_clip:{first}", "Hugging Face": str(second)}
+
+
+@pytest.fixture(scope="module")
+def loaded(backbones):
+    return {library: load_clip(name) for library, name in backbones.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("library", ["open_clip", "Hugging Face"])
+def test_every_method_learns_on_them(loaded, library, method):
+    kind = METHODS[method]
+    node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
+    if "SENTENCES" in kind.defaults:
+        node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
+    built = build_method(method, node, loaded[library], NAMES).train()
+    if not kind.trains:
+        assert built.model.eval()(images()).isfinite().all()
+        return
+    x, labels = images(), torch.tensor([0, 1, 2, 0])
+    views = [x] * kind.views
+    optimizer = torch.optim.SGD(built.model.trained().parameters(), lr=1e-3)
+    before = built.losses(views, labels)
+    built.backward(before)
+    for name, p in built.model.public_parameters().items():
+        assert p.grad is not None and p.grad.isfinite().all(), name
+    assert any(p.grad.any() for p in built.model.public_parameters().values())
+    optimizer.step()
+    assert built.losses(views, labels)["loss"].isfinite()
+
+
+def test_a_backbone_says_how_images_are_prepared(backbones, tmp_path):
+    told = family_of(load_clip(backbones["Hugging Face"]))
+    assert told[1:] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+    prepared = {"mean": [0.1, 0.2, 0.3], "interpolation": "bilinear", "resize_mode": "shortest"}
+    folder, _ = open_clip_folder(tmp_path, open_clip_config(), prepared)
+    told = family_of(load_clip(f"open_clip:{folder}"))
+    assert told.mean == (0.1, 0.2, 0.3) and told.interpolation == "bilinear"
+    assert told.std == open_clip.OPENAI_DATASET_STD
+    for name in backbones.values():
+        tokenizer = family_of(load_clip(name)).tokenizer
+        assert tokenizer[2:] == (49406, 49407)
+        ids = tokenizer.encode("A photo of a café.")
+        assert tokenizer.decode(ids).strip() == "a photo of a café ."
+        assert tokenizer.decode(ids[1:2]) == "photo "
+
+
+REFUSED = {
+    "timm": (
+        {"vision": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"}},
+        "is timm's vit_base_patch16_siglip_224, not CLIP's, and pools by 'map'",
+    ),
+    "attention": ({"vision": {"attentional_pool": True}}, "pools the patches of an image by atten"),
+    "mean": ({"vision": {"pool_type": "avg"}}, "is the mean of the patches"),
+    "not square": ({"vision": {"image_size": [32, 64]}}, r"images are \[32, 64\], not square"),
+    "BERT": ({"text": {"hf_model_name": "roberta-base"}}, "text encoder is roberta-base"),
+    "CoCa": ({"multimodal_cfg": {"layers": 2}}, "also a decoder"),
+    "ahead": ({"text": {"no_causal_mask": True}}, "also looks ahead"),
+    "last": ({"text": {"pool_type": "last"}}, "not the state of the end token"),
+    "tokenizer": ({"text": {"hf_tokenizer_name": "xlm"}}, r"tokenizer is not CLIP's \(xlm\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_clip_of_clips_shape_is_refused_with_the_reason(tmp_path, case):
+    changes, reason = REFUSED[case]
+    config = open_clip_config(**changes)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    (tmp_path / "open_clip_model.safetensors").touch()
+    with pytest.raises(UserError, match=f"cannot be prompted, as .*{reason}"):
+        load_clip(f"open_clip:{tmp_path}")
+
+
+def test_released_names_of_open_clip_are_never_downloaded():
+    with pytest.raises(UserError, match=r"not on this machine: `python -c .*'laion2b_s34b_b88k'\)"):
+        load_clip("open_clip:ViT-B-16/laion2b_s34b_b88k")
+    with pytest.raises(UserError, match="open_clip:ViT-B-16-quickgelu/openai"):
+        load_clip("open_clip:ViT-B-16/openai")
+    with pytest.raises(UserError, match="did you mean 'laion400m_e32'"):
+        load_clip("open_clip:ViT-B-16/laion400_e32")
+    with pytest.raises(UserError, match="did you mean 'ViT-B-16'"):
+        load_clip("open_clip:ViT-B16/openai")
+    with pytest.raises(UserError, match="ViT-B-16-SigLIP cannot be prompted"):
+        load_clip("open_clip:ViT-B-16-SigLIP/webli")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkeypatch, suffix):
+    folder = backbones["open_clip"].removeprefix("open_clip:")
+    file = f"{folder}/open_clip_model.safetensors"
+    if suffix == "pt":
+        from safetensors.torch import load_file
+
+        state = {f"module.{name}": value for name, value in load_file(file).items()}
+        file = tmp_path / "epoch_3.pt"
+        torch.save({"epoch": 3, "state_dict": state}, file)
+    with pytest.raises(UserError, match="holds no weights of ViT-B-16") as error:
+        load_clip(f"open_clip:ViT-B-16/{file}")
+    assert "\n" not in str(error.value)
+    config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)
+    monkeypatch.setattr(open_clip, "get_model_config", lambda arch: config)
+    x = images()
+    own = zero_shot(f"open_clip:small/{file}")(x)
+    assert torch.equal(own, zero_shot(backbones["open_clip"])(x))
+
+
+def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
+    with pytest.raises(UserError, match="not in the cache of this machine: `hf download o/clip`"):
+        load_clip("o/clip")
+    with pytest.raises(UserError, match="config.json' cannot be read"):
+        load_clip(str(tmp_path))
+    for kind, reason in {"siglip2": "also looks ahead", "bert": "it is a 'bert', not"}.items():
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(UserError, match=f"cannot be prompted, as .*{reason}"):
+            load_clip(str(tmp_path))
+    folder, _ = hugging_face_folder(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for part, key, value, reason in (
+        ("vision_config", "num_hidden_layers", 3, "no weights of the architecture"),
+        ("text_config", "hidden_size", 64, "holds no weights of its config.json|it lacks"),
+        ("text_config", "eos_token_id", 7, "ends a sentence with token 7 of 49408"),
+    ):
+        changed = {**config, part: {**config[part], key: value}}
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=reason):
+            load_clip(str(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer in"):
+        load_clip(str(folder))
+
+
+@pytest.mark.parametrize(
+    "name, package", [("open_clip:ViT-B-16/x", "open_clip_torch"), ("o/clip", "transformers")]
+)
+def test_a_package_that_is_missing_is_named(monkeypatch, name, package):
+    monkeypatch.setitem(__import__("sys").modules, package.removesuffix("_torch"), None)
+    with pytest.raises(UserError, match=f"`pip install {package}`"):
+        load_clip(name)
+
+
+def test_a_path_in_a_name_holds_in_any_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "x.pt").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute("ViT-B/16") == "ViT-B/16"
+    assert absolute("x.pt") == str(tmp_path / "x.pt")
+    assert absolute("open_clip:folder") == f"open_clip:{tmp_path}/folder"
+    assert absolute("open_clip:ViT-B-16/x.pt") == f"open_clip:ViT-B-16/{tmp_path}/x.pt"
+    assert absolute("open_clip:ViT-B-16/openai") == "open_clip:ViT-B-16/openai"

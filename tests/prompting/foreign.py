@@ -1,0 +1,86 @@
+"""Small random CLIPs of open_clip and Hugging Face, in folders as these packages save them."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from trainers.prompting.backbones.openai import clip
+
+NAMES = ["forest", "annual_crop", "river or sea"]
+SENTENCES = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
+VISION = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 3}
+
+
+def images(count=4, size=32):
+    return torch.randn(count, 3, size, size)
+
+
+@torch.no_grad()
+def spread(model):
+    """Give every parameter a value that is not that of the start, and return the model."""
+    for name, p in model.named_parameters():
+        if p.dim() < 2:
+            p.add_(torch.randn_like(p) * (0.01 if "logit" in name else 0.3))
+    return model.eval()
+
+
+def open_clip_config(vision=(), text=(), **more) -> dict:
+    return {
+        "embed_dim": 24,
+        "vision_cfg": {**VISION, **dict(vision)},
+        "text_cfg": {**TEXT, **dict(text)},
+        **more,
+    }
+
+
+def open_clip_folder(folder: Path, config: dict, preprocess=()) -> tuple:
+    """The folder of a random model of open_clip, and the model."""
+    import open_clip
+
+    arguments = {k: v for k, v in config.items() if k != "custom_text"}
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    model = spread(kind(**arguments))
+    folder.mkdir(exist_ok=True)
+    whole = {"model_cfg": config, "preprocess_cfg": dict(preprocess)}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder, model
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's tokenizer in the files of Hugging Face."""
+    tokenizer = clip._tokenizer
+    (folder / "vocab.json").write_text(json.dumps(tokenizer.encoder))
+    merges = [" ".join(pair) for pair in tokenizer.bpe_ranks]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    special = {
+        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+
+
+def hugging_face_folder(folder: Path, **changes) -> tuple:
+    """The folder of a random CLIPModel, and the model; `changes` are of both towers."""
+    import transformers
+
+    tower = {"hidden_size": 32, "intermediate_size": 48, "projection_dim": 24, **changes}
+    config = transformers.CLIPConfig(
+        text_config={**tower, "num_hidden_layers": 3, "num_attention_heads": 4,
+                     "max_position_embeddings": 24, "vocab_size": 49408, "eos_token_id": 49407,
+                     "bos_token_id": 49406},
+        vision_config={**tower, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": 32, "patch_size": 8},
+        projection_dim=24,
+    )  # fmt: skip
+    model = spread(transformers.CLIPModel(config))
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    prepared = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(prepared))
+    return folder, model

@@ -1,0 +1,218 @@
+"""Hugging Face's `CLIPModel`: a folder, or a name such as `openai/clip-vit-base-patch16`.
+
+A name is looked up in the cache of the hub; nothing is downloaded here.
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .assemble import CLIP, Sizes, Tower, assemble, vision_transformer
+from .family import Family, Tokenizer
+from .openai import OPENAI
+from .openai_clip import model as openai_model
+
+NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # of an owner and a model on the hub
+INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+OLD_EOS = 2  # configs with it stand for the largest token of a sentence
+REASONS = {
+    "siglip": "it pools patches by attention, and its text encoder also looks ahead",
+    "siglip2": "it pools patches by attention, and its text encoder also looks ahead",
+    "align": "its encoders are EfficientNet and BERT",
+    "altclip": "its text encoder is XLM-RoBERTa",
+    "chinese_clip": "its text encoder is BERT",
+    "blip": "its text encoder is BERT",
+}
+
+RENAMED = [
+    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"^text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"^text_model\.final_layer_norm\.", "ln_final."),
+    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"^vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"^vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+    (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),
+    (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"^text_projection\.weight", "text_projection"),
+    (r"^visual_projection\.weight", "visual.proj"),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.self_attn\.", ".attn."),
+]
+
+
+def is_name(name: str) -> bool:
+    """Whether a backbone's name is one of this family."""
+    return Path(name).is_dir() or (NAME.fullmatch(name) is not None and not Path(name).exists())
+
+
+def load(name: str) -> CLIP:
+    """As `load_clip`.
+
+    Raises:
+        UserError: the package is missing, the model is not on this machine, or is no CLIP.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f"The backbone '{name}' is a model of Hugging Face, which needs the package "
+            "transformers, also for its tokenizer: run `pip install transformers`"
+        ) from error
+    folder = _folder(name)
+    kind = _json(folder / "config.json", name).get("model_type", "")
+    if kind != "clip":
+        reason = REASONS.get(kind, f"it is a '{kind}', not a 'clip'")
+        raise UserError(
+            f"'{name}' cannot be prompted, as {reason}: choose a CLIPModel, such as "
+            "openai/clip-vit-base-patch16"
+        )
+    config: Any = transformers.CLIPConfig.from_pretrained(folder)
+    vision, text = config.vision_config, config.text_config
+    sizes = Sizes(
+        config.projection_dim,
+        vision.image_size,
+        vision.patch_size,
+        text.max_position_embeddings,
+        text.vocab_size,
+    )
+    tokenizer = _tokenizer(transformers, folder, name)
+    if tokenizer.eos != (
+        text.vocab_size - 1 if text.eos_token_id == OLD_EOS else text.eos_token_id
+    ):
+        raise UserError(
+            f"'{name}' ends a sentence with token {text.eos_token_id} of {text.vocab_size} in its "
+            f"config.json, but with {tokenizer.eos} in its tokenizer: take the tokenizer that it "
+            "was trained with"
+        )
+    mean, std, interpolation = _images(folder, name)
+    return assemble(
+        renamed(_state(transformers, folder, name)),
+        partial(vision_transformer, _tower(transformers, vision), sizes),
+        _tower(transformers, text),
+        sizes,
+        Family(tokenizer, mean, std, interpolation),
+        f"'{folder}'",
+        name,
+    )
+
+
+def _folder(name: str) -> Path:
+    """The folder of a model: itself, or that in the cache."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"'{name}' is no name of OpenAI's and no file, and as a model of Hugging Face it is "
+            f"not in the cache of this machine: `hf download {name}` downloads it"
+        ) from error
+
+
+def _json(path: Path, name: str) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({' '.join(str(error).split())}): `hf download {name}`, or "
+            "the model's folder from save_pretrained, has it"
+        ) from error
+
+
+def _tower(transformers, config) -> Tower:
+    name = config.hidden_act
+    if name == "quick_gelu":
+        activation = openai_model.QuickGELU
+    elif name == "gelu":
+        activation = nn.GELU
+    else:
+        activation = partial(transformers.activations.get_activation, name)
+    return Tower(
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+        activation,
+        config.layer_norm_eps,
+    )
+
+
+def _state(transformers, folder: Path, name: str) -> dict[str, torch.Tensor]:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model, told = transformers.CLIPModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"'{name}' holds no weights of its config.json: {reason}") from error
+    wrong = [*told["missing_keys"], *map(str, told.get("mismatched_keys", ()))]
+    if wrong:  # which from_pretrained has drawn by chance
+        raise UserError(
+            f"'{folder}' holds no weights of the architecture in its config.json: it lacks "
+            f"{wrong[0]}" + (f" and {len(wrong) - 1} more" if wrong[1:] else "")
+        )
+    return model.state_dict()
+
+
+def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights under the names of OpenAI's class."""
+    found = {}
+    for name, value in state.items():
+        for pattern, replacement in RENAMED:
+            name = re.sub(pattern, replacement, name)
+        found[name] = value
+    for name in ("text_projection", "visual.proj"):
+        found[name] = found[name].T
+    for name in [name for name in found if ".attn.q_proj." in name]:
+        parts = [found.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
+        found[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return {name: value for name, value in found.items() if not name.endswith("position_ids")}
+
+
+def _tokenizer(transformers, folder: Path, name: str) -> Tokenizer:
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"'{name}' has no tokenizer in '{folder}': put its tokenizer.json there (`hf download "
+            f"{name}` has it), or vocab.json and merges.txt"
+        ) from error
+
+    def decode(ids: list[int]) -> str:
+        ends = found.convert_ids_to_tokens(ids)[-1].endswith("</w>")  # a word, which decode strips
+        return found.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
+
+    return Tokenizer(
+        lambda text: found.encode(text, add_special_tokens=False),
+        decode,
+        found.bos_token_id,
+        found.eos_token_id,
+    )
+
+
+def _images(folder: Path, name: str) -> tuple:
+    """Mean, standard deviation and interpolation of preprocessor_config.json."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as OpenAI's")
+        return OPENAI.mean, OPENAI.std, OPENAI.interpolation
+    found = _json(path, name)
+    return (
+        tuple(found.get("image_mean", OPENAI.mean)),
+        tuple(found.get("image_std", OPENAI.std)),
+        INTERPOLATION.get(found.get("resample", 3), OPENAI.interpolation),
+    )

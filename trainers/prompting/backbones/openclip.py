@@ -1,0 +1,255 @@
+"""open_clip's CLIPs: `open_clip:ARCHITECTURE/TAG`, `.../FILE`, or `open_clip:FOLDER`.
+
+The package knows architectures, tags and where the weights lie; nothing is downloaded here. The
+FOLDER is one as the package saves it, with `open_clip_config.json` and the weights.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import UserError, nearest
+from .assemble import CLIP, Sizes, Tower, assemble, vision_transformer
+from .family import Family, Tokenizer
+from .openai_clip import model as openai_model
+
+PREFIX = "open_clip:"
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a folder or on a hub
+HEAD = 64  # width of an attention head where a config does not say
+
+
+class Source(NamedTuple):
+    """What to read: an architecture's name and config, a file, and how images are prepared."""
+
+    arch: str
+    config: dict
+    file: Path
+    images: Mapping
+
+
+def load(name: str) -> CLIP:
+    """As `load_clip`.
+
+    Raises:
+        UserError: the package is missing, there is no such model, its weights are not on this
+            machine, or it is no CLIP that can be prompted.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise UserError(
+            f"The backbone '{name}' needs the package open_clip, for its tokenizer and its "
+            "architectures: run `pip install open_clip_torch`"
+        ) from error
+    source = _source(open_clip, name.removeprefix(PREFIX))
+    config = source.config
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    act = {"quick_gelu": config.get("quick_gelu", False)}
+    sizes = Sizes(
+        config["embed_dim"],
+        vision.get("image_size", 224),
+        vision.get("patch_size", 16),
+        text.get("context_length", 77),
+        text.get("vocab_size", 49408),
+    )
+    layers = vision.get("layers", 12)
+    if isinstance(layers, int):
+        make_visual = partial(vision_transformer, _tower(vision, 768, None, act), sizes)
+    else:
+        width = vision.get("width", 64)
+        heads = width * 32 // vision.get("head_width", HEAD)
+        make_visual = partial(openai_model.ModifiedResNet, layers, sizes.embed_dim, heads,
+                              sizes.resolution, width)  # fmt: skip
+    return assemble(
+        folded(_state(open_clip, source.file)),
+        make_visual,
+        _tower(text, 512, 8, act),
+        sizes,
+        _family(open_clip, source, text),
+        f"'{source.file}'",
+        source.arch,
+    )
+
+
+def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
+    """A tower from its part of a config; the package's defaults stand for what it does not say."""
+    width = config.get("width", width)
+    arguments = config.get("act_kwargs") or {}
+    return Tower(
+        width,
+        config.get("layers", 12),
+        config.get("heads", heads) if heads else width // config.get("head_width", HEAD),
+        int(width * config.get("mlp_ratio", 4.0)),
+        openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments),
+        (config.get("norm_kwargs") or {}).get("eps", 1e-5),
+    )
+
+
+def refuse(arch: str, config: Mapping) -> None:
+    """
+    Raises:
+        UserError: the architecture is none that prompts fit into; says why.
+    """
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    size = vision.get("image_size", 224)
+    tokenizer = text.get("hf_tokenizer_name") or text.get("tokenizer_kwargs")
+    reasons = {
+        f"its image encoder is timm's {vision.get('timm_model_name')}, not CLIP's, and pools by "
+        f"'{vision.get('timm_pool', 'avg')}'": vision.get("timm_model_name"),
+        "it pools the patches of an image by attention": vision.get("attentional_pool"),
+        "its image feature is the mean of the patches, not the class token": (
+            vision.get("pool_type", "tok") != "tok"
+        ),
+        "it has no LayerNorm before the first block": vision.get("no_ln_pre"),
+        f"its images are {size}, not square": not isinstance(size, int),
+        f"its text encoder is {text.get('hf_model_name')}, not CLIP's": text.get("hf_model_name"),
+        "its text encoder is also a decoder (CoCa)": (
+            config.get("multimodal_cfg") or text.get("embed_cls")
+        ),
+        "its text encoder also looks ahead, and prompts are computed where it does not": (
+            text.get("no_causal_mask")
+        ),
+        "its text feature is not the state of the end token": (
+            text.get("pool_type", "argmax") not in ("argmax", "eos")
+        ),
+        f"its tokenizer is not CLIP's ({tokenizer})": tokenizer,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"{PREFIX}{arch} cannot be prompted, as {reason}: choose a CLIP such as "
+                f"{PREFIX}ViT-B-16/laion2b_s34b_b88k"
+            )
+
+
+# ---------------------------------------------------------------------- where it lies
+
+
+def _source(open_clip, name: str) -> Source:
+    """What a name behind the prefix stands for."""
+    if Path(name).is_dir():
+        return _folder(Path(name))
+    arch, _, tag = name.partition("/")
+    config = open_clip.get_model_config(arch)
+    if config is None:
+        raise UserError(
+            f"open_clip has no architecture '{arch}': {nearest(arch, open_clip.list_models())}"
+        )
+    refuse(arch, config)
+    known = open_clip.list_pretrained_tags_by_model(arch)
+    if Path(tag).is_file():
+        return Source(arch, config, Path(tag), {})
+    if tag not in known:
+        raise UserError(
+            f"'{PREFIX}{name}': {arch} has no weights '{tag}', and there is no such file: "
+            f"{nearest(tag, known)}"
+        )
+    images = open_clip.get_pretrained_cfg(arch, tag)
+    quick = bool(images.get("quick_gelu"))
+    if quick != bool(config.get("quick_gelu", False)):
+        other = f"{arch}-quickgelu" if quick else arch.removesuffix("-quickgelu")
+        raise UserError(
+            f"The weights '{tag}' were trained with{'' if quick else 'out'} QuickGELU, unlike "
+            f"{arch}: write {PREFIX}{other}/{tag}"
+        )
+    return Source(arch, config, _cached(arch, tag, images), images)
+
+
+def _folder(folder: Path) -> Source:
+    path = folder / "open_clip_config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        config = found["model_cfg"]
+        config["vision_cfg"], config["text_cfg"], config["embed_dim"]  # noqa: B018
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"'{path}' is not the config of an open_clip model ({reason}): name a folder as "
+            "open_clip saves it, or an architecture and a file (open_clip:ViT-B-16/FILE)"
+        ) from error
+    refuse(folder.name, config)
+    files = [folder / file for file in FILES if (folder / file).is_file()]
+    if not files:
+        raise UserError(f"'{folder}' has no weights: put {' or '.join(FILES)} there")
+    return Source(folder.name, config, files[0], found.get("preprocess_cfg", {}))
+
+
+def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
+    """The file of released weights in the caches that open_clip uses."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, _, file = pretrained.get("hf_hub", "").rpartition("/")
+    for candidate in (file,) if file else FILES:
+        found = try_to_load_from_cache(repo, candidate) if repo else None
+        if isinstance(found, str):
+            return Path(found)
+    plain = Path("~/.cache/clip").expanduser() / os.path.basename(pretrained.get("url", ""))
+    if plain.is_file():
+        return plain
+    raise UserError(
+        f'The weights of {PREFIX}{arch}/{tag} are not on this machine: `python -c "import '
+        f"open_clip; open_clip.create_model('{arch}', '{tag}')\"` downloads them"
+    )
+
+
+# ---------------------------------------------------------------------- what it holds
+
+
+def _state(open_clip, file: Path) -> dict[str, torch.Tensor]:
+    """The weights under the names of OpenAI's class, whatever surrounds them in the file."""
+    try:
+        state = open_clip.factory.load_state_dict(str(file))  # with weights_only
+        if not all(torch.is_tensor(value) for value in state.values()):
+            raise ValueError("it holds no state dict")
+    except Exception as error:  # a broken file raises nearly every type there is
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise UserError(f"'{file}' holds no weights of open_clip ({reason})") from error
+    left_out = ("input_resolution", "context_length", "vocab_size", "attn_mask")
+    names = {name: name.removeprefix("text.") for name in state}
+    return {n: state[name] for name, n in names.items() if n not in left_out}
+
+
+def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights without LayerScale: gamma (W x + b) = (gamma W) x + gamma b."""
+    state = dict(state)
+    for scale, linear in (("ls_1", "attn.out_proj"), ("ls_2", "mlp.c_proj")):
+        for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
+            block, gamma = name.removesuffix(f"{scale}.gamma"), state.pop(name).float()
+            weight, bias = f"{block}{linear}.weight", f"{block}{linear}.bias"
+            state[weight] = gamma[:, None] * state[weight].float()
+            state[bias] = gamma * state[bias].float()
+    return state
+
+
+@cache
+def _tokenizer(open_clip):
+    return open_clip.tokenizer.SimpleTokenizer()
+
+
+def _family(open_clip, source: Source, text: Mapping) -> Family:
+    tokenizer = _tokenizer(open_clip)
+    eos = tokenizer.eot_token_id
+    if text.get("pool_type") == "eos" and text.get("eos_id", eos) != eos:
+        raise UserError(
+            f"{PREFIX}{source.arch} ends sentences with token {text['eos_id']}, CLIP's tokenizer "
+            f"with {eos}: it cannot be prompted"
+        )
+    images = source.images
+    if images.get("resize_mode", "shortest") != "shortest":
+        print(
+            f"Note: {source.arch} learned from images resized by '{images['resize_mode']}'; here "
+            "the middle square of an image is taken, as all methods have it"
+        )
+    how = images.get("interpolation", "bicubic")
+    return Family(
+        Tokenizer(tokenizer.encode, tokenizer.decode, tokenizer.sot_token_id, eos),
+        mean=tuple(images.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(images.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation="bicubic" if how == "random" else how,
+    )

@@ -1,0 +1,105 @@
+"""A trained model without this project: a program from images to logits, or plain text features."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from . import scores
+from .encoders.text import TextFeatures
+from .errors import UserError
+from .learner import Contexts
+from .model import Parts, PromptedCLIP
+
+TRACED = 3  # images that a program is traced with; it takes any number
+
+
+class Program(nn.Module):
+    """What a `PromptedCLIP` computes of images, with all that does not depend on them as constants.
+
+    Args:
+        model: in eval mode.
+    """
+
+    h: torch.Tensor
+    raw: torch.Tensor
+    s: torch.Tensor | None
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
+    def __init__(self, model: PromptedCLIP):
+        super().__init__()
+        self.spec = model.spec
+        if self.spec.image_conditional:  # its text encoder reads every image
+            self.model = model
+            return
+        self.image_encoder = model.image_encoder
+        if type(model.parts).image is not Parts.image:
+            self.parts = model.parts
+        with torch.no_grad():
+            contexts: Contexts = model.parts.contexts(model.prompt_learner())
+            text = model.text_features()
+        vision = contexts.vision or []
+        self.visual_depth = len(vision)
+        constants: dict[str, torch.Tensor | None]
+        constants = {f"vision_{i}": context for i, context in enumerate(vision)}
+        constants |= {"h": text.h, "raw": text.raw, "s": text.s}
+        constants |= {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        for name, value in constants.items():
+            self.register_buffer(name, value if value is None else value.detach().clone())
+        self.s_weights = text.s_weights
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        if self.spec.image_conditional:
+            return self.model(images)
+        vision = [getattr(self, f"vision_{i}") for i in range(self.visual_depth)]
+        image = self.image_encoder(images, vision or None)
+        if hasattr(self, "parts"):
+            image = self.parts.image(image)
+        text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
+        logits = scores.score(self.spec, image, text, self.logit_scale, 0)
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
+    """The model as a `torch.export` program, from images (B, 3, size, size) to logits (B, K).
+
+    Args:
+        model: in eval mode and float32.
+        size: of the images.
+    """
+    images = torch.randn(TRACED, 3, size, size, device=model.logit_scale.device)
+    batch = torch.export.Dim("batch")
+    with torch.no_grad():
+        return torch.export.export(
+            Program(model).eval(), (images,), dynamic_shapes=({0: batch},), strict=False
+        )
+
+
+def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
+    """The text features as the weights of a linear classifier on the image features of the CLIP.
+
+    Returns:
+        `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The
+        logits of an image with normalised features z are logit_scale * weight z + logit_bias.
+
+    Raises:
+        UserError: the method's score is no inner product with a feature of each class.
+    """
+    if not is_linear(model):
+        raise UserError(
+            "The text features of this method are no classifier by themselves: it has prompts in "
+            "the image encoder, several features of a class, or text that depends on the image"
+        )
+    found = {"weight": model.text_features().h[0], "logit_scale": model.logit_scale}
+    if model.logit_bias is not None:
+        found["logit_bias"] = model.logit_bias
+    return {name: value.detach().float().contiguous() for name, value in found.items()}
+
+
+def is_linear(model: PromptedCLIP) -> bool:
+    """Whether logits are inner products of the CLIP's own image feature with one of each class."""
+    spec = model.spec
+    untouched = spec.M == 0 and type(model.parts).image is Parts.image
+    return untouched and spec.score == "cosine" and not spec.image_conditional

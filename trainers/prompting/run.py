@@ -1,0 +1,149 @@
+"""A run from its folder: the trained classifier, ready for images."""
+
+import ast
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
+from dassl.utils import load_checkpoint
+from yacs.config import CfgNode
+
+from .backbones import load_clip
+from .checkpoints import find_checkpoint
+from .config import add_nodes, fitted, read_node, values_in
+from .errors import UserError
+from .method import find_method
+from .model import PromptedCLIP
+from .plugins import load_plugins
+from .spec import clean
+
+NEEDED = ("settings", "classnames", "trainer", "backbone")  # of a checkpoint, beside the prompts
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has trained.
+
+    Attributes:
+        model: in eval mode and float32; `model(images)` gives logits (B, K) of images (B, 3, H, W).
+        classnames: K names, in the order of the logits.
+        preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
+        settings: the cfg that made the run, as far as it could change the outcome.
+        method, backbone: their names; path: the file that was read; epoch: of it.
+    """
+
+    model: PromptedCLIP
+    classnames: list[str]
+    preprocess: Callable[..., torch.Tensor]
+    settings: CfgNode
+    method: str
+    backbone: str
+    path: str
+    epoch: int
+
+
+def load_run(
+    folder: str | os.PathLike,
+    classnames: Sequence[str] | None = None,
+    epoch: int | None = None,
+    backbone: str | None = None,
+) -> Run:
+    """Load what a run has trained, on the CPU; no data are needed.
+
+    Args:
+        folder: the output folder of the run.
+        classnames: other classes than those it was trained on.
+        epoch: None takes `model-best.pth.tar`, or else the last one.
+        backbone: name or file of the CLIP, where it is not at its place of then.
+
+    Raises:
+        UserError: there is no run, it does not say what made it, the backbone is missing, class
+            names are repeated or too long, or the prompts are made for their classes alone.
+    """
+    path = find_checkpoint(_model_folder(Path(folder)), epoch)
+    state = load_checkpoint(path)
+    if any(state.get(name) is None for name in NEEDED):
+        raise UserError(
+            f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
+            "runs and public code leave them: evaluate it by train.py with its config files, "
+            "--eval-only and --model-dir, or train again"
+        )
+    load_plugins(state.get("plugins", ()))
+    kind = find_method(state["trainer"])
+    cfg = _cfg(state["settings"])
+    backbone = backbone or state["backbone"]
+    cfg.MODEL.BACKBONE.NAME = backbone
+    clip_model = load_clip(backbone)
+    cfg, _ = fitted(cfg, clip_model)
+    names = _checked(state["classnames"] if classnames is None else classnames)
+    dataset = cfg.DATASET.NAME
+    method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
+    model = method.model
+    if model.spec.class_specific and names != list(state["classnames"]):
+        raise UserError(
+            f"The run in '{folder}' has a context for each of its classes (CSC): it cannot name "
+            "others"
+        )
+    model.load_public_state_dict(state["state_dict"])
+    return Run(
+        model.eval().requires_grad_(False),
+        names,
+        build_transform(cfg, is_train=False),
+        cfg,
+        kind.__name__,
+        backbone,
+        path,
+        state["epoch"],
+    )
+
+
+def _model_folder(folder: Path) -> str:
+    """The folder of the model in that of a run."""
+    found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
+    if len(found) != 1:
+        what = "no checkpoint (model.pth.tar-EPOCH)" if not found else "several models"
+        raise UserError(
+            f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
+            "folder of one training"
+        )
+    return os.fspath(found[0])
+
+
+def _cfg(settings: dict[str, str]) -> CfgNode:
+    """A cfg with the settings of a checkpoint, of which each is a literal as text."""
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    for place, text in settings.items():
+        *path, key = place.split(".")
+        node = cfg
+        for part in path:
+            node = node.setdefault(part, CfgNode())
+        try:
+            node[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a name or a path, which stand without quotes
+            node[key] = text
+    cfg.VERBOSE = False
+    return cfg
+
+
+def _checked(names: Sequence[str]) -> list[str]:
+    """
+    Raises:
+        UserError: there are fewer than two, or two are alike.
+    """
+    names = list(names)
+    if len(names) < 2:
+        raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
+    seen: dict[str, str] = {}
+    for name in names:
+        if clean(name) in seen:
+            raise UserError(
+                f"The class name '{name}' is there twice (also as '{seen[clean(name)]}'): give "
+                "every class a name of its own"
+            )
+        seen[clean(name)] = name
+    return names
