@@ -1,6 +1,7 @@
 """Public config files, command lines and nodes are accepted as they are."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny  # noqa: F401 (registers TinyColours)
@@ -10,6 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 
 import train
+from benchmark.launch.engine import Settings
 from trainers.prompting import extend_cfg
 from trainers.prompting.config import prompt_spec, resolved, values_in
 from trainers.prompting.method import METHODS
@@ -222,3 +224,24 @@ def test_extending_a_cfg_keeps_what_the_checkout_around_us_put_there():
     fresh = get_cfg_default()
     extend_cfg(fresh)
     assert fresh.TRAINER.COOP.N_CTX is None and "EXTRA" not in fresh.TRAINER.COOP
+
+
+def test_a_file_for_another_backbone_takes_the_prompts_that_fit_the_backbone(tmp_path):
+    folder = ROOT / "configs" / "trainers" / "ALIGN"
+
+    def cfg_of(file, backbone, *opts):
+        args = ["--dataset-config-file", str(ROOT / "configs" / "datasets" / "image_folder.yaml")]
+        args += ["--config-file", str(folder / file), "--trainer", "ALIGN"]
+        cfg = train.setup_cfg(train.parse_args([*args, "--backbone", backbone, *opts]))
+        return cfg.TRAINER.ALIGN.DEPTH, cfg.OPTIM.LR
+
+    assert cfg_of("few_shot_8_16.yaml", "emoji") == (3, 0.0035)
+    assert cfg_of("few_shot_8_16.yaml", "emoji", "TRAINER.ALIGN.DEPTH", "2") == (2, 0.0035)
+    assert cfg_of("few_shot_8_16.yaml", "ViT-B/32") == (9, 0.0035)
+    own = tmp_path / "mine.yaml"
+    own.write_text("MODEL: {BACKBONE: {NAME: emoji}}\nTRAINER: {ALIGN: {DEPTH: 4}}")
+    (tmp_path / "emoji.yaml").write_text("TRAINER: {ALIGN: {DEPTH: 1}}")
+    assert cfg_of(own, "emoji")[0] == 4
+    run = SimpleNamespace(config_file=folder / "base2new.yaml", dataset="image_folder", opts=())
+    asked = Settings(backbone="emoji").asked(run)  # what a table's results must have
+    assert asked["TRAINER.ALIGN.DEPTH"] == 3 and asked["OPTIM.LR"] == 0.0035

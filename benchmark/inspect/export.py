@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.method import METHODS
 
 from ..cli import Parser, write_output
 from .load import load_run
@@ -17,6 +18,7 @@ FORMATS = {
     ".onnx": "the same as ONNX",
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
+OURS = "trainers.prompting."
 MOST_BYTES = 1 << 31
 TOLERANCE = 1e-4  # of the logits
 LINEAR = (
@@ -78,14 +80,24 @@ def exported(run):
     """The program of a run, and how far its logits are from those of the model.
 
     Raises:
-        UserError: the method cannot be traced, or the program computes something else.
+        UserError: the method is a plug-in that cannot be traced.
     """
     import torch
 
     from trainers.prompting.export import program
 
     size = run.settings.INPUT.SIZE[0]
-    made = program(run.model, size)
+    try:
+        made = program(run.model, size)
+    except Exception as error:
+        if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): nothing that "
+            "depends on the numbers of a tensor may steer its Python code. All methods of this "
+            "project can be exported"
+        ) from error
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         apart = float((made.module()(images) - run.model(images)).abs().max())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
+from ..errors import UserError
 from .result import SinkhornResult
 from .scalings import column_means, exponent_bound, exponents, widest
 
@@ -20,15 +21,15 @@ def sinkhorn_loop(cost, a, b, reg: float, tol: float, max_iter: int, spread) -> 
     """As `solver.Sinkhorn`, whose `reg`, `tol`, `max_iter` and `spread` these are, of finite costs.
 
     Raises:
-        ValueError: `reg` is so small that scalings overflow.
+        UserError: `reg` is so small that scalings overflow.
     """
     dtype = torch.float32
     if spread is None or spread > reg * exponent_bound(dtype):
         dtype = widest(cost.device)
     if spread is not None and spread > reg * exponent_bound(dtype):
-        raise ValueError(
-            f"reg is {reg}: a program that is exported needs at least "
-            f"{spread / exponent_bound(dtype):.2g}, or its scalings overflow"
+        raise UserError(
+            f"LAMBDA is {reg}: a program needs at least {spread / exponent_bound(dtype):.2g}, or "
+            "the scalings of its transport overflow"
         )
     C, a, b = _in_a_row(cost, a, b, dtype)
     K = exponents(C, column_means(C, a[:, 0]), reg).exp()
@@ -105,6 +106,6 @@ def _result(cost, C, T, iterations, error) -> SinkhornResult:
     return SinkhornResult(
         (T * C).sum((1, 2)).to(dtype).reshape(batch),
         iterations.expand(error.shape).reshape(batch),
-        error.reshape(batch),
+        error.to(dtype).reshape(batch),
         lambda: T.mT.to(dtype).reshape(cost.shape),
     )
