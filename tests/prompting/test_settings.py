@@ -78,3 +78,14 @@ def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsy
     flags = ["--eval-only", "--model-dir", str(tmp_path / "nan")]
     assert run(trained, output=tmp_path / "other", flags=flags) == 2
     assert "holds numbers that are not finite" in capsys.readouterr().err
+
+
+def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
+    """The embedded data set has a place of its own, which is not the working folder."""
+    from dassl.config import get_cfg_default
+
+    from trainers.prompting.settings import _text
+
+    monkeypatch.chdir(tmp_path)
+    assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""
+    assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")

@@ -39,8 +39,8 @@ def _leaves(node: CfgNode, prefix: str = ""):
 
 
 def _text(key: str, value) -> str:
-    if key == "DATASET.ROOT":
-        return os.path.realpath(os.path.expanduser(value))
+    if key == "DATASET.ROOT":  # without one the embedded data have a place of their own
+        return os.path.realpath(os.path.expanduser(value)) if value else ""
     if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
         arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
         return arch + os.path.basename(value)

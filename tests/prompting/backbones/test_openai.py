@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainers.prompting import UserError, build_clip, load_clip
-from trainers.prompting.backbones import family_of, openai
+from trainers.prompting.backbones import absolute, family_of, openai
 
 ARCH = {
     "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,
@@ -151,3 +151,10 @@ def test_the_tokenizer_is_clips():
     ids = [tokenizer.sos, *tokenizer.encode("a photo of a café."), tokenizer.eos]
     assert ids == openai.clip.tokenize("a photo of a café.")[0][: len(ids)].tolist()
     assert tokenizer.decode(ids[1:-1]).strip() == "a photo of a café ."
+
+
+def test_a_folder_of_the_same_name_does_not_hide_the_embedded_clip(tmp_path, monkeypatch):
+    (tmp_path / "emoji").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert absolute("emoji") == "emoji"
+    assert load_clip("emoji").visual.input_resolution == 64

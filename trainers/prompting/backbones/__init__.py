@@ -38,11 +38,15 @@ def load_clip(name: str):
     """
     if name.startswith(openclip.PREFIX):
         return openclip.load(name)
-    return hugging_face.load(name) if hugging_face.is_name(name) else openai.load(name)
+    if name not in openai.NAMES and hugging_face.is_name(name):
+        return hugging_face.load(name)
+    return openai.load(name)
 
 
 def absolute(name: str) -> str:
     """The name of a backbone; a file or folder in it as a path that holds in any working folder."""
+    if name in openai.NAMES:
+        return name
     before, path = "", name
     if name.startswith(openclip.PREFIX):
         before, path = openclip.PREFIX, name.removeprefix(openclip.PREFIX)

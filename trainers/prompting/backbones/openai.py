@@ -14,6 +14,7 @@ from .family import Family, Tokenizer
 from .openai_clip import clip, model
 
 EMBEDDED = {"emoji": Path(__file__).parents[3] / "assets" / "emoji_clip.safetensors"}
+NAMES = (*EMBEDDED, *clip._MODELS)  # before any file or folder of such a name
 CACHE = os.path.expanduser("~/.cache/clip")  # as the package has it
 # Entries of a released state dict beside the weights. Checkpoints of other CLIPs have the same
 # weights by name and shape, with another activation, but not these.
@@ -49,9 +50,8 @@ def load(name: str):
     if name in clip._MODELS:
         return _load_openai(_downloaded(name))
     if not path.is_file():
-        valid = [*clip._MODELS, *EMBEDDED]
         raise UserError(
-            f"No backbone and no file is called '{name}': {nearest(name, valid)}; also "
+            f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
             "open_clip:ARCHITECTURE/TAG, and the name or folder of a CLIPModel of Hugging Face"
         )
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
