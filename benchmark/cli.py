@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
@@ -47,6 +47,17 @@ def weight(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
     return number
+
+
+def one_of(known: Collection[str]) -> Callable[[str], str]:
+    """The argument type of a word among some."""
+
+    def word(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(known)}")
+        return text
+
+    return word
 
 
 def number_pairs(text: str) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The ablations of the paper: ALIGN base-to-new with other weights and numbers of prompts."""
+"""The ablations: ALIGN base-to-new with other weights, numbers of prompts, and plans."""
 
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -6,19 +6,23 @@ from pathlib import Path
 from recipe.configs import read_keys
 from trainers.prompting.errors import UserError
 
-from ..cli import each, number_pairs, weight
+from ..cli import each, number_pairs, one_of, weight
 from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
+
+FORMS = {"convex": "beta", "additive": "additive-beta"}  # with the names of their variants
+PLANS = ("sinkhorn", "uniform", "nearest")
+form, plan = one_of(FORMS), one_of(PLANS)
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
 
 class Ablation(Protocol):
-    """ALIGN base-to-new with each beta in the convex form of the cost, and with each (M, N)."""
+    """ALIGN base-to-new with each beta in each form of the cost, with each (M, N) and plan."""
 
     name = "ablation"
     title = "Ablation"
-    summary = "ALIGN base-to-new with each beta of the convex form, and with each M and N"
+    summary = "ALIGN base-to-new with each beta, M and N, or plan"
     parts = {
         "base": Part(f"ablation/train_base/{VARIANT}", "base", "base"),
         "new": Part(f"ablation/test_new/{VARIANT}", "new", "new", True),
@@ -32,11 +36,23 @@ class Ablation(Protocol):
             "help": "weights of the token level, from 0 to 1, in one argument "
             "(default: '%(default)s')",
         },
+        "--forms": {
+            "type": each(form),
+            "default": "convex",
+            "help": "forms of the cost to try the weights in: convex, additive or both, in one "
+            "argument (default: '%(default)s')",
+        },
         "--mn": {
             "type": number_pairs,
             "default": "",
             "metavar": "M,N",
             "help": "numbers of visual and textual prompts, as in '1,1 2,2 4,4' (default: none)",
+        },
+        "--plans": {
+            "type": each(plan),
+            "default": "",
+            "help": f"plans in place of transport, to compare with it: {', '.join(PLANS)}, in one "
+            "argument (default: none)",
         },
     }
     new_classes = True
@@ -44,6 +60,8 @@ class Ablation(Protocol):
     table_title = "Ablation of {tried} on {dataset}"
     variant_notes = {
         "beta": "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d.",
+        "additive beta": "beta weighs the token level: cost (1 - cos) + beta d.",
+        "plan": "The plan of both levels: transport by sinkhorn, uniform or nearest.",
     }
     plot = Plot(
         name="ablation_beta",
@@ -54,23 +72,27 @@ class Ablation(Protocol):
         sentence="H against beta, the weight of the token level",
     )
 
-    def plan(self, output, datasets, seeds, configs, shots, betas, mn):
-        if not betas and not mn:
-            raise UserError("there is nothing to vary: --betas and --mn are both empty")
+    def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn, plans):
+        if not betas and not mn and not plans:
+            raise UserError("there is nothing to vary: --betas, --mn and --plans are all empty")
         runs = []
         for seed, dataset in product(seeds, datasets):
             method = self.method(configs, "ALIGN", dataset, seed, shots)
-            variants = {f"beta{beta:g}": beta_opts(beta) for beta in betas}
+            variants = {
+                f"{FORMS[form]}{beta:g}": beta_opts(beta, form)
+                for form, beta in product(forms, betas)
+            }
             variants |= {f"M{M}_N{N}": prompt_opts(M, N, method["config_file"]) for M, N in mn}
+            variants |= {f"plan-{plan}": ("TRAINER.ALIGN.PLAN", plan) for plan in plans}
             for variant, opts in variants.items():
                 names = method | {"dataset": dataset, "variant": variant, "opts": opts}
                 runs += base_and_new(self, output, **names)
         return runs
 
 
-def beta_opts(beta: float) -> tuple[str, ...]:
-    """The KEY VALUE pairs of ALIGN with this beta, which weighs both levels in the convex form."""
-    return ("TRAINER.ALIGN.BETA_FORM", "convex", "TRAINER.ALIGN.BETA", str(beta))
+def beta_opts(beta: float, form: str) -> tuple[str, ...]:
+    """The KEY VALUE pairs of ALIGN with this weight of the token level in this form of the cost."""
+    return ("TRAINER.ALIGN.BETA_FORM", form, "TRAINER.ALIGN.BETA", str(beta))
 
 
 def prompt_opts(M: int, N: int, config_file: Path) -> tuple[str, ...]:

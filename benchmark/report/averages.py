@@ -35,7 +35,7 @@ class Average(NamedTuple):
         return self.group[0]
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, float | str]:
         """What the variant of an ablation sets."""
         return settings(self.variant)
 

@@ -56,7 +56,7 @@ class Row:
     comparable: bool = False
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, float | str]:
         """What the variant of an ablation sets."""
         return settings(self.variant)
 
@@ -266,10 +266,12 @@ def method_order(row: Row) -> tuple:
     return known.rank(row.trainer), row.label, row.config, list(row.settings.items())
 
 
-def settings(variant: str) -> dict[str, float]:
-    """What a variant sets: `M2_N4` is M = 2 and N = 4."""
-    found = re.findall(r"([A-Za-z]+)([\d.]+)", variant)
-    return {name: float(value) for name, value in found}
+def settings(variant: str) -> dict[str, float | str]:
+    """What a variant sets: `M2_N4` is M = 2 and N = 4, `plan-uniform` is plan = uniform."""
+    found = re.findall(r"([A-Za-z-]+?)(?:([\d.]+)|-([a-z]+))(?=_|$)", variant)
+    return {
+        name.replace("-", " "): float(number) if number else word for name, number, word in found
+    }
 
 
 def methods(members: list[Row]) -> list[str]:

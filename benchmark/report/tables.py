@@ -271,7 +271,10 @@ def line_name(of: Row | Average, several: bool = False) -> str:
 
 def _setting(of: Row | Average, with_method: bool) -> str:
     """The setting of an ablation, behind its method where this is to be named."""
-    values = [f"{name} = {value:g}" for name, value in of.settings.items()]
+    values = [
+        f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
+        for name, value in of.settings.items()
+    ]
     return ", ".join([of.method, *values] if with_method else values)
 
 

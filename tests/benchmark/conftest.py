@@ -25,12 +25,14 @@ def planned(checkout, monkeypatch):
     output, seeds = checkout.output, [1, 2]
     every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
     transfer = {"shots": 16, "source": "emoji"} | every
+    varied = {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)]}
+    varied |= {"forms": ["convex", "additive"], "plans": ["uniform"]}
     asked = {
         BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
         FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),
         CROSS_DATASET: (["emoji_food", "emoji_animals"], transfer),
         DOMAIN_GENERALIZATION: (["emoji_food", "emoji_animals"], transfer),
-        ABLATION: (["emoji"], {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)]}),
+        ABLATION: (["emoji"], varied),
     }
     return {
         protocol: protocol.plan(output, datasets, seeds, TrainerConfigs(), **options)

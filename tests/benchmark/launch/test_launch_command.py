@@ -116,6 +116,7 @@ def test_bad_input_is_one_sentence(checkout, words, sentence):
         ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
         ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
         ("ablation", ["--betas", ""], "there is nothing to vary"),
+        ("ablation", ["--plans", "none"], "'none' is not one of sinkhorn, uniform, nearest"),
         ("ablation", ["--mn", "4"], "argument --mn: '4' is not a pair M,N"),
         ("ablation", ["--mn", "4,0"], "argument --mn: '0' is not a whole number from 1 on"),
         ("ablation", ["--trainers", "CoOp"], "unrecognized arguments: --trainers"),

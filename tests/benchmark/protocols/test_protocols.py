@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import tiny
@@ -106,6 +107,26 @@ def test_ablation_varies_beta_and_the_prompts(checkout):
     assert found == {(p, name): expected[name] for p in parts for name in expected}
     assert done.stdout.count("65.62") == 4  # H of 61 and 71
     assert "8 runs, 0 to do; " in checkout.protocol("ablation", *words).stderr
+
+
+def test_ablation_varies_the_form_of_the_cost_and_the_plan(checkout):
+    words = ("--seeds", "1", "--betas", "0.5", "--forms", "additive", "--plans", "uniform nearest")
+    told = checkout.protocol("ablation", *words).stdout
+    found = {
+        Path(call["folder"]).parts[-2]: {
+            key.rpartition(".")[2]: value
+            for key, value in call["opts"].items()
+            if key.startswith("TRAINER.ALIGN")
+        }
+        for call in checkout.calls()
+    }
+    assert found == {
+        "additive-beta0.5": {"BETA_FORM": "additive", "BETA": "0.5"},
+        "plan-uniform": {"PLAN": "uniform"},
+        "plan-nearest": {"PLAN": "nearest"},
+    }
+    for line in ("additive beta = 0.5", "plan = uniform", "plan = nearest"):
+        assert line in told
 
 
 def test_ablation_gives_each_textual_prompt_a_template_where_the_config_lists_them(checkout):
