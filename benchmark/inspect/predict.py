@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     if not paths:
         raise UserError(f"there are no images in {', '.join(args.images)}: name others")
     run = load_run(args.model_dir, classnames=names, epoch=args.load_epoch, backbone=args.backbone)
+    print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
     failed: list[Path] = []
     with closing(WRITERS[args.format]()) as writer:
         next(writer)

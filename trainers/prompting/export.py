@@ -8,7 +8,6 @@ from torch import nn
 from . import scores
 from .encoders.text import TextFeatures
 from .errors import UserError
-from .learner import Contexts
 from .model import Parts, PromptedCLIP
 
 TRACED = 3  # images that a program is traced with; it takes any number
@@ -30,34 +29,33 @@ class Program(nn.Module):
     def __init__(self, model: PromptedCLIP):
         super().__init__()
         self.spec = model.spec
-        if self.spec.image_conditional:  # its text encoder reads every image
-            self.model = model
-            return
         self.image_encoder = model.image_encoder
-        if type(model.parts).image is not Parts.image:
+        self.parts = model.parts if type(model.parts).image is not Parts.image else Parts()
+        self.visual_depth = 0
+        constants: dict[str, torch.Tensor | None] = {}
+        if self.spec.image_conditional:  # a text of each image
             self.parts = model.parts
-        with torch.no_grad():
-            contexts: Contexts = model.parts.contexts(model.prompt_learner())
-            text = model.text_features()
-        vision = contexts.vision or []
-        self.visual_depth = len(vision)
-        constants: dict[str, torch.Tensor | None]
-        constants = {f"vision_{i}": context for i, context in enumerate(vision)}
-        constants |= {"h": text.h, "raw": text.raw, "s": text.s}
+            self.prompt_learner, self.text_encoder = model.prompt_learner, model.text_encoder
+        else:
+            with torch.no_grad():
+                vision = model.parts.contexts(model.prompt_learner()).vision or []
+                text = model.text_features()
+            self.visual_depth, self.s_weights = len(vision), text.s_weights
+            constants = {f"vision_{i}": context for i, context in enumerate(vision)}
+            constants |= {"h": text.h, "raw": text.raw, "s": text.s}
         constants |= {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
         for name, value in constants.items():
             self.register_buffer(name, value if value is None else value.detach().clone())
-        self.s_weights = text.s_weights
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
-        if self.spec.image_conditional:
-            return self.model(images)
         vision = [getattr(self, f"vision_{i}") for i in range(self.visual_depth)]
-        image = self.image_encoder(images, vision or None)
-        if hasattr(self, "parts"):
-            image = self.parts.image(image)
-        text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
+        image = self.parts.image(self.image_encoder(images, vision or None))
+        if self.spec.image_conditional:
+            contexts = self.parts.contexts(self.prompt_learner(image.z[:, 0].float()))
+            text = self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
+        else:
+            text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
         logits = scores.score(self.spec, image, text, self.logit_scale, 0)
         return logits if self.logit_bias is None else logits + self.logit_bias
 

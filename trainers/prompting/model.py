@@ -153,12 +153,13 @@ class PromptedCLIP(nn.Module):
     def _image_conditional(self, images) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
         image = self.parts.image(self.image_encoder(images))
-        at_once = self.training or torch.compiler.is_compiling()
+        z = image.z[:, 0].float()
+        step = len(z) if self.training else 8
         texts, logits = [], []
-        for some in (image.z,) if at_once else image.z.split(8):
-            contexts = self.parts.contexts(self.prompt_learner(some[:, 0].float()))
+        for i in range(0, len(z), step):
+            contexts = self.parts.contexts(self.prompt_learner(z[i : i + step]))
             texts.append(self._encode_text(contexts))
-            logits.append(self.score(image._replace(z=some), texts[-1]))
+            logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
         text = texts[0]._replace(
             h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
         )
