@@ -14,6 +14,7 @@ from .cli import Parser
 COMMANDS = {
     "download": ("data.download", "fetch public data sets into the layout that is read"),
     "check-data": ("data.check_data", "compare the data below a root with the published counts"),
+    "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "tell of each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the folders of an output"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),

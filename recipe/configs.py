@@ -15,14 +15,26 @@ def read_keys(path: str | os.PathLike) -> dict[str, object]:
 
 
 def read_tree(path: str | os.PathLike) -> dict:
-    """What is in a YAML file.
+    """The keys in a YAML file.
 
     Raises:
         UserError: there is no such file, it is not YAML, or it holds no keys.
     """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
+    return tree
+
+
+def read_yaml(path: str | os.PathLike) -> object:
+    """What is in a YAML file; an empty mapping when that is nothing.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML.
+    """
     try:
         with open(path, "rb") as file:  # UTF-8, whatever the locale
-            tree = yaml.safe_load(file) or {}
+            return yaml.safe_load(file) or {}
     except OSError:
         near = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
         hint = f"that folder has {', '.join(near)}" if near else "look into configs/"
@@ -31,9 +43,6 @@ def read_tree(path: str | os.PathLike) -> dict:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
         ) from None
-    if not isinstance(tree, dict):
-        raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
-    return tree
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -61,6 +70,18 @@ def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[st
     if read_keys(config_file).get("MODEL.BACKBONE.NAME", backbone) == backbone or not own.is_file():
         return {}
     return {key: v for key, v in read_keys(own).items() if key.startswith("TRAINER.")}
+
+
+def nested(keys: Mapping[str, object]) -> dict:
+    """The mapping of mappings that `leaves` makes these dotted keys of."""
+    tree: dict = {}
+    for key, value in keys.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
@@ -15,7 +16,6 @@ from ..cli import Parser, each, from_one, from_zero, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
-from ..report.results import Outcome
 from ..report.rows import rows
 from .engine import Engine, Settings, command
 from .executor import Executor
@@ -28,7 +28,7 @@ from .slurm.executor import Slurm, inside_job
 
 INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
-KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # TRAINER.CoPrompt.N_CTX is one, too
 
 # Keys of train.py that the protocol sets, and the option by which to ask for them instead.
 RESERVED = {
@@ -44,8 +44,27 @@ RESERVED = {
 }
 
 
-def launch(protocol: Protocol, argv: list[str]) -> int:
+def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
+    """Print the table and keep it; the exit code."""
+    outcomes = [engine.outcomes[run] for run in engine.runs]
+    print(formatted(rows(outcomes), "text"))
+    keep_table(protocol, output)
+    return int(any(outcome.problem for outcome in outcomes))
+
+
+def launch(
+    protocol: Protocol,
+    argv: list[str],
+    before: Callable[[Engine], None] = lambda engine: None,
+    conclude: Callable[[Protocol, Engine, Path], int] = end_in_table,
+) -> int:
     """`python -m benchmark PROTOCOL`: 0 when all runs are complete, 1 when any failed.
+
+    Args:
+        protocol: which.
+        argv: the words after its name.
+        before: looks at what is asked for, before the first run.
+        conclude: what to do in the end, with the output folder; the exit code.
 
     Raises:
         UserError: something that is asked for is not there, or contradicts something else.
@@ -71,21 +90,24 @@ def launch(protocol: Protocol, argv: list[str]) -> int:
     engine.only(chosen)
     for note in engine.notes:
         print(note, file=sys.stderr)
+    if not args.only and not args.dry_run:
+        before(engine)
     if args.slurm is not None:
-        return in_jobs(protocol, engine, args, argv)
+        done = in_jobs(protocol, engine, args, argv)
+        return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
         print(listing(engine))
         return 0
     devices = gpus()
     executor = Local(args.jobs or default_jobs(devices), devices)
-    outcomes = execute(engine, executor, args.output, in_job=bool(args.only))
+    execute(engine, executor, args.output, in_job=bool(args.only))
     if args.only:  # a job, whose failure stops the job of those that need all of its runs
         return int(all(engine.outcomes[run].problem for run in chosen))
-    return conclude(protocol, outcomes, args.output)
+    return conclude(protocol, engine, args.output)
 
 
-def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> int:
-    """Submit the runs to Slurm: the exit code, at once or with `--wait` after all of them."""
+def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
+    """Submit the runs to Slurm; whether all have ended, as they have after `--wait`."""
     if inside_job():
         raise UserError(
             f"--slurm: this is inside of the Slurm job {os.environ['SLURM_JOB_ID']}: leave it "
@@ -98,10 +120,10 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
     )
     if args.dry_run:
         print(executor.dry_run(engine))
-        return 0
+        return False
     if args.wait or not engine.todo:
-        outcomes = execute(engine, executor, args.output)
-        return conclude(protocol, outcomes, args.output)
+        execute(engine, executor, args.output)
+        return True
     queued, submitted, calls = executor.submit(engine)
     print(
         f"{len(engine.runs)} runs: {len(engine.runs) - len(engine.todo)} were done, {queued} in "
@@ -110,7 +132,7 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
         "same command again submits what is missing then, and ends in the table when nothing is.",
         file=sys.stderr,
     )
-    return 0
+    return False
 
 
 def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run]:
@@ -119,13 +141,6 @@ def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run
         return runs
     by_folder = {run.folder.relative_to(output).as_posix(): run for run in runs}
     return [by_folder[check_name("run", folder, by_folder)] for folder in folders]
-
-
-def conclude(protocol: Protocol, outcomes: list[Outcome], output: Path) -> int:
-    """Print the table and keep it; the exit code."""
-    print(formatted(rows(outcomes), "text"))
-    keep_table(protocol, output)
-    return int(any(outcome.problem for outcome in outcomes))
 
 
 def build_parser(protocol: Protocol) -> Parser:
@@ -153,8 +168,8 @@ def build_parser(protocol: Protocol) -> Parser:
     add("--output", type=Path, default=Path("output"), help="(default: %(default)s)")
     add(
         "--config",
-        help="name of the trainers' config file, or the path of any that ends in .yaml (default: "
-        "'emoji' for the emoji data sets, else the protocol's)",
+        help="name of the trainers' config file, the path of any that ends in .yaml, or that of a "
+        "folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, else the protocol's)",
     )
     add(
         "--plugin",
@@ -209,17 +224,18 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
 def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
     """
     Raises:
-        UserError: an option would set what the protocol varies.
+        UserError: the protocol varies what is not its to set, or an option sets what it varies.
     """
-    varied = {key for run in runs for key in run.opts[::2]}
+    varied = dict.fromkeys(key for run in runs for key in run.opts[::2])
+    for key in varied:
+        if key in RESERVED:
+            raise UserError(f"{key} cannot be varied: {RESERVED[key]} sets it")
     for key in opts[::2]:
         if key in varied:
-            raise UserError(f"{key} cannot be given as an option: {protocol.name} varies it")
+            raise UserError(f"{key} cannot be given as an option: {protocol.name} sets it")
 
 
-def execute(
-    engine: Engine, executor: Executor, output: Path, in_job: bool = False
-) -> list[Outcome]:
+def execute(engine: Engine, executor: Executor, output: Path, in_job: bool = False) -> None:
     """Execute the runs, telling of it; when interrupted say so and leave with code 130.
 
     Args:
@@ -236,7 +252,7 @@ def execute(
     for number in INTERRUPTS:
         signal.signal(number, signal.default_int_handler)
     try:
-        return executor.execute(engine, Progress())
+        executor.execute(engine, Progress())
     except KeyboardInterrupt:
         for number in INTERRUPTS:  # Slurm may repeat them
             signal.signal(number, signal.SIG_IGN)

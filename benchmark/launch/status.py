@@ -12,6 +12,7 @@ from trainers.prompting.errors import UserError
 from ..cli import Parser
 from ..protocols import PROTOCOLS
 from ..protocols.base import Run
+from ..protocols.tuning import TUNING
 from ..report.results import CONSOLE, Outcome, from_folder
 from .child import last_epoch
 from .engine import kind
@@ -65,7 +66,8 @@ def statuses(output: Path) -> list[Status]:
     Raises:
         UserError: jobs were submitted, and Slurm is here but does not answer.
     """
-    runs = {run.folder: run for protocol in PROTOCOLS.values() for run in protocol.on_disk(output)}
+    known = (*PROTOCOLS.values(), TUNING)
+    runs = {run.folder: run for protocol in known for run in protocol.on_disk(output)}
     book = Book(output)
     if book.entries and not has_slurm():
         print("Without Slurm's commands here, nobody knows what is queued.", file=sys.stderr)

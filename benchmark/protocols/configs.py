@@ -47,7 +47,8 @@ class TrainerConfigs:
     """Finds the config file of a run: as asked for, or by the rules of its protocol.
 
     Args:
-        asked: the name of a file of the trainer, or the path of any file that ends in `.yaml`.
+        asked: the name of a file of the trainer, the path of any file that ends in `.yaml`, or
+            that of a folder (with a slash) which has a folder for each trainer with one file in it.
         plugins: the plug-ins of train.py; a method that one of them brings may have its config
             files in a folder of its name beside the plug-in.
     """
@@ -65,6 +66,8 @@ class TrainerConfigs:
             if not self._asked_path.is_file():
                 raise UserError(f"--config: there is no file '{self._asked_path}'")
             return self._asked_path.absolute()
+        if self.asked and Path(self.asked).name != self.asked:
+            return only_file(Path(self.asked) / trainer)
         fitting = (rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots))
         name = self.asked or next(fitting)
         folders = [folder / trainer for folder in self._folders()]
@@ -94,6 +97,19 @@ class TrainerConfigs:
         """The folders that have a folder for each trainer."""
         beside = (plugin_folder(name) for name in self.plugins)
         return [CONFIGS / "trainers", *(folder for folder in beside if folder)]
+
+
+def only_file(folder: Path) -> Path:
+    """The one config file in a folder.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    files = sorted(folder.glob("*.yaml"))
+    if len(files) != 1:
+        told = ", ".join(file.name for file in files) or "none"
+        raise UserError(f"--config: '{folder}' must have one config file, but has {told}")
+    return files[0].absolute()
 
 
 def plugin_folder(name: str) -> Path | None:

@@ -89,7 +89,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         return f"dataset {result.get('dataset')}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         used = _used(result.get("config"), key)
-        if key not in INCIDENTAL and used is not None and used != _literal(value):
+        if key not in INCIDENTAL and used is not None and used != literal(value):
             return f"{key} {used}, not {value}"
     return None
 
@@ -129,7 +129,7 @@ def _used(config, key: str):
     return config
 
 
-def _literal(value):
+def literal(value):
     """What yacs makes of a text (of a command line, or in a file), as JSON would give it back."""
     if isinstance(value, str):
         try:

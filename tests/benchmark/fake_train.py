@@ -1,6 +1,7 @@
 """Stands in for train.py: the same flags, files and exit codes, but it learns nothing.
 
-The variable FAKE maps `trainer/seed/subsample`, or else the data set, to what goes wrong there.
+The variable FAKE maps `trainer/seed/subsample`, or else the data set, or the learning rate as
+`OPTIM.LR 0.1`, to what goes wrong there. A higher rate is better, which tuning is to find out.
 """
 
 import argparse
@@ -27,7 +28,9 @@ seed, subsample = int(args.seed), opts["DATASET.SUBSAMPLE_CLASSES"]
 folder = Path(args.output_dir)
 model = folder / "prompt_learner"
 dataset, fake = Path(args.dataset_config_file).stem, json.loads(os.environ.get("FAKE", "{}"))
-wrong = fake.get(f"{args.trainer}/{seed}/{subsample}", fake.get(dataset))
+rate = opts.get("OPTIM.LR", "0")
+wrong = fake.get(dataset, fake.get(f"OPTIM.LR {rate}"))
+wrong = fake.get(f"{args.trainer}/{seed}/{subsample}", wrong)
 
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     call = {"run": f"{args.trainer}/{seed}/{subsample}", "pid": os.getpid(), "time": time.time()}
@@ -66,20 +69,21 @@ if wrong == "slow" or (wrong == "slow once" and not args.resume):
     time.sleep(60)
 if wrong != "silent":
     accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
+    accuracy += 10 * float(rate)
     result = {
         "trainer": args.trainer,
         "dataset": dataset.title(),
         "seed": seed,
         "shots": int(opts["DATASET.NUM_SHOTS"]),
         "subsample_classes": subsample,
-        "split": "test",
+        "split": opts.get("TEST.SPLIT", "test"),
         "accuracy": accuracy,
         "num_params": 0 if args.trainer == "ZeroshotCLIP" else 4096,
         "train_seconds": 0.0 if args.eval_only else 20.0,
         "test_seconds": 1.0,
         "peak_memory_mib": 512.0,
         "config": {
-            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
+            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8)), "LR": float(rate)},
             "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
         },
     }

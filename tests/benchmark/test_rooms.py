@@ -11,6 +11,7 @@ ALLOWED = {
     "protocols": {"cli"},
     "report": {"cli", "protocols"},
     "launch": {"cli", "protocols", "report"},
+    "tune": {"cli", "protocols", "report", "launch"},
     "data": {"cli", "protocols"},
     "inspect": {"cli", "protocols", "report", "measure"},
     "measure": {"cli", "protocols", "report"},

@@ -1,0 +1,177 @@
+"""The best setting of a method: a table of all, and a config file with the one that is chosen."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import yaml
+
+from recipe.configs import nested, read_keys, read_pairs
+from trainers.prompting.by_dataset import SECTION
+
+from ..cli import write_output
+from ..launch.engine import Settings
+from ..protocols.base import Run, shots_text
+from ..protocols.tuning import FOR, VALIDATION
+from ..report.results import Outcome, literal
+from ..report.rows import Cell
+from ..report.tables import Table
+
+
+@dataclass
+class Trial:
+    """One setting of a method, with what became of its runs."""
+
+    outcomes: list[Outcome]
+
+    @property
+    def run(self) -> Run:
+        """One of its runs."""
+        return self.outcomes[0].run
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The values by key, as text."""
+        return read_pairs(self.run.opts[: -len(VALIDATION)])
+
+    @property
+    def name(self) -> str:
+        """The setting in words."""
+        return ", ".join(f"{key} {value}" for key, value in self.pairs.items())
+
+    @property
+    def problems(self) -> list[str]:
+        """What went wrong: one is enough not to be chosen."""
+        return [f"{o.run}: {o.problem}" for o in self.outcomes if o.problem]
+
+    def accuracy(self, dataset: str) -> float | None:
+        """The mean over the seeds on validation images, in %; None when a run of them failed."""
+        mine = [o for o in self.outcomes if o.run.dataset == dataset]
+        if any(o.problem for o in mine):
+            return None
+        return mean(o.result["accuracy"] for o in mine)
+
+    @property
+    def average(self) -> float | None:
+        """The mean over the data sets; None when any run failed."""
+        if self.problems:
+            return None
+        return mean(self.accuracy(dataset) for dataset in datasets(self.outcomes))
+
+
+@dataclass
+class Choice:
+    """All settings of a method, the best first; those that failed somewhere come last."""
+
+    trials: list[Trial]
+
+    def __post_init__(self):
+        # Of equal ones that which the search space names first.
+        self.trials.sort(key=lambda t: -1.0 if t.average is None else t.average, reverse=True)
+
+    @property
+    def run(self) -> Run:
+        """One of the method's runs."""
+        return self.trials[0].run
+
+    @property
+    def best(self) -> Trial | None:
+        """The setting that is chosen; None when all failed somewhere."""
+        return self.trials[0] if self.trials[0].average is not None else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of each setting."""
+        return sorted({o.run.seed for o in self.trials[0].outcomes})
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        seeds = f"seed{'s' * (len(self.seeds) > 1)} {' '.join(map(str, self.seeds))}"
+        protocol = FOR[self.run.part]
+        classes = f"{self.run.subsample} classes" if self.run.subsample != "all" else "all classes"
+        return (
+            f"{self.run.trainer} ({self.run.config}), tuned for {protocol.name}: accuracy (%) on "
+            f"validation images of {classes}, {shots_text(self.run.shots)}, {seeds}"
+        )
+
+    def table(self) -> Table:
+        """A line for each setting."""
+        names = datasets(self.trials[0].outcomes)
+        lines = [
+            [Cell(trial.name), *(cell(trial.accuracy(name)) for name in names)]
+            + ([cell(trial.average)] if len(names) > 1 else [])
+            for trial in self.trials
+        ]
+        head = ["Setting", *names] + (["Average"] if len(names) > 1 else [])
+        chosen = f"Chosen: {self.best.name}." if self.best else "None is chosen: each has failed."
+        problems = [problem for trial in self.trials for problem in trial.problems]
+        return Table(self.title, head, lines, [chosen], problems)
+
+    def record(self) -> dict:
+        """The table as numbers."""
+        names = datasets(self.trials[0].outcomes)
+        return {
+            "title": self.title,
+            "settings": [
+                {
+                    "setting": trial.pairs,
+                    "accuracy": {name: trial.accuracy(name) for name in names},
+                    "average": trial.average,
+                    "problems": trial.problems,
+                }
+                for trial in self.trials
+            ],
+        }
+
+    def config(self, settings: Settings) -> str:
+        """The method's config file with the chosen values, and with what the call asked for."""
+        chosen = self.best.pairs | read_pairs(settings.opts)
+        if settings.backbone:
+            chosen["MODEL.BACKBONE.NAME"] = settings.backbone
+        keys = read_keys(self.run.config_file)
+        for key in list(keys):  # the choice is for all data sets
+            if key.startswith(f"{SECTION}.") and key.split(".", 2)[2] in chosen:
+                del keys[key]
+        keys |= {key: literal(value) for key, value in chosen.items()}
+        told = (
+            f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings:\n"
+            f"# {self.best.name}: {self.best.average:.2f}.\n# {self.title}; "
+            f"data sets: {', '.join(datasets(self.best.outcomes))}.\n"
+        )
+        return told + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
+
+
+def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
+    """The choice of each method, in the order of the runs."""
+    found = defaultdict(lambda: defaultdict(list))
+    for outcome in outcomes:
+        found[outcome.run.trainer][outcome.run.variant].append(outcome)
+    return [Choice([Trial(one) for one in trials.values()]) for trials in found.values()]
+
+
+def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
+    """Write the table, and the config file if there is a choice; the latter's path.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    folder, name = folder / choice.run.trainer, f"{choice.run.config}_tuned"
+    write_output(folder / f"{name}.json", json.dumps(choice.record(), indent=1) + "\n")
+    path = folder / f"{name}.yaml"
+    if choice.best is None:
+        path.unlink(missing_ok=True)  # of an earlier call
+        return None
+    write_output(path, choice.config(settings))
+    return path
+
+
+def datasets(outcomes: Iterable[Outcome]) -> list[str]:
+    return list(dict.fromkeys(outcome.run.dataset for outcome in outcomes))
+
+
+def cell(accuracy: float | None) -> Cell:
+    return Cell("failed") if accuracy is None else Cell(f"{accuracy:.2f}", accuracy)

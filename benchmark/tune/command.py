@@ -1,0 +1,36 @@
+"""`python -m benchmark tune`: from a search space to the settings that are chosen."""
+
+import sys
+from pathlib import Path
+
+from ..launch.command import launch
+from ..launch.engine import Engine
+from ..protocols.base import Protocol
+from ..protocols.space import WORD
+from ..protocols.tuning import TUNING
+from ..report.render import as_text
+from .choice import choices, write
+from .validation import check_validation
+
+
+def main(argv: list[str]) -> int:
+    """0 when a setting was chosen for every method, else 1.
+
+    Raises:
+        UserError: something that is asked for is not there, or contradicts something else.
+    """
+    words = [f"--vary={word}" if WORD.fullmatch(word) else word for word in argv]
+    return launch(TUNING, words, before=check_validation, conclude=conclude)
+
+
+def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
+    """Print the tables, write what is chosen; the exit code."""
+    found = choices(engine.outcomes[run] for run in engine.runs)
+    folder = output / protocol.name / engine.runs[0].part / "chosen"
+    print("\n\n".join(as_text(choice.table()) for choice in found))
+    written = [write(choice, folder, engine.settings) for choice in found]
+    for path in filter(None, written):
+        print(path, file=sys.stderr)
+    if any(written):
+        print(f"These files are for --config: one of them, or {folder} for all", file=sys.stderr)
+    return int(not all(written))

@@ -1,0 +1,48 @@
+"""Whether the data sets of a tuning have validation images, looked at before the first run."""
+
+import io
+from contextlib import redirect_stdout
+
+from trainers.prompting.errors import UserError
+
+from ..launch.engine import Engine, command
+from ..protocols.base import Run
+
+
+def check_validation(engine: Engine) -> None:
+    """
+    Raises:
+        UserError: a data set has no validation images apart from its test images; or a key of the
+            search space is unknown, or has a value of the wrong type.
+    """
+    from dassl.data.datasets import build_dataset
+
+    from train import parse_args, setup_cfg  # with PyTorch: not for a dry run
+
+    first: dict[str, tuple] = {}
+    for run in engine.todo:
+        if run.seed == engine.todo[0].seed:  # the others differ in nothing else
+            cfg = setup_cfg(parse_args(command(run, engine.settings)[2:]))
+            first.setdefault(run.dataset, (run, cfg))
+    for run, cfg in first.values():
+        with redirect_stdout(io.StringIO()):  # each run will say the same
+            data = build_dataset(cfg)
+        check(run, {item.impath for item in data.val or ()}, {item.impath for item in data.test})
+
+
+def check(run: Run, validation: set[str], test: set[str]) -> None:
+    """
+    Raises:
+        UserError: there are no validation images, or they are test images.
+    """
+    what_to_do = (
+        "tune on other data sets, or on your own images, in a folder with val/ or without "
+        "train/ and test/"
+    )
+    if not validation:
+        raise UserError(f"{run.dataset} has no validation images to choose on: {what_to_do}")
+    if validation & test:
+        raise UserError(
+            f"The validation images of {run.dataset} are test images, on which nothing may be "
+            f"chosen: {what_to_do}"
+        )
