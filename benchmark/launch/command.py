@@ -169,7 +169,8 @@ def build_parser(protocol: Protocol) -> Parser:
     add(
         "--config",
         help="name of the trainers' config file, the path of any that ends in .yaml, or that of a "
-        "folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, else the protocol's)",
+        "folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, else the "
+        "protocol's)",
     )
     add(
         "--plugin",

@@ -84,13 +84,13 @@ class Space:
         Raises:
             UserError: there is no choice.
         """
-        found: dict[str, Setting] = {}
+        found: dict[frozenset, Setting] = {}
         for shared, alternatives in self.grids:
             for own in alternatives.get(trainer, [{}]):
                 grid = shared | own | self.words
                 for values in itertools.product(*grid.values()):
                     setting = dict(zip(grid, values, strict=True))
-                    found.setdefault(name_of(setting), setting)
+                    found.setdefault(frozenset(map(text, setting.items())), setting)
         settings = list(found.values())
         if len(settings) < 2:
             raise UserError(

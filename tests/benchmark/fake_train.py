@@ -83,7 +83,7 @@ if wrong != "silent":
         "test_seconds": 1.0,
         "peak_memory_mib": 512.0,
         "config": {
-            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8)), "LR": float(rate)},
+            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
             "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
         },
     }

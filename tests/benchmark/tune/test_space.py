@@ -20,7 +20,7 @@ def written(tmp_path):
     """A file of a tree, as a space."""
 
     def write(tree, *words: str) -> Space:
-        (tmp_path / "space.yaml").write_text(yaml.safe_dump(tree))
+        (tmp_path / "space.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         return Space(tmp_path / "space.yaml", words, KNOWN)
 
     return write
