@@ -82,8 +82,6 @@ def test_a_setting_that_fails_is_named_and_not_chosen(tuned):
     assert ["OPTIM.LR", "0.3", "failed"] in [line.split() for line in done.stdout.splitlines()]
     failed = "OPTIM.LR=0.3, seed 1, base2new: failed: The loss is not finite at step 31"
     assert failed in done.stdout
-        "OPTIM.LR=0.3, seed 1, base2new: failed: The loss is not finite at step 31" in done.stdout
-    )
 
 
 def test_a_setting_that_fails_with_one_seed_alone_is_not_chosen(tuned):
