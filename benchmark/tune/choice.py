@@ -137,9 +137,11 @@ class Choice:
             if key.startswith(f"{SECTION}.") and key.split(".", 2)[2] in chosen:
                 del keys[key]
         keys |= {key: literal(value) for key, value in chosen.items()}
+        failed = sum(trial.average is None for trial in self.trials)
         told = (
-            f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings:\n"
-            f"# {self.best.name}: {self.best.average:.2f}.\n# {self.title}; "
+            f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"
+            + f", {failed} of which failed" * bool(failed)
+            + f": {self.best.name} has {self.best.average:.2f}.\n# {self.title}; "
             f"data sets: {', '.join(datasets(self.best.outcomes))}.\n"
         )
         return told + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)

@@ -1,11 +1,17 @@
 """What is refused before the first run: data without validation images, keys that do not exist."""
 
+import json
+
 import pytest
+from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.protocols import BASE2NEW
 from benchmark.tune.validation import check
+from train import parse_args, setup_cfg
 from trainers.prompting.errors import UserError
+
+EMOJI = ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
 
 
 def tune(tmp_path, capsys, *words) -> str:
@@ -36,3 +42,17 @@ def test_validation_images_that_are_test_images(tmp_path):
     with pytest.raises(UserError, match="of imagenet are test images, on which nothing may be"):
         check(run, {"a.png", "b.png"}, {"b.png"})
     check(run, {"a.png"}, {"b.png"})
+
+
+@pytest.mark.slow
+def test_a_real_tuning_looks_at_validation_images_alone(tmp_path):
+    words = ["emoji", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1", "--shots", "2"]
+    assert main(["tune", *words, "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]) == 0
+    results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]
+    assert [(r["split"], r["num_classes"], r["num_test"]) for r in results] == [("val", 19, 38)] * 2
+    best = max(results, key=lambda result: result["accuracy"])
+    (chosen,) = tmp_path.rglob("emoji_tuned.yaml")
+    cfg = setup_cfg(parse_args(["--config-file", str(chosen), "--trainer", "CoOp", *EMOJI]))
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH) in {
+        (r["config"]["OPTIM"]["LR"], 1) for r in results if r["accuracy"] == best["accuracy"]
+    }
