@@ -35,14 +35,11 @@ def check(run: Run, validation: set[str], test: set[str]) -> None:
     Raises:
         UserError: there are no validation images, or they are test images.
     """
-    what_to_do = (
-        "tune on other data sets, or on your own images, in a folder with val/ or without "
-        "train/ and test/"
-    )
+    what_to_do = "tune on other data sets, and use here what is chosen there (--config)"
     if not validation:
         raise UserError(f"{run.dataset} has no validation images to choose on: {what_to_do}")
     if validation & test:
         raise UserError(
-            f"The validation images of {run.dataset} are test images, on which nothing may be "
+            f"The validation images of {run.dataset} are its test images, on which nothing may be "
             f"chosen: {what_to_do}"
         )
