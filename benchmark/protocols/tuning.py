@@ -130,8 +130,9 @@ def check_configs(runs) -> None:
 
 
 def folder_name(setting: Setting) -> str:
-    """A setting as the name of a folder; with a hash where that cannot hold all of it."""
-    whole = name_of(setting)
+    """A setting as the name of a folder, whatever the order of its keys; with a hash where that
+    cannot hold all of it."""
+    whole = name_of(dict(sorted(setting.items())))
     name = re.sub(r"[^\w.,=+-]+", "_", whole)
     if len(name) <= 100 and re.fullmatch(r"[\w.,=+ -]+", whole):
         return name

@@ -89,7 +89,8 @@ def test_a_file_of_another_form(written, tree, sentence):
 
 
 def test_folders_are_short_and_differ():
-    assert folder_name({"OPTIM.LR": 0.1, "OPTIM.NAME": "sgd"}) == "OPTIM.LR=0.1_OPTIM.NAME=sgd"
+    setting = {"OPTIM.NAME": "sgd", "OPTIM.LR": 0.1}
+    assert folder_name(setting) == "OPTIM.LR=0.1_OPTIM.NAME=sgd"
     odd = [folder_name({"TRAINER.ALIGN.CTX_INIT": f"a {mark} of"}) for mark in "/:"]
     assert len(set(odd)) == 2 and not set("/: ") & set("".join(odd))
     long = [folder_name({f"OPTIM.KEY{i}": n for i in range(30)}) for n in (1, 2)]
