@@ -109,7 +109,10 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
         sentences = lists.get(name, lists.get("*"))
         valid = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
         if not valid or not sentences:
-            raise UserError(f"{where} has no list of sentences for the class '{name}'")
+            raise UserError(
+                f"{where} has no list of sentences for the class '{name}': add one, or one under "
+                "'*' for all classes that are not named"
+            )
         if rows and len(sentences) != len(rows[0]):
             raise UserError(
                 f"{where} has {len(rows[0])} sentences for '{names[0]}' but {len(sentences)} for "
