@@ -9,7 +9,7 @@ from statistics import mean
 
 import yaml
 
-from recipe.configs import nested, read_keys, read_pairs
+from recipe.configs import nested, prompts_for, read_keys, read_pairs
 from trainers.prompting.by_dataset import SECTION
 
 from ..cli import write_output
@@ -129,9 +129,10 @@ class Choice:
 
     def config(self, settings: Settings) -> str:
         """The method's config file with the chosen values, and with what the call asked for."""
-        chosen = self.best.pairs | read_pairs(settings.opts)
+        chosen = prompts_for(settings.backbone, self.run.config_file)
         if settings.backbone:
             chosen["MODEL.BACKBONE.NAME"] = settings.backbone
+        chosen |= read_pairs(self.best.run.opts[: -len(VALIDATION)] + settings.opts)
         keys = read_keys(self.run.config_file)
         for key in list(keys):  # the choice is for all data sets
             if key.startswith(f"{SECTION}.") and key.split(".", 2)[2] in chosen:

@@ -35,7 +35,7 @@ def chosen(tuned, trainer: str = "CoOp") -> dict:
 
 def test_the_best_on_all_data_sets_together_is_chosen(tuned):
     words = ("emoji", "emoji_food", RATES, "--trainers", "CoOp", "--seeds", "1 2")
-    words += ("DATALOADER.NUM_WORKERS", "0")
+    words += ("--backbone", "some.pt", "DATALOADER.NUM_WORKERS", "0")
     done = tuned.protocol("tune", *words)
     assert len(tuned.calls()) == 2 * 2 * 3  # data sets, seeds, settings
     for call in tuned.calls():
@@ -55,6 +55,7 @@ def test_the_best_on_all_data_sets_together_is_chosen(tuned):
     ]
     assert chosen(tuned) == {
         "OPTIM.NAME": "sgd", "OPTIM.LR": 0.3, "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.BACKBONE.NAME": "some.pt",
         "BY_DATASET.Emoji.OPTIM.WARMUP_EPOCH": 1,
     }  # fmt: skip
     record = json.loads((tuned.output / CHOSEN / "CoOp/emoji_tuned.json").read_text())
