@@ -11,11 +11,18 @@ from .tools import mkdir_if_missing
 
 
 class Logger:
-    """A stream that writes to the console and to a file that is shared with other streams."""
+    """A stream that writes to the console and to a file that is shared with other streams.
 
-    def __init__(self, console, file):
+    Args:
+        console: the stream itself.
+        file: of the log.
+        errors_only: for stderr, where a full disk is told: that must not fail for want of room.
+    """
+
+    def __init__(self, console, file, errors_only=False):
         self.console = console
         self.file = file
+        self.errors_only = errors_only
 
     def write(self, text):
         written = self._to_console(self.console.write, text)
@@ -41,7 +48,8 @@ class Logger:
         except OSError:  # a full disk; what is said about it must not fail again
             with contextlib.suppress(OSError):
                 self.file.close()
-            raise
+            if not self.errors_only:
+                raise
 
     def __getattr__(self, name):  # isatty, encoding, fileno, ...
         return getattr(self.console, name)
@@ -62,7 +70,7 @@ def setup_logger(output=None):
     file = open(fpath, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     # A second run in the same process starts a log of its own.
     sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
-    sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file)
+    sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file, errors_only=True)
 
 
 def progress(iterable, seconds=4.0):
