@@ -1,0 +1,144 @@
+"""The cases of test_accelerator.py, in a process whose PyTorch has a pretend GPU.
+
+Usage: program.py GUARD FOLDER, and a JSON list of [kind, setting, precision] on stdin. Prints the
+same list with what each case came to.
+"""
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "dassl-lite"), str(ROOT / "tests")]
+
+import pretend
+import torch
+from cases import NAMES, SETTINGS
+from paths import GOLDEN
+
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def take_steps(setting: str, precision: str, device: torch.device) -> dict:
+    """Two training steps and an evaluation; the waits are those of the second step."""
+    from trainers.prompting import build_method, load_clip
+    from trainers.prompting.precision import Precision
+    from trainers.prompting.step import training_step
+
+    name, node, *dataset = SETTINGS[setting]
+    torch.manual_seed(0)
+    clip_model = load_clip(TINY)
+    method = build_method(name, node, clip_model, NAMES, *dataset)
+    how = Precision(precision, device)
+    how.place(method.model, clip_model)
+    method.to(device).train()
+    optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.01, momentum=0.9)
+    views = [IMAGES.to(device)] * method.views
+    batch = method.batch(views, LABELS.to(device))
+    output, _ = training_step(method, batch, optimizer, how)
+    gradients = [p.grad.float().cpu().flatten() for p in method.model.trained().parameters()]
+    logits = output.logits.detach().cpu()
+    with pretend.noted() as waits:
+        training_step(method, batch, optimizer, how)
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        evaluated = method.model(batch.images).cpu()
+    return {
+        "logits": logits, "evaluated": evaluated, "gradients": torch.cat(gradients), "waits": waits,
+    }  # fmt: skip
+
+
+def step(setting: str, precision: str) -> dict:
+    """What a step on the device comes to, beside one in float32 on the CPU."""
+    found = take_steps(setting, precision, pretend.DEVICE)
+    expected = take_steps(setting, "fp32", torch.device("cpu"))
+    a, b = found["gradients"], expected["gradients"]
+    return {
+        "logits": (found["logits"] - expected["logits"]).abs().max().item(),
+        "evaluated": (found["evaluated"] - expected["evaluated"]).abs().max().item(),
+        "gradients": torch.cosine_similarity(a, b, dim=0).item(),
+        "waits": found["waits"],
+    }
+
+
+def fused_step(setting: str, precision: str) -> dict:
+    """A step as a newer GPU takes it, with the fused kernels; these themselves are played."""
+    from trainers.prompting.transport import token_level, triton_kernels
+
+    def played(problems):
+        before = len(pretend.waits)
+        distances = token_level.plain_token_distances(problems)
+        del pretend.waits[before:]
+        return distances
+
+    triton_kernels.obstacle, triton_kernels.token_distances = (lambda *a, **k: None), played
+    return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
+
+
+def whole_run(setting: str, precision: str, folder: Path) -> dict:
+    """train.py in one piece, and killed after an epoch and resumed, and its prompts evaluated."""
+    import tiny
+
+    from trainers.prompting.method import METHODS
+    from trainers.prompting.trainer import PromptTrainer
+
+    name, node, *_ = SETTINGS[setting]
+    method = METHODS[name]
+    node = {k: v for k, v in node.items() if k != "SENTENCES"} | {"PREC": precision}
+    places = {key: method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
+    pairs = [word for key, value in node.items() for word in (places[key], str(value))]
+
+    def run(output, *flags):
+        return tiny.run(folder, name, folder / output, 2, *flags, extra=pairs)
+
+    def after_one(self, after_epoch=PromptTrainer.after_epoch):
+        after_epoch(self)
+        if self.epoch == 0:
+            raise KeyboardInterrupt
+
+    def saved(output):
+        path = folder / output / method.checkpoint / "model.pth.tar-2"
+        return torch.load(path, weights_only=True)
+
+    after_epoch = PromptTrainer.after_epoch
+    with pretend.noted() as waits:
+        codes = [run("whole")]
+    PromptTrainer.after_epoch = after_one
+    codes.append(run("parts"))
+    PromptTrainer.after_epoch = after_epoch
+    codes.append(run("parts"))
+    codes.append(run("tested", "--eval-only", "--model-dir", str(folder / "whole")))
+    whole, parts = saved("whole"), saved("parts")
+    results = [json.loads((folder / name / "results.json").read_text()) for name in
+               ("whole", "parts", "tested")]  # fmt: skip
+    return {
+        "codes": codes,
+        "same": all(torch.equal(v, parts["state_dict"][k]) for k, v in whole["state_dict"].items()),
+        "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
+        "accuracy": [record["accuracy"] for record in results],
+        "waits": Counter(waits),
+    }
+
+
+def main() -> None:
+    pretend.install(Path(sys.argv[1]))
+    folder, found = Path(sys.argv[2]), []
+    for i, (kind, setting, precision) in enumerate(json.load(sys.stdin)):
+        with contextlib.redirect_stdout(sys.stderr):
+            match kind:
+                case "step":
+                    result = step(setting, precision)
+                case "fused":
+                    result = fused_step(setting, precision)
+                case "run":
+                    result = whole_run(setting, precision, folder / str(i))
+        found.append([kind, setting, precision, result])
+    print(json.dumps(found), file=sys.__stdout__)  # train.py takes over sys.stdout
+
+
+if __name__ == "__main__":
+    main()
