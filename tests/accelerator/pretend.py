@@ -8,7 +8,8 @@ After `install` PyTorch takes it for a GPU: `.to("cuda")`, autocast's lists for 
 - what makes the host wait until the device has done its work is noted in `waits`, with the line
   of this repository that asked for it.
 
-It has to be installed before PyTorch's first backward pass, and stays: use a process of its own.
+The library of `build_guard` has to be loaded before PyTorch is imported, and `install` stays: it
+needs a process of its own (program.py).
 """
 
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.optim.optimizer import _foreach_supported_types
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -45,8 +47,9 @@ def build_guard(folder: Path) -> Path:
     command = ["g++", "-std=c++20", "-shared", "-fPIC"]
     command.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
     command += [f"-I{path}" for path in cpp_extension.include_paths()]
-    command += [str(HERE / "guard.cpp"), "-o", str(library), f"-L{cpp_extension.TORCH_LIB_PATH}"]
-    subprocess.run([*command, "-lc10"], check=True, capture_output=True, text=True)
+    command += [str(HERE / "guard.cpp"), "-o", str(library)]
+    command += [f"-L{cpp_extension.TORCH_LIB_PATH}", f"-Wl,-rpath,{cpp_extension.TORCH_LIB_PATH}"]
+    subprocess.run([*command, "-ltorch_cpu", "-lc10"], check=True, capture_output=True, text=True)
     return library
 
 
@@ -155,6 +158,8 @@ def on_cpu(func, args, kwargs):
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
+        if "half to float conversion" in str(error):  # a softmax that CUDA does in one go
+            return func(args[0].float(), args[1], False)
         if "not implemented for 'Half'" not in str(error):
             raise
 
@@ -196,9 +201,7 @@ def note_copy(name, args, kwargs):
 
 
 def note_read(name, args, kwargs):
-    if name in READS:
-        wait(name)
-    elif name == "repeat_interleave" and kwargs.get("output_size") is None:
+    if name in READS or name == "repeat_interleave" and kwargs.get("output_size") is None:
         wait(name)
     elif name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         indices = [i for i in args[1] if i is not None]
@@ -208,9 +211,14 @@ def note_read(name, args, kwargs):
             wait(name)
 
 
-def install(library: Path) -> None:
+def swap(parameter, moved, swap_tensors=torch.utils.swap_tensors) -> None:
+    """As PyTorch's, which refuses what a graph holds, also where nothing is to be moved."""
+    if (parameter.device, parameter.dtype) != (moved.device, moved.dtype):
+        swap_tensors(parameter, moved)
+
+
+def install() -> None:
     """Make PyTorch take the pretend GPU for a real one."""
-    torch.ops.load_library(str(library))
     answers = {
         "_lazy_init": None,
         "is_available": True,
@@ -231,7 +239,9 @@ def install(library: Path) -> None:
     torch.accelerator.current_accelerator = lambda *args, **kwargs: DEVICE
     for switch in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{switch}_sdp")(False)
+    torch._C._set_only_lift_cpu_tensors(True)  # lets `torch.tensor(1, device="cuda")` be seen
     # parameters that two modules share are still shared after `.to`
     torch.__future__.set_swap_module_params_on_conversion(True)
-    torch.optim.optimizer._foreach_supported_types.append(Pretend)
+    torch.utils.swap_tensors = swap
+    _foreach_supported_types.append(Pretend)
     PretendGPU().__enter__()

@@ -4,14 +4,18 @@ Usage: program.py GUARD FOLDER, and a JSON list of [kind, setting, precision] on
 same list with what each case came to.
 """
 
+# ruff: noqa: E402 (a library comes before PyTorch, and paths before what they lead to)
 import contextlib
+import ctypes
 import json
 import sys
-from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "dassl-lite"), str(ROOT / "tests")]
+
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)  # before PyTorch looks for a GPU
 
 import pretend
 import torch
@@ -23,16 +27,23 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def take_steps(setting: str, precision: str, device: torch.device) -> dict:
-    """Two training steps and an evaluation; the waits are those of the second step."""
+def build(setting: str, loud: float = 0.0):
+    """The method, and its CLIP, of which `loud` is as in `make_loud`."""
     from trainers.prompting import build_method, load_clip
-    from trainers.prompting.precision import Precision
-    from trainers.prompting.step import training_step
 
     name, node, *dataset = SETTINGS[setting]
     torch.manual_seed(0)
     clip_model = load_clip(TINY)
-    method = build_method(name, node, clip_model, NAMES, *dataset)
+    make_loud(clip_model, loud)
+    return build_method(name, node, clip_model, NAMES, *dataset), clip_model
+
+
+def take_steps(setting: str, precision: str, device: torch.device) -> dict:
+    """Two training steps and an evaluation; the waits are those of the second step."""
+    from trainers.prompting.precision import Precision
+    from trainers.prompting.step import training_step
+
+    method, clip_model = build(setting)
     how = Precision(precision, device)
     how.place(method.model, clip_model)
     method.to(device).train()
@@ -75,8 +86,52 @@ def fused_step(setting: str, precision: str) -> dict:
         del pretend.waits[before:]
         return distances
 
-    triton_kernels.obstacle, triton_kernels.token_distances = (lambda *a, **k: None), played
-    return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
+    kernels = {"obstacle": lambda *args, **kwargs: None, "token_distances": played}
+    with mock.patch.multiple(triton_kernels, **kernels):
+        return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
+
+
+def make_loud(clip_model, size: float) -> None:
+    """Give three channels of both towers so large states as real CLIPs have, from the start on."""
+    channels = torch.tensor([3, 40, 90])
+    for positions in (clip_model.positional_embedding, clip_model.visual.positional_embedding):
+        positions.data[:, channels] += size * torch.tensor([1.0, -0.6, 0.3])
+
+
+def gradients(setting, precision, device, loud, stock=False) -> torch.Tensor:
+    """Of a step; `stock`: computed by OpenAI's modules as they are."""
+    from benchmark.measure.naive import Naive
+    from trainers.prompting.precision import Precision
+    from trainers.prompting.step import update
+
+    method, clip_model = build(setting, loud)
+    how = Precision(precision, device)
+    if not (stock and precision == "amp"):  # where autocast converts weights at each product
+        how.place(method.model, clip_model)
+    model = Naive(clip_model, NAMES, method.model) if stock else method.model
+    method.to(device).train()
+    model.to(device)
+    batch = method.batch([IMAGES.to(device)] * method.views, LABELS.to(device))
+    with how.autocast():
+        terms = method.terms(model.output(batch.images), batch)
+    parameters = list(method.model.trained().parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    update(method, terms, optimizer, how)
+    return torch.cat([p.grad.float().cpu().flatten() for p in parameters])
+
+
+def half(setting: str, precision: str, loud: float) -> dict:
+    """How near gradients in half precision are to float32: ours, and the stock modules'."""
+    cpu = torch.device("cpu")
+    device = cpu if precision == "bf16" else pretend.DEVICE
+    precision = "amp" if precision == "bf16" else precision
+    expected = gradients(setting, "fp32", cpu, loud)
+    found = {}
+    for name, stock in (("ours", False), ("stock", True)):
+        got = gradients(setting, precision, device, loud, stock)
+        found[name] = torch.cosine_similarity(got, expected, dim=0).item()
+        found[f"{name} error"] = ((got - expected).norm() / expected.norm()).item()
+    return found
 
 
 def whole_run(setting: str, precision: str, folder: Path) -> dict:
@@ -104,12 +159,9 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         path = folder / output / method.checkpoint / "model.pth.tar-2"
         return torch.load(path, weights_only=True)
 
-    after_epoch = PromptTrainer.after_epoch
-    with pretend.noted() as waits:
-        codes = [run("whole")]
-    PromptTrainer.after_epoch = after_one
-    codes.append(run("parts"))
-    PromptTrainer.after_epoch = after_epoch
+    codes = [run("whole")]
+    with mock.patch.object(PromptTrainer, "after_epoch", after_one):
+        codes.append(run("parts"))
     codes.append(run("parts"))
     codes.append(run("tested", "--eval-only", "--model-dir", str(folder / "whole")))
     whole, parts = saved("whole"), saved("parts")
@@ -120,23 +172,24 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         "same": all(torch.equal(v, parts["state_dict"][k]) for k, v in whole["state_dict"].items()),
         "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
         "accuracy": [record["accuracy"] for record in results],
-        "waits": Counter(waits),
     }
 
 
 def main() -> None:
-    pretend.install(Path(sys.argv[1]))
+    pretend.install()
     folder, found = Path(sys.argv[2]), []
-    for i, (kind, setting, precision) in enumerate(json.load(sys.stdin)):
+    for i, (kind, setting, precision, *more) in enumerate(json.load(sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
             match kind:
                 case "step":
                     result = step(setting, precision)
                 case "fused":
                     result = fused_step(setting, precision)
+                case "half":
+                    result = half(setting, precision, *more)
                 case "run":
                     result = whole_run(setting, precision, folder / str(i))
-        found.append([kind, setting, precision, result])
+        found.append([kind, setting, precision, *more, result])
     print(json.dumps(found), file=sys.__stdout__)  # train.py takes over sys.stdout
 
 

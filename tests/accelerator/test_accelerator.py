@@ -1,0 +1,115 @@
+"""Every method on a pretend GPU: one device, half precision, and how often the host waits for it.
+
+pretend.py says what it is. The cases run in processes of their own.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerator.cases import PRECISIONS, SETTINGS
+from accelerator.pretend import build_guard
+
+PROGRAM = Path(__file__).parent / "program.py"
+
+# What a few cases, which stand for all, are tried with; and what the slow tests try.
+FEW = {
+    ("step", "CoCoOp", "fp32"),
+    ("step", "KgCoOp", "fp16"),
+    ("step", "MaPLe", "amp"),
+    ("step", "TCP", "fp16"),
+    ("step", "PLOT", "fp16"),
+    ("step", "MMP", "amp"),
+    ("step", "ALIGN", "fp32"),
+    ("step", "ALIGN", "fp16"),
+    ("step", "ALIGN, small lambda", "amp"),
+    ("fused", "ALIGN", "fp16"),
+    ("run", "ALIGN", "fp16"),
+}
+STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
+RUNS = {("run", s, p) for s in SETTINGS if "," not in s and " " not in s for p in PRECISIONS}
+ALL = {case for case in STEPS | RUNS if case not in FEW}
+
+# Logits and gradients in half precision, beside float32: logits spread over several units.
+LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
+GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
+
+LOOK = "trainers/prompting/transport/solver.py"
+RELEASED_LOOK = "trainers/prompting/transport/released.py"
+SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("the pretend GPU needs a PyTorch for the CPU alone")
+    try:
+        return build_guard(tmp_path_factory.mktemp("guard"))
+    except OSError:
+        pytest.skip("the pretend GPU needs g++")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the pretend GPU does not compile: {error.stderr[-300:]}")
+
+
+def results(guard, folder, cases) -> dict:
+    """What the cases came to, computed in one process."""
+    run = subprocess.run(
+        [sys.executable, PROGRAM, guard, folder],
+        input=json.dumps(sorted(cases)),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return {tuple(case): found for *case, found in json.loads(run.stdout)}
+
+
+@pytest.fixture(scope="module")
+def few(guard, tmp_path_factory):
+    return results(guard, tmp_path_factory.mktemp("few"), FEW)
+
+
+@pytest.fixture(scope="module")
+def rest(guard, tmp_path_factory):
+    return results(guard, tmp_path_factory.mktemp("rest"), ALL)
+
+
+@pytest.mark.parametrize("case", sorted(FEW), ids=" ".join)
+def test_a_few(few, case):
+    check(*case, few[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", sorted(ALL), ids=" ".join)
+def test_the_rest(rest, case):
+    check(*case, rest[case])
+
+
+def check(kind, setting, precision, found):
+    if kind == "step":
+        assert found["logits"] < LOGITS[precision]
+        assert found["evaluated"] < LOGITS[precision]
+        assert found["gradients"] > GRADIENTS[precision]
+    if kind == "run":
+        assert found["codes"] == [0, 130, 0, 0]
+        assert found["same"], "a resumed run ends in other prompts"
+        assert len(set(found["accuracy"])) == 1
+        assert len(set(found["scaler"])) == 1
+    else:
+        check_waits(setting, precision, found["waits"], fused=kind == "fused")
+
+
+def check_waits(setting, precision, waits, fused):
+    """What docs/performance.md says of a step."""
+    files = [wait.split(":")[0] for wait in waits]
+    solves = {
+        "ALIGN": 3,  # classes of three lengths at the token level, and the prompts
+    }
+    assert files.count(SCALER) == (precision != "fp32")
+    assert len(files) == files.count(SCALER) + files.count(LOOK) + files.count(RELEASED_LOOK)
+    if fused:
+        assert files.count(LOOK) == 1
+    elif setting in solves:
+        assert files.count(LOOK) == solves[setting]
