@@ -32,6 +32,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
+    cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
 
 
