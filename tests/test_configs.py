@@ -158,7 +158,7 @@ def test_epochs_by_shots(case):
     path = ROOT / "configs" / "trainers" / f"{name}.yaml"
     run = ["DATASET.NUM_SHOTS", str(shots), "DATASET.SUBSAMPLE_CLASSES", classes]
     cfg = cfg_of(path, *run, dataset=dataset)
-    assert cfg.OPTIM.MAX_EPOCH == EPOCHS[case]
+    assert EPOCHS[case] == cfg.OPTIM.MAX_EPOCH
     asked = cfg_of(path, *run, "OPTIM.MAX_EPOCH", "7", dataset=dataset)
     assert asked.OPTIM.MAX_EPOCH == 7, "the command line comes after the file"
     plain = get_cfg_default()  # as another train.py merges it

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerator.cases import PRECISIONS, SETTINGS
-from accelerator.pretend import build_guard
+from cases import PRECISIONS, SETTINGS
+from pretend import build_guard
 
 PROGRAM = Path(__file__).parent / "program.py"
 
