@@ -34,7 +34,13 @@ import torch
 
 import train
 
-METHODS = ("ALIGN", "PromptSRC")  # the second keeps more than its prompts
+PROMPTSRC = [
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
+    "2",
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
+    "2",
+]
+METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC}  # the second keeps more than its prompts
 EVENTS = ("open", "os.rename", "os.remove")
 TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
 EPOCHS = 3
@@ -78,17 +84,18 @@ def watched(arguments: list[str], folder: Path, last: int | None) -> int:
 def kill_runs(folder: Path, points: int) -> list[str]:
     """What went wrong with runs that were killed at so many points."""
     problems, expected, events = [], {}, {}
-    for method in METHODS:
-        arguments = tiny.arguments(folder, method, folder / method, EPOCHS)
+    forked(lambda: train.run(tiny.arguments(folder, "ZeroshotCLIP")))  # which makes the images
+    for method, pairs in METHODS.items():
+        arguments = [*tiny.arguments(folder, method, folder / method, EPOCHS), *pairs]
         code = forked(lambda arguments=arguments: watched(arguments, folder, None))
         assert code == 0, f"{method}, left alone, ends with {code}"
         expected[method] = fingerprint(folder / method)
         events[method] = int((folder / "events").read_text())
     for i in range(points):
-        method = METHODS[i % len(METHODS)]
+        method = list(METHODS)[i % len(METHODS)]
         last = 1 + round(i * (events[method] - 1) / max(points - 1, 1))
         output = folder / f"run{i}"
-        arguments = tiny.arguments(folder, method, output, EPOCHS)
+        arguments = [*tiny.arguments(folder, method, output, EPOCHS), *METHODS[method]]
         code = forked(lambda arguments=arguments, last=last: watched(arguments, folder, last))
         assert code == -signal.SIGKILL, f"{method} is not killed at {last}, but ends with {code}"
         code = forked(lambda arguments=arguments: train.run(arguments))
@@ -181,6 +188,7 @@ class Trainings:
         if not pid:
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream, number)
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
             # who asked is gone: as if this were that process
             threading.Thread(target=lambda: asking.recv(1) or os._exit(1), daemon=True).start()
             code = train.run(json.loads(content))
@@ -258,7 +266,11 @@ def main() -> int:
     parser.add_argument("--protocols", type=int, default=10, help="points in a protocol")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    problems = kill_runs(args.folder, args.runs) + kill_protocols(args.folder, args.protocols)
+    problems = []
+    if args.runs:
+        problems += kill_runs(args.folder, args.runs)
+    if args.protocols:
+        problems += kill_protocols(args.folder, args.protocols)
     print("\n".join(problems))
     print(f"{args.runs + args.protocols} kills, {len(problems)} of them with other results")
     return int(bool(problems))
