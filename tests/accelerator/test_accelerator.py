@@ -29,8 +29,8 @@ FEW = {
     ("fused", "ALIGN", "fp16"),
     ("run", "ALIGN", "fp16"),
 }
-# Half precision beside that of OpenAI's modules, where channels are as large as in a real CLIP. On the
-# CPU `bf16` is what amp is there.
+# Half precision beside that of OpenAI's modules, where channels are as large as in a real CLIP.
+# `bf16` is what amp is on the CPU.
 LOUD = 300
 HALVES = {
     ("half", setting, precision, size)

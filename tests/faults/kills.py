@@ -188,7 +188,7 @@ class Trainings:
         if not pid:
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream, number)
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+            sys.stdout, sys.stderr = map(os.fdopen, (1, 2), "ww")
             # who asked is gone: as if this were that process
             threading.Thread(target=lambda: asking.recv(1) or os._exit(1), daemon=True).start()
             code = train.run(json.loads(content))
