@@ -8,6 +8,7 @@ same list with what each case came to.
 import contextlib
 import ctypes
 import json
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -144,8 +145,10 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
     name, node, *_ = SETTINGS[setting]
     method = METHODS[name]
     node = {k: v for k, v in node.items() if k != "SENTENCES"} | {"PREC": precision}
+    torch.use_deterministic_algorithms(False)
     places = {key: method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
     pairs = [word for key, value in node.items() for word in (places[key], str(value))]
+    pairs += ["TRAINER.DETERMINISTIC", "True"]
 
     def run(output, *flags):
         return tiny.run(folder, name, folder / output, 2, *flags, extra=pairs)
@@ -170,6 +173,8 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
     return {
         "codes": codes,
         "same": all(torch.equal(v, parts["state_dict"][k]) for k, v in whole["state_dict"].items()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cuBLAS": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
         "accuracy": [record["accuracy"] for record in results],
     }

@@ -111,6 +111,7 @@ def check(kind, setting, precision, *_, found):
         assert found["codes"] == [0, 130, 0, 0]
         assert found["same"], "a resumed run ends in other prompts"
         assert len(set(found["accuracy"])) == 1
+        assert (found["deterministic"], found["cuBLAS"]) == (True, ":4096:8")
         assert len(set(found["scaler"])) == 1
     else:
         check_waits(setting, precision, found["waits"], fused=kind == "fused")
