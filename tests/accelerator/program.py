@@ -28,7 +28,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def build(setting: str, loud: float = 0.0):
+def build(setting: str, loud: float | str = 0.0):
     """The method, and its CLIP, of which `loud` is as in `make_loud`."""
     from trainers.prompting import build_method, load_clip
 
@@ -92,9 +92,18 @@ def fused_step(setting: str, precision: str) -> dict:
         return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
 
 
-def make_loud(clip_model, size: float) -> None:
-    """Give three channels of both towers so large states as real CLIPs have, from the start on."""
+def make_loud(clip_model, size: float | str) -> None:
+    """Give three channels of both towers so large states as real CLIPs have, from the start on.
+
+    Or `gains` of LayerNorm that saturate attention: there gradients depend on the last digits.
+    """
     channels = torch.tensor([3, 40, 90])
+    if size == "gains":
+        for tower in (clip_model.transformer, clip_model.visual.transformer):
+            for block in tower.resblocks:
+                for norm in (block.ln_1, block.ln_2):
+                    norm.weight.data[channels] *= 100
+        return
     for positions in (clip_model.positional_embedding, clip_model.visual.positional_embedding):
         positions.data[:, channels] += size * torch.tensor([1.0, -0.6, 0.3])
 
@@ -121,7 +130,7 @@ def gradients(setting, precision, device, loud, stock=False) -> torch.Tensor:
     return torch.cat([p.grad.float().cpu().flatten() for p in parameters])
 
 
-def half(setting: str, precision: str, loud: float) -> dict:
+def half(setting: str, precision: str, loud: float | str) -> dict:
     """How near gradients in half precision are to float32: ours, and the stock modules'."""
     cpu = torch.device("cpu")
     device = cpu if precision == "bf16" else pretend.DEVICE
