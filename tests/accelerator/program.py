@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
@@ -64,10 +65,15 @@ def take_steps(setting: str, precision: str, device: torch.device) -> dict:
     }  # fmt: skip
 
 
+@lru_cache(maxsize=1)  # a setting's precisions come one after the other
+def reference(setting: str) -> dict:
+    return take_steps(setting, "fp32", torch.device("cpu"))
+
+
 def step(setting: str, precision: str) -> dict:
     """What a step on the device comes to, beside one in float32 on the CPU."""
     found = take_steps(setting, precision, pretend.DEVICE)
-    expected = take_steps(setting, "fp32", torch.device("cpu"))
+    expected = reference(setting)
     a, b = found["gradients"], expected["gradients"]
     return {
         "logits": (found["logits"] - expected["logits"]).abs().max().item(),

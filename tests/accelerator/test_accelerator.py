@@ -34,14 +34,15 @@ FEW = {
 LOUD = 300
 HALVES = {
     ("half", setting, precision, size)
-    for setting in ("ALIGN", "MaPLe", "KgCoOp")
+    for setting in ("ALIGN", "MaPLe")
     for precision in ("fp16", "amp", "bf16")
     for size in (0, LOUD)
 }
 HALVES |= {("half", "ALIGN", "amp", "gains")}
 FEW |= {("half", "MaPLe", "fp16", LOUD), ("half", "ALIGN", "bf16", LOUD)}
 STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
-RUNS = {("run", s, p) for s in SETTINGS if "," not in s and " " not in s for p in PRECISIONS}
+RUNS = {("run", setting, "fp16") for setting in SETTINGS if " " not in setting}
+RUNS |= {("run", "PromptSRC", "amp"), ("run", "ALIGN", "amp"), ("run", "ALIGN, released", "amp")}
 ALL = (STEPS | RUNS | HALVES) - FEW
 
 # Logits and gradients in half precision, beside float32: logits spread over several units.
