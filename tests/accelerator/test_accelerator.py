@@ -48,6 +48,8 @@ ALL = (STEPS | RUNS | HALVES) - FEW
 # Logits and gradients in half precision, beside float32: logits spread over several units.
 LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
+# Whose gradient jumps where rounding turns a sign (an L1 loss) or another patch is the nearest.
+JUMPS = {"PromptSRC", "ALIGN, regularised", "ALIGN, nearest"}
 BESIDE_STOCK = 1.5  # rounding errors differ by chance
 
 LOOK = "trainers/prompting/transport/solver.py"
@@ -109,9 +111,10 @@ def check(kind, setting, precision, *size, found):
         assert found["ours error"] < BESIDE_STOCK * found["stock error"]
         return
     if kind == "step":
+        jumps = precision != "fp32" and setting in JUMPS
         assert found["logits"] < LOGITS[precision]
-        assert found["evaluated"] < LOGITS[precision]
-        assert found["gradients"] > GRADIENTS[precision]
+        assert found["evaluated"] < (0.1 if jumps else LOGITS[precision])
+        assert found["gradients"] > (0.98 if jumps else GRADIENTS[precision])
     if kind == "run":
         assert found["codes"] == [0, 130, 0, 0]
         assert found["same"], "a resumed run ends in other prompts"
@@ -122,15 +125,20 @@ def check(kind, setting, precision, *size, found):
         check_waits(setting, precision, found["waits"], fused=kind == "fused")
 
 
+# How often the host looks whether Sinkhorn has converged: once for each solve, as eight
+# iterations are enough here. Class names of two lengths make two solves at the token level.
+LOOKS = {"PLOT": 1, "PLOT on ImageNet": 1, "MMP": 3, "MMP without tokens": 1}
+LOOKS |= {setting: 3 for setting in SETTINGS if setting.startswith("ALIGN")}
+LOOKS |= {"ALIGN, beta 0": 1, "ALIGN, uniform": 0, "ALIGN, nearest": 0}
+
+
 def check_waits(setting, precision, waits, fused):
     """What docs/performance.md says of a step."""
     files = [wait.split(":")[0] for wait in waits]
-    solves = {
-        "ALIGN": 3,  # classes of three lengths at the token level, and the prompts
-    }
+    looks = files.count(LOOK) + files.count(RELEASED_LOOK)
     assert files.count(SCALER) == (precision != "fp32")
-    assert len(files) == files.count(SCALER) + files.count(LOOK) + files.count(RELEASED_LOOK)
-    if fused:
-        assert files.count(LOOK) == 1
-    elif setting in solves:
-        assert files.count(LOOK) == solves[setting]
+    assert len(files) == files.count(SCALER) + looks, waits
+    if setting == "ALIGN, small lambda":  # takes more iterations
+        assert looks > LOOKS[setting]
+    else:
+        assert looks == (1 if fused else LOOKS.get(setting, 0))
