@@ -18,7 +18,7 @@ from trainers.prompting import UserError
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
 
-def parse_args(argv=None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="", help="folder of the data sets")
     parser.add_argument("--output-dir", default="", help="folder of this run")
@@ -43,7 +43,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, e.g. OPTIM.LR 0.01"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    args = (parser or build_parser()).parse_args(argv)
     check_flags(args)
     return args
 

@@ -19,6 +19,10 @@ COMMANDS = {
     "report": ("report.command", "print the tables again from the folders of an output"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and arithmetic of training and evaluation"),
+    "check-device": (
+        "measure.check_device",
+        "compare kernels, half precision, memory and time with references",
+    ),
     "loading": ("measure.loading", "measure the training loader beside the step that it feeds"),
     "solver": ("measure.solver", "time the transport solver beside that of POT"),
     "predict": ("inspect.predict", "name the classes of images by a trained run"),

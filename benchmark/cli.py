@@ -38,6 +38,13 @@ def from_zero(text: str) -> int:
     return from_one(text, least=0)
 
 
+def seed(text: str) -> int:
+    """A seed that every generator takes."""
+    if from_zero(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not a seed from 0 to {2**32 - 1}")
+    return int(text)
+
+
 def weight(text: str) -> float:
     """A number from 0 to 1."""
     try:

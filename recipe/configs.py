@@ -1,11 +1,12 @@
 """Dotted keys: out of config files and command lines, into a cfg. Needs no PyTorch."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from trainers.prompting.by_run import leaves
 from trainers.prompting.errors import UserError, nearest
 
 
@@ -43,15 +44,6 @@ def read_yaml(path: str | os.PathLike) -> object:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
         ) from None
-
-
-def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The dotted key and the value of every entry of a config."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
-from trainers.prompting.by_dataset import for_dataset
+from trainers.prompting.by_run import for_run
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
@@ -26,7 +26,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
 
     Args:
         sources: where keys come from, for messages, and the values by dotted key; those that
-            one has for the data set alone (`BY_DATASET`) come before its others.
+            one has for some runs alone (`by_run`) come before its others.
         plugins: modules or files with methods, besides those that a source names.
 
     Raises:
@@ -41,9 +41,11 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.TRAINER.PLUGINS = plugins
-    names = [str(keys["DATASET.NAME"]) for _, keys in settings if "DATASET.NAME" in keys]
+    given = {key: value for _, keys in settings for key, value in keys.items()}
+    names = ("NAME", "NUM_SHOTS", "SUBSAMPLE_CLASSES")
+    run = [str(given.get(f"DATASET.{name}", cfg.DATASET[name])) for name in names]
     for source, keys in settings:
-        merge(cfg, for_dataset(keys, "".join(names[-1:])), source)
+        merge(cfg, for_run(keys, *run), source)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     return cfg

@@ -33,9 +33,9 @@ PUBLIC = {
     "VPT/vit_b16_c2_ep5_batch4_4": (4, 0.0025, 5, {"PROMPT_DEPTH_VISION": 12}),
     "IVLP/vit_b16_c2_ep5_batch4_2+2ctx": (4, 0.0035, 5, {"PROMPT_DEPTH_TEXT": 12}),
     "IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only": (4, 0.0025, 5, {"N_CTX_VISION": 0}),
-    "PLOT/rn50": (128, 0.002, 50, {}),
-    "MMP/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0025, 20, {"TEXT_PROMPT_NUMBER": 4}),
-    "MMP/sun397": (4, 0.002, 20, {"VISION_PROMPT_NUMBER": 2}),
+    "PLOT/rn50": (128, 0.002, 200, {}),
+    "MMP/vit_b16_c2_ep5_batch4_2ctx": (4, 0.0025, 80, {"TEXT_PROMPT_NUMBER": 4}),
+    "MMP/sun397": (4, 0.002, 80, {"VISION_PROMPT_NUMBER": 2}),
     "KgCoOp/vit_b16_ep100_ctxv1": (128, 0.002, 100, {"CTX_INIT": True, "W": 8.0}),
     "KgCoOp/rn50_ep100": (128, 0.002, 100, {"CTX_INIT": True}),
     "ProGrad/rn50": (32, 0.002, 200, {"CTX_INIT": True}),
@@ -67,6 +67,26 @@ BY_DATASET = {
     ("PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot", "FGVCAircraft",
      "TRAINER.PROMPTSRC.GPA_STD"): (5, 30),
 }  # fmt: skip
+
+# Epochs that the authors' train.py sets after it has read the file: data set, classes, shots.
+MMP = "MMP/vit_b16_c2_ep5_batch4_2ctx"
+EPOCHS = {
+    ("PLOT/rn50", "DescribableTextures", "all", 1): 50,
+    ("PLOT/rn50", "DescribableTextures", "all", 2): 100,
+    ("PLOT/rn50", "DescribableTextures", "all", 4): 100,
+    ("PLOT/rn50", "DescribableTextures", "all", 8): 200,
+    ("PLOT/rn50", "DescribableTextures", "base", 16): 200,
+    ("PLOT/rn50", "ImageNet", "all", 16): 50,
+    (MMP, "DescribableTextures", "all", 1): 30,
+    (MMP, "DescribableTextures", "all", 2): 50,
+    (MMP, "DescribableTextures", "all", 4): 50,
+    (MMP, "DescribableTextures", "all", 16): 80,
+    (MMP, "DescribableTextures", "base", 16): 20,
+    (MMP, "DescribableTextures", "new", 1): 20,
+    (MMP, "ImageNet", "all", 16): 20,
+    ("MMP/sun397", "SUN397", "all", 16): 80,
+    ("MMP/sun397", "SUN397", "base", 16): 20,
+}
 
 # Base-to-new, 16 shots: batch, learning rate, epochs.
 BASE2NEW = {
@@ -114,6 +134,7 @@ def test_every_config_file_describes_a_method(path, capsys):
     places = [place.split(".")[1] for place in method.outside.values() if "TRAINER" in place]
     assert set(named.get("TRAINER", {})) <= {method.node, *places}
     assert set(named.get("BY_DATASET", {})) <= set(DATASET_REGISTRY.registered_names())
+    assert all(shots == "other" or shots.isdecimal() for shots in named.get("BY_SHOTS", {}))
     keys = named.get("TRAINER", {}).get("MMP", {})
     ignored = [key for key in ("VISION_PROMPT_DEPTH", "USECT") if key in keys]
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
@@ -129,6 +150,29 @@ def test_values_of_one_data_set(case):
     assert value(cfg_of(path, dataset=dataset), place) == there
     asked = cfg_of(path, place, str(elsewhere), dataset=dataset)
     assert value(asked, place) == elsewhere, "the command line comes after the file"
+
+
+@pytest.mark.parametrize("case", EPOCHS, ids=str)
+def test_epochs_by_shots(case):
+    name, dataset, classes, shots = case
+    path = ROOT / "configs" / "trainers" / f"{name}.yaml"
+    run = ["DATASET.NUM_SHOTS", str(shots), "DATASET.SUBSAMPLE_CLASSES", classes]
+    cfg = cfg_of(path, *run, dataset=dataset)
+    assert EPOCHS[case] == cfg.OPTIM.MAX_EPOCH
+    asked = cfg_of(path, *run, "OPTIM.MAX_EPOCH", "7", dataset=dataset)
+    assert asked.OPTIM.MAX_EPOCH == 7, "the command line comes after the file"
+    plain = get_cfg_default()  # as another train.py merges it
+    extend_cfg(plain)
+    plain.merge_from_file(str(path))
+    plain.merge_from_list(["DATASET.NAME", dataset, *run])
+    plain.freeze()
+    assert resolved(plain).OPTIM == cfg.OPTIM
+
+
+@pytest.mark.parametrize("dataset", ["OxfordFlowers", "FGVCAircraft", "StanfordCars"])
+def test_plots_batch_on_small_data_sets(dataset):
+    cfg = cfg_of(ROOT / "configs/trainers/PLOT/rn50.yaml", dataset=dataset)
+    assert (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.MAX_EPOCH) == (32, 200)
 
 
 def test_values_of_one_data_set_in_another_train_py():
@@ -162,7 +206,7 @@ def test_public_values(name):
     plain = get_cfg_default()  # as a public train.py merges it
     extend_cfg(plain)
     plain.merge_from_file(str(path))
-    assert plain.OPTIM == cfg.OPTIM
+    assert resolved(plain).OPTIM == cfg.OPTIM
 
 
 @pytest.mark.parametrize("method", BASE2NEW)
@@ -242,6 +286,9 @@ def test_a_file_for_another_backbone_takes_the_prompts_that_fit_the_backbone(tmp
     own.write_text("MODEL: {BACKBONE: {NAME: emoji}}\nTRAINER: {ALIGN: {DEPTH: 4}}")
     (tmp_path / "emoji.yaml").write_text("TRAINER: {ALIGN: {DEPTH: 1}}")
     assert cfg_of(own, "emoji")[0] == 4
-    run = SimpleNamespace(config_file=folder / "base2new.yaml", dataset="image_folder", opts=())
+    run = SimpleNamespace(
+        config_file=folder / "base2new.yaml", dataset="image_folder", shots=16, subsample="base",
+        opts=(),
+    )  # fmt: skip
     asked = Settings(backbone="emoji").asked(run)  # what a table's results must have
     assert asked["TRAINER.ALIGN.DEPTH"] == 3 and asked["OPTIM.LR"] == 0.0035

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, each, from_one, from_zero, words, write_output
+from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
@@ -163,7 +163,7 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     for flag, settings in protocol.options.items():
         add(flag, **settings)
-    add("--seeds", type=each(from_zero), default="1 2 3", help="(default: '%(default)s')")
+    add("--seeds", type=each(seed), default="1 2 3", help="(default: '%(default)s')")
     add("--root", type=Path, metavar="DATA", help="the folder of the data sets")
     add("--output", type=Path, default=Path("output"), help="(default: %(default)s)")
     add(

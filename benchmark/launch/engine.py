@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Protocol
 
 from recipe.configs import prompts_for, read_pairs
-from trainers.prompting.by_dataset import for_dataset
+from trainers.prompting.by_run import for_run
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
@@ -31,7 +31,8 @@ class Settings:
 
     def asked(self, run: Run) -> dict:
         """What the config in the run's results must hold, by dotted keys."""
-        keys = for_dataset(keys_in(run.config_file), dataset_name(run.dataset) or "")
+        dataset = dataset_name(run.dataset) or ""
+        keys = for_run(keys_in(run.config_file), dataset, run.shots, run.subsample)
         keys |= prompts_for(self.backbone, run.config_file)
         if self.backbone:
             keys["MODEL.BACKBONE.NAME"] = self.backbone

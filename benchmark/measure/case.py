@@ -154,16 +154,16 @@ class Model(Subject):
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
-        self.recomputed = ()
+        self.recomputed, self.planned = (), 0.0  # bytes that a step keeps
         if case.training:
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
         if case.training and not case.naive:
             budget = memory_budget(case.memory_budget, torch.device(case.device))
             plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
-            self.recomputed = plan.recompute
+            self.recomputed, self.planned = plan.recompute, plan.needed
         if case.compile and not case.naive and (obstacle := self.model.compile_blocks()):
-            raise UserError(f"--compile: this machine cannot ({obstacle}): leave it out")
+            raise UserError(f"--compile does not work here ({obstacle}): leave it out")
 
     def step(self):
         """A training step, as the trainers make it."""

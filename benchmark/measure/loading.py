@@ -1,6 +1,6 @@
 """Images per second of the training loader alone, beside those of the step that it feeds.
 
-The flags are those of train.py; nothing is written.
+The flags are those of train.py; without any it is ALIGN on emoji. Nothing is written.
 """
 
 import sys
@@ -13,6 +13,7 @@ from dassl.engine import build_trainer
 
 from trainers.prompting.errors import UserError
 
+from ..protocols.configs import CONFIGS
 from ..report.render import as_text
 from ..report.rows import Cell
 from ..report.tables import Table
@@ -28,7 +29,14 @@ def main(argv: list[str]) -> None:
     """`python -m benchmark loading FLAGS`."""
     import train  # registers the data sets too
 
-    cfg = train.setup_cfg(train.parse_args(argv))
+    parser = train.build_parser()
+    parser.prog, parser.description = "python -m benchmark loading", __doc__
+    parser.set_defaults(
+        trainer="ALIGN",
+        config_file=str(CONFIGS / "trainers" / "ALIGN" / "emoji.yaml"),
+        dataset_config_file=str(CONFIGS / "datasets" / "emoji.yaml"),
+    )
+    cfg = train.setup_cfg(train.parse_args(argv, parser))
     cfg.defrost()
     cfg.OUTPUT_DIR = cfg.RESUME = ""
     with redirect_stdout(sys.stderr):

@@ -56,10 +56,53 @@ def read(run: Run) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise BadResult(f"{path} cannot be read ({error})") from None
-    accuracy = result.get("accuracy") if isinstance(result, dict) else None
-    if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
-        raise BadResult(f"{path} holds no accuracy")
+    if flaw := _flaw(result):
+        raise BadResult(f"{path} {flaw}")
     return result
+
+
+def _number(value, most: float = math.inf) -> bool:
+    """Whether a value is a finite number from 0 to `most`."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and 0 <= value <= most and value < math.inf
+
+
+def _percent(value) -> bool:
+    return _number(value, 100)
+
+
+def _text(value) -> bool:
+    return isinstance(value, str)
+
+
+# What a record must hold where it holds a key that is read, in words and as a test.
+KINDS = {
+    "from 0 to 100": (_percent, ("accuracy", "macro_f1", "top5_accuracy", "calibration_error")),
+    "a number, 0 or more": (
+        _number,
+        ("negative_log_likelihood", "num_params", "train_seconds", "test_seconds",
+         "peak_memory_mib"),
+    ),
+    "a text": (_text, ("split", "backbone")),
+    "accuracies by class": (
+        lambda value: isinstance(value, dict)
+        and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
+        ("per_class_accuracy",),
+    ),
+    "a group of keys": (lambda value: isinstance(value, dict), ("config", "versions")),
+}  # fmt: skip
+
+
+def _flaw(result) -> str | None:
+    """How a record differs from what train.py writes; None if it does not."""
+    if not isinstance(result, dict) or result.get("accuracy") is None:
+        return "holds no accuracy"
+    for wanted, (holds, keys) in KINDS.items():
+        for key in keys:
+            value = result.get(key)
+            if value is not None and not holds(value):
+                return f"holds {key} {json.dumps(value)[:40]}, which is not {wanted}"
+    return None
 
 
 def stamp(run: Run) -> tuple[int, int] | None:

@@ -26,7 +26,7 @@ class Checkout:
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it
         plugin.mkdir(parents=True)
-        for name in ("__init__.py", "by_dataset.py", "errors.py", "files.py"):
+        for name in ("__init__.py", "by_run.py", "errors.py", "files.py"):
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_sketch", "dtd"):

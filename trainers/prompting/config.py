@@ -6,7 +6,7 @@ from yacs.config import CfgNode
 
 from . import methods  # noqa: F401 (registers those that are built in)
 from .backbones import family_of
-from .by_dataset import SECTION
+from .by_run import SECTIONS, for_run, leaves
 from .errors import UserError, nearest
 from .method import METHODS, Method, find_method
 from .spec import PromptSpec
@@ -25,24 +25,29 @@ def add_nodes(cfg: CfgNode) -> None:
         for part in path:
             node = node.setdefault(part, CfgNode())
         node.setdefault(key, default)
-    cfg.setdefault(SECTION, CfgNode(new_allowed=True))
+    for section in SECTIONS:
+        cfg.setdefault(section, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
+    cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
 
 
 def resolved(cfg: CfgNode) -> CfgNode:
-    """The cfg with what it has for its data set alone, where its `train.py` has left that there."""
-    own = cfg.get(SECTION, {}).get(cfg.DATASET.NAME)
-    if not own:
+    """The cfg with what it has for such a run alone, where its `train.py` has left that there."""
+    sections = dict(leaves({name: cfg[name] for name in SECTIONS if name in cfg}))
+    if not sections:
         return cfg
+    data = cfg.DATASET
+    own = for_run(sections, data.NAME, data.NUM_SHOTS, data.SUBSAMPLE_CLASSES)
     cfg = cfg.clone()
     cfg.defrost()
-    del cfg[SECTION]
-    cfg.merge_from_other_cfg(own)
+    for name in SECTIONS:
+        cfg.pop(name, None)
+    cfg.merge_from_list([part for pair in own.items() for part in pair])
     cfg.freeze()
     return cfg
 

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from . import scores
+from . import compiling, scores
 from .checkpoints import load_public_state
 from .encoders import blocks
+from .encoders.sentences import check_names
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .learner import Contexts, PromptLearner
@@ -66,6 +67,7 @@ class PromptedCLIP(nn.Module):
 
     Raises:
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
+        ValueError, TypeError: `classnames` is no list of names.
     """
 
     logit_scale: torch.Tensor
@@ -80,6 +82,7 @@ class PromptedCLIP(nn.Module):
         chunk_bytes: int = CHUNK_BYTES,
     ):
         super().__init__()
+        check_names(classnames)
         clip_model.requires_grad_(False)
         if spec.score == "plot" and dataset == "ImageNet":
             spec = spec.with_(add_global=True)
@@ -108,7 +111,12 @@ class PromptedCLIP(nn.Module):
         return self.output(images).logits
 
     def output(self, images: torch.Tensor) -> Output:
-        """Logits, and the features that they come from, of normalised images (B, 3, H, W)."""
+        """Logits, and the features that they come from, of normalised images (B, 3, H, W).
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        self.image_encoder.check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
                 return self._image_conditional(images)
@@ -208,16 +216,13 @@ class PromptedCLIP(nn.Module):
         """Let torch.compile fuse what surrounds the matrix products of both towers' blocks.
 
         Returns:
-            Why this machine cannot, in which case nothing changes; None if it can.
+            What keeps the compiler from working, in which case nothing changes; None if it works.
         """
-        try:
-            torch.compile(torch.sin)(self.logit_scale)
-        except Exception as error:  # whatever the compiler has to say
-            reason = next(iter(str(error).splitlines()), "")
-            return f"{type(error).__name__}: {reason}"
-        for encoder in (self.image_encoder, self.text_encoder):
-            encoder._block = torch.compile(encoder._block)
-        return None
+        obstacle = compiling.obstacle(self.logit_scale)
+        if obstacle is None:
+            for encoder in (self.image_encoder, self.text_encoder):
+                encoder._block = compiling.compiled(encoder._block)
+        return obstacle
 
     # ------------------------------------------------------------------ what is trained
 

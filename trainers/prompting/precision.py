@@ -1,5 +1,7 @@
 """What is computed in which type: `fp32`, `amp` (autocast), `fp16` (frozen towers in half)."""
 
+import os
+
 import torch
 
 from .backbones.openai_clip import model as openai_model
@@ -9,6 +11,17 @@ from .memory import ITEMSIZE
 # A loss is multiplied by this before the backward pass in half precision. From PyTorch's own
 # 65536 the first steps overflow and are skipped.
 INIT_SCALE = 1024.0
+
+
+def make_deterministic() -> None:
+    """The same numbers from the same seed on a GPU, too: sums have one order.
+
+    cuBLAS asks for its variable when it starts: call this before anything is computed there.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 class Precision:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from yacs.config import CfgNode
 
+from .by_run import leaves
 from .errors import UserError
 from .method import METHODS
 
@@ -12,7 +13,7 @@ from .method import METHODS
 FREE = (
     "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "VERSION", "TEST.", "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "DATALOADER.TRAIN_U.",
-    "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.PLUGINS",
+    "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC", "TRAINER.PLUGINS",
 )  # fmt: skip
 
 
@@ -25,17 +26,9 @@ def settings_of(cfg: CfgNode, method) -> dict[str, str]:
     left_out = FREE + tuple(f"TRAINER.{node}." for node in others)
     return {
         key: _text(key, value)
-        for key, value in _leaves(cfg)
+        for key, value in leaves(cfg)
         if not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
     }
-
-
-def _leaves(node: CfgNode, prefix: str = ""):
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _text(key: str, value) -> str:

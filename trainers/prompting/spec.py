@@ -1,5 +1,6 @@
 """The space of methods: every method is one point in it."""
 
+import math
 from dataclasses import dataclass, replace
 
 from .errors import UserError
@@ -7,6 +8,7 @@ from .errors import UserError
 COUPLINGS = ("none", "independent", "project", "unified")
 PLANS = ("sinkhorn", "uniform", "nearest")
 CLASS_POSITIONS = ("end", "middle", "front")
+LEAST_LAMBDA = 1e-30  # costs over it are far within float32
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
 
 
@@ -91,11 +93,14 @@ class PromptSpec:
         )
         convex = self.beta_form == "convex"
         need(
-            0 <= self.beta <= 1 if convex else self.beta >= 0,
+            0 <= self.beta <= 1 if convex else 0 <= self.beta < math.inf,
             f"BETA is {self.beta}: it must lie in "
             + ("[0, 1] in the convex form" if convex else "[0, inf)"),
         )
-        need(self.reg > 0, f"LAMBDA is {self.reg}: the regularisation must be positive")
+        need(
+            LEAST_LAMBDA <= self.reg < math.inf,
+            f"LAMBDA is {self.reg}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
+        )
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
         if self.N:

@@ -64,7 +64,7 @@ class Teacher:
     def _kept(self, name: str, compute) -> torch.Tensor:
         if name not in self._text:
             self._text[name] = compute()
-        return self._text[name].to(self.clip_model.logit_scale.device)
+        return self._text[name].to(self.clip_model.positional_embedding.device)
 
     @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:

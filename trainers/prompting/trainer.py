@@ -15,7 +15,7 @@ from .config import add_nodes, fitted, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
-from .precision import Precision
+from .precision import Precision, make_deterministic
 from .predictions import Predictions
 from .settings import check_loaded, check_resumed, settings_of
 from .step import training_step
@@ -57,6 +57,8 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ build
 
     def __init__(self, cfg: CfgNode):
+        if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
+            make_deterministic()
         super().__init__(resolved(cfg))
 
     def build_data_loader(self):
@@ -97,8 +99,8 @@ class PromptTrainer(TrainerX):
             self._fit_memory()
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
-            cannot = f"this machine cannot, running without ({obstacle})"
-            print(f"COMPILE: {cannot if obstacle else 'torch.compile fuses the blocks'}")
+            without = f"running without ({obstacle})"
+            print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
         self._register()
         self.first_bad = torch.tensor(-1, device=self.device)
 
@@ -223,17 +225,20 @@ class PromptTrainer(TrainerX):
         folder = self._folder(directory)
         save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
-    def resume_model_if_exist(self, directory):
-        """As in Dassl, with all that `save_model` keeps.
-
-        Raises:
-            UserError: the run was begun with other settings.
+    def check_checkpoint(self, checkpoint, folder):
+        """Raises:
+        UserError: the run was begun with other settings.
         """
+        check_resumed(checkpoint.get("settings"), settings_of(self.cfg, self.method), folder)
+
+    def resume_model_if_exist(self, directory):
+        """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
         epoch = super().resume_model_if_exist(directory)
         if epoch:
             folder = self._folder(directory)
             state = load_checkpoint(checkpoint_file(folder, epoch))
-            check_resumed(state.get("settings"), settings_of(self.cfg, self.method), folder)
+            if not hasattr(super(), "check_checkpoint"):  # not dassl-lite, which has asked before
+                self.check_checkpoint(state, folder)
             self.method.load_own_state(state.get("method", {}))
             self.precision.scaler.load_state_dict(state.get("scaler", {}))
         return epoch

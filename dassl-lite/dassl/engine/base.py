@@ -123,6 +123,8 @@ class TrainerBase:
                 f" ({', '.join(map(str, sorted(epochs)))}): delete the folder and train again"
             )
         for name, checkpoint in checkpoints.items():
+            self.check_checkpoint(checkpoint, folders[name])
+        for name, checkpoint in checkpoints.items():
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
@@ -135,6 +137,9 @@ class TrainerBase:
                     "generators: delete the folder and train again"
                 ) from None
         return checkpoint["epoch"]
+
+    def check_checkpoint(self, checkpoint, folder):
+        """Raise an error when a run cannot go on from a checkpoint; nothing to check here."""
 
     def load_model(self, directory, epoch=None):
         """Load every model's best checkpoint, or that of `epoch`, for evaluation."""

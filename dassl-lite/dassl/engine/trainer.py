@@ -166,7 +166,11 @@ class SimpleTrainer(TrainerBase):
         return self.model(input)
 
     def parse_batch_test(self, batch):
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        return self._to_device(batch["img"], batch["label"])
+
+    def _to_device(self, *tensors):
+        # without waiting, where the loader has pinned them
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
 
 
 class TrainerX(SimpleTrainer):
@@ -211,8 +215,7 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def parse_batch_train(self, batch):
-        keys = ("img", "label", "domain")
-        return tuple(batch[key].to(self.device) for key in keys)
+        return self._to_device(batch["img"], batch["label"], batch["domain"])
 
 
 class TrainerXU(TrainerX):
@@ -229,8 +232,7 @@ class TrainerXU(TrainerX):
         self.run_batches(itertools.islice(pairs, self.num_batches))
 
     def parse_batch_train(self, batch_x, batch_u):
-        tensors = batch_x["img"], batch_x["label"], batch_u["img"]
-        return tuple(tensor.to(self.device) for tensor in tensors)
+        return self._to_device(batch_x["img"], batch_x["label"], batch_u["img"])
 
 
 def _repeat(loader):

@@ -84,6 +84,7 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["--trainers", " "], "--trainers names none"),
         (["--seeds", "1 two"], "argument --seeds: 'two' is not a whole number from 0 on"),
         (["--seeds", "-1"], "argument --seeds"),
+        (["--seeds", "99999999999"], "99999999999 is not a seed from 0 to 4294967295"),
         (["--seeds", ","], "--seeds names none"),
         (["--shots", "0"], "argument --shots: '0' is not a whole number from 1 on"),
         (["--shots", "1.5"], "argument --shots"),

@@ -4,6 +4,8 @@ import pytest
 from paths import ROOT
 
 from benchmark.__main__ import main
+from benchmark.measure import loading
+from trainers.prompting import UserError
 
 FLAGS = ["--dataset-config-file", str(ROOT / "configs" / "datasets" / "emoji.yaml")]
 
@@ -25,6 +27,21 @@ def test_a_table_of_loader_and_step(tmp_path, capsys):
         assert float(rate) > 0
         assert float(rate) / step == pytest.approx(float(ratio), rel=0.1)
     assert not (tmp_path / "out").exists()
+
+
+def test_without_flags_it_is_align_on_emoji_and_the_help_is_its_own(tmp_path, capsys, monkeypatch):
+    cfgs = []
+    monkeypatch.setattr(loading, "build_trainer", lambda cfg: cfgs.append(cfg) or stop())
+
+    def stop():
+        raise UserError("far enough")
+
+    assert main(["loading"]) == 2 and cfgs[0].OPTIM.MAX_EPOCH
+    assert (cfgs[0].TRAINER.NAME, cfgs[0].DATASET.NAME) == ("ALIGN", "Emoji")
+    with pytest.raises(SystemExit, match="0"):
+        main(["loading", "--help"])
+    said = capsys.readouterr().out
+    assert "python -m benchmark loading" in said and "Images per second" in said
 
 
 @pytest.mark.parametrize(

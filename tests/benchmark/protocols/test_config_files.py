@@ -12,7 +12,7 @@ from benchmark.protocols.base import check_classes
 from benchmark.protocols.configs import TrainerConfigs, known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
 from recipe.configs import read_keys
-from trainers.prompting.by_dataset import for_dataset
+from trainers.prompting.by_run import for_run
 from trainers.prompting.errors import UserError
 
 METHODS = known_trainers()
@@ -22,8 +22,8 @@ def config_of(protocol: str, method: str, dataset: str, shots: int, asked=None):
     return TrainerConfigs(asked).find(PROTOCOLS[protocol].rules, method, dataset, shots)
 
 
-def keys_on(dataset: str, file) -> dict:
-    return for_dataset(read_keys(file), configs.dataset_name(dataset))
+def keys_on(dataset: str, file, shots: int = 16) -> dict:
+    return for_run(read_keys(file), configs.dataset_name(dataset), shots, "all")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -71,7 +71,7 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
     batch, rate, epochs = PUBLISHED[case]
     protocol, dataset, method = case
     for shots, number in zip((1, 2, 4, 8, 16), epochs, strict=True):
-        keys = keys_on(dataset, config_of(protocol, method, dataset, shots))
+        keys = keys_on(dataset, config_of(protocol, method, dataset, shots), shots)
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
 

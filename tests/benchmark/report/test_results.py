@@ -1,7 +1,11 @@
 """Whether results are those of a run."""
 
-from outcomes import outcome
+import json
 
+import pytest
+from outcomes import leave, outcome
+
+from benchmark.__main__ import main
 from benchmark.report.results import misfit
 
 
@@ -15,3 +19,39 @@ def test_results_must_be_those_of_the_run():
     keys = {"OPTIM.LR": "2e-3", "OPTIM.NAMES": "('a',)", "NO.KEY": 1}
     assert misfit(run, result, keys) is None
     assert misfit(run, result, {"OPTIM.LR": 0.01}) == "OPTIM.LR 0.002, not 0.01"
+
+
+BROKEN = {
+    "list": ([1], "holds no accuracy"),
+    "no accuracy": ({"accuracy": None}, "holds no accuracy"),
+    "too high": ({"accuracy": 500}, "holds accuracy 500, which is not from 0 to 100"),
+    "too low": ({"accuracy": -5}, "holds accuracy -5, which is not from 0 to 100"),
+    "a switch": ({"accuracy": True}, "holds accuracy true, which is not from 0 to 100"),
+    "words": ({"accuracy": "55"}, 'holds accuracy "55", which is not from 0 to 100'),
+    "nan": ({"accuracy": float("nan")}, "holds accuracy NaN, which is not from 0 to 100"),
+    "f1": ({"macro_f1": [1]}, "holds macro_f1 [1], which is not from 0 to 100"),
+    "ECE": ({"calibration_error": 101.0}, "holds calibration_error 101.0, which is not"),
+    "parameters": ({"num_params": "many"}, 'holds num_params "many", which is not a number'),
+    "seconds": ({"train_seconds": -1}, "holds train_seconds -1, which is not a number, 0 or more"),
+    "memory": ({"peak_memory_mib": {}}, "holds peak_memory_mib {}, which is not a number"),
+    "split": ({"split": 3}, "holds split 3, which is not a text"),
+    "backbone": ({"backbone": ["RN50"]}, 'holds backbone ["RN50"], which is not a text'),
+    "classes": ({"per_class_accuracy": {"cat": 101}}, "which is not accuracies by class"),
+    "config": ({"config": "x"}, 'holds config "x", which is not a group of keys'),
+    "versions": ({"versions": 7}, "holds versions 7, which is not a group of keys"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_record_that_no_run_has_written_is_named_and_not_tabulated(case, tmp_path, capsys):
+    change, sentence = BROKEN[case]
+    leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
+    path = next(tmp_path.rglob("seed1/results.json"))
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(change if isinstance(change, list) else whole | change))
+    code = main(["report", str(tmp_path)])
+    said = capsys.readouterr()
+    assert code in (0, 1) and sentence in said.out + said.err
+    assert "60.00" in said.out and "50.00" not in said.out
+    main(["status", str(tmp_path)])
+    assert sentence in capsys.readouterr().out

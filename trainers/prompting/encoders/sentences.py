@@ -1,5 +1,6 @@
 """Sentences: a template and a class name as token ids, with the places of what is learned."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..backbones.family import Tokenizer
@@ -7,6 +8,20 @@ from ..errors import UserError
 from ..spec import PromptSpec
 
 CSC_SLOT = -1  # marks a slot that differs between classes
+
+
+def check_names(classnames: Sequence[str]) -> None:
+    """Raises:
+    TypeError: they are no list of strings.
+    ValueError: there are none.
+    """
+    if isinstance(classnames, str):
+        raise TypeError(f"classnames is the text '{classnames}': give a list of names")
+    for name in classnames:
+        if not isinstance(name, str):
+            raise TypeError(f"classnames has {name!r}, which is no text: give a list of names")
+    if not len(classnames):
+        raise ValueError("classnames is empty: give at least one name")
 
 
 class Sentence(NamedTuple):

@@ -62,6 +62,17 @@ class ImageEncoder(nn.Module):
         """Width of the tokens that prompts are appended to."""
         return self.visual.conv1.weight.shape[0]
 
+    def check(self, images: torch.Tensor) -> None:
+        """Raises:
+        ValueError: images that this encoder does not read.
+        """
+        size = self.visual.input_resolution
+        if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
+            raise ValueError(
+                f"images has shape {tuple(images.shape)} but must be (B, 3, {size}, {size}), B at "
+                "least 1"
+            )
+
     def forward(self, images, contexts: list[torch.Tensor] | None = None) -> ImageFeatures:
         """Encode images under every visual prompt.
 

@@ -80,11 +80,13 @@ class Sinkhorn:
 
     On an accelerator the host waits for it once in eight iterations of a chunk of problems, and
     else for what the caller does not know: `spread` (once a chunk) and `padded` (once or twice).
+    There a known `spread` chooses the arithmetic, and padding is computed like the rest.
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
         spread: a bound on how much the costs of a problem differ, where it is known. If float32
-            can hold it over `reg`, nothing looks at the costs. Here nan comes out as nan.
+            can hold it over `reg`, nothing looks at the costs; nor on an accelerator, where the
+            first arithmetic is taken that is safe up to there. Here nan comes out as nan.
     """
 
     reg: float = 0.1
@@ -162,7 +164,7 @@ class Sinkhorn:
         # fresh memory for every chunk takes longer than what is done in it
         memory = a.new_empty(2, size * P * L) if size < n else None
         choices = arithmetics(a)
-        first, first_dtype = choices[0]
+        known = self._known(choices, a.device)
         for at, width in _chunks(b, size, padded):
             a_, b_ = a[at], b[at][:, :width]
             shape = len(a_), width, P
@@ -171,8 +173,14 @@ class Sinkhorn:
             mean = column_means(c, a_)
             if padding is not None:
                 torch.where(padding, mean[..., None], c, out=c)
+            if known is not None and known != choices[0]:
+                Steps, dtype = known
+                costs, mean, *weights_ = (t.to(dtype) for t in (c, mean, a_, b_))
+                yield at, costs, Steps.of(exponents(costs, mean, self.reg), *weights_)
+                continue
             x = exponents(c, mean, self.reg, for_x)
-            if self._in_range(x, first_dtype):
+            first, first_dtype = choices[0]
+            if known is not None or in_range(x, first_dtype):
                 yield at, c, first.of(x, a_, b_)
                 continue
             choice = self._choose(torch.sub(mean[..., None], c, out=for_x), choices)
@@ -184,12 +192,18 @@ class Sinkhorn:
                 costs, means, *weights_ = (t[some].to(dtype) for t in (c, mean, a_, b_))
                 yield index[some], costs, Steps.of(exponents(costs, means, self.reg), *weights_)
 
-    def _in_range(self, x: Tensor, dtype: torch.dtype) -> bool:
-        """Whether exponents are safe in a type; not if one is nan."""
-        if self.spread is not None and self.spread <= self.reg * exponent_bound(dtype):
-            return True
-        least, greatest = torch.stack(x.aminmax()).tolist()
-        return max(-least, greatest) <= exponent_bound(dtype)
+    def _known(self, choices, device: torch.device) -> tuple[type[Scalings], torch.dtype] | None:
+        """The first arithmetic that is safe for any costs of this spread.
+
+        None if the costs have to tell: without a spread, and on the CPU, where looking is cheap,
+        if the first arithmetic is not safe.
+        """
+        if self.spread is None:
+            return None
+        safe = [c for c in choices[:-1] if self.spread <= self.reg * exponent_bound(c[1])]
+        if device.type == "cpu":
+            return choices[0] if choices[0] in safe else None
+        return safe[0] if safe else choices[-1]
 
     def _choose(self, shifted: Tensor, choices) -> Tensor:
         """For each problem the first arithmetic that is safe, from mean - C (m, L, P).
@@ -226,7 +240,8 @@ class Sinkhorn:
                     break
                 if left and 2 * left <= n and steps.kernel.numel() > FEW:
                     whole = _put(whole, index, Found(u, v, error, iterations))
-                    some = active[:, 0, 0].nonzero()[:, 0]
+                    # as nonzero, which would wait for the device once more to know their number
+                    some = active[:, 0, 0].int().argsort(stable=True, descending=True)[:left]
                     index = some if index is None else index[some]
                     steps, n = steps[some], left
                     v, w, iterations, active = (x[some] for x in (v, w, iterations, active))
@@ -265,6 +280,12 @@ def arithmetics(a: Tensor) -> list[tuple[type[Scalings], torch.dtype]]:
     return in_wide if a.dtype == torch.float64 else [(Scalings, torch.float32), *in_wide]
 
 
+def in_range(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether exponents are safe in a type; not if one is nan."""
+    least, greatest = torch.stack(x.aminmax()).tolist()
+    return max(-least, greatest) <= exponent_bound(dtype)
+
+
 def _chunks(b: Tensor, size: int, padded: bool):
     """Yields the index of `size` problems at a time, and how many columns they need.
 
@@ -274,7 +295,7 @@ def _chunks(b: Tensor, size: int, padded: bool):
     if n == 0:
         return
     shortest = longest = L
-    if padded:
+    if padded and b.device.type == "cpu":  # elsewhere a look costs more than the padding
         lengths = (torch.arange(1, L + 1, device=b.device) * (b > 0)).amax(1).clamp_min(1)
         shortest, longest = (int(x) for x in lengths.aminmax())
     if n <= size or shortest == longest:

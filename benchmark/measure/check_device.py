@@ -1,0 +1,175 @@
+"""Whether this machine computes what it should, in two minutes: to be run once on a new one, with
+nothing beside it.
+
+A training step of ALIGN on random weights of the true size: the fused kernels against PyTorch's
+own path, half precision against float32, the same bits twice, the memory that a step keeps
+against the plan, and time and logits against a naive reference.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from tabulate import tabulate
+
+from trainers.prompting.memory import GIB
+from trainers.prompting.precision import make_deterministic
+from trainers.prompting.scores import token_problems
+from trainers.prompting.transport.token_level import plain_token_distances
+
+from ..cli import Parser
+from .case import Case, Model, processor
+from .geometry import GEOMETRY
+from .speed import check_device
+
+# Backbone, classes and images of a step.
+SIZES = {"cuda": ("ViT-B/16", 50, 4), "cpu": ("ViT-B/32", 10, 2)}
+PRECISIONS = {"cuda": ("amp", "fp16"), "cpu": ("amp",)}
+REPEATS = 2
+
+# What has to hold.
+SAME_DISTANCE = 1e-4  # of the kernels
+SAME_LOGIT = 1e-3  # of the naive reference, in float32
+HALF_LOGIT = 0.1  # of the spread over the classes
+HALF_GRADIENT = 0.99  # cosine with the gradient in float32
+MEMORY = 1.2  # of what was planned
+
+
+class Check(NamedTuple):
+    """What was looked at, what was found, what it should be, and whether it is."""
+
+    name: str
+    found: str
+    wanted: str
+    holds: bool
+
+
+@dataclass
+class Step:
+    """What a training step came to."""
+
+    logits: torch.Tensor  # (B, K)
+    gradient: torch.Tensor  # of all prompts, flat
+    seconds: float  # the least of several
+    kept: int  # bytes for the backward pass
+    planned: float
+
+    def same_as(self, other: "Step") -> bool:
+        """To the last bit."""
+        pairs = ((self.logits, other.logits), (self.gradient, other.gradient))
+        return all(torch.equal(a, b) for a, b in pairs)
+
+
+def take_step(case: Case, repeats: int = REPEATS) -> Step:
+    """Build a case, take its first step, and time a few more."""
+    model = Model(case)
+    with bytes_kept(model) as kept:
+        logits = torch.tensor(model.first_step())
+    parameters = model.model.trained().parameters()
+    gradient = torch.cat([p.grad.float().cpu().flatten() for p in parameters])
+    seconds = min((model.timed("step") for _ in range(repeats)), default=0.0)
+    return Step(logits, gradient, seconds, sum(kept.values()), model.planned)
+
+
+@contextmanager
+def bytes_kept(model: Model) -> Iterator[dict[int, int]]:
+    """Bytes by memory that autograd keeps in the block, without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.net.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def checks(device: str, threads: int) -> Iterator[Check]:
+    """Each check, as soon as it is done."""
+    backbone, classes, batch = SIZES[device]
+    case = Case("ALIGN", GEOMETRY[backbone], classes, batch, device, "fp32", threads)
+    yield kernels(case)
+    ours = take_step(case)
+    yield Check(
+        "memory of a step",
+        f"{ours.kept / GIB:.2f} GiB kept",
+        f"at most {MEMORY} x {ours.planned / GIB:.2f} GiB planned",
+        ours.kept <= MEMORY * ours.planned,
+    )
+    for precision in PRECISIONS[device]:
+        yield from half(precision, take_step(replace(case, precision=precision)), ours)
+    naive = take_step(replace(case, naive=True), repeats=1)
+    apart = (ours.logits - naive.logits).abs().max().item()
+    yield Check("logits of the reference", f"{apart:.1e} apart", f"at most {SAME_LOGIT}",
+                apart <= SAME_LOGIT)  # fmt: skip
+    faster = naive.seconds / ours.seconds
+    yield Check(
+        "time of a step",
+        f"{ours.seconds:.3g} s, the reference {naive.seconds:.3g} s",
+        "less than the reference",
+        faster > 1,
+    )
+    first = ours
+    if device == "cuda":
+        make_deterministic()  # as TRAINER.DETERMINISTIC
+        first = take_step(case, repeats=0)
+    same = first.same_as(take_step(case, repeats=0))
+    yield Check("the same step twice", "the same bits" if same else "other bits", "the same", same)
+
+
+def kernels(case: Case) -> Check:
+    """The token-level distances of the fused kernels, where the device has them."""
+    name, wanted = "fused kernels", f"at most {SAME_DISTANCE} apart"
+    if case.device == "cpu":
+        return Check(name, "none on this device", wanted, True)
+    try:
+        from trainers.prompting.transport import triton_kernels
+    except ImportError as error:
+        return Check(name, f"none ({error})", wanted, False)
+    model = Model(case)
+    model.prepare_score()
+    with torch.no_grad():
+        problems = token_problems(case.spec, *model.features, model.model.chunk_bytes)
+        obstacle = triton_kernels.obstacle(problems, reference=plain_token_distances)
+        if obstacle:
+            return Check(name, f"not used: {obstacle}", wanted, False)
+        own, expected = triton_kernels.token_distances(problems), plain_token_distances(problems)
+    apart = (own - expected).abs().max().item()
+    return Check(name, f"{apart:.1e} apart", wanted, apart <= SAME_DISTANCE)
+
+
+def half(precision: str, step: Step, reference: Step) -> Iterator[Check]:
+    """A precision against float32."""
+    spread = reference.logits.std(1).mean()
+    apart = ((step.logits - reference.logits).abs().max() / spread).item()
+    cosine = torch.cosine_similarity(step.gradient, reference.gradient, dim=0).item()
+    found = f"{apart:.4f} of their spread apart"
+    yield Check(f"{precision}: logits", found, f"at most {HALF_LOGIT}", apart <= HALF_LOGIT)
+    found, wanted = f"cosine {cosine:.5f}", f"at least {HALF_GRADIENT}"
+    yield Check(f"{precision}: gradients", found, wanted, cosine >= HALF_GRADIENT)
+
+
+def main(argv: list[str]) -> int:
+    """`python -m benchmark check-device`: 0 when all checks hold, else 1."""
+    parser = Parser(prog="python -m benchmark check-device", description=__doc__)
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: all)"
+    )
+    args = parser.parse_args(argv)
+    check_device(args.device)
+    found = list(checks(args.device, args.threads))
+    lines = [[*check[:3], "yes" if check.holds else "NO"] for check in found]
+    print(tabulate(lines, headers=["Check", "Found", "Should be", "Holds"], disable_numparse=True))
+    cuda = args.device == "cuda"
+    where = f"{torch.cuda.get_device_name() if cuda else processor()}, PyTorch {torch.__version__}"
+    wrong = [check.name for check in found if not check.holds]
+    told = f"Not all checks hold: see {', '.join(wrong)}" if wrong else "All checks hold"
+    print(f"\n{told} ({where}).")
+    return int(bool(wrong))

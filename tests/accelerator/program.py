@@ -1,0 +1,217 @@
+"""The cases of test_accelerator.py, in a process whose PyTorch has a pretend GPU.
+
+Usage: program.py GUARD FOLDER, and a JSON list of [kind, setting, precision] on stdin. Prints the
+same list with what each case came to.
+"""
+
+# ruff: noqa: E402 (a library comes before PyTorch, and paths before what they lead to)
+import contextlib
+import ctypes
+import json
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "dassl-lite"), str(ROOT / "tests")]
+
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)  # before PyTorch looks for a GPU
+
+import pretend
+import torch
+from cases import NAMES, SETTINGS
+from paths import GOLDEN
+
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def build(setting: str, loud: float | str = 0.0):
+    """The method, and its CLIP, of which `loud` is as in `make_loud`."""
+    from trainers.prompting import build_method, load_clip
+
+    name, node, *dataset = SETTINGS[setting]
+    torch.manual_seed(0)
+    clip_model = load_clip(TINY)
+    make_loud(clip_model, loud)
+    return build_method(name, node, clip_model, NAMES, *dataset), clip_model
+
+
+def take_steps(setting: str, precision: str, device: torch.device) -> dict:
+    """Two training steps and an evaluation; the waits are those of the second step."""
+    from trainers.prompting.precision import Precision
+    from trainers.prompting.step import training_step
+
+    method, clip_model = build(setting)
+    how = Precision(precision, device)
+    how.place(method.model, clip_model)
+    method.to(device).train()
+    optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.01, momentum=0.9)
+    views = [IMAGES.to(device)] * method.views
+    batch = method.batch(views, LABELS.to(device))
+    output, _ = training_step(method, batch, optimizer, how)
+    gradients = [p.grad.float().cpu().flatten() for p in method.model.trained().parameters()]
+    logits = output.logits.detach().cpu()
+    with pretend.noted() as waits:
+        training_step(method, batch, optimizer, how)
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        evaluated = method.model(batch.images).cpu()
+    return {
+        "logits": logits, "evaluated": evaluated, "gradients": torch.cat(gradients), "waits": waits,
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)  # a setting's precisions come one after the other
+def reference(setting: str) -> dict:
+    return take_steps(setting, "fp32", torch.device("cpu"))
+
+
+def step(setting: str, precision: str) -> dict:
+    """What a step on the device comes to, beside one in float32 on the CPU."""
+    found = take_steps(setting, precision, pretend.DEVICE)
+    expected = reference(setting)
+    a, b = found["gradients"], expected["gradients"]
+    return {
+        "logits": (found["logits"] - expected["logits"]).abs().max().item(),
+        "evaluated": (found["evaluated"] - expected["evaluated"]).abs().max().item(),
+        "gradients": torch.cosine_similarity(a, b, dim=0).item(),
+        "waits": found["waits"],
+    }
+
+
+def fused_step(setting: str, precision: str) -> dict:
+    """A step as a newer GPU takes it, with the fused kernels; these themselves are played."""
+    from trainers.prompting.transport import token_level, triton_kernels
+
+    def played(problems):
+        before = len(pretend.waits)
+        distances = token_level.plain_token_distances(problems)
+        del pretend.waits[before:]
+        return distances
+
+    kernels = {"obstacle": lambda *args, **kwargs: None, "token_distances": played}
+    with mock.patch.multiple(triton_kernels, **kernels):
+        return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
+
+
+def make_loud(clip_model, size: float | str) -> None:
+    """Give three channels of both towers so large states as real CLIPs have, from the start on.
+
+    Or `gains` of LayerNorm that saturate attention: there gradients depend on the last digits.
+    """
+    channels = torch.tensor([3, 40, 90])
+    if size == "gains":
+        for tower in (clip_model.transformer, clip_model.visual.transformer):
+            for block in tower.resblocks:
+                for norm in (block.ln_1, block.ln_2):
+                    norm.weight.data[channels] *= 100
+        return
+    for positions in (clip_model.positional_embedding, clip_model.visual.positional_embedding):
+        positions.data[:, channels] += size * torch.tensor([1.0, -0.6, 0.3])
+
+
+def gradients(setting, precision, device, loud, stock=False) -> torch.Tensor:
+    """Of a step; `stock`: computed by OpenAI's modules as they are."""
+    from benchmark.measure.naive import Naive
+    from trainers.prompting.precision import Precision
+    from trainers.prompting.step import update
+
+    method, clip_model = build(setting, loud)
+    how = Precision(precision, device)
+    if not (stock and precision == "amp"):  # where autocast converts weights at each product
+        how.place(method.model, clip_model)
+    model = Naive(clip_model, NAMES, method.model) if stock else method.model
+    method.to(device).train()
+    model.to(device)
+    batch = method.batch([IMAGES.to(device)] * method.views, LABELS.to(device))
+    with how.autocast():
+        terms = method.terms(model.output(batch.images), batch)
+    parameters = list(method.model.trained().parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    update(method, terms, optimizer, how)
+    return torch.cat([p.grad.float().cpu().flatten() for p in parameters])
+
+
+def half(setting: str, precision: str, loud: float | str) -> dict:
+    """How near gradients in half precision are to float32: ours, and the stock modules'."""
+    cpu = torch.device("cpu")
+    device = cpu if precision == "bf16" else pretend.DEVICE
+    precision = "amp" if precision == "bf16" else precision
+    expected = gradients(setting, "fp32", cpu, loud)
+    found = {}
+    for name, stock in (("ours", False), ("stock", True)):
+        got = gradients(setting, precision, device, loud, stock)
+        found[name] = torch.cosine_similarity(got, expected, dim=0).item()
+        found[f"{name} error"] = ((got - expected).norm() / expected.norm()).item()
+    return found
+
+
+def whole_run(setting: str, precision: str, folder: Path) -> dict:
+    """train.py in one piece, and killed after an epoch and resumed, and its prompts evaluated."""
+    import tiny
+
+    from trainers.prompting.method import METHODS
+    from trainers.prompting.trainer import PromptTrainer
+
+    name, node, *_ = SETTINGS[setting]
+    method = METHODS[name]
+    node = {k: v for k, v in node.items() if k != "SENTENCES"} | {"PREC": precision}
+    torch.use_deterministic_algorithms(False)
+    places = {key: method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
+    pairs = [word for key, value in node.items() for word in (places[key], str(value))]
+    pairs += ["TRAINER.DETERMINISTIC", "True"]
+
+    def run(output, *flags):
+        return tiny.run(folder, name, folder / output, 2, *flags, extra=pairs)
+
+    def after_one(self, after_epoch=PromptTrainer.after_epoch):
+        after_epoch(self)
+        if self.epoch == 0:
+            raise KeyboardInterrupt
+
+    def saved(output):
+        path = folder / output / method.checkpoint / "model.pth.tar-2"
+        return torch.load(path, weights_only=True)
+
+    codes = [run("whole")]
+    with mock.patch.object(PromptTrainer, "after_epoch", after_one):
+        codes.append(run("parts"))
+    codes.append(run("parts"))
+    codes.append(run("tested", "--eval-only", "--model-dir", str(folder / "whole")))
+    whole, parts = saved("whole"), saved("parts")
+    results = [json.loads((folder / name / "results.json").read_text()) for name in
+               ("whole", "parts", "tested")]  # fmt: skip
+    return {
+        "codes": codes,
+        "same": all(torch.equal(v, parts["state_dict"][k]) for k, v in whole["state_dict"].items()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cuBLAS": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
+        "accuracy": [record["accuracy"] for record in results],
+    }
+
+
+def main() -> None:
+    pretend.install()
+    folder, found = Path(sys.argv[2]), []
+    for i, (kind, setting, precision, *more) in enumerate(json.load(sys.stdin)):
+        with contextlib.redirect_stdout(sys.stderr):
+            match kind:
+                case "step":
+                    result = step(setting, precision)
+                case "fused":
+                    result = fused_step(setting, precision)
+                case "half":
+                    result = half(setting, precision, *more)
+                case "run":
+                    result = whole_run(setting, precision, folder / str(i))
+        found.append([kind, setting, precision, *more, result])
+    print(json.dumps(found), file=sys.__stdout__)  # train.py takes over sys.stdout
+
+
+if __name__ == "__main__":
+    main()

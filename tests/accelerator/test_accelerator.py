@@ -1,0 +1,144 @@
+"""Every method on a pretend GPU: one device, half precision, and how often the host waits for it.
+
+pretend.py says what it is. The cases run in processes of their own.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import PRECISIONS, SETTINGS
+from pretend import build_guard
+
+PROGRAM = Path(__file__).parent / "program.py"
+
+# What a few cases, which stand for all, are tried with; and what the slow tests try.
+FEW = {
+    ("step", "CoCoOp", "fp32"),
+    ("step", "KgCoOp", "fp16"),
+    ("step", "MaPLe", "amp"),
+    ("step", "TCP", "fp16"),
+    ("step", "PLOT", "fp16"),
+    ("step", "MMP", "amp"),
+    ("step", "ALIGN", "fp32"),
+    ("step", "ALIGN", "fp16"),
+    ("step", "ALIGN, small lambda", "amp"),
+    ("fused", "ALIGN", "fp16"),
+    ("run", "ALIGN", "fp16"),
+}
+# Half precision beside that of OpenAI's modules, where channels are as large as in a real CLIP.
+# `bf16` is what amp is on the CPU.
+LOUD = 300
+HALVES = {
+    ("half", setting, precision, size)
+    for setting in ("ALIGN", "MaPLe")
+    for precision in ("fp16", "amp", "bf16")
+    for size in (0, LOUD)
+}
+HALVES |= {("half", "ALIGN", "amp", "gains")}
+FEW |= {("half", "MaPLe", "fp16", LOUD), ("half", "ALIGN", "bf16", LOUD)}
+STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
+RUNS = {("run", setting, "fp16") for setting in SETTINGS if " " not in setting}
+RUNS |= {("run", "PromptSRC", "amp"), ("run", "ALIGN", "amp"), ("run", "ALIGN, released", "amp")}
+ALL = (STEPS | RUNS | HALVES) - FEW
+
+# Logits and gradients in half precision, beside float32: logits spread over several units.
+LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
+GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
+# Whose gradient jumps where rounding turns a sign (an L1 loss) or another patch is the nearest.
+JUMPS = {"PromptSRC", "ALIGN, regularised", "ALIGN, nearest"}
+BESIDE_STOCK = 1.5  # rounding errors differ by chance
+
+LOOK = "trainers/prompting/transport/solver.py"
+RELEASED_LOOK = "trainers/prompting/transport/released.py"
+SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory):
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("the pretend GPU needs a PyTorch for the CPU alone")
+    try:
+        return build_guard(tmp_path_factory.mktemp("guard"))
+    except OSError:
+        pytest.skip("the pretend GPU needs g++")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the pretend GPU does not compile: {error.stderr[-300:]}")
+
+
+def results(guard, folder, cases) -> dict:
+    """What the cases came to, computed in one process."""
+    run = subprocess.run(
+        [sys.executable, PROGRAM, guard, folder],
+        input=json.dumps(sorted(cases, key=str)),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return {tuple(case): found for *case, found in json.loads(run.stdout)}
+
+
+@pytest.fixture(scope="module")
+def few(guard, tmp_path_factory):
+    return results(guard, tmp_path_factory.mktemp("few"), FEW)
+
+
+@pytest.fixture(scope="module")
+def rest(guard, tmp_path_factory):
+    return results(guard, tmp_path_factory.mktemp("rest"), ALL)
+
+
+@pytest.mark.parametrize("case", sorted(FEW, key=str), ids=str)
+def test_a_few(few, case):
+    check(*case, found=few[case])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", sorted(ALL, key=str), ids=str)
+def test_the_rest(rest, case):
+    check(*case, found=rest[case])
+
+
+def check(kind, setting, precision, *size, found):
+    if "gains" in size:
+        assert found["ours"] > found["stock"] - 0.03
+        return
+    if kind == "half":
+        assert found["ours"] > 0.99
+        assert found["ours error"] < BESIDE_STOCK * found["stock error"]
+        return
+    if kind == "step":
+        jumps = precision != "fp32" and setting in JUMPS
+        assert found["logits"] < LOGITS[precision]
+        assert found["evaluated"] < (0.1 if jumps else LOGITS[precision])
+        assert found["gradients"] > (0.98 if jumps else GRADIENTS[precision])
+    if kind == "run":
+        assert found["codes"] == [0, 130, 0, 0]
+        assert found["same"], "a resumed run ends in other prompts"
+        assert len(set(found["accuracy"])) == 1
+        assert (found["deterministic"], found["cuBLAS"]) == (True, ":4096:8")
+        assert len(set(found["scaler"])) == 1
+    else:
+        check_waits(setting, precision, found["waits"], fused=kind == "fused")
+
+
+# How often the host looks whether Sinkhorn has converged: once for each solve, as eight
+# iterations are enough here. Class names of two lengths make two solves at the token level.
+LOOKS = {"PLOT": 1, "PLOT on ImageNet": 1, "MMP": 3, "MMP without tokens": 1}
+LOOKS |= {setting: 3 for setting in SETTINGS if setting.startswith("ALIGN")}
+LOOKS |= {"ALIGN, beta 0": 1, "ALIGN, uniform": 0, "ALIGN, nearest": 0}
+
+
+def check_waits(setting, precision, waits, fused):
+    """What docs/performance.md says of a step."""
+    files = [wait.split(":")[0] for wait in waits]
+    looks = files.count(LOOK) + files.count(RELEASED_LOOK)
+    assert files.count(SCALER) == (precision != "fp32")
+    assert len(files) == files.count(SCALER) + looks, waits
+    if setting == "ALIGN, small lambda":  # takes more iterations
+        assert looks > LOOKS[setting]
+    else:
+        assert looks == (1 if fused else LOOKS.get(setting, 0))

@@ -1,0 +1,67 @@
+"""`python -m benchmark check-device`: what it compares, and what it says when it does not hold."""
+
+import pytest
+import torch
+
+from benchmark.__main__ import main
+from benchmark.measure import check_device
+from trainers.prompting.scores import SCORES, Score
+
+TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
+CHECKS = [
+    "fused kernels",
+    "memory of a step",
+    "amp: logits",
+    "amp: gradients",
+    "logits of the reference",
+    "time of a step",
+    "the same step twice",
+]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setitem(check_device.GEOMETRY, "tiny", TINY)
+    monkeypatch.setitem(check_device.SIZES, "cpu", ("tiny", 3, 1))
+    monkeypatch.setattr(check_device, "REPEATS", 1)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def said(capsys) -> tuple[dict[str, str], str]:
+    """Whether each check holds, and the closing sentence."""
+    table, _, sentence = capsys.readouterr().out.rstrip().rpartition("\n\n")
+    lines = table.splitlines()[2:]
+    names = {name: next(line for line in lines if line.startswith(name)) for name in CHECKS}
+    assert len(lines) == len(CHECKS)
+    return {name: line.split()[-1] for name, line in names.items()}, sentence
+
+
+def test_this_machine_holds(tiny, capsys):
+    assert main(["check-device", "--device", "cpu", "--threads", "1"]) == 0
+    holds, sentence = said(capsys)
+    assert set(holds.values()) == {"yes"}
+    assert sentence.startswith("All checks hold (") and torch.__version__ in sentence
+
+
+def test_what_does_not_hold_is_named(tiny, capsys, monkeypatch):
+    """A score that depends on chance, and a plan that is too small."""
+    score, drawn = SCORES["ot"], torch.Generator()
+
+    def wrong(*args):
+        S = score.function(*args)
+        return S + 1e-2 * torch.rand(S.shape, generator=drawn)
+
+    monkeypatch.setitem(SCORES, "ot", Score(wrong, score.needs))
+    monkeypatch.setattr(check_device, "MEMORY", 0.01)
+    assert main(["check-device", "--device", "cpu", "--threads", "1"]) == 1
+    holds, sentence = said(capsys)
+    wrong_ones = {name for name, word in holds.items() if word == "NO"}
+    assert {"memory of a step", "logits of the reference", "the same step twice"} <= wrong_ones
+    assert sentence.startswith("Not all checks hold: see memory of a step, ")
+
+
+def test_a_device_that_is_not_there(capsys):
+    assert main(["check-device", "--device", "tpu"]) == 2
+    assert "There is no device 'tpu'" in capsys.readouterr().err

@@ -1,0 +1,280 @@
+"""Kills train.py at points of its run, and a protocol at points of its own, and lets each go on.
+
+Every run has to end in the bits of one that was left alone. Usage:
+
+    python tests/faults/kills.py FOLDER [--runs 30] [--protocols 10]
+
+A run is killed where it is about to open, rename or remove a file; what it has written and not
+yet renamed is cut in half. A protocol is killed after a time, every other time together with the
+training that it has started. All trainings are forked from this process, which has imported what
+they need; so a protocol's `python train.py` is a script that asks this process for one.
+"""
+
+# ruff: noqa: E402 (paths come before what they lead to)
+import argparse
+import hashlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "dassl-lite"), str(ROOT / "tests")]
+
+import numpy as np
+import tiny
+import torch
+
+import train
+
+PROMPTSRC = [
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
+    "2",
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
+    "2",
+]
+METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC}  # the second keeps more than its prompts
+EVENTS = ("open", "os.rename", "os.remove")
+TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
+EPOCHS = 3
+PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp", "--seeds", "1", "--shots", "1"]
+PROTOCOL += ["--jobs", "1", "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", str(EPOCHS)]
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def forked(work) -> int:
+    """The exit code of a function in a process of its own; below 0 the signal that ended it."""
+    pid = os.fork()
+    if not pid:
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 1)
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def watched(arguments: list[str], folder: Path, last: int | None) -> int:
+    """train.py; killed at the event of that number, or else their number is written down."""
+    seen = 0
+
+    def hook(name, args):
+        nonlocal seen
+        if name not in EVENTS or not str(args[0]).startswith(str(folder)):
+            return
+        seen += 1
+        if seen == last:
+            if name == "os.rename":
+                os.truncate(args[0], os.path.getsize(args[0]) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    code = train.run(arguments)
+    (folder / "events").write_text(str(seen))
+    return code
+
+
+def kill_runs(folder: Path, points: int) -> list[str]:
+    """What went wrong with runs that were killed at so many points."""
+    problems, expected, events = [], {}, {}
+    forked(lambda: train.run(tiny.arguments(folder, "ZeroshotCLIP")))  # which makes the images
+    for method, pairs in METHODS.items():
+        arguments = [*tiny.arguments(folder, method, folder / method, EPOCHS), *pairs]
+        code = forked(lambda arguments=arguments: watched(arguments, folder, None))
+        assert code == 0, f"{method}, left alone, ends with {code}"
+        expected[method] = fingerprint(folder / method)
+        events[method] = int((folder / "events").read_text())
+    for i in range(points):
+        method = list(METHODS)[i % len(METHODS)]
+        last = 1 + round(i * (events[method] - 1) / max(points - 1, 1))
+        output = folder / f"run{i}"
+        arguments = [*tiny.arguments(folder, method, output, EPOCHS), *METHODS[method]]
+        code = forked(lambda arguments=arguments, last=last: watched(arguments, folder, last))
+        assert code == -signal.SIGKILL, f"{method} is not killed at {last}, but ends with {code}"
+        code = forked(lambda arguments=arguments: train.run(arguments))
+        where = f"{method}, killed at event {last} of {events[method]}"
+        if code:
+            problems.append(f"{where}: the same command ends with {code}")
+        elif (found := fingerprint(output)) != expected[method]:
+            problems.append(f"{where}: other bits ({differing(found, expected[method])})")
+    return problems
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """What a run came to, by name: its results, predictions, and last checkpoint."""
+    results = json.loads((folder / "results.json").read_text())
+    found = {key: repr(value) for key, value in results.items() if key not in TIMES}
+    with np.load(folder / "predictions.npz") as arrays:
+        found |= {name: digest(arrays[name].tobytes()) for name in arrays.files}
+    for path in folder.glob(f"*/model.pth.tar-{EPOCHS}"):
+        state = torch.load(path, weights_only=True)
+        for part in ("state_dict", "optimizer", "method"):
+            for name, value in leaves(state[part]):
+                whole = value.numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+                found[f"{part}{name}"] = digest(whole)
+    left = [path.name for path in folder.rglob("*.tmp")]
+    return found | {"temporary files": repr(left)}
+
+
+def leaves(tree, name=""):
+    if isinstance(tree, dict | list):
+        pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        for key, value in pairs:
+            yield from leaves(value, f"{name}.{key}")
+    else:
+        yield name, tree
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def differing(found: dict, expected: dict) -> str:
+    names = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
+    return ", ".join(names[:3])
+
+
+# ---------------------------------------------------------------------- a protocol
+
+CLIENT = """#!{python} -S
+import json, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [json.dumps(sys.argv[2:]).encode()], [1, 2])
+    code = server.recv(16)
+sys.exit(int(code or 1))
+"""
+# the protocol's command, whose trainings are started by the script
+LAUNCHER = """
+import sys
+sys.executable = sys.argv.pop(1)
+from benchmark.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Trainings:
+    """Forks a training for each script that asks for one."""
+
+    def __init__(self, folder: Path):
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(folder / "socket"))
+        self.server.listen()
+        self.python = folder / "python"
+        self.python.write_text(CLIENT.format(python=sys.executable, address=str(folder / "socket")))
+        self.python.chmod(0o755)
+        self.pids: set[int] = set()
+
+    def serve(self, process: subprocess.Popen, end: float) -> None:
+        """Fork what is asked for, until a process has ended or its time is over."""
+        selector = selectors.DefaultSelector()
+        selector.register(self.server, selectors.EVENT_READ)
+        while process.poll() is None and time.monotonic() < end:
+            if selector.select(timeout=0.02):
+                asking, _ = self.server.accept()
+                self._fork(asking)
+            self._reap()
+
+    def _fork(self, asking: socket.socket) -> None:
+        content, streams, *_ = socket.recv_fds(asking, 1 << 16, 2)
+        pid = os.fork()
+        if not pid:
+            for number, stream in enumerate(streams, 1):
+                os.dup2(stream, number)
+            sys.stdout, sys.stderr = map(os.fdopen, (1, 2), "ww")
+            # who asked is gone: as if this were that process
+            threading.Thread(target=lambda: asking.recv(1) or os._exit(1), daemon=True).start()
+            code = train.run(json.loads(content))
+            sys.stdout.flush()
+            asking.send(str(code).encode())
+            os._exit(code)
+        self.pids.add(pid)
+        for stream in streams:
+            os.close(stream)
+        asking.close()
+
+    def _reap(self) -> None:
+        for pid in list(self.pids):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                self.pids.discard(pid)
+
+    def kill(self) -> None:
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self.pids.clear()
+
+
+def protocol(trainings: Trainings, output: Path, seconds: float = 600) -> int | None:
+    """The exit code of the protocol; None if it was killed after some seconds."""
+    command = [sys.executable, "-c", LAUNCHER, trainings.python, *PROTOCOL, "--output", output]
+    with open(f"{output}.txt", "ab") as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
+        trainings.serve(process, time.monotonic() + seconds)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            return None
+    return process.returncode
+
+
+def kill_protocols(folder: Path, points: int) -> list[str]:
+    """What went wrong with protocols that were killed at so many points."""
+    trainings, problems = Trainings(folder), []
+    started = time.monotonic()
+    code = protocol(trainings, folder / "whole")
+    assert code == 0, f"the protocol, left alone, ends with {code}"
+    seconds = time.monotonic() - started
+    expected = fingerprints(folder / "whole")
+    for i in range(points):
+        output, after = folder / f"protocol{i}", seconds * (i + 0.5) / points
+        code = protocol(trainings, output, after)
+        together = i % 2 == 0
+        if together:
+            trainings.kill()
+        where = f"protocol, killed after {after:.1f} of {seconds:.1f} s"
+        where += " with its training" * together
+        code = protocol(trainings, output)
+        if code:
+            problems.append(f"{where}: the same command ends with {code}")
+        elif (found := fingerprints(output)) != expected:
+            problems.append(f"{where}: other bits ({differing(found, expected)})")
+    return problems
+
+
+def fingerprints(output: Path) -> dict[str, str]:
+    """Those of all runs of a protocol."""
+    folders = sorted(path.parent for path in output.rglob("results.json"))
+    return {
+        f"{folder.relative_to(output)} {name}": value
+        for folder in folders
+        for name, value in fingerprint(folder).items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=30, help="points in a run of train.py")
+    parser.add_argument("--protocols", type=int, default=10, help="points in a protocol")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    problems = []
+    if args.runs:
+        problems += kill_runs(args.folder, args.runs)
+    if args.protocols:
+        problems += kill_protocols(args.folder, args.protocols)
+    print("\n".join(problems))
+    print(f"{args.runs + args.protocols} kills, {len(problems)} of them with other results")
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""Killed and repeated, train.py and a protocol end in the bits of one that was left alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "kills.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have loaded PyTorch")
+def test_kills_leave_no_trace(tmp_path):
+    run = subprocess.run([sys.executable, PROGRAM, tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
+    assert run.stdout.endswith("40 kills, 0 of them with other results\n")

@@ -1,0 +1,54 @@
+"""Sections of a config file whose values hold for some runs alone.
+
+    BY_SHOTS:
+      "1":
+        OPTIM: {MAX_EPOCH: 50}
+      other:
+        OPTIM: {MAX_EPOCH: 200}
+    BY_DATASET:
+      ImageNet:
+        OPTIM: {MAX_EPOCH: 25}
+
+There they take the place of the file's other values. The sections are BY_CLASSES (`all`, `base`,
+`new`), BY_SHOTS and BY_DATASET: where several set a key, the last of these counts. `other` stands
+for what a section does not name, and one section may stand inside another. Needs no PyTorch.
+"""
+
+from collections.abc import Iterator, Mapping
+
+SECTIONS = ("BY_CLASSES", "BY_SHOTS", "BY_DATASET")
+OTHER = "other"
+
+
+def for_run(
+    keys: Mapping[str, object], dataset: str, shots: object, classes: str
+) -> dict[str, object]:
+    """The keys of a config file for a run, without the sections.
+
+    Args:
+        keys: dotted keys, among them some like `BY_DATASET.ImageNet.OPTIM.MAX_EPOCH`.
+        dataset, shots, classes: as DATASET.NAME, .NUM_SHOTS and .SUBSAMPLE_CLASSES.
+    """
+    return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
+
+
+def _chosen(keys, run: dict[str, str]) -> dict[str, object]:
+    found = {key: value for key, value in keys.items() if key.partition(".")[0] not in run}
+    for section, name in run.items():
+        if inside := _below(keys, section):
+            named = {key.partition(".")[0] for key in inside}
+            found |= _chosen(_below(inside, name if name in named else OTHER), run)
+    return found
+
+
+def _below(keys, name: str) -> dict[str, object]:
+    return {k.removeprefix(f"{name}."): v for k, v in keys.items() if k.startswith(f"{name}.")}
+
+
+def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The dotted key and the value of every entry of a config."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
