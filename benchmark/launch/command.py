@@ -72,18 +72,7 @@ def launch(
     parser = build_parser(protocol)
     argv = site.joined(argv, parser)
     args = parse(parser, argv)
-    configs = TrainerConfigs(args.config, args.plugins)
-    check_datasets(args.datasets)
-    own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
-    runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
-    check_varied(protocol, runs, args.opts)
-    check_classes(runs, args.opts)
-    settings = Settings(
-        root=Path(os.path.abspath(args.root)) if args.root else None,
-        backbone=args.backbone,
-        plugins=args.plugins,
-        opts=args.opts,
-    )
+    runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
     needed = {run.needs for run in chosen}
     engine = Engine([run for run in runs if run in chosen or run in needed], settings)
@@ -106,6 +95,27 @@ def launch(
     return conclude(protocol, engine, args.output)
 
 
+def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
+    """The runs that are asked for, and what they share.
+
+    Raises:
+        UserError: something that is asked for is not there, or contradicts something else.
+    """
+    configs = TrainerConfigs(args.config, args.plugins, args.backbone)
+    check_datasets(args.datasets)
+    own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
+    runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
+    check_varied(protocol, runs, args.opts)
+    check_classes(runs, args.opts)
+    settings = Settings(
+        root=Path(os.path.abspath(args.root)) if args.root else None,
+        backbone=args.backbone,
+        plugins=args.plugins,
+        opts=args.opts,
+    )
+    return runs, settings
+
+
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
     """Submit the runs to Slurm; whether all have ended, as they have after `--wait`."""
     if inside_job():
@@ -115,9 +125,14 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
         )
     _, ours = site.build_parser().parse_known_args(argv)
     words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
-    executor = Slurm(
-        args.output, protocol.name, words, site.read_site(args.slurm, args.per_job, args.at_once)
-    )
+    asked = site.read_site(args.slurm, args.per_job, args.at_once, args.gpu)
+    seconds = None
+    if isinstance(asked.per_job, float):
+        from ..measure.cost import estimated_seconds  # slow to import: PyTorch
+
+        runs = {run: engine.settings.asked(run) for run in engine.todo}
+        seconds = estimated_seconds(runs, asked.gpu, engine.settings.root)
+    executor = Slurm(args.output, protocol.name, words, asked, seconds)
     if args.dry_run:
         print(executor.dry_run(engine))
         return False
