@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean
 
 import yaml
+from trainers.prompting.by_dataset import SECTION
 
 from recipe.configs import nested, prompts_for, read_keys, read_pairs
-from trainers.prompting.by_dataset import SECTION
 
 from ..cli import write_output
 from ..launch.engine import Settings
