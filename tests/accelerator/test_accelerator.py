@@ -17,12 +17,9 @@ PROGRAM = Path(__file__).parent / "program.py"
 
 # What a few cases, which stand for all, are tried with; and what the slow tests try.
 FEW = {
-    ("step", "CoCoOp", "fp32"),
     ("step", "KgCoOp", "fp16"),
     ("step", "MaPLe", "amp"),
-    ("step", "TCP", "fp16"),
     ("step", "PLOT", "fp16"),
-    ("step", "MMP", "amp"),
     ("step", "ALIGN", "fp32"),
     ("step", "ALIGN", "fp16"),
     ("step", "ALIGN, small lambda", "amp"),
