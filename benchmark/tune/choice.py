@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import mean
 
 import yaml
-from trainers.prompting.by_dataset import SECTION
 
 from recipe.configs import nested, prompts_for, read_keys, read_pairs
+from trainers.prompting.by_run import plain_key
 
 from ..cli import write_output
 from ..launch.engine import Settings
@@ -134,9 +134,8 @@ class Choice:
             chosen["MODEL.BACKBONE.NAME"] = settings.backbone
         chosen |= read_pairs(self.best.run.opts[: -len(VALIDATION)] + settings.opts)
         keys = read_keys(self.run.config_file)
-        for key in list(keys):  # the choice is for all data sets
-            if key.startswith(f"{SECTION}.") and key.split(".", 2)[2] in chosen:
-                del keys[key]
+        # the choice is for all data sets
+        keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
         keys |= {key: literal(value) for key, value in chosen.items()}
         failed = sum(trial.average is None for trial in self.trials)
         told = (

@@ -32,6 +32,13 @@ def for_run(
     return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 
 
+def plain_key(key: str) -> str:
+    """What an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`."""
+    while key.partition(".")[0] in SECTIONS:
+        key = key.split(".", 2)[2]
+    return key
+
+
 def _chosen(keys, run: dict[str, str]) -> dict[str, object]:
     found = {key: value for key, value in keys.items() if key.partition(".")[0] not in run}
     for section, name in run.items():
