@@ -157,7 +157,8 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
     for seed in ("seed1", "seed2"):
         console = (trainings / seed / "console.txt").read_text()
-        assert console.count(COMMAND) == 3 and "nobody has killed" not in console
+        starts = [line for line in console.splitlines() if line.startswith(COMMAND)]
+        assert len(starts) >= 3 and "nobody has killed" not in console  # Slurm may signal twice
     trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
     assert len(trained) == 2
     for path in trained:
