@@ -4,8 +4,10 @@ import argparse
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
@@ -13,7 +15,7 @@ from recipe.configs import prompts_for, read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError
+from trainers.prompting import UserError, ranks
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
@@ -91,20 +93,26 @@ def setup_cfg(args):
 
 def main(args) -> None:
     cfg = setup_cfg(args)
-    with output_folder(Path(cfg.OUTPUT_DIR)):
+    with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
+        ranks.wait()  # until the first rank, which writes, has the folder
         setup_run(cfg)
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
-        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
+        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
             write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
 
 
 def setup_run(cfg) -> None:
     """Start the log, seed what draws by chance, and tell what this run is."""
-    setup_logger(cfg.OUTPUT_DIR)
+    if ranks.is_first():
+        setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
+    elif ranks.count() > 1:
+        set_random_seed(ranks.of_first(torch.initial_seed() % 2**32))
+    if ranks.count() > 1:
+        print(f"This run is shared by {ranks.count()} ranks")
     print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{shown(cfg)}\n")
     print(f"Environment:\n{collect_env_info()}\n")
 
@@ -115,7 +123,7 @@ def train_or_evaluate(trainer, args) -> None:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
         return
-    if trainer.cfg.OUTPUT_DIR:
+    if trainer.cfg.OUTPUT_DIR and ranks.is_first():
         remove_results(trainer.cfg)
     if args.eval_only:
         trainer.test()
@@ -128,10 +136,12 @@ def run(argv=None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main(parse_args(argv))
+        with ranks.joined():
+            main(parse_args(argv))
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+        if ranks.tells():
+            print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,9 +149,11 @@ def run(argv=None) -> int:
         return 1
     except Exception as error:
         code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
+        tells = ranks.tells()
         if code is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if tells:
+            print(f"error: {error}", file=sys.stderr)
         return code
     return 0
 

@@ -1,6 +1,7 @@
 """A data set of a few 32x32 images, and train.py on it with the tiny CLIP of the golden numbers."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,7 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
 def run(*args, extra=()) -> int:
     """Exit code of train.py, called in this process."""
     return train.run([*arguments(*args), *extra])
+
+
+if __name__ == "__main__":  # train.py on this data set in a process of its own
+    sys.exit(train.run())

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from . import compiling, scores
+from . import compiling, ranks, scores
 from .checkpoints import load_public_state
 from .encoders import blocks
 from .encoders.sentences import check_names
@@ -58,6 +59,10 @@ class PromptedCLIP(nn.Module):
     In train mode `logits` carry gradients for the prompts alone. In eval mode nothing carries a
     gradient and the text features are computed once, until a prompt changes.
 
+    On several ranks (`ranks`) each encodes its share of the images and of the classes. Contexts
+    that are conditional on the image make a text of each image and class: ranks share these by
+    images alone.
+
     Args:
         clip_model: a stock `clip.model.CLIP`. Its modules are shared and frozen, not copied.
         classnames: K names; `_` reads as a space.
@@ -90,14 +95,17 @@ class PromptedCLIP(nn.Module):
         self.chunk_bytes = chunk_bytes
         wanted = scores.needs(spec)
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
-        self.text_encoder = TextEncoder(
-            clip_model,
-            classnames,
-            spec,
-            dataset,
-            words=wanted.words,
-            insert_block=spec.insert_block,
-        )
+
+        def text_encoder(names):
+            how = {"words": wanted.words, "insert_block": spec.insert_block}
+            return TextEncoder(clip_model, names, spec, dataset, **how)
+
+        self.num_classes = len(classnames)
+        self.text_encoder = encoder = text_encoder(classnames)
+        layout = encoder.own_layout if spec.insert_block else encoder.layout
+        self.token_weights = layout.token_weights  # of all classes
+        if ranks.count() > 1 and not spec.image_conditional:
+            self.text_encoder = text_encoder(classnames[ranks.share(len(classnames))])
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
@@ -121,17 +129,50 @@ class PromptedCLIP(nn.Module):
             if self.spec.image_conditional:
                 return self._image_conditional(images)
             contexts = self.parts.contexts(self.prompt_learner())
-            image = self.parts.image(self.image_encoder(images, contexts.vision))
+            image = self._encode_images(images, contexts)
             text = self._encode_text(contexts) if self._text_learns else self.text_features()
             return Output(self.score(image, text), image, text)
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Logits (B, K), float32, of features."""
+        B = len(image.z)
+        shared = scores.by_images(self.spec)
+        if shared:
+            image = ImageFeatures(*map(ranks.own, image))
+            if self.spec.image_conditional:
+                text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
+            else:
+                features = [x for x in text[:3] if x is not None]
+                text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
         logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
-        return logits if self.logit_bias is None else logits + self.logit_bias
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
+        return ranks.whole(logits, B) if shared else logits
+
+    def _encode_images(self, images, contexts: Contexts) -> ImageFeatures:
+        B = len(images)
+        vision = ranks.read(contexts.vision, B)
+        features = self.image_encoder(ranks.own(images), vision)
+        return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
-        return self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
+        spec, text = self.spec, contexts.text
+        rows, dim = self.num_classes, 1
+        if spec.image_conditional:
+            rows, dim = len(text[0]), 0
+        if text and (spec.image_conditional or spec.class_specific):
+            text = [ranks.own(context) for context in text]
+        else:
+            text = ranks.read(text, rows)
+        found = self.text_encoder(text, ranks.own(contexts.inserted))
+        if ranks.count() == 1:
+            return self.parts.text(found)
+        h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
+        s = found.s
+        if s is not None:
+            missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
+            s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
+        return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
 
     @property
     def _text_learns(self) -> bool:
@@ -160,9 +201,9 @@ class PromptedCLIP(nn.Module):
 
     def _image_conditional(self, images) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
-        image = self.parts.image(self.image_encoder(images))
+        image = self._encode_images(images, Contexts(None, None))
         z = image.z[:, 0].float()
-        step = len(z) if self.training else 8
+        step = len(z) if self.training else 8 * ranks.count()
         texts, logits = [], []
         for i in range(0, len(z), step):
             contexts = self.parts.contexts(self.prompt_learner(z[i : i + step]))
@@ -179,20 +220,21 @@ class PromptedCLIP(nn.Module):
         Args:
             budget: bytes for what a step keeps for its backward pass (weights come on top); up
                 to a sixteenth of it is for a chunk of token-level costs.
-            batch: images of a step.
+            batch: images of a step, of all ranks.
             itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
 
         Raises:
             UserError: the budget is too small; says what would do.
         """
         conditional = self.spec.image_conditional
+        batch = ranks.largest(batch)
         towers = {
             "text": self.text_encoder.footprint(batch if conditional else 1, itemsize),
             "image": self.image_encoder.footprint(batch, itemsize),
         }
         plans = 0
         if self.spec.token_level:
-            _, K, L = self.text_encoder.layout.token_index.shape
+            _, K, L = self.token_weights.mass.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0
             pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from . import ranks
 from .errors import check_name
 from .transport.plans import prompt_plan
 from .transport.precision import no_autocast
@@ -37,16 +38,21 @@ class Needs(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A function of features, and what it needs, which may depend on the method."""
+    """A function of features, and what it needs, which may depend on the method.
+
+    by_images: an image's similarities do not depend on the other images of a batch, or the
+    function takes care of those on other ranks; so ranks may share the images.
+    """
 
     function: Callable
     needs: Callable[[PromptSpec], Needs]
+    by_images: bool
 
 
 SCORES: dict[str, Score] = {}
 
 
-def register_score(name: str, patches: bool = False, words: bool = False):
+def register_score(name: str, patches: bool = False, words: bool = False, by_images: bool = False):
     """Decorator: make a function the score of that name, for `PromptSpec(score=name)`.
 
     The function is called with (spec, image, text, chunk_bytes): the method; z (B, M, D) and r
@@ -57,18 +63,20 @@ def register_score(name: str, patches: bool = False, words: bool = False):
     Args:
         patches: whether it reads r, which is None else.
         words: whether it reads s and its weights, which are None else.
+        by_images: whether an image's similarities are the same whatever other images there are; a
+            run on several ranks then computes them in shares.
 
     Raises:
         ValueError: there is a score of that name.
     """
-    return _register(name, lambda spec: Needs(patches, words))
+    return _register(name, lambda spec: Needs(patches, words), by_images)
 
 
-def _register(name, needs):
+def _register(name, needs, by_images=True):
     def add(function):
         if name in SCORES:
             raise ValueError(f"There is a score '{name}' already: choose another name")
-        SCORES[name] = Score(function, needs)
+        SCORES[name] = Score(function, needs, by_images)
         return function
 
     return add
@@ -81,6 +89,11 @@ def needs(spec: PromptSpec) -> Needs:
         UserError: there is no such score.
     """
     return SCORES[check_name("score", spec.score, SCORES)].needs(spec)
+
+
+def by_images(spec: PromptSpec) -> bool:
+    """Whether ranks may share the images of a method's score."""
+    return SCORES[spec.score].by_images
 
 
 def score(
@@ -109,7 +122,7 @@ def token_problems(spec, image, text, chunk_bytes) -> TokenProblems:
     return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
-@register_score("cosine")
+@register_score("cosine", by_images=True)
 def cosine(spec, image, text, chunk_bytes):
     """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
     z = image.z[:, 0]
@@ -158,15 +171,16 @@ def released(spec, image, text, chunk_bytes):
             return (T * (1 - C)).sum((-2, -1))
 
         C = C + token_problems(spec, image, text, chunk_bytes).solve(similarity)
-    T = sinkhorn_released(C, reg=spec.reg).plan  # one decision for all images and classes
+    # one decision for all images, of all ranks, and classes
+    T = sinkhorn_released(C, reg=spec.reg, total=ranks.total).plan
     return (T * S).sum((-2, -1))
 
 
-@register_score("plot", patches=True)
+@register_score("plot", patches=True, by_images=True)
 def plot(spec, image, text, chunk_bytes):
     """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
-    T = sinkhorn_released(1 - S, reg=spec.reg).plan
+    T = sinkhorn_released(1 - S, reg=spec.reg, total=ranks.total).plan
     local = (T * S).sum((-2, -1))
     if not spec.add_global:
         return local

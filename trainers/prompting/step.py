@@ -2,6 +2,7 @@
 
 import torch
 
+from . import ranks
 from .method import Batch, Method
 from .model import Output
 from .precision import Precision
@@ -31,5 +32,6 @@ def update(
     """Gradients from the terms of a loss, and the optimiser's step with them."""
     optimizer.zero_grad(set_to_none=True)
     method.backward(terms, precision.scaler.scale)
+    ranks.agree(p.grad for p in method.model.trained().parameters())
     precision.scaler.step(optimizer)
     precision.scaler.update()

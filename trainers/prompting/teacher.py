@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from . import ranks
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
@@ -58,8 +59,9 @@ class Teacher:
         return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
 
     def _encode(self) -> torch.Tensor:
-        rows = [encode_sentences(self.clip_model, row).float() for row in self.sentences]
-        return torch.stack(rows)
+        own = ranks.share(len(self.sentences[0]))
+        rows = [encode_sentences(self.clip_model, row[own]).float() for row in self.sentences]
+        return ranks.whole(torch.stack(rows), len(self.sentences[0]), dim=1)
 
     def _kept(self, name: str, compute) -> torch.Tensor:
         if name not in self._text:
@@ -72,7 +74,8 @@ class Teacher:
 
         A method without visual prompts has them in its output already.
         """
-        return self._images(images).z[:, 0].float()
+        z = self._images(ranks.own(images)).z[:, 0].float()
+        return ranks.whole(z, len(images))
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Zero-shot logits (B, K) of normalised image features (B, D)."""

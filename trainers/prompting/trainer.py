@@ -1,5 +1,6 @@
 """The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
 
+import hashlib
 import os
 
 import torch
@@ -9,6 +10,7 @@ from dassl.utils import load_checkpoint, save_checkpoint
 from torch import nn
 from yacs.config import CfgNode
 
+from . import ranks
 from .backbones import absolute, load_clip
 from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint, saved_epochs
 from .config import add_nodes, fitted, read_node, resolved, values_in
@@ -62,7 +64,7 @@ class PromptTrainer(TrainerX):
         super().__init__(resolved(cfg))
 
     def build_data_loader(self):
-        """As in Dassl, with images as the backbone reads them."""
+        """As in Dassl, with images as the backbone reads them; each rank loads its share."""
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         self.clip_model = load_clip(name)
@@ -70,6 +72,33 @@ class PromptTrainer(TrainerX):
         if changes:
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
+        if ranks.count() == 1:
+            return
+        self._check_ranks()
+        self.train_loader_x = ranks.ShareLoader(self.train_loader_x, self.device)
+        self.test_loader = ranks.ShareLoader(self.test_loader, self.device)
+        if self.val_loader is not None:
+            self.val_loader = ranks.ShareLoader(self.val_loader, self.device)
+
+    def _check_ranks(self):
+        """
+        Raises:
+            UserError: there are too many ranks, or they see different data.
+        """
+        data, W = self.dm.dataset, ranks.count()
+        if len(data.classnames) < W:
+            raise UserError(
+                f"There are {W} ranks but {len(data.classnames)} classes to share: start at most "
+                f"{len(data.classnames)}"
+            )
+        for name in ("train_x", "val", "test"):
+            seen = [
+                (os.path.basename(image.impath), image.label, image.classname)
+                for image in getattr(data, name) or ()
+            ]
+            digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
+            remedy = f"give all nodes the same DATASET.ROOT (now '{self.cfg.DATASET.ROOT}')"
+            ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
 
     def build_model(self):
         cfg, kind = self.cfg, self.method
@@ -116,6 +145,8 @@ class PromptTrainer(TrainerX):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
         budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
+        if self.device.type == "cpu" and not cfg.TRAINER.MEMORY_BUDGET:
+            budget //= ranks.count_here()  # which share the machine's memory
         batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         plan = self.model.fit_memory(budget, batch, self.precision.itemsize)
         again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
@@ -143,6 +174,12 @@ class PromptTrainer(TrainerX):
 
     def train(self):
         if self.num_trained:
+            batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+            if batch < ranks.count():
+                raise UserError(
+                    f"There are {ranks.count()} ranks but {batch} images in a batch to share: "
+                    f"start at most {batch}, or raise DATALOADER.TRAIN_X.BATCH_SIZE"
+                )
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
         self.test()
@@ -200,7 +237,7 @@ class PromptTrainer(TrainerX):
             self.save_model(self.epoch, self.output_dir)
         folder = self._folder(self.output_dir)
         for earlier in saved_epochs(folder):  # all of them: a kill may have left one behind
-            if earlier < epoch and not kept(earlier):
+            if ranks.is_first() and earlier < epoch and not kept(earlier):
                 os.remove(checkpoint_file(folder, earlier))
 
     # ------------------------------------------------------------------ save and go on
@@ -223,7 +260,13 @@ class PromptTrainer(TrainerX):
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         }
         folder = self._folder(directory)
-        save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+        if ranks.is_first():
+            save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+        ranks.wait()  # until the file is there
+
+    def init_writer(self, log_dir):
+        if ranks.is_first():
+            super().init_writer(log_dir)
 
     def check_checkpoint(self, checkpoint, folder):
         """Raises:
@@ -234,6 +277,8 @@ class PromptTrainer(TrainerX):
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
         epoch = super().resume_model_if_exist(directory)
+        remedy = f"all nodes must see the folder '{directory}'"
+        ranks.check_same("to go on from epoch", epoch, remedy)
         if epoch:
             folder = self._folder(directory)
             state = load_checkpoint(checkpoint_file(folder, epoch))

@@ -3,6 +3,8 @@
 Letters as in `scalings`.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ def sinkhorn_released(
     max_iter: int = 100,
     group_dims: int | None = None,
     padded: bool | None = None,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> SinkhornResult:
     """What the published code of ALIGN and PLOT computes; else as `sinkhorn`.
 
@@ -33,6 +36,7 @@ def sinkhorn_released(
     Args:
         group_dims: how many of the last batch dimensions make a group; None is all of them.
         padded: whether some weights are 0; None looks.
+        total: adds up a number of each group over what shares it, such as other processes.
     """
     check_settings(reg, tol, max_iter)
     if torch.compiler.is_compiling():
@@ -57,7 +61,7 @@ def sinkhorn_released(
             C, a_, b_ = (x[at] for x in problems[:3])
             c, padding = columns_first(C, a_, b_, padded)
             steps = Scalings(torch.exp(c / -reg), a_[:, None], b_[:, None])
-            T, count = _iterate_groups(steps, size, tol, max_iter)
+            T, count = _iterate_groups(steps, size, tol, max_iter, total)
             if padding is not None:
                 T.masked_fill_(padding, 0)
             plan[at] = T.transpose(1, 2)
@@ -66,23 +70,24 @@ def sinkhorn_released(
     return solution.result(cost)
 
 
-def _iterate_groups(steps, size, tol, max_iter):
+def _iterate_groups(steps, size, tol, max_iter, total):
     """Updates u and v of groups of `size` problems; returns T (n, L, P) and counts (n, 1, 1)."""
     n = len(steps.kernel)
     groups = n // size
     dtype = steps.kernel.dtype
     u, v = (steps.a > 0).to(dtype), (steps.b > 0).to(dtype)
-    rows = u.view(groups, -1).sum(1)
+    rows = total(u.view(groups, -1).sum(1))
     active = torch.ones(n, 1, 1, dtype=torch.bool, device=u.device)
     count = torch.zeros(n, 1, 1, dtype=torch.long, device=u.device)
     for t in range(1, max_iter + 1):
         previous, u = u, torch.where(active, steps.u(v), u)
         v = torch.where(active, steps.v(steps.w(u)), v)
         count += active
-        change = (u - previous).abs().view(groups, -1).sum(1) / rows
+        change = total((u - previous).abs().view(groups, -1).sum(1)) / rows
         active = ~(change < tol).repeat_interleave(size).view(n, 1, 1)
         if t % look_every(u.device) == 0 and not active.any():
             break
     T = steps.kernel * u * v.mT
-    broken = T.view(groups, -1).isnan().any(1).repeat_interleave(size).view(n, 1, 1)
+    broken = total(T.view(groups, -1).isnan().sum(1)) > 0
+    broken = broken.repeat_interleave(size).view(n, 1, 1)
     return torch.where(broken, steps.kernel, T), count
