@@ -1,8 +1,10 @@
 """Files as data sets have them: split files, class folders, annotations; and splits made here."""
 
+import contextlib
 import json
 import os
 import random
+import time
 from operator import index
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.files import write_whole
 
 PARTS = ("train", "val", "test")
+MANY = 100_000  # files, whose names are kept: on a network, listing them takes minutes
+SETTLED = 2.0  # seconds after which the time stamp of a folder tells of each further change
 SPLIT_SEED = 1  # of a split made here: the same whatever the seed of the run
 OWN_SPLIT = (
     f"a split made here by chance (seed {SPLIT_SEED}), not the published one: accuracies are not "
@@ -146,10 +150,9 @@ def read_folders(parent, classes, source=None):
             f"'{parent}' ({some(unnamed)})"
         )
     items, unread = [], []
-    folders = tqdm(classes.items(), str(parent), unit=" folders", mininterval=2, delay=3)
-    for label, (folder, classname) in enumerate(folders):
-        path = os.path.join(parent, folder)
-        files = os.listdir(path)
+    listing = file_names(parent, classes)
+    for label, (folder, classname) in enumerate(classes.items()):
+        path, files = os.path.join(parent, folder), listing[folder]
         names = sorted(filter(is_image, files))
         unread += [name for name in files if is_other_image(name)]
         if not names:
@@ -162,6 +165,32 @@ def read_folders(parent, classes, source=None):
             f"read ({', '.join(IMG_EXTENSIONS)}), and left out: {some(unread)}"
         )
     return items
+
+
+def file_names(parent, folders):
+    """The names of the files in each of these folders in `parent`.
+
+    Those of many files are kept in a file beside `parent`, and listed again where a folder has
+    changed since.
+    """
+    kept = Path(f"{parent}.files.json")
+    try:
+        known = json.loads(kept.read_text("utf-8"))
+    except (OSError, ValueError):  # none, or one that was damaged
+        known = {}
+    found, listed = {}, 0
+    for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
+        path = os.path.join(parent, folder)
+        changed = os.stat(path).st_mtime
+        found[folder] = known.get(folder)
+        if not found[folder] or found[folder][0] != changed:
+            settled = time.time() - changed > SETTLED
+            found[folder] = [changed if settled else None, os.listdir(path)]
+            listed += 1
+    if listed and sum(len(names) for _, names in found.values()) >= MANY:
+        with contextlib.suppress(OSError):  # without leave to write they are listed again
+            write_whole(kept, json.dumps(found))
+    return {folder: names for folder, (_, names) in found.items()}
 
 
 def is_image(name):
