@@ -77,10 +77,10 @@ class Run:
     """One call of train.py: a training (which ends in a test), or the evaluation of another's.
 
     `dataset` (which is tested) is the name of a file in configs/datasets, `config` that of
-    `config_file`, which is not known of runs that are found on disk. `part` is one of the
-    protocol's, `needs` the training whose prompts an evaluation loads, `source` the data set
-    trained on in the transfer protocols. `variant` and `opts`, KEY VALUE pairs of this run alone,
-    tell the settings of an ablation apart.
+    `config_file`, which is not known of runs that are found on disk, and of the backbone where one
+    was asked for. `part` is one of the protocol's, `needs` the training whose prompts an
+    evaluation loads, `source` the data set trained on in the transfer protocols. `variant` and
+    `opts`, KEY VALUE pairs of this run alone, tell the settings of an ablation apart.
     """
 
     protocol: "Protocol"
@@ -187,7 +187,7 @@ class Protocol(ABC):
         if self.untrained_once and learns_nothing(trainer):
             seed, shots = UNTRAINED_DRAW
         file = configs.find(self.rules, trainer, dataset, shots)
-        names = {"trainer": trainer, "config": file.stem, "config_file": file}
+        names = {"trainer": trainer, "config": configs.name(file), "config_file": file}
         return names | {"seed": seed, "shots": shots}
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ANY = math.inf
+WEIGHTS = (".pt", ".bin", ".safetensors")  # a backbone that is a file
 
 
 class Rule(NamedTuple):
@@ -51,10 +52,21 @@ class TrainerConfigs:
             that of a folder (with a slash) which has a folder for each trainer with one file in it.
         plugins: the plug-ins of train.py; a method that one of them brings may have its config
             files in a folder of its name beside the plug-in.
+        backbone: the CLIP that is asked for, in place of the config's.
     """
 
     asked: str | None = None
     plugins: tuple[str, ...] = ()
+    backbone: str | None = None
+
+    def name(self, file: Path) -> str:
+        """What tells a method's settings in folders and tables: the config, and the backbone."""
+        if not self.backbone:
+            return file.stem
+        backbone = self.backbone.replace("/", "-")
+        if Path(self.backbone).suffix in WEIGHTS:
+            backbone = Path(self.backbone).stem
+        return f"{file.stem}@{backbone}"
 
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
         """The config file of a run.

@@ -21,7 +21,7 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 8, done.stderr
     first = shlex.split(lines[1])
-    folder = "base2new/train_base/emoji_food/shots_2/ALIGN/emoji/seed4"
+    folder = "base2new/train_base/emoji_food/shots_2/ALIGN/emoji@ViT-B-16/seed4"
     for flag, value in {
         "--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data"),
         "--backbone": "ViT-B/16", "DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01",
@@ -60,7 +60,7 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
         calls = script(name, **shared, **both)
         datasets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
         assert datasets == ["emoji_food.yaml", "emoji_sketch.yaml", "dtd.yaml"]
-        folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji/seed4"
+        folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji@ViT-B-16/seed4"
         assert calls[2]["--output-dir"] == str(folder)
         assert calls[2]["--root"] == str(tmp_path / "my data")
         assert calls[2]["--backbone"] == "ViT-B/16"
