@@ -68,7 +68,7 @@ def public_datasets() -> dict:
 
 
 def check(name: str, cls: type, root: Path) -> Finding:
-    """Read a data set as a run does, but write nothing."""
+    """Read a data set as a run does, but write no split."""
     from datasets.base import check_labels
 
     folder = root / cls.dataset_dir

@@ -72,18 +72,7 @@ def launch(
     parser = build_parser(protocol)
     argv = site.joined(argv, parser)
     args = parse(parser, argv)
-    configs = TrainerConfigs(args.config, args.plugins)
-    check_datasets(args.datasets)
-    own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
-    runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
-    check_varied(protocol, runs, args.opts)
-    check_classes(runs, args.opts)
-    settings = Settings(
-        root=Path(os.path.abspath(args.root)) if args.root else None,
-        backbone=args.backbone,
-        plugins=args.plugins,
-        opts=args.opts,
-    )
+    runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
     needed = {run.needs for run in chosen}
     engine = Engine([run for run in runs if run in chosen or run in needed], settings)
@@ -104,6 +93,27 @@ def launch(
     if args.only:  # a job, whose failure stops the job of those that need all of its runs
         return int(all(engine.outcomes[run].problem for run in chosen))
     return conclude(protocol, engine, args.output)
+
+
+def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
+    """The runs that are asked for, and what they share.
+
+    Raises:
+        UserError: something that is asked for is not there, or contradicts something else.
+    """
+    configs = TrainerConfigs(args.config, args.plugins, args.backbone)
+    check_datasets(args.datasets)
+    own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
+    runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
+    check_varied(protocol, runs, args.opts)
+    check_classes(runs, args.opts)
+    settings = Settings(
+        root=Path(os.path.abspath(args.root)) if args.root else None,
+        backbone=args.backbone,
+        plugins=args.plugins,
+        opts=args.opts,
+    )
+    return runs, settings
 
 
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:

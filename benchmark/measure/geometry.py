@@ -83,6 +83,14 @@ def necessary_flops(method: Method, batch: int) -> dict[str, int]:
     }
 
 
+def evaluation_flops(method: Method) -> tuple[int, int]:
+    """Operations of an evaluation, as `necessary_flops`: once for the text, and for each image."""
+    model = method.model
+    text = _text(model, 1, 0)
+    image = _image(model, model.spec, 1, 0) + _similarity(model, 1, 0)
+    return (0, image + text) if model.spec.image_conditional else (text, image)
+
+
 def _image(model, spec, batch, passes) -> int:
     visual = model.image_encoder.visual
     width, features = visual.proj.shape

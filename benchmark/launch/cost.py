@@ -1,0 +1,89 @@
+"""What the runs of protocols would cost: operations, GPU-hours and memory, before any is made."""
+
+from collections import defaultdict
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.plugins import load_plugins
+
+from ..cli import Parser
+from ..measure.cost import GPUS, Cost, cost, device
+from ..protocols import PROTOCOLS
+from ..protocols.base import Protocol
+from ..report.command import TABLE_STYLES
+from ..report.render import in_style
+from ..report.rows import Cell
+from ..report.tables import Table, memory
+from .command import build_parser, parse, planned
+
+HEAD = ["Protocol", "Method", "Runs", "TFLOP", "Hours", "Longest run (h)", "Memory"]
+
+
+class Line(NamedTuple):
+    """One line of the table: some runs of a protocol."""
+
+    protocol: str
+    method: str
+    costs: list[Cost]
+
+    def cells(self) -> list[Cell]:
+        seconds = [one.seconds for one in self.costs]
+        numbers = [
+            f"{len(self.costs):,}",
+            f"{sum(one.operations for one in self.costs) / 1e12:,.1f}",
+            f"{sum(seconds) / 3600:,.2f}",
+            f"{max(seconds) / 3600:.2f}",
+            memory(max(one.bytes for one in self.costs) / 2**20),
+        ]
+        return [Cell(text) for text in (self.protocol, self.method, *numbers)]
+
+
+def main(argv: list[str]) -> None:
+    """`python -m benchmark cost PROTOCOL ... [DATASET ...]`."""
+    parser = Parser(
+        prog="python -m benchmark cost",
+        description=__doc__,
+        usage="%(prog)s PROTOCOL ... [DATASET ...] [options] [KEY VALUE ...]",
+        epilog=f"Protocols: {', '.join(PROTOCOLS)}. The other options are theirs.",
+    )
+    names = [*GPUS, "cpu"]
+    parser.add_argument("--gpu", choices=names, default="h100", help="(default: h100)")
+    parser.add_argument("--format", choices=list(TABLE_STYLES), default="text")
+    args, rest = parser.parse_known_args(argv)
+    asked = list(takewhile(PROTOCOLS.__contains__, rest))
+    if not asked:
+        raise UserError(f"Name one or several protocols first: {', '.join(PROTOCOLS)}")
+    lines, seen = [], set()  # protocols of transfer share their trainings
+    for name in dict.fromkeys(asked):
+        costs = costs_of(PROTOCOLS[name], rest[len(asked) :], args.gpu, seen)
+        lines += [Line(name, method, found) for method, found in costs.items()]
+    lines.append(Line("all", "", [one for line in lines for one in line.costs]))
+    on = device(args.gpu)
+    title = f"Estimated for {on.title}, {on.efficiency:.0%} of the peak rate of its products"
+    caption = [
+        f"A step takes {1000 * on.step:g} ms at least, a run {on.start:g} s before its first step. "
+        "Memory: weights and activations. docs/scaling.md tells how this is computed."
+    ]
+    print(
+        in_style(
+            {None: [Table(title, HEAD, [line.cells() for line in lines], caption)]}, args.format
+        )
+    )
+
+
+def costs_of(
+    protocol: Protocol, argv: list[str], gpu: str, seen: set[Path]
+) -> dict[str, list[Cost]]:
+    """The costs of a protocol's runs by their method, but for those in the folders `seen`."""
+    args = parse(build_parser(protocol), argv)
+    load_plugins(args.plugins)
+    runs, settings = planned(protocol, args)
+    costs = defaultdict(list)
+    for run in runs:
+        if run.folder not in seen:
+            seen.add(run.folder)
+            asked = settings.asked(run)
+            costs[run.trainer].append(cost(run, asked, device(gpu), settings.root))
+    return costs

@@ -1,0 +1,210 @@
+"""What a run costs before it is made: operations, seconds and memory, from its settings alone.
+
+docs/scaling.md has the model, what it leaves out, and how it was checked.
+"""
+
+import math
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+
+from recipe.settings import build_cfg
+from trainers.prompting import load_clip
+from trainers.prompting.backbones.openai import EMBEDDED
+from trainers.prompting.config import read_node, values_in
+from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.memory import GIB, ITEMSIZE, memory_budget
+from trainers.prompting.method import METHODS
+
+from ..data.check_data import public_datasets
+from ..protocols.base import Run
+from ..protocols.configs import dataset_name
+from .case import Product
+from .geometry import GEOMETRY, class_names, evaluation_flops, necessary_flops, untrained_clip
+
+OVER_NECESSARY = 1.03  # operations that are counted in a step, over those that are necessary
+TFLOPS = 1e12
+
+
+class Device(NamedTuple):
+    """What computes.
+
+    half, single: operations per second of its matrix products in half precision and in float32;
+    efficiency: the part of them that a step reaches; step: seconds that it takes at least, since
+    kernels are launched one after the other; start: seconds of a run before its first step.
+    """
+
+    title: str
+    half: float
+    single: float
+    efficiency: float
+    step: float
+    start: float
+    memory: int
+
+
+# Peak rates of dense products as the maker states them. Efficiency, step and start of GPUs are
+# assumptions; those of the CPU are measured.
+GPUS = {
+    "h100": Device("H100 SXM", 989 * TFLOPS, 67 * TFLOPS, 0.35, 0.04, 20, 80 * GIB),
+    "a100": Device("A100 80 GB", 312 * TFLOPS, 19.5 * TFLOPS, 0.4, 0.05, 20, 80 * GIB),
+    "rtx4090": Device("RTX 4090", 165 * TFLOPS, 82.6 * TFLOPS, 0.4, 0.04, 20, 24 * GIB),
+}
+CPU_EFFICIENCY, CPU_STEP, CPU_START = 0.78, 0.0, 8.0
+
+
+class Facts(NamedTuple):
+    """Classes of a data set, images to train on (None: as many as there are shots) and to test."""
+
+    classes: int
+    train: int | None
+    test: int
+
+
+class Cost(NamedTuple):
+    """Of one run: operations, seconds, and bytes of weights and activations."""
+
+    operations: float
+    seconds: float
+    bytes: float
+
+
+class Step(NamedTuple):
+    """Operations of a training step and bytes that it keeps; the number of weights; operations of
+    an evaluation, once for the text and for each image."""
+
+    training: float
+    bytes: float
+    weights: int
+    text: float
+    image: float
+
+
+@cache
+def device(name: str) -> Device:
+    """A GPU by its name, or this machine's processor, whose rate is measured."""
+    if name != "cpu":
+        return GPUS[check_name("GPU", name, [*GPUS, "cpu"])]
+    product = Product("cpu", torch.get_num_threads(), 2048)
+    product.rate("fp32")
+    half, single = (product.rate(precision) for precision in ("amp", "fp32"))
+    memory = 4 * memory_budget(0, torch.device("cpu"))
+    title = f"{torch.get_num_threads()} threads of {single / 1e9:.0f} GFLOP/s"
+    return Device(title, half, single, CPU_EFFICIENCY, CPU_STEP, CPU_START, memory)
+
+
+def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) -> Cost:
+    """What a run costs.
+
+    Args:
+        run: of a protocol.
+        keys: what its config file and the command line set, by dotted key.
+        on: what computes.
+        root: the folder of the data sets, for those without published counts.
+
+    Raises:
+        UserError: the backbone is not one of those whose operations are known, or settings that
+            cannot be.
+    """
+    names = {"TRAINER.NAME": run.trainer, "DATASET.NAME": dataset_name(run.dataset)}
+    cfg = build_cfg([("the config", {**keys, **names})])
+    kind = METHODS[check_name("method", run.trainer, METHODS)]
+    with redirect_stdout(StringIO()):  # what is ignored is told by the run itself
+        values = values_in(cfg, kind)
+    data = facts(run.dataset, root)
+    half = (data.classes + 1) // 2
+    K = {"all": data.classes, "base": half, "new": data.classes - half}[run.subsample]
+    images = run.shots * K if data.train is None else min(run.shots * K, data.train)
+    batch = max(1, min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images))
+    node = tuple((key, _hashable(value)) for key, value in sorted(values.items()))
+    precision = values["PREC"] or kind.defaults["PREC"]
+    if precision == "fp16" and on not in GPUS.values():
+        precision = "fp32"
+    itemsize = ITEMSIZE[precision]
+    where = cfg.DATASET.NAME, cfg.MODEL.BACKBONE.NAME
+    step = counted(run.trainer, node, *where, K, batch, on.memory, itemsize)
+    rate = on.efficiency * (on.single if precision == "fp32" else on.half)
+
+    tested = round(data.test * K / data.classes)
+    batches = math.ceil(tested / cfg.DATALOADER.TEST.BATCH_SIZE)
+    operations = step.text + tested * step.image
+    seconds = on.start + max(operations / rate, batches * on.step)
+    taken = step.weights * min(itemsize, 4) + step.bytes
+    if kind.trains and not run.eval_only:
+        steps = cfg.OPTIM.MAX_EPOCH * max(1, images // batch)
+        operations += steps * step.training
+        seconds += steps * max(step.training / rate, on.step)
+    return Cost(operations, seconds, taken)
+
+
+@cache
+def counted(
+    trainer: str,
+    node: tuple,
+    dataset: str,
+    backbone: str,
+    classes: int,
+    batch: int,
+    memory: int,
+    itemsize: float,
+) -> Step:
+    """The operations of a method on a backbone; nothing of it is computed.
+
+    Raises:
+        UserError: a step does not fit into so many bytes of memory.
+    """
+    kind, names, clip_model = METHODS[trainer], class_names(classes), shape_of(backbone)
+    with torch.device("meta"), redirect_stdout(StringIO()):
+        settings = read_node(kind, dict(node), dataset)
+        method = kind(settings, clip_model, names, dataset)
+    training = OVER_NECESSARY * sum(necessary_flops(method, batch).values())
+    plan = 0.0
+    if kind.trains:
+        plan = method.model.fit_memory(int(0.9 * memory), batch, itemsize).needed
+    weights = sum(p.numel() for p in clip_model.parameters())
+    text, image = evaluation_flops(method)
+    return Step(training, plan, weights, text, image)
+
+
+@cache
+def shape_of(backbone: str):
+    """A CLIP of that name whose weights take no memory.
+
+    Raises:
+        UserError: it is none of those whose geometry is known.
+    """
+    if backbone in EMBEDDED:
+        return load_clip(backbone).to("meta")
+    if backbone not in GEOMETRY:
+        raise UserError(
+            f"The operations of '{backbone}' are not known: there are those of "
+            f"{', '.join([*GEOMETRY, *EMBEDDED])}"
+        )
+    with torch.device("meta"):
+        return untrained_clip(GEOMETRY[backbone])
+
+
+@cache
+def facts(dataset: str, root: Path | None) -> Facts:
+    """The counts of a data set as published, or as they are below `root`."""
+    known = public_datasets()
+    if dataset in known:
+        published = known[dataset].expected
+        return Facts(published.classes, published.train, published.test)
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    cls = DATASET_REGISTRY.get(dataset_name(dataset))
+    cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=str(root or "")))
+    with redirect_stdout(StringIO()):
+        train, _, test = cls.read(cls.locate(cls.__new__(cls), cfg))
+    return Facts(len({item.label for item in train}), len(train), len(test))
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, list) else value
