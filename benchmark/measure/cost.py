@@ -143,6 +143,13 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
     return Cost(operations, seconds, taken)
 
 
+def estimated_seconds(
+    runs: Mapping[Run, Mapping[str, object]], gpu: str, root: Path | None
+) -> dict[Run, float]:
+    """The seconds of runs, with what is asked of each."""
+    return {run: cost(run, keys, device(gpu), root).seconds for run, keys in runs.items()}
+
+
 @cache
 def counted(
     trainer: str,

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,18 +35,26 @@ class Array:
         return [run for runs in self.tasks.values() for run in runs]
 
 
-def plan(todo: list[Run], queued: dict[Run, Task], per_job: int, most: int) -> list[Array]:
+def plan(
+    todo: list[Run],
+    queued: dict[Run, Task],
+    per_job: float,
+    most: int,
+    sizes: Mapping[Run, float] | None = None,
+) -> list[Array]:
     """The arrays that do these runs; one comes after the one that it waits for.
 
     Args:
         todo: the runs, none of which is in the queue; what one needs comes before it.
         queued: the tasks in the queue, by run.
-        per_job: runs that share a task.
+        per_job: runs that share a task; with `sizes`, how large they are together.
         most: tasks that an array may have.
+        sizes: of the runs, such as their estimated seconds; else each counts 1.
     """
+    sizes = sizes or dict.fromkeys(todo, 1)
     awaited = {*todo, *queued}
     free = [run for run in todo if run.needs not in awaited]
-    arrays = [Array(dict(enumerate(part))) for part in batches(batches(free, per_job), most)]
+    arrays = [Array(dict(enumerate(part))) for part in batches(shared(free, per_job, sizes), most)]
     places: dict[Run, tuple[Array | str, int]] = {}
     places |= {run: (task.job, task.index) for run, task in queued.items()}
     for array in arrays:
@@ -55,14 +63,27 @@ def plan(todo: list[Run], queued: dict[Run, Task], per_job: int, most: int) -> l
     for run in todo:
         if run.needs in awaited:
             waiting[places[run.needs]].append(run)
-    longest = max(map(len, waiting.values()), default=0)
-    size = max(per_job, math.ceil(longest / FOLLOWERS))
+    most_waiting = max((sum(sizes[run] for run in runs) for runs in waiting.values()), default=0)
+    size = max(per_job, math.ceil(most_waiting / FOLLOWERS))
     followers: dict[tuple, Array] = {}
     for (after, index), runs in waiting.items():
-        for number, batch in enumerate(batches(runs, size)):
+        for number, batch in enumerate(shared(runs, size, sizes)):
             array = followers.setdefault((after, number), Array({}, after))
             array.tasks[index] = batch
     return arrays + list(followers.values())
+
+
+def shared(runs: list[Run], size: float, sizes: Mapping[Run, float]) -> list[list[Run]]:
+    """The runs in lists that are no larger than `size` together, or of one run."""
+    found: list[list[Run]] = []
+    filled = math.inf
+    for run in runs:
+        filled += sizes[run]
+        if filled > size:
+            found.append([])
+            filled = sizes[run]
+        found[-1].append(run)
+    return found
 
 
 def batches(items: Sequence, size: int) -> list[list]:

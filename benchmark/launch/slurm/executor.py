@@ -36,18 +36,22 @@ class Slurm:
         name: what the jobs' names begin with.
         words: what `python -m` is to run, for the runs that `--only` names.
         site: options, set-up, grouping.
+        seconds: estimated, of each run, where runs share a job by their time.
     """
 
     output: Path
     name: str
     words: list[str]
     site: Site = field(default_factory=Site)
+    seconds: dict[Run, float] | None = None
 
     @property
     def headline(self) -> str:
         """How runs are done, in a few words."""
         options = shlex.join(self.site.options) or "no options"
-        return f"in Slurm jobs of {self.site.per_job} ({options})"
+        size = self.site.per_job
+        jobs = f"{size / 60:.0f} minutes" if isinstance(size, float) else str(size)
+        return f"in Slurm jobs of {jobs} ({options})"
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
         """Submit all that is to be done and is not queued, and wait for it.
@@ -117,7 +121,7 @@ class Slurm:
     def _plan(self, engine: Engine, queued: dict[Run, Task]) -> list[Array]:
         todo = [run for run in engine.todo if run not in queued]
         most = most_tasks() if has_slurm() else USUAL_MOST
-        return plan(todo, queued, self.site.per_job, most)
+        return plan(todo, queued, self.site.per_job, most, self.seconds)
 
     def _script(self, array: Array, name: str) -> str:
         python = "python" if self.site.environment else sys.executable

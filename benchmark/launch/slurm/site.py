@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from ...cli import Parser, from_one
 from ...protocols.configs import ROOT
 
 FILE = "slurm.yaml"
-KEYS = ("options", "setup", "environment", "per_job", "at_once")
+KEYS = ("options", "setup", "environment", "per_job", "at_once", "gpu")
+UNITS = {"m": 60.0, "h": 3600.0}
 
 # Options of sbatch that the launcher sets, and what to use for the same end.
 RESERVED = {
@@ -40,15 +42,17 @@ class Site:
         setup: lines of bash at the start of a job, such as `module load cuda`.
         environment: folder of a virtual environment to activate; without one, jobs use this
             Python.
-        per_job: runs that share a job.
+        per_job: runs that share a job, or the seconds (a float) that they take together.
+        gpu: by which their seconds are estimated, a name that `benchmark cost` knows.
         at_once: tasks of one array that run at once at most; None leaves that to Slurm.
     """
 
     options: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     environment: str = ""
-    per_job: int = 1
+    per_job: int | float = 1
     at_once: int | None = None
+    gpu: str = ""
 
 
 def build_parser() -> Parser:
@@ -63,10 +67,24 @@ def build_parser() -> Parser:
         help="submit the runs as job arrays, with these options for sbatch in one argument, and "
         f"those in {FILE}",
     )
-    add("--per-job", type=from_one, metavar="N", help="runs that share a job (default: 1)")
+    add(
+        "--per-job",
+        type=runs_or_time,
+        metavar="N",
+        help="runs that share a job (default: 1), or the time that they take together as `cost` "
+        "estimates it, such as 90m or 2h",
+    )
+    add("--gpu", help="that of the nodes, as `cost` names it: for --per-job with a time")
     add("--at-once", type=from_one, metavar="K", help="tasks of an array that run at once at most")
     add("--wait", action="store_true", help="stay, show progress, and end in the table")
     return parser
+
+
+def runs_or_time(text: str) -> int | float:
+    """A number of runs, or a time as seconds (a float)."""
+    if text[-1:] in UNITS:
+        return from_one(text[:-1]) * UNITS[text[-1]]
+    return from_one(text)
 
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -88,7 +106,9 @@ def site_file() -> Path | None:
     return next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
 
 
-def read_site(options: str, per_job: int | None, at_once: int | None) -> Site:
+def read_site(
+    options: str, per_job: int | float | None, at_once: int | None, gpu: str | None = None
+) -> Site:
     """The site's defaults, then what is asked for: of an option given twice Slurm takes the last.
 
     Raises:
@@ -99,7 +119,8 @@ def read_site(options: str, per_job: int | None, at_once: int | None) -> Site:
     for key in tree:
         check_name(f"key of {path}", key, KEYS)
     kept = {
-        "per_job": per_job or _number(tree, "per_job", path) or 1,
+        "per_job": per_job or _runs_or_time(tree, path) or 1,
+        "gpu": gpu or str(tree.get("gpu") or ""),
         "at_once": at_once or _number(tree, "at_once", path),
         "environment": os.path.expanduser(str(tree.get("environment") or "")),
     }
@@ -109,6 +130,11 @@ def read_site(options: str, per_job: int | None, at_once: int | None) -> Site:
         setup=tuple(_lines(tree, "setup", path)),
         **kept,
     )
+    if isinstance(site.per_job, float) and not site.gpu:
+        raise UserError(
+            "A time for --per-job needs --gpu, the GPU of the nodes (`python -m benchmark cost "
+            "--help` lists those that are known)"
+        )
     for word in site.options:
         name = word.partition("=")[0]
         if name in RESERVED:
@@ -122,6 +148,13 @@ def _lines(tree: dict, key: str, path: Path | None) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
         raise UserError(f"{path}: '{key}' must be a line of text or a list of such lines")
     return value
+
+
+def _runs_or_time(tree: dict, path: Path | None) -> int | float | None:
+    value = str(tree.get("per_job"))
+    if re.fullmatch("[1-9][0-9]*[mh]", value):
+        return runs_or_time(value)
+    return _number(tree, "per_job", path)
 
 
 def _number(tree: dict, key: str, path: Path | None) -> int | None:

@@ -36,6 +36,16 @@ def test_protocols_of_transfer_share_their_trainings(capsys):
     assert [rows[f"{name} CoOp"][0] for name in words.split()[:2]] == ["3", "2"]
 
 
+def test_jobs_of_an_estimated_time(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")  # without Slurm
+    words = ["base2new", "emoji", "--trainers", "CoOp", "--seeds", "1 2 3", "--output"]
+    words += [str(tmp_path), "--slurm", "--dry-run", "--gpu", "h100", "--per-job"]
+    assert main([*words, "1h"]) == 0
+    assert "#SBATCH --array=0\n" in capsys.readouterr().out
+    assert main([*words, "1m"]) == 0
+    assert "#SBATCH --array=0-2\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("trainer", ["CoOp", "ALIGN", "PromptSRC"])
 def test_operations_are_those_that_are_counted(trainer):
     node = {"ALIGN": {"M": 2, "N": 2, "DEPTH": 2}}
