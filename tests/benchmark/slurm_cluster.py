@@ -5,6 +5,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from contextlib import suppress
@@ -40,6 +41,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
 KillWait=5
+SlurmdTimeout=10
 MaxJobCount={most}
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=4000 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -104,6 +106,17 @@ class Cluster:
         with suppress(subprocess.TimeoutExpired):
             daemon.wait(timeout=20)
         daemon.kill()
+
+    def crash_node(self, pid: int) -> None:
+        """Kill slurmd and what it has started, down to this process, as a power cut does."""
+        daemon = self._daemons.pop("slurmd")
+        daemon.kill()
+        daemon.wait()
+        while pid > 1 and b"pytest" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(pid, signal.SIGKILL)
+            pid = parent
+        wait_for(lambda: "down" in self.ask("sinfo", "-h", "-o", "%T"))
 
     def restart_node(self) -> None:
         """End slurmd and start it again; the jobs on it go on."""

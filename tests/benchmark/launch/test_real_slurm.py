@@ -71,6 +71,19 @@ def test_a_job_that_is_cancelled_is_not_requeued_and_told(checkout, cluster):
     assert "[2/2]" in again.stderr and "Not complete" not in again.stdout
 
 
+def test_a_node_that_dies_costs_an_epoch(checkout, cluster):
+    fake = {"CoOp/1/base": "slow once"}
+    checkout.base2new(*ONE, SLURM, fake=fake, **cluster.variables)
+    checkpoint = checkout.folder("CoOp", 1) / "prompt_learner" / "checkpoint"
+    wait_for(lambda: checkpoint.exists() and cluster.running())
+    cluster.crash_node(checkout.calls()[0]["pid"])
+    told = checkout.run(sys.executable, "-m", "benchmark", "status", **cluster.variables).stdout
+    assert "base: queued (job " in told
+    cluster.start_daemon("slurmd")
+    wait_for(lambda: len(checkout.calls()) == 3)
+    assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
