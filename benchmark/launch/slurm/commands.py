@@ -19,7 +19,7 @@ USUAL_MOST = 1000  # tasks of an array, where Slurm's default has not been chang
 # What squeue tells of jobs that have ended lately.
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-    "TIMEOUT", "REVOKED",
+    "TIMEOUT", "REVOKED", "PREEMPTED", "LAUNCH_FAILED",
 )  # fmt: skip
 
 
