@@ -107,6 +107,9 @@ def around_name(template: str) -> tuple[str, str]:
 def shared_length(row: list[Sentence], class_specific: bool) -> int:
     """Number of leading positions that are the same in all sentences of one prompt.
 
+    Slots among them begin right behind SOS: those behind a class name, which sentences of a single
+    class share, are not counted.
+
     Args:
         row: one sentence a class.
         class_specific: what stands in the slots differs between the classes.
@@ -120,6 +123,8 @@ def shared_length(row: list[Sentence], class_specific: bool) -> int:
     limit = min(s.eos for s in row)  # EOS itself never belongs to what is shared
     for p in range(limit):
         first = content(row[0], p)
+        if p in row[0].slots and p > 1 and p - 1 not in row[0].slots:
+            return p
         if first == ("slot", CSC_SLOT) or any(content(s, p) != first for s in row):
             return p
     return limit
