@@ -10,11 +10,11 @@ ALLOWED = {
     "cli": set(),
     "protocols": {"cli"},
     "report": {"cli", "protocols"},
-    "launch": {"cli", "protocols", "report"},
+    "launch": {"cli", "protocols", "report", "measure"},
     "tune": {"cli", "protocols", "report", "launch"},
     "data": {"cli", "protocols"},
     "inspect": {"cli", "protocols", "report", "measure"},
-    "measure": {"cli", "protocols", "report"},
+    "measure": {"cli", "protocols", "report", "data"},
 }
 
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmark.__main__ import main
 from benchmark.measure import check_device
-from trainers.prompting.scores import SCORES, Score
+from trainers.prompting.scores import SCORES
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 CHECKS = [
@@ -53,7 +53,7 @@ def test_what_does_not_hold_is_named(tiny, capsys, monkeypatch):
         S = score.function(*args)
         return S + 1e-2 * torch.rand(S.shape, generator=drawn)
 
-    monkeypatch.setitem(SCORES, "ot", Score(wrong, score.needs))
+    monkeypatch.setitem(SCORES, "ot", score._replace(function=wrong))
     monkeypatch.setattr(check_device, "MEMORY", 0.01)
     assert main(["check-device", "--device", "cpu", "--threads", "1"]) == 1
     holds, sentence = said(capsys)
