@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     known = public_datasets()
     names = [check_name("data set", name, known) for name in args.names] or list(known)
     findings = []
-    bar = tqdm(names, leave=False)
+    bar = tqdm(names, leave=False, disable=None)
     for name in bar:
         bar.set_description(name)
         findings.append(check(name, known[name], root))
