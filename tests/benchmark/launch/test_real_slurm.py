@@ -159,10 +159,7 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
         assert task in cluster.running() and not (folder / "results.json").exists()
         if number == 2:
             cluster.restart_node()
-        if number % 2:
-            cluster.ask("scancel", "--signal=KILL", task)
-        else:
-            cluster.ask("scancel", "--signal=USR1", "--batch", task)
+        cluster.ask("scancel", "--signal=KILL", task)
         wait_for(lambda task=task: task not in cluster.running())
         killed.add(place)
         call("jobs", SLURM)  # what was killed is submitted again
@@ -171,7 +168,7 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
     for seed in ("seed1", "seed2"):
         console = (trainings / seed / "console.txt").read_text()
         starts = [line for line in console.splitlines() if line.startswith(COMMAND)]
-        assert len(starts) >= 3 and "nobody has killed" not in console  # Slurm may signal twice
+        assert len(starts) == 3 and "nobody has killed" not in console
     trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
     assert len(trained) == 2
     for path in trained:
