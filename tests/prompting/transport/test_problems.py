@@ -83,7 +83,7 @@ def test_nothing_constant_is_looked_at(shared):
     weights = TokenWeights(((torch.arange(3) < lengths) / lengths)[None], shared).to("meta")
     r = torch.rand(2, 1, 5, 4, device="meta", requires_grad=True)
     s = torch.rand(1, 3, 3, 4, device="meta", requires_grad=True)
-    problems = TokenProblems(r, s, weights, max_iter=7)  # the eighth is followed by a look
+    problems = TokenProblems(r, s, weights)
     distance = plain_token_distances(problems)
     assert distance.shape == (2, 3, 1, 1)
     distance.sum().backward()

@@ -81,10 +81,21 @@ def test_released_rule_falls_back_to_the_kernel():
     assert (result.iterations[0] < 100).all()
 
 
-def test_the_host_looks_every_eighth_iteration_alone():
+def test_the_host_looks_when_it_must():
     """On the meta device, which has no values, a look raises."""
     cost, b = torch.rand(2, 3, 5, 4, device="meta"), torch.rand(4, device="meta")
-    result = sinkhorn_released(cost, b=b, max_iter=7, padded=True)
-    assert result.plan.shape == cost.shape
-    with pytest.raises(RuntimeError, match="meta"):
-        sinkhorn_released(cost, b=b, max_iter=8, padded=True)
+    assert sinkhorn_released(cost, b=b, padded=True).plan.shape == cost.shape
+    with pytest.raises(RuntimeError, match="meta"):  # are there weights of 0?
+        sinkhorn_released(cost, b=b)
+
+
+@pytest.mark.parametrize("group_dims", [0, 1, 2])
+def test_without_looks_it_is_the_same(group_dims, monkeypatch):
+    """Where the host never looks, as on an accelerator, every group still stops on its own."""
+    cost = torch.rand(6, 4, 9, 5, generator=torch.Generator().manual_seed(1))
+    expected = sinkhorn_released(cost, group_dims=group_dims)
+    assert (expected.iterations < 100).all()
+    monkeypatch.setattr(released, "looks_are_free", lambda device: False)
+    result = sinkhorn_released(cost, group_dims=group_dims)
+    for name in ("plan", "distance", "iterations", "marginal_error"):
+        assert torch.equal(getattr(result, name), getattr(expected, name))

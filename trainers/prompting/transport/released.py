@@ -13,7 +13,7 @@ from .loops import released_loop
 from .precision import full_precision
 from .result import SinkhornResult, Solution, in_a_row
 from .scalings import Scalings
-from .solver import chunk_size, columns_first, look_every
+from .solver import chunk_size, columns_first, looks_are_free
 
 
 def sinkhorn_released(
@@ -71,7 +71,11 @@ def sinkhorn_released(
 
 
 def _iterate_groups(steps, size, tol, max_iter, total):
-    """Updates u and v of groups of `size` problems; returns T (n, L, P) and counts (n, 1, 1)."""
+    """Updates u and v of groups of `size` problems; returns T (n, L, P) and counts (n, 1, 1).
+
+    As in `Sinkhorn.iterate`, only the CPU stops before `max_iter`, when the last group has.
+    """
+    looks = looks_are_free(steps.kernel.device)
     n = len(steps.kernel)
     groups = n // size
     dtype = steps.kernel.dtype
@@ -79,13 +83,13 @@ def _iterate_groups(steps, size, tol, max_iter, total):
     rows = total(u.view(groups, -1).sum(1))
     active = torch.ones(n, 1, 1, dtype=torch.bool, device=u.device)
     count = torch.zeros(n, 1, 1, dtype=torch.long, device=u.device)
-    for t in range(1, max_iter + 1):
+    for _ in range(max_iter):
         previous, u = u, torch.where(active, steps.u(v), u)
         v = torch.where(active, steps.v(steps.w(u)), v)
         count += active
         change = total((u - previous).abs().view(groups, -1).sum(1)) / rows
         active = ~(change < tol).repeat_interleave(size).view(n, 1, 1)
-        if t % look_every(u.device) == 0 and not active.any():
+        if looks and not active.any():
             break
     T = steps.kernel * u * v.mT
     broken = total(T.view(groups, -1).isnan().sum(1)) > 0

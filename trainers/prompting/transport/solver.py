@@ -78,9 +78,10 @@ class Found(NamedTuple):
 class Sinkhorn:
     """The solver: `sinkhorn` with settings that are checked once.
 
-    On an accelerator the host waits for it once in eight iterations of a chunk of problems, and
-    else for what the caller does not know: `spread` (once a chunk) and `padded` (once or twice).
-    There a known `spread` chooses the arithmetic, and padding is computed like the rest.
+    On an accelerator the host waits for what the caller does not know alone: `spread` (once a
+    chunk) and `padded` (once or twice). There a known `spread` chooses the arithmetic, padding is
+    computed like the rest, and all `max_iter` iterations are computed: to stop earlier, the host
+    would have to wait. A problem that has converged keeps its v, so the result is the same.
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
@@ -220,9 +221,10 @@ class Sinkhorn:
     def iterate(self, steps: Scalings, v: Tensor) -> Found:
         """Updates u and v of each problem until it has converged.
 
-        Where at most half of the problems have not, they go on alone.
+        On the CPU the last one ends it, and where at most half of the problems have not converged,
+        they go on alone. Elsewhere the host would have to wait to know, so it goes on to the end.
         """
-        every = look_every(v.device)
+        looks = looks_are_free(v.device)
         n = len(v)  # problems that are iterated on
         left: int | None = n  # of them have not converged, as far as the host knows
         active = torch.ones(n, 1, 1, dtype=torch.bool, device=v.device)
@@ -235,13 +237,12 @@ class Sinkhorn:
                 iterations.masked_fill_(active, t)
                 error = steps.error(v, w)
                 active = self.active(error)
-                left = int(active.count_nonzero()) if t % every == 0 else None
+                left = int(active.count_nonzero()) if looks else None
                 if t == self.max_iter or left == 0:
                     break
                 if left and 2 * left <= n and steps.kernel.numel() > FEW:
                     whole = _put(whole, index, Found(u, v, error, iterations))
-                    # as nonzero, which would wait for the device once more to know their number
-                    some = active[:, 0, 0].int().argsort(stable=True, descending=True)[:left]
+                    some = active[:, 0, 0].nonzero()[:, 0]
                     index = some if index is None else index[some]
                     steps, n = steps[some], left
                     v, w, iterations, active = (x[some] for x in (v, w, iterations, active))
@@ -316,9 +317,9 @@ def chunk_bytes_of(device: torch.device) -> int:
     return torch.get_num_threads() << 20 if device.type == "cpu" else 1 << 28
 
 
-def look_every(device: torch.device) -> int:
-    """Iterations between two looks of the host, which are free on the CPU alone."""
-    return 1 if device.type == "cpu" else 8
+def looks_are_free(device: torch.device) -> bool:
+    """Whether the host may look at a number without waiting for a device."""
+    return device.type == "cpu"
 
 
 def part(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
