@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler
 from dassl.utils import (
     UserError,
     checkpoints,
@@ -93,7 +94,7 @@ def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
         save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
     last = tmp_path / "model.pth.tar-2"
     torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
-    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch or has no model: delete"):
+    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch: delete"):
         resume_from_checkpoint(str(tmp_path), model)
     last.write_bytes(b"half")
     with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
@@ -102,14 +103,76 @@ def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
     assert resume_from_checkpoint(str(tmp_path), model) == 1
 
 
-def test_a_scheduler_that_is_none(tmp_path):
-    model = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    state = {"state_dict": model.state_dict(), "epoch": 1, "scheduler": [3]}
-    save_checkpoint(state, str(tmp_path))
-    with pytest.raises(UserError, match="does not fit the model"):
-        resume_from_checkpoint(str(tmp_path), model, optimizer, scheduler)
+def trained():
+    """A model after a step, with its optimiser and a scheduler behind a warm-up."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    after = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    scheduler = ConstantWarmupScheduler(optimizer, after, 1, 0.01)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    return model, optimizer, scheduler
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A checkpoint that is as it should be."""
+    model, optimizer, scheduler = trained()
+    return {
+        "state_dict": model.state_dict(),
+        "epoch": 1,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+
+
+def test_a_checkpoint_gives_back_optimiser_and_scheduler(tmp_path, whole):
+    save_checkpoint(whole, str(tmp_path))
+    parts = trained()
+    parts[1].param_groups[0]["lr"] = 7.0
+    parts[1].state[parts[0].weight]["momentum_buffer"].zero_()
+    assert resume_from_checkpoint(str(tmp_path), *parts) == 1
+    assert str(parts[1].state_dict()) == str(whole["optimizer"])
+    assert parts[2].state_dict() == whole["scheduler"]
+
+
+GROUP = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 0, "initial_lr": 0.1}
+GROUP["params"] = [0, 1]
+# What stands in the checkpoint instead, and what is said of it.
+BROKEN = [
+    ("epoch", True, "tells no epoch"),
+    ("epoch", -1, "tells no epoch"),
+    ("epoch", 2, "tells that it is of epoch 2"),
+    ("state_dict", [1], "has no model"),
+    ("train_seconds", "long", "does not tell how long the run has trained"),
+    ("optimizer", None, "has no state of the optimiser (it is missing)"),
+    ("optimizer", [3], "has no state of the optimiser (it is list [3])"),
+    ("optimizer", {}, "has no state of the optimiser ('state' is missing)"),
+    ("optimizer", {"state": {}, "param_groups": []}, "('param_groups' is not a list of 1)"),
+    ("optimizer", {"state": {}, "param_groups": [GROUP | {"lr": "x"}]}, "('lr' is str 'x')"),
+    ("optimizer", {"state": {}, "param_groups": [GROUP | {"params": [0]}]}, "not a list of 2)"),
+    ("optimizer", {"state": {0: 3}, "param_groups": [GROUP]}, "('state' has 0)"),
+    (
+        "optimizer",
+        {"state": {1: {"momentum_buffer": torch.ones(7)}}, "param_groups": [GROUP]},
+        "('momentum_buffer' does not fit a parameter)",
+    ),
+    ("scheduler", None, "has no state of the scheduler (it is missing)"),
+    ("scheduler", "cosine", "has no state of the scheduler (it is str 'cosine')"),
+    ("scheduler", {}, "has no state of the scheduler ("),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "said"), BROKEN)
+def test_a_checkpoint_that_a_run_cannot_go_on_from(tmp_path, whole, key, value, said):
+    save_checkpoint(whole, str(tmp_path))
+    torch.save({**whole, key: value}, tmp_path / "model.pth.tar-1")
+    with pytest.raises(UserError) as error:
+        resume_from_checkpoint(str(tmp_path), *trained())
+    assert f"The checkpoint '{tmp_path}/model.pth.tar-1' " in str(error.value)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).endswith(f": delete '{tmp_path}/checkpoint' to train from the start")
 
 
 def test_numpy_numbers_and_optimisers_in_checkpoints(tmp_path):

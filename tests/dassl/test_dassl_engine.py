@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, TrainerXU, build_trainer
-from dassl.utils import LossNotFinite, UserError, setup_logger
+from dassl.utils import LossNotFinite, UserError, save_checkpoint, setup_logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 from toy_trainer import ToyPrompts
@@ -124,7 +124,7 @@ def test_the_number_of_workers_changes_nothing(make_cfg, tmp_path):
     assert_same(*results)
 
 
-def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path):
+def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path, capsys):
     build_trainer(make_cfg()).train()
     file = tmp_path / "run/prompt_learner/model.pth.tar-2"
     checkpoint = torch.load(file, weights_only=True)
@@ -132,6 +132,7 @@ def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path):
     torch.save(checkpoint, file)
     resumed = build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3))
     resumed.train()
+    assert "no states of the random number generators: the run goes on" in capsys.readouterr().out
     assert resumed.start_epoch == 2
     assert (file.parent / "model.pth.tar-3").exists()
 
@@ -140,10 +141,12 @@ def test_broken_generator_states_are_told(make_cfg, tmp_path):
     build_trainer(make_cfg()).train()
     file = tmp_path / "run/prompt_learner/model.pth.tar-2"
     checkpoint = torch.load(file, weights_only=True)
-    checkpoint["rng"] = {"python": 3}
-    torch.save(checkpoint, file)
-    with pytest.raises(UserError, match="broken states of the random number generators: delete"):
-        build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3)).train()
+    of_numpy = checkpoint["rng"]["numpy"][:1] + ([-1] * 624, 0, 0, 0.0)
+    for rng in ({"python": 3}, {}, "", None, 7, checkpoint["rng"] | {"numpy": of_numpy},
+                checkpoint["rng"] | {"torch": "x"}):  # fmt: skip
+        torch.save(checkpoint | {"rng": rng}, file)
+        with pytest.raises(UserError, match="broken states of the random number gen.*: delete"):
+            build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3)).train()
 
 
 def test_best_val_model_is_kept_and_remembered(make_cfg, tmp_path, monkeypatch, capsys):
@@ -171,7 +174,7 @@ def test_models_saved_after_different_epochs_are_refused(make_cfg, tmp_path):
     trainer = build_trainer(make_cfg())
     trainer.register_model("other", torch.nn.Linear(1, 1))
     trainer.save_model(0, str(tmp_path))
-    torch.save({"state_dict": {}, "epoch": 2}, tmp_path / "other" / "model.pth.tar-1")
+    save_checkpoint({"state_dict": {}, "epoch": 2}, str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"different epochs \(1, 2\)"):
         trainer.resume_model_if_exist(str(tmp_path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,11 @@ FROZEN = ("token_prefix", "token_suffix")  # buffers of other class names
 @torch.no_grad()
 def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> None:
     """As `PromptedCLIP.load_public_state_dict`."""
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise UserError(
+            f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
+            "another checkpoint, or train again"
+        )
     own = model.public_parameters()
     found = {}
     for name, value in state.items():
@@ -34,6 +40,11 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
         if name not in found:
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
+            )
+        if not torch.is_tensor(found[name]):
+            raise UserError(
+                f"The checkpoint's '{name}' is a {type(found[name]).__name__} and no tensor: take "
+                "another checkpoint, or train again"
             )
         wanted, given = tuple(parameter.shape), tuple(found[name].shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
@@ -99,6 +110,22 @@ def saved_epochs(folder: str) -> list[int]:
     names = os.listdir(folder) if os.path.isdir(folder) else []
     epochs = [n.removeprefix("model.pth.tar-") for n in names if n.startswith("model.pth.tar-")]
     return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
+
+
+def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
+    """An error about the checkpoint that a run was to go on from, which tells the ways on.
+
+    Args:
+        folder: of the model; epoch: of the checkpoint.
+        what: is wrong with it, as the rest of a sentence.
+    """
+    mark = os.path.join(folder, "checkpoint")
+    remedy = f"delete '{mark}' to train from the start"
+    others = [other for other in saved_epochs(folder) if other != epoch]
+    if others:
+        name = os.path.basename(checkpoint_file(folder, others[-1]))
+        remedy += f", or write '{name}' into it to go on from there"
+    return UserError(f"The checkpoint '{checkpoint_file(folder, epoch)}' {what}: {remedy}")
 
 
 def find_checkpoint(folder: str, epoch: int | None) -> str:

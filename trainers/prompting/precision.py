@@ -66,6 +66,21 @@ class Precision:
             model.hold_weights_in(self.half)
         model.to(self.device)
 
+    def load_scale(self, state: dict[str, float]) -> None:
+        """Go on with the loss scale of a checkpoint. One made where none is needed has none.
+
+        Raises:
+            TypeError, KeyError: it is no state of a scaler.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"the scale is a {type(state).__name__}")
+        if not (state and self.scaler.is_enabled()):
+            return
+        for name in self.scaler.state_dict():
+            if not isinstance(state[name], (int, float)):
+                raise TypeError(f"'{name}' is a {type(state[name]).__name__}")
+        self.scaler.load_state_dict(state)
+
     def autocast(self) -> torch.autocast:
         """The context of a forward pass."""
         return torch.autocast(self.device.type, dtype=self.half, enabled=self.name == "amp")

@@ -19,9 +19,27 @@ from .errors import UserError
 from .method import find_method
 from .model import PromptedCLIP
 from .plugins import load_plugins
+from .settings import is_settings
 from .spec import clean
 
-NEEDED = ("settings", "classnames", "trainer", "backbone")  # of a checkpoint, beside the prompts
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_text, value))
+
+
+# What a checkpoint needs beside the prompts, and what holds of it.
+NEEDED = {
+    "settings": is_settings,
+    "classnames": _are_texts,
+    "trainer": _is_text,
+    "backbone": _is_text,
+    "epoch": lambda value: isinstance(value, int),
+    "plugins": lambda value: value is None or _are_texts(value),
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +84,13 @@ def load_run(
     """
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
     state = load_checkpoint(path)
-    if any(state.get(name) is None for name in NEEDED):
+    if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
         raise UserError(
             f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
             "runs and public code leave them: evaluate it by train.py with its config files, "
             "--eval-only and --model-dir, or train again"
         )
-    load_plugins(state.get("plugins", ()))
+    load_plugins(state.get("plugins") or ())
     kind = find_method(state["trainer"])
     cfg = _cfg(state["settings"])
     backbone = backbone or state["backbone"]
@@ -103,6 +121,9 @@ def load_run(
 
 def _model_folder(folder: Path) -> str:
     """The folder of the model in that of a run."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is not there"
+        raise UserError(f"'{folder}' {what}: give the output folder of one training")
     found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
     if len(found) != 1:
         what = "no checkpoint (model.pth.tar-EPOCH)" if not found else "several models"

@@ -1,11 +1,12 @@
 """The settings that made a checkpoint, kept in it: a result belongs to its settings."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from yacs.config import CfgNode
 
 from .by_run import leaves
+from .checkpoints import broken_checkpoint
 from .errors import UserError
 from .method import METHODS
 
@@ -40,19 +41,28 @@ def _text(key: str, value) -> str:
     return repr(list(value) if isinstance(value, (list, tuple)) else value)
 
 
-def check_resumed(saved: Mapping[str, str] | None, now: Mapping[str, str], folder: str) -> None:
-    """Refuse to go on with a run under other settings than it began with.
+def check_resumed(
+    checkpoint: Mapping, now: Mapping[str, str], folder: str, wanted: Iterable[str]
+) -> None:
+    """Refuse to go on with a run under other settings than it began with, or without its state.
+
+    A checkpoint that does not tell its settings is of another code, and may lack more.
 
     Args:
-        saved: the settings in the checkpoint; None in one that has none.
         folder: where the checkpoint lies.
+        wanted: the names of all parts of its state.
 
     Raises:
-        UserError: names the keys that differ.
+        UserError: names the keys that differ, or the parts that are missing.
     """
+    saved, epoch = checkpoint.get("settings"), checkpoint["epoch"]
     if saved is None:
         print(f"The checkpoint in '{folder}' does not say what settings made it: take care")
         return
+    if not is_settings(saved):
+        raise broken_checkpoint(folder, epoch, "does not tell its settings")
+    if lacking := sorted(set(wanted) - checkpoint.keys()):
+        raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
     differing = _differing(saved, now)
     if differing:
         raise UserError(
@@ -65,11 +75,17 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     """Refuse to evaluate prompts as another point in the space than they were trained at.
 
     Raises:
-        UserError: names the keys of the method's node that differ, or the backbone.
+        UserError: names the keys of the method's node that differ, or the backbone; `saved` are
+            no settings.
     """
     if saved is None:
         print("The checkpoint does not say what settings made it: those of this call are taken")
         return
+    if not is_settings(saved):
+        raise UserError(
+            "The checkpoint does not tell the settings that made it, where they belong: take "
+            "another --load-epoch, or train again"
+        )
     keys = [key for key in method.defaults if key not in (*method.training_only, "PREC")]
     names = [method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in keys]
     names.append("MODEL.BACKBONE.NAME")
@@ -78,6 +94,13 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
         raise UserError(
             f"The prompts were trained with other settings ({differing}): evaluate them with those"
         )
+
+
+def is_settings(saved) -> bool:
+    """Whether a value is what `settings_of` gives."""
+    return isinstance(saved, Mapping) and all(
+        isinstance(text, str) for pair in saved.items() for text in pair
+    )
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -12,7 +12,13 @@ from yacs.config import CfgNode
 
 from . import ranks
 from .backbones import absolute, load_clip
-from .checkpoints import PublicLayout, checkpoint_file, find_checkpoint, saved_epochs
+from .checkpoints import (
+    PublicLayout,
+    broken_checkpoint,
+    checkpoint_file,
+    find_checkpoint,
+    saved_epochs,
+)
 from .config import add_nodes, fitted, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
@@ -270,9 +276,11 @@ class PromptTrainer(TrainerX):
 
     def check_checkpoint(self, checkpoint, folder):
         """Raises:
-        UserError: the run was begun with other settings.
+        UserError: the run was begun with other settings, or lacks what `save_model` writes.
         """
-        check_resumed(checkpoint.get("settings"), settings_of(self.cfg, self.method), folder)
+        of_dassl = getattr(super(), "run_state", dict)()
+        wanted = {"optimizer", "scheduler", "method", "scaler", *of_dassl}
+        check_resumed(checkpoint, settings_of(self.cfg, self.method), folder, wanted)
 
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
@@ -284,8 +292,12 @@ class PromptTrainer(TrainerX):
             state = load_checkpoint(checkpoint_file(folder, epoch))
             if not hasattr(super(), "check_checkpoint"):  # not dassl-lite, which has asked before
                 self.check_checkpoint(state, folder)
-            self.method.load_own_state(state.get("method", {}))
-            self.precision.scaler.load_state_dict(state.get("scaler", {}))
+            try:
+                self.method.load_own_state(state.get("method", {}))
+                self.precision.load_scale(state.get("scaler", {}))
+            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                what = f"has no state of the method, or of its loss scale ({error})"
+                raise broken_checkpoint(folder, epoch, " ".join(what.split())[:200]) from None
         return epoch
 
     # ------------------------------------------------------------------ evaluate

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dassl.utils import (
     LossNotFinite,
     UserError,
+    broken_checkpoint,
     get_rng_state,
     load_checkpoint,
     load_last_checkpoint,
@@ -105,7 +106,8 @@ class TrainerBase:
     def resume_model_if_exist(self, directory):
         """Go on from the last checkpoint of every model in `directory`; return the next epoch.
 
-        A checkpoint that holds the states of the random number generators restores them too.
+        The random number generators go on, too. Checkpoints of the original Dassl have no states of
+        them, which is told.
         """
         names = self.get_model_names()
         if not names:
@@ -128,14 +130,14 @@ class TrainerBase:
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
-        if checkpoint.get("rng"):
-            try:
-                set_rng_state(checkpoint["rng"])
-            except (LookupError, RuntimeError, TypeError, ValueError):
-                raise UserError(
-                    f"The checkpoint in '{directory}' has broken states of the random number "
-                    "generators: delete the folder and train again"
-                ) from None
+        if "rng" not in checkpoint:
+            print("It has no states of the random number generators: the run goes on with others")
+            return checkpoint["epoch"]
+        try:
+            set_rng_state(checkpoint["rng"])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            flaw = "has broken states of the random number generators"
+            raise broken_checkpoint(folders[name], flaw) from None
         return checkpoint["epoch"]
 
     def check_checkpoint(self, checkpoint, folder):

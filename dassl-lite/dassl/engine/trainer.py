@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import math
 import os.path as osp
 import time
 
@@ -114,7 +115,13 @@ class SimpleTrainer(TrainerBase):
     def _recall_best_result(self):
         path = osp.join(self.output_dir, self.get_model_names()[0], "model-best.pth.tar")
         if self.cfg.TEST.FINAL_MODEL == "best_val" and osp.exists(path):
-            self.best_result = load_checkpoint(path)["val_result"]
+            result = load_checkpoint(path).get("val_result")
+            if not isinstance(result, (int, float)) or math.isnan(result):
+                raise UserError(
+                    f"The checkpoint '{path}' tells no result on validation images: delete it to "
+                    "go on, and the best of the epochs to come is kept"
+                )
+            self.best_result = result
 
     def after_train(self):
         print("Finish training")

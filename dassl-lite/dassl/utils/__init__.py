@@ -1,6 +1,7 @@
 """Helpers: checkpoints, files, logging, seeds, meters, the registry, a user's errors."""
 
 from .checkpoints import (
+    broken_checkpoint,
     load_checkpoint,
     load_last_checkpoint,
     load_pretrained_weights,
@@ -36,6 +37,7 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
+    "broken_checkpoint",
     "check_availability",
     "check_isfile",
     "collect_env_info",

@@ -4,11 +4,13 @@ import codecs
 import contextlib
 import functools
 import io
+import math
 import os
 import os.path as osp
 import pickle
 import re
 import warnings
+from collections import Counter
 
 import numpy as np
 import torch
@@ -72,6 +74,8 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
     """
     if not fpath:
         raise UserError("No checkpoint was named: give the path of a file")
+    if osp.isdir(fpath):
+        raise UserError(f"'{fpath}' is a folder, where a checkpoint, a file, belongs: {remedy}")
     if not osp.isfile(fpath):
         raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
     try:
@@ -147,27 +151,68 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
 
 
 def load_last_checkpoint(fdir):
-    """The checkpoint that the text file `fdir`/checkpoint names."""
-    name_file = osp.join(fdir, "checkpoint")
-    if not osp.isfile(name_file):
-        raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
-    with open(name_file, encoding="utf-8", errors="backslashreplace") as file:
-        name = file.readline(100).strip()
-    remedy = _ways_on(fdir, name_file, name)
-    if not name or osp.basename(name) != name or not osp.isfile(osp.join(fdir, name)):
+    """The checkpoint that the text file `fdir`/checkpoint names.
+
+    Its epoch, its model and its time are what a run can go on from, as far as can be told without
+    the trainer.
+    """
+    name = _last_name(fdir)
+    remedy = _ways_on(fdir, name)
+    if not name or osp.basename(name) != name or not osp.exists(osp.join(fdir, name)):
         raise UserError(
-            f"'{name_file}' is to name the last checkpoint, but there is no file '{name}': {remedy}"
+            f"'{osp.join(fdir, 'checkpoint')}' is to name the last checkpoint, but there is no"
+            f" file '{name}': {remedy}"
         )
     fpath = osp.join(fdir, name)
     print(f"Loading checkpoint from '{fpath}'")
     checkpoint = load_checkpoint(fpath, remedy)
-    if not isinstance(checkpoint.get("epoch"), int) or "state_dict" not in checkpoint:
-        raise UserError(f"The checkpoint '{fpath}' tells no epoch or has no model: {remedy}")
+    if flaw := _flaw(checkpoint, name):
+        raise broken_checkpoint(fdir, flaw)
     return checkpoint
 
 
-def _ways_on(fdir, name_file, name):
+def broken_checkpoint(fdir, flaw):
+    """A UserError about the last checkpoint of a folder, which tells the ways on.
+
+    `flaw` says what is wrong with it, as the rest of a sentence.
+    """
+    name = _last_name(fdir)
+    return UserError(f"The checkpoint '{osp.join(fdir, name)}' {flaw}: {_ways_on(fdir, name)}")
+
+
+def _last_name(fdir):
+    """What the text file `fdir`/checkpoint says."""
+    name_file = osp.join(fdir, "checkpoint")
+    if not osp.isfile(name_file):
+        raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
+    with open(name_file, encoding="utf-8", errors="backslashreplace") as file:
+        return file.readline(100).strip()
+
+
+def _flaw(checkpoint, name):
+    """Why no run can go on from a checkpoint in a file of that name; None if one can."""
+    epoch, of_name = checkpoint.get("epoch"), name.removeprefix("model.pth.tar-")
+    if type(epoch) is not int or epoch < 0:
+        return "tells no epoch"
+    if of_name.isdecimal() and int(of_name) != epoch:
+        return f"tells that it is of epoch {epoch}"
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        return "has no model"
+    seconds = checkpoint.get("train_seconds", 0.0)
+    if not _is_number(seconds) or seconds < 0:
+        return "does not tell how long the run has trained"
+    return None
+
+
+def _is_number(value):
+    """Whether a value is a finite number."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _ways_on(fdir, name):
     """What to do when the last checkpoint, called `name`, cannot be used."""
+    name_file = osp.join(fdir, "checkpoint")
     remedy = f"delete '{name_file}' to train from the start"
     epochs = {}
     for other in os.listdir(fdir):
@@ -180,14 +225,14 @@ def _ways_on(fdir, name_file, name):
 
 
 def restore(checkpoint, model, source, optimizer=None, scheduler=None):
-    """Put a checkpoint read from `source` into a model, and into its optimiser and scheduler."""
+    """Put a checkpoint read from `source` into a model, and into its optimiser and scheduler.
+
+    With one of these two, `source` is the folder whose last checkpoint it is, and a checkpoint
+    without a state of it is refused: the run would go on as if it had not begun.
+    """
     inner = model.module if isinstance(model, torch.nn.DataParallel) else model
     try:
         inner.load_state_dict(checkpoint["state_dict"])
-        if optimizer is not None and checkpoint.get("optimizer") is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-        if scheduler is not None and checkpoint.get("scheduler") is not None:
-            scheduler.load_state_dict(checkpoint["scheduler"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if hasattr(error, "exit_code"):  # a model that explains itself
             raise
@@ -196,6 +241,64 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
             f"The checkpoint in '{source}' does not fit the model ({reason}):"
             " use the trainer and the settings that it was trained with"
         ) from None
+    if optimizer is not None:
+        flaw = _misfit(checkpoint.get("optimizer"), optimizer) or _broken_momenta(
+            checkpoint["optimizer"]["state"], optimizer
+        )
+        if flaw:
+            raise broken_checkpoint(source, f"has no state of the optimiser ({flaw})")
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    if scheduler is not None:
+        if flaw := _misfit(checkpoint.get("scheduler"), scheduler):
+            raise broken_checkpoint(source, f"has no state of the scheduler ({flaw})")
+        scheduler.load_state_dict(checkpoint["scheduler"])
+
+
+def _misfit(state, part):
+    """Why a state cannot be that of an optimiser or a scheduler; None if it can."""
+    own = part.state_dict()
+    if "param_groups" in own:  # in the order of the optimiser's parameters, whatever there is
+        own = {**own, "state": {}}
+    return _unlike(state, own, "it")
+
+
+def _unlike(saved, own, name):
+    """Where a state lacks a number, or a part with numbers, that `own` has; None if nowhere."""
+    if isinstance(own, Counter):  # of a schedule, which may have become another
+        return None
+    parts = []
+    if isinstance(own, dict):
+        if not isinstance(saved, dict):  # an object, in checkpoints of the original
+            saved = getattr(saved, "__dict__", saved)
+        if not isinstance(saved, dict):
+            return f"{name} is {_in_words(saved)}"
+        parts = [(saved.get(key), value, f"'{key}'") for key, value in own.items()]
+    elif isinstance(own, (list, tuple)):
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(own):
+            return f"{name} is not a list of {len(own)}"
+        parts = [(value, of_own, name) for value, of_own in zip(saved, own, strict=True)]
+    elif _is_number(own) and not _is_number(saved):
+        return f"{name} is {_in_words(saved)}"
+    return next(filter(None, (_unlike(*part) for part in parts)), None)
+
+
+def _in_words(value):
+    return "missing" if value is None else f"{type(value).__name__} {value!r:.20}"
+
+
+def _broken_momenta(state, optimizer):
+    """Why what an optimiser has gathered does not fit its parameters; None if it does."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, gathered in state.items():
+        if i not in range(len(parameters)) or not isinstance(gathered, dict):
+            return f"'state' has {i!r:.20}"
+        for key, value in gathered.items():
+            fits = value is None or _is_number(value)
+            if torch.is_tensor(value):
+                fits = value.dim() == 0 or value.shape == parameters[i].shape
+            if not fits:
+                return f"'{key}' does not fit a parameter"
+    return None
 
 
 def load_pretrained_weights(model, weight_path):

@@ -1,0 +1,110 @@
+"""A checkpoint that a run cannot go on from: one sentence, with the file and the ways on."""
+
+import sys
+
+import pytest
+import torch
+from dassl import utils
+from dassl.engine import build_trainer
+from tiny import arguments, run
+
+import train
+from trainers.prompting import UserError
+
+REFUSED = UserError, utils.UserError
+
+MISSING = "missing"
+NONSENSE = ["nonsense", [3], 7, MISSING]
+# What the sentence says of a part that is broken.
+PARTS = {
+    "epoch": "tells no epoch",
+    "state_dict": "has no model",
+    "optimizer": "has no state of the optimiser",
+    "scheduler": "has no state of the scheduler",
+    "rng": "has broken states of the random number generators",
+    "method": "has no state of the method",
+    "scaler": "has no state of the method, or of its loss scale",
+    "settings": "does not tell its settings",
+    "train_seconds": "does not tell how long the run has trained",
+}
+OTHERWISE = {
+    ("epoch", "7"): "tells that it is of epoch 7",
+    ("optimizer", MISSING): "lacks optimizer",
+    ("scheduler", MISSING): "lacks scheduler",
+    ("rng", MISSING): "lacks rng",
+    ("method", MISSING): "lacks method",
+    ("scaler", MISSING): "lacks scaler",
+    ("train_seconds", MISSING): "lacks train_seconds",
+}
+FINE = [("train_seconds", 7), ("settings", MISSING)]  # the second as public code has it
+CASES = [(key, value) for key in PARTS for value in NONSENSE if (key, value) not in FINE]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a run that has ended, its last checkpoint, and what that holds."""
+    root, streams = tmp_path_factory.mktemp("killed"), (sys.stdout, sys.stderr)
+    assert run(root) == 0
+    sys.stdout, sys.stderr = streams
+    file = root / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    return root, file, torch.load(file, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trainer(killed):
+    """Of the same command, before it looks for a checkpoint."""
+    return build_trainer(train.setup_cfg(train.parse_args(arguments(killed[0]))))
+
+
+def broken(checkpoint, key, value) -> dict:
+    if value is MISSING:
+        return {k: v for k, v in checkpoint.items() if k != key}
+    return {**checkpoint, key: value}
+
+
+@pytest.mark.parametrize(("key", "value"), CASES)
+def test_a_part_that_is_broken(killed, trainer, key, value):
+    root, file, checkpoint = killed
+    torch.save(broken(checkpoint, key, value), file)
+    with pytest.raises(REFUSED) as error:
+        trainer.resume_model_if_exist(str(root / "output"))
+    said = str(error.value)
+    assert said.startswith(
+        f"The checkpoint '{file}' {OTHERWISE.get((key, str(value)), PARTS[key])}"
+    )
+    assert said.endswith(f": delete '{file.parent}/checkpoint' to train from the start")
+    assert "\n" not in said
+
+
+def test_an_earlier_checkpoint_is_offered(killed, trainer):
+    root, file, checkpoint = killed
+    torch.save(checkpoint | {"epoch": 1}, file.with_name("model.pth.tar-1"))
+    for key in ("scaler", "optimizer"):  # told here, and by dassl-lite
+        torch.save(broken(checkpoint, key, "x"), file)
+        with pytest.raises(REFUSED, match="or write 'model.pth.tar-1' into it to go on from"):
+            trainer.resume_model_if_exist(str(root / "output"))
+    file.with_name("model.pth.tar-1").unlink()
+
+
+@pytest.mark.parametrize("key", ["epoch", "optimizer", "scheduler", "rng"])
+def test_the_same_command_ends_without_a_traceback(killed, capsys, key):
+    root, file, checkpoint = killed
+    torch.save(broken(checkpoint, key, "nonsense"), file)
+    assert run(root) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: The checkpoint '{file}' {PARTS[key]}")
+    torch.save(checkpoint, file)
+    assert run(root) == 0
+
+
+def test_a_loss_scale_goes_on_where_there_is_one(trainer):
+    precision = trainer.precision
+    precision.load_scale({})  # of a run on a device that needs none
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    precision.load_scale({})
+    assert precision.scaler.get_scale() == 8
+    precision.load_scale(torch.amp.GradScaler("cpu", init_scale=4.0).state_dict())
+    assert precision.scaler.get_scale() == 4
+    for state in ({"scale": 4.0}, precision.scaler.state_dict() | {"scale": "x"}):
+        with pytest.raises((KeyError, TypeError)):
+            precision.load_scale(state)
