@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
     def poisoned(self, batch):
         if (self.epoch, self.batch_idx) == (1, 2):
-            batch["img"] = batch["img"] * float("nan")
+            self.model.prompt_learner.ctx.data.fill_(float("nan"))
         return forward_backward(self, batch)
 
     monkeypatch.setattr(PromptTrainer, "forward_backward", poisoned)

@@ -1,11 +1,13 @@
 """What the library is given by mistake: one sentence each."""
 
+import math
 import re
 
 import pytest
 import torch
 
-from trainers.prompting import PromptedCLIP, build_method, prompt_spec
+from trainers.prompting import PromptedCLIP, UserError, build_method, prompt_spec
+from trainers.prompting.encoders.vision import ImageEncoder
 
 NAMES = {
     "a text": ("cat", TypeError, "classnames is the text 'cat': give a list of names"),
@@ -38,3 +40,53 @@ def test_images_of_another_shape(tiny_clip, shape, mode):
     sentence = f"images has shape {shape} but must be (B, 3, 32, 32), B at least 1"
     with pytest.raises(ValueError, match=re.escape(sentence)):
         model(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("pixel", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_pixels_that_are_no_numbers(tiny_clip, pixel, mode):
+    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("MaPLe", {"PROMPT_DEPTH": 2}))
+    model.train(mode == "train")
+    images = torch.randn(3, 3, 32, 32)
+    model(images)
+    images[1, 2, 3, 4] = pixel
+    with pytest.raises(ValueError, match="images has pixels that are nan or infinite") as error:
+        model(images)
+    assert "\n" not in str(error.value)
+
+
+def test_large_pixels_in_half_precision_are_numbers(tiny_clip):
+    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("CoOp", {})).eval()
+    images = torch.full((3, 3, 32, 32), 100.0, dtype=torch.float16)  # their sum is no float16
+    assert model(images).isfinite().all()
+
+
+UNSEEN = {
+    "CoOp": {},
+    "MaPLe": {"PROMPT_DEPTH": 2},
+    "ALIGN": {"M": 2, "N": 2, "DEPTH": 2},
+}
+
+
+@pytest.mark.parametrize("pixel", [math.nan, math.inf])
+@pytest.mark.parametrize("method", UNSEEN)
+def test_where_nothing_looks_such_an_image_alone_has_nan_for_logits(
+    tiny_clip, monkeypatch, method, pixel
+):
+    """What docs/use.md says of a GPU."""
+    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec(method, UNSEEN[method])).eval()
+    images = torch.randn(3, 3, 32, 32)
+    expected = model(images)
+    images[1, 2, 3, 4] = pixel
+    monkeypatch.setattr(ImageEncoder, "check", lambda self, images: None)
+    logits = model(images)
+    assert logits[1].isnan().all()
+    torch.testing.assert_close(logits[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize("beta", [math.inf, math.nan, -1.0])
+@pytest.mark.parametrize("form", ["additive", "convex"])
+def test_a_beta_that_is_none(tiny_clip, beta, form):
+    node = {"M": 2, "N": 2, "DEPTH": 2, "BETA": beta, "BETA_FORM": form}
+    with pytest.raises(UserError, match=f"BETA is {beta}: it must lie in"):
+        build_method("ALIGN", node, tiny_clip, ["cat", "dog"])

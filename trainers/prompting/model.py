@@ -121,8 +121,13 @@ class PromptedCLIP(nn.Module):
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and the features that they come from, of normalised images (B, 3, H, W).
 
+        Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
+        for logits there; with the scores `released` and `plot`, which solve transport for the
+        whole batch as their public codes do, the logits of the other images change, too.
+
         Raises:
-            ValueError: images of another shape.
+            ValueError: images of another shape or, on the CPU, with pixels that are nan or
+                infinite.
         """
         self.image_encoder.check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):

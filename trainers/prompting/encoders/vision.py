@@ -63,14 +63,22 @@ class ImageEncoder(nn.Module):
         return self.visual.conv1.weight.shape[0]
 
     def check(self, images: torch.Tensor) -> None:
-        """Raises:
-        ValueError: images that this encoder does not read.
+        """
+        Raises:
+            ValueError: images that this encoder does not read. Pixels that are nan or infinite are
+                found on the CPU alone: for any other device the host would have to wait.
         """
         size = self.visual.input_resolution
         if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
             raise ValueError(
                 f"images has shape {tuple(images.shape)} but must be (B, 3, {size}, {size}), B at "
                 "least 1"
+            )
+        look = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and not images.sum(dtype=torch.float32).isfinite():
+            raise UserError(
+                "images has pixels that are nan or infinite, of which there are no logits: check "
+                "how they were read and normalised"
             )
 
     def forward(self, images, contexts: list[torch.Tensor] | None = None) -> ImageFeatures:
