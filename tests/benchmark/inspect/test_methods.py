@@ -102,7 +102,7 @@ def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
 def test_words_without_something_to_read(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["words", "--model-dir", str(out)]) == 2
-    assert "holds no run to load" in capsys.readouterr().err
+    assert "is not there" in capsys.readouterr().err
     assert run(tmp_path, "VPT", out, 1, extra=["TRAINER.VPT.PROMPT_DEPTH_VISION", "1"]) == 0
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2

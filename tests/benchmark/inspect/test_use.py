@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -132,11 +133,37 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
     assert code == 2 and "called '/gone/clip.pt'" in err
     moved = GOLDEN / "tiny_clip_seed0.safetensors"
     assert predict(capsys, "--model-dir", tmp_path, image, "--backbone", moved)[0] == 0
+    for broken in ({"settings": "x"}, {"classnames": 7}, {"epoch": None}, {"plugins": [3]}):
+        torch.save({**state, **broken}, path)
+        with pytest.raises(UserError, match="does not say what made it"):
+            load_run(tmp_path)
+    for model in ("x", {"ctx": "x"}):
+        torch.save({**state, "state_dict": model}, path)
+        with pytest.raises(UserError, match="is a str and no"):
+            load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
     with pytest.raises(UserError, match=r"of its classes \(CSC\): it cannot name others"):
         load_run(tmp_path, classnames=["river", "forest"])
     code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
     assert code == 2 and "there is no image or folder" in err
+
+
+def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for folder, what in ((tmp_path / "gone", "is not there"), (file, "is a file")):
+        with pytest.raises(UserError, match=f"'{folder}' {what}: give the output folder"):
+            load_run(folder)
+    (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
+    code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
+    assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+
+
+def test_a_run_loads_without_its_results(runs, tmp_path):
+    """The checkpoint tells all: a folder in the place of results.json is no obstacle."""
+    shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
+    (tmp_path / "results.json").mkdir()
+    assert set(load_run(tmp_path).classnames) == set(NAMES)
 
 
 def export(capsys, run, output):

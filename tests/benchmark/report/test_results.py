@@ -55,3 +55,14 @@ def test_a_record_that_no_run_has_written_is_named_and_not_tabulated(case, tmp_p
     assert "60.00" in said.out and "50.00" not in said.out
     main(["status", str(tmp_path)])
     assert sentence in capsys.readouterr().out
+
+
+def test_a_folder_in_the_place_of_a_record_is_named(tmp_path, capsys):
+    leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
+    path = next(tmp_path.rglob("seed1/results.json"))
+    path.unlink()
+    path.mkdir()
+    assert main(["report", str(tmp_path)]) in (0, 1)
+    said = capsys.readouterr()
+    assert f"{path} cannot be read ([Errno 21] Is a directory" in said.out + said.err
+    assert "60.00" in said.out
