@@ -27,16 +27,16 @@ from paths import GOLDEN
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
+HALF_DRAWS = 6
 
 
-def build(setting: str, loud: float | str = 0.0):
-    """The method, and its CLIP, of which `loud` is as in `make_loud`."""
+def build(setting: str):
+    """The method, and its CLIP."""
     from trainers.prompting import build_method, load_clip
 
     name, node, *dataset = SETTINGS[setting]
     torch.manual_seed(0)
     clip_model = load_clip(TINY)
-    make_loud(clip_model, loud)
     return build_method(name, node, clip_model, NAMES, *dataset), clip_model
 
 
@@ -93,56 +93,11 @@ def fused_step(setting: str, precision: str) -> dict:
         return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
 
 
-def make_loud(clip_model, size: float | str) -> None:
-    """Give three channels of both towers so large states as real CLIPs have, from the start on.
+def half(setting: str, precision: str, loud: str) -> dict:
+    """How near half precision is to float32: ours beside the stock modules'."""
+    from half import compare
 
-    Or `gains` of LayerNorm that saturate attention: there gradients depend on the last digits.
-    """
-    channels = torch.tensor([3, 40, 90])
-    if size == "gains":
-        for tower in (clip_model.transformer, clip_model.visual.transformer):
-            for block in tower.resblocks:
-                for norm in (block.ln_1, block.ln_2):
-                    norm.weight.data[channels] *= 100
-        return
-    for positions in (clip_model.positional_embedding, clip_model.visual.positional_embedding):
-        positions.data[:, channels] += size * torch.tensor([1.0, -0.6, 0.3])
-
-
-def gradients(setting, precision, device, loud, stock=False) -> torch.Tensor:
-    """Of a step; `stock`: computed by OpenAI's modules as they are."""
-    from benchmark.measure.naive import Naive
-    from trainers.prompting.precision import Precision
-    from trainers.prompting.step import update
-
-    method, clip_model = build(setting, loud)
-    how = Precision(precision, device)
-    if not (stock and precision == "amp"):  # where autocast converts weights at each product
-        how.place(method.model, clip_model)
-    model = Naive(clip_model, NAMES, method.model) if stock else method.model
-    method.to(device).train()
-    model.to(device)
-    batch = method.batch([IMAGES.to(device)] * method.views, LABELS.to(device))
-    with how.autocast():
-        terms = method.terms(model.output(batch.images), batch)
-    parameters = list(method.model.trained().parameters())
-    optimizer = torch.optim.SGD(parameters, lr=0.0)
-    update(method, terms, optimizer, how)
-    return torch.cat([p.grad.float().cpu().flatten() for p in parameters])
-
-
-def half(setting: str, precision: str, loud: float | str) -> dict:
-    """How near gradients in half precision are to float32: ours, and the stock modules'."""
-    cpu = torch.device("cpu")
-    device = cpu if precision == "bf16" else pretend.DEVICE
-    precision = "amp" if precision == "bf16" else precision
-    expected = gradients(setting, "fp32", cpu, loud)
-    found = {}
-    for name, stock in (("ours", False), ("stock", True)):
-        got = gradients(setting, precision, device, loud, stock)
-        found[name] = torch.cosine_similarity(got, expected, dim=0).item()
-        found[f"{name} error"] = ((got - expected).norm() / expected.norm()).item()
-    return found
+    return compare(setting, precision, pretend.DEVICE, loud, HALF_DRAWS)
 
 
 def whole_run(setting: str, precision: str, folder: Path) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import PRECISIONS, SETTINGS
+from half import worse
 from pretend import build_guard
 
 PROGRAM = Path(__file__).parent / "program.py"
@@ -26,17 +27,14 @@ FEW = {
     ("fused", "ALIGN", "fp16"),
     ("run", "ALIGN", "fp16"),
 }
-# Half precision beside that of OpenAI's modules, where channels are as large as in a real CLIP.
-# `bf16` is what amp is on the CPU.
-LOUD = 300
+# Half precision beside that of OpenAI's modules under autocast's lists for CUDA; half.py says more,
+# and tests/prompting/test_precision.py tries more on the CPU.
 HALVES = {
-    ("half", setting, precision, size)
+    ("half", setting, precision, loud)
     for setting in ("ALIGN", "MaPLe")
-    for precision in ("fp16", "amp", "bf16")
-    for size in (0, LOUD)
+    for precision in ("fp16", "amp")
+    for loud in ("quiet", "start", "blocks")
 }
-HALVES |= {("half", "ALIGN", "amp", "gains")}
-FEW |= {("half", "MaPLe", "fp16", LOUD), ("half", "ALIGN", "bf16", LOUD)}
 STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
 RUNS = {("run", setting, "fp16") for setting in SETTINGS if " " not in setting}
 RUNS |= {("run", "PromptSRC", "amp"), ("run", "ALIGN", "amp"), ("run", "ALIGN, released", "amp")}
@@ -47,7 +45,6 @@ LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
 # Whose gradient jumps where rounding turns a sign (an L1 loss) or another patch is the nearest.
 JUMPS = {"PromptSRC", "ALIGN, regularised", "ALIGN, nearest"}
-BESIDE_STOCK = 1.5  # rounding errors differ by chance
 
 SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
 
@@ -97,13 +94,9 @@ def test_the_rest(rest, case):
     check(*case, found=rest[case])
 
 
-def check(kind, setting, precision, *size, found):
-    if "gains" in size:
-        assert found["ours"] > found["stock"] - 0.03
-        return
+def check(kind, setting, precision, *loud, found):
     if kind == "half":
-        assert found["ours"] > 0.99
-        assert found["ours error"] < BESIDE_STOCK * found["stock error"]
+        assert not worse(found)
         return
     if kind == "step":
         jumps = precision != "fp32" and setting in JUMPS

@@ -1,0 +1,26 @@
+"""Half precision is at least as near to float32 as OpenAI's modules in half precision are."""
+
+import pytest
+from half import CPU, compare, worse
+
+# Draws of a case, and what it is tried with. Errors spread little where no channel is loud, or
+# where it is loud from the start, and much where every block adds to it.
+QUICK = [("ALIGN", "bf16", "start"), ("MaPLe", "fp16", "start"), ("MaPLe", "amp", "quiet")]
+SLOW = [
+    (setting, kind, loud)
+    for setting in ("ALIGN", "MaPLe")
+    for kind in ("fp16", "amp", "bf16")
+    for loud in ("quiet", "start", "blocks", "gains")
+]
+DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
+
+
+@pytest.mark.parametrize(("setting", "kind", "loud"), QUICK)
+def test_a_few(setting, kind, loud):
+    assert not worse(compare(setting, kind, CPU, loud, draws=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("setting", "kind", "loud"), SLOW)
+def test_all(setting, kind, loud):
+    assert not worse(compare(setting, kind, CPU, loud, DRAWS[loud]))
