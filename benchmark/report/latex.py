@@ -58,7 +58,8 @@ def as_latex(table: Table) -> str:
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
     body = tabular("l" + "r" * (len(head) - 1), [_row(head)], [[_row(line) for line in lines]])
-    return floating("table", caption, "", [r"\small", *body], table.problems)
+    size = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
+    return floating("table", caption, "", [size, *body], table.problems)
 
 
 def escape(text: str) -> str:
