@@ -1,6 +1,6 @@
-"""The embedded benchmark: emoji in four styles that the embedded CLIP has never seen.
+"""The embedded benchmark: emoji in styles that the embedded CLIP has never seen.
 
-The images come with this repository (assets/emoji.zip, made by scripts/build_emoji.py).
+The images come with this repository (assets/emoji.zip, made by assets/builders/archive.py).
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def remove_leftovers(parent):
 
 @DATASET_REGISTRY.register()
 class Emoji(ImageDataset):
-    """The source: OpenMoji in colour, 37 CLDR subgroups, split by emoji."""
+    """OpenMoji in colour, 37 CLDR subgroups, split by motif."""
 
     split_file = "split_emoji.json"
 
@@ -75,31 +75,39 @@ class Emoji(ImageDataset):
         return unpack(ARCHIVE, Path(root).expanduser().absolute() if root else REPOSITORY / "data")
 
 
-class ShiftedEmoji(Emoji):
-    """A shifted domain: the test emoji in another style, the classes of `Emoji`.
-
-    There is nothing to train on; Dassl reads class names from training images, so `train_x` is the
-    test set, as in CoOp's ImageNetV2.
-    """
-
-    @classmethod
-    def read(cls, folder):
-        _, _, test = super().read(folder)
-        return test, [], test
-
-
 @DATASET_REGISTRY.register()
-class Emoji3D(ShiftedEmoji):
-    """Fluent 3D."""
+class Emoji3D(Emoji):
+    """Fluent 3D; the same emoji in each part as in `Emoji`."""
 
     split_file = "split_emoji_3d.json"
 
 
 @DATASET_REGISTRY.register()
-class EmojiSketch(ShiftedEmoji):
-    """OpenMoji as black line drawings."""
+class EmojiPixels(Emoji):
+    """Fluent 3D in 16x16 pixels; the same emoji in each part as in `Emoji`."""
 
-    split_file = "split_emoji_sketch.json"
+    split_file = "split_emoji_pixels.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiNight(Emoji):
+    """Fluent 3D with inverted brightness; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_night.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiHue(Emoji):
+    """Fluent 3D with hues turned by half a circle; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_hue.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiOne(Emoji):
+    """EmojiOne 2.3: those classes that it has enough emoji of, parts as in `Emoji`."""
+
+    split_file = "split_emoji_one.json"
 
 
 @DATASET_REGISTRY.register()

@@ -106,7 +106,7 @@ class DomainGeneralization(Transfer):
     summary = "train on one data set, test on its classes in other styles"
     targets = {
         "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
-        "emoji": ["emoji_3d", "emoji_sketch"],
+        "emoji": ["emoji_3d", "emoji_pixels", "emoji_night", "emoji_hue"],
     }
 
 

@@ -29,7 +29,7 @@ class Checkout:
         for name in ("__init__.py", "by_run.py", "errors.py", "files.py"):
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
-        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_sketch", "dtd"):
+        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
             path = root / "configs" / "datasets" / f"{dataset}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")

@@ -80,9 +80,9 @@ def test_results_of_an_older_config_file_are_refused(checkout):
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
     config = checkout.root / "configs/trainers/CoOp/emoji.yaml"
     config.write_text("OPTIM:\n  MAX_EPOCH: 8\nTRAIN:\n  PRINT_FREQ: 7\n")
-    checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch")
+    checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels")
     config.write_text("OPTIM:\n  MAX_EPOCH: 9\n")
-    refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch", code=2)
+    refused = checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels", code=2)
     assert "another run (OPTIM.MAX_EPOCH 8, not 9)" in refused.stderr
     checkout.protocol("cross_dataset", *EMOJI, "OPTIM.MAX_EPOCH", "8")
     assert len(checkout.calls()) == 6 + 2

@@ -139,7 +139,7 @@ def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
     assert "CoOp with a context for each class (CSC) cannot be tested on other" in refused.stderr
     assert refused.stderr.count("\n") == 1
     checkout.base2new(*asked, code=2)
-    checkout.protocol("domain_generalization", "--source", "emoji", "emoji_sketch", *asked)
+    checkout.protocol("domain_generalization", "--source", "emoji", "emoji_pixels", *asked)
     checkout.protocol("few_shot", *asked)
     checkout.base2new(*asked, "TRAINER.COOP.CTX_INIT", "a photo of a")
 

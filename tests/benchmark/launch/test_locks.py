@@ -35,7 +35,7 @@ def test_what_two_calls_share_is_done_once(checkout):
     first = checkout.start(*EMOJI, *words, command="cross_dataset", fake=fake)
     try:
         wait_for(lambda: "CoOp/1/all" in checkout.runs())
-        second = checkout.protocol("domain_generalization", *EMOJI, *words, "emoji_sketch")
+        second = checkout.protocol("domain_generalization", *EMOJI, *words, "emoji_pixels")
         first.communicate(timeout=60)
     finally:
         first.kill()

@@ -33,6 +33,18 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
 
 
+def test_the_embedded_benchmark_runs_the_parts_that_are_asked_for(checkout, tmp_path):
+    script = checkout.root / "scripts" / "embedded_benchmark.sh"
+    asked = {"STAGES": "base2new ablation", "DATASETS": "emoji emoji_pixels"}
+    asked |= {"TRAINERS": "CoOp", "SEEDS": "4 5", "OUTPUT": "out"}
+    done = checkout.run("bash", script, "--dry-run", cwd=tmp_path, **asked)
+    assert done.returncode == 0, done.stderr
+    for part, count in (("base2new", 2 * 2 * 2 * 2), ("few_shot", 0)):
+        folders = done.stdout.count(f"--output-dir {tmp_path}/out/{part}/")
+        assert folders == count, part  # data sets, seeds, methods, base and new
+    assert f"--output-dir {tmp_path}/out/ablation/" in done.stdout
+
+
 def test_script_runs_to_the_table(checkout):
     script = checkout.root / "scripts" / "base2new.sh"
     done = checkout.run("bash", script, TRAINERS="CoOp", SEEDS="1")
@@ -55,11 +67,11 @@ def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     shared |= {"BACKBONE": "ViT-B/16", "JOBS": "1", "TRAINERS": "ALIGN"}
     shots = [call["DATASET.NUM_SHOTS"] for call in script("few_shot", SHOTS="2 8", **shared)]
     assert shots == ["2", "8"]
-    both = {"SOURCE": "emoji_food", "TARGETS": "emoji_sketch dtd", "SHOTS": "2"}
+    both = {"SOURCE": "emoji_food", "TARGETS": "emoji_pixels dtd", "SHOTS": "2"}
     for name in TRANSFER:
         calls = script(name, **shared, **both)
         datasets = [call["--dataset-config-file"].rpartition("/")[2] for call in calls]
-        assert datasets == ["emoji_food.yaml", "emoji_sketch.yaml", "dtd.yaml"]
+        assert datasets == ["emoji_food.yaml", "emoji_pixels.yaml", "dtd.yaml"]
         folder = tmp_path / "my output" / name / "emoji_food/dtd/shots_2/ALIGN/emoji@ViT-B-16/seed4"
         assert calls[2]["--output-dir"] == str(folder)
         assert calls[2]["--root"] == str(tmp_path / "my data")

@@ -72,11 +72,11 @@ def test_transfer_trains_once_for_all_targets_of_both_protocols(checkout):
         assert calls[folder]["model_dir"] == str(checkout.output / training)
         assert calls[folder]["opts"]["DATASET.SUBSAMPLE_CLASSES"] == "all"
     assert rows(first.stdout)["CoOp"][:3] == ["61.00"] * 3
-    second = checkout.protocol("domain_generalization", *EMOJI, "emoji_sketch")
+    second = checkout.protocol("domain_generalization", *EMOJI, "emoji_pixels")
     assert "4 runs, 2 to do; " in second.stderr
     assert sorted(checkout.folders()[6:]) == [
-        "domain_generalization/emoji/emoji_sketch/shots_0/ZeroshotCLIP/emoji/seed1",
-        "domain_generalization/emoji/emoji_sketch/shots_16/CoOp/emoji/seed1",
+        "domain_generalization/emoji/emoji_pixels/shots_0/ZeroshotCLIP/emoji/seed1",
+        "domain_generalization/emoji/emoji_pixels/shots_16/CoOp/emoji/seed1",
     ]
 
 

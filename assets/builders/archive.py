@@ -1,0 +1,200 @@
+"""Build the archive of the embedded benchmark from public npm packages.
+
+    python -m assets.builders.archive --packages FOLDER --output assets/emoji.zip
+
+FOLDER holds the packages as `npm pack` writes them; those that are missing are fetched. Needs npm
+and `pip install resvg-py`. The same packages and library versions give the same bytes.
+
+The archive holds `images/<style>/<code point>.webp` (64x64, on white), one split file per data set
+in the public format, and the licences.
+"""
+
+import argparse
+import io
+import json
+import zipfile
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from .motifs import emoji_set, read_emoji, split_emoji
+
+STAMP = (2020, 1, 1, 0, 0, 0)  # every file in the zip: its bytes must not depend on the clock
+PARTS = ("train", "val", "test")
+MIN_EMOJIONE = 12  # pictures per class of EmojiOne, which is older than many emoji
+# data set -> its style; all have the same classes and the same motifs in each part
+DATASETS = {
+    "emoji": "openmoji",
+    "emoji_3d": "fluent_3d",
+    "emoji_pixels": "fluent_pixels",
+    "emoji_night": "fluent_night",
+    "emoji_hue": "fluent_hue",
+}
+
+ATTRIBUTION = """\
+The emoji images in this archive, resized to 64x64 pixels, drawn on white and re-encoded.
+
+images/fluent_3d       Fluent Emoji (3D), (c) Microsoft Corporation. MIT, see LICENSE-MIT.txt.
+                       https://github.com/microsoft/fluentui-emoji, from @lobehub/fluent-emoji-3d
+images/emojione        EmojiOne 2.3, emoji art supplied by EmojiOne, kept by the EmojiTwo project.
+                       CC BY 4.0, https://creativecommons.org/licenses/by/4.0/
+                       https://github.com/EmojiTwo/emojitwo, from @iconify-json/emojione
+images/fluent_pixels   Fluent Emoji (3D) as above, in 16x16 pixels.
+images/fluent_night    The same with inverted brightness.
+images/fluent_hue      The same with hues turned by half a circle.
+images/openmoji        OpenMoji, the open-source emoji and icon project (https://openmoji.org).
+                       CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
+                       The resized images of this folder stay under CC BY-SA 4.0.
+split_*.json           Emoji names and subgroups: Unicode CLDR (Unicode License V3,
+                       https://www.unicode.org/license.txt) by way of openmoji.
+"""
+MIT = """\
+MIT License
+
+Copyright (c) Microsoft Corporation.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE
+"""
+
+
+def pixels(image):
+    """A picture in 16x16 large pixels."""
+    return image.resize((16, 16), Image.BOX).resize(image.size, Image.NEAREST)
+
+
+def night(image):
+    """A picture with inverted brightness and its own hues."""
+    brightness, blue, red = image.convert("YCbCr").split()
+    return Image.merge("YCbCr", (ImageOps.invert(brightness), blue, red)).convert("RGB")
+
+
+def other_hues(image):
+    """A picture whose hues are turned by half a circle."""
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point(lambda angle: (angle + 128) % 256)
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def on_white(image):
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=image.getchannel("A"))
+    return flat
+
+
+def draw_styles(folder, emoji):
+    """{style: {code: RGB image}} of every style of the archive."""
+    images = {}
+    for style in ("openmoji", "fluent_3d", "emojione"):
+        pictures = emoji_set(folder, style, emoji)
+        images[style] = {key: on_white(image) for key, image in pictures.items()}
+        print(f"{style}: {len(pictures)} of {len(emoji)} emoji", flush=True)
+    for style, change in (
+        ("fluent_pixels", pixels),
+        ("fluent_night", night),
+        ("fluent_hue", other_hues),
+    ):
+        images[style] = {key: change(image) for key, image in images["fluent_3d"].items()}
+    return images
+
+
+def make_splits(emoji, images):
+    """{data set: split in the public format}; image paths are relative to `images/`."""
+    part_of, names = split_emoji(emoji)
+
+    def split(style, classes):
+        label = {name: i for i, name in enumerate(classes)}
+        result = {part: [] for part in PARTS}
+        for item in emoji:
+            name, key = item["subgroup"], item["code"]
+            if name in label and key in images[style]:
+                result[part_of[key]].append([f"{style}/{key}.webp", label[name], name])
+        return result
+
+    splits = {dataset: split(style, names) for dataset, style in DATASETS.items()}
+    drawn = [item["subgroup"] for item in emoji if item["code"] in images["emojione"]]
+    common = [name for name in names if drawn.count(name) >= MIN_EMOJIONE]
+    splits["emoji_one"] = split("emojione", common)
+    for dataset, is_member in (
+        ("emoji_animals", lambda item: item["subgroup"].startswith("animal ")),
+        ("emoji_food", lambda item: item["group"] == "food-drink"),
+    ):
+        members = sorted(filter(is_member, emoji), key=lambda item: item["name"])
+
+        def one_class_each(styles, members=members):
+            return [
+                [f"{style}/{item['code']}.webp", i, item["name"]]
+                for style in styles
+                for i, item in enumerate(members)
+                if item["code"] in images[style]
+            ]
+
+        splits[dataset] = {"train": one_class_each(["fluent_3d", "emojione"]), "val": []}
+        splits[dataset]["test"] = one_class_each(["openmoji"])
+    return splits
+
+
+def encode(image):
+    """WebP bytes of an RGB image; drawings of few colours are smaller without loss."""
+    buffers = []
+    for options in ({"quality": 90}, {"lossless": True, "quality": 80}):
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", method=6, **options)
+        buffers.append(buffer.getvalue())
+    return min(buffers, key=len)
+
+
+def write_archive(path, files):
+    """Write {name: bytes or str} as a zip whose bytes depend on nothing else."""
+    temporary = Path(f"{path}.tmp")
+    with zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(files):
+            info = zipfile.ZipInfo(name, STAMP)
+            info.external_attr = 0o644 << 16
+            info.create_system = 3  # the default depends on the operating system
+            is_text = isinstance(files[name], str)
+            info.compress_type = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
+            archive.writestr(info, files[name])
+    temporary.replace(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
+    parser.add_argument("--output", type=Path, default="assets/emoji.zip", help="the archive")
+    args = parser.parse_args()
+    args.packages.mkdir(parents=True, exist_ok=True)
+    emoji = read_emoji(args.packages)
+    images = draw_styles(args.packages, emoji)
+    splits = make_splits(emoji, images)
+    files = {"ATTRIBUTION.txt": ATTRIBUTION, "LICENSE-MIT.txt": MIT}
+    for name, split in splits.items():
+        files[f"split_{name}.json"] = json.dumps(split, ensure_ascii=False)
+        classes = len({label for part in split.values() for _, label, _ in part})
+        print(f"{name}: {classes} classes,", {part: len(rows) for part, rows in split.items()})
+    paths = {row[0] for split in splits.values() for rows in split.values() for row in rows}
+    for path in tqdm(sorted(paths), "encoding", leave=False):
+        style, name = path.split("/")
+        files[f"images/{path}"] = encode(images[style][Path(name).stem])
+    write_archive(args.output, files)
+    print(f"{args.output}: {len(paths)} images, {args.output.stat().st_size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

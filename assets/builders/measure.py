@@ -1,0 +1,171 @@
+"""What the embedded data sets leave to gain: a table that does not depend on any method.
+
+    python -m assets.builders.measure --weights assets/emoji_clip.safetensors
+
+For each data set with base and new classes it prints zero-shot accuracy with `a photo of a {}.` and
+with the best sentence of the set's own look, and the accuracy after tuning all LayerNorms of both
+towers on the 16-shot training images of the base classes (an upper line, not a method: its rate is
+chosen on validation images of base and new classes). Also the cosine between one word's
+sentences in several looks.
+"""
+
+import argparse
+import json
+import random
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import nn
+
+from trainers.prompting.backbones import load_clip
+from trainers.prompting.backbones.openai_clip import clip
+
+from .captions import LOOKS, PROMPT
+from .towers import cut, encode_image, encode_text
+from .zero_shot import WORD, read_images
+
+SENTENCES = {  # sentences that say how a data set's pictures look
+    "emoji": ["an emoji of a {}.", "a flat picture of a {}.", "a {} on a white background."],
+    "emoji_3d": ["a glossy 3d picture of a {}.", "a shiny {}.", "a shaded picture of a {}."],
+    "emoji_one": ["an emoji of a {}.", "a flat picture of a {}.", "a cartoon of a {}."],
+    "emoji_pixels": ["a glossy 3d picture of a {}.", "a small {}.", "a flat picture of a {}."],
+    "emoji_night": ["a glossy 3d picture of a {}.", "a shiny {}.", "a {} on a dark background."],
+    "emoji_hue": ["a glossy 3d picture of a {}.", "a shiny {}.", "a {} on a white background."],
+}
+SHOTS, BATCH = 16, 32
+PARTS = ("base", "new")
+RATES = (3e-4, 1e-3, 3e-3)
+EPOCHS = 15
+
+
+class Task:
+    """The images of a data set's base and new classes, and the names of both."""
+
+    def __init__(self, archive, name):
+        split = json.loads(archive.read(f"split_{name}.json"))
+        names = [c for _, c in sorted({(row[1], row[2]) for row in split["test"]})]
+        half = (len(names) + 1) // 2
+        self.names = {"base": names[:half], "new": names[half:]}
+        is_base = {part: [row for row in rows if row[1] < half] for part, rows in split.items()}
+        self.rows = is_base["train"]
+        self.images = {}
+        for part in ("val", "test"):
+            self.images[part, "base"] = read_images(archive, is_base[part])
+            images, labels = read_images(archive, [r for r in split[part] if r[1] >= half])
+            self.images[part, "new"] = images, labels - half
+        self.archive = archive
+
+    def few_shot(self, seed):
+        """Training images and labels, up to SHOTS of each base class."""
+        classes = defaultdict(list)
+        for row in self.rows:
+            classes[row[1]].append(row)
+        rng = random.Random(seed)
+        chosen = [r for rows in classes.values() for r in rng.sample(rows, min(SHOTS, len(rows)))]
+        return read_images(self.archive, chosen)
+
+
+def text_features(model, names, template):
+    """Features (len(names), D) of a sentence about each class, of norm 1."""
+    tokens = clip.tokenize([template.format(name) for name in names])
+    ends = tokens.argmax(1)
+    return encode_text(model, cut(tokens, ends))[torch.arange(len(ends)), ends]
+
+
+def random_crops(images):
+    """Crops of 50 to 100% of the area, each image its own, resized to the whole."""
+    count = len(images)
+    side = (0.5 + 0.5 * torch.rand(count)).sqrt()
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = (2 * torch.rand(count, 2) - 1) * (1 - side[:, None])
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+@torch.no_grad()
+def accuracy(model, images, labels, names, template=PROMPT):
+    features = torch.cat([encode_image(model, chunk)[:, 0] for chunk in images.split(256)])
+    hits = (features @ text_features(model, names, template).T).argmax(1) == labels
+    return 100 * hits.float().mean().item()
+
+
+def tune_norms(weights, task, rate, seed):
+    """CLIP with the LayerNorms of both towers tuned on the training images."""
+    torch.manual_seed(seed)
+    model = load_clip(str(weights)).float()
+    model.requires_grad_(False)
+    parameters = []
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            parameters += list(module.requires_grad_(True).parameters())
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.0)
+    images, labels = task.few_shot(seed)
+    steps = EPOCHS * -(-len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(EPOCHS):
+        for chosen in torch.randperm(len(images)).split(BATCH):
+            features = encode_image(model, random_crops(images[chosen]))[:, 0]
+            texts = text_features(model, task.names["base"], PROMPT)
+            logits = model.logit_scale.exp() * features @ texts.T
+            loss = F.cross_entropy(logits, labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def measure(weights, archive, name, seeds):
+    """One row of the table."""
+    task = Task(archive, name)
+    zero = load_clip(str(weights)).float()
+
+    def percent(model, where, part, template=PROMPT):
+        return accuracy(model, *task.images[where, part], task.names[part], template)
+
+    row = {"data set": name, "classes": sum(map(len, task.names.values()))}
+    row["test"] = sum(len(task.images["test", part][1]) for part in PARTS)
+    for part in PARTS:
+        row[part] = percent(zero, "test", part)
+    best = max(SENTENCES[name], key=lambda text: percent(zero, "val", "base", text))
+    row["sentence"] = f"`{best}`"
+    for part in PARTS:
+        row[f"{part} with it"] = percent(zero, "test", part, best)
+    tuned = {rate: tune_norms(weights, task, rate, seeds[0]) for rate in RATES}
+    rate = max(RATES, key=lambda r: sum(percent(tuned[r], "val", part) for part in PARTS))
+    models = [tuned[rate], *(tune_norms(weights, task, rate, seed) for seed in seeds[1:])]
+    for part in PARTS:
+        found = [percent(model, "test", part) for model in models]
+        row[f"{part} tuned"] = sum(found) / len(found)
+    row["rate"] = f"{rate:g}"
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--archive", type=Path, default="assets/emoji.zip")
+    parser.add_argument("--datasets", nargs="+", default=list(SENTENCES), choices=list(SENTENCES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    args = parser.parse_args()
+    with zipfile.ZipFile(args.archive) as archive:
+        rows = []
+        for name in args.datasets:
+            rows.append(measure(args.weights, archive, name, args.seeds))
+            print({k: round(v, 1) if isinstance(v, float) else v for k, v in rows[-1].items()})
+    print(tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github"))
+    model = load_clip(str(args.weights)).float()
+    with torch.no_grad():
+        plain = text_features(model, [WORD], PROMPT)[0]
+        looks = [template for templates in LOOKS.values() for template in templates]
+        cosines = [(t, float(plain @ text_features(model, [WORD], t)[0])) for t in looks]
+    print(tabulate(sorted(cosines, key=lambda c: -c[1]), ["sentence", "cosine"], floatfmt=".2f"))
+
+
+if __name__ == "__main__":
+    main()

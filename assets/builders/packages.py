@@ -1,0 +1,133 @@
+"""The npm packages that pictures come from: fetching, reading and drawing them.
+
+An emoji set knows its pictures by code point or by name; an icon set of Iconify is one JSON file of
+SVG bodies with names. Versions are fixed, so that the same pictures come out every time.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+
+SIZE = 64
+PACKAGES = {
+    "emoji-datasource": "16.0.0",
+    "emoji-datasource-google": "16.0.0",
+    "emoji-datasource-twitter": "16.0.0",
+    "@lobehub/fluent-emoji-3d": "1.1.0",
+    "openmoji": "17.0.0",
+}
+ICONIFY = {
+    "emojione": "1.2.3",
+    "fa6-solid": "1.2.4",
+    "fluent": "1.2.60",
+    "fluent-emoji-flat": "1.2.6",
+    "fluent-emoji-high-contrast": "1.2.6",
+    "fxemoji": "1.2.2",
+    "game-icons": "1.2.4",
+    "healthicons": "1.2.13",
+    "icon-park-outline": "1.2.4",
+    "icon-park-solid": "1.2.4",
+    "icon-park-twotone": "1.2.4",
+    "iconoir": "1.2.11",
+    "lucide": "1.2.137",
+    "material-symbols": "1.2.98",
+    "mdi": "1.2.3",
+    "mingcute": "1.2.8",
+    "noto-v1": "1.2.5",
+    "ph": "1.2.2",
+    "solar": "1.2.13",
+    "tabler": "1.2.41",
+}
+PACKAGES |= {f"@iconify-json/{name}": version for name, version in ICONIFY.items()}
+
+
+def open_package(folder, name):
+    """The tar file of an npm package, fetched with `npm pack` when it is not in `folder`."""
+    path = folder / f"{name.lstrip('@').replace('/', '-')}-{PACKAGES[name]}.tgz"
+    if not path.exists():
+        command = ["npm", "pack", "--pack-destination", str(folder), f"{name}@{PACKAGES[name]}"]
+        try:
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"{path.name} is not in {folder} and npm could not fetch it: {error}")
+    return tarfile.open(path)
+
+
+def code(hexcode):
+    """A code point sequence without variation selectors, leading zeros and case."""
+    parts = (part.lstrip("0") for part in hexcode.lower().split("-"))
+    return "-".join(part for part in parts if part != "fe0f")
+
+
+def slug(text):
+    """`Women’s boot` -> `womens-boot`, as icon sets name their files."""
+    text = text.lower().replace("’", "").replace("'", "")
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
+
+
+def read_files(folder, package, inside, suffix):
+    """{code: bytes} of the images directly in the folder `inside` of a package."""
+    files = {}
+    with open_package(folder, package) as tar:
+        for member in tar:
+            path = Path(member.name)
+            if path.parent.as_posix() == f"package/{inside}" and path.suffix == suffix:
+                files[code(path.stem)] = tar.extractfile(member).read()
+    return files
+
+
+def read_iconify(folder, name):
+    """The whole JSON of an Iconify set."""
+    with open_package(folder, f"@iconify-json/{name}") as tar:
+        return json.load(tar.extractfile("package/icons.json"))
+
+
+def icon_svg(icons, name):
+    """One icon of an Iconify set as a whole SVG document; an alias may mirror its parent."""
+    flip = False
+    while name not in icons["icons"]:
+        alias = icons["aliases"][name]
+        flip ^= alias.get("hFlip", False)
+        name = alias["parent"]
+    icon = icons["icons"][name]
+    width = icon.get("width", icons.get("width", 16))
+    height = icon.get("height", icons.get("height", 16))
+    left, top = icon.get("left", 0), icon.get("top", 0)
+    body = icon["body"]
+    if flip:
+        body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left} {top} {width} {height}">{body}</svg>'
+    )
+
+
+def draw_file(data):
+    """A bitmap file as RGBA, (SIZE, SIZE)."""
+    return Image.open(io.BytesIO(data)).convert("RGBA").resize((SIZE, SIZE), Image.LANCZOS)
+
+
+def draw_svg(svg):
+    """An SVG document as RGBA, (SIZE, SIZE), centred where it is not square."""
+    try:
+        from resvg_py import svg_to_bytes  # only the builders need it
+    except ImportError:
+        sys.exit("Drawing SVG needs resvg-py: pip install resvg-py")
+
+    svg = svg.decode() if isinstance(svg, bytes) else svg
+    png = bytes(svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    if image.size == (SIZE, SIZE):
+        return image
+    whole = Image.new("RGBA", (SIZE, SIZE))
+    image.thumbnail((SIZE, SIZE), Image.LANCZOS)
+    whole.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+    return whole

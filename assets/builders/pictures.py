@@ -1,0 +1,116 @@
+"""Draw the pictures that the embedded CLIP is pre-trained on.
+
+    python -m assets.builders.pictures --packages FOLDER --output pictures.npz
+
+FOLDER holds npm packages as `npm pack` writes them; those that are missing are fetched (200 MB).
+The file has `images` (N, 64, 64, 4) uint8, `emoji` (N,) and `style` (N,) indices, and `meta`, a
+JSON string with the emoji, and name, look and whether it is an emoji set of each style. Needs
+`pip install resvg-py` and npm.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .motifs import emoji_set, read_emoji
+from .packages import draw_svg, icon_svg, read_iconify, slug
+
+# emoji set -> its look, a key of `captions.LOOKS`
+EMOJI_SETS = {
+    "noto": "shaded",
+    "twemoji": "flat",
+    "fluent-emoji-flat": "flat",
+    "noto-v1": "shaded",
+    "fxemoji": "flat",
+    "fluent-emoji-high-contrast": "solid",
+}
+# icon set -> [(end of the name as a regular expression, look)]; the first that matches counts
+ICON_SETS = {
+    "fa6-solid": [("", "solid")],
+    "fluent": [("-24-regular", "line"), ("-24-filled", "solid")],
+    "game-icons": [("", "solid")],
+    "healthicons": [("-outline", "line"), ("", "solid")],
+    "icon-park-outline": [("", "line")],
+    "icon-park-solid": [("", "solid")],
+    "icon-park-twotone": [("", "two-tone")],
+    "iconoir": [("-solid", "solid"), ("", "line")],
+    "lucide": [("", "line")],
+    "material-symbols": [("-outline", "line"), ("", "solid")],
+    "mdi": [("-outline", "line"), ("", "solid")],
+    "mingcute": [("-line", "line"), ("-fill", "solid")],
+    "ph": [("-bold", "line"), ("-fill", "solid"), ("-duotone", "two-tone"), ("", "line")],
+    "solar": [("-linear", "line"), ("-bold-duotone", "two-tone"), ("-bold", "solid")],
+    "tabler": [("-filled", "solid"), ("", "line")],
+}
+
+
+def icons_of_emoji(icons, kinds, emoji):
+    """{(code, look): svg} of the icons that bear the name of an emoji, one of each look."""
+    by_name = {}
+    for name in icons["icons"]:
+        for end, look in kinds:
+            if re.search(f"{end}$", name):
+                base = re.sub(r"-\d+$", "", name[: len(name) - len(end)])
+                by_name.setdefault((base.replace("-", ""), look), name)
+                break
+    found, taken = {}, set()
+    for key in ("name", "unicode_name", "short_names"):
+        for item in emoji:
+            candidates = item[key] if isinstance(item[key], list) else [item[key]]
+            for candidate in candidates:
+                for look in dict(kinds).values():
+                    place = (item["code"], look)
+                    name = by_name.get((slug(candidate).replace("-", ""), look))
+                    if name and name not in taken and place not in found:
+                        found[place] = icon_svg(icons, name)
+                        taken.add(name)
+    return found
+
+
+def draw_pictures(folder):
+    """The emoji, the styles, and the pictures as (array, emoji index, style index)."""
+    emoji = read_emoji(folder)
+    position = {item["code"]: i for i, item in enumerate(emoji)}
+    styles, rows = [], []
+    for name, look in EMOJI_SETS.items():
+        pictures = emoji_set(folder, name, emoji)
+        rows += [(np.asarray(image), position[c], len(styles)) for c, image in pictures.items()]
+        styles.append({"name": name, "look": look, "emoji": True})
+        print(f"{name}: {len(pictures)}", flush=True)
+    for name, kinds in ICON_SETS.items():
+        svgs = icons_of_emoji(read_iconify(folder, name), kinds, emoji)
+        first = len(styles)
+        looks = list(dict.fromkeys(dict(kinds).values()))
+        for (key, look), svg in tqdm(svgs.items(), name, leave=False):
+            image = np.asarray(draw_svg(svg))
+            if image[..., 3].any():
+                rows.append((image, position[key], first + looks.index(look)))
+        styles += [{"name": name, "look": look, "emoji": False} for look in looks]
+        print(f"{name}: {len(svgs)}", flush=True)
+    return emoji, styles, rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
+    parser.add_argument("--output", type=Path, required=True, help="the npz to write")
+    args = parser.parse_args()
+    args.packages.mkdir(parents=True, exist_ok=True)
+    emoji, styles, rows = draw_pictures(args.packages)
+    pixels, index, style = zip(*rows, strict=True)
+    np.savez(
+        args.output,
+        images=np.stack(pixels),
+        emoji=np.array(index),
+        style=np.array(style),
+        meta=np.array(json.dumps({"styles": styles, "emoji": emoji})),
+    )
+    print(f"{args.output}: {len(rows)} pictures of {len(emoji)} emoji")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""CLIP's two towers as pre-training runs them, fast on a CPU, and its losses.
+
+The weights are those of OpenAI's class; only the order of the computation is its own: batch first,
+fused attention, bfloat16 under autocast, any subset of the patches.
+"""
+
+import torch
+import torch.nn.functional as F
+
+SMOOTHING = 0.1
+SOFT_MAX = 0.1  # temperature of the soft maximum, the regularisation of ALIGN's transport
+
+
+def normalise(layer, x):
+    """LayerNorm that keeps bfloat16 (its statistics are float32 inside): CLIP's own casts twice."""
+    return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
+
+
+def run_block(block, x, causal):
+    """One stock residual block on (B, L, width), batch first and with fused attention."""
+    batch, length, width = x.shape
+    attn = block.attn
+    qkv = F.linear(normalise(block.ln_1, x), attn.in_proj_weight, attn.in_proj_bias)
+    q, k, v = qkv.view(batch, length, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    heads = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    x = x + attn.out_proj(heads.transpose(1, 2).reshape(batch, length, width))
+    hidden = block.mlp.c_fc(normalise(block.ln_2, x))
+    return x + block.mlp.c_proj(F.silu(1.702 * hidden) / 1.702)  # QuickGELU in two fast steps
+
+
+def encode_image(model, images, kept=None):
+    """All normalised states (B, 1 + P, D) of images (B, 3, H, W); the first is CLS.
+
+    kept: (B, P') indices of the patches to use, as in FLIP (Li et al., 2023); all when None.
+    """
+    vision = model.visual
+    x = vision.conv1(images).flatten(2).transpose(1, 2)
+    position = vision.positional_embedding.to(x.dtype)
+    x = x + position[1:]
+    if kept is not None:
+        x = x.gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+    cls = (vision.class_embedding.to(x.dtype) + position[:1]).expand(len(x), 1, -1)
+    x = normalise(vision.ln_pre, torch.cat([cls, x], 1))
+    for block in vision.transformer.resblocks:
+        x = run_block(block, x, causal=False)
+    return F.normalize((normalise(vision.ln_post, x) @ vision.proj).float(), dim=-1)
+
+
+def encode_text(model, tokens):
+    """All normalised states (B, L, D) of captions (B, L), cut to the longest of them."""
+    x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
+    if torch.is_autocast_enabled("cpu"):
+        x = x.bfloat16()
+    for block in model.transformer.resblocks:
+        x = run_block(block, x, causal=True)
+    return F.normalize((normalise(model.ln_final, x) @ model.text_projection).float(), dim=-1)
+
+
+def cut(tokens, ends):
+    return tokens[:, : int(ends.max()) + 1]
+
+
+def word_mask(states, ends):
+    """(B, L) bool: the tokens between SOS and the closing full stop, both left out."""
+    position = torch.arange(states.shape[1])
+    return (position >= 1) & (position <= ends[:, None] - 2)
+
+
+def late_interaction(patches, words, mask):
+    """Token-level similarity (B, T) of patches (B, P, D) and words (T, L, D), mask (T, L).
+
+    The mean of two: each patch with its best words, and each word with its best patches, where
+    "best" is a softmax whose weights are constants in the backward pass.
+    """
+    cos = torch.einsum("bpd,tld->btpl", patches, words)
+    with torch.no_grad():
+        kernel = torch.exp((cos - 1) / SOFT_MAX) * mask[:, None]
+        count = mask.sum(1).view(-1, 1, 1)
+        weight = kernel / kernel.sum(3, keepdim=True) / cos.shape[2]
+        weight += kernel / kernel.sum(2, keepdim=True).clamp(min=1e-12) / count
+    return (weight * cos).sum((2, 3)) / 2
+
+
+def contrastive(similarity, truth, scale):
+    """CLIP's symmetric loss on (B, B); all true pairs are positives, with label smoothing."""
+    logits = scale * similarity
+
+    def one_way(logits, truth):
+        target = truth / truth.sum(1, keepdim=True)
+        target = (1 - SMOOTHING) * target + SMOOTHING / logits.shape[1]
+        return -(target * F.log_softmax(logits, 1)).sum(1).mean()
+
+    return (one_way(logits, truth) + one_way(logits.T, truth.T)) / 2

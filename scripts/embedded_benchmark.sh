@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Every number of docs/experiments.md: settings chosen on validation images, then base-to-new,
+# few-shot, ablations and transfer on the embedded data sets, then tables and plots.
+#
+#   bash scripts/embedded_benchmark.sh [options] [KEY VALUE ...]
+#
+# It takes hours on 2 cores, prints how long each part still needs, and continues where it was
+# stopped when it is called again.
+#
+# Environment: STAGES ("measure tune base2new few_shot ablation transfer report"), DATASETS (the six
+# with base and new classes), TUNED_ON (those of them whose validation images choose the settings),
+# TRAINERS (the paper's methods), SEEDS ("1 2 3"), and those in run.sh.
+# Options, and KEY VALUE pairs for train.py, go to each part: see `python -m benchmark base2new -h`.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+STAGES=${STAGES:-measure tune base2new few_shot ablation transfer report}
+DATASETS=${DATASETS:-emoji emoji_3d emoji_one emoji_pixels emoji_night emoji_hue}
+TUNED_ON=${TUNED_ON:-emoji emoji_3d emoji_night}
+TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN}
+export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3}
+OUTPUT=$(realpath -m "$OUTPUT") # parts run in the repository
+read -ra datasets <<<"$DATASETS"
+read -ra tuned_on <<<"$TUNED_ON"
+
+stage() { [[ " $STAGES " == *" $1 "* ]]; }
+
+if stage measure; then
+    mkdir -p "$OUTPUT"
+    (cd "$here/.." && "${PYTHON:-python}" -m assets.builders.measure \
+        --weights assets/emoji_clip.safetensors --datasets "${datasets[@]}") |
+        tee "$OUTPUT/measure.txt"
+fi
+if stage tune; then # what it chooses is in configs/trainers/*/emoji.yaml
+    SEEDS=1 TRAINERS=$TRAINERS bash "$here/tune.sh" "${tuned_on[@]}" "$@"
+fi
+if stage base2new; then
+    TRAINERS="ZeroshotCLIP $TRAINERS" bash "$here/base2new.sh" "${datasets[@]}" "$@"
+fi
+if stage few_shot; then
+    TRAINERS="ZeroshotCLIP CoOp VPT PLOT UPT MaPLe ALIGN" bash "$here/few_shot.sh" emoji "$@"
+fi
+if stage ablation; then
+    FORMS="convex additive" MN="1,1 2,2 4,4" PLANS="sinkhorn uniform nearest" \
+        bash "$here/ablation.sh" emoji "$@"
+fi
+if stage transfer; then
+    for protocol in cross_dataset domain_generalization; do
+        SOURCE=emoji TRAINERS="ZeroshotCLIP CoOp MaPLe ALIGN" bash "$here/$protocol.sh" "$@"
+    done
+fi
+if stage report; then
+    cd "$here/.."
+    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --compare ALIGN --plots "$OUTPUT/figures"
+fi

@@ -1,0 +1,161 @@
+"""The builders of the embedded benchmark, on packages of the true layout with little in them."""
+
+import io
+import json
+import random
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from assets.builders import archive, pictures
+from assets.builders.packages import PACKAGES, draw_svg, icon_svg, open_package
+
+
+def pack(folder, name, version, files):
+    path = folder / f"{name.lstrip('@').replace('/', '-')}-{version}.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for file, data in files.items():
+            info = tarfile.TarInfo(f"package/{file}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def drawing(i, style, suffix):
+    image = Image.new("RGBA", (72, 72))
+    ImageDraw.Draw(image).ellipse(
+        [8, 8, 30 + i, 60 - i], fill=(8 * i, 40 * style, 255 - 8 * i, 255)
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, suffix)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """32 emoji in two classes, one of them of three people, and some to be left out."""
+    folder = tmp_path_factory.mktemp("packages")
+    names = [f"bird{i}" for i in range(16)] + [f"tool{i}" for i in range(13)]
+    names += ["man cook", "woman cook", "cook"]
+    codes = [f"1F4{i:02X}" for i in range(32)]
+    lines = [
+        f'x,{c},animals-nature,{"animal-bird" if i < 16 else "tool"},{n},"red, big",thing,,'
+        for i, (c, n) in enumerate(zip(codes, names, strict=True))
+    ]
+    lines += ["x,31-20E3,symbols,keycap,keycap 1,,,,", "x,1F1E9,flags,country-flag,flag,,,,"]
+    lines += [f"x,{codes[30]}-1F3FB,people-body,tool,dark cook,,,1F3FB,"]
+    header = "emoji,hexcode,group,subgroups,annotation,tags,openmoji_tags,skintone,x"
+    csv = "\n".join([header, *lines]).encode()
+    source = [
+        {"unified": c, "name": n.upper(), "short_names": [n.replace(" ", "_")]}
+        for c, n in zip([*codes, "0031-FE0F-20E3"], [*names, "keycap"], strict=True)
+    ]
+    icons = {
+        n.replace(" ", "-"): {"body": f'<circle r="{i + 1}"/>'} for i, n in enumerate(names[1:])
+    }
+    iconify = {"icons.json": json.dumps({"icons": icons, "width": 32, "height": 32}).encode()}
+
+    def images(where, style, kind):
+        return {f"{where}/{c.lower()}.{kind}": drawing(i, style, kind) for i, c in enumerate(codes)}
+
+    svg = {f"{s}/svg/{c}.svg": b"<svg/>" for s in ("color",) for c in codes}
+    content = {
+        "emoji-datasource": {"emoji.json": json.dumps(source).encode()},
+        "emoji-datasource-google": images("img/google/64", 1, "png"),
+        "emoji-datasource-twitter": images("img/twitter/64", 2, "png"),
+        "@lobehub/fluent-emoji-3d": images("assets", 3, "webp"),
+        "openmoji": {"data/openmoji.csv": csv, **svg},
+    }
+    for name, version in PACKAGES.items():
+        pack(folder, name, version, content.get(name, iconify))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(packages, tmp_path_factory):
+    """The archive and the pre-training file, built twice."""
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "MIN_EMOJIONE", 2)
+        patch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=drawn))
+        for i in range(2):
+            for module, kind in ((archive, "zip"), (pictures, "npz")):
+                paths = ["--packages", str(packages), "--output", str(folder / f"{i}.{kind}")]
+                patch.setattr(sys, "argv", ["x", *paths])
+                module.main()
+    return folder
+
+
+def drawn(svg_string, width, height):
+    """A picture that depends on the drawing, in place of what resvg would draw."""
+    image = Image.new(
+        "RGBA", (width, height), (len(svg_string) % 256, sum(svg_string.encode()) % 256, 9)
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return list(buffer.getvalue())
+
+
+def test_the_builder_is_deterministic(built):
+    assert (built / "0.zip").read_bytes() == (built / "1.zip").read_bytes()
+    one, two = (dict(np.load(built / f"{i}.npz")) for i in range(2))
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_the_builder_leaves_out_what_it_should(built):
+    data = np.load(built / "0.npz")
+    meta = json.loads(str(data["meta"]))
+    assert [item["name"] for item in meta["emoji"]][-3:] == ["man cook", "woman cook", "cook"]
+    assert len(meta["emoji"]) == 32
+    names = [style["name"] for style in meta["styles"]]
+    counts = dict(zip(names, np.bincount(data["style"], minlength=len(names)), strict=False))
+    assert counts["noto"] == counts["twemoji"] == 32
+    assert counts["fxemoji"] == 31  # the icon sets lack `bird0`
+
+
+def test_an_icon_has_the_look_of_its_name(built):
+    """`-filled` is solid, and a set without such names has one look."""
+    meta = json.loads(str(np.load(built / "0.npz")["meta"]))
+    looks = [(style["name"], style["look"]) for style in meta["styles"]]
+    assert {("tabler", "solid"), ("tabler", "line"), ("lucide", "line")} <= set(looks)
+    icons = {"icons": {name: {"body": "<p/>"} for name in ("cat", "cat-filled", "cat-2-filled")}}
+    emoji = [{"code": "1", "name": "cat", "unicode_name": "cat", "short_names": ["cat"]}]
+    found = pictures.icons_of_emoji(icons, [("-filled", "solid"), ("", "line")], emoji)
+    assert set(found) == {("1", "solid"), ("1", "line")}
+
+
+def test_man_woman_and_person_stay_in_one_part(built):
+    with zipfile.ZipFile(built / "0.zip") as file:
+        split = json.loads(file.read("split_emoji.json"))
+    cooks = {f"{code}.webp" for code in ("1f41d", "1f41e", "1f41f")}
+    parts = [p for p, rows in split.items() if cooks & {Path(row[0]).name for row in rows}]
+    assert len(parts) == 1
+
+
+def test_zip_bytes_depend_on_the_content_alone(tmp_path):
+    files = [(f"{i}.webp", bytes([i] * i)) for i in range(9)] + [("a.json", "[1]")]
+    archive.write_archive(tmp_path / "a.zip", dict(files))
+    random.Random(1).shuffle(files)
+    archive.write_archive(tmp_path / "b.zip", dict(files))
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_an_alias_may_mirror_its_parent():
+    icons = {"icons": {"left": {"body": "<p/>"}}, "aliases": {"right": {"parent": "left"}}}
+    icons["aliases"]["right"]["hFlip"] = True
+    assert "scale(-1 1)" in icon_svg(icons, "right")
+    assert "scale" not in icon_svg(icons, "left")
+
+
+def test_the_builder_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(SystemExit, match="pip install resvg-py"):
+        draw_svg("<svg/>")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="npm could not fetch"):
+        open_package(tmp_path, "openmoji")
