@@ -47,7 +47,9 @@ def _failure(example: torch.Tensor) -> str | None:
 
 
 def in_words(error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), "")
+    reason, *more = str(error).splitlines() or [""]
+    if reason.endswith("raised:") and more:  # by the compiler's backend, which tells in the next
+        reason += f" {more[0]}"
     return f"{type(error).__name__}: {reason}"
 
 
