@@ -156,9 +156,10 @@ def main():
     with zipfile.ZipFile(args.archive) as archive:
         rows = []
         for name in args.datasets:
-            rows.append(measure(args.weights, archive, name, args.seeds))
-            print({k: round(v, 1) if isinstance(v, float) else v for k, v in rows[-1].items()})
-    print(tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github"))
+            row = measure(args.weights, archive, name, args.seeds)
+            rows.append({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()})
+            print(rows[-1], flush=True)
+    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
     model = load_clip(str(args.weights)).float()
     with torch.no_grad():
         plain = text_features(model, [WORD], PROMPT)[0]
