@@ -127,22 +127,27 @@ def errors(found: Found, expected: Found) -> list[float]:
 def compare(setting: str, kind: str, device: torch.device, loud: str, draws: int) -> dict:
     """Our error over that of OpenAI's modules, of logits and gradients, over several draws.
 
-    A draw in which theirs overflows tells nothing but that ours may, too.
-
     Returns:
-        For `logits` and `gradients` the `ratio` (geometric mean), how far it may be off by chance
-        (`spread`, the factor of one standard error), and the medians of both errors.
+        For `logits` and `gradients`, of the draws in which neither overflows, the `ratio`
+        (geometric mean), how far it may be off by chance (`spread`, the factor of one standard
+        error), and the medians of both errors; and in how many draws each `overflows`.
     """
     pairs = []
+    overflows = {"ours": 0, "stock": 0}
     for seed in range(draws):
         expected = exact(setting, loud, seed)
         ours, stock = (
             errors(step(setting, kind, device, loud, seed, stock), expected)
             for stock in (False, True)
         )
-        if all(map(math.isfinite, stock)):
+        if all(map(math.isfinite, ours + stock)):
             pairs.append((ours, stock))
-    return {name: summary([(o[i], s[i]) for o, s in pairs]) for i, name in enumerate(Found._fields)}
+        for name, found in (("ours", ours), ("stock", stock)):
+            overflows[name] += not all(map(math.isfinite, found))
+    compared = {
+        name: summary([(o[i], s[i]) for o, s in pairs]) for i, name in enumerate(Found._fields)
+    }
+    return {**compared, "overflows": overflows}
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict:
@@ -157,6 +162,12 @@ def summary(pairs: list[tuple[float, float]]) -> dict:
 
 def worse(found: dict) -> list[str]:
     """Of what `compare` found, where ours is farther off than theirs, and not by chance."""
-    return [
-        f"{name}: {of}" for name, of in found.items() if of["ratio"] > MORE * of["spread"] ** CHANCE
+    reasons = [
+        f"{name}: {found[name]}"
+        for name in Found._fields
+        if found[name]["ratio"] > MORE * found[name]["spread"] ** CHANCE
     ]
+    ours, stock = found["overflows"]["ours"], found["overflows"]["stock"]
+    if ours - stock > CHANCE * math.sqrt(ours + stock):
+        reasons.append(f"overflows: {found['overflows']}")
+    return reasons
