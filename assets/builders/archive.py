@@ -18,6 +18,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from trainers.prompting.files import write_whole
+
 from .motifs import emoji_set, read_emoji, split_emoji
 
 STAMP = (2020, 1, 1, 0, 0, 0)  # every file in the zip: its bytes must not depend on the clock
@@ -162,8 +164,8 @@ def encode(image):
 
 def write_archive(path, files):
     """Write {name: bytes or str} as a zip whose bytes depend on nothing else."""
-    temporary = Path(f"{path}.tmp")
-    with zipfile.ZipFile(temporary, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, STAMP)
             info.external_attr = 0o644 << 16
@@ -171,7 +173,7 @@ def write_archive(path, files):
             is_text = isinstance(files[name], str)
             info.compress_type = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
             archive.writestr(info, files[name])
-    temporary.replace(path)
+    write_whole(path, buffer.getvalue())
 
 
 def main():

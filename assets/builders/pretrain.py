@@ -1,7 +1,7 @@
-"""Pre-train the embedded CLIP on emoji and icons, on two CPU cores, in about an hour.
+"""Pre-train the embedded CLIP on emoji and icons, on two CPU cores, in half an hour.
 
     python -m assets.builders.pictures --packages FOLDER --output pictures.npz
-    python -m assets.builders.pretrain --data pictures.npz --output FOLDER --minutes 60
+    python -m assets.builders.pretrain --data pictures.npz --output FOLDER --minutes 25
     python -m assets.builders.pretrain --data pictures.npz --output FOLDER --export WEIGHTS
 
 The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss with
@@ -15,6 +15,7 @@ its checkpoint when it is started again.
 """
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -23,11 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import nn
 from tqdm import tqdm
 
 from trainers.prompting.backbones import build_clip
+from trainers.prompting.files import write_whole
 
 from .captions import LOOK_NAMES, Captions
 from .towers import (
@@ -67,12 +69,6 @@ def log(path, line):
         file.write(line + "\n")
 
 
-def save_atomically(path, write):
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.replace(path)
-
-
 def new_model(captions, seed):
     """A stock CLIP whose embedding table holds only the words in use: a tenth of the update."""
     torch.manual_seed(seed)
@@ -88,7 +84,7 @@ def export(state, captions, path):
     state = {key: value.half().contiguous() for key, value in state.items()}
     state["token_embedding.rows"] = state.pop("token_embedding.weight")
     state["token_embedding.ids"] = captions.ids
-    save_atomically(path, lambda p: save_file(state, p, {"arch": json.dumps(ARCH)}))
+    write_whole(path, save_tensors(state, {"arch": json.dumps(ARCH)}))
 
 
 def train(args, data, captions):
@@ -144,7 +140,9 @@ def train(args, data, captions):
             "step": step,
             "elapsed": elapsed,
         }
-        save_atomically(checkpoint, lambda path: torch.save(saved, path))
+        buffer = io.BytesIO()
+        torch.save(saved, buffer)
+        write_whole(checkpoint, buffer.getvalue())
 
     def report():
         shadow = new_model(captions, args.seed).eval()

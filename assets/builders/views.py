@@ -1,16 +1,17 @@
 """Random views of pre-training pictures, and what they look like.
 
-Views keep the colours and the strokes of the artist: what else changes a style (lines, negatives,
-false colours) is for evaluation.
+Views keep the colours and the strokes of the artist: pictures whose style is shifted are for
+evaluation.
 """
 
 import torch
 import torch.nn.functional as F
 
+from trainers.prompting.backbones.openai import OPENAI
+
 from .captions import LOOK_NAMES
 
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
+MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI.mean, OPENAI.std))
 SILHOUETTES = 0.05  # share of pictures filled with one dark colour
 
 
@@ -21,11 +22,6 @@ def uniform(shape, low, high, generator):
 def chance(count, p, generator):
     """(count, 1, 1, 1) bool, true with probability p."""
     return torch.rand(count, 1, 1, 1, generator=generator) < p
-
-
-def flat(condition):
-    """(B, 1, 1, 1) to (B,)."""
-    return condition.flatten()
 
 
 def augment(rgba, may_flip, is_mono, style_looks, generator):
@@ -77,17 +73,17 @@ def augment(rgba, may_flip, is_mono, style_looks, generator):
 
     looks = style_looks.clone()
     column = {name: i for i, name in enumerate(LOOK_NAMES)}
+    silhouette, lit = silhouette.flatten(), lit.flatten()
     for name in ("flat", "shaded"):
-        looks[:, column[name]] &= ~flat(silhouette)
-    saturation = flat((ground.amax(1) - ground.amin(1)).mean((1, 2)))
-    luminance = flat(ground.mean((1, 2, 3)))
+        looks[:, column[name]] &= ~silhouette
+    saturation = (ground.amax(1) - ground.amin(1)).flatten()
     white = ground.amin(1).flatten() > 0.9
-    looks[:, column["solid"]] |= flat(silhouette)
-    looks[:, column["glossy"]] |= flat(lit) & ~is_mono & ~flat(silhouette)
+    looks[:, column["solid"]] |= silhouette
+    looks[:, column["glossy"]] |= lit & ~is_mono & ~silhouette
     looks[:, column["small"]] |= size < 0.8
     looks[:, column["large"]] |= size > 1.05
     looks[:, column["turned"]] |= angle.abs() > 0.2
     looks[:, column["on white"]] |= white
-    looks[:, column["on dark"]] |= luminance < 0.3
+    looks[:, column["on dark"]] |= ground.mean((1, 2, 3)) < 0.3
     looks[:, column["on colour"]] |= (saturation > 0.4) & ~white
     return (painted.clamp(0, 1) - MEAN) / STD, looks
