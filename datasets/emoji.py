@@ -104,10 +104,24 @@ class EmojiHue(Emoji):
 
 
 @DATASET_REGISTRY.register()
-class EmojiOne(Emoji):
-    """EmojiOne 2.3: those classes that it has enough emoji of, parts as in `Emoji`."""
+class EmojiFog(Emoji):
+    """Fluent 3D behind a grey veil; the same emoji in each part as in `Emoji`."""
 
-    split_file = "split_emoji_one.json"
+    split_file = "split_emoji_fog.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiDither(Emoji):
+    """Fluent 3D in dots of eight colours; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_dither.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiBlur(Emoji):
+    """OpenMoji out of focus; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_blur.json"
 
 
 @DATASET_REGISTRY.register()

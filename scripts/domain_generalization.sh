@@ -4,8 +4,8 @@
 #
 #   bash scripts/domain_generalization.sh [TARGET ...] [options] [KEY VALUE ...]
 #
-# Environment: SOURCE (imagenet), TARGETS (V2, Sketch, A and R; of emoji: emoji_3d, emoji_pixels,
-# emoji_night and emoji_hue), TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and those in run.sh.
+# Environment: SOURCE (imagenet), TARGETS (V2, Sketch, A and R; of emoji: the other data sets
+# with its classes), TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and those in run.sh.
 # Options, and KEY VALUE pairs for train.py: see `--help`. A second call continues the first.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 

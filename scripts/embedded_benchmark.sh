@@ -7,21 +7,19 @@
 # It takes hours on 2 cores, prints how long each part still needs, and continues where it was
 # stopped when it is called again.
 #
-# Environment: STAGES ("measure tune base2new few_shot ablation transfer report"), DATASETS (the six
-# with base and new classes), TUNED_ON (those of them whose validation images choose the settings),
-# TRAINERS (the paper's methods), SEEDS ("1 2 3"), and those in run.sh.
+# Environment: STAGES ("measure tune base2new few_shot ablation transfer report"), DATASETS (the eight
+# with base and new classes), TRAINERS (all methods that learn), SEEDS ("1 2 3 4 5 6 7 8 9"), and
+# those in run.sh.
 # Options, and KEY VALUE pairs for train.py, go to each part: see `python -m benchmark base2new -h`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 STAGES=${STAGES:-measure tune base2new few_shot ablation transfer report}
-DATASETS=${DATASETS:-emoji emoji_3d emoji_one emoji_pixels emoji_night emoji_hue}
-TUNED_ON=${TUNED_ON:-emoji emoji_3d emoji_night}
-TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN}
-export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3}
+DATASETS=${DATASETS:-emoji emoji_blur emoji_3d emoji_pixels emoji_night emoji_hue emoji_fog emoji_dither}
+TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN KgCoOp ProGrad PromptSRC TCP CoPrompt}
+export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3 4 5 6 7 8 9}
 OUTPUT=$(realpath -m "$OUTPUT") # parts run in the repository
 read -ra datasets <<<"$DATASETS"
-read -ra tuned_on <<<"$TUNED_ON"
 
 stage() { [[ " $STAGES " == *" $1 "* ]]; }
 
@@ -32,7 +30,7 @@ if stage measure; then
         tee "$OUTPUT/measure.txt"
 fi
 if stage tune; then # what it chooses is in configs/trainers/*/emoji.yaml
-    SEEDS=1 TRAINERS=$TRAINERS bash "$here/tune.sh" "${tuned_on[@]}" "$@"
+    SEEDS=1 TRAINERS=$TRAINERS bash "$here/tune.sh" "${datasets[@]}" "$@"
 fi
 if stage base2new; then
     TRAINERS="ZeroshotCLIP $TRAINERS" bash "$here/base2new.sh" "${datasets[@]}" "$@"
@@ -51,5 +49,6 @@ if stage transfer; then
 fi
 if stage report; then
     cd "$here/.."
-    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --compare ALIGN --plots "$OUTPUT/figures"
+    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --seeds "$SEEDS" --plots "$OUTPUT/figures"
+    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --seeds "$SEEDS" --compare ALIGN
 fi

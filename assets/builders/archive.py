@@ -13,9 +13,10 @@ import argparse
 import io
 import json
 import zipfile
+from itertools import product
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 
 from trainers.prompting.files import write_whole
@@ -24,14 +25,16 @@ from .motifs import emoji_set, read_emoji, split_emoji
 
 STAMP = (2020, 1, 1, 0, 0, 0)  # every file in the zip: its bytes must not depend on the clock
 PARTS = ("train", "val", "test")
-MIN_EMOJIONE = 12  # pictures per class of EmojiOne, which is older than many emoji
 # data set -> its style; all have the same classes and the same motifs in each part
 DATASETS = {
     "emoji": "openmoji",
+    "emoji_blur": "openmoji_blur",
     "emoji_3d": "fluent_3d",
     "emoji_pixels": "fluent_pixels",
     "emoji_night": "fluent_night",
     "emoji_hue": "fluent_hue",
+    "emoji_fog": "fluent_fog",
+    "emoji_dither": "fluent_dither",
 }
 
 ATTRIBUTION = """\
@@ -45,9 +48,12 @@ images/emojione        EmojiOne 2.3, emoji art supplied by EmojiOne, kept by the
 images/fluent_pixels   Fluent Emoji (3D) as above, in 16x16 pixels.
 images/fluent_night    The same with inverted brightness.
 images/fluent_hue      The same with hues turned by half a circle.
+images/fluent_fog      The same behind a grey veil.
+images/fluent_dither   The same in dots of eight colours.
 images/openmoji        OpenMoji, the open-source emoji and icon project (https://openmoji.org).
                        CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
                        The resized images of this folder stay under CC BY-SA 4.0.
+images/openmoji_blur   OpenMoji as above, blurred. CC BY-SA 4.0.
 split_*.json           Emoji names and subgroups: Unicode CLDR (Unicode License V3,
                        https://www.unicode.org/license.txt) by way of openmoji.
 """
@@ -94,6 +100,33 @@ def other_hues(image):
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
+def fog(image):
+    """A picture of which a quarter shows through a grey veil."""
+    return Image.blend(image, Image.new("RGB", image.size, (150, 155, 165)), 0.75)
+
+
+def dither(image):
+    """A picture in dots of black, white and the six full colours between them."""
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([level for color in product((0, 255), repeat=3) for level in color])
+    return image.quantize(dither=Image.Dither.FLOYDSTEINBERG, palette=palette).convert("RGB")
+
+
+def blur(image):
+    """A picture out of focus."""
+    return image.filter(ImageFilter.GaussianBlur(3.5))
+
+
+SHIFTS = {  # style -> the style it is made from, and how
+    "fluent_pixels": ("fluent_3d", pixels),
+    "fluent_night": ("fluent_3d", night),
+    "fluent_hue": ("fluent_3d", other_hues),
+    "fluent_fog": ("fluent_3d", fog),
+    "fluent_dither": ("fluent_3d", dither),
+    "openmoji_blur": ("openmoji", blur),
+}
+
+
 def on_white(image):
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A"))
@@ -107,12 +140,8 @@ def draw_styles(folder, emoji):
         pictures = emoji_set(folder, style, emoji)
         images[style] = {key: on_white(image) for key, image in pictures.items()}
         print(f"{style}: {len(pictures)} of {len(emoji)} emoji", flush=True)
-    for style, change in (
-        ("fluent_pixels", pixels),
-        ("fluent_night", night),
-        ("fluent_hue", other_hues),
-    ):
-        images[style] = {key: change(image) for key, image in images["fluent_3d"].items()}
+    for style, (source, change) in SHIFTS.items():
+        images[style] = {key: change(image) for key, image in images[source].items()}
     return images
 
 
@@ -120,19 +149,13 @@ def make_splits(emoji, images):
     """{data set: split in the public format}; image paths are relative to `images/`."""
     part_of, names = split_emoji(emoji)
 
-    def split(style, classes):
-        label = {name: i for i, name in enumerate(classes)}
-        result = {part: [] for part in PARTS}
-        for item in emoji:
-            name, key = item["subgroup"], item["code"]
-            if name in label and key in images[style]:
-                result[part_of[key]].append([f"{style}/{key}.webp", label[name], name])
-        return result
-
-    splits = {dataset: split(style, names) for dataset, style in DATASETS.items()}
-    drawn = [item["subgroup"] for item in emoji if item["code"] in images["emojione"]]
-    common = [name for name in names if drawn.count(name) >= MIN_EMOJIONE]
-    splits["emoji_one"] = split("emojione", common)
+    label = {name: i for i, name in enumerate(names)}
+    splits = {dataset: {part: [] for part in PARTS} for dataset in DATASETS}
+    for (dataset, style), item in product(DATASETS.items(), emoji):
+        name, key = item["subgroup"], item["code"]
+        if name in label and key in images[style]:
+            row = [f"{style}/{key}.webp", label[name], name]
+            splits[dataset][part_of[key]].append(row)
     for dataset, is_member in (
         ("emoji_animals", lambda item: item["subgroup"].startswith("animal ")),
         ("emoji_food", lambda item: item["group"] == "food-drink"),

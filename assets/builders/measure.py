@@ -5,8 +5,8 @@
 For each data set with base and new classes it prints zero-shot accuracy with `a photo of a {}.` and
 with the best sentence of the set's own look, and the accuracy after tuning all LayerNorms of both
 towers on the 16-shot training images of the base classes (an upper line, not a method: its rate is
-chosen on validation images of base and new classes). Also the cosine between one word's
-sentences in several looks.
+chosen on validation images of base and new classes, one rate for all data sets). Also the cosine
+between one word's sentences in several looks.
 """
 
 import argparse
@@ -28,17 +28,25 @@ from .captions import LOOKS, PROMPT
 from .towers import cut, encode_image, encode_text
 from .zero_shot import WORD, read_images
 
+GLOSSY = "a glossy 3d picture of a {}."
+SHINY = "a shiny {}."
+FLAT = "a flat picture of a {}."
+EMOJI = "an emoji of a {}."
+WHITE = "a {} on a white background."
+DARK = "a {} on a dark background."
 SENTENCES = {  # sentences that say how a data set's pictures look
-    "emoji": ["an emoji of a {}.", "a flat picture of a {}.", "a {} on a white background."],
-    "emoji_3d": ["a glossy 3d picture of a {}.", "a shiny {}.", "a shaded picture of a {}."],
-    "emoji_one": ["an emoji of a {}.", "a flat picture of a {}.", "a cartoon of a {}."],
-    "emoji_pixels": ["a glossy 3d picture of a {}.", "a small {}.", "a flat picture of a {}."],
-    "emoji_night": ["a glossy 3d picture of a {}.", "a shiny {}.", "a {} on a dark background."],
-    "emoji_hue": ["a glossy 3d picture of a {}.", "a shiny {}.", "a {} on a white background."],
+    "emoji": [EMOJI, FLAT, WHITE],
+    "emoji_blur": [EMOJI, FLAT, WHITE],
+    "emoji_3d": [GLOSSY, SHINY, "a shaded picture of a {}."],
+    "emoji_pixels": [GLOSSY, FLAT, "a small {}."],
+    "emoji_night": [GLOSSY, SHINY, DARK],
+    "emoji_hue": [GLOSSY, SHINY, WHITE],
+    "emoji_fog": [GLOSSY, SHINY, DARK],
+    "emoji_dither": [GLOSSY, FLAT, WHITE],
 }
 SHOTS, BATCH = 16, 32
 PARTS = ("base", "new")
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 EPOCHS = 15
 
 
@@ -87,7 +95,6 @@ def random_crops(images):
     return F.grid_sample(images, grid, align_corners=False)
 
 
-@torch.no_grad()
 def accuracy(model, images, labels, names, template=PROMPT):
     features = torch.cat([encode_image(model, chunk)[:, 0] for chunk in images.split(256)])
     hits = (features @ text_features(model, names, template).T).argmax(1) == labels
@@ -120,29 +127,36 @@ def tune_norms(weights, task, rate, seed):
     return model.eval()
 
 
-def measure(weights, archive, name, seeds):
+@torch.no_grad()
+def accuracies(model, task, where="test", template=PROMPT):
+    """Percent on base and on new classes."""
+    return [accuracy(model, *task.images[where, p], task.names[p], template) for p in PARTS]
+
+
+def choose_rate(weights, tasks, seed):
+    """The rate with the best mean accuracy on validation images, over all data sets and classes."""
+    means = {}
+    for rate in RATES:
+        models = (tune_norms(weights, task, rate, seed) for task in tasks.values())
+        found = [accuracies(*pair, "val") for pair in zip(models, tasks.values(), strict=True)]
+        means[rate] = sum(map(sum, found)) / (len(found) * len(PARTS))
+        print(f"LayerNorms, rate {rate:g}: {means[rate]:.1f} on validation images", flush=True)
+    return max(RATES, key=means.get)
+
+
+def measure(weights, name, task, rate, seeds):
     """One row of the table."""
-    task = Task(archive, name)
     zero = load_clip(str(weights)).float()
-
-    def percent(model, where, part, template=PROMPT):
-        return accuracy(model, *task.images[where, part], task.names[part], template)
-
+    best = max(SENTENCES[name], key=lambda text: accuracies(zero, task, "val", text)[0])
+    tuned = [accuracies(tune_norms(weights, task, rate, seed), task) for seed in seeds]
     row = {"data set": name, "classes": sum(map(len, task.names.values()))}
     row["test"] = sum(len(task.images["test", part][1]) for part in PARTS)
-    for part in PARTS:
-        row[part] = percent(zero, "test", part)
-    best = max(SENTENCES[name], key=lambda text: percent(zero, "val", "base", text))
+    row |= zip(PARTS, accuracies(zero, task), strict=True)
     row["sentence"] = f"`{best}`"
-    for part in PARTS:
-        row[f"{part} with it"] = percent(zero, "test", part, best)
-    tuned = {rate: tune_norms(weights, task, rate, seeds[0]) for rate in RATES}
-    rate = max(RATES, key=lambda r: sum(percent(tuned[r], "val", part) for part in PARTS))
-    models = [tuned[rate], *(tune_norms(weights, task, rate, seed) for seed in seeds[1:])]
-    for part in PARTS:
-        found = [percent(model, "test", part) for model in models]
-        row[f"{part} tuned"] = sum(found) / len(found)
-    row["rate"] = f"{rate:g}"
+    for i, part in enumerate(PARTS):
+        row[f"{part} with it"] = accuracies(zero, task, "test", best)[i]
+    for i, part in enumerate(PARTS):
+        row[f"{part} tuned"] = sum(found[i] for found in tuned) / len(tuned)
     return row
 
 
@@ -154,9 +168,11 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args = parser.parse_args()
     with zipfile.ZipFile(args.archive) as archive:
+        tasks = {name: Task(archive, name) for name in args.datasets}
+        rate = choose_rate(args.weights, tasks, args.seeds[0])
         rows = []
-        for name in args.datasets:
-            row = measure(args.weights, archive, name, args.seeds)
+        for name, task in tasks.items():
+            row = measure(args.weights, name, task, rate, args.seeds)
             rows.append({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()})
             print(rows[-1], flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))

@@ -106,8 +106,11 @@ class DomainGeneralization(Transfer):
     summary = "train on one data set, test on its classes in other styles"
     targets = {
         "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
-        "emoji": ["emoji_3d", "emoji_pixels", "emoji_night", "emoji_hue"],
-    }
+        "emoji": [
+            "emoji_blur", "emoji_3d", "emoji_pixels", "emoji_night", "emoji_hue", "emoji_fog",
+            "emoji_dither",
+        ],
+    }  # fmt: skip
 
 
 CROSS_DATASET = CrossDataset()

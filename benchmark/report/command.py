@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
-from ..cli import Parser, write_output
+from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
@@ -15,6 +15,7 @@ from .metrics import Classes, Metrics
 from .render import TABLE_STYLES, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .rows import Row, rows
+from .tables import seeds_text
 
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 PUBLISHED = ("on", "off", "all")
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
         "--protocol", choices=PROTOCOLS, action="append", dest="protocols",
         help="only this one; may be given several times (default: all)",
     )  # fmt: skip
+    add("--seeds", type=each(seed), help="only runs with these (default: all that were run)")
     add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -95,12 +97,16 @@ def main(argv: list[str]) -> None:
     outcomes = [outcome for protocol in protocols for outcome in on_disk(args.output, protocol)]
     read, unknown = logs.read(args.logs)
     outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
+    if args.seeds:
+        outcomes = [outcome for outcome in outcomes if outcome.run.seed in args.seeds]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
     listed = rows(outcomes, args.interval, args.published != "off")
     if not listed:
         what = " or ".join(args.protocols or ["any protocol"])
+        if args.seeds:
+            what += f" with {seeds_text(args.seeds)}"
         raise UserError(
             f"no runs of {what} in '{args.output}': run one first, "
             "for example `python -m benchmark base2new`"

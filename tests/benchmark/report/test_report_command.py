@@ -21,6 +21,15 @@ def test_report_finds_all_protocols(tmp_path, capsys):
     assert {path.stem for path in (tmp_path / "one").iterdir()} == {"base2new"}
 
 
+def test_seeds_choose_the_runs(tmp_path, capsys):
+    for seed, accuracy in ((1, 40.0), (2, 50.0), (3, 70.0)):
+        leave(tmp_path, [outcome("CoOp", seed, part, accuracy) for part in ("base", "new")])
+    assert main(["report", str(tmp_path), "--seeds", "1 2"]) == 0
+    assert "45.00" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--seeds", "7"]) == 2
+    assert "no runs of any protocol with seed 7 in" in capsys.readouterr().err
+
+
 def test_no_plots_are_told(tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, "base", 50.0)])
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "none")]) == 0
