@@ -81,7 +81,6 @@ def built(packages, tmp_path_factory):
     """The archive and the pre-training file, built twice."""
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive, "MIN_EMOJIONE", 2)
         patch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=drawn))
         for i in range(2):
             for module, kind in ((archive, "zip"), (pictures, "npz")):
