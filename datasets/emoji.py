@@ -76,6 +76,13 @@ class Emoji(ImageDataset):
 
 
 @DATASET_REGISTRY.register()
+class EmojiBlur(Emoji):
+    """OpenMoji out of focus; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_blur.json"
+
+
+@DATASET_REGISTRY.register()
 class Emoji3D(Emoji):
     """Fluent 3D; the same emoji in each part as in `Emoji`."""
 
@@ -115,13 +122,6 @@ class EmojiDither(Emoji):
     """Fluent 3D in dots of eight colours; the same emoji in each part as in `Emoji`."""
 
     split_file = "split_emoji_dither.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiBlur(Emoji):
-    """OpenMoji out of focus; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_blur.json"
 
 
 @DATASET_REGISTRY.register()

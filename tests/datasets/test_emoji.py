@@ -27,13 +27,13 @@ from trainers.prompting.errors import UserError
 NAMES = [*DATASETS, "emoji_animals", "emoji_food"]
 CLASSES = {
     "Emoji": 37,
+    "EmojiBlur": 37,
     "Emoji3D": 37,
     "EmojiPixels": 37,
     "EmojiNight": 37,
     "EmojiHue": 37,
     "EmojiFog": 37,
     "EmojiDither": 37,
-    "EmojiBlur": 37,
     "EmojiAnimals": 129,
     "EmojiFood": 128,
 }

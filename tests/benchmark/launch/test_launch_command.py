@@ -113,7 +113,7 @@ def test_bad_input_is_one_sentence(checkout, words, sentence):
         ("cross_dataset", ["--source", "dtd"], "the source dtd has no usual targets: name some"),
         ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
         ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
-        ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_3d'"),
+        ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_blur'"),
         ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
         ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
         ("ablation", ["--betas", ""], "there is nothing to vary"),
