@@ -133,31 +133,40 @@ def accuracies(model, task, where="test", template=PROMPT):
     return [accuracy(model, *task.images[where, p], task.names[p], template) for p in PARTS]
 
 
-def choose_rate(weights, tasks, seed):
-    """The rate with the best mean accuracy on validation images, over all data sets and classes."""
-    means = {}
+def tune_at_best_rate(weights, tasks, seed):
+    """The rate with the best mean accuracy on validation images, and {name: model} tuned with it.
+
+    The mean is over all data sets, base and new classes.
+    """
+    models, means = {}, {}
     for rate in RATES:
-        models = (tune_norms(weights, task, rate, seed) for task in tasks.values())
-        found = [accuracies(*pair, "val") for pair in zip(models, tasks.values(), strict=True)]
+        models[rate] = {name: tune_norms(weights, task, rate, seed) for name, task in tasks.items()}
+        found = [accuracies(models[rate][name], task, "val") for name, task in tasks.items()]
         means[rate] = sum(map(sum, found)) / (len(found) * len(PARTS))
         print(f"LayerNorms, rate {rate:g}: {means[rate]:.1f} on validation images", flush=True)
-    return max(RATES, key=means.get)
+    best = max(RATES, key=means.get)
+    return best, models[best]
 
 
-def measure(weights, name, task, rate, seeds):
-    """One row of the table."""
-    zero = load_clip(str(weights)).float()
+def measure(zero, tuned, name, task):
+    """One row of the table, from the CLIP as it is and tuned with each seed."""
     best = max(SENTENCES[name], key=lambda text: accuracies(zero, task, "val", text)[0])
-    tuned = [accuracies(tune_norms(weights, task, rate, seed), task) for seed in seeds]
-    row = {"data set": name, "classes": sum(map(len, task.names.values()))}
-    row["test"] = sum(len(task.images["test", part][1]) for part in PARTS)
-    row |= zip(PARTS, accuracies(zero, task), strict=True)
-    row["sentence"] = f"`{best}`"
-    for i, part in enumerate(PARTS):
-        row[f"{part} with it"] = accuracies(zero, task, "test", best)[i]
-    for i, part in enumerate(PARTS):
-        row[f"{part} tuned"] = sum(found[i] for found in tuned) / len(tuned)
-    return row
+    found = [accuracies(model, task) for model in tuned]
+    base, new = accuracies(zero, task)
+    base_with_it, new_with_it = accuracies(zero, task, "test", best)
+    base_tuned, new_tuned = (sum(each) / len(found) for each in zip(*found, strict=True))
+    return {
+        "data set": name,
+        "classes": sum(map(len, task.names.values())),
+        "test": sum(len(task.images["test", part][1]) for part in PARTS),
+        "base": base,
+        "new": new,
+        "sentence": f"`{best}`",
+        "base with it": base_with_it,
+        "new with it": new_with_it,
+        "base tuned": base_tuned,
+        "new tuned": new_tuned,
+    }
 
 
 def main():
@@ -169,14 +178,15 @@ def main():
     args = parser.parse_args()
     with zipfile.ZipFile(args.archive) as archive:
         tasks = {name: Task(archive, name) for name in args.datasets}
-        rate = choose_rate(args.weights, tasks, args.seeds[0])
+        model = load_clip(str(args.weights)).float()
+        rate, first = tune_at_best_rate(args.weights, tasks, args.seeds[0])
         rows = []
         for name, task in tasks.items():
-            row = measure(args.weights, name, task, rate, args.seeds)
+            others = [tune_norms(args.weights, task, rate, seed) for seed in args.seeds[1:]]
+            row = measure(model, [first[name], *others], name, task)
             rows.append({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()})
             print(rows[-1], flush=True)
     print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-    model = load_clip(str(args.weights)).float()
     with torch.no_grad():
         plain = text_features(model, [WORD], PROMPT)[0]
         looks = [template for templates in LOOKS.values() for template in templates]
