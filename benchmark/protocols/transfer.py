@@ -107,8 +107,8 @@ class DomainGeneralization(Transfer):
     targets = {
         "imagenet": ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"],
         "emoji": [
-            "emoji_blur", "emoji_3d", "emoji_pixels", "emoji_night", "emoji_hue", "emoji_fog",
-            "emoji_dither",
+            "emoji_blur", "emoji_fog", "emoji_hue", "emoji_dither", "emoji_motion", "emoji_night",
+            "emoji_pixels",
         ],
     }  # fmt: skip
 

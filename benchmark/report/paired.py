@@ -1,8 +1,12 @@
 """The difference of two methods that answered the same images, with its interval and its test.
 
-The interval is that of a hierarchical bootstrap: images are drawn with replacement, and seeds (that
-is trainings) are, for both methods alike. The test swaps the answers of the two methods image by
-image, those of all seeds together: were the methods alike, that would change nothing.
+The interval is that of a bootstrap: images are drawn with replacement, and so are seeds (that is
+trainings), for both methods alike. The two are drawn apart, and what each does is added. That two
+trainings answer single images differently is in the draws of images; those of seeds have only the
+part of the variance between seeds that so few images do not explain. (Drawn together, it would
+count three times: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007.) The test
+swaps the answers of the two methods image by image, those of all seeds together: were the methods
+alike, that would change nothing.
 """
 
 import zlib
@@ -81,6 +85,10 @@ class Block(NamedTuple):
     training: str
     pairs: list[Pair]
 
+    @property
+    def seeds(self) -> int:
+        return self.pairs[0].seeds
+
 
 class Difference(NamedTuple):
     """Ours minus theirs in points, its 95% interval, and p of the two-sided permutation test."""
@@ -100,21 +108,18 @@ def difference(blocks: list[Block], of_averages: bool = False) -> Difference:
             else it is computed for each seed and averaged.
     """
     pairs = [pair for block in blocks for pair in block.pairs]
-    equal = [np.full((1, block.pairs[0].seeds), 1 / block.pairs[0].seeds) for block in blocks]
 
-    def of(found: list[Accuracies], weights: list[np.ndarray]) -> np.ndarray:
-        ours, theirs = (
-            _score(blocks, [accuracies[i] for accuracies in found], weights, of_averages)
-            for i in (0, 1)
-        )
-        return ours - theirs
+    def of(found: list[Accuracies], weights: list[np.ndarray] | None = None) -> np.ndarray:
+        return _difference(blocks, found, weights or _equal(blocks), of_averages)
 
-    value = of([pair.observed for pair in pairs], equal)[0]
-    drawn = of([pair.resampled for pair in pairs], [_seed_weights(block) for block in blocks])
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    observed = [pair.observed for pair in pairs]
+    value = of(observed)[0]
+    by_images = of([pair.resampled for pair in pairs])
+    by_seeds = of(observed, _drawn(blocks, _share_of_seeds(blocks, of_averages)))
+    low, high = np.quantile(by_images + by_seeds - value, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     exact = sum(len(pair.telling) for pair in pairs) <= EXACT
     swapped = _all_swaps(pairs) if exact else [pair.swapped for pair in pairs]
-    extreme = np.abs(of(swapped, equal)) >= abs(value) - 1e-9
+    extreme = np.abs(of(swapped)) >= abs(value) - 1e-9
     p = extreme.mean() if exact else (1 + extreme.sum()) / (1 + len(extreme))
     return Difference(float(value), float(low), float(high), float(p))
 
@@ -123,6 +128,14 @@ def harmonic(base: np.ndarray, new: np.ndarray) -> np.ndarray:
     """H, the harmonic mean; 0 where both are."""
     total = base + new
     return 2 * base * new / np.where(total == 0, 1, total)
+
+
+def _difference(blocks, accuracies, weights, of_averages) -> np.ndarray:
+    """Ours minus theirs (R,), from the accuracies on each pair of the blocks."""
+    ours, theirs = (
+        _score(blocks, [found[i] for found in accuracies], weights, of_averages) for i in (0, 1)
+    )
+    return ours - theirs
 
 
 def _score(blocks, accuracies, weights, of_averages) -> np.ndarray:
@@ -140,16 +153,51 @@ def _score(blocks, accuracies, weights, of_averages) -> np.ndarray:
     return ((harmonic(*found) if columns == 2 else found[0]) * w).sum(1)
 
 
-def _seed_weights(block: Block) -> np.ndarray:
-    """The weight of each seed in each draw (R, S); a row adds up to 1.
+def _equal(blocks: list[Block]) -> list[np.ndarray]:
+    """The same weight for every seed, (1, S) for each block."""
+    return [np.full((1, block.seeds), 1 / block.seeds) for block in blocks]
 
-    A few seeds drawn with replacement show only (S - 1) / S of the variance between seeds: their
-    weights are stretched about 1 / S by the root of its inverse.
+
+def _drawn(blocks: list[Block], share: float) -> list[np.ndarray]:
+    """The weight of each seed in each draw, (R, S) for each block; a row adds up to 1.
+
+    A few seeds drawn with replacement show only (S - 1) / S of the variance between seeds, only
+    `share` of that is the seeds' own, and few seeds tell it badly, which Student's t allows for:
+    their weights are stretched about 1 / S accordingly.
     """
-    count = block.pairs[0].seeds
-    rng = _rng(f"seeds {block.training}")
-    drawn = rng.multinomial(count, np.full(count, 1 / count), REPLICATES) / count
-    return 1 / count + (drawn - 1 / count) * (count / max(count - 1, 1)) ** 0.5
+    from scipy.special import ndtri, stdtrit
+
+    freedom = sum({block.training: block.seeds - 1 for block in blocks}.values())
+    high = (1 + LEVEL) / 2
+    wider = stdtrit(freedom, high) / ndtri(high) if freedom else 1
+    weights = []
+    for block in blocks:
+        count = block.seeds
+        rng = _rng(f"seeds {block.training}")
+        drawn = rng.multinomial(count, np.full(count, 1 / count), REPLICATES) / count
+        stretch = wider * (share * count / max(count - 1, 1)) ** 0.5
+        weights.append(1 / count + (drawn - 1 / count) * stretch)
+    return weights
+
+
+def _share_of_seeds(blocks: list[Block], of_averages: bool) -> float:
+    """The part of the variance between seeds that other images would not take away, 0 to 1."""
+    total = by_images = 0.0
+    for training in dict.fromkeys(block.training for block in blocks):
+        members = [block for block in blocks if block.training == training]
+        count = members[0].seeds
+        if count == 1:
+            continue
+        pairs = [pair for block in members for pair in block.pairs]
+        observed, resampled = [], []  # of each seed by itself
+        for one in np.eye(count)[:, None]:
+            weights = [one] * len(members)
+            for found, name in ((observed, "observed"), (resampled, "resampled")):
+                accuracies = [getattr(pair, name) for pair in pairs]
+                found.append(_difference(members, accuracies, weights, of_averages))
+        total += np.var(observed, ddof=1)
+        by_images += (resampled - np.mean(resampled, axis=0)).var(axis=1).sum() / (count - 1)
+    return max(0.0, 1 - by_images / total) if total else 0.0
 
 
 def _all_swaps(pairs: list[Pair]) -> list[Accuracies]:
