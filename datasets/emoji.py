@@ -83,17 +83,31 @@ class EmojiBlur(Emoji):
 
 
 @DATASET_REGISTRY.register()
-class Emoji3D(Emoji):
-    """Fluent 3D; the same emoji in each part as in `Emoji`."""
+class EmojiFog(Emoji):
+    """OpenMoji behind a grey veil; the same emoji in each part as in `Emoji`."""
 
-    split_file = "split_emoji_3d.json"
+    split_file = "split_emoji_fog.json"
 
 
 @DATASET_REGISTRY.register()
-class EmojiPixels(Emoji):
-    """Fluent 3D in 16x16 pixels; the same emoji in each part as in `Emoji`."""
+class EmojiHue(Emoji):
+    """OpenMoji with hues turned by half a circle; the same emoji in each part as in `Emoji`."""
 
-    split_file = "split_emoji_pixels.json"
+    split_file = "split_emoji_hue.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiDither(Emoji):
+    """Fluent 3D in dots of eight colours; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_dither.json"
+
+
+@DATASET_REGISTRY.register()
+class EmojiMotion(Emoji):
+    """Fluent 3D blurred by motion; the same emoji in each part as in `Emoji`."""
+
+    split_file = "split_emoji_motion.json"
 
 
 @DATASET_REGISTRY.register()
@@ -104,24 +118,10 @@ class EmojiNight(Emoji):
 
 
 @DATASET_REGISTRY.register()
-class EmojiHue(Emoji):
-    """Fluent 3D with hues turned by half a circle; the same emoji in each part as in `Emoji`."""
+class EmojiPixels(Emoji):
+    """Fluent 3D in 10x10 pixels; the same emoji in each part as in `Emoji`."""
 
-    split_file = "split_emoji_hue.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiFog(Emoji):
-    """Fluent 3D behind a grey veil; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_fog.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiDither(Emoji):
-    """Fluent 3D in dots of eight colours; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_dither.json"
+    split_file = "split_emoji_pixels.json"
 
 
 @DATASET_REGISTRY.register()

@@ -15,7 +15,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 STAGES=${STAGES:-measure tune base2new few_shot ablation transfer report}
-DATASETS=${DATASETS:-emoji emoji_blur emoji_3d emoji_pixels emoji_night emoji_hue emoji_fog emoji_dither}
+DATASETS=${DATASETS:-emoji emoji_blur emoji_fog emoji_hue emoji_dither emoji_motion emoji_night emoji_pixels}
 TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN KgCoOp ProGrad PromptSRC TCP CoPrompt}
 export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3 4 5 6 7 8 9}
 OUTPUT=$(realpath -m "$OUTPUT") # parts run in the repository
@@ -39,8 +39,10 @@ if stage few_shot; then
     TRAINERS="ZeroshotCLIP CoOp VPT PLOT UPT MaPLe ALIGN" bash "$here/few_shot.sh" emoji "$@"
 fi
 if stage ablation; then
-    FORMS="convex additive" MN="1,1 2,2 4,4" PLANS="sinkhorn uniform nearest" \
+    BETAS="0 0.5 1" FORMS="convex additive" MN="1,1 2,2" PLANS="uniform nearest" \
         bash "$here/ablation.sh" emoji "$@"
+    BETAS="0 1" FORMS=additive MN="1,1" PLANS=uniform \
+        bash "$here/ablation.sh" "${datasets[@]}" "$@" # what each part is worth, everywhere
 fi
 if stage transfer; then
     for protocol in cross_dataset domain_generalization; do

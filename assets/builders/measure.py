@@ -34,15 +34,16 @@ FLAT = "a flat picture of a {}."
 EMOJI = "an emoji of a {}."
 WHITE = "a {} on a white background."
 DARK = "a {} on a dark background."
+SMALL = "a small {}."
 SENTENCES = {  # sentences that say how a data set's pictures look
     "emoji": [EMOJI, FLAT, WHITE],
     "emoji_blur": [EMOJI, FLAT, WHITE],
-    "emoji_3d": [GLOSSY, SHINY, "a shaded picture of a {}."],
-    "emoji_pixels": [GLOSSY, FLAT, "a small {}."],
-    "emoji_night": [GLOSSY, SHINY, DARK],
-    "emoji_hue": [GLOSSY, SHINY, WHITE],
-    "emoji_fog": [GLOSSY, SHINY, DARK],
+    "emoji_fog": [EMOJI, FLAT, DARK],
+    "emoji_hue": [EMOJI, FLAT, WHITE],
     "emoji_dither": [GLOSSY, FLAT, WHITE],
+    "emoji_motion": [GLOSSY, SHINY, WHITE],
+    "emoji_night": [GLOSSY, SHINY, DARK],
+    "emoji_pixels": [GLOSSY, FLAT, SMALL],
 }
 SHOTS, BATCH = 16, 32
 PARTS = ("base", "new")

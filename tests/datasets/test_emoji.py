@@ -28,12 +28,12 @@ NAMES = [*DATASETS, "emoji_animals", "emoji_food"]
 CLASSES = {
     "Emoji": 37,
     "EmojiBlur": 37,
-    "Emoji3D": 37,
-    "EmojiPixels": 37,
-    "EmojiNight": 37,
-    "EmojiHue": 37,
     "EmojiFog": 37,
+    "EmojiHue": 37,
     "EmojiDither": 37,
+    "EmojiMotion": 37,
+    "EmojiNight": 37,
+    "EmojiPixels": 37,
     "EmojiAnimals": 129,
     "EmojiFood": 128,
 }
