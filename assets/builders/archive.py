@@ -158,7 +158,7 @@ def draw_styles(folder, emoji):
 def make_splits(emoji, images):
     """{data set: split in the public format}; image paths are relative to `images/`."""
     part_of, names = split_emoji(emoji)
-    # Base classes are the first half. Neighbours in the alphabet are kin (seven classes of
+    # Base classes are the first half. Neighbours in the alphabet are kin (six classes of
     # persons), so they take turns: both halves have animals, persons, food and things.
     label = {name: i for i, name in enumerate(names[::2] + names[1::2])}
     splits = {dataset: {part: [] for part in PARTS} for dataset in DATASETS}
