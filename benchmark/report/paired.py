@@ -189,14 +189,15 @@ def _share_of_seeds(blocks: list[Block], of_averages: bool) -> float:
         if count == 1:
             continue
         pairs = [pair for block in members for pair in block.pairs]
-        observed, resampled = [], []  # of each seed by itself
-        for one in np.eye(count)[:, None]:
-            weights = [one] * len(members)
-            for found, name in ((observed, "observed"), (resampled, "resampled")):
-                accuracies = [getattr(pair, name) for pair in pairs]
-                found.append(_difference(members, accuracies, weights, of_averages))
+        alone = [[one] * len(members) for one in np.eye(count)[:, None]]  # each seed by itself
+
+        def of_each(found, members=members, alone=alone):
+            return np.stack([_difference(members, found, w, of_averages) for w in alone])
+
+        observed = of_each([pair.observed for pair in pairs])
+        resampled = of_each([pair.resampled for pair in pairs])
         total += np.var(observed, ddof=1)
-        by_images += (resampled - np.mean(resampled, axis=0)).var(axis=1).sum() / (count - 1)
+        by_images += (resampled - resampled.mean(axis=0)).var(axis=1).sum() / (count - 1)
     return max(0.0, 1 - by_images / total) if total else 0.0
 
 

@@ -66,9 +66,12 @@ def test_the_interval_over_images_is_that_of_a_paired_difference():
 
 
 @pytest.mark.parametrize("datasets", [1, 4])
-@pytest.mark.parametrize("spread", [0, 0.04])
-def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch, datasets, spread):
-    """No more often, either: that would hide differences which are there."""
+@pytest.mark.parametrize(("spread", "least"), [(0, 0.92), (0.01, 0.92), (0.04, 0.9)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch, datasets, spread, least):
+    """No more often, either: that would hide differences which are there.
+
+    Three seeds that differ much (4 points) tell badly by how much they do.
+    """
     monkeypatch.setattr(paired, "REPLICATES", 300)
     rng = np.random.default_rng(4)
     held = []
@@ -79,7 +82,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch, datasets,
             blocks.append(block(*(rng.random((2, 3, 200)) < skill), f"images {i}", f"training {i}"))
         found = difference(blocks, of_averages=datasets > 1)
         held.append(found.low <= 0 <= found.high)
-    assert 0.9 <= np.mean(held) <= 0.98
+    assert least <= np.mean(held) <= 0.98
 
 
 def test_seeds_that_differ_widen_the_interval():
