@@ -138,6 +138,12 @@ def _difference(blocks, accuracies, weights, of_averages) -> np.ndarray:
     return ours - theirs
 
 
+def _each_seed(blocks, accuracies, of_averages) -> np.ndarray:
+    """Ours minus theirs of each seed by itself (S, R), of blocks of the same trainings."""
+    alone = [[one] * len(blocks) for one in np.eye(blocks[0].seeds)[:, None]]
+    return np.stack([_difference(blocks, accuracies, w, of_averages) for w in alone])
+
+
 def _score(blocks, accuracies, weights, of_averages) -> np.ndarray:
     """What is compared (R,), from one method's accuracies (R, S) on each pair of the blocks."""
     columns = len(blocks[0].pairs)
@@ -185,19 +191,13 @@ def _share_of_seeds(blocks: list[Block], of_averages: bool) -> float:
     total = by_images = 0.0
     for training in dict.fromkeys(block.training for block in blocks):
         members = [block for block in blocks if block.training == training]
-        count = members[0].seeds
-        if count == 1:
-            continue
         pairs = [pair for block in members for pair in block.pairs]
-        alone = [[one] * len(members) for one in np.eye(count)[:, None]]  # each seed by itself
-
-        def of_each(found, members=members, alone=alone):
-            return np.stack([_difference(members, found, w, of_averages) for w in alone])
-
-        observed = of_each([pair.observed for pair in pairs])
-        resampled = of_each([pair.resampled for pair in pairs])
-        total += np.var(observed, ddof=1)
-        by_images += (resampled - resampled.mean(axis=0)).var(axis=1).sum() / (count - 1)
+        count = members[0].seeds
+        if count > 1:
+            observed = _each_seed(members, [pair.observed for pair in pairs], of_averages)
+            resampled = _each_seed(members, [pair.resampled for pair in pairs], of_averages)
+            total += observed.var(ddof=1)
+            by_images += (resampled - resampled.mean(axis=0)).var(axis=1).sum() / (count - 1)
     return max(0.0, 1 - by_images / total) if total else 0.0
 
 
