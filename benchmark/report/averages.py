@@ -76,7 +76,7 @@ def averages(listed: list[Row]) -> list[Average]:
             means["h"] = harmonic(means["base"], means["new"])
         last = columns[-1]  # of base, new and h that which needs the others
         problems = [
-            f"{row.method}, {row.dataset}, {shots_text(row.shots)}: a mean over "
+            f"{row.name}, {row.dataset}, {shots_text(row.shots)}: a mean over "
             f"{len(row.values[last])} of {len(row.seeds)} seeds"
             for row in whole
             if not row.complete(last)

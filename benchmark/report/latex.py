@@ -271,7 +271,7 @@ def _joined(sentences: list[str]) -> str:
 
 def _problems(members: list[Row], of_average: list[Average]) -> list[str]:
     found = [
-        f"{row.method}, {row.dataset}, {shots_text(row.shots)}, {column}: {problem}"
+        f"{row.name}, {row.dataset}, {shots_text(row.shots)}, {column}: {problem}"
         for row in members
         for column, problems in row.problems.items()
         for problem in problems

@@ -61,6 +61,11 @@ class Row:
         return settings(self.variant)
 
     @property
+    def name(self) -> str:
+        """The method and, in an ablation, what its variant sets."""
+        return ", ".join([self.method, *setting_texts(self.settings)])
+
+    @property
     def tried(self) -> str:
         """What it is that the variant tries: `beta`, `M and N`."""
         return " and ".join(self.settings)
@@ -272,6 +277,14 @@ def settings(variant: str) -> dict[str, float | str]:
     return {
         name.replace("-", " "): float(number) if number else word for name, number, word in found
     }
+
+
+def setting_texts(found: dict[str, float | str]) -> list[str]:
+    """Each of `settings` in words: `M = 2`."""
+    return [
+        f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
+        for name, value in found.items()
+    ]
 
 
 def methods(members: list[Row]) -> list[str]:

@@ -11,7 +11,7 @@ from . import published
 from .averages import Average, averages
 from .methods import rank
 from .names import dataset_name
-from .rows import Cell, Row, methods
+from .rows import Cell, Row, methods, setting_texts
 
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
@@ -238,15 +238,12 @@ def _caption(members: list[Row]) -> list[str]:
 def _problems(members: list[Row]) -> list[str]:
     protocol, found = members[0].protocol, []
     for row in members:
-        where = [row.method]
-        if protocol.by_variant:
-            where.append(_setting(row, False))
         for column in protocol.columns:
             place = column
             if protocol.across != "columns":
                 place = column_head(getattr(row, protocol.across))
             for problem in row.problems[column]:
-                found.append(f"{', '.join([*where, place])}: {problem}")
+                found.append(f"{row.name}, {place}: {problem}")
     return found
 
 
@@ -266,16 +263,9 @@ def column_head(column: int | str) -> str:
 
 def line_name(of: Row | Average, several: bool = False) -> str:
     """The name of a line: a method, or a setting of an ablation, of `several` methods or of one."""
-    return _setting(of, several) if of.protocol.by_variant else of.method
-
-
-def _setting(of: Row | Average, with_method: bool) -> str:
-    """The setting of an ablation, behind its method where this is to be named."""
-    values = [
-        f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
-        for name, value in of.settings.items()
-    ]
-    return ", ".join([of.method, *values] if with_method else values)
+    if not of.protocol.by_variant:
+        return of.method
+    return ", ".join([of.method] * several + setting_texts(of.settings))
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:

@@ -48,6 +48,23 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
     assert average.best(1) == set()  # of a column with one whole number
 
 
+def test_what_is_missing_of_an_ablation_is_told_with_its_variant():
+    found = [
+        outcome("ALIGN", seed, part, 50.0, name, protocol="ablation", variant=variant)
+        for variant, seeds in (("M1_N1", (1, 2)), ("M2_N2", (1,)))
+        for name in ("emoji", "emoji_food")
+        for part in ("base", "new")
+        for seed in seeds
+    ]
+    assert [average.problems for average in averages(rows(found))] == [
+        [],
+        [
+            "ALIGN, M = 2, N = 2, emoji, 16 shots: a mean over 1 of 2 seeds",
+            "ALIGN, M = 2, N = 2, emoji_food, 16 shots: a mean over 1 of 2 seeds",
+        ],
+    ]
+
+
 def test_embedded_and_public_data_sets_have_no_common_average():
     outcomes = [
         outcome("CoOp", 1, part, 50.0, name)
