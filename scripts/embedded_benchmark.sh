@@ -8,8 +8,8 @@
 # stopped when it is called again.
 #
 # Environment: STAGES ("measure tune base2new few_shot ablation transfer report"), DATASETS (the eight
-# with base and new classes), TRAINERS (all methods that learn), SEEDS ("1 2 3 4 5 6 7 8 9"), and
-# those in run.sh.
+# with base and new classes), TRAINERS (all methods that learn), SEEDS ("1 2 3 4 5 6 7 8 9"; few-shot,
+# transfer and most ablations take the first three of them), and those in run.sh.
 # Options, and KEY VALUE pairs for train.py, go to each part: see `python -m benchmark base2new -h`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -20,6 +20,7 @@ TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN KgCoOp ProGrad Pr
 export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3 4 5 6 7 8 9}
 OUTPUT=$(realpath -m "$OUTPUT") # parts run in the repository
 read -ra datasets <<<"$DATASETS"
+three=$(cut -d " " -f 1-3 <<<"$SEEDS")
 
 stage() { [[ " $STAGES " == *" $1 "* ]]; }
 
@@ -36,17 +37,18 @@ if stage base2new; then
     TRAINERS="ZeroshotCLIP $TRAINERS" bash "$here/base2new.sh" "${datasets[@]}" "$@"
 fi
 if stage few_shot; then
-    TRAINERS="ZeroshotCLIP CoOp VPT PLOT UPT MaPLe ALIGN" bash "$here/few_shot.sh" emoji "$@"
+    SEEDS=$three TRAINERS="ZeroshotCLIP CoOp VPT PLOT UPT MaPLe ALIGN" \
+        bash "$here/few_shot.sh" emoji "$@"
 fi
 if stage ablation; then
-    BETAS="0 0.5 1" FORMS="convex additive" MN="1,1 2,2" PLANS="uniform nearest" \
-        bash "$here/ablation.sh" emoji "$@"
-    BETAS="0 1" FORMS=additive MN="1,1" PLANS=uniform \
-        bash "$here/ablation.sh" "${datasets[@]}" "$@" # what each part is worth, everywhere
+    BETAS="0 1" FORMS=additive bash "$here/ablation.sh" "${datasets[@]}" "$@" # the token level
+    SEEDS=$three BETAS="0 0.5 1" FORMS="convex additive" MN="1,1 2,2 4,4" \
+        PLANS="sinkhorn uniform nearest" bash "$here/ablation.sh" "${datasets[@]}" "$@"
 fi
 if stage transfer; then
     for protocol in cross_dataset domain_generalization; do
-        SOURCE=emoji TRAINERS="ZeroshotCLIP CoOp MaPLe ALIGN" bash "$here/$protocol.sh" "$@"
+        SEEDS=$three SOURCE=emoji TRAINERS="ZeroshotCLIP CoOp MaPLe ALIGN" \
+            bash "$here/$protocol.sh" "$@"
     done
 fi
 if stage report; then
