@@ -53,6 +53,18 @@ if stage transfer; then
 fi
 if stage report; then
     cd "$here/.."
-    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --seeds "$SEEDS" --plots "$OUTPUT/figures"
-    "${PYTHON:-python}" -m benchmark report "$OUTPUT" --seeds "$SEEDS" --compare ALIGN
+    report() { "${PYTHON:-python}" -m benchmark report "$OUTPUT" "$@"; }
+    report --seeds "$SEEDS" --plots "$OUTPUT/figures"
+    for protocol in base2new few_shot cross_dataset domain_generalization; do
+        if [[ -d "$OUTPUT/$protocol" ]]; then
+            report --protocol "$protocol" --seeds "$SEEDS" --compare ALIGN
+        fi
+    done
+    if [[ -d "$OUTPUT/ablation" ]]; then
+        report --protocol ablation --seeds "$three"
+        for variant in "additive beta = 1" "beta = 0" "M = 4, N = 4" "plan = sinkhorn"; do
+            report --protocol ablation --seeds "$three" --compare "$variant"
+        done
+        report --protocol ablation --seeds "$SEEDS" --compare "additive beta = 1"
+    fi
 fi
