@@ -132,7 +132,7 @@ class Cluster:
     def stop(self) -> None:
         self.ask("scancel", "--me")
         with suppress(AssertionError):  # a job that lingers shall not keep the daemons
-            wait_for(lambda: not self.ask("squeue", "--me", "-h"))
+            wait_for(lambda: not self.queued())
         for name in reversed(list(self._daemons)):
             self.stop_daemon(name)
 
@@ -144,6 +144,10 @@ class Cluster:
     def running(self) -> list[str]:
         """The tasks that are running."""
         return self.ask("squeue", "--me", "-h", "-r", "-t", "R", "-o", "%F_%K").split()
+
+    def queued(self) -> list[str]:
+        """The tasks that wait, run, or have been told to end and have not yet."""
+        return self.ask("squeue", "--me", "-h", "-r", "-o", "%F_%K").split()
 
 
 def free_ports(count: int) -> list[int]:

@@ -63,7 +63,7 @@ def test_a_job_that_is_cancelled_is_not_requeued_and_told(checkout, cluster):
     wait_for(lambda: checkout.calls() and cluster.running())
     (task,) = cluster.running()
     cluster.ask("scancel", task)
-    wait_for(lambda: not cluster.ask("squeue", "--me", "-h"))
+    wait_for(lambda: not cluster.queued())
     told = checkout.run(sys.executable, "-m", "benchmark", "status", **cluster.variables).stdout
     assert "base: failed (its job has ended (CANCELLED, " in told
     assert "new: not queued (it needs CoOp on emoji, seed 1, base, which is failed)" in told
@@ -160,7 +160,7 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
         if number == 2:
             cluster.restart_node()
         cluster.ask("scancel", "--signal=KILL", task)
-        wait_for(lambda task=task: task not in cluster.running())
+        wait_for(lambda task=task: task not in cluster.queued())
         killed.add(place)
         call("jobs", SLURM)  # what was killed is submitted again
     call("jobs", SLURM, "--wait")
