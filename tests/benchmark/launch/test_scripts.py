@@ -1,5 +1,6 @@
 """The scripts of the protocols."""
 
+import json
 import shlex
 
 from checkout import REPOSITORY
@@ -43,6 +44,16 @@ def test_the_embedded_benchmark_runs_the_parts_that_are_asked_for(checkout, tmp_
         folders = done.stdout.count(f"--output-dir {tmp_path}/out/{part}/")
         assert folders == count, part  # data sets, seeds, methods, base and new
     assert f"--output-dir {tmp_path}/out/ablation/" in done.stdout
+
+
+def test_the_embedded_benchmark_reports_what_was_run(checkout):
+    script = checkout.root / "scripts" / "embedded_benchmark.sh"
+    asked = {"STAGES": "ablation report", "DATASETS": "emoji", "SEEDS": "1", "OUTPUT": "out"}
+    done = checkout.run("bash", script, **asked, FAKE=json.dumps({"emoji": "answers"}))
+    assert done.returncode == 0, done.stderr
+    for variant in ("additive beta = 1", "beta = 0", "M = 4, N = 4", "plan = sinkhorn"):
+        assert f"{variant} minus each other on test images" in done.stdout
+    assert "Base-to-new" not in done.stdout
 
 
 def test_script_runs_to_the_table(checkout):
