@@ -56,7 +56,6 @@ ARCH = {
     "transformer_heads": 2,
     "transformer_layers": 4,
 }
-TOKEN_WEIGHT = 0.5
 TOKEN_PAIRS = 96  # the token-level term sees this many pairs of the batch
 KEPT = 32  # of 64 patches, in random places, until FULL of the schedule: fewer, faster steps
 FULL = 0.85
@@ -182,7 +181,7 @@ def train(args, data, captions):
         score = late_interaction(seen[:few, 1:], read[:few, :longest], mask[:, :longest])
         token_loss = contrastive(score, truth[:few, :few], scale)
         optimizer.zero_grad(set_to_none=True)
-        (loss + TOKEN_WEIGHT * token_loss).backward()
+        (loss + args.token_weight * token_loss).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.logit_scale.data.clamp_(max=math.log(100))
@@ -235,6 +234,9 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.2e-3)
     parser.add_argument("--warmup", type=int, default=150, help="steps")
+    parser.add_argument(
+        "--token-weight", type=float, default=0.5, help="of the token-level term; 0: CLIP's loss"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--evaluate-every", type=float, default=300, help="seconds")
     args = parser.parse_args()
