@@ -7,14 +7,15 @@
 # It takes hours on 2 cores, prints how long each part still needs, and continues where it was
 # stopped when it is called again.
 #
-# Environment: STAGES ("measure tune base2new few_shot ablation transfer report"), DATASETS (the eight
-# with base and new classes), TRAINERS (all methods that learn), SEEDS ("1 2 3 4 5 6 7 8 9"; few-shot,
-# transfer and most ablations take the first three of them), and those in run.sh.
+# Environment: STAGES ("measure tune base2new regularizers few_shot ablation transfer report"),
+# DATASETS (the eight with base and new classes), TRAINERS (all methods that learn), SEEDS
+# ("1 2 3 4 5 6 7 8 9"; base-to-new and the token level take all of them, the rest the first three),
+# and those in run.sh.
 # Options, and KEY VALUE pairs for train.py, go to each part: see `python -m benchmark base2new -h`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-STAGES=${STAGES:-measure tune base2new few_shot ablation transfer report}
+STAGES=${STAGES:-measure tune base2new regularizers few_shot ablation transfer report}
 DATASETS=${DATASETS:-emoji emoji_blur emoji_fog emoji_hue emoji_dither emoji_motion emoji_night emoji_pixels}
 TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN KgCoOp ProGrad PromptSRC TCP CoPrompt}
 export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3 4 5 6 7 8 9}
@@ -36,6 +37,15 @@ fi
 if stage base2new; then
     TRAINERS="ZeroshotCLIP $TRAINERS" bash "$here/base2new.sh" "${datasets[@]}" "$@"
 fi
+if stage regularizers; then # ALIGN with those of KgCoOp and of PromptSRC
+    for config in emoji emoji_kgcoop emoji_promptsrc; do
+        if [[ $config != emoji ]]; then
+            SEEDS=1 CONFIG=$config TRAINERS=ALIGN bash "$here/tune.sh" "${datasets[@]}" "$@"
+        fi
+        OUTPUT=$OUTPUT/regularizers SEEDS=$three CONFIG=$config TRAINERS=ALIGN \
+            bash "$here/base2new.sh" "${datasets[@]}" "$@"
+    done
+fi
 if stage few_shot; then
     SEEDS=$three TRAINERS="ZeroshotCLIP CoOp VPT PLOT UPT MaPLe ALIGN" \
         bash "$here/few_shot.sh" emoji "$@"
@@ -53,13 +63,20 @@ if stage transfer; then
 fi
 if stage report; then
     cd "$here/.."
-    report() { "${PYTHON:-python}" -m benchmark report "$OUTPUT" "$@"; }
-    report --seeds "$SEEDS" --plots "$OUTPUT/figures"
+    report_of() { "${PYTHON:-python}" -m benchmark report "$@"; }
+    report() { report_of "$OUTPUT" "$@"; }
+    if compgen -G "$OUTPUT/*/table.json" >/dev/null; then
+        report --seeds "$SEEDS" --plots "$OUTPUT/figures"
+    fi
     for protocol in base2new few_shot cross_dataset domain_generalization; do
         if [[ -d "$OUTPUT/$protocol" ]]; then
             report --protocol "$protocol" --seeds "$SEEDS" --compare ALIGN
         fi
     done
+    if [[ -d "$OUTPUT/regularizers" ]]; then
+        report_of "$OUTPUT/regularizers" --seeds "$three"
+        report_of "$OUTPUT/regularizers" --seeds "$three" --compare "ALIGN (emoji)"
+    fi
     if [[ -d "$OUTPUT/ablation" ]]; then
         report --protocol ablation --seeds "$three"
         for variant in "additive beta = 1" "beta = 0" "M = 4, N = 4" "plan = sinkhorn"; do

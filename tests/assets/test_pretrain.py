@@ -177,6 +177,11 @@ def test_pretraining_runs_resumes_exports_and_is_measured(data, tmp_path, monkey
     for key, value in once["model"].items():
         torch.testing.assert_close(value, twice["model"][key])
 
+    clips_loss = tmp_path / "clips loss"  # the token-level term has trained the patch states
+    run_pretrain(monkeypatch, data, clips_loss, "--steps", "2", "--token-weight", "0")
+    plain = torch.load(clips_loss / "checkpoint.pt", weights_only=True)["model"]
+    assert not torch.equal(plain["visual.proj"], once["model"]["visual.proj"])
+
     file = tmp_path / "clip.safetensors"
     run_pretrain(monkeypatch, data, tmp_path / "once", "--export", str(file))
     clip_model = load_clip(str(file))
