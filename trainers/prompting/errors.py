@@ -37,3 +37,8 @@ def check_name(kind: str, name: str, valid: Iterable) -> str:
     if name not in valid:
         raise UserError(f"There is no {kind} '{name}': {nearest(name, valid)}")
     return name
+
+
+def in_short(error: BaseException, most: int = 200) -> str:
+    """The type and the words of an error in one line of at most so many characters."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:most]
