@@ -168,7 +168,8 @@ class PromptTrainer(TrainerX):
         self.optim = self.sched = None
         if self.num_trained:
             if cfg.MODEL.INIT_WEIGHTS:
-                layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+                weights = load_checkpoint(cfg.MODEL.INIT_WEIGHTS)
+                layout.load_state_dict(weights.get("state_dict", weights))
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
