@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all, and folders that one process holds at a time."""
+"""Files that appear whole or not at all, JSON files, folders that one process holds at a time."""
 
 import contextlib
 import errno
+import json
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from .errors import UserError, in_short
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
 
@@ -26,6 +29,31 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The object in a JSON file; `remedy` ends the sentence about one that cannot be read.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        if not path.is_file():  # reading a pipe would wait
+            raise FileNotFoundError("it is not a file that is there")
+        return parsed(path.read_text("utf-8"), f"'{path}'", remedy)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
+
+
+def parsed(text: str, source: str, remedy: str) -> dict:
+    """The object in a JSON text; raises as `read_json`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
+    return found
 
 
 @contextlib.contextmanager
