@@ -10,6 +10,8 @@ from torchrun import torchrun
 
 from trainers.prompting import ranks
 
+pytestmark = pytest.mark.processes
+
 # CoOp of which one rank dies where the variable DIES says so: in rank R, after epoch E.
 DIES = """
 import os, signal

@@ -10,6 +10,8 @@ import pytest
 
 from trainers.prompting.files import held
 
+pytestmark = pytest.mark.processes
+
 CONTEXT = multiprocessing.get_context("fork")
 
 

@@ -9,6 +9,8 @@ from torchrun import torchrun
 
 from trainers.prompting import ranks
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def alone():

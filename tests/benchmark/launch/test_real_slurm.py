@@ -18,6 +18,7 @@ from trainers.prompting.checkpoints import saved_epochs
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.skipif(why_not() is not None, reason=f"no Slurm here: {why_not()}"),
 ]
 

@@ -15,6 +15,8 @@ from benchmark.launch.slurm.book import Book
 from benchmark.launch.slurm.commands import Task, requeue
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
 
+pytestmark = pytest.mark.processes
+
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 SLURM = "--slurm=--time=5 --partition all"
 
