@@ -15,13 +15,14 @@ from recipe.configs import prompts_for, read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError, ranks
+from trainers.prompting import UserError, __version__, ranks
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets")
     parser.add_argument("--output-dir", default="", help="folder of this run")
     parser.add_argument("--resume", default="", help="folder of the run to continue")

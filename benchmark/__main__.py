@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 
+from trainers.prompting import __version__
 from trainers.prompting.errors import check_name
 
 from .cli import Parser
@@ -79,6 +80,7 @@ def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
         epilog="\n".join(f"  {name:23}{summary}" for name, summary in summaries.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("command", metavar="COMMAND", help="one of these:")
     return parser.parse_args(argv).command
 

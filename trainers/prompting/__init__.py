@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .trainer import extend_cfg
     from .transport.solver import sinkhorn
 
+__version__ = "0.3.0"
+
 _PLACES = {
     "Method": "method",
     "PromptSpec": "spec",
