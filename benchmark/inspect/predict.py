@@ -121,6 +121,13 @@ def predicted(
                     images.append(image)
             if good:
                 p = run.model(torch.stack(images)).softmax(-1)
+                if not p.isfinite().all():
+                    spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
+                    raise UserError(
+                        f"the probabilities of '{spoiled}' are not finite: the training of this "
+                        "run has failed, so take an earlier epoch with --load-epoch or train again",
+                        exit_code=1,
+                    )
                 best = p.topk(min(top, p.shape[1]))
                 for path, labels, values in zip(good, best.indices, best.values, strict=True):
                     classes = [run.classnames[k] for k in labels.tolist()]

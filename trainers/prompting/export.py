@@ -38,7 +38,7 @@ class Program(nn.Module):
             self.prompt_learner, self.text_encoder = model.prompt_learner, model.text_encoder
         else:
             with torch.no_grad():
-                vision = model.parts.contexts(model.prompt_learner()).vision or []
+                vision = model.contexts().vision or []
                 text = model.text_features()
             self.visual_depth, self.s_weights = len(vision), text.s_weights
             constants = {f"vision_{i}": context for i, context in enumerate(vision)}

@@ -9,36 +9,32 @@ from pathlib import Path
 import torch
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
-from dassl.utils import load_checkpoint
 from yacs.config import CfgNode
 
 from .backbones import load_clip
-from .checkpoints import find_checkpoint
+from .checkpoints import find_checkpoint, read_checkpoint
 from .config import add_nodes, fitted, read_node, values_in
 from .errors import UserError
 from .method import find_method
 from .model import PromptedCLIP
 from .plugins import load_plugins
-from .settings import is_settings
+from .settings import are_texts, is_settings
 from .spec import clean
+from .state import load_trained
 
 
 def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
-def _are_texts(value) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_is_text, value))
-
-
 # What a checkpoint needs beside the prompts, and what holds of it.
 NEEDED = {
     "settings": is_settings,
-    "classnames": _are_texts,
+    "classnames": are_texts,
     "trainer": _is_text,
     "backbone": _is_text,
     "epoch": lambda value: isinstance(value, int),
-    "plugins": lambda value: value is None or _are_texts(value),
+    "plugins": lambda value: value is None or are_texts(value),
 }
 
 
@@ -83,7 +79,7 @@ def load_run(
             names are repeated or too long, or the prompts are made for their classes alone.
     """
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
-    state = load_checkpoint(path)
+    state = read_checkpoint(path)
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
         raise UserError(
             f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
@@ -100,15 +96,9 @@ def load_run(
     names = _checked(state["classnames"] if classnames is None else classnames)
     dataset = cfg.DATASET.NAME
     method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
-    model = method.model
-    if model.spec.class_specific and names != list(state["classnames"]):
-        raise UserError(
-            f"The run in '{folder}' has a context for each of its classes (CSC): it cannot name "
-            "others"
-        )
-    model.load_public_state_dict(state["state_dict"])
+    load_trained(method, state, names)
     return Run(
-        model.eval().requires_grad_(False),
+        method.model.eval().requires_grad_(False),
         names,
         build_transform(cfg, is_train=False),
         cfg,

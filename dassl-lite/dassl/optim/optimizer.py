@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from dassl.utils import unknown_name
+from dassl.utils import UserError, unknown_name
 
 _NAMES = ["adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"]
 
@@ -13,9 +13,16 @@ def build_optimizer(model, optim_cfg, param_groups=None):
 
     `param_groups` replaces the model's parameters when it is given.
     """
-    name, lr = optim_cfg.NAME, optim_cfg.LR
     if param_groups is None:
         param_groups = _parameters(model, optim_cfg)
+    try:
+        return _build(param_groups, optim_cfg)
+    except ValueError as error:  # PyTorch's, of a value out of its range
+        raise UserError(f"OPTIM does not suit '{optim_cfg.NAME}': {error}") from None
+
+
+def _build(param_groups, optim_cfg):
+    name, lr = optim_cfg.NAME, optim_cfg.LR
     common = {"lr": lr, "weight_decay": optim_cfg.WEIGHT_DECAY}
     betas = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
     if name == "sgd":

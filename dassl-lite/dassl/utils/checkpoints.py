@@ -10,6 +10,7 @@ import os.path as osp
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 
 import numpy as np
@@ -79,6 +80,7 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
     if not osp.isfile(fpath):
         raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
     try:
+        _check_bytes(fpath)
         with _known_globals():
             content = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly every type there is
@@ -94,6 +96,17 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
         kind = type(content).__name__
         raise UserError(f"The checkpoint '{fpath}' is broken (it holds a {kind}): {remedy}")
     return content
+
+
+def _check_bytes(fpath):
+    """Raise BadZipFile where a byte has changed since it was written; torch.load does not look.
+
+    A file of an old PyTorch is no zip archive, and has no checksums.
+    """
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
 
 
 @contextlib.contextmanager
@@ -298,6 +311,8 @@ def _broken_momenta(state, optimizer):
                 fits = value.dim() == 0 or value.shape == parameters[i].shape
             if not fits:
                 return f"'{key}' does not fit a parameter"
+            if torch.is_tensor(value) and not value.isfinite().all():
+                return f"'{key}' is not finite"
     return None
 
 
