@@ -1,6 +1,5 @@
 """The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
 
-import hashlib
 import os
 
 import torch
@@ -20,6 +19,7 @@ from .checkpoints import (
     saved_epochs,
 )
 from .config import add_nodes, fitted, read_node, resolved, values_in
+from .data import check_classes, check_shared
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
 from .method import METHODS, Method
@@ -56,9 +56,11 @@ class PromptTrainer(TrainerX):
         method: the `Method`, as a class. An instance has it built.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
             While an evaluation goes on they stand in `recorder`.
+        untrained: until something has trained the prompts, or chosen those that there are.
     """
 
     method: type[Method] | Method
+    untrained = True
     predictions: Predictions | None = None
     recorder: Predictions | None = None
 
@@ -80,31 +82,11 @@ class PromptTrainer(TrainerX):
         super().build_data_loader()
         if ranks.count() == 1:
             return
-        self._check_ranks()
+        check_shared(self.dm.dataset, self.cfg.DATASET.ROOT)
         self.train_loader_x = ranks.ShareLoader(self.train_loader_x, self.device)
         self.test_loader = ranks.ShareLoader(self.test_loader, self.device)
         if self.val_loader is not None:
             self.val_loader = ranks.ShareLoader(self.val_loader, self.device)
-
-    def _check_ranks(self):
-        """
-        Raises:
-            UserError: there are too many ranks, or they see different data.
-        """
-        data, W = self.dm.dataset, ranks.count()
-        if len(data.classnames) < W:
-            raise UserError(
-                f"There are {W} ranks but {len(data.classnames)} classes to share: start at most "
-                f"{len(data.classnames)}"
-            )
-        for name in ("train_x", "val", "test"):
-            seen = [
-                (os.path.basename(image.impath), image.label, image.classname)
-                for image in getattr(data, name) or ()
-            ]
-            digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
-            remedy = f"give all nodes the same DATASET.ROOT (now '{self.cfg.DATASET.ROOT}')"
-            ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
 
     def build_model(self):
         cfg, kind = self.cfg, self.method
@@ -114,7 +96,7 @@ class PromptTrainer(TrainerX):
             keep_freed_memory()
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
-        classnames, clip_model = self._classnames(), self.clip_model
+        classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
         del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
@@ -139,14 +121,6 @@ class PromptTrainer(TrainerX):
         self._register()
         self.first_bad = torch.tensor(-1, device=self.device)
 
-    def _classnames(self) -> list[str]:
-        names = self.dm.dataset.classnames
-        if len(names) < 2:
-            raise UserError(
-                f"The data set has {len(names)} class: at least 2 are needed to tell apart"
-            )
-        return names
-
     def _fit_memory(self):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
@@ -169,6 +143,7 @@ class PromptTrainer(TrainerX):
         if self.num_trained:
             if cfg.MODEL.INIT_WEIGHTS:
                 layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+                self.untrained = False
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
@@ -179,6 +154,7 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ train
 
     def train(self):
+        self.untrained = False
         if self.num_trained:
             batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
             if batch < ranks.count():
@@ -302,8 +278,22 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ evaluate
 
-    def test(self, split=None):
-        """As in Dassl, and keep what is said of each image."""
+    def test(self, split=None, is_final=False):
+        """As in Dassl, and keep what is said of each image.
+
+        Args:
+            is_final: ends the process in ATPrompt's Dassl; it means nothing here.
+
+        Raises:
+            UserError: the prompts were neither trained nor loaded, as where a train.py has
+                --eval-only, but never calls `load_model`.
+        """
+        if self.untrained and self.num_trained:
+            raise UserError(
+                "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
+                "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
+                "`load_model('')` evaluates them as they are initialised"
+            )
         self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
         result = super().test(split)
         self.predictions, self.recorder = self.recorder, None
@@ -325,16 +315,19 @@ class PromptTrainer(TrainerX):
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory, *others, epoch=None):
         """Load the prompts of a run, ours or a public one.
 
         Args:
             directory: the run's output folder; nothing is loaded when it is empty.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
+        epoch = next((other for other in others if isinstance(other, int)), epoch)
+        self.untrained = False
         if not directory:
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
