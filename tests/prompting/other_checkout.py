@@ -177,7 +177,8 @@ CHECKOUT = {
             extend_cfg(cfg)
             cfg.TRAINER.NAME = args.trainer
             cfg.OUTPUT_DIR = args.output_dir
-            cfg.MODEL.BACKBONE.NAME = args.backbone
+            if args.backbone:
+                cfg.MODEL.BACKBONE.NAME = args.backbone
             cfg.merge_from_list(args.opts)
             cfg.freeze()
             set_random_seed(1)
@@ -229,11 +230,18 @@ def write_checkout(folder, **gaps):
         path.write_text(text)
 
 
-def run_in(folder, *trainers):
-    """What DRIVE tells of trainers, each (name, backbone, flags and pairs), in a checkout."""
+def run_in(folder, *trainers, first=""):
+    """What DRIVE tells of trainers, each (name, backbone, flags and pairs), in a checkout.
+
+    Args:
+        first: code that runs before.
+
+    Returns:
+        What it tells, and all that it has printed.
+    """
     asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
     result = subprocess.run(
-        [sys.executable, "-c", DRIVE, json.dumps(asked)],
+        [sys.executable, "-c", first + DRIVE, json.dumps(asked)],
         cwd=folder,
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
@@ -242,7 +250,7 @@ def run_in(folder, *trainers):
     )
     assert result.returncode == 0, result.stderr
     (told,) = (line for line in result.stdout.splitlines() if line.startswith("TOLD "))
-    return json.loads(told.removeprefix("TOLD "))
+    return json.loads(told.removeprefix("TOLD ")), result.stdout
 
 
 def files_below(folder):

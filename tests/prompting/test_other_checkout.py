@@ -39,6 +39,19 @@ LINES = {
 }  # fmt: skip
 
 
+# A method from outside, which a third line imports.
+SHALLOW = """
+from trainers.prompting.method import Method, register
+from trainers.prompting.methods.coop import CoOp
+
+@register
+class Shallow(Method):
+    node = "SHALLOW"
+    defaults = CoOp.defaults | {"N_CTX": 3}
+    point = staticmethod(CoOp.point)
+"""
+
+
 @pytest.mark.parametrize("order, details", [("before", {}), ("after", EDITED)])
 def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
@@ -47,9 +60,11 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
     run_in(tmp_path / "without", *theirs)
 
     checkout = tmp_path / "with"
-    write_checkout(checkout, **details, **TWO_LINES, **{order: "import trainers.prompting"})
+    lines = "import trainers.prompting\nimport shallow"
+    write_checkout(checkout, **details, **TWO_LINES, **{order: lines})
+    (checkout / "shallow.py").write_text(SHALLOW)
     plug_in(checkout)
-    told = run_in(
+    told, _ = run_in(
         checkout,
         theirs[0],
         ("ALIGN", tiny, "TRAINER.ALIGN.DEPTH 2 TRAINER.ALIGN.M 2 TRAINER.ALIGN.N 2"),
@@ -59,9 +74,12 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         ("ZeroshotCLIP", "small", "--eval-only"),
         ("PromptedZeroshotCLIP", tiny, ""),
         ("MaPLe", "emoji", "TRAINER.MAPLE.PROMPT_DEPTH 2"),
+        ("Shallow", tiny, "TRAINER.SHALLOW.N_CTX 2"),
+        ("IVLP", "", ""),
     )
     ours = "trainers.prompting.trainer"
     assert "'emoji' is a file of the repository" in told.pop("MaPLe")
+    assert "No backbone is named" in told.pop("IVLP")
     assert told == {
         "CoOp": "trainers.coop",
         "ALIGN": ours,
@@ -70,6 +88,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         "PromptedVPT": ours,
         "ZeroshotCLIP": "trainers.zsclip",
         "PromptedZeroshotCLIP": ours,
+        "Shallow": ours,
         "clip": [str(checkout / "clip" / "__init__.py"), str(checkout / "clip" / "clip.py")],
     }
     for name, _, _ in theirs:  # to the last bit as without us
@@ -82,6 +101,55 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
     assert (checkout / "out" / "ALIGN" / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
     context = load_checkpoint(str(checkout / "out/PromptedCoOp/prompt_learner/model.pth.tar-1"))
     assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says
+
+
+# Where a package is missing: it cannot be imported, or no distribution has it.
+NO_MODULE = """
+import sys
+sys.modules[{name!r}] = None
+"""
+NO_CLIP = """
+import importlib.metadata
+
+def none(name, found=importlib.metadata.distribution):
+    if "clip" in name:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.distribution = none
+"""
+MISSING = {
+    "ftfy": (NO_MODULE.format(name="ftfy"), "run `pip install ftfy`"),
+    "clip": (NO_CLIP, "run `pip install clip-anytorch`"),
+}
+
+
+def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, tiny_clip):
+    write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
+    plug_in(tmp_path)
+    marks = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}  # OpenAI's
+    state = tiny_clip.state_dict() | {name: torch.tensor(n) for name, n in marks.items()}
+    torch.save(state, tmp_path / "clip.pt")
+    told, _ = run_in(
+        tmp_path,
+        ("CoOp", "small", ""),
+        ("PromptedCoOp", str(GOLDEN / "tiny_clip_seed0.safetensors"), ""),
+        ("PromptedVPT", "clip.pt", "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
+        first=NO_MODULE.format(name="safetensors"),
+    )
+    assert told["CoOp"] == "trainers.coop" and told["PromptedVPT"] == "trainers.prompting.trainer"
+    assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_path, package):
+    first, remedy = MISSING[package]
+    write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
+    plug_in(tmp_path)
+    told, printed = run_in(tmp_path, ("CoOp", "small", ""), first=first)
+    assert told["CoOp"] == "trainers.coop"
+    (warning,) = (line for line in printed.splitlines() if line.startswith("warning: "))
+    assert remedy in warning
 
 
 def settings_in(nodes, method, file=None, pairs=""):
