@@ -18,6 +18,7 @@ MISTAKES = {
     "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
     "data set": (["DATASET.NAME", "Emojis"], "did you mean 'Emoji'"),
     "backbone": (["MODEL.BACKBONE.NAME", "ViT-B16"], "did you mean 'ViT-B/16'"),
+    "no backbone": (["MODEL.BACKBONE.NAME", ""], "No backbone is named: give --config-file"),
     "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
     "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
     "type": (["OPTIM.LR", "fast"], "must be of type float"),

@@ -74,8 +74,22 @@ def not_finite(method: Method) -> list[str]:
     return [name for name, good in sound.items() if not good]
 
 
-def check_ranks(dataset, root: str) -> None:
+def check_classes(classnames: list[str]) -> list[str]:
+    """Return the names.
+
+    Raises:
+        UserError: there are fewer than two.
     """
+    if len(classnames) < 2:
+        raise UserError(
+            f"The data set has {len(classnames)} class: at least 2 are needed to tell apart"
+        )
+    return classnames
+
+
+def check_ranks(dataset, root: str) -> None:
+    """Check that the ranks of one run can share its data.
+
     Args:
         dataset: Dassl's; root: DATASET.ROOT.
 

@@ -18,7 +18,7 @@ from .checkpoints import (
     read_checkpoint,
     saved_epochs,
 )
-from .checks import Watch, check_ranks, not_finite
+from .checks import Watch, check_classes, check_ranks, not_finite
 from .config import add_nodes, fitted, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
@@ -56,9 +56,11 @@ class PromptTrainer(TrainerX):
         method: the `Method`, as a class. An instance has it built.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
             While an evaluation goes on they stand in `recorder`.
+        untrained: until something has trained the prompts, or chosen those that there are.
     """
 
     method: type[Method] | Method
+    untrained = True
     predictions: Predictions | None = None
     recorder: Predictions | None = None
 
@@ -94,7 +96,7 @@ class PromptTrainer(TrainerX):
             keep_freed_memory()
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
-        classnames, clip_model = self._classnames(), self.clip_model
+        classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
         del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
@@ -119,14 +121,6 @@ class PromptTrainer(TrainerX):
         self._register()
         self.watch = Watch(self.device)
 
-    def _classnames(self) -> list[str]:
-        names = self.dm.dataset.classnames
-        if len(names) < 2:
-            raise UserError(
-                f"The data set has {len(names)} class: at least 2 are needed to tell apart"
-            )
-        return names
-
     def _fit_memory(self):
         """Recompute activations where a training step would not fit, and say so."""
         cfg = self.cfg
@@ -150,6 +144,7 @@ class PromptTrainer(TrainerX):
             if cfg.MODEL.INIT_WEIGHTS:
                 weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
                 layout.load_state_dict(weights.get("state_dict", weights))
+                self.untrained = False
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
@@ -160,6 +155,7 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ train
 
     def train(self):
+        self.untrained = False
         if self.num_trained:
             batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
             if batch < ranks.count():
@@ -291,12 +287,23 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ evaluate
 
-    def test(self, split=None):
+    def test(self, split=None, is_final=False):
         """As in Dassl, and keep what is said of each image.
 
+        Args:
+            is_final: ends the process in ATPrompt's Dassl; it means nothing here.
+
         Raises:
-            UserError: an image has logits that mean nothing.
+            UserError: the prompts were neither trained nor loaded, as where a train.py has
+                --eval-only, but never calls `load_model`; or an image has logits that mean
+                nothing.
         """
+        if self.untrained and self.num_trained:
+            raise UserError(
+                "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
+                "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
+                "`load_model('')` evaluates them as they are initialised"
+            )
         self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
         result = super().test(split)
         self.watch.check_logits()
@@ -320,16 +327,19 @@ class PromptTrainer(TrainerX):
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory, *others, epoch=None):
         """Load the prompts of a run, ours or a public one.
 
         Args:
             directory: the run's output folder; nothing is loaded when it is empty.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
+        epoch = next((other for other in others if isinstance(other, int)), epoch)
+        self.untrained = False
         if not directory:
             print("No --model-dir is given: the prompts stay as they were initialised")
             return

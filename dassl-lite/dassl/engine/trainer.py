@@ -24,7 +24,7 @@ from dassl.utils import (
     unknown_name,
 )
 
-from .base import TrainerBase
+from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public codes)
 from .checks import check_values
 from .net import SimpleNet
 

@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError, nearest
 from .family import Family, Tokenizer
@@ -96,6 +95,12 @@ def _load_openai(path):
 
 
 def _load_safetensors(path: Path):
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(
+            f"'{path}' is read by the package safetensors: run `pip install safetensors`"
+        ) from error
     try:
         with safe_open(path, "pt") as file:
             arch = json.loads((file.metadata() or {}).get("arch", "null"))
