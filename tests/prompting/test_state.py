@@ -1,5 +1,6 @@
 """Buffers: what a checkpoint keeps beside what is trained, and who has it again."""
 
+import os
 import sys
 
 import pytest
@@ -84,13 +85,46 @@ class Bound(Mine):
         self.prototypes += 1
 
 
+class Leaving(Mine):
+    """Ends the program, where the environment says so."""
+
+    def setup(self, clip_model, classnames, dataset):
+        if "LEAVE" in os.environ:
+            sys.exit(0)
+
+    def loss(self, output, batch):
+        if "LEAVE_IN_LOSS" in os.environ:
+            sys.exit("no more")
+        return super().loss(output, batch)
+
+
+class Headed(Mine):
+    """A trained head with a row for each class, which does not say so."""
+
+    def setup(self, clip_model, classnames, dataset):
+        self.model.parts = Head(len(classnames))
+
+
+class Head(Parts):
+    prefix = "head."
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_classes, 1))
+
+    def text(self, features):
+        return features._replace(h=features.h * self.weight)
+
+
+KINDS = Kept, Taught, Saved, Bound, Leaving, Headed
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    kinds = [Kept, Taught, Saved, Bound]
-    for kind in kinds:
+    for kind in KINDS:
         register(kind)
     yield
-    for kind in kinds:
+    for kind in KINDS:
         del METHODS[kind.__name__]
 
 
@@ -98,7 +132,7 @@ def registered():
 def runs(tmp_path_factory):
     """The root of runs of two epochs, by method."""
     root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
-    for kind in (Kept, Taught, Saved, Bound):
+    for kind in KINDS:
         assert tiny.run(root, kind.__name__, root / kind.__name__) == 0
         sys.stdout, sys.stderr = streams
     return root
@@ -247,3 +281,19 @@ def test_kept_text_features_follow_the_buffers_of_parts(tiny_clip):
         before = method.model.text_features().h
         method.model.parts.by += 1
         assert torch.equal(method.model.text_features().h, before + 1)
+
+
+@pytest.mark.parametrize("where", ["LEAVE", "LEAVE_IN_LOSS"])
+def test_a_method_that_ends_the_program(runs, tmp_path, capsys, monkeypatch, where):
+    monkeypatch.setenv(where, "1")
+    assert tiny.run(runs, "Leaving", tmp_path / "out", 1) == 1
+    assert "sys.exit" in capsys.readouterr().err.strip().splitlines()[-1]
+    if where == "LEAVE":
+        with pytest.raises(UserError, match="sys.exit"):
+            load_run(runs / "Leaving")
+
+
+def test_a_head_that_does_not_fit_other_classes(runs):
+    with pytest.raises(UserError, match=r"'head.weight' has shape \(4, 1\)") as error:
+        load_run(runs / "Headed", classnames=OTHERS[:3])
+    assert "the classes" in str(error.value) and "N_CTX" not in str(error.value)

@@ -1,6 +1,7 @@
 """The one exception for a user's mistake, and the hint at what was meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -37,3 +38,23 @@ def check_name(kind: str, name: str, valid: Iterable) -> str:
     if name not in valid:
         raise UserError(f"There is no {kind} '{name}': {nearest(name, valid)}")
     return name
+
+
+@contextmanager
+def no_exit(whose: str) -> Iterator[None]:
+    """Run the code of others, which may not end the program: it would look like a success.
+
+    Args:
+        whose: code it is, in words.
+
+    Raises:
+        UserError: it has called `sys.exit`.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(
+            f"{whose} calls sys.exit({error.code!r}), which ends all without a result: raise an "
+            "error there instead",
+            exit_code=1,
+        ) from error

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from .backbones import load_clip
 from .checkpoints import find_checkpoint, read_checkpoint
 from .config import add_nodes, fitted, read_node, values_in
-from .errors import UserError
+from .errors import UserError, no_exit
 from .method import find_method
 from .model import PromptedCLIP
 from .plugins import load_plugins
@@ -30,7 +30,7 @@ def _is_text(value) -> bool:
 # What a checkpoint needs beside the prompts, and what holds of it.
 NEEDED = {
     "settings": is_settings,
-    "classnames": are_texts,
+    "classnames": lambda value: are_texts(value) and len(value) > 1,
     "trainer": _is_text,
     "backbone": _is_text,
     "epoch": lambda value: isinstance(value, int),
@@ -93,9 +93,10 @@ def load_run(
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
-    names = _checked(state["classnames"] if classnames is None else classnames)
+    names = list(state["classnames"]) if classnames is None else _checked(classnames)
     dataset = cfg.DATASET.NAME
-    method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
+    with no_exit(kind.__name__):
+        method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
     load_trained(method, state, names)
     return Run(
         method.model.eval().requires_grad_(False),
@@ -151,10 +152,11 @@ def _checked(names: Sequence[str]) -> list[str]:
         raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
     seen: dict[str, str] = {}
     for name in names:
-        if clean(name) in seen:
+        read = clean(name).lower()  # as CLIP's tokenizer reads it
+        if read in seen:
             raise UserError(
-                f"The class name '{name}' is there twice (also as '{seen[clean(name)]}'): give "
-                "every class a name of its own"
+                f"The class name '{name}' is there twice (also as '{seen[read]}'): give every "
+                "class a name of its own"
             )
-        seen[clean(name)] = name
+        seen[read] = name
     return names
