@@ -3,7 +3,6 @@
 import os
 
 import torch
-import torchvision.transforms as T
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
@@ -11,7 +10,7 @@ from dassl.utils import UserError, local_seed, read_image
 
 from .datasets import build_dataset
 from .samplers import SeededIndex, build_sampler
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import build_transform
 
 
 def build_data_loader(
@@ -65,6 +64,7 @@ class DataManager:
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        """Make the data set and the loaders."""
         self.dataset = dataset = build_dataset(cfg)
         train_tfm = custom_tfm_train or build_transform(cfg, is_train=True)
         test_tfm = custom_tfm_test or build_transform(cfg, is_train=False)
@@ -125,34 +125,28 @@ class DatasetWrapper(Dataset):
     """A list of Datum as a PyTorch data set of dicts.
 
     An item has `img`, `label`, `domain`, `impath` and `index`. With K_TRANSFORMS above 1, `img`
-    is a list of that many views; with a list of transforms there are `img`, `img2`, ...; with
-    RETURN_IMG0 `img0` is the image without augmentation.
+    of a training image is a list of that many views; without a transform it is the PIL image.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
+        """Keep the list; raises UserError when views are asked for without a transform."""
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
         self.room = int(cfg.DATALOADER.CACHE_GIB * 2**30 / workers) if is_train else 0
         self.decoded = {}  # by index; every worker has its own, and its share of the room
         if self.k_tfm > 1 and transform is None:
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
-        steps = [
-            T.Resize(tuple(cfg.INPUT.SIZE), INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]),
-            T.ToTensor(),
-        ]
-        if "normalize" in cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
-        self.to_tensor = T.Compose(steps)
 
     def __len__(self):
+        """The number of images."""
         return len(self.data_source)
 
     def __getitem__(self, idx):
+        """The item; a SeededIndex seeds its augmentation."""
         if isinstance(idx, SeededIndex):
             with local_seed(idx.seed):
                 return self._read(int(idx))
@@ -161,22 +155,17 @@ class DatasetWrapper(Dataset):
     def _read(self, idx):
         item = self.data_source[idx]
         image = self._decode(idx)
-        output = {
+        if self.k_tfm > 1:
+            image = [self.transform(image) for _ in range(self.k_tfm)]
+        elif self.transform is not None:
+            image = self.transform(image)
+        return {
+            "img": image,
             "label": item.label,
             "domain": item.domain,
             "impath": item.impath,
             "index": idx,
         }
-        if self.transform is None:
-            output["img"] = image
-        elif isinstance(self.transform, (list, tuple)):
-            for i, transform in enumerate(self.transform, start=1):
-                output["img" if i == 1 else f"img{i}"] = self._views(transform, image)
-        else:
-            output["img"] = self._views(self.transform, image)
-        if self.return_img0:
-            output["img0"] = self.to_tensor(image)
-        return output
 
     def _decode(self, idx):
         """The image, which is kept while there is room: few-shot sets are small, epochs many."""
@@ -188,7 +177,3 @@ class DatasetWrapper(Dataset):
             self.room -= size
             self.decoded[idx] = image
         return image
-
-    def _views(self, transform, image):
-        views = [transform(image) for _ in range(self.k_tfm)]
-        return views if self.k_tfm > 1 else views[0]

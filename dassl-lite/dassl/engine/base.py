@@ -36,6 +36,7 @@ class TrainerBase:
     """
 
     def __init__(self):
+        """Start without models."""
         self._models = {}
         self._optims = {}
         self._scheds = {}
@@ -168,6 +169,7 @@ class TrainerBase:
             self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self):
+        """Finish the file of the curves."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -199,48 +201,40 @@ class TrainerBase:
         return self.train_seconds + running
 
     def before_train(self):
-        pass
+        """Prepare the training; nothing here."""
 
     def after_train(self):
-        pass
+        """Finish the training; nothing here."""
 
     def before_epoch(self):
-        pass
+        """Prepare an epoch; nothing here."""
 
     def after_epoch(self):
-        pass
+        """Finish an epoch; nothing here."""
 
     def run_epoch(self):
-        raise NotImplementedError
-
-    def test(self):
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch):
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch):
+        """Do the steps of one epoch."""
         raise NotImplementedError
 
     def forward_backward(self, batch):
         """Do one step; return a dict of what is to be printed."""
         raise NotImplementedError
 
-    def model_inference(self, input):
-        raise NotImplementedError
-
     # One step
 
     def model_zero_grad(self, names=None):
+        """Clear the gradients of the named models, or of all."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss):
+        """Compute gradients; raises LossNotFinite before a bad loss reaches the parameters."""
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names=None):
+        """Step the optimisers of the named models, or of all."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
