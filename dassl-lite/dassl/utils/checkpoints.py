@@ -11,6 +11,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ def _stand_ins():
     optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
     shells = [type(name, (), {"__module__": lr_scheduler.__name__}) for name in schedulers]
     shells += [type(name, (), {"__module__": f"torch.optim.{name.lower()}"}) for name in optimizers]
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     return [
         *shells,
         dict,
@@ -205,7 +206,7 @@ def _flaw(checkpoint, name):
 
 
 def _is_number(value):
-    """Whether a value is a finite number."""
+    """True for a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
