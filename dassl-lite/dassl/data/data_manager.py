@@ -69,36 +69,25 @@ class DataManager:
         train_tfm = custom_tfm_train or build_transform(cfg, is_train=True)
         test_tfm = custom_tfm_test or build_transform(cfg, is_train=False)
 
-        def train_loader(data_source, config):
+        def loader(data_source, config, tfm, is_train):
             return build_data_loader(
                 cfg,
-                sampler_type=config.SAMPLER,
-                data_source=data_source,
-                batch_size=config.BATCH_SIZE,
-                n_domain=config.N_DOMAIN,
-                n_ins=config.N_INS,
-                tfm=train_tfm,
-                is_train=True,
+                config.SAMPLER,
+                data_source,
+                config.BATCH_SIZE,
+                n_ins=config.get("N_INS", 2),  # the loaders of TEST have none
+                tfm=tfm,
+                is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
             )
 
-        def test_loader(data_source):
-            return build_data_loader(
-                cfg,
-                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
-                data_source=data_source,
-                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-                tfm=test_tfm,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        config_x, config_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
-        config_u = config_x if config_u.SAME_AS_X else config_u
-        self.train_loader_x = train_loader(dataset.train_x, config_x)
-        self.train_loader_u = train_loader(dataset.train_u, config_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        of_x, of_u, of_test = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U, cfg.DATALOADER.TEST
+        of_u = of_x if of_u.SAME_AS_X else of_u
+        train_u, val = dataset.train_u, dataset.val
+        self.train_loader_x = loader(dataset.train_x, of_x, train_tfm, True)
+        self.train_loader_u = loader(train_u, of_u, train_tfm, True) if train_u else None
+        self.val_loader = loader(val, of_test, test_tfm, False) if val else None
+        self.test_loader = loader(dataset.test, of_test, test_tfm, False)
 
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)

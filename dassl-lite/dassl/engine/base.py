@@ -1,4 +1,4 @@
-"""What every trainer has: its models by name, their checkpoints, the loop over epochs."""
+"""The base of every trainer: models by name, their checkpoints, the loop over epochs."""
 
 import os.path as osp
 import threading
@@ -26,6 +26,18 @@ def _quiet_about_curves(failed, otherwise=threading.excepthook):
     """No traceback from the thread that writes curves: the next call to it raises the error."""
     if type(failed.thread).__module__ != event_file_writer.__name__:
         otherwise(failed)
+
+
+def _set_generators(checkpoint, folder):
+    """Give the random number generators the states that a checkpoint of `folder` has."""
+    if "rng" not in checkpoint:
+        print("It has no states of the random number generators: the run goes on with others")
+        return
+    try:
+        set_rng_state(checkpoint["rng"])
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        flaw = "has broken states of the random number generators"
+        raise broken_checkpoint(folder, flaw) from None
 
 
 class TrainerBase:
@@ -101,14 +113,14 @@ class TrainerBase:
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def run_state(self):
-        """What a checkpoint keeps beside a model and its optimiser, so that a run can go on."""
+        """The rest of what a run needs to go on, besides a model and its optimiser."""
         return {"rng": get_rng_state(), "train_seconds": self._seconds_so_far()}
 
     def resume_model_if_exist(self, directory):
         """Go on from the last checkpoint of every model in `directory`; return the next epoch.
 
         The random number generators go on, too. Checkpoints of the original Dassl have no states of
-        them, which is told.
+        them: a printed line says so.
         """
         names = self.get_model_names()
         if not names:
@@ -131,14 +143,7 @@ class TrainerBase:
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
-        if "rng" not in checkpoint:
-            print("It has no states of the random number generators: the run goes on with others")
-            return checkpoint["epoch"]
-        try:
-            set_rng_state(checkpoint["rng"])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            flaw = "has broken states of the random number generators"
-            raise broken_checkpoint(folders[name], flaw) from None
+        _set_generators(checkpoint, folders[name])
         return checkpoint["epoch"]
 
     def check_checkpoint(self, checkpoint, folder):
@@ -258,7 +263,7 @@ class TrainerBase:
         )
 
     def _kept_checkpoint(self):
-        """Which checkpoint a stopped run leaves behind, in words."""
+        """The checkpoint that a stopped run leaves, in words."""
         for name in self._models:
             folder = osp.join(getattr(self, "output_dir", ""), name)
             if osp.exists(osp.join(folder, "checkpoint")):

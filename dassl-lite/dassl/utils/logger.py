@@ -1,4 +1,4 @@
-"""What a run prints, kept in a file; progress that does not spoil it."""
+"""A log file of all that a run prints; progress that does not spoil it."""
 
 import contextlib
 import os.path as osp
@@ -72,7 +72,7 @@ def setup_logger(output=None):
         fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
     # Until the end; a class folder's name may be no UTF-8.
     file = open(fpath, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    # A second run in the same process starts a log of its own.
+    # A second run in the same process starts another log.
     sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
     sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file, errors_only=True)
 

@@ -69,7 +69,7 @@ def count_num_param(model=None, params=None):
 
 
 def collect_env_info():
-    """What this runs on, a line each."""
+    """The versions and devices that this runs on, a line each."""
     lines = [
         f"Python: {platform.python_version()} on {platform.platform()}",
         f"PyTorch: {torch.__version__}, torchvision {torchvision.__version__}",

@@ -1,4 +1,4 @@
-"""What a data set is: lists of Datum, and few-shot sampling from them."""
+"""Data sets as lists of Datum, and few-shot sampling from them."""
 
 import random
 from operator import attrgetter
