@@ -1,4 +1,4 @@
-"""RAdam under the address that public codes import it from."""
+"""PyTorch's RAdam, where the original Dassl has its own: public trainers import it from here."""
 
 from torch.optim import RAdam
 

@@ -9,11 +9,11 @@ from .errors import DataError
 
 
 def read_image(path):
-    """The image at `path` as an RGB PIL image, as its pixels are stored: an orientation in its
-    EXIF data is not applied, as in CoOp's loader.
+    """The image at `path` as an RGB PIL image.
 
-    Raises DataError, naming the file, when it is missing, cannot be decoded, or has numbers for
-    pixels that are no shades.
+    Its pixels come as they are stored: an orientation in its EXIF data is not applied, as in CoOp's
+    loader. Raises DataError, naming the file, when it is missing, cannot be decoded, or has floats
+    outside 0 to 255 for pixels.
     """
     if not osp.isfile(path):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
