@@ -128,18 +128,19 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
     _, first, rows = np.unique(all_units, return_index=True, return_inverse=True)
     seeds, columns = np.unique(np.concatenate([p.seeds for p in pairs]), return_inverse=True)
     U, S = len(first), len(seeds)
-    cells, by_seed = np.zeros(U * S), np.zeros(S)
+    cells, contributions, by_seed = [], [], np.zeros(S)
     rows = np.split(rows, np.cumsum([len(pair.units) for pair in pairs])[:-1])
     columns = np.split(columns, np.cumsum([len(pair.seeds) for pair in pairs])[:-1])
     for pair, (ours, theirs), row, column in zip(pairs, cycle(slopes), rows, columns, strict=False):
         gains = 100 * (ours * pair.ours - theirs * pair.theirs) / pair.ours.size  # (S, n)
         by_seed[column] += gains.sum(axis=1) - gains.sum() / len(gains)
-        gains -= gains.mean(axis=1, keepdims=True)
-        cells += np.bincount((row + U * column[:, None]).ravel(), gains.ravel(), U * S)
+        cells.append((row + U * column[:, None]).ravel())
+        contributions.append((gains - gains.mean(axis=1, keepdims=True)).ravel())
     # Units that are first seen in one place are draws of one kind, such as motifs of base classes.
     kind = places[first]
     freedom = np.maximum(np.bincount(kind) - 1, 1)
-    table = cells.reshape(S, U) * ((freedom + 1) / freedom)[kind] ** 0.5
+    table = np.bincount(np.concatenate(cells), np.concatenate(contributions), U * S)
+    table = table.reshape(S, U) * ((freedom + 1) / freedom)[kind] ** 0.5
     by_unit = table.sum(axis=0)
     units = np.bincount(kind, by_unit**2)
     by_chance = ((table - by_unit / S) ** 2).sum()

@@ -47,7 +47,7 @@ def motifs():
     return np.arange(MOTIFS[0]), MOTIFS[0] + np.arange(MOTIFS[1])
 
 
-def coverage(units, draws=1000, **how):
+def coverage(units, draws=600, **how):
     """How often the interval of H on average holds the difference, which is none."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(draws):
@@ -70,7 +70,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, spread):
 
 
 def test_of_other_classes_the_interval_knows_when_classes_are_resampled():
-    how = {"data_sets": 4, "seeds": 3, "by_class": 0.4}
+    how = {"data_sets": 4, "seeds": 9, "by_class": 0.4}
     assert coverage(motifs(), **how) < 0.9
     assert 0.93 <= coverage([units // 10 for units in motifs()], **how) <= 0.97
 
