@@ -1,4 +1,4 @@
-"""Whether runs were right about each test image, and what it shows, from their predictions."""
+"""The answers of runs to each test image, and its motif and class, from their predictions."""
 
 import functools
 import hashlib
@@ -52,7 +52,7 @@ def _read(folder: Path, accuracy: float) -> Answers:
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
-    """What each test image of a run shows, in the order of its answers."""
+    """The motif of each test image of a run, in the order of its answers."""
     image, _, _ = _sorted(outcome.run.folder)
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 

@@ -199,7 +199,7 @@ class Comparisons:
         return Table(self._title(members), head, lines, caption, problems)
 
     def _resampled(self, members: list[Comparison]) -> list[str]:
-        """What was resampled in a table, and so what its intervals are about."""
+        """Sentences on what was resampled in a table, and so on what its intervals are about."""
         what = "classes" if self.resample == "classes" else "images"
         if what == "images" and members[0].ours.embedded:
             what = "motifs"
@@ -292,7 +292,7 @@ def _side_by_side(ours: Row, theirs: Row) -> bool:
 def _averages(single: list[Comparison], listed: list[Row]) -> list[Comparison]:
     """The comparisons over all data sets of a group, wherever there are several.
 
-    Where artists drew them, those over the data sets of each artist come behind.
+    Where artists drew them, those over the data sets of each artist follow.
     """
     datasets, groups = defaultdict(set), defaultdict(list)
     for row in listed:
