@@ -1,4 +1,4 @@
-"""Whether runs were right about each test image, from their predictions."""
+"""The answers of runs to each test image, and its motif and class, from their predictions."""
 
 import functools
 import hashlib
@@ -11,6 +11,8 @@ import numpy as np
 from recipe.predictions import read_predictions
 from trainers.prompting.errors import UserError
 
+from .names import motif
+from .results import Outcome
 from .rows import Row
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
@@ -42,12 +44,39 @@ def _read(folder: Path, accuracy: float) -> Answers:
     Raises:
         UserError: it left no predictions, or they are not those of its results.
     """
+    image, label, prediction = _sorted(folder)
+    hits = prediction == label
+    if abs(100 * hits.mean() - accuracy) > 0.01:
+        raise UserError(OTHERS)
+    return Answers(hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest(), hits)
+
+
+def motifs(outcome: Outcome, column: str) -> list[str]:
+    """The motif of each test image of a run, in the order of its answers."""
+    image, _, _ = _sorted(outcome.run.folder)
+    return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
+
+
+def classes(outcome: Outcome, column: str) -> list[str]:
+    """The class of each test image of a run, in the order of its answers.
+
+    By its name, which data sets may share; by number where several classes have one name.
+    """
+    _, label, _ = _sorted(outcome.run.folder)
+    names = list((outcome.result or {}).get("per_class_accuracy") or {})
+    if len(names) != (outcome.result or {}).get("num_classes"):
+        return [f"{outcome.run.dataset}/{column}/{number}" for number in label]
+    return [names[number] for number in label]
+
+
+def _sorted(folder: Path) -> tuple[np.ndarray, ...]:
+    """The file, label and prediction of each image, in an order that all runs share.
+
+    Raises:
+        UserError: the run left no predictions, or they cannot be read.
+    """
     arrays = read_predictions(folder)
     if arrays is None:
         raise UserError(MISSING)
     order = np.lexsort((arrays["label"], arrays["image"]))
-    hits = (arrays["prediction"] == arrays["label"])[order]
-    if abs(100 * hits.mean() - accuracy) > 0.01:
-        raise UserError(OTHERS)
-    images = hashlib.sha256(arrays["image"][order].tobytes() + arrays["label"][order].tobytes())
-    return Answers(images.hexdigest(), hits)
+    return tuple(arrays[name][order] for name in ("image", "label", "prediction"))
