@@ -22,7 +22,7 @@ IMPORTED = {
     "dassl.data.transforms": "build_transform",
     "dassl.data.transforms.transforms": "build_transform",
     "dassl.engine": "SimpleTrainer TRAINER_REGISTRY TrainerX build_trainer",
-    "dassl.engine.trainer": "AverageMeter MetricMeter TrainerX",
+    "dassl.engine.trainer": "AverageMeter MetricMeter SummaryWriter TrainerX",
     "dassl.evaluation": "build_evaluator",
     "dassl.evaluation.build": "EVALUATOR_REGISTRY",
     "dassl.evaluation.evaluator": "Classification",

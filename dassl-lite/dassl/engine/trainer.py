@@ -18,7 +18,7 @@ from dassl.utils import (
     progress,
 )
 
-from .base import TrainerBase
+from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public codes)
 from .checks import check_values
 
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
