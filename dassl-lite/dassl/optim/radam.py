@@ -1,4 +1,4 @@
-"""PyTorch's RAdam, where the original Dassl has its own: public trainers import it from here."""
+"""RAdam under the address that public codes import it from."""
 
 from torch.optim import RAdam
 
