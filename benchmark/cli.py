@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.files import write_whole
 
 
@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one sentence, without the usage."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def words(text: str) -> list[str]:
@@ -89,3 +89,9 @@ def write_output(path: Path, content: str | bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def no_formula(value):
+    """A value for a CSV file; a spreadsheet that opens it takes no text for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from recipe.predictions import read_predictions
 from trainers.prompting.errors import UserError
 
+from .results import Outcome
 from .rows import Row
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
@@ -26,28 +28,41 @@ class Answers(NamedTuple):
 
 def answers(row: Row, column: str) -> tuple[dict[int, Answers], dict[str, list[int]]]:
     """What the runs of a row answered, by seed; and what is not to be had, with the seeds."""
+    return each_seed(row.outcomes[column], lambda of: _read(of.run.folder, of.result["accuracy"]))
+
+
+def each_seed(
+    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], object]
+) -> tuple[dict[int, object], dict[str, list[int]]]:
+    """What is read of the runs, by seed; and what cannot be read, with the seeds."""
     found, problems = {}, defaultdict(list)
-    for seed, outcome in row.outcomes[column].items():
+    for seed, outcome in outcomes.items():
         try:
-            found[seed] = _read(outcome.run.folder, row.values[column][seed])
+            found[seed] = read(outcome)
         except UserError as error:
             problems[str(error)].append(seed)
     return found, dict(problems)
 
 
-@functools.lru_cache(maxsize=4096)
-def _read(folder: Path, accuracy: float) -> Answers:
-    """What a run answered.
+def arrays_of(folder: Path, accuracy: float) -> dict[str, np.ndarray]:
+    """The predictions of a run with this accuracy (%).
 
     Raises:
-        UserError: it left no predictions, or they are not those of its results.
+        UserError: it left none, or they are not those of its results.
     """
     arrays = read_predictions(folder)
     if arrays is None:
         raise UserError(MISSING)
+    if abs(100 * (arrays["prediction"] == arrays["label"]).mean() - accuracy) > 0.01:
+        raise UserError(OTHERS)
+    return arrays
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(folder: Path, accuracy: float) -> Answers:
+    """What a run answered; raises as `arrays_of`."""
+    arrays = arrays_of(folder, accuracy)
     order = np.lexsort((arrays["label"], arrays["image"]))
     hits = (arrays["prediction"] == arrays["label"])[order]
-    if abs(100 * hits.mean() - accuracy) > 0.01:
-        raise UserError(OTHERS)
     images = hashlib.sha256(arrays["image"][order].tobytes() + arrays["label"][order].tobytes())
     return Answers(images.hexdigest(), hits)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.files import read_file
 
 from ..protocols import BASE2NEW, FEW_SHOT
 from ..protocols.base import Protocol, Run
@@ -132,7 +133,7 @@ def _method(run: LogRun) -> tuple:
 
 def _outcome(run: LogRun) -> Outcome:
     files = sorted(run.folder.glob("log.txt*"))  # later ones have a date behind the name
-    values = [accuracy(file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    values = [accuracy(read_file(file).decode(errors="replace")) for file in files]
     values = [value for value in values if value is not None]
     if not values:
         return Outcome(run, problem=f"unfinished: {files[-1]} ends without a result")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import held, write_whole
+from trainers.prompting.files import held, read_file, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
@@ -228,7 +228,7 @@ class _Watch:
 def ending(entry, task: Task | None) -> str:
     """Why a job has ended without results, in one sentence."""
     try:
-        lines = entry.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_file(entry.log).decode(errors="replace").splitlines()
     except OSError:
         lines = []
     said = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")
