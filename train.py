@@ -16,6 +16,7 @@ from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError, ranks
+from trainers.prompting.errors import printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
@@ -153,7 +154,7 @@ def run(argv=None) -> int:
         if code is None:
             raise
         if tells:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0
 

@@ -2,7 +2,8 @@
 
 import argparse
 import math
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, printable
@@ -78,6 +79,32 @@ def number_pairs(text: str) -> list[tuple[int, int]]:
     return list(dict.fromkeys(found))
 
 
+def files_below(
+    folder: str | os.PathLike, shut: Callable[[str], object], above: frozenset = frozenset()
+) -> Iterator[Path]:
+    """The files in a folder and below it, sorted; links are followed, but not back.
+
+    Args:
+        folder: where to look.
+        shut: takes a sentence about each folder that cannot be read.
+        above: the real paths of the folders that have led here.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted((entry.name, entry.path, entry.is_dir()) for entry in entries)
+    except OSError as error:
+        shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
+        return
+    for _, path, is_folder in listed:
+        if is_folder:
+            yield from files_below(path, shut, above | {here})
+        elif os.path.isfile(path):
+            yield Path(path)
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """Write a file that the user asked for, and the folders above it.
 
@@ -91,7 +118,7 @@ def write_output(path: Path, content: str | bytes) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def no_formula(value):
-    """A value for a CSV file; a spreadsheet that opens it takes no text for a formula."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if is_formula else value
+def csv_text(text: str) -> str:
+    """Text for a cell of a CSV file: one line, which a spreadsheet does not take for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

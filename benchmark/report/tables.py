@@ -44,7 +44,9 @@ class Table:
     def __post_init__(self):
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
-        self.lines = [[cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines]
+        self.lines = [
+            [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
+        ]
         self.problems = [printable(problem) for problem in self.problems]
 
     def best(self, column: int, place: int = 0) -> set[int]:
