@@ -110,3 +110,23 @@ def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, c
 def test_text_in_a_table_for_a_spreadsheet_is_no_formula():
     records = [{"method": "=1+1", "base_difference": -2.5, "seeds": [], "problems": ["-x", "@y"]}]
     assert as_csv(records) == "method,base_difference,seeds,problems\n'=1+1,-2.5,,'-x; @y"
+
+
+@pytest.mark.parametrize("command", ["report", "status"])
+@pytest.mark.parametrize("place", ["base2new/test_new", "base2new/train_base/emoji/shots_16"])
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    command, place, tmp_path, capsys, monkeypatch
+):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == str(tmp_path / place):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main([command, str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert f"'{tmp_path / place}' cannot be read (Permission denied): " in said.err
+    assert said.err.count("\n") == 1 and not said.out
