@@ -86,7 +86,7 @@ def files_below(
 
     Args:
         folder: where to look.
-        shut: takes a sentence about each folder that cannot be read.
+        shut: takes a sentence about each folder, or link, that cannot be read.
         above: the real paths of the folders that have led here.
     """
     here = os.path.realpath(folder)
@@ -94,15 +94,20 @@ def files_below(
         return
     try:
         with os.scandir(folder) as entries:
-            listed = sorted((entry.name, entry.path, entry.is_dir()) for entry in entries)
+            listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
         return
-    for _, path, is_folder in listed:
+    for entry in listed:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # of what a link leads to
+            shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
+            continue
         if is_folder:
-            yield from files_below(path, shut, above | {here})
-        elif os.path.isfile(path):
-            yield Path(path)
+            yield from files_below(entry.path, shut, above | {here})
+        elif is_file:
+            yield Path(entry.path)
 
 
 def write_output(path: Path, content: str | bytes) -> None:
