@@ -16,7 +16,7 @@ from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError, __version__, ranks
-from trainers.prompting.errors import no_exit
+from trainers.prompting.errors import no_exit, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
@@ -156,7 +156,7 @@ def run(argv=None) -> int:
         if code is None:
             raise
         if tells:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0
 

@@ -229,6 +229,19 @@ def test_images_of_floats(tmp_path):
             read_image(str(path))
 
 
+def test_images_of_whole_numbers_of_32_bits(tmp_path):
+    ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.int32)
+    path = tmp_path / "whole.tiff"
+    for pixels in (ramp, ramp * 257):
+        Image.fromarray(pixels).save(path)
+        assert Image.open(path).mode == "I"
+        assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
+    for bad, told in ((-1, "from -1 to 255"), (65536, "from 0 to 65536")):
+        Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.int32)).save(path)
+        with pytest.raises(DataError, match=f"whole.tiff' has pixels {told}, but whole numbers"):
+            read_image(str(path))
+
+
 def test_an_orientation_in_the_exif_data_is_not_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees

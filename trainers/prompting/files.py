@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all, and folders that one process holds at a time."""
+"""Files that appear whole or not at all, or are read whole, and folders with one writer."""
 
 import contextlib
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,18 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a regular file; of anything else there might be no end.
+
+    Raises:
+        OSError: as the system says, or it is a pipe or a device.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager
