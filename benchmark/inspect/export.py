@@ -9,8 +9,8 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 
-from ..cli import Parser, write_output
-from .load import load_run
+from ..cli import write_output
+from .load import load_run, run_parser
 from .predict import read_names
 
 FORMATS = {
@@ -29,16 +29,14 @@ LINEAR = (
 def main(argv: list[str]) -> int:
     """`python -m benchmark export`."""
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
-    parser = Parser(prog="python -m benchmark export", description=f"{__doc__} As {forms}.")
+    parser = run_parser("export", f"{__doc__} As {forms}.")
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
     add("--output", type=Path, required=True, help=f"a file that ends in {', '.join(FORMATS)}")
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
-    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     args = parser.parse_args(argv)
     check_name("format", args.output.suffix, FORMATS)
     names = read_names(args.classnames) if args.classnames else None
-    run = load_run(args.model_dir, classnames=names, backbone=args.backbone)
+    run = load_run(args, names)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself

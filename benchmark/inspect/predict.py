@@ -15,23 +15,17 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, printable
 
 from ..cli import Parser, csv_text, files_below, from_one
-from .load import load_run
+from .load import load_run, run_parser
 
 THREADS = 4  # that decode the images of a batch
 EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="python -m benchmark predict",
-        description="The likeliest classes of images, and their probabilities.",
-    )
+    parser = run_parser("predict", "The likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
-    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
-    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     add("--classnames", type=Path, metavar="FILE",
         help="other classes than those of the run, one name a line")  # fmt: skip
     add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
@@ -50,7 +44,7 @@ def main(argv: list[str]) -> int:
         print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
         raise UserError(f"there are no images in {', '.join(args.images)}: name others")
-    run = load_run(args.model_dir, classnames=names, epoch=args.load_epoch, backbone=args.backbone)
+    run = load_run(args, names)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
     failed: list[Path] = []
     with closing(WRITERS[args.format]()) as writer:

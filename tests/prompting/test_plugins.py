@@ -36,7 +36,7 @@ def load(tmp_path, *names) -> str:
     environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    return result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["mine.py", "mine", "package.methods.mine"])

@@ -67,3 +67,8 @@ def no_exit(whose: str) -> Iterator[None]:
 def printable(text: object) -> str:
     """Text from a file, or a file's name, on one line: control characters become `\\x1b`."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def in_short(error: BaseException, most: int = 200) -> str:
+    """The type and the words of an error in one line of at most so many characters."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:most]

@@ -2,7 +2,7 @@
 
 import ast
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .backbones import load_clip
 from .checkpoints import find_checkpoint, read_checkpoint
 from .config import add_nodes, fitted, read_node, values_in
 from .errors import UserError, no_exit
-from .method import find_method
+from .method import METHODS, find_method
 from .model import PromptedCLIP
 from .plugins import load_plugins
 from .settings import are_texts, is_settings
@@ -65,19 +65,28 @@ def load_run(
     classnames: Sequence[str] | None = None,
     epoch: int | None = None,
     backbone: str | None = None,
+    plugins: Iterable[str] = (),
+    trust: bool = False,
 ) -> Run:
     """Load what a run has trained, on the CPU; no data are needed.
+
+    A method from outside has to be known: registered already, or by one of `plugins`. What the
+    checkpoint itself names is code from somebody's file, and is imported only with `trust`.
 
     Args:
         folder: the output folder of the run.
         classnames: other classes than those it was trained on.
         epoch: None takes `model-best.pth.tar`, or else the last one.
         backbone: name or file of the CLIP, where it is not at its place of then.
+        plugins: modules or `.py` files that register methods.
+        trust: import the plug-ins that the checkpoint names, too.
 
     Raises:
-        UserError: there is no run, it does not say what made it, the backbone is missing, class
-            names are repeated or too long, or the prompts are made for their classes alone.
+        UserError: there is no run, it does not say what made it, its method is that of a plug-in
+            that is not named, the backbone is missing, class names are repeated or too long, or
+            the prompts are made for their classes alone.
     """
+    load_plugins(plugins)
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
     state = read_checkpoint(path)
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
@@ -86,9 +95,16 @@ def load_run(
             "runs and public code leave them: evaluate it by train.py with its config files, "
             "--eval-only and --model-dir, or train again"
         )
-    load_plugins(state.get("plugins") or ())
+    if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
+        if not trust:
+            raise UserError(
+                f"The checkpoint '{path}' is of {state['trainer']}, a method of the plug-in "
+                f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
+                "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
+            )
+        load_plugins(theirs)
     kind = find_method(state["trainer"])
-    cfg = _cfg(state["settings"])
+    cfg = _cfg(state["settings"], path)
     backbone = backbone or state["backbone"]
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
@@ -125,21 +141,50 @@ def _model_folder(folder: Path) -> str:
     return os.fspath(found[0])
 
 
-def _cfg(settings: dict[str, str]) -> CfgNode:
-    """A cfg with the settings of a checkpoint, of which each is a literal as text."""
+def _cfg(settings: dict[str, str], path: str) -> CfgNode:
+    """A cfg with the settings of a checkpoint, of which each is a literal as text.
+
+    Raises:
+        UserError: names one that cannot be: a value where a node is, or one of another kind.
+    """
     cfg = get_cfg_default()
     add_nodes(cfg)
     for place, text in settings.items():
-        *path, key = place.split(".")
+        *above, key = place.split(".")
         node = cfg
-        for part in path:
-            node = node.setdefault(part, CfgNode())
+        for part in above:
+            node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
         try:
-            node[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # a name or a path, which stand without quotes
-            node[key] = text
+            default = node.get(key)
+            node[key] = _literal(text, default)
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint '{path}' has '{text:.50}' for the setting {place:.100}, which "
+                "cannot be: take another checkpoint, or train again"
+            ) from error
     cfg.VERBOSE = False
     return cfg
+
+
+def _literal(text: str, default):
+    """The value of a setting, of the kind of its default; a default of None allows any.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = text  # a name or a path, which stand without quotes
+    if default is None or value is None:
+        return value
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
+    kind = kinds.get(type(default), type(default))
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r} is no {kind}")
+    return value
 
 
 def _checked(names: Sequence[str]) -> list[str]:

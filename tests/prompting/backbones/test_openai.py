@@ -3,7 +3,9 @@
 import copy
 import json
 import os
+import pickle
 import urllib.error
+import zipfile
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ from safetensors.torch import save_file
 
 from trainers.prompting import UserError, build_clip, load_clip
 from trainers.prompting.backbones import absolute, family_of, openai
+from trainers.prompting.backbones.weights import read_weights
 
 ARCH = {
     "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,
     "vision_patch_size": 16, "context_length": 16, "vocab_size": 60, "transformer_width": 64,
     "transformer_heads": 1, "transformer_layers": 2,
 }  # fmt: skip
+MARKS = {"input_resolution": 32, "context_length": 16, "vocab_size": 60}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +31,7 @@ def model():
 
 def released(model) -> dict:
     """A state dict with the entries of OpenAI's release."""
-    marks = {"input_resolution": 32, "context_length": 16, "vocab_size": 60}
-    return {**model.state_dict(), **{name: torch.tensor(n) for name, n in marks.items()}}
+    return {**model.state_dict(), **{name: torch.tensor(n) for name, n in MARKS.items()}}
 
 
 def same_weights(one, other) -> bool:
@@ -43,14 +46,143 @@ def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
-def test_a_released_archive_is_read(model, tmp_path):
-    archive = copy.deepcopy(model)
-    for name in openai.MARKS:
-        archive.__dict__.pop(name, None)
-        archive.register_buffer(name, torch.tensor(1))
-    words = torch.randint(60, (1, 16))
-    torch.jit.trace(archive, (torch.randn(1, 3, 32, 32), words)).save(tmp_path / "clip.pt")
-    assert same_weights(model, load_clip(str(tmp_path / "clip.pt")))
+def archive_of(model, path, half=False):
+    """Write a TorchScript archive as OpenAI's are; returns its state dict as PyTorch reads it."""
+    traced = copy.deepcopy(model)
+    for name, value in MARKS.items():
+        traced.__dict__.pop(name, None)
+        traced.register_buffer(name, torch.tensor(value))
+    torch.jit.trace(traced, (torch.randn(1, 3, 32, 32), torch.randint(60, (1, 16)))).save(path)
+    if half:  # CPUs cannot run it, so it is converted when it has been traced
+        loaded = torch.jit.load(path)
+        for value in loaded.parameters():
+            value.data = value.data.half() if value.dim() > 1 else value.data
+        loaded.save(path)
+    return torch.jit.load(path).state_dict()
+
+
+def rewritten(path, change=lambda name, content: content, method=zipfile.ZIP_STORED):
+    """Write an archive again, with other parts; None leaves a part out."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in parts.items():
+            if (content := change(name, content)) is not None:
+                archive.writestr(name, content)
+
+
+def as_in_2021(name, content):
+    """A part as PyTorch 1.7 wrote it on a GPU."""
+    if name.endswith(("byteorder", "serialization_id", "debug_pkl")):
+        return None
+    if name.endswith("data.pkl"):
+        content = content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
+    return b"3\n" if name.endswith("version") else content
+
+
+ARCHIVES = {
+    "of today": {},
+    "of 2021": {"change": as_in_2021},
+    "packed again by zip": {"method": zipfile.ZIP_DEFLATED},
+}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_a_released_archive_is_read_as_pytorch_reads_it(model, tmp_path, kind, half):
+    path = tmp_path / "clip.pt"
+    theirs = archive_of(model, path, half)
+    rewritten(path, **ARCHIVES[kind])
+    ours = read_weights(path)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value) and ours[name].dtype == value.dtype, name
+    assert half == (theirs["visual.proj"].dtype == torch.float16)
+    loaded = load_clip(str(path))
+    assert same_weights(model, loaded) or half
+    assert torch.equal(loaded.visual.proj, theirs["visual.proj"].float())
+
+
+class Scripted(torch.nn.Module):
+    """What a fine-tuned module may have beside its weights."""
+
+    sizes: list[int]
+    words: dict[str, int]
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.words, self.pair, self.nothing = [1, 2], {"a": 3}, (1.5, "b"), None
+        self.inner = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+        self.tied = self.inner[0].weight
+        self.turned = torch.nn.Parameter(torch.randn(4, 3).T[1:])
+        self.register_buffer("empty", torch.empty(0, 3))
+        self.register_buffer("kinds", torch.tensor([True, False]))
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_scripted_archive_is_read_as_pytorch_reads_it(tmp_path):
+    torch.jit.script(Scripted()).save(tmp_path / "x.pt")
+    theirs = torch.jit.load(tmp_path / "x.pt").state_dict()
+    ours = read_weights(tmp_path / "x.pt")
+    assert ours.keys() == theirs.keys() and "inner.1.num_batches_tracked" in ours
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert ours["tied"].data_ptr() == ours["inner.0.weight"].data_ptr()
+
+
+class Writes(torch.nn.Module):
+    """A module whose archive writes a file while `torch.jit.load` reads it."""
+
+    path: str
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.path, self.training = state
+        torch.save([torch.ones(1)], self.path)
+
+
+def test_no_code_in_an_archive_runs(model, tmp_path):
+    written, path = tmp_path / "written", tmp_path / "clip.pt"
+    torch.jit.script(Writes(str(written))).save(path)
+    torch.jit.load(path)
+    assert written.exists(), "else this test would show nothing"
+    written.unlink()
+    with pytest.raises(UserError, match="holds no CLIP weights"):
+        load_clip(str(path))
+    assert not written.exists()
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_in_an_archive_calls_nothing(model, tmp_path, protocol):
+    made, path = tmp_path / "made", tmp_path / "clip.pt"
+    archive_of(model, path)
+    malice = pickle.dumps(Call(os.mkdir, str(made)), protocol)
+    rewritten(path, lambda name, content: malice if name.endswith("/data.pkl") else content)
+    with pytest.raises(UserError, match=r"holds objects of \w+.mkdir, which could run code"):
+        load_clip(str(path))
+    assert not made.exists()
 
 
 def others(model) -> dict:
@@ -67,7 +199,7 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "under the names of OpenAI's class"),
+        "a list": ([1, 2], "it is no state dict, tensors by name"),
     }
 
 
@@ -95,10 +227,64 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
     assert asked == [{"map_location": "cpu", "weights_only": True}]  # whatever the default is
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def flip(path):
+    """Flip a bit of a tensor."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def with_(path, **entries):
+    torch.save({**torch.load(path), **entries}, path)
+
+
+BROKEN = {
+    "cut": (cut, "Error"),
+    "empty": (lambda path: path.write_bytes(b""), "EOFError"),
+    "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
+    "bits": (flip, "is damaged"),
+    "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
+    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors by name"),
+    "narrow": (
+        lambda path: with_(path, **{"ln_final.weight": torch.ones(32)}), "num_heads"
+    ),
+    "wide": (  # of a CLIP of 400 GB
+        lambda path: with_(path, **{"visual.conv1.weight": torch.ones(64_000, 1, 1, 1)}),
+        "size mismatch for visual.class_embedding",
+    ),
+    "layers": (
+        lambda path: with_(path, **{f"transformer.resblocks.{i}": torch.ones(1)
+                                    for i in range(5_000)}), "tensors, which no CLIP has"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_sentence(model, tmp_path, case):
+    path = tmp_path / "clip.pt"
+    torch.save(released(model), path)
+    change, part = BROKEN[case]
+    change(path)
+    with pytest.raises(UserError, match="clip.pt' holds no CLIP weights that can be read") as error:
+        load_clip(str(path))
+    assert part in str(error.value) and "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+def test_bits_of_an_archive(model, tmp_path):
+    archive_of(model, tmp_path / "clip.pt")
+    flip(tmp_path / "clip.pt")
+    with pytest.raises(UserError, match="its part 'clip/data/[0-9]+' is damaged"):
+        load_clip(str(tmp_path / "clip.pt"))
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_a_file_that_is_no_checkpoint(tmp_path, suffix, content):
-    path = tmp_path / f"broken.{suffix}"
+def test_a_file_that_is_no_safetensors(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="holds no CLIP weights that can be read") as error:
         load_clip(str(path))
@@ -118,6 +304,43 @@ def test_safetensors_say_what_they_are(model, tmp_path):
     save_file(state, path, {"arch": json.dumps({**ARCH, "vision_layers": 3})})
     with pytest.raises(UserError, match="holds no CLIP weights"):
         load_clip(str(path))
+
+
+NO_ARCH = {
+    "list": ([1], "is a list, not an object"),
+    "nothing": (None, "is a NoneType, not an object"),
+    "deep": ("[" * 200_000, "cannot be read (RecursionError"),
+    "cut": ('{"embed_dim": 3', "cannot be read (JSONDecodeError"),
+    "heads": ({"transformer_heads": 0}, "has 0 for transformer_heads, where a whole number"),
+    "odd heads": (
+        {"transformer_heads": 3},
+        "3 for transformer_heads, where a divisor of the width 64",
+    ),
+    "width": ({"vision_width": -1}, "has -1 for vision_width"),
+    "patch": ({"vision_patch_size": 0}, "has 0 for patch_size"),
+    "large patch": (
+        {"vision_patch_size": 64},
+        "has 64 for patch_size, where at most the resolution 32",
+    ),
+    "layers": ({"transformer_layers": 100_000}, "has 100000 for transformer_layers"),
+    "stages": ({"vision_layers": [1, 1, 0, 1]}, "has [1, 1, 0, 1] for vision_layers"),
+    "words": ({"vocab_size": 10**12}, "has 1000000000000 for vocab_size"),
+    "text": ({"embed_dim": "32"}, "has '32' for embed_dim"),
+    "truth": ({"embed_dim": True}, "has True for embed_dim"),
+    "infinity": ({"context_length": float("inf")}, "has inf for context_length"),
+    "nothing said": ({"embed_dim": None}, "holds no CLIP weights that can be read"),
+}
+
+
+@pytest.mark.parametrize("case", NO_ARCH)
+def test_an_architecture_that_cannot_be_is_refused_before_it_is_made(model, tmp_path, case):
+    arch, part = NO_ARCH[case]
+    arch = {**ARCH, **arch} if isinstance(arch, dict) else arch
+    path, text = tmp_path / "clip.safetensors", arch if isinstance(arch, str) else json.dumps(arch)
+    save_file(model.state_dict(), path, {"arch": text})
+    with pytest.raises(UserError) as error:
+        load_clip(str(path))
+    assert part in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_name_is_told_with_the_nearest():
