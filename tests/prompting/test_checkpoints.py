@@ -164,7 +164,7 @@ def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny
     params, node = golden("maple_depth3").params, golden("maple_depth3").meta["config"]
     state = public_state(params, tiny_clip, "MaPLe")
     write_public(tmp_path, state)
-    if is_plain:  # the tensors alone
+    if is_plain:  # only the tensors
         torch.save(state, tmp_path / "model.pth.tar-5")
     pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "model.pth.tar-5")]
     start = Evaluation(monkeypatch, tmp_path, "MaPLe", node, "--no-train", pairs=pairs)

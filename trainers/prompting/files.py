@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import stat
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from .errors import UserError, in_short
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
 
@@ -37,8 +40,31 @@ def read_file(path: str | os.PathLike) -> bytes:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
     return Path(path).read_bytes()
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The object in a JSON file; `remedy` ends the sentence about one that cannot be read.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        return parsed(read_file(path).decode("utf-8"), f"'{path}'", remedy)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
+
+
+def parsed(text: str, source: str, remedy: str) -> dict:
+    """The object in a JSON text; raises as `read_json`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
+    return found
 
 
 @contextlib.contextmanager

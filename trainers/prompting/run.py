@@ -142,7 +142,7 @@ def _model_folder(folder: Path) -> str:
 
 
 def _cfg(settings: dict[str, str], path: str) -> CfgNode:
-    """A cfg with the settings of a checkpoint, of which each is a literal as text.
+    """A cfg with the settings of a checkpoint: literals, as text.
 
     Raises:
         UserError: names one that cannot be: a value where a node is, or one of another kind.

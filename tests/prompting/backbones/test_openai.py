@@ -1,42 +1,16 @@
 """Weights of OpenAI's CLIP: what is read, what is refused, and what never runs."""
 
-import copy
 import json
 import os
-import pickle
 import urllib.error
-import zipfile
 
 import pytest
 import torch
+from released import ARCH, Call, cut, flip, released, same_weights, with_
 from safetensors.torch import save_file
 
-from trainers.prompting import UserError, build_clip, load_clip
+from trainers.prompting import UserError, load_clip
 from trainers.prompting.backbones import absolute, family_of, openai
-from trainers.prompting.backbones.weights import read_weights
-
-ARCH = {
-    "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,
-    "vision_patch_size": 16, "context_length": 16, "vocab_size": 60, "transformer_width": 64,
-    "transformer_heads": 1, "transformer_layers": 2,
-}  # fmt: skip
-MARKS = {"input_resolution": 32, "context_length": 16, "vocab_size": 60}
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return build_clip(ARCH)
-
-
-def released(model) -> dict:
-    """A state dict with the entries of OpenAI's release."""
-    return {**model.state_dict(), **{name: torch.tensor(n) for name, n in MARKS.items()}}
-
-
-def same_weights(one, other) -> bool:
-    other = other.state_dict()
-    return all(torch.equal(value, other[name]) for name, value in one.state_dict().items())
 
 
 def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
@@ -44,145 +18,6 @@ def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
     loaded = load_clip(str(tmp_path / "clip.pt"))
     assert same_weights(model, loaded) and not loaded.training
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-
-
-def archive_of(model, path, half=False):
-    """Write a TorchScript archive as OpenAI's are; returns its state dict as PyTorch reads it."""
-    traced = copy.deepcopy(model)
-    for name, value in MARKS.items():
-        traced.__dict__.pop(name, None)
-        traced.register_buffer(name, torch.tensor(value))
-    torch.jit.trace(traced, (torch.randn(1, 3, 32, 32), torch.randint(60, (1, 16)))).save(path)
-    if half:  # CPUs cannot run it, so it is converted when it has been traced
-        loaded = torch.jit.load(path)
-        for value in loaded.parameters():
-            value.data = value.data.half() if value.dim() > 1 else value.data
-        loaded.save(path)
-    return torch.jit.load(path).state_dict()
-
-
-def rewritten(path, change=lambda name, content: content, method=zipfile.ZIP_STORED):
-    """Write an archive again, with other parts; None leaves a part out."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in parts.items():
-            if (content := change(name, content)) is not None:
-                archive.writestr(name, content)
-
-
-def as_in_2021(name, content):
-    """A part as PyTorch 1.7 wrote it on a GPU."""
-    if name.endswith(("byteorder", "serialization_id", "debug_pkl")):
-        return None
-    if name.endswith("data.pkl"):
-        content = content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
-    return b"3\n" if name.endswith("version") else content
-
-
-ARCHIVES = {
-    "of today": {},
-    "of 2021": {"change": as_in_2021},
-    "packed again by zip": {"method": zipfile.ZIP_DEFLATED},
-}
-
-
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("kind", ARCHIVES)
-def test_a_released_archive_is_read_as_pytorch_reads_it(model, tmp_path, kind, half):
-    path = tmp_path / "clip.pt"
-    theirs = archive_of(model, path, half)
-    rewritten(path, **ARCHIVES[kind])
-    ours = read_weights(path)
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert torch.equal(ours[name], value) and ours[name].dtype == value.dtype, name
-    assert half == (theirs["visual.proj"].dtype == torch.float16)
-    loaded = load_clip(str(path))
-    assert same_weights(model, loaded) or half
-    assert torch.equal(loaded.visual.proj, theirs["visual.proj"].float())
-
-
-class Scripted(torch.nn.Module):
-    """What a fine-tuned module may have beside its weights."""
-
-    sizes: list[int]
-    words: dict[str, int]
-
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.words, self.pair, self.nothing = [1, 2], {"a": 3}, (1.5, "b"), None
-        self.inner = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-        self.tied = self.inner[0].weight
-        self.turned = torch.nn.Parameter(torch.randn(4, 3).T[1:])
-        self.register_buffer("empty", torch.empty(0, 3))
-        self.register_buffer("kinds", torch.tensor([True, False]))
-
-    def forward(self, x):
-        return self.inner(x)
-
-
-def test_a_scripted_archive_is_read_as_pytorch_reads_it(tmp_path):
-    torch.jit.script(Scripted()).save(tmp_path / "x.pt")
-    theirs = torch.jit.load(tmp_path / "x.pt").state_dict()
-    ours = read_weights(tmp_path / "x.pt")
-    assert ours.keys() == theirs.keys() and "inner.1.num_batches_tracked" in ours
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-    assert ours["tied"].data_ptr() == ours["inner.0.weight"].data_ptr()
-
-
-class Writes(torch.nn.Module):
-    """A module whose archive writes a file while `torch.jit.load` reads it."""
-
-    path: str
-
-    def __init__(self, path: str):
-        super().__init__()
-        self.path = path
-
-    def forward(self, x):
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.path, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.path, self.training = state
-        torch.save([torch.ones(1)], self.path)
-
-
-def test_no_code_in_an_archive_runs(model, tmp_path):
-    written, path = tmp_path / "written", tmp_path / "clip.pt"
-    torch.jit.script(Writes(str(written))).save(path)
-    torch.jit.load(path)
-    assert written.exists(), "else this test would show nothing"
-    written.unlink()
-    with pytest.raises(UserError, match="holds no CLIP weights"):
-        load_clip(str(path))
-    assert not written.exists()
-
-
-class Call:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_in_an_archive_calls_nothing(model, tmp_path, protocol):
-    made, path = tmp_path / "made", tmp_path / "clip.pt"
-    archive_of(model, path)
-    malice = pickle.dumps(Call(os.mkdir, str(made)), protocol)
-    rewritten(path, lambda name, content: malice if name.endswith("/data.pkl") else content)
-    with pytest.raises(UserError, match=r"holds objects of \w+.mkdir, which could run code"):
-        load_clip(str(path))
-    assert not made.exists()
 
 
 def others(model) -> dict:
@@ -227,21 +62,6 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
     assert asked == [{"map_location": "cpu", "weights_only": True}]  # whatever the default is
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def flip(path):
-    """Flip a bit of a tensor."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def with_(path, **entries):
-    torch.save({**torch.load(path), **entries}, path)
-
-
 BROKEN = {
     "cut": (cut, "Error"),
     "empty": (lambda path: path.write_bytes(b""), "EOFError"),
@@ -273,13 +93,6 @@ def test_a_broken_file_is_one_sentence(model, tmp_path, case):
         load_clip(str(path))
     assert part in str(error.value) and "\n" not in str(error.value)
     assert "weights_only" not in str(error.value)
-
-
-def test_bits_of_an_archive(model, tmp_path):
-    archive_of(model, tmp_path / "clip.pt")
-    flip(tmp_path / "clip.pt")
-    with pytest.raises(UserError, match="its part 'clip/data/[0-9]+' is damaged"):
-        load_clip(str(tmp_path / "clip.pt"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short
+from ..files import read_json
 from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
-from .weights import read_json, read_weights, unreadable
+from .weights import read_weights, unreadable
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # of an owner and a model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers

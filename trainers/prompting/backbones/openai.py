@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short, nearest
+from ..files import parsed
 from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model
-from .weights import parsed, read_weights, unreadable
+from .weights import read_weights, unreadable
 
 EMBEDDED = {"emoji": Path(__file__).parents[3] / "assets" / "emoji_clip.safetensors"}
 NAMES = (*EMBEDDED, *clip._MODELS)  # before any file or folder of such a name

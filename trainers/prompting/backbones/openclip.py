@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short, nearest
+from ..files import read_json
 from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai_clip import model as openai_model
-from .weights import read_json, read_weights
+from .weights import read_weights
 
 PREFIX = "open_clip:"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a folder or on a hub

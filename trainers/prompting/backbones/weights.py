@@ -5,7 +5,6 @@ which may write any file, so an archive is read here as what it is: a zip of raw
 `data.pkl`, the tree of modules that hold them.
 """
 
-import json
 import pickle
 import re
 import zipfile
@@ -61,34 +60,9 @@ def unreadable(path, reason: str) -> UserError:
     return UserError(f"'{path}' holds no CLIP weights that can be read: {reason}")
 
 
-def read_json(path: Path, remedy: str) -> dict:
-    """The object in a JSON file; `remedy` ends the sentence about one that cannot be read.
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
-    try:
-        if not path.is_file():  # reading a pipe would wait
-            raise FileNotFoundError("there is no such file")
-        return parsed(path.read_text("utf-8"), f"'{path}'", remedy)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
-
-
-def parsed(text: str, source: str, remedy: str) -> dict:
-    """The object in a JSON text; raises as `read_json`."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
-    return found
-
-
 def _content(path: Path):
     if not path.is_file():
-        raise ValueError("there is no such file")
+        raise FileNotFoundError("it is not a file that is there")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if zipfile.is_zipfile(path):
