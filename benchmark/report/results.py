@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recipe.configs import read_pairs
 from trainers.prompting.errors import printable
-from trainers.prompting.files import read_file
+from trainers.prompting.storage.files import read_file
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
-from trainers.prompting.config import read_node
 from trainers.prompting.method import METHODS, Batch, register
-from trainers.prompting.model import Parts
-from trainers.prompting.precision import Precision
+from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
+from trainers.prompting.trainer.config import read_node
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])

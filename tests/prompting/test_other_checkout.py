@@ -11,8 +11,8 @@ from paths import GOLDEN, ROOT
 from yacs.config import CfgNode
 
 from trainers.prompting import extend_cfg
-from trainers.prompting.config import read_node, resolved, values_in
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 # What starts a context in the nodes of public codes: words, or a switch.
@@ -77,7 +77,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         ("Shallow", tiny, "TRAINER.SHALLOW.N_CTX 2"),
         ("IVLP", "", ""),
     )
-    ours = "trainers.prompting.trainer"
+    ours = "trainers.prompting.trainer.trainer"
     assert "'emoji' is a file of the repository" in told.pop("MaPLe")
     assert "No backbone is named" in told.pop("IVLP")
     assert told == {
@@ -137,7 +137,10 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
         ("PromptedVPT", "clip.pt", "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
         first=NO_MODULE.format(name="safetensors"),
     )
-    assert told["CoOp"] == "trainers.coop" and told["PromptedVPT"] == "trainers.prompting.trainer"
+    assert (
+        told["CoOp"] == "trainers.coop"
+        and told["PromptedVPT"] == "trainers.prompting.trainer.trainer"
+    )
     assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
 
 

@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .backbones import build_clip, load_clip
-    from .config import build_method, prompt_spec
     from .errors import UserError
     from .method import Method, register
-    from .model import PromptedCLIP
-    from .run import load_run
-    from .spec import PromptSpec
+    from .model.prompted_clip import PromptedCLIP
+    from .model.spec import PromptSpec
     from .teacher import Teacher
+    from .trainer.config import build_method, prompt_spec
     from .transport.solver import sinkhorn
+    from .use.run import load_run
 
 __version__ = "0.3.0"
 
 _PLACES = {
     "Method": "method",
-    "PromptSpec": "spec",
+    "PromptSpec": "model.spec",
     "PromptedCLIP": "model",
     "Teacher": "teacher",
     "UserError": "errors",
     "build_clip": "backbones",
-    "build_method": "config",
+    "build_method": "trainer.config",
     "load_clip": "backbones",
-    "load_run": "run",
-    "prompt_spec": "config",
+    "load_run": "use.run",
+    "prompt_spec": "trainer.config",
     "register": "method",
     "sinkhorn": "transport.solver",
 }
@@ -58,7 +58,7 @@ def extend_cfg(cfg) -> None:
     from .errors import UserError
 
     try:
-        from . import trainer
+        from .trainer import trainer
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         remedy = f": run `pip install {missing.partition('.')[0]}`" if missing else ""

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import state
 from .errors import UserError, check_name
-from .model import Output, PromptedCLIP
-from .spec import PromptSpec
+from .model.prompted_clip import Output, PromptedCLIP
+from .model.spec import PromptSpec
+from .storage import state
 
 METHODS: dict[str, type["Method"]] = {}
 

@@ -19,7 +19,7 @@ from benchmark.__main__ import main
 from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
-from trainers.prompting.model import Parts
+from trainers.prompting.model.prompted_clip import Parts
 from trainers.prompting.plugins import load_plugins
 
 NAMES = sorted(COLOURS)

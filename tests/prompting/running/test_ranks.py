@@ -7,7 +7,7 @@ import torch
 from rank_steps import everything
 from torchrun import torchrun
 
-from trainers.prompting import ranks
+from trainers.prompting.running import ranks
 
 pytestmark = pytest.mark.processes
 

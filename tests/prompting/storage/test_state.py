@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, load_run, register
-from trainers.prompting.config import read_node
 from trainers.prompting.method import METHODS
-from trainers.prompting.model import Parts
-from trainers.prompting.trainer import PromptTrainer
+from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.trainer.config import read_node
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 NAMES = sorted(tiny.COLOURS)
 OTHERS = ["river", "pasture land", "industrial", "residential"]

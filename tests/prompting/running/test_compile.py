@@ -13,8 +13,8 @@ from paths import ROOT
 from test_model import align, images, outcome
 from tiny import arguments, run
 
-from trainers.prompting import compiling
-from trainers.prompting.compiling import CACHE
+from trainers.prompting.running import compiling
+from trainers.prompting.running.compiling import CACHE
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 pytestmark = pytest.mark.processes
 

@@ -9,9 +9,9 @@ import os
 
 import torch
 
-from . import ranks
-from .errors import UserError
-from .method import Method
+from ..errors import UserError
+from ..method import Method
+from ..running import ranks
 
 EVERY = 20  # steps between two looks at the loss
 

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders.text import TextFeatures
-from .encoders.vision import ImageFeatures
-from .model import Parts
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
+from .prompted_clip import Parts
 
 
 class Adapter(nn.Module):

@@ -8,9 +8,14 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
-from . import ranks
-from .backbones import absolute, load_clip
-from .checkpoints import (
+from ..backbones import absolute, load_clip
+from ..errors import UserError
+from ..method import METHODS, Method
+from ..running import ranks
+from ..running.memory import GIB, keep_freed_memory, memory_budget
+from ..running.precision import Precision, make_deterministic
+from ..step import training_step
+from ..storage.checkpoints import (
     PublicLayout,
     broken_checkpoint,
     checkpoint_file,
@@ -18,16 +23,11 @@ from .checkpoints import (
     read_checkpoint,
     saved_epochs,
 )
+from ..storage.predictions import Predictions
+from ..storage.state import load_trained
 from .checks import Watch, check_classes, check_ranks, not_finite
 from .config import add_nodes, fitted, read_node, resolved, values_in
-from .errors import UserError
-from .memory import GIB, keep_freed_memory, memory_budget
-from .method import METHODS, Method
-from .precision import Precision, make_deterministic
-from .predictions import Predictions
 from .settings import check_loaded, check_resumed, settings_of
-from .state import load_trained
-from .step import training_step
 
 TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
 

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
-from .errors import UserError
+from ..errors import UserError
 
 # What gloo and NCCL say when another rank is gone.
 LOST = re.compile("closed by peer|reset by peer|broken pipe|refused|time.?out|remote process", re.I)

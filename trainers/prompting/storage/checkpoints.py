@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from .model import PromptedCLIP
+    from ..model.prompted_clip import PromptedCLIP
 
 FROZEN = ("token_prefix", "token_suffix")  # buffers of other class names
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from .errors import UserError
+from ..errors import UserError
 
 GIB = 1 << 30
 # Bytes of an activation by precision. With amp two of a block's ten states stay float32: what

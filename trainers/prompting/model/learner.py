@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .backbones import family_of
-from .backbones.openai_clip import model as openai_model
-from .errors import UserError
+from ..backbones import family_of
+from ..backbones.openai_clip import model as openai_model
+from ..errors import UserError
 from .spec import SLOT, PromptSpec
 
 STD = 0.02  # of every random context

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from . import scores
-from .encoders.text import TextFeatures
-from .errors import UserError
-from .model import Parts, PromptedCLIP
+from .. import scores
+from ..encoders.text import TextFeatures
+from ..errors import UserError
+from ..model.prompted_clip import Parts, PromptedCLIP
 
 TOLERANCE = 1e-4  # of logits
 TRACED = 3  # images that a program is traced with; it takes any number

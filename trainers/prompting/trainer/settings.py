@@ -6,10 +6,10 @@ from itertools import zip_longest
 
 from yacs.config import CfgNode
 
+from ..errors import UserError
+from ..method import METHODS
+from ..storage.checkpoints import broken_checkpoint
 from .by_run import leaves
-from .checkpoints import broken_checkpoint
-from .errors import UserError
-from .method import METHODS
 
 # What cannot change the outcome of a run, as far as it is not a matter of rounding.
 FREE = (

@@ -11,7 +11,7 @@ import torch
 from test_model import align, images, model_of, outcome
 
 from trainers.prompting import UserError
-from trainers.prompting.memory import GIB, ITEMSIZE, memory_budget
+from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
 
 PLENTY = 8 * GIB
 
@@ -103,7 +103,7 @@ def test_the_default_budget_is_the_machines():
 def test_freed_memory_is_used_again():
     program = (
         "import resource, torch\n"
-        "from trainers.prompting.memory import keep_freed_memory\n"
+        "from trainers.prompting.running.memory import keep_freed_memory\n"
         "keep_freed_memory()\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -87,7 +87,7 @@ def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     """The embedded data set has a place of its own, which is not the working folder."""
     from dassl.config import get_cfg_default
 
-    from trainers.prompting.settings import _text
+    from trainers.prompting.trainer.settings import _text
 
     monkeypatch.chdir(tmp_path)
     assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""

@@ -4,8 +4,8 @@ import os
 
 import torch
 
-from .backbones.openai_clip import model as openai_model
-from .errors import UserError
+from ..backbones.openai_clip import model as openai_model
+from ..errors import UserError
 from .memory import ITEMSIZE
 
 # A loss is multiplied by this before the backward pass in half precision. From PyTorch's own

@@ -11,16 +11,16 @@ from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from yacs.config import CfgNode
 
-from .backbones import load_clip
-from .checkpoints import find_checkpoint, read_checkpoint
-from .config import add_nodes, fitted, read_node, values_in
-from .errors import UserError, no_exit
-from .method import METHODS, find_method
-from .model import PromptedCLIP
-from .plugins import load_plugins
-from .settings import are_texts, is_settings
-from .spec import clean
-from .state import load_trained
+from ..backbones import load_clip
+from ..errors import UserError, no_exit
+from ..method import METHODS, find_method
+from ..model.prompted_clip import PromptedCLIP
+from ..model.spec import clean
+from ..plugins import load_plugins
+from ..storage.checkpoints import find_checkpoint, read_checkpoint
+from ..storage.state import load_trained
+from ..trainer.config import add_nodes, fitted, read_node, values_in
+from ..trainer.settings import are_texts, is_settings
 
 
 def _is_text(value) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from .errors import UserError, in_short
+from ..errors import UserError, in_short
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
 

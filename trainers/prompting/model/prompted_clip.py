@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import compiling, ranks, scores
-from .checkpoints import load_public_state
-from .encoders import blocks
-from .encoders.sentences import check_names
-from .encoders.text import TextEncoder, TextFeatures
-from .encoders.vision import ImageEncoder, ImageFeatures
+from .. import scores
+from ..encoders import blocks
+from ..encoders.sentences import check_names
+from ..encoders.text import TextEncoder, TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..running import compiling, ranks
+from ..running.memory import MemoryPlan, choose
+from ..storage.checkpoints import load_public_state
 from .learner import Contexts, PromptLearner, check_contexts
-from .memory import MemoryPlan, choose
 from .spec import PromptSpec
 
 CHUNK_BYTES = 256 << 20

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from paths import GOLDEN
 
 from trainers.prompting import PromptedCLIP, UserError, build_clip
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
 

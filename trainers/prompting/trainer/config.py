@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 from yacs.config import CfgNode
 
-from . import methods  # noqa: F401 (registers those that are built in)
-from .backbones import family_of
+from .. import methods  # noqa: F401 (registers those that are built in)
+from ..backbones import family_of
+from ..errors import UserError, nearest
+from ..method import METHODS, Method, find_method
+from ..model.spec import PromptSpec
 from .by_run import SECTIONS, for_run, leaves
-from .errors import UserError, nearest
-from .method import METHODS, Method, find_method
-from .spec import PromptSpec
 
 
 def add_nodes(cfg: CfgNode) -> None:

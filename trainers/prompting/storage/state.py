@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from .method import Method
+    from ..method import Method
 
 PARTS = "model.parts."
 
