@@ -15,13 +15,16 @@ from recipe.configs import prompts_for, read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError, ranks
+from trainers.prompting import UserError, __version__
+from trainers.prompting.errors import no_exit, printable
+from trainers.prompting.running import ranks
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets")
     parser.add_argument("--output-dir", default="", help="folder of this run")
     parser.add_argument("--resume", default="", help="folder of the run to continue")
@@ -136,8 +139,9 @@ def run(argv=None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with ranks.joined():
-            main(parse_args(argv))
+        args = parse_args(argv)
+        with ranks.joined(), no_exit("the code of a method or plug-in"):
+            main(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if ranks.tells():
@@ -153,7 +157,7 @@ def run(argv=None) -> int:
         if code is None:
             raise
         if tells:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0
 

@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 PARTS = ("train", "val", "test")
 MANY = 100_000  # files, whose names are kept: on a network, listing them takes minutes

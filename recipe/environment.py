@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 import torchvision
 
+from trainers.prompting import __version__
+
 try:
     import resource
 except ImportError:  # Windows does not count a process's memory
@@ -17,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def versions() -> dict[str, str | int]:
-    """Python, PyTorch and what it runs on."""
+    """This project, Python, PyTorch and what it runs on."""
     return {
+        "align": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

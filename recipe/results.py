@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions

@@ -11,10 +11,10 @@ from dassl.engine import TRAINER_REGISTRY
 
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
-from trainers.prompting.by_run import for_run
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
+from trainers.prompting.trainer.by_run import for_run
 
 from .configs import merge
 

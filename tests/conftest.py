@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
@@ -8,6 +9,14 @@ import torch
 from paths import GOLDEN, ROOT
 
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that wait for processes come last, and have a second try."""
+    for item in items:
+        if item.get_closest_marker("processes"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+    items.sort(key=lambda item: item.get_closest_marker("processes") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +30,16 @@ def streams():
     before = sys.stdout, sys.stderr
     yield
     sys.stdout, sys.stderr = before
+
+
+@pytest.fixture
+def deadline():
+    """A test that waits for ever, as for what nobody writes into a pipe, fails."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from trainers.prompting import __version__
+
 PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets")
 OPTIONAL = {"resvg_py"}  # whoever imports them says what to install where they are missing
 UNLIKE = {"open_clip"}  # of open_clip_torch: where it is not installed, nothing tells so
@@ -120,3 +122,17 @@ def test_a_long_file_says_why():
         if lines > MOST_LINES and "long because" not in (ast.get_docstring(ast.parse(text)) or ""):
             long[str(path.relative_to(ROOT))] = lines
     assert not long, f"longer than {MOST_LINES} lines: split, or say 'long because ...' on top"
+
+
+def test_one_version(capsys):
+    import train
+    from benchmark.__main__ import parse_command
+
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    for command in (
+        lambda: train.parse_args(["--version"]),
+        lambda: parse_command(["--version"], {}),
+    ):
+        with pytest.raises(SystemExit):
+            command()
+        assert capsys.readouterr().out == f"ALIGN {__version__}\n"

@@ -8,7 +8,9 @@ from paths import ROOT
 from tiny import arguments, run
 from torchrun import torchrun
 
-from trainers.prompting import ranks
+from trainers.prompting.running import ranks
+
+pytestmark = pytest.mark.processes
 
 # CoOp of which one rank dies where the variable DIES says so: in rank R, after epoch E.
 DIES = """

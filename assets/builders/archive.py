@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from tqdm import tqdm
 
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 from .motifs import emoji_set, read_emoji, split_emoji
 

@@ -29,7 +29,7 @@ from torch import nn
 from tqdm import tqdm
 
 from trainers.prompting.backbones import build_clip
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 from .captions import LOOK_NAMES, Captions
 from .towers import (

@@ -20,7 +20,6 @@ FORMATS = {
 }
 OURS = "trainers.prompting."
 MOST_BYTES = 1 << 31
-TOLERANCE = 1e-4  # of the logits
 LINEAR = (
     "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
     "ProGrad, TCP, ZeroshotCLIP. For any method there are .pt2 and .onnx"
@@ -65,7 +64,7 @@ def text_features(run) -> tuple[bytes, str]:
     """A safetensors file with `weight` (K, D) and `logit_scale`."""
     from safetensors.torch import save
 
-    from trainers.prompting.export import is_linear, text_classifier
+    from trainers.prompting.use.export import is_linear, text_classifier
 
     if not is_linear(run.model):
         raise UserError(f"{run.method} has no such features: {LINEAR}")
@@ -82,7 +81,7 @@ def exported(run):
     """
     import torch
 
-    from trainers.prompting.export import program
+    from trainers.prompting.use.export import program, random_images
 
     size = run.settings.INPUT.SIZE[0]
     try:
@@ -96,7 +95,7 @@ def exported(run):
             "depends on the numbers of a tensor may steer its Python code. All methods of this "
             "project can be exported"
         ) from error
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = random_images(run.model)
     with torch.no_grad():
         apart = float((made.module()(images) - run.model(images)).abs().max())
     return made, images, apart
@@ -140,6 +139,8 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 def told(run, apart: float) -> str:
     """What a program is, once it is found to compute what the model computes."""
+    from trainers.prompting.use.export import TOLERANCE
+
     if not apart <= TOLERANCE:
         raise UserError(
             f"the program of {run.method} gives logits that are off by {apart:.1e}: nothing is "

@@ -155,7 +155,7 @@ def plan(model, image, k: int, n: int):
     with torch.no_grad():
         text = model.text_features()
         r = model.image_encoder(image[None].to(model.logit_scale.device),
-                                model.prompt_learner().vision).r[0, n]  # fmt: skip
+                                model.contexts().vision).r[0, n]  # fmt: skip
         real = text.s_weights.mass[n, k] > 0
         cost = 1 - r @ text.s[n, k, real].T
         T = sinkhorn(cost, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan

@@ -10,8 +10,8 @@ from statistics import mean
 from typing import Protocol
 
 from recipe.configs import prompts_for, read_pairs
-from trainers.prompting.by_run import for_run
 from trainers.prompting.errors import UserError
+from trainers.prompting.trainer.by_run import for_run
 
 from ..protocols.base import Run
 from ..protocols.configs import CONFIGS, ROOT, dataset_name, keys_in

@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from recipe.environment import peak_memory_mib
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
-from trainers.prompting.memory import keep_freed_memory, memory_budget
 from trainers.prompting.method import METHODS
-from trainers.prompting.precision import Precision
+from trainers.prompting.running.memory import keep_freed_memory, memory_budget
+from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, necessary_flops, untrained_clip

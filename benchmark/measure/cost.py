@@ -17,10 +17,10 @@ import torch
 from recipe.settings import build_cfg
 from trainers.prompting import load_clip
 from trainers.prompting.backbones.openai import EMBEDDED
-from trainers.prompting.config import read_node, values_in
 from trainers.prompting.errors import UserError, check_name
-from trainers.prompting.memory import GIB, ITEMSIZE, memory_budget
 from trainers.prompting.method import METHODS
+from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
+from trainers.prompting.trainer.config import read_node, values_in
 
 from ..data.check_data import public_datasets
 from ..protocols.base import Run

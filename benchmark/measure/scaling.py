@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from statistics import median
 
-from trainers.prompting import ranks
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.running import ranks
 
 from ..cli import Parser, from_one, from_zero, write_output
 from ..report.render import as_markdown

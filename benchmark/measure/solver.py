@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import sinkhorn
-from trainers.prompting.config import prompt_spec
+from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, write_output
 from ..report.rows import Cell

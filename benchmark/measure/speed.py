@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, write_output
 from ..report.render import as_markdown, as_text

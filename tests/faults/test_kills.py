@@ -10,6 +10,7 @@ PROGRAM = Path(__file__).parent / "kills.py"
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have loaded PyTorch")
 def test_kills_leave_no_trace(tmp_path):
     run = subprocess.run([sys.executable, PROGRAM, tmp_path], capture_output=True, text=True)

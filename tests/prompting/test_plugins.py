@@ -52,6 +52,9 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, name):
     [
         ("1 / 0", "does not import (ZeroDivisionError: division by zero)"),
         ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
+        ("import sys; sys.exit()", "does not import (SystemExit"),
+        ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
+        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is no class"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),

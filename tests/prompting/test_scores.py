@@ -5,8 +5,8 @@ import torch
 from test_model import align, images
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.scores import Needs, needs, register_score
+from trainers.prompting.trainer.config import prompt_spec
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def load_plugins(names: Iterable[str]) -> None:
             module = _import(name)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"The plug-in '{name}' does not import ({type(error).__name__}: "
                 f"{' '.join(str(error).split())}): correct it, or name another with --plugin"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from . import ranks
 from .errors import check_name
+from .running import ranks
 from .transport.plans import prompt_plan
 from .transport.precision import no_autocast
 from .transport.problems import TokenProblems
@@ -27,7 +27,7 @@ from .transport.token_level import token_distances
 if TYPE_CHECKING:
     from .encoders.text import TextFeatures
     from .encoders.vision import ImageFeatures
-    from .spec import PromptSpec
+    from .model.spec import PromptSpec
 
 
 class Needs(NamedTuple):

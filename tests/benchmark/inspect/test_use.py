@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from paths import GOLDEN
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load
 from tiny import COLOURS, run
 
 from benchmark.__main__ import main
+from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
+from trainers.prompting.model.prompted_clip import Parts
 from trainers.prompting.plugins import load_plugins
 
 NAMES = sorted(COLOURS)
@@ -112,6 +115,7 @@ def test_other_class_names(runs, capsys, tmp_path):
     for text, part in {
         "river\nforest\nriver": "'river' is there twice",
         "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
+        "River\nriver": "'river' is there twice (also as 'River')",
         "river": "There is 1 class name",
         f"river\n{long}": "is too long",
     }.items():
@@ -286,6 +290,53 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     code, told = export(capsys, runs / "ALIGN", tmp_path / "y.tflite")
     assert code == 2 and ".onnx, .pt2, .safetensors" in told
     assert not list(tmp_path.glob("y.*"))
+
+
+class Sideways(Parts):
+    """Visual prompts of a method whose spec has none."""
+
+    def contexts(self, contexts):
+        generator = torch.Generator().manual_seed(0)
+        return contexts._replace(vision=[torch.randn(1, 2, 128, generator=generator)])
+
+
+class Bent(Parts):
+    """Image features of another length in each direction."""
+
+    def image(self, features):
+        return features._replace(z=F.normalize(features.z * torch.arange(64), dim=-1))
+
+
+class Turned(Parts):
+    """Image features that are the same in the end."""
+
+    def image(self, features):
+        return features._replace(z=features.z.neg().neg())
+
+
+@pytest.mark.parametrize("parts", [Sideways, Bent, Turned])
+def test_text_features_are_written_only_where_they_classify_alike(runs, parts):
+    loaded = load_run(runs / "CoOp")
+    loaded.model.parts = parts()
+    if parts is Turned:
+        content, _ = text_features(loaded)
+        x, weights = torch.randn(3, 3, 32, 32), load(content)
+        z = F.normalize(load_clip(loaded.backbone).encode_image(x), dim=-1)
+        logits = weights["logit_scale"] * z @ weights["weight"].T
+        torch.testing.assert_close(logits, loaded.model(x), atol=1e-4, rtol=1e-5)
+        return
+    with pytest.raises(UserError, match="no classifier by themselves: .* off by"):
+        text_features(loaded)
+
+
+def test_names_that_a_run_was_trained_with_are_taken_as_they_are(runs, tmp_path):
+    """Several classes of ImageNet have one name."""
+    file = "prompt_learner/model.pth.tar-1"
+    state = torch.load(runs / "CoOp" / file, weights_only=True)
+    (tmp_path / "prompt_learner").mkdir()
+    state["classnames"] = [*state["classnames"][:3], state["classnames"][0]]
+    torch.save(state, tmp_path / file)
+    assert load_run(tmp_path).classnames == state["classnames"]
 
 
 SLOW = pytest.param("ALIGN", marks=pytest.mark.slow)  # with visual prompts and transport

@@ -9,6 +9,8 @@ from checkout import wait_for
 from benchmark.launch.child import Child, fraction_done, last_sentence
 from benchmark.protocols import FEW_SHOT
 
+pytestmark = pytest.mark.processes
+
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
 

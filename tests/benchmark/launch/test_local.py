@@ -5,7 +5,10 @@ import os
 import signal
 import sys
 
+import pytest
 from checkout import alive, working
+
+pytestmark = pytest.mark.processes
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 

@@ -3,7 +3,10 @@
 import os
 import signal
 
+import pytest
 from checkout import alive, wait_for, working
+
+pytestmark = pytest.mark.processes
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 

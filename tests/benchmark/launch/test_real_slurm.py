@@ -14,10 +14,11 @@ from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
 
 from benchmark.report.results import COMMAND
-from trainers.prompting.checkpoints import saved_epochs
+from trainers.prompting.storage.checkpoints import saved_epochs
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.processes,
     pytest.mark.skipif(why_not() is not None, reason=f"no Slurm here: {why_not()}"),
 ]
 

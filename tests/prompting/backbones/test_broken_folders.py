@@ -77,7 +77,7 @@ BROKEN_HUGGING_FACE = {
     "no projection": (without("text_projection"), "has no text_projection"),
     "list": (write("config.json", []), "config.json' is a list, not an object"),
     "deep": (write("config.json", "[" * 200_000), "config.json' cannot be read (RecursionError"),
-    "pipe": (pipe("config.json"), "config.json' cannot be read (FileNotFoundError"),
+    "pipe": (pipe("config.json"), "config.json' cannot be read (OSError"),
     "part": (edit("config.json", text_config=[]), "does not say what CLIP it is"),
     "kind": (edit("config.json", model_type=["clip"]), "it is a '['clip']', not a 'clip'"),
     "heads": (edit("config.json", "text_config", num_attention_heads=0), "ZeroDivisionError|heads"),

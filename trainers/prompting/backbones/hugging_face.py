@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short
-from ..files import read_json
+from ..storage.files import read_json
 from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from ..errors import UserError, in_short, nearest
-from ..files import parsed
+from ..storage.files import parsed
 from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model
@@ -103,6 +102,8 @@ def _load_safetensors(path: Path):
 
 def _arch(path: Path) -> dict:
     """The constructor's arguments in the metadata of a file."""
+    from safetensors import safe_open  # late, as in `weights`
+
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("arch")
     if text is None:

@@ -12,7 +12,6 @@ from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
-import safetensors.torch
 import torch
 
 from ..errors import UserError, in_short
@@ -41,6 +40,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         state = _content(Path(path))
+    except UserError:
+        raise
     except Exception as error:  # a broken file raises nearly every type there is
         raise unreadable(path, _reason(error)) from error
     if isinstance(state, dict):
@@ -63,7 +64,7 @@ def _content(path: Path):
     if not path.is_file():
         raise FileNotFoundError("it is not a file that is there")
     if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
+        return _safetensors(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch.load does not look at the checksums
@@ -71,6 +72,16 @@ def _content(path: Path):
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return _tensors(_Reader(archive).load())
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file  # a checkout around us may lack the package
+    except ImportError as error:
+        raise UserError(
+            f"'{path}' is read by the package safetensors: run `pip install safetensors`"
+        ) from error
+    return load_file(path)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,137 @@
+"""Two steps and an evaluation of every method, for test_ranks.py, in one process or under torchrun.
+
+`torchrun --nproc_per_node W rank_steps.py FILE` writes what the first rank found.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from trainers.prompting import Method, PromptSpec, build_method, load_clip
+from trainers.prompting.method import METHODS
+from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.running import ranks
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.scores import SCORES, register_score
+from trainers.prompting.step import training_step
+from trainers.prompting.trainer.config import read_node
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["forest", "sea or lake", "annual crop land", "road", "river bank"]
+B = 7  # neither is divisible by 2 or 3
+
+
+if "test of the whole batch" not in SCORES:  # as pytest imports this once more
+
+    @register_score("test of the whole batch")
+    def of_the_whole_batch(spec, image, text, chunk_bytes):
+        """Images depend on each other."""
+        z = image.z[:, 0] - 0.1 * image.z[:, 0].mean(0)
+        return z @ text.h[0].T
+
+
+class Own(Method):
+    """A user's method: parts, a score and a loss that know nothing of ranks."""
+
+    node = "OWN"
+    defaults = {"PREC": "fp32"}
+
+    @staticmethod
+    def point(node):
+        score = "test of the whole batch"
+        some = {"text_length": 2, "vision_length": 2, "text_depth": 2, "vision_depth": 2}
+        return PromptSpec(M=1, N=1, beta=0, score=score, templates=("X X",), **some)
+
+    def setup(self, clip_model, classnames, dataset):
+        class Shift(Parts):
+            def __init__(self):
+                super().__init__()
+                self.weight = torch.nn.Parameter(
+                    torch.full((clip_model.text_projection.shape[1],), 0.1)
+                )
+
+            def image(self, features):
+                return features._replace(z=F.normalize(features.z + self.weight, dim=-1))
+
+            def text(self, features):
+                return features._replace(h=F.normalize(features.h - self.weight, dim=-1))
+
+        self.model.parts = Shift()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, output, batch):
+        self.seen += batch.images.mean()
+        size = sum((p**2).sum() for p in self.model.trained().parameters())
+        spread = output.image.z[:, 0].std(0).sum() + output.text.h[0].std(0).sum()
+        return {"ce": F.cross_entropy(output.logits, batch.labels), "size": size, "spread": spread}
+
+
+# Points beside the defaults, by a name of their own.
+MORE = {
+    "ALIGN released": ("ALIGN", {"FORM": "released"}),
+    "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
+    "ALIGN without a solver": ("ALIGN", {"PLAN": "uniform"}),
+    "CoOp with a context for each class": ("CoOp", {"CSC": True}),
+    "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),
+}
+
+
+def settings(name: str) -> dict:
+    """A method's node on a CLIP of four blocks, whatever keys it has."""
+    node = {}
+    for key in METHODS[name].defaults:
+        if "DEPTH" in key or key == "INSERT_BLOCK":
+            node[key] = 2
+        elif key == "SENTENCES":
+            node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
+        elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
+            node[key] = 2
+        elif key == "GPA_MEAN":
+            node[key] = 1
+    return node
+
+
+def steps(method: Method) -> dict[str, torch.Tensor]:
+    """What two steps compute, and the logits of an evaluation after them."""
+    torch.manual_seed(1)
+    images, labels = torch.randn(2, B, 3, 32, 32), torch.arange(B) % len(NAMES)
+    found = {}
+    method.train()
+    trained = dict(method.model.trained().named_parameters())
+    if trained:
+        optimizer = torch.optim.SGD(trained.values(), lr=0.1)
+        precision = Precision("fp32", torch.device("cpu"))
+        for step in range(2):
+            batch = method.batch(list(images), labels)
+            output, terms = training_step(method, batch, optimizer, precision)
+            found |= {f"{step} {name}": term.detach() for name, term in terms.items()}
+            found |= {f"{step} gradient of {n}": p.grad.clone() for n, p in trained.items()}
+            found[f"{step} logits"] = output.logits.detach()
+        method.after_epoch(1, 2)
+    found |= {f"state {name}": value.clone() for name, value in method.own_state().items()}
+    method.eval()
+    found["evaluation"] = method.model(images[0])
+    found["few"] = method.model(images[0, :1])  # fewer images than ranks
+    return found
+
+
+def everything() -> dict[str, dict[str, torch.Tensor]]:
+    clip = str(ROOT / "tests" / "golden" / "tiny_clip_seed0.safetensors")
+    points = {name: (name, {}) for name in METHODS} | MORE
+    found = {}
+    for title, (name, node) in points.items():
+        torch.manual_seed(0)
+        method = build_method(name, settings(name) | node, load_clip(clip), NAMES)
+        found[title] = steps(method)
+    torch.manual_seed(0)
+    found["a user's own"] = steps(Own(read_node(Own, {}), load_clip(clip), NAMES))
+    return found
+
+
+if __name__ == "__main__":
+    with ranks.joined():
+        found = everything()
+        if ranks.is_first():
+            torch.save(found, sys.argv[1])
