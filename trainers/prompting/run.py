@@ -11,16 +11,16 @@ from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from yacs.config import CfgNode
 
-from .backbones import load_clip
+from .backbones import family_of, load_clip
 from .checkpoints import find_checkpoint, read_checkpoint
 from .config import add_nodes, fitted, read_node, values_in
 from .errors import UserError, no_exit
 from .method import find_method
 from .model import PromptedCLIP
 from .plugins import load_plugins
-from .settings import are_texts, is_settings
+from .settings import is_settings
 from .spec import clean
-from .state import load_trained
+from .state import are_texts, load_trained
 
 
 def _is_text(value) -> bool:
@@ -93,7 +93,7 @@ def load_run(
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
-    names = list(state["classnames"]) if classnames is None else _checked(classnames)
+    names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
     dataset = cfg.DATASET.NAME
     with no_exit(kind.__name__):
         method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
@@ -142,7 +142,7 @@ def _cfg(settings: dict[str, str]) -> CfgNode:
     return cfg
 
 
-def _checked(names: Sequence[str]) -> list[str]:
+def _checked(names: Sequence[str], clip_model) -> list[str]:
     """
     Raises:
         UserError: there are fewer than two, or two are alike.
@@ -150,9 +150,9 @@ def _checked(names: Sequence[str]) -> list[str]:
     names = list(names)
     if len(names) < 2:
         raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[int, ...], str] = {}
     for name in names:
-        read = clean(name).lower()  # as CLIP's tokenizer reads it
+        read = tuple(family_of(clip_model).tokenizer.encode(clean(name)))
         if read in seen:
             raise UserError(
                 f"The class name '{name}' is there twice (also as '{seen[read]}'): give every "

@@ -10,6 +10,7 @@ from .by_run import leaves
 from .checkpoints import broken_checkpoint
 from .errors import UserError
 from .method import METHODS
+from .state import are_texts
 
 # What cannot change the outcome of a run, as far as it is not a matter of rounding.
 FREE = (
@@ -115,11 +116,6 @@ def is_settings(saved) -> bool:
     return isinstance(saved, Mapping) and all(
         isinstance(text, str) for pair in saved.items() for text in pair
     )
-
-
-def are_texts(value) -> bool:
-    """Whether a value is a list of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:
