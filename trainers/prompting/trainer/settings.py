@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
+from ..storage.state import are_texts
 from .by_run import leaves
 
 # What cannot change the outcome of a run, as far as it is not a matter of rounding.
@@ -115,11 +116,6 @@ def is_settings(saved) -> bool:
     return isinstance(saved, Mapping) and all(
         isinstance(text, str) for pair in saved.items() for text in pair
     )
-
-
-def are_texts(value) -> bool:
-    """Whether a value is a list of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -110,6 +110,12 @@ class PromptTrainer(TrainerX):
                 f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
                 "trained parts, or say `trains = False` in its class"
             )
+        seen = set(map(id, self.model.parameters()))
+        for name, parameter in self.method.named_parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                raise UserError(
+                    f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
+                )
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
@@ -197,13 +203,9 @@ class PromptTrainer(TrainerX):
         """An error about a training whose numbers are spoiled; what is saved stays as it is."""
         folder = self._folder(self.output_dir)
         epochs = saved_epochs(folder)
-        kept = (
-            f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
-        )
-        return UserError(
-            f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})",
-            exit_code=1,
-        )
+        kept = f"; that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else " yet"
+        remedy = f"lower OPTIM.LR or set PREC fp32 (no checkpoint is written{kept})"
+        return UserError(f"{what}: {remedy}", exit_code=1)
 
     def after_epoch(self):
         """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
