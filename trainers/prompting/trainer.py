@@ -256,7 +256,7 @@ class PromptTrainer(TrainerX):
         """
         of_dassl = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", *of_dassl}
-        check_resumed(checkpoint, settings_of(self.cfg, self.method), folder, wanted)
+        check_resumed(checkpoint, settings_of(self.cfg, self.method), folder, wanted, self.method)
 
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
@@ -326,9 +326,10 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
-        epoch = next((other for other in others if isinstance(other, int)), epoch)
-        self.untrained = False
+        others = [other for other in others if not isinstance(other, CfgNode)]
+        epoch = others[0] if others else epoch
         if not directory:
+            self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
         if not self.num_trained:
@@ -340,3 +341,4 @@ class PromptTrainer(TrainerX):
         check_loaded(checkpoint.get("settings"), settings, self.method)
         layout: nn.Module = self._models[self.method.checkpoint]
         layout.load_state_dict(checkpoint.get("state_dict", checkpoint))
+        self.untrained = False
