@@ -162,7 +162,7 @@ def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
 
 
 def settings_in(nodes, method, file=None, pairs=""):
-    """What a method reads in a cfg with these nodes, after a config file and a command line."""
+    """A method's settings in a cfg with these nodes, after a config file and a command line."""
     cfg = get_cfg_default()
     for name, start in nodes.items():
         cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})

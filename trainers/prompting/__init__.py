@@ -53,7 +53,7 @@ __all__ = [
 
 def extend_cfg(cfg) -> None:
     """As `trainer.extend_cfg`. Where a package is missing that all of ours need, or Python is too
-    old, a warning says so, and the checkout around us goes on without them."""
+    old, a warning says so, and the checkout around us runs without them."""
     from .errors import UserError
 
     try:
