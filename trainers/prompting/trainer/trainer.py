@@ -267,7 +267,8 @@ class PromptTrainer(TrainerX):
         of_dassl = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
         names = self.dm.dataset.classnames
-        check_resumed(checkpoint, settings_of(self.cfg, self.method), names, folder, wanted)
+        settings = settings_of(self.cfg, self.method)
+        check_resumed(checkpoint, settings, names, folder, wanted, self.method)
 
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
@@ -340,9 +341,10 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
-        epoch = next((other for other in others if isinstance(other, int)), epoch)
-        self.untrained = False
+        others = [other for other in others if not isinstance(other, CfgNode)]
+        epoch = others[0] if others else epoch
         if not directory:
+            self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
         if not self.num_trained and not self.method.own_state():
@@ -353,3 +355,4 @@ class PromptTrainer(TrainerX):
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
         load_trained(self.method, checkpoint, self.dm.dataset.classnames)
+        self.untrained = False
