@@ -42,7 +42,7 @@ DATASETS = {
 
 def pixels(image):
     """A picture in 10x10 large pixels."""
-    return image.resize((10, 10), Image.BOX).resize(image.size, Image.NEAREST)
+    return image.resize((10, 10), Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
 
 def night(image):
@@ -117,7 +117,7 @@ def make_splits(emoji, images):
     # Base classes are the first half. Neighbours in the alphabet are kin (six classes of
     # persons), so they take turns: both halves have animals, persons, food and things.
     label = {name: i for i, name in enumerate(names[::2] + names[1::2])}
-    splits = {}
+    splits: dict[str, dict[str, list]] = {}
     for dataset, style in DATASETS.items():
         splits[dataset] = {"train": [], "val": [], "test": []}
         for item in emoji:

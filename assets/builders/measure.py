@@ -39,11 +39,11 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 def read_images(archive, rows):
     """Images (N, 3, H, W), normalised as CLIP's, and labels (N,) of rows of a split file."""
-    images = []
+    pictures = []
     for path, _, _ in rows:
         with archive.open(f"images/{path}") as data:
-            images.append(torch.from_numpy(np.array(Image.open(data).convert("RGB"))))
-    images = torch.stack(images).permute(0, 3, 1, 2).float() / 255
+            pictures.append(np.array(Image.open(data).convert("RGB")))
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return normalize(images, OPENAI.mean, OPENAI.std), torch.tensor([row[1] for row in rows])
 
 
@@ -146,7 +146,7 @@ def best_rate(weights, datasets, seed):
         ]
         means[rate] = np.mean(found)
         print(f"LayerNorms, rate {rate:g}: {means[rate]:.1f} on validation images", flush=True)
-    return max(RATES, key=means.get)
+    return max(means, key=means.__getitem__)
 
 
 def row(name, data, clip_model, tuned):

@@ -109,7 +109,7 @@ def split_emoji(emoji):
     Man, woman and person of one motif stay together, so that a test image is a motif never seen
     in training. Returns {code: "train" | "val" | "test"} and the sorted class names.
     """
-    classes = defaultdict(lambda: defaultdict(list))
+    classes: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for item in emoji:
         motif = re.sub(r"^(man|woman|person|men|women|people)\b:? ?", "", item["name"])
         classes[item["subgroup"]][motif or item["name"]].append(item["code"])

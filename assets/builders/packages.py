@@ -116,7 +116,8 @@ def draw(picture):
     A drawing that is not square is centred.
     """
     if isinstance(picture, bytes):
-        return Image.open(io.BytesIO(picture)).convert("RGBA").resize((SIZE, SIZE), Image.LANCZOS)
+        image = Image.open(io.BytesIO(picture)).convert("RGBA")
+        return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     try:
         from resvg_py import svg_to_bytes  # only the builders need it
     except ImportError:
@@ -127,6 +128,6 @@ def draw(picture):
     if image.size == (SIZE, SIZE):
         return image
     whole = Image.new("RGBA", (SIZE, SIZE))
-    image.thumbnail((SIZE, SIZE), Image.LANCZOS)
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     whole.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
     return whole

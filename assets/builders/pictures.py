@@ -50,7 +50,7 @@ ICON_SETS = {
 
 def icons_of_emoji(icons, kinds, emoji):
     """{(code, look): svg} of the icons that bear the name of an emoji, one of each look."""
-    by_name = {}
+    by_name: dict[tuple[str, str], str] = {}
     for name in icons["icons"]:
         kind = next((kind for kind in kinds if name.endswith(kind[0])), None)
         if kind:
@@ -70,7 +70,8 @@ def draw_pictures(folder):
     """The emoji, the styles, and the pictures as (array, emoji index, style index)."""
     emoji = read_emoji(folder)
     position = {item["code"]: i for i, item in enumerate(emoji)}
-    styles, rows = [], []
+    styles: list[dict] = []
+    rows: list[tuple] = []
     for name, look in EMOJI_SETS.items():
         pictures = emoji_set(folder, name, emoji)
         rows += [(np.asarray(image), position[c], len(styles)) for c, image in pictures.items()]

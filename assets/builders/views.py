@@ -81,7 +81,8 @@ def moved(rgba, may_flip, looks, generator):
     mark(looks, "small", size < 0.8)
     mark(looks, "large", size > 1.05)
     mark(looks, "turned", angle.abs() > 0.2)
-    x = F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False)
     return x[:, :3], x[:, 3:]
 
 
