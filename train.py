@@ -16,6 +16,7 @@ from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError, __version__, ranks
+from trainers.prompting.errors import no_exit, printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
@@ -137,8 +138,9 @@ def run(argv=None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with ranks.joined():
-            main(parse_args(argv))
+        args = parse_args(argv)
+        with ranks.joined(), no_exit("the code of a method or plug-in"):
+            main(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if ranks.tells():
@@ -154,7 +156,7 @@ def run(argv=None) -> int:
         if code is None:
             raise
         if tells:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0
 

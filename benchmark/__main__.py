@@ -6,7 +6,7 @@ import os
 import sys
 
 from trainers.prompting import __version__
-from trainers.prompting.errors import check_name
+from trainers.prompting.errors import check_name, printable
 
 from .cli import Parser
 
@@ -39,6 +39,8 @@ PROG = "python -m benchmark"
 def main(argv: list[str]) -> int:
     """Carry out a command; bad input is one sentence and the exit code that it asks for."""
     prefix = PROG
+    if hasattr(sys.stdout, "reconfigure"):  # names may have letters that a console lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from .protocols import PROTOCOLS  # needs PyYAML, which may be missing
 
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> int:
         code = getattr(error, "exit_code", None)  # a user's mistake says so, also one of Dassl's
         if code is None:
             raise
-        print(f"{prefix}: {error}", file=sys.stderr)
+        print(f"{prefix}: {printable(error)}", file=sys.stderr)
         return code
 
 

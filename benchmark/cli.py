@@ -2,10 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.files import write_whole
 
 
@@ -13,7 +14,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one sentence, without the usage."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def words(text: str) -> list[str]:
@@ -78,6 +79,37 @@ def number_pairs(text: str) -> list[tuple[int, int]]:
     return list(dict.fromkeys(found))
 
 
+def files_below(
+    folder: str | os.PathLike, shut: Callable[[str], object], above: frozenset = frozenset()
+) -> Iterator[Path]:
+    """The files in a folder and below it, sorted; links are followed, but not back.
+
+    Args:
+        folder: where to look.
+        shut: takes a sentence about each folder, or link, that cannot be read.
+        above: the real paths of the folders that have led here.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
+        return
+    for entry in listed:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # of what a link leads to
+            shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
+            continue
+        if is_folder:
+            yield from files_below(entry.path, shut, above | {here})
+        elif is_file:
+            yield Path(entry.path)
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """Write a file that the user asked for, and the folders above it.
 
@@ -89,3 +121,9 @@ def write_output(path: Path, content: str | bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def csv_text(text: str) -> str:
+    """Text for a cell of a CSV file: one line, which a spreadsheet does not take for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

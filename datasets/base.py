@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dassl.data.datasets import DatasetBase, Datum
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.spec import clean
 
 from .files import (
     check_files,
@@ -119,7 +120,8 @@ class ImageDataset(DatasetBase):
         """Print what is odd about the classes but stops no run."""
         name = type(self).__name__
         names = {item.label: item.classname for item in train}
-        twice = [name for name, count in Counter(names.values()).items() if count > 1]
+        read = Counter(clean(name).lower() for name in names.values())  # as CLIP reads them
+        twice = [name for name in dict.fromkeys(names.values()) if read[clean(name).lower()] > 1]
         if twice:
             print(
                 f"Note: {name} gives several classes one name, so that no method can tell them "

@@ -1,17 +1,24 @@
 """predictions.npz, what a run said of each image, beside its results.json. Needs no PyTorch."""
 
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import write_whole
+from trainers.prompting.files import read_file, write_whole
 
 NAME = "predictions.npz"
-ARRAYS = ("image", "label", "prediction", "top", "probability", "label_log_probability")
+# By name, the kind of an array's type and the number of its axes; the first is of images.
+ARRAYS = {
+    "image": ("U", 1),
+    "label": ("i", 1),
+    "prediction": ("i", 1),
+    "top": ("i", 2),
+    "probability": ("f", 2),
+    "label_log_probability": ("f", 1),
+}
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
@@ -42,12 +49,25 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """
     path = folder / NAME
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as found:
             arrays = {name: found[name] for name in ARRAYS}
+        _check(arrays)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # unpacking raises nearly every type there is
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
-    if len({len(array) for array in arrays.values()}) > 1:
-        raise UserError(f"'{path}' has columns of different lengths: repeat the run")
     return arrays
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """
+    Raises:
+        ValueError: an array is not as `write_predictions` leaves it.
+    """
+    n = len(arrays["label"])
+    for name, (kind, axes) in ARRAYS.items():
+        array = arrays[name]
+        if array.dtype.kind != kind or array.ndim != axes or len(array) != n or not array.size:
+            raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
+        if kind == "i" and array.min() < 0 or kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"'{name}' has numbers that cannot be")

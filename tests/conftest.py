@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what is tested is too small to be divided
@@ -29,6 +30,16 @@ def streams():
     before = sys.stdout, sys.stderr
     yield
     sys.stdout, sys.stderr = before
+
+
+@pytest.fixture
+def deadline():
+    """A test that waits for ever, as for what nobody writes into a pipe, fails."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from pathlib import Path
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 
-from ..cli import Parser, write_output
-from .load import load_run
+from ..cli import write_output
+from .load import load_run, run_parser
 from .predict import read_names
 
 FORMATS = {
@@ -20,7 +20,6 @@ FORMATS = {
 }
 OURS = "trainers.prompting."
 MOST_BYTES = 1 << 31
-TOLERANCE = 1e-4  # of the logits
 LINEAR = (
     "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
     "ProGrad, TCP, ZeroshotCLIP. For any method there are .pt2 and .onnx"
@@ -30,16 +29,14 @@ LINEAR = (
 def main(argv: list[str]) -> int:
     """`python -m benchmark export`."""
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
-    parser = Parser(prog="python -m benchmark export", description=f"{__doc__} As {forms}.")
+    parser = run_parser("export", f"{__doc__} As {forms}.")
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
     add("--output", type=Path, required=True, help=f"a file that ends in {', '.join(FORMATS)}")
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
-    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     args = parser.parse_args(argv)
     check_name("format", args.output.suffix, FORMATS)
     names = read_names(args.classnames) if args.classnames else None
-    run = load_run(args.model_dir, classnames=names, backbone=args.backbone)
+    run = load_run(args, names)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -84,7 +81,7 @@ def exported(run):
     """
     import torch
 
-    from trainers.prompting.export import program
+    from trainers.prompting.export import program, random_images
 
     size = run.settings.INPUT.SIZE[0]
     try:
@@ -98,7 +95,7 @@ def exported(run):
             "depends on the numbers of a tensor may steer its Python code. All methods of this "
             "project can be exported"
         ) from error
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = random_images(run.model)
     with torch.no_grad():
         apart = float((made.module()(images) - run.model(images)).abs().max())
     return made, images, apart
@@ -142,6 +139,8 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 def told(run, apart: float) -> str:
     """What a program is, once it is found to compute what the model computes."""
+    from trainers.prompting.export import TOLERANCE
+
     if not apart <= TOLERANCE:
         raise UserError(
             f"the program of {run.method} gives logits that are off by {apart:.1e}: nothing is "

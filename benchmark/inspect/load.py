@@ -1,18 +1,41 @@
 """A run for the commands that look into one."""
 
+import argparse
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+from ..cli import Parser, from_one
 
-def load_run(folder: Path, **changes):
-    """As `trainers.prompting.load_run`."""
+
+def run_parser(command: str, description: str) -> Parser:
+    """A parser of a command, with the arguments that `load_run` takes."""
+    parser = Parser(prog=f"python -m benchmark {command}", description=description)
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
+    add("--plugin", action="append", default=[], metavar="NAME",
+        help="a Python module or a .py file with the run's method; may be repeated")  # fmt: skip
+    add("--trust-run", action="store_true", help="import the plug-ins that the run names")
+    return parser
+
+
+def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
+    """The run that the arguments of `run_parser` stand for."""
     from trainers.prompting import load_run
 
     with quiet():
-        return load_run(folder, **changes)
+        return load_run(
+            args.model_dir,
+            classnames,
+            args.load_epoch,
+            args.backbone,
+            args.plugin,
+            args.trust_run,
+        )
 
 
 def test_images(run) -> list:

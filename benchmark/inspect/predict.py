@@ -3,33 +3,29 @@
 import csv
 import json
 import mimetypes
+import os
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 
-from ..cli import Parser, from_one
-from .load import load_run
+from ..cli import Parser, csv_text, files_below, from_one
+from .load import load_run, run_parser
 
 THREADS = 4  # that decode the images of a batch
 EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="python -m benchmark predict",
-        description="The likeliest classes of images, and their probabilities.",
-    )
+    parser = run_parser("predict", "The likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
-    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
-    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     add("--classnames", type=Path, metavar="FILE",
         help="other classes than those of the run, one name a line")  # fmt: skip
     add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
@@ -39,13 +35,16 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark predict`: 0, or 1 when some images could not be read."""
+    """`python -m benchmark predict`: 0, or 1 when some images or folders could not be read."""
     args = build_parser().parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
-    paths = list(found(args.images))
+    shut: list[str] = []
+    paths = list(found(args.images, shut.append))
+    for folder in shut:
+        print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
         raise UserError(f"there are no images in {', '.join(args.images)}: name others")
-    run = load_run(args.model_dir, classnames=names, epoch=args.load_epoch, backbone=args.backbone)
+    run = load_run(args, names)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
     failed: list[Path] = []
     with closing(WRITERS[args.format]()) as writer:
@@ -54,34 +53,47 @@ def main(argv: list[str]) -> int:
             writer.send((str(path), answer))
     if failed:
         print(f"{len(failed)} of {len(paths)} images could not be read", file=sys.stderr)
-    return int(bool(failed))
+    return int(bool(failed or shut))
 
 
 def read_names(path: Path) -> list[str]:
     """The class names in a file, one a line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--classnames: '{path}' cannot be read as text ({error})") from None
     return [line.strip() for line in lines if line.strip()]
 
 
-def found(words: Iterable[str]) -> Iterator[Path]:
+def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
     """The files that the arguments stand for; of a folder those that are called images or videos.
 
+    Args:
+        words: of the command line.
+        shut: takes a sentence about each folder that cannot be read.
+
     Raises:
-        UserError: an argument is neither file nor folder.
+        UserError: an argument is neither a file nor a folder.
     """
     for word in words:
-        path = Path(word)
         if word == "-":
-            yield from found(line.strip() for line in sys.stdin if line.strip())
-        elif path.is_dir():
-            yield from (p for p in sorted(path.rglob("*")) if p.is_file() and kind_of(p))
-        elif path.exists():
-            yield path
+            if hasattr(sys.stdin, "reconfigure"):  # names may be in any encoding
+                sys.stdin.reconfigure(errors="surrogateescape")
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            yield from found((line for line in lines if line.strip()), shut)
+            continue
+        if not word:
+            raise UserError("an image or folder has an empty name: give its path")
+        try:
+            mode = os.stat(word).st_mode
+        except (OSError, ValueError):
+            raise UserError(f"there is no image or folder '{word}': check the path") from None
+        if stat.S_ISDIR(mode):
+            yield from filter(kind_of, files_below(word, shut))
+        elif stat.S_ISREG(mode):
+            yield Path(word)
         else:
-            raise UserError(f"there is no image or folder '{word}': check the path")
+            raise UserError(f"'{word}' is neither a file nor a folder: give one")
 
 
 def kind_of(path: Path) -> str:
@@ -115,12 +127,19 @@ def predicted(
             for path, image in zip(batch, pool.map(prepared, batch), strict=True):
                 if isinstance(image, UserError):
                     failed.append(path)
-                    tqdm.write(f"skipped: {image}", file=sys.stderr)
+                    tqdm.write(f"skipped: {printable(image)}", file=sys.stderr)
                 else:
                     good.append(path)
                     images.append(image)
             if good:
                 p = run.model(torch.stack(images)).softmax(-1)
+                if not p.isfinite().all():
+                    spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
+                    raise UserError(
+                        f"the probabilities of '{spoiled}' are not finite: the training of this "
+                        "run has failed, so take an earlier epoch with --load-epoch or train again",
+                        exit_code=1,
+                    )
                 best = p.topk(min(top, p.shape[1]))
                 for path, labels, values in zip(good, best.indices, best.values, strict=True):
                     classes = [run.classnames[k] for k in labels.tolist()]
@@ -129,7 +148,7 @@ def predicted(
 
 
 def read_frame(path: Path):
-    """An image as the run's own evaluation reads it.
+    """An image as the run's own evaluation reads it; of a phone's photo (MPO) the photo itself.
 
     Raises:
         UserError: it cannot be decoded, or has several frames.
@@ -139,15 +158,16 @@ def read_frame(path: Path):
 
     if kind_of(path) == "video":
         raise UserError(f"'{path}' is a video: {EXTRACT}")
+    if not path.is_file():
+        raise UserError(f"'{path}' is no longer there")
     try:
         image = read_image(str(path))
         with Image.open(path) as opened:
             frames = getattr(opened, "n_frames", 1)
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
+            several = frames > 1 and opened.format != "MPO"
+    except Exception as error:  # decoders raise nearly every type there is
         raise UserError(str(error)) from error
-    if frames > 1:
+    if several:
         raise UserError(f"'{path}' has {frames} frames: {EXTRACT}")
     return image
 
@@ -163,16 +183,20 @@ def as_text():
     while True:
         file, answer = yield
         told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
-        print(f"{file}: {told}", flush=True)
+        print(printable(f"{file}: {told}"), flush=True)
 
 
 def as_csv():
-    """One line an image and class."""
+    """One line an image and class; in no spreadsheet a formula."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
     while True:
         file, answer = yield
-        writer.writerows([file, i, name, f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1))
+        if csv_text(file).startswith("'"):  # a relative path, which has a second form
+            file = os.path.join(".", file)
+        writer.writerows(
+            [csv_text(file), i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)
+        )
         sys.stdout.flush()
 
 
@@ -184,8 +208,7 @@ def as_json():
         while True:
             file, answer = yield
             classes = [{"class": name, "probability": p} for name, p in answer]
-            print(start + json.dumps({"image": file, "classes": classes}, ensure_ascii=False),
-                  end="", flush=True)  # fmt: skip
+            print(start + json.dumps({"image": file, "classes": classes}), end="", flush=True)
             start = ",\n"
     finally:
         print("\n]", flush=True)

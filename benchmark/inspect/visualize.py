@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, each, from_zero, write_output
-from .load import load_run, test_images
+from .load import load_run, run_parser, test_images
 
 FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#1f77b4", "#d62728")  # of less, and of more than an even share
@@ -32,13 +32,12 @@ class Block(NamedTuple):
 
 
 def build_parser() -> Parser:
-    parser = Parser(
-        prog="python -m benchmark visualize",
-        description="Where on an image each word of a prompt is transported to, for some prompts. "
+    parser = run_parser(
+        "visualize",
+        "Where on an image each word of a prompt is transported to, for some prompts. "
         "Several classes and test images make a sheet.",
     )
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a finished ALIGN run")
     add("--image", type=Path, help="an image file (default: a test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
-    run = load_run(args.model_dir)
+    run = load_run(args)
     spec = run.model.spec
     if not spec.token_level:
         raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
@@ -156,7 +155,7 @@ def plan(model, image, k: int, n: int):
     with torch.no_grad():
         text = model.text_features()
         r = model.image_encoder(image[None].to(model.logit_scale.device),
-                                model.prompt_learner().vision).r[0, n]  # fmt: skip
+                                model.contexts().vision).r[0, n]  # fmt: skip
         real = text.s_weights.mass[n, k] > 0
         cost = 1 - r @ text.s[n, k, real].T
         T = sinkhorn(cost, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan

@@ -1,28 +1,24 @@
 """The words of CLIP's vocabulary that are nearest to the learned textual contexts."""
 
-from pathlib import Path
-
 from tabulate import tabulate
 
 from trainers.prompting.errors import UserError
 
-from ..cli import Parser
-from .load import load_run
+from .load import load_run, run_parser
 
 
 def main(argv: list[str]) -> int:
     """Print, for every learned token of every textual prompt, its nearest words and distances."""
-    parser = Parser(
-        prog="python -m benchmark words",
-        description=f"{__doc__} Contexts of the first block, in its space: Euclidean distances. "
+    parser = run_parser(
+        "words",
+        f"{__doc__} Contexts of the first block, in its space: Euclidean distances. "
         "A word with a dash behind it is the beginning of longer words.",
     )
-    parser.add_argument("--model-dir", type=Path, required=True, help="output folder of a run")
     parser.add_argument("--top", type=int, default=5, help="words for each token (default: 5)")
     args = parser.parse_args(argv)
     if args.top < 1:
         raise UserError(f"--top is {args.top} but must be at least 1")
-    run = load_run(args.model_dir)
+    run = load_run(args)
     spec = run.model.spec
     if not spec.N:
         raise UserError(f"the run in '{args.model_dir}' has no textual prompts: nothing to read")

@@ -19,7 +19,7 @@ from trainers.prompting.precision import make_deterministic
 from trainers.prompting.scores import token_problems
 from trainers.prompting.transport.token_level import plain_token_distances
 
-from ..cli import Parser
+from ..cli import Parser, from_one
 from .case import Case, Model, processor
 from .geometry import GEOMETRY
 from .speed import check_device
@@ -160,7 +160,10 @@ def main(argv: list[str]) -> int:
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of the CPU (default: all)"
+        "--threads",
+        type=from_one,
+        default=torch.get_num_threads(),
+        help="of the CPU (default: all)",
     )
     args = parser.parse_args(argv)
     check_device(args.device)

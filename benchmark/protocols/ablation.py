@@ -67,9 +67,9 @@ class Ablation(Protocol):
         name="ablation_beta",
         x="beta",
         y="h",
-        x_label="beta, weight of the token level",
+        x_label="beta, weight of the token level in the convex form",
         y_label="Harmonic mean (%)",
-        sentence="H against beta, the weight of the token level",
+        sentence="H against beta, the weight of the token level in the convex form",
     )
 
     def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn, plans):

@@ -1,5 +1,7 @@
 """What a protocol is: its runs and their folders, its options, and the table that it ends in."""
 
+import fnmatch
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -152,7 +154,11 @@ class Protocol(ABC):
         """
 
     def on_disk(self, output: Path) -> list[Run]:
-        """The runs that have a folder in `output`, whoever started them."""
+        """The runs that have a folder in `output`, whoever started them.
+
+        Raises:
+            UserError: a folder cannot be read.
+        """
         return [run for part in self.parts for run in self.found(output, part)]
 
     def found(self, output: Path, part: str) -> list[Run]:
@@ -160,7 +166,7 @@ class Protocol(ABC):
         place = self.parts[part].folder
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
         runs = []
-        for folder in sorted(output.glob(re.sub(r"\{\w+\}", "*", place))):
+        for folder in folders(output, place):
             names = pattern.fullmatch(folder.relative_to(output).as_posix()).groupdict()
             if names["shots"].isdecimal() and names["seed"].isdecimal():
                 names |= {"shots": int(names["shots"]), "seed": int(names["seed"])}
@@ -189,6 +195,41 @@ class Protocol(ABC):
         file = configs.find(self.rules, trainer, dataset, shots)
         names = {"trainer": trainer, "config": configs.name(file), "config_file": file}
         return names | {"seed": seed, "shots": shots}
+
+
+def folders(output: Path, place: str) -> list[Path]:
+    """What lies below `output` at a part's place, sorted; `glob` would pass over what is shut.
+
+    Raises:
+        UserError: a folder on the way cannot be read.
+    """
+    found = [output]
+    for pattern in re.sub(r"\{\w+\}", "*", place).split("/"):
+        if "*" in pattern:
+            names = [(folder, sorted(fnmatch.filter(listed(folder), pattern))) for folder in found]
+            found = [folder / name for folder, inside in names for name in inside]
+        else:
+            found = [folder / pattern for folder in found]
+    return found
+
+
+def listed(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no such folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(
+            f"'{folder}' cannot be read ({error.strerror}): change its rights, for there may be "
+            "runs in it",
+            exit_code=1,
+        ) from None
 
 
 def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:

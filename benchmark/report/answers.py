@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import numpy as np
 from recipe.predictions import read_predictions
 from trainers.prompting.errors import UserError
 
+from .names import motif
+from .results import Outcome
 from .rows import Row
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
@@ -26,28 +29,68 @@ class Answers(NamedTuple):
 
 def answers(row: Row, column: str) -> tuple[dict[int, Answers], dict[str, list[int]]]:
     """What the runs of a row answered, by seed; and what is not to be had, with the seeds."""
+    return each_seed(row.outcomes[column], lambda of: _read(of.run.folder, of.result["accuracy"]))
+
+
+def each_seed(
+    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], object]
+) -> tuple[dict[int, object], dict[str, list[int]]]:
+    """What is read of the runs, by seed; and what cannot be read, with the seeds."""
     found, problems = {}, defaultdict(list)
-    for seed, outcome in row.outcomes[column].items():
+    for seed, outcome in outcomes.items():
         try:
-            found[seed] = _read(outcome.run.folder, row.values[column][seed])
+            found[seed] = read(outcome)
         except UserError as error:
             problems[str(error)].append(seed)
     return found, dict(problems)
 
 
-@functools.lru_cache(maxsize=4096)
-def _read(folder: Path, accuracy: float) -> Answers:
-    """What a run answered.
+def arrays_of(folder: Path, accuracy: float) -> dict[str, np.ndarray]:
+    """The predictions of a run with this accuracy (%).
 
     Raises:
-        UserError: it left no predictions, or they are not those of its results.
+        UserError: it left none, or they are not those of its results.
     """
     arrays = read_predictions(folder)
     if arrays is None:
         raise UserError(MISSING)
-    order = np.lexsort((arrays["label"], arrays["image"]))
-    hits = (arrays["prediction"] == arrays["label"])[order]
-    if abs(100 * hits.mean() - accuracy) > 0.01:
+    if abs(100 * (arrays["prediction"] == arrays["label"]).mean() - accuracy) > 0.01:
         raise UserError(OTHERS)
-    images = hashlib.sha256(arrays["image"][order].tobytes() + arrays["label"][order].tobytes())
-    return Answers(images.hexdigest(), hits)
+    return arrays
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(folder: Path, accuracy: float) -> Answers:
+    """What a run answered; raises as `arrays_of`."""
+    image, label, prediction = _in_order(folder, accuracy)
+    images = hashlib.sha256(image.tobytes() + label.tobytes())
+    return Answers(images.hexdigest(), prediction == label)
+
+
+def motifs(outcome: Outcome, column: str) -> list[str]:
+    """The motif of each test image of a run, in the order of its answers."""
+    image, _, _ = _sorted(outcome)
+    return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
+
+
+def classes(outcome: Outcome, column: str) -> list[str]:
+    """The class of each test image of a run, in the order of its answers.
+
+    By its name, which data sets may share; by number where several classes have one name.
+    """
+    _, label, _ = _sorted(outcome)
+    names = list((outcome.result or {}).get("per_class_accuracy") or {})
+    if len(names) != (outcome.result or {}).get("num_classes"):
+        return [f"{outcome.run.dataset}/{column}/{number}" for number in label]
+    return [names[number] for number in label]
+
+
+def _sorted(outcome: Outcome) -> tuple[np.ndarray, ...]:
+    return _in_order(outcome.run.folder, outcome.result["accuracy"])
+
+
+def _in_order(folder: Path, accuracy: float) -> tuple[np.ndarray, ...]:
+    """The file, label and prediction of each image, in an order that all runs share."""
+    arrays = arrays_of(folder, accuracy)
+    order = np.lexsort((arrays["label"], arrays["image"]))
+    return tuple(arrays[name][order] for name in ("image", "label", "prediction"))

@@ -10,7 +10,7 @@ from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
-from .compare import Comparisons
+from .compare import RESAMPLE, Comparisons
 from .metrics import Classes, Metrics
 from .render import TABLE_STYLES, as_csv, in_style, render
 from .results import Outcome, from_folder
@@ -65,7 +65,7 @@ def build_parser() -> Parser:
     instead.add_argument(
         "--compare", metavar="METHOD",
         help="in place of the tables, the difference of this method to every other, paired by test "
-        "image, with a 95%% interval and a permutation test",
+        "image, with a 95%% interval and p",
     )  # fmt: skip
     instead.add_argument(
         "--metrics", action="store_true",
@@ -75,6 +75,11 @@ def build_parser() -> Parser:
     instead.add_argument(
         "--classes", action="store_true",
         help="in place of the tables, the accuracy of each class; the plots are confusion matrices",
+    )  # fmt: skip
+    add(
+        "--resample", choices=RESAMPLE, default="images",
+        help="what --compare resamples besides seeds: test images (of the embedded data sets "
+        "motifs, in all of them at once) or whole classes (default: %(default)s)",
     )  # fmt: skip
     add(
         "--published", choices=PUBLISHED, default="on",
@@ -113,7 +118,7 @@ def main(argv: list[str]) -> None:
         )
     view: View | None = None
     if args.compare:
-        view = Comparisons(listed, args.compare)
+        view = Comparisons(listed, args.compare, args.resample)
     elif args.metrics or args.classes:
         view = Metrics(listed) if args.metrics else Classes(listed)
     if args.plots:

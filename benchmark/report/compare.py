@@ -1,6 +1,7 @@
 """The differences of one method to all others, paired by test image, from what runs predicted."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,29 +9,34 @@ import numpy as np
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
-from .answers import Answers, answers
-from .names import dataset_name
-from .paired import Block, Difference, Pair, difference
+from .answers import Answers, answers, classes, motifs
+from .names import by_artist, dataset_name
+from .paired import Difference, Pair, difference, holm
+from .results import Outcome
 from .rows import Cell, Row
 from .tables import Table, column_head, first_head, grouped, line_name, seeds_text, title_names
 
 DIFFERENCE = (
-    "Difference in points [95% interval by a bootstrap over test images and seeds], and p of a "
-    "permutation test that swaps the answers of the two methods image by image."
+    "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
+    "its column."
 )
-SAME_TRAININGS = "p asks whether these trainings differ on such images, not what other seeds do."
-ONE_SEED = "Where there is one seed, the interval is over images alone."
+ONE_SEED = "Where there is one seed, the interval is not about other seeds."
 EACH_H = "H is computed for each seed."
 AVERAGE = "Differences of the means over the data sets."
 AVERAGE_H = "Differences of the means over the data sets; H is that of the averages."
+
+
+# What may be resampled, with the reader of its names.
+RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
 
 @dataclass
 class Comparison:
     """One method beside another: on one data set, or on average over several.
 
-    `rows` are those of both on each data set; `column` is the protocol's, and `of` the number of
-    data sets of an average.
+    `rows` are those of both on each data set; `column` is the protocol's, `of` the number of data
+    sets of an average, and `artist` who drew them where others are averaged, too. `adjusted` is p
+    after Holm.
     """
 
     theirs: str
@@ -38,7 +44,9 @@ class Comparison:
     shots: int
     rows: list[tuple[Row, Row]]
     of: int | None = None
+    artist: str = ""
     difference: Difference | None = None
+    adjusted: float | None = None
     seeds: list[int] = field(default_factory=list)
     images: int = 0
     datasets: int = 0
@@ -55,7 +63,9 @@ class Comparison:
     @property
     def table(self) -> tuple:
         """What the comparisons of one table have in common."""
-        return self.ours.table if self.of is None else self.ours.group
+        if self.of is None:
+            return self.ours.table
+        return (*self.ours.group, self.artist) if self.artist else self.ours.group
 
     @property
     def place(self) -> str:
@@ -70,9 +80,9 @@ class Comparison:
     @property
     def cell(self) -> Cell:
         found = self.difference
-        if found is None:
+        if found is None or self.adjusted is None:
             return Cell("-")
-        p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
+        p = "p < 0.001" if self.adjusted < 0.001 else f"p {self.adjusted:.3f}"
         text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {p}"
         missing = self.of is not None and self.datasets < self.of
         return Cell(f"{text} ({self.datasets} of {self.of})" if missing else text)
@@ -84,23 +94,29 @@ class Comparisons:
     Args:
         listed: rows of any protocols.
         method: the name of a line in their tables.
+        resample: a key of RESAMPLE.
 
     Raises:
         UserError: no line has this name, or there is no other method beside it.
     """
 
-    def __init__(self, listed: list[Row], method: str):
-        self.method = method
+    def __init__(self, listed: list[Row], method: str, resample: str = "images"):
+        self.method, self.resample = method, resample
         tables = [_named(members) for members in grouped(listed, lambda row: row.table)]
         names = [name for members in tables for name, _ in members]
         check_name("method to compare", method, list(dict.fromkeys(names)))
         single = [found for members in tables for found in _single(members, method)]
         if not single:
             raise UserError(f"--compare: there is no other method beside {method}")
-        self._pairs: dict[tuple, Pair] = {}  # those of base and of new are also those of H
+        self._names: dict[str, int] = {}  # the number of each unit
+        self._units: dict[tuple, np.ndarray] = {}  # those of each set of test images
         self.found = single + _averages(single, listed)
         for comparison in self.found:
             self._compute(comparison)
+        for members in grouped(self.found, lambda c: (c.table, c.place)):
+            known = [c for c in members if c.difference]
+            for comparison, p in zip(known, holm([c.difference.p for c in known]), strict=True):
+                comparison.adjusted = p
 
     def _compute(self, comparison: Comparison) -> None:
         """Fill in the difference, as far as there are predictions."""
@@ -112,7 +128,7 @@ class Comparisons:
             if block is not None:
                 blocks.append(block)
                 all_seeds.update(seeds)
-                comparison.images += sum(pair.n for pair in block.pairs)
+                comparison.images += sum(len(pair.units) for pair in block)
         comparison.datasets, comparison.seeds = len(blocks), sorted(all_seeds)
         if blocks:
             comparison.difference = difference(blocks, comparison.of is not None)
@@ -138,23 +154,26 @@ class Comparisons:
             return None, [], problems
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
-        pairs = []
+        block = []
         for column, both in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True):
             runs = [_of_seeds(row, answered, seeds) for row, answered in both]
             if len({run.images for of_method in runs for run in of_method}) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return None, [], [*problems, f"{where}: {what}"]
-            pairs.append(self._pair(ours, theirs, column, seeds, runs))
-        training = ours.protocol.name, ours.source or ours.dataset, ours.shots, *seeds
-        return Block(" ".join(map(str, training)), pairs), seeds, problems
-
-    def _pair(self, ours: Row, theirs: Row, column: str, seeds, runs) -> Pair:
-        key = id(ours), id(theirs), column, *seeds
-        if key not in self._pairs:
-            name = f"{ours.protocol.name} {ours.source} {ours.dataset} {column}"
+            units = self._numbers(ours, column, runs[0][0].images)
             hits = [np.stack([run.hits for run in of_method]) for of_method in runs]
-            self._pairs[key] = Pair(name, *hits)
-        return self._pairs[key]
+            block.append(Pair(units, np.array(seeds), *hits))
+        return block, seeds, problems
+
+    def _numbers(self, row: Row, column: str, images: str) -> np.ndarray:
+        """The number of what each of these images stands for: of its motif or class."""
+        key = row.dataset, column, images
+        if key not in self._units:
+            outcome = next(iter(row.outcomes[column].values()))
+            names = RESAMPLE[self.resample](outcome, column)
+            number = [self._names.setdefault(name, len(self._names)) for name in names]
+            self._units[key] = np.array(number)
+        return self._units[key]
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """The tables of each protocol: a line for each other method."""
@@ -170,16 +189,30 @@ class Comparisons:
             cells = {c.place: c.cell for c in members if c.theirs == theirs}
             lines.append([Cell(theirs), *(cells.get(place, Cell("-")) for place in places)])
         protocol, average = members[0].protocol, members[0].of is not None
-        caption = [DIFFERENCE, SAME_TRAININGS]
+        caption = [DIFFERENCE, *self._resampled(members)]
         if "h" in protocol.columns:
             caption.append(AVERAGE_H if average else EACH_H)
         elif average:
             caption.append(AVERAGE)
-        if any(len(comparison.seeds) == 1 for comparison in members):
-            caption.append(ONE_SEED)
         problems = list(dict.fromkeys(what for c in members for what in c.problems))
         head = [first_head(protocol), *places]
         return Table(self._title(members), head, lines, caption, problems)
+
+    def _resampled(self, members: list[Comparison]) -> list[str]:
+        """Sentences on what was resampled in a table, and so on what its intervals are about."""
+        what = "classes" if self.resample == "classes" else "images"
+        if what == "images" and members[0].ours.embedded:
+            what = "motifs"
+        several = any(comparison.of for comparison in members)
+        of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
+        sentences = [
+            f"Resampled: {what} and seeds" + ", each in all data sets at once" * several + ".",
+            f"The intervals are about other {what}{of} and other seeds, not about other {nor}"
+            "data sets.",
+        ]
+        if any(len(comparison.seeds) == 1 for comparison in members):
+            sentences.append(ONE_SEED)
+        return sentences
 
     def _title(self, members: list[Comparison]) -> str:
         first, ours = members[0], members[0].ours
@@ -187,8 +220,8 @@ class Comparisons:
         if first.of is None or protocol.across == "dataset":
             what = protocol.table_title.format(**title_names(ours))
         else:
-            embedded = "embedded " * ours.embedded
-            what = f"{protocol.title}, average over {first.of} {embedded}data sets"
+            kind = f"{first.artist} " if first.artist else "embedded " * ours.embedded
+            what = f"{protocol.title}, average over {first.of} {kind}data sets"
         details = [
             f"{what}: {self.method} minus each other on {' and '.join(sorted(splits))} images"
         ]
@@ -209,6 +242,7 @@ class Comparisons:
                 "source": ours.source,
                 "dataset": ours.dataset if many is None else "average",
                 "embedded": ours.embedded,
+                "artist": comparison.artist or None,
                 "datasets": comparison.datasets,
                 "of": 1 if many is None else many,
                 "shots": comparison.shots,
@@ -219,6 +253,8 @@ class Comparisons:
                 "low": values.get("low"),
                 "high": values.get("high"),
                 "p": values.get("p"),
+                "p_holm": comparison.adjusted,
+                "resampled": self.resample,
                 "seeds": comparison.seeds,
                 "images": comparison.images,
                 "problems": comparison.problems,
@@ -254,7 +290,10 @@ def _side_by_side(ours: Row, theirs: Row) -> bool:
 
 
 def _averages(single: list[Comparison], listed: list[Row]) -> list[Comparison]:
-    """The comparisons over all data sets of a group, wherever there are several."""
+    """The comparisons over all data sets of a group, wherever there are several.
+
+    Where artists drew them, those over the data sets of each artist follow.
+    """
     datasets, groups = defaultdict(set), defaultdict(list)
     for row in listed:
         if row.dataset != row.source:
@@ -264,12 +303,16 @@ def _averages(single: list[Comparison], listed: list[Row]) -> list[Comparison]:
         if row.dataset != row.source and len(datasets[row.group]) > 1:
             key = row.group, comparison.theirs, comparison.shots, comparison.column
             groups[key].append(comparison)
-    return [
-        Comparison(
-            theirs, column, shots, [rows for c in members for rows in c.rows], len(datasets[group])
-        )
-        for (group, theirs, shots, column), members in groups.items()
-    ]
+    found = []
+    for (group, theirs, shots, column), members in groups.items():
+        averaged = {"": datasets[group]}
+        if members[0].protocol.across != "dataset":  # there the average is a column
+            averaged |= by_artist(datasets[group])
+        for artist, names in averaged.items():
+            rows = [pair for c in members for pair in c.rows if pair[0].dataset in names]
+            if rows:
+                found.append(Comparison(theirs, column, shots, rows, len(names), artist))
+    return found
 
 
 def _of_seeds(row: Row, answered: dict[int, Answers], seeds: list[int]) -> list[Answers]:

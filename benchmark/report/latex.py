@@ -7,6 +7,8 @@ is one table. What else there is (ablations, views) becomes a plain table.
 
 from collections.abc import Sequence
 
+from trainers.prompting.errors import printable
+
 from ..protocols.base import shots_text
 from . import published
 from .averages import Average, averages
@@ -63,7 +65,7 @@ def as_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    return text.translate(ESCAPED)
+    return printable(text).translate(ESCAPED)
 
 
 def marked(table: Table) -> list[list[str]]:
@@ -94,7 +96,7 @@ def floating(
             r"\vspace{4pt}",
             *body,
             rf"\end{{{kind}}}",
-            *(f"% Not complete: {problem}" for problem in problems),
+            *(f"% Not complete: {printable(problem)}" for problem in problems),
         ]
     )
 

@@ -4,9 +4,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.files import read_file
 
+from ..cli import files_below
 from ..protocols import BASE2NEW, FEW_SHOT
 from ..protocols.base import Protocol, Run
 from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION, TRANSFER
@@ -66,7 +69,7 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"--logs: there is no folder '{folder}'")
-    found = {file.parent for file in folder.rglob("log.txt*") if file.is_file()}
+    found = {file.parent for file in files_below(folder, _shut) if file.name.startswith("log.txt")}
     if not found:
         raise UserError(f"--logs: there is no log.txt in '{folder}' or below it")
     known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
@@ -83,6 +86,10 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
         by = name or folder.resolve().name
         runs = [replace(run, label=f"{run.trainer} ({by})") for run in runs]
     return runs, sorted(found - known.keys())
+
+
+def _shut(told: str) -> NoReturn:
+    raise UserError(f"--logs: {told}")
 
 
 def _run(folder: Path) -> LogRun | None:
@@ -132,7 +139,10 @@ def _method(run: LogRun) -> tuple:
 
 def _outcome(run: LogRun) -> Outcome:
     files = sorted(run.folder.glob("log.txt*"))  # later ones have a date behind the name
-    values = [accuracy(file.read_text(encoding="utf-8", errors="replace")) for file in files]
+    try:
+        values = [accuracy(read_file(file).decode(errors="replace")) for file in files]
+    except OSError as error:
+        return Outcome(run, problem=f"corrupt: {error.filename} cannot be read ({error.strerror})")
     values = [value for value in values if value is not None]
     if not values:
         return Outcome(run, problem=f"unfinished: {files[-1]} ends without a result")

@@ -1,102 +1,77 @@
-"""The difference of two methods that answered the same images, with its interval and its test.
+"""The difference of two methods that answered the same images, with its interval and p-value.
 
-The interval is that of a bootstrap: images are drawn with replacement, and so are seeds (that is
-trainings), for both methods alike. The two are drawn apart, and what each does is added. That two
-trainings answer single images differently is in the draws of images; those of seeds have only the
-part of the variance between seeds that so few images do not explain. (Drawn together, it would
-count three times: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007.) The test
-swaps the answers of the two methods image by image, those of all seeds together: were the methods
-alike, that would change nothing.
+Two things are resampled, each as a whole and both crossed with each other: units (what images
+show: motifs, single images or classes; a unit takes its images in all data sets with it) and seeds
+(a seed takes its trainings on all data sets with it). Data sets stay. The difference is the sum of
+a table of contributions, units by seeds, with the score made linear (H is not). For such a sum,
+what drawing its rows and columns anew does to it is known without drawing (the infinitesimal
+jackknife, to which a bootstrap converges), and is free of the noise of draws:
+
+    variance = rows + max(0, columns - cells)
+
+`rows` is that of the units' sums over seeds, `columns` that of the seeds' sums over units. Both
+hold the chance by which single trainings answer single units, `cells`, so it is taken away once
+(Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron, Gelbach and Miller,
+Journal of Business and Economic Statistics 29, 2011). Each part has a quantile of Student's t: a
+few seeds show badly by how much seeds differ, and a few classes by how much classes do.
 """
 
-import zlib
-from functools import cached_property
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 
-REPLICATES = 5_000  # draws of the bootstrap, and swaps of the test
-EXACT = 12  # with so few images that tell two methods apart, every swap is tried
 LEVEL = 0.95
 
 
-class Accuracies(NamedTuple):
-    """Of both methods (%), each (R, S): R draws, S seeds."""
+class Pair(NamedTuple):
+    """What two methods answered to the same n images, each with S seeds.
 
+    `units` (n,) and `seeds` (S,) are numbers of what is resampled: images, and runs, with the same
+    number belong together, also across pairs. `ours` and `theirs` (S, n): which answers are right.
+    """
+
+    units: np.ndarray
+    seeds: np.ndarray
     ours: np.ndarray
     theirs: np.ndarray
 
-
-class Pair:
-    """What two methods answered to the same images.
-
-    Args:
-        name: of the images; it decides how they are drawn.
-        ours, theirs: (S, n), whether an answer was right, of S seeds and n images.
-    """
-
-    def __init__(self, name: str, ours: np.ndarray, theirs: np.ndarray):
-        self.name, self.n = name, ours.shape[1]
-        # Images that all runs answer alike are one kind, of which only the number counts.
-        kinds, self.count = np.unique(np.concatenate([ours, theirs]), axis=1, return_counts=True)
-        self.ours, self.theirs = np.split(kinds.astype(float), 2)  # (S, kinds)
-
     @property
-    def seeds(self) -> int:
-        return len(self.ours)
-
-    @property
-    def telling(self) -> np.ndarray:
-        """Of each image that some seed answers otherwise with the other method, its kind."""
-        kinds = np.flatnonzero((self.ours != self.theirs).any(axis=0))
-        return np.repeat(kinds, self.count[kinds])
-
-    @cached_property
-    def observed(self) -> Accuracies:
-        """The accuracies as they are, R = 1."""
-        return self._accuracies(self.count[None], 0 * self.count[None])
-
-    @cached_property
-    def resampled(self) -> Accuracies:
-        """The accuracies on images drawn with replacement."""
-        drawn = _rng(f"draw {self.name}").multinomial(self.n, self.count / self.n, REPLICATES)
-        return self._accuracies(drawn, 0 * drawn)
-
-    @cached_property
-    def swapped(self) -> Accuracies:
-        """The accuracies after a random half of the images has its answers swapped."""
-        swapped = _rng(f"swap {self.name}").binomial(self.count, 0.5, (REPLICATES, len(self.count)))
-        return self._accuracies(self.count - swapped, swapped)
-
-    def _accuracies(self, kept: np.ndarray, swapped: np.ndarray) -> Accuracies:
-        """From the numbers of images of each kind as they are, and swapped; (R, kinds) each."""
-        ours = kept @ self.ours.T + swapped @ self.theirs.T
-        theirs = kept @ self.theirs.T + swapped @ self.ours.T
-        return Accuracies(100 / self.n * ours, 100 / self.n * theirs)
+    def accuracies(self) -> np.ndarray:
+        """Of ours and theirs, with each seed (%); (2, S)."""
+        return 100 * np.stack([self.ours.mean(axis=1), self.theirs.mean(axis=1)])
 
 
-class Block(NamedTuple):
-    """Two methods on one data set.
-
-    `training` names what was trained with each seed: blocks of the same trainings draw the same
-    seeds. `pairs` is one pair of a plain accuracy, and base and new of H.
-    """
-
-    training: str
-    pairs: list[Pair]
-
-    @property
-    def seeds(self) -> int:
-        return self.pairs[0].seeds
+Block = list[Pair]  # of one data set: one pair of a plain accuracy, base and new of H
 
 
 class Difference(NamedTuple):
-    """Ours minus theirs in points, its 95% interval, and p of the two-sided permutation test."""
+    """Ours minus theirs in points, its 95% interval, and the p-value that belongs to it.
+
+    p is below 0.05 where the interval does not hold zero.
+    """
 
     value: float
     low: float
     high: float
     p: float
+
+
+class Variance(NamedTuple):
+    """That of the difference when units are resampled, and when seeds are; with their freedom."""
+
+    units: float
+    seeds: float
+    units_freedom: float
+    seeds_freedom: float
+
+    def half(self, alpha: float) -> float:
+        """Half of the interval that misses the truth with probability `alpha`."""
+        from scipy.special import stdtrit
+
+        by_units = stdtrit(self.units_freedom, 1 - alpha / 2) ** 2 * self.units
+        by_seeds = stdtrit(self.seeds_freedom, 1 - alpha / 2) ** 2 * self.seeds
+        return float(by_units + by_seeds) ** 0.5
 
 
 def difference(blocks: list[Block], of_averages: bool = False) -> Difference:
@@ -107,21 +82,15 @@ def difference(blocks: list[Block], of_averages: bool = False) -> Difference:
         of_averages: it is that of the averages over data sets; H is then that of the averages,
             else it is computed for each seed and averaged.
     """
-    pairs = [pair for block in blocks for pair in block.pairs]
-
-    def of(found: list[Accuracies], weights: list[np.ndarray] | None = None) -> np.ndarray:
-        return _difference(blocks, found, weights or _equal(blocks), of_averages)
-
-    observed = [pair.observed for pair in pairs]
-    value = of(observed)[0]
-    by_images = of([pair.resampled for pair in pairs])
-    by_seeds = of(observed, _drawn(blocks, _share_of_seeds(blocks, of_averages)))
-    low, high = np.quantile(by_images + by_seeds - value, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    exact = sum(len(pair.telling) for pair in pairs) <= EXACT
-    swapped = _all_swaps(pairs) if exact else [pair.swapped for pair in pairs]
-    extreme = np.abs(of(swapped)) >= abs(value) - 1e-9
-    p = extreme.mean() if exact else (1 + extreme.sum()) / (1 + len(extreme))
-    return Difference(float(value), float(low), float(high), float(p))
+    means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
+    if of_averages or len(means) == 1:
+        ours, theirs = harmonic(*means) if len(means) == 2 else means[0]
+    else:
+        ours, theirs = harmonic(*(pair.accuracies for pair in blocks[0])).mean(axis=1)
+    value = float(ours - theirs)
+    found = _variance(blocks, _slopes(means) / len(blocks))
+    half = found.half(1 - LEVEL)
+    return Difference(value, value - half, value + half, _p(abs(value), found))
 
 
 def harmonic(base: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -130,91 +99,67 @@ def harmonic(base: np.ndarray, new: np.ndarray) -> np.ndarray:
     return 2 * base * new / np.where(total == 0, 1, total)
 
 
-def _difference(blocks, accuracies, weights, of_averages) -> np.ndarray:
-    """Ours minus theirs (R,), from the accuracies on each pair of the blocks."""
-    ours, theirs = (
-        _score(blocks, [found[i] for found in accuracies], weights, of_averages) for i in (0, 1)
-    )
-    return ours - theirs
+def holm(p: list[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's method, in the same order.
 
-
-def _each_seed(blocks, accuracies, of_averages) -> np.ndarray:
-    """Ours minus theirs of each seed by itself (S, R), of blocks of the same trainings."""
-    alone = [[one] * len(blocks) for one in np.eye(blocks[0].seeds)[:, None]]
-    return np.stack([_difference(blocks, accuracies, w, of_averages) for w in alone])
-
-
-def _score(blocks, accuracies, weights, of_averages) -> np.ndarray:
-    """What is compared (R,), from one method's accuracies (R, S) on each pair of the blocks."""
-    columns = len(blocks[0].pairs)
-    by_block = [accuracies[i : i + columns] for i in range(0, len(accuracies), columns)]
-    if of_averages:
-        means = [
-            sum((found[column] * w).sum(1) for found, w in zip(by_block, weights, strict=True))
-            / len(blocks)
-            for column in range(columns)
-        ]
-        return harmonic(*means) if columns == 2 else means[0]
-    (found,), (w,) = by_block, weights
-    return ((harmonic(*found) if columns == 2 else found[0]) * w).sum(1)
-
-
-def _equal(blocks: list[Block]) -> list[np.ndarray]:
-    """The same weight for every seed, (1, S) for each block."""
-    return [np.full((1, block.seeds), 1 / block.seeds) for block in blocks]
-
-
-def _drawn(blocks: list[Block], share: float) -> list[np.ndarray]:
-    """The weight of each seed in each draw, (R, S) for each block; a row adds up to 1.
-
-    A few seeds drawn with replacement show only (S - 1) / S of the variance between seeds, only
-    `share` of that is the seeds' own, and few seeds tell it badly, which Student's t allows for:
-    their weights are stretched about 1 / S accordingly.
+    Below 0.05 are those that can be called differences with a risk of 5% that any of them is none.
     """
-    from scipy.special import ndtri, stdtrit
-
-    freedom = sum({block.training: block.seeds - 1 for block in blocks}.values())
-    high = (1 + LEVEL) / 2
-    wider = stdtrit(freedom, high) / ndtri(high) if freedom else 1
-    weights = []
-    for block in blocks:
-        count = block.seeds
-        rng = _rng(f"seeds {block.training}")
-        drawn = rng.multinomial(count, np.full(count, 1 / count), REPLICATES) / count
-        stretch = wider * (share * count / max(count - 1, 1)) ** 0.5
-        weights.append(1 / count + (drawn - 1 / count) * stretch)
-    return weights
+    values = np.asarray(p)
+    order = np.argsort(values)
+    adjusted = np.empty(len(values))
+    raised = values[order] * np.arange(len(values), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1)
+    return adjusted.tolist()
 
 
-def _share_of_seeds(blocks: list[Block], of_averages: bool) -> float:
-    """The part of the variance between seeds that other images would not take away, 0 to 1."""
-    total = by_images = 0.0
-    for training in dict.fromkeys(block.training for block in blocks):
-        members = [block for block in blocks if block.training == training]
-        pairs = [pair for block in members for pair in block.pairs]
-        count = members[0].seeds
-        if count > 1:
-            observed = _each_seed(members, [pair.observed for pair in pairs], of_averages)
-            resampled = _each_seed(members, [pair.resampled for pair in pairs], of_averages)
-            total += observed.var(ddof=1)
-            by_images += (resampled - resampled.mean(axis=0)).var(axis=1).sum() / (count - 1)
-    return max(0.0, 1 - by_images / total) if total else 0.0
+def _slopes(means: np.ndarray) -> np.ndarray:
+    """By how much a score grows with each of the accuracies that it is made of; (columns, 2)."""
+    if len(means) == 1:
+        return np.ones((1, 2))
+    total = means.sum(axis=0)
+    return 2 * (means[::-1] / np.where(total == 0, 1, total)) ** 2
 
 
-def _all_swaps(pairs: list[Pair]) -> list[Accuracies]:
-    """The accuracies of every pair after each choice of images to swap."""
-    total = sum(len(pair.telling) for pair in pairs)
-    chosen = np.arange(2**total)[:, None] >> np.arange(total) & 1  # (2^total, images)
-    found, start = [], 0
-    for pair in pairs:
-        kinds = pair.telling
-        swapped = chosen[:, start : start + len(kinds)]
-        gain = 100 / pair.n * swapped @ (pair.theirs - pair.ours)[:, kinds].T
-        found.append(Accuracies(pair.observed.ours + gain, pair.observed.theirs - gain))
-        start += len(kinds)
-    return found
+def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
+    """Of the difference, whose score grows with each accuracy of each block by `slopes`."""
+    pairs = [pair for block in blocks for pair in block]
+    all_units = np.concatenate([pair.units for pair in pairs])
+    places = np.repeat(np.arange(len(pairs)), [len(pair.units) for pair in pairs])
+    _, first, rows = np.unique(all_units, return_index=True, return_inverse=True)
+    seeds, columns = np.unique(np.concatenate([p.seeds for p in pairs]), return_inverse=True)
+    U, S = len(first), len(seeds)
+    cells, contributions, by_seed = [], [], np.zeros(S)
+    rows = np.split(rows, np.cumsum([len(pair.units) for pair in pairs])[:-1])
+    columns = np.split(columns, np.cumsum([len(pair.seeds) for pair in pairs])[:-1])
+    for pair, (ours, theirs), row, column in zip(pairs, cycle(slopes), rows, columns, strict=False):
+        gains = 100 * (ours * pair.ours - theirs * pair.theirs) / pair.ours.size  # (S, n)
+        by_seed[column] += gains.sum(axis=1) - gains.sum() / len(gains)
+        cells.append((row + U * column[:, None]).ravel())
+        contributions.append((gains - gains.mean(axis=1, keepdims=True)).ravel())
+    # Units that are first seen in one place are draws of one kind, such as motifs of base classes.
+    kind = places[first]
+    freedom = np.maximum(np.bincount(kind) - 1, 1)
+    table = np.bincount(np.concatenate(cells), np.concatenate(contributions), U * S)
+    table = table.reshape(S, U) * ((freedom + 1) / freedom)[kind] ** 0.5
+    by_unit = table.sum(axis=0)
+    units = np.bincount(kind, by_unit**2)
+    by_chance = ((table - by_unit / S) ** 2).sum()
+    seen = (by_seed**2).sum() - by_chance
+    return Variance(
+        units=units.sum(),
+        seeds=max(0.0, seen) * S / max(S - 1, 1),
+        units_freedom=units.sum() ** 2 / (units**2 / freedom).sum() if units.any() else 1,
+        seeds_freedom=max(S - 1, 1),
+    )
 
 
-def _rng(name: str) -> np.random.Generator:
-    """The same random numbers for a name each time."""
-    return np.random.default_rng(zlib.crc32(name.encode()))
+def _p(size: float, variance: Variance) -> float:
+    """The probability of a difference of this size, or a larger one, were there none."""
+    from scipy.optimize import brentq
+
+    least = 1e-12
+    if size <= variance.half(1):
+        return 1.0
+    if size >= variance.half(least):
+        return least
+    return float(brentq(lambda alpha: variance.half(alpha) - size, least, 1))

@@ -1,6 +1,7 @@
 """Pictures of predictions: reliability diagrams and confusion matrices."""
 
 import math
+import sys
 from collections.abc import Callable
 from statistics import mean
 
@@ -11,11 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from recipe.metrics import BINS, reliability
-from recipe.predictions import read_predictions
+from recipe.predictions import ARRAYS
+from trainers.prompting.errors import printable
 
+from .answers import arrays_of, each_seed
 from .metrics import PER_CLASS, Test
 from .names import method_name
 from .plots import RC
+from .tables import seeds_text
 
 COLUMNS = 3  # panels side by side
 MOST_NAMES = 40  # with more classes their names cannot be read
@@ -53,12 +57,16 @@ def _figures(
 
 
 def _arrays(test: Test, method: str) -> Arrays | None:
-    """The predictions of all seeds; None when no run left any."""
-    read = [read_predictions(outcome.run.folder) for outcome in test.runs[method].values()]
-    left = [arrays for arrays in read if arrays]
+    """The predictions of all seeds; None when no run left any. Those left out are reported."""
+    left, problems = each_seed(
+        test.runs[method], lambda of: arrays_of(of.run.folder, of.result["accuracy"])
+    )
+    for why, seeds in problems.items():
+        told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
+        print(printable(told), file=sys.stderr)
     if not left:
         return None
-    return {name: np.concatenate([arrays[name] for arrays in left]) for name in left[0]}
+    return {name: np.concatenate([arrays[name] for arrays in left.values()]) for name in ARRAYS}
 
 
 def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -> Figure:

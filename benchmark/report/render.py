@@ -8,6 +8,7 @@ from statistics import mean
 
 from tabulate import tabulate
 
+from ..cli import csv_text
 from ..protocols.base import Protocol
 from . import published
 from .averages import Average, averages
@@ -146,5 +147,5 @@ def as_csv(records: list[dict]) -> str:
     for record in records:
         for key in ("seeds", "problems"):
             record[key] = "; ".join(map(str, record[key]))
-        writer.writerow(record)
+        writer.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in record.items()})
     return text.getvalue().rstrip("\n")

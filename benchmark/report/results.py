@@ -2,10 +2,12 @@
 
 import ast
 import json
-import math
+import sys
 from dataclasses import dataclass
 
 from recipe.configs import read_pairs
+from trainers.prompting.errors import printable
+from trainers.prompting.files import read_file
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
@@ -51,20 +53,21 @@ def read(run: Run) -> dict | None:
     """
     path = run.folder / RESULTS
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_file(path))
+        flaw = _flaw(result)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadResult(f"{path} cannot be read ({error})") from None
-    if flaw := _flaw(result):
+    if flaw:
         raise BadResult(f"{path} {flaw}")
     return result
 
 
-def _number(value, most: float = math.inf) -> bool:
+def _number(value, most: float = sys.float_info.max) -> bool:
     """Whether a value is a finite number from 0 to `most`."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and 0 <= value <= most and value < math.inf
+    return known and 0 <= value <= most
 
 
 def _percent(value) -> bool:
@@ -83,13 +86,18 @@ KINDS = {
         ("negative_log_likelihood", "num_params", "train_seconds", "test_seconds",
          "peak_memory_mib"),
     ),
-    "a text": (_text, ("split", "backbone")),
+    "a text": (_text, ("split", "backbone", "git")),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
         and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
         ("per_class_accuracy",),
     ),
-    "a group of keys": (lambda value: isinstance(value, dict), ("config", "versions")),
+    "a group of keys": (lambda value: isinstance(value, dict), ("config",)),
+    "a group of texts or numbers": (
+        lambda value: isinstance(value, dict)
+        and all(isinstance(version, str | int | None) for version in value.values()),
+        ("versions",),
+    ),
 }  # fmt: skip
 
 
@@ -127,13 +135,13 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
     }
     for key, value in asked.items():
         if result.get(key) != value:
-            return f"{key} {result.get(key)}, not {value}"
+            return f"{key} {printable(result.get(key))}, not {value}"
     if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
-        return f"dataset {result.get('dataset')}, not {run.dataset}"
+        return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         used = _used(result.get("config"), key)
         if key not in INCIDENTAL and used is not None and used != literal(value):
-            return f"{key} {used}, not {value}"
+            return f"{key} {printable(used)}, not {value}"
     return None
 
 
@@ -160,7 +168,7 @@ def failure(run: Run) -> str | None:
 def console_lines(run: Run) -> list[str]:
     """The lines of the run's console.txt; none when there is no such file."""
     try:
-        return (run.folder / CONSOLE).read_text(encoding="utf-8", errors="replace").splitlines()
+        return read_file(run.folder / CONSOLE).decode(errors="replace").splitlines()
     except OSError:
         return []
 

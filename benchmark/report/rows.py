@@ -13,7 +13,7 @@ from ..protocols.base import Protocol, Run, learns_nothing
 from . import methods as known
 from . import published
 from .logs import LogRun
-from .names import DATASETS
+from .names import DATASETS, embedded
 from .results import Outcome
 
 # Runs that differ in other ways share a row.
@@ -73,7 +73,7 @@ class Row:
     @property
     def embedded(self) -> bool:
         """Whether the data set is one of those that come with the repository."""
-        return self.dataset.startswith("emoji")
+        return embedded(self.dataset)
 
     @property
     def group(self) -> tuple:

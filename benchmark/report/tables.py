@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from statistics import mean
 
+from trainers.prompting.errors import printable
+
 from ..protocols.base import Protocol, shots_text
 from . import published
 from .averages import Average, averages
@@ -25,9 +27,12 @@ TARGET_AVERAGE = "The average is over the targets."
 Place = tuple[Row | Average | None, str]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Table:
-    """A title, a head, lines of cells (the first names the line), what to know, what is missing."""
+    """A title, a head, lines of cells (the first names the line), what to know, what is missing.
+
+    Names in them may come from folders and records: none can leave its line.
+    """
 
     title: str
     head: list[str]
@@ -35,6 +40,14 @@ class Table:
     caption: list[str]
     problems: list[str] = field(default_factory=list)
     of_averages: bool = False
+
+    def __post_init__(self):
+        self.title = printable(self.title)
+        self.head = [printable(name) for name in self.head]
+        self.lines = [
+            [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
+        ]
+        self.problems = [printable(problem) for problem in self.problems]
 
     def best(self, column: int, place: int = 0) -> set[int]:
         """The lines with the best number of a column, as far as it shows; none if all are equal.

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -67,6 +68,38 @@ def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
         load_checkpoint("none.pt")
     with pytest.raises(UserError, match="No file './checkpoint'"):
         resume_from_checkpoint(".", nn.Linear(1, 1))
+
+
+def flip(path, entry):
+    """Turn one bit in the middle of an entry of a checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        (info,) = (i for i in archive.infolist() if i.filename.endswith(entry))
+        with archive.open(info) as file:
+            content = file.read()
+    whole = bytearray(path.read_bytes())
+    place = whole.find(content, info.header_offset)
+    whole[place + len(content) // 2] ^= 64
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0", "data/1"])
+def test_bits_that_have_turned(tmp_path, whole, entry):
+    save_checkpoint(whole, str(tmp_path))
+    path = tmp_path / "model.pth.tar-1"
+    flip(path, entry)
+    for read in (
+        lambda: load_checkpoint(str(path)),
+        lambda: resume_from_checkpoint(str(tmp_path), *trained()),
+        lambda: load_pretrained_weights(nn.Linear(2, 1), str(path)),
+    ):
+        with pytest.raises(UserError, match=f"{entry}' has changed since it was written") as error:
+            read()
+        assert f"The checkpoint '{path}' is broken" in str(error.value)
+
+
+def test_a_file_of_an_old_pytorch_has_no_checksums(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert load_checkpoint(str(tmp_path / "old.pt")) == {"epoch": 3}
 
 
 @pytest.mark.parametrize("content", [[1], 7, torch.zeros(2)])
@@ -157,6 +190,11 @@ BROKEN = [
         "optimizer",
         {"state": {1: {"momentum_buffer": torch.ones(7)}}, "param_groups": [GROUP]},
         "('momentum_buffer' does not fit a parameter)",
+    ),
+    (
+        "optimizer",
+        {"state": {1: {"momentum_buffer": torch.tensor([torch.inf])}}, "param_groups": [GROUP]},
+        "('momentum_buffer' is not finite)",
     ),
     ("scheduler", None, "has no state of the scheduler (it is missing)"),
     ("scheduler", "cosine", "has no state of the scheduler (it is str 'cosine')"),

@@ -13,7 +13,6 @@ from dassl.data import DataManager, DatasetWrapper, data_manager
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, build_sampler
-from dassl.data.transforms.augment import Cutout
 from dassl.data.transforms.transforms import build_transform
 from dassl.utils import DataError, UserError, read_image, set_random_seed
 from PIL import Image
@@ -63,6 +62,8 @@ def test_manager(make_cfg, capsys):
     batch = next(iter(dm.train_loader_x))
     assert batch["img"].shape == (4, 3, 8, 8)
     assert set(batch) == {"img", "label", "domain", "impath", "index"}
+    (unlabelled,) = dm.train_loader_u
+    assert unlabelled["img"].shape == (4, 3, 8, 8)
     with pytest.raises(UserError, match="Unknown dataset 'ToyImage': did you mean ToyImages"):
         build_dataset(make_cfg("DATASET.NAME", "ToyImage"))
 
@@ -74,22 +75,21 @@ def test_custom_transforms_and_wrapper(make_cfg):
 
     cfg = make_cfg()
     plain = build_transform(cfg, is_train=False)
-    views = [plain, lambda image: -plain(image)]
-    dm = DataManager(cfg, custom_tfm_train=views, dataset_wrapper=Wrapper)
+    dm = DataManager(cfg, custom_tfm_train=lambda image: -plain(image), dataset_wrapper=Wrapper)
     batch = next(iter(dm.train_loader_x))
-    assert torch.equal(batch["img"], -batch["img2"])
+    first = dm.dataset.train_x[batch["index"][0]]
+    assert torch.equal(batch["img"][0], -plain(read_image(first.impath)))
     assert torch.equal(batch["twice"], 2 * batch["index"])
 
 
-def test_views_and_the_plain_image(make_cfg):
-    cfg = make_cfg("DATALOADER.K_TRANSFORMS", 3, "DATALOADER.RETURN_IMG0", True)
+def test_views(make_cfg):
+    cfg = make_cfg("DATALOADER.K_TRANSFORMS", 3)
     dm = DataManager(cfg)
     item = dm.train_loader_x.dataset[0]
     assert len(item["img"]) == 3
     views = next(iter(dm.train_loader_x))["img"]
     assert [view.shape for view in views] == [(4, 3, 8, 8)] * 3
     assert not torch.equal(item["img"][0], item["img"][1])
-    assert item["img0"].shape == (3, 8, 8)
     assert isinstance(dm.test_loader.dataset[0]["img"], torch.Tensor)
     with pytest.raises(UserError, match="K_TRANSFORMS"):
         DatasetWrapper(cfg, dm.dataset.train_x, transform=None, is_train=True)
@@ -164,8 +164,8 @@ def test_class_sampler():
 
 
 ALL = [
-    ("random_translation", "random_flip", "imagenet_policy", "cutout", "instance_norm"),
-    ("random_crop", "cifar10_policy", "colorjitter", "normalize", "gaussian_noise"),
+    ("random_flip", "imagenet_policy"),
+    ("random_crop", "cifar10_policy", "colorjitter", "normalize"),
     ("random_resized_crop", "svhn_policy", "randomgrayscale", "gaussian_blur"),
     ("center_crop", "randaugment", "normalize"),
 ]
@@ -182,8 +182,6 @@ def test_every_transform_gives_an_image_of_the_right_size(make_cfg, choices):
             result = transform(image)
             assert result.shape == (3, 16, 16)
             assert torch.isfinite(result).all()
-        if "instance_norm" in choices:
-            assert result.mean().abs() < 1e-5
 
 
 def test_test_transform(make_cfg):
@@ -194,13 +192,6 @@ def test_test_transform(make_cfg):
     resized = image.resize((8, 12), Image.Resampling.BICUBIC).crop((0, 2, 8, 10))
     expected = torch.from_numpy(np.asarray(resized) / 127.5 - 1).permute(2, 0, 1)
     assert torch.allclose(build_transform(cfg, is_train=False)(image).double(), expected, atol=1e-6)
-
-
-def test_cutout():
-    image = torch.ones(3, 20, 20)
-    cut = Cutout(n_holes=1, length=6)(image)
-    assert image.min() == 1
-    assert 9 <= (cut[0] == 0).sum() <= 36
 
 
 def test_unknown_transforms(make_cfg):
@@ -235,6 +226,19 @@ def test_images_of_floats(tmp_path):
     for bad, told in ((np.nan, "from nan to nan"), (-1, "from -1 to 255"), (256, "from 0 to 256")):
         Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.float32)).save(path)
         with pytest.raises(DataError, match=f"floats.tiff' has pixels {told}, but floats must lie"):
+            read_image(str(path))
+
+
+def test_images_of_whole_numbers_of_32_bits(tmp_path):
+    ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.int32)
+    path = tmp_path / "whole.tiff"
+    for pixels in (ramp, ramp * 257):
+        Image.fromarray(pixels).save(path)
+        assert Image.open(path).mode == "I"
+        assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
+    for bad, told in ((-1, "from -1 to 255"), (65536, "from 0 to 65536")):
+        Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.int32)).save(path)
+        with pytest.raises(DataError, match=f"whole.tiff' has pixels {told}, but whole numbers"):
             read_image(str(path))
 
 

@@ -5,10 +5,9 @@ import sys
 
 import pytest
 import torch
-from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, TrainerXU, build_trainer
+from dassl.engine import TrainerX, build_trainer
 from dassl.utils import LossNotFinite, UserError, save_checkpoint, setup_logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.nn import functional as F
 from toy_trainer import ToyPrompts
 
 BATCH_LINE = re.compile(
@@ -225,50 +224,3 @@ def test_unknown_names_suggest_the_nearest(make_cfg):
         build_trainer(make_cfg("TRAINER.NAME", "ToyPromts"))
     with pytest.raises(UserError, match="FINAL_MODEL 'best': did you mean best_val"):
         build_trainer(make_cfg("TEST.FINAL_MODEL", "best"))
-
-
-@TRAINER_REGISTRY.register()
-class ToyPlain(TrainerX):
-    """Uses the model that SimpleTrainer builds."""
-
-    def forward_backward(self, batch):
-        image, label, _ = self.parse_batch_train(batch)
-        loss = F.cross_entropy(self.model(image), label)
-        self.model_backward_and_update(loss)
-        return {"loss": loss.detach()}
-
-
-def test_simple_net_learns(make_cfg, capsys):
-    opts = ["TRAINER.NAME", "ToyPlain", "MODEL.BACKBONE.NAME", "squeezenet"]
-    with pytest.raises(UserError, match="BACKBONE.NAME 'squeezenet': did you mean squeezenet1_"):
-        build_trainer(make_cfg(*opts))
-    opts[-1] = "shufflenet_v2_x0_5"
-    opts += ["MODEL.BACKBONE.PRETRAINED", False, "OPTIM.MAX_EPOCH", 1, "INPUT.SIZE", (32, 32)]
-    opts += ["MODEL.HEAD.NAME", "mlp", "MODEL.HEAD.HIDDEN_LAYERS", [5]]
-    trainer = build_trainer(make_cfg(*opts))
-    assert isinstance(trainer, SimpleTrainer)
-    before = trainer.model.classifier.weight.clone()
-    trainer.train()
-    assert trainer.model.fdim == 5
-    assert not torch.equal(before, trainer.model.classifier.weight)
-    logits, features = trainer.model(torch.zeros(2, 3, 32, 32), return_feature=True)
-    assert logits.shape == (2, 3)
-    assert features.shape == (2, 5)
-
-
-@TRAINER_REGISTRY.register()
-class ToySemi(TrainerXU, ToyPrompts):
-    def forward_backward(self, batch_x, batch_u):
-        image, label, unlabelled = TrainerXU.parse_batch_train(self, batch_x, batch_u)
-        assert unlabelled.shape == (4, 3, 8, 8)
-        output = self.model(torch.cat([image, unlabelled]))
-        self.model_backward_and_update(F.cross_entropy(output[: len(image)], label))
-        return {"loss": output.mean()}
-
-
-@pytest.mark.parametrize(("count", "batches"), [("train_x", 5), ("train_u", 1)])
-def test_unlabelled_data_is_repeated_as_needed(make_cfg, count, batches):
-    opts = ["TRAINER.NAME", "ToySemi", "TRAIN.COUNT_ITER", count, "TEST.NO_TEST", True]
-    trainer = build_trainer(make_cfg(*opts))
-    trainer.train()
-    assert trainer.num_batches == trainer.batch_idx + 1 == batches

@@ -129,6 +129,12 @@ def test_one_name_for_two_folders_is_told(tmp_path, capsys):
     assert "one name, so that no method can tell them apart: red fox" in capsys.readouterr().out
 
 
+def test_names_that_differ_in_case_alone_are_told(tmp_path, capsys):
+    fill(tmp_path, Cat=4, cat=4, dog=4)
+    assert load(tmp_path).classnames == ["Cat", "cat", "dog"]
+    assert "no method can tell them apart: Cat, cat\n" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
     def refused(words, root=tmp_path):
         with pytest.raises(UserError, match=words) as caught:

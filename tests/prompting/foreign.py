@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from trainers.prompting import PromptedCLIP, load_clip, prompt_spec
 from trainers.prompting.backbones.openai import clip
 
 NAMES = ["forest", "annual_crop", "river or sea"]
@@ -25,6 +26,11 @@ def spread(model):
         if p.dim() < 2:
             p.add_(torch.randn_like(p) * (0.01 if "logit" in name else 0.3))
     return model.eval()
+
+
+def zero_shot(folder):
+    clip_model = load_clip(str(folder))
+    return PromptedCLIP(clip_model, NAMES, prompt_spec("ZeroshotCLIP", {})).eval()
 
 
 def open_clip_config(vision=(), text=(), **more) -> dict:

@@ -159,9 +159,13 @@ def test_prompts_of_the_published_align_load_into_the_paper_form(tmp_path, monke
     assert evaluation.code == 0 and evaluation.loaded(params)
 
 
-def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny_clip):
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny_clip, is_plain):
     params, node = golden("maple_depth3").params, golden("maple_depth3").meta["config"]
-    write_public(tmp_path, public_state(params, tiny_clip, "MaPLe"))
+    state = public_state(params, tiny_clip, "MaPLe")
+    write_public(tmp_path, state)
+    if is_plain:  # only the tensors
+        torch.save(state, tmp_path / "model.pth.tar-5")
     pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "model.pth.tar-5")]
     start = Evaluation(monkeypatch, tmp_path, "MaPLe", node, "--no-train", pairs=pairs)
     assert start.code == 0 and start.loaded(params)

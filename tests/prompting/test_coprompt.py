@@ -65,9 +65,10 @@ def test_sentences_about_classes_that_are_not_named():
 
 SENTENCES = {
     "none": (None, "set SENTENCES to a JSON file"),
-    "no file": ("nowhere.json", "'nowhere.json' is no JSON object: .*No such file"),
-    "no JSON": ("{", "is no JSON object"),
-    "no object": ("[1]", "is no JSON object"),
+    "no file": ("nowhere.json", "'nowhere.json' cannot be read .*: SENTENCES needs one"),
+    "no JSON": ("{", "cannot be read .*: SENTENCES needs one"),
+    "deep": ("[" * 200_000, "cannot be read .RecursionError"),
+    "no object": ("[1]", "is a list, not an object: SENTENCES"),
     "a class": ({"forest": ["green"]}, "no list of sentences for the class 'sea'"),
     "empty": ({"forest": [], "sea": ["blue"]}, "no list of sentences for the class 'forest'"),
     "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),

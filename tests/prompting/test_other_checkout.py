@@ -1,267 +1,55 @@
 """The plug-in in another checkout of the CoOp family, beside its trainers and its edited `clip`."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from dassl.config import get_cfg_default
 from dassl.utils import load_checkpoint
+from other_checkout import EDITED, TWO_LINES, plug_in, run_in, write_checkout
 from paths import GOLDEN, ROOT
+from yacs.config import CfgNode
 
-# A checkout in the shape of CoOp's and MaPLe's: an edited `clip` beside the trainers, whose `load`
-# knows no download_root, and trainers that import it, and each other.
-CHECKOUT = {
-    "clip/__init__.py": "from .clip import *",
-    "clip/clip.py": """
-        import torch
+from trainers.prompting import extend_cfg
+from trainers.prompting.config import read_node, resolved, values_in
+from trainers.prompting.method import METHODS
 
-        from .model import build_model
-
-        __all__ = ["available_models", "load", "tokenize"]
-        _MODELS = {"small": {"text.weight": torch.eye(300, 8), "image.weight": torch.eye(8, 3)}}
-
-
-        def available_models():
-            return list(_MODELS)
-
-
-        def load(name, device="cpu", jit=False):
-            return build_model(_MODELS[name]), None
-
-
-        def tokenize(texts):
-            return torch.tensor([[sum(map(ord, text)) % 300] for text in texts])
-        """,
-    "clip/model.py": """
-        from torch import nn
-
-
-        class CLIP(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.text = nn.Embedding(300, 8)
-                self.image = nn.Linear(3, 8, bias=False)
-
-            def encode_text(self, tokens):
-                return self.text(tokens[:, 0])
-
-            def encode_image(self, images):
-                return self.image(images.mean((2, 3)))
-
-
-        def build_model(state_dict{more}):
-            model = CLIP()
-            model.load_state_dict(state_dict)
-            return model
-        """,
-    "trainers/__init__.py": "",
-    "trainers/coop.py": """
-        import torch
-        import torch.nn.functional as F
-        from clip import clip
-        from dassl.engine import TRAINER_REGISTRY, TrainerX
-        from dassl.optim import build_lr_scheduler, build_optimizer
-        from torch import nn
-
-
-        def load_clip_to_cpu(cfg):
-            return clip.build_model(clip._MODELS[cfg.MODEL.BACKBONE.NAME]{details})
-
-
-        class Learner(nn.Module):
-            def __init__(self, cfg, classnames):
-                super().__init__()
-                self.clip_model = load_clip_to_cpu(cfg).requires_grad_(False)
-                self.tokens = clip.tokenize(classnames)
-                self.ctx = nn.Parameter(torch.zeros(cfg.TRAINER.COOP.N_CTX, 8))
-
-            def forward(self, images):
-                text = self.clip_model.encode_text(self.tokens) + self.ctx.sum(0)
-                return self.clip_model.encode_image(images) @ text.T
-
-
-        @TRAINER_REGISTRY.register()
-        class CoOp(TrainerX):
-            def build_model(self):
-                self.model = Learner(self.cfg, self.dm.dataset.classnames)
-                self.optim = build_optimizer(self.model, self.cfg.OPTIM)
-                self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
-                self.register_model("prompt_learner", self.model, self.optim, self.sched)
-
-            def forward_backward(self, batch):
-                loss = F.cross_entropy(self.model(batch["img"]), batch["label"])
-                self.model_backward_and_update(loss)
-                if self.batch_idx + 1 == self.num_batches:
-                    self.update_lr()
-                return {"loss": loss.item()}
-        """,
-    "trainers/vpt.py": """
-        from dassl.engine import TRAINER_REGISTRY
-
-        from .coop import CoOp
-
-
-        @TRAINER_REGISTRY.register()
-        class VPT(CoOp):
-            pass
-        """,
-    "trainers/zsclip.py": """
-        from clip import clip
-        from dassl.engine import TRAINER_REGISTRY, TrainerX
-
-        from .coop import load_clip_to_cpu
-
-
-        @TRAINER_REGISTRY.register()
-        class ZeroshotCLIP(TrainerX):
-            def build_model(self):
-                self.clip_model = load_clip_to_cpu(self.cfg)
-                tokens = clip.tokenize(self.dm.dataset.classnames)
-                self.text = self.clip_model.encode_text(tokens)
-
-            def model_inference(self, images):
-                return self.clip_model.encode_image(images) @ self.text.T
-        """,
-    "datasets/squares.py": """
-        import os
-
-        from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
-        from PIL import Image
-
-
-        @DATASET_REGISTRY.register()
-        class Squares(DatasetBase):
-            def __init__(self, cfg):
-                items = []
-                for label, colour in enumerate(("red", "green", "blue")):
-                    path = os.path.join(cfg.DATASET.ROOT, colour + ".png")
-                    Image.new("RGB", (32, 32), colour).save(path)
-                    items += [Datum(impath=path, label=label, domain=0, classname=colour)] * 4
-                super().__init__(train_x=items, val=items[::4], test=items[::2])
-        """,
-    "train.py": """
-        import argparse
-
-        from dassl.config import get_cfg_default
-        from dassl.engine import build_trainer
-        from dassl.utils import set_random_seed, setup_logger
-        from yacs.config import CfgNode as CN
-
-        import datasets.squares
-        {before}
-        import trainers.coop
-        import trainers.vpt
-        import trainers.zsclip
-        {after}
-
-
-        def extend_cfg(cfg):
-            cfg.TRAINER.COOP = CN()
-            cfg.TRAINER.COOP.N_CTX = 7
-            cfg.TRAINER.COOP.CSC = False
-            {nodes}
-            cfg.DATASET.SUBSAMPLE_CLASSES = "all"
-            {extend}
-
-
-        def main(words):
-            parser = argparse.ArgumentParser()
-            parser.add_argument("--trainer")
-            parser.add_argument("--output-dir")
-            parser.add_argument("--backbone")
-            parser.add_argument("--eval-only", action="store_true")
-            parser.add_argument("opts", nargs=argparse.REMAINDER)
-            args = parser.parse_args(words)
-            cfg = get_cfg_default()
-            extend_cfg(cfg)
-            cfg.TRAINER.NAME = args.trainer
-            cfg.OUTPUT_DIR = args.output_dir
-            cfg.MODEL.BACKBONE.NAME = args.backbone
-            cfg.merge_from_list(args.opts)
-            cfg.freeze()
-            set_random_seed(1)
-            setup_logger(cfg.OUTPUT_DIR)
-            trainer = build_trainer(cfg)
-            trainer.test() if args.eval_only else trainer.train()
-            return trainer
-        """,
+FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
+# What starts a context in the nodes of public codes: words, or a switch.
+KINDS = {
+    "CoOp, MaPLe, PromptSRC": {"COOP": "", "COCOOP": ""},
+    "KgCoOp, ProGrad, TCP": {"COOP": False, "COCOOP": False},
+    "ATPrompt": {"COOP": False, "COCOOP": ""},
+    "DePT, SkipTuning": {"COOP": "", "COCOOP": "a photo of a"},
 }
-# What else is met in public checkouts: a second argument of build_model, and nodes with keys of
-# their own, where a switch stands for words.
-EDITED = {
-    "more": ", design_details",
-    "details": ', {"trainer": "CoOp"}',
-    "nodes": "cfg.TRAINER.COOP.update(CTX_INIT=False, W=8.0)",
-}
-OPTIONS = """
-    DATASET.NAME Squares DATASET.ROOT . INPUT.SIZE (32,32) DATALOADER.NUM_WORKERS 0
-    DATALOADER.TRAIN_X.BATCH_SIZE 4 OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine OPTIM.MAX_EPOCH 1
+# Keys of public command lines, and what the method reads in them.
+LINES = {
+    "CoOp": ("TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC True TRAINER.COOP.CLASS_TOKEN_POSITION middle",
+             {"N_CTX": 4, "CSC": True, "CLASS_TOKEN_POSITION": "middle", "CTX_INIT": ""}),
+    "CoOp, words": ("TRAINER.COOP.CTX_INIT a_photo_of_a", {"CTX_INIT": "a_photo_of_a"}),
+    "CoOp, none": ("TRAINER.COOP.CTX_INIT False", {"CTX_INIT": ""}),
+    "CoCoOp, words": ("TRAINER.COCOOP.CTX_INIT a_photo_of_a", {"CTX_INIT": "a_photo_of_a"}),
+    "CoCoOp, none": ("TRAINER.COCOOP.CTX_INIT ''", {"CTX_INIT": ""}),
+    "KgCoOp": ("TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC False TRAINER.COOP.W 8.0",
+               {"N_CTX": 4, "CSC": False, "W": 8.0, "CTX_INIT": False}),
+    "KgCoOp, on": ("TRAINER.COOP.CTX_INIT True", {"CTX_INIT": True}),
+    "KgCoOp, words": ("TRAINER.COOP.CTX_INIT a_photo_of_a", {"CTX_INIT": "a_photo_of_a"}),
+    "ProGrad": ("TRAINER.COOP.CTX_INIT True LOSS.LAMBDA 0.8", {"CTX_INIT": True, "LAMBDA": 0.8}),
+    "TCP": ("TRAINER.COOP.W 1.0 TRAINER.COOP.N_CTX 4", {"N_CTX": 4, "CTX_INIT": False}),
+}  # fmt: skip
+
+
+# A method from outside, which a third line imports.
+SHALLOW = """
+from trainers.prompting.method import Method, register
+from trainers.prompting.methods.coop import CoOp
+
+@register
+class Shallow(Method):
+    node = "SHALLOW"
+    defaults = CoOp.defaults | {"N_CTX": 3}
+    point = staticmethod(CoOp.point)
 """
-# Trains one trainer after the other in one process and tells where each came from.
-DRIVE = """
-import json, sys
-import train
-
-told = {}
-for name, backbone, options in json.loads(sys.argv[1]):
-    words = ["--trainer", name, "--output-dir", "out/" + name, "--backbone", backbone, *options]
-    try:
-        trainer = train.main(words)
-    except ValueError as error:
-        told[name] = str(error)
-    else:
-        told[name] = type(trainer).__module__
-import clip
-told["clip"] = [clip.__file__, clip.clip.load.__code__.co_filename]
-print("TOLD " + json.dumps(told))
-"""
-
-
-def write_checkout(folder, **gaps):
-    """Write the files of CHECKOUT; `gaps` are what fills the braces of their names in them."""
-    for name, text in CHECKOUT.items():
-        text = textwrap.dedent(text)
-        for gap in ("more", "details", "nodes", "before", "after", "extend"):
-            text = text.replace("{" + gap + "}", gaps.get(gap, ""))
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def run_in(folder, *trainers):
-    """What DRIVE tells of trainers, each (name, backbone, flags and pairs), in a checkout."""
-    asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
-    result = subprocess.run(
-        [sys.executable, "-c", DRIVE, json.dumps(asked)],
-        cwd=folder,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    (told,) = (line for line in result.stdout.splitlines() if line.startswith("TOLD "))
-    return json.loads(told.removeprefix("TOLD "))
-
-
-def files_below(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def plug_in(folder):
-    """Copy the plug-in, as docs/extending.md says; the two lines are those of `write_checkout`."""
-    before = files_below(folder)
-    shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting",
-                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    assert before.items() <= files_below(folder).items()
-
-
-TWO_LINES = {"extend": "trainers.prompting.extend_cfg(cfg)"}
 
 
 @pytest.mark.parametrize("order, details", [("before", {}), ("after", EDITED)])
@@ -272,9 +60,11 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
     run_in(tmp_path / "without", *theirs)
 
     checkout = tmp_path / "with"
-    write_checkout(checkout, **details, **TWO_LINES, **{order: "import trainers.prompting"})
+    lines = "import trainers.prompting\nimport shallow"
+    write_checkout(checkout, **details, **TWO_LINES, **{order: lines})
+    (checkout / "shallow.py").write_text(SHALLOW)
     plug_in(checkout)
-    told = run_in(
+    told, _ = run_in(
         checkout,
         theirs[0],
         ("ALIGN", tiny, "TRAINER.ALIGN.DEPTH 2 TRAINER.ALIGN.M 2 TRAINER.ALIGN.N 2"),
@@ -284,9 +74,12 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         ("ZeroshotCLIP", "small", "--eval-only"),
         ("PromptedZeroshotCLIP", tiny, ""),
         ("MaPLe", "emoji", "TRAINER.MAPLE.PROMPT_DEPTH 2"),
+        ("Shallow", tiny, "TRAINER.SHALLOW.N_CTX 2"),
+        ("IVLP", "", ""),
     )
     ours = "trainers.prompting.trainer"
     assert "'emoji' is a file of the repository" in told.pop("MaPLe")
+    assert "No backbone is named" in told.pop("IVLP")
     assert told == {
         "CoOp": "trainers.coop",
         "ALIGN": ours,
@@ -295,6 +88,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         "PromptedVPT": ours,
         "ZeroshotCLIP": "trainers.zsclip",
         "PromptedZeroshotCLIP": ours,
+        "Shallow": ours,
         "clip": [str(checkout / "clip" / "__init__.py"), str(checkout / "clip" / "clip.py")],
     }
     for name, _, _ in theirs:  # to the last bit as without us
@@ -307,3 +101,86 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
     assert (checkout / "out" / "ALIGN" / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
     context = load_checkpoint(str(checkout / "out/PromptedCoOp/prompt_learner/model.pth.tar-1"))
     assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says
+
+
+# Where a package is missing: it cannot be imported, or no distribution has it.
+NO_MODULE = """
+import sys
+sys.modules[{name!r}] = None
+"""
+NO_CLIP = """
+import importlib.metadata
+
+def none(name, found=importlib.metadata.distribution):
+    if "clip" in name:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+
+importlib.metadata.distribution = none
+"""
+MISSING = {
+    "ftfy": (NO_MODULE.format(name="ftfy"), "run `pip install ftfy`"),
+    "clip": (NO_CLIP, "run `pip install clip-anytorch`"),
+}
+
+
+def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, tiny_clip):
+    write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
+    plug_in(tmp_path)
+    marks = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}  # OpenAI's
+    state = tiny_clip.state_dict() | {name: torch.tensor(n) for name, n in marks.items()}
+    torch.save(state, tmp_path / "clip.pt")
+    told, _ = run_in(
+        tmp_path,
+        ("CoOp", "small", ""),
+        ("PromptedCoOp", str(GOLDEN / "tiny_clip_seed0.safetensors"), ""),
+        ("PromptedVPT", "clip.pt", "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
+        first=NO_MODULE.format(name="safetensors"),
+    )
+    assert told["CoOp"] == "trainers.coop" and told["PromptedVPT"] == "trainers.prompting.trainer"
+    assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_path, package):
+    first, remedy = MISSING[package]
+    write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
+    plug_in(tmp_path)
+    told, printed = run_in(tmp_path, ("CoOp", "small", ""), first=first)
+    assert told["CoOp"] == "trainers.coop"
+    (warning,) = (line for line in printed.splitlines() if line.startswith("warning: "))
+    assert remedy in warning
+
+
+def settings_in(nodes, method, file=None, pairs=""):
+    """What a method reads in a cfg with these nodes, after a config file and a command line."""
+    cfg = get_cfg_default()
+    for name, start in nodes.items():
+        cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})
+    extend_cfg(cfg)
+    for name, start in nodes.items():  # their trainers ask whether there is a start
+        assert bool(cfg.TRAINER[name].CTX_INIT) == bool(start)
+    if file:
+        cfg.merge_from_file(str(file))
+    cfg.merge_from_list(pairs.split())
+    cfg.freeze()
+    kind = METHODS[method]
+    settings = read_node(kind, values_in(resolved(cfg), kind), "Caltech101")
+    assert kind.point(settings).score
+    return settings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_config_files_mean_the_same_where_a_node_has_words_and_where_it_has_a_switch(kind, file):
+    method = {"coprompt": "CoPrompt"}.get(file.stem, file.parent.name)
+    assert settings_in(KINDS[kind], method, file) == settings_in({}, method, file)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("line", LINES)
+def test_public_command_lines_are_read_in_each_kind_of_checkout(kind, line):
+    pairs, expected = LINES[line]
+    method, _, _ = line.partition(",")
+    found = vars(settings_in(KINDS[kind], method, pairs=pairs))
+    assert {key: found[key] for key in expected} == expected

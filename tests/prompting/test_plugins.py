@@ -36,7 +36,7 @@ def load(tmp_path, *names) -> str:
     environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    return result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["mine.py", "mine", "package.methods.mine"])
@@ -52,6 +52,9 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, name):
     [
         ("1 / 0", "does not import (ZeroDivisionError: division by zero)"),
         ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
+        ("import sys; sys.exit()", "does not import (SystemExit"),
+        ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
+        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is no class"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),

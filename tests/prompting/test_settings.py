@@ -1,12 +1,15 @@
 """A result belongs to its settings: what a checkpoint keeps, and when it is refused."""
 
 import json
+import zipfile
 
 import pytest
 import torch
+from dassl.utils import checkpoints
 from tiny import arguments
 
 import train
+from trainers.prompting import UserError, load_run
 
 
 def run(root, *extra, output=None, flags=()) -> int:
@@ -89,3 +92,38 @@ def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""
     assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")
+
+
+def test_bits_that_have_turned_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch):
+    """The original Dassl reads checkpoints without a look at their checksums."""
+    assert run(tmp_path) == 0
+    file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    with zipfile.ZipFile(file) as archive:
+        (info,) = (i for i in archive.infolist() if i.filename.endswith("data/0"))
+        content = archive.read(info)
+    whole = bytearray(file.read_bytes())
+    whole[whole.find(content) + len(content) // 2] ^= 64
+    file.write_bytes(whole)
+    monkeypatch.setattr(checkpoints, "_check_bytes", lambda path: None)
+    doors = {
+        "evaluation": (["--eval-only", "--model-dir", str(tmp_path / "output")], []),
+        "resume": (["--resume", str(tmp_path / "output")], []),
+        "start": ([], ["MODEL.INIT_WEIGHTS", str(file)]),
+    }
+    for name, (flags, pairs) in doors.items():
+        assert run(tmp_path, *pairs, output=tmp_path / name, flags=flags) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"'{file}' is broken" in line and "data/0' has changed since" in line
+    with pytest.raises(UserError, match="data/0' has changed since it was written"):
+        load_run(tmp_path / "output")
+
+
+def test_training_starts_from_bare_weights(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    torch.save(torch.load(file, weights_only=True)["state_dict"], tmp_path / "bare.pt")
+    pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "bare.pt")]
+    assert run(tmp_path, *pairs, output=tmp_path / "from") == 0
+    torch.save({"epoch": 3}, tmp_path / "bare.pt")
+    assert run(tmp_path, *pairs, output=tmp_path / "other") == 2
+    assert "has 'epoch', which this method has not" in capsys.readouterr().err

@@ -1,12 +1,15 @@
 """predictions.npz: what a run said of each image."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
+from outcomes import leave, outcome
 from tiny import COLOURS, run
 
+from benchmark.__main__ import main
 from benchmark.report import command as report
 from recipe.predictions import NAME, read_predictions, write_predictions
 from trainers.prompting.errors import UserError
@@ -55,8 +58,62 @@ def test_arrays_of_known_logits(tmp_path):
     np.testing.assert_allclose(np.exp(arrays["label_log_probability"]), [0.2, 0.5], rtol=1e-5)
 
 
-def test_a_damaged_file_is_named(tmp_path):
+COLUMNS = {
+    "image": np.array(["a.png", "b.png"]),
+    "label": np.array([0, 1], "int32"),
+    "prediction": np.array([0, 0], "int32"),
+    "top": np.zeros((2, 1), "int32"),
+    "probability": np.ones((2, 1), "float16"),
+    "label_log_probability": np.zeros(2, "float32"),
+}
+
+
+def overwrite(path):
+    """Damage what is compressed of an array."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"label.npy") + len("label.npy") + 20  # behind the sizes
+    content[start : start + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "nothing": lambda path: path.write_bytes(b"PK of nothing"),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "compressed": overwrite,
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "objects": lambda path: np.savez(path, **COLUMNS | {"label": np.array([0, None], object)}),
+    "text": lambda path: np.savez(path, **COLUMNS | {"label": np.array(["0", "1"])}),
+    "one axis": lambda path: np.savez(path, **COLUMNS | {"top": np.zeros(2, "int32")}),
+    "lengths": lambda path: np.savez(path, **COLUMNS | {"label": np.zeros(3, "int32")}),
+    "number": lambda path: np.savez(path, **COLUMNS | {"label": np.int32(1)}),
+    "below": lambda path: np.savez(path, **COLUMNS | {"label": np.array([0, -1], "int32")}),
+    "nan": lambda path: np.savez(path, **COLUMNS | {"probability": np.full((2, 1), np.nan)}),
+    "none": lambda path: np.savez(path, **{name: array[:0] for name, array in COLUMNS.items()}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(tmp_path, damage, deadline):
     assert read_predictions(tmp_path) is None
-    (tmp_path / NAME).write_bytes(b"PK of nothing")
+    write_predictions(tmp_path, COLUMNS)
+    assert read_predictions(tmp_path).keys() == COLUMNS.keys()
+    DAMAGES[damage](tmp_path / NAME)
     with pytest.raises(UserError, match=f"{NAME}' cannot be read"):
         read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["nothing", "compressed"])
+def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys, damage):
+    outcomes = [outcome(trainer, seed, "base", 50.0) for trainer in "AB" for seed in (1, 2)]
+    leave(tmp_path, outcomes)
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    DAMAGES[damage](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
+    assert main(["report", str(tmp_path), "--compare", "A"]) == 0
+    said = capsys.readouterr().out
+    assert f"{NAME}' cannot be read (" in said and "+0.00 [+0.00, +0.00]" in said
+    assert main(["report", str(tmp_path), "--metrics", "--plots", str(tmp_path / "plots")]) == 0
+    assert f"not in the plots: A, Base-to-new, emoji, base, 16 shots: '{tmp_path}" in (
+        capsys.readouterr().err
+    )
+    assert len(list((tmp_path / "plots").iterdir())) == 3

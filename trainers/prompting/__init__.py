@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .run import load_run
     from .spec import PromptSpec
     from .teacher import Teacher
-    from .trainer import extend_cfg
     from .transport.solver import sinkhorn
 
 __version__ = "0.3.0"
@@ -29,7 +28,6 @@ _PLACES = {
     "UserError": "errors",
     "build_clip": "backbones",
     "build_method": "config",
-    "extend_cfg": "trainer",
     "load_clip": "backbones",
     "load_run": "run",
     "prompt_spec": "config",
@@ -52,6 +50,21 @@ __all__ = [
     "register",
     "sinkhorn",
 ]
+
+
+def extend_cfg(cfg) -> None:
+    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, a warning says so,
+    and the checkout around us goes on without them."""
+    from .errors import UserError
+
+    try:
+        from . import trainer
+    except (ImportError, UserError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        remedy = f": run `pip install {missing.partition('.')[0]}`" if missing else ""
+        print(f"warning: the trainers of {__name__} are left out: {error}{remedy}")
+    else:
+        trainer.extend_cfg(cfg)
 
 
 def __getattr__(name: str):

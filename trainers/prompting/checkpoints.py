@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
             f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
             "another checkpoint, or train again"
         )
-    own = model.public_parameters()
+    own, parts = model.public_parameters(), model.public_parts()
     found = {}
     for name, value in state.items():
         full = name if name in own else "prompt_learner." + name
@@ -48,10 +49,11 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
             )
         wanted, given = tuple(parameter.shape), tuple(found[name].shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
+            of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
                 f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                f"{wanted}: make N_CTX, the number of prompts (of classes with CSC) and the "
-                "backbone those of the trained model"
+                f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
+                "and the backbone those of the trained model"
             )
         if not torch.isfinite(found[name]).all():
             raise UserError(
@@ -98,6 +100,31 @@ class PublicLayout(nn.Module):
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
         self.model.load_public_state_dict(state_dict)
+
+
+def read_checkpoint(path: str) -> dict:
+    """The content of a checkpoint whose bytes are those that were written.
+
+    PyTorch does not look at the checksums of its files, and neither does the original Dassl. A file
+    of an old PyTorch has none.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
+
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except Exception as error:  # a damaged archive raises nearly every type there is
+            damaged = " ".join(str(error).split())
+        if damaged:
+            raise UserError(
+                f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
+                "written): copy it again, take another epoch, or train again"
+            )
+    return load_checkpoint(path)
 
 
 def checkpoint_file(folder: str, epoch: int) -> str:

@@ -17,14 +17,17 @@ def add_nodes(cfg: CfgNode) -> None:
 
     What the cfg has already stays as it is: it belongs to the checkout around us. Where methods
     share a key of which each has a default of its own, the cfg has None, and a method takes its
-    own for it.
+    own for it. None also replaces an empty CTX_INIT of the other kind: some public codes have
+    words there and some a switch, which yacs lets only None become.
     """
     for place, default in _places().items():
         *path, key = place.split(".")
         node = cfg
         for part in path:
             node = node.setdefault(part, CfgNode())
-        node.setdefault(key, default)
+        found = node.setdefault(key, default)
+        if key == "CTX_INIT" and type(found) is not type(default) and not (found or default):
+            node[key] = None
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new

@@ -1,7 +1,12 @@
-"""The one exception for a user's mistake, and the hint at what was meant."""
+"""The one exception for a user's mistake, and texts for messages."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+# control characters, bytes of names that are not UTF-8, and what breaks or turns a line
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 class UserError(ValueError):
@@ -37,3 +42,33 @@ def check_name(kind: str, name: str, valid: Iterable) -> str:
     if name not in valid:
         raise UserError(f"There is no {kind} '{name}': {nearest(name, valid)}")
     return name
+
+
+@contextmanager
+def no_exit(whose: str) -> Iterator[None]:
+    """Run the code of others, which may not end the program: it would look like a success.
+
+    Args:
+        whose: code it is, in words.
+
+    Raises:
+        UserError: it has called `sys.exit`.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(
+            f"{whose} calls sys.exit({error.code!r}), which ends all without a result: raise an "
+            "error there instead",
+            exit_code=1,
+        ) from error
+
+
+def printable(text: object) -> str:
+    """Text from a file, or a file's name, on one line: control characters become `\\x1b`."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def in_short(error: BaseException, most: int = 200) -> str:
+    """The type and the words of an error in one line of at most so many characters."""
+    return " ".join(f"{type(error).__name__} {error}".split())[:most]

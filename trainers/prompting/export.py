@@ -10,6 +10,7 @@ from .encoders.text import TextFeatures
 from .errors import UserError
 from .model import Parts, PromptedCLIP
 
+TOLERANCE = 1e-4  # of logits
 TRACED = 3  # images that a program is traced with; it takes any number
 
 
@@ -38,7 +39,7 @@ class Program(nn.Module):
             self.prompt_learner, self.text_encoder = model.prompt_learner, model.text_encoder
         else:
             with torch.no_grad():
-                vision = model.parts.contexts(model.prompt_learner()).vision or []
+                vision = model.contexts().vision or []
                 text = model.text_features()
             self.visual_depth, self.s_weights = len(vision), text.s_weights
             constants = {f"vision_{i}": context for i, context in enumerate(vision)}
@@ -75,15 +76,20 @@ def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
         )
 
 
+@torch.no_grad()
 def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
     """The text features as the weights of a linear classifier on the image features of the CLIP.
+
+    Args:
+        model: in eval mode and float32.
 
     Returns:
         `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The
         logits of an image with normalised features z are logit_scale * weight z + logit_bias.
 
     Raises:
-        UserError: the method's score is no inner product with a feature of each class.
+        UserError: the method's score is no inner product with a feature of each class, or its
+            logits are others than those of the classifier.
     """
     if not is_linear(model):
         raise UserError(
@@ -93,11 +99,28 @@ def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
     found = {"weight": model.text_features().h[0], "logit_scale": model.logit_scale}
     if model.logit_bias is not None:
         found["logit_bias"] = model.logit_bias
-    return {name: value.detach().float().contiguous() for name, value in found.items()}
+    found = {name: value.detach().float().contiguous() for name, value in found.items()}
+    images = random_images(model)
+    z = model.image_encoder(images).z[:, 0].float()
+    logits = found["logit_scale"] * z @ found["weight"].T + found.get("logit_bias", 0)
+    apart = float((logits - model(images)).abs().max())
+    if not apart <= TOLERANCE:
+        raise UserError(
+            "The text features of this method are no classifier by themselves: computed from them, "
+            f"logits are off by {apart:.1e}, as its Parts change more than the text. Nothing is "
+            "written; a .pt2 or .onnx has all that it computes"
+        )
+    return found
+
+
+def random_images(model: PromptedCLIP) -> torch.Tensor:
+    """Two images (2, 3, H, H), always the same, on which logits are compared."""
+    size = model.image_encoder.visual.input_resolution
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(model.logit_scale.device)
 
 
 def is_linear(model: PromptedCLIP) -> bool:
-    """Whether logits are inner products of the CLIP's own image feature with one of each class."""
+    """Whether a method compares the CLIP's image feature with one of each class; Parts aside."""
     spec = model.spec
-    untouched = spec.M == 0 and type(model.parts).image is Parts.image
-    return untouched and spec.score == "cosine" and not spec.image_conditional
+    return spec.M == 0 and spec.score == "cosine" and not spec.image_conditional

@@ -1,13 +1,17 @@
-"""Files that appear whole or not at all, and folders that one process holds at a time."""
+"""Files that appear whole or not at all, or are read whole, and folders with one writer."""
 
 import contextlib
 import errno
+import json
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from .errors import UserError, in_short
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
 
@@ -26,6 +30,41 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a regular file; of anything else there might be no end.
+
+    Raises:
+        OSError: as the system says, or it is a pipe or a device.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+    return Path(path).read_bytes()
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The object in a JSON file; `remedy` ends the sentence about one that cannot be read.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        return parsed(read_file(path).decode("utf-8"), f"'{path}'", remedy)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
+
+
+def parsed(text: str, source: str, remedy: str) -> dict:
+    """The object in a JSON text; raises as `read_json`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source} cannot be read ({in_short(error)}): {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
+    return found
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from torch import nn
 
 from .backbones import family_of
 from .backbones.openai_clip import model as openai_model
+from .errors import UserError
 from .spec import SLOT, PromptSpec
 
 STD = 0.02  # of every random context
@@ -169,3 +170,45 @@ class PromptLearner(nn.Module):
 def as_batch(context: torch.Tensor) -> torch.Tensor:
     """(b, W) or (N, b, W) -> (N, b, W)."""
     return context if context.dim() == 3 else context[None]
+
+
+def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, towers, parts) -> None:
+    """
+    Args:
+        towers: of text and of images, each with its `transformer`; a ResNet has none.
+        parts: what has made the contexts.
+
+    Raises:
+        UserError: the encoders would not read them as they are meant.
+    """
+    b = spec.text_length
+
+    def need(condition: bool, sentence: str):
+        if not condition:
+            name = type(parts).__name__
+            raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")
+
+    need(isinstance(contexts, Contexts), f"{type(contexts).__name__}, no `Contexts`")
+    sides = zip(("text", "image"), contexts[:2], (spec.N, spec.M), towers, strict=True)
+    for side, found, count, tower in sides:
+        shapes = [tuple(context.shape) for context in found or ()]
+        need(bool(found) or not count, f"none for the {side} encoder, whose prompts get lost")
+        if side == "text" and found:
+            need(count > 0, "some for the text encoder, which has no place for them: N is 0")
+            need(shapes[0][1] == b, f"{shapes[0][1]} tokens for the text encoder, but N_CTX is {b}")
+        need(
+            len(set(shapes)) <= 1,
+            f"shapes {shapes} for the {side} encoder, but they must be alike at every depth",
+        )
+        blocks = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
+        need(
+            len(shapes) <= blocks,
+            f"{len(shapes)} depths for the {side} encoder, which has {blocks} blocks",
+        )
+    if contexts.inserted is not None:
+        shape = tuple(contexts.inserted.shape)
+        need(
+            spec.insert_block > 0 and shape[:2] == (num_classes, b),
+            f"`inserted` of the shape {shape}: that needs `insert_block` in the PromptSpec, and "
+            f"{b} tokens for each of {num_classes} classes",
+        )

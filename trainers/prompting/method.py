@@ -1,5 +1,6 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import state
 from .errors import UserError, check_name
 from .model import Output, PromptedCLIP
 from .spec import PromptSpec
@@ -31,8 +33,12 @@ class Method(nn.Module):
     `--trainer` takes.
 
     A subclass names its node and its point; the rest has a default: cross-entropy, one backward
-    pass, one view, nothing trained but prompts, no state but the parameters. Buffers that a
-    subclass registers are saved with every checkpoint, and a run that goes on has them again.
+    pass, one view, nothing trained but prompts, no state but the parameters.
+
+    Buffers of the method and of `model.parts` are saved with every checkpoint, and loaded wherever
+    the prompts are: by a run that goes on, an evaluation, `load_run`. They must not depend on the
+    class names, which may be others then: register what `setup` makes from these with
+    `persistent=False`. A buffer whose length is not known before training starts empty.
 
     Class attributes:
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
@@ -47,10 +53,13 @@ class Method(nn.Module):
             `prompt_learner.`.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
+        class_bound: True for what learns something for each class, such as prototypes or a cache
+            with labels; its checkpoints are refused for other classes.
 
     Attributes:
         model: the `PromptedCLIP`.
         settings: the node with all its keys as attributes.
+        class_buffers: of `state`, taken after `setup`.
 
     Args:
         settings: the node in full, as `config.read_node` gives it.
@@ -72,6 +81,7 @@ class Method(nn.Module):
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
+    class_bound: ClassVar[bool] = False
 
     def __init__(self, settings: SimpleNamespace, clip_model, classnames, dataset: str = ""):
         super().__init__()
@@ -79,6 +89,7 @@ class Method(nn.Module):
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
         self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
+        self.class_buffers = state.class_buffers(self)
 
     # ------------------------------------------------------------------ what a method may say
 
@@ -109,7 +120,15 @@ class Method(nn.Module):
         Args:
             terms: as `losses` gives them.
             scale: multiplies a loss for the sake of half precision; gradients are to be scaled.
+
+        Raises:
+            UserError: the loss depends on nothing that is trained.
         """
+        if not terms["loss"].requires_grad:
+            raise UserError(
+                f"The loss of {type(self).__name__} does not depend on what is trained: compute it "
+                "from the features and logits of the output, without `detach` or `no_grad`"
+            )
         scale(terms["loss"]).backward()
 
     def after_epoch(self, epoch: int, last: int) -> None:
@@ -152,12 +171,16 @@ class Method(nn.Module):
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
         for name, value in terms.items():
-            if not torch.is_tensor(value) or value.numel() != 1:
-                what = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
-                raise UserError(
-                    f"The loss of {type(self).__name__} has no scalar as '{name}' but {what}: "
-                    "return one number as a tensor, or a dict of such"
-                )
+            minimised = name == "loss" or "loss" not in terms
+            what: object = type(value).__name__
+            if torch.is_tensor(value):
+                what = tuple(value.shape) if value.numel() != 1 else value.dtype
+                if value.numel() == 1 and (value.is_floating_point() or not minimised):
+                    continue
+            raise UserError(
+                f"The loss of {type(self).__name__} has no scalar as '{name}' but {what}: return "
+                "one real number as a tensor, or a dict of such"
+            )
         terms = {name: value.reshape(()) for name, value in terms.items()}
         if not terms:
             raise UserError(f"The loss of {type(self).__name__} has no terms: return at least one")
@@ -165,35 +188,39 @@ class Method(nn.Module):
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     def own_state(self) -> dict[str, torch.Tensor]:
-        """The buffers of the method itself, which a run needs in order to go on."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith("model.")}
+        """The buffers of the method and of its parts, which belong to what it has learned."""
+        return state.own_state(self)
 
-    def load_own_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Raises:
-        UserError: the state is of another method.
+    def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Load what `own_state` has given.
+
+        Raises:
+            UserError: the state is of another method, or a value does not fit.
         """
-        own = self.own_state()
-        if state.keys() != own.keys():
-            raise UserError(
-                f"The checkpoint keeps {sorted(state)} beside the prompts, but "
-                f"{type(self).__name__} has {sorted(own)}: it is of another method"
-            )
-        self.load_state_dict(state, strict=False)
+        state.load_own_state(self, state_dict)
 
 
 def register(cls: type[Method]) -> type[Method]:
     """Make a method known under the name of its class.
 
     Raises:
-        UserError: there is one of that name.
+        UserError: it is no class of a method, or there is one of that name.
     """
-    name = cls.__name__
+    name = getattr(cls, "__name__", repr(cls))
+    if not (isinstance(cls, type) and issubclass(cls, Method)):
+        raise UserError(
+            f"'{name}' is no class of a method: put @register above a class that inherits from "
+            "`Method`"
+        )
     known = METHODS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, name):
         raise UserError(
             f"{cls.__module__} registers a method '{name}', but {known.__module__} has one of "
             "that name: rename the class"
         )
+    for key in ("node", "defaults", "point"):
+        if getattr(cls, key, None) is getattr(Method, key, None):
+            raise UserError(f"{name} has no `{key}`: @register needs a class that says it")
     METHODS[name] = cls
     return cls
 

@@ -1,5 +1,6 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from .encoders import blocks
 from .encoders.sentences import check_names
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder, ImageFeatures
-from .learner import Contexts, PromptLearner
+from .learner import Contexts, PromptLearner, check_contexts
 from .memory import MemoryPlan, choose
 from .spec import PromptSpec
 
@@ -133,10 +134,24 @@ class PromptedCLIP(nn.Module):
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
                 return self._image_conditional(images)
-            contexts = self.parts.contexts(self.prompt_learner())
+            contexts = self.contexts()
             image = self._encode_images(images, contexts)
             text = self._encode_text(contexts) if self._text_learns else self.text_features()
             return Output(self.score(image, text), image, text)
+
+    def contexts(self, z: torch.Tensor | None = None) -> Contexts:
+        """The contexts that the encoders get, from the prompt learner by way of the parts.
+
+        Args:
+            z: as in `PromptLearner.forward`.
+
+        Raises:
+            UserError: the parts return contexts that the encoders would read otherwise.
+        """
+        contexts = self.parts.contexts(self.prompt_learner(z))
+        towers = self.text_encoder, self.image_encoder.visual
+        check_contexts(contexts, self.spec, self.num_classes, towers, self.parts)
+        return contexts
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Logits (B, K), float32, of features."""
@@ -191,11 +206,12 @@ class PromptedCLIP(nn.Module):
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
         """The text features of the present prompts, computed once and kept until they change."""
-        fixed = self.spec.N == 0 and not self._has_parts
-        relevant = self.text_encoder if fixed else self
-        key = tuple((p.data_ptr(), p._version, p.device) for p in relevant.parameters())
+        parts = [*self.parts.parameters(), *self.parts.buffers()]
+        relevant = self if self.spec.N or parts else self.text_encoder
+        values = chain(relevant.parameters(), self.parts.buffers())
+        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
         if self._cache is None or self._cache[0] != key:
-            contexts = self.parts.contexts(self.prompt_learner())
+            contexts = self.contexts()
             self._cache = key, self._encode_text(contexts)
         return self._cache[1]
 
@@ -211,7 +227,7 @@ class PromptedCLIP(nn.Module):
         step = len(z) if self.training else 8 * ranks.count()
         texts, logits = [], []
         for i in range(0, len(z), step):
-            contexts = self.parts.contexts(self.prompt_learner(z[i : i + step]))
+            contexts = self.contexts(z[i : i + step])
             texts.append(self._encode_text(contexts))
             logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
         text = texts[0]._replace(
@@ -281,8 +297,11 @@ class PromptedCLIP(nn.Module):
         """The trained parameters under their names in public whole-model checkpoints."""
         names = self.prompt_learner.public_names()
         prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
-        parts = {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
-        return prompts | parts
+        return prompts | self.public_parts()
+
+    def public_parts(self) -> dict[str, nn.Parameter]:
+        """Those of `public_parameters` that are of the parts."""
+        return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
         """What is trained, under the names and in the shapes of public checkpoints."""

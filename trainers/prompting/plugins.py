@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ _loaded: set[str] = set()
 def load_plugins(names: Iterable[str]) -> None:
     """Import modules that register methods; what was imported before is not imported again.
 
+    Each is named on stderr.
+
     Args:
         names: of modules that can be imported, or of `.py` files.
 
@@ -23,14 +26,15 @@ def load_plugins(names: Iterable[str]) -> None:
         UserError: a module does not import, registers nothing, or a name that there is already.
     """
     for name in names:
-        if name in _loaded:
+        place = os.path.abspath(name) if name.endswith(".py") else name
+        if place in _loaded:
             continue
         before = set(METHODS)
         try:
             module = _import(name)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"The plug-in '{name}' does not import ({type(error).__name__}: "
                 f"{' '.join(str(error).split())}): correct it, or name another with --plugin"
@@ -42,8 +46,8 @@ def load_plugins(names: Iterable[str]) -> None:
                 f"The plug-in '{name}' registers no method: put `@register` of "
                 "`trainers.prompting.method` above its class"
             )
-        _loaded.add(name)
-        print(f"Plug-in '{name}': {', '.join(sorted(found))}")
+        _loaded.add(place)
+        print(f"Plug-in '{name}': {', '.join(sorted(found))}", file=sys.stderr)
 
 
 def _import(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 
 from yacs.config import CfgNode
 
@@ -42,18 +43,23 @@ def _text(key: str, value) -> str:
 
 
 def check_resumed(
-    checkpoint: Mapping, now: Mapping[str, str], folder: str, wanted: Iterable[str]
+    checkpoint: Mapping,
+    now: Mapping[str, str],
+    classnames: list[str],
+    folder: str,
+    wanted: Iterable[str],
 ) -> None:
     """Refuse to go on with a run under other settings than it began with, or without its state.
 
     A checkpoint that does not tell its settings is of another code, and may lack more.
 
     Args:
+        classnames: K names, of the data now.
         folder: where the checkpoint lies.
         wanted: the names of all parts of its state.
 
     Raises:
-        UserError: names the keys that differ, or the parts that are missing.
+        UserError: names the keys or classes that differ, or the parts that are missing.
     """
     saved, epoch = checkpoint.get("settings"), checkpoint["epoch"]
     if saved is None:
@@ -63,12 +69,20 @@ def check_resumed(
         raise broken_checkpoint(folder, epoch, "does not tell its settings")
     if lacking := sorted(set(wanted) - checkpoint.keys()):
         raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
-    differing = _differing(saved, now)
-    if differing:
-        raise UserError(
-            f"The run in '{folder}' was begun with other settings ({differing}): give this one "
-            "another --output-dir, or delete that folder to train again"
-        )
+    begun, differing = checkpoint["classnames"], _differing(saved, now)
+    if not are_texts(begun):
+        raise broken_checkpoint(folder, epoch, "does not tell its classes")
+    what = f"settings ({differing})"
+    if not differing and begun != classnames:
+        pairs = zip_longest(begun, classnames, fillvalue="none")
+        k, (then, found) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
+        what = f"classes ({len(begun)}, now {len(classnames)}; class {k} '{then}', now '{found}')"
+    elif not differing:
+        return
+    raise UserError(
+        f"The run in '{folder}' was begun with other {what}: give this one another --output-dir, "
+        "or delete that folder to train again"
+    )
 
 
 def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method) -> None:
@@ -101,6 +115,11 @@ def is_settings(saved) -> bool:
     return isinstance(saved, Mapping) and all(
         isinstance(text, str) for pair in saved.items() for text in pair
     )
+
+
+def are_texts(value) -> bool:
+    """Whether a value is a list of strings."""
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 import torch
 
 from . import ranks
+from .errors import UserError
 from .method import Batch, Method
 from .model import Output
 from .precision import Precision
@@ -29,9 +30,19 @@ def update(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
 ) -> None:
-    """Gradients from the terms of a loss, and the optimiser's step with them."""
+    """Gradients from the terms of a loss, and the optimiser's step with them.
+
+    Raises:
+        UserError: `backward` leaves no gradient.
+    """
     optimizer.zero_grad(set_to_none=True)
     method.backward(terms, precision.scaler.scale)
-    ranks.agree(p.grad for p in method.model.trained().parameters())
+    gradients = [p.grad for p in method.model.trained().parameters()]
+    if all(gradient is None for gradient in gradients):
+        raise UserError(
+            f"`backward` of {type(method).__name__} leaves no gradient in any trained parameter: "
+            "call `backward` of a loss that depends on them, or set their `.grad`"
+        )
+    ranks.agree(gradients)
     precision.scaler.step(optimizer)
     precision.scaler.update()

@@ -1,6 +1,5 @@
 """The untouched CLIP beside a prompted one: what prompts are to stay near to."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from . import ranks
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
+from .files import read_json
 from .spec import PromptSpec, clean
 
 EMBEDDED = {"emoji": Path(__file__).resolve().parents[2] / "assets" / "emoji_sentences.json"}
@@ -104,7 +104,9 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
         )
     about, where = source, "SENTENCES"
     if not isinstance(source, Mapping):
-        about, where = _read_object(EMBEDDED.get(source, source)), f"SENTENCES: '{source}'"
+        remedy = 'SENTENCES needs one like {"class name": ["a sentence about it", ...], ...}'
+        about = read_json(Path(EMBEDDED.get(source, source)), remedy)
+        where = f"SENTENCES: '{source}'"
     lists = {clean(name): sentences for name, sentences in about.items()}
     names = [clean(name) for name in classnames]
     rows: list[list[str]] = []
@@ -123,14 +125,3 @@ def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
             )
         rows.append(sentences if name in lists else [s.replace("{}", name) for s in sentences])
     return [list(row) for row in zip(*rows, strict=True)]
-
-
-def _read_object(path) -> dict:
-    try:
-        about = json.loads(Path(path).read_text("utf-8"))
-        if not isinstance(about, dict):
-            raise ValueError("it holds something else")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"SENTENCES: '{path}' is no JSON object: {reason}") from error
-    return about

@@ -1,13 +1,11 @@
 """The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
 
-import hashlib
 import os
 
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint, save_checkpoint
-from torch import nn
+from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from . import ranks
@@ -17,8 +15,10 @@ from .checkpoints import (
     broken_checkpoint,
     checkpoint_file,
     find_checkpoint,
+    read_checkpoint,
     saved_epochs,
 )
+from .checks import Watch, check_classes, check_ranks, not_finite
 from .config import add_nodes, fitted, read_node, resolved, values_in
 from .errors import UserError
 from .memory import GIB, keep_freed_memory, memory_budget
@@ -26,9 +26,9 @@ from .method import METHODS, Method
 from .precision import Precision, make_deterministic
 from .predictions import Predictions
 from .settings import check_loaded, check_resumed, settings_of
+from .state import load_trained
 from .step import training_step
 
-CHECK_EVERY = 20  # steps between two looks at the loss where a look waits for the accelerator
 TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
 
 
@@ -56,9 +56,11 @@ class PromptTrainer(TrainerX):
         method: the `Method`, as a class. An instance has it built.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
             While an evaluation goes on they stand in `recorder`.
+        untrained: until something has trained the prompts, or chosen those that there are.
     """
 
     method: type[Method] | Method
+    untrained = True
     predictions: Predictions | None = None
     recorder: Predictions | None = None
 
@@ -80,31 +82,11 @@ class PromptTrainer(TrainerX):
         super().build_data_loader()
         if ranks.count() == 1:
             return
-        self._check_ranks()
+        check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
         self.train_loader_x = ranks.ShareLoader(self.train_loader_x, self.device)
         self.test_loader = ranks.ShareLoader(self.test_loader, self.device)
         if self.val_loader is not None:
             self.val_loader = ranks.ShareLoader(self.val_loader, self.device)
-
-    def _check_ranks(self):
-        """
-        Raises:
-            UserError: there are too many ranks, or they see different data.
-        """
-        data, W = self.dm.dataset, ranks.count()
-        if len(data.classnames) < W:
-            raise UserError(
-                f"There are {W} ranks but {len(data.classnames)} classes to share: start at most "
-                f"{len(data.classnames)}"
-            )
-        for name in ("train_x", "val", "test"):
-            seen = [
-                (os.path.basename(image.impath), image.label, image.classname)
-                for image in getattr(data, name) or ()
-            ]
-            digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
-            remedy = f"give all nodes the same DATASET.ROOT (now '{self.cfg.DATASET.ROOT}')"
-            ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
 
     def build_model(self):
         cfg, kind = self.cfg, self.method
@@ -114,7 +96,7 @@ class PromptTrainer(TrainerX):
             keep_freed_memory()
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
-        classnames, clip_model = self._classnames(), self.clip_model
+        classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
         del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
@@ -137,15 +119,7 @@ class PromptTrainer(TrainerX):
             without = f"running without ({obstacle})"
             print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
         self._register()
-        self.first_bad = torch.tensor(-1, device=self.device)
-
-    def _classnames(self) -> list[str]:
-        names = self.dm.dataset.classnames
-        if len(names) < 2:
-            raise UserError(
-                f"The data set has {len(names)} class: at least 2 are needed to tell apart"
-            )
-        return names
+        self.watch = Watch(self.device)
 
     def _fit_memory(self):
         """Recompute activations where a training step would not fit, and say so."""
@@ -168,7 +142,9 @@ class PromptTrainer(TrainerX):
         self.optim = self.sched = None
         if self.num_trained:
             if cfg.MODEL.INIT_WEIGHTS:
-                layout.load_state_dict(load_checkpoint(cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+                weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
+                layout.load_state_dict(weights.get("state_dict", weights))
+                self.untrained = False
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
@@ -179,6 +155,7 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ train
 
     def train(self):
+        self.untrained = False
         if self.num_trained:
             batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
             if batch < ranks.count():
@@ -194,9 +171,16 @@ class PromptTrainer(TrainerX):
         self.close_writer()
 
     def forward_backward(self, batch):
+        """A step.
+
+        Raises:
+            UserError: the loss is not finite; the last checkpoint stays as it is.
+        """
         batch = self.method.batch(*self.parse_batch_train(batch))
         output, terms = training_step(self.method, batch, self.optim, self.precision)
-        self._check_finite(terms["loss"])
+        bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
+        if bad is not None:
+            raise self._failed(f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}")
         accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
@@ -209,30 +193,28 @@ class PromptTrainer(TrainerX):
             batch["label"].to(self.device, non_blocking=True),
         )
 
-    def _check_finite(self, loss):
-        """Stop when the loss is not finite; the last checkpoint stays as it is.
-
-        Raises:
-            UserError: names the epoch and the step.
-        """
-        step = self.batch_idx
-        bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, step, self.first_bad)
-        last = step + 1 == self.num_batches
-        if self.device.type == "cpu" or last or step % CHECK_EVERY == 0:
-            first_bad = int(self.first_bad)
-            if first_bad >= 0:
-                raise UserError(
-                    f"The loss is not finite in epoch {self.epoch + 1}, step {first_bad + 1}: "
-                    f"lower OPTIM.LR or set PREC fp32 (the last checkpoint is kept in "
-                    f"{self._folder(self.output_dir)})",
-                    exit_code=1,
-                )
+    def _failed(self, what: str) -> UserError:
+        """An error about a training whose numbers are spoiled; what is saved stays as it is."""
+        folder = self._folder(self.output_dir)
+        epochs = saved_epochs(folder)
+        kept = (
+            f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
+        )
+        return UserError(
+            f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})",
+            exit_code=1,
+        )
 
     def after_epoch(self):
-        """As in Dassl, and keep the latest epoch so that an interrupted run can go on."""
+        """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
+
+        Raises:
+            UserError: what is trained is no longer finite.
+        """
         epoch = self.epoch + 1
         self.method.after_epoch(epoch, self.max_epoch)
+        if spoiled := not_finite(self.method):
+            raise self._failed(f"'{spoiled[0]}' is not finite after epoch {epoch}")
         super().after_epoch()
 
         def kept(epoch):
@@ -259,6 +241,7 @@ class PromptTrainer(TrainerX):
             "method": self.method.own_state(),
             "scaler": self.precision.scaler.state_dict(),
             "settings": settings_of(self.cfg, self.method),
+            "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
@@ -276,11 +259,13 @@ class PromptTrainer(TrainerX):
 
     def check_checkpoint(self, checkpoint, folder):
         """Raises:
-        UserError: the run was begun with other settings, or lacks what `save_model` writes.
+        UserError: the run was begun with other settings or classes, or lacks what `save_model`
+            writes.
         """
         of_dassl = getattr(super(), "run_state", dict)()
-        wanted = {"optimizer", "scheduler", "method", "scaler", *of_dassl}
-        check_resumed(checkpoint, settings_of(self.cfg, self.method), folder, wanted)
+        wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
+        names = self.dm.dataset.classnames
+        check_resumed(checkpoint, settings_of(self.cfg, self.method), names, folder, wanted)
 
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
@@ -289,7 +274,7 @@ class PromptTrainer(TrainerX):
         ranks.check_same("to go on from epoch", epoch, remedy)
         if epoch:
             folder = self._folder(directory)
-            state = load_checkpoint(checkpoint_file(folder, epoch))
+            state = read_checkpoint(checkpoint_file(folder, epoch))
             if not hasattr(super(), "check_checkpoint"):  # not dassl-lite, which has asked before
                 self.check_checkpoint(state, folder)
             try:
@@ -302,10 +287,26 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ evaluate
 
-    def test(self, split=None):
-        """As in Dassl, and keep what is said of each image."""
+    def test(self, split=None, is_final=False):
+        """As in Dassl, and keep what is said of each image.
+
+        Args:
+            is_final: ends the process in ATPrompt's Dassl; it means nothing here.
+
+        Raises:
+            UserError: the prompts were neither trained nor loaded, as where a train.py has
+                --eval-only, but never calls `load_model`; or an image has logits that mean
+                nothing.
+        """
+        if self.untrained and self.num_trained:
+            raise UserError(
+                "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
+                "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
+                "`load_model('')` evaluates them as they are initialised"
+            )
         self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
         result = super().test(split)
+        self.watch.check_logits()
         self.predictions, self.recorder = self.recorder, None
         return result
 
@@ -320,30 +321,33 @@ class PromptTrainer(TrainerX):
             logits = self.model(input)
         if self.recorder is not None:
             self.recorder.add_logits(logits)
+        self.watch.see_logits(logits)
         return logits
 
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory, *others, epoch=None):
         """Load the prompts of a run, ours or a public one.
 
         Args:
             directory: the run's output folder; nothing is loaded when it is empty.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
+        epoch = next((other for other in others if isinstance(other, int)), epoch)
+        self.untrained = False
         if not directory:
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
-        if not self.num_trained:
+        if not self.num_trained and not self.method.own_state():
             return
         path = find_checkpoint(self._folder(directory), epoch)
-        checkpoint = load_checkpoint(path)
+        checkpoint = read_checkpoint(path)
         print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
-        layout: nn.Module = self._models[self.method.checkpoint]
-        layout.load_state_dict(checkpoint.get("state_dict", checkpoint))
+        load_trained(self.method, checkpoint, self.dm.dataset.classnames)

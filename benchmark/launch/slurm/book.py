@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainers.prompting.files import read_file
+
 from .arrays import LOGS, Array, relative
 from .commands import Task
 
@@ -34,13 +36,14 @@ class Book:
 
     def __post_init__(self):
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(self.path).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return
         for line in lines:
             try:
                 self._enter(json.loads(line))
-            except ValueError:  # a line that a full disk cut off
+            # a line that a full disk cut off, or one of something else
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
     @property

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import held, write_whole
+from trainers.prompting.files import held, read_file, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
@@ -92,7 +92,7 @@ class Slurm:
                 book = Book(self.output)
                 queued = self._queued(engine, book)
                 jobs: dict[Array, str] = {}
-                for array in self._plan(engine, queued):
+                for array in self._plan(engine, queued, most_tasks()):
                     jobs[array] = self._submit(array, book, jobs)
                     done += len(array.runs)
         except OSError as error:
@@ -105,8 +105,14 @@ class Slurm:
 
     def dry_run(self, engine: Engine) -> str:
         """What `submit` would do, as a bash program; also on a machine without Slurm."""
-        queued = self._queued(engine, Book(self.output)) if has_slurm() else {}
-        arrays = self._plan(engine, queued)
+        queued: dict[Run, Task] = {}
+        most = USUAL_MOST
+        if has_slurm():
+            try:
+                queued, most = self._queued(engine, Book(self.output)), most_tasks()
+            except UserError as error:
+                print(f"{error}: what is queued is not known", file=sys.stderr)
+        arrays = self._plan(engine, queued, most)
         named = enumerate(arrays, 1)
         return dry_run(
             [(array, self._script(array, f"{self.name}-{n}")) for n, array in named], self.output
@@ -118,9 +124,8 @@ class Slurm:
         found = {run: tasks.get(relative(run, self.output)) for run in engine.todo}
         return {run: task for run, task in found.items() if task and not task.ended}
 
-    def _plan(self, engine: Engine, queued: dict[Run, Task]) -> list[Array]:
+    def _plan(self, engine: Engine, queued: dict[Run, Task], most: int) -> list[Array]:
         todo = [run for run in engine.todo if run not in queued]
-        most = most_tasks() if has_slurm() else USUAL_MOST
         return plan(todo, queued, self.site.per_job, most, self.seconds)
 
     def _script(self, array: Array, name: str) -> str:
@@ -228,7 +233,7 @@ class _Watch:
 def ending(entry, task: Task | None) -> str:
     """Why a job has ended without results, in one sentence."""
     try:
-        lines = entry.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_file(entry.log).decode(errors="replace").splitlines()
     except OSError:
         lines = []
     said = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")

@@ -1,11 +1,6 @@
 """The default config and its helpers."""
 
-from .defaults import get_defaults
-
-
-def get_cfg_default():
-    """A fresh yacs CfgNode with every default."""
-    return get_defaults()
+from .defaults import get_cfg_default
 
 
 def clean_cfg(cfg, trainer):

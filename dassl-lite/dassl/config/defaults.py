@@ -1,8 +1,9 @@
 """Every config key with its default: Dassl 0.6.3's names and values, without its trainers' nodes.
 
-A trainer's own node (`TRAINER.COOP`, ...) is added by the program that uses it. A few keys under
-DATASET mean something to data sets that are not part of this package; they are kept because config
-files name them.
+A trainer's own node (`TRAINER.COOP`, ...) is added by the program that uses it. A few keys mean
+something only to parts of Dassl that are left out, and are kept because config files name them: the
+head and PRETRAINED of a backbone, COUNT_ITER, RETURN_IMG0, CUTOUT_N, CUTOUT_LEN, GN_MEAN, GN_STD,
+and, under DATASET, what data sets of Dassl read.
 """
 
 from yacs.config import CfgNode
@@ -12,8 +13,8 @@ def _loader(sampler):
     return {"SAMPLER": sampler, "BATCH_SIZE": 32}
 
 
-def get_defaults():
-    """A fresh CfgNode; nothing in it is shared with the last one."""
+def get_cfg_default():
+    """A fresh CfgNode with every default; nothing in it is shared with the last one."""
     return CfgNode(
         {
             "VERSION": 1,
@@ -30,7 +31,7 @@ def get_defaults():
             "TRAIN": {
                 "CHECKPOINT_FREQ": 0,  # in epochs; 0: only the last one
                 "PRINT_FREQ": 10,  # in batches
-                "COUNT_ITER": "train_x",  # train_x, train_u, smaller_one: the length of an epoch
+                "COUNT_ITER": "train_x",
             },
             "TEST": {
                 "EVALUATOR": "Classification",
@@ -92,7 +93,7 @@ def _dataloader():
     return {
         "NUM_WORKERS": 4,
         "K_TRANSFORMS": 1,  # augmented views of one training image
-        "RETURN_IMG0": False,  # also the image without augmentation
+        "RETURN_IMG0": False,
         "CACHE_GIB": 1.0,  # decoded training images that may stay in memory, over all workers
         "TRAIN_X": {**_loader("RandomSampler"), **grouped},
         "TRAIN_U": {"SAME_AS_X": True, **_loader("RandomSampler"), **grouped},

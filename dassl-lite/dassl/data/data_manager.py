@@ -3,7 +3,6 @@
 import os
 
 import torch
-import torchvision.transforms as T
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
@@ -11,7 +10,7 @@ from dassl.utils import UserError, local_seed, read_image
 
 from .datasets import build_dataset
 from .samplers import SeededIndex, build_sampler
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import build_transform
 
 
 def build_data_loader(
@@ -65,40 +64,30 @@ class DataManager:
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+        """Make the data set and the loaders."""
         self.dataset = dataset = build_dataset(cfg)
         train_tfm = custom_tfm_train or build_transform(cfg, is_train=True)
         test_tfm = custom_tfm_test or build_transform(cfg, is_train=False)
 
-        def train_loader(data_source, config):
+        def loader(data_source, config, tfm, is_train):
             return build_data_loader(
                 cfg,
-                sampler_type=config.SAMPLER,
-                data_source=data_source,
-                batch_size=config.BATCH_SIZE,
-                n_domain=config.N_DOMAIN,
-                n_ins=config.N_INS,
-                tfm=train_tfm,
-                is_train=True,
+                config.SAMPLER,
+                data_source,
+                config.BATCH_SIZE,
+                n_ins=config.get("N_INS", 2),  # the loaders of TEST have none
+                tfm=tfm,
+                is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
             )
 
-        def test_loader(data_source):
-            return build_data_loader(
-                cfg,
-                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
-                data_source=data_source,
-                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-                tfm=test_tfm,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        config_x, config_u = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U
-        config_u = config_x if config_u.SAME_AS_X else config_u
-        self.train_loader_x = train_loader(dataset.train_x, config_x)
-        self.train_loader_u = train_loader(dataset.train_u, config_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        of_x, of_u, of_test = cfg.DATALOADER.TRAIN_X, cfg.DATALOADER.TRAIN_U, cfg.DATALOADER.TEST
+        of_u = of_x if of_u.SAME_AS_X else of_u
+        train_u, val = dataset.train_u, dataset.val
+        self.train_loader_x = loader(dataset.train_x, of_x, train_tfm, True)
+        self.train_loader_u = loader(train_u, of_u, train_tfm, True) if train_u else None
+        self.val_loader = loader(val, of_test, test_tfm, False) if val else None
+        self.test_loader = loader(dataset.test, of_test, test_tfm, False)
 
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
@@ -125,34 +114,28 @@ class DatasetWrapper(Dataset):
     """A list of Datum as a PyTorch data set of dicts.
 
     An item has `img`, `label`, `domain`, `impath` and `index`. With K_TRANSFORMS above 1, `img`
-    is a list of that many views; with a list of transforms there are `img`, `img2`, ...; with
-    RETURN_IMG0 `img0` is the image without augmentation.
+    of a training image is a list of that many views; without a transform it is the PIL image.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
+        """Keep the list; raises UserError when views are asked for without a transform."""
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
         self.room = int(cfg.DATALOADER.CACHE_GIB * 2**30 / workers) if is_train else 0
         self.decoded = {}  # by index; every worker has its own, and its share of the room
         if self.k_tfm > 1 and transform is None:
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
-        steps = [
-            T.Resize(tuple(cfg.INPUT.SIZE), INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]),
-            T.ToTensor(),
-        ]
-        if "normalize" in cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
-        self.to_tensor = T.Compose(steps)
 
     def __len__(self):
+        """The number of images."""
         return len(self.data_source)
 
     def __getitem__(self, idx):
+        """The item; a SeededIndex seeds its augmentation."""
         if isinstance(idx, SeededIndex):
             with local_seed(idx.seed):
                 return self._read(int(idx))
@@ -161,22 +144,17 @@ class DatasetWrapper(Dataset):
     def _read(self, idx):
         item = self.data_source[idx]
         image = self._decode(idx)
-        output = {
+        if self.k_tfm > 1:
+            image = [self.transform(image) for _ in range(self.k_tfm)]
+        elif self.transform is not None:
+            image = self.transform(image)
+        return {
+            "img": image,
             "label": item.label,
             "domain": item.domain,
             "impath": item.impath,
             "index": idx,
         }
-        if self.transform is None:
-            output["img"] = image
-        elif isinstance(self.transform, (list, tuple)):
-            for i, transform in enumerate(self.transform, start=1):
-                output["img" if i == 1 else f"img{i}"] = self._views(transform, image)
-        else:
-            output["img"] = self._views(self.transform, image)
-        if self.return_img0:
-            output["img0"] = self.to_tensor(image)
-        return output
 
     def _decode(self, idx):
         """The image, which is kept while there is room: few-shot sets are small, epochs many."""
@@ -188,7 +166,3 @@ class DatasetWrapper(Dataset):
             self.room -= size
             self.decoded[idx] = image
         return image
-
-    def _views(self, transform, image):
-        views = [transform(image) for _ in range(self.k_tfm)]
-        return views if self.k_tfm > 1 else views[0]

@@ -13,7 +13,10 @@ class SeededIndex(int):
     the worker that reads it, or on what was read before. A resumed run relies on that.
     """
 
+    seed: int
+
     def __new__(cls, index, seed=0):
+        """The whole number `index`, with `seed`."""
         self = super().__new__(cls, index)
         self.seed = seed
         return self
@@ -44,6 +47,7 @@ class RandomSampler(_SeededSampler):
     """Every image once, in random order."""
 
     def order(self, generator):
+        """A permutation of the indices."""
         return torch.randperm(len(self.data_source), generator=generator).tolist()
 
 
@@ -55,10 +59,11 @@ class RandomClassSampler(_SeededSampler):
     """
 
     def __init__(self, data_source, batch_size, n_ins):
+        """Group the images; raises UserError when there are too few classes for a batch."""
         super().__init__(data_source)
         self.n_ins = n_ins
         self.n_classes = batch_size // n_ins
-        self.by_label = {}
+        self.by_label: dict[int, list[int]] = {}
         for index, item in enumerate(data_source):
             self.by_label.setdefault(item.label, []).append(index)
         if not 1 <= self.n_classes <= len(self.by_label):
@@ -68,7 +73,9 @@ class RandomClassSampler(_SeededSampler):
             )
 
     def order(self, generator):
-        left, order = {}, []
+        """The indices of the batches, one after the other."""
+        left: dict[int, list[list[int]]] = {}
+        order: list[int] = []
         while len(order) < len(self):
             if len(left) < self.n_classes:
                 left = {label: self._groups(label, generator) for label in self.by_label}
@@ -91,6 +98,7 @@ class RandomClassSampler(_SeededSampler):
         return picked.view(-1, self.n_ins).tolist()
 
     def __len__(self):
+        """The number of images in an epoch."""
         groups = sum(max(len(indices) // self.n_ins, 1) for indices in self.by_label.values())
         return groups // self.n_classes * self.n_classes * self.n_ins
 

@@ -1,4 +1,4 @@
-"""What every trainer has: its models by name, their checkpoints, the loop over epochs."""
+"""The base of every trainer: models by name, their checkpoints, the loop over epochs."""
 
 import os.path as osp
 import threading
@@ -28,6 +28,18 @@ def _quiet_about_curves(failed, otherwise=threading.excepthook):
         otherwise(failed)
 
 
+def _set_generators(checkpoint, folder):
+    """Give the random number generators the states that a checkpoint of `folder` has."""
+    if "rng" not in checkpoint:
+        print("It has no states of the random number generators: the run goes on with others")
+        return
+    try:
+        set_rng_state(checkpoint["rng"])
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        flaw = "has broken states of the random number generators"
+        raise broken_checkpoint(folder, flaw) from None
+
+
 class TrainerBase:
     """Base of iterative trainers.
 
@@ -36,6 +48,7 @@ class TrainerBase:
     """
 
     def __init__(self):
+        """Start without models."""
         self._models = {}
         self._optims = {}
         self._scheds = {}
@@ -100,14 +113,14 @@ class TrainerBase:
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def run_state(self):
-        """What a checkpoint keeps beside a model and its optimiser, so that a run can go on."""
+        """The rest of what a run needs to go on, besides a model and its optimiser."""
         return {"rng": get_rng_state(), "train_seconds": self._seconds_so_far()}
 
     def resume_model_if_exist(self, directory):
         """Go on from the last checkpoint of every model in `directory`; return the next epoch.
 
         The random number generators go on, too. Checkpoints of the original Dassl have no states of
-        them, which is told.
+        them: a printed line says so.
         """
         names = self.get_model_names()
         if not names:
@@ -130,14 +143,7 @@ class TrainerBase:
             optim, sched = self._optims[name], self._scheds[name]
             restore(checkpoint, self._models[name], folders[name], optim, sched)
         self.train_seconds = checkpoint.get("train_seconds", 0.0)
-        if "rng" not in checkpoint:
-            print("It has no states of the random number generators: the run goes on with others")
-            return checkpoint["epoch"]
-        try:
-            set_rng_state(checkpoint["rng"])
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            flaw = "has broken states of the random number generators"
-            raise broken_checkpoint(folders[name], flaw) from None
+        _set_generators(checkpoint, folders[name])
         return checkpoint["epoch"]
 
     def check_checkpoint(self, checkpoint, folder):
@@ -168,6 +174,7 @@ class TrainerBase:
             self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self):
+        """Finish the file of the curves."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -199,48 +206,40 @@ class TrainerBase:
         return self.train_seconds + running
 
     def before_train(self):
-        pass
+        """Prepare the training; nothing here."""
 
     def after_train(self):
-        pass
+        """Finish the training; nothing here."""
 
     def before_epoch(self):
-        pass
+        """Prepare an epoch; nothing here."""
 
     def after_epoch(self):
-        pass
+        """Finish an epoch; nothing here."""
 
     def run_epoch(self):
-        raise NotImplementedError
-
-    def test(self):
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch):
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch):
+        """Do the steps of one epoch."""
         raise NotImplementedError
 
     def forward_backward(self, batch):
         """Do one step; return a dict of what is to be printed."""
         raise NotImplementedError
 
-    def model_inference(self, input):
-        raise NotImplementedError
-
     # One step
 
     def model_zero_grad(self, names=None):
+        """Clear the gradients of the named models, or of all."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss):
+        """Compute gradients; raises LossNotFinite before a bad loss reaches the parameters."""
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names=None):
+        """Step the optimisers of the named models, or of all."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
@@ -264,7 +263,7 @@ class TrainerBase:
         )
 
     def _kept_checkpoint(self):
-        """Which checkpoint a stopped run leaves behind, in words."""
+        """The checkpoint that a stopped run leaves, in words."""
         for name in self._models:
             folder = osp.join(getattr(self, "output_dir", ""), name)
             if osp.exists(osp.join(folder, "checkpoint")):

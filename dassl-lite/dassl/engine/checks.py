@@ -5,7 +5,8 @@ import os.path as osp
 
 from dassl.utils.errors import UserError, unknown_name
 
-_FINITE = "a finite number, 0 or more"
+_MOST = 1e30  # above it the steps of an optimiser leave float32
+_FINITE = f"a finite number, 0 or more, and at most {_MOST:g}"
 _COUNT = "a whole number, 1 or more"
 
 # What a key must be, in words and as a test.
@@ -17,9 +18,11 @@ _RULES = {
     "DATALOADER.K_TRANSFORMS": (_COUNT, lambda n: n >= 1),
     "DATALOADER.NUM_WORKERS": ("a whole number, 0 or more", lambda n: n >= 0),
     "DATASET.NUM_SHOTS": ("a number of images, or -1 for all", lambda n: n >= -1),
-    "OPTIM.LR": (_FINITE, lambda x: 0 <= x < math.inf),
-    "OPTIM.MOMENTUM": (_FINITE, lambda x: 0 <= x < math.inf),
-    "OPTIM.WEIGHT_DECAY": (_FINITE, lambda x: 0 <= x < math.inf),
+    "OPTIM.LR": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "OPTIM.MOMENTUM": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "OPTIM.WEIGHT_DECAY": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "OPTIM.WARMUP_CONS_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "OPTIM.WARMUP_MIN_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.MAX_EPOCH": (_COUNT, lambda n: n >= 1),
     "OPTIM.WARMUP_EPOCH": ("a number of epochs, or -1 for none", lambda n: n >= -1),
     "INPUT.SIZE": (

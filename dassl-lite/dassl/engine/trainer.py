@@ -1,32 +1,25 @@
 """Trainers with data, a model, checkpoints and evaluation."""
 
 import datetime
-import itertools
 import math
 import os.path as osp
 import time
 
 import torch
-import torch.nn as nn
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
     UserError,
-    count_num_param,
     load_checkpoint,
-    load_pretrained_weights,
     mkdir_if_missing,
     progress,
-    unknown_name,
 )
 
-from .base import TrainerBase
+from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public codes)
 from .checks import check_values
-from .net import SimpleNet
 
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
 
@@ -37,7 +30,10 @@ class SimpleTrainer(TrainerBase):
     After `test`, `test_results` holds the evaluator's results, `test_seconds` its time.
     """
 
+    model: torch.nn.Module
+
     def __init__(self, cfg):
+        """Check `cfg`, then make all that it names."""
         super().__init__()
         check_values(cfg)
         self.check_cfg(cfg)
@@ -79,24 +75,15 @@ class SimpleTrainer(TrainerBase):
         return self.val_loader
 
     def build_model(self):
-        """Make and register the model; most trainers replace this."""
-        cfg = self.cfg
-        print("Building model")
-        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
-        self.model.to(self.device)
-        print(f"# params: {count_num_param(self.model):,}")
-        self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("model", self.model, self.optim, self.sched)
-        if self.device.type == "cuda" and torch.cuda.device_count() > 1:
-            self.model = nn.DataParallel(self.model)
+        """Make `model`, on `device`, and register what of it learns."""
+        raise NotImplementedError
 
-    def train(self):
+    def train(self):  # type: ignore[override]
+        """Run the epochs that are left of the config's, and what comes before and after them."""
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
+        """Go on from a checkpoint, if there is one, and start the curves."""
         if self.cfg.DATASET.NUM_SHOTS == 0:
             raise UserError(
                 "DATASET.NUM_SHOTS is 0, which leaves nothing to train on: -1 takes all"
@@ -124,6 +111,7 @@ class SimpleTrainer(TrainerBase):
             self.best_result = result
 
     def after_train(self):
+        """Evaluate the last model, or the best one, as TEST says."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -137,6 +125,7 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self):
+        """Evaluate on validation images, and write checkpoints, where the config asks for it."""
         epoch, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
@@ -170,9 +159,11 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def model_inference(self, input):
+        """The logits (B, K) of what `parse_batch_test` gives."""
         return self.model(input)
 
     def parse_batch_test(self, batch):
+        """Images (B, 3, H, W) and labels (B,) of a batch, on `device`."""
         return self._to_device(batch["img"], batch["label"])
 
     def _to_device(self, *tensors):
@@ -184,21 +175,19 @@ class TrainerX(SimpleTrainer):
     """A trainer on labelled data: `forward_backward(batch)` does one step."""
 
     def run_epoch(self):
-        self.num_batches = len(self.train_loader_x)
-        self.run_batches((batch,) for batch in self.train_loader_x)
-
-    def run_batches(self, batches):
-        """Do a step for each tuple of batches, report on the way."""
+        """Do a step for each batch, report on the way."""
         self.set_model_mode("train")
+        self.num_batches = len(self.train_loader_x)
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         end = reported = time.perf_counter()
-        for self.batch_idx, batch in enumerate(batches):
+        for batch_idx, batch in enumerate(self.train_loader_x):
+            self.batch_idx = batch_idx
             data_time.update(time.perf_counter() - end)
-            losses.update(self.forward_backward(*batch))
+            losses.update(self.forward_backward(batch))
             now = time.perf_counter()
             batch_time.update(now - end)
             end = now
-            done = self.batch_idx + 1
+            done = batch_idx + 1
             meets_freq = done % self.cfg.TRAIN.PRINT_FREQ == 0
             if meets_freq or done == self.num_batches or now - reported > SILENCE:
                 self._report(losses, batch_time, data_time)
@@ -222,26 +211,5 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def parse_batch_train(self, batch):
+        """Images (B, 3, H, W), labels (B,) and domains (B,) of a batch, on `device`."""
         return self._to_device(batch["img"], batch["label"], batch["domain"])
-
-
-class TrainerXU(TrainerX):
-    """A trainer on labelled and unlabelled data: `forward_backward(batch_x, batch_u)`."""
-
-    def run_epoch(self):
-        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
-        lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
-        count = self.cfg.TRAIN.COUNT_ITER
-        if count not in lengths:
-            raise unknown_name("TRAIN.COUNT_ITER", count, lengths)
-        self.num_batches = lengths[count]
-        pairs = zip(_repeat(self.train_loader_x), _repeat(self.train_loader_u), strict=False)
-        self.run_batches(itertools.islice(pairs, self.num_batches))
-
-    def parse_batch_train(self, batch_x, batch_u):
-        return self._to_device(batch_x["img"], batch_x["label"], batch_u["img"])
-
-
-def _repeat(loader):
-    while True:
-        yield from loader

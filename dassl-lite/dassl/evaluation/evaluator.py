@@ -17,9 +17,11 @@ class EvaluatorBase:
     """Collects a model's outputs batch by batch and turns them into numbers."""
 
     def __init__(self, cfg):
+        """Keep the config."""
         self.cfg = cfg
 
     def reset(self):
+        """Forget what was collected."""
         raise NotImplementedError
 
     def process(self, mo, gt):
@@ -36,11 +38,13 @@ class Classification(EvaluatorBase):
     """Evaluator of classification; all numbers are percentages."""
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
+        """Start with nothing; `lab2cname` names the classes of the per-class result."""
         super().__init__(cfg)
         self._lab2cname = lab2cname
         self.reset()
 
     def reset(self):
+        """Forget the predictions."""
         self._predictions = []
         self._labels = []
 
@@ -51,6 +55,7 @@ class Classification(EvaluatorBase):
         self._labels.append(gt)
 
     def evaluate(self):
+        """Print and return the results; raises UserError when there are no images."""
         if not self._labels:
             raise UserError("There are no images to evaluate on: check the data set and TEST.SPLIT")
         predicted = torch.cat(self._predictions).cpu().numpy()

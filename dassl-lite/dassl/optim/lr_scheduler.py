@@ -46,10 +46,12 @@ class ConstantWarmupScheduler(_WarmupScheduler):
     """Warm-up at the constant rate `cons_lr`."""
 
     def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
+        """Set the rate of the first epoch."""
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
     def warmup_lr(self):
+        """`cons_lr` for each group."""
         return [self.cons_lr for _ in self.base_lrs]
 
 
@@ -57,10 +59,12 @@ class LinearWarmupScheduler(_WarmupScheduler):
     """Warm-up from `min_lr` along a line that reaches the full rate at its end."""
 
     def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
+        """Set the rate of the first epoch."""
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
     def warmup_lr(self):
+        """`min_lr` in epoch 0, then a growing part of each group's rate."""
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
@@ -84,7 +88,7 @@ def build_lr_scheduler(optimizer, optim_cfg):
 def _schedule(optimizer, optim_cfg):
     steps, name = optim_cfg.STEPSIZE, optim_cfg.LR_SCHEDULER
     if name == "cosine":
-        return CosineAnnealingLR(optimizer, float(optim_cfg.MAX_EPOCH))
+        return CosineAnnealingLR(optimizer, optim_cfg.MAX_EPOCH)
     if name == "single_step":
         step = steps[-1] if isinstance(steps, (list, tuple)) else steps
         return StepLR(optimizer, step if step > 0 else optim_cfg.MAX_EPOCH, optim_cfg.GAMMA)

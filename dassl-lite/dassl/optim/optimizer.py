@@ -1,9 +1,11 @@
 """Optimisers by the names of the config."""
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 
-from dassl.utils import unknown_name
+from dassl.utils import UserError, unknown_name
 
 _NAMES = ["adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"]
 
@@ -13,11 +15,18 @@ def build_optimizer(model, optim_cfg, param_groups=None):
 
     `param_groups` replaces the model's parameters when it is given.
     """
-    name, lr = optim_cfg.NAME, optim_cfg.LR
     if param_groups is None:
         param_groups = _parameters(model, optim_cfg)
+    try:
+        return _build(param_groups, optim_cfg)
+    except ValueError as error:  # PyTorch's, of a value out of its range
+        raise UserError(f"OPTIM does not suit '{optim_cfg.NAME}': {error}") from None
+
+
+def _build(param_groups, optim_cfg):
+    name, lr = optim_cfg.NAME, optim_cfg.LR
     common = {"lr": lr, "weight_decay": optim_cfg.WEIGHT_DECAY}
-    betas = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
+    betas: dict[str, Any] = {"betas": (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)}
     if name == "sgd":
         return torch.optim.SGD(
             param_groups,
@@ -47,7 +56,8 @@ def _parameters(model, optim_cfg):
     model = model.module if isinstance(model, nn.DataParallel) else model
     new_layers = optim_cfg.NEW_LAYERS
     new_layers = [new_layers] if isinstance(new_layers, str) else new_layers
-    base, new = [], []
+    base: list[nn.Parameter] = []
+    new: list[nn.Parameter] = []
     for name, child in model.named_children():
         (new if name in new_layers else base).extend(child.parameters())
     return [{"params": base, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]

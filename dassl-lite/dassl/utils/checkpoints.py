@@ -10,7 +10,9 @@ import os.path as osp
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +81,7 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
     if not osp.isfile(fpath):
         raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
     try:
+        _check_bytes(fpath)
         with _known_globals():
             content = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly every type there is
@@ -96,9 +99,20 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
     return content
 
 
+def _check_bytes(fpath):
+    """Raise BadZipFile where a byte has changed since it was written; torch.load does not look.
+
+    A file of an old PyTorch is no zip archive, and has no checksums.
+    """
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
+
+
 @contextlib.contextmanager
 def _known_globals():
-    """Let `weights_only` read what Dassl's own checkpoints hold beside tensors.
+    """Let `weights_only` read what Dassl's own checkpoints hold besides tensors.
 
     That is the scheduler object behind a warm-up, with the optimiser that it refers to, and NumPy
     numbers as the value on the validation set.
@@ -114,7 +128,7 @@ def _known_globals():
 
 @functools.cache
 def _stand_ins():
-    """What takes the place of the classes and functions that such a file names.
+    """Stand-ins for the classes and functions that such a file names.
 
     Objects become empty shells that only carry their attributes: no code of theirs runs.
     """
@@ -122,7 +136,7 @@ def _stand_ins():
     optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
     shells = [type(name, (), {"__module__": lr_scheduler.__name__}) for name in schedulers]
     shells += [type(name, (), {"__module__": f"torch.optim.{name.lower()}"}) for name in optimizers]
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     return [
         *shells,
         dict,
@@ -153,8 +167,8 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
 def load_last_checkpoint(fdir):
     """The checkpoint that the text file `fdir`/checkpoint names.
 
-    Its epoch, its model and its time are what a run can go on from, as far as can be told without
-    the trainer.
+    A run can go on from its epoch, its model and its time, as far as can be seen without the
+    trainer.
     """
     name = _last_name(fdir)
     remedy = _ways_on(fdir, name)
@@ -172,7 +186,7 @@ def load_last_checkpoint(fdir):
 
 
 def broken_checkpoint(fdir, flaw):
-    """A UserError about the last checkpoint of a folder, which tells the ways on.
+    """A UserError about the last checkpoint of a folder, with the ways on.
 
     `flaw` says what is wrong with it, as the rest of a sentence.
     """
@@ -181,7 +195,7 @@ def broken_checkpoint(fdir, flaw):
 
 
 def _last_name(fdir):
-    """What the text file `fdir`/checkpoint says."""
+    """The name that the text file `fdir`/checkpoint holds."""
     name_file = osp.join(fdir, "checkpoint")
     if not osp.isfile(name_file):
         raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
@@ -190,7 +204,7 @@ def _last_name(fdir):
 
 
 def _flaw(checkpoint, name):
-    """Why no run can go on from a checkpoint in a file of that name; None if one can."""
+    """The reason why no run can go on from a checkpoint in a file of that name; None if one can."""
     epoch, of_name = checkpoint.get("epoch"), name.removeprefix("model.pth.tar-")
     if type(epoch) is not int or epoch < 0:
         return "tells no epoch"
@@ -205,13 +219,13 @@ def _flaw(checkpoint, name):
 
 
 def _is_number(value):
-    """Whether a value is a finite number."""
+    """True for a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
 def _ways_on(fdir, name):
-    """What to do when the last checkpoint, called `name`, cannot be used."""
+    """The ways on when the last checkpoint, called `name`, cannot be used, in words."""
     name_file = osp.join(fdir, "checkpoint")
     remedy = f"delete '{name_file}' to train from the start"
     epochs = {}
@@ -255,7 +269,7 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
 
 
 def _misfit(state, part):
-    """Why a state cannot be that of an optimiser or a scheduler; None if it can."""
+    """The reason why a state is not that of an optimiser or a scheduler; None if it fits."""
     own = part.state_dict()
     if "param_groups" in own:  # in the order of the optimiser's parameters, whatever there is
         own = {**own, "state": {}}
@@ -263,7 +277,7 @@ def _misfit(state, part):
 
 
 def _unlike(saved, own, name):
-    """Where a state lacks a number, or a part with numbers, that `own` has; None if nowhere."""
+    """The first place where a state lacks a number, or a part, that `own` has; None if complete."""
     if isinstance(own, Counter):  # of a schedule, which may have become another
         return None
     parts = []
@@ -287,7 +301,7 @@ def _in_words(value):
 
 
 def _broken_momenta(state, optimizer):
-    """Why what an optimiser has gathered does not fit its parameters; None if it does."""
+    """The reason why an optimiser's momenta do not fit its parameters; None if they do."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for i, gathered in state.items():
         if i not in range(len(parameters)) or not isinstance(gathered, dict):
@@ -298,6 +312,8 @@ def _broken_momenta(state, optimizer):
                 fits = value.dim() == 0 or value.shape == parameters[i].shape
             if not fits:
                 return f"'{key}' does not fit a parameter"
+            if torch.is_tensor(value) and not value.isfinite().all():
+                return f"'{key}' is not finite"
     return None
 
 

@@ -1,4 +1,4 @@
-"""A user's mistakes, told in one sentence each."""
+"""A user's mistakes, each in one sentence."""
 
 from difflib import get_close_matches
 
@@ -6,12 +6,13 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A mistake of the user: what is wrong, where, and what to do, in one sentence.
 
-    A caller prints the message alone and leaves with `exit_code`.
+    A caller prints only the message, and leaves with `exit_code`.
     """
 
     exit_code = 2
 
     def __init__(self, message="", exit_code=None):
+        """Keep the sentence, and an exit code other than that of the class."""
         super().__init__(self._own_sentence(str(message)))
         if exit_code is not None:
             self.exit_code = exit_code

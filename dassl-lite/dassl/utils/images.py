@@ -9,11 +9,11 @@ from .errors import DataError
 
 
 def read_image(path):
-    """The image at `path` as an RGB PIL image, as its pixels are stored: an orientation in its
-    EXIF data is not applied, as in CoOp's loader.
+    """The image at `path` as an RGB PIL image.
 
-    Raises DataError, naming the file, when it is missing, cannot be decoded, or has numbers for
-    pixels that are no shades.
+    Its pixels come as they are stored: an orientation in its EXIF data is not applied, as in CoOp's
+    loader. Raises DataError, naming the file, when it is missing, cannot be decoded, or has floats
+    outside 0 to 255 for pixels.
     """
     if not osp.isfile(path):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
@@ -29,22 +29,30 @@ def read_image(path):
 
 
 def _to_rgb(image, path):
-    if image.mode.startswith("I"):  # 16 bits a pixel; convert() would clip them to 8
-        pixels = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(_shades(np.asarray(image), path))
+    if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip these
+        image = Image.fromarray(_shades(image, path))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def _shades(pixels, path):
-    """Floats as bytes: from 0 to 1 when none is larger, else from 0 to 255."""
+def _shades(image, path):
+    """Pixels of 16 or 32 bits as bytes.
+
+    Floats are from 0 to 1 when none is larger, else from 0 to 255; whole numbers of 32 bits from
+    0 to 255 when none is larger, else from 0 to 65535, as those of 16 bits are.
+    """
+    pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()  # nan if any is
-    if not 0 <= low <= high <= 255:
+    kind, ends = ("floats", (1, 255)) if image.mode == "F" else ("whole numbers", (255, 65535))
+    if image.mode.startswith("I;16") or image.format == "PNG":  # which an older Pillow calls I
+        ends = (65535,)
+    end = next((end for end in ends if 0 <= low <= high <= end), None)
+    if end is None:
         raise DataError(
-            f"The image '{path}' has pixels from {low:g} to {high:g}, but floats must lie in 0 to 1"
-            " or 0 to 255: convert it"
+            f"The image '{path}' has pixels from {low:.6g} to {high:.6g}, but {kind} must lie in "
+            f"{' or '.join(f'0 to {end}' for end in ends)}: convert it"
         )
-    return (pixels * (255 if high <= 1 else 1)).round().astype(np.uint8)
+    if kind == "whole numbers":
+        pixels = pixels.astype(np.float64)
+    return (pixels * (255 / end)).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a run prints, kept in a file; progress that does not spoil it."""
+"""A log file of all that a run prints; progress that does not spoil it."""
 
 import contextlib
 import os.path as osp
@@ -11,25 +11,28 @@ from .tools import mkdir_if_missing
 
 
 class Logger:
-    """A stream that writes to the console and to a file that is shared with other streams.
-
-    Args:
-        console: the stream itself.
-        file: of the log.
-        errors_only: for stderr, where a full disk is told: that must not fail for want of room.
-    """
+    """A stream that writes to the console and to a file that is shared with other streams."""
 
     def __init__(self, console, file, errors_only=False):
+        """Keep the streams.
+
+        Args:
+            console: the stream itself.
+            file: of the log.
+            errors_only: for stderr, where a full disk is told: that must not fail for want of room.
+        """
         self.console = console
         self.file = file
         self.errors_only = errors_only
 
     def write(self, text):
+        """Write to both; returns what the console returns."""
         written = self._to_console(self.console.write, text)
         self._to_file(lambda: self.file.write(text))
         return written
 
     def flush(self):
+        """Flush both."""
         self._to_console(self.console.flush)
         self._to_file(self.file.flush)
 
@@ -51,14 +54,15 @@ class Logger:
             if not self.errors_only:
                 raise
 
-    def __getattr__(self, name):  # isatty, encoding, fileno, ...
+    def __getattr__(self, name):
+        """The console's isatty, encoding, fileno, ..."""
         return getattr(self.console, name)
 
 
 def setup_logger(output=None):
     """Copy stdout and stderr to `output` (a .txt or .log file) or to `output`/log.txt.
 
-    An older log is kept: the new one gets the time behind its name.
+    An older log is kept: the new one gets the time after its name.
     """
     if output is None:
         return
@@ -68,7 +72,7 @@ def setup_logger(output=None):
         fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
     # Until the end; a class folder's name may be no UTF-8.
     file = open(fpath, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    # A second run in the same process starts a log of its own.
+    # A second run in the same process starts another log.
     sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
     sys.stderr = Logger(getattr(sys.stderr, "console", sys.stderr), file, errors_only=True)
 

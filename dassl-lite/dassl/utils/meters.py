@@ -9,9 +9,11 @@ class AverageMeter:
     """The last value and the average of all; tensors stay on their device until they are read."""
 
     def __init__(self):
+        """Start at nothing."""
         self.reset()
 
     def reset(self):
+        """Forget all values."""
         self._val = 0.0
         self._sum = 0.0
         self.count = 0
@@ -26,14 +28,17 @@ class AverageMeter:
 
     @property
     def val(self):
+        """The last value."""
         return float(self._val)
 
     @property
     def sum(self):
+        """The sum of all values, each as often as it was counted."""
         return float(self._sum)
 
     @property
     def avg(self):
+        """The average of all values; 0 without any."""
         return self.sum / self.count if self.count else 0.0
 
 
@@ -41,7 +46,8 @@ class MetricMeter:
     """One AverageMeter a name, printed as `loss 0.1234 (0.2345) acc ...`."""
 
     def __init__(self, delimiter=" "):
-        self.meters = defaultdict(AverageMeter)
+        """Start without meters; `delimiter` stands between those that are printed."""
+        self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
     def update(self, input_dict):
@@ -50,6 +56,7 @@ class MetricMeter:
             self.meters[name].update(value)
 
     def __str__(self):
+        """The last value and the average of each meter."""
         return self.delimiter.join(
             f"{name} {meter.val:.4f} ({meter.avg:.4f})" for name, meter in self.meters.items()
         )

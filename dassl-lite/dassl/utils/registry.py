@@ -10,6 +10,7 @@ class Registry:
     """
 
     def __init__(self, name):
+        """Start an empty table; messages call it `name`."""
         self._name = name
         self._objects = {}
 
@@ -29,5 +30,13 @@ class Registry:
             raise unknown_name(self._name.lower(), name, self._objects)
         return self._objects[name]
 
+    def build(self, name, cfg, **kwargs):
+        """The object made from `cfg` by what is registered under `name`."""
+        make = self.get(name)
+        if cfg.VERBOSE:
+            print(f"Loading {self._name.lower()}: {name}")
+        return make(cfg, **kwargs)
+
     def registered_names(self):
+        """The names in the order of their registration."""
         return list(self._objects)

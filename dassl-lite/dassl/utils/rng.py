@@ -2,6 +2,7 @@
 
 import random
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ import torch
 
 def get_rng_state():
     """State of Python, NumPy, PyTorch and, where there is one, CUDA."""
-    name, keys, pos, has_gauss, cached = np.random.get_state()
-    state = {
+    of_numpy: Any = np.random.get_state()
+    name, keys, pos, has_gauss, cached = of_numpy
+    state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, keys.tolist(), pos, has_gauss, cached),
         "torch": torch.get_rng_state(),
@@ -34,7 +36,7 @@ def set_rng_state(state):
 
 @contextmanager
 def local_seed(seed):
-    """Seed the generators of the CPU inside the block alone; afterwards they go on as before."""
+    """Seed the generators of the CPU inside the block; afterwards they go on as before."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""Small helpers: seeds, files, names, the environment."""
+"""Small helpers: seeds, files, parameters, the environment."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import PIL
 import torch
 import torchvision
 
-from .errors import UserError, unknown_name
+from .errors import UserError
 
 
 def set_random_seed(seed):
@@ -24,11 +24,12 @@ def set_random_seed(seed):
 
 
 def mkdir_if_missing(dirname):
+    """Make a folder, and those that it lies in."""
     os.makedirs(dirname, exist_ok=True)
 
 
 def check_isfile(fpath):
-    """Whether `fpath` is a file; says so when it is not."""
+    """True if `fpath` is a file; says so when it is not."""
     found = osp.isfile(fpath)
     if not found:
         print(f"No file found at '{fpath}'")
@@ -42,35 +43,33 @@ def listdir_nohidden(path, sort=False):
 
 
 def read_json(fpath):
+    """The content of a JSON file."""
     with open(fpath, encoding="utf-8") as file:
         return json.load(file)
 
 
 def write_json(obj, fpath):
+    """Write a JSON file; its folder is made if there is none."""
     mkdir_if_missing(osp.dirname(fpath) or ".")
     with open(fpath, "w", encoding="utf-8") as file:
         json.dump(obj, file, indent=4, separators=(",", ": "))
 
 
 def tolist_if_not(x):
+    """`x` if it is a list, else a list of it."""
     return x if isinstance(x, list) else [x]
 
 
-def check_availability(requested, available):
-    """Raise a UserError unless `requested` is among the `available` names."""
-    if requested not in available:
-        raise unknown_name("name", requested, available)
-
-
-def get_most_similar_str_to_a_from_b(a, b):
-    """The string of `b` that is most similar to `a`."""
-    from difflib import SequenceMatcher
-
-    return max(b, key=lambda word: SequenceMatcher(None, a, word).ratio())
+def count_num_param(model=None, params=None):
+    """Number of parameters in a model, or in parameters or parameter groups."""
+    if model is not None:
+        return sum(p.numel() for p in model.parameters())
+    groups = [p["params"] if isinstance(p, dict) else [p] for p in params or []]
+    return sum(p.numel() for group in groups for p in group)
 
 
 def collect_env_info():
-    """What this runs on, a line each."""
+    """The versions and devices that this runs on, a line each."""
     lines = [
         f"Python: {platform.python_version()} on {platform.platform()}",
         f"PyTorch: {torch.__version__}, torchvision {torchvision.__version__}",

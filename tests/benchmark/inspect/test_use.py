@@ -12,10 +12,15 @@ import torch.nn.functional as F
 from paths import GOLDEN
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load
 from tiny import COLOURS, run
 
 from benchmark.__main__ import main
+from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
+from trainers.prompting.method import METHODS
+from trainers.prompting.model import Parts
+from trainers.prompting.plugins import load_plugins
 
 NAMES = sorted(COLOURS)
 
@@ -110,6 +115,7 @@ def test_other_class_names(runs, capsys, tmp_path):
     for text, part in {
         "river\nforest\nriver": "'river' is there twice",
         "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
+        "River\nriver": "'river' is there twice (also as 'River')",
         "river": "There is 1 class name",
         f"river\n{long}": "is too long",
     }.items():
@@ -146,6 +152,102 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
         load_run(tmp_path, classnames=["river", "forest"])
     code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
     assert code == 2 and "there is no image or folder" in err
+
+
+NO_SETTINGS = {
+    "a value for a node": {"MODEL": "3"},
+    "a node for a method": {"TRAINER.COOP": "'x'"},
+    "a node for a value": {"TRAINER.NAME.X": "1"},
+    "a number for a list": {"INPUT.TRANSFORMS": "7"},
+    "a word for a number": {"DATASET.NUM_SHOTS": "many"},
+    "too deep to read": {"DATASET.NUM_SHOTS": "-" * 100_000 + "1"},
+    "no key of a mapping": {"DATASET.NUM_SHOTS": "{[]: 1}"},
+}
+
+
+@pytest.mark.parametrize("case", NO_SETTINGS)
+def test_settings_that_cannot_be(runs, tmp_path, case):
+    state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=True)
+    (tmp_path / "prompt_learner").mkdir()
+    state["settings"] |= NO_SETTINGS[case]
+    torch.save(state, tmp_path / "prompt_learner" / "model.pth.tar-1")
+    (place,) = NO_SETTINGS[case]
+    with pytest.raises(UserError, match=f"for the setting {place}, which cannot be") as error:
+        load_run(tmp_path)
+    assert len(str(error.value)) < 500
+
+
+PLUGIN = """
+from pathlib import Path
+from trainers.prompting import register
+from trainers.prompting.methods.coop import CoOp
+
+Path(__file__).with_name("imported").touch()
+
+
+@register
+class Mine(CoOp):
+    node = "MINE"
+"""
+
+
+@pytest.fixture
+def run_of_plugin(runs, tmp_path, monkeypatch):
+    """The folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
+    monkeypatch.setattr("trainers.prompting.plugins._loaded", set())
+    known = dict(METHODS)
+    folder = tmp_path / "run"
+    (folder / "prompt_learner").mkdir(parents=True)
+    (folder / "mine.py").write_text(PLUGIN)
+    state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=True)
+    state |= {"trainer": "Mine", "plugins": [str(folder / "mine.py")]}
+    settings = state["settings"].items()
+    state["settings"] = {k.replace("TRAINER.COOP", "TRAINER.MINE"): v for k, v in settings}
+    torch.save(state, folder / "prompt_learner" / "model.pth.tar-1")
+    yield folder
+    METHODS.clear()
+    METHODS.update(known)
+    sys.modules.pop("mine", None)
+
+
+def commands(folder, runs):
+    use = {
+        "predict": [str(images_of(runs)[0])],
+        "export": ["--output", str(folder / "x.safetensors")],
+        "words": [],
+        "visualize": [],
+    }
+    return [[name, "--model-dir", str(folder), *more] for name, more in use.items()]
+
+
+@pytest.mark.parametrize("i", range(4), ids=["predict", "export", "words", "visualize"])
+def test_a_plugin_that_only_a_checkpoint_names_is_not_imported(run_of_plugin, runs, capsys, i):
+    plugin = run_of_plugin / "mine.py"
+    command = commands(run_of_plugin, runs)[i]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"is of Mine, a method of the plug-in '{plugin}', which is code" in line
+    assert "--plugin" in line and "--trust-run" in line
+    assert not (run_of_plugin / "imported").exists()
+    with pytest.raises(UserError, match="which is code"):
+        load_run(run_of_plugin)
+
+
+@pytest.mark.parametrize("how", ["--plugin", "--trust-run", "plugins", "trust", "imported"])
+def test_a_plugin_that_the_user_names_or_trusts_is_imported_and_printed(
+    run_of_plugin, runs, capsys, how
+):
+    plugin = str(run_of_plugin / "mine.py")
+    if how.startswith("--"):
+        command, *_ = commands(run_of_plugin, runs)
+        assert main([*command, how, *([plugin] if how == "--plugin" else [])]) == 0
+    else:
+        if how == "imported":
+            load_plugins([plugin])
+        load_run(run_of_plugin, **{"plugins": {how: [plugin]}, "trust": {how: True}}.get(how, {}))
+    out = capsys.readouterr()
+    assert f"Plug-in '{plugin}': Mine" in out.err.splitlines() and "Plug-in" not in out.out
+    assert (run_of_plugin / "imported").exists()
 
 
 def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
@@ -188,6 +290,53 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     code, told = export(capsys, runs / "ALIGN", tmp_path / "y.tflite")
     assert code == 2 and ".onnx, .pt2, .safetensors" in told
     assert not list(tmp_path.glob("y.*"))
+
+
+class Sideways(Parts):
+    """Visual prompts of a method whose spec has none."""
+
+    def contexts(self, contexts):
+        generator = torch.Generator().manual_seed(0)
+        return contexts._replace(vision=[torch.randn(1, 2, 128, generator=generator)])
+
+
+class Bent(Parts):
+    """Image features of another length in each direction."""
+
+    def image(self, features):
+        return features._replace(z=F.normalize(features.z * torch.arange(64), dim=-1))
+
+
+class Turned(Parts):
+    """Image features that are the same in the end."""
+
+    def image(self, features):
+        return features._replace(z=features.z.neg().neg())
+
+
+@pytest.mark.parametrize("parts", [Sideways, Bent, Turned])
+def test_text_features_are_written_only_where_they_classify_alike(runs, parts):
+    loaded = load_run(runs / "CoOp")
+    loaded.model.parts = parts()
+    if parts is Turned:
+        content, _ = text_features(loaded)
+        x, weights = torch.randn(3, 3, 32, 32), load(content)
+        z = F.normalize(load_clip(loaded.backbone).encode_image(x), dim=-1)
+        logits = weights["logit_scale"] * z @ weights["weight"].T
+        torch.testing.assert_close(logits, loaded.model(x), atol=1e-4, rtol=1e-5)
+        return
+    with pytest.raises(UserError, match="no classifier by themselves: .* off by"):
+        text_features(loaded)
+
+
+def test_names_that_a_run_was_trained_with_are_taken_as_they_are(runs, tmp_path):
+    """Several classes of ImageNet have one name."""
+    file = "prompt_learner/model.pth.tar-1"
+    state = torch.load(runs / "CoOp" / file, weights_only=True)
+    (tmp_path / "prompt_learner").mkdir()
+    state["classnames"] = [*state["classnames"][:3], state["classnames"][0]]
+    torch.save(state, tmp_path / file)
+    assert load_run(tmp_path).classnames == state["classnames"]
 
 
 SLOW = pytest.param("ALIGN", marks=pytest.mark.slow)  # with visual prompts and transport

@@ -149,6 +149,21 @@ def test_dry_run_is_a_program_that_submits(checkout, slurm):
     assert checkout.runs() == ["CoOp/1/base", "CoOp/1/new"]
 
 
+def test_dry_run_without_a_controller(checkout, tmp_path):
+    """Slurm is installed where nobody answers, as on the machine of somebody who tries it out."""
+    deaf = tmp_path / "deaf"
+    deaf.mkdir()
+    for name in ("sbatch", "squeue", "scontrol"):
+        (deaf / name).write_text("#!/bin/sh\necho 'error: no controller' >&2\nexit 1\n")
+        (deaf / name).chmod(0o755)
+    path = f"{deaf}:{os.environ['PATH']}"
+    told = checkout.base2new(*ONE, SLURM, "--dry-run", PATH=path)
+    assert told.stdout == checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
+    assert "failed: error: no controller: what is queued is not known\n" in told.stderr
+    refused = checkout.base2new(*ONE, SLURM, code=1, PATH=path)
+    assert "failed: error: no controller\n" in refused.stderr
+
+
 def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
     folder = checkout.folder("CoOp", 1)
     only = str(folder.relative_to(checkout.output))

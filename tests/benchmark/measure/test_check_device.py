@@ -62,6 +62,12 @@ def test_what_does_not_hold_is_named(tiny, capsys, monkeypatch):
     assert sentence.startswith("Not all checks hold: see memory of a step, ")
 
 
+def test_no_threads(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["check-device", "--threads", "0"])
+    assert "argument --threads: '0' is not a whole number from 1 on" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there(capsys):
     assert main(["check-device", "--device", "tpu"]) == 2
     assert "There is no device 'tpu'" in capsys.readouterr().err

@@ -3,14 +3,19 @@
 import csv
 import io
 import json
+import zipfile
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from outcomes import lines, outcome
+from paths import ROOT
 
 from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
+from benchmark.report.names import motif
+from benchmark.report.paired import holm
 from benchmark.report.results import Outcome
 from benchmark.report.rows import rows
 from recipe.predictions import NAME, write_predictions
@@ -62,7 +67,7 @@ def test_base_to_new_has_a_line_for_each_other_method(answered):
     found = lines(table)
     assert list(found) == ["ZeroshotCLIP", "CoOp"] and not table.problems
     base, new, h = found["CoOp"]
-    assert base.startswith("+10.00 [+2") and base.endswith(f"p {2 / 2**4:.3f}")
+    assert base == "+10.00 [+0.28, +19.72] p 0.044"  # the t interval of 4 ones and 36 zeros
     assert new == "+0.00 [+0.00, +0.00] p 1.000"
     assert h.startswith(f"{2 * 75 * 50 / 125 - 2 * 65 * 50 / 115:+.2f} [")
     assert found["ZeroshotCLIP"][0].endswith("p < 0.001")
@@ -80,7 +85,7 @@ def test_averages_are_over_the_data_sets_that_both_methods_have(answered):
     assert found["CoOp"][0].startswith("+15.00 [")
     assert found["CoOp"][2].startswith(f"{2 * 65 * 50 / 115 - 50:+.2f} [")
     assert found["MaPLe"][0].startswith("+10.00 [") and found["MaPLe"][0].endswith("(1 of 2)")
-    assert any("interval is over images alone" in sentence for sentence in table.caption)
+    assert "Where there is one seed, the interval is not about other seeds." in table.caption
 
 
 def test_few_shot_has_a_column_for_each_number_of_shots(answered):
@@ -165,4 +170,84 @@ def test_every_format_has_the_difference(answered):
     (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv", listed)))
     (same, *_) = json.loads(formatted_view(view, "json", listed))["comparisons"]
     assert float(first["difference"]) == pytest.approx(10) == pytest.approx(same["difference"])
-    assert (same["column"], same["other"], same["images"], same["p"]) == ("base", "CoOp", 40, 0.125)
+    assert (same["column"], same["other"], same["images"]) == ("base", "CoOp", 40)
+    assert same["p"] == same["p_holm"] == pytest.approx(0.044, abs=5e-4)
+
+
+STYLES = ("emoji", "emoji_blur", "emoji_dither", "emoji_night")
+
+
+def of_styles(answered, datasets=STYLES):
+    """ALIGN and CoOp on some data sets, where they answer the same images alike."""
+    outcomes = []
+    for dataset in datasets:
+        outcomes += base2new(answered, "ALIGN", [26, 26], [20, 20], dataset=dataset)
+        outcomes += base2new(answered, "CoOp", [20, 21], [16, 20], dataset=dataset)
+    return outcomes
+
+
+def test_what_all_data_sets_show_is_resampled_at_once(answered):
+    """Four data sets with the same answers to the same motifs tell as much as one."""
+    *single, average, _, _ = tables(of_styles(answered))
+    assert lines(average)["CoOp"][0] == lines(single[0])["CoOp"][0]
+    assert "Resampled: motifs and seeds, each in all data sets at once." in average.caption
+    about = "about other motifs of these classes and other seeds, not about other classes or data"
+    assert any(about in sentence for sentence in average.caption)
+    public = tables(of_styles(answered, ["dtd", "eurosat"]))
+    (one, *_), average = lines(public[0])["CoOp"], lines(public[-1])["CoOp"][0]
+    assert average != one and average.partition(" ")[0] == one.partition(" ")[0]
+    assert "Resampled: images and seeds, each in all data sets at once." in public[-1].caption
+
+
+def test_averages_over_each_artist_are_compared_too(answered):
+    outcomes = of_styles(answered)
+    outcomes += base2new(answered, "MaPLe", [20], [16], dataset="emoji_night")
+    *_, openmoji, fluent = tables(outcomes)
+    assert openmoji.title.startswith("Base-to-new, average over 2 OpenMoji data sets: ALIGN minus")
+    assert fluent.title.startswith("Base-to-new, average over 2 Fluent 3D data sets: ALIGN minus")
+    assert list(lines(openmoji)) == ["CoOp"]
+    assert lines(fluent)["MaPLe"][0].endswith("(1 of 2)")
+    records = Comparisons(rows(outcomes), "ALIGN").records()
+    assert {record["artist"] for record in records} == {None, "OpenMoji", "Fluent 3D"}
+
+
+def test_classes_are_resampled_by_their_names(answered):
+    named = {"per_class_accuracy": {"cat": 1, "dog": 2, "owl": 3}, "num_classes": 3}
+    outcomes = []
+    for dataset in ("dtd", "eurosat"):
+        for trainer, right in (("ALIGN", 30), ("CoOp", 26)):
+            outcomes += base2new(answered, trainer, [right], [20], dataset=dataset, **named)
+    listed = rows(outcomes)
+    view = Comparisons(listed, "ALIGN", resample="classes")
+    *single, average = view.tables()[listed[0].protocol]
+    base = lines(average)["CoOp"][0]
+    assert base == lines(single[0])["CoOp"][0]  # both have the same three classes
+    assert base != lines(tables(outcomes)[0])["CoOp"][0]
+    assert "Resampled: classes and seeds, each in all data sets at once." in average.caption
+    about = "about other classes and other seeds, not about other data sets"
+    assert any(about in sentence for sentence in average.caption)
+    for found in outcomes:  # without names a class of each data set is another
+        found.result.pop("per_class_accuracy")
+    *_, average = Comparisons(listed, "ALIGN", resample="classes").tables()[listed[0].protocol]
+    assert lines(average)["CoOp"][0] != base
+
+
+def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
+    outcomes = base2new(answered, "ALIGN", [30, 30], [20, 20])
+    for trainer, right in (("CoOp", 24), ("MaPLe", 25), ("VPT", 29)):
+        outcomes += base2new(answered, trainer, [right, right], [20, 20])
+    records = Comparisons(rows(outcomes), "ALIGN").records()
+    p, adjusted = ([r[key] for r in records if r["column"] == "base"] for key in ("p", "p_holm"))
+    assert adjusted == pytest.approx(holm(p)) and adjusted != pytest.approx(p)
+
+
+def test_the_motifs_of_the_embedded_images_are_those_of_their_split():
+    """No motif is in two parts, but two whose emoji do not have names of one kind."""
+    archive = zipfile.ZipFile(ROOT / "assets" / "emoji.zip")
+    parts = defaultdict(set)
+    for part, images in json.loads(archive.read("split_emoji.json")).items():
+        for image, _, name in images:
+            parts[motif("emoji", image), name].add(part)
+    assert len({name for name, _ in parts}) == len(parts) == 916
+    assert [name for (name, _), found in parts.items() if len(found) > 1] == ["1f9cf", "1f9dc"]
+    assert sum("test" in found for found in parts.values()) == 403

@@ -1,5 +1,7 @@
 """Folders of log.txt files as the public repositories write them."""
 
+import os
+
 import pytest
 from outcomes import few_shot
 
@@ -186,3 +188,26 @@ def test_bad_folders_are_one_sentence(tmp_path):
     leave(tmp_path / "seed1", result(100))
     with pytest.raises(UserError, match="does not tell its run: folders must be named"):
         read(tmp_path)
+
+
+def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
+    one, two = (tmp_path / FEW_SHOT.format(shots=16, seed=seed) for seed in (1, 2))
+    leave(one, training(900))
+    leave(two, training(800))
+
+    def refuse(real, place):
+        def call(path):
+            if path in (str(place), place):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse(os.scandir, two))
+        assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 2
+        assert f"--logs: '{two}' cannot be read (Permission denied)\n" in capsys.readouterr().err
+    monkeypatch.setattr(logs, "read_file", refuse(logs.read_file, two / "log.txt"))
+    assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert f"corrupt: {two}/log.txt cannot be read" in told and "90.00" in told

@@ -1,103 +1,160 @@
-"""The difference of two methods on the same images: interval and test, where both are known."""
-
-import itertools
+"""The difference of two methods on the same images: interval and p, where both are known."""
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
-from benchmark.report import paired
-from benchmark.report.paired import Block, Pair, difference
+from benchmark.report.paired import Pair, difference, holm
 
-
-def block(ours, theirs, name="images", training="training"):
-    return Block(training, [Pair(name, np.atleast_2d(ours), np.atleast_2d(theirs))])
+MOTIFS = (120, 100)  # of base and of new classes
 
 
-def test_few_images_are_tested_exactly():
-    """Five images tell the methods apart, all for ours: 2 of 2^5 swaps are as extreme."""
-    ours, theirs = np.zeros((2, 1, 40), bool)
-    ours[0, :5] = True
-    found = difference([block(ours, theirs)])
-    assert found.value == pytest.approx(12.5)
-    assert found.p == 2 / 2**5
-    assert difference([block(ours, ours)]).p == 1
+def pair(ours, theirs, units=None, seeds=None):
+    ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
+    units = np.arange(ours.shape[1]) if units is None else units
+    return Pair(units, np.arange(len(ours)) if seeds is None else seeds, ours, theirs)
 
 
-def test_all_swaps_are_those_of_images_with_all_their_seeds():
-    rng = np.random.default_rng(0)
-    ours, theirs = rng.random((2, 3, 8)) < 0.5
-    gaps = 100 * (ours.astype(float) - theirs).mean(0) / 8
-    signs = np.array(list(itertools.product([1, -1], repeat=8)))
-    expected = (np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9).mean()
-    assert difference([block(ours, theirs)]).p == pytest.approx(expected)
+def two_methods(rng, data_sets, seeds, spread=0.02, by_class=0.0):
+    """What two methods that are equally good answer to the same motifs in several data sets.
 
+    Each finds some motifs harder than others, in all data sets alike and in each of them. Seeds,
+    and single trainings, are better or worse by `spread`, and there is chance in every answer.
+    `by_class` is by how much each finds classes (ten motifs) harder than others.
 
-def test_random_swaps_come_near_all_swaps(monkeypatch):
-    rng = np.random.default_rng(1)
-    ours, theirs = rng.random((2, 2, 12)) < [[[0.8]], [[0.4]]]
-    exact = difference([block(ours, theirs)]).p
-    monkeypatch.setattr(paired, "EXACT", 0)
-    assert difference([block(ours, theirs)]).p == pytest.approx(exact, abs=0.02)
-
-
-def test_h_is_computed_anew_in_every_draw():
-    """H of one data set is a mean over seeds, that of averages is of averages."""
-    rng = np.random.default_rng(2)
-    runs = rng.random((2, 2, 2, 3, 50)) < 0.6  # data set, column, method, seed, image
-    blocks = [Block(f"t{i}", [Pair(f"{i} {j}", *runs[i, j]) for j in range(2)]) for i in range(2)]
-    base, new = 100 * runs[:, 0].mean(-1), 100 * runs[:, 1].mean(-1)  # data set, method, seed
-    each = (2 * base * new / (base + new)).mean(-1)[0]
-    assert difference(blocks[:1]).value == pytest.approx(each[0] - each[1])
-    base, new = base.mean((0, 2)), new.mean((0, 2))
-    h = 2 * base * new / (base + new)
-    found = difference(blocks, of_averages=True)
-    assert found.value == pytest.approx(h[0] - h[1])
-    assert found.low < found.value < found.high and found == difference(blocks, of_averages=True)
-
-
-def test_the_interval_over_images_is_that_of_a_paired_difference():
-    rng = np.random.default_rng(3)
-    ours, theirs = rng.random((2, 1, 400)) < [[[0.6]], [[0.5]]]
-    gaps = 100 * (ours.astype(float) - theirs)
-    half = 1.96 * gaps.std() / 20
-    found = difference([block(ours, theirs)])
-    assert found.low == pytest.approx(found.value - half, abs=0.7)
-    assert found.high == pytest.approx(found.value + half, abs=0.7)
-
-
-@pytest.mark.parametrize("datasets", [1, 4])
-@pytest.mark.parametrize(("spread", "least"), [(0, 0.92), (0.01, 0.92), (0.04, 0.9)])
-def test_the_interval_holds_the_truth_as_often_as_it_says(monkeypatch, datasets, spread, least):
-    """No more often, either: that would hide differences which are there.
-
-    Three seeds that differ much (4 points) tell badly by how much they do.
+    Returns:
+        (2, data sets, seeds, motifs) of base and of new classes, whether an answer was right.
     """
-    monkeypatch.setattr(paired, "REPLICATES", 300)
-    rng = np.random.default_rng(4)
-    held = []
-    for _ in range(200):
-        blocks = []
-        for i in range(datasets):
-            skill = 0.55 + rng.normal(0, spread, (2, 3, 1))  # of a training
-            blocks.append(block(*(rng.random((2, 3, 200)) < skill), f"images {i}", f"training {i}"))
-        found = difference(blocks, of_averages=datasets > 1)
-        held.append(found.low <= 0 <= found.high)
-    assert least <= np.mean(held) <= 0.98
+    found = []
+    for n in MOTIFS:
+        hard = 0.8 * rng.standard_normal(n) + 0.35 * rng.standard_normal((2, 1, 1, n))
+        hard = hard + 0.35 * rng.standard_normal((2, data_sets, 1, n))
+        hard = hard + by_class * rng.standard_normal((2, 1, 1, n // 10)).repeat(10, axis=-1)
+        skill = spread * rng.standard_normal((2, 1, seeds, 1))
+        skill = skill + spread * rng.standard_normal((2, data_sets, seeds, 1))
+        noise = 0.5 * rng.standard_normal((2, data_sets, seeds, n))
+        found.append(hard + skill + noise > 0.3)
+    return found
 
 
-def test_seeds_that_differ_widen_the_interval():
-    ours, theirs = np.zeros((2, 3, 1000), bool)
-    ours[0, :300] = True  # one seed of three is better by far
-    found = difference([block(ours, theirs)])
-    assert found.value == pytest.approx(10)
-    assert found.low < 0 and found.high > 25
+def blocks(found, units):
+    """Base and new of each data set."""
+    base, new = found
+    return [[pair(*base[:, i], units[0]), pair(*new[:, i], units[1])] for i in range(base.shape[1])]
 
 
-def test_blocks_of_the_same_trainings_draw_the_same_seeds():
-    """On two targets that both hang on the seed alone, an average is as unsure as each of them."""
+def motifs():
+    return np.arange(MOTIFS[0]), MOTIFS[0] + np.arange(MOTIFS[1])
+
+
+def coverage(units, draws=600, **how):
+    """How often the interval of H on average holds the difference, which is none."""
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(draws):
+        found = difference(blocks(two_methods(rng, **how), units), of_averages=True)
+        held += found.low <= 0 <= found.high
+    return held / draws
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.07])
+@pytest.mark.parametrize("seeds", [3, 9])
+def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, spread):
+    """Eight data sets that show the same motifs; no more often, either: that would hide something.
+
+    Their answers correlate as those on the embedded data sets, 0.28 to 0.65.
+    """
+    ours = two_methods(np.random.default_rng(0), 8, seeds)[0][0, :, 0]
+    correlations = np.corrcoef(ours)[np.triu_indices(8, 1)]
+    assert correlations.min() > 0.28 and correlations.max() < 0.65
+    assert 0.93 <= coverage(motifs(), data_sets=8, seeds=seeds, spread=spread) <= 0.97
+
+
+def test_of_other_classes_the_interval_knows_when_classes_are_resampled():
+    how = {"data_sets": 4, "seeds": 9, "by_class": 0.4}
+    assert coverage(motifs(), **how) < 0.9
+    assert 0.93 <= coverage([units // 10 for units in motifs()], **how) <= 0.97
+
+
+def test_a_single_data_set_has_such_an_interval_too():
+    assert 0.93 <= coverage(motifs(), data_sets=1, seeds=3, spread=0.07) <= 0.97
+
+
+def test_motifs_are_resampled_as_a_bootstrap_does():
+    """Here it is drawn: motifs of base and of new classes, each in all data sets at once."""
+    rng = np.random.default_rng(2)
+    found = two_methods(rng, 3, 1)
+    interval = difference(blocks(found, motifs()), of_averages=True)
+    means = [
+        100 * side[..., rng.integers(n, size=(4000, n))].mean((1, 2, 4))
+        for side, n in zip(found, MOTIFS, strict=True)
+    ]
+    h = 2 * means[0] * means[1] / (means[0] + means[1])  # (2, draws)
+    half = 1.97 * (h[0] - h[1]).std()
+    assert interval.high - interval.value == pytest.approx(half, rel=0.05)
+    assert interval.value - interval.low == pytest.approx(half, rel=0.05)
+
+
+def test_images_of_one_motif_count_as_one():
+    ours, theirs = np.random.default_rng(3).random((2, 1, 60)) < [[[0.6]], [[0.5]]]
+    twice = pair(ours.repeat(2), theirs.repeat(2), np.arange(60).repeat(2))
+    assert difference([[twice]])[:3] == pytest.approx(difference([[pair(ours, theirs)]])[:3])
+
+
+def test_one_seed_is_the_paired_t_test():
+    ours, theirs = np.random.default_rng(4).random((2, 400)) < [[0.6], [0.5]]
+    expected = ttest_rel(100.0 * ours, 100.0 * theirs)
+    found = difference([[pair(ours, theirs)]])
+    assert found[1:3] == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_seeds_that_alone_differ_are_the_paired_t_test_of_seeds():
+    share = np.array([[70, 80, 90], [60, 50, 55]])
+    ours, theirs = np.arange(100) < share[..., None]
+    found = difference([[pair(ours, theirs, np.zeros(100, int))]])  # all show the same
+    expected = ttest_rel(*share)
+    assert found[1:3] == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_data_sets_of_the_same_seeds_are_resampled_at_once():
+    """On two data sets that both hang on the seed, an average is as unsure as each of them."""
     ours, theirs = np.zeros((2, 2, 100), bool)
     ours[0] = True  # with one seed of two always right, with the other never
-    same = difference([block(ours, theirs), block(ours, theirs, "others")], of_averages=True)
-    apart = [block(ours, theirs, str(i), f"training {i}") for i in range(4)]
-    assert (same.low, same.high) == difference([block(ours, theirs)])[1:3]
-    assert difference(apart, of_averages=True).low > same.low
+    one, other = pair(ours, theirs), pair(ours, theirs, np.arange(100, 200))
+    apart = other._replace(seeds=np.array([7, 8]))
+    found = difference([[one], [other]], of_averages=True)
+    assert found == pytest.approx(difference([[one]]))
+    assert difference([[one], [apart]], of_averages=True).low > found.low
+
+
+def test_h_is_computed_anew_for_each_seed_or_of_averages():
+    found = two_methods(np.random.default_rng(5), 2, 3)
+    both = blocks(found, motifs())
+    base, new = (100 * side.mean(-1) for side in found)  # method, data set, seed
+    each = (2 * base * new / (base + new))[:, 0].mean(-1)
+    assert difference(both[:1]).value == pytest.approx(each[0] - each[1])
+    base, new = base.mean((1, 2)), new.mean((1, 2))
+    h = 2 * base * new / (base + new)
+    assert difference(both, of_averages=True).value == pytest.approx(h[0] - h[1])
+
+
+def test_p_belongs_to_the_interval():
+    rng = np.random.default_rng(6)
+    found = [difference(blocks(two_methods(rng, 1, 3), motifs())) for _ in range(300)]
+    for one in found:
+        assert (one.p < 0.05) == (one.low > 0 or one.high < 0)
+    assert any(one.p < 0.05 for one in found) and any(one.p > 0.9 for one in found)
+
+
+def test_methods_that_answer_alike_and_never_alike():
+    right, wrong = np.ones((2, 30), bool), np.zeros((2, 30), bool)
+    assert difference([[pair(right, right)]]) == (0, 0, 0, 1)
+    assert difference([[pair(right, wrong)]]) == pytest.approx((100, 100, 100, 0), abs=1e-9)
+    nothing = [[pair(wrong, wrong), pair(wrong, wrong)]]  # H is 0
+    assert difference(nothing) == (0, 0, 0, 1)
+
+
+def test_holm_multiplies_the_smallest_p_by_all_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1, 1] and holm([]) == []

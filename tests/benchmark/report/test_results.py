@@ -1,11 +1,13 @@
 """Whether results are those of a run."""
 
 import json
+import os
 
 import pytest
 from outcomes import leave, outcome
 
 from benchmark.__main__ import main
+from benchmark.report.render import as_csv
 from benchmark.report.results import misfit
 
 
@@ -38,7 +40,12 @@ BROKEN = {
     "backbone": ({"backbone": ["RN50"]}, 'holds backbone ["RN50"], which is not a text'),
     "classes": ({"per_class_accuracy": {"cat": 101}}, "which is not accuracies by class"),
     "config": ({"config": "x"}, 'holds config "x", which is not a group of keys'),
-    "versions": ({"versions": 7}, "holds versions 7, which is not a group of keys"),
+    "versions": ({"versions": 7}, "holds versions 7, which is not a group of texts or numbers"),
+    "device": ({"versions": {"device": []}}, 'holds versions {"device": []}, which is not a group'),
+    "git": ({"git": 5}, "holds git 5, which is not a text"),
+    "digits": ({"train_seconds": 10**400}, "which is not a number, 0 or more"),
+    "lines": ({"trainer": "CoOp\n\\input{x}"}, "holds trainer CoOp\\n\\input{x}, not CoOp"),
+    "escape": ({"trainer": "\x1b[2J"}, "holds trainer \\x1b[2J, not CoOp"),
 }
 
 
@@ -57,12 +64,69 @@ def test_a_record_that_no_run_has_written_is_named_and_not_tabulated(case, tmp_p
     assert sentence in capsys.readouterr().out
 
 
-def test_a_folder_in_the_place_of_a_record_is_named(tmp_path, capsys):
-    leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
-    path = next(tmp_path.rglob("seed1/results.json"))
+def folder(path):
     path.unlink()
     path.mkdir()
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def deep(path):
+    path.write_text("[" * 200_000)
+
+
+IN_ITS_PLACE = {
+    folder: "[Errno 21] Is a directory",
+    pipe: "is not a regular file",
+    deep: "maximum recursion depth exceeded",
+}
+
+
+@pytest.mark.parametrize("what", IN_ITS_PLACE, ids=lambda what: what.__name__)
+def test_what_is_in_the_place_of_a_record_is_named(what, tmp_path, capsys, deadline):
+    leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
+    path = next(tmp_path.rglob("seed1/results.json"))
+    what(path)
     assert main(["report", str(tmp_path)]) in (0, 1)
     said = capsys.readouterr()
-    assert f"{path} cannot be read ([Errno 21] Is a directory" in said.out + said.err
+    assert f"{path} cannot be read (" in said.out and IN_ITS_PLACE[what] in said.out
     assert "60.00" in said.out
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "latex", "html"])
+def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, capsys):
+    leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("A\n\\input{x}", 1, "base", 60.0)])
+    path = next(tmp_path.rglob("CoOp/emoji/seed1/results.json"))
+    path.write_text(path.read_text().replace('"CoOp"', '"C\\n\\\\input{y}\\u001b[2J"'))
+    assert main(["report", str(tmp_path), "--format", form]) == 0
+    said = capsys.readouterr().out
+    assert "60.00" in said and "\x1b" not in said
+    assert not [line for line in said.splitlines() if line.startswith("\\input")]
+
+
+def test_text_in_a_table_for_a_spreadsheet_is_no_formula():
+    records = [{"method": "=1+1", "base_difference": -2.5, "seeds": [], "problems": ["-x", "@y"]}]
+    assert as_csv(records) == "method,base_difference,seeds,problems\n'=1+1,-2.5,,'-x; @y"
+
+
+@pytest.mark.parametrize("command", ["report", "status"])
+@pytest.mark.parametrize("place", ["base2new/test_new", "base2new/train_base/emoji/shots_16"])
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    command, place, tmp_path, capsys, monkeypatch
+):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == str(tmp_path / place):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main([command, str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert f"'{tmp_path / place}' cannot be read (Permission denied): " in said.err
+    assert said.err.count("\n") == 1 and not said.out

@@ -1,39 +1,16 @@
 """Weights of OpenAI's CLIP: what is read, what is refused, and what never runs."""
 
-import copy
 import json
 import os
 import urllib.error
 
 import pytest
 import torch
+from released import ARCH, Call, cut, flip, released, same_weights, with_
 from safetensors.torch import save_file
 
-from trainers.prompting import UserError, build_clip, load_clip
+from trainers.prompting import UserError, load_clip
 from trainers.prompting.backbones import absolute, family_of, openai
-
-ARCH = {
-    "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,
-    "vision_patch_size": 16, "context_length": 16, "vocab_size": 60, "transformer_width": 64,
-    "transformer_heads": 1, "transformer_layers": 2,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return build_clip(ARCH)
-
-
-def released(model) -> dict:
-    """A state dict with the entries of OpenAI's release."""
-    marks = {"input_resolution": 32, "context_length": 16, "vocab_size": 60}
-    return {**model.state_dict(), **{name: torch.tensor(n) for name, n in marks.items()}}
-
-
-def same_weights(one, other) -> bool:
-    other = other.state_dict()
-    return all(torch.equal(value, other[name]) for name, value in one.state_dict().items())
 
 
 def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
@@ -41,16 +18,6 @@ def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
     loaded = load_clip(str(tmp_path / "clip.pt"))
     assert same_weights(model, loaded) and not loaded.training
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-
-
-def test_a_released_archive_is_read(model, tmp_path):
-    archive = copy.deepcopy(model)
-    for name in openai.MARKS:
-        archive.__dict__.pop(name, None)
-        archive.register_buffer(name, torch.tensor(1))
-    words = torch.randint(60, (1, 16))
-    torch.jit.trace(archive, (torch.randn(1, 3, 32, 32), words)).save(tmp_path / "clip.pt")
-    assert same_weights(model, load_clip(str(tmp_path / "clip.pt")))
 
 
 def others(model) -> dict:
@@ -67,7 +34,7 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "under the names of OpenAI's class"),
+        "a list": ([1, 2], "it is no state dict, tensors by name"),
     }
 
 
@@ -95,10 +62,42 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
     assert asked == [{"map_location": "cpu", "weights_only": True}]  # whatever the default is
 
 
-@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+BROKEN = {
+    "cut": (cut, "Error"),
+    "empty": (lambda path: path.write_bytes(b""), "EOFError"),
+    "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
+    "bits": (flip, "is damaged"),
+    "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
+    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors by name"),
+    "narrow": (
+        lambda path: with_(path, **{"ln_final.weight": torch.ones(32)}), "num_heads"
+    ),
+    "wide": (  # of a CLIP of 400 GB
+        lambda path: with_(path, **{"visual.conv1.weight": torch.ones(64_000, 1, 1, 1)}),
+        "size mismatch for visual.class_embedding",
+    ),
+    "layers": (
+        lambda path: with_(path, **{f"transformer.resblocks.{i}": torch.ones(1)
+                                    for i in range(5_000)}), "tensors, which no CLIP has"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_one_sentence(model, tmp_path, case):
+    path = tmp_path / "clip.pt"
+    torch.save(released(model), path)
+    change, part = BROKEN[case]
+    change(path)
+    with pytest.raises(UserError, match="clip.pt' holds no CLIP weights that can be read") as error:
+        load_clip(str(path))
+    assert part in str(error.value) and "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_a_file_that_is_no_checkpoint(tmp_path, suffix, content):
-    path = tmp_path / f"broken.{suffix}"
+def test_a_file_that_is_no_safetensors(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="holds no CLIP weights that can be read") as error:
         load_clip(str(path))
@@ -118,6 +117,43 @@ def test_safetensors_say_what_they_are(model, tmp_path):
     save_file(state, path, {"arch": json.dumps({**ARCH, "vision_layers": 3})})
     with pytest.raises(UserError, match="holds no CLIP weights"):
         load_clip(str(path))
+
+
+NO_ARCH = {
+    "list": ([1], "is a list, not an object"),
+    "nothing": (None, "is a NoneType, not an object"),
+    "deep": ("[" * 200_000, "cannot be read (RecursionError"),
+    "cut": ('{"embed_dim": 3', "cannot be read (JSONDecodeError"),
+    "heads": ({"transformer_heads": 0}, "has 0 for transformer_heads, where a whole number"),
+    "odd heads": (
+        {"transformer_heads": 3},
+        "3 for transformer_heads, where a divisor of the width 64",
+    ),
+    "width": ({"vision_width": -1}, "has -1 for vision_width"),
+    "patch": ({"vision_patch_size": 0}, "has 0 for patch_size"),
+    "large patch": (
+        {"vision_patch_size": 64},
+        "has 64 for patch_size, where at most the resolution 32",
+    ),
+    "layers": ({"transformer_layers": 100_000}, "has 100000 for transformer_layers"),
+    "stages": ({"vision_layers": [1, 1, 0, 1]}, "has [1, 1, 0, 1] for vision_layers"),
+    "words": ({"vocab_size": 10**12}, "has 1000000000000 for vocab_size"),
+    "text": ({"embed_dim": "32"}, "has '32' for embed_dim"),
+    "truth": ({"embed_dim": True}, "has True for embed_dim"),
+    "infinity": ({"context_length": float("inf")}, "has inf for context_length"),
+    "nothing said": ({"embed_dim": None}, "holds no CLIP weights that can be read"),
+}
+
+
+@pytest.mark.parametrize("case", NO_ARCH)
+def test_an_architecture_that_cannot_be_is_refused_before_it_is_made(model, tmp_path, case):
+    arch, part = NO_ARCH[case]
+    arch = {**ARCH, **arch} if isinstance(arch, dict) else arch
+    path, text = tmp_path / "clip.safetensors", arch if isinstance(arch, str) else json.dumps(arch)
+    save_file(model.state_dict(), path, {"arch": text})
+    with pytest.raises(UserError) as error:
+        load_clip(str(path))
+    assert part in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_name_is_told_with_the_nearest():

@@ -14,6 +14,7 @@ one of its models is loaded, and only then.
 
 import os
 
+from ..errors import UserError
 from . import hugging_face, openai, openclip
 from .family import Family
 from .openai import build_clip
@@ -36,6 +37,11 @@ def load_clip(name: str):
         UserError: the name is unknown, the weights are not known to fit or not on this machine,
             the download failed, a package is missing, or the model cannot be prompted.
     """
+    if not name:
+        raise UserError(
+            "No backbone is named: give --config-file one of configs/trainers, or --backbone a "
+            "name such as ViT-B/16"
+        )
     if name.startswith(openclip.PREFIX):
         return openclip.load(name)
     if name not in openai.NAMES and hugging_face.is_name(name):

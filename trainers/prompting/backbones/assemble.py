@@ -4,9 +4,10 @@ What the weights do not say is in a `Tower` for each side. Names and shapes must
 one: a part that CLIP does not have is never left out.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -16,17 +17,20 @@ from .family import Family
 from .openai_clip import model as openai_model
 
 FIRST = 3  # names that an error lists
+MOST_LAYERS, MOST = 1_000, 1_000_000  # of any other size
+STAGES = 4  # of a ResNet
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 
 class Tower(NamedTuple):
-    """One transformer of a CLIP.
+    """One transformer of a CLIP, or its ResNet.
 
-    width, layers, heads: of its blocks; hidden: width inside of an MLP; activation: makes the one
-    of the MLPs; eps: of the LayerNorms.
+    width, layers, heads: of its blocks, of a ResNet the layers of its four stages; hidden: width
+    inside of an MLP; activation: makes the one of the MLPs; eps: of the LayerNorms.
     """
 
     width: int
-    layers: int
+    layers: int | list[int]
     heads: int
     hidden: int
     activation: Callable[[], nn.Module]
@@ -67,8 +71,62 @@ class CLIP(nn.Module):
         self.ln_final.eps = text.eps
 
 
-def vision_transformer(vision: Tower, sizes: Sizes) -> nn.Module:
+def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
+    """Refuse an architecture that cannot be, before anything of its size is made.
+
+    Args:
+        source: of the architecture, for the message.
+        sizes: by name, with `resolution`. Where a name ends in `layers`, a list of four is that of
+            a ResNet; one in `heads` must divide the `width` of the same beginning.
+
+    Raises:
+        UserError: names the first size that is wrong.
+    """
+    for name, value in sizes.items():
+        most = MOST_LAYERS if name.endswith("layers") else MOST
+        stages = name.endswith("layers") and isinstance(value, list) and len(value) == STAGES
+        if not all(type(n) is int and 1 <= n <= most for n in (value if stages else [value])):
+            raise _misfit(source, name, value, f"a whole number from 1 to {most:,}")
+    for name in (name for name in sizes if name.endswith("heads")):
+        width, layers = (sizes[name.replace("heads", key)] for key in ("width", "layers"))
+        if isinstance(layers, int) and width % sizes[name]:
+            raise _misfit(source, name, sizes[name], f"a divisor of the width {width}")
+    if (patch := sizes.get("patch_size", 1)) > sizes["resolution"]:
+        raise _misfit(source, "patch_size", patch, f"at most the resolution {sizes['resolution']}")
+
+
+def _check(source: str, vision: Tower, text: Tower, sizes: Sizes, family: Family) -> None:
+    """As `check_sizes`, for all that a config says."""
+    towers = {"vision": vision._asdict(), "text": text._asdict()}
+    keys = ("width", "layers", "heads", "hidden")
+    of_towers = {f"{side} {k}": tower[k] for side, tower in towers.items() for k in keys}
+    check_sizes(source, {**sizes._asdict(), **of_towers})
+    if family.interpolation not in INTERPOLATIONS:
+        wanted = f"one of {', '.join(INTERPOLATIONS)}"
+        raise _misfit(source, "interpolation", family.interpolation, wanted)
+    for name, values, count, least, wanted in (
+        ("vision eps", [vision.eps], 1, 0, "a number above 0"),
+        ("text eps", [text.eps], 1, 0, "a number above 0"),
+        ("image mean", family.mean, 3, -math.inf, "a list of three numbers"),
+        ("image std", family.std, 3, 0, "a list of three numbers above 0"),
+    ):
+        numbers = [n for n in values if type(n) in (int, float) and least < n < math.inf]
+        if len(values) != count or len(numbers) != count:
+            raise _misfit(source, name, list(values) if count > 1 else values[0], wanted)
+
+
+def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
+    return UserError(
+        f"{source} has {value!r:.50} for {name}, where {wanted} belongs: correct its config"
+    )
+
+
+def image_encoder(vision: Tower, sizes: Sizes) -> nn.Module:
     """OpenAI's image encoder in the shape of a tower."""
+    if isinstance(vision.layers, list):
+        return openai_model.ModifiedResNet(
+            vision.layers, sizes.embed_dim, vision.heads, sizes.resolution, vision.width
+        )
     visual = openai_model.VisionTransformer(
         sizes.resolution,
         sizes.patch_size,
@@ -97,7 +155,7 @@ def finish(module: nn.Module, tower: Tower) -> None:
 
 def assemble(
     state: Mapping[str, torch.Tensor],
-    make_visual: Callable[[], nn.Module],
+    vision: Tower,
     text: Tower,
     sizes: Sizes,
     family: Family,
@@ -108,15 +166,16 @@ def assemble(
 
     Args:
         state: under the names of OpenAI's class; `logit_bias` may be among them.
-        make_visual: makes the image encoder.
-        text, sizes, family: what the weights do not say.
+        vision, text, sizes, family: what the weights do not say.
         source, arch: where the weights are from and whose shape they should have, for the message.
 
     Raises:
-        UserError: names or shapes do not agree.
+        UserError: there is no such architecture, or names or shapes do not agree.
     """
+    _check(arch, vision, text, sizes, family)
     with torch.device("meta"):  # nothing is drawn by chance, and no memory taken twice
-        built = CLIP(make_visual(), text, sizes, family, bias="logit_bias" in state)
+        visual = image_encoder(vision, sizes)
+        built = CLIP(visual, text, sizes, family, bias="logit_bias" in state)
     weights = {name: value.float() for name, value in state.items()}
     for name in {"logit_scale", "logit_bias"} & weights.keys():
         weights[name] = weights[name].reshape(())  # some files have one number in a row

@@ -3,7 +3,6 @@
 A name is looked up in the cache of the hub; nothing is downloaded here.
 """
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
-from .assemble import CLIP, Sizes, Tower, assemble, vision_transformer
+from ..errors import UserError, in_short
+from ..files import read_json
+from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai import OPENAI
 from .openai_clip import model as openai_model
+from .weights import read_weights, unreadable
 
 NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # of an owner and a model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
@@ -69,41 +70,36 @@ def load(name: str) -> CLIP:
             "transformers, also for its tokenizer: run `pip install transformers`"
         ) from error
     folder = _folder(name)
-    kind = _json(folder / "config.json", name).get("model_type", "")
+    remedy = f"`hf download {name}`, or the model's folder from save_pretrained, has it"
+    config = read_json(folder / "config.json", remedy)
+    kind = str(config.get("model_type", ""))
     if kind != "clip":
         reason = REASONS.get(kind, f"it is a '{kind}', not a 'clip'")
         raise UserError(
             f"'{name}' cannot be prompted, as {reason}: choose a CLIPModel, such as "
             "openai/clip-vit-base-patch16"
         )
-    config: Any = transformers.CLIPConfig.from_pretrained(folder)
-    vision, text = config.vision_config, config.text_config
-    sizes = Sizes(
-        config.projection_dim,
-        vision.image_size,
-        vision.patch_size,
-        text.max_position_embeddings,
-        text.vocab_size,
-    )
-    tokenizer = _tokenizer(transformers, folder, name)
-    if tokenizer.eos != (
-        text.vocab_size - 1 if text.eos_token_id == OLD_EOS else text.eos_token_id
-    ):
+    try:
+        found: Any = transformers.CLIPConfig.from_dict(config)
+        vision, text = (_tower(transformers, c) for c in (found.vision_config, found.text_config))
+        images = _images(folder, name, remedy)
+    except UserError:
+        raise
+    except Exception as error:  # a wrong config raises nearly every type there is
         raise UserError(
-            f"'{name}' ends a sentence with token {text.eos_token_id} of {text.vocab_size} in its "
-            f"config.json, but with {tokenizer.eos} in its tokenizer: take the tokenizer that it "
-            "was trained with"
-        )
-    mean, std, interpolation = _images(folder, name)
-    return assemble(
-        renamed(_state(transformers, folder, name)),
-        partial(vision_transformer, _tower(transformers, vision), sizes),
-        _tower(transformers, text),
-        sizes,
-        Family(tokenizer, mean, std, interpolation),
-        f"'{folder}'",
-        name,
+            f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
+            "and preprocessor_config.json"
+        ) from error
+    tokenizer = _tokenizer(transformers, folder, name, found.text_config)
+    sizes = Sizes(
+        found.projection_dim,
+        found.vision_config.image_size,
+        found.vision_config.patch_size,
+        found.text_config.max_position_embeddings,
+        found.text_config.vocab_size,
     )
+    family = Family(tokenizer, *images)
+    return assemble(_state(folder), vision, text, sizes, family, f"'{folder}'", f"'{name}'")
 
 
 def _folder(name: str) -> Path:
@@ -122,16 +118,6 @@ def _folder(name: str) -> Path:
         ) from error
 
 
-def _json(path: Path, name: str) -> dict:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"'{path}' cannot be read ({' '.join(str(error).split())}): `hf download {name}`, or "
-            "the model's folder from save_pretrained, has it"
-        ) from error
-
-
 def _tower(transformers, config) -> Tower:
     name = config.hidden_act
     if name == "quick_gelu":
@@ -140,6 +126,7 @@ def _tower(transformers, config) -> Tower:
         activation = nn.GELU
     else:
         activation = partial(transformers.activations.get_activation, name)
+    activation()  # or an error about its name
     return Tower(
         config.hidden_size,
         config.num_hidden_layers,
@@ -150,22 +137,18 @@ def _tower(transformers, config) -> Tower:
     )
 
 
-def _state(transformers, folder: Path, name: str) -> dict[str, torch.Tensor]:
-    transformers.utils.logging.disable_progress_bar()
+def _state(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a folder, in one file or in several, under the names of OpenAI's class."""
+    for form in ("model*.safetensors", "pytorch_model*.bin"):
+        if files := sorted(folder.glob(form)):
+            break
+    else:
+        raise UserError(f"'{folder}' has no weights: put model.safetensors there")
+    state = {name: value for file in files for name, value in read_weights(file).items()}
     try:
-        model, told = transformers.CLIPModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"'{name}' holds no weights of its config.json: {reason}") from error
-    wrong = [*told["missing_keys"], *map(str, told.get("mismatched_keys", ()))]
-    if wrong:  # which from_pretrained has drawn by chance
-        raise UserError(
-            f"'{folder}' holds no weights of the architecture in its config.json: it lacks "
-            f"{wrong[0]}" + (f" and {len(wrong) - 1} more" if wrong[1:] else "")
-        )
-    return model.state_dict()
+        return renamed(state)
+    except Exception as error:
+        raise unreadable(folder, in_short(error)) from error
 
 
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -175,7 +158,7 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for pattern, replacement in RENAMED:
             name = re.sub(pattern, replacement, name)
         found[name] = value
-    for name in ("text_projection", "visual.proj"):
+    for name in {"text_projection", "visual.proj"} & found.keys():
         found[name] = found[name].T
     for name in [name for name in found if ".attn.q_proj." in name]:
         parts = [found.pop(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
@@ -183,34 +166,45 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in found.items() if not name.endswith("position_ids")}
 
 
-def _tokenizer(transformers, folder: Path, name: str) -> Tokenizer:
+def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
+    """The tokenizer of a folder, which must be that of its text encoder.
+
+    Raises:
+        UserError: there is none, it is damaged, or it is another one.
+    """
     try:
-        found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        found = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        sos, eos, count = found.bos_token_id, found.eos_token_id, len(found)
+        found.encode("a photo")
+    except Exception as error:  # of several libraries, one of them in Rust
         raise UserError(
-            f"'{name}' has no tokenizer in '{folder}': put its tokenizer.json there (`hf download "
-            f"{name}` has it), or vocab.json and merges.txt"
+            f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
+            f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
         ) from error
+    wanted = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
+    if eos != wanted or sos is None or count > config.vocab_size:
+        raise UserError(
+            f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
+            f"its config.json, but with {eos} of {count} in its tokenizer, which begins one with "
+            f"{sos}: take the tokenizer that it was trained with"
+        )
 
     def decode(ids: list[int]) -> str:
         ends = found.convert_ids_to_tokens(ids)[-1].endswith("</w>")  # a word, which decode strips
         return found.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
 
-    return Tokenizer(
-        lambda text: found.encode(text, add_special_tokens=False),
-        decode,
-        found.bos_token_id,
-        found.eos_token_id,
-    )
+    return Tokenizer(lambda text: found.encode(text, add_special_tokens=False), decode, sos, eos)
 
 
-def _images(folder: Path, name: str) -> tuple:
+def _images(folder: Path, name: str, remedy: str) -> tuple:
     """Mean, standard deviation and interpolation of preprocessor_config.json."""
     path = folder / "preprocessor_config.json"
-    if not path.is_file():
+    if not path.exists():
         print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as OpenAI's")
         return OPENAI.mean, OPENAI.std, OPENAI.interpolation
-    found = _json(path, name)
+    found = read_json(path, remedy)
     return (
         tuple(found.get("image_mean", OPENAI.mean)),
         tuple(found.get("image_std", OPENAI.std)),

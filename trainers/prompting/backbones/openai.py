@@ -1,17 +1,19 @@
 """OpenAI's CLIPs: its class with QuickGELU, loaded by name or from a file."""
 
-import json
 import os
-import pickle
-import textwrap
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, in_short, nearest
+from ..files import parsed
+from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model
+from .weights import read_weights, unreadable
 
 EMBEDDED = {"emoji": Path(__file__).parents[3] / "assets" / "emoji_clip.safetensors"}
 NAMES = (*EMBEDDED, *clip._MODELS)  # before any file or folder of such a name
@@ -62,7 +64,7 @@ def _downloaded(name: str) -> str:
     url = clip._MODELS[name]
     try:
         return clip._download(url, CACHE)
-    except (OSError, RuntimeError) as error:  # urllib's URLError, and a wrong checksum
+    except Exception as error:  # of the file system, of urllib, of a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {url} on a machine "
             f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'"
@@ -70,16 +72,10 @@ def _downloaded(name: str) -> str:
 
 
 def _load_openai(path):
-    """From a file of the release, or one in its layout; no code in it is run."""
-    try:
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-    except RuntimeError:  # no TorchScript archive
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            raise _unreadable(path, error) from error
-    if not isinstance(state, dict) or "text_projection" not in state:
-        raise _unreadable(path, "it is no state dict under the names of OpenAI's class")
+    """From a file of the release, or one in its layout."""
+    state = read_weights(path)
+    if "text_projection" not in state:
+        raise unreadable(path, "it is no state dict under the names of OpenAI's class")
     if not set(state) >= MARKS:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
@@ -87,39 +83,52 @@ def _load_openai(path):
             f"it is one of open_clip, name its architecture, as in open_clip:ViT-B-16/{path}"
         )
     weights = {key: value for key, value in state.items() if key not in MARKS}
-    try:
-        loaded = model.build_model(dict(weights)).float()
-        loaded.load_state_dict(weights)  # once more, as the package rounds to half precision
-    except (KeyError, RuntimeError, AssertionError) as error:
-        raise _unreadable(path, error) from error
-    return loaded
+    return _filled(lambda: model.build_model(dict(weights)), weights, path)
 
 
 def _load_safetensors(path: Path):
-    try:
-        with safe_open(path, "pt") as file:
-            arch = json.loads((file.metadata() or {}).get("arch", "null"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if arch is None:
+    state = read_weights(path)
+    arch = _arch(path)
+    rows = state.pop("token_embedding.rows", None)
+    if rows is not None:  # only the words that the model was trained on
+        try:
+            table = torch.zeros(arch["vocab_size"], rows.shape[1])
+            table[state.pop("token_embedding.ids")] = rows.float()
+        except Exception as error:
+            raise unreadable(path, in_short(error)) from error
+        state["token_embedding.weight"] = table
+    return _filled(lambda: build_clip(arch), state, path)
+
+
+def _arch(path: Path) -> dict:
+    """The constructor's arguments in the metadata of a file."""
+    from safetensors import safe_open  # late, as in `weights`
+
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("arch")
+    if text is None:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its metadata lack "
             "`arch`, the arguments of the class as JSON; if it is one of open_clip, name its "
             f"architecture, as in open_clip:ViT-B-16/{path}"
         )
+    arch = parsed(text, f"`arch` in the metadata of '{path}'", "take another copy of the file")
+    names = {"image_resolution": "resolution", "vision_patch_size": "patch_size"}
+    check_sizes(f"'{path}'", {names.get(k, k): v for k, v in arch.items() if v is not None})
+    return arch
+
+
+def _filled(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
+    """A model with these weights, exactly.
+
+    It is built without memory first: sizes that do not fit the weights would take any amount.
+    """
     try:
-        if "token_embedding.ids" in state:  # only the words that the model was trained on
-            table = torch.zeros(arch["vocab_size"], arch["transformer_width"])
-            table[state.pop("token_embedding.ids")] = state.pop("token_embedding.rows").float()
-            state["token_embedding.weight"] = table
-        loaded = build_clip(arch)
-        loaded.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, IndexError) as error:
-        raise _unreadable(path, error) from error
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that weights are not copied into no memory
+            build().load_state_dict(weights)
+        loaded = build().float()
+        loaded.load_state_dict(weights)  # which the package itself rounds to half precision
+    except Exception as error:
+        raise unreadable(path, in_short(error)) from error
     return loaded
-
-
-def _unreadable(path, reason) -> UserError:
-    words = textwrap.shorten(str(reason), 200, placeholder=" ...") or type(reason).__name__
-    return UserError(f"'{path}' holds no CLIP weights that can be read: {words}")

@@ -4,7 +4,6 @@ The package knows architectures, tags and where the weights lie; nothing is down
 FOLDER is one as the package saves it, with `open_clip_config.json` and the weights.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from functools import cache, partial
@@ -14,10 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..errors import UserError, nearest
-from .assemble import CLIP, Sizes, Tower, assemble, vision_transformer
+from ..errors import UserError, in_short, nearest
+from ..files import read_json
+from .assemble import CLIP, Sizes, Tower, assemble
 from .family import Family, Tokenizer
 from .openai_clip import model as openai_model
+from .weights import read_weights
 
 PREFIX = "open_clip:"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a folder or on a hub
@@ -48,7 +49,23 @@ def load(name: str) -> CLIP:
             "architectures: run `pip install open_clip_torch`"
         ) from error
     source = _source(open_clip, name.removeprefix(PREFIX))
-    config = source.config
+    try:
+        vision, text, sizes = _shape(source.config)
+        family = _family(open_clip, source)
+    except UserError:
+        raise
+    except Exception as error:  # a wrong config raises nearly every type there is
+        raise UserError(
+            f"The config of {PREFIX}{source.arch} does not say what CLIP it is "
+            f"({in_short(error)}): correct it"
+        ) from error
+    return assemble(
+        folded(_state(source.file)), vision, text, sizes, family, f"'{source.file}'", source.arch
+    )
+
+
+def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
+    """The image encoder, the text encoder and what is around them."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     act = {"quick_gelu": config.get("quick_gelu", False)}
     sizes = Sizes(
@@ -58,35 +75,25 @@ def load(name: str) -> CLIP:
         text.get("context_length", 77),
         text.get("vocab_size", 49408),
     )
-    layers = vision.get("layers", 12)
-    if isinstance(layers, int):
-        make_visual = partial(vision_transformer, _tower(vision, 768, None, act), sizes)
-    else:
-        width = vision.get("width", 64)
-        heads = width * 32 // vision.get("head_width", HEAD)
-        make_visual = partial(openai_model.ModifiedResNet, layers, sizes.embed_dim, heads,
-                              sizes.resolution, width)  # fmt: skip
-    return assemble(
-        folded(_state(open_clip, source.file)),
-        make_visual,
-        _tower(text, 512, 8, act),
-        sizes,
-        _family(open_clip, source, text),
-        f"'{source.file}'",
-        source.arch,
-    )
+    is_resnet = isinstance(vision.get("layers"), list)
+    of_vision = _tower(vision, 64 if is_resnet else 768, None, act)
+    if is_resnet:  # its heads are those of the pooling at its end, 32 times as wide
+        of_vision = of_vision._replace(heads=32 * of_vision.width // vision.get("head_width", HEAD))
+    return of_vision, _tower(text, 512, 8, act), sizes
 
 
 def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
     """A tower from its part of a config; the package's defaults stand for what it does not say."""
     width = config.get("width", width)
     arguments = config.get("act_kwargs") or {}
+    activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
+    activation()  # or an error about its arguments
     return Tower(
         width,
         config.get("layers", 12),
         config.get("heads", heads) if heads else width // config.get("head_width", HEAD),
         int(width * config.get("mlp_ratio", 4.0)),
-        openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments),
+        activation,
         (config.get("norm_kwargs") or {}).get("eps", 1e-5),
     )
 
@@ -136,11 +143,10 @@ def _source(open_clip, name: str) -> Source:
     if Path(name).is_dir():
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if arch not in known:  # the package also takes other names, and downloads
+        raise UserError(f"open_clip has no architecture '{arch}': {nearest(arch, known)}")
     config = open_clip.get_model_config(arch)
-    if config is None:
-        raise UserError(
-            f"open_clip has no architecture '{arch}': {nearest(arch, open_clip.list_models())}"
-        )
     refuse(arch, config)
     known = open_clip.list_pretrained_tags_by_model(arch)
     if Path(tag).is_file():
@@ -163,21 +169,24 @@ def _source(open_clip, name: str) -> Source:
 
 def _folder(folder: Path) -> Source:
     path = folder / "open_clip_config.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        config = found["model_cfg"]
-        config["vision_cfg"], config["text_cfg"], config["embed_dim"]  # noqa: B018
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"'{path}' is not the config of an open_clip model ({reason}): name a folder as "
-            "open_clip saves it, or an architecture and a file (open_clip:ViT-B-16/FILE)"
-        ) from error
+    remedy = (
+        "name a folder as open_clip saves it, or an architecture and a file "
+        "(open_clip:ViT-B-16/FILE)"
+    )
+    found = read_json(path, remedy)
+    config = found.get("model_cfg")
+    if (
+        not isinstance(config, dict)
+        or "embed_dim" not in config
+        or not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg"))
+        or not isinstance(found.setdefault("preprocess_cfg", {}), dict)
+    ):
+        raise UserError(f"'{path}' is not the config of an open_clip model: {remedy}")
     refuse(folder.name, config)
     files = [folder / file for file in FILES if (folder / file).is_file()]
     if not files:
         raise UserError(f"'{folder}' has no weights: put {' or '.join(FILES)} there")
-    return Source(folder.name, config, files[0], found.get("preprocess_cfg", {}))
+    return Source(folder.name, config, files[0], found["preprocess_cfg"])
 
 
 def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
@@ -201,17 +210,11 @@ def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
 # ---------------------------------------------------------------------- what it holds
 
 
-def _state(open_clip, file: Path) -> dict[str, torch.Tensor]:
+def _state(file: Path) -> dict[str, torch.Tensor]:
     """The weights under the names of OpenAI's class, whatever surrounds them in the file."""
-    try:
-        state = open_clip.factory.load_state_dict(str(file))  # with weights_only
-        if not all(torch.is_tensor(value) for value in state.values()):
-            raise ValueError("it holds no state dict")
-    except Exception as error:  # a broken file raises nearly every type there is
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise UserError(f"'{file}' holds no weights of open_clip ({reason})") from error
     left_out = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-    names = {name: name.removeprefix("text.") for name in state}
+    state = read_weights(file)
+    names = {name: name.removeprefix("module.").removeprefix("text.") for name in state}
     return {n: state[name] for name, n in names.items() if n not in left_out}
 
 
@@ -232,7 +235,8 @@ def _tokenizer(open_clip):
     return open_clip.tokenizer.SimpleTokenizer()
 
 
-def _family(open_clip, source: Source, text: Mapping) -> Family:
+def _family(open_clip, source: Source) -> Family:
+    text = source.config["text_cfg"]
     tokenizer = _tokenizer(open_clip)
     eos = tokenizer.eot_token_id
     if text.get("pool_type") == "eos" and text.get("eos_id", eos) != eos:

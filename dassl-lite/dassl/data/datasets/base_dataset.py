@@ -1,14 +1,25 @@
-"""What a data set is: lists of Datum, and few-shot sampling from them."""
+"""Data sets as lists of Datum, and few-shot sampling from them."""
 
 import random
+from operator import attrgetter
 
 from dassl.utils import UserError
 
 
 class Datum:
-    """One image: where it is, its label, its domain and the name of its class."""
+    """One image: where it is, its label, its domain and the name of its class.
+
+    The attributes bear the names of the original's, so that few-shot picks that public data sets
+    have pickled are read.
+    """
+
+    impath = property(attrgetter("_impath"))
+    label = property(attrgetter("_label"))
+    domain = property(attrgetter("_domain"))
+    classname = property(attrgetter("_classname"))
 
     def __init__(self, impath="", label=0, domain=0, classname=""):
+        """Keep the four; raises TypeError when `impath` is not a string."""
         if not isinstance(impath, str):
             raise TypeError(f"impath must be a string, not {type(impath).__name__}")
         self._impath = impath
@@ -16,34 +27,32 @@ class Datum:
         self._domain = domain
         self._classname = classname
 
-    @property
-    def impath(self):
-        return self._impath
-
-    @property
-    def label(self):
-        return self._label
-
-    @property
-    def domain(self):
-        return self._domain
-
-    @property
-    def classname(self):
-        return self._classname
-
 
 class DatasetBase:
     """Base of every data set.
 
     A subclass reads its files in `__init__` and passes lists of Datum on: `train_x` (labelled),
     `train_u` (unlabelled, may be None), `val` (may be None) and `test`.
+
+    Attributes:
+        train_x, train_u, val, test: those lists.
+        num_classes: the largest label of `train_x` + 1.
+        lab2cname: label to class name.
+        classnames: class names in the order of their labels.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
-    domains = []  # the names of all domains
+    domains: list[str] = []  # the names of all domains
+    train_x = property(attrgetter("_train_x"))
+    train_u = property(attrgetter("_train_u"))
+    val = property(attrgetter("_val"))
+    test = property(attrgetter("_test"))
+    num_classes = property(attrgetter("_num_classes"))
+    lab2cname = property(attrgetter("_lab2cname"))
+    classnames = property(attrgetter("_classnames"))
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
+        """Keep the lists, read the class names; raises UserError without training images."""
         if not train_x:
             raise UserError(
                 f"{type(self).__name__} has no training images, from which class names are read:"
@@ -56,38 +65,9 @@ class DatasetBase:
         self._num_classes = self.get_num_classes(train_x)
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
 
-    @property
-    def train_x(self):
-        return self._train_x
-
-    @property
-    def train_u(self):
-        return self._train_u
-
-    @property
-    def val(self):
-        return self._val
-
-    @property
-    def test(self):
-        return self._test
-
-    @property
-    def lab2cname(self):
-        """Label to class name."""
-        return self._lab2cname
-
-    @property
-    def classnames(self):
-        """Class names in the order of their labels."""
-        return self._classnames
-
-    @property
-    def num_classes(self):
-        return self._num_classes
-
     @staticmethod
     def get_num_classes(data_source):
+        """The largest label + 1."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
@@ -99,7 +79,7 @@ class DatasetBase:
     @staticmethod
     def split_dataset_by_label(data_source):
         """Label to its items, labels in the order of first appearance."""
-        groups = {}
+        groups: dict[int, list[Datum]] = {}
         for item in data_source:
             groups.setdefault(item.label, []).append(item)
         return groups
@@ -111,10 +91,11 @@ class DatasetBase:
         with fewer items gives all of them (with `repeat`, `num_shots` draws with replacement).
         `num_shots` below 1 leaves the sources as they are. One source gives one list.
         """
+        sources = list(data_sources)
         if num_shots >= 1:
             print(f"Creating a {num_shots}-shot dataset")
-            data_sources = [self._draw(source, num_shots, repeat) for source in data_sources]
-        return data_sources[0] if len(data_sources) == 1 else data_sources
+            sources = [self._draw(source, num_shots, repeat) for source in sources]
+        return sources[0] if len(sources) == 1 else sources
 
     def _draw(self, data_source, num_shots, repeat):
         drawn, short = [], []

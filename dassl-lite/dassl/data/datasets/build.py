@@ -7,7 +7,4 @@ DATASET_REGISTRY = Registry("DATASET")
 
 def build_dataset(cfg):
     """The data set that `cfg.DATASET.NAME` names, built from `cfg`."""
-    cls = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    if cfg.VERBOSE:
-        print(f"Loading dataset: {cfg.DATASET.NAME}")
-    return cls(cfg)
+    return DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg)

@@ -1,0 +1,153 @@
+"""The images that predict takes, and what it prints of names that are not plain."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+from PIL import Image
+from tiny import run
+
+from benchmark.__main__ import main
+from benchmark.inspect import predict as module
+
+HOSTILE = b"\xff\x1b[2J.png"  # not UTF-8, and clears a terminal
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run."""
+    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
+    assert run(root, "CoOp", root / "CoOp", 1) == 0
+    sys.stdout, sys.stderr = streams
+    return root / "CoOp"
+
+
+@pytest.fixture
+def predict(trained, capsys):
+    """Calls predict: the exit code, stdout and stderr."""
+
+    def call(*words, code=0):
+        assert main(["predict", "--model-dir", str(trained), *map(str, words)]) == code
+        return capsys.readouterr()
+
+    return call
+
+
+def paint(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(path, **options)
+    return path
+
+
+def test_a_photo_of_a_phone_is_read_as_in_training(predict, tmp_path):
+    """It has a preview, or a second exposure, as a second frame."""
+    second = Image.new("RGB", (8, 8), "blue")
+    photo = paint(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert Image.open(photo).n_frames == 2
+    plain = paint(tmp_path / "b.jpg")
+    first, other = predict(photo, plain).out.splitlines()
+    assert first.removeprefix(str(photo)) == other.removeprefix(str(plain))
+
+
+def test_linked_folders_are_looked_into_once(predict, tmp_path):
+    inside = paint(tmp_path / "elsewhere" / "a.png")
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    (asked / "link").symlink_to(inside.parent)
+    (inside.parent / "back").symlink_to(asked)
+    assert [line.split(": ")[0] for line in predict(asked).out.splitlines()] == [
+        f"{asked}/link/a.png"
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_named(predict, tmp_path, monkeypatch):
+    image, shut, scandir = paint(tmp_path / "a.png"), tmp_path / "shut", os.scandir
+    shut.mkdir()
+
+    def refuse(path):
+        if os.fspath(path) == os.fspath(shut):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    told = predict(tmp_path, code=1)
+    assert f"skipped: '{shut}' cannot be read (Permission denied)\n" in told.err
+    assert told.out.startswith(f"{image}: ")
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "json"])
+def test_names_that_are_not_plain(predict, tmp_path, form, monkeypatch):
+    """Neither do they clear a terminal nor compute in a spreadsheet, nor stop the others."""
+    image = paint(tmp_path / "a.png")
+    for name in (HOSTILE, b"=1+1.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(image.read_bytes())
+    (tmp_path / os.fsdecode(b"\xfe.png")).touch()
+    monkeypatch.chdir(tmp_path)
+    listed = b"\n".join([HOSTILE, b"=1+1.png", b"\xfe.png"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed), encoding="utf-8"))
+    told = predict("-", "--format", form, "--top", 1, code=1)
+    assert "\x1b" not in told.out + told.err
+    assert "Cannot decode the image '\\udcfe.png' (it is empty)" in told.err
+    if form == "csv":
+        first, second = (row["image"] for row in csv.DictReader(io.StringIO(told.out)))
+    elif form == "json":
+        first, second = (found["image"] for found in json.loads(told.out))
+    else:
+        first, second = (line.split(": ")[0] for line in told.out.splitlines())
+    raw = HOSTILE.decode(errors="surrogateescape")
+    assert first == (raw if form == "json" else "\\udcff\\x1b[2J.png")
+    assert second == ("./=1+1.png" if form == "csv" else "=1+1.png")
+
+
+def test_names_of_another_encoding_on_a_console_of_ascii(trained, tmp_path):
+    image = paint(tmp_path / "é.png")
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(image.read_bytes())
+    command = [sys.executable, "-m", "benchmark", "predict", "--model-dir", trained, tmp_path]
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for form in ("text", "csv", "json"):
+        done = subprocess.run(
+            [*command, "--format", form], cwd=ROOT, env=os.environ | ascii_only, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        out = done.stdout.decode("ascii")
+        assert "\\xe9.png" in out or "\\u00e9.png" in out
+        if form == "json":
+            files = {os.path.basename(os.fsencode(found["image"])) for found in json.loads(out)}
+            assert files == {"é.png".encode(), b"\xff.png"}
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("", "an image or folder has an empty name: give its path"),
+        ("gone.png", "there is no image or folder 'gone.png': check the path"),
+        ("x" * 5000, "check the path"),
+        ("a\0b", "there is no image or folder 'a\\x00b': check the path"),
+        ("\x1b[2J", "there is no image or folder '\\x1b[2J': check the path"),
+        ("pipe", "'pipe' is neither a file nor a folder: give one"),
+    ],
+)
+def test_words_that_name_no_image(predict, tmp_path, monkeypatch, word, sentence, deadline):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    paint(tmp_path / "a.png")
+    told = predict(word, code=2)
+    assert sentence in told.err and told.err.count("\n") == 1 and not told.out
+
+
+def test_an_image_that_is_gone_by_then_is_left_out(predict, tmp_path, monkeypatch):
+    good, gone, load = paint(tmp_path / "b.png"), paint(tmp_path / "a.png"), module.load_run
+
+    def late(*args, **options):
+        gone.unlink()
+        return load(*args, **options)
+
+    monkeypatch.setattr(module, "load_run", late)
+    told = predict(tmp_path, code=1)
+    assert f"skipped: '{gone}' is no longer there\n" in told.err
+    assert told.out.startswith(f"{good}: ") and "1 of 2 images could not be read" in told.err

@@ -1,0 +1,196 @@
+"""Folders of open_clip and Hugging Face that are broken: one sentence, and nothing runs."""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+import torch
+from foreign import images, zero_shot
+from safetensors.torch import load_file, save_file
+
+from trainers.prompting import UserError, load_clip
+
+pytest.importorskip("open_clip", reason="open_clip_torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+def edit(file: str, *keys, **values):
+    """A change of a JSON file in a folder: values of the object that is found at the keys."""
+
+    def change(folder):
+        content = json.loads((folder / file).read_text())
+        inner = content
+        for key in keys:
+            inner = inner[key]
+        inner.update(values)
+        (folder / file).write_text(json.dumps(content))
+
+    return change
+
+
+def write(file: str, content):
+    """A change that puts other content in the place of a file."""
+    content = content if isinstance(content, (str, bytes)) else json.dumps(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / file).write_bytes(content)
+
+
+def cut(file: str):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:1000])
+
+
+def pickled(change=lambda state: state, name="pytorch_model.bin"):
+    """A change that puts the weights into a file of torch.save, and then changes those."""
+
+    def write(folder):
+        (source,) = folder.glob("*.safetensors")
+        torch.save(change(load_file(source)), folder / name)
+        source.unlink()
+
+    return write
+
+
+def without(*parts):
+    return pickled(lambda state: {k: v for k, v in state.items() if not any(p in k for p in parts)})
+
+
+def pipe(file: str):
+    def change(folder):
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+
+    return change
+
+
+def both(*changes):
+    return lambda folder: [change(folder) for change in changes]
+
+
+BROKEN_HUGGING_FACE = {
+    "weights": (cut("model.safetensors"), "model.safetensors' holds no CLIP weights"),
+    "pickle": (both(pickled(), cut("pytorch_model.bin")), "pytorch_model.bin' holds no CLIP w"),
+    "object": (pickled(lambda state: {**state, "x": print}), "holds objects of print, which could"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+    "no keys": (without(".k_proj."), "holds no CLIP weights"),
+    "no projection": (without("text_projection"), "has no text_projection"),
+    "list": (write("config.json", []), "config.json' is a list, not an object"),
+    "deep": (write("config.json", "[" * 200_000), "config.json' cannot be read (RecursionError"),
+    "pipe": (pipe("config.json"), "config.json' cannot be read (OSError"),
+    "part": (edit("config.json", text_config=[]), "does not say what CLIP it is"),
+    "kind": (edit("config.json", model_type=["clip"]), "it is a '['clip']', not a 'clip'"),
+    "heads": (edit("config.json", "text_config", num_attention_heads=0), "ZeroDivisionError|heads"),
+    "odd heads": (edit("config.json", "vision_config", num_attention_heads=5), "heads"),
+    "width": (edit("config.json", "vision_config", hidden_size=-1), "vision width|size .-1. is"),
+    "patch": (edit("config.json", "vision_config", patch_size=0), "has 0 for patch_size"),
+    "layers": (
+        edit("config.json", "text_config", num_hidden_layers=10**5),
+        "has 100000 for text l",
+    ),
+    "act": (edit("config.json", "text_config", hidden_act="no"), "does not say what CLIP it is"),
+    "eps": (
+        edit("config.json", "text_config", layer_norm_eps=-1.0),
+        "has -1.0 for text eps, where a number",
+    ),
+    "vocabulary": (cut("vocab.json"), "has no tokenizer in"),
+    "vocabulary list": (write("vocab.json", [1]), "has no tokenizer in"),
+    "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
+    "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "has no tokenizer in"),
+    "merges": (write("merges.txt", b"\xff\xfe"), "has no tokenizer in"),
+    "images": (write("preprocessor_config.json", [1]), "is a list, not an object"),
+    "mean": (
+        edit("preprocessor_config.json", image_mean=[0.5]),
+        "has [0.5] for image mean, where a list",
+    ),
+    "words": (
+        edit("preprocessor_config.json", image_mean=["a", 1, 2]),
+        "has ['a', 1, 2] for image mean",
+    ),
+    "std": (
+        edit("preprocessor_config.json", image_std=[0, 1, 1]),
+        "has [0, 1, 1] for image std, where",
+    ),
+    "none": (edit("preprocessor_config.json", image_std=None), "does not say what CLIP it is"),
+    "resample": (edit("preprocessor_config.json", resample=[3]), "does not say what CLIP it is"),
+}
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+VISION_CFG, TEXT_CFG = ("model_cfg", "vision_cfg"), ("model_cfg", "text_cfg")
+BROKEN_OPEN_CLIP = {
+    "weights": (cut(WEIGHTS), "holds no CLIP weights"),
+    "pickle": (
+        both(pickled(name="open_clip_pytorch_model.bin"), cut("open_clip_pytorch_model.bin")),
+        "open_clip_pytorch_model.bin' holds no CLIP weights",
+    ),
+    "list": (write(CONFIG, []), "is a list, not an object"),
+    "deep": (write(CONFIG, "[" * 200_000), "cannot be read (RecursionError"),
+    "model": (edit(CONFIG, model_cfg=[1]), "is not the config of an open_clip model"),
+    "part": (edit(CONFIG, "model_cfg", vision_cfg=[1]), "is not the config of an open_clip model"),
+    "images": (edit(CONFIG, preprocess_cfg=[1]), "is not the config of an open_clip model"),
+    "heads": (edit(CONFIG, *TEXT_CFG, heads=0), "has 0 for text heads, where a whole number"),
+    "head": (edit(CONFIG, *VISION_CFG, head_width=0), "does not say what CLIP it is (ZeroDivision"),
+    "odd heads": (
+        edit(CONFIG, *TEXT_CFG, heads=5),
+        "has 5 for text heads, where a divisor of",
+    ),
+    "width": (edit(CONFIG, *TEXT_CFG, width=-1), "has -1 for text width"),
+    "patch": (edit(CONFIG, *VISION_CFG, patch_size=0), "has 0 for patch_size"),
+    "layers": (edit(CONFIG, *TEXT_CFG, layers=100_000), "has 100000 for text layers"),
+    "no layers": (edit(CONFIG, *TEXT_CFG, layers=None), "has None for text layers"),
+    "stages": (edit(CONFIG, *VISION_CFG, layers=[1, 2]), "has [1, 2] for vision layers"),
+    "ratio": (edit(CONFIG, *TEXT_CFG, mlp_ratio=float("nan")), "does not say what CLIP it is"),
+    "act": (edit(CONFIG, *TEXT_CFG, act_kwargs={"x": 1}), "does not say what CLIP it is"),
+    "eps": (edit(CONFIG, *TEXT_CFG, norm_kwargs={"eps": "x"}), "has 'x' for text eps"),
+    "no size": (edit(CONFIG, "model_cfg", embed_dim=None), "has None for embed_dim"),
+    "mean": (edit(CONFIG, preprocess_cfg={"mean": [1, 2]}), "has [1, 2] for image mean, where a"),
+    "how": (edit(CONFIG, preprocess_cfg={"interpolation": "no"}), "has 'no' for interpolation"),
+    "quick": (edit(CONFIG, "model_cfg", text_cfg={"width": "32"}), "does not say what CLIP it is"),
+}
+
+
+def refused(name, part) -> None:
+    with pytest.raises(UserError) as error:
+        load_clip(name)
+    assert re.search(part if "|" in part else re.escape(part), str(error.value)), error.value
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", BROKEN_HUGGING_FACE)
+def test_a_broken_folder_of_hugging_face_is_one_sentence(backbones, tmp_path, case):
+    folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
+    change, part = BROKEN_HUGGING_FACE[case]
+    change(folder)
+    refused(str(folder), part)
+
+
+@pytest.mark.parametrize("case", BROKEN_OPEN_CLIP)
+def test_a_broken_folder_of_open_clip_is_one_sentence(backbones, tmp_path, case):
+    folder = shutil.copytree(backbones["open_clip"].removeprefix("open_clip:"), tmp_path / "model")
+    change, part = BROKEN_OPEN_CLIP[case]
+    change(folder)
+    refused(f"open_clip:{folder}", part)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:o/clip", "local-dir:o/clip"])
+def test_names_that_only_open_clip_takes_are_not_looked_up(name):
+    refused(f"open_clip:{name}", "open_clip has no architecture")
+
+
+def test_weights_of_hugging_face_in_several_files(backbones, tmp_path):
+    folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
+    state = load_file(folder / "model.safetensors")
+    for i in range(2):
+        some = dict(list(state.items())[i::2])
+        save_file(some, folder / f"model-0000{i + 1}-of-00002.safetensors")
+    (folder / "model.safetensors").unlink()
+    x = images()
+    assert torch.equal(zero_shot(folder)(x), zero_shot(backbones["Hugging Face"])(x))
+
+
+def test_a_tokenizer_of_hugging_face_brings_no_code(backbones, tmp_path):
+    folder = shutil.copytree(backbones["Hugging Face"], tmp_path / "model")
+    edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["mine.Mine", None]})(folder)
+    edit("tokenizer_config.json", tokenizer_class="Mine")(folder)
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    refused(str(folder), "has no tokenizer in")
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,62 @@
+"""What a train.py of another checkout calls the trainer with."""
+
+import pytest
+import tiny
+import torch
+from dassl.engine import build_trainer
+from dassl.utils import load_checkpoint
+
+import train
+from trainers.prompting import UserError
+
+SHORT = ["TRAINER.ALIGN.DEPTH", "1", "TRAINER.ALIGN.M", "1", "TRAINER.ALIGN.N", "1"]
+
+
+def built(folder, trainer="ALIGN", *pairs):
+    return build_trainer(train.setup_cfg(train.parse_args(
+        [*tiny.arguments(folder, trainer), *(SHORT if trainer == "ALIGN" else ()), *pairs]
+    )))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of a trained run, and the file of its first epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    built(folder, "ALIGN", "TRAIN.CHECKPOINT_FREQ", "1").train()
+    return folder, folder / "output" / "MultiModalPromptLearner" / "model.pth.tar-1"
+
+
+CALLS = {
+    "CoOp": lambda trainer, run: (trainer.load_model(run, epoch=1), trainer.test()),
+    "ATPrompt": lambda trainer, run: (
+        trainer.load_model(run, epoch=1), trainer.test(is_final=True),
+    ),
+    "CLAP": lambda trainer, run: (
+        trainer.load_model(run, trainer.cfg, epoch=1), trainer.test(),
+    ),
+    "by place": lambda trainer, run: (trainer.load_model(run, 1), trainer.test("test")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_arguments_of_other_checkouts(trained, case):
+    folder, first = trained
+    trainer = built(folder)
+    CALLS[case](trainer, str(folder / "output"))
+    expected = load_checkpoint(str(first))["state_dict"]
+    found = trainer._models["MultiModalPromptLearner"].state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert len(trainer.predictions.files) == 16
+
+
+def test_prompts_that_nobody_has_trained_or_loaded_are_not_evaluated(trained):
+    """As `--eval-only` of PLOT++ would, which reads no --model-dir."""
+    folder, first = trained
+    with pytest.raises(UserError, match="neither trained nor loaded.*MODEL.INIT_WEIGHTS"):
+        built(folder).test()
+    trainer = built(folder)
+    trainer.load_model("")  # as CoOp's train.py has it for --eval-only without --model-dir
+    untrained = trainer.test()
+    loaded = built(folder, "ALIGN", "MODEL.INIT_WEIGHTS", str(first))
+    assert loaded.test() == loaded.test(split="test") and 0 <= untrained <= 100
+    assert built(folder, "ZeroshotCLIP").test() > 0

@@ -1,0 +1,90 @@
+"""Runs, checkpoints and plug-ins of earlier versions still load, resume and report."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from paths import ROOT
+from PIL import Image
+
+import train
+from datasets.emoji import ARCHIVE, unpack
+from recipe.predictions import read_predictions
+from trainers.prompting import load_run
+
+EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
+PLUGIN = str(EARLIER / "anchored.py")
+TRAINED = EARLIER / "base2new" / "train_base" / "emoji" / "shots_2"
+METHODS = sorted(folder.name for folder in TRAINED.iterdir())
+IMAGES = 8
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    """The files of the embedded OpenMoji test images by name."""
+    folder = unpack(ARCHIVE, ROOT / "data")
+    split = json.loads((folder / "split_emoji.json").read_text())
+    return {Path(image).name: folder / "images" / image for image, *_ in split["test"]}
+
+
+def folder_of(method: str) -> Path:
+    return TRAINED / method / "emoji" / "seed1"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_loads_and_answers_as_it_did(method, emoji):
+    said = read_predictions(folder_of(method))
+    run = load_run(folder_of(method), plugins=[PLUGIN])
+    assert run.method == method and len(run.classnames) == 19
+    with torch.no_grad():
+        images = [Image.open(emoji[name]).convert("RGB") for name in said["image"][:IMAGES]]
+        found = run.model(torch.stack([run.preprocess(image) for image in images])).softmax(-1)
+    top = torch.from_numpy(said["top"][:IMAGES]).long()
+    expected = torch.from_numpy(said["probability"][:IMAGES]).float()
+    assert torch.allclose(found.gather(1, top), expected, atol=1e-3)
+
+
+RESUMED = {
+    "PromptSRC": ("VLPromptLearner", ["TRAINER.PROMPTSRC.GPA_MEAN", "2"]),
+    "AnchoredBias": ("prompt_learner", []),
+}
+
+
+@pytest.mark.parametrize("method", RESUMED)
+def test_a_run_resumes_and_ends_as_if_it_had_not_been_interrupted(tmp_path, method):
+    model, pairs = RESUMED[method]
+    out = tmp_path / "run"
+    shutil.copytree(EARLIER / "resume" / method, out)
+    config = "CoOp" if method == "AnchoredBias" else method
+    flags = ["--plugin", PLUGIN, "--trainer", method, "--seed", "1", "--output-dir", str(out)]
+    flags += ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
+    flags += ["--config-file", str(ROOT / f"configs/trainers/{config}/emoji.yaml")]
+    pairs = [*pairs, "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    pairs += ["OPTIM.MAX_EPOCH", "3", "TRAIN.CHECKPOINT_FREQ", "1"]
+    assert train.run([*flags, *pairs]) == 0
+    assert "epoch [3/3]" in (log := (out / "log.txt").read_text()) and "epoch [2/3]" not in log
+    ended = torch.load(out / model / "model.pth.tar-3", weights_only=True)
+    expected = torch.load(out / "expected.pth.tar", weights_only=True)
+    for name, value in expected["state_dict"].items():
+        assert torch.allclose(ended["state_dict"][name], value, atol=1e-5), name
+    accuracy = json.loads((EARLIER / "resume" / method / "results.json").read_text())["accuracy"]
+    assert json.loads((out / "results.json").read_text())["accuracy"] == pytest.approx(
+        accuracy, 0.8
+    )
+
+
+def test_runs_are_reported_with_the_numbers_in_their_records(capsys):
+    from benchmark.__main__ import main
+
+    assert main(["report", str(EARLIER), "--published", "off", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    accuracy = {}
+    for path in (EARLIER / "base2new").rglob("results.json"):
+        record = json.loads(path.read_text())
+        accuracy[record["trainer"], record["subsample_classes"]] = record["accuracy"]
+    assert sorted(row["trainer"] for row in rows) == METHODS
+    for row in rows:
+        for classes in ("base", "new"):
+            assert row[f"{classes}_mean"] == pytest.approx(accuracy[row["trainer"], classes])

@@ -1,0 +1,146 @@
+"""Tensors out of files, whoever wrote them: safetensors, `torch.save`, TorchScript archives.
+
+Nothing in a file is run. `torch.jit.load` calls the `__setstate__` of the classes in an archive,
+which may write any file, so an archive is read here as what it is: a zip of raw storages beside
+`data.pkl`, the tree of modules that hold them.
+"""
+
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from ..errors import UserError, in_short
+
+MOST_TENSORS = 5_000  # the largest CLIPs have some 1,500
+DTYPES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "BoolStorage": torch.bool,
+}
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, on the CPU.
+
+    Args:
+        path: of a `.safetensors` file, a TorchScript archive, or a file of `torch.save` with
+            tensors by name, which may stand in it under `state_dict`.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds something else.
+    """
+    try:
+        state = _content(Path(path))
+    except UserError:
+        raise
+    except Exception as error:  # a broken file raises nearly every type there is
+        raise unreadable(path, _reason(error)) from error
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
+    ):
+        raise unreadable(path, "it is no state dict, tensors by name")
+    if len(state) > MOST_TENSORS:
+        raise unreadable(path, f"it has {len(state)} tensors, which no CLIP has")
+    return dict(state)
+
+
+def unreadable(path, reason: str) -> UserError:
+    """The error about a file without the weights that are looked for."""
+    return UserError(f"'{path}' holds no CLIP weights that can be read: {reason}")
+
+
+def _content(path: Path):
+    if not path.is_file():
+        raise FileNotFoundError("it is not a file that is there")
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load does not look at the checksums
+                raise ValueError(f"its part '{damaged}' is damaged")
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return _tensors(_Reader(archive).load())
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file  # a checkout around us may lack the package
+    except ImportError as error:
+        raise UserError(
+            f"'{path}' is read by the package safetensors: run `pip install safetensors`"
+        ) from error
+    return load_file(path)
+
+
+def _reason(error: Exception) -> str:
+    """An error in short, without PyTorch's advice to load the file in another way."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return in_short(error)
+    foreign = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it holds objects of {foreign[1]}, which could run code" if foreign else "it is damaged"
+
+
+class _Reader(pickle.Unpickler):
+    """Reads a TorchScript archive; what is no tensor becomes a plain object with attributes.
+
+    A pickle calls what `find_class` gives it. Nothing that this gives has an effect, and nothing
+    of it can be changed by the pickle.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile):
+        (tree,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        super().__init__(archive.open(tree))
+        self._archive, self._folder = archive, tree.removesuffix(".pkl")
+        self._storages: dict[str, bytearray] = {}
+
+    def find_class(self, module: str, name: str):
+        if module.partition(".")[0] == "__torch__":
+            return SimpleNamespace
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle":  # lists of numbers, and values with a type
+            return self._as_it_is
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+
+    def persistent_load(self, pid):
+        _, dtype, key, *_ = pid
+        if key not in self._storages:
+            self._storages[key] = bytearray(self._archive.read(f"{self._folder}/{key}"))
+        content = self._storages[key]
+        return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
+    def _tensor(self, storage, offset, size, stride, *_):
+        return storage.as_strided(size, stride, offset)
+
+    def _as_it_is(self, value, *_):
+        return value
+
+
+def _tensors(root) -> dict[str, torch.Tensor]:
+    """All tensors of a tree of modules, parameters and buffers as `state_dict()` names them."""
+    found, seen, todo = {}, {id(root)}, [("", root)]
+    while todo:
+        prefix, module = todo.pop()
+        for name, value in vars(module).items():
+            if torch.is_tensor(value):
+                found[prefix + name] = value
+            elif isinstance(value, SimpleNamespace) and id(value) not in seen:
+                seen.add(id(value))
+                todo.append((f"{prefix}{name}.", value))
+    return found
