@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from recipe.environment import peak_memory_mib
+from trainers.naive import Naive
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import keep_freed_memory, memory_budget
@@ -23,7 +24,6 @@ from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, necessary_flops, untrained_clip
-from .naive import Naive
 
 CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
 

@@ -239,13 +239,24 @@ def a_function():
     pass
 
 
+def bare(**said):
+    """A class of a method that says no more than this."""
+    return type("Bare", (Method,), {"point": Mine.point, **said})
+
+
+GOOD = {"node": "BARE", "defaults": {"PREC": "fp32"}}
 WITHOUT = {
     "a function": (a_function, "'a_function' is no class"),
     "another class": (dict, "'dict' is no class"),
     "an object": (Parts(), "is no class"),
-    "no node": (type("Bare", (Method,), {"defaults": {}, "point": None}), "Bare has no `node`"),
-    "no defaults": (type("Bare", (Method,), {"node": "B", "point": None}), "no `defaults`"),
-    "no point": (type("Bare", (Method,), {"node": "B", "defaults": {}}), "Bare has no `point`"),
+    "no node": (bare(defaults={"PREC": "fp32"}), "`node` of the method Bare is None"),
+    "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
+    "no defaults": (bare(node="BARE"), "`defaults` of the method Bare is None"),
+    "no precision": (bare(node="BARE", defaults={}), "Bare is {} but must be a dict of settings"),
+    "no point": (type("Bare", (Method,), GOOD), "`point` of the method Bare is"),
+    "no folder": (bare(**GOOD, checkpoint=""), "`checkpoint` of the method Bare is ''"),
+    "a folder elsewhere": (bare(**GOOD, checkpoint="../other"), "'../other' but must be the name"),
+    "no views": (bare(**GOOD, views=0), "`views` of the method Bare is 0"),
 }
 
 
@@ -253,7 +264,7 @@ WITHOUT = {
 def test_what_cannot_be_registered(case):
     what, said = WITHOUT[case]
     before = dict(METHODS)
-    with pytest.raises(UserError, match="@register") as error:
+    with pytest.raises(UserError) as error:
         register(what)
     assert said in str(error.value) and before == METHODS
 
@@ -308,3 +319,59 @@ def test_a_point_that_contradicts_itself(tmp_path, capsys):
     finally:
         del METHODS["Torn"]
     assert "COUPLING is 'none' but M = 2 and N = 2" in capsys.readouterr().err
+
+
+class Named(Parts):
+    """Called as a prompt is in a checkpoint."""
+
+    prefix = "prompt_learner."
+
+    def __init__(self):
+        super().__init__()
+        self.ctx = nn.Parameter(torch.ones(2, 128))
+
+
+class Doubled(Parts):
+    def text(self, features):
+        return features._replace(h=torch.cat([features.h, features.h], dim=1))
+
+
+class Single(Parts):
+    def image(self, features):
+        return features._replace(z=features.z[:1])
+
+
+class Astray(Mine):
+    """Trained parameters, and a point, parts or logits that are none."""
+
+    node, case = "ASTRAY", ""
+
+    @staticmethod
+    def point(node):
+        return {"M": 0} if Astray.case == "point" else Mine.point(node)
+
+    def setup(self, clip_model, classnames, dataset):
+        if self.case == "own parameter":
+            self.weight = nn.Parameter(torch.ones(3))
+        kinds = {"linear": lambda: nn.Linear(2, 2), "name": Named, "more": Doubled, "fewer": Single}
+        if self.case in kinds:
+            self.model.parts = kinds[self.case]()
+
+
+ASTRAY = {
+    "point": "`point` of Astray gives dict and no PromptSpec",
+    "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
+    "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
+    "name": "'prompt_learner.ctx' would be the name of a prompt and of a part in checkpoints",
+    "more": "The logits have the shape (4, 8) but must have (4, 4)",
+    "fewer": "The logits have the shape (1, 4) but must have (4, 4)",
+}
+
+
+@pytest.mark.parametrize("case", ASTRAY)
+def test_a_method_that_goes_astray(tmp_path, capsys, monkeypatch, case):
+    monkeypatch.setattr(Astray, "case", case)
+    monkeypatch.setitem(METHODS, "Astray", Astray)
+    assert tiny.run(tmp_path, "Astray", None, 1) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and ASTRAY[case] in line

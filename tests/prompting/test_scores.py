@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_model import align, images
+from models import align, images
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
 from trainers.prompting.scores import Needs, needs, register_score

@@ -104,6 +104,7 @@ def test_other_class_names(runs, capsys, tmp_path):
         "river\nforest\nriver": "'river' is there twice",
         "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
         "River\nriver": "'river' is there twice (also as 'River')",
+        "caf\u00e9\ncafe\u0301": "is there twice",
         "river": "There is 1 class name",
         f"river\n{long}": "is too long",
     }.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 PARTS = "model.parts."
 
 
-def own_state(method: Method) -> dict[str, torch.Tensor]:
+def own_state(method: Method) -> dict[str, Any]:
     """As `Method.own_state`."""
-    parts = {PARTS + name for name, _ in method.model.parts.named_buffers()}
-    state = method.state_dict()
-    return {k: v for k, v in state.items() if not k.startswith("model.") or k in parts}
+    parameters = method.model.parts.named_parameters(remove_duplicate=False)
+    trained = {PARTS + name for name, _ in parameters}
+    return {
+        name: value
+        for name, value in method.state_dict().items()
+        if not name.startswith("model.") or (name.startswith(PARTS) and name not in trained)
+    }
 
 
 @torch.no_grad()
@@ -52,14 +56,15 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
             f"The checkpoint keeps {sorted(state)} beside the prompts, but {name} has "
             f"{sorted(own)}: it is of another method"
         )
-    for key in own.keys() & state.keys():
-        _check_value(key, state[key], own[key])
-    for key in own.keys() & state.keys():
-        if own[key].shape == state[key].shape:
-            own[key].copy_(state[key])
-        else:  # it was empty: its length was not known before training
+    given = {key: state[key] for key in own.keys() & state.keys()}
+    for key, value in given.items():
+        if not torch.is_tensor(own[key]):  # extra state of a module, which reads it itself
+            continue
+        _check_value(key, value, own[key])
+        if value.shape != own[key].shape:  # it was empty: its length was not known before training
             module, _, leaf = key.rpartition(".")
-            setattr(method.get_submodule(module), leaf, state[key].to(own[key]))
+            setattr(method.get_submodule(module), leaf, own[key].new_empty(value.shape))
+    method.load_state_dict(given, strict=False)
 
 
 def _has_parts(state: Mapping) -> bool:
@@ -78,11 +83,17 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
             f"{tuple(own.shape)}: make the settings, the classes and the backbone those of the "
             "trained model. A buffer whose length is not known before training starts empty"
         )
-    if value.isnan().any():
+    if not is_sound(value):
         raise UserError(
             f"The checkpoint's '{key}' holds numbers that are not finite: its training failed, so "
             "take an earlier epoch or train again"
         )
+
+
+def is_sound(value) -> torch.Tensor:
+    """Whether a buffer has no nan, as a truth value on its device; infinities may be meant."""
+    dense = torch.is_tensor(value) and value.layout == torch.strided
+    return ~value.isnan().any() if dense else torch.tensor(True)
 
 
 def class_buffers(method: Method) -> dict[str, str]:
@@ -91,7 +102,11 @@ def class_buffers(method: Method) -> dict[str, str]:
     return {
         name: _digest(value)
         for name, value in own_state(method).items()
-        if K in value.shape and value.numel() and not value.is_meta
+        if torch.is_tensor(value)
+        and value.layout == torch.strided
+        and K in value.shape
+        and value.numel()
+        and not value.is_meta
     }
 
 
@@ -110,7 +125,9 @@ def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str])
         UserError: it does not fit the method, or is for its own classes alone.
     """
     name, saved = type(method).__name__, checkpoint.get("classnames")
-    others = saved is not None and saved != list(classnames)
+    if saved is not None and not are_texts(saved):
+        raise UserError("The checkpoint does not tell its classes: take another, or train again")
+    others = saved is not None and list(saved) != list(classnames)
     if others and (method.class_bound or method.model.spec.class_specific):
         csc = " (CSC)" if method.model.spec.class_specific else ""
         raise UserError(
@@ -121,9 +138,10 @@ def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str])
     if state is None or checkpoint.get("trainer") != name:  # the prompts of another code or method
         return
     if others:
-        if "class_buffers" not in checkpoint:  # of an older version, which loaded none
+        made = checkpoint.get("class_buffers")
+        if not isinstance(made, Mapping):  # of an older version, which loaded no state here
             return
-        _check_other_classes(method, state, checkpoint["class_buffers"])
+        _check_other_classes(method, state, made)
     method.load_own_state(state)
 
 
@@ -135,12 +153,19 @@ def _check_other_classes(method: Method, state: Mapping, made: Mapping[str, str]
     Raises:
         UserError: a buffer was made for the classes of then.
     """
-    for key, value in own_state(method).items():
-        given = state.get(key)
-        resized = torch.is_tensor(given) and value.numel() and given.shape != value.shape
-        if resized or made.get(key, "") != method.class_buffers.get(key, ""):
+    given = state if isinstance(state, Mapping) else {}
+    makes = method.class_buffers
+    for key, own in own_state(method).items():
+        both = torch.is_tensor(own) and torch.is_tensor(given.get(key))
+        resized = both and own.numel() and given[key].shape != own.shape
+        if resized or (key in made and key in makes and made[key] != makes[key]):
             raise UserError(
                 f"The checkpoint's '{key}' of {type(method).__name__} is of its classes, and not "
                 "of these: register what `setup` makes from class names with persistent=False, or "
                 "say `class_bound = True` in the class"
             )
+
+
+def are_texts(value) -> bool:
+    """Whether a value is a list of strings."""
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)

@@ -1,6 +1,6 @@
 """Operations, memory and time of a training step on each of several ranks.
 
-`torchrun --nproc_per_node W -m benchmark scaling --json FILE` measures W ranks, and without
+`torchrun --nproc_per_node W -m tools.scaling --json FILE` measures W ranks, and without
 torchrun one process. The table has all that is in FILE, beside what one process took.
 """
 
@@ -8,17 +8,18 @@ import json
 from pathlib import Path
 from statistics import median
 
+from benchmark.cli import Parser, from_one, from_zero, write_output
+from benchmark.measure.case import Case, Model
+from benchmark.measure.geometry import GEOMETRY
+from benchmark.measure.speed import check_device
+from benchmark.report.render import as_markdown
+from benchmark.report.rows import Cell
+from benchmark.report.tables import Table, memory
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running import ranks
 
-from ..cli import Parser, from_one, from_zero, write_output
-from ..report.render import as_markdown
-from ..report.rows import Cell
-from ..report.tables import Table, memory
-from .case import Case, Model
-from .geometry import GEOMETRY
-from .speed import check_device
+from . import run
 
 HEAD = [
     "Classes", "Ranks x threads", "Step (s)", "TFLOP of a rank", "Over 1/W of one process",
@@ -31,8 +32,8 @@ CAPTION = (
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark scaling`, alone or under torchrun."""
-    parser = Parser(prog="python -m benchmark scaling", description=__doc__)
+    """`python -m tools.scaling`, alone or under torchrun."""
+    parser = Parser(prog="python -m tools.scaling", description=__doc__)
     add = parser.add_argument
     add("--trainer", default="ALIGN", help="(default: %(default)s)")
     add("--backbone", default="ViT-B/16", help="(default: %(default)s)")
@@ -93,3 +94,7 @@ def table(args, records: list[dict]) -> Table:
         lines.append([Cell(text) for text in (str(K), *size, *over, memory(r["mib"]))])
     title = f"{args.trainer}, {args.backbone}, batch {args.batch}, {args.device}"
     return Table(title, HEAD, lines, [CAPTION])
+
+
+if __name__ == "__main__":
+    run("scaling", main)

@@ -11,12 +11,13 @@ from itertools import islice
 import torch
 from dassl.engine import build_trainer
 
+from benchmark.protocols.configs import CONFIGS
+from benchmark.report.render import as_text
+from benchmark.report.rows import Cell
+from benchmark.report.tables import Table
 from trainers.prompting.errors import UserError
 
-from ..protocols.configs import CONFIGS
-from ..report.render import as_text
-from ..report.rows import Cell
-from ..report.tables import Table
+from . import run
 
 STEPS = 10  # that are timed, after one more
 CAPTION = (
@@ -26,11 +27,11 @@ CAPTION = (
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark loading FLAGS`."""
+    """`python -m tools.loading FLAGS`."""
     import train  # registers the data sets too
 
     parser = train.build_parser()
-    parser.prog, parser.description = "python -m benchmark loading", __doc__
+    parser.prog, parser.description = "python -m tools.loading", __doc__
     parser.set_defaults(
         trainer="ALIGN",
         config_file=str(CONFIGS / "trainers" / "ALIGN" / "emoji.yaml"),
@@ -88,3 +89,7 @@ def wait(device: torch.device) -> None:
     """Until the accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    run("loading", main)
