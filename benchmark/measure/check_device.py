@@ -160,7 +160,10 @@ def main(argv: list[str]) -> int:
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")
     parser.add_argument(
-        "--threads", type=from_one, default=torch.get_num_threads(), help="of the CPU (default: all)"
+        "--threads",
+        type=from_one,
+        default=torch.get_num_threads(),
+        help="of the CPU (default: all)",
     )
     args = parser.parse_args(argv)
     check_device(args.device)
