@@ -203,7 +203,7 @@ def file_names(parent, folders):
 
 
 def kept_names(path):
-    """What `file_names` has kept in a file; nothing where that is missing or damaged."""
+    """Read what `file_names` keeps in a file; nothing where that is missing or damaged."""
     try:
         known = json.loads(read_file(path))
         return {

@@ -31,7 +31,7 @@ def fingerprint(dataset: str, root: str) -> str | None:
 def other_data(
     run: Run, result: dict, root: str | None, now: Callable[[str, str], str | None]
 ) -> str | None:
-    """How the data of a result differ from those that are asked for; None if they do not.
+    """Say how the data of a result differ from those that are asked for; None if they do not.
 
     The fingerprint decides, wherever the data are. Without one, in a record of an earlier version
     or of data that cannot be read here, the root decides of the user's own images; the other data

@@ -126,7 +126,7 @@ class Engine:
         self.finish(Outcome(run, result))
 
     def _misfit(self, run: Run, result: dict) -> str | None:
-        """How a result differs from what is asked for; None if it does not."""
+        """Say how a result differs from what is asked for; None if it does not."""
         return results.misfit(run, result, self.settings.asked(run)) or other_data(
             run, result, self.settings.root_of(run), self._fingerprint
         )

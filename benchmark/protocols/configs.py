@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ANY = math.inf
-IMAGE_FOLDER = "image_folder"  # the user's own images; several sets of them are told by names
+IMAGE_FOLDER = "image_folder"  # the user's own images; a name sets several sets apart
 WEIGHTS = (".pt", ".bin", ".safetensors")  # a backbone that is a file
 
 
