@@ -62,7 +62,7 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Ro
         opening = f'<section id="{name}" aria-labelledby="{name}-heading">'
         first = [blocks.pop(0)] if averages_first[0].of_averages else []
         sections.append("\n".join([opening, heading, *first, plot, *blocks, "</section>"]))
-    return "\n".join(
+    text = "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -74,6 +74,7 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Ro
             "</main>\n</body>\n</html>",
         ]
     )
+    return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
 
 
 def _about(listed: list[Row]) -> str:
