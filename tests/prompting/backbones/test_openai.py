@@ -34,7 +34,7 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "it is no state dict, tensors by name"),
+        "a list": ([1, 2], "it is no state dict, tensors of real"),
     }
 
 
@@ -66,9 +66,24 @@ BROKEN = {
     "cut": (cut, "Error"),
     "empty": (lambda path: path.write_bytes(b""), "EOFError"),
     "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
-    "bits": (flip, "is damaged"),
+    "bits": (flip, "in it has changed since it was written"),
     "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
-    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors by name"),
+    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors of real"),
+    **{
+        f"a {kind} tensor": (
+            lambda path, value=value: with_(path, logit_scale=value),
+            "it is no state dict, tensors of real",
+        )
+        for kind, value in {
+            "sparse": torch.ones(2).to_sparse(),
+            "complex": torch.ones(2) * 1j,
+            "empty": torch.ones(2, device="meta"),
+        }.items()
+    },
+    "nan": (
+        lambda path: with_(path, logit_scale=torch.tensor(float("nan"))),
+        "'logit_scale' in it holds numbers that are not finite",
+    ),
     "narrow": (
         lambda path: with_(path, **{"ln_final.weight": torch.ones(32)}), "num_heads"
     ),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
+from .checkpoints import check_dense
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -75,11 +76,7 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
     Raises:
         UserError: a value cannot be that of a buffer.
     """
-    if not torch.is_tensor(value):
-        raise UserError(
-            f"The checkpoint's '{key}' is a {type(value).__name__} and no tensor: take another "
-            "checkpoint, or train again"
-        )
+    check_dense(key, value)
     if own.numel() and value.shape != own.shape:
         raise UserError(
             f"The checkpoint's '{key}' has shape {tuple(value.shape)} but the method's has "
