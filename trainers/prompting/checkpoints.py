@@ -42,12 +42,16 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
             )
-        if not torch.is_tensor(found[name]):
+        value, kind = found[name], type(found[name]).__name__
+        if torch.is_tensor(value):
+            plain = value.is_floating_point() and value.layout == torch.strided
+            kind = "" if plain else f"{value.dtype} of the layout {value.layout}"
+        if kind:
             raise UserError(
-                f"The checkpoint's '{name}' is a {type(found[name]).__name__} and no tensor: take "
+                f"The checkpoint's '{name}' is a {kind} and no tensor of real numbers: take "
                 "another checkpoint, or train again"
             )
-        wanted, given = tuple(parameter.shape), tuple(found[name].shape)
+        wanted, given = tuple(parameter.shape), tuple(value.shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
@@ -55,7 +59,7 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
                 f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
                 "and the backbone those of the trained model"
             )
-        if not torch.isfinite(found[name]).all():
+        if not torch.isfinite(value.to(parameter.dtype)).all():
             raise UserError(
                 f"The checkpoint's '{name}' holds numbers that are not finite: its training "
                 "failed, so take an earlier epoch or train again"
@@ -113,7 +117,7 @@ def read_checkpoint(path: str) -> dict:
     """
     from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
 
-    if zipfile.is_zipfile(path):
+    if os.path.isfile(path) and zipfile.is_zipfile(path):  # a pipe would be waited for
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()

@@ -134,6 +134,11 @@ def _cfg(settings: dict[str, str]) -> CfgNode:
         node = cfg
         for part in path:
             node = node.setdefault(part, CfgNode())
+            if not isinstance(node, CfgNode):
+                raise UserError(
+                    f"The checkpoint's setting '{place}' is below a value: take another "
+                    "checkpoint, or train again"
+                )
         try:
             node[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):  # a name or a path, which stand without quotes
