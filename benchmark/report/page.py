@@ -15,6 +15,7 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 
+
 def page(listed: list[Row], all_published: bool = False) -> str:
     """The page of these rows, with the published numbers of methods that were not run, or not."""
     return page_of(tables(listed, all_published), figures(listed), listed)

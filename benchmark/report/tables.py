@@ -196,7 +196,11 @@ def not_run(members: Sequence[Row | Average], places: list[Place]) -> dict[str, 
 
 def _published_line(trainer: str, numbers: list[float | None], width: int) -> list[Cell]:
     cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
-    return [Cell(f"{trainer}, published", beside=True), *cells, *[Cell("")] * (width - 1 - len(cells))]
+    return [
+        Cell(f"{trainer}, published", beside=True),
+        *cells,
+        *[Cell("")] * (width - 1 - len(cells)),
+    ]
 
 
 def _about_published(
