@@ -12,6 +12,7 @@ from trainers.prompting.plugins import load_plugins
 
 NO_SETTINGS = {
     "a value for a node": {"MODEL": "3"},
+    "nothing for a node": {"MODEL.BACKBONE": "None"},
     "a node for a method": {"TRAINER.COOP": "'x'"},
     "a node for a value": {"TRAINER.NAME.X": "1"},
     "a number for a list": {"INPUT.TRANSFORMS": "7"},

@@ -176,7 +176,7 @@ def _literal(text: str, default):
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = text  # a name or a path, which stand without quotes
-    if default is None or value is None:
+    if default is None or (value is None and not isinstance(default, CfgNode)):
         return value
     if isinstance(default, str):
         return value if isinstance(value, str) else text
