@@ -1,4 +1,4 @@
-"""What must hold of the data before a method is built for them."""
+"""Checks of the data before a method is built for them."""
 
 import hashlib
 import os
