@@ -15,8 +15,7 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.configs import CONFIGS
 from ..report.render import as_text
-from ..report.rows import Cell
-from ..report.tables import Table
+from ..report.tables import Cell, Table
 
 STEPS = 10  # that are timed, after one more
 CAPTION = (

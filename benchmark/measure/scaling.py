@@ -14,8 +14,7 @@ from trainers.prompting.running import ranks
 
 from ..cli import Parser, from_one, from_zero, write_output
 from ..report.render import as_markdown
-from ..report.rows import Cell
-from ..report.tables import Table, memory
+from ..report.tables import Cell, Table, memory
 from .case import Case, Model
 from .geometry import GEOMETRY
 from .speed import check_device

@@ -20,8 +20,7 @@ from trainers.prompting import sinkhorn
 from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, write_output
-from ..report.rows import Cell
-from ..report.tables import Table
+from ..report.tables import Cell, Table
 from .case import Subject
 from .speed import FORMATS, as_json, check_device, check_sizes
 from .speed_tables import number, spread

@@ -2,8 +2,7 @@
 
 from statistics import median
 
-from ..report.rows import Cell
-from ..report.tables import Table, memory
+from ..report.tables import Cell, Table, memory
 
 SAME = 1e-4  # the most that logits in float32 may differ by
 

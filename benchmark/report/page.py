@@ -4,23 +4,24 @@ import base64
 import datetime
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..protocols.base import Protocol
 from .plots import Drawing, encoded, figures
-from .rows import Row
 from .tables import Table, tables
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 
-def page(listed: list[Row], all_published: bool = False) -> str:
+
+def page(rows: pd.DataFrame, all_published: bool = False) -> str:
     """The page of these rows, with the published numbers of methods that were not run, or not."""
-    return page_of(tables(listed, all_published), figures(listed), listed)
+    return page_of(tables(rows, all_published), figures(rows), rows)
 
 
-def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Row]) -> str:
+def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFrame) -> str:
     """The page of these tables, with the figures that are drawn of their protocols."""
     sections = []
     for protocol, group in groups.items():
@@ -35,13 +36,13 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Ro
             "figure": figure,
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
-    return template.render(sections=sections, about=_about(listed))
+    return template.render(sections=sections, about=_about(rows))
 
 
-def _about(listed: list[Row]) -> dict[str, str]:
+def _about(rows: pd.DataFrame) -> dict[str, str]:
     """What the runs were made with, by term."""
     outcomes = [
-        outcome for row in listed for column in row.outcomes.values() for outcome in column.values()
+        outcome for runs in rows["runs"] for seeds in runs.values() for outcome in seeds.values()
     ]
     results = {outcome.run.folder: outcome.result for outcome in outcomes}  # some in two tables
     versions = [result.get("versions") or {} for result in results.values()]
