@@ -18,8 +18,7 @@ from trainers.prompting import sinkhorn
 from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, from_one
-from ..report.rows import Cell
-from ..report.tables import Table
+from ..report.tables import Cell, Table
 from .case import check_usable, seconds
 from .speed import FORMATS, save
 from .speed_tables import number, spread

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from statistics import median
 
-from ..report.rows import Cell
-from ..report.tables import Table, memory
+from ..report.tables import Cell, Table, memory
 
 
 def spread(values: list[float]) -> str:

@@ -4,11 +4,11 @@ import base64
 import datetime
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..protocols.base import Protocol
 from .plots import Drawing, encoded, figures
-from .rows import Row
 from .tables import Table, tables
 
 TEMPLATES = Environment(
@@ -16,12 +16,12 @@ TEMPLATES = Environment(
 )
 
 
-def page(listed: list[Row], all_published: bool = False) -> str:
+def page(rows: pd.DataFrame, all_published: bool = False) -> str:
     """The page of these rows, with the published numbers of methods that were not run, or not."""
-    return page_of(tables(listed, all_published), figures(listed), listed)
+    return page_of(tables(rows, all_published), figures(rows), rows)
 
 
-def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Row]) -> str:
+def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFrame) -> str:
     """The page of these tables, with the figures that are drawn of their protocols."""
     sections = []
     for protocol, group in groups.items():
@@ -36,14 +36,14 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, listed: list[Ro
             "figure": figure,
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
-    text = template.render(sections=sections, about=_about(listed))
+    text = template.render(sections=sections, about=_about(rows))
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
 
 
-def _about(listed: list[Row]) -> dict[str, str]:
+def _about(rows: pd.DataFrame) -> dict[str, str]:
     """What the runs were made with, by term."""
     outcomes = [
-        outcome for row in listed for column in row.outcomes.values() for outcome in column.values()
+        outcome for runs in rows["runs"] for seeds in runs.values() for outcome in seeds.values()
     ]
     results = {outcome.run.folder: outcome.result for outcome in outcomes}  # some in two tables
     versions = [result.get("versions") or {} for result in results.values()]
