@@ -15,8 +15,9 @@ from recipe.configs import prompts_for, read_keys, read_pairs
 from recipe.folder import output_folder
 from recipe.results import remove_results, write_results
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError, __version__, ranks
+from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import no_exit, printable
+from trainers.prompting.running import ranks
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, printable
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 
 class Parser(argparse.ArgumentParser):

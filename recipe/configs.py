@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from trainers.prompting.by_run import leaves
 from trainers.prompting.errors import UserError, nearest
+from trainers.prompting.trainer.by_run import leaves
 
 
 def read_keys(path: str | os.PathLike) -> dict[str, object]:

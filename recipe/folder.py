@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 # Seconds to wait for the lock: the data loading workers of a killed run keep it until they notice.
 PATIENCE = 10

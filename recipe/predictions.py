@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import read_file, write_whole
+from trainers.prompting.storage.files import read_file, write_whole
 
 NAME = "predictions.npz"
 # By name, the kind of an array's type and the number of its axes; the first is of images.
@@ -26,7 +26,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
     Args:
         folder: of the run.
-        columns: as `trainers.prompting.predictions` gives them.
+        columns: as `trainers.prompting.storage.predictions` gives them.
 
     Returns:
         The columns as arrays.

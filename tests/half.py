@@ -17,7 +17,7 @@ from paths import GOLDEN
 
 from trainers.naive import Naive
 from trainers.prompting import build_method, load_clip
-from trainers.prompting.precision import INIT_SCALE, Precision
+from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import update
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")

@@ -13,8 +13,8 @@ from paths import ROOT
 import train
 from benchmark.launch.engine import Settings
 from trainers.prompting import extend_cfg
-from trainers.prompting.config import prompt_spec, resolved, values_in
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 

@@ -6,7 +6,7 @@ import torch
 from tiny import COLOURS
 
 from benchmark.__main__ import main
-from trainers.prompting.trainer import PromptTrainer
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 
 def spoil(step):

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import arguments, run
 
 import train
-from trainers.prompting.trainer import PromptTrainer
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 
 def results(folder):

@@ -8,7 +8,7 @@ from paths import ROOT
 from tiny import arguments, run
 from torchrun import torchrun
 
-from trainers.prompting import ranks
+from trainers.prompting.running import ranks
 
 pytestmark = pytest.mark.processes
 

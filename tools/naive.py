@@ -103,7 +103,7 @@ def ratios(ours: dict, naive: dict, differs: bool) -> dict:
 
 
 def cells(record: dict) -> dict[str, str]:
-    """What the table has of a record."""
+    """The cells of a record."""
     trained, evaluated = record["naive"]["training"], record["naive"]["evaluation"]
     found = {"Naive step (s)": trained.get("problem", "")}
     if "problem" not in trained:

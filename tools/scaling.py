@@ -14,9 +14,9 @@ from benchmark.cli import Parser, from_one, from_zero, write_output
 from benchmark.measure.case import Case, Model, check_usable, operations, seconds
 from benchmark.measure.geometry import GEOMETRY
 from recipe.environment import peak_memory_mib
-from trainers.prompting import ranks
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.running import ranks
 
 from . import run
 

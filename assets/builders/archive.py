@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy.ndimage import uniform_filter1d
 from tqdm import tqdm
 
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 from .motifs import EVALUATED, emoji_set, read_emoji, split_emoji
 

@@ -30,7 +30,7 @@ from torch import nn
 from tqdm import tqdm, trange
 
 from trainers.prompting.backbones import build_clip
-from trainers.prompting.files import write_whole
+from trainers.prompting.storage.files import write_whole
 
 from .captions import LOOK_NAMES, Captions
 from .towers import contrastive, encode_image, encode_text, late_interaction, word_mask

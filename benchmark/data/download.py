@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 from ..cli import Parser
 from ..protocols.configs import CONFIGS

@@ -64,7 +64,7 @@ def text_features(run) -> tuple[bytes, str]:
     """A safetensors file with `weight` (K, D) and `logit_scale`."""
     from safetensors.torch import save
 
-    from trainers.prompting.export import is_linear, text_classifier
+    from trainers.prompting.use.export import is_linear, text_classifier
 
     if not is_linear(run.model):
         raise UserError(f"{run.method} has no such features: {LINEAR}")
@@ -81,7 +81,7 @@ def exported(run):
     """
     import torch
 
-    from trainers.prompting.export import program, random_images
+    from trainers.prompting.use.export import program, random_images
 
     size = run.settings.INPUT.SIZE[0]
     try:
@@ -139,7 +139,7 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 def told(run, apart: float) -> str:
     """What a program is, once it is found to compute what the model computes."""
-    from trainers.prompting.export import TOLERANCE
+    from trainers.prompting.use.export import TOLERANCE
 
     if not apart <= TOLERANCE:
         raise UserError(

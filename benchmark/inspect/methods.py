@@ -7,8 +7,8 @@ import io
 import torch
 from tabulate import tabulate
 
-from trainers.prompting.config import build_method, prompt_spec
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import build_method, prompt_spec
 
 from ..cli import Parser
 from ..measure.geometry import GEOMETRY, class_names, untrained_clip

@@ -39,7 +39,7 @@ def text_contexts(model):
 
     Those of CoCoOp are read before its network shifts them by an image; UPT's behind its mixer.
     """
-    from trainers.prompting.learner import as_batch
+    from trainers.prompting.model.learner import as_batch
 
     if model.spec.image_conditional:
         return as_batch(model.prompt_learner.ctx.detach())

@@ -17,6 +17,7 @@ from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
 from ..report.rows import rows
+from .checks import check_settings
 from .engine import Engine, Settings, command
 from .executor import Executor
 from .local import Local
@@ -79,8 +80,10 @@ def launch(
     engine.only(chosen)
     for note in engine.notes:
         print(note, file=sys.stderr)
-    if not args.only and not args.dry_run:
-        before(engine)
+    if not args.only:
+        check_settings(engine)
+        if not args.dry_run:
+            before(engine)
     if args.slurm is not None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0

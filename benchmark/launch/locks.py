@@ -2,7 +2,7 @@
 
 import contextlib
 
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 from ..protocols.base import Run
 

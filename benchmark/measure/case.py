@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from trainers.naive import Naive
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.errors import check_name
-from trainers.prompting.memory import keep_freed_memory, memory_budget
 from trainers.prompting.method import METHODS
-from trainers.prompting.precision import Precision
+from trainers.prompting.running.memory import keep_freed_memory, memory_budget
+from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, untrained_clip

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from tabulate import tabulate
 
-from trainers.prompting.memory import GIB
-from trainers.prompting.precision import make_deterministic
+from trainers.prompting.running.memory import GIB
+from trainers.prompting.running.precision import make_deterministic
 from trainers.prompting.scores import token_problems
 from trainers.prompting.transport.token_level import plain_token_distances
 

@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,10 @@ import torch
 from recipe.settings import build_cfg
 from trainers.prompting import load_clip
 from trainers.prompting.backbones.openai import EMBEDDED
-from trainers.prompting.config import read_node, values_in
 from trainers.prompting.errors import UserError, check_name
-from trainers.prompting.memory import GIB, ITEMSIZE, memory_budget
 from trainers.prompting.method import METHODS
+from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
+from trainers.prompting.trainer.config import read_node, values_in
 
 from ..data.check_data import public_datasets
 from ..protocols.base import Run
@@ -209,9 +208,8 @@ def facts(dataset: str, root: Path | None) -> Facts:
     from dassl.data.datasets import DATASET_REGISTRY
 
     cls = DATASET_REGISTRY.get(dataset_name(dataset))
-    cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=str(root or "")))
     with redirect_stdout(StringIO()):
-        train, _, test = cls.read(cls.locate(cls.__new__(cls), cfg))
+        _, (train, _, test) = cls.look(root)
     return Facts(len({item.label for item in train}), len(train), len(test))
 
 

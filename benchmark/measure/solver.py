@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import sinkhorn
-from trainers.prompting.config import prompt_spec
+from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, from_one
 from ..report.rows import Cell

@@ -15,9 +15,9 @@ from statistics import median
 import torch
 
 from recipe.environment import peak_memory_mib
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec
 
 from ..cli import Parser, from_one, write_output
 from ..report.render import as_markdown, as_text

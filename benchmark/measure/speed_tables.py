@@ -25,7 +25,7 @@ def number(value: float | None, form: str = ".3g") -> str:
 
 
 def training_cells(part: dict) -> dict[str, str]:
-    """What the table has of training steps."""
+    """The cells of training steps."""
     if "problem" in part:
         return {"Step (s)": part["problem"]}
     return {
@@ -41,7 +41,7 @@ def training_cells(part: dict) -> dict[str, str]:
 
 
 def evaluation_cells(part: dict) -> dict[str, str]:
-    """What the table has of evaluations."""
+    """The cells of evaluations."""
     if "problem" in part:
         return {"Batch (s)": part["problem"]}
     return {

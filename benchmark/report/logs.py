@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import read_file
+from trainers.prompting.storage.files import read_file
 
 from ..cli import files_below
 from ..protocols import BASE2NEW, FEW_SHOT

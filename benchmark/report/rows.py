@@ -137,10 +137,15 @@ class Row:
 
 
 class Cell(NamedTuple):
-    """A cell of a table; those with a `value` compete for the best of their column."""
+    """A cell of a table; those with a `value` compete for the best of their column.
+
+    The first of a line is `beside` where the line is not ours: of published numbers, or what ours
+    differ from them by.
+    """
 
     text: str
     value: float | None = None
+    beside: bool = False
 
 
 def harmonic(base: float, new: float) -> float:

@@ -171,9 +171,9 @@ def _lines(name: str, places: list[Place], more: Sequence[Cell] = ()) -> list[li
     if any(of and published.published(of) for of, _ in places):
         blank = [Cell("")] * len(more)
         theirs = [_theirs(of, column) for of, column in places]
-        found.append([Cell(f"{name}, published"), *theirs, *blank])
+        found.append([Cell(f"{name}, published", beside=True), *theirs, *blank])
         differences = [_difference(of, column) for of, column in places]
-        found.append([Cell(f"{name}, difference"), *differences, *blank])
+        found.append([Cell(f"{name}, difference", beside=True), *differences, *blank])
     return found
 
 
@@ -196,7 +196,11 @@ def not_run(members: Sequence[Row | Average], places: list[Place]) -> dict[str, 
 
 def _published_line(trainer: str, numbers: list[float | None], width: int) -> list[Cell]:
     cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
-    return [Cell(f"{trainer}, published"), *cells, *[Cell("")] * (width - 1 - len(cells))]
+    return [
+        Cell(f"{trainer}, published", beside=True),
+        *cells,
+        *[Cell("")] * (width - 1 - len(cells)),
+    ]
 
 
 def _about_published(

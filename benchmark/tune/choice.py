@@ -10,7 +10,7 @@ from statistics import mean
 import yaml
 
 from recipe.configs import nested, prompts_for, read_keys, read_pairs
-from trainers.prompting.by_run import plain_key
+from trainers.prompting.trainer.by_run import plain_key
 
 from ..cli import write_output
 from ..launch.engine import Settings

@@ -42,7 +42,7 @@ def build(setting: str):
 
 def take_steps(setting: str, precision: str, device: torch.device) -> dict:
     """Two training steps and an evaluation; the waits are those of the second step."""
-    from trainers.prompting.precision import Precision
+    from trainers.prompting.running.precision import Precision
     from trainers.prompting.step import training_step
 
     method, clip_model = build(setting)
@@ -105,7 +105,7 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
     import tiny
 
     from trainers.prompting.method import METHODS
-    from trainers.prompting.trainer import PromptTrainer
+    from trainers.prompting.trainer.trainer import PromptTrainer
 
     name, node, *_ = SETTINGS[setting]
     method = METHODS[name]

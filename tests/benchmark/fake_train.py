@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 
 def leave_answers(folder: Path, accuracy: float) -> float:

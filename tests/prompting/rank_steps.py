@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import Method, PromptSpec, build_method, load_clip, ranks
-from trainers.prompting.config import read_node
+from trainers.prompting import Method, PromptSpec, build_method, load_clip
 from trainers.prompting.method import METHODS
-from trainers.prompting.model import Parts
-from trainers.prompting.precision import Precision
+from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.running import ranks
+from trainers.prompting.running.precision import Precision
 from trainers.prompting.scores import SCORES, register_score
 from trainers.prompting.step import training_step
+from trainers.prompting.trainer.config import read_node
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["forest", "sea or lake", "annual crop land", "road", "river bank"]

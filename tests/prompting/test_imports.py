@@ -63,7 +63,7 @@ def test_nothing_is_imported_that_the_original_dassl_or_another_checkout_lacks(p
 
 
 def test_the_trainer_uses_what_the_original_trainer_has():
-    tree = ast.parse((ROOT / "trainers" / "prompting" / "trainer.py").read_text())
+    tree = ast.parse((ROOT / "trainers" / "prompting" / "trainer" / "trainer.py").read_text())
     (trainer,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "PromptTrainer")
     own = {n.name for n in trainer.body if isinstance(n, ast.FunctionDef)}
     own |= {n.target.id for n in trainer.body if isinstance(n, ast.AnnAssign)}

@@ -8,7 +8,7 @@ from tiny import run
 from trainers.prompting import Teacher, UserError
 from trainers.prompting.averaging import GaussianMean
 from trainers.prompting.encoders.templates import KGCOOP, PROGRAD, TCP, template_of
-from trainers.prompting.trainer import PromptTrainer
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 # ------------------------------------------------------------------ where a context starts
 

@@ -1,5 +1,6 @@
 """The plug-in in another checkout of the CoOp family, beside its trainers and its edited `clip`."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from paths import GOLDEN, ROOT
 from yacs.config import CfgNode
 
 from trainers.prompting import extend_cfg
-from trainers.prompting.config import read_node, resolved, values_in
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 # What starts a context in the nodes of public codes: words, or a switch.
@@ -77,7 +78,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         ("Shallow", tiny, "TRAINER.SHALLOW.N_CTX 2"),
         ("IVLP", "", ""),
     )
-    ours = "trainers.prompting.trainer"
+    ours = "trainers.prompting.trainer.trainer"
     assert "'emoji' is a file of the repository" in told.pop("MaPLe")
     assert "No backbone is named" in told.pop("IVLP")
     assert told == {
@@ -137,7 +138,10 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
         ("PromptedVPT", "clip.pt", "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
         first=NO_MODULE.format(name="safetensors"),
     )
-    assert told["CoOp"] == "trainers.coop" and told["PromptedVPT"] == "trainers.prompting.trainer"
+    assert (
+        told["CoOp"] == "trainers.coop"
+        and told["PromptedVPT"] == "trainers.prompting.trainer.trainer"
+    )
     assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
 
 
@@ -152,8 +156,16 @@ def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_p
     assert remedy in warning
 
 
+def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    assert "Python 3.10 or newer is needed" in capsys.readouterr().out
+    assert "ALIGN" not in cfg.TRAINER
+
+
 def settings_in(nodes, method, file=None, pairs=""):
-    """What a method reads in a cfg with these nodes, after a config file and a command line."""
+    """A method's settings in a cfg with these nodes, after a config file and a command line."""
     cfg = get_cfg_default()
     for name, start in nodes.items():
         cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})

@@ -14,7 +14,7 @@ from tiny import run
 
 import train
 from recipe import environment, folder
-from trainers.prompting.trainer import PromptTrainer
+from trainers.prompting.trainer.trainer import PromptTrainer
 
 
 def results(folder):

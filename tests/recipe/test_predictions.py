@@ -13,7 +13,7 @@ from benchmark.__main__ import main
 from benchmark.report import command as report
 from recipe.predictions import NAME, read_predictions, write_predictions
 from trainers.prompting.errors import UserError
-from trainers.prompting.predictions import Predictions
+from trainers.prompting.storage.predictions import Predictions
 
 
 def test_a_run_leaves_what_its_accuracy_is_made_of_unless_told_not_to(tmp_path):

@@ -5,32 +5,33 @@ checkout, and each name only when it is asked for: PyTorch takes seconds to load
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .backbones import build_clip, load_clip
-    from .config import build_method, prompt_spec
     from .errors import UserError
     from .method import Method, register
-    from .model import PromptedCLIP
-    from .run import load_run
-    from .spec import PromptSpec
+    from .model.prompted_clip import PromptedCLIP
+    from .model.spec import PromptSpec
     from .teacher import Teacher
+    from .trainer.config import build_method, prompt_spec
     from .transport.solver import sinkhorn
+    from .use.run import load_run
 
 __version__ = "0.3.0"
 
 _PLACES = {
     "Method": "method",
-    "PromptSpec": "spec",
+    "PromptSpec": "model.spec",
     "PromptedCLIP": "model",
     "Teacher": "teacher",
     "UserError": "errors",
     "build_clip": "backbones",
-    "build_method": "config",
+    "build_method": "trainer.config",
     "load_clip": "backbones",
-    "load_run": "run",
-    "prompt_spec": "config",
+    "load_run": "use.run",
+    "prompt_spec": "trainer.config",
     "register": "method",
     "sinkhorn": "transport.solver",
 }
@@ -53,12 +54,14 @@ __all__ = [
 
 
 def extend_cfg(cfg) -> None:
-    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, a warning says so,
-    and the checkout around us goes on without them."""
+    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, or Python is too
+    old, a warning says so, and the checkout around us runs without them."""
     from .errors import UserError
 
     try:
-        from . import trainer
+        if sys.version_info < (3, 10):  # noqa: UP036 (a checkout may have an older one)
+            raise ImportError("Python 3.10 or newer is needed")
+        from .trainer import trainer
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         remedy = f": run `pip install {missing.partition('.')[0]}`" if missing else ""

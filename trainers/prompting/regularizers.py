@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import UserError, check_name
-from .model import Output
+from .model.prompted_clip import Output
 from .teacher import Teacher
 
 

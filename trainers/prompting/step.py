@@ -2,11 +2,11 @@
 
 import torch
 
-from . import ranks
 from .errors import UserError
 from .method import Batch, Method
-from .model import Output
-from .precision import Precision
+from .model.prompted_clip import Output
+from .running import ranks
+from .running.precision import Precision
 
 
 def training_step(

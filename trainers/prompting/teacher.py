@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from . import ranks
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
-from .files import read_json
-from .spec import PromptSpec, clean
+from .model.spec import PromptSpec, clean
+from .running import ranks
+from .storage.files import read_json
 
 EMBEDDED = {"emoji": Path(__file__).resolve().parents[2] / "assets" / "emoji_sentences.json"}
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainers.prompting.files import read_file
+from trainers.prompting.storage.files import read_file
 
 from .arrays import LOGS, Array, relative
 from .commands import Task

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.files import held, read_file, write_whole
+from trainers.prompting.storage.files import held, read_file, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT

@@ -10,7 +10,7 @@ from served import CLASSNAMES, PUBLIC, TREE, arrived, tar
 
 import datasets  # noqa: F401 (registers the data sets)
 from benchmark.data import archives, download
-from trainers.prompting.files import held
+from trainers.prompting.storage.files import held
 
 REAL = yaml.safe_load(download.TABLE.read_text())
 

@@ -14,7 +14,7 @@ from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
 
 from benchmark.report.results import COMMAND
-from trainers.prompting.checkpoints import saved_epochs
+from trainers.prompting.storage.checkpoints import saved_epochs
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import PromptedCLIP, UserError, build_clip, build_method
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SHALLOW = {

@@ -15,8 +15,8 @@ from benchmark.measure.case import Case, Model, operations
 from benchmark.measure.geometry import GEOMETRY, necessary_flops
 from benchmark.measure.process import OutOfMemory, in_process
 from trainers.prompting import UserError
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.config import prompt_spec
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 TRAINED = [name for name in METHODS if name != "ZeroshotCLIP"]

@@ -6,8 +6,8 @@ from torch import nn
 
 from trainers.prompting import PromptedCLIP, build_clip
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.config import prompt_spec
 from trainers.prompting.encoders import blocks
+from trainers.prompting.trainer.config import prompt_spec
 
 
 def plain_mlp(x, up, up_bias, down, down_bias):

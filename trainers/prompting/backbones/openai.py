@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, in_short, nearest
-from ..files import parsed
+from ..storage.files import parsed
 from .assemble import check_sizes
 from .family import Family, Tokenizer
 from .openai_clip import clip, model

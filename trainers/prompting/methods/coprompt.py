@@ -6,11 +6,11 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..adapters import Adapters
 from ..errors import UserError
 from ..method import Method, register
+from ..model.adapters import Adapters
+from ..model.spec import PromptSpec, shared_prompt
 from ..regularizers import apart
-from ..spec import PromptSpec, shared_prompt
 from ..teacher import Teacher, read_sentences
 
 

@@ -11,11 +11,11 @@ from ..backbones.openai_clip.model import QuickGELU
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
 from ..errors import UserError
-from ..learner import Contexts
 from ..method import Method, register
-from ..model import Parts
+from ..model.learner import Contexts
+from ..model.prompted_clip import Parts
+from ..model.spec import PromptSpec, text_prompt
 from ..regularizers import regularize
-from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 from .kgcoop import WORDS
 

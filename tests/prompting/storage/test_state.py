@@ -1,0 +1,341 @@
+"""Buffers are saved with what is trained, and loaded wherever it is."""
+
+import os
+import sys
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from trainers.prompting import Method, PromptSpec, Teacher, UserError, load_run, register
+from trainers.prompting.method import METHODS
+from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.trainer.config import read_node
+from trainers.prompting.trainer.trainer import PromptTrainer
+
+NAMES = sorted(tiny.COLOURS)
+OTHERS = ["river", "pasture land", "industrial", "residential"]
+
+
+class Mine(Method):
+    """CoOp with two words, for the tests."""
+
+    node = "MINE"
+    defaults = {"N_CTX": 2, "PREC": "fp32"}
+
+    @staticmethod
+    def point(node):
+        return PromptSpec(
+            M=0, N=1, beta=0, score="cosine", templates=("X X",), text_length=2, text_depth=1
+        )
+
+
+class Normed(Parts):
+    """A BatchNorm on the image features."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(dim)
+
+    def image(self, features):
+        return features._replace(z=self.norm(features.z[:, 0])[:, None])
+
+
+class Kept(Mine):
+    """With a BatchNorm, a number of steps, and a cache whose length nobody knows beforehand."""
+
+    def setup(self, clip_model, classnames, dataset):
+        dim = clip_model.text_projection.shape[1]
+        self.model.parts = Normed(dim)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("cache", torch.empty(0, dim))
+
+    def loss(self, output, batch):
+        self.steps += 1
+        self.cache = torch.cat([self.cache, output.image.z[:, 0].detach()])
+        return super().loss(output, batch)
+
+
+class Odd(Mine):
+    """Buffers of every kind, and what a module keeps by itself."""
+
+    def setup(self, clip_model, classnames, dataset):
+        kinds = [torch.bfloat16, torch.complex64, torch.bool, torch.long]
+        for i, kind in enumerate(kinds):
+            self.register_buffer(f"of_kind_{i}", torch.zeros(4, dtype=kind))
+        self.register_buffer("sparse", torch.eye(4).to_sparse())
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1).T)
+        self.register_buffer("none", None)
+        self.counter = Counter()
+
+    def after_epoch(self, epoch, last):
+        self.counter.number = epoch
+
+
+class Counter(nn.Module):
+    number = 0
+
+    def get_extra_state(self):
+        return {"number": self.number}
+
+    def set_extra_state(self, state):
+        self.number = state["number"]
+
+
+class Taught(Mine):
+    """With features of a frozen teacher, made from the class names."""
+
+    persistent = False
+
+    def setup(self, clip_model, classnames, dataset):
+        h = Teacher(clip_model, classnames, ["a photo of a {}."]).h
+        self.register_buffer("h0", h, persistent=self.persistent)
+
+
+class Saved(Taught):
+    """The same, but saved: its features would be taken for those of other classes."""
+
+    persistent = True
+
+
+class Bound(Mine):
+    """A prototype of each class, which training makes."""
+
+    class_bound = True
+
+    def setup(self, clip_model, classnames, dataset):
+        self.register_buffer("prototypes", torch.zeros(len(classnames), 3))
+
+    def after_epoch(self, epoch, last):
+        self.prototypes += 1
+
+
+class Leaving(Mine):
+    """Ends the program, where the environment says so."""
+
+    def setup(self, clip_model, classnames, dataset):
+        if "LEAVE" in os.environ:
+            sys.exit(0)
+
+    def loss(self, output, batch):
+        if "LEAVE_IN_LOSS" in os.environ:
+            sys.exit("no more")
+        return super().loss(output, batch)
+
+
+class Headed(Mine):
+    """A trained head with a row for each class, which does not say so."""
+
+    def setup(self, clip_model, classnames, dataset):
+        self.model.parts = Head(len(classnames))
+
+
+class Head(Parts):
+    prefix = "head."
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_classes, 1))
+
+    def text(self, features):
+        return features._replace(h=features.h * self.weight)
+
+
+KINDS = Kept, Odd, Taught, Saved, Bound, Leaving, Headed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    for kind in KINDS:
+        register(kind)
+    yield
+    for kind in KINDS:
+        del METHODS[kind.__name__]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The root of runs of two epochs, by method."""
+    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
+    for kind in KINDS:
+        assert tiny.run(root, kind.__name__, root / kind.__name__) == 0
+        sys.stdout, sys.stderr = streams
+    return root
+
+
+def checkpoint(folder, epoch=2):
+    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
+    return path, torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The methods of the runs of a test, as each of them ends."""
+    found, test = [], PromptTrainer.test
+
+    def seen(self, *args):
+        result = test(self, *args)
+        found.append(self.method)
+        return result
+
+    monkeypatch.setattr(PromptTrainer, "test", seen)
+    return found
+
+
+def test_an_evaluation_and_load_run_have_the_buffers(runs, built, tmp_path, capsys):
+    _, saved = checkpoint(runs / "Kept")
+    assert "norm.running_mean" not in str(saved["state_dict"].keys())  # the public layout
+    own = saved["method"]
+    assert own["steps"] == 8 and len(own["cache"]) == 32
+    assert own["model.parts.norm.running_mean"].abs().sum() > 0
+    flags = "--eval-only", "--model-dir", str(runs / "Kept")
+    assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 0
+    state = built[0].own_state()
+    assert state.keys() == own.keys() and all(torch.equal(state[k], own[k]) for k in own)
+    loaded = load_run(runs / "Kept")
+    x = torch.randn(3, 3, 32, 32)
+    assert torch.equal(loaded.model(x), built[0].model(x))
+    norm = loaded.model.parts.norm
+    assert torch.equal(norm.running_mean, own["model.parts.norm.running_mean"])
+
+
+def test_buffers_of_every_kind(runs, built, tmp_path):
+    flags = "--eval-only", "--model-dir", str(runs / "Odd")
+    assert tiny.run(runs, "Odd", tmp_path / "eval", 2, *flags) == 0
+    assert built[0].counter.number == 2
+    assert load_run(runs / "Odd", classnames=OTHERS[:3]).classnames == OTHERS[:3]
+
+
+def test_a_run_that_goes_on_has_the_buffers(runs, tmp_path, monkeypatch):
+    after_epoch = PromptTrainer.after_epoch
+
+    def killed_after_one(self):
+        after_epoch(self)
+        if self.epoch == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PromptTrainer, "after_epoch", killed_after_one)
+    assert tiny.run(runs, "Kept", tmp_path / "parts") == 130
+    monkeypatch.undo()
+    assert tiny.run(runs, "Kept", tmp_path / "parts") == 0
+    whole, parts = (checkpoint(f)[1]["method"] for f in (runs / "Kept", tmp_path / "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_buffers_under_other_classes(runs, capsys):
+    x = torch.randn(2, 3, 32, 32)
+    other = load_run(runs / "Kept", classnames=OTHERS)
+    assert other.model.parts.norm.running_mean.abs().sum() > 0
+    assert load_run(runs / "Taught", classnames=OTHERS[:3]).model(x).shape == (2, 3)
+    for names in (OTHERS, OTHERS[:3]):  # as many classes as it was trained on, and fewer
+        with pytest.raises(UserError, match=r"'h0' .* of its classes.*persistent=False"):
+            load_run(runs / "Saved", classnames=names)
+        with pytest.raises(UserError, match="Bound .* cannot name others"):
+            load_run(runs / "Bound", classnames=names)
+    for name in ("Saved", "Bound"):
+        assert load_run(runs / name).classnames == list(tiny.COLOURS)
+
+
+@pytest.mark.parametrize(("name", "said"), [("Saved", "persistent=False"), ("Bound", "cannot")])
+def test_an_evaluation_on_other_classes(runs, tmp_path, capsys, monkeypatch, name, said):
+    colours = dict(zip(OTHERS, tiny.COLOURS.values(), strict=True))
+    monkeypatch.setattr(tiny, "COLOURS", colours)
+    flags = "--eval-only", "--model-dir", str(runs / name)
+    assert tiny.run(tmp_path, name, tmp_path / "eval", 2, *flags) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkeypatch):
+    pairs = ["TRAINER.COOP.CSC", "True"]
+    assert tiny.run(tmp_path, "CoOp", tmp_path / "out", 1, extra=pairs) == 0
+    colours = dict(zip(OTHERS, tiny.COLOURS.values(), strict=True))
+    monkeypatch.setattr(tiny, "COLOURS", colours)
+    flags = "--eval-only", "--model-dir", str(tmp_path / "out")
+    assert tiny.run(tmp_path / "b", "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
+    assert "of its classes" in capsys.readouterr().err.splitlines()[-1]
+
+
+BROKEN = {
+    "no mapping": (lambda own: 7, "has a int"),
+    "no tensor": (lambda own: own | {"steps": "x"}, "'steps' is a str"),
+    "shape": (lambda own: own | {"steps": torch.zeros(3)}, "'steps' has shape (3,)"),
+    "nan": (lambda own: own | {"cache": own["cache"] * torch.nan}, "'cache' holds"),
+    "missing": (lambda own: {k: v for k, v in own.items() if k != "steps"}, "of another method"),
+    "unknown": (lambda own: own | {"more": torch.zeros(3)}, "of another method"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_state_that_does_not_fit(runs, tmp_path, case):
+    change, said = BROKEN[case]
+    _, saved = checkpoint(runs / "Kept")
+    (tmp_path / "prompt_learner").mkdir()
+    file = tmp_path / "prompt_learner" / "model.pth.tar-2"
+    torch.save(saved | {"method": change(saved["method"])}, file)
+    with pytest.raises(UserError) as error:
+        load_run(tmp_path)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_classes_that_are_no_names(runs, tmp_path, capsys):
+    _, saved = checkpoint(runs / "Kept")
+    (tmp_path / "prompt_learner").mkdir()
+    torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
+    flags = "--eval-only", "--model-dir", str(tmp_path)
+    assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 2
+    assert "does not tell its classes" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
+    """They load as they did, with a warning that names what they lack."""
+    _, saved = checkpoint(runs / "Kept")
+    old = {k: v for k, v in saved["method"].items() if not k.startswith("model.")}
+    (tmp_path / "prompt_learner").mkdir()
+    file = tmp_path / "prompt_learner" / "model.pth.tar-2"
+    old = {**saved, "method": old}
+    del old["class_buffers"]
+    torch.save(old, file)
+    with pytest.warns(UserWarning, match=r"lacks model.parts.norm.*stay as they start"):
+        assert load_run(tmp_path).model.parts.norm.running_mean.abs().sum() == 0
+
+
+def test_kept_text_features_follow_the_buffers_of_parts(tiny_clip):
+    class Shift(Parts):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("by", torch.zeros(()))
+
+        def text(self, features):
+            return features._replace(h=features.h + self.by)
+
+    class Fixed(Mine):
+        @staticmethod
+        def point(node):
+            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+
+        def setup(self, clip_model, classnames, dataset):
+            self.model.parts = Shift()
+
+    for kind in (Fixed, Mine):
+        method = kind(read_node(kind, {}), tiny_clip, NAMES).eval()
+        method.model.parts = Shift()
+        before = method.model.text_features().h
+        method.model.parts.by += 1
+        assert torch.equal(method.model.text_features().h, before + 1)
+
+
+@pytest.mark.parametrize("where", ["LEAVE", "LEAVE_IN_LOSS"])
+def test_a_method_that_ends_the_program(runs, tmp_path, capsys, monkeypatch, where):
+    monkeypatch.setenv(where, "1")
+    assert tiny.run(runs, "Leaving", tmp_path / "out", 1) == 1
+    assert "sys.exit" in capsys.readouterr().err.strip().splitlines()[-1]
+    if where == "LEAVE":
+        with pytest.raises(UserError, match="sys.exit"):
+            load_run(runs / "Leaving")
+
+
+def test_a_head_that_does_not_fit_other_classes(runs):
+    with pytest.raises(UserError, match=r"'head.weight' has shape \(4, 1\)") as error:
+        load_run(runs / "Headed", classnames=OTHERS[:3])
+    assert "the classes" in str(error.value) and "N_CTX" not in str(error.value)

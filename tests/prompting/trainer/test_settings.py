@@ -1,0 +1,146 @@
+"""A result belongs to its settings: what a checkpoint keeps, and when it is refused."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from dassl.utils import checkpoints
+from tiny import arguments
+
+import train
+from trainers.prompting import UserError, load_run
+from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.settings import check_loaded, check_resumed
+
+
+def run(root, *extra, output=None, flags=()) -> int:
+    return train.run([*arguments(root, "ALIGN", output, 2, *flags), *extra])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    assert run(root) == 0
+    return root
+
+
+@pytest.mark.parametrize(
+    ("extra", "key"),
+    [
+        (["TRAINER.ALIGN.BETA", "0.5"], "TRAINER.ALIGN.BETA 1.0, now 0.5"),
+        (["OPTIM.LR", "0.02"], "OPTIM.LR 0.01, now 0.02"),
+        (["DATASET.NUM_SHOTS", "2"], "DATASET.NUM_SHOTS 4, now 2"),
+        (["SEED", "2"], "SEED 1, now 2"),
+        (["DATALOADER.TRAIN_X.BATCH_SIZE", "2"], "DATALOADER.TRAIN_X.BATCH_SIZE 4, now 2"),
+    ],
+)
+def test_a_run_does_not_go_on_under_other_settings(trained, capsys, extra, key):
+    before = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
+    assert run(trained, *extra) == 2
+    said = capsys.readouterr().err
+    assert "was begun with other settings" in said and key in said
+    after = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
+    assert before == after
+
+
+def test_what_changes_no_outcome_is_free(trained):
+    extra = ["TRAIN.PRINT_FREQ", "7", "DATALOADER.NUM_WORKERS", "1", "TRAINER.COOP.N_CTX", "3"]
+    assert run(trained, *extra) == 0
+    assert json.loads((trained / "output" / "results.json").read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("key", ["N", "M", "BETA", "N_CTX"])
+def test_prompts_are_evaluated_as_they_were_trained(trained, tmp_path, capsys, key):
+    value = {"N": "1", "M": "1", "BETA": "0.5", "N_CTX": "1"}[key]
+    flags = ["--eval-only", "--model-dir", str(trained / "output")]
+    extra = [f"TRAINER.ALIGN.{key}", value]
+    assert run(trained, *extra, output=tmp_path / "other", flags=flags) == 2
+    assert f"trained with other settings (TRAINER.ALIGN.{key} " in capsys.readouterr().err
+    assert not (tmp_path / "other" / "results.json").exists()
+
+
+def test_a_public_checkpoint_says_nothing_and_loads(trained, tmp_path, capsys):
+    folder = tmp_path / "public" / "MultiModalPromptLearner"
+    folder.mkdir(parents=True)
+    ours = torch.load(
+        trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2", weights_only=False
+    )
+    public = {key: ours[key] for key in ("state_dict", "epoch", "optimizer", "val_result")}
+    torch.save(public, folder / "model.pth.tar-2")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "public")]
+    assert run(trained, output=tmp_path / "other", flags=flags) == 0
+    assert "does not say what settings made it" in capsys.readouterr().out
+
+
+def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsys):
+    source = trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    checkpoint = torch.load(source, weights_only=False)
+    checkpoint["state_dict"]["prompt_learner.ctx"].view(-1)[0] = float("nan")
+    folder = tmp_path / "nan" / "MultiModalPromptLearner"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "model.pth.tar-2")
+    flags = ["--eval-only", "--model-dir", str(tmp_path / "nan")]
+    assert run(trained, output=tmp_path / "other", flags=flags) == 2
+    assert "holds numbers that are not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("saved, now", [("16", "None"), ("None", "16"), ("None", "None")])
+def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(saved, now):
+    """CoOp's cfg has N_CTX 16; ours None, as other methods in the same node have other numbers."""
+    saved, now = ({"TRAINER.COOP.N_CTX": value} for value in (saved, now))
+    check_loaded(saved, now, METHODS["CoOp"])
+    names = ["cat", "dog"]
+    begun = {"settings": saved, "epoch": 1, "classnames": names}
+    check_resumed(begun, now, names, "run", (), METHODS["CoOp"])
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 16, now 4\)"):
+        check_loaded(saved, {"TRAINER.COOP.N_CTX": "4"}, METHODS["CoOp"])
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
+        other = begun | {"settings": {"TRAINER.COOP.N_CTX": "4"}}
+        check_resumed(other, now, names, "run", (), METHODS["CoOp"])
+
+
+def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
+    """The embedded data set has a place of its own, which is not the working folder."""
+    from dassl.config import get_cfg_default
+
+    from trainers.prompting.trainer.settings import _text
+
+    monkeypatch.chdir(tmp_path)
+    assert _text("DATASET.ROOT", get_cfg_default().DATASET.ROOT) == ""
+    assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")
+
+
+def test_bits_that_have_turned_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch):
+    """The original Dassl reads checkpoints without a look at their checksums."""
+    assert run(tmp_path) == 0
+    file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    with zipfile.ZipFile(file) as archive:
+        (info,) = (i for i in archive.infolist() if i.filename.endswith("data/0"))
+        content = archive.read(info)
+    whole = bytearray(file.read_bytes())
+    whole[whole.find(content) + len(content) // 2] ^= 64
+    file.write_bytes(whole)
+    monkeypatch.setattr(checkpoints, "_check_bytes", lambda path: None)
+    doors = {
+        "evaluation": (["--eval-only", "--model-dir", str(tmp_path / "output")], []),
+        "resume": (["--resume", str(tmp_path / "output")], []),
+        "start": ([], ["MODEL.INIT_WEIGHTS", str(file)]),
+    }
+    for name, (flags, pairs) in doors.items():
+        assert run(tmp_path, *pairs, output=tmp_path / name, flags=flags) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"'{file}' is broken" in line and "data/0' has changed since" in line
+    with pytest.raises(UserError, match="data/0' has changed since it was written"):
+        load_run(tmp_path / "output")
+
+
+def test_training_starts_from_bare_weights(tmp_path, capsys):
+    assert run(tmp_path) == 0
+    file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
+    torch.save(torch.load(file, weights_only=True)["state_dict"], tmp_path / "bare.pt")
+    pairs = ["MODEL.INIT_WEIGHTS", str(tmp_path / "bare.pt")]
+    assert run(tmp_path, *pairs, output=tmp_path / "from") == 0
+    torch.save({"epoch": 3}, tmp_path / "bare.pt")
+    assert run(tmp_path, *pairs, output=tmp_path / "other") == 2
+    assert "has 'epoch', which this method has not" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""What is trained: the contexts of both sides, and what couples them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..backbones import family_of
+from ..backbones.openai_clip import model as openai_model
+from ..errors import UserError
+from .spec import SLOT, PromptSpec
+
+STD = 0.02  # of every random context
+
+
+class Contexts(NamedTuple):
+    """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none.
+
+    inserted: (K, b, W) tokens of each class that enter the text encoder at `spec.insert_block`.
+    """
+
+    text: list[torch.Tensor] | None
+    vision: list[torch.Tensor] | None
+    inserted: torch.Tensor | None = None
+
+
+def normal(*shape) -> nn.Parameter:
+    """A random context, N(0, 0.02^2)."""
+    return nn.Parameter(torch.randn(shape) * STD)
+
+
+def initial_contexts(
+    templates, count: int, length: int, embedding: torch.Tensor, encode
+) -> torch.Tensor:
+    """Starting values of `count` contexts of `length` tokens (docs/methods.md, section 5).
+
+    Words start from their embeddings, `X` and contexts without a template at random. A template
+    that repeats an earlier one gets noise on top: prompts that start equal would stay equal.
+
+    Args:
+        templates: words of the first prompts; there may be fewer than `count`.
+        embedding: (vocabulary, W) CLIP's token embedding; encode: its tokenizer's, of a word.
+
+    Returns:
+        (count, length, W).
+    """
+    out = torch.randn(count, length, embedding.shape[1]) * STD
+    for i, template in enumerate(templates[:count]):
+        tokens = [(t, word == SLOT) for word in template.split() for t in encode(word)]
+        repeated = template in templates[:i]
+        for j, (token, is_slot) in enumerate(tokens[:length]):
+            if not is_slot:
+                out[i, j] = embedding[token] + (out[i, j] if repeated else 0)
+    return out
+
+
+class MetaNet(nn.Module):
+    """CoCoOp's network from the image feature to a shift of the context."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, dim // 16)
+        self.linear2 = nn.Linear(dim // 16, width)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, width)."""
+        return self.linear2(self.linear1(z).relu())
+
+
+class PromptLearner(nn.Module):
+    """The trainable part of every method; parameters bear the names of public checkpoints.
+
+    Args:
+        clip_model: the frozen CLIP, for its embedding and dimensions.
+        spec: the method.
+        num_classes: K, the number of contexts when they are class-specific.
+    """
+
+    def __init__(self, clip_model, spec: PromptSpec, num_classes: int):
+        super().__init__()
+        self.spec = spec
+        embedding = clip_model.token_embedding.weight.detach()
+        width, b, J = embedding.shape[1], spec.text_length, spec.text_depth
+        visual_width = clip_model.visual.conv1.weight.shape[0]
+        derived = spec.coupling in ("project", "unified")
+
+        if spec.class_specific:  # prompts in the first block alone
+            self.ctx, self.deep_text = normal(num_classes, b, width), nn.ParameterList()
+        elif spec.N:
+            count = spec.num_contexts
+            encode = family_of(clip_model).tokenizer.encode
+            ctx = initial_contexts(spec.templates, count, b, embedding, encode)
+            if spec.coupling == "unified":  # b textual and b visual tokens of the text width
+                ctx = torch.cat([ctx, torch.randn_like(ctx) * STD], dim=1)
+            shape = ctx.shape if count > 1 or spec.score != "cosine" else ctx.shape[1:]
+            self.ctx = nn.Parameter(ctx.reshape(shape))
+            deep = nn.ParameterList(normal(*shape) for _ in range(J - 1))
+            if derived:
+                self.compound_prompts_text = deep
+            else:
+                self.deep_text = deep
+        if spec.coupling == "project":
+            self.proj = nn.Linear(width, visual_width)
+            self.compound_prompt_projections = nn.ModuleList(
+                nn.Linear(width, visual_width) for _ in range(J - 1)
+            )
+        elif spec.coupling == "unified":
+            self.proj = nn.Linear(width, visual_width)
+            heads = clip_model.transformer.resblocks[0].attn.num_heads
+            self.mixer = openai_model.ResidualAttentionBlock(width, heads)
+            for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):  # starts as identity
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        elif spec.M:
+            shape = (spec.vision_length, visual_width)
+            shape = (spec.M, *shape) if spec.M > 1 or spec.score != "cosine" else shape
+            self.visual = nn.ParameterList(normal(*shape) for _ in range(spec.vision_depth))
+        if spec.image_conditional:
+            self.meta_net = MetaNet(clip_model.text_projection.shape[1], width)
+
+    def public_names(self) -> dict[str, str]:
+        """Own parameter name -> name in a public checkpoint (docs/methods.md, section 7)."""
+        names = {}
+        for own, _ in self.named_parameters():
+            kind, _, rest = own.partition(".")
+            block = "transformer.resblocks.{}.VPT_shallow"
+            if kind == "deep_text":
+                names[own] = "text_encoder." + block.format(int(rest) + 1)
+            elif kind == "visual":
+                names[own] = "image_encoder." + (block.format(rest) if int(rest) else "VPT")
+            else:
+                names[own] = "prompt_learner." + own
+        return names
+
+    def forward(self, z: torch.Tensor | None = None) -> Contexts:
+        """The contexts of all prompts.
+
+        Args:
+            z: (B, D) normalised image features, for image-conditional contexts alone; the text
+                contexts are then one per image, (B, b, W).
+        """
+        spec = self.spec
+        if spec.image_conditional:
+            return Contexts([self.ctx + self.meta_net(z)[:, None]], None)
+        if spec.coupling == "unified":
+            return self._unified()
+        text = vision = None
+        if spec.N:
+            deep = self.compound_prompts_text if spec.coupling == "project" else self.deep_text
+            base = [as_batch(c) for c in (self.ctx, *deep)]
+            text = base if spec.class_specific else [c[: spec.N] for c in base]
+            if spec.coupling == "project":
+                layers = (self.proj, *self.compound_prompt_projections)
+                vision = [layer(c[: spec.M]) for layer, c in zip(layers, base, strict=True)]
+        if spec.M and vision is None:
+            vision = [as_batch(c) for c in self.visual]
+        return Contexts(text, vision)
+
+    def _unified(self) -> Contexts:
+        """UPT: U'' = FFN(LN(U')) + U', U' = SA(LN(U)) + U, the layer shared by all depths."""
+        spec, b = self.spec, self.spec.text_length
+        text, vision = [], []
+        for unified in (self.ctx, *self.compound_prompts_text):
+            mixed = self.mixer(as_batch(unified).transpose(0, 1)).transpose(0, 1)
+            text.append(mixed[: spec.N, :b])
+            vision.append(self.proj(mixed[: spec.M, b:]))
+        return Contexts(text, vision)
+
+
+def as_batch(context: torch.Tensor) -> torch.Tensor:
+    """(b, W) or (N, b, W) -> (N, b, W)."""
+    return context if context.dim() == 3 else context[None]
+
+
+def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, towers, parts) -> None:
+    """
+    Args:
+        towers: of text and of images, each with its `transformer`; a ResNet has none.
+        parts: what has made the contexts.
+
+    Raises:
+        UserError: the encoders would not read them as they are meant.
+    """
+    b = spec.text_length
+
+    def need(condition: bool, sentence: str):
+        if not condition:
+            name = type(parts).__name__
+            raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")
+
+    need(isinstance(contexts, Contexts), f"{type(contexts).__name__}, no `Contexts`")
+    sides = zip(("text", "image"), contexts[:2], (spec.N, spec.M), towers, strict=True)
+    for side, found, count, tower in sides:
+        shapes = [tuple(context.shape) for context in found or ()]
+        need(bool(found) or not count, f"none for the {side} encoder, whose prompts get lost")
+        if side == "text" and found:
+            need(count > 0, "some for the text encoder, which has no place for them: N is 0")
+            need(shapes[0][1] == b, f"{shapes[0][1]} tokens for the text encoder, but N_CTX is {b}")
+        need(
+            len(set(shapes)) <= 1,
+            f"shapes {shapes} for the {side} encoder, but they must be alike at every depth",
+        )
+        blocks = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
+        need(
+            len(shapes) <= blocks,
+            f"{len(shapes)} depths for the {side} encoder, which has {blocks} blocks",
+        )
+    if contexts.inserted is not None:
+        shape = tuple(contexts.inserted.shape)
+        need(
+            spec.insert_block > 0 and shape[:2] == (num_classes, b),
+            f"`inserted` of the shape {shape}: that needs `insert_block` in the PromptSpec, and "
+            f"{b} tokens for each of {num_classes} classes",
+        )

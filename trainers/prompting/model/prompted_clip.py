@@ -1,0 +1,339 @@
+"""A CLIP with prompts: learner, encoders and score, for every method."""
+
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .. import scores
+from ..encoders import blocks
+from ..encoders.sentences import check_names
+from ..encoders.text import TextEncoder, TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..errors import UserError
+from ..running import compiling, ranks
+from ..running.memory import MemoryPlan, choose
+from ..storage.checkpoints import load_public_state
+from .learner import Contexts, PromptLearner, check_contexts
+from .spec import PromptSpec
+
+CHUNK_BYTES = 256 << 20
+
+
+class Output(NamedTuple):
+    """What a loss may read of a forward pass.
+
+    logits: (B, K), float32; image: z (B, M, D), r; text: h (N, K, D), or (B, K, D) where contexts
+    are conditional on the image, s. Features are those that the logits were computed from.
+    """
+
+    logits: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
+
+
+class Parts(nn.Module):
+    """Trained parts beside the prompts, none here; a method replaces what it needs.
+
+    Attributes:
+        prefix: what stands before the parameters' names in public whole-model checkpoints.
+    """
+
+    prefix = ""
+
+    def contexts(self, contexts: Contexts) -> Contexts:
+        """Between the prompt learner and the encoders."""
+        return contexts
+
+    def image(self, features: ImageFeatures) -> ImageFeatures:
+        """Between the image encoder and the score."""
+        return features
+
+    def text(self, features: TextFeatures) -> TextFeatures:
+        """Between the text encoder and the score."""
+        return features
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP whose prompts are trained, as a classifier of images over K class names.
+
+    In train mode `logits` carry gradients for the prompts alone. In eval mode nothing carries a
+    gradient and the text features are computed once, until a prompt changes.
+
+    On several ranks (`ranks`) each encodes its share of the images and of the classes. Contexts
+    that are conditional on the image make a text of each image and class: ranks share these by
+    images alone.
+
+    Args:
+        clip_model: a stock `clip.model.CLIP`. Its modules are shared and frozen, not copied.
+        classnames: K names; `_` reads as a space.
+        spec: the method.
+        dataset: name of the data set; selects the zero-shot sentence and PLOT's ImageNet rule.
+        chunk_bytes: the most memory for the token-level costs of one chunk.
+
+    Raises:
+        UserError: a class name is too long, M, N, b or J do not fit the backbone.
+        ValueError, TypeError: `classnames` is no list of names.
+    """
+
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
+    def __init__(
+        self,
+        clip_model,
+        classnames,
+        spec: PromptSpec,
+        dataset: str = "",
+        chunk_bytes: int = CHUNK_BYTES,
+    ):
+        super().__init__()
+        check_names(classnames)
+        clip_model.requires_grad_(False)
+        if spec.score == "plot" and dataset == "ImageNet":
+            spec = spec.with_(add_global=True)
+        self.spec = spec
+        self.chunk_bytes = chunk_bytes
+        wanted = scores.needs(spec)
+        self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
+
+        def text_encoder(names):
+            how = {"words": wanted.words, "insert_block": spec.insert_block}
+            return TextEncoder(clip_model, names, spec, dataset, **how)
+
+        self.num_classes = len(classnames)
+        self.text_encoder = encoder = text_encoder(classnames)
+        layout = encoder.own_layout if spec.insert_block else encoder.layout
+        self.token_weights = layout.token_weights  # of all classes
+        if ranks.count() > 1 and not spec.image_conditional:
+            self.text_encoder = text_encoder(classnames[ranks.share(len(classnames))])
+        self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
+        self.parts = Parts()
+        self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
+        self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
+        bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
+        self.register_buffer("logit_bias", None if bias is None else bias.detach())
+        self._cache: tuple[tuple, TextFeatures] | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        return self.output(images).logits
+
+    def output(self, images: torch.Tensor) -> Output:
+        """Logits, and the features that they come from, of normalised images (B, 3, H, W).
+
+        Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
+        for logits there; with the scores `released` and `plot`, which solve transport for the
+        whole batch as their public codes do, the logits of the other images change, too.
+
+        Raises:
+            ValueError: images of another shape or, on the CPU, with pixels that are nan or
+                infinite.
+            UserError: the method's parts or its score give another number of logits.
+        """
+        self.image_encoder.check(images)
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            if self.spec.image_conditional:
+                found = self._image_conditional(images)
+            else:
+                contexts = self.contexts()
+                image = self._encode_images(images, contexts)
+                text = self._encode_text(contexts) if self._text_learns else self.text_features()
+                found = Output(self.score(image, text), image, text)
+        shape, wanted = tuple(found.logits.shape), (len(images), self.num_classes)
+        if shape != wanted:
+            raise UserError(
+                f"The logits have the shape {shape} but must have {wanted}, of images and classes: "
+                f"check the Parts '{type(self.parts).__name__}' and the score '{self.spec.score}'"
+            )
+        return found
+
+    def contexts(self, z: torch.Tensor | None = None) -> Contexts:
+        """The contexts that the encoders get, from the prompt learner by way of the parts.
+
+        Args:
+            z: as in `PromptLearner.forward`.
+
+        Raises:
+            UserError: the parts return contexts that the encoders would read otherwise.
+        """
+        contexts = self.parts.contexts(self.prompt_learner(z))
+        towers = self.text_encoder, self.image_encoder.visual
+        check_contexts(contexts, self.spec, self.num_classes, towers, self.parts)
+        return contexts
+
+    def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Logits (B, K), float32, of features."""
+        B = len(image.z)
+        shared = scores.by_images(self.spec)
+        if shared:
+            image = ImageFeatures(*map(ranks.own, image))
+            if self.spec.image_conditional:
+                text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
+            else:
+                features = [x for x in text[:3] if x is not None]
+                text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
+        logits = scores.score(
+            self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
+        )
+        if self.logit_bias is not None:
+            logits = logits + self.logit_bias
+        return ranks.whole(logits, B) if shared else logits
+
+    def _encode_images(self, images, contexts: Contexts) -> ImageFeatures:
+        B = len(images)
+        vision = ranks.read(contexts.vision, B)
+        features = self.image_encoder(ranks.own(images), vision)
+        return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))
+
+    def _encode_text(self, contexts: Contexts) -> TextFeatures:
+        spec, text = self.spec, contexts.text
+        rows, dim = self.num_classes, 1
+        if spec.image_conditional:
+            rows, dim = len(text[0]), 0
+        if text and (spec.image_conditional or spec.class_specific):
+            text = [ranks.own(context) for context in text]
+        else:
+            text = ranks.read(text, rows)
+        found = self.text_encoder(text, ranks.own(contexts.inserted))
+        if ranks.count() == 1:
+            return self.parts.text(found)
+        h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
+        s = found.s
+        if s is not None:
+            missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
+            s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
+        return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
+
+    @property
+    def _text_learns(self) -> bool:
+        """Whether the text features of this step differ from those of the last one."""
+        return self.training and (self.spec.N > 0 or self._has_parts)
+
+    @property
+    def _has_parts(self) -> bool:
+        return next(self.parts.parameters(), None) is not None
+
+    @torch.no_grad()
+    def text_features(self) -> TextFeatures:
+        """The text features of the present prompts, computed once and kept until they change."""
+        parts = [*self.parts.parameters(), *self.parts.buffers()]
+        relevant = self if self.spec.N or parts else self.text_encoder
+        values = chain(relevant.parameters(), self.parts.buffers())
+        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
+        if self._cache is None or self._cache[0] != key:
+            contexts = self.contexts()
+            self._cache = key, self._encode_text(contexts)
+        return self._cache[1]
+
+    def train(self, mode: bool = True):
+        """As `nn.Module.train`; the cached text features are dropped."""
+        self._cache = None
+        return super().train(mode)
+
+    def _image_conditional(self, images) -> Output:
+        """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
+        image = self._encode_images(images, Contexts(None, None))
+        z = image.z[:, 0].float()
+        step = len(z) if self.training else 8 * ranks.count()
+        texts, logits = [], []
+        for i in range(0, len(z), step):
+            contexts = self.contexts(z[i : i + step])
+            texts.append(self._encode_text(contexts))
+            logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
+        text = texts[0]._replace(
+            h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
+        )
+        return Output(torch.cat(logits), image, text)
+
+    def fit_memory(self, budget: int, batch: int, itemsize: float = 4) -> MemoryPlan:
+        """Recompute as little as makes a training step fit.
+
+        Args:
+            budget: bytes for what a step keeps for its backward pass (weights come on top); up
+                to a sixteenth of it is for a chunk of token-level costs.
+            batch: images of a step, of all ranks.
+            itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
+
+        Raises:
+            UserError: the budget is too small; says what would do.
+        """
+        conditional = self.spec.image_conditional
+        batch = ranks.largest(batch)
+        towers = {
+            "text": self.text_encoder.footprint(batch if conditional else 1, itemsize),
+            "image": self.image_encoder.footprint(batch, itemsize),
+        }
+        plans = 0
+        if self.spec.token_level:
+            _, K, L = self.token_weights.mass.shape
+            positions = len(self.image_encoder.visual.positional_embedding) - 1
+            positions += self.spec.vision_length if self.spec.M else 0
+            pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K
+            plans = 4 * pairs * positions * L  # float32, kept for the gradient
+        self.chunk_bytes = min(CHUNK_BYTES, budget // 16)
+        plan = choose(towers, plans, budget - self.chunk_bytes)
+        self.text_encoder.recompute = "text" in plan.recompute
+        self.image_encoder.recompute = "image" in plan.recompute
+        return plan
+
+    def hold_weights_in(self, dtype: torch.dtype) -> None:
+        """Convert the weights that autocast would convert to `dtype` in every forward pass.
+
+        What is between the blocks' matrix products stays float32.
+        """
+        blocks.hold_weights_in(dtype, self.text_encoder.transformer.resblocks)
+        if self.image_encoder.is_vit:
+            blocks.hold_weights_in(dtype, self.image_encoder.visual.transformer.resblocks)
+
+    def compile_blocks(self) -> str | None:
+        """Let torch.compile fuse what surrounds the matrix products of both towers' blocks.
+
+        Returns:
+            What keeps the compiler from working, in which case nothing changes; None if it works.
+        """
+        obstacle = compiling.obstacle(self.logit_scale)
+        if obstacle is None:
+            for encoder in (self.image_encoder, self.text_encoder):
+                encoder._block = compiling.compiled(encoder._block)
+        return obstacle
+
+    # ------------------------------------------------------------------ what is trained
+
+    def trained(self) -> nn.ModuleList:
+        """What an optimiser is to train: the prompt learner and the parts beside it."""
+        return nn.ModuleList([self.prompt_learner, self.parts])
+
+    def public_parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters under their names in public whole-model checkpoints."""
+        names = self.prompt_learner.public_names()
+        prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
+        parts = self.public_parts()
+        if twice := prompts.keys() & parts.keys():
+            raise UserError(
+                f"'{min(twice)}' would be the name of a prompt and of a part in checkpoints: give "
+                f"the Parts '{type(self.parts).__name__}' another `prefix`"
+            )
+        return prompts | parts
+
+    def public_parts(self) -> dict[str, nn.Parameter]:
+        """Those of `public_parameters` that are of the parts."""
+        return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
+
+    def public_state_dict(self) -> dict[str, torch.Tensor]:
+        """What is trained, under the names and in the shapes of public checkpoints."""
+        return {name: p.detach() for name, p in self.public_parameters().items()}
+
+    def load_public_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Load the prompts of a public checkpoint (docs/methods.md, section 7).
+
+        Args:
+            state: names of the whole published model, or of its `prompt_learner` alone. What is
+                frozen or dead in it is ignored.
+
+        Raises:
+            UserError: a name is unknown or missing, or a shape does not fit.
+        """
+        load_public_state(self, state)

@@ -1,0 +1,253 @@
+"""The space of methods: every method is one point in it."""
+
+import math
+from dataclasses import dataclass, replace
+
+from ..errors import UserError
+
+COUPLINGS = ("none", "independent", "project", "unified")
+PLANS = ("sinkhorn", "uniform", "nearest")
+CLASS_POSITIONS = ("end", "middle", "front")
+MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
+LEAST_LAMBDA = 1e-30  # costs over it are far within float32
+SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """A method as a point in (M, N, beta, coupling, score, lengths, depths).
+
+    Attributes:
+        M: number of visual prompts; 0 leaves the image encoder as it is.
+        N: number of textual prompts; 0 leaves one fixed `sentence` per class.
+        beta: weight of the token-level transport in the prompt-level cost (Eq. 6); 0 leaves the
+            token level out.
+        beta_form: `additive` (Eq. 6) or `convex` (appendix, Eq. 1).
+        coupling: where visual contexts come from: `independent` parameters, a linear map of the
+            textual ones (`project`), or `unified` prompts that both sides share; `none` when one
+            side has no prompts.
+        score: `cosine`, `ot` (hierarchical transport as the paper has it), `released` (as the
+            published code computes it), `plot` (prompts against patches), or a registered one.
+        templates: the words of each textual prompt, N strings; the first `text_length` tokens of
+            each are learnable, started from the words, or at random where the word is `X`.
+        sentence: the fixed sentence with `{}` for the class when N = 0; None means the data set's.
+        text_length, vision_length: b, learnable tokens of a prompt on each side.
+        text_depth, vision_depth: J, transformer blocks that receive prompts, counted from the
+            first.
+        class_position: class name at the `end`, in the `middle` or at the `front` of the context.
+        class_specific: one context per class (CoOp's CSC).
+        image_conditional: contexts shifted by a meta-net of the image feature (CoCoOp).
+        insert_block: text block, counted from 0, at whose entry each class's own tokens replace
+            the learned ones (TCP); 0 if none do.
+        add_global: PLOT's rule for ImageNet: the global logits are added.
+        plan: of both transport levels: `sinkhorn` (entropic), or, to compare with, `uniform` or
+            `nearest` (`transport.plans`).
+        reg: lambda, the entropic regularisation of both transport levels.
+        tol, max_iter: the solver's tolerance and iteration limit.
+
+    Raises:
+        UserError: the values contradict each other.
+    """
+
+    M: int = 4
+    N: int = 4
+    beta: float = 1.0
+    beta_form: str = "additive"
+    coupling: str = "project"
+    score: str = "ot"
+    templates: tuple[str, ...] = ()
+    sentence: str | None = None
+    text_length: int = 2
+    vision_length: int = 2
+    text_depth: int = 9
+    vision_depth: int = 9
+    class_position: str = "end"
+    class_specific: bool = False
+    image_conditional: bool = False
+    insert_block: int = 0
+    add_global: bool = False
+    plan: str = "sinkhorn"
+    reg: float = 0.1
+    tol: float = 1e-4
+    max_iter: int = 100
+
+    def __post_init__(self):
+        def need(condition: bool, sentence: str):
+            if not condition:
+                raise UserError(sentence)
+
+        def one_of(name: str, value, valid):
+            need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
+
+        one_of("COUPLING", self.coupling, COUPLINGS)
+        one_of("PLAN", self.plan, PLANS)
+        one_of("BETA_FORM", self.beta_form, ("additive", "convex"))
+        one_of("CLASS_TOKEN_POSITION", self.class_position, CLASS_POSITIONS)
+        need(self.M >= 0, f"M is {self.M}: the number of visual prompts cannot be negative")
+        need(self.N >= 0, f"N is {self.N}: the number of textual prompts cannot be negative")
+        if self.M == 0 or self.N == 0:
+            object.__setattr__(self, "coupling", "none")
+        need(
+            self.coupling != "none" or self.M == 0 or self.N == 0,
+            f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
+            "or unified",
+        )
+        convex = self.beta_form == "convex"
+        need(
+            0 <= self.beta <= 1 if convex else 0 <= self.beta < math.inf,
+            f"BETA is {self.beta}: it must lie in "
+            + ("[0, 1] in the convex form" if convex else "[0, inf)"),
+        )
+        need(
+            LEAST_LAMBDA <= self.reg < math.inf,
+            f"LAMBDA is {self.reg}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
+        )
+        need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
+        need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
+        if self.N:
+            need(self.text_length >= 1, f"N_CTX is {self.text_length}: at least 1 is needed")
+            need(self.text_depth >= 1, f"the text prompt depth is {self.text_depth}: at least 1")
+            need(
+                len(self.templates) == self.N,
+                f"CTX_INIT gives {len(self.templates)} templates but N = {self.N}: give one, or N",
+            )
+        if self.M:
+            need(self.vision_length >= 1, f"N_CTX is {self.vision_length}: at least 1 is needed")
+            need(self.vision_depth >= 1, f"the visual depth is {self.vision_depth}: at least 1")
+        tokens = self.N * self.text_length * self.text_depth
+        tokens += self.M * self.vision_length * self.vision_depth
+        need(
+            tokens <= MOST_TOKENS,
+            f"the prompts have {tokens} tokens in all: lower M, N, N_CTX or the depth, to "
+            f"{MOST_TOKENS:,} at most",
+        )
+        if self.coupling in ("project", "unified"):
+            need(
+                (self.text_length, self.text_depth) == (self.vision_length, self.vision_depth),
+                f"COUPLING '{self.coupling}' needs equal lengths and depths on both sides, but "
+                f"text has ({self.text_length}, {self.text_depth}) and vision "
+                f"({self.vision_length}, {self.vision_depth})",
+            )
+        if self.score == "cosine":
+            need(self.M <= 1 and self.N <= 1, "the cosine score needs at most one prompt a side")
+            need(self.beta == 0, f"the cosine score has no token level, but BETA is {self.beta}")
+        if self.score == "plot":
+            need(self.M == 0 and self.N >= 1, "PLOT's score needs M = 0 and N >= 1")
+        need(
+            self.plan == "sinkhorn" or self.score not in ("cosine", "released", "plot"),
+            f"PLAN '{self.plan}' needs the score of ALIGN's FORM 'paper', not '{self.score}'",
+        )
+        if self.class_position != "end" or self.class_specific:
+            need(
+                self.text_depth == 1,
+                "CSC and class names at the middle or front need prompts in the first block alone",
+            )
+        need(not self.class_specific or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
+        if self.image_conditional:
+            need(
+                self.M == 0 and self.N == 1 and self.text_depth == 1 and not self.class_specific,
+                "image-conditional contexts need M = 0, N = 1 and prompts in the first block alone",
+            )
+
+    @property
+    def token_level(self) -> bool:
+        """Whether image patches and text tokens are compared at all."""
+        return self.score in ("ot", "released") and self.beta > 0
+
+    @property
+    def num_contexts(self) -> int:
+        """Number of base contexts: both sides share them when visual prompts are derived."""
+        return max(self.M, self.N) if self.coupling in ("project", "unified") else self.N
+
+    def with_(self, **changes) -> "PromptSpec":
+        """The same point with some coordinates changed."""
+        return replace(self, **changes)
+
+
+def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
+    """One template per prompt from what a user writes as `CTX_INIT` (docs/methods.md, section 5).
+
+    A template starts prompt 1 (and those behind a tab the next ones, as in the published code); the
+    others get `X` for each learnable token. Without words, or with more than four learnable tokens,
+    every prompt is `X X ... X`.
+
+    Args:
+        words: a template, a list of N templates, or an empty string.
+        N: number of textual prompts.
+        length: b, learnable tokens of a prompt.
+        keep_fixed: prompts 2..N keep the fixed words behind the learnable ones (the paper); the
+            released code drops them.
+    """
+    slots = [SLOT] * length
+    if not words or length > 4:
+        return (" ".join(slots),) * N
+    given = split_templates(words)
+    if not isinstance(words, str):
+        return given
+    other = " ".join(slots + (given[0].split(" ")[length:] if keep_fixed else []))
+    return (*given, *[other] * (N - len(given)))[:N]
+
+
+def split_templates(words) -> tuple[str, ...]:
+    """The templates in a `CTX_INIT`: a list, or words with tabs between the templates."""
+    words = words.split("\t") if isinstance(words, str) else words
+    return tuple(clean(w) for w in words)
+
+
+def clean(words: str) -> str:
+    """Underscores read as spaces, runs of white space as one."""
+    return " ".join(words.replace("_", " ").split())
+
+
+def only_template(words) -> str:
+    """The template in a `CTX_INIT` of a method that has one prompt.
+
+    Raises:
+        UserError: it is a list of several.
+    """
+    given = (clean(words),) if isinstance(words, str) else split_templates(words)
+    if len(given) != 1:
+        raise UserError(f"CTX_INIT has {len(given)} templates but this method takes one")
+    return given[0]
+
+
+def fixed_sentence(words) -> str:
+    """The sentence of one class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
+    return f"{split_templates(words)[0]} {{}}.".lstrip()
+
+
+def text_prompt(length: int, words: str | None, **special) -> PromptSpec:
+    """One textual prompt in the first block, whose words are all learnable (CoOp's family).
+
+    Args:
+        length: b, when there are no words.
+        words: what the prompt starts from; their number replaces `length`.
+        special: further coordinates of the point.
+    """
+    words = only_template(words or "") or " ".join([SLOT] * length)
+    return PromptSpec(
+        M=0,
+        N=1,
+        beta=0,
+        score="cosine",
+        templates=(words,),
+        text_length=len(words.split(" ")),
+        text_depth=1,
+        **special,
+    )
+
+
+def shared_prompt(coupling: str, node) -> PromptSpec:
+    """One prompt on each side that both take from one context (MaPLe, UPT)."""
+    return PromptSpec(
+        M=1,
+        N=1,
+        beta=0,
+        coupling=coupling,
+        score="cosine",
+        templates=expand_templates(node.CTX_INIT, 1, node.N_CTX),
+        text_length=node.N_CTX,
+        vision_length=node.N_CTX,
+        text_depth=node.PROMPT_DEPTH,
+        vision_depth=node.PROMPT_DEPTH,
+    )

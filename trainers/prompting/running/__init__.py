@@ -1,0 +1,1 @@
+"""How a model runs: precision, memory, compiling, and several processes."""

@@ -1,0 +1,86 @@
+"""What is computed in which type: `fp32`, `amp` (autocast), `fp16` (frozen towers in half)."""
+
+import os
+
+import torch
+
+from ..backbones.openai_clip import model as openai_model
+from ..errors import UserError
+from .memory import ITEMSIZE
+
+# A loss is multiplied by this before the backward pass in half precision. From PyTorch's own
+# 65536 the first steps overflow and are skipped.
+INIT_SCALE = 1024.0
+
+
+def make_deterministic() -> None:
+    """The same numbers from the same seed on a GPU, too: sums have one order.
+
+    cuBLAS asks for its variable when it starts: call this before anything is computed there.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+class Precision:
+    """The precision of a run on a device.
+
+    Prompts and scores are float32 in any case.
+
+    Args:
+        name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere) or `fp16`, which the CPU
+            computes as `fp32`.
+        device: where the model is.
+
+    Attributes:
+        name: the precision that is computed in.
+        scaler: a `GradScaler`, disabled where gradients cannot vanish.
+
+    Raises:
+        UserError: unknown name.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        if name not in ITEMSIZE:
+            raise UserError(f"PREC is '{name}' but must be fp16, fp32 or amp")
+        on_cpu = device.type == "cpu"
+        self.falls_back = name == "fp16" and on_cpu
+        self.name = "fp32" if self.falls_back else name
+        self.device = device
+        self.half = torch.bfloat16 if on_cpu else torch.float16
+        scaled = self.name != "fp32" and self.half == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)
+
+    @property
+    def itemsize(self) -> float:
+        """Bytes of an activation."""
+        return ITEMSIZE[self.name]
+
+    def place(self, model, clip_model) -> None:
+        """Move a `PromptedCLIP` to the device, its frozen CLIP in the type that it is used in."""
+        if self.name == "fp16":
+            openai_model.convert_weights(clip_model)
+        elif self.name == "amp":
+            model.hold_weights_in(self.half)
+        model.to(self.device)
+
+    def load_scale(self, state: dict[str, float]) -> None:
+        """Go on with the loss scale of a checkpoint. One made where none is needed has none.
+
+        Raises:
+            TypeError, KeyError: it is no state of a scaler.
+        """
+        if not isinstance(state, dict):
+            raise TypeError(f"the scale is a {type(state).__name__}")
+        if not (state and self.scaler.is_enabled()):
+            return
+        for name in self.scaler.state_dict():
+            if not isinstance(state[name], (int, float)):
+                raise TypeError(f"'{name}' is a {type(state[name]).__name__}")
+        self.scaler.load_state_dict(state)
+
+    def autocast(self) -> torch.autocast:
+        """The context of a forward pass."""
+        return torch.autocast(self.device.type, dtype=self.half, enabled=self.name == "amp")

@@ -1,0 +1,1 @@
+"""What is kept: checkpoints, predictions, files that appear whole, and locks."""

@@ -1,0 +1,187 @@
+"""Checkpoints: the names and layouts of the public repositories, and the files of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+from .files import damaged_part
+
+if TYPE_CHECKING:
+    from ..model.prompted_clip import PromptedCLIP
+
+FROZEN = ("token_prefix", "token_suffix")  # buffers of other class names
+
+
+@torch.no_grad()
+def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> None:
+    """As `PromptedCLIP.load_public_state_dict`."""
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise UserError(
+            f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
+            "another checkpoint, or train again"
+        )
+    own, parts = model.public_parameters(), model.public_parts()
+    found = {}
+    for name, value in state.items():
+        full = name if name in own else "prompt_learner." + name
+        if full in own:
+            found[full] = value
+        elif not _is_ignored(model, name):
+            raise UserError(
+                f"The checkpoint has '{name}', which this method has not: it is of another "
+                "method, or of deeper prompts"
+            )
+    for name, parameter in own.items():
+        if name not in found:
+            raise UserError(
+                f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
+            )
+        check_dense(name, found[name], trained=True)
+        wanted, given = tuple(parameter.shape), tuple(found[name].shape)
+        if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
+            of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
+            raise UserError(
+                f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
+                f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
+                "and the backbone those of the trained model"
+            )
+        if not torch.isfinite(value.to(parameter.dtype)).all():
+            raise UserError(
+                f"The checkpoint's '{name}' holds numbers that are not finite: its training "
+                "failed, so take an earlier epoch or train again"
+            )
+    for name, parameter in own.items():
+        parameter.copy_(found[name].reshape(parameter.shape))
+
+
+def is_dense(value) -> bool:
+    """Whether a value is a tensor of real numbers, and not sparse, quantised or without memory."""
+    return (
+        torch.is_tensor(value)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_meta)
+    )
+
+
+def check_dense(name: str, value, trained: bool = False) -> None:
+    """Check that what a checkpoint has under a name is dense, and floating where it is trained.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_dense(value) or (trained and not value.is_floating_point()):
+        kind = value.dtype if torch.is_tensor(value) else type(value).__name__
+        raise UserError(
+            f"The checkpoint's '{name}' is a {kind} and no tensor of real numbers: take another "
+            "checkpoint, or train again"
+        )
+
+
+def _is_ignored(model: PromptedCLIP, name: str) -> bool:
+    dead = name.removeprefix("prompt_learner.").startswith(model.dead_weights)
+    if dead or name.endswith(FROZEN) or name == "logit_scale":
+        return True
+    encoder, _, rest = name.partition(".")
+    if encoder == "image_encoder":
+        return rest in model.image_encoder.visual.state_dict()
+    return encoder == "text_encoder" and rest in model.text_encoder.state_dict()
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its leading axes of length 1."""
+    while shape[:1] == (1,):
+        shape = shape[1:]
+    return shape
+
+
+class PublicLayout(nn.Module):
+    """What Dassl saves and loads of a model: the prompts alone, named as in public checkpoints.
+
+    Args:
+        model: the prompted CLIP; train and eval modes reach it through this module.
+        submodule: the public method saves its `prompt_learner` alone, without the prefix.
+    """
+
+    def __init__(self, model: PromptedCLIP, submodule: bool):
+        super().__init__()
+        self.model = model
+        self.prefix = "prompt_learner." if submodule else ""
+
+    def state_dict(self, *args, **kwargs):
+        state = self.model.public_state_dict()
+        return {name.removeprefix(self.prefix): value for name, value in state.items()}
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        self.model.load_public_state_dict(state_dict)
+
+
+def read_checkpoint(path: str) -> dict:
+    """The content of a checkpoint whose bytes are those that were written.
+
+    A file of an old PyTorch has no checksums.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
+
+    if damaged := damaged_part(path):
+        raise UserError(
+            f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
+            "written): copy it again, take another epoch, or train again"
+        )
+    return load_checkpoint(path)
+
+
+def checkpoint_file(folder: str, epoch: int) -> str:
+    """The file of an epoch, counted from 1, in the folder of a model."""
+    return os.path.join(folder, f"model.pth.tar-{epoch}")
+
+
+def saved_epochs(folder: str) -> list[int]:
+    """The epochs of which a folder has a file, in rising order; none if there is no folder."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    epochs = [n.removeprefix("model.pth.tar-") for n in names if n.startswith("model.pth.tar-")]
+    return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
+
+
+def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
+    """An error about the checkpoint that a run was to go on from, which tells the ways on.
+
+    Args:
+        folder: of the model; epoch: of the checkpoint.
+        what: is wrong with it, as the rest of a sentence.
+    """
+    mark = os.path.join(folder, "checkpoint")
+    remedy = f"delete '{mark}' to train from the start"
+    others = [other for other in saved_epochs(folder) if other != epoch]
+    if others:
+        name = os.path.basename(checkpoint_file(folder, others[-1]))
+        remedy += f", or write '{name}' into it to go on from there"
+    return UserError(f"The checkpoint '{checkpoint_file(folder, epoch)}' {what}: {remedy}")
+
+
+def find_checkpoint(folder: str, epoch: int | None) -> str:
+    """The file of an epoch; None takes `model-best.pth.tar`, or else the last epoch.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = os.path.join(folder, "model-best.pth.tar")
+    if epoch is not None:
+        path = checkpoint_file(folder, epoch)
+    elif not os.path.exists(path):
+        epochs = saved_epochs(folder)
+        path = checkpoint_file(folder, epochs[-1]) if epochs else path
+    if not os.path.exists(path):
+        raise UserError(
+            f"There is no checkpoint '{path}': give --model-dir the output folder of a run of "
+            "this method, and --load-epoch an epoch that it saved"
+        )
+    return path

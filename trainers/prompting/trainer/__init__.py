@@ -1,0 +1,1 @@
+"""What meets Dassl: the trainer, its cfg nodes and settings."""

@@ -1,0 +1,112 @@
+"""Checks of a run on its way: its numbers stay finite, its ranks see the same data.
+
+On an accelerator a look makes the host wait. So looks are few there, and what happens between two
+of them is noted on the device.
+"""
+
+import hashlib
+import os
+
+import torch
+
+from ..errors import UserError
+from ..method import Method
+from ..running import ranks
+from ..storage.state import is_sound
+
+EVERY = 20  # steps between two looks at the loss
+
+
+class Watch:
+    """Notes where losses and logits are not finite.
+
+    Args:
+        device: of the run.
+    """
+
+    def __init__(self, device: torch.device):
+        self.waits = device.type != "cpu"
+        self.first_bad = torch.tensor(-1, device=device)
+        self.sound = torch.tensor(True, device=device)
+
+    def bad_step(self, loss: torch.Tensor, step: int, steps: int) -> int | None:
+        """The first step, from 0, whose loss was not finite, as soon as a look is due; else None.
+
+        Args:
+            step: the present one, of `steps` in this epoch.
+        """
+        bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
+        self.first_bad = torch.where(bad, step, self.first_bad)
+        if self.waits and step + 1 < steps and step % EVERY:
+            return None
+        found = int(self.first_bad)
+        return found if found >= 0 else None
+
+    def see_logits(self, logits: torch.Tensor) -> None:
+        """Note whether logits (B, K) give probabilities; on the CPU as `check_logits`."""
+        self.sound &= logits.logsumexp(dim=1).isfinite().all()
+        if not self.waits:
+            self.check_logits()
+
+    def check_logits(self) -> None:
+        """
+        Raises:
+            UserError: some that were seen since the last look give none.
+        """
+        sound = bool(self.sound)
+        self.sound.fill_(True)
+        if not sound:
+            raise UserError(
+                "The logits are not finite: the training has failed, so lower OPTIM.LR, or "
+                "evaluate an earlier epoch with --eval-only, --model-dir and --load-epoch",
+                exit_code=1,
+            )
+
+
+def not_finite(method: Method) -> list[str]:
+    """The names of trained parameters and buffers that are spoiled; waits once for the device."""
+    parameters = method.model.public_parameters()
+    sound = {name: p.isfinite().all() for name, p in parameters.items()}
+    device = method.model.logit_scale.device
+    sound |= {name: is_sound(value).to(device) for name, value in method.own_state().items()}
+    if not sound or torch.stack([*sound.values()]).all():
+        return []
+    return [name for name, good in sound.items() if not good]
+
+
+def check_classes(classnames: list[str]) -> list[str]:
+    """Return the names.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if len(classnames) < 2:
+        raise UserError(
+            f"The data set has {len(classnames)} class: at least 2 are needed to tell apart"
+        )
+    return classnames
+
+
+def check_ranks(dataset, root: str) -> None:
+    """Check that the ranks of one run can share its data.
+
+    Args:
+        dataset: Dassl's; root: DATASET.ROOT.
+
+    Raises:
+        UserError: there are too many ranks, or they see different data.
+    """
+    W = ranks.count()
+    if len(dataset.classnames) < W:
+        raise UserError(
+            f"There are {W} ranks but {len(dataset.classnames)} classes to share: start at most "
+            f"{len(dataset.classnames)}"
+        )
+    for name in ("train_x", "val", "test"):
+        seen = [
+            (os.path.basename(image.impath), image.label, image.classname)
+            for image in getattr(dataset, name) or ()
+        ]
+        digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
+        remedy = f"give all nodes the same DATASET.ROOT (now '{root}')"
+        ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)

@@ -1,0 +1,217 @@
+"""Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
+
+from types import SimpleNamespace
+
+from yacs.config import CfgNode
+
+from .. import methods  # noqa: F401 (registers those that are built in)
+from ..backbones import family_of
+from ..errors import UserError, nearest
+from ..method import METHODS, Method, find_method
+from ..model.spec import PromptSpec
+from .by_run import SECTIONS, for_run, leaves
+
+MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
+
+
+def add_nodes(cfg: CfgNode) -> None:
+    """Add the keys of every method, under the names of the public repositories, to a Dassl cfg.
+
+    What the cfg has already stays as it is: it belongs to the checkout around us. Where methods
+    share a key of which each has a default of its own, the cfg has None, and a method takes its
+    own for it. None also replaces an empty CTX_INIT of the other kind: some public codes have
+    words there and some a switch, which yacs lets only None become.
+    """
+    for place, default in _places().items():
+        *path, key = place.split(".")
+        node = cfg
+        for part in path:
+            node = node.setdefault(part, CfgNode())
+        found = node.setdefault(key, default)
+        if key == "CTX_INIT" and type(found) is not type(default) and not (found or default):
+            node[key] = None
+    for section in SECTIONS:
+        cfg.setdefault(section, CfgNode(new_allowed=True))
+    cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
+    cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
+    cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
+    cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
+    cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
+    cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
+    cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
+
+
+def resolved(cfg: CfgNode) -> CfgNode:
+    """The cfg with what it has for such a run alone, where its `train.py` has left that there."""
+    sections = dict(leaves({name: cfg[name] for name in SECTIONS if name in cfg}))
+    if not sections:
+        return cfg
+    data = cfg.DATASET
+    own = for_run(sections, data.NAME, data.NUM_SHOTS, data.SUBSAMPLE_CLASSES)
+    cfg = cfg.clone()
+    cfg.defrost()
+    for name in SECTIONS:
+        cfg.pop(name, None)
+    cfg.merge_from_list([part for pair in own.items() for part in pair])
+    cfg.freeze()
+    return cfg
+
+
+def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
+    """The cfg with images as its backbone reads them: size, normalisation and interpolation.
+
+    Returns:
+        A cfg, and what has changed in it, a few words each.
+    """
+    family, size = family_of(clip_model), clip_model.visual.input_resolution
+    wanted = {
+        "SIZE": (size, size),
+        "PIXEL_MEAN": list(family.mean),
+        "PIXEL_STD": list(family.std),
+        "INTERPOLATION": family.interpolation,
+    }
+    changed = {k: v for k, v in wanted.items() if _plain(cfg.INPUT[k]) != _plain(v)}
+    told = [f"INPUT.{k} {v} (it was {cfg.INPUT[k]})" for k, v in changed.items()]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.update(changed)
+    cfg.freeze()
+    return cfg, told
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _value(cfg: CfgNode, place: str):
+    """What a cfg has at a dotted place; None if nothing."""
+    node = cfg
+    for part in place.split("."):
+        node = node.get(part) if hasattr(node, "get") else None
+    return node
+
+
+def _places() -> dict[str, object]:
+    """Dotted place in a cfg -> default, for the keys of all methods."""
+    places: dict[str, object] = {}
+    for method in METHODS.values():
+        own = {_place(method, key): default for key, default in method.defaults.items()}
+        own |= {_place(method, key): None for key in method.ignored}
+        for place, default in own.items():
+            same = places.setdefault(place, default) == default
+            places[place] = default if same else None
+    return places
+
+
+def _place(method: type[Method], key: str) -> str:
+    return method.outside.get(key, f"TRAINER.{method.node}.{key}")
+
+
+def values_in(cfg: CfgNode, method: type[Method]) -> dict:
+    """What a cfg has for the keys of a method; those of other methods in the same node are left.
+
+    A key that means nothing to the method, but has been set, is named in a printed warning.
+    """
+    keys = (*method.defaults, *method.ignored)
+    values = {key: _value(cfg, _place(method, key)) for key in keys}
+    places = _places()
+    node = cfg.TRAINER.get(method.node, {})
+    others = [key for key in node if key not in values]
+    _warn_ignored([
+        place
+        for place in (f"TRAINER.{method.node}.{key}" for key in others)
+        if place in places and node[place.rpartition(".")[2]] != places[place]
+    ])  # fmt: skip
+    return values
+
+
+def read_node(method: type[Method], values: dict, dataset: str = "") -> SimpleNamespace:
+    """A method's settings in full.
+
+    Args:
+        values: keys of the method's node; missing ones, and those that are None, take the
+            defaults. One that means nothing here is named in a printed warning.
+        dataset: name of the data set.
+
+    Raises:
+        UserError: unknown key, or a value of the wrong kind.
+    """
+    for key, value in values.items():
+        if key in method.ignored:
+            continue
+        if key not in method.defaults:
+            raise UserError(
+                f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
+            )
+        if value is not None:
+            _check_kind(_place(method, key), value, method.defaults[key])
+    _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
+    given = {key: value for key, value in values.items() if value is not None}
+    if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
+        given["CTX_INIT"] = ""
+    return SimpleNamespace(**{**method.defaults, **given}, dataset=dataset)
+
+
+def _warn_ignored(places: list[str]) -> None:
+    if places:
+        print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
+
+
+def _check_kind(place: str, value, default) -> None:
+    def need(condition: bool, what: str):
+        if not condition:
+            raise UserError(f"{place} is {value!r} but must be {what}")
+
+    key = place.rpartition(".")[2]
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key == "CTX_INIT" and not isinstance(default, bool):  # words, not a switch
+        if value is False:  # as checkouts write it whose own methods read a switch
+            return
+        words = value if isinstance(value, (list, tuple)) else [value]
+        need(all(isinstance(w, str) for w in words), "words, such as 'a photo of a'")
+    elif isinstance(default, bool):
+        need(key == "CTX_INIT" or value in (True, False), "True or False")
+    elif isinstance(default, int):
+        whole = number and abs(value) <= MOST and value == int(value)
+        need(whole, f"a whole number, {MOST:,} at most")
+    elif isinstance(default, float):
+        need(number, "a number")
+    elif isinstance(default, str):
+        need(isinstance(value, str), "a word")
+
+
+def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
+    """A method's point in the space of prompts from its cfg node.
+
+    Args:
+        name: of the method, e.g. `MaPLe`.
+        node: keys of its node; missing ones take the defaults.
+        dataset: name of the data set, where sentences depend on it.
+
+    Raises:
+        UserError: unknown method or key, or values that contradict each other.
+    """
+    method = find_method(name)
+    return method.point(read_node(method, node, dataset))
+
+
+def build_method(name: str, node: dict, clip_model, classnames, dataset: str = "") -> Method:
+    """A method in plain PyTorch, without Dassl.
+
+    Args:
+        name: of the method, e.g. `KgCoOp`.
+        node: flat: keys that a public code keeps outside the method's node stand in it under
+            their last name (`T` for `LOSS.T`). Missing ones take the defaults.
+        clip_model: what `load_clip` gives. Its modules are shared and frozen, not copied.
+        classnames: K names; `_` reads as a space.
+        dataset: name of the data set, which selects hand-written sentences.
+
+    Returns:
+        A module with `.model`, its `PromptedCLIP`, and `.losses(images, labels)`. Its gradients
+        come from `.backward(terms)`, which is `terms["loss"].backward()` for most methods.
+
+    Raises:
+        UserError: unknown method or key, values that contradict each other or do not fit.
+    """
+    method = find_method(name)
+    return method(read_node(method, node, dataset), clip_model, classnames, dataset)

@@ -1,0 +1,360 @@
+"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
+
+import os
+
+import torch
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import save_checkpoint
+from yacs.config import CfgNode
+
+from ..backbones import absolute, load_clip
+from ..errors import UserError
+from ..method import METHODS, Method
+from ..running import ranks
+from ..running.memory import GIB, keep_freed_memory, memory_budget
+from ..running.precision import Precision, make_deterministic
+from ..step import training_step
+from ..storage.checkpoints import (
+    PublicLayout,
+    broken_checkpoint,
+    checkpoint_file,
+    find_checkpoint,
+    read_checkpoint,
+    saved_epochs,
+)
+from ..storage.predictions import Predictions
+from ..storage.state import load_trained
+from .checks import Watch, check_classes, check_ranks, not_finite
+from .config import add_nodes, fitted, read_node, resolved, values_in
+from .settings import check_loaded, check_resumed, settings_of
+
+TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
+
+    A method whose name is taken, by a trainer of the checkout around us, is registered as
+    `Prompted` and its name. So call this when all trainers of the checkout have been imported, as
+    they have been where its `train.py` sets its cfg up.
+    """
+    add_nodes(cfg)
+    for name, method in METHODS.items():
+        taken = TRAINER_REGISTRY.registered_names()
+        ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "method", None) is method]
+        if not ours:
+            name = TAKEN + name if name in taken else name
+            trainer = type(name, (PromptTrainer,), {"method": method, "__doc__": method.__doc__})
+            TRAINER_REGISTRY.register()(trainer)
+
+
+class PromptTrainer(TrainerX):
+    """Trains one method; `extend_cfg` makes a class of this for each.
+
+    Class attributes:
+        method: the `Method`, as a class. An instance has it built.
+        predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
+            While an evaluation goes on they stand in `recorder`.
+        untrained: until something has trained the prompts, or chosen those that there are.
+    """
+
+    method: type[Method] | Method
+    untrained = True
+    predictions: Predictions | None = None
+    recorder: Predictions | None = None
+
+    # ------------------------------------------------------------------ build
+
+    def __init__(self, cfg: CfgNode):
+        if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
+            make_deterministic()
+        super().__init__(resolved(cfg))
+
+    def build_data_loader(self):
+        """As in Dassl, with images as the backbone reads them; each rank loads its share."""
+        name = self.cfg.MODEL.BACKBONE.NAME
+        print(f"Loading CLIP (backbone: {name})")
+        self.clip_model = load_clip(name)
+        self.cfg, changes = fitted(self.cfg, self.clip_model)
+        if changes:
+            print(f"Images as {name} reads them: {', '.join(changes)}")
+        super().build_data_loader()
+        if ranks.count() == 1:
+            return
+        check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
+        self.train_loader_x = ranks.ShareLoader(self.train_loader_x, self.device)
+        self.test_loader = ranks.ShareLoader(self.test_loader, self.device)
+        if self.val_loader is not None:
+            self.val_loader = ranks.ShareLoader(self.val_loader, self.device)
+
+    def build_model(self):
+        cfg, kind = self.cfg, self.method
+        settings = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
+        self.precision = Precision(settings.PREC, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        if self.precision.falls_back:
+            print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
+        classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
+        del self.clip_model  # the model has of it what it needs
+        self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
+        self.model = self.method.model
+        self.precision.place(self.model, clip_model)
+        self.method.to(self.device)
+
+        trained = list(self.model.public_parameters().values())
+        self.num_trained = sum(p.numel() for p in trained)
+        if kind.trains and not trained:
+            raise UserError(
+                f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
+                "trained parts, or say `trains = False` in its class"
+            )
+        seen = set(map(id, self.model.parameters()))
+        for name, parameter in self.method.named_parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                raise UserError(
+                    f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
+                )
+        print(self.model.spec)
+        print(f"Trained parameters: {self.num_trained:,}")
+        if trained:
+            self._fit_memory()
+        if cfg.TRAINER.COMPILE:
+            obstacle = self.model.compile_blocks()
+            without = f"running without ({obstacle})"
+            print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
+        self._register()
+        self.watch = Watch(self.device)
+
+    def _fit_memory(self):
+        """Recompute activations where a training step would not fit, and say so."""
+        cfg = self.cfg
+        budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
+        if self.device.type == "cpu" and not cfg.TRAINER.MEMORY_BUDGET:
+            budget //= ranks.count_here()  # which share the machine's memory
+        batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+        plan = self.model.fit_memory(budget, batch, self.precision.itemsize)
+        again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
+        print(
+            f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
+            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
+        )
+
+    def _register(self):
+        """Tell Dassl what to save and to train."""
+        cfg = self.cfg
+        layout = PublicLayout(self.model, self.method.saves_submodule)
+        self.optim = self.sched = None
+        if self.num_trained:
+            if cfg.MODEL.INIT_WEIGHTS:
+                weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
+                layout.load_state_dict(weights.get("state_dict", weights))
+                self.untrained = False
+            if not 0 <= cfg.OPTIM.ADAM_EPS < 1:
+                raise UserError(f"OPTIM.ADAM_EPS is {cfg.OPTIM.ADAM_EPS} but must be from 0 to 1")
+            self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
+            for group in self.optim.param_groups:
+                if "eps" in group:
+                    group["eps"] = cfg.OPTIM.ADAM_EPS
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
+
+    # ------------------------------------------------------------------ train
+
+    def train(self):
+        self.untrained = False
+        if self.num_trained:
+            batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+            if batch < ranks.count():
+                raise UserError(
+                    f"There are {ranks.count()} ranks but {batch} images in a batch to share: "
+                    f"start at most {batch}, or raise DATALOADER.TRAIN_X.BATCH_SIZE"
+                )
+            return super().train()
+        print(f"{type(self).__name__} has nothing to train: evaluating")
+        self.test()
+        if self.output_dir:
+            self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
+        self.close_writer()
+
+    def forward_backward(self, batch):
+        """A step.
+
+        Raises:
+            UserError: the loss is not finite; the last checkpoint stays as it is.
+        """
+        batch = self.method.batch(*self.parse_batch_train(batch))
+        output, terms = training_step(self.method, batch, self.optim, self.precision)
+        bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
+        if bad is not None:
+            raise self._failed(f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}")
+        accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
+
+    def parse_batch_train(self, batch):
+        views = batch["img"] if isinstance(batch["img"], list) else [batch["img"]]
+        return (
+            [view.to(self.device, non_blocking=True) for view in views],
+            batch["label"].to(self.device, non_blocking=True),
+        )
+
+    def _failed(self, what: str) -> UserError:
+        """An error about a training whose numbers are spoiled; what is saved stays as it is."""
+        folder = self._folder(self.output_dir)
+        epochs = saved_epochs(folder)
+        kept = f"; that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else " yet"
+        remedy = f"lower OPTIM.LR or set PREC fp32 (no checkpoint is written{kept})"
+        return UserError(f"{what}: {remedy}", exit_code=1)
+
+    def after_epoch(self):
+        """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
+
+        Raises:
+            UserError: what is trained is no longer finite.
+        """
+        epoch = self.epoch + 1
+        self.method.after_epoch(epoch, self.max_epoch)
+        if spoiled := not_finite(self.method):
+            raise self._failed(f"'{spoiled[0]}' is not finite after epoch {epoch}")
+        super().after_epoch()
+
+        def kept(epoch):
+            frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
+            return epoch == self.max_epoch or (frequency > 0 and epoch % frequency == 0)
+
+        if not kept(epoch):
+            self.save_model(self.epoch, self.output_dir)
+        folder = self._folder(self.output_dir)
+        for earlier in saved_epochs(folder):  # all of them: a kill may have left one behind
+            if ranks.is_first() and earlier < epoch and not kept(earlier):
+                os.remove(checkpoint_file(folder, earlier))
+
+    # ------------------------------------------------------------------ save and go on
+
+    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+        """As in Dassl; beside the prompts, what a run needs to go on, and what made them."""
+        state = {
+            "state_dict": self._models[self.method.checkpoint].state_dict(),
+            "epoch": epoch + 1,
+            "optimizer": self.optim and self.optim.state_dict(),
+            "scheduler": self.sched and self.sched.state_dict(),
+            "val_result": val_result,
+            "method": self.method.own_state(),
+            "scaler": self.precision.scaler.state_dict(),
+            "settings": settings_of(self.cfg, self.method),
+            "class_buffers": self.method.class_buffers,
+            "classnames": list(self.dm.dataset.classnames),
+            "trainer": type(self.method).__name__,
+            "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
+            "plugins": list(self.cfg.TRAINER.PLUGINS),
+            **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
+        }
+        folder = self._folder(directory)
+        if ranks.is_first():
+            save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
+        ranks.wait()  # until the file is there
+
+    def init_writer(self, log_dir):
+        if ranks.is_first():
+            super().init_writer(log_dir)
+
+    def check_checkpoint(self, checkpoint, folder):
+        """Raises:
+        UserError: the run was begun with other settings or classes, or lacks what `save_model`
+            writes.
+        """
+        of_dassl = getattr(super(), "run_state", dict)()
+        wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
+        names = self.dm.dataset.classnames
+        settings = settings_of(self.cfg, self.method)
+        check_resumed(checkpoint, settings, names, folder, wanted, self.method)
+
+    def resume_model_if_exist(self, directory):
+        """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
+        epoch = super().resume_model_if_exist(directory)
+        remedy = f"all nodes must see the folder '{directory}'"
+        ranks.check_same("to go on from epoch", epoch, remedy)
+        if epoch:
+            folder = self._folder(directory)
+            state = read_checkpoint(checkpoint_file(folder, epoch))
+            if not hasattr(super(), "check_checkpoint"):  # not dassl-lite, which has asked before
+                self.check_checkpoint(state, folder)
+            try:
+                self.method.load_own_state(state.get("method", {}))
+                self.precision.load_scale(state.get("scaler", {}))
+            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                what = f"has no state of the method, or of its loss scale ({error})"
+                raise broken_checkpoint(folder, epoch, " ".join(what.split())[:200]) from None
+        return epoch
+
+    # ------------------------------------------------------------------ evaluate
+
+    def test(self, split=None, is_final=False):
+        """As in Dassl, and keep what is said of each image.
+
+        Args:
+            is_final: ends the process in ATPrompt's Dassl; it means nothing here.
+
+        Raises:
+            UserError: the prompts were neither trained nor loaded, as where a train.py has
+                --eval-only, but never calls `load_model`; or an image has logits that mean
+                nothing.
+        """
+        if self.untrained and self.num_trained:
+            raise UserError(
+                "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
+                "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
+                "`load_model('')` evaluates them as they are initialised"
+            )
+        self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
+        result = super().test(split)
+        self.watch.check_logits()
+        self.predictions, self.recorder = self.recorder, None
+        return result
+
+    def parse_batch_test(self, batch):
+        input, label = super().parse_batch_test(batch)
+        if self.recorder is not None:
+            self.recorder.add_images(batch["impath"], label)
+        return input, label
+
+    def model_inference(self, input):
+        with self.precision.autocast():
+            logits = self.model(input)
+        if self.recorder is not None:
+            self.recorder.add_logits(logits)
+        self.watch.see_logits(logits)
+        return logits
+
+    def _folder(self, directory: str) -> str:
+        return os.path.join(directory, self.method.checkpoint)
+
+    def load_model(self, directory, *others, epoch=None):
+        """Load the prompts of a run, ours or a public one.
+
+        Args:
+            directory: the run's output folder; nothing is loaded when it is empty.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
+            epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
+
+        Raises:
+            UserError: there is no such checkpoint, or it does not fit the method.
+        """
+        others = [other for other in others if not isinstance(other, CfgNode)]
+        epoch = others[0] if others else epoch
+        if not directory:
+            self.untrained = False
+            print("No --model-dir is given: the prompts stay as they were initialised")
+            return
+        if not self.num_trained and not self.method.own_state():
+            return
+        path = find_checkpoint(self._folder(directory), epoch)
+        checkpoint = read_checkpoint(path)
+        print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
+        settings = settings_of(self.cfg, self.method)
+        check_loaded(checkpoint.get("settings"), settings, self.method)
+        load_trained(self.method, checkpoint, self.dm.dataset.classnames)
+        self.untrained = False

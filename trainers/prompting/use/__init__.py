@@ -1,0 +1,1 @@
+"""A trained run without its trainer: loaded for images, or exported."""

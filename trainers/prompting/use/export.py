@@ -1,0 +1,126 @@
+"""A trained model without this project: a program from images to logits, or plain text features."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .. import scores
+from ..encoders.text import TextFeatures
+from ..errors import UserError
+from ..model.prompted_clip import Parts, PromptedCLIP
+
+TOLERANCE = 1e-4  # of logits
+TRACED = 3  # images that a program is traced with; it takes any number
+
+
+class Program(nn.Module):
+    """What a `PromptedCLIP` computes of images, with all that does not depend on them as constants.
+
+    Args:
+        model: in eval mode.
+    """
+
+    h: torch.Tensor
+    raw: torch.Tensor
+    s: torch.Tensor | None
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
+
+    def __init__(self, model: PromptedCLIP):
+        super().__init__()
+        self.spec = model.spec
+        self.image_encoder = model.image_encoder
+        self.parts = model.parts if type(model.parts).image is not Parts.image else Parts()
+        self.visual_depth = 0
+        constants: dict[str, torch.Tensor | None] = {}
+        if self.spec.image_conditional:  # a text of each image
+            self.parts = model.parts
+            self.prompt_learner, self.text_encoder = model.prompt_learner, model.text_encoder
+        else:
+            with torch.no_grad():
+                vision = model.contexts().vision or []
+                text = model.text_features()
+            self.visual_depth, self.s_weights = len(vision), text.s_weights
+            constants = {f"vision_{i}": context for i, context in enumerate(vision)}
+            constants |= {"h": text.h, "raw": text.raw, "s": text.s}
+        constants |= {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+        for name, value in constants.items():
+            self.register_buffer(name, value if value is None else value.detach().clone())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        vision = [getattr(self, f"vision_{i}") for i in range(self.visual_depth)]
+        image = self.parts.image(self.image_encoder(images, vision or None))
+        if self.spec.image_conditional:
+            contexts = self.parts.contexts(self.prompt_learner(image.z[:, 0].float()))
+            text = self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
+        else:
+            text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
+        logits = scores.score(self.spec, image, text, self.logit_scale, 0)
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
+    """The model as a `torch.export` program, from images (B, 3, size, size) to logits (B, K).
+
+    Args:
+        model: in eval mode and float32.
+        size: of the images.
+    """
+    images = torch.randn(TRACED, 3, size, size, device=model.logit_scale.device)
+    batch = torch.export.Dim("batch")
+    with torch.no_grad():
+        return torch.export.export(
+            Program(model).eval(), (images,), dynamic_shapes=({0: batch},), strict=False
+        )
+
+
+@torch.no_grad()
+def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
+    """The text features as the weights of a linear classifier on the image features of the CLIP.
+
+    Args:
+        model: in eval mode and float32.
+
+    Returns:
+        `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The
+        logits of an image with normalised features z are logit_scale * weight z + logit_bias.
+
+    Raises:
+        UserError: the method's score is no inner product with a feature of each class, or its
+            logits are others than those of the classifier.
+    """
+    if not is_linear(model):
+        raise UserError(
+            "The text features of this method are no classifier by themselves: it has prompts in "
+            "the image encoder, several features of a class, or text that depends on the image"
+        )
+    found = {"weight": model.text_features().h[0], "logit_scale": model.logit_scale}
+    if model.logit_bias is not None:
+        found["logit_bias"] = model.logit_bias
+    found = {name: value.detach().float().contiguous() for name, value in found.items()}
+    images = random_images(model)
+    z = model.image_encoder(images).z[:, 0].float()
+    logits = found["logit_scale"] * z @ found["weight"].T + found.get("logit_bias", 0)
+    apart = float((logits - model(images)).abs().max())
+    if not apart <= TOLERANCE:
+        raise UserError(
+            "The text features of this method are no classifier by themselves: computed from them, "
+            f"logits are off by {apart:.1e}, as its Parts change more than the text. Nothing is "
+            "written; a .pt2 or .onnx has all that it computes"
+        )
+    return found
+
+
+def random_images(model: PromptedCLIP) -> torch.Tensor:
+    """Two images (2, 3, H, H), always the same, on which logits are compared."""
+    size = model.image_encoder.visual.input_resolution
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(model.logit_scale.device)
+
+
+def is_linear(model: PromptedCLIP) -> bool:
+    """True if a method, without its Parts, compares the image feature with one of each class."""
+    spec = model.spec
+    return spec.M == 0 and spec.score == "cosine" and not spec.image_conditional

@@ -1,0 +1,207 @@
+"""A run from its folder: the trained classifier, ready for images."""
+
+import ast
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.transforms import build_transform
+from yacs.config import CfgNode
+
+from ..backbones import family_of, load_clip
+from ..errors import UserError, no_exit
+from ..method import METHODS, find_method
+from ..model.prompted_clip import PromptedCLIP
+from ..model.spec import clean
+from ..plugins import load_plugins
+from ..storage.checkpoints import find_checkpoint, read_checkpoint
+from ..storage.state import are_texts, load_trained
+from ..trainer.config import add_nodes, fitted, read_node, values_in
+from ..trainer.settings import is_settings
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+# What a checkpoint needs beside the prompts, and what holds of it.
+NEEDED = {
+    "settings": is_settings,
+    "classnames": lambda value: are_texts(value) and len(value) > 1,
+    "trainer": _is_text,
+    "backbone": _is_text,
+    "epoch": lambda value: isinstance(value, int),
+    "plugins": lambda value: value is None or are_texts(value),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has trained.
+
+    Attributes:
+        model: in eval mode and float32; `model(images)` gives logits (B, K) of images (B, 3, H, W).
+        classnames: K names, in the order of the logits.
+        preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
+        settings: the cfg that made the run, as far as it could change the outcome.
+        method, backbone: their names; path: the file that was read; epoch: of it.
+    """
+
+    model: PromptedCLIP
+    classnames: list[str]
+    preprocess: Callable[..., torch.Tensor]
+    settings: CfgNode
+    method: str
+    backbone: str
+    path: str
+    epoch: int
+
+
+def load_run(
+    folder: str | os.PathLike,
+    classnames: Sequence[str] | None = None,
+    epoch: int | None = None,
+    backbone: str | None = None,
+    plugins: Iterable[str] = (),
+    trust: bool = False,
+) -> Run:
+    """Load what a run has trained, on the CPU; no data are needed.
+
+    A method from outside has to be known: registered already, or by one of `plugins`. What the
+    checkpoint itself names is code from somebody's file, and is imported only with `trust`.
+
+    Args:
+        folder: the output folder of the run.
+        classnames: other classes than those it was trained on.
+        epoch: None takes `model-best.pth.tar`, or else the last one.
+        backbone: name or file of the CLIP, where it is not at its place of then.
+        plugins: modules or `.py` files that register methods.
+        trust: import the plug-ins that the checkpoint names, too.
+
+    Raises:
+        UserError: there is no run, it does not say what made it, its method is that of a plug-in
+            that is not named, the backbone is missing, class names are repeated or too long, or
+            the prompts are made for their classes alone.
+    """
+    load_plugins(plugins)
+    path = find_checkpoint(_model_folder(Path(folder)), epoch)
+    state = read_checkpoint(path)
+    if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
+        raise UserError(
+            f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
+            "runs and public code leave them: evaluate it by train.py with its config files, "
+            "--eval-only and --model-dir, or train again"
+        )
+    if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
+        if not trust:
+            raise UserError(
+                f"The checkpoint '{path}' is of {state['trainer']}, a method of the plug-in "
+                f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
+                "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
+            )
+        load_plugins(theirs)
+    kind = find_method(state["trainer"])
+    cfg = _cfg(state["settings"], path)
+    backbone = backbone or state["backbone"]
+    cfg.MODEL.BACKBONE.NAME = backbone
+    clip_model = load_clip(backbone)
+    cfg, _ = fitted(cfg, clip_model)
+    names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
+    dataset = cfg.DATASET.NAME
+    with no_exit(kind.__name__):
+        method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
+    load_trained(method, state, names)
+    return Run(
+        method.model.eval().requires_grad_(False),
+        names,
+        build_transform(cfg, is_train=False),
+        cfg,
+        kind.__name__,
+        backbone,
+        path,
+        state["epoch"],
+    )
+
+
+def _model_folder(folder: Path) -> str:
+    """The folder of the model in that of a run."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is not there"
+        raise UserError(f"'{folder}' {what}: give the output folder of one training")
+    found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
+    if len(found) != 1:
+        what = "no checkpoint (model.pth.tar-EPOCH)" if not found else "several models"
+        raise UserError(
+            f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
+            "folder of one training"
+        )
+    return os.fspath(found[0])
+
+
+def _cfg(settings: dict[str, str], path: str) -> CfgNode:
+    """A cfg with the settings of a checkpoint: literals, as text.
+
+    Raises:
+        UserError: names one that cannot be: a value where a node is, or one of another kind.
+    """
+    cfg = get_cfg_default()
+    add_nodes(cfg)
+    for place, text in settings.items():
+        *above, key = place.split(".")
+        node = cfg
+        for part in above:
+            node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
+        try:
+            default = node.get(key)
+            node[key] = _literal(text, default)
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint '{path}' has '{text:.50}' for the setting {place:.100}, which "
+                "cannot be: take another checkpoint, or train again"
+            ) from error
+    cfg.VERBOSE = False
+    return cfg
+
+
+def _literal(text: str, default):
+    """The value of a setting, of the kind of its default; a default of None allows any.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = text  # a name or a path, which stand without quotes
+    if default is None or (value is None and not isinstance(default, CfgNode)):
+        return value
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
+    kind = kinds.get(type(default), type(default))
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r} is no {kind}")
+    return value
+
+
+def _checked(names: Sequence[str], clip_model) -> list[str]:
+    """
+    Raises:
+        UserError: there are fewer than two, or two are alike.
+    """
+    names = list(names)
+    if len(names) < 2:
+        raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
+    seen: dict[tuple[int, ...], str] = {}
+    for name in names:
+        read = tuple(family_of(clip_model).tokenizer.encode(clean(name)))
+        if read in seen:
+            raise UserError(
+                f"The class name '{name}' is there twice (also as '{seen[read]}'): give every "
+                "class a name of its own"
+            )
+        seen[read] = name
+    return names
