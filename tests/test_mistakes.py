@@ -45,6 +45,8 @@ MISTAKES = {
     "far too high": (["OPTIM.LR", "1e38"], "OPTIM.LR is 1e+38 but must be a finite number"),
     "far too heavy": (["OPTIM.WEIGHT_DECAY", "1e39"], "WEIGHT_DECAY is 1e+39 but must be"),
     "warm-up rate": (["OPTIM.WARMUP_CONS_LR", "1e38"], "WARMUP_CONS_LR is 1e+38 but must be"),
+    "share of the rate": (["OPTIM.BASE_LR_MULT", "1e300"], "BASE_LR_MULT is 1e+300 but must be"),
+    "epsilon": (["OPTIM.NAME", "adam", "OPTIM.ADAM_EPS", "-1.0"], "ADAM_EPS is -1.0 but must be"),
     "beta 1": (["OPTIM.NAME", "adam", "OPTIM.ADAM_BETA1", "2.0"], "OPTIM does not suit 'adam'"),
     "nesterov": (["OPTIM.SGD_NESTEROV", "True", "OPTIM.MOMENTUM", "0"], "does not suit 'sgd'"),
     "none": (["OPTIM.LR", "None"], "sets 'OPTIM.LR' to 'None', but it must be of type float"),

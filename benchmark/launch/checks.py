@@ -17,7 +17,7 @@ def check_settings(engine: Engine) -> None:
     if not engine.todo:
         return
     try:
-        train, config = map(import_module, ("train", "trainers.prompting.config"))
+        train, config = map(import_module, ("train", "trainers.prompting.trainer.config"))
     except ModuleNotFoundError as error:
         print(f"{error.name} is missing: the settings are not checked here", file=sys.stderr)
         return

@@ -16,7 +16,6 @@ from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
-from ..report.rows import rows
 from .checks import check_settings
 from .engine import Engine, Settings, command
 from .executor import Executor
@@ -47,6 +46,8 @@ RESERVED = {
 
 def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
     """Print the table and keep it; the exit code."""
+    from ..report.rows import rows  # pandas is slow to load
+
     outcomes = [engine.outcomes[run] for run in engine.runs]
     print(formatted(rows(outcomes), "text"))
     keep_table(protocol, output)
@@ -288,6 +289,8 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    from ..report.rows import rows
+
     listed = rows(on_disk(output, protocol))
     path = output / protocol.name / "table.json"
     write_output(path, formatted(listed, "json") + "\n")

@@ -14,8 +14,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..report.command import TABLE_STYLES
 from ..report.render import in_style
-from ..report.rows import Cell
-from ..report.tables import Table, memory
+from ..report.tables import Cell, Table, memory
 from .command import build_parser, parse, planned
 
 HEAD = ["Protocol", "Method", "Runs", "TFLOP", "Hours", "Longest run (h)", "Memory"]

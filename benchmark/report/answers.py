@@ -14,7 +14,6 @@ from trainers.prompting.errors import UserError
 
 from .names import motif
 from .results import Outcome
-from .rows import Row
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
 OTHERS = "predictions that are not those of its results.json, repeat the run"
@@ -27,9 +26,9 @@ class Answers(NamedTuple):
     hits: np.ndarray
 
 
-def answers(row: Row, column: str) -> tuple[dict[int, Answers], dict[str, list[int]]]:
-    """What the runs of a row answered, by seed; and what is not to be had, with the seeds."""
-    return each_seed(row.outcomes[column], lambda of: _read(of.run.folder, of.result["accuracy"]))
+def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, list[int]]]:
+    """What these runs answered, by seed; and what is not to be had, with the seeds."""
+    return each_seed(runs, lambda of: _read(of.run.folder, of.result["accuracy"]))
 
 
 def each_seed(

@@ -1,8 +1,11 @@
 """Tables, plots and a page of all runs below an output folder, or of log.txt files beside them."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainers.prompting.errors import UserError
 
@@ -14,8 +17,10 @@ from .compare import RESAMPLE, Comparisons
 from .metrics import Classes, Metrics
 from .render import TABLE_STYLES, as_csv, in_style, render
 from .results import Outcome, from_folder
-from .rows import Row, rows
 from .tables import seeds_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 PUBLISHED = ("on", "off", "all")
@@ -28,16 +33,16 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
     return [from_folder(run) for run in protocol.on_disk(output)]
 
 
-def formatted(listed: list[Row], form: str, all_published: bool = False) -> str:
+def formatted(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
     """The tables of these rows, in one of FORMATS; see `render`."""
     if form == "html":
         from .page import page  # with matplotlib
 
-        return page(listed, all_published)
-    return render(listed, form, all_published)
+        return page(rows, all_published)
+    return render(rows, form, all_published)
 
 
-def formatted_view(view: View, form: str, listed: list[Row]) -> str:
+def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
     """The tables or records of a view of these rows, in one of FORMATS."""
     if form == "json":
         return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
@@ -46,7 +51,7 @@ def formatted_view(view: View, form: str, listed: list[Row]) -> str:
     if form == "html":
         from .page import page_of
 
-        return page_of(view.tables(), {}, listed)
+        return page_of(view.tables(), {}, rows)
     return in_style(view.tables(), form)
 
 
@@ -107,8 +112,10 @@ def main(argv: list[str]) -> None:
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
+    from .rows import rows  # pandas is slow to load
+
     listed = rows(outcomes, args.interval, args.published != "off")
-    if not listed:
+    if listed.empty:
         what = " or ".join(args.protocols or ["any protocol"])
         if args.seeds:
             what += f" with {seeds_text(args.seeds)}"
@@ -129,7 +136,7 @@ def main(argv: list[str]) -> None:
         print(formatted(listed, args.format, args.published == "all"))
 
 
-def draw(listed: list[Row], view: View | None, folder: Path) -> None:
+def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:
     """Write the plots of what is shown into a folder, and say which."""
     from . import pictures, plots  # matplotlib is slow to load
 
@@ -138,7 +145,7 @@ def draw(listed: list[Row], view: View | None, folder: Path) -> None:
     elif isinstance(view, Classes):
         drawn = pictures.confusion_matrices(view.tests)
     else:
-        drawn = plots.figures(listed)
+        drawn = plots.figures(rows)
     if not drawn:
         shown = "runs with predictions" if view else "means of finished runs"
         print(f"no plots: they show {shown}", file=sys.stderr)

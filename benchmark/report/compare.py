@@ -1,8 +1,11 @@
 """The differences of one method to all others, paired by test image, from what runs predicted."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +16,19 @@ from .answers import Answers, answers, classes, motifs
 from .names import by_artist, dataset_name
 from .paired import Difference, Pair, difference, holm
 from .results import Outcome
-from .rows import Cell, Row
-from .tables import Table, column_head, first_head, grouped, line_name, seeds_text, title_names
+from .tables import (
+    Cell,
+    Table,
+    first_head,
+    grouped,
+    line_name,
+    place_name,
+    seeds_text,
+    table_name,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
@@ -34,15 +48,14 @@ RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "c
 class Comparison:
     """One method beside another: on one data set, or on average over several.
 
-    `rows` are those of both on each data set; `column` is the protocol's, `of` the number of data
+    `rows` are those of both on each data set, `of` is the number of data
     sets of an average, and `artist` who drew them where others are averaged, too. `adjusted` is p
     after Holm.
     """
 
     theirs: str
-    column: str
     shots: int
-    rows: list[tuple[Row, Row]]
+    rows: list[tuple[Any, Any]]
     of: int | None = None
     artist: str = ""
     difference: Difference | None = None
@@ -53,32 +66,32 @@ class Comparison:
     problems: list[str] = field(default_factory=list)
 
     @property
-    def ours(self) -> Row:
+    def ours(self):
+        """Our row on the first data set."""
         return self.rows[0][0]
 
     @property
     def protocol(self) -> Protocol:
+        """That of the rows."""
         return self.ours.protocol
 
     @property
     def table(self) -> tuple:
         """What the comparisons of one table have in common."""
-        if self.of is None:
-            return self.ours.table
-        return (*self.ours.group, self.artist) if self.artist else self.ours.group
+        return (self.ours.table if self.of is None else self.ours.group), self.artist
 
     @property
     def place(self) -> str:
         """The head of its column in a table."""
-        across = self.protocol.across
-        if across == "columns":
-            return self.protocol.columns[self.column]
-        if across == "shots":
-            return column_head(self.shots)
-        return column_head(self.ours.dataset) if self.of is None else "Average"
+        if self.protocol.across == "shots":
+            return shots_text(self.shots)
+        if self.protocol.across == "dataset" and self.of is not None:
+            return "Average"
+        return place_name(self.ours)
 
     @property
     def cell(self) -> Cell:
+        """The difference in a table."""
         found = self.difference
         if found is None or self.adjusted is None:
             return Cell("-")
@@ -92,7 +105,7 @@ class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
     Args:
-        listed: rows of any protocols.
+        rows: of any protocols.
         method: the name of a line in their tables.
         resample: a key of RESAMPLE.
 
@@ -100,9 +113,10 @@ class Comparisons:
         UserError: no line has this name, or there is no other method beside it.
     """
 
-    def __init__(self, listed: list[Row], method: str, resample: str = "images"):
+    def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
         self.method, self.resample = method, resample
-        tables = [_named(members) for members in grouped(listed, lambda row: row.table)]
+        measured = rows[~rows["average"]]
+        tables = [_named(members) for _, members in measured.groupby("table", sort=False)]
         names = [name for members in tables for name, _ in members]
         check_name("method to compare", method, list(dict.fromkeys(names)))
         single = [found for members in tables for found in _single(members, method)]
@@ -110,7 +124,7 @@ class Comparisons:
             raise UserError(f"--compare: there is no other method beside {method}")
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # those of each set of test images
-        self.found = single + _averages(single, listed)
+        self.found = single + _averages(single, measured)
         for comparison in self.found:
             self._compute(comparison)
         for members in grouped(self.found, lambda c: (c.table, c.place)):
@@ -120,10 +134,9 @@ class Comparisons:
 
     def _compute(self, comparison: Comparison) -> None:
         """Fill in the difference, as far as there are predictions."""
-        columns = ("base", "new") if comparison.column == "h" else (comparison.column,)
         blocks, all_seeds = [], set()
         for ours, theirs in comparison.rows:
-            block, seeds, problems = self._block(ours, theirs, columns)
+            block, seeds, problems = self._block(ours, theirs)
             comparison.problems += problems
             if block is not None:
                 blocks.append(block)
@@ -133,43 +146,44 @@ class Comparisons:
         if blocks:
             comparison.difference = difference(blocks, comparison.of is not None)
 
-    def _block(self, ours: Row, theirs: Row, columns: tuple[str, ...]):
+    def _block(self, ours, theirs):
         """Two methods on one data set, or None; the seeds that both have; what is missing."""
         found, problems = [], []
-        for column in columns:
+        for column in ours.runs:
             for row in (ours, theirs):
-                answered, missing = answers(row, column)
+                answered, missing = answers(row.runs[column])
                 where = f"{line_name(row)}, {_where(row, [column])}"
                 problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
-                if not row.outcomes[column]:
+                if not row.runs[column]:
                     problems.append(f"{where}: no finished run")
                 found.append((row, answered))
         if not all(answered for _, answered in found):
             return None, [], problems
         trained = [set(answered) for row, answered in found if not row.untrained]
         seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
-        where = f"{line_name(theirs)}, {_where(theirs, columns)}"
+        where = f"{line_name(theirs)}, {_where(theirs, theirs.runs)}"
         if not seeds:
             problems.append(f"{where}: no seed that {self.method} has, too")
             return None, [], problems
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
         block = []
-        for column, both in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True):
+        for column, both in zip(ours.runs, zip(found[::2], found[1::2], strict=True), strict=True):
             runs = [_of_seeds(row, answered, seeds) for row, answered in both]
             if len({run.images for of_method in runs for run in of_method}) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return None, [], [*problems, f"{where}: {what}"]
-            units = self._numbers(ours, column, runs[0][0].images)
+            (_, answered), _ = both
+            outcome = ours.runs[column][next(iter(answered))]
+            units = self._numbers(outcome, column, runs[0][0].images)
             hits = [np.stack([run.hits for run in of_method]) for of_method in runs]
             block.append(Pair(units, np.array(seeds), *hits))
         return block, seeds, problems
 
-    def _numbers(self, row: Row, column: str, images: str) -> np.ndarray:
+    def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
         """The number of what each of these images stands for: of its motif or class."""
-        key = row.dataset, column, images
+        key = outcome.run.dataset, column, images
         if key not in self._units:
-            outcome = next(iter(row.outcomes[column].values()))
             names = RESAMPLE[self.resample](outcome, column)
             number = [self._names.setdefault(name, len(self._names)) for name in names]
             self._units[key] = np.array(number)
@@ -206,7 +220,7 @@ class Comparisons:
         several = any(comparison.of for comparison in members)
         of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
-            f"Resampled: {what} and seeds" + ", each in all data sets at once" * several + ".",
+            f"Resampled: {what} and seeds{', each in all data sets at once' if several else ''}.",
             f"The intervals are about other {what}{of} and other seeds, not about other {nor}"
             "data sets.",
         ]
@@ -218,9 +232,9 @@ class Comparisons:
         first, ours = members[0], members[0].ours
         protocol, splits = first.protocol, set().union(*(c.ours.splits for c in members))
         if first.of is None or protocol.across == "dataset":
-            what = protocol.table_title.format(**title_names(ours))
+            what = table_name(ours)
         else:
-            kind = f"{first.artist} " if first.artist else "embedded " * ours.embedded
+            kind = f"{first.artist} " if first.artist else "embedded " if ours.embedded else ""
             what = f"{protocol.title}, average over {first.of} {kind}data sets"
         details = [
             f"{what}: {self.method} minus each other on {' and '.join(sorted(splits))} images"
@@ -246,7 +260,7 @@ class Comparisons:
                 "datasets": comparison.datasets,
                 "of": 1 if many is None else many,
                 "shots": comparison.shots,
-                "column": comparison.column,
+                "column": comparison.ours.column,
                 "method": self.method,
                 "other": comparison.theirs,
                 "difference": values.get("value"),
@@ -262,24 +276,26 @@ class Comparisons:
         return found
 
 
-def _named(members: list[Row]) -> list[tuple[str, Row]]:
-    """The rows of a table with the names of their lines."""
-    several = len({row.method for row in members}) > 1
-    return [(line_name(row, several), row) for row in members]
+def _named(members: pd.DataFrame) -> list[tuple[str, list[Any]]]:
+    """The lines of a table: the name of each, and its rows, one for each column."""
+    several = members["method"].nunique() > 1
+    lines = [list(line.itertuples()) for _, line in members.groupby("line", sort=False)]
+    return [(line_name(line[0], several), line) for line in lines]
 
 
-def _single(members: list[tuple[str, Row]], method: str) -> list[Comparison]:
+def _single(members: list[tuple[str, list[Any]]], method: str) -> list[Comparison]:
     """The comparisons with a method in one table, each on one data set."""
     return [
-        Comparison(name, column, max(ours.shots, theirs.shots), [(ours, theirs)])
-        for mine, ours in members
-        for name, theirs in members
-        if mine == method != name and _side_by_side(ours, theirs)
-        for column in ours.protocol.columns
+        Comparison(name, max(ours.shots, theirs.shots), [(ours, theirs)])
+        for mine, our_line in members
+        for name, their_line in members
+        if mine == method != name
+        for ours, theirs in zip(our_line, their_line, strict=True)
+        if _side_by_side(ours, theirs)
     ]
 
 
-def _side_by_side(ours: Row, theirs: Row) -> bool:
+def _side_by_side(ours, theirs) -> bool:
     """Whether two rows of one table belong to one column; no shots stand beside any number."""
     across = ours.protocol.across
     if across == "dataset":
@@ -289,40 +305,39 @@ def _side_by_side(ours: Row, theirs: Row) -> bool:
     return True
 
 
-def _averages(single: list[Comparison], listed: list[Row]) -> list[Comparison]:
+def _averages(single: list[Comparison], rows: pd.DataFrame) -> list[Comparison]:
     """The comparisons over all data sets of a group, wherever there are several.
 
     Where artists drew them, those over the data sets of each artist follow.
     """
-    datasets, groups = defaultdict(set), defaultdict(list)
-    for row in listed:
-        if row.dataset != row.source:
-            datasets[row.group].add(row.dataset)
+    targets = rows[rows["dataset"] != rows["source"]]
+    datasets = targets.groupby("group")["dataset"].agg(set).to_dict()
+    groups = defaultdict(list)
     for comparison in single:
         row = comparison.ours
         if row.dataset != row.source and len(datasets[row.group]) > 1:
-            key = row.group, comparison.theirs, comparison.shots, comparison.column
+            key = row.group, comparison.theirs, comparison.shots, row.column
             groups[key].append(comparison)
     found = []
-    for (group, theirs, shots, column), members in groups.items():
+    for (group, theirs, shots, _), members in groups.items():
         averaged = {"": datasets[group]}
         if members[0].protocol.across != "dataset":  # there the average is a column
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
-            rows = [pair for c in members for pair in c.rows if pair[0].dataset in names]
-            if rows:
-                found.append(Comparison(theirs, column, shots, rows, len(names), artist))
+            pairs = [pair for c in members for pair in c.rows if pair[0].dataset in names]
+            if pairs:
+                found.append(Comparison(theirs, shots, pairs, len(names), artist))
     return found
 
 
-def _of_seeds(row: Row, answered: dict[int, Answers], seeds: list[int]) -> list[Answers]:
+def _of_seeds(row, answered: dict[int, Answers], seeds: list[int]) -> list[Answers]:
     """Of each seed; one run of an untrained method stands for all."""
     if row.untrained:
         return [next(iter(answered.values()))] * len(seeds)
     return [answered[seed] for seed in seeds]
 
 
-def _where(row: Row, columns) -> str:
+def _where(row, columns) -> str:
     """Where in the tables, in words."""
     shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
     names = [row.protocol.columns[column] for column in columns]

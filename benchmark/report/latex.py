@@ -5,16 +5,20 @@ The best number of a column is bold, the second best underlined. Base-to-new is 
 is one table. What else there is (ablations, views) becomes a plain table.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trainers.prompting.errors import printable
 
 from ..protocols.base import shots_text
 from . import published
-from .averages import Average, averages
-from .names import dataset_name, method_name
-from .rows import Cell, Row, methods
-from .tables import AVERAGE_H, Place, Table, grouped, not_run, tables
+from .names import dataset_name
+from .tables import AVERAGE_H, INCOMPLETE, PUBLISHED, Cell, Table, average_name, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ESCAPED = str.maketrans(
     {
@@ -25,8 +29,6 @@ ESCAPED = str.maketrans(
         "±": r"$\pm$",
     }
 )
-PUBLISHED = r"$^\dagger$"  # behind the name of a method whose numbers are not ours
-INCOMPLETE = r"$^*$"  # behind a mean that lacks seeds or data sets
 # Lines of a block count its rules. So many fill a page, or fit into one in larger letters.
 PAGE = 88
 SIZES = ((60, r"\small"), (70, r"\footnotesize"))
@@ -34,23 +36,22 @@ SMALLEST = r"\scriptsize"
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
-def papers(listed: list[Row], all_published: bool) -> str:
+def papers(rows: pd.DataFrame, all_published: bool) -> str:
     """The tables of these rows.
 
     Args:
-        listed: the rows.
+        rows: as `rows` makes them.
         all_published: published numbers of methods that were not run are lines, too.
     """
     found = [PACKAGES]
-    for members in grouped(listed, lambda row: row.group):
-        protocol = members[0].protocol
+    for _, members in rows.groupby("group", sort=False):
+        ((protocol, group),) = tables(members, all_published).items()
         if protocol.by_variant:
-            group = [table for table in tables(members)[protocol] if not table.of_averages]
-            found += [as_latex(table) for table in group]
+            found += [as_latex(table) for table in group if not table.of_averages]
         elif protocol.across == "dataset":
-            found.append(_of_targets(members, all_published))
+            found.append(_of_targets(group[0], members))
         else:
-            found.append(_of_blocks(members, all_published))
+            found.append(_of_blocks(group, members))
     return "\n\n".join(found)
 
 
@@ -115,35 +116,41 @@ def _row(cells: Sequence[str]) -> str:
 # ------------------------------------------------------------------------ the tables of protocols
 
 
-def _of_blocks(members: list[Row], all_published: bool) -> str:
+def _for_paper(table: Table, names: Sequence[str]) -> Table:
+    """A table as papers have it: without differences and costs, with columns of these names."""
+    lines = []
+    for line in table.lines:
+        if line[0].paper is not None:
+            here = dict(zip(table.head[1:], line[1:], strict=True))
+            cells = [here[name].paper if name in here else None for name in names]
+            lines.append([line[0].paper, *(cell or Cell("--") for cell in cells)])
+    return Table("", ["", *names], lines, [])
+
+
+def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     """Base-to-new and few-shot: a block for the average, if there is one, and each data set."""
-    protocol = members[0].protocol
-    of_average = averages(members)
-    groups = [of_average] if of_average else []
-    groups += grouped(members, lambda row: row.dataset)
-    by_shots = protocol.across == "shots"
-    shots = sorted({row.shots for row in members})
-    names = list(map(str, shots)) if by_shots else list(protocol.columns.values())
-    head = [_row(["Shots" * by_shots, *names])]
+    first = group[0].first
+    protocol, by_shots = first.protocol, first.protocol.across == "shots"
+    shots = sorted(members["shots"].unique())
+    names = [shots_text(number) for number in shots] if by_shots else protocol.columns.values()
+    head = ["Shots", *map(str, shots)] if by_shots else ["", *names]
     blocks = []
-    for number, group in enumerate(groups):
-        places: list[Place] = [(group[0], column) for column in protocol.columns]
-        if by_shots:
-            of = [next((one for one in group if one.shots == k), None) for k in shots]
-            places = [(one, "accuracy") for one in of]
-        rows = [_row(line) for line in marked(_table(["", *names], group, places, all_published))]
-        title = f"({chr(ord('a') + number)}) {_title(group[0])}"
-        block = [rf"{escape(title)}\\[2pt]", *tabular("l" + "c" * len(names), head, [rows])]
-        blocks.append(block)
-    caption = _caption(members, of_average, all_published)
-    if of_average and "h" in protocol.columns:
+    group = sorted(group, key=lambda table: not table.of_averages)
+    for number, table in enumerate(group):
+        lines = [_row(line) for line in marked(_for_paper(table, list(names)))]
+        of = table.first
+        what = average_name(of).capitalize() if of.average else dataset_name(of.dataset)
+        block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
+        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], [lines]))
+    caption = _caption(group)
+    if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
     what, label = protocol.title, protocol.name
     if not by_shots:
-        what, label = f"{what}, {shots_text(members[0].shots)}", f"{label}-{members[0].shots}"
+        what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
     text = _joined([f"{what}: accuracy (%).", *caption])
-    first, *others = _sheets(blocks, 2 if by_shots else 3)
-    found = [floating("table*", text, label, first, _problems(members, of_average))]
+    sheet, *others = _sheets(blocks, 2 if by_shots else 3)
+    found = [floating("table*", text, label, sheet, _problems(members))]
     same = r"\addtocounter{table}{-1}"
     found += [floating("table*", f"{what} (continued).", "", [same, *body], []) for body in others]
     return "\n\n".join(found)
@@ -166,104 +173,35 @@ def _sheets(blocks: list[list[str]], beside: int) -> list[list[str]]:
     return bodies
 
 
-def _of_targets(members: list[Row], all_published: bool) -> str:
-    """Transfer: the source, the targets and their average side by side."""
-    protocol, source = members[0].protocol, members[0].source
-    of_average = averages(members)
-    datasets = list(dict.fromkeys(row.dataset for row in members))
-    places: list[Place] = [
-        (next(row for row in members if row.dataset == dataset), "accuracy") for dataset in datasets
-    ]
-    names = [dataset_name(dataset) for dataset in datasets]
-    if of_average:
-        places.append((of_average[0], "accuracy"))
-        names.append("Average")
-    table = _table(["", *names], [*members, *of_average], places, all_published)
+def _of_targets(table: Table, members: pd.DataFrame) -> str:
+    """Transfer: the source, the targets and their average beside each other."""
+    first, names = table.first, table.head[1:]
+    shots = shots_text(first.shots)
     turned = len(names) > 6
     heads = [rf"\rotatebox{{90}}{{{escape(name)}}}" if turned else escape(name) for name in names]
-    first = int(datasets[0] == source)
-    groups = [r"\multicolumn{1}{c}{Source}"] * first
-    groups.append(rf"\multicolumn{{{len(names) - first}}}{{c}}{{Target}}")
-    rules = r"\cmidrule(lr){2-2}" * first + rf"\cmidrule(l){{{2 + first}-{1 + len(names)}}}"
-    rows = [_row(line) for line in marked(table)]
+    groups = [rf"\multicolumn{{{len(names)}}}{{c}}{{Target}}"]
+    rules = rf"\cmidrule(l){{2-{1 + len(names)}}}"
+    if first.dataset == first.source:
+        groups = [r"\multicolumn{1}{c}{Source}"]
+        groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
+        rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
+    lines = [_row(line) for line in marked(_for_paper(table, names))]
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     body = [r"\small\setlength{\tabcolsep}{4pt}"]
-    body += tabular("l" + "c" * len(names), head, [rows])
-    what = f"{protocol.title} from {dataset_name(source)}, {shots_text(members[0].shots)}"
-    caption = _caption(members, of_average, all_published)
-    caption = _joined([f"{what}: accuracy (%).", *caption])
-    label = f"{protocol.name}-{source}-{members[0].shots}"
-    return floating("table*", caption, label, body, _problems(members, of_average))
+    body += tabular("l" + "c" * len(names), head, [lines])
+    what = f"{first.protocol.title} from {dataset_name(first.source)}, {shots}"
+    caption = _joined([f"{what}: accuracy (%).", *_caption([table])])
+    label = f"{first.protocol.name}-{first.source}-{first.shots}"
+    return floating("table*", caption, label, body, _problems(members))
 
 
-def _table(
-    head: list[str], group: list[Row | Average], places: list[Place], all_published: bool
-) -> Table:
-    """A line for each method, a column for each place, of which another method may be named."""
-    lines = []
-    for method in _methods(group):
-        mine = {(of.dataset, of.shots): of for of in group if of.method == method}
-        found: list[Place] = [
-            (mine.get((other.dataset, other.shots)) if other else None, column)
-            for other, column in places
-        ]
-        lines.append([Cell(method_name(method)), *(_number(*place) for place in found)])
-        if beside := [of for of, _ in found if of and published.published(of)]:
-            name = Cell(method_name(beside[0].trainer) + PUBLISHED)
-            lines.append([name, *(_theirs(*place) for place in found)])
-    if all_published:
-        lines += _not_run(group, places)
-    return Table("", head, lines, [])
-
-
-def _methods(group: list[Row | Average]) -> list[str]:
-    found = [of for of in group if isinstance(of, Row)]
-    return methods(found) if found else list(dict.fromkeys(of.method for of in group))
-
-
-def _number(of: Row | Average | None, column: str) -> Cell:
-    """A mean without its deviation, as in the tables of papers."""
-    value = of.means.get(column) if isinstance(of, Average) else of and of.mean(column)
-    if value is None:
-        return Cell("--")
-    whole = of.datasets == of.of if isinstance(of, Average) else of.complete(column)
-    return Cell(f"{value:.2f}", value) if whole else Cell(f"{value:.2f}{INCOMPLETE}")
-
-
-def _theirs(of: Row | Average | None, column: str) -> Cell:
-    """The published number; one that is a misprint does not compete."""
-    theirs = published.published(of) if of else None
-    if theirs is None:
-        return Cell("--")
-    text = f"{theirs.values[column]:.2f}"
-    return Cell(f"{text} (misprint)") if published.misprint(of) else Cell(text, float(text))
-
-
-def _not_run(group: list[Row | Average], places: list[Place]) -> list[list[Cell]]:
-    """A line for each published method that was not run."""
-    return [
-        [
-            Cell(method_name(trainer) + PUBLISHED),
-            *(Cell("--") if value is None else Cell(f"{value:.2f}", value) for value in numbers),
-        ]
-        for trainer, numbers in not_run(group, places).items()
-    ]
-
-
-def _title(of: Row | Average) -> str:
-    return dataset_name(of.dataset) if isinstance(of, Row) else str(of).capitalize()
-
-
-def _caption(members: list[Row], of_average: list[Average], all_published: bool) -> list[str]:
-    """Sentences below the title of a table."""
-    seeds = max(row.count for row in members)
+def _caption(group: list[Table]) -> list[str]:
+    """Sentences below the title of a float."""
+    seeds = max(table.seeds for table in group)
     found = [f"Means over {seeds} seeds." if seeds > 1 else "One seed."]
     found.append("Best in bold, second best underlined.")
-    every = [*members, *of_average]
-    beside = {of.trainer for of in every if published.published(of)}
-    if all_published and any(of.comparable for of in every):
-        beside |= set(published.trainers(members[0].protocol))
-    sources = published.caption(members[0].protocol, beside)
+    cited = set().union(*(table.cited for table in group))
+    sources = published.caption(group[0].first.protocol, cited)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
 
 
@@ -271,11 +209,11 @@ def _joined(sentences: list[str]) -> str:
     return escape(" ".join(sentences)).replace(escape(PUBLISHED), PUBLISHED)
 
 
-def _problems(members: list[Row], of_average: list[Average]) -> list[str]:
-    found = [
-        f"{row.name}, {row.dataset}, {shots_text(row.shots)}, {column}: {problem}"
-        for row in members
-        for column, problems in row.problems.items()
-        for problem in problems
+def _problems(members: pd.DataFrame) -> list[str]:
+    return [
+        problem
+        if row.average
+        else f"{row.name}, {row.dataset}, {shots_text(row.shots)}, {row.column}: {problem}"
+        for row in members.itertuples()
+        for problem in row.problems
     ]
-    return found + [problem for average in of_average for problem in average.problems]

@@ -1,16 +1,19 @@
 """Metrics besides the accuracy, and the accuracy of each class, as the runs' results have them."""
 
+from __future__ import annotations
+
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocols.base import Protocol, shots_text
 from .names import dataset_name
 from .results import Outcome
-from .rows import Cell, Row
-from .tables import ONE_SEED, Table, first_head, line_name, spread_note
+from .tables import ONE_SEED, Cell, Table, first_head, line_name, spread_note
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
 BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
@@ -37,7 +40,7 @@ PER_CLASS = "per_class_accuracy"
 class Test:
     """What several methods did on the same test images: the names of lines, and their runs."""
 
-    first: Row
+    first: Any
     shots: int
     column: str
     runs: dict[str, dict[int, Outcome]]
@@ -51,8 +54,8 @@ class Test:
             what[1] += f" from {dataset_name(row.source)}"
         if len(protocol.columns) > 1:
             what.append(protocol.columns[self.column].lower())
-        if row.tried:
-            what.append(row.tried)
+        if row.settings:
+            what.append(" and ".join(row.settings))
         return ", ".join([*what, shots_text(self.shots)])
 
     @property
@@ -74,24 +77,21 @@ class Test:
         return found
 
 
-def tests(listed: Iterable[Row]) -> list[Test]:
+def tests(rows: pd.DataFrame) -> list[Test]:
     """All tests that the rows hold, in their order."""
-    listed, trained = list(listed), defaultdict(set)
-    for row in listed:
-        if row.shots:
-            trained[row.table].add(row.shots)
+    measured = rows[~rows["average"] & (rows["column"] != "h")]
+    trained = measured[measured["shots"] > 0].groupby("table")["shots"].agg(set).to_dict()
     groups = defaultdict(list)
-    for row in listed:
+    for row in measured.itertuples():
         # what has no shots stands beside any number of them
-        numbers = {row.shots} if row.shots else trained[row.table] or {0}
-        for column, runs in row.outcomes.items():
-            if runs:
-                for shots in sorted(numbers):
-                    groups[row.table, row.dataset, shots, column].append(row)
+        numbers = {row.shots} if row.shots else trained.get(row.table, {0})
+        if row.runs[row.column]:
+            for shots in sorted(numbers):
+                groups[row.table, row.dataset, shots, row.column].append(row)
     found = []
     for (*_, shots, column), members in groups.items():
         several = len({row.method for row in members}) > 1
-        by_method = {line_name(row, several): row.outcomes[column] for row in members}
+        by_method = {line_name(row, several): row.runs[column] for row in members}
         found.append(Test(members[0], shots, column, by_method))
     return found
 
@@ -99,8 +99,8 @@ def tests(listed: Iterable[Row]) -> list[Test]:
 class Metrics:
     """A table for each test: a line for each method, a column for each metric."""
 
-    def __init__(self, listed: Iterable[Row]):
-        self.tests = tests(listed)
+    def __init__(self, rows: pd.DataFrame):
+        self.tests = tests(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         return _by_protocol(self.tests, self._table)
@@ -127,8 +127,8 @@ class Metrics:
 class Classes:
     """A table for each test: a line for each class, its accuracy with each method."""
 
-    def __init__(self, listed: Iterable[Row]):
-        self.tests = tests(listed)
+    def __init__(self, rows: pd.DataFrame):
+        self.tests = tests(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         return _by_protocol(self.tests, self._table)

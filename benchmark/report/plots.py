@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..protocols.base import Plot, shots_text
-from .averages import Average, averages
 from .methods import looks
 from .names import dataset_name, method_name
-from .rows import Row, methods
+from .rows import lines
+from .tables import average_name
 
 LINES = ["-", "--", ":", "-."]  # of one method's first, second, ... curve: its configs, its logs
 
@@ -60,21 +61,21 @@ class Panel(NamedTuple):
 Drawing = dict[str, tuple[Figure, str]]  # by its name, a figure and a sentence that describes it
 
 
-def figures(listed: list[Row]) -> Drawing:
+def figures(rows: pd.DataFrame) -> Drawing:
     """What can be drawn of these rows."""
-    bars = "95% intervals" if any(row.interval for row in listed) else "standard deviations"
+    bars = "95% intervals" if rows["interval"].any() else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
-    for protocol in dict.fromkeys(row.protocol for row in listed):
+    for protocol in dict.fromkeys(rows["protocol"]):
         plot = protocol.plot
         if plot is None:
             continue
-        rows = [row for row in listed if row.protocol is protocol]
+        shown = rows[[row.protocol is protocol for row in rows.itertuples()]]
         if plot.kind == "curves" and plot.x != "shots":
-            rows = [row for row in rows if row.tried == plot.x]
-        panels = _targets(rows) if plot.kind == "targets" else _panels(rows, plot)
+            shown = shown[[list(settings) == [plot.x] for settings in shown["settings"]]]
+        panels = _targets(shown) if plot.kind == "targets" else _panels(shown, plot)
         if panels:
-            found[plot.name] = _draw(rows, panels, plot), f"{plot.sentence}; {bars}"
+            found[plot.name] = _draw(shown, panels, plot), f"{plot.sentence}; {bars}"
     return found
 
 
@@ -89,82 +90,72 @@ def encoded(figure: Figure, form: str) -> bytes:
 # ------------------------------------------------------------------------------- what is drawn
 
 
-def _panels(listed: list[Row], plot: Plot) -> dict[str, Panel]:
+def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
     """By its title, a panel for each data set; before these one for whole averages, if any."""
     positions = {}
     if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
-        positions = {shots: i for i, shots in enumerate(sorted({row.shots for row in listed}))}
-    several = len({row.shots for row in listed}) > 1 and not positions
+        positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
+    several = rows["shots"].nunique() > 1 and not positions
+    ticks = {position: str(shots) for shots, position in positions.items()}
     panels: dict[str, Panel] = {}
-    for of in [*averages(listed), *listed]:
-        if of.mean(plot.y) is None:
+    for line in sorted(lines(rows), key=lambda line: not line[plot.y].average):
+        row = line[plot.y]
+        if row.mean is None or (row.average and not row.complete):
             continue
+        x_spread = None
         if positions:
-            x, x_spread = positions[of.shots], None
+            x = positions[row.shots]
         elif plot.kind == "plane":
-            x, x_spread = of.mean(plot.x), _spread(of, plot.x)
+            x, x_spread = line[plot.x].mean, line[plot.x].spread
         else:
-            x, x_spread = of.settings[plot.x], None
+            x = row.settings[plot.x]
         if x is None:
             continue
-        title = str(of).capitalize() if isinstance(of, Average) else dataset_name(of.dataset)
-        title += f", {shots_text(of.shots)}" * several
-        ticks = {position: str(shots) for shots, position in positions.items()}
+        title = average_name(row).capitalize() if row.average else dataset_name(row.dataset)
+        if several:
+            title += f", {shots_text(row.shots)}"
         panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
-        point = Point(x, of.mean(plot.y), x_spread, _spread(of, plot.y), _whole(of, plot.y))
-        panel.curves[of.method].append(point)
+        panel.curves[row.method].append(Point(x, row.mean, x_spread, row.spread, row.complete))
     return panels
 
 
-def _targets(listed: list[Row]) -> dict[str, Panel]:
+def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     """A panel for each source and number of shots, a line for each data set and the average."""
-    groups = defaultdict(list)
-    for row in listed:
-        groups[row.source, row.shots].append(row)
     panels = {}
-    for (source, shots), members in groups.items():
-        of_average = averages(members)
-        names = [dataset_name(row.dataset) for row in members] + ["Average"] * bool(of_average)
-        lines = {name: -i for i, name in enumerate(dict.fromkeys(names))}  # from top to bottom
+    for _, members in rows.groupby("table", sort=False):
+        names = {row.Index: dataset_name(row.dataset) for row in members.itertuples()}
+        names |= dict.fromkeys(members.index[members["average"]], "Average")
+        places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
         curves = defaultdict(list)
-        for of in [*members, *of_average]:
-            if of.mean("accuracy") is not None:
-                name = "Average" if isinstance(of, Average) else dataset_name(of.dataset)
-                spread, whole = _spread(of, "accuracy"), _whole(of, "accuracy")
-                point = Point(of.mean("accuracy"), lines[name], spread, None, whole)
-                curves[of.method].append(point)
+        for row in members.itertuples():
+            if row.mean is not None and (row.complete or not row.average):
+                point = Point(row.mean, places[names[row.Index]], row.spread, None, row.complete)
+                curves[row.method].append(point)
         if curves:
-            title = f"From {dataset_name(source)}, {shots_text(shots)}"
-            panels[title] = Panel(curves, {place: name for name, place in lines.items()})
+            first = members.iloc[0]
+            title = f"From {dataset_name(first['source'])}, {shots_text(first['shots'])}"
+            panels[title] = Panel(curves, {place: name for name, place in places.items()})
     return panels
-
-
-def _spread(of: Row | Average, column: str) -> float | None:
-    return of.spread(column) if isinstance(of, Row) else None
-
-
-def _whole(of: Row | Average, column: str) -> bool:
-    return of.complete(column) if isinstance(of, Row) else True
 
 
 # ------------------------------------------------------------------------------- how it is drawn
 
 
-def _draw(listed: list[Row], panels: dict[str, Panel], plot: Plot) -> Figure:
+def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
     """All panels, with one legend where there are several methods."""
-    styles = _styles(listed)
+    styles = _styles(rows)
     drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
     styles = {name: styles[name] for name in drawn}
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
-    lines = math.ceil(len(panels) / columns)
+    bands = math.ceil(len(panels) / columns)
     height = 3.2 if columns == 1 else 2.2
     if plot.kind == "targets":
         most = max(len(panel.ticks) for panel in panels.values())
         height = 0.6 + most * (0.16 + 0.065 * len(drawn))
     with matplotlib.rc_context(RC):
-        size = (WIDTH, height * lines + 0.25 * math.ceil(len(drawn) / 3) + 0.3)
+        size = (WIDTH, height * bands + 0.25 * math.ceil(len(drawn) / 3) + 0.3)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False).flatten()
+        axes = figure.subplots(bands, columns, squeeze=False).flatten()
         for axis in axes[len(panels) :]:
             axis.remove()
         handles: dict = {}
@@ -252,14 +243,14 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
 }
 
 
-def _styles(listed: list[Row]) -> dict[str, dict]:
+def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     """How the curve of each method looks, in the order of the methods."""
-    trainers = {row.method: row.trainer for row in listed}
+    by_rank = rows.loc[sorted(rows.index, key=rows["rank"].__getitem__)]
+    trainers = dict(zip(by_rank["method"], by_rank["trainer"], strict=True))
     look = looks(trainers.values())
     seen: Counter = Counter()
     styles = {}
-    for method in methods(listed):
-        trainer = trainers[method]
+    for method, trainer in trainers.items():
         line = LINES[seen[trainer] % len(LINES)]
         styles[method] = look[trainer]._asdict() | {"linestyle": line}
         seen[trainer] += 1

@@ -70,7 +70,8 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
 
 
 def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
-    """
+    """A line of a file.
+
     Raises:
         ValueError: something is missing, or is not what it should be.
     """
@@ -99,12 +100,6 @@ def _accuracy(name: str, text: str) -> float:
     return value
 
 
-def comparable(row) -> bool:
-    """Whether a row was computed as the published numbers of its protocol were."""
-    fits = not row.label and row.backbones == {BACKBONE} and row.splits == {"test"}
-    return fits and bool(numbers(row.protocol))
-
-
 def datasets(protocol: Protocol) -> set[str]:
     """The data sets with published numbers."""
     return {key.dataset for key in numbers(protocol)} - {AVERAGE}
@@ -115,34 +110,19 @@ def trainers(protocol: Protocol) -> list[str]:
     return list(dict.fromkeys(key.trainer for key in numbers(protocol)))
 
 
-def published(of) -> Published | None:
-    """The published numbers of the same setting as a row or an average; None if there are none."""
-    return numbers(of.protocol).get(_key(of)) if of.comparable else None
+def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Published | None:
+    """The published numbers of a method in a setting; None if there are none."""
+    return numbers(protocol).get(_key(protocol, trainer, dataset, shots))
 
 
-def of_trainer(trainer: str, of, column: str) -> float | None:
-    """The published number of another method in the setting of a row or an average."""
-    theirs = numbers(of.protocol).get(_key(of)._replace(trainer=trainer))
-    return theirs.values[column] if theirs and of.comparable else None
-
-
-def misprint(of) -> bool:
+def misprint(protocol: Protocol, trainer: str, dataset: str, shots: int) -> bool:
     """Whether the published number of this setting cannot be right."""
-    return (of.protocol.name, *_key(of)) in MISPRINTS
+    return (protocol.name, *_key(protocol, trainer, dataset, shots)) in MISPRINTS
 
 
-def difference(of, column: str) -> float | None:
-    """Ours minus the published number; None where that is not known or a misprint."""
-    theirs, ours = published(of), of.mean(column)
-    if theirs is None or ours is None or misprint(of):
-        return None
-    return ours - theirs.values[column]
-
-
-def _key(of) -> Key:
+def _key(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Key:
     # Where shots are no column, an untrained method has those of the table, or none.
-    shots = of.shots if of.protocol.across == "shots" else of.shots or SHOTS
-    return Key(of.trainer, of.dataset, shots)
+    return Key(trainer, dataset, shots if protocol.across == "shots" else shots or SHOTS)
 
 
 def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:

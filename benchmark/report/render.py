@@ -1,42 +1,42 @@
 """Tables as text and markdown; rows as comma-separated values and JSON."""
 
-import csv
-import io
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
-from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from ..cli import csv_text
 from ..protocols.base import Protocol
-from . import published
-from .averages import Average, averages
 from .latex import as_latex, papers
-from .rows import Row
 from .tables import Table, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
 WIDTH = 120  # characters of a line of text; wider tables are folded
 
 
-def render(listed: list[Row], form: str, all_published: bool = False) -> str:
+def render(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
     """All tables of these rows as `text`, `markdown` or `latex`; or the rows as `csv` or `json`.
 
     Args:
-        listed: the rows.
+        rows: as `rows` makes them.
         form: the format.
         all_published: the tables have the published numbers of methods that were not run, too.
     """
-    if form == "json":
-        found = {"rows": [record(row) for row in listed]}
-        found["averages"] = [average_record(average) for average in averages(listed)]
-        return json.dumps(found, indent=2)
-    if form == "csv":
-        return as_csv([record(row) for row in listed])
     if form == "latex":
-        return papers(listed, all_published)
-    return in_style(tables(listed, all_published), form)
+        return papers(rows, all_published)
+    if form not in ("json", "csv"):
+        return in_style(tables(rows, all_published), form)
+    found: dict[str, list[dict]] = {"rows": [], "averages": []}
+    for _, line in rows.groupby("line", sort=False):
+        numbers = list(line.itertuples())
+        found["averages" if numbers[0].average else "rows"].append(record(numbers))
+    return json.dumps(found, indent=2) if form == "json" else as_csv(found["rows"])
 
 
 def in_style(groups: dict[Protocol, list[Table]], form: str) -> str:
@@ -91,61 +91,58 @@ def _problems(table: Table) -> list[str]:
     return ["Not complete:", *(f"- {what}" for what in table.problems)] if table.problems else []
 
 
-def record(row: Row) -> dict:
-    """A row with plain numbers, for machines."""
-    found = {"protocol": row.protocol.name}
-    if row.source:
-        found["source"] = row.source
-    for name in ("dataset", "shots", "method", "trainer", "config"):
-        found[name] = getattr(row, name)
-    if row.variant:
-        found["variant"] = row.variant
-    found["from_logs"] = bool(row.label)
-    found["split"] = " and ".join(sorted(row.splits))
-    found["seeds"] = row.seeds
-    for column in row.protocol.columns:
-        found[f"{column}_mean"] = row.mean(column)
-        found[f"{column}_std"] = row.std(column)
+def record(line: list[Any]) -> dict:
+    """The rows of a line with plain numbers, for machines."""
+    first = line[0]
+    found = {"protocol": first.protocol.name}
+    names = ["shots", "method"]
+    if not first.average:
+        found |= {"source": first.source} if first.source else {}
+        names = ["dataset", "shots", "method", "trainer", "config"]
+    found |= {name: getattr(first, name) for name in names}
+    if first.variant:
+        found["variant"] = first.variant
+    if first.average:
+        found |= {"datasets": first.count, "of": first.of}
+        return found | {row.column: row.mean for row in line if first.count} | _published(line)
+    found["from_logs"] = bool(first.label)
+    found["split"] = " and ".join(sorted(first.splits))
+    found["seeds"] = first.seeds
+    for row in line:
+        found[f"{row.column}_mean"] = row.mean
+        found[f"{row.column}_std"] = row.std
         if row.interval:
-            found[f"{column}_half_interval_95"] = row.half_interval(column)
-        found[f"{column}_n"] = len(row.values[column])
-    found |= _published_record(row)
-    found["num_params"] = row.num_params
-    found["train_seconds"] = mean(row.train_seconds) if row.train_seconds else None
-    found["peak_memory_mib"] = row.peak_memory
-    found["problems"] = [f"{part}: {why}" for part in row.problems for why in row.problems[part]]
+            found[f"{row.column}_half_interval_95"] = row.spread
+        found[f"{row.column}_n"] = row.count
+    found |= _published(line)
+    found["num_params"] = first.num_params
+    found["train_seconds"] = first.train_seconds
+    found["peak_memory_mib"] = first.peak_memory_mib
+    found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
     return found
 
 
-def _published_record(of: Row | Average) -> dict:
-    theirs = published.published(of)
-    if theirs is None:
+def _published(line: list[Any]) -> dict:
+    first = line[0]
+    if first.published is None:
         return {}
-    found: dict = {"published_source": theirs.source}
-    found["published_is_misprint"] = published.misprint(of)
-    for column, value in theirs.values.items():
-        found[f"{column}_published"] = value
-        found[f"{column}_difference"] = published.difference(of, column)
+    found = {
+        "published_source": first.published_source,
+        "published_is_misprint": first.misprint,
+    }
+    for row in line:
+        found[f"{row.column}_published"] = row.published
+        found[f"{row.column}_difference"] = row.difference
     return found
-
-
-def average_record(average: Average) -> dict:
-    """An average with plain numbers, for machines."""
-    found = {"protocol": average.protocol.name, "shots": average.shots, "method": average.method}
-    if average.variant:
-        found["variant"] = average.variant
-    found |= {"datasets": average.datasets, "of": average.of} | average.means
-    return found | _published_record(average)
 
 
 def as_csv(records: list[dict]) -> str:
     """The records as comma-separated values; lists joined by semicolons."""
-    text = io.StringIO()
-    names = list(dict.fromkeys(name for record in records for name in record))
-    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
+    import pandas as pd
+
     for record in records:
-        for key in ("seeds", "problems"):
-            record[key] = "; ".join(map(str, record[key]))
-        writer.writerow({k: csv_text(v) if isinstance(v, str) else v for k, v in record.items()})
-    return text.getvalue().rstrip("\n")
+        for key, value in record.items():
+            text = "; ".join(map(str, value)) if isinstance(value, list) else value
+            record[key] = csv_text(text) if isinstance(text, str) else text
+    table = pd.DataFrame(records, dtype=object)  # a missing number makes none of the others a float
+    return table.to_csv(index=False, lineterminator="\n").rstrip("\n")

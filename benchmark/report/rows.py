@@ -1,157 +1,55 @@
-"""From outcomes of runs to rows of numbers."""
+"""From outcomes of runs to a data frame of numbers, of which every table, plot and file is made.
+
+A row of the frame is one number with what is known about it: the accuracy of a method on a data set
+(in few-shot with a number of shots, in an ablation with a variant), in one column of the protocol,
+over the seeds; or, where `average`, the mean of such numbers over the data sets of a `group`. Rows
+of one method and place share a `line`, and those of one `table` are shown together.
+"""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any
+
+import pandas as pd
 
 from ..protocols import PROTOCOLS
-from ..protocols.base import Protocol, Run, learns_nothing
-from . import methods as known
+from ..protocols.base import Protocol, learns_nothing, shots_text
 from . import published
 from .logs import LogRun
+from .methods import rank
 from .names import DATASETS, embedded
+from .paired import harmonic
 from .results import Outcome
 
-# Runs that differ in other ways share a row.
-SAME_ROW = attrgetter(
-    "protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant"
-)
+# Runs that differ in other ways share a line.
+LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant"]
 
-
-@dataclass
-class Row:
-    """One method on one data set; in few-shot, with one number of shots; in an ablation, a variant.
-
-    `values` holds, for each column of the protocol, the number of each seed that has one, and
-    `outcomes` the run that it is of; `seeds` are those that any method of the same table was run
-    with. `method` is the name in the tables, `label` that of a method that is known from logs.
-    Where a method is `untrained`, seed and shots make no difference. `comparable` rows may stand
-    beside published numbers.
-    """
-
-    protocol: Protocol
-    source: str
-    dataset: str
-    shots: int
-    trainer: str
-    label: str
-    config: str
-    variant: str
-    untrained: bool
-    interval: bool = False
-    seeds: list[int] = field(default_factory=list)
-    method: str = ""
-    values: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
-    outcomes: dict[str, dict[int, Outcome]] = field(default_factory=lambda: defaultdict(dict))
-    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    num_params: int | None = None
-    train_seconds: list[float] = field(default_factory=list)
-    peak_memory: float | None = None
-    splits: set[str] = field(default_factory=set)
-    backbones: set[str] = field(default_factory=set)
-    comparable: bool = False
-
-    @property
-    def settings(self) -> dict[str, float | str]:
-        """What the variant of an ablation sets."""
-        return settings(self.variant)
-
-    @property
-    def name(self) -> str:
-        """The method and, in an ablation, what its variant sets."""
-        return ", ".join([self.method, *setting_texts(self.settings)])
-
-    @property
-    def tried(self) -> str:
-        """What it is that the variant tries: `beta`, `M and N`."""
-        return " and ".join(self.settings)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the data set is one of those that come with the repository."""
-        return embedded(self.dataset)
-
-    @property
-    def group(self) -> tuple:
-        """What the rows have in common over whose data sets an average may be taken."""
-        if self.protocol.across == "dataset":  # the average is over the columns of a table
-            return self.protocol, self.source, self.shots
-        shots = None if self.protocol.across == "shots" else self.shots
-        return self.protocol, self.embedded, shots, self.tried
-
-    @property
-    def table(self) -> tuple:
-        """What the rows of one table have in common."""
-        if self.protocol.across == "dataset":
-            return self.group
-        return (*self.group, self.dataset)
-
-    @property
-    def count(self) -> int:
-        """How many seeds the column with the most has."""
-        return max(map(len, self.values.values()), default=0)
-
-    def mean(self, column: str) -> float | None:
-        """The mean over the seeds."""
-        values = self.values[column].values()
-        return mean(values) if values else None
-
-    def std(self, column: str) -> float | None:
-        """The sample standard deviation over the seeds; None for fewer than two."""
-        values = self.values[column].values()
-        return stdev(values) if len(values) > 1 else None
-
-    def half_interval(self, column: str) -> float | None:
-        """Half of the 95% interval of the mean, by Student's t; None for fewer than two seeds."""
-        from scipy.special import stdtrit
-
-        count = len(self.values[column])
-        if count < 2:
-            return None
-        return float(stdtrit(count - 1, 0.975)) * self.std(column) / count**0.5
-
-    def spread(self, column: str) -> float | None:
-        """What stands behind `±`."""
-        return self.half_interval(column) if self.interval else self.std(column)
-
-    def complete(self, column: str) -> bool:
-        """Whether no seed is missing."""
-        count = len(self.values[column])
-        return count > 0 if self.untrained else count == len(self.seeds)
-
-    def cell(self, column: str) -> "Cell":
-        """`mean ± spread`, with the number of seeds when some are missing; or what went wrong."""
-        count = len(self.values[column])
-        if not count:
-            problems = self.problems[column]
-            return Cell(problems[0].partition(":")[0] if problems else "-")
-        spread = self.spread(column)
-        text = f"{self.mean(column):.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
-        if self.complete(column):
-            return Cell(text, self.mean(column))
-        return Cell(f"{text} ({count} of {len(self.seeds)})")
-
-
-class Cell(NamedTuple):
-    """A cell of a table; those with a `value` compete for the best of their column."""
-
-    text: str
-    value: float | None = None
-
-
-def harmonic(base: float, new: float) -> float:
-    """H, the harmonic mean of the accuracies on base and new classes."""
-    return 2 * base * new / (base + new) if base + new else 0.0
+# What each row of the frame holds.
+FIELDS = [
+    *LINE, "untrained", "settings", "embedded", "group", "table", "rank", "method", "name",
+    "average",  # over data sets
+    "line",  # its number
+    "comparable",  # it may stand beside published numbers
+    "seeds",  # those that any method of the same table was run with
+    "splits", "num_params", "train_seconds", "peak_memory_mib",
+    "column", "mean", "std",
+    "interval",  # the spread is half of the 95% interval
+    "spread",  # what stands behind `±`
+    "count", "of",  # how many seeds, or data sets, it is over, and of how many
+    "complete",  # no seed or data set is missing
+    "problems",
+    "runs",  # the outcomes by column (those of `h` are two) and seed
+    "cell",  # its text in a table
+    "published", "published_source", "misprint", "difference",
+]  # fmt: skip
 
 
 def rows(
     outcomes: Iterable[Outcome], interval: bool = False, beside_published: bool = True
-) -> list[Row]:
-    """The rows of all outcomes, in the order of the tables.
+) -> pd.DataFrame:
+    """The frame of all outcomes, in the order of the tables; averages come last.
 
     Args:
         outcomes: of any protocols.
@@ -161,37 +59,72 @@ def rows(
     Raises:
         UserError: a file of published numbers has a wrong line.
     """
-    outcomes = list(outcomes)
+    runs = _runs(list(outcomes))
+    found: list[dict] = []
+    for _, members in runs.groupby(LINE, sort=False):
+        found += _numbers(members, interval, beside_published)
+    frame = pd.DataFrame(found, columns=FIELDS, dtype=object)
+    averages = pd.DataFrame(_averages(frame), columns=FIELDS, dtype=object)
+    frame = pd.concat([frame, averages], ignore_index=True)
+    frame["average"] = frame["average"].astype(bool)
+    return frame
+
+
+def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of each line, by their column."""
+    of_lines = [members.itertuples() for _, members in rows.groupby("line", sort=False)]
+    return [{row.column: row for row in members} for members in of_lines]
+
+
+def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
+    """A row for each run and table that it is in, with what all rows of its line share."""
     untrained = _untrained(outcomes)
-    found: dict[tuple, Row] = {}
+    found = []
     for outcome in outcomes:
-        run, result = outcome.run, outcome.result
-        row = _row(run, run.trainer in untrained, interval)
-        row = found.setdefault(SAME_ROW(row), row)
-        row.seeds.append(run.seed)
-        column = run.protocol.parts[run.part].column
-        if result is None:
-            row.problems[column].append(f"{outcome.problem} [seed {run.seed}]")
-            continue
-        row.values[column][run.seed] = result["accuracy"]
-        row.outcomes[column][run.seed] = outcome
-        row.splits.add(result.get("split") or "test")
-        row.backbones.add(result.get("backbone"))
-        if not run.eval_only:
-            _add_training(row, result)
-    for row in found.values():
-        for seed in row.values["base"].keys() & row.values["new"].keys():
-            row.values["h"][seed] = harmonic(row.values["base"][seed], row.values["new"][seed])
-    listed = _in_every_table(list(found.values()))
-    _name(listed)
-    seeds = defaultdict(set)
-    for row in listed:
-        if not row.untrained:
-            seeds[row.table].update(row.seeds)
-    for row in listed:
-        row.seeds = sorted(seeds[row.table] or set(row.seeds))
-        row.comparable = beside_published and published.comparable(row)
-    return sorted(listed, key=_order)
+        run, protocol = outcome.run, outcome.run.protocol
+        free = run.trainer in untrained and protocol.untrained_once
+        found.append({
+            "protocol": protocol,
+            "source": run.source,
+            "dataset": run.dataset,
+            "shots": 0 if free else run.shots,
+            "trainer": run.trainer,
+            "label": run.label if isinstance(run, LogRun) else "",
+            "config": run.config,
+            "variant": run.variant,
+            "untrained": run.trainer in untrained or run.shots == 0,
+            "settings": settings(run.variant),
+            "embedded": embedded(run.dataset),
+            "seed": run.seed,
+            "column": protocol.parts[run.part].column,
+            "outcome": outcome,
+        })  # fmt: skip
+    if not found:
+        return pd.DataFrame(columns=LINE)
+    runs = _in_every_table(pd.DataFrame(found))
+    numbers: dict[tuple, int] = {}
+    groups = [_group(run) for run in runs.itertuples()]
+    runs["group"] = [numbers.setdefault(group, len(numbers)) for group in groups]
+    runs["table"] = [
+        run.group
+        if run.protocol.across == "dataset"
+        else numbers.setdefault((*group, run.dataset), len(numbers))
+        for group, run in zip(groups, runs.itertuples(), strict=True)
+    ]
+    same_name = ["table", "shots", "trainer", "label"]
+    several = runs.groupby(same_name, sort=False)["config"].transform("nunique") > 1
+    ours = set(runs["trainer"][runs["label"] == ""])
+    runs["method"] = [
+        _method(run, ours, run.Index in set(runs.index[several])) for run in runs.itertuples()
+    ]
+    runs["name"] = [
+        ", ".join([run.method, *setting_texts(run.settings)]) for run in runs.itertuples()
+    ]
+    trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(set).to_dict()
+    runs["seeds"] = [trained.get(table) for table in runs["table"]]
+    order = pd.Series([_order(run) for run in runs.itertuples()], index=runs.index, dtype=object)
+    runs["rank"] = [key[-1] for key in order]
+    return runs.loc[sorted(runs.index, key=order.__getitem__)]
 
 
 def _untrained(outcomes: list[Outcome]) -> set[str]:
@@ -206,69 +139,190 @@ def _untrained(outcomes: list[Outcome]) -> set[str]:
     return {trainer for trainer, untrained in found.items() if untrained}
 
 
-def _row(run: Run, untrained: bool, interval: bool) -> Row:
-    """The row of a run, without numbers."""
-    free = untrained and run.protocol.untrained_once
-    return Row(
-        protocol=run.protocol,
-        source=run.source,
-        dataset=run.dataset,
-        shots=0 if free else run.shots,
-        trainer=run.trainer,
-        label=run.label if isinstance(run, LogRun) else "",
-        config=run.config,
-        variant=run.variant,
-        untrained=untrained or run.shots == 0,
-        interval=interval,
-    )
-
-
-def _add_training(row: Row, result: dict) -> None:
-    """What a training took; logs do not tell, and without training there is nothing to tell."""
-    row.num_params = result.get("num_params")
-    if result.get("train_seconds") is not None:
-        row.train_seconds.append(result["train_seconds"])
-    if result.get("peak_memory_mib") is not None and not row.untrained:
-        row.peak_memory = max(row.peak_memory or 0.0, result["peak_memory_mib"])
-
-
-def _name(listed: list[Row]) -> None:
-    """Name the methods; with their config where one table has several of it."""
-    configs = defaultdict(set)
-    for row in listed:
-        configs[row.table, row.shots, row.trainer, row.label].add(row.config)
-    ours = {row.trainer for row in listed if not row.label}
-    for row in listed:
-        row.method = f"{row.label} (logs)" if row.label in ours else row.label or row.trainer
-        if len(configs[row.table, row.shots, row.trainer, row.label]) > 1:
-            row.method += f" ({row.config})"
-
-
-def _in_every_table(listed: list[Row]) -> list[Row]:
+def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Of transfer, the untrained methods stand in the table of each number of shots."""
-    shots = defaultdict(set)
-    for row in listed:
-        if row.shots:
-            shots[row.protocol, row.source].add(row.shots)
-    placed = []
-    for row in listed:
-        numbers = {row.shots}
-        if row.protocol.across == "dataset" and row.shots == 0:
-            numbers = shots[row.protocol, row.source] or numbers
-        placed += [replace(row, shots=number) for number in numbers]
-    return placed
+    trained = runs[runs["shots"] > 0].groupby(["protocol", "source"], sort=False)["shots"]
+    numbers = trained.agg(set).to_dict()
+    runs["shots"] = [
+        list(numbers.get((run.protocol, run.source), {0}))
+        if run.protocol.across == "dataset" and run.shots == 0
+        else [run.shots]
+        for run in runs.itertuples()
+    ]
+    return runs.explode("shots", ignore_index=True)
 
 
-def _order(row: Row) -> tuple:
+def _group(run) -> tuple:
+    """What the rows have in common over whose data sets an average may be taken."""
+    if run.protocol.across == "dataset":  # the average is over the columns of a table
+        return run.protocol, run.source, run.shots
+    shots = None if run.protocol.across == "shots" else run.shots
+    return run.protocol, run.embedded, shots, tried(run.settings)
+
+
+def _method(run, ours: set[str], several_configs: bool) -> str:
+    """The name in the tables; with the config where one table has several of a method."""
+    name = f"{run.label} (logs)" if run.label in ours else run.label or run.trainer
+    return f"{name} ({run.config})" if several_configs else name
+
+
+def _order(run) -> tuple:
+    """The place of a run's row; its last entry is that of its method among others."""
     names = list(DATASETS)
-    place = names.index(row.dataset) if row.dataset in names else len(names)
-    protocol = list(PROTOCOLS.values()).index(row.protocol)
-    dataset = (row.embedded, row.dataset != row.source, place, row.dataset)
-    return protocol, row.source, *dataset, row.shots, method_order(row)
+    place = names.index(run.dataset) if run.dataset in names else len(names)
+    protocol = list(PROTOCOLS.values()).index(run.protocol)
+    dataset = (run.embedded, run.dataset != run.source, place, run.dataset)
+    method = rank(run.trainer), run.label, run.config, tuple(run.settings.items())
+    return protocol, run.source, *dataset, run.shots, method
 
 
-def method_order(row: Row) -> tuple:
-    return known.rank(row.trainer), row.label, row.config, list(row.settings.items())
+def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> list[dict]:
+    """The rows of a line, from its runs: one for each column of the protocol."""
+    first: Any = next(members.itertuples())
+    shared = {name: getattr(first, name) for name in FIELDS if name in members}
+    protocol = first.protocol
+    outcomes: dict[str, dict[int, Outcome]] = defaultdict(dict)
+    problems: dict[str, list[str]] = defaultdict(list)
+    for run in members.itertuples():
+        if run.outcome.result is None:
+            problems[run.column].append(f"{run.outcome.problem} [seed {run.seed}]")
+        else:
+            outcomes[run.column][run.seed] = run.outcome
+    results = [(o.run, o.result) for of in outcomes.values() for o in of.values()]
+    splits = {result.get("split") or "test" for _, result in results}
+    backbones = {result.get("backbone") for _, result in results}
+    fits = not first.label and backbones == {published.BACKBONE} and splits == {"test"}
+    seeds = shared["seeds"] or set(members["seed"])
+    shared |= _costs([result for run, result in results if not run.eval_only], first.untrained)
+    shared |= {
+        "line": first.Index,
+        "average": False,
+        "splits": splits,
+        "seeds": sorted(seeds),
+        "of": len(seeds),
+        "comparable": beside_published and fits and bool(published.numbers(protocol)),
+    }
+    found = []
+    for column in protocol.columns:
+        parts = ("base", "new") if column == "h" else (column,)
+        runs = {part: outcomes[part] for part in parts}
+        whole = set.intersection(*map(set, runs.values()))
+        accuracies = [[of[seed].result["accuracy"] for of in runs.values()] for seed in whole]
+        values = [float(harmonic(*each)) if column == "h" else each[0] for each in accuracies]
+        row = shared | {
+            "column": column,
+            "mean": mean(values) if values else None,
+            "std": stdev(values) if len(values) > 1 else None,
+            "interval": interval,
+            "count": len(values),
+            "complete": len(values) > 0 if first.untrained else len(values) == len(seeds),
+            "problems": problems[column],
+            "runs": runs,
+        }
+        row["spread"] = _half_interval(values) if interval else row["std"]
+        found.append(dict.fromkeys(FIELDS) | row | {"cell": _cell(row)} | _published(row))
+    return found
+
+
+def _half_interval(values: list[float]) -> float | None:
+    """Half of the 95% interval of the mean, by Student's t; None for fewer than two seeds."""
+    from scipy.special import stdtrit
+
+    count = len(values)
+    return float(stdtrit(count - 1, 0.975)) * stdev(values) / count**0.5 if count > 1 else None
+
+
+def _costs(trainings: list[dict], untrained: bool) -> dict:
+    """What trainings took; logs do not tell, and without training there is nothing to tell."""
+    taken = {
+        key: [result[key] for result in trainings if result.get(key) is not None]
+        for key in ("train_seconds", "peak_memory_mib")
+    }
+    return {
+        "num_params": trainings[-1].get("num_params") if trainings else None,
+        "train_seconds": mean(taken["train_seconds"]) if taken["train_seconds"] else None,
+        "peak_memory_mib": None if untrained else max(taken["peak_memory_mib"], default=None),
+    }
+
+
+def _cell(row: dict) -> str:
+    """`mean ± spread`, with how many seeds or data sets when some are missing; or what is wrong."""
+    if row["mean"] is None:
+        return row["problems"][0].partition(":")[0] if row["problems"] else "-"
+    spread = "" if row["spread"] is None else f" ± {row['spread']:.2f}"
+    missing = "" if row["complete"] else f" ({row['count']} of {row['of']})"
+    return f"{row['mean']:.2f}{spread}{missing}"
+
+
+def _published(row: dict) -> dict:
+    """The published number of the same setting, and by how much ours differs from it."""
+    key = row["protocol"], row["trainer"], row["dataset"], row["shots"]
+    theirs = published.find(*key) if row["comparable"] else None
+    if theirs is None:
+        nothing = dict.fromkeys(("published", "published_source", "difference"))
+        return nothing | {"misprint": False}
+    number, misprint = theirs.values[row["column"]], published.misprint(*key)
+    ours = None if row["average"] and not row["complete"] else row["mean"]
+    return {
+        "published": number,
+        "published_source": theirs.source,
+        "misprint": misprint,
+        "difference": None if misprint or ours is None else ours - number,
+    }
+
+
+def _averages(rows: pd.DataFrame) -> list[dict]:
+    """The averages over data sets, wherever there are several; H is that of the averages."""
+    found: list[dict] = []
+    targets = rows[rows["dataset"] != rows["source"]]
+    of = targets.groupby("group")["dataset"].agg(set).to_dict()
+    targets = targets.loc[sorted(targets.index, key=targets["rank"].__getitem__)]
+    same = ["group", "method", "shots", "variant"]
+    for (group, *_), members in targets.groupby(same, sort=False):
+        if len(of[group]) > 1:
+            found += _average(members, of[group])
+    return found
+
+
+def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
+    """The rows of a method's average over those of some data sets that have all columns."""
+    first = members.iloc[0]
+    protocol: Protocol = first["protocol"]
+    whole = members.groupby("line")["mean"].transform("count") == len(protocol.columns)
+    comparable = all(members["comparable"])
+    members = members[whole]
+    means = {column: mean(of["mean"]) for column, of in members.groupby("column")}
+    if "h" in means:
+        means["h"] = float(harmonic(means["base"], means["new"]))
+    last = list(protocol.columns)[-1]  # of base, new and h that which needs the others
+    problems = [
+        f"{row.name}, {row.dataset}, {shots_text(row.shots)}: a mean over "
+        f"{row.count} of {row.of} seeds"
+        for row in members[members["column"] == last].itertuples()
+        if not row.complete
+    ]
+    count = members["line"].nunique()
+    papers = published.datasets(protocol) - {first["source"]}
+    shared = dict(first) | {
+        "dataset": published.AVERAGE,
+        "table": first["group"],
+        "average": True,
+        "line": -1 - first["line"],
+        "std": None,
+        "spread": None,
+        "count": count,
+        "of": len(datasets),
+        "complete": count == len(datasets),
+        "problems": [],
+        "runs": {},
+        "comparable": datasets == papers and comparable,
+    }
+    found = []
+    for column in protocol.columns:
+        row = shared | {"column": column, "mean": means.get(column)}
+        row["problems"] = problems if column == last else []
+        found.append(dict.fromkeys(FIELDS) | row | {"cell": _cell(row)} | _published(row))
+    return found
 
 
 def settings(variant: str) -> dict[str, float | str]:
@@ -287,6 +341,6 @@ def setting_texts(found: dict[str, float | str]) -> list[str]:
     ]
 
 
-def methods(members: list[Row]) -> list[str]:
-    """The methods in their order, also those that miss the first data set or number of shots."""
-    return list(dict.fromkeys(row.method for row in sorted(members, key=method_order)))
+def tried(found: dict[str, float | str]) -> str:
+    """What it is that `settings` try: `beta`, `M and N`."""
+    return " and ".join(found)

@@ -1,19 +1,21 @@
-"""From rows of numbers to tables: of every data set, and of the averages over them."""
+"""Tables, and how they are made of rows: of every data set, and of the averages over them."""
+
+from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from statistics import mean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol, shots_text
 from . import published
-from .averages import Average, averages
 from .methods import rank
-from .names import dataset_name
-from .rows import Cell, Row, methods, setting_texts
+from .names import dataset_name, method_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
@@ -23,15 +25,31 @@ AVERAGE = "Means over the data sets."
 AVERAGE_H = "Means over the data sets; H is that of the averages, as in the papers."
 TARGET_AVERAGE = "The average is over the targets."
 
-# A column of a line: the row or average that is shown there, if any, and which of its numbers.
-Place = tuple[Row | Average | None, str]
+# In a paper: behind the name of a method whose numbers are not ours, and behind a mean that lacks
+# seeds or data sets.
+PUBLISHED, INCOMPLETE = r"$^\dagger$", r"$^*$"
+
+
+class Cell(NamedTuple):
+    """A cell of a table; those with a `value` compete for the best of their column.
+
+    The first of a line is `beside` where the line is not ours: of published numbers, or what ours
+    differ from them by. `paper` is the cell where the table goes into a paper, if it does.
+    """
+
+    text: str
+    value: float | None = None
+    beside: bool = False
+    paper: Cell | None = None
 
 
 @dataclass
 class Table:
     """A title, a head, lines of cells (the first names the line), what to know, what is missing.
 
-    Names in them may come from folders and records: none can leave its line.
+    Names in them may come from folders and records: none can leave its line. `first` is a row that
+    stands in the table, `seeds` the most that a number is over, and `cited` are the methods with
+    published numbers in it.
     """
 
     title: str
@@ -39,7 +57,9 @@ class Table:
     lines: list[list[Cell]]
     caption: list[str]
     problems: list[str] = field(default_factory=list)
-    of_averages: bool = False
+    first: Any = None
+    seeds: int = 0
+    cited: set[str] = field(default_factory=set)
 
     def __post_init__(self):
         self.title = printable(self.title)
@@ -48,6 +68,11 @@ class Table:
             [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
         ]
         self.problems = [printable(problem) for problem in self.problems]
+
+    @property
+    def of_averages(self) -> bool:
+        """Whether its numbers are averages over data sets."""
+        return self.first is not None and self.first.average
 
     def best(self, column: int, place: int = 0) -> set[int]:
         """The lines with the best number of a column, as far as it shows; none if all are equal.
@@ -67,196 +92,206 @@ class Table:
         return {i for i, value in values.items() if value == ranked[place]}
 
 
-def tables(listed: list[Row], all_published: bool = False) -> dict[Protocol, list[Table]]:
+def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
     """The tables of each protocol that has rows: of every data set, then of the averages.
 
     Args:
-        listed: the rows.
+        rows: as `rows` makes them.
         all_published: the published numbers of methods that were not run are shown, too.
     """
     found = defaultdict(list)
-    for members in grouped(listed, lambda row: row.table):
-        protocol = members[0].protocol
-        make = _of_columns if protocol.across == "columns" else _of_methods
-        found[protocol].append(make(members, all_published))
-    for members in grouped(averages(listed), lambda average: average.group):
-        protocol = members[0].protocol
-        if protocol.across != "dataset":  # there the average is a column
-            found[protocol].append(_of_averages(members, all_published))
+    for _, members in rows.groupby("table", sort=False):
+        found[members.iloc[0]["protocol"]].append(_table(members, all_published))
     return dict(found)
 
 
-def grouped(items: Iterable, key: Callable) -> Iterable[list]:
+def grouped(items: Iterable, key: Callable[[Any], Hashable]) -> Iterable[list]:
+    """The items that have the same key, in their order."""
     groups = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
     return groups.values()
 
 
-def _of_columns(members: list[Row], all_published: bool) -> Table:
-    """A line for each method, or each setting of an ablation; the columns are the protocol's."""
-    protocol = members[0].protocol
-    several = len({row.method for row in members}) > 1
-    head = [first_head(protocol), *protocol.columns.values()]
-    lines, shown = [], []
-    for row in members:
-        places: list[Place] = [(row, column) for column in protocol.columns]
-        lines += _lines(line_name(row, several), places, _costs(row) if protocol.costs else [])
-        shown.append(row)
-    if protocol.costs:
+def _table(members: pd.DataFrame, all_published: bool) -> Table:
+    """A line for each method, or setting of an ablation; beside each other columns, or data sets.
+
+    Which, `across` of the protocol says: also numbers of shots may stand beside each other.
+    """
+    shown = sorted(members.itertuples(), key=lambda row: (row.average, row.shots))
+    protocol, first = shown[0].protocol, shown[0]
+    if protocol.across == "columns":  # each has all columns, in their order
+        shown.sort(key=lambda row: list(protocol.columns).index(row.column))
+    places = {place_name(row): row for row in reversed(shown)}
+    places = {name: places[name] for name in dict.fromkeys(map(place_name, shown))}
+    several = members["method"].nunique() > 1
+    head = [first_head(protocol), *places]
+    if first.average and protocol.across == "columns":
+        head.append("Data sets")
+    if protocol.costs and not first.average:
         head += ["Trained parameters", "Training", "Peak memory"]
-    places = [(members[0], column) for column in protocol.columns]
-    others = not_run(members, places) if all_published else {}
-    lines += [_published_line(*other, len(head)) for other in others.items()]
-    caption = [*_caption(members), *_about_published(members, shown, others)]
-    return Table(_title(members), head, lines, caption, _problems(members))
+    lines, cited = [], set()
+    by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
+    of_line = "line" if protocol.across == "columns" else "method"
+    for _, line in by_rank.groupby(of_line, sort=False):
+        here = {place_name(row): row for row in line.itertuples()}
+        row = next(iter(here.values()))
+        more = _more(row)
+        name = line_name(row, several)
+        of = [here.get(place) for place in places]
+        lines.append([Cell(name, paper=Cell(method_name(row.method))), *map(_ours, of), *more])
+        if any(row is not None and row.published is not None for row in of):
+            cited.add(row.trainer)
+            theirs = [_theirs(row and row.published, row and row.misprint) for row in of]
+            lines.append([*_published_name(name, row.trainer), *theirs, *[Cell("")] * len(more)])
+            differences = [_difference(row and row.difference) for row in of]
+            name_cell = Cell(f"{name}, difference", beside=True)
+            lines.append([name_cell, *differences, *[Cell("")] * len(more)])
+    if all_published and members["comparable"].any():
+        for trainer, numbers in not_run(members, places.values()).items():
+            cited.add(trainer)
+            cells = [*_published_name(trainer, trainer), *map(_theirs, numbers)]
+            lines.append([*cells, *[Cell("")] * (len(head) - len(cells))])
+    caption = _caption(members) + published.caption(protocol, cited)
+    if members["misprint"].any():
+        caption.append(published.MISPRINT)
+    ran = set(members["trainer"][members["comparable"].astype(bool)])
+    if "ALIGN" in ran and "ALIGN" not in published.trainers(protocol):
+        caption.append(published.NO_ALIGN)
+    seeds = 0 if first.average else max(members["count"][~members["average"]])
+    problems = _problems(members)
+    return Table(_title(members), head, lines, caption, problems, first, seeds, cited)
 
 
-def _of_methods(members: list[Row], all_published: bool) -> Table:
-    """A line for each method; the columns are numbers of shots, or data sets and their average."""
-    across = attrgetter(members[0].protocol.across)
-    columns = list(dict.fromkeys(across(row) for row in members))
-    means = {average.method: average for average in averages(members)}
-    lines, shown = [], []
-    for method in methods(members):
-        at = {across(row): row for row in members if row.method == method}
-        of = [at.get(column) for column in columns]
-        if means:
-            of.append(means.get(method))
-        lines += _lines(method, [(each, "accuracy") for each in of])
-        shown += [each for each in of if each]
-    of = [next(row for row in members if across(row) == column) for column in columns]
-    places: list[Place] = [(each, "accuracy") for each in [*of, *list(means.values())[:1]]]
-    head = ["Method", *(column_head(column) for column in columns)]
-    if means:
-        head.append("Average")
-    others = not_run(members, places) if all_published else {}
-    lines += [_published_line(*other, len(head)) for other in others.items()]
-    caption = [*_caption(members), *_about_published(members, shown, others)]
-    return Table(_title(members), head, lines, caption, _problems(members))
+def place_name(row) -> str:
+    """The head of a row's column in a table."""
+    if row.protocol.across == "columns":
+        return row.protocol.columns[row.column]
+    if row.protocol.across == "shots":
+        return shots_text(row.shots)
+    return "Average" if row.average else dataset_name(row.dataset)
 
 
-def _of_averages(members: list[Average], all_published: bool) -> Table:
-    """The averages over data sets, in the shape of the tables of each data set."""
-    protocol = members[0].protocol
-    title = f"{protocol.title}, {members[0]}: accuracy (%)"
-    caption = [AVERAGE_H if "h" in protocol.columns else AVERAGE]
-    problems = [problem for average in members for problem in average.problems]
-    lines = []
-    if protocol.across == "shots":
-        shots = sorted({average.shots for average in members})
-        for method in dict.fromkeys(average.method for average in members):
-            at = {average.shots: average for average in members if average.method == method}
-            lines += _lines(method, [(at.get(number), "accuracy") for number in shots])
-        head = ["Method", *map(shots_text, shots)]
-        of = [next(a for a in members if a.shots == number) for number in shots]
-        places: list[Place] = [(average, "accuracy") for average in of]
-    else:
-        several = len({average.method for average in members}) > 1
-        for average in members:
-            places = [(average, column) for column in protocol.columns]
-            counts = Cell(f"{average.datasets} of {average.of}")
-            lines += _lines(line_name(average, several), places, [counts])
-        head = [first_head(protocol), *protocol.columns.values(), "Data sets"]
-        title = f"{title}, {shots_text(members[0].shots)}"
-    others = not_run(members, places) if all_published else {}
-    lines += [_published_line(*other, len(head)) for other in others.items()]
-    caption += _about_published(members, members, others)
-    return Table(title, head, lines, caption, problems, of_averages=True)
+def _ours(row) -> Cell:
+    if row is None or row.mean is None:
+        return Cell("-" if row is None else row.cell, paper=Cell("--"))
+    number = f"{row.mean:.2f}"
+    if not row.complete:
+        return Cell(row.cell, paper=Cell(number + INCOMPLETE))
+    return Cell(row.cell, row.mean, paper=Cell(number, row.mean))
 
 
-def _lines(name: str, places: list[Place], more: Sequence[Cell] = ()) -> list[list[Cell]]:
-    """A line of our numbers, with `more` behind them; below it the published ones, if any."""
-    found = [[Cell(name), *(of.cell(column) if of else Cell("-") for of, column in places), *more]]
-    if any(of and published.published(of) for of, _ in places):
-        blank = [Cell("")] * len(more)
-        theirs = [_theirs(of, column) for of, column in places]
-        found.append([Cell(f"{name}, published"), *theirs, *blank])
-        differences = [_difference(of, column) for of, column in places]
-        found.append([Cell(f"{name}, difference"), *differences, *blank])
-    return found
+def _published_name(name: str, trainer: str) -> list[Cell]:
+    paper = Cell(method_name(trainer) + PUBLISHED)
+    return [Cell(f"{name}, published", beside=True, paper=paper)]
 
 
-def not_run(members: Sequence[Row | Average], places: list[Place]) -> dict[str, list[float | None]]:
+def _theirs(number: float | None, misprint: bool | None = False) -> Cell:
+    """A published number: it competes in a paper, unless it is a misprint."""
+    if number is None:
+        return Cell("-", paper=Cell("--"))
+    if misprint:
+        text = f"{number:.2f} (misprint)"
+        return Cell(text, paper=Cell(text))
+    return Cell(f"{number:.2f}", paper=Cell(f"{number:.2f}", float(f"{number:.2f}")))
+
+
+def _difference(number: float | None) -> Cell:
+    # + 0.0 makes a zero of what is rounded to -0.00
+    return Cell("-" if number is None else f"{round(number, 2) + 0.0:+.2f}")
+
+
+def _more(row) -> list[Cell]:
+    """What stands behind the numbers: the data sets of an average, or what training took."""
+    if row.protocol.across != "columns":
+        return []
+    if row.average:
+        return [Cell(f"{row.count} of {row.of}")]
+    if not row.protocol.costs:
+        return []
+    return [
+        Cell("-" if row.num_params is None else f"{row.num_params:,}"),
+        Cell("-" if row.train_seconds is None else f"{row.train_seconds:,.0f} s"),
+        Cell(memory(row.peak_memory_mib)),
+    ]
+
+
+def not_run(members: pd.DataFrame, places: Iterable) -> dict[str, list[float | None]]:
     """The published numbers of the methods that are not among the members, by trainer.
 
     Args:
         members: of one table.
-        places: its columns; which method is there does not matter.
+        places: a row of each of its columns; which method's does not matter.
     """
+    protocol = members.iloc[0]["protocol"]
     found = {}
-    if any(of.comparable for of in members):
-        ran = {of.trainer for of in members}
-        for trainer in sorted(set(published.trainers(members[0].protocol)) - ran, key=rank):
-            numbers = [published.of_trainer(trainer, of, column) for of, column in places]
-            if any(number is not None for number in numbers):
-                found[trainer] = numbers
+    for trainer in sorted(set(published.trainers(protocol)) - set(members["trainer"]), key=rank):
+        numbers = []
+        for row in places:
+            theirs = published.find(protocol, trainer, row.dataset, row.shots)
+            numbers.append(theirs.values[row.column] if theirs and row.comparable else None)
+        if any(number is not None for number in numbers):
+            found[trainer] = numbers
     return found
 
 
-def _published_line(trainer: str, numbers: list[float | None], width: int) -> list[Cell]:
-    cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
-    return [Cell(f"{trainer}, published"), *cells, *[Cell("")] * (width - 1 - len(cells))]
-
-
-def _about_published(
-    members: Sequence[Row | Average], shown: Sequence[Row | Average], others: Iterable[str]
-) -> list[str]:
-    """Where the published numbers come from, and which are not to be had."""
-    protocol = members[0].protocol
-    beside = [of for of in shown if published.published(of)]
-    sentences = published.caption(protocol, [*(of.trainer for of in beside), *others])
-    if any(published.misprint(of) for of in beside):
-        sentences.append(published.MISPRINT)
-    ran = {of.trainer for of in members if of.comparable}
-    if "ALIGN" in ran and "ALIGN" not in published.trainers(protocol):
-        sentences.append(published.NO_ALIGN)
-    return sentences
-
-
-def title_names(row: Row) -> dict[str, str]:
-    """What a protocol's `table_title` may name."""
-    names = {name: dataset_name(getattr(row, name)) for name in ("dataset", "source")}
-    return names | {"tried": row.tried}
-
-
-def _title(members: list[Row]) -> str:
-    first = members[0]
-    names = title_names(first)
-    split = " and ".join(sorted(set().union(*(row.splits for row in members)))) or "test"
-    what = first.protocol.table_title.format(**names)
-    details = [f"{what}: accuracy (%) on {split} images"]
-    if first.protocol.across != "shots" and first.shots:
-        details.append(shots_text(first.shots))
-    details.append(seeds_text(first.seeds))
+def _title(members: pd.DataFrame) -> str:
+    first = members.iloc[0]
+    protocol, by_shots = first["protocol"], first["protocol"].across == "shots"
+    if first["average"]:
+        details = [f"{protocol.title}, {average_name(first)}: accuracy (%)"]
+    else:
+        split = " and ".join(sorted(set().union(*members["splits"]))) or "test"
+        details = [f"{table_name(first)}: accuracy (%) on {split} images"]
+    if not by_shots and first["shots"]:
+        details.append(shots_text(first["shots"]))
+    if not first["average"]:
+        details.append(seeds_text(first["seeds"]))
     return ", ".join(details)
 
 
-def _caption(members: list[Row]) -> list[str]:
+def table_name(row) -> str:
+    """What a table is of, in the words of its protocol: `Few-shot on DTD`."""
+    return row.protocol.table_title.format(
+        dataset=dataset_name(row.dataset),
+        source=dataset_name(row.source),
+        tried=" and ".join(row.settings),
+    )
+
+
+def average_name(row) -> str:
+    """What an average is over, in words."""
+    return f"average over {row.of} {'embedded ' if row.embedded else ''}data sets"
+
+
+def _caption(members: pd.DataFrame) -> list[str]:
     """What to know about a table, in sentences."""
-    first, protocol = members[0], members[0].protocol
-    sentences = [spread_note(max(row.count for row in members), first.interval)]
-    if "h" in protocol.columns:
+    first = members.iloc[0]
+    protocol, has_h = first["protocol"], "h" in first["protocol"].columns
+    if first["average"]:
+        return [AVERAGE_H if has_h else AVERAGE]
+    seeds = max(members["count"][~members["average"]])
+    sentences = [spread_note(seeds, first["interval"])]
+    if has_h:
         sentences.append(EACH_H)
-    if first.tried in protocol.variant_notes:
-        sentences.append(protocol.variant_notes[first.tried])
-    if protocol.across == "dataset" and averages(members):
+    tried = " and ".join(first["settings"])
+    if tried in protocol.variant_notes:
+        sentences.append(protocol.variant_notes[tried])
+    if members["average"].any():
         sentences.append(TARGET_AVERAGE)
-    labels = ", ".join(dict.fromkeys(row.label for row in members if row.label))
+    labels = ", ".join(filter(None, members["label"].unique()))
     if labels:
         sentences.append(f"Read from log.txt files: {labels}.")
     return sentences
 
 
-def _problems(members: list[Row]) -> list[str]:
-    protocol, found = members[0].protocol, []
-    for row in members:
-        for column in protocol.columns:
-            place = column
-            if protocol.across != "columns":
-                place = column_head(getattr(row, protocol.across))
-            for problem in row.problems[column]:
-                found.append(f"{row.name}, {place}: {problem}")
+def _problems(members: pd.DataFrame) -> list[str]:
+    if members["average"].all():
+        return [problem for problems in members["problems"] for problem in problems]
+    found = []
+    for row in members[~members["average"]].itertuples():
+        place = row.column if row.protocol.across == "columns" else place_name(row)
+        found += [f"{row.name}, {place}: {problem}" for problem in row.problems]
     return found
 
 
@@ -266,19 +301,15 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def first_head(protocol: Protocol) -> str:
+    """What the lines of a protocol's tables are."""
     return "Variant" if protocol.by_variant else "Method"
 
 
-def column_head(column: int | str) -> str:
-    """A number of shots in words, or the name of a data set."""
-    return shots_text(column) if isinstance(column, int) else dataset_name(column)
-
-
-def line_name(of: Row | Average, several: bool = False) -> str:
+def line_name(row, several: bool = False) -> str:
     """The name of a line: a method, or a setting of an ablation, of `several` methods or of one."""
-    if not of.protocol.by_variant:
-        return of.method
-    return ", ".join([of.method] * several + setting_texts(of.settings))
+    if not row.protocol.by_variant or several:
+        return row.name
+    return row.name.removeprefix(f"{row.method}, ")
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:
@@ -286,29 +317,6 @@ def spread_note(seeds: int, interval: bool = False) -> str:
     if seeds < 2:
         return ONE_SEED
     return INTERVAL if interval else STD
-
-
-def _theirs(of: Row | Average | None, column: str) -> Cell:
-    theirs = published.published(of) if of else None
-    if theirs is None:
-        return Cell("-")
-    mark = " (misprint)" if published.misprint(of) else ""
-    return Cell(f"{theirs.values[column]:.2f}{mark}")
-
-
-def _difference(of: Row | Average | None, column: str) -> Cell:
-    difference = published.difference(of, column) if of else None
-    # + 0.0 makes a zero of what is rounded to -0.00
-    return Cell("-" if difference is None else f"{round(difference, 2) + 0.0:+.2f}")
-
-
-def _costs(row: Row) -> list[Cell]:
-    """The number of trained parameters, and time and memory of the training."""
-    return [
-        Cell("-" if row.num_params is None else f"{row.num_params:,}"),
-        Cell(f"{mean(row.train_seconds):,.0f} s" if row.train_seconds else "-"),
-        Cell(memory(row.peak_memory)),
-    ]
 
 
 def memory(mebibytes: float | None) -> str:

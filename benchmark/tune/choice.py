@@ -17,8 +17,7 @@ from ..launch.engine import Settings
 from ..protocols.base import Run, shots_text
 from ..protocols.tuning import FOR, VALIDATION
 from ..report.results import Outcome, literal
-from ..report.rows import Cell
-from ..report.tables import Table
+from ..report.tables import Cell, Table
 
 
 @dataclass

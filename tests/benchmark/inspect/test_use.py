@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 
+import dassl.utils
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,6 +139,14 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
         torch.save({**state, "state_dict": model}, path)
         with pytest.raises(UserError, match=f"is a {kind} and no"):
             load_run(tmp_path)
+    ctx = state["state_dict"]["ctx"]
+    for value in (ctx.long(), ctx.to(torch.complex64), ctx.to_sparse(), ctx.double() + 1e300):
+        torch.save({**state, "state_dict": {"ctx": value}}, path)
+        with pytest.raises(UserError, match="no tensor of real numbers|are not finite"):
+            load_run(tmp_path)
+    torch.save({**state, "settings": state["settings"] | {"OPTIM.LR.X": "1"}}, path)
+    with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
+        load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
     with pytest.raises(UserError, match=r"of its classes \(CSC\): it cannot name others"):
         load_run(tmp_path, classnames=["river", "forest"])
@@ -153,6 +163,14 @@ def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
     assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "prompt_learner").mkdir()
+    os.mkfifo(tmp_path / "prompt_learner" / "model.pth.tar-1")
+    with pytest.raises(dassl.utils.UserError, match="No checkpoint at"):
+        load_run(tmp_path)
 
 
 def test_a_run_loads_without_its_results(runs, tmp_path):

@@ -219,16 +219,18 @@ def test_classes_are_resampled_by_their_names(answered):
             outcomes += base2new(answered, trainer, [right], [20], dataset=dataset, **named)
     listed = rows(outcomes)
     view = Comparisons(listed, "ALIGN", resample="classes")
-    *single, average = view.tables()[listed[0].protocol]
+    *single, average = view.tables()[outcomes[0].run.protocol]
     base = lines(average)["CoOp"][0]
     assert base == lines(single[0])["CoOp"][0]  # both have the same three classes
     assert base != lines(tables(outcomes)[0])["CoOp"][0]
     assert "Resampled: classes and seeds, each in all data sets at once." in average.caption
     about = "about other classes and other seeds, not about other data sets"
     assert any(about in sentence for sentence in average.caption)
-    for found in outcomes:  # without names a class of each data set is another
-        found.result.pop("per_class_accuracy")
-    *_, average = Comparisons(listed, "ALIGN", resample="classes").tables()[listed[0].protocol]
+    for one in outcomes:  # without names a class of each data set is another
+        one.result.pop("per_class_accuracy")
+    *_, average = Comparisons(listed, "ALIGN", resample="classes").tables()[
+        outcomes[0].run.protocol
+    ]
     assert lines(average)["CoOp"][0] != base
 
 

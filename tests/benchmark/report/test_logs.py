@@ -175,7 +175,7 @@ def test_names_keep_methods_apart(tmp_path):
         logs.read([str(first), str(second)])
     outcomes, _ = logs.read([f"CoOp={first}", f"PLOT={second}"])
     ours = few_shot("CoOp", 1, (90,), "caltech101")
-    named = {row.method: row.mean("accuracy") for row in rows(outcomes + ours)}
+    named = {row.method: row.mean for row in rows(outcomes + ours).itertuples()}
     assert named == {"CoOp": 90.0, "CoOp (logs)": 80.0, "PLOT": 70.0}
 
 

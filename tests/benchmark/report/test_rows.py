@@ -6,42 +6,53 @@ import pytest
 from outcomes import few_shot, lines, only_table, outcome, some_outcomes
 
 from benchmark.protocols import BASE2NEW
-from benchmark.report.averages import averages
+from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import harmonic, rows
+from benchmark.report.rows import lines as lines_of
+from benchmark.report.rows import rows
 from benchmark.report.tables import tables
 
 
+def numbers(outcomes, **options):
+    """The numbers of each line, by column."""
+    return lines_of(rows(outcomes, **options))
+
+
+def averages(outcomes):
+    return [line for line in numbers(outcomes) if line["h"].average]
+
+
 def test_h_is_computed_for_each_seed_and_then_averaged():
-    coop, align = rows(some_outcomes())
-    assert (coop.method, align.method) == ("CoOp", "ALIGN")
-    assert align.mean("h") == pytest.approx((48.0 + 32.0) / 2)  # of the means it would be 48
-    assert align.std("h") == pytest.approx(128**0.5)
-    assert align.std("base") == pytest.approx(800**0.5)
-    assert coop.cell("base").text == "50.00 (1 of 2)" and coop.std("base") is None
+    coop, align = numbers(some_outcomes())
+    assert (coop["h"].method, align["h"].method) == ("CoOp", "ALIGN")
+    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # of the means it would be 48
+    assert align["h"].std == pytest.approx(128**0.5)
+    assert align["base"].std == pytest.approx(800**0.5)
+    assert coop["base"].cell == "50.00 (1 of 2)" and coop["base"].std is None
     assert harmonic(0.0, 0.0) == 0.0
 
 
 def test_interval_is_students():
     values = [outcome("CoOp", seed, "base", value) for seed, value in ((1, 50), (2, 52), (3, 54))]
-    (row,) = rows(values, interval=True)
-    assert row.half_interval("base") == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
-    assert row.cell("base").text == "52.00 ± 4.97"
+    (line,) = numbers(values, interval=True)
+    assert line["base"].spread == pytest.approx(4.302653 * 2 / 3**0.5, rel=1e-6)
+    assert line["base"].cell == "52.00 ± 4.97"
     assert "95% interval" in as_text(only_table(values, interval=True))
-    assert json.loads(render([row], "json"))["rows"][0]["base_half_interval_95"] > 4.9
-    (alone,) = rows(values[:1], interval=True)
-    assert alone.cell("base").text == "50.00"
+    (record,) = json.loads(render(rows(values, interval=True), "json"))["rows"]
+    assert record["base_half_interval_95"] > 4.9
+    (alone,) = numbers(values[:1], interval=True)
+    assert alone["base"].cell == "50.00"
 
 
 def test_average_is_h_of_the_averages_over_complete_data_sets():
     second = [outcome("ALIGN", 1, part, 70.0, "emoji_food") for part in ("base", "new")]
     second += [outcome("CoOp", 1, "base", 0.0, "emoji_food", problem="failed: no memory")]
-    listed = rows(some_outcomes() + second)
-    coop, align = averages(listed)
-    assert (align.means["base"], align.means["new"]) == (65.0, 55.0)
-    assert align.means["h"] == pytest.approx(2 * 65 * 55 / 120)
-    assert (coop.datasets, coop.of) == (1, 2)
-    average = tables(listed)[BASE2NEW][-1]
+    found = some_outcomes() + second
+    coop, align = averages(found)
+    assert (align["base"].mean, align["new"].mean) == (65.0, 55.0)
+    assert align["h"].mean == pytest.approx(2 * 65 * 55 / 120)
+    assert (coop["h"].count, coop["h"].of) == (1, 2)
+    average = tables(rows(found))[BASE2NEW][-1]
     assert average.title == "Base-to-new, average over 2 embedded data sets: accuracy (%), 16 shots"
     assert lines(average)["CoOp"] == ["50.00 (1 of 2)"] * 3 + ["1 of 2"]
     assert average.problems == ["CoOp, emoji, 16 shots: a mean over 1 of 2 seeds"]
@@ -56,7 +67,7 @@ def test_what_is_missing_of_an_ablation_is_told_with_its_variant():
         for part in ("base", "new")
         for seed in seeds
     ]
-    assert [average.problems for average in averages(rows(found))] == [
+    assert [average["h"].problems for average in averages(found)] == [
         [],
         [
             "ALIGN, M = 2, N = 2, emoji, 16 shots: a mean over 1 of 2 seeds",
@@ -72,20 +83,20 @@ def test_embedded_and_public_data_sets_have_no_common_average():
         for name in ("emoji", "dtd", "eurosat")
     ]
     outcomes += [outcome("CoOp", 1, "base", 50.0, "emoji_food")]
-    public, embedded = averages(rows(outcomes))
-    assert (public.of, embedded.of) == (2, 2)
+    public, embedded = averages(outcomes)
+    assert (public["h"].of, embedded["h"].of) == (2, 2)
     assert "average over 2 embedded data sets" in render(rows(outcomes), "text")
 
 
 def test_two_configs_of_one_method_are_two_rows():
     outcomes = [outcome("ALIGN", 1, "base", 40.0, config=name) for name in ("a", "b")]
-    assert [row.method for row in rows(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]
+    assert [line["h"].method for line in numbers(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]
 
 
 def test_what_learns_nothing_is_told_by_its_results_whatever_its_name():
     outcomes = few_shot("Frozen", 1, (50,), num_params=0) + few_shot("CoOp", 1, (60, 61))
     outcomes += few_shot("ZeroshotOther", 4, (40,), problem="failed: no memory")
-    assert {row.method: (row.untrained, row.shots) for row in rows(outcomes)} == {
+    assert {row.method: (row.untrained, row.shots) for row in rows(outcomes).itertuples()} == {
         "ZeroshotOther": (True, 0),
         "Frozen": (True, 0),
         "CoOp": (False, 1),

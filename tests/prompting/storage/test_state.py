@@ -1,4 +1,4 @@
-"""Buffers: what a checkpoint keeps beside what is trained, and who has it again."""
+"""Buffers are saved with what is trained, and loaded wherever it is."""
 
 import os
 import sys
@@ -257,7 +257,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkey
 
 
 BROKEN = {
-    "no mapping": (lambda own: 7, "keeps a int"),
+    "no mapping": (lambda own: 7, "has a int"),
     "no tensor": (lambda own: own | {"steps": "x"}, "'steps' is a str"),
     "shape": (lambda own: own | {"steps": torch.zeros(3)}, "'steps' has shape (3,)"),
     "nan": (lambda own: own | {"cache": own["cache"] * torch.nan}, "'cache' holds"),
@@ -288,7 +288,7 @@ def test_classes_that_are_no_names(runs, tmp_path, capsys):
 
 
 def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
-    """They load as they did, and it is told what they lack."""
+    """They load as they did, with a warning that names what they lack."""
     _, saved = checkpoint(runs / "Kept")
     old = {k: v for k, v in saved["method"].items() if not k.startswith("model.")}
     (tmp_path / "prompt_learner").mkdir()

@@ -175,7 +175,9 @@ class PromptedCLIP(nn.Module):
             else:
                 features = [x for x in text[:3] if x is not None]
                 text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
-        logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
+        logits = scores.score(
+            self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
+        )
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
         return ranks.whole(logits, B) if shared else logits

@@ -42,7 +42,7 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
             )
-        check_dense(name, found[name])
+        check_dense(name, found[name], trained=True)
         wanted, given = tuple(parameter.shape), tuple(found[name].shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
@@ -51,7 +51,7 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
                 f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
                 "and the backbone those of the trained model"
             )
-        if not torch.isfinite(found[name]).all():
+        if not torch.isfinite(value.to(parameter.dtype)).all():
             raise UserError(
                 f"The checkpoint's '{name}' holds numbers that are not finite: its training "
                 "failed, so take an earlier epoch or train again"
@@ -69,15 +69,17 @@ def is_dense(value) -> bool:
     )
 
 
-def check_dense(name: str, value) -> None:
-    """
+def check_dense(name: str, value, trained: bool = False) -> None:
+    """Check that what a checkpoint has under a name is dense, and floating where it is trained.
+
     Raises:
-        UserError: what a checkpoint has under a name is not dense.
+        UserError: it is not.
     """
-    if not is_dense(value):
+    if not is_dense(value) or (trained and not value.is_floating_point()):
+        kind = value.dtype if torch.is_tensor(value) else type(value).__name__
         raise UserError(
-            f"The checkpoint's '{name}' is a {type(value).__name__} and no tensor of real numbers: "
-            "take another checkpoint, or train again"
+            f"The checkpoint's '{name}' is a {kind} and no tensor of real numbers: take another "
+            "checkpoint, or train again"
         )
 
 

@@ -73,7 +73,7 @@ def damaged_part(path: str | os.PathLike) -> str | None:
 
     PyTorch itself does not look at the checksums.
     """
-    if not zipfile.is_zipfile(path):
+    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):  # a pipe would be waited for
         return None
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,7 @@
-"""The state of a method: its buffers, saved beside what is trained and loaded with it.
+"""The state of a method: its buffers, saved with what is trained and loaded with it.
 
-Of a class-dependent buffer the values for some classes mean nothing for others. Two declarations
-keep them apart: `persistent=False` of a buffer that `setup` makes from the class names, and
+The values of a class-dependent buffer mean nothing for other classes. Two declarations keep them
+apart: `persistent=False` of a buffer that `setup` makes from the class names, and
 `class_bound` of a method that learns something for each class.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
-from .checkpoints import check_dense
+from .checkpoints import check_dense, is_dense
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -40,7 +40,7 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
     name = type(method).__name__
     if not isinstance(state, Mapping):
         raise UserError(
-            f"The checkpoint keeps a {type(state).__name__} beside the prompts, where the buffers "
+            f"The checkpoint has a {type(state).__name__} with the prompts, where the buffers "
             f"of {name} belong: take another checkpoint, or train again"
         )
     own, made_again = own_state(method), dict(method.named_buffers()).keys()
@@ -76,7 +76,8 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
     Raises:
         UserError: a value cannot be that of a buffer.
     """
-    check_dense(key, value)
+    if is_dense(own) or not torch.is_tensor(value):
+        check_dense(key, value)
     if own.numel() and value.shape != own.shape:
         raise UserError(
             f"The checkpoint's '{key}' has shape {tuple(value.shape)} but the method's has "
@@ -91,7 +92,7 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
 
 
 def is_sound(value) -> torch.Tensor:
-    """Whether a buffer has no nan, as a truth value on its device; infinities may be meant."""
+    """True, on its device, for a buffer without nan; infinities may be meant."""
     dense = torch.is_tensor(value) and value.layout == torch.strided
     return ~value.isnan().any() if dense else torch.tensor(True)
 
@@ -122,7 +123,7 @@ def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str])
         classnames: K names, those that the method was built for.
 
     Raises:
-        UserError: it does not fit the method, or is for its own classes alone.
+        UserError: it does not fit the method, or is only for its own classes.
     """
     name, saved = type(method).__name__, checkpoint.get("classnames")
     if saved is not None and not are_texts(saved):

@@ -1,4 +1,4 @@
-"""What a run looks at on its way: that its numbers stay finite, that its ranks see the same data.
+"""Checks of a run on its way: its numbers stay finite, its ranks see the same data.
 
 On an accelerator a look makes the host wait. So looks are few there, and what happens between two
 of them is noted on the device.

@@ -75,7 +75,7 @@ def check_resumed(
     if not are_texts(begun):
         raise broken_checkpoint(folder, epoch, "does not tell its classes")
     what = f"settings ({differing})"
-    if not differing and begun != classnames:
+    if not differing and list(begun) != classnames:
         pairs = zip_longest(begun, classnames, fillvalue="none")
         k, (then, found) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
         what = f"classes ({len(begun)}, now {len(classnames)}; class {k} '{then}', now '{found}')"

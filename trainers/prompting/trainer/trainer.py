@@ -151,6 +151,8 @@ class PromptTrainer(TrainerX):
                 weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
                 layout.load_state_dict(weights.get("state_dict", weights))
                 self.untrained = False
+            if not 0 <= cfg.OPTIM.ADAM_EPS < 1:
+                raise UserError(f"OPTIM.ADAM_EPS is {cfg.OPTIM.ADAM_EPS} but must be from 0 to 1")
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
