@@ -4,6 +4,8 @@ import base64
 import datetime
 from html import escape
 
+from trainers.prompting.errors import printable
+
 from ..protocols.base import Protocol
 from .plots import Drawing, encoded, figures
 from .rows import Row
@@ -96,7 +98,9 @@ def _about(listed: list[Row]) -> str:
         term: ", ".join(sorted({str(v) for v in values if v})) for term, values in said.items()
     }
     terms |= {"Runs": f"{len(results):,}", "Page made on": str(datetime.date.today())}
-    lines = [f"<dt>{term}</dt><dd>{escape(text)}</dd>" for term, text in terms.items() if text]
+    lines = [
+        f"<dt>{term}</dt><dd>{escape(printable(text))}</dd>" for term, text in terms.items() if text
+    ]
     return f"<dl>{''.join(lines)}</dl>"
 
 
