@@ -1,0 +1,1 @@
+"""The embedded images and CLIP."""

@@ -25,8 +25,6 @@ COMMANDS = {
         "measure.check_device",
         "compare kernels, half precision, memory and time with references",
     ),
-    "scaling": ("measure.scaling", "measure a training step on several ranks (torchrun)"),
-    "loading": ("measure.loading", "measure the training loader beside the step that it feeds"),
     "solver": ("measure.solver", "time the transport solver beside that of POT"),
     "predict": ("inspect.predict", "name the classes of images by a trained run"),
     "export": ("inspect.export", "write a trained run for use without this project"),

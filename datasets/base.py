@@ -1,9 +1,12 @@
 """What all data sets share: folders, splits, few-shot sampling, base and new classes."""
 
+import hashlib
+import os
 import random
 from collections import Counter
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -35,6 +38,9 @@ class ImageDataset(DatasetBase):
     """A data set of `DATASET.ROOT`, cut to `DATASET.NUM_SHOTS` and `DATASET.SUBSAMPLE_CLASSES`.
 
     A subclass names its files, and finds in `make_split` what there is without a split file.
+
+    Attributes:
+        fingerprint: tells the classes and files of the whole data set; None of embedded data.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
@@ -42,9 +48,12 @@ class ImageDataset(DatasetBase):
     split_file = ""  # below dataset_dir
     layout = ""  # what the folder holds, for the error message; the two names when empty
     expected = None  # the Counts of a public data set
+    embedded = False  # it comes with this repository: the same wherever it is unpacked
 
     def __init__(self, cfg):
-        train, val, test = self.read(self.locate(cfg))
+        folder = self.locate(cfg)
+        train, val, test = self.read(folder)
+        self.fingerprint = None if self.embedded else fingerprint(folder, (train, val, test))
         check_labels(type(self).__name__, train, val, test)
         self.note_classes(train, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
@@ -86,6 +95,19 @@ class ImageDataset(DatasetBase):
         if cls.split_file:
             write_split(path, images, parts)
         return parts
+
+    @classmethod
+    def look(cls, root):
+        """The folder below a root, and the three lists in it; no split is written there.
+
+        Raises:
+            UserError: as a run would.
+        """
+        cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or "")))
+        folder = cls.locate(cls.__new__(cls), cfg)
+        if cls.split_file and not (folder / cls.split_file).is_file():
+            return folder, cls.own_split(folder)
+        return folder, cls.read(folder)
 
     @classmethod
     def own_split(cls, folder):
@@ -160,6 +182,18 @@ class FolderDataset(ImageDataset):
         images = folder / cls.image_dir
         folders = [name for name in class_folders(images) if name not in cls.left_out]
         return divide(read_folders(images, {f: cls.class_names.get(f, f) for f in folders}))
+
+
+def fingerprint(folder, parts):
+    """A hash of the classes and files in lists of Datum, the same wherever their folder lies."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for item in part:
+            file = item.impath.removeprefix(f"{folder}/")
+            line = f"{file}\0{item.label}\0{item.classname}\0"
+            digest.update(line.encode(errors="surrogatepass"))
+        digest.update(b"\0")
+    return digest.hexdigest()
 
 
 def check_labels(dataset, train, val, test):

@@ -68,6 +68,7 @@ class Emoji(ImageDataset):
     """OpenMoji in colour, 37 CLDR subgroups, split by motif."""
 
     split_file = "split_emoji.json"
+    embedded = True
 
     def locate(self, cfg):
         """Below DATASET.ROOT, or below data/ in the repository when there is none."""

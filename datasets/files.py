@@ -14,7 +14,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import write_whole
+from trainers.prompting.storage.files import read_file, write_whole
 
 PARTS = ("train", "val", "test")
 MANY = 100_000  # files, whose names are kept: on a network, listing them takes minutes
@@ -116,15 +116,21 @@ def class_folders(parent):
     """The names of the visible folders in `parent`, sorted.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a name is not UTF-8: a prompt would lack letters.
     """
     try:
         with os.scandir(parent) as entries:
-            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+            found = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except OSError as error:
         raise UserError(
             f"The class folders belong in '{parent}', which cannot be read: {error.strerror}"
         ) from None
+    for name in found:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):
+            raise UserError(
+                f"'{parent}' has the class folder '{name}', whose name is not UTF-8: rename it"
+            )
+    return found
 
 
 def read_folders(parent, classes, source=None):
@@ -172,25 +178,41 @@ def file_names(parent, folders):
 
     Those of many files are kept in a file beside `parent`, and listed again where a folder has
     changed since.
+
+    Raises:
+        UserError: a folder cannot be read.
     """
     kept = Path(f"{parent}.files.json")
-    try:
-        known = json.loads(kept.read_text("utf-8"))
-    except (OSError, ValueError):  # none, or one that was damaged
-        known = {}
+    known = kept_names(kept)
     found, listed = {}, 0
     for folder in tqdm(folders, str(parent), unit=" folders", mininterval=2, delay=3):
         path = os.path.join(parent, folder)
-        changed = os.stat(path).st_mtime
-        found[folder] = known.get(folder)
-        if not found[folder] or found[folder][0] != changed:
-            settled = time.time() - changed > SETTLED
-            found[folder] = [changed if settled else None, os.listdir(path)]
-            listed += 1
+        try:
+            changed = os.stat(path).st_mtime
+            found[folder] = known.get(folder)
+            if not found[folder] or found[folder][0] != changed:
+                settled = time.time() - changed > SETTLED
+                found[folder] = [changed if settled else None, os.listdir(path)]
+                listed += 1
+        except OSError as error:
+            raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     if listed and sum(len(names) for _, names in found.values()) >= MANY:
         with contextlib.suppress(OSError):  # without leave to write they are listed again
             write_whole(kept, json.dumps(found))
     return {folder: names for folder, (_, names) in found.items()}
+
+
+def kept_names(path):
+    """Read what `file_names` keeps in a file; nothing where that is missing or damaged."""
+    try:
+        known = json.loads(read_file(path))
+        return {
+            folder: [changed, names]
+            for folder, (changed, names) in known.items()
+            if all(isinstance(name, str) for name in names)
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def is_image(name):

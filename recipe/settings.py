@@ -9,6 +9,11 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
+try:
+    from dassl.engine.checks import check_values
+except ImportError:  # the original Dassl checks nothing
+    check_values = None
+
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
 from trainers.prompting.errors import check_name
@@ -30,7 +35,8 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         plugins: modules or files with methods, besides those that a source names.
 
     Raises:
-        UserError: a plug-in, a key, a value, a trainer or a data set that cannot be.
+        UserError: a plug-in, a key, a value, a trainer or a data set that cannot be; of
+            dassl-lite's own type where it is a value.
     """
     settings = [(source, dict(keys)) for source, keys in sources]
     plugins = list(plugins)
@@ -48,6 +54,8 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         merge(cfg, for_run(keys, *run), source)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    if check_values is not None:
+        check_values(cfg)
     return cfg
 
 

@@ -15,7 +15,7 @@ import torch
 from cases import NAMES, SETTINGS
 from paths import GOLDEN
 
-from benchmark.measure.naive import Naive
+from trainers.naive import Naive
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import update

@@ -25,6 +25,7 @@ PARTS = {
     "method": "has no state of the method",
     "scaler": "has no state of the method, or of its loss scale",
     "settings": "does not tell its settings",
+    "classnames": "does not tell its classes",
     "train_seconds": "does not tell how long the run has trained",
 }
 OTHERWISE = {
@@ -34,6 +35,7 @@ OTHERWISE = {
     ("rng", MISSING): "lacks rng",
     ("method", MISSING): "lacks method",
     ("scaler", MISSING): "lacks scaler",
+    ("classnames", MISSING): "lacks classnames",
     ("train_seconds", MISSING): "lacks train_seconds",
 }
 FINE = [("train_seconds", 7), ("settings", MISSING)]  # the second as public code has it

@@ -12,7 +12,7 @@ from paths import ROOT
 
 from trainers.prompting import __version__
 
-PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets")
+PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets", "tools")
 OPTIONAL = {"resvg_py"}  # whoever imports them says what to install where they are missing
 UNLIKE = {"open_clip"}  # of open_clip_torch: where it is not installed, nothing tells so
 MOST_LINES = 350

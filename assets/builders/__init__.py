@@ -1,0 +1,1 @@
+"""Programs that make the embedded images and CLIP: see assets/README.md."""

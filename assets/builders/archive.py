@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
+from scipy.ndimage import uniform_filter1d
 from tqdm import tqdm
 
 from trainers.prompting.storage.files import write_whole
 
-from .motifs import emoji_set, read_emoji, split_emoji
+from .motifs import EVALUATED, emoji_set, read_emoji, split_emoji
 
 STAMP = (2020, 1, 1, 0, 0, 0)  # every file in the zip: its bytes must not depend on the clock
-PARTS = ("train", "val", "test")
+TEXTS = ("ATTRIBUTION.txt", "LICENSE-MIT.txt")  # in this folder
 # data set -> its style; all have the same classes and the same motifs in each part
 DATASETS = {
     "emoji": "openmoji",
@@ -38,55 +39,10 @@ DATASETS = {
     "emoji_pixels": "fluent_pixels",
 }
 
-ATTRIBUTION = """\
-The emoji images in this archive, resized to 64x64 pixels, drawn on white and re-encoded.
-
-images/fluent_3d       Fluent Emoji (3D), (c) Microsoft Corporation. MIT, see LICENSE-MIT.txt.
-                       https://github.com/microsoft/fluentui-emoji, from @lobehub/fluent-emoji-3d
-images/emojione        EmojiOne 2.3, emoji art supplied by EmojiOne, kept by the EmojiTwo project.
-                       CC BY 4.0, https://creativecommons.org/licenses/by/4.0/
-                       https://github.com/EmojiTwo/emojitwo, from @iconify-json/emojione
-images/fluent_dither   Fluent Emoji (3D) as above, in dots of eight colours.
-images/fluent_motion   The same, blurred by motion.
-images/fluent_night    The same with inverted brightness.
-images/fluent_pixels   The same in 10x10 pixels.
-images/openmoji        OpenMoji, the open-source emoji and icon project (https://openmoji.org).
-                       CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
-                       The resized images of this folder stay under CC BY-SA 4.0.
-images/openmoji_blur   OpenMoji as above, out of focus. CC BY-SA 4.0.
-images/openmoji_fog    The same behind a grey veil. CC BY-SA 4.0.
-images/openmoji_hue    The same with hues turned by half a circle. CC BY-SA 4.0.
-split_*.json           Emoji names and subgroups: Unicode CLDR (Unicode License V3,
-                       https://www.unicode.org/license.txt) by way of openmoji.
-"""
-MIT = """\
-MIT License
-
-Copyright (c) Microsoft Corporation.
-
-Permission is hereby granted, free of charge, to any person obtaining a copy
-of this software and associated documentation files (the "Software"), to deal
-in the Software without restriction, including without limitation the rights
-to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
-copies of the Software, and to permit persons to whom the Software is
-furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all
-copies or substantial portions of the Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
-IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
-FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
-LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
-OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
-SOFTWARE
-"""
-
 
 def pixels(image):
     """A picture in 10x10 large pixels."""
-    return image.resize((10, 10), Image.BOX).resize(image.size, Image.NEAREST)
+    return image.resize((10, 10), Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
 
 def night(image):
@@ -121,8 +77,7 @@ def blur(image):
 
 def motion(image):
     """A picture that moved sideways by 15 of its pixels while it was taken."""
-    padded = np.pad(np.asarray(image, float), ((0, 0), (7, 7), (0, 0)), "edge")
-    mean = np.lib.stride_tricks.sliding_window_view(padded, 15, axis=1).mean(axis=-1)
+    mean = uniform_filter1d(np.asarray(image, float), 15, axis=1, mode="nearest")
     return Image.fromarray(mean.round().astype(np.uint8))
 
 
@@ -138,6 +93,7 @@ SHIFTS = {  # style -> the style it is made from, and how
 
 
 def on_white(image):
+    """A picture without transparency."""
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A"))
     return flat
@@ -146,7 +102,7 @@ def on_white(image):
 def draw_styles(folder, emoji):
     """{style: {code: RGB image}} of every style of the archive."""
     images = {}
-    for style in ("openmoji", "fluent_3d", "emojione"):
+    for style in EVALUATED:
         pictures = emoji_set(folder, style, emoji)
         images[style] = {key: on_white(image) for key, image in pictures.items()}
         print(f"{style}: {len(pictures)} of {len(emoji)} emoji", flush=True)
@@ -161,29 +117,33 @@ def make_splits(emoji, images):
     # Base classes are the first half. Neighbours in the alphabet are kin (six classes of
     # persons), so they take turns: both halves have animals, persons, food and things.
     label = {name: i for i, name in enumerate(names[::2] + names[1::2])}
-    splits = {dataset: {part: [] for part in PARTS} for dataset in DATASETS}
-    for (dataset, style), item in product(DATASETS.items(), emoji):
-        name, key = item["subgroup"], item["code"]
-        if name in label and key in images[style]:
-            row = [f"{style}/{key}.webp", label[name], name]
-            splits[dataset][part_of[key]].append(row)
-    for dataset, is_member in (
-        ("emoji_animals", lambda item: item["subgroup"].startswith("animal ")),
-        ("emoji_food", lambda item: item["group"] == "food-drink"),
-    ):
-        members = sorted(filter(is_member, emoji), key=lambda item: item["name"])
-
-        def one_class_each(styles, members=members):
-            return [
-                [f"{style}/{item['code']}.webp", i, item["name"]]
-                for style in styles
-                for i, item in enumerate(members)
-                if item["code"] in images[style]
-            ]
-
-        splits[dataset] = {"train": one_class_each(["fluent_3d", "emojione"]), "val": []}
-        splits[dataset]["test"] = one_class_each(["openmoji"])
+    splits: dict[str, dict[str, list]] = {}
+    for dataset, style in DATASETS.items():
+        splits[dataset] = {"train": [], "val": [], "test": []}
+        for item in emoji:
+            name, key = item["subgroup"], item["code"]
+            if name in label and key in images[style]:
+                row = [f"{style}/{key}.webp", label[name], name]
+                splits[dataset][part_of[key]].append(row)
+    animals = [item for item in emoji if item["subgroup"].startswith("animal ")]
+    food = [item for item in emoji if item["group"] == "food-drink"]
+    for dataset, members in (("emoji_animals", animals), ("emoji_food", food)):
+        splits[dataset] = {
+            "train": one_class_each(members, images, ["fluent_3d", "emojione"]),
+            "val": [],
+            "test": one_class_each(members, images, ["openmoji"]),
+        }
     return splits
+
+
+def one_class_each(members, images, styles):
+    """Rows of a split file in which every emoji is a class."""
+    return [
+        [f"{style}/{item['code']}.webp", label, item["name"]]
+        for style in styles
+        for label, item in enumerate(sorted(members, key=lambda item: item["name"]))
+        if item["code"] in images[style]
+    ]
 
 
 def encode(image):
@@ -211,6 +171,7 @@ def write_archive(path, files):
 
 
 def main():
+    """Build the archive as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, default="assets/emoji.zip", help="the archive")
@@ -219,7 +180,7 @@ def main():
     emoji = read_emoji(args.packages)
     images = draw_styles(args.packages, emoji)
     splits = make_splits(emoji, images)
-    files = {"ATTRIBUTION.txt": ATTRIBUTION, "LICENSE-MIT.txt": MIT}
+    files = {name: Path(__file__).with_name(name).read_text("utf-8") for name in TEXTS}
     for name, split in splits.items():
         files[f"split_{name}.json"] = json.dumps(split, ensure_ascii=False)
         classes = len({label for part in split.values() for _, label, _ in part})

@@ -42,7 +42,7 @@ class Captions:
 
     def __init__(self, emoji, vocabulary):
         self.emoji = emoji
-        true_of = {}
+        true_of: dict[str, set] = {}
         self.options = []
         for e, item in enumerate(emoji):
             options = {

@@ -2,12 +2,10 @@
 
     python -m assets.builders.measure --weights assets/emoji_clip.safetensors
 
-For each data set with base and new classes it prints zero-shot accuracy with `a photo of a {}.` and
-with one of some hand-written sentences about the pictures' look (the one that is best on training
-and validation images of base and new classes), and the accuracy after tuning all LayerNorms of both
-towers on the 16-shot training images of the base classes (an upper line, not a method: its rate is
-chosen on validation images of base and new classes, one rate for all data sets). Also the cosine
-between one word's sentences in several looks.
+For each data set with base and new classes it prints zero-shot accuracy, and the accuracy after
+tuning all LayerNorms of both towers on the 16-shot training images of the base classes (an upper
+line, not a method: its rate is chosen on validation images of base and new classes, one rate for
+all data sets). Also the cosine between one word's sentences in several looks.
 """
 
 import argparse
@@ -17,90 +15,90 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tabulate import tabulate
 from torch import nn
+from torchvision.transforms.functional import normalize
 
 from trainers.prompting.backbones import load_clip
+from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.backbones.openai_clip import clip
 
+from .archive import DATASETS
 from .captions import LOOKS, PROMPT
-from .towers import cut, encode_image, encode_text
-from .zero_shot import WORD, read_images
+from .towers import encode_image, encode_text
 
-OPENMOJI = [  # sentences that may say how pictures in a style look
-    "an emoji of a {}.",
-    "a cartoon of a {}.",
-    "a comic of a {}.",
-    "a flat picture of a {}.",
-    "an icon of a {}.",
-    "a symbol of a {}.",
-    "a flat symbol of a {}.",
-    "a {} on a white background.",
-    "an icon of a {} on a white background.",
-    "a flat emoji of a {} on a white background.",
-]
-FLUENT_3D = [
-    "a glossy 3d picture of a {}.",
-    "a shiny {}.",
-    "a shaded picture of a {}.",
-    "an emoji of a {}.",
-    "a flat picture of a {}.",
-    "a {} on a white background.",
-    "a {} on a dark background.",
-    "a small {}.",
-]
-SENTENCES = {
-    "emoji": OPENMOJI,
-    "emoji_blur": OPENMOJI,
-    "emoji_fog": OPENMOJI,
-    "emoji_hue": OPENMOJI,
-    "emoji_dither": FLUENT_3D,
-    "emoji_motion": FLUENT_3D,
-    "emoji_night": FLUENT_3D,
-    "emoji_pixels": FLUENT_3D,
-}
-SHOTS, BATCH = 16, 32
-PARTS = ("base", "new")
-CHOICE = "train+val"  # images that choose a sentence: no image is trained on for that
+HALVES = ("base", "new")  # of the classes
+WORD = "dog"
+SHOTS, BATCH, EPOCHS = 16, 32, 15
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-EPOCHS = 15
 
 
-class Task:
-    """The images of a data set's base and new classes, and the names of both."""
+def read_images(archive, rows):
+    """Images (N, 3, H, W), normalised as CLIP's, and labels (N,) of rows of a split file."""
+    pictures = []
+    for path, _, _ in rows:
+        with archive.open(f"images/{path}") as data:
+            pictures.append(np.array(Image.open(data).convert("RGB")))
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return normalize(images, OPENAI.mean, OPENAI.std), torch.tensor([row[1] for row in rows])
 
-    def __init__(self, archive, name):
-        split = json.loads(archive.read(f"split_{name}.json"))
-        names = [c for _, c in sorted({(row[1], row[2]) for row in split["test"]})]
-        half = (len(names) + 1) // 2
-        self.names = {"base": names[:half], "new": names[half:]}
-        self.rows = [row for row in split["train"] if row[1] < half]
-        self.images = {}
-        parts = {"val": split["val"], CHOICE: split["train"] + split["val"], "test": split["test"]}
-        for part, rows in parts.items():
-            base = [row for row in rows if row[1] < half]
-            new = [[path, label - half, name] for path, label, name in rows if label >= half]
-            self.images[part, "base"] = read_images(archive, base)
-            self.images[part, "new"] = read_images(archive, new)
-        self.archive = archive
+
+class BaseToNew:
+    """A data set's rows and images of base and of new classes.
+
+    Attributes:
+        names: of the classes, by the half that they are in.
+    """
+
+    def __init__(self, archive, dataset):
+        self.archive, self.split = archive, json.loads(archive.read(f"split_{dataset}.json"))
+        names = [name for _, name in sorted({(row[1], row[2]) for row in self.split["test"]})]
+        middle = (len(names) + 1) // 2
+        self.names = {"base": names[:middle], "new": names[middle:]}
+        self.read = {}
+
+    def rows(self, half, part):
+        """Rows of a half, in a part of the split; labels count from 0 in each half."""
+        names = self.names[half]
+        rows = self.split[part]
+        return [[path, names.index(name), name] for path, _, name in rows if name in names]
+
+    def images(self, half, part):
+        """Images and labels as from `read_images`, read once."""
+        if (half, part) not in self.read:
+            self.read[half, part] = read_images(self.archive, self.rows(half, part))
+        return self.read[half, part]
 
     def few_shot(self, seed):
         """Training images and labels, up to SHOTS of each base class."""
         classes = defaultdict(list)
-        for row in self.rows:
+        for row in self.rows("base", "train"):
             classes[row[1]].append(row)
         rng = random.Random(seed)
         chosen = [r for rows in classes.values() for r in rng.sample(rows, min(SHOTS, len(rows)))]
         return read_images(self.archive, chosen)
 
 
-def text_features(model, names, template):
+def text_features(model, names, template=PROMPT):
     """Features (len(names), D) of a sentence about each class, of norm 1."""
     tokens = clip.tokenize([template.format(name) for name in names])
-    ends = tokens.argmax(1)
-    return encode_text(model, cut(tokens, ends))[torch.arange(len(ends)), ends]
+    return encode_text(model, tokens, tokens.argmax(1))[1]
+
+
+@torch.no_grad()
+def accuracies(model, data, part):
+    """Percent on base and on new classes, of images in a part of the split."""
+    found = []
+    for half in HALVES:
+        images, labels = data.images(half, part)
+        features = torch.cat([encode_image(model, chunk)[:, 0] for chunk in images.split(256)])
+        hits = (features @ text_features(model, data.names[half]).T).argmax(1) == labels
+        found.append(100 * hits.float().mean().item())
+    return found
 
 
 def random_crops(images):
@@ -114,29 +112,21 @@ def random_crops(images):
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def accuracy(model, images, labels, names, template=PROMPT):
-    features = torch.cat([encode_image(model, chunk)[:, 0] for chunk in images.split(256)])
-    hits = (features @ text_features(model, names, template).T).argmax(1) == labels
-    return 100 * hits.float().mean().item()
-
-
-def tune_norms(weights, task, rate, seed):
+def tune_norms(weights, data, rate, seed):
     """CLIP with the LayerNorms of both towers tuned on the training images."""
     torch.manual_seed(seed)
     model = load_clip(str(weights)).float()
     model.requires_grad_(False)
-    parameters = []
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            parameters += list(module.requires_grad_(True).parameters())
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    parameters = [p for norm in norms for p in norm.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.0)
-    images, labels = task.few_shot(seed)
+    images, labels = data.few_shot(seed)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(images)).split(BATCH):
             features = encode_image(model, random_crops(images[chosen]))[:, 0]
-            texts = text_features(model, task.names["base"], PROMPT)
+            texts = text_features(model, data.names["base"])
             logits = model.logit_scale.exp() * features @ texts.T
             loss = F.cross_entropy(logits, labels[chosen])
             optimizer.zero_grad()
@@ -146,70 +136,57 @@ def tune_norms(weights, task, rate, seed):
     return model.eval()
 
 
-@torch.no_grad()
-def accuracies(model, task, where="test", template=PROMPT):
-    """Percent on base and on new classes."""
-    return [accuracy(model, *task.images[where, p], task.names[p], template) for p in PARTS]
-
-
-def tune_at_best_rate(weights, tasks, seed):
-    """The rate with the best mean accuracy on validation images, and {name: model} tuned with it.
-
-    The mean is over all data sets, base and new classes.
-    """
-    models, means = {}, {}
+def best_rate(weights, datasets, seed):
+    """The rate with the best mean accuracy on validation images of all data sets and halves."""
+    means = {}
     for rate in RATES:
-        models[rate] = {name: tune_norms(weights, task, rate, seed) for name, task in tasks.items()}
-        found = [accuracies(models[rate][name], task, "val") for name, task in tasks.items()]
-        means[rate] = sum(map(sum, found)) / (len(found) * len(PARTS))
+        found = [
+            accuracies(tune_norms(weights, data, rate, seed), data, "val")
+            for data in datasets.values()
+        ]
+        means[rate] = np.mean(found)
         print(f"LayerNorms, rate {rate:g}: {means[rate]:.1f} on validation images", flush=True)
-    best = max(RATES, key=means.get)
-    return best, models[best]
+    return max(means, key=means.__getitem__)
 
 
-def measure(zero, tuned, name, task):
+def row(name, data, clip_model, tuned):
     """One row of the table, from the CLIP as it is and tuned with each seed."""
-    best = max(SENTENCES[name], key=lambda text: sum(accuracies(zero, task, CHOICE, text)))
-    found = [accuracies(model, task) for model in tuned]
-    base, new = accuracies(zero, task)
-    base_with_it, new_with_it = accuracies(zero, task, "test", best)
-    base_tuned, new_tuned = (sum(each) / len(found) for each in zip(*found, strict=True))
-    return {
+    found = {
         "data set": name,
-        "classes": sum(map(len, task.names.values())),
-        "test": sum(len(task.images["test", part][1]) for part in PARTS),
-        "base": base,
-        "new": new,
-        "sentence": f"`{best}`",
-        "base with it": base_with_it,
-        "new with it": new_with_it,
-        "base tuned": base_tuned,
-        "new tuned": new_tuned,
+        "classes": sum(map(len, data.names.values())),
+        "test": sum(len(data.rows(half, "test")) for half in HALVES),
     }
+    found["base"], found["new"] = accuracies(clip_model, data, "test")
+    if tuned:
+        percents = np.mean([accuracies(model, data, "test") for model in tuned], axis=0)
+        found["base tuned"], found["new tuned"] = percents.tolist()
+    return found
 
 
 def main():
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--archive", type=Path, default="assets/emoji.zip")
-    parser.add_argument("--datasets", nargs="+", default=list(SENTENCES), choices=list(SENTENCES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
+    parser.add_argument(
+        "--seeds", nargs="*", type=int, default=[1, 2, 3], help="of tuning; none: zero-shot only"
+    )
     args = parser.parse_args()
+    clip_model = load_clip(str(args.weights)).float()
     with zipfile.ZipFile(args.archive) as archive:
-        tasks = {name: Task(archive, name) for name in args.datasets}
-        model = load_clip(str(args.weights)).float()
-        rate, first = tune_at_best_rate(args.weights, tasks, args.seeds[0])
+        datasets = {name: BaseToNew(archive, name) for name in args.datasets}
+        rate = best_rate(args.weights, datasets, args.seeds[0]) if args.seeds else None
         rows = []
-        for name, task in tasks.items():
-            others = [tune_norms(args.weights, task, rate, seed) for seed in args.seeds[1:]]
-            row = measure(model, [first[name], *others], name, task)
-            rows.append({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()})
+        for name, data in datasets.items():
+            tuned = [tune_norms(args.weights, data, rate, seed) for seed in args.seeds]
+            rows.append(row(name, data, clip_model, tuned))
             print(rows[-1], flush=True)
-    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f"))
+    templates = [template for look in LOOKS.values() for template in look]
     with torch.no_grad():
-        plain = text_features(model, [WORD], PROMPT)[0]
-        looks = [template for templates in LOOKS.values() for template in templates]
-        cosines = [(t, float(plain @ text_features(model, [WORD], t)[0])) for t in looks]
+        plain = text_features(clip_model, [WORD])[0]
+        cosines = [(t, float(plain @ text_features(clip_model, [WORD], t)[0])) for t in templates]
     print(tabulate(sorted(cosines, key=lambda c: -c[1]), ["sentence", "cosine"], floatfmt=".2f"))
 
 

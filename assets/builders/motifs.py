@@ -6,17 +6,18 @@ import json
 import random
 import re
 from collections import defaultdict
+from itertools import product
 
-from .packages import (
-    code,
-    draw_file,
-    draw_svg,
-    icon_svg,
-    open_package,
-    read_files,
-    read_iconify,
-    slug,
-)
+from .packages import code, draw, icon_svg, open_package, plain, read_files, read_iconify
+
+EVALUATED = ("openmoji", "fluent_3d", "emojione")  # artists whose pictures no pre-training sees
+FILES = {  # emoji sets that know their pictures by code point: package, folder, kind of file
+    "noto": ("emoji-datasource-google", "img/google/64", ".png"),
+    "twemoji": ("emoji-datasource-twitter", "img/twitter/64", ".png"),
+    "fluent_3d": ("@lobehub/fluent-emoji-3d", "assets", ".webp"),
+    "openmoji": ("openmoji", "color/svg", ".svg"),
+}
+NAMES = ("name", "unicode_name", "short_names")  # keys of an emoji: CLDR's, Unicode's, others
 
 MIN_CLASS = 16  # emoji per class
 SHARES = {"train": 0.42, "val": 0.14, "test": 0.44}
@@ -32,7 +33,7 @@ def read_emoji(folder):
     with open_package(folder, "emoji-datasource") as tar:
         source = json.load(tar.extractfile("package/emoji.json"))
     source = {code(item["unified"]): item for item in source}
-    available = read_files(folder, "@lobehub/fluent-emoji-3d", "assets", ".webp")
+    available = read_files(folder, *FILES["fluent_3d"])
     emoji = []
     for row in csv.DictReader(io.StringIO(table)):
         key = code(row["hexcode"])
@@ -59,40 +60,46 @@ def read_emoji(folder):
     return emoji
 
 
-def named_pictures(folder, name, emoji, by_short_name):
-    """{code: svg} of an Iconify emoji set, which knows its pictures by name alone.
+def match_names(emoji, pictures, looks, keys=NAMES):
+    """The pictures that bear the name of an emoji, one of each look.
 
     Every picture goes to one emoji: better a missing picture than a wrong one.
+
+    Args:
+        emoji: as from `read_emoji`.
+        pictures: {(name as from `plain`, look): picture}.
+        looks: those to look for.
+        keys: of an emoji, its names in the order in which they are tried.
+
+    Returns:
+        {(code, look): picture}.
     """
-    icons = read_iconify(folder, name)
-    names = {name.replace("-", ""): name for name in [*icons.get("aliases", {}), *icons["icons"]]}
-    keys = ["name", "unicode_name"] + ["short_names"] * by_short_name
     found, taken = {}, set()
-    for key in keys:
-        for item in emoji:
-            candidates = item[key] if isinstance(item[key], list) else [item[key]]
-            for candidate in candidates:
-                name = names.get(slug(candidate).replace("-", ""))
-                if name and name not in taken and item["code"] not in found:
-                    found[item["code"]] = icon_svg(icons, name)
-                    taken.add(name)
+    for key, item in product(keys, emoji):
+        names = item[key] if isinstance(item[key], list) else [item[key]]
+        for name, look in product(names, looks):
+            picture, place = pictures.get((plain(name), look)), (item["code"], look)
+            if picture and picture not in taken and place not in found:
+                found[place] = picture
+                taken.add(picture)
     return found
 
 
-def emoji_set(folder, name, emoji):
-    """{code: RGBA image} of one emoji set, of the emoji of the benchmark."""
-    if name in ("noto", "twemoji"):
-        vendor = {"noto": "google", "twemoji": "twitter"}[name]
-        files = read_files(folder, f"emoji-datasource-{vendor}", f"img/{vendor}/64", ".png")
-        draw = draw_file
-    elif name == "fluent_3d":
-        files, draw = read_files(folder, "@lobehub/fluent-emoji-3d", "assets", ".webp"), draw_file
-    elif name == "openmoji":
-        files, draw = read_files(folder, "openmoji", "color/svg", ".svg"), draw_svg
+def emoji_set(folder, artist, emoji):
+    """{code: RGBA image} of one emoji set, of the emoji of the benchmark.
+
+    Sets that are not in FILES are those of Iconify, which know their pictures by name alone.
+    """
+    if artist in FILES:
+        files = read_files(folder, *FILES[artist])
     else:
-        # EmojiOne is for evaluation: no guesses by short names there
-        files = named_pictures(folder, name, emoji, by_short_name=name != "emojione")
-        draw = draw_svg
+        icons = read_iconify(folder, artist)
+        names = [*icons.get("aliases", {}), *icons["icons"]]
+        pictures = {(name.replace("-", ""), ""): name for name in names}
+        # pictures for evaluation are not guessed by short names
+        keys = NAMES[:-1] if artist in EVALUATED else NAMES
+        found = match_names(emoji, pictures, [""], keys)
+        files = {code: icon_svg(icons, name) for (code, _), name in found.items()}
     return {item["code"]: draw(files[item["code"]]) for item in emoji if item["code"] in files}
 
 
@@ -102,7 +109,7 @@ def split_emoji(emoji):
     Man, woman and person of one motif stay together, so that a test image is a motif never seen
     in training. Returns {code: "train" | "val" | "test"} and the sorted class names.
     """
-    classes = defaultdict(lambda: defaultdict(list))
+    classes: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for item in emoji:
         motif = re.sub(r"^(man|woman|person|men|women|people)\b:? ?", "", item["name"])
         classes[item["subgroup"]][motif or item["name"]].append(item["code"])

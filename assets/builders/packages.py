@@ -66,21 +66,21 @@ def code(hexcode):
     return "-".join(part for part in parts if part != "fe0f")
 
 
-def slug(text):
-    """`Women’s boot` -> `womens-boot`, as icon sets name their files."""
-    text = text.lower().replace("’", "").replace("'", "")
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")
+def plain(text):
+    """The letters and digits of a name, to compare names by: `Women’s boot` -> `womensboot`."""
+    ascii_text = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]", "", ascii_text)
 
 
 def read_files(folder, package, inside, suffix):
-    """{code: bytes} of the images directly in the folder `inside` of a package."""
+    """{code: str of an SVG, else bytes} of the images directly in a folder of a package."""
     files = {}
     with open_package(folder, package) as tar:
         for member in tar:
             path = Path(member.name)
             if path.parent.as_posix() == f"package/{inside}" and path.suffix == suffix:
-                files[code(path.stem)] = tar.extractfile(member).read()
+                data = tar.extractfile(member).read()
+                files[code(path.stem)] = data.decode() if suffix == ".svg" else data
     return files
 
 
@@ -110,24 +110,24 @@ def icon_svg(icons, name):
     )
 
 
-def draw_file(data):
-    """A bitmap file as RGBA, (SIZE, SIZE)."""
-    return Image.open(io.BytesIO(data)).convert("RGBA").resize((SIZE, SIZE), Image.LANCZOS)
+def draw(picture):
+    """An SVG document (str) or a bitmap file (bytes) as RGBA, (SIZE, SIZE).
 
-
-def draw_svg(svg):
-    """An SVG document as RGBA, (SIZE, SIZE), centred where it is not square."""
+    A drawing that is not square is centred.
+    """
+    if isinstance(picture, bytes):
+        image = Image.open(io.BytesIO(picture)).convert("RGBA")
+        return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     try:
         from resvg_py import svg_to_bytes  # only the builders need it
     except ImportError:
         sys.exit("Drawing SVG needs resvg-py: pip install resvg-py")
 
-    svg = svg.decode() if isinstance(svg, bytes) else svg
-    png = bytes(svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
+    png = bytes(svg_to_bytes(svg_string=picture, width=SIZE, height=SIZE))
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     if image.size == (SIZE, SIZE):
         return image
     whole = Image.new("RGBA", (SIZE, SIZE))
-    image.thumbnail((SIZE, SIZE), Image.LANCZOS)
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     whole.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
     return whole

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .motifs import emoji_set, read_emoji
-from .packages import draw_svg, icon_svg, read_iconify, slug
+from .motifs import emoji_set, match_names, read_emoji
+from .packages import draw, icon_svg, read_iconify
 
 # emoji set -> its look, a key of `captions.LOOKS`
 EMOJI_SETS = {
@@ -28,7 +28,7 @@ EMOJI_SETS = {
     "fxemoji": "flat",
     "fluent-emoji-high-contrast": "solid",
 }
-# icon set -> [(end of the name as a regular expression, look)]; the first that matches counts
+# icon set -> [(end of a name, look)]; the first that fits counts
 ICON_SETS = {
     "fa6-solid": [("", "solid")],
     "fluent": [("-24-regular", "line"), ("-24-filled", "solid")],
@@ -50,32 +50,28 @@ ICON_SETS = {
 
 def icons_of_emoji(icons, kinds, emoji):
     """{(code, look): svg} of the icons that bear the name of an emoji, one of each look."""
-    by_name = {}
+    by_name: dict[tuple[str, str], str] = {}
     for name in icons["icons"]:
-        for end, look in kinds:
-            if re.search(f"{end}$", name):
-                base = re.sub(r"-\d+$", "", name[: len(name) - len(end)])
-                by_name.setdefault((base.replace("-", ""), look), name)
-                break
-    found, taken = {}, set()
-    for key in ("name", "unicode_name", "short_names"):
-        for item in emoji:
-            candidates = item[key] if isinstance(item[key], list) else [item[key]]
-            for candidate in candidates:
-                for look in dict(kinds).values():
-                    place = (item["code"], look)
-                    name = by_name.get((slug(candidate).replace("-", ""), look))
-                    if name and name not in taken and place not in found:
-                        found[place] = icon_svg(icons, name)
-                        taken.add(name)
-    return found
+        kind = next((kind for kind in kinds if name.endswith(kind[0])), None)
+        if kind:
+            end, look = kind
+            base = re.sub(r"-\d+$", "", name.removesuffix(end))
+            by_name.setdefault((base.replace("-", ""), look), name)
+    found = match_names(emoji, by_name, looks_of(kinds))
+    return {place: icon_svg(icons, name) for place, name in found.items()}
+
+
+def looks_of(kinds):
+    """The looks of an icon set, each once."""
+    return list(dict.fromkeys(look for _, look in kinds))
 
 
 def draw_pictures(folder):
     """The emoji, the styles, and the pictures as (array, emoji index, style index)."""
     emoji = read_emoji(folder)
     position = {item["code"]: i for i, item in enumerate(emoji)}
-    styles, rows = [], []
+    styles: list[dict] = []
+    rows: list[tuple] = []
     for name, look in EMOJI_SETS.items():
         pictures = emoji_set(folder, name, emoji)
         rows += [(np.asarray(image), position[c], len(styles)) for c, image in pictures.items()]
@@ -83,10 +79,9 @@ def draw_pictures(folder):
         print(f"{name}: {len(pictures)}", flush=True)
     for name, kinds in ICON_SETS.items():
         svgs = icons_of_emoji(read_iconify(folder, name), kinds, emoji)
-        first = len(styles)
-        looks = list(dict.fromkeys(dict(kinds).values()))
+        looks, first = looks_of(kinds), len(styles)
         for (key, look), svg in tqdm(svgs.items(), name, leave=False):
-            image = np.asarray(draw_svg(svg))
+            image = np.asarray(draw(svg))
             if image[..., 3].any():
                 rows.append((image, position[key], first + looks.index(look)))
         styles += [{"name": name, "look": look, "emoji": False} for look in looks]
@@ -95,6 +90,7 @@ def draw_pictures(folder):
 
 
 def main():
+    """Draw the pictures as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, required=True, help="the npz to write")

@@ -1,17 +1,17 @@
 """Pre-train the embedded CLIP on emoji and icons, on two CPU cores, in half an hour.
 
     python -m assets.builders.pictures --packages FOLDER --output pictures.npz
-    python -m assets.builders.pretrain --data pictures.npz --output FOLDER --minutes 25
-    python -m assets.builders.pretrain --data pictures.npz --output FOLDER --export WEIGHTS
+    python -m assets.builders.pretrain --data pictures.npz --output FOLDER
 
-The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss with
-all true pairs of the batch as positives, plus the same loss on a token-level score: late
-interaction of image patches and words, as in FILIP (Yao et al., 2022), with a soft maximum. CLIP's
-loss trains the CLS state alone, and at this size the patch states would carry little meaning.
+The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss
+(arXiv 2103.00020) with all true pairs of the batch as positives, plus the same loss on a
+token-level score: late interaction of image patches and words, as in FILIP (arXiv 2111.07783), with
+a soft maximum. CLIP's loss trains only the CLS state, and at this size the patch states would carry
+little meaning.
 
-`--steps` fixes the number of steps (the same seed then gives the same weights on the same
-machine); `--minutes` lets the cosine schedule follow the clock. A run that was stopped goes on from
-its checkpoint when it is started again.
+The same seed gives the same weights on the same machine. Every few minutes and at the end FOLDER
+gets a checkpoint, from which the same command goes on, and `clip.safetensors`, the moving average
+of the weights.
 """
 
 import argparse
@@ -21,29 +21,21 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import save as save_tensors
 from torch import nn
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from trainers.prompting.backbones import build_clip
 from trainers.prompting.storage.files import write_whole
 
 from .captions import LOOK_NAMES, Captions
-from .towers import (
-    contrastive,
-    cut,
-    encode_image,
-    encode_text,
-    late_interaction,
-    word_mask,
-)
+from .towers import contrastive, encode_image, encode_text, late_interaction, word_mask
 from .views import augment
-from .zero_shot import ZeroShot
 
-ROOT = Path(__file__).resolve().parents[2]
 ARCH = {
     "embed_dim": 128,
     "image_resolution": 64,
@@ -56,197 +48,197 @@ ARCH = {
     "transformer_heads": 2,
     "transformer_layers": 4,
 }
+PATCHES = (ARCH["image_resolution"] // ARCH["vision_patch_size"]) ** 2
 TOKEN_PAIRS = 96  # the token-level term sees this many pairs of the batch
-KEPT = 32  # of 64 patches, in random places, until FULL of the schedule: fewer, faster steps
+KEPT = 32  # patches of an image, in random places, until FULL of the steps: fewer, faster steps
 FULL = 0.85
+KEEP_EVERY = 300  # seconds between checkpoints
 ICON_WEIGHT = 0.5  # pictures of icon sets are drawn half as often as those of emoji sets
 
 
-def log(path, line):
-    tqdm.write(line)
-    with open(path, "a") as file:
-        file.write(line + "\n")
+class Batch(NamedTuple):
+    """Pictures and captions of a step.
+
+    images: (B, 3, H, W); kept: (B, KEPT) of the patches, or None; tokens: (B, 77); ends: (B,),
+    positions of EOS; truth: (B, B), 1 where caption j is true of picture i, else 0.
+    """
+
+    images: torch.Tensor
+    kept: torch.Tensor | None
+    tokens: torch.Tensor
+    ends: torch.Tensor
+    truth: torch.Tensor
 
 
-def new_model(captions, seed):
-    """A stock CLIP whose embedding table holds only the words in use: a tenth of the update."""
-    torch.manual_seed(seed)
-    model = build_clip(ARCH).train()
-    table = nn.Embedding(len(captions.ids), ARCH["transformer_width"])
-    table.weight.data.copy_(model.token_embedding.weight[captions.ids])
-    model.token_embedding = table
-    return model
+class Pictures:
+    """The pictures to train on, with what views and captions need to know of them.
 
+    Args:
+        data: what `assets.builders.pictures` has written.
+    """
 
-def export(state, captions, path):
-    """Write weights as `load_clip` reads them: float16, only the embedding rows in use."""
-    state = {key: value.half().contiguous() for key, value in state.items()}
-    state["token_embedding.rows"] = state.pop("token_embedding.weight")
-    state["token_embedding.ids"] = captions.ids
-    write_whole(path, save_tensors(state, {"arch": json.dumps(ARCH)}))
+    def __init__(self, data):
+        meta = json.loads(str(data["meta"]))
+        styles, emoji = meta["styles"], meta["emoji"]
+        self.captions = Captions(emoji, ARCH["vocab_size"])
+        self.images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous()
+        self.emoji = torch.from_numpy(data["emoji"]).long()
+        self.style = torch.from_numpy(data["style"]).long()
+        self.is_mono = torch.tensor([s["look"] in ("line", "solid", "two-tone") for s in styles])
+        self.looks = torch.zeros(len(styles), len(LOOK_NAMES), dtype=torch.bool)
+        for row, style in zip(self.looks, styles, strict=True):
+            for look in (style["look"], "emoji" if style["emoji"] else "icon"):
+                row[LOOK_NAMES.index(look)] = True
+        is_emoji = torch.tensor([style["emoji"] for style in styles])
+        self.weight = torch.where(is_emoji & ~self.is_mono, 1.0, ICON_WEIGHT)[self.style]
+        self.may_flip = torch.tensor([may_flip(item) for item in emoji])
 
-
-def train(args, data, captions):
-    generator = torch.Generator()
-    images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).contiguous()
-    index = torch.from_numpy(data["emoji"]).long()
-    style = torch.from_numpy(data["style"]).long()
-    styles = json.loads(str(data["meta"]))["styles"]
-    is_emoji = torch.tensor([item["emoji"] for item in styles])
-    is_mono = torch.tensor([item["look"] in ("line", "solid", "two-tone") for item in styles])
-    style_looks = torch.zeros(len(styles), len(LOOK_NAMES), dtype=torch.bool)
-    for s, item in enumerate(styles):
-        for look in (item["look"], "emoji" if item["emoji"] else "icon"):
-            style_looks[s, LOOK_NAMES.index(look)] = True
-    weight = torch.where(is_emoji & ~is_mono, 1.0, ICON_WEIGHT)[style]
-    may_flip = torch.tensor(
-        [
-            "arrow" not in item["subgroup"] and not {"left", "right"} & set(item["name"].split())
-            for item in captions.emoji
-        ]
-    )
-    model = new_model(captions, args.seed)
-    average = {key: value.clone() for key, value in model.state_dict().items()}
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    step, elapsed, checkpoint = 0, 0.0, args.output / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average, step, elapsed = saved["average"], saved["step"], saved["elapsed"]
-    evaluate = ZeroShot(args.archive, captions)
-    bar = tqdm(
-        total=args.steps or round(args.minutes * 60),
-        initial=step if args.steps else round(elapsed),
-        unit="step" if args.steps else "s",
-        mininterval=5,
-    )
-    last = saved_at = evaluated_at = time.monotonic()
-    running = None
-
-    def save():
-        saved = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average,
-            "step": step,
-            "elapsed": elapsed,
-        }
-        buffer = io.BytesIO()
-        torch.save(saved, buffer)
-        write_whole(checkpoint, buffer.getvalue())
-
-    def report():
-        shadow = new_model(captions, args.seed).eval()
-        for name, state in (("raw", model.state_dict()), ("ema", average)):
-            shadow.load_state_dict(state)
-            numbers = " ".join(f"{key} {value:.3g}" for key, value in evaluate(shadow).items())
-            log(args.output / "log.txt", f"  {name}: {numbers}")
-
-    while (done := step / args.steps if args.steps else elapsed / (60 * args.minutes)) < 1:
-        warm = min(1.0, (step + 1) / args.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
-        generator.manual_seed(args.seed * 1_000_003 + step)  # a resumed run draws the same
-        rng = np.random.default_rng([args.seed, step])
-        chosen = torch.multinomial(weight, args.batch, replacement=True, generator=generator)
-        emoji, s = index[chosen], style[chosen]
-        pixels, looks = augment(
-            images[chosen], may_flip[emoji], is_mono[s], style_looks[s], generator
-        )
-        tokens, ends, truth = captions.draw(emoji, looks, rng)
-        truth = truth.float()
+    def draw(self, count, seed, step, few_patches) -> Batch:
+        """The pictures of a step, the same for the same seed and step."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chosen = torch.multinomial(self.weight, count, replacement=True, generator=generator)
+        emoji, style = self.emoji[chosen], self.style[chosen]
+        images, looks = augment(
+            self.images[chosen], self.may_flip[emoji], self.is_mono[style], self.looks[style],
+            generator,
+        )  # fmt: skip
+        tokens, ends, truth = self.captions.draw(emoji, looks, np.random.default_rng([seed, step]))
         kept = None
-        if done < FULL:
-            places = torch.rand(
-                args.batch, model.visual.positional_embedding.shape[0] - 1, generator=generator
-            )
-            kept = places.argsort(1)[:, :KEPT]
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = encode_image(model, pixels, kept)
-            read = encode_text(model, cut(tokens, ends))
-        sentence = read[torch.arange(len(read)), ends]
-        scale = model.logit_scale.exp()
-        loss = contrastive(seen[:, 0] @ sentence.T, truth, scale)
-        few = TOKEN_PAIRS
-        mask = word_mask(read, ends)[:few]
-        longest = int(ends[:few].max()) - 1
-        score = late_interaction(seen[:few, 1:], read[:few, :longest], mask[:, :longest])
-        token_loss = contrastive(score, truth[:few, :few], scale)
-        optimizer.zero_grad(set_to_none=True)
-        (loss + args.token_weight * token_loss).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        model.logit_scale.data.clamp_(max=math.log(100))
-        decay = min(0.998, (1 + step) / (10 + step))
-        state = model.state_dict()
-        torch._foreach_lerp_(list(average.values()), [state[key] for key in average], 1 - decay)
-        step += 1
+        if few_patches:
+            kept = torch.rand(count, PATCHES, generator=generator).argsort(1)[:, :KEPT]
+        return Batch(images, kept, tokens, ends, truth.float())
 
-        now = time.monotonic()
-        elapsed += now - last
-        bar.update(1 if args.steps else round(elapsed) - bar.n)
-        losses = np.array([loss.item(), token_loss.item()])
-        if not np.isfinite(losses).all():
+
+def may_flip(item):
+    """Whether the mirror image of an emoji is true to its captions."""
+    return "arrow" not in item["subgroup"] and not {"left", "right"} & set(item["name"].split())
+
+
+def losses(clip_model, batch):
+    """CLIP's loss and the token-level term on a batch."""
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = encode_image(clip_model, batch.images, batch.kept)
+        read, sentence = encode_text(clip_model, batch.tokens, batch.ends)
+    scale = clip_model.logit_scale.exp()
+    loss = contrastive(seen[:, 0] @ sentence.T, batch.truth, scale)
+    few = slice(TOKEN_PAIRS)
+    words = slice(int(batch.ends[few].max()) - 1)
+    mask = word_mask(read, batch.ends)[few, words]
+    score = late_interaction(seen[few, 1:], read[few, words], mask)
+    return loss, contrastive(score, batch.truth[few, few], scale)
+
+
+class Pretraining:
+    """A CLIP in training, the moving average of its weights, and the steps that it has made.
+
+    Its embedding table holds only the words in use, which makes the update a tenth of the work.
+
+    Args:
+        word_ids: (V,) of CLIP's vocabulary, those in use.
+        seed: of the first weights.
+    """
+
+    def __init__(self, word_ids, seed):
+        torch.manual_seed(seed)
+        self.clip_model = build_clip(ARCH).train()
+        table = nn.Embedding(len(word_ids), ARCH["transformer_width"])
+        table.weight.data.copy_(self.clip_model.token_embedding.weight[word_ids])
+        self.clip_model.token_embedding = table
+        self.average = {key: value.clone() for key, value in self.clip_model.state_dict().items()}
+        self.step = 0
+        parameters = list(self.clip_model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+
+    def update(self, loss, rate):
+        """A step of AdamW down a loss, and of the average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.clip_model.parameters(), 1.0)
+        self.optimizer.step()
+        self.clip_model.logit_scale.data.clamp_(max=math.log(100))
+        decay = min(0.998, (1 + self.step) / (10 + self.step))
+        for key, value in self.clip_model.state_dict().items():
+            self.average[key].lerp_(value, 1 - decay)
+        self.step += 1
+
+    def save(self, path):
+        """Write all that a later call needs to go on."""
+        buffer = io.BytesIO()
+        saved = {"model": self.clip_model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save({**saved, "average": self.average, "step": self.step}, buffer)
+        write_whole(path, buffer.getvalue())
+
+    def load(self, path):
+        """Go on from what `save` wrote."""
+        saved = torch.load(path, weights_only=True)
+        self.clip_model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.average, self.step = saved["average"], saved["step"]
+
+    def export(self, path, word_ids):
+        """Write the average as `load_clip` reads it: float16, only the embedding rows in use."""
+        state = {key: value.half().contiguous() for key, value in self.average.items()}
+        state["token_embedding.rows"] = state.pop("token_embedding.weight")
+        state["token_embedding.ids"] = word_ids
+        write_whole(path, save_tensors(state, {"arch": json.dumps(ARCH)}))
+
+
+def rate_factor(step, steps, warmup):
+    """Share of the highest rate at a step: a linear warm-up, and a cosine down to a hundredth."""
+    warm = min(1.0, (step + 1) / warmup)
+    return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def train(args, pictures):
+    """Make the steps, and keep what they come to every few minutes and at the end."""
+    run = Pretraining(pictures.captions.ids, args.seed)
+    checkpoint, weights = args.output / "checkpoint.pt", args.output / "clip.safetensors"
+    if checkpoint.exists():
+        run.load(checkpoint)
+    kept_at, mean_losses = time.monotonic(), None
+    for step in trange(run.step, args.steps, initial=run.step, total=args.steps, mininterval=5):
+        batch = pictures.draw(args.batch, args.seed, step, few_patches=step < FULL * args.steps)
+        loss, token_loss = losses(run.clip_model, batch)
+        rate = args.lr * rate_factor(step, args.steps, args.warmup)
+        run.update(loss + args.token_weight * token_loss, rate)
+        found = np.array([loss.item(), token_loss.item()])
+        if not np.isfinite(found).all():
             sys.exit(f"The loss is not finite at step {step}; the last checkpoint is kept")
-        running = losses if running is None else 0.95 * running + 0.05 * losses
-        bar.set_postfix_str(f"step {step} loss {running[0]:.3f} token {running[1]:.3f}", False)
-        if now - saved_at > 180:
-            save()
-            saved_at = now
-        if now - evaluated_at > args.evaluate_every:
-            log(
-                args.output / "log.txt",
-                f"step {step} {elapsed / 60:.1f} min loss {running[0]:.3f} token {running[1]:.3f} "
-                f"scale {scale.item():.1f} {step * args.batch / elapsed:.0f} images/s",
-            )
-            report()
-            evaluated_at = time.monotonic()
-        last = now  # so the time of an evaluation counts
-    bar.close()
-    save()
-    log(args.output / "log.txt", f"finished: {step} steps, {elapsed / 60:.1f} min")
-    report()
+        mean_losses = found if mean_losses is None else 0.95 * mean_losses + 0.05 * found
+        if time.monotonic() - kept_at > KEEP_EVERY:
+            run.save(checkpoint)
+            run.export(weights, pictures.captions.ids)
+            tqdm.write("step {}: loss {:.3f} token {:.3f}".format(step, *mean_losses))
+            kept_at = time.monotonic()
+    run.save(checkpoint)
+    run.export(weights, pictures.captions.ids)
+    print(f"{weights}: {run.step} steps, losses {mean_losses}")
 
 
 def main():
+    """Pre-train as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="npz of assets.builders.pictures")
-    parser.add_argument("--archive", type=Path, default=ROOT / "assets" / "emoji.zip")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int)
-    length.add_argument("--minutes", type=float)
-    length.add_argument("--export", type=Path, help="write the checkpoint as safetensors instead")
-    parser.add_argument(
-        "--weights",
-        choices=["average", "model"],
-        default="average",
-        help="what to export: the moving average or the last step",
-    )
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--warmup", type=int, default=150, help="steps")
-    parser.add_argument(
-        "--token-weight", type=float, default=0.5, help="of the token-level term; 0: CLIP's loss"
-    )
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--evaluate-every", type=float, default=300, help="seconds")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="npz of assets.builders.pictures")
+    add("--output", type=Path, required=True, help="folder of the checkpoint and the weights")
+    add("--steps", type=int, default=3178, help="(default: those of the embedded CLIP, 3178)")
+    add("--batch", type=int, default=256)
+    add("--lr", type=float, default=1.2e-3)
+    add("--warmup", type=int, default=150, help="steps")
+    add("--token-weight", type=float, default=0.5, help="of the token-level term; 0: CLIP's loss")
+    add("--seed", type=int, default=1)
     args = parser.parse_args()
-    data = np.load(args.data)
-    captions = Captions(json.loads(str(data["meta"]))["emoji"], ARCH["vocab_size"])
-    if args.export:
-        saved = torch.load(args.output / "checkpoint.pt", weights_only=True)
-        return export(saved[args.weights], captions, args.export)
     args.output.mkdir(parents=True, exist_ok=True)
-    return train(args, data, captions)
+    train(args, Pictures(np.load(args.data)))
 
 
 if __name__ == "__main__":

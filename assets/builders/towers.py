@@ -31,7 +31,10 @@ def run_block(block, x, causal):
 def encode_image(model, images, kept=None):
     """All normalised states (B, 1 + P, D) of images (B, 3, H, W); the first is CLS.
 
-    kept: (B, P') indices of the patches to use, as in FLIP (Li et al., 2023); all when None.
+    Args:
+        model: of OpenAI's class.
+        images: as CLIP takes them.
+        kept: (B, P') indices of the patches to use, as in FLIP (Li et al., 2023); all when None.
     """
     vision = model.visual
     x = vision.conv1(images).flatten(2).transpose(1, 2)
@@ -46,18 +49,20 @@ def encode_image(model, images, kept=None):
     return F.normalize((normalise(vision.ln_post, x) @ vision.proj).float(), dim=-1)
 
 
-def encode_text(model, tokens):
-    """All normalised states (B, L, D) of captions (B, L), cut to the longest of them."""
+def encode_text(model, tokens, ends):
+    """Normalised states of captions (B, 77) whose EOS is at `ends` (B,).
+
+    Returns:
+        All states (B, L, D), cut to the longest caption, and those of EOS (B, D).
+    """
+    tokens = tokens[:, : int(ends.max()) + 1]
     x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
     if torch.is_autocast_enabled("cpu"):
         x = x.bfloat16()
     for block in model.transformer.resblocks:
         x = run_block(block, x, causal=True)
-    return F.normalize((normalise(model.ln_final, x) @ model.text_projection).float(), dim=-1)
-
-
-def cut(tokens, ends):
-    return tokens[:, : int(ends.max()) + 1]
+    x = F.normalize((normalise(model.ln_final, x) @ model.text_projection).float(), dim=-1)
+    return x, x[torch.arange(len(x)), ends]
 
 
 def word_mask(states, ends):
@@ -70,7 +75,8 @@ def late_interaction(patches, words, mask):
     """Token-level similarity (B, T) of patches (B, P, D) and words (T, L, D), mask (T, L).
 
     The mean of two: each patch with its best words, and each word with its best patches, where
-    "best" is a softmax whose weights are constants in the backward pass.
+    "best" is a softmax whose weights are constants in the backward pass. With a maximum in its
+    place it is FILIP's (arXiv 2111.07783, Eq. 4-5).
     """
     cos = torch.einsum("bpd,tld->btpl", patches, words)
     with torch.no_grad():
@@ -83,11 +89,10 @@ def late_interaction(patches, words, mask):
 
 def contrastive(similarity, truth, scale):
     """CLIP's symmetric loss on (B, B); all true pairs are positives, with label smoothing."""
-    logits = scale * similarity
 
     def one_way(logits, truth):
         target = truth / truth.sum(1, keepdim=True)
-        target = (1 - SMOOTHING) * target + SMOOTHING / logits.shape[1]
-        return -(target * F.log_softmax(logits, 1)).sum(1).mean()
+        return F.cross_entropy(logits, target, label_smoothing=SMOOTHING)
 
+    logits = scale * similarity
     return (one_way(logits, truth) + one_way(logits.T, truth.T)) / 2

@@ -6,16 +6,17 @@ evaluation.
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import normalize
 
 from trainers.prompting.backbones.openai import OPENAI
 
 from .captions import LOOK_NAMES
 
-MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (OPENAI.mean, OPENAI.std))
 SILHOUETTES = 0.05  # share of pictures filled with one dark colour
 
 
 def uniform(shape, low, high, generator):
+    """Random numbers between two."""
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
@@ -27,63 +28,94 @@ def chance(count, p, generator):
 def augment(rgba, may_flip, is_mono, style_looks, generator):
     """Random views of pictures.
 
-    rgba: (B, 4, H, W) uint8. may_flip, is_mono: (B,) bool. style_looks: (B, len(LOOKS)) bool, the
-    looks of the pictures' styles. Returns views (B, 3, H, W), normalised as CLIP's, and their
-    looks (B, len(LOOKS)) bool.
+    Args:
+        rgba: (B, 4, H, W) uint8.
+        may_flip: (B,) bool, whether the mirror image is true to the captions.
+        is_mono: (B,) bool, whether a picture has one colour, which may be any.
+        style_looks: (B, len(LOOKS)) bool, the looks of the pictures' styles.
+        generator: of random numbers.
+
+    Returns:
+        Views (B, 3, H, W), normalised as CLIP's, and their looks (B, len(LOOKS)) bool.
     """
+    count, looks = len(rgba), style_looks.clone()
+    colour, alpha = moved(rgba, may_flip, looks, generator)
+    ground = draw_ground(count, looks, generator)
+    ink = draw_ink(ground, generator)
+    silhouette = chance(count, SILHOUETTES, generator)
+    colour = torch.where(is_mono.view(-1, 1, 1, 1) | silhouette, ink * alpha, colour)
+    light, lit = draw_light(rgba.shape, generator)
+    painted = (colour * (1 + light)).clamp(max=1) + (1 - alpha) * ground
+    contrast = uniform((count, 1, 1, 1), 0.8, 1.2, generator)
+    brightness = uniform((count, 1, 1, 1), -0.05, 0.05, generator)
+    painted = (painted - 0.5) * contrast + 0.5 + brightness
+
+    silhouette = silhouette.flatten()
+    for name in ("flat", "shaded"):
+        looks[:, LOOK_NAMES.index(name)] &= ~silhouette
+    mark(looks, "solid", silhouette)
+    mark(looks, "glossy", lit & ~is_mono & ~silhouette)
+    return normalize(painted.clamp(0, 1), OPENAI.mean, OPENAI.std), looks
+
+
+def mark(looks, name, those):
+    """Note, in place, that those (B,) of the pictures have a look."""
+    looks[:, LOOK_NAMES.index(name)] |= those
+
+
+def moved(rgba, may_flip, looks, generator):
+    """Colours (B, 3, H, W), times alpha, and alpha (B, 1, H, W) of turned and scaled pictures."""
     count = len(rgba)
-    g = generator
     x = rgba.float() / 255
     x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1)  # premultiplied: no fringes
-
-    angle = uniform(count, -0.35, 0.35, g) * (torch.rand(count, generator=g) < 0.7)
-    size = uniform(count, 0.7, 1.15, g)
-    zoom = 1 / size
-    flip = torch.where(may_flip & (torch.rand(count, generator=g) < 0.4), -1.0, 1.0)
-    stretch = uniform(count, 0.88, 1.12, g)
+    angle = uniform(count, -0.35, 0.35, generator) * (torch.rand(count, generator=generator) < 0.7)
+    size = uniform(count, 0.7, 1.15, generator)
+    mirrored = may_flip & (torch.rand(count, generator=generator) < 0.4)
+    flip = torch.where(mirrored, -1.0, 1.0)
+    stretch = uniform(count, 0.88, 1.12, generator)
+    cos, sin = angle.cos() * (1 / size), angle.sin() * (1 / size)
     theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = angle.cos() * zoom * flip * stretch
-    theta[:, 0, 1] = -angle.sin() * zoom * stretch
-    theta[:, 1, 0] = angle.sin() * zoom * flip
-    theta[:, 1, 1] = angle.cos() * zoom
-    theta[:, :, 2] = uniform((count, 2), -0.18, 0.18, g)
-    grid = F.affine_grid(theta, x.shape, align_corners=False)
+    theta[:, 0, 0], theta[:, 0, 1] = cos * flip * stretch, -sin * stretch
+    theta[:, 1, 0], theta[:, 1, 1] = sin * flip, cos
+    theta[:, :, 2] = uniform((count, 2), -0.18, 0.18, generator)
+    mark(looks, "small", size < 0.8)
+    mark(looks, "large", size > 1.05)
+    mark(looks, "turned", angle.abs() > 0.2)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False)
-    colour, alpha = x[:, :3], x[:, 3:]
+    return x[:, :3], x[:, 3:]
 
-    coloured, plain = (torch.rand(count, n, 1, 1, generator=g) for n in (3, 1))
-    ground = torch.where(chance(count, 0.5, g), coloured, plain)
-    ground = torch.where(chance(count, 0.5, g), torch.ones(()), ground)
-    # icons of one colour take any ink that is seen on the ground
-    ink = torch.where(chance(count, 0.5, g), torch.rand(count, 3, 1, 1, generator=g), 0.0)
-    near = (ink.mean(1, keepdim=True) - ground.mean(1, keepdim=True)).abs() < 0.4
-    bright = torch.where(ground.mean(1, keepdim=True) < 0.5, 0.9, 0.05)
-    ink = torch.where(near, bright, ink)
-    silhouette = chance(count, SILHOUETTES, g)
-    colour = torch.where(is_mono.view(-1, 1, 1, 1) | silhouette, ink * alpha, colour)
 
-    # a soft light over the object, as on glossy and three-dimensional styles
-    lit = chance(count, 0.6, g)
-    light = uniform((count, 1, 3, 3), -0.3, 0.3, g) * lit
-    light = F.interpolate(light, x.shape[2:], mode="bilinear", align_corners=True)
-    shaded = (colour * (1 + light)).clamp(max=1)
-    painted = shaded + (1 - alpha) * ground
-    contrast = uniform((count, 1, 1, 1), 0.8, 1.2, g)
-    painted = (painted - 0.5) * contrast + 0.5 + uniform((count, 1, 1, 1), -0.05, 0.05, g)
-
-    looks = style_looks.clone()
-    column = {name: i for i, name in enumerate(LOOK_NAMES)}
-    silhouette, lit = silhouette.flatten(), lit.flatten()
-    for name in ("flat", "shaded"):
-        looks[:, column[name]] &= ~silhouette
-    saturation = (ground.amax(1) - ground.amin(1)).flatten()
+def draw_ground(count, looks, generator):
+    """Colours (count, 3, 1, 1) to put pictures on: half are white, a quarter grey."""
+    coloured, plain = (torch.rand(count, n, 1, 1, generator=generator) for n in (3, 1))
+    ground = torch.where(chance(count, 0.5, generator), coloured, plain)
+    ground = torch.where(chance(count, 0.5, generator), torch.ones(()), ground)
     white = ground.amin(1).flatten() > 0.9
-    looks[:, column["solid"]] |= silhouette
-    looks[:, column["glossy"]] |= lit & ~is_mono & ~silhouette
-    looks[:, column["small"]] |= size < 0.8
-    looks[:, column["large"]] |= size > 1.05
-    looks[:, column["turned"]] |= angle.abs() > 0.2
-    looks[:, column["on white"]] |= white
-    looks[:, column["on dark"]] |= ground.mean((1, 2, 3)) < 0.3
-    looks[:, column["on colour"]] |= (saturation > 0.4) & ~white
-    return (painted.clamp(0, 1) - MEAN) / STD, looks
+    saturation = (ground.amax(1) - ground.amin(1)).flatten()
+    mark(looks, "on white", white)
+    mark(looks, "on dark", ground.mean((1, 2, 3)) < 0.3)
+    mark(looks, "on colour", (saturation > 0.4) & ~white)
+    return ground
+
+
+def draw_ink(ground, generator):
+    """Colours (B, 3, 1, 1) for pictures of one colour, which are seen on the ground."""
+    count = len(ground)
+    any_colour = chance(count, 0.5, generator)
+    ink = torch.where(any_colour, torch.rand(count, 3, 1, 1, generator=generator), 0.0)
+    ink_mean, ground_mean = (colour.mean(1, keepdim=True) for colour in (ink, ground))
+    seen = torch.where(ground_mean < 0.5, 0.9, 0.05)
+    return torch.where((ink_mean - ground_mean).abs() < 0.4, seen, ink)
+
+
+def draw_light(shape, generator):
+    """A soft light (B, 1, H, W) over the object, as in glossy styles, and where there is one (B,).
+
+    Its strength is that by which colours grow brighter, or darker where it is negative.
+    """
+    count = shape[0]
+    lit = chance(count, 0.6, generator)
+    light = uniform((count, 1, 3, 3), -0.3, 0.3, generator) * lit
+    light = F.interpolate(light, shape[2:], mode="bilinear", align_corners=True)
+    return light, lit.flatten()

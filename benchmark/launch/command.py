@@ -16,6 +16,7 @@ from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
+from .checks import check_settings
 from .engine import Engine, Settings, command
 from .executor import Executor
 from .local import Local
@@ -80,8 +81,10 @@ def launch(
     engine.only(chosen)
     for note in engine.notes:
         print(note, file=sys.stderr)
-    if not args.only and not args.dry_run:
-        before(engine)
+    if not args.only:
+        check_settings(engine)
+        if not args.dry_run:
+            before(engine)
     if args.slurm is not None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0

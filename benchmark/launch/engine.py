@@ -1,5 +1,6 @@
 """The engine: which runs of a protocol are done, which are to do, and what became of them."""
 
+import functools
 import shlex
 import sys
 from collections import defaultdict
@@ -14,10 +15,11 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.trainer.by_run import for_run
 
 from ..protocols.base import Run
-from ..protocols.configs import CONFIGS, ROOT, dataset_name, keys_in
+from ..protocols.configs import ROOT, dataset_file, dataset_name, keys_in
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
 from .child import last_command
+from .data import IMAGES, fingerprint, other_data
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Settings:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
         return keys | read_pairs(run.opts + self.opts)
 
+    def root_of(self, run: Run) -> str | None:
+        """The folder of the run's data, or of all data sets; None where it is left open."""
+        root = self.root or keys_in(dataset_file(run.dataset)).get("DATASET.ROOT")
+        return str(root) if root else None
+
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     """The command line of a run, every path in it absolute."""
@@ -47,7 +54,7 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     if settings.root:
         words += ["--root", settings.root]
     words += ["--seed", run.seed, "--trainer", run.trainer]
-    words += ["--dataset-config-file", CONFIGS / "datasets" / f"{run.dataset}.yaml"]
+    words += ["--dataset-config-file", dataset_file(run.dataset)]
     words += ["--config-file", run.config_file]
     words += ["--output-dir", run.folder]
     if settings.backbone:
@@ -93,6 +100,7 @@ class Engine:
         self.todo: list[Run] = []
         self.notes: list[str] = []
         self._durations = defaultdict(list)
+        self._fingerprint = functools.cache(fingerprint)
         self._seen = {run: results.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
@@ -107,13 +115,21 @@ class Engine:
         if run.needs in self.todo or result is None:
             self.todo.append(run)
             return
-        why = results.misfit(run, result, self.settings.asked(run))
+        why = self._misfit(run, result)
         if why:
+            own = dataset_name(run.dataset) == IMAGES
             raise UserError(
                 f"{run.folder} holds the results of another run ({why}): "
-                "choose another --output, or remove that folder"
+                + "give the images a name (image_folder=NAME), " * own
+                + "choose another --output, or remove that folder"
             )
         self.finish(Outcome(run, result))
+
+    def _misfit(self, run: Run, result: dict) -> str | None:
+        """Say how a result differs from what is asked for; None if it does not."""
+        return results.misfit(run, result, self.settings.asked(run)) or other_data(
+            run, result, self.settings.root_of(run), self._fingerprint
+        )
 
     def resumes(self, run: Run) -> bool:
         """Whether the run goes on from a checkpoint in its folder."""
@@ -187,7 +203,7 @@ class Engine:
             return Outcome(run, problem=f"failed: {error}")
         if result is None:
             return Outcome(run, problem=f"failed: it ended without {RESULTS}")
-        why = results.misfit(run, result, self.settings.asked(run))
+        why = self._misfit(run, result)
         if why:
             return Outcome(run, problem=f"failed: its results are of {why}")
         return Outcome(run, result)

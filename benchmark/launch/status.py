@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 
 from ..cli import Parser
 from ..protocols import PROTOCOLS
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     if not found:
         raise UserError(f"There are no runs in '{output}': start some first")
     for status in found:
-        print(status)
+        print(printable(status))
     count = Counter(status.state for status in found)
     told = ", ".join(f"{number} {state}" for state, number in count.items())
     print(f"\n{len(found)} runs: {told}. {remaining(found)}")

@@ -1,29 +1,26 @@
-"""A case of the speed benchmark: a model with its inputs, measured in a process of its own."""
+"""A case of the speed benchmark: a model with its inputs, whose methods can be timed."""
 
-import multiprocessing
 import re
-import resource
-import signal
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from recipe.environment import peak_memory_mib
+from trainers.naive import Naive
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
+from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import keep_freed_memory, memory_budget
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step, update
 
-from .geometry import class_names, necessary_flops, untrained_clip
-from .naive import Naive
+from .geometry import class_names, untrained_clip
 
 CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
 
@@ -50,7 +47,6 @@ class Case:
         device: `cpu` or `cuda`.
         precision: `fp32`, `amp` or `fp16`, as in `train.py`.
         memory_budget: GiB for the activations of a step; 0 asks the machine.
-        naive: the reference takes the place of the model.
         training: training steps; else evaluation.
         compile: torch.compile fuses the blocks, as with TRAINER.COMPILE.
     """
@@ -63,13 +59,20 @@ class Case:
     precision: str
     threads: int
     memory_budget: float = 0.0
-    naive: bool = False
     training: bool = True
     compile: bool = False
 
     @property
     def spec(self) -> PromptSpec:
+        """The method's point in the space of prompts."""
         return prompt_spec(self.trainer, {})
+
+
+def check_usable(device: str) -> None:
+    """Raises UserError for a device that is not here."""
+    check_name("device", device, ("cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda needs a GPU that PyTorch can use: give --device cpu")
 
 
 def computing_type(device: str, precision: str) -> torch.dtype:
@@ -79,127 +82,101 @@ def computing_type(device: str, precision: str) -> torch.dtype:
     return torch.bfloat16 if device == "cpu" else torch.float16
 
 
-def settings(trainer: str, names: list[str]) -> dict:
-    """What a method has no default for: sentences about the classes."""
-    if "SENTENCES" not in METHODS[trainer].defaults:
-        return {}
-    return {"SENTENCES": {name: [f"a photo of a {name}."] for name in names}}
+def synchronize(device: str) -> None:
+    """Wait for the GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
-class Subject:
-    """Whatever has methods without arguments that can be timed."""
-
-    def __init__(self, device: str, threads: int):
-        torch.set_num_threads(threads)
-        self.device = device
-
-    def synchronize(self):
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-    def timed(self, work: str, *args) -> float:
-        """Seconds of one call of a method."""
-        self.synchronize()
-        started = time.perf_counter()
-        getattr(self, work)(*args)
-        self.synchronize()
-        return time.perf_counter() - started
-
-    def counted(self, work: str) -> int:
-        """Floating-point operations of one call of a method."""
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
-            getattr(self, work)()
-        return counter.get_total_flops()
-
-    def peak_memory(self) -> float:
-        """MiB that this process has held at most, or that its tensors took on the GPU."""
-        return peak_memory_mib(self.device)
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Seconds that a call takes."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
-class Product(Subject):
-    """A matrix product of that size: the rate that the machine can reach."""
-
-    def __init__(self, device: str, threads: int, size: int):
-        super().__init__(device, threads)
-        self.size = size
-
-    def multiply(self, a, b):
-        torch.mm(a, b)
-
-    def rate(self, precision: str) -> float:
-        """Operations per second, the better of two."""
-        dtype = computing_type(self.device, precision)
-        a, b = (torch.randn(self.size, self.size).to(self.device, dtype) for _ in range(2))
-        return 2 * self.size**3 / min(self.timed("multiply", a, b) for _ in range(2))
+def operations(work: Callable[[], object]) -> int:
+    """Floating-point operations of a call."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
+        work()
+    return counter.get_total_flops()
 
 
-class Model(Subject):
-    """A method on random weights, images and labels; or the naive reference of it."""
+def product_rate(device: str, precision: str, size: int) -> float:
+    """Operations per second of a matrix product, the better of two: what the machine can reach."""
+    dtype = computing_type(device, precision)
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
+    return 2 * size**3 / min(seconds(lambda: torch.mm(a, b), device) for _ in range(2))
+
+
+class Model:
+    """A method on random weights, images and labels."""
+
+    net: Any  # what is measured
+    recomputed: tuple[str, ...] = ()  # towers
+    planned = 0.0  # bytes that a step keeps
 
     def __init__(self, case: Case):
-        super().__init__(case.device, case.threads)
         self.case = case
-        if case.device == "cpu" and not case.naive:
-            keep_freed_memory()
+        torch.set_num_threads(case.threads)
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        self.method = build_method(case.trainer, settings(case.trainer, names), clip_model, names)
+        node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # of a method that has no default for it
+        node = {key: value for key, value in node.items() if key in METHODS[case.trainer].defaults}
+        self.method = build_method(case.trainer, node, clip_model, names)
         self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
-        if not (case.naive and case.precision == "amp"):  # which converts weights at each product
-            self.precision.place(self.model, clip_model)
-        self.net = Naive(clip_model, names, self.model) if case.naive else self.model
-        self.net.to(case.device).train(case.training)
+        self.net = self.prepared(clip_model, names)
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
-        self.recomputed, self.planned = (), 0.0  # bytes that a step keeps
         if case.training:
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
-        if case.training and not case.naive:
+
+    def prepared(self, clip_model, names: list[str]) -> nn.Module:
+        """The model on its device, set up as the trainers do.
+
+        Raises:
+            UserError: it cannot be compiled, or a step does not fit into the budget.
+        """
+        case = self.case
+        if case.device == "cpu":
+            keep_freed_memory()
+        self.precision.place(self.model, clip_model)
+        self.model.to(case.device).train(case.training)
+        if case.training:
             budget = memory_budget(case.memory_budget, torch.device(case.device))
             plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
             self.recomputed, self.planned = plan.recompute, plan.needed
-        if case.compile and not case.naive and (obstacle := self.model.compile_blocks()):
+        if case.compile and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile does not work here ({obstacle}): leave it out")
+        return self.model
 
     def step(self):
-        """A training step, as the trainers make it."""
-        batch = self.method.batch([self.images] * self.method.views, self.labels)
-        if self.case.naive:
-            with self.precision.autocast():
-                output = self.net.output(self.images)
-                terms = self.method.terms(output, batch)
-            update(self.method, terms, self.optim, self.precision)
-        else:
-            output, _ = training_step(self.method, batch, self.optim, self.precision)
+        """Make a training step, as the trainers do."""
+        output, _ = training_step(self.method, self.batch(), self.optim, self.precision)
         self.logits = output.logits.detach()
 
-    def first_step(self) -> list:
-        """A step with a strict solver: its logits, to be compared."""
+    def batch(self):
+        """The images, in as many views as the method takes, and their labels."""
+        return self.method.batch([self.images] * self.method.views, self.labels)
+
+    def first_step(self) -> torch.Tensor:
+        """Make a step with a strict solver; returns its logits (B, K), to be compared."""
         if not self.case.spec.N:  # the text features are constant: later steps find them kept
             self.encode_text()
         spec = self.net.spec
         self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
         self.step()
         self.net.spec = spec
-        return self.logits.tolist()
-
-    def necessary(self) -> dict[str, int]:
-        return necessary_flops(self.method, self.case.batch)
-
-    def about(self) -> dict:
-        """What the model chose by itself, and where it runs."""
-        cuda = self.case.device == "cuda"
-        return {
-            "recomputed": list(self.recomputed),
-            "device": torch.cuda.get_device_name() if cuda else processor(),
-        }
+        return self.logits.cpu()
 
     def prepare_score(self):
-        """Features of the images and the classes, apart from what made them."""
+        """Keep the features of the images and the classes, apart from what made them."""
         with torch.no_grad(), self.precision.autocast():
             contexts = self.model.prompt_learner()
             self.features = [
@@ -208,7 +185,7 @@ class Model(Subject):
             ]
 
     def score(self):
-        """The scores of a step from its features, and their gradient."""
+        """Compute the scores of a step from its features, and their gradient."""
         spec = self.case.spec
         image, text = self.features
         image = with_gradient(image, ("z", "r"), spec.M)
@@ -219,20 +196,40 @@ class Model(Subject):
 
     @torch.no_grad()
     def evaluate(self):
+        """Compute the logits of the images, with text features that are kept."""
         with self.precision.autocast():
             self.net(self.images)
 
     @torch.no_grad()
     def encode_images(self):
-        """The image encoder alone, under the same visual prompts."""
+        """Compute the states of the images, under the same visual prompts."""
         with self.precision.autocast():
             vision = self.model.prompt_learner().vision if self.case.spec.M else None
             self.model.image_encoder(self.images, vision)
 
     def encode_text(self):
-        """The text features, which evaluation keeps."""
+        """Make the text features, which evaluation keeps."""
         with self.precision.autocast():
             self.model.text_features()
+
+
+class NaiveModel(Model):
+    """The naive reference of a method, in the same case, without what spares time and memory."""
+
+    def prepared(self, clip_model, names):
+        """The reference on its device, which calls the modules of OpenAI's CLIP."""
+        if self.case.precision != "amp":  # which converts weights at each product
+            self.precision.place(self.model, clip_model)
+        naive = Naive(clip_model, names, self.model)
+        return naive.to(self.case.device).train(self.case.training)
+
+    def step(self):
+        """Make a training step."""
+        with self.precision.autocast():
+            output = self.net.output(self.images)
+            terms = self.method.terms(output, self.batch())
+        update(self.method, terms, self.optim, self.precision)
+        self.logits = output.logits.detach()
 
 
 def with_gradient(features, names, wanted):
@@ -245,106 +242,10 @@ def with_gradient(features, names, wanted):
     return features._replace(**leaves)
 
 
-def processor() -> str:
-    """The name of the processor, as far as the system tells it."""
-    try:
-        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return "the CPU"
-
-
-class OutOfMemory(Exception):
-    """A case does not fit into this machine."""
-
-
-class Worker:
-    """A subject in a process of its own, asked by the names of its methods.
-
-    Its first answer is that it is ready.
-
-    Args:
-        make: the subject's class; args: for its constructor.
-    """
-
-    def __init__(self, make: Callable[..., Subject], *args):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, args), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def ask(self, method: str, *args):
-        """What the method returns; raises as `answer`."""
-        with suppress(BrokenPipeError):  # told by the answer
-            self.pipe.send((method, args))
-        return self.answer()
-
-    def answer(self):
-        """The next answer.
-
-        Raises:
-            OutOfMemory: the process ran out of memory; it is gone.
-            UserError: the case cannot be built.
-        """
-        try:
-            error, answer = self.pipe.recv()
-        except (EOFError, ConnectionResetError):  # the system ends who takes too much
-            raise OutOfMemory from None
-        if error:
-            self.close()
-            raise {"memory": OutOfMemory, "user": UserError}.get(error, RuntimeError)(answer)
-        return answer
-
-    def close(self):
-        self.pipe.close()
-        self.process.join(10)
-        self.process.kill()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.close()
-
-
-def serve(pipe, make, args):
-    """The process of a `Worker`: answers with the kind of an error or None, and what there is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends it through its parent
-    try:
-        subject = make(*args)
-        pipe.send((None, None))
-        while True:
-            method, arguments = pipe.recv()
-            if subject.device == "cpu":
-                limit_memory()
-            pipe.send((None, getattr(subject, method)(*arguments)))
-    except EOFError:
-        return
-    except UserError as error:
-        pipe.send(("user", str(error)))
-    except Exception as error:
-        pipe.send(("memory", "") if is_out_of_memory(error) else ("bug", traceback.format_exc()))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def limit_memory():
-    """Let this process take no more than is free now, lest the system end another one.
-
-    Only Linux tells how much that is.
-    """
-    try:
-        free = kibibytes("/proc/meminfo", "MemAvailable")
-        own = kibibytes("/proc/self/status", "VmData")
-    except (OSError, TypeError):
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, ((own + free) << 10, hard))
-
-
-def kibibytes(path: str, key: str) -> int:
-    return int(re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)[1])
+def device_name(device: str) -> str:
+    """The name of the GPU, or of the processor as far as the system tells it."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1] if found else "the CPU"

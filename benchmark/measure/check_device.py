@@ -1,5 +1,4 @@
-"""Whether this machine computes what it should, in two minutes: to be run once on a new one, with
-nothing beside it.
+"""A check of what this machine computes: two minutes on a new one, with nothing else running.
 
 A training step of ALIGN on random weights of the true size: the fused kernels against PyTorch's
 own path, half precision against float32, the same bits twice, the memory that a step keeps
@@ -20,9 +19,8 @@ from trainers.prompting.scores import token_problems
 from trainers.prompting.transport.token_level import plain_token_distances
 
 from ..cli import Parser, from_one
-from .case import Case, Model, processor
+from .case import Case, Model, NaiveModel, check_usable, device_name, seconds
 from .geometry import GEOMETRY
-from .speed import check_device
 
 # Backbone, classes and images of a step.
 SIZES = {"cuda": ("ViT-B/16", 50, 4), "cpu": ("ViT-B/32", 10, 2)}
@@ -62,15 +60,16 @@ class Step:
         return all(torch.equal(a, b) for a, b in pairs)
 
 
-def take_step(case: Case, repeats: int = REPEATS) -> Step:
+def take_step(case: Case, repeats: int, kind: type[Model] = Model) -> Step:
     """Build a case, take its first step, and time a few more."""
-    model = Model(case)
+    model = kind(case)
     with bytes_kept(model) as kept:
-        logits = torch.tensor(model.first_step())
+        logits = model.first_step()
     parameters = model.model.trained().parameters()
-    gradient = torch.cat([p.grad.float().cpu().flatten() for p in parameters])
-    seconds = min((model.timed("step") for _ in range(repeats)), default=0.0)
-    return Step(logits, gradient, seconds, sum(kept.values()), model.planned)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradient = torch.cat([one.float().cpu().flatten() for one in gradients])
+    least = min((seconds(model.step, case.device) for _ in range(repeats)), default=0.0)
+    return Step(logits, gradient, least, sum(kept.values()), model.planned)
 
 
 @contextmanager
@@ -94,7 +93,7 @@ def checks(device: str, threads: int) -> Iterator[Check]:
     backbone, classes, batch = SIZES[device]
     case = Case("ALIGN", GEOMETRY[backbone], classes, batch, device, "fp32", threads)
     yield kernels(case)
-    ours = take_step(case)
+    ours = take_step(case, REPEATS)
     yield Check(
         "memory of a step",
         f"{ours.kept / GIB:.2f} GiB kept",
@@ -102,8 +101,8 @@ def checks(device: str, threads: int) -> Iterator[Check]:
         ours.kept <= MEMORY * ours.planned,
     )
     for precision in PRECISIONS[device]:
-        yield from half(precision, take_step(replace(case, precision=precision)), ours)
-    naive = take_step(replace(case, naive=True), repeats=1)
+        yield from half(precision, take_step(replace(case, precision=precision), 0), ours)
+    naive = take_step(case, 1, NaiveModel)
     apart = (ours.logits - naive.logits).abs().max().item()
     yield Check("logits of the reference", f"{apart:.1e} apart", f"at most {SAME_LOGIT}",
                 apart <= SAME_LOGIT)  # fmt: skip
@@ -117,8 +116,8 @@ def checks(device: str, threads: int) -> Iterator[Check]:
     first = ours
     if device == "cuda":
         make_deterministic()  # as TRAINER.DETERMINISTIC
-        first = take_step(case, repeats=0)
-    same = first.same_as(take_step(case, repeats=0))
+        first = take_step(case, 0)
+    same = first.same_as(take_step(case, 0))
     yield Check("the same step twice", "the same bits" if same else "other bits", "the same", same)
 
 
@@ -134,7 +133,8 @@ def kernels(case: Case) -> Check:
     model = Model(case)
     model.prepare_score()
     with torch.no_grad():
-        problems = token_problems(case.spec, *model.features, model.model.chunk_bytes)
+        image, text = model.features
+        problems = token_problems(case.spec, image, text, model.model.chunk_bytes)
         obstacle = triton_kernels.obstacle(problems, reference=plain_token_distances)
         if obstacle:
             return Check(name, f"not used: {obstacle}", wanted, False)
@@ -166,12 +166,11 @@ def main(argv: list[str]) -> int:
         help="of the CPU (default: all)",
     )
     args = parser.parse_args(argv)
-    check_device(args.device)
+    check_usable(args.device)
     found = list(checks(args.device, args.threads))
     lines = [[*check[:3], "yes" if check.holds else "NO"] for check in found]
     print(tabulate(lines, headers=["Check", "Found", "Should be", "Holds"], disable_numparse=True))
-    cuda = args.device == "cuda"
-    where = f"{torch.cuda.get_device_name() if cuda else processor()}, PyTorch {torch.__version__}"
+    where = f"{device_name(args.device)}, PyTorch {torch.__version__}"
     wrong = [check.name for check in found if not check.holds]
     told = f"Not all checks hold: see {', '.join(wrong)}" if wrong else "All checks hold"
     print(f"\n{told} ({where}).")

@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ from trainers.prompting.trainer.config import read_node, values_in
 from ..data.check_data import public_datasets
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
-from .case import Product
+from .case import product_rate
 from .geometry import GEOMETRY, class_names, evaluation_flops, necessary_flops, untrained_clip
 
 OVER_NECESSARY = 1.03  # operations that are counted in a step, over those that are necessary
@@ -75,9 +74,12 @@ class Cost(NamedTuple):
     bytes: float
 
 
-class Step(NamedTuple):
-    """Operations of a training step and bytes that it keeps; the number of weights; operations of
-    an evaluation, once for the text and for each image."""
+class Operations(NamedTuple):
+    """Operations of a method on a backbone.
+
+    training: of a step, which keeps so many bytes; weights: how many there are; text, image: of an
+    evaluation, once and for each image.
+    """
 
     training: float
     bytes: float
@@ -91,9 +93,8 @@ def device(name: str) -> Device:
     """A GPU by its name, or this machine's processor, whose rate is measured."""
     if name != "cpu":
         return GPUS[check_name("GPU", name, [*GPUS, "cpu"])]
-    product = Product("cpu", torch.get_num_threads(), 2048)
-    product.rate("fp32")
-    half, single = (product.rate(precision) for precision in ("amp", "fp32"))
+    product_rate("cpu", "fp32", 2048)
+    half, single = (product_rate("cpu", precision, 2048) for precision in ("amp", "fp32"))
     memory = 4 * memory_budget(0, torch.device("cpu"))
     title = f"{torch.get_num_threads()} threads of {single / 1e9:.0f} GFLOP/s"
     return Device(title, half, single, CPU_EFFICIENCY, CPU_STEP, CPU_START, memory)
@@ -160,7 +161,7 @@ def counted(
     batch: int,
     memory: int,
     itemsize: float,
-) -> Step:
+) -> Operations:
     """The operations of a method on a backbone; nothing of it is computed.
 
     Raises:
@@ -176,7 +177,7 @@ def counted(
         plan = method.model.fit_memory(int(0.9 * memory), batch, itemsize).needed
     weights = sum(p.numel() for p in clip_model.parameters())
     text, image = evaluation_flops(method)
-    return Step(training, plan, weights, text, image)
+    return Operations(training, plan, weights, text, image)
 
 
 @cache
@@ -207,9 +208,8 @@ def facts(dataset: str, root: Path | None) -> Facts:
     from dassl.data.datasets import DATASET_REGISTRY
 
     cls = DATASET_REGISTRY.get(dataset_name(dataset))
-    cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=str(root or "")))
     with redirect_stdout(StringIO()):
-        train, _, test = cls.read(cls.locate(cls.__new__(cls), cfg))
+        _, (train, _, test) = cls.look(root)
     return Facts(len({item.label for item in train}), len(train), len(test))
 
 

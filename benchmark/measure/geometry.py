@@ -34,7 +34,7 @@ def class_names(count: int) -> list[str]:
     return names
 
 
-class Block(NamedTuple):
+class Work(NamedTuple):
     """The work of one transformer block on all its sequences, counted in positions.
 
     q, kv: positions projected to queries, and to keys and values; out: those that pass the
@@ -48,6 +48,7 @@ class Block(NamedTuple):
     products: int
 
     def flops(self, width: int) -> int:
+        """Operations, where states have a width."""
         return width**2 * (2 * self.q + 4 * self.kv + 18 * self.out) + 2 * width * self.products
 
 
@@ -111,11 +112,11 @@ def _image(model, spec, batch, passes) -> int:
         if i == 0:
             static = batch * (1 + patches)
             prompts = views * (b - replaced), views * b
-            total += Block(static + prompts[0], static + prompts[1], out, 2 * pairs).flops(width)
-            backward = Block(*prompts, out, pairs)
+            total += Work(static + prompts[0], static + prompts[1], out, 2 * pairs).flops(width)
+            backward = Work(*prompts, out, pairs)
         else:
-            total += Block(out, views * length, out, 2 * pairs).flops(width)
-            backward = Block(out, views * length, out, 4 * pairs)
+            total += Work(out, views * length, out, 2 * pairs).flops(width)
+            backward = Work(out, views * length, out, 4 * pairs)
         total += passes * backward.flops(width)
     return total
 
@@ -151,11 +152,11 @@ def _text(model, batch, passes) -> int:
         if i == 0:
             learned = prompts * (b - replaced), prompts * b
             static = length - b
-            total += Block(static + learned[0], static + learned[1], out, 2 * seen).flops(width)
-            total += passes * Block(*learned, moved, seen).flops(width)
+            total += Work(static + learned[0], static + learned[1], out, 2 * seen).flops(width)
+            total += passes * Work(*learned, moved, seen).flops(width)
         else:
-            total += Block(out, prompts * length, out, 2 * seen).flops(width)
-            back = Block(moved, prompts * (length - 1), moved, 4 * seen)
+            total += Work(out, prompts * length, out, 2 * seen).flops(width)
+            back = Work(moved, prompts * (length - 1), moved, 4 * seen)
             total += passes * back.flops(width)
     return total
 

@@ -5,10 +5,8 @@ other side, and take many iterations.
 """
 
 import sys
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -19,10 +17,10 @@ import torch.nn.functional as F
 from trainers.prompting import sinkhorn
 from trainers.prompting.trainer.config import prompt_spec
 
-from ..cli import Parser, write_output
+from ..cli import Parser, from_one
 from ..report.tables import Cell, Table
-from .case import Subject
-from .speed import FORMATS, as_json, check_device, check_sizes
+from .case import check_usable, seconds
+from .speed import FORMATS, save
 from .speed_tables import number, spread
 
 ALIGN = prompt_spec("ALIGN", {})
@@ -37,7 +35,7 @@ SAME = 1e-5  # the most that distances may differ by once both have converged
 
 
 @dataclass(frozen=True)
-class Case:
+class Shape:
     """Problems of one shape, at the level of tokens or of prompts."""
 
     tokens: bool
@@ -53,57 +51,60 @@ class Case:
         return f"{level}, {self.images} x {self.classes}, {rows} x {columns}, {costs}"
 
 
-def cases(classes: list[int]) -> list[Case]:
+def shapes(classes: list[int]) -> list[Shape]:
     """The token level of four images; the prompt level of four, and of a hundred."""
     found = []
     for count in classes:
         for peaked, lengths in ((False, EVEN), (True, PEAKED)):
             if count <= MOST:
-                found += [Case(True, 4, count, some, peaked) for some in lengths]
+                found += [Shape(True, 4, count, tokens, peaked) for tokens in lengths]
             square = ALIGN.N, ALIGN.N
-            found += [Case(False, images, count, square, peaked) for images in (4, 100)]
-    return sorted(found, key=lambda case: -case.tokens)
+            found += [Shape(False, images, count, square, peaked) for images in (4, 100)]
+    return sorted(found, key=lambda shape: not shape.tokens)
 
 
-class Problems(Subject):
-    """The problems of a case, the same for both solvers; what each does can be timed.
+class Problems:
+    """Problems of one shape, the same for both solvers; what each does can be timed.
 
     They lie as in ALIGN, with patches last in memory, whereby POT is faster, too. Texts of
     different lengths are padded by columns without weight.
     """
 
-    def __init__(self, case: Case, device: str, threads: int):
-        super().__init__(device, threads)
-        self.tokens, self.method = case.tokens, METHOD[device]
-        images, texts, P, (least, L) = case.images, case.classes, ALIGN.M, case.lengths
-        if case.tokens:  # of every pair of prompts
+    def __init__(self, shape: Shape, device: str, threads: int):
+        torch.set_num_threads(threads)
+        self.device, self.tokens, self.method = device, shape.tokens, METHOD[device]
+        images, texts, P, (least, L) = shape.images, shape.classes, ALIGN.M, shape.lengths
+        if shape.tokens:  # of every pair of prompts
             images, texts, P = images * ALIGN.M, texts * ALIGN.N, PATCHES
-        r, s = features(images, P, texts, L, case.peaked)
+        r, s = features(images, P, texts, L, shape.peaked)
         cos = (s.flatten(0, 1) @ r.flatten(0, 1).T).view(texts, L, images, P).transpose(1, 2)
         cost = (1 - cos).flatten(0, 1).to(device).mT
-        self.cost = cost if case.tokens else cost.contiguous()
+        self.cost = cost if shape.tokens else cost.contiguous()
         self.b = None
         if least < L:
             lengths = least + torch.arange(len(cost))[:, None] % (L - least + 1)
             self.b = ((torch.arange(L) < lengths) / lengths).to(device)
 
     def solve(self, cost, tol=ALIGN.tol, max_iter=ALIGN.max_iter):
+        """Call our solver."""
         return sinkhorn(cost, None, self.b, ALIGN.reg, tol, max_iter)
 
     def ours(self):
-        """What ALIGN uses: the distances of the token level, the plans of the prompt level."""
+        """Compute what ALIGN uses: distances of the token level, plans of the prompt level."""
         result = self.solve(self.cost)
         return result.distance if self.tokens else result.plan
 
     def pot(self):
+        """Call POT's solver."""
         how = ALIGN.max_iter, ALIGN.tol, self.method
         return ot.solve_batch(self.cost, ALIGN.reg, None, self.b, *how)
 
     def ours_gradient(self):
+        """Compute the distances and their gradient for the costs."""
         self.solve(self.cost.detach().requires_grad_()).distance.sum().backward()
 
     def pot_gradient(self):
-        """The same gradient, without autograd through POT's iterations."""
+        """Compute the same gradient, without autograd through POT's iterations."""
         (self.pot().plan * self.cost.detach().requires_grad_()).sum().backward()
 
     def about(self) -> dict:
@@ -122,11 +123,11 @@ class Problems(Subject):
     def difference(self) -> float:
         """The largest between converged distances: ours, and some of POT's in float64."""
         ours = self.solve(self.cost, tol=1e-6, max_iter=1000).distance
-        some = slice(None, None, -(-len(ours) // 64))
-        b = None if self.b is None else F.normalize(self.b[some].double(), p=1)
-        cost, how = self.cost[some].double(), (10_000, 1e-9, "log_sinkhorn")
+        few = slice(None, None, -(-len(ours) // 64))
+        b = None if self.b is None else F.normalize(self.b[few].double(), p=1)
+        cost, how = self.cost[few].double(), (10_000, 1e-9, "log_sinkhorn")
         pot = ot.solve_batch(cost, ALIGN.reg, None, b, *how).value_linear
-        return (ours[some] - pot).abs().max().item()
+        return (ours[few] - pot).abs().max().item()
 
 
 def features(images: int, P: int, texts: int, L: int, peaked: bool):
@@ -138,76 +139,59 @@ def features(images: int, P: int, texts: int, L: int, peaked: bool):
 
     r, s = unit(images, P), unit(texts, L)
     if peaked:  # every token has one of L topics, and an image more of some than of others
-        topics, of = unit(L), (torch.rand(images, P, generator=g) ** 2 * L).long()
-        r, s = (F.normalize(2 * x + y, dim=-1) for x, y in ((topics[of], r), (topics, s)))
+        topics, topic = unit(L), (torch.rand(images, P, generator=g) ** 2 * L).long()
+        r, s = (F.normalize(2 * x + y, dim=-1) for x, y in ((topics[topic], r), (topics, s)))
     return r, s
 
 
-def measure(case: Case, device: str, threads: int, repeats: int) -> dict:
-    """The record of a case; what is compared is timed in turn, call by call."""
-    problems = Problems(case, device, threads)
-    record = {"name": str(case), **asdict(case), **problems.about()}
+def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
+    """The record of a shape; what is compared is timed in turn, call by call."""
+    problems = Problems(shape, device, threads)
+    record = {"name": str(shape), **asdict(shape), **problems.about()}
     record["difference"] = problems.difference()
-    works = ["ours", "pot", *["ours_gradient", "pot_gradient"] * case.tokens]
-    for work in works:
-        problems.timed(work)  # the first is slower
-    calls = max(1, int(SHORT / max(problems.timed(work) for work in works)))
-    seconds = {work: [] for work in works}
+    works = {"ours": problems.ours, "pot": problems.pot}
+    if shape.tokens:
+        works |= {"ours_gradient": problems.ours_gradient, "pot_gradient": problems.pot_gradient}
+    for work in works.values():
+        work()  # the first is slower
+    calls = max(1, int(SHORT / max(seconds(work, device) for work in works.values())))
+    found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        rounds = [[problems.timed(work) for work in works] for _ in range(calls)]
-        for work, found in zip(works, zip(*rounds, strict=True), strict=True):
-            seconds[work].append(median(found))
-    middle = [median(found) for found in seconds.values()]
+        turns = [[seconds(work, device) for work in works.values()] for _ in range(calls)]
+        for name, times in zip(works, zip(*turns, strict=True), strict=True):
+            found[name].append(median(times))
+    middle = [median(times) for times in found.values()]
     ratios = [pot / ours for ours, pot in zip(middle[::2], middle[1::2], strict=True)]
-    return record | {"seconds": seconds, "ratios": ratios}
+    return record | {"seconds": found, "ratios": ratios}
 
 
 def differs(record: dict) -> bool:
+    """Whether the two have come to different distances."""
     return not record["difference"] <= SAME
-
-
-@contextmanager
-def progress(what: Case):
-    """Say on stderr what is measured, and every few seconds that it still is."""
-    done, started = threading.Event(), time.monotonic()
-
-    def say():
-        seconds = ""
-        while True:
-            print(f"{what}{seconds}", file=sys.stderr, flush=True)
-            if done.wait(4):
-                return
-            seconds = f": {time.monotonic() - started:.0f} s"
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 # ---------------------------------------------------------------------- table and command line
 
 
-def times(record: dict, work: str) -> str:
-    seconds = record["seconds"].get(work)
-    return spread([1000 * value for value in seconds]) if seconds else "-"
+def milliseconds(record: dict, work: str) -> str:
+    """The times of a kind of call, where there are some."""
+    found = record["seconds"].get(work)
+    return spread([1000 * value for value in found]) if found else "-"
 
 
 def iterations(record: dict) -> str:
+    """Those of both."""
     ours = f"{record['iterations']:.1f} (at most {record['most_iterations']})"
     return f"{ours}, {record['pot_iterations']}"
 
 
 COLUMNS = {
     "Problems": lambda record: f"{record['problems']:,}",
-    "Ours (ms)": lambda record: times(record, "ours"),
-    "POT (ms)": lambda record: times(record, "pot"),
+    "Ours (ms)": lambda record: milliseconds(record, "ours"),
+    "POT (ms)": lambda record: milliseconds(record, "pot"),
     "Ratio": lambda record: number(record["ratios"][0]),
-    "Ours, gradient (ms)": lambda record: times(record, "ours_gradient"),
-    "POT, gradient (ms)": lambda record: times(record, "pot_gradient"),
+    "Ours, gradient (ms)": lambda record: milliseconds(record, "ours_gradient"),
+    "POT, gradient (ms)": lambda record: milliseconds(record, "pot_gradient"),
     "Ratio, gradient": lambda record: number(*record["ratios"][1:] or [None]),
     "Iterations, POT's": iterations,
     "L1 error, POT's": lambda record: f"{record['error']:.0e}, {record['pot_error']:.0e}",
@@ -216,6 +200,7 @@ COLUMNS = {
 
 
 def table(args, records: list[dict]) -> Table:
+    """One line for each shape."""
     return Table(
         f"Transport solver beside POT {ot.__version__} ({METHOD[args.device]}): {args.device}, "
         f"{args.threads} threads, float32",
@@ -237,31 +222,25 @@ def table(args, records: list[dict]) -> Table:
     )
 
 
-def build_parser() -> Parser:
+def main(argv: list[str]) -> int:
+    """`python -m benchmark solver`: 1 if the two come to different distances."""
     parser = Parser(prog="python -m benchmark solver", description=__doc__)
     add = parser.add_argument
     add(
-        "--classes", nargs="+", type=int, default=[10, 50, 150, 1000], metavar="NUMBER",
-        help=f"(default: 10 50 150 1000; beyond {MOST} the prompt level alone)",
+        "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 150, 1000],
+        metavar="NUMBER", help=f"(default: 10 50 150 1000; beyond {MOST} only the prompt level)",
     )  # fmt: skip
     add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--threads", type=int, default=2, help="of the CPU (default: 2)")
-    add("--repeats", type=int, default=5, help="(default: 5)")
+    add("--threads", type=from_one, default=2, help="of the CPU (default: 2)")
+    add("--repeats", type=from_one, default=5, help="(default: 5)")
     add("--format", choices=FORMATS, default="text", help="of the table (default: text)")
     add("--json", type=Path, metavar="FILE", help="also write every number there")
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    """`python -m benchmark solver`: 1 if the two come to different distances."""
-    args = build_parser().parse_args(argv)
-    check_sizes(args, "classes", "threads", "repeats")
-    check_device(args.device)
+    args = parser.parse_args(argv)
+    check_usable(args.device)
     records = []
-    for case in cases(args.classes):
-        with progress(case):
-            records.append(measure(case, args.device, args.threads, args.repeats))
-        if args.json:  # after each case: an interruption costs no more than one
-            write_output(args.json, as_json(args, records, pot=ot.__version__) + "\n")
+    for shape in shapes(args.classes):
+        print(shape, file=sys.stderr, flush=True)
+        records.append(measure(shape, args.device, args.threads, args.repeats))
+        save(args, records, pot=ot.__version__)
     print(FORMATS[args.format](table(args, records)))
     return int(any(differs(record) for record in records))

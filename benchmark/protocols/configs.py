@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ANY = math.inf
+IMAGE_FOLDER = "image_folder"  # the user's own images; a name sets several sets apart
 WEIGHTS = (".pt", ".bin", ".safetensors")  # a backbone that is a file
 
 
@@ -160,16 +162,30 @@ def known_trainers() -> list[str]:
 def check_datasets(datasets: Iterable[str]) -> None:
     """
     Raises:
-        UserError: a data set has no config file.
+        UserError: a data set has no config file, or a name that cannot be.
     """
     known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for dataset in datasets:
-        check_name("data set", dataset, known)
+        file, named, name = dataset.partition("=")
+        check_name("data set", file, known)
+        if named and file != IMAGE_FOLDER:
+            raise UserError(f"{dataset}: only {IMAGE_FOLDER} takes a name")
+        if named and not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'"
+            )
+        if name in known:
+            raise UserError(f"'{name}' is the name of another data set: give the images their own")
+
+
+def dataset_file(dataset: str) -> Path:
+    """The config file of a data set; `image_folder=NAME` is that of `image_folder`."""
+    return CONFIGS / "datasets" / f"{dataset.partition('=')[0]}.yaml"
 
 
 def dataset_name(dataset: str) -> str | None:
     """The DATASET.NAME in the data set's config file; None when there is no such file."""
-    path = CONFIGS / "datasets" / f"{dataset}.yaml"
+    path = dataset_file(dataset)
     if not path.is_file():
         return None
     name = keys_in(path).get("DATASET.NAME")

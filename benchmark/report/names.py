@@ -59,8 +59,8 @@ def by_artist(datasets: Collection[str]) -> dict[str, set[str]]:
 
 
 def dataset_name(dataset: str) -> str:
-    """A data set as a reader knows it: `FGVC-Aircraft`."""
-    return DATASETS.get(dataset, dataset)
+    """A data set as a reader knows it: `FGVC-Aircraft`; `NAME` of `image_folder=NAME`."""
+    return DATASETS.get(dataset, dataset.rpartition("=")[2])
 
 
 def method_name(method: str) -> str:

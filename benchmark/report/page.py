@@ -36,7 +36,8 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFr
             "figure": figure,
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
-    return template.render(sections=sections, about=_about(rows))
+    text = template.render(sections=sections, about=_about(rows))
+    return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
 
 
 def _about(rows: pd.DataFrame) -> dict[str, str]:

@@ -86,7 +86,7 @@ KINDS = {
         ("negative_log_likelihood", "num_params", "train_seconds", "test_seconds",
          "peak_memory_mib"),
     ),
-    "a text": (_text, ("split", "backbone", "git")),
+    "a text": (_text, ("split", "backbone", "git", "data_fingerprint")),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
         and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
@@ -139,9 +139,9 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
     if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
         return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
-        used = _used(result.get("config"), key)
-        if key not in INCIDENTAL and used is not None and used != literal(value):
-            return f"{key} {printable(used)}, not {value}"
+        then = used(result.get("config"), key)
+        if key not in INCIDENTAL and then is not None and then != literal(value):
+            return f"{key} {printable(then)}, not {value}"
     return None
 
 
@@ -173,7 +173,7 @@ def console_lines(run: Run) -> list[str]:
         return []
 
 
-def _used(config, key: str):
+def used(config, key: str):
     """The value of a dotted key in nested mappings; None when it is not there."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None

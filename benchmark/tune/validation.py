@@ -12,21 +12,15 @@ from ..protocols.base import Run
 def check_validation(engine: Engine) -> None:
     """
     Raises:
-        UserError: a data set has no validation images apart from its test images; or a key of the
-            search space is unknown, or has a value of the wrong type.
+        UserError: a data set has no validation images apart from its test images.
     """
     from dassl.data.datasets import build_dataset
 
     from train import parse_args, setup_cfg  # with PyTorch: not for a dry run
 
-    first: dict[str, tuple] = {}
-    for run in engine.todo:
-        if run.seed == engine.todo[0].seed:  # the others differ in nothing else
-            cfg = setup_cfg(parse_args(command(run, engine.settings)[2:]))
-            first.setdefault(run.dataset, (run, cfg))
-    for run, cfg in first.values():
+    for run in {run.dataset: run for run in engine.todo}.values():
         with redirect_stdout(io.StringIO()):  # each run will say the same
-            data = build_dataset(cfg)
+            data = build_dataset(setup_cfg(parse_args(command(run, engine.settings)[2:])))
         check(run, {item.impath for item in data.val or ()}, {item.impath for item in data.test})
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from assets.builders import archive, pictures
-from assets.builders.packages import PACKAGES, draw_svg, icon_svg, open_package
+from assets.builders.packages import PACKAGES, draw, icon_svg, open_package
 
 
 def pack(folder, name, version, files):
@@ -122,6 +122,7 @@ def test_an_icon_has_the_look_of_its_name(built):
     meta = json.loads(str(np.load(built / "0.npz")["meta"]))
     looks = [(style["name"], style["look"]) for style in meta["styles"]]
     assert {("tabler", "solid"), ("tabler", "line"), ("lucide", "line")} <= set(looks)
+    assert len(looks) == len(set(looks))  # Phosphor has two ways to draw lines
     icons = {"icons": {name: {"body": "<p/>"} for name in ("cat", "cat-filled", "cat-2-filled")}}
     emoji = [{"code": "1", "name": "cat", "unicode_name": "cat", "short_names": ["cat"]}]
     found = pictures.icons_of_emoji(icons, [("-filled", "solid"), ("", "line")], emoji)
@@ -154,7 +155,7 @@ def test_an_alias_may_mirror_its_parent():
 def test_the_builder_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(SystemExit, match="pip install resvg-py"):
-        draw_svg("<svg/>")
+        draw("<svg/>")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="npm could not fetch"):
         open_package(tmp_path, "openmoji")

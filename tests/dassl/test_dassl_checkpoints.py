@@ -62,8 +62,9 @@ def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
     for content in (b"", b"text", b"PK\x03\x04 cut off"):
         with open("broken.pt", "wb") as file:
             file.write(content)
-        with pytest.raises(UserError, match="'broken.pt' is broken"):
+        with pytest.raises(UserError, match="'broken.pt' is broken") as error:
             load_checkpoint("broken.pt")
+        assert "weights_only" not in str(error.value)
     with pytest.raises(UserError, match="No checkpoint at 'none.pt'"):
         load_checkpoint("none.pt")
     with pytest.raises(UserError, match="No file './checkpoint'"):

@@ -1,5 +1,7 @@
 """A user's own folder of images."""
 
+import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +11,7 @@ from dassl.utils import DataError, read_image
 from paths import ROOT
 from PIL import Image
 
+from datasets import files
 from trainers.prompting.errors import UserError
 
 
@@ -170,3 +173,22 @@ def test_an_empty_image_is_named(tmp_path):
     ]
     with pytest.raises(DataError, match=r"ant 00\.png' \(it is empty\)"):
         read_image(path)
+
+
+def test_a_class_whose_name_is_not_utf_8_is_refused(tmp_path):
+    """Its prompt would have a hole."""
+    fill(tmp_path, **{"ant": 4, os.fsdecode(b"caf\xe9"): 4})
+    with pytest.raises(
+        UserError, match="class folder 'caf\udce9', whose name is not UTF-8: rename"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kept", ["[]", '{"ant": 5}', "[" * 200_000], ids=["list", "int", "deep"])
+def test_a_damaged_list_of_files_is_made_again(tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(files, "MANY", 1)
+    fill(tmp_path / "images", ant=4)
+    path = tmp_path / "images.files.json"
+    path.write_text(kept)
+    assert len(files.file_names(tmp_path / "images", ["ant"])["ant"]) == 4
+    assert json.loads(path.read_text()).keys() == {"ant"}

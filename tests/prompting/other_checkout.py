@@ -199,7 +199,7 @@ OPTIONS = """
     DATASET.NAME Squares DATASET.ROOT . INPUT.SIZE (32,32) DATALOADER.NUM_WORKERS 0
     DATALOADER.TRAIN_X.BATCH_SIZE 4 OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine OPTIM.MAX_EPOCH 1
 """
-# Trains one trainer after the other in one process and tells where each came from.
+# Trains one trainer after the other in one process and prints where each came from.
 DRIVE = """
 import json, sys
 import train
@@ -231,13 +231,13 @@ def write_checkout(folder, **gaps):
 
 
 def run_in(folder, *trainers, first=""):
-    """What DRIVE tells of trainers, each (name, backbone, flags and pairs), in a checkout.
+    """Run trainers, each (name, backbone, flags and pairs), in a checkout.
 
     Args:
         first: code that runs before.
 
     Returns:
-        What it tells, and all that it has printed.
+        Where each came from, or the error, by name; and all that was printed.
     """
     asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
     result = subprocess.run(

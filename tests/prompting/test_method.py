@@ -9,8 +9,6 @@ from torch import nn
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
 from trainers.prompting.method import METHODS, Batch, register
 from trainers.prompting.model.prompted_clip import Parts
-from trainers.prompting.running.precision import Precision
-from trainers.prompting.step import training_step
 from trainers.prompting.trainer.config import read_node
 
 NAMES = ["forest", "sea", "road"]
@@ -84,76 +82,6 @@ def test_a_count_may_stand_beside_the_loss(tiny_clip):
 
     terms = build(Counted, tiny_clip).train().losses(IMAGES, LABELS)
     assert set(terms) == {"loss", "hits"}
-
-
-class Detached(Mine):
-    def loss(self, output, batch):
-        return super().loss(output, batch).detach()
-
-
-class Constant(Mine):
-    def loss(self, output, batch):
-        return torch.ones(())
-
-
-class Lazy(Mine):
-    def backward(self, terms, scale=None):
-        pass
-
-
-@pytest.mark.parametrize("kind", [Detached, Constant, Lazy])
-def test_a_method_that_learns_nothing_from_its_loss(tiny_clip, kind):
-    method = build(kind, tiny_clip).train()
-    optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.1)
-    precision = Precision("fp32", torch.device("cpu"))
-    with pytest.raises(UserError, match=f"{kind.__name__}.* depend"):
-        training_step(method, method.batch(IMAGES, LABELS), optimizer, precision)
-
-
-def turned(text=(4, 4), vision=(), **changes):
-    """Parts that return contexts of other lengths: so many tokens at each depth."""
-
-    class Turned(Parts):
-        def contexts(self, contexts):
-            text_, vision_ = contexts.text, contexts.vision
-            made = [torch.zeros(1, b, 128) for b in text] if text else text_
-            seen = [torch.zeros(1, b, 128) for b in vision] if vision else vision_
-            return contexts._replace(text=made, vision=seen, **changes)
-
-    return Turned()
-
-
-SHAPES = {
-    "shorter deep": turned((4, 2)),
-    "longer deep": turned((4, 5)),
-    "shorter first": turned((3, 3)),
-    "longer first": turned((5, 5)),
-    "too deep": turned((4,) * 9),
-    "shorter deep visual": turned(vision=(4, 2)),
-    "nothing": turned(text=None),
-}
-
-
-@pytest.mark.parametrize("case", SHAPES)
-def test_contexts_that_do_not_fit(tiny_clip, case):
-    node = {"N_CTX_TEXT": 4, "N_CTX_VISION": 4, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
-    model = build_method("IVLP", node, tiny_clip, NAMES).model
-    model.parts = turned()
-    assert model.train()(IMAGES).shape == (4, 3)
-    if case == "nothing":
-        model.parts.contexts = lambda contexts: None
-    else:
-        model.parts = SHAPES[case]
-    for mode in (True, False):
-        with pytest.raises(UserError, match="`contexts` of the Parts 'Turned' returns"):
-            model.train(mode)(IMAGES)
-
-
-def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip):
-    model = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES).model
-    model.parts = turned((4, 4))
-    with pytest.raises(UserError, match="`contexts` of the Parts 'Turned' returns some"):
-        model(IMAGES)
 
 
 def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
@@ -233,29 +161,6 @@ def test_a_name_is_registered_once():
         assert register(Mine) is Mine
     finally:
         del METHODS["Mine"]
-
-
-def a_function():
-    pass
-
-
-WITHOUT = {
-    "a function": (a_function, "'a_function' is no class"),
-    "another class": (dict, "'dict' is no class"),
-    "an object": (Parts(), "is no class"),
-    "no node": (type("Bare", (Method,), {"defaults": {}, "point": None}), "Bare has no `node`"),
-    "no defaults": (type("Bare", (Method,), {"node": "B", "point": None}), "no `defaults`"),
-    "no point": (type("Bare", (Method,), {"node": "B", "defaults": {}}), "Bare has no `point`"),
-}
-
-
-@pytest.mark.parametrize("case", WITHOUT)
-def test_what_cannot_be_registered(case):
-    what, said = WITHOUT[case]
-    before = dict(METHODS)
-    with pytest.raises(UserError, match="@register") as error:
-        register(what)
-    assert said in str(error.value) and before == METHODS
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The plug-in in another checkout of the CoOp family, beside its trainers and its edited `clip`."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,8 +156,16 @@ def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_p
     assert remedy in warning
 
 
+def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    assert "Python 3.10 or newer is needed" in capsys.readouterr().out
+    assert "ALIGN" not in cfg.TRAINER
+
+
 def settings_in(nodes, method, file=None, pairs=""):
-    """What a method reads in a cfg with these nodes, after a config file and a command line."""
+    """A method's settings in a cfg with these nodes, after a config file and a command line."""
     cfg = get_cfg_default()
     for name, start in nodes.items():
         cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})

@@ -1,4 +1,4 @@
-"""What a train.py of another checkout calls the trainer with."""
+"""Calls of the trainer by the train.py of other checkouts."""
 
 import pytest
 import tiny

@@ -5,6 +5,7 @@ checkout, and each name only when it is asked for: PyTorch takes seconds to load
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ __all__ = [
 
 
 def extend_cfg(cfg) -> None:
-    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, a warning says so,
-    and the checkout around us goes on without them."""
+    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, or Python is too
+    old, a warning says so, and the checkout around us runs without them."""
     from .errors import UserError
 
     try:
+        if sys.version_info < (3, 10):  # noqa: UP036 (a checkout may have an older one)
+            raise ImportError("Python 3.10 or newer is needed")
         from .trainer import trainer
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name

@@ -40,7 +40,7 @@ def check_name(kind: str, name: str, valid: Iterable) -> str:
     """
     valid = list(valid)
     if name not in valid:
-        raise UserError(f"There is no {kind} '{name}': {nearest(name, valid)}")
+        raise UserError(f"There is no {kind} '{name:.100}': {nearest(name, valid)}")
     return name
 
 

@@ -1,5 +1,6 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import UserError, check_name
-from .model.prompted_clip import Output, PromptedCLIP
+from .model.prompted_clip import Output, Parts, PromptedCLIP
 from .model.spec import PromptSpec
 from .storage import state
 
@@ -86,9 +87,15 @@ class Method(nn.Module):
     def __init__(self, settings: SimpleNamespace, clip_model, classnames, dataset: str = ""):
         super().__init__()
         self.settings = settings
-        self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
+        name, point = type(self).__name__, self.point(settings)
+        if not isinstance(point, PromptSpec):
+            raise UserError(f"`point` of {name} gives {type(point).__name__} and no PromptSpec")
+        self.model = PromptedCLIP(clip_model, classnames, point, dataset)
         self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
+        if not isinstance(self.model.parts, Parts):
+            kind = type(self.model.parts).__name__
+            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
         self.class_buffers = state.class_buffers(self)
 
     # ------------------------------------------------------------------ what a method may say
@@ -200,6 +207,22 @@ class Method(nn.Module):
         state.load_own_state(self, state_dict)
 
 
+# What a class must say, in words and as a test.
+DECLARED = {
+    "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
+    "defaults": (
+        "a dict of settings with PREC: fp16, fp32 or amp",
+        lambda value: isinstance(value, dict) and "PREC" in value,
+    ),
+    "point": ("a function of the settings", lambda value: value is not Method.point),
+    "checkpoint": (
+        "the name of a folder",
+        lambda value: isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value),
+    ),
+    "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
+}
+
+
 def register(cls: type[Method]) -> type[Method]:
     """Make a method known under the name of its class.
 
@@ -218,9 +241,10 @@ def register(cls: type[Method]) -> type[Method]:
             f"{cls.__module__} registers a method '{name}', but {known.__module__} has one of "
             "that name: rename the class"
         )
-    for key in ("node", "defaults", "point"):
-        if getattr(cls, key, None) is getattr(Method, key, None):
-            raise UserError(f"{name} has no `{key}`: @register needs a class that says it")
+    for key, (wanted, holds) in DECLARED.items():
+        value = getattr(cls, key, None)
+        if not holds(value):
+            raise UserError(f"`{key}` of the method {name} is {value!r} but must be {wanted}")
     METHODS[name] = cls
     return cls
 

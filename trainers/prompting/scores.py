@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from .errors import check_name
-from .running import ranks
 from .transport.plans import prompt_plan
 from .transport.precision import no_autocast
 from .transport.problems import TokenProblems
@@ -40,13 +39,14 @@ class Needs(NamedTuple):
 class Score(NamedTuple):
     """A function of features, and what it needs, which may depend on the method.
 
-    by_images: an image's similarities do not depend on the other images of a batch, or the
-    function takes care of those on other ranks; so ranks may share the images.
+    by_images: an image's similarities do not depend on those of the batch on other ranks, so that
+    ranks may share the images; or the function takes `total`, by which it asks for them.
     """
 
     function: Callable
     needs: Callable[[PromptSpec], Needs]
     by_images: bool
+    takes_total: bool = False
 
 
 SCORES: dict[str, Score] = {}
@@ -72,11 +72,11 @@ def register_score(name: str, patches: bool = False, words: bool = False, by_ima
     return _register(name, lambda spec: Needs(patches, words), by_images)
 
 
-def _register(name, needs, by_images=True):
+def _register(name, needs, by_images=True, takes_total=False):
     def add(function):
         if name in SCORES:
             raise ValueError(f"There is a score '{name}' already: choose another name")
-        SCORES[name] = Score(function, needs, by_images)
+        SCORES[name] = Score(function, needs, by_images, takes_total)
         return function
 
     return add
@@ -97,18 +97,29 @@ def by_images(spec: PromptSpec) -> bool:
 
 
 def score(
-    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, scale, chunk_bytes: int
+    spec: PromptSpec,
+    image: ImageFeatures,
+    text: TextFeatures,
+    scale: torch.Tensor,
+    chunk_bytes: int,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
 ) -> torch.Tensor:
     """Logits (B, K), float32: similarity of every image to every class, times the logit scale.
 
     Args:
+        spec: the method.
+        image: features of the images.
+        text: features of the classes.
         scale: 1 / tau, CLIP's logit scale.
         chunk_bytes: the most memory that the token-level costs of one chunk may take.
+        total: adds up a number over the parts of the batch that are elsewhere.
     """
+    chosen = SCORES[spec.score]
+    more = {"total": total} if chosen.takes_total else {}
     with no_autocast(image.z.device.type):
         image = image._replace(z=image.z.float())  # the large r and s where they are read
         text = text._replace(h=text.h.float(), raw=text.raw.float())
-        return scale.float() * SCORES[spec.score].function(spec, image, text, chunk_bytes)
+        return scale.float() * chosen.function(spec, image, text, chunk_bytes, **more)
 
 
 def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
@@ -159,8 +170,8 @@ def token_distance(spec, image, text, chunk_bytes):
     return token_distances(token_problems(spec, image, text, chunk_bytes), spec.plan)
 
 
-@_register("released", _if_token_level)
-def released(spec, image, text, chunk_bytes):
+@_register("released", _if_token_level, takes_total=True)
+def released(spec, image, text, chunk_bytes, total):
     """What the published ALIGN code computes (docs/methods.md, section 3, form `released`)."""
     S = prompt_similarity(image.z, text.h)
     C = 1 - S
@@ -172,15 +183,15 @@ def released(spec, image, text, chunk_bytes):
 
         C = C + token_problems(spec, image, text, chunk_bytes).solve(similarity)
     # one decision for all images, of all ranks, and classes
-    T = sinkhorn_released(C, reg=spec.reg, total=ranks.total).plan
+    T = sinkhorn_released(C, reg=spec.reg, total=total).plan
     return (T * S).sum((-2, -1))
 
 
-@register_score("plot", patches=True, by_images=True)
-def plot(spec, image, text, chunk_bytes):
+@_register("plot", lambda spec: Needs(patches=True), takes_total=True)
+def plot(spec, image, text, chunk_bytes, total):
     """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
-    T = sinkhorn_released(1 - S, reg=spec.reg, total=ranks.total).plan
+    T = sinkhorn_released(1 - S, reg=spec.reg, total=total).plan
     local = (T * S).sum((-2, -1))
     if not spec.add_global:
         return local

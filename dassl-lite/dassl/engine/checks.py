@@ -23,6 +23,7 @@ _RULES = {
     "OPTIM.WEIGHT_DECAY": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.WARMUP_CONS_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.WARMUP_MIN_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "OPTIM.BASE_LR_MULT": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.MAX_EPOCH": (_COUNT, lambda n: n >= 1),
     "OPTIM.WARMUP_EPOCH": ("a number of epochs, or -1 for none", lambda n: n >= -1),
     "INPUT.SIZE": (

@@ -92,6 +92,8 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
                 f" {foreign.group(1)} that could run foreign code: save only its 'state_dict'"
             ) from None
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
+        if isinstance(error, pickle.UnpicklingError):  # which comes with a lecture on weights_only
+            reason = "it holds no pickle of PyTorch"
         raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -102,7 +104,7 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
 def _check_bytes(fpath):
     """Raise BadZipFile where a byte has changed since it was written; torch.load does not look.
 
-    A file of an old PyTorch is no zip archive, and has no checksums.
+    Files of an old PyTorch are not zip archives and have no checksums.
     """
     if zipfile.is_zipfile(fpath):
         with zipfile.ZipFile(fpath) as archive:

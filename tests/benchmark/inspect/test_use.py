@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 
+import dassl.utils
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,26 +15,14 @@ from paths import GOLDEN
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load
-from tiny import COLOURS, run
+from tiny import COLOURS
 
 from benchmark.__main__ import main
 from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
-from trainers.prompting.method import METHODS
 from trainers.prompting.model.prompted_clip import Parts
-from trainers.prompting.plugins import load_plugins
 
 NAMES = sorted(COLOURS)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Folders of runs by method, and that of their images."""
-    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
-    for trainer in ("ALIGN", "CoOp", "ZeroshotCLIP"):
-        assert run(root, trainer, root / trainer, 1) == 0
-        sys.stdout, sys.stderr = streams
-    return root
 
 
 def images_of(root, split="test"):
@@ -116,6 +106,7 @@ def test_other_class_names(runs, capsys, tmp_path):
         "river\nforest\nriver": "'river' is there twice",
         "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
         "River\nriver": "'river' is there twice (also as 'River')",
+        "caf\u00e9\ncafe\u0301": "is there twice",
         "river": "There is 1 class name",
         f"river\n{long}": "is too long",
     }.items():
@@ -143,111 +134,24 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
         torch.save({**state, **broken}, path)
         with pytest.raises(UserError, match="does not say what made it"):
             load_run(tmp_path)
-    for model in ("x", {"ctx": "x"}):
+    sparse = state["state_dict"]["ctx"].to_sparse()
+    for model, kind in (("x", "str"), ({"ctx": "x"}, "str"), ({"ctx": sparse}, "Tensor")):
         torch.save({**state, "state_dict": model}, path)
-        with pytest.raises(UserError, match="is a str and no"):
+        with pytest.raises(UserError, match=f"is a {kind} and no"):
             load_run(tmp_path)
+    ctx = state["state_dict"]["ctx"]
+    for value in (ctx.long(), ctx.to(torch.complex64), ctx.to_sparse(), ctx.double() + 1e300):
+        torch.save({**state, "state_dict": {"ctx": value}}, path)
+        with pytest.raises(UserError, match="no tensor of real numbers|are not finite"):
+            load_run(tmp_path)
+    torch.save({**state, "settings": state["settings"] | {"OPTIM.LR.X": "1"}}, path)
+    with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
+        load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
     with pytest.raises(UserError, match=r"of its classes \(CSC\): it cannot name others"):
         load_run(tmp_path, classnames=["river", "forest"])
     code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
     assert code == 2 and "there is no image or folder" in err
-
-
-NO_SETTINGS = {
-    "a value for a node": {"MODEL": "3"},
-    "a node for a method": {"TRAINER.COOP": "'x'"},
-    "a node for a value": {"TRAINER.NAME.X": "1"},
-    "a number for a list": {"INPUT.TRANSFORMS": "7"},
-    "a word for a number": {"DATASET.NUM_SHOTS": "many"},
-    "too deep to read": {"DATASET.NUM_SHOTS": "-" * 100_000 + "1"},
-    "no key of a mapping": {"DATASET.NUM_SHOTS": "{[]: 1}"},
-}
-
-
-@pytest.mark.parametrize("case", NO_SETTINGS)
-def test_settings_that_cannot_be(runs, tmp_path, case):
-    state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=True)
-    (tmp_path / "prompt_learner").mkdir()
-    state["settings"] |= NO_SETTINGS[case]
-    torch.save(state, tmp_path / "prompt_learner" / "model.pth.tar-1")
-    (place,) = NO_SETTINGS[case]
-    with pytest.raises(UserError, match=f"for the setting {place}, which cannot be") as error:
-        load_run(tmp_path)
-    assert len(str(error.value)) < 500
-
-
-PLUGIN = """
-from pathlib import Path
-from trainers.prompting import register
-from trainers.prompting.methods.coop import CoOp
-
-Path(__file__).with_name("imported").touch()
-
-
-@register
-class Mine(CoOp):
-    node = "MINE"
-"""
-
-
-@pytest.fixture
-def run_of_plugin(runs, tmp_path, monkeypatch):
-    """The folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
-    monkeypatch.setattr("trainers.prompting.plugins._loaded", set())
-    known = dict(METHODS)
-    folder = tmp_path / "run"
-    (folder / "prompt_learner").mkdir(parents=True)
-    (folder / "mine.py").write_text(PLUGIN)
-    state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=True)
-    state |= {"trainer": "Mine", "plugins": [str(folder / "mine.py")]}
-    settings = state["settings"].items()
-    state["settings"] = {k.replace("TRAINER.COOP", "TRAINER.MINE"): v for k, v in settings}
-    torch.save(state, folder / "prompt_learner" / "model.pth.tar-1")
-    yield folder
-    METHODS.clear()
-    METHODS.update(known)
-    sys.modules.pop("mine", None)
-
-
-def commands(folder, runs):
-    use = {
-        "predict": [str(images_of(runs)[0])],
-        "export": ["--output", str(folder / "x.safetensors")],
-        "words": [],
-        "visualize": [],
-    }
-    return [[name, "--model-dir", str(folder), *more] for name, more in use.items()]
-
-
-@pytest.mark.parametrize("i", range(4), ids=["predict", "export", "words", "visualize"])
-def test_a_plugin_that_only_a_checkpoint_names_is_not_imported(run_of_plugin, runs, capsys, i):
-    plugin = run_of_plugin / "mine.py"
-    command = commands(run_of_plugin, runs)[i]
-    assert main(command) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"is of Mine, a method of the plug-in '{plugin}', which is code" in line
-    assert "--plugin" in line and "--trust-run" in line
-    assert not (run_of_plugin / "imported").exists()
-    with pytest.raises(UserError, match="which is code"):
-        load_run(run_of_plugin)
-
-
-@pytest.mark.parametrize("how", ["--plugin", "--trust-run", "plugins", "trust", "imported"])
-def test_a_plugin_that_the_user_names_or_trusts_is_imported_and_printed(
-    run_of_plugin, runs, capsys, how
-):
-    plugin = str(run_of_plugin / "mine.py")
-    if how.startswith("--"):
-        command, *_ = commands(run_of_plugin, runs)
-        assert main([*command, how, *([plugin] if how == "--plugin" else [])]) == 0
-    else:
-        if how == "imported":
-            load_plugins([plugin])
-        load_run(run_of_plugin, **{"plugins": {how: [plugin]}, "trust": {how: True}}.get(how, {}))
-    out = capsys.readouterr()
-    assert f"Plug-in '{plugin}': Mine" in out.err.splitlines() and "Plug-in" not in out.out
-    assert (run_of_plugin / "imported").exists()
 
 
 def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
@@ -259,6 +163,14 @@ def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
     assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "prompt_learner").mkdir()
+    os.mkfifo(tmp_path / "prompt_learner" / "model.pth.tar-1")
+    with pytest.raises(dassl.utils.UserError, match="No checkpoint at"):
+        load_run(tmp_path)
 
 
 def test_a_run_loads_without_its_results(runs, tmp_path):

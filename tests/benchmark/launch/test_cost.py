@@ -70,6 +70,9 @@ def test_operations_are_those_that_are_counted(trainer):
         ("few_shot eurosat --backbone RN50", "The operations of 'RN50' are not known: there are"),
         ("few_shot eurosat --gpu v100", "invalid choice: 'v100'"),
         ("few_shot eurosats", "did you mean 'eurosat'"),
+        ("few_shot eurosat OPTIM.MAX_EPOCH -5", "MAX_EPOCH is -5 but must be a whole number"),
+        ("few_shot eurosat DATALOADER.TRAIN_X.BATCH_SIZE 0", "TRAIN_X.BATCH_SIZE is 0 but must"),
+        ("few_shot eurosat OPTIM.LRR 0.1", "OPTIM has no 'LRR': did you mean 'LR'?"),
         ("few_shot image_folder", "ImageFolder reads the folder that --root"),
     ],
 )

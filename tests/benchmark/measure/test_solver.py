@@ -12,7 +12,7 @@ from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.measure import solver
-from benchmark.measure.solver import ALIGN, Case, Problems, cases
+from benchmark.measure.solver import ALIGN, Problems, Shape, shapes
 
 SMALL = ["solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
 
@@ -36,7 +36,7 @@ def test_the_command(tmp_path):
     assert process.returncode == 0, process.stderr
     found = json.loads(file.read_text())
     assert (found["pot"], found["torch"]) == (ot.__version__, torch.__version__)
-    assert [record["name"] for record in found["records"]] == [str(case) for case in cases([2])]
+    assert [record["name"] for record in found["records"]] == [str(shape) for shape in shapes([2])]
     for record in found["records"]:
         name = record["name"]
         assert name in process.stderr.splitlines()
@@ -71,38 +71,38 @@ solver_before = solver.sinkhorn
 def test_a_wrong_solver_is_found(threads, monkeypatch, change, capsys):
     monkeypatch.setattr(solver, "sinkhorn", Wrong(change))
     monkeypatch.setattr(solver, "SHORT", 0)
-    monkeypatch.setattr(solver, "cases", lambda classes: cases(classes)[-1:])
+    monkeypatch.setattr(solver, "shapes", lambda classes: shapes(classes)[-1:])
     assert main(SMALL) == 1
     out = capsys.readouterr().out
-    assert f"- {cases([2])[-1]}: the distances differ" in out
+    assert f"- {shapes([2])[-1]}: the distances differ" in out
 
 
 def test_the_problems_are_those_of_align(threads):
     """Sizes, weights and the order of memory; peaked ones need many more iterations."""
     means = {}
-    for case in cases([3]):
-        problems = Problems(case, "cpu", 1)
-        P, L = (198, case.lengths[1]) if case.tokens else (4, 4)
-        count = case.images * 3 * (16 if case.tokens else 1)
+    for shape in shapes([3]):
+        problems = Problems(shape, "cpu", 1)
+        P, L = (198, shape.lengths[1]) if shape.tokens else (4, 4)
+        count = shape.images * 3 * (16 if shape.tokens else 1)
         assert problems.cost.shape == (count, P, L)
         assert problems.cost.dtype == torch.float32
-        assert (problems.cost.mT if case.tokens else problems.cost).is_contiguous()
-        if case.lengths[0] < L:
+        assert (problems.cost.mT if shape.tokens else problems.cost).is_contiguous()
+        if shape.lengths[0] < L:
             lengths = (problems.b > 0).sum(-1)
             assert set(lengths.tolist()) == set(range(4, 13))
             torch.testing.assert_close(problems.b.sum(-1), torch.ones(count))
         else:
             assert problems.b is None
-        means[case] = problems.about()["iterations"]
-    assert max(mean for case, mean in means.items() if not case.peaked) < 5
-    assert min(mean for case, mean in means.items() if case.peaked) > 20
-    assert {case.tokens for case in cases([1000])} == {False}
+        means[shape] = problems.about()["iterations"]
+    assert max(mean for shape, mean in means.items() if not shape.peaked) < 5
+    assert min(mean for shape, mean in means.items() if shape.peaked) > 20
+    assert {shape.tokens for shape in shapes([1000])} == {False}
 
 
 @pytest.mark.parametrize("lengths", [(8, 8), (4, 12)])
 def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
     """Plans, and gradients, which are the plans."""
-    problems = Problems(Case(True, 4, 2, lengths, False), "cpu", 1)
+    problems = Problems(Shape(True, 4, 2, lengths, False), "cpu", 1)
     plans = problems.solve(problems.cost).plan, problems.pot().plan
     torch.testing.assert_close(*plans, rtol=0, atol=1e-5)
     assert problems.ours().shape == (len(problems.cost),)
@@ -128,16 +128,19 @@ def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
     [
         ("--device cuda", "--device cuda needs a GPU"),
         ("--device gpu", "There is no device 'gpu': did you mean 'cpu'?"),
-        ("--classes 50 1", "--classes is 1 but must be at least 2"),
-        ("--threads 0", "--threads is 0 but must be at least 1"),
-        ("--repeats -1", "--repeats is -1 but must be at least 1"),
+        ("--classes 50 1", "argument --classes: '1' is not a whole number from 2 on"),
+        ("--threads 0", "argument --threads: '0' is not a whole number from 1 on"),
+        ("--repeats 0", "argument --repeats: '0' is not a whole number from 1 on"),
     ],
 )
 def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["solver", *words.split()]) == 2
+    try:
+        code = main(["solver", *words.split()])
+    except SystemExit as ended:
+        code = ended.code
     out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1
+    assert code == 2 and not out and err.count("\n") == 1
     assert err.startswith(f"python -m benchmark solver: {sentence}")
 
 

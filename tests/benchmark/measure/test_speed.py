@@ -2,18 +2,18 @@
 
 import json
 import multiprocessing
-import subprocess
-import sys
+import os
+import signal
 
 import pytest
 import torch
 import torch.nn.functional as F
-from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.measure import case, speed, speed_tables
-from benchmark.measure.case import Case, Model, OutOfMemory, Subject, Worker
+from benchmark.measure.case import Case, Model, operations
 from benchmark.measure.geometry import GEOMETRY, necessary_flops
+from benchmark.measure.process import OutOfMemory, in_process
 from trainers.prompting import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
@@ -21,30 +21,6 @@ from trainers.prompting.trainer.config import prompt_spec
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 TRAINED = [name for name in METHODS if name != "ZeroshotCLIP"]
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
-
-
-class Inline:
-    """A `Worker` in this process; `full` holds the questions for which there is no memory."""
-
-    full = ()
-
-    def __init__(self, make, *args):
-        self.subject = make(*args)
-
-    def ask(self, method, *args):
-        naive = isinstance(self.subject, Model) and self.subject.case.naive
-        if naive and {method, *args} & set(self.full):
-            raise OutOfMemory
-        return getattr(self.subject, method)(*args)
-
-    def answer(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
 
 
 @pytest.fixture
@@ -59,8 +35,8 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def inline(tiny, monkeypatch):
-    monkeypatch.setattr(speed, "Worker", Inline)
-    monkeypatch.setattr(Inline, "full", ())
+    """The same, in this process."""
+    monkeypatch.setattr(speed, "in_process", lambda function, *args: function(*args))
     return tiny
 
 
@@ -77,58 +53,49 @@ def cells(text: str, name: str) -> list[str]:
 # ---------------------------------------------------------------------- the whole command
 
 
-def check_record(text, record):
-    """What the issue asks of ALIGN: few operations, the naive logits, and the table says the same.
+def test_the_tables_and_the_file(inline, tmp_path, capsys):
+    """Few operations are counted, and the table says what the file says.
 
     With five classes the few positions that are computed and then replaced weigh more than the
     five percent of the true sizes.
     """
-    training, evaluation, naive = record["training"], record["evaluation"], record["naive"]
-    assert 0.5 < training["over_necessary"] < 1.1
-    assert training["operations"] < naive["training"]["operations"]
-    assert naive["largest_difference"] <= 1e-4
-    assert set(training["necessary"]) == {"image", "text", "similarity", "frozen"}
-    shown = cells(text, f"{record['trainer']}, {record['classes']}, {record['precision']}")
-    for found in (training["seconds"], evaluation["seconds"], naive["training"]["seconds"]):
-        assert speed_tables.spread(found) in shown
-    assert f"{training['over_necessary']:.3f}" in shown
-    assert f"{training['peak_mib'] / 1024:.1f} GiB" in shown or training["peak_mib"] < 1024
-    for ratio in record["ratios"].values():
-        assert f"{ratio:.3g}" in shown
-    for share in ("of_peak", "transport_share", "encoders_of_peak"):
-        assert training[share] > 0 and f"{training[share]:.0%}" in shown
-    assert f"differ by {naive['largest_difference']:.1g} at most" in text
-
-
-def test_the_tables_and_the_file(inline, tmp_path, capsys):
     file = tmp_path / "speed.json"
-    words = ["--trainers", "ALIGN", "--naive", "--format", "markdown", "--json", str(file)]
+    words = ["--trainers", "ALIGN", "--format", "markdown", "--json", str(file)]
     assert main([*inline, *words]) == 0
     out, err = capsys.readouterr()
     found = json.loads(file.read_text())
-    (record,) = found["records"]
-    check_record(out, record)
     assert found["arguments"]["classes"] == [5] and found["torch"] == torch.__version__
-    assert "ALIGN, 5 classes, naive, fp32: step 1 of 1" in err
+    assert "ALIGN, 5 classes, fp32: step 1 of 1" in err
+    (record,) = found["records"]
+    training, evaluation = record["training"], record["evaluation"]
+    assert 0.5 < training["over_necessary"] < 1.1
+    assert set(training["necessary"]) == {"image", "text", "similarity", "frozen"}
+    shown = cells(out, "ALIGN, 5, fp32")
+    for part in (training["seconds"], evaluation["seconds"], evaluation["encoder_seconds"]):
+        assert speed_tables.spread(part) in shown
+    assert f"{training['over_necessary']:.3f}" in shown
+    assert f"{training['peak_mib'] / 1024:.1f} GiB" in shown or training["peak_mib"] < 1024
+    for share in ("of_peak", "transport_share", "encoders_of_peak"):
+        assert training[share] > 0 and f"{training[share]:.0%}" in shown
 
 
-def test_processes_of_their_own(tiny, capsys):
-    assert main([*tiny, "--trainers", "VPT", "--format", "markdown"]) == 0
-    out, err = capsys.readouterr()
-    assert out.count("\n| VPT, 5, fp32 ") == 2
-    assert "VPT, 5 classes, fp32: evaluation 1 of 1" in err
+def test_processes_of_their_own(tiny, capfd):
+    assert main([*tiny, "--trainers", "CoOp", "--format", "markdown"]) == 0
+    out, err = capfd.readouterr()
+    assert out.count("\n| CoOp, 5, fp32 ") == 2
+    assert "CoOp, 5 classes, fp32: evaluation 1 of 1" in err
 
 
 @pytest.mark.slow
 def test_compiled_blocks_are_counted_like_the_others(inline, tmp_path, capsys):
-    operations = []
+    counted = []
     for more in ([], ["--compile"]):
         file = tmp_path / "speed.json"
         assert main([*inline, "--trainers", "ALIGN", *more, "--json", str(file)]) == 0
         assert ("1 threads, compiled, batch" in capsys.readouterr().out) == bool(more)
         (record,) = json.loads(file.read_text())["records"]
-        operations.append(record["training"]["operations"])
-    assert operations[0] == operations[1]
+        counted.append(record["training"]["operations"])
+    assert counted[0] == counted[1]
 
 
 def test_a_machine_that_cannot_compile(monkeypatch):
@@ -138,22 +105,6 @@ def test_a_machine_that_cannot_compile(monkeypatch):
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(UserError, match="--compile does not work here .*: leave it out"):
         model(compile=True)
-
-
-@pytest.mark.slow
-def test_a_backbone_of_the_true_size(tmp_path):
-    file = tmp_path / "speed.json"
-    words = [*SMALL, "--backbone", "ViT-B/32", "--trainers", "ALIGN", "--naive"]
-    words += ["--format", "markdown", "--json", str(file)]
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmark", "speed", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    (record,) = json.loads(file.read_text())["records"]
-    check_record(process.stdout, record)
 
 
 def test_every_method(inline, tmp_path, capsys):
@@ -168,37 +119,28 @@ def test_every_method(inline, tmp_path, capsys):
         if "training" in record:
             assert (record["training"]["transport_share"] is not None) == transport
     out = capsys.readouterr().out
-    assert "Naive reference" not in out
     assert out.count("ZeroshotCLIP, 5, amp") == 1  # it has nothing to train
 
 
-def test_another_result_has_no_ratio(inline, monkeypatch, capsys):
-    output = case.Naive.output
+@pytest.mark.parametrize("part", ["training", "evaluation"])
+def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp_path):
+    measure = getattr(speed, part)
 
-    def other(*args):
-        found = output(*args)
-        return found._replace(logits=1.001 * found.logits)
+    def full(case, *args):
+        if case.trainer == "MaPLe":
+            raise OutOfMemory
+        return measure(case, *args)
 
-    monkeypatch.setattr(case.Naive, "output", other)
-    assert main([*inline, "--trainers", "CoOp", "--naive", "--format", "markdown"]) == 1
-    out = capsys.readouterr().out
-    assert "CoOp, 5, fp32: the naive reference computes other logits" in out
-    assert cells(out, "CoOp, 5, fp32")[-3:] == ["-", "-", "-"]
-
-
-@pytest.mark.parametrize("question", ["first_step", "step", "evaluate"])
-def test_out_of_memory_ends_one_case_alone(inline, question, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(Inline, "full", (question,))
+    monkeypatch.setattr(speed, part, full)
     file = tmp_path / "speed.json"
-    words = ["--trainers", "CoOp", "MaPLe", "--naive", "--json", str(file), "--format", "markdown"]
+    words = ["--trainers", "MaPLe", "CoOp", "--json", str(file), "--format", "markdown"]
     assert main([*inline, *words]) == 0
     out, err = capsys.readouterr()
-    assert "MaPLe, 5 classes, naive, fp32: out of memory" in err
-    for record in json.loads(file.read_text())["records"]:
-        assert record["training"]["seconds"] and record["evaluation"]["seconds"]
-        part = "evaluation" if question == "evaluate" else "training"
-        assert record["naive"][part] == {"problem": "out of memory"}
-        assert record["ratios"]["evaluation" if question == "evaluate" else "step"] is None
+    assert "MaPLe, 5 classes, fp32: out of memory" in err
+    maple, coop = json.loads(file.read_text())["records"]
+    assert maple.pop(part) == {"problem": "out of memory"}
+    assert maple["evaluation" if part == "training" else "training"]["seconds"]
+    assert coop["training"]["seconds"] and coop["evaluation"]["seconds"]
     assert "out of memory" in cells(out, "MaPLe, 5, fp32")
 
 
@@ -210,9 +152,9 @@ def test_a_step_takes_little_more_than_the_necessary_operations(trainer):
     """Never less: then something would have been forgotten to be counted."""
     subject = model(trainer, classes=7, batch=2)
     subject.first_step()
-    operations = subject.counted("step")
+    necessary = sum(necessary_flops(subject.method, 2).values())
     most = 1.1 if trainer == "TCP" else 1.2
-    assert 1 <= operations / sum(subject.necessary().values()) < most
+    assert 1 <= operations(subject.step) / necessary < most
 
 
 def test_necessary_operations_grow_with_what_needs_them():
@@ -235,51 +177,36 @@ def test_necessary_operations_grow_with_what_needs_them():
         assert wider["similarity"] >= least * one["similarity"]
 
 
-class Attention(Subject):
-    def attend(self):
+def test_attention_is_counted():
+    """Two products forward; backward four, and the scores once more."""
+
+    def attend():
         q, k = (torch.rand(2, 3, n, 8, requires_grad=True) for n in (5, 7))
         F.scaled_dot_product_attention(q, k, k).sum().backward()
 
-
-def test_attention_is_counted():
-    """Two products forward; backward four, and the scores once more."""
     product = 2 * (2 * 3) * 5 * 7 * 8
-    assert Attention("cpu", torch.get_num_threads()).counted("attend") == 7 * product
+    assert operations(attend) == 7 * product
 
 
-@pytest.mark.parametrize("trainer", speed.NAIVE)
-def test_the_naive_reference_computes_the_same(trainer):
-    ours, naive = (model(trainer, classes=14, batch=2, naive=naive) for naive in (False, True))
-    logits, same = ours.first_step(), naive.first_step()
-    assert naive.counted("step") > 1.3 * ours.counted("step")
-    torch.testing.assert_close(torch.tensor(logits), torch.tensor(same), rtol=0, atol=1e-4)
+def eat(case):
+    torch.ones(1 << 45)
 
 
-class Hungry(Subject):
-    def eat(self):
-        torch.ones(1 << 45)
+def die(case):
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory has run out
 
 
-def test_a_process_without_memory():
-    with Worker(Hungry, "cpu", 1) as worker:
-        worker.answer()
-        with pytest.raises(OutOfMemory):
-            worker.ask("eat")
-    assert not worker.process.is_alive()
-
-
-def test_a_process_that_the_system_has_ended():
-    worker = Worker.__new__(Worker)
-    worker.pipe, theirs = multiprocessing.Pipe()
-    theirs.close()
+@pytest.mark.parametrize("function", [eat, die])
+def test_a_process_without_memory(function):
     with pytest.raises(OutOfMemory):
-        worker.ask("eat")
+        in_process(function, Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1))
+    assert not multiprocessing.active_children()
 
 
 def test_a_budget_that_is_too_small():
     small = Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
-    with Worker(Model, small) as worker, pytest.raises(UserError, match="keeps at least .* GiB"):
-        worker.answer()
+    with pytest.raises(UserError, match="keeps at least .* GiB"):
+        in_process(Model, small)
 
 
 @pytest.mark.parametrize(
@@ -291,28 +218,26 @@ def test_a_budget_that_is_too_small():
         ("--precision fp16", "--precision fp16 needs --device cuda"),
         ("--device cuda", "--device cuda needs a GPU"),
         ("--device tpu", "There is no device 'tpu'"),
-        ("--classes 10 1", "--classes is 1 but must be at least 2"),
-        ("--eval-batch 0", "--eval-batch is 0 but must be at least 1"),
-        ("--repeats 0", "--repeats is 0"),
+        ("--classes 10 1", "argument --classes: '1' is not a whole number from 2 on"),
+        ("--classes ten", "argument --classes: 'ten' is not a whole number from 2 on"),
+        ("--eval-batch 0", "argument --eval-batch: '0' is not a whole number from 1 on"),
+        ("--repeats 1.5", "argument --repeats: '1.5' is not a whole number from 1 on"),
         ("--memory-budget -1", "--memory-budget is -1.0"),
         ("--memory-budget nan", "--memory-budget is nan"),
+        ("--format pdf", "argument --format: invalid choice: 'pdf'"),
+        ("--speed 3", "unrecognized arguments: --speed 3"),
     ],
 )
 def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(speed, "Worker", None)  # found before anything is started
-    assert main(["speed", *words.split()]) == 2
+    monkeypatch.setattr(speed, "in_process", None)  # found before anything is started
+    try:
+        code = main(["speed", *words.split()])
+    except SystemExit as ended:
+        code = ended.code
     out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1
+    assert code == 2 and not out and err.count("\n") == 1
     assert err.startswith(f"python -m benchmark speed: {sentence}")
-
-
-@pytest.mark.parametrize("words", ["--classes ten", "--repeats 1.5", "--format pdf", "--speed 3"])
-def test_words_that_make_no_sense(words, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["speed", *words.split()])
-    assert exit_.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_file_that_cannot_be_written(inline, tmp_path, capsys):

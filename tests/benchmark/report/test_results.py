@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from outcomes import leave, outcome
+from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.report.render import as_csv
@@ -105,6 +108,24 @@ def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, c
     said = capsys.readouterr().out
     assert "60.00" in said and "\x1b" not in said
     assert not [line for line in said.splitlines() if line.startswith("\\input")]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_a_console_of_ascii(form, tmp_path):
+    leave(tmp_path, [outcome("CoOp", seed, "base", 40.0 + seed) for seed in (1, 2)])
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", "report", tmp_path, "--format", form],
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = "41.50 &#177; 0.71" if form == "html" else r"41.50 \xb1 0.71"
+    assert shown in done.stdout.decode("ascii")
+
+
+def test_a_run_in_a_folder_with_an_odd_name_stays_in_its_line(tmp_path, capsys):
+    leave(tmp_path, [outcome("A\x1b[2J\nB", 1, "base", 40.0)])
+    assert main(["status", str(tmp_path)]) == 0
+    assert "A\\x1b[2J\\nB on emoji, seed 1, base: done (40.00%)\n" in capsys.readouterr().out
 
 
 def test_text_in_a_table_for_a_spreadsheet_is_no_formula():

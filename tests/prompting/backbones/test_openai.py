@@ -34,7 +34,7 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "it is no state dict, tensors by name"),
+        "a list": ([1, 2], "it is no state dict, tensors of real"),
     }
 
 
@@ -66,9 +66,24 @@ BROKEN = {
     "cut": (cut, "Error"),
     "empty": (lambda path: path.write_bytes(b""), "EOFError"),
     "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
-    "bits": (flip, "is damaged"),
+    "bits": (flip, "in it has changed since it was written"),
     "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
-    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors by name"),
+    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors of real"),
+    **{
+        f"a {kind} tensor": (
+            lambda path, value=value: with_(path, logit_scale=value),
+            "it is no state dict, tensors of real",
+        )
+        for kind, value in {
+            "sparse": torch.ones(2).to_sparse(),
+            "complex": torch.ones(2) * 1j,
+            "empty": torch.ones(2, device="meta"),
+        }.items()
+    },
+    "nan": (
+        lambda path: with_(path, logit_scale=torch.tensor(float("nan"))),
+        "'logit_scale' in it holds numbers that are not finite",
+    ),
     "narrow": (
         lambda path: with_(path, **{"ln_final.weight": torch.ones(32)}), "num_heads"
     ),
@@ -141,6 +156,10 @@ NO_ARCH = {
     "text": ({"embed_dim": "32"}, "has '32' for embed_dim"),
     "truth": ({"embed_dim": True}, "has True for embed_dim"),
     "infinity": ({"context_length": float("inf")}, "has inf for context_length"),
+    **{
+        f"no {key}": ({key: ...}, f"required positional argument: '{key}'")
+        for key in ("transformer_width", "transformer_layers", "image_resolution")
+    },
     "nothing said": ({"embed_dim": None}, "holds no CLIP weights that can be read"),
 }
 
@@ -148,7 +167,8 @@ NO_ARCH = {
 @pytest.mark.parametrize("case", NO_ARCH)
 def test_an_architecture_that_cannot_be_is_refused_before_it_is_made(model, tmp_path, case):
     arch, part = NO_ARCH[case]
-    arch = {**ARCH, **arch} if isinstance(arch, dict) else arch
+    if isinstance(arch, dict):  # with ... for what is left out
+        arch = {key: value for key, value in {**ARCH, **arch}.items() if value is not ...}
     path, text = tmp_path / "clip.safetensors", arch if isinstance(arch, str) else json.dumps(arch)
     save_file(model.state_dict(), path, {"arch": text})
     with pytest.raises(UserError) as error:

@@ -6,37 +6,13 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from models import NAMES, align, images, model_of, outcome
 from paths import GOLDEN
 
-from trainers.prompting import PromptedCLIP, UserError, build_clip
+from trainers.prompting import UserError, build_clip
 from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
-
-NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
-
-
-def model_of(clip_model, method, node, names=NAMES, **kwargs):
-    return PromptedCLIP(clip_model, names, prompt_spec(method, node), "EuroSAT", **kwargs)
-
-
-def align(clip_model, M, N, names=NAMES, **node):
-    defaults = {"M": M, "N": N, "DEPTH": 3, "SINKHORN_TOL": 1e-6, "SINKHORN_MAX_ITER": 500}
-    return model_of(clip_model, "ALIGN", {**defaults, **node}, names)
-
-
-def images(count=3):
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def outcome(model, state=None):
-    """Logits, and the gradients by public name."""
-    if state is not None:
-        model.load_public_state_dict(state)
-    logits = model.train()(images())
-    F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
-    return logits.detach(), {n: p.grad for n, p in model.public_parameters().items()}
-
 
 SAME = {
     "CoOp": ({"N_CTX": 16}, {"M": 0, "N": 1, "BETA": 0, "N_CTX": 16, "DEPTH": 1, "CTX_INIT": ""}),

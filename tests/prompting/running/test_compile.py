@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import align, images, outcome
 from paths import ROOT
-from test_model import align, images, outcome
 from tiny import arguments, run
 
 from trainers.prompting.running import compiling

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from test_model import align, images, model_of, outcome
+from models import align, images, model_of, outcome
 
 from trainers.prompting import UserError
 from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget

@@ -1,8 +1,7 @@
 """Several ranks compute what one process computes."""
 
-from pathlib import Path
-
 import pytest
+import rank_steps
 import torch
 from rank_steps import everything
 from torchrun import torchrun
@@ -19,7 +18,7 @@ def alone():
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_losses_gradients_and_logits_are_those_of_one_process(tmp_path, alone, count):
-    done = torchrun(count, str(Path(__file__).with_name("rank_steps.py")), str(tmp_path / "found"))
+    done = torchrun(count, rank_steps.__file__, str(tmp_path / "found"))
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "found")
     assert found.keys() == alone.keys()

@@ -1,4 +1,4 @@
-"""Buffers: what a checkpoint keeps beside what is trained, and who has it again."""
+"""Buffers are saved with what is trained, and loaded wherever it is."""
 
 import os
 import sys
@@ -55,6 +55,32 @@ class Kept(Mine):
         self.steps += 1
         self.cache = torch.cat([self.cache, output.image.z[:, 0].detach()])
         return super().loss(output, batch)
+
+
+class Odd(Mine):
+    """Buffers of every kind, and what a module keeps by itself."""
+
+    def setup(self, clip_model, classnames, dataset):
+        kinds = [torch.bfloat16, torch.complex64, torch.bool, torch.long]
+        for i, kind in enumerate(kinds):
+            self.register_buffer(f"of_kind_{i}", torch.zeros(4, dtype=kind))
+        self.register_buffer("sparse", torch.eye(4).to_sparse())
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1).T)
+        self.register_buffer("none", None)
+        self.counter = Counter()
+
+    def after_epoch(self, epoch, last):
+        self.counter.number = epoch
+
+
+class Counter(nn.Module):
+    number = 0
+
+    def get_extra_state(self):
+        return {"number": self.number}
+
+    def set_extra_state(self, state):
+        self.number = state["number"]
 
 
 class Taught(Mine):
@@ -116,7 +142,7 @@ class Head(Parts):
         return features._replace(h=features.h * self.weight)
 
 
-KINDS = Kept, Taught, Saved, Bound, Leaving, Headed
+KINDS = Kept, Odd, Taught, Saved, Bound, Leaving, Headed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,6 +200,13 @@ def test_an_evaluation_and_load_run_have_the_buffers(runs, built, tmp_path, caps
     assert torch.equal(norm.running_mean, own["model.parts.norm.running_mean"])
 
 
+def test_buffers_of_every_kind(runs, built, tmp_path):
+    flags = "--eval-only", "--model-dir", str(runs / "Odd")
+    assert tiny.run(runs, "Odd", tmp_path / "eval", 2, *flags) == 0
+    assert built[0].counter.number == 2
+    assert load_run(runs / "Odd", classnames=OTHERS[:3]).classnames == OTHERS[:3]
+
+
 def test_a_run_that_goes_on_has_the_buffers(runs, tmp_path, monkeypatch):
     after_epoch = PromptTrainer.after_epoch
 
@@ -224,7 +257,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkey
 
 
 BROKEN = {
-    "no mapping": (lambda own: 7, "keeps a int"),
+    "no mapping": (lambda own: 7, "has a int"),
     "no tensor": (lambda own: own | {"steps": "x"}, "'steps' is a str"),
     "shape": (lambda own: own | {"steps": torch.zeros(3)}, "'steps' has shape (3,)"),
     "nan": (lambda own: own | {"cache": own["cache"] * torch.nan}, "'cache' holds"),
@@ -245,8 +278,17 @@ def test_a_state_that_does_not_fit(runs, tmp_path, case):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_classes_that_are_no_names(runs, tmp_path, capsys):
+    _, saved = checkpoint(runs / "Kept")
+    (tmp_path / "prompt_learner").mkdir()
+    torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
+    flags = "--eval-only", "--model-dir", str(tmp_path)
+    assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 2
+    assert "does not tell its classes" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
-    """They load as they did, and it is told what they lack."""
+    """They load as they did, with a warning that names what they lack."""
     _, saved = checkpoint(runs / "Kept")
     old = {k: v for k, v in saved["method"].items() if not k.startswith("model.")}
     (tmp_path / "prompt_learner").mkdir()

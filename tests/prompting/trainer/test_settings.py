@@ -10,6 +10,8 @@ from tiny import arguments
 
 import train
 from trainers.prompting import UserError, load_run
+from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.settings import check_loaded, check_resumed
 
 
 def run(root, *extra, output=None, flags=()) -> int:
@@ -81,6 +83,21 @@ def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsy
     flags = ["--eval-only", "--model-dir", str(tmp_path / "nan")]
     assert run(trained, output=tmp_path / "other", flags=flags) == 2
     assert "holds numbers that are not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("saved, now", [("16", "None"), ("None", "16"), ("None", "None")])
+def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(saved, now):
+    """CoOp's cfg has N_CTX 16; ours None, as other methods in the same node have other numbers."""
+    saved, now = ({"TRAINER.COOP.N_CTX": value} for value in (saved, now))
+    check_loaded(saved, now, METHODS["CoOp"])
+    names = ["cat", "dog"]
+    begun = {"settings": saved, "epoch": 1, "classnames": names}
+    check_resumed(begun, now, names, "run", (), METHODS["CoOp"])
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 16, now 4\)"):
+        check_loaded(saved, {"TRAINER.COOP.N_CTX": "4"}, METHODS["CoOp"])
+    with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
+        other = begun | {"settings": {"TRAINER.COOP.N_CTX": "4"}}
+        check_resumed(other, now, names, "run", (), METHODS["CoOp"])
 
 
 def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):

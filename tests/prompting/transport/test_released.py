@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from trainers.prompting.transport import released
+from trainers.prompting.transport import solver
 from trainers.prompting.transport.released import sinkhorn_released
 
 
@@ -54,7 +54,7 @@ def test_released_rule_with_padding(scale, monkeypatch):
             torch.testing.assert_close(result.distance[i, k].detach(), distance)
     result.distance.sum().backward()
     assert torch.equal(cost.grad, result.plan)
-    monkeypatch.setattr(released, "chunk_size", lambda C: 4)
+    monkeypatch.setattr(solver, "chunk_size", lambda C: 4)
     chunked = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
     assert torch.equal(chunked.plan, result.plan)
 
@@ -95,7 +95,7 @@ def test_without_looks_it_is_the_same(group_dims, monkeypatch):
     cost = torch.rand(6, 4, 9, 5, generator=torch.Generator().manual_seed(1))
     expected = sinkhorn_released(cost, group_dims=group_dims)
     assert (expected.iterations < 100).all()
-    monkeypatch.setattr(released, "looks_are_free", lambda device: False)
+    monkeypatch.setattr(solver, "looks_are_free", lambda device: False)
     result = sinkhorn_released(cost, group_dims=group_dims)
     for name in ("plan", "distance", "iterations", "marginal_error"):
         assert torch.equal(getattr(result, name), getattr(expected, name))

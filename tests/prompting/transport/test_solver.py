@@ -231,17 +231,16 @@ def test_the_distance_is_linear_in_the_cost_for_the_backward_pass():
     torch.testing.assert_close(slope, (grad * step).sum())
 
 
-def test_a_plan_derived_later_is_the_plan_that_gives_the_gradient(monkeypatch):
-    monkeypatch.setattr(solver, "chunk_size", lambda C: 40)  # more have no plan yet
+def test_a_gradient_changes_no_number(monkeypatch):
+    monkeypatch.setattr(solver, "chunk_size", lambda C: 40)
     cost, a, b = random_problems(5, 60, 20, 5, zeros=True, scale=6.0)
     with torch.no_grad():
-        later = sinkhorn(cost, a, b)
-    assert not later.distance.requires_grad
-    assert "plan" not in vars(later)
-    at_once = sinkhorn(cost.clone().requires_grad_(), a, b)
-    torch.testing.assert_close(later.plan, at_once.plan, rtol=1e-6, atol=0)
-    assert later.plan is later.plan
-    assert torch.equal(later.distance, at_once.distance)
+        without = sinkhorn(cost.requires_grad_(), a, b)
+    assert not without.distance.requires_grad
+    result = sinkhorn(cost, a, b)
+    assert result.distance.requires_grad
+    for name in ("plan", "distance", "iterations", "marginal_error"):
+        assert torch.equal(getattr(without, name), getattr(result, name))
 
 
 def test_batches_broadcasting_and_layout():
@@ -369,5 +368,5 @@ def test_the_host_looks_when_it_must():
         assert solver(cost, b=b, padded=False).plan.shape == cost.shape
     with pytest.raises(RuntimeError, match="meta"):  # are there weights of 0?
         Sinkhorn(spread=2.0)(cost, b=b)
-    with pytest.raises(NotImplementedError, match="meta"):  # is float32 enough?
+    with pytest.raises(RuntimeError, match="meta"):  # is float32 enough?
         Sinkhorn()(cost)

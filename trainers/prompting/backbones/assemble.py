@@ -76,8 +76,8 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
 
     Args:
         source: of the architecture, for the message.
-        sizes: by name, with `resolution`. Where a name ends in `layers`, a list of four is that of
-            a ResNet; one in `heads` must divide the `width` of the same beginning.
+        sizes: by name, as far as they are known. Where a name ends in `layers`, a list of four is
+            that of a ResNet; one in `heads` must divide the `width` of the same beginning.
 
     Raises:
         UserError: names the first size that is wrong.
@@ -88,11 +88,12 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
         if not all(type(n) is int and 1 <= n <= most for n in (value if stages else [value])):
             raise _misfit(source, name, value, f"a whole number from 1 to {most:,}")
     for name in (name for name in sizes if name.endswith("heads")):
-        width, layers = (sizes[name.replace("heads", key)] for key in ("width", "layers"))
-        if isinstance(layers, int) and width % sizes[name]:
+        width, layers = (sizes.get(name.replace("heads", key)) for key in ("width", "layers"))
+        if width and isinstance(layers, int) and width % sizes[name]:
             raise _misfit(source, name, sizes[name], f"a divisor of the width {width}")
-    if (patch := sizes.get("patch_size", 1)) > sizes["resolution"]:
-        raise _misfit(source, "patch_size", patch, f"at most the resolution {sizes['resolution']}")
+    patch, resolution = sizes.get("patch_size", 1), sizes.get("resolution", MOST)
+    if patch > resolution:
+        raise _misfit(source, "patch_size", patch, f"at most the resolution {resolution}")
 
 
 def _check(source: str, vision: Tower, text: Tower, sizes: Sizes, family: Family) -> None:

@@ -176,7 +176,7 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
         found = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        sos, eos, count = found.bos_token_id, found.eos_token_id, len(found)
+        sos, eos, ids = found.bos_token_id, found.eos_token_id, list(found.get_vocab().values())
         found.encode("a photo")
     except Exception as error:  # of several libraries, one of them in Rust
         raise UserError(
@@ -184,11 +184,12 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
             f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
         ) from error
     wanted = config.vocab_size - 1 if config.eos_token_id == OLD_EOS else config.eos_token_id
-    if eos != wanted or sos is None or count > config.vocab_size:
+    fits = sos is not None and max(ids) < config.vocab_size and len(ids) == len(set(ids))
+    if eos != wanted or not fits:
         raise UserError(
             f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
-            f"its config.json, but with {eos} of {count} in its tokenizer, which begins one with "
-            f"{sos}: take the tokenizer that it was trained with"
+            f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or there is no "
+            "token for the start, or one for two words: take the tokenizer that it was trained with"
         )
 
     def decode(ids: list[int]) -> str:

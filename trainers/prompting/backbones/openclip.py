@@ -130,7 +130,7 @@ def refuse(arch: str, config: Mapping) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UserError(
-                f"{PREFIX}{arch} cannot be prompted, as {reason}: choose a CLIP such as "
+                f"{PREFIX}{arch} cannot be prompted, as {reason:.300}: choose a CLIP such as "
                 f"{PREFIX}ViT-B-16/laion2b_s34b_b88k"
             )
 

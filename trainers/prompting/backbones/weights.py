@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import torch
 
 from ..errors import UserError, in_short
+from ..storage.checkpoints import is_dense
+from ..storage.files import damaged_part
 
 MOST_TENSORS = 5_000  # the largest CLIPs have some 1,500
 DTYPES = {
@@ -40,18 +42,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         state = _content(Path(path))
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+        flaw = _flaw(state)
     except UserError:
         raise
     except Exception as error:  # a broken file raises nearly every type there is
         raise unreadable(path, _reason(error)) from error
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and torch.is_tensor(value) for name, value in state.items()
-    ):
-        raise unreadable(path, "it is no state dict, tensors by name")
-    if len(state) > MOST_TENSORS:
-        raise unreadable(path, f"it has {len(state)} tensors, which no CLIP has")
+    if flaw:
+        raise unreadable(path, flaw)
     return dict(state)
 
 
@@ -62,16 +60,30 @@ def unreadable(path, reason: str) -> UserError:
 
 def _content(path: Path):
     if not path.is_file():
-        raise FileNotFoundError("it is not a file that is there")
+        raise unreadable(path, "it is not a file that is there")
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if damaged := damaged_part(path):
+        raise unreadable(path, f"'{damaged}' in it has changed since it was written")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch.load does not look at the checksums
-                raise ValueError(f"its part '{damaged}' is damaged")
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return _tensors(_Reader(archive).load())
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _flaw(state) -> str | None:
+    """Why what a file holds cannot be the weights of a CLIP; None if it can."""
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and is_dense(value) for name, value in state.items()
+    ):
+        return "it is no state dict, tensors of real numbers by name"
+    if len(state) > MOST_TENSORS:
+        return f"it has {len(state)} tensors, which no CLIP has"
+    for name, value in state.items():
+        if not name.endswith("attn_mask") and not value.isfinite().all():  # a mask has -inf
+            return f"'{name}' in it holds numbers that are not finite"
+    return None
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -59,9 +59,9 @@ class Writer(NamedTuple):
         text = before + name + after
         ids = [self.tokenizer.sos, *self.tokenizer.encode(text), self.tokenizer.eos]
         if len(ids) > self.context_length:
-            culprit = "" if name == text else f"The class name '{name}' is too long: "
+            culprit = "" if name == text else f"The class name '{name:.80}' is too long: "
             raise UserError(
-                f"{culprit}'{text}' has {len(ids)} tokens but the text encoder reads "
+                f"{culprit}'{text:.120}' has {len(ids)} tokens but the text encoder reads "
                 f"{self.context_length}: shorten it, or the context"
             )
         eos = len(ids) - 1

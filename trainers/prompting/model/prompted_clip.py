@@ -12,6 +12,7 @@ from ..encoders import blocks
 from ..encoders.sentences import check_names
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..errors import UserError
 from ..running import compiling, ranks
 from ..running.memory import MemoryPlan, choose
 from ..storage.checkpoints import load_public_state
@@ -130,15 +131,24 @@ class PromptedCLIP(nn.Module):
         Raises:
             ValueError: images of another shape or, on the CPU, with pixels that are nan or
                 infinite.
+            UserError: the method's parts or its score give another number of logits.
         """
         self.image_encoder.check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
-                return self._image_conditional(images)
-            contexts = self.contexts()
-            image = self._encode_images(images, contexts)
-            text = self._encode_text(contexts) if self._text_learns else self.text_features()
-            return Output(self.score(image, text), image, text)
+                found = self._image_conditional(images)
+            else:
+                contexts = self.contexts()
+                image = self._encode_images(images, contexts)
+                text = self._encode_text(contexts) if self._text_learns else self.text_features()
+                found = Output(self.score(image, text), image, text)
+        shape, wanted = tuple(found.logits.shape), (len(images), self.num_classes)
+        if shape != wanted:
+            raise UserError(
+                f"The logits have the shape {shape} but must have {wanted}, of images and classes: "
+                f"check the Parts '{type(self.parts).__name__}' and the score '{self.spec.score}'"
+            )
+        return found
 
     def contexts(self, z: torch.Tensor | None = None) -> Contexts:
         """The contexts that the encoders get, from the prompt learner by way of the parts.
@@ -165,7 +175,9 @@ class PromptedCLIP(nn.Module):
             else:
                 features = [x for x in text[:3] if x is not None]
                 text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
-        logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
+        logits = scores.score(
+            self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
+        )
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
         return ranks.whole(logits, B) if shared else logits
@@ -298,7 +310,13 @@ class PromptedCLIP(nn.Module):
         """The trained parameters under their names in public whole-model checkpoints."""
         names = self.prompt_learner.public_names()
         prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
-        return prompts | self.public_parts()
+        parts = self.public_parts()
+        if twice := prompts.keys() & parts.keys():
+            raise UserError(
+                f"'{min(twice)}' would be the name of a prompt and of a part in checkpoints: give "
+                f"the Parts '{type(self.parts).__name__}' another `prefix`"
+            )
+        return prompts | parts
 
     def public_parts(self) -> dict[str, nn.Parameter]:
         """Those of `public_parameters` that are of the parts."""

@@ -8,6 +8,7 @@ from ..errors import UserError
 COUPLINGS = ("none", "independent", "project", "unified")
 PLANS = ("sinkhorn", "uniform", "nearest")
 CLASS_POSITIONS = ("end", "middle", "front")
+MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs over it are far within float32
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
 
@@ -113,6 +114,13 @@ class PromptSpec:
         if self.M:
             need(self.vision_length >= 1, f"N_CTX is {self.vision_length}: at least 1 is needed")
             need(self.vision_depth >= 1, f"the visual depth is {self.vision_depth}: at least 1")
+        tokens = self.N * self.text_length * self.text_depth
+        tokens += self.M * self.vision_length * self.vision_depth
+        need(
+            tokens <= MOST_TOKENS,
+            f"the prompts have {tokens} tokens in all: lower M, N, N_CTX or the depth, to "
+            f"{MOST_TOKENS:,} at most",
+        )
         if self.coupling in ("project", "unified"):
             need(
                 (self.text_length, self.text_depth) == (self.vision_length, self.vision_depth),

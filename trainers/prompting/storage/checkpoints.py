@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from .files import damaged_part
 
 if TYPE_CHECKING:
     from ..model.prompted_clip import PromptedCLIP
@@ -42,11 +42,7 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
             )
-        if not torch.is_tensor(found[name]):
-            raise UserError(
-                f"The checkpoint's '{name}' is a {type(found[name]).__name__} and no tensor: take "
-                "another checkpoint, or train again"
-            )
+        check_dense(name, found[name], trained=True)
         wanted, given = tuple(parameter.shape), tuple(found[name].shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
@@ -55,13 +51,36 @@ def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> No
                 f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
                 "and the backbone those of the trained model"
             )
-        if not torch.isfinite(found[name]).all():
+        if not torch.isfinite(value.to(parameter.dtype)).all():
             raise UserError(
                 f"The checkpoint's '{name}' holds numbers that are not finite: its training "
                 "failed, so take an earlier epoch or train again"
             )
     for name, parameter in own.items():
         parameter.copy_(found[name].reshape(parameter.shape))
+
+
+def is_dense(value) -> bool:
+    """Whether a value is a tensor of real numbers, and not sparse, quantised or without memory."""
+    return (
+        torch.is_tensor(value)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_meta)
+    )
+
+
+def check_dense(name: str, value, trained: bool = False) -> None:
+    """Check that what a checkpoint has under a name is dense, and floating where it is trained.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not is_dense(value) or (trained and not value.is_floating_point()):
+        kind = value.dtype if torch.is_tensor(value) else type(value).__name__
+        raise UserError(
+            f"The checkpoint's '{name}' is a {kind} and no tensor of real numbers: take another "
+            "checkpoint, or train again"
+        )
 
 
 def _is_ignored(model: PromptedCLIP, name: str) -> bool:
@@ -105,25 +124,18 @@ class PublicLayout(nn.Module):
 def read_checkpoint(path: str) -> dict:
     """The content of a checkpoint whose bytes are those that were written.
 
-    PyTorch does not look at the checksums of its files, and neither does the original Dassl. A file
-    of an old PyTorch has none.
+    A file of an old PyTorch has no checksums.
 
     Raises:
         UserError: there is no such file, or it is damaged.
     """
     from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
 
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except Exception as error:  # a damaged archive raises nearly every type there is
-            damaged = " ".join(str(error).split())
-        if damaged:
-            raise UserError(
-                f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
-                "written): copy it again, take another epoch, or train again"
-            )
+    if damaged := damaged_part(path):
+        raise UserError(
+            f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
+            "written): copy it again, take another epoch, or train again"
+        )
     return load_checkpoint(path)
 
 

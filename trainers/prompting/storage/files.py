@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def parsed(text: str, source: str, remedy: str) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"{source} is a {type(found).__name__}, not an object: {remedy}")
     return found
+
+
+def damaged_part(path: str | os.PathLike) -> str | None:
+    """What is wrong in a zip archive, of PyTorch as of others; None if it is whole, or no archive.
+
+    PyTorch itself does not look at the checksums.
+    """
+    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):  # a pipe would be waited for
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except Exception as error:  # a damaged archive raises nearly every type there is
+        return in_short(error)
 
 
 @contextlib.contextmanager

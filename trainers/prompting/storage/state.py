@@ -1,7 +1,7 @@
-"""The state of a method: its buffers, saved beside what is trained and loaded with it.
+"""The state of a method: its buffers, saved with what is trained and loaded with it.
 
-Of a class-dependent buffer the values for some classes mean nothing for others. Two declarations
-keep them apart: `persistent=False` of a buffer that `setup` makes from the class names, and
+The values of a class-dependent buffer mean nothing for other classes. Two declarations keep them
+apart: `persistent=False` of a buffer that `setup` makes from the class names, and
 `class_bound` of a method that learns something for each class.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UserError
+from .checkpoints import check_dense
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 PARTS = "model.parts."
 
 
-def own_state(method: Method) -> dict[str, torch.Tensor]:
+def own_state(method: Method) -> dict[str, Any]:
     """As `Method.own_state`."""
-    parts = {PARTS + name for name, _ in method.model.parts.named_buffers()}
-    state = method.state_dict()
-    return {k: v for k, v in state.items() if not k.startswith("model.") or k in parts}
+    parameters = method.model.parts.named_parameters(remove_duplicate=False)
+    trained = {PARTS + name for name, _ in parameters}
+    return {
+        name: value
+        for name, value in method.state_dict().items()
+        if not name.startswith("model.") or (name.startswith(PARTS) and name not in trained)
+    }
 
 
 @torch.no_grad()
@@ -35,7 +40,7 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
     name = type(method).__name__
     if not isinstance(state, Mapping):
         raise UserError(
-            f"The checkpoint keeps a {type(state).__name__} beside the prompts, where the buffers "
+            f"The checkpoint has a {type(state).__name__} with the prompts, where the buffers "
             f"of {name} belong: take another checkpoint, or train again"
         )
     own, made_again = own_state(method), dict(method.named_buffers()).keys()
@@ -51,14 +56,15 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
             f"The checkpoint keeps {sorted(state)} beside the prompts, but {name} has "
             f"{sorted(own)}: it is of another method"
         )
-    for key in own.keys() & state.keys():
-        _check_value(key, state[key], own[key])
-    for key in own.keys() & state.keys():
-        if own[key].shape == state[key].shape:
-            own[key].copy_(state[key])
-        else:  # it was empty: its length was not known before training
+    given = {key: state[key] for key in own.keys() & state.keys()}
+    for key, value in given.items():
+        if not torch.is_tensor(own[key]):  # extra state of a module, which reads it itself
+            continue
+        _check_value(key, value, own[key])
+        if value.shape != own[key].shape:  # it was empty: its length was not known before training
             module, _, leaf = key.rpartition(".")
-            setattr(method.get_submodule(module), leaf, state[key].to(own[key]))
+            setattr(method.get_submodule(module), leaf, own[key].new_empty(value.shape))
+    method.load_state_dict(given, strict=False)
 
 
 def _has_parts(state: Mapping) -> bool:
@@ -70,22 +76,24 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
     Raises:
         UserError: a value cannot be that of a buffer.
     """
-    if not torch.is_tensor(value):
-        raise UserError(
-            f"The checkpoint's '{key}' is a {type(value).__name__} and no tensor: take another "
-            "checkpoint, or train again"
-        )
+    check_dense(key, value)
     if own.numel() and value.shape != own.shape:
         raise UserError(
             f"The checkpoint's '{key}' has shape {tuple(value.shape)} but the method's has "
             f"{tuple(own.shape)}: make the settings, the classes and the backbone those of the "
             "trained model. A buffer whose length is not known before training starts empty"
         )
-    if value.isnan().any():
+    if not is_sound(value):
         raise UserError(
             f"The checkpoint's '{key}' holds numbers that are not finite: its training failed, so "
             "take an earlier epoch or train again"
         )
+
+
+def is_sound(value) -> torch.Tensor:
+    """True, on its device, for a buffer without nan; infinities may be meant."""
+    dense = torch.is_tensor(value) and value.layout == torch.strided
+    return ~value.isnan().any() if dense else torch.tensor(True)
 
 
 def class_buffers(method: Method) -> dict[str, str]:
@@ -94,7 +102,11 @@ def class_buffers(method: Method) -> dict[str, str]:
     return {
         name: _digest(value)
         for name, value in own_state(method).items()
-        if K in value.shape and value.numel() and not value.is_meta
+        if torch.is_tensor(value)
+        and value.layout == torch.strided
+        and K in value.shape
+        and value.numel()
+        and not value.is_meta
     }
 
 
@@ -110,10 +122,12 @@ def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str])
         classnames: K names, those that the method was built for.
 
     Raises:
-        UserError: it does not fit the method, or is for its own classes alone.
+        UserError: it does not fit the method, or is only for its own classes.
     """
     name, saved = type(method).__name__, checkpoint.get("classnames")
-    others = saved is not None and saved != list(classnames)
+    if saved is not None and not are_texts(saved):
+        raise UserError("The checkpoint does not tell its classes: take another, or train again")
+    others = saved is not None and list(saved) != list(classnames)
     if others and (method.class_bound or method.model.spec.class_specific):
         csc = " (CSC)" if method.model.spec.class_specific else ""
         raise UserError(
@@ -124,9 +138,10 @@ def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str])
     if state is None or checkpoint.get("trainer") != name:  # the prompts of another code or method
         return
     if others:
-        if "class_buffers" not in checkpoint:  # of an older version, which loaded none
+        made = checkpoint.get("class_buffers")
+        if not isinstance(made, Mapping):  # of an older version, which loaded no state here
             return
-        _check_other_classes(method, state, checkpoint["class_buffers"])
+        _check_other_classes(method, state, made)
     method.load_own_state(state)
 
 
@@ -138,12 +153,19 @@ def _check_other_classes(method: Method, state: Mapping, made: Mapping[str, str]
     Raises:
         UserError: a buffer was made for the classes of then.
     """
-    for key, value in own_state(method).items():
-        given = state.get(key)
-        resized = torch.is_tensor(given) and value.numel() and given.shape != value.shape
-        if resized or made.get(key, "") != method.class_buffers.get(key, ""):
+    given = state if isinstance(state, Mapping) else {}
+    makes = method.class_buffers
+    for key, own in own_state(method).items():
+        both = torch.is_tensor(own) and torch.is_tensor(given.get(key))
+        resized = both and own.numel() and given[key].shape != own.shape
+        if resized or (key in made and key in makes and made[key] != makes[key]):
             raise UserError(
                 f"The checkpoint's '{key}' of {type(method).__name__} is of its classes, and not "
                 "of these: register what `setup` makes from class names with persistent=False, or "
                 "say `class_bound = True` in the class"
             )
+
+
+def are_texts(value) -> bool:
+    """Whether a value is a list of strings."""
+    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)

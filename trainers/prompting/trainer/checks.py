@@ -1,4 +1,4 @@
-"""What a run looks at on its way: that its numbers stay finite, that its ranks see the same data.
+"""Checks of a run on its way: its numbers stay finite, its ranks see the same data.
 
 On an accelerator a look makes the host wait. So looks are few there, and what happens between two
 of them is noted on the device.
@@ -12,6 +12,7 @@ import torch
 from ..errors import UserError
 from ..method import Method
 from ..running import ranks
+from ..storage.state import is_sound
 
 EVERY = 20  # steps between two looks at the loss
 
@@ -63,12 +64,11 @@ class Watch:
 
 
 def not_finite(method: Method) -> list[str]:
-    """The names of trained parameters and buffers that are spoiled; waits once for the device.
-
-    A buffer may hold an infinity, as a mask does, but never nan.
-    """
-    sound = {name: p.isfinite().all() for name, p in method.model.public_parameters().items()}
-    sound |= {name: ~value.isnan().any() for name, value in method.own_state().items()}
+    """The names of trained parameters and buffers that are spoiled; waits once for the device."""
+    parameters = method.model.public_parameters()
+    sound = {name: p.isfinite().all() for name, p in parameters.items()}
+    device = method.model.logit_scale.device
+    sound |= {name: is_sound(value).to(device) for name, value in method.own_state().items()}
     if not sound or torch.stack([*sound.values()]).all():
         return []
     return [name for name, good in sound.items() if not good]

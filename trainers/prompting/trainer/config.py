@@ -11,6 +11,8 @@ from ..method import METHODS, Method, find_method
 from ..model.spec import PromptSpec
 from .by_run import SECTIONS, for_run, leaves
 
+MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
+
 
 def add_nodes(cfg: CfgNode) -> None:
     """Add the keys of every method, under the names of the public repositories, to a Dassl cfg.
@@ -170,7 +172,8 @@ def _check_kind(place: str, value, default) -> None:
     elif isinstance(default, bool):
         need(key == "CTX_INIT" or value in (True, False), "True or False")
     elif isinstance(default, int):
-        need(number and value == int(value), "a whole number")
+        whole = number and abs(value) <= MOST and value == int(value)
+        need(whole, f"a whole number, {MOST:,} at most")
     elif isinstance(default, float):
         need(number, "a number")
     elif isinstance(default, str):

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
+from ..storage.state import are_texts
 from .by_run import leaves
 
 # What cannot change the outcome of a run, as far as it is not a matter of rounding.
@@ -48,6 +49,7 @@ def check_resumed(
     classnames: list[str],
     folder: str,
     wanted: Iterable[str],
+    method,
 ) -> None:
     """Refuse to go on with a run under other settings than it began with, or without its state.
 
@@ -69,11 +71,11 @@ def check_resumed(
         raise broken_checkpoint(folder, epoch, "does not tell its settings")
     if lacking := sorted(set(wanted) - checkpoint.keys()):
         raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
-    begun, differing = checkpoint["classnames"], _differing(saved, now)
+    begun, differing = checkpoint["classnames"], _differing(saved, now, method)
     if not are_texts(begun):
         raise broken_checkpoint(folder, epoch, "does not tell its classes")
     what = f"settings ({differing})"
-    if not differing and begun != classnames:
+    if not differing and list(begun) != classnames:
         pairs = zip_longest(begun, classnames, fillvalue="none")
         k, (then, found) = next((k, pair) for k, pair in enumerate(pairs) if pair[0] != pair[1])
         what = f"classes ({len(begun)}, now {len(classnames)}; class {k} '{then}', now '{found}')"
@@ -100,10 +102,11 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
             "The checkpoint does not tell the settings that made it, where they belong: take "
             "another --load-epoch, or train again"
         )
-    keys = [key for key in method.defaults if key not in (*method.training_only, "PREC")]
-    names = [method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in keys]
+    free = (*method.training_only, "PREC")
+    names = [name for name, key in _own(method).items() if key not in free]
     names.append("MODEL.BACKBONE.NAME")
-    differing = _differing(*({k: s[k] for k in names if k in s} for s in (saved, now)))
+    then, here = ({k: s[k] for k in names if k in s} for s in (saved, now))
+    differing = _differing(then, here, method)
     if differing:
         raise UserError(
             f"The prompts were trained with other settings ({differing}): evaluate them with those"
@@ -117,13 +120,21 @@ def is_settings(saved) -> bool:
     )
 
 
-def are_texts(value) -> bool:
-    """Whether a value is a list of strings."""
-    return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+def _own(method) -> dict[str, str]:
+    """Dotted key -> key of a method's node."""
+    return {method.outside.get(key, f"TRAINER.{method.node}.{key}"): key for key in method.defaults}
 
 
-def _differing(saved: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The keys that both have, but not alike; a key that only one has is of another version."""
+def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:
+    """The keys that both have, but not alike; a key that only one has is of another version.
+
+    None stands for the default of the method, which the cfg of another checkout may name.
+    """
+    defaults = {name: _text(name, method.defaults[key]) for name, key in _own(method).items()}
+    saved, now = (
+        {name: defaults.get(name, text) if text == "None" else text for name, text in s.items()}
+        for s in (saved, now)
+    )
     return ", ".join(
         f"{key} {saved[key]}, now {now[key]}"
         for key in sorted(saved.keys() & now.keys())

@@ -110,6 +110,12 @@ class PromptTrainer(TrainerX):
                 f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
                 "trained parts, or say `trains = False` in its class"
             )
+        seen = set(map(id, self.model.parameters()))
+        for name, parameter in self.method.named_parameters():
+            if parameter.requires_grad and id(parameter) not in seen:
+                raise UserError(
+                    f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
+                )
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
@@ -145,6 +151,8 @@ class PromptTrainer(TrainerX):
                 weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
                 layout.load_state_dict(weights.get("state_dict", weights))
                 self.untrained = False
+            if not 0 <= cfg.OPTIM.ADAM_EPS < 1:
+                raise UserError(f"OPTIM.ADAM_EPS is {cfg.OPTIM.ADAM_EPS} but must be from 0 to 1")
             self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
             for group in self.optim.param_groups:
                 if "eps" in group:
@@ -197,13 +205,9 @@ class PromptTrainer(TrainerX):
         """An error about a training whose numbers are spoiled; what is saved stays as it is."""
         folder = self._folder(self.output_dir)
         epochs = saved_epochs(folder)
-        kept = (
-            f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
-        )
-        return UserError(
-            f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})",
-            exit_code=1,
-        )
+        kept = f"; that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else " yet"
+        remedy = f"lower OPTIM.LR or set PREC fp32 (no checkpoint is written{kept})"
+        return UserError(f"{what}: {remedy}", exit_code=1)
 
     def after_epoch(self):
         """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
@@ -265,7 +269,8 @@ class PromptTrainer(TrainerX):
         of_dassl = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
         names = self.dm.dataset.classnames
-        check_resumed(checkpoint, settings_of(self.cfg, self.method), names, folder, wanted)
+        settings = settings_of(self.cfg, self.method)
+        check_resumed(checkpoint, settings, names, folder, wanted, self.method)
 
     def resume_model_if_exist(self, directory):
         """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
@@ -338,9 +343,10 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
-        epoch = next((other for other in others if isinstance(other, int)), epoch)
-        self.untrained = False
+        others = [other for other in others if not isinstance(other, CfgNode)]
+        epoch = others[0] if others else epoch
         if not directory:
+            self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
         if not self.num_trained and not self.method.own_state():
@@ -351,3 +357,4 @@ class PromptTrainer(TrainerX):
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
         load_trained(self.method, checkpoint, self.dm.dataset.classnames)
+        self.untrained = False

@@ -35,6 +35,7 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
     *batch, P, L = cost.shape
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
     look = cost.device.type == "cpu" and not (a is None and b is None)
+    look = look and not torch.compiler.is_compiling()
     rounding = max(1e-4, _rounding(a), _rounding(b))
     a = _in_full("a", a, P, cost, dtype, look)
     b = _in_full("b", b, L, cost, dtype, look)

@@ -1,14 +1,4 @@
-"""The steps of Sinkhorn's iteration, on scalings or on their logarithms.
-
-Letters, in the order (problem, column, row), since products along rows are several times as fast:
-    C    (n, L, P)  costs
-    x    (n, L, P)  exponents (mean C - C) / reg, the mean taken over each column (`column_means`)
-    K    (n, L, P)  the kernel exp(x), in code `kernel`
-    a, b (n, 1, P)  and (n, 1, L), weights of rows and columns
-    u, v (n, 1, P)  and (n, 1, L), the scalings: u = a / (K v), v = b / (K' u)
-    w    (n, 1, L)  K' u: the plan's column sums are v w
-    T    (n, L, P)  the plan diag(v) K diag(u)
-"""
+"""The steps of Sinkhorn's iteration, on the scalings u and v or on their logarithms."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +8,7 @@ from torch import Tensor
 
 
 def exponent_bound(dtype: torch.dtype) -> float:
-    """Bound on |x| below which K, u, v and their products are in range."""
+    """Bound on |x| below which K = exp(x), u, v and their products are in range."""
     return math.log(torch.finfo(dtype).max) / 4
 
 
@@ -30,24 +20,14 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def column_means(C: Tensor, a: Tensor) -> Tensor:
-    """Means of the columns of C (n, L, P) under a (n, P): (n, L).
-
-    v absorbs any shift of a column. After this one numbers are near 1, and v = 1 is so good a
-    start that the token level takes two or three iterations.
-    """
-    mean = torch.bmm(a[:, None], C.transpose(1, 2))[:, 0] / a.sum(-1, keepdim=True)
-    return mean.nan_to_num_(0, 0, 0)
-
-
-def exponents(C: Tensor, mean: Tensor, reg: float, out: Tensor | None = None) -> Tensor:
-    """x = (mean - C) / reg in one pass."""
-    return torch.add(mean[..., None] / reg, C, alpha=-1 / reg, out=out)
-
-
 @dataclass
 class Scalings:
-    """Steps on u and v themselves."""
+    """Steps on u and v themselves; letters and shapes as in `solver`.
+
+    Attributes:
+        kernel: K, (n, L, P).
+        a, b: the weights, (n, 1, P) and (n, 1, L).
+    """
 
     kernel: Tensor
     a: Tensor
@@ -55,25 +35,12 @@ class Scalings:
 
     @classmethod
     def of(cls, x: Tensor, a: Tensor, b: Tensor):
-        """The steps for exponents x, whose memory K takes, and weights a (n, P), b (n, L)."""
-        return cls(x.exp_(), a[:, None], b[:, None])
+        """The steps for K = exp(x); x is overwritten."""
+        return cls(x.exp_(), a, b)
 
-    def __getitem__(self, problems):
-        return type(self)(self.kernel[problems], self.a[problems], self.b[problems])
-
-    def start(self, padded: bool) -> Tensor:
+    def start(self) -> Tensor:
         """v = 1, and 0 on padding, which therefore is never seen."""
-        if not padded:
-            return torch.ones_like(self.b)
-        return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.kernel.dtype)
-
-    def v_of(self, log_v: Tensor) -> Tensor:
-        """v from its logarithms (n, L)."""
-        return log_v[:, None].exp().to(self.kernel.dtype)
-
-    def log_of(self, v: Tensor) -> Tensor:
-        """Logarithms (n, L) of v, in a type that can hold those of any problem."""
-        return v[:, 0].to(widest(v.device)).log()
+        return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.b.dtype)
 
     def u(self, v: Tensor) -> Tensor:
         """u = a / (K v)."""
@@ -81,7 +48,7 @@ class Scalings:
 
     def w(self, u: Tensor) -> Tensor:
         """w = K' u."""
-        return torch.bmm(u, self.kernel.mT)
+        return torch.bmm(u, self.kernel.transpose(1, 2))
 
     def v(self, w: Tensor) -> Tensor:
         """v = b / w."""
@@ -89,14 +56,11 @@ class Scalings:
 
     def error(self, v: Tensor, w: Tensor) -> Tensor:
         """L1 error of the column sums v w, (n, 1, 1)."""
-        return (v * w).sub_(self.b).abs_().sum(-1, keepdim=True)
+        return (v * w - self.b).abs().sum(-1, keepdim=True)
 
-    def into_plan(self, u: Tensor, v: Tensor) -> Tensor:
-        """T, written over K: fresh memory of that size takes as long as an iteration.
-
-        No other step can follow.
-        """
-        return self.kernel.mul_(u).mul_(v.mT)
+    def plan(self, u: Tensor, v: Tensor) -> Tensor:
+        """T = diag(v) K diag(u), (n, L, P)."""
+        return (self.kernel * u).mul_(v.mT)
 
 
 class LogScalings(Scalings):
@@ -104,16 +68,10 @@ class LogScalings(Scalings):
 
     @classmethod
     def of(cls, x, a, b):
-        return cls(x, a[:, None].log(), b[:, None])
+        return cls(x, a.log(), b)
 
-    def start(self, padded):
-        return super().start(padded).log_()
-
-    def v_of(self, log_v):
-        return log_v[:, None]
-
-    def log_of(self, v):
-        return v[:, 0]
+    def start(self):
+        return super().start().log()
 
     def u(self, v):
         return self.a - torch.logsumexp(self.kernel + v.mT, 1, keepdim=True)
@@ -125,10 +83,10 @@ class LogScalings(Scalings):
         return self.b.log() - w
 
     def error(self, v, w):
-        return (v + w).exp_().sub_(self.b).abs_().sum(-1, keepdim=True)
+        return ((v + w).exp() - self.b).abs().sum(-1, keepdim=True)
 
-    def into_plan(self, u, v):
-        return self.kernel.add_(u).add_(v.mT).exp_()
+    def plan(self, u, v):
+        return (self.kernel + u).add_(v.mT).exp_()
 
 
 @dataclass
@@ -140,11 +98,6 @@ class SharedScalings(Scalings):
     """
 
     shared: Tensor
-
-    def __getitem__(self, problems):
-        group = problems // (len(self.kernel) // len(self.shared))
-        kernel = torch.cat([self.shared[group], self.kernel[problems]], 1)
-        return Scalings(kernel, self.a[problems], self.b[problems])
 
     def u(self, v):
         g, c, P = self.shared.shape

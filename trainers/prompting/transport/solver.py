@@ -1,35 +1,40 @@
 """Batched entropic optimal transport: many small problems at once, each judged on its own.
 
-A problem has costs C (P, L) and weights a (P), b (L) of equal mass. Its entropic plan is
+A problem has costs C and weights a of its P rows and b of its L columns, of equal mass. Its
+entropic plan is
 
     T = argmin <T, C> - reg * H(T)   over T >= 0 with T 1 = a and T' 1 = b
       = diag(u) K diag(v),           K = exp(-C / reg)                   (Cuturi 2013, Lemma 2)
 
-and Sinkhorn's iteration finds the scalings: u = a / (K v), v = b / (K' u) (Algorithm 1). ALIGN
-solves it between the tokens of each pair of prompts, and again between the prompts (Eq. 4-8).
+and Sinkhorn's iteration (Algorithm 1) finds the scalings:
 
-n problems stand in a row where the batch has become one dimension; the other letters are those of
-`scalings`, which has the steps.
+    u = a / (K v)
+    w = K' u          v w are the plan's column sums; its row sums are exact
+    v = b / w
+
+ALIGN solves it between the tokens of each pair of prompts, and again between the prompts (Eq. 4-8).
+
+In code n problems stand in a row where the batch has become one dimension, and columns come before
+rows, since products along rows are several times as fast: C, K and T are (n, L, P); a and u
+(n, 1, P); b, v and w (n, 1, L). x are the exponents of K.
 
 Cuturi. Sinkhorn Distances: Lightspeed Computation of Optimal Transport. NeurIPS 2013.
+arXiv:1306.0895.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
 from .inputs import check_settings, weights
-from .loops import sinkhorn_loop
 from .precision import full_precision
-from .result import Problems, SinkhornResult, Solution, in_a_row
-from .scalings import LogScalings, Scalings, column_means, exponent_bound, exponents, widest
-
-FEW = 1 << 12  # costs: an iteration on half of them takes as long as on all
+from .result import PlanDistance, SinkhornResult
+from .scalings import LogScalings, Scalings, exponent_bound, widest
 
 
 def sinkhorn(
@@ -43,8 +48,8 @@ def sinkhorn(
     """Entropic transport plans and distances of a batch of problems (Cuturi 2013, Algorithm 1).
 
     A problem's result never depends on the others: each has its own count of iterations and its
-    own arithmetic (`arithmetics`). That is float32, or float64 if `cost` is; where `reg` is small
-    against the costs, float64 in any case, because there rounding errors grow.
+    own arithmetic. That is float32, or float64 if `cost` is; where `reg` is small against the
+    costs, float64 in any case, because there rounding errors grow.
 
     Costs that lie in memory as (..., L, P), given as their transpose, are read faster.
 
@@ -65,23 +70,48 @@ def sinkhorn(
     return Sinkhorn(reg, tol, max_iter)(cost, a, b)
 
 
-class Found(NamedTuple):
-    """What iterating came to: u (n, 1, P), v (n, 1, L); error and iterations, (n, 1, 1)."""
+class State(NamedTuple):
+    """Where n problems stand in the iteration.
 
+    Attributes:
+        t: the iteration that comes next, from 1 on; a tensor in a program.
+        u, v, w: as above, or their logarithms.
+        active: whether a problem goes on, (n, 1, 1).
+        iterations: how many a problem has had, (n, 1, 1).
+    """
+
+    t: int | Tensor
     u: Tensor
     v: Tensor
-    error: Tensor
+    w: Tensor
+    active: Tensor
     iterations: Tensor
+
+
+class Solved(NamedTuple):
+    """n problems in a row: T (n, L, P); <T, C>, iterations and error of a marginal, (n)."""
+
+    plan: Tensor
+    distance: Tensor
+    iterations: Tensor
+    error: Tensor
+
+
+def joined(parts: list[Solved]) -> Solved:
+    return parts[0] if len(parts) == 1 else Solved(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
 class Sinkhorn:
     """The solver: `sinkhorn` with settings that are checked once.
 
+    `iterate` is the loop; `scalings`, `start`, `waits`, `unfinished` and `finish` are its parts.
+    `torch.export` traces the same loop: all problems of a program go on together.
+
     On an accelerator the host waits for what the caller does not know alone: `spread` (once a
-    chunk) and `padded` (once or twice). There a known `spread` chooses the arithmetic, padding is
-    computed like the rest, and all `max_iter` iterations are computed: to stop earlier, the host
-    would have to wait. A problem that has converged keeps its v, so the result is the same.
+    chunk) and `padded` (once or twice). There a known `spread` chooses the arithmetic, and all
+    `max_iter` iterations are computed: to stop earlier, the host would have to wait. A problem
+    that has converged keeps its v, so the result is the same.
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
@@ -111,204 +141,144 @@ class Sinkhorn:
             cost, a, b: as in `sinkhorn`.
             padded: whether some weights are 0; None looks.
         """
-        if torch.compiler.is_compiling():
-            return sinkhorn_loop(cost, a, b, self.reg, self.tol, self.max_iter, self.spread)
-        a_full, b_full = weights(cost, a, b)
+        traced = torch.compiler.is_compiling()
+        full_a, full_b = weights(cost, a, b)
         if padded is None:
-            padded = not all(w is None or bool(w.all()) for w in (a, b))
-        problems = in_a_row(cost, a_full, b_full, padded)
-        wants_gradient = cost.requires_grad and torch.is_grad_enabled()
-        few = len(problems.C) <= chunk_size(problems.C)  # whose plans take less time now
-        return self._solve(problems, wants_gradient or few).result(cost)
+            padded = traced or not all(w is None or bool((w > 0).all()) for w in (a, b))
+        *batch, P, L = cost.shape
+        n = math.prod(batch)
+        C = cost.detach().reshape(n, P, L).mT
+        full_a, full_b = full_a.reshape(n, 1, P), full_b.reshape(n, 1, L)
+        chunks = [(C, full_a, full_b)]
+        if not traced:
+            size = self.chunk_size(C)
+            chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
+        with full_precision(cost.device.type):
+            solved = [self.solve(*chunk, padded) for chunk in chunks]
+        plan, distance, iterations, error = joined(solved)
+        plan, distance = plan.mT.reshape(cost.shape), distance.reshape(batch)
+        if cost.requires_grad and torch.is_grad_enabled():
+            distance = PlanDistance.apply(cost, plan, distance)
+        return SinkhornResult(plan, distance, iterations.reshape(batch), error.reshape(batch))
 
-    def _solve(self, problems: Problems, plans: bool) -> Solution:
-        """Solves problems; with `plans` their plans are made at once, else when asked for."""
-        C, a, b, padded = problems
-        if plans:
-            T = torch.zeros_like(C, dtype=a.dtype)
-            solution = Solution(problems, lambda: T)
-        else:
-            log_v = torch.full_like(b, -math.inf, dtype=widest(b.device))
-            solution = Solution(problems, partial(self.plans, problems, log_v))
-        with full_precision(C.device.type):
-            for at, C_piece, steps in self._pieces(problems):
-                width = C_piece.shape[1]
-                u, v, error, iterations = self.iterate(steps, steps.start(padded))
-                if not plans:
-                    log_v[at, :width] = steps.log_of(v)
-                T_piece = steps.into_plan(u, v)
-                if plans:
-                    T[at, :, :width] = T_piece.transpose(1, 2).to(T.dtype)
-                solution.put(at, T_piece.mul_(C_piece).sum((1, 2)), iterations, error)
-        return solution
+    def solve(self, C: Tensor, a: Tensor, b: Tensor, padded: bool) -> Solved:
+        """Solves the problems of a chunk."""
+        C, padding = C.to(a.dtype).contiguous(), None
+        if padded:
+            padding = (a == 0) | (b == 0).mT
+            C = C.masked_fill(padding, 0)
+        solved: list[Solved] = []
+        indices: list = []
+        for index, costs, scalings in self.scalings(C, a, b, padding):
+            state = self.iterate(scalings)
+            plan, error = self.finish(scalings, state)
+            distance = (plan * costs).sum((1, 2))
+            plan, distance, error = (x.to(a.dtype) for x in (plan, distance, error[:, 0, 0]))
+            solved.append(Solved(plan, distance, state.iterations[:, 0, 0], error))
+            indices.append(index)
+        if len(solved) == 1:
+            return solved[0]
+        back = torch.cat(indices).argsort()
+        return Solved(*(x[back] for x in joined(solved)))
 
-    def plans(self, problems: Problems, log_v: Tensor) -> Tensor:
-        """T (n, P, L) of problems whose log v (n, L) is known: u = a / (K v) is all it takes."""
-        T = torch.zeros_like(problems.C, dtype=problems.a.dtype)
-        with full_precision(T.device.type):
-            for at, C, steps in self._pieces(problems):
-                width = C.shape[1]
-                v = steps.v_of(log_v[at][:, :width])
-                T[at, :, :width] = steps.into_plan(steps.u(v), v).transpose(1, 2).to(T.dtype)
-        return T
+    def iterate(self, scalings: Scalings) -> State:
+        """Updates u and v of each problem until it has converged; from then on it keeps its v."""
+        traced = torch.compiler.is_compiling()
+        looks = traced or looks_are_free(scalings.b.device)
 
-    def _pieces(self, problems: Problems) -> Iterator[tuple[Tensor | slice, Tensor, Scalings]]:
-        """Cuts the problems into pieces of one arithmetic each, small enough for one go.
+        def goes_on(t, u, v, w, active, iterations):
+            return active.any() if looks else t <= self.max_iter
+
+        def update(t, before, v, w, active, iterations):
+            u = scalings.u(v)
+            w = scalings.w(u)
+            waits = self.waits(t)
+            if traced or not waits:
+                iterations = torch.where(active, t, iterations)
+                unfinished = self.unfinished(scalings, before, u, v, w) | waits
+                active = active & unfinished & (t < self.max_iter)
+            v = torch.where(active, scalings.v(w), v)
+            return t + 1, u, v, w, active, iterations
+
+        u, v = self.start(scalings)
+        active = torch.ones_like(v[..., :1], dtype=torch.bool)
+        iterations = torch.zeros_like(active, dtype=torch.long)
+        t = torch.ones((), dtype=torch.long, device=v.device) if traced else 1
+        state = t, u, v, torch.zeros_like(v), active, iterations
+        if traced:
+            return State(*while_loop(goes_on, update, state))
+        while goes_on(*state):
+            state = update(*state)
+        return State(*state)
+
+    # ------------------------------------------------------------------ the parts of the loop
+
+    def scalings(self, C, a, b, padding) -> Iterator[tuple[slice | Tensor, Tensor, Scalings]]:
+        """The steps for costs C, which are 0 where there is no mass, that is at `padding`.
+
+        v absorbs any shift of a column. With x = (mean C - C) / reg, the mean taken over each
+        column, numbers are near 1, and v = 1 is so good a start that the token level takes two or
+        three iterations.
 
         Yields:
-            the index of a piece's problems; their costs (m, L', P), where L' may be less than L;
-            and the steps of their iteration.
+            for each arithmetic that is needed the index of its problems, their costs and steps.
         """
-        C, a, b, padded = problems
-        n, P, L = C.shape
-        size = min(n, chunk_size(C))
-        # fresh memory for every chunk takes longer than what is done in it
-        memory = a.new_empty(2, size * P * L) if size < n else None
-        choices = arithmetics(a)
-        known = self._known(choices, a.device)
-        for at, width in _chunks(b, size, padded):
-            a_, b_ = a[at], b[at][:, :width]
-            shape = len(a_), width, P
-            for_c, for_x = (None, None) if memory is None else (part(m, shape) for m in memory)
-            c, padding = columns_first(C[at][..., :width], a_, b_, padded, for_c)
-            mean = column_means(c, a_)
-            if padding is not None:
-                torch.where(padding, mean[..., None], c, out=c)
-            if known is not None and known != choices[0]:
-                Steps, dtype = known
-                costs, mean, *weights_ = (t.to(dtype) for t in (c, mean, a_, b_))
-                yield at, costs, Steps.of(exponents(costs, mean, self.reg), *weights_)
-                continue
-            x = exponents(c, mean, self.reg, for_x)
-            first, first_dtype = choices[0]
-            if known is not None or in_range(x, first_dtype):
-                yield at, c, first.of(x, a_, b_)
-                continue
-            choice = self._choose(torch.sub(mean[..., None], c, out=for_x), choices)
-            index = torch.arange(n, device=C.device)[at]
-            for i, (Steps, dtype) in enumerate(choices):
-                some = choice == i
-                if not some.any():
-                    continue
-                costs, means, *weights_ = (t[some].to(dtype) for t in (c, mean, a_, b_))
-                yield index[some], costs, Steps.of(exponents(costs, means, self.reg), *weights_)
+        mean = (torch.bmm(a, C.mT) / a.sum(-1, keepdim=True)).nan_to_num(0, 0, 0).mT
+        if padding is not None:
+            C = torch.where(padding, mean, C)
+        for Steps, dtype, index in self.arithmetics(C, mean):
+            costs, *rest = (x[index].to(dtype) for x in (C, mean, a, b))
+            yield index, costs, Steps.of((rest[0] - costs).div_(self.reg), *rest[1:])
 
-    def _known(self, choices, device: torch.device) -> tuple[type[Scalings], torch.dtype] | None:
-        """The first arithmetic that is safe for any costs of this spread.
+    def arithmetics(self, C, mean) -> list[tuple[type[Scalings], torch.dtype, slice | Tensor]]:
+        """For each problem the first arithmetic that is safe for its costs.
 
-        None if the costs have to tell: without a spread, and on the CPU, where looking is cheap,
-        if the first arithmetic is not safe.
+        Raises:
+            ValueError: see `sinkhorn`.
         """
-        if self.spread is None:
-            return None
-        safe = [c for c in choices[:-1] if self.spread <= self.reg * exponent_bound(c[1])]
-        if device.type == "cpu":
-            return choices[0] if choices[0] in safe else None
-        return safe[0] if safe else choices[-1]
-
-    def _choose(self, shifted: Tensor, choices) -> Tensor:
-        """For each problem the first arithmetic that is safe, from mean - C (m, L, P).
-
-        These are in range where exponents may not be.
-        """
+        wide = widest(C.device)
+        choices = [(Scalings, C.dtype), (Scalings, wide), (LogScalings, wide)]
+        bounds = [self.reg * exponent_bound(dtype) for _, dtype in choices[:2]]
+        traced, spread = torch.compiler.is_compiling(), self.spread
+        if traced and spread is None:
+            spread = math.inf
+        looks = looks_are_free(C.device) and not traced
+        if spread is not None and (spread <= bounds[0] or not looks):
+            return [(*choices[sum(spread > bound for bound in bounds)], slice(None))]
+        shifted = mean - C
         least, greatest = shifted.amin((1, 2)), shifted.amax((1, 2))
-        if self.spread is None and bool((least.isnan() | (greatest == math.inf)).any()):
+        if spread is None and bool((least.isnan() | (greatest == math.inf)).any()):
             raise ValueError("cost has entries that are nan or -inf where there is mass")
-        far = torch.maximum(-least, greatest) / self.reg
-        bounds = [exponent_bound(dtype) for _, dtype in choices[:-1]]
-        return (far[:, None] > far.new_tensor(bounds)).sum(1)
+        far = torch.maximum(-least, greatest)
+        kinds = (far[:, None] > far.new_tensor(bounds)).sum(1)
+        first, *others = kinds.unique().tolist() or [0]
+        if not others:
+            return [(*choices[first], slice(None))]
+        return [(*choices[k], (kinds == k).nonzero()[:, 0]) for k in (first, *others)]
 
-    def iterate(self, steps: Scalings, v: Tensor) -> Found:
-        """Updates u and v of each problem until it has converged.
+    def start(self, scalings: Scalings) -> tuple[Tensor, Tensor]:
+        """The first u, which nothing reads, and v."""
+        return torch.zeros_like(scalings.a), scalings.start()
 
-        On the CPU the last one ends it, and where at most half of the problems have not converged,
-        they go on alone. Elsewhere the host would have to wait to know, so it goes on to the end.
-        """
-        looks = looks_are_free(v.device)
-        n = len(v)  # problems that are iterated on
-        left: int | None = n  # of them have not converged, as far as the host knows
-        active = torch.ones(n, 1, 1, dtype=torch.bool, device=v.device)
-        iterations = torch.zeros(n, 1, 1, dtype=torch.long, device=v.device)
-        whole: Found | None = None  # of all problems, once only those at `index` go on
-        index: Tensor | None = None
-        for t in range(1, self.max_iter + 1):
-            u, w = one_iteration(steps, v)
-            if self._tests(t):
-                iterations.masked_fill_(active, t)
-                error = steps.error(v, w)
-                active = self.active(error)
-                left = int(active.count_nonzero()) if looks else None
-                if t == self.max_iter or left == 0:
-                    break
-                if left and 2 * left <= n and steps.kernel.numel() > FEW:
-                    whole = _put(whole, index, Found(u, v, error, iterations))
-                    some = active[:, 0, 0].nonzero()[:, 0]
-                    index = some if index is None else index[some]
-                    steps, n = steps[some], left
-                    v, w, iterations, active = (x[some] for x in (v, w, iterations, active))
-            new = steps.v(w)
-            v = new if left == n else torch.where(active, new, v)  # the converged stay
-        return _put(whole, index, Found(u, v, error, iterations))
+    def waits(self, t: int | Tensor) -> bool | Tensor:
+        """Whether iteration t goes without a test, which costs as much as half of it."""
+        return (t > 4) & (t % 4 != 0) & (t < self.max_iter)
 
-    def active(self, error: Tensor) -> Tensor:
+    def unfinished(self, scalings: Scalings, before, u, v, w) -> Tensor:
         """Which problems have not converged: not those of nan, which no iteration mends."""
-        return error > self.tol
+        return scalings.error(v, w) > self.tol
 
-    def _tests(self, t: int) -> bool:
-        """Whether iteration t tests convergence, which costs as much as half of it."""
-        return t <= 4 or t % 4 == 0 or t == self.max_iter
+    def finish(self, scalings: Scalings, state: State) -> tuple[Tensor, Tensor]:
+        """T, and the L1 error of its column sums, (n, 1, 1)."""
+        return scalings.plan(state.u, state.v), scalings.error(state.v, state.w)
 
-
-def one_iteration(steps: Scalings, v: Tensor) -> tuple[Tensor, Tensor]:
-    """u = a / (K v), and w = K' u, of which the next v is b / w."""
-    u = steps.u(v)
-    return u, steps.w(u)
-
-
-def _put(whole: Found | None, index: Tensor | None, rest: Found) -> Found:
-    """Writes what the problems at `index` came to into what all of them did."""
-    if whole is None:
-        return rest
-    for all_, some in zip(whole, rest, strict=True):
-        all_[index] = some
-    return whole
-
-
-def arithmetics(a: Tensor) -> list[tuple[type[Scalings], torch.dtype]]:
-    """The arithmetics for problems: the first is taken that is safe for a problem's costs."""
-    wide = widest(a.device)
-    in_wide = [(Scalings, wide), (LogScalings, wide)]
-    return in_wide if a.dtype == torch.float64 else [(Scalings, torch.float32), *in_wide]
-
-
-def in_range(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether exponents are safe in a type; not if one is nan."""
-    least, greatest = torch.stack(x.aminmax()).tolist()
-    return max(-least, greatest) <= exponent_bound(dtype)
-
-
-def _chunks(b: Tensor, size: int, padded: bool):
-    """Yields the index of `size` problems at a time, and how many columns they need.
-
-    Problems are taken in order of length where that differs, so that little padding is computed.
-    """
-    n, L = b.shape
-    if n == 0:
-        return
-    shortest = longest = L
-    if padded and b.device.type == "cpu":  # elsewhere a look costs more than the padding
-        lengths = (torch.arange(1, L + 1, device=b.device) * (b > 0)).amax(1).clamp_min(1)
-        shortest, longest = (int(x) for x in lengths.aminmax())
-    if n <= size or shortest == longest:
-        for start in range(0, n, size):
-            yield slice(start, start + size), longest
-        return
-    for at in lengths.argsort(stable=True).split(size):
-        yield at, int(lengths[at[-1]])
+    def chunk_size(self, C: Tensor) -> int:
+        """How many problems, of costs like C (n, L, P), make a chunk."""
+        return chunk_size(C)
 
 
 def chunk_size(C: Tensor) -> int:
-    """How many problems, of costs like C (n, P, L), make a chunk."""
+    """How many problems, of costs like C (n, L, P), make a chunk."""
     return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
 
 
@@ -320,20 +290,3 @@ def chunk_bytes_of(device: torch.device) -> int:
 def looks_are_free(device: torch.device) -> bool:
     """Whether the host may look at a number without waiting for a device."""
     return device.type == "cpu"
-
-
-def part(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The front of a flat tensor, in a shape."""
-    return memory[: math.prod(shape)].view(shape)
-
-
-def columns_first(C, a, b, padded: bool, out=None) -> tuple[Tensor, Tensor | None]:
-    """Costs as (n, L, P) in the computing type, and where there is no mass (or None); 0 there."""
-    c = C.transpose(1, 2)
-    if not padded and c.is_contiguous() and c.dtype == a.dtype:
-        return c, None
-    c = (a.new_empty(c.shape) if out is None else out).copy_(c)
-    if not padded:
-        return c, None
-    padding = (b == 0)[..., None] | (a == 0)[:, None]
-    return c.masked_fill_(padding, 0), padding

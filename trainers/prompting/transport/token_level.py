@@ -82,7 +82,7 @@ def without_gradient(problems: TokenProblems) -> Tensor:
         kernel_first = x_first.exp()
         kernel_x_first = x_first.mul_(kernel_first)
         found = r.new_empty(B, K, M, N)
-        for images, classes, length, padded in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
+        for images, classes, length, _ in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
             own = length - shared
             tokens = s.index_select(1, classes)[:, :, shared:length].reshape(-1, D)
             shape = len(mean[images]), M, N, len(classes)
@@ -96,9 +96,9 @@ def without_gradient(problems: TokenProblems) -> Tensor:
                 b.expand(*shape, length).reshape(n, 1, length),
                 kernel_first[images].flatten(0, 2),
             )
-            u, v, *_ = solver.iterate(steps, steps.start(padded))
+            _, u, v, w, *_ = solver.iterate(steps)
             # C = mean C - reg x, so <T, C> needs T's column sums and <T, x>
-            sums = v * steps.w(u)
+            sums = v * w
             kernel_x = x.mul_(steps.kernel)
             inner = v * over_rows(u, kernel_x_first[images].flatten(0, 2), kernel_x)
             C_own = (1 - mean[images] @ tokens.T).view(*shape, own)

@@ -121,6 +121,6 @@ def random_images(model: PromptedCLIP) -> torch.Tensor:
 
 
 def is_linear(model: PromptedCLIP) -> bool:
-    """Whether a method compares the CLIP's image feature with one of each class; Parts aside."""
+    """True if a method, without its Parts, compares the image feature with one of each class."""
     spec = model.spec
     return spec.M == 0 and spec.score == "cosine" and not spec.image_conditional

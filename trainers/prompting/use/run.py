@@ -11,16 +11,16 @@ from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from yacs.config import CfgNode
 
-from ..backbones import load_clip
+from ..backbones import family_of, load_clip
 from ..errors import UserError, no_exit
 from ..method import METHODS, find_method
 from ..model.prompted_clip import PromptedCLIP
 from ..model.spec import clean
 from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
-from ..storage.state import load_trained
+from ..storage.state import are_texts, load_trained
 from ..trainer.config import add_nodes, fitted, read_node, values_in
-from ..trainer.settings import are_texts, is_settings
+from ..trainer.settings import is_settings
 
 
 def _is_text(value) -> bool:
@@ -109,7 +109,7 @@ def load_run(
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
-    names = list(state["classnames"]) if classnames is None else _checked(classnames)
+    names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
     dataset = cfg.DATASET.NAME
     with no_exit(kind.__name__):
         method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
@@ -176,7 +176,7 @@ def _literal(text: str, default):
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = text  # a name or a path, which stand without quotes
-    if default is None or value is None:
+    if default is None or (value is None and not isinstance(default, CfgNode)):
         return value
     if isinstance(default, str):
         return value if isinstance(value, str) else text
@@ -187,7 +187,7 @@ def _literal(text: str, default):
     return value
 
 
-def _checked(names: Sequence[str]) -> list[str]:
+def _checked(names: Sequence[str], clip_model) -> list[str]:
     """
     Raises:
         UserError: there are fewer than two, or two are alike.
@@ -195,9 +195,9 @@ def _checked(names: Sequence[str]) -> list[str]:
     names = list(names)
     if len(names) < 2:
         raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
-    seen: dict[str, str] = {}
+    seen: dict[tuple[int, ...], str] = {}
     for name in names:
-        read = clean(name).lower()  # as CLIP's tokenizer reads it
+        read = tuple(family_of(clip_model).tokenizer.encode(clean(name)))
         if read in seen:
             raise UserError(
                 f"The class name '{name}' is there twice (also as '{seen[read]}'): give every "

@@ -10,12 +10,13 @@ from itertools import islice
 
 import torch
 from dassl.engine import build_trainer
+from tabulate import tabulate
 
+import train  # registers the data sets, too
+from benchmark.protocols.configs import CONFIGS
 from trainers.prompting.errors import UserError
 
-from ..protocols.configs import CONFIGS
-from ..report.render import as_text
-from ..report.tables import Cell, Table
+from . import run
 
 STEPS = 10  # that are timed, after one more
 CAPTION = (
@@ -25,11 +26,9 @@ CAPTION = (
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark loading FLAGS`."""
-    import train  # registers the data sets too
-
+    """`python -m tools.loading FLAGS`."""
     parser = train.build_parser()
-    parser.prog, parser.description = "python -m benchmark loading", __doc__
+    parser.prog, parser.description = "python -m tools.loading", __doc__
     parser.set_defaults(
         trainer="ALIGN",
         config_file=str(CONFIGS / "trainers" / "ALIGN" / "emoji.yaml"),
@@ -44,20 +43,15 @@ def main(argv: list[str]) -> None:
     if not trainer.get_model_names() or trainer.optim is None:
         raise UserError(f"{cfg.TRAINER.NAME} has nothing to train: choose another --trainer")
     first, later = epoch(loader, "first epoch"), epoch(loader, "second epoch")
-    seconds = step_seconds(trainer, list(islice(loader, STEPS + 1)))
-    step = loader.batch_size / seconds
-    table = Table(
+    step = loader.batch_size / step_seconds(trainer, list(islice(loader, STEPS + 1)))
+    print(
         f"{cfg.TRAINER.NAME} on {cfg.DATASET.NAME}: {len(loader.dataset)} training images, batches "
-        f"of {loader.batch_size}, {loader.num_workers} workers, {trainer.device}",
-        ["", "Images/s", "Over the step"],
-        [
-            [Cell(name), Cell(f"{rate:.1f}"), Cell(f"{rate / step:.1f}")]
-            for name, rate in (("loader, first epoch", first), ("loader, later", later))
-        ]
-        + [[Cell("training step"), Cell(f"{step:.1f}"), Cell("1.0")]],
-        [CAPTION],
+        f"of {loader.batch_size}, {loader.num_workers} workers, {trainer.device}"
     )
-    print(as_text(table))
+    rates = {"loader, first epoch": first, "loader, later": later, "training step": step}
+    rows = [[name, rate, rate / step] for name, rate in rates.items()]
+    print(tabulate(rows, ["", "Images/s", "Over the step"], floatfmt=".1f"))
+    print(CAPTION)
 
 
 def epoch(loader, name: str) -> float:
@@ -73,10 +67,11 @@ def step_seconds(trainer, batches: list[dict]) -> float:
     trainer.set_model_mode("train")
     trainer.epoch, trainer.num_batches = 0, len(batches) + 1  # no epoch ends
     started = time.perf_counter()
-    for trainer.batch_idx, batch in enumerate(batches):
-        print(f"step {trainer.batch_idx + 1} of {len(batches)}", file=sys.stderr, flush=True)
+    for i, batch in enumerate(batches):
+        print(f"step {i + 1} of {len(batches)}", file=sys.stderr, flush=True)
+        trainer.batch_idx = i
         trainer.forward_backward(batch)
-        if trainer.batch_idx == 0 and len(batches) > 1:
+        if i == 0 and len(batches) > 1:
             wait(trainer.device)
             started = time.perf_counter()
     wait(trainer.device)
@@ -84,6 +79,10 @@ def step_seconds(trainer, batches: list[dict]) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the accelerator has done what it was given."""
+    """Let the accelerator finish what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    run("loading", main)

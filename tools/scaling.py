@@ -1,6 +1,6 @@
 """Operations, memory and time of a training step on each of several ranks.
 
-`torchrun --nproc_per_node W -m benchmark scaling --json FILE` measures W ranks, and without
+`torchrun --nproc_per_node W -m tools.scaling --json FILE` measures W ranks, and without
 torchrun one process. The table has all that is in FILE, beside what one process took.
 """
 
@@ -8,21 +8,18 @@ import json
 from pathlib import Path
 from statistics import median
 
+from tabulate import tabulate
+
+from benchmark.cli import Parser, from_one, from_zero, write_output
+from benchmark.measure.case import Case, Model, check_usable, operations, seconds
+from benchmark.measure.geometry import GEOMETRY
+from recipe.environment import peak_memory_mib
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running import ranks
 
-from ..cli import Parser, from_one, from_zero, write_output
-from ..report.render import as_markdown
-from ..report.tables import Cell, Table, memory
-from .case import Case, Model
-from .geometry import GEOMETRY
-from .speed import check_device
+from . import run
 
-HEAD = [
-    "Classes", "Ranks x threads", "Step (s)", "TFLOP of a rank", "Over 1/W of one process",
-    "Over the largest whole share", "Peak memory of a rank",
-]  # fmt: skip
 CAPTION = (
     "Of the rank that has most. The largest whole share is what one process computes, times the "
     "larger of ceil(B / W) / B and ceil(K / W) / K."
@@ -30,8 +27,8 @@ CAPTION = (
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark scaling`, alone or under torchrun."""
-    parser = Parser(prog="python -m benchmark scaling", description=__doc__)
+    """`python -m tools.scaling`, alone or under torchrun."""
+    parser = Parser(prog="python -m tools.scaling", description=__doc__)
     add = parser.add_argument
     add("--trainer", default="ALIGN", help="(default: %(default)s)")
     add("--backbone", default="ViT-B/16", help="(default: %(default)s)")
@@ -45,7 +42,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     check_name("trainer", args.trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
-    check_device(args.device)
+    check_usable(args.device)
     records = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
     with ranks.joined():
         for classes in args.classes:
@@ -54,7 +51,7 @@ def main(argv: list[str]) -> None:
             return
     if args.json:
         write_output(args.json, json.dumps(records, indent=1) + "\n")
-    print(as_markdown(table(args, records)))
+    print(table(args, records))
 
 
 def record(args, classes: int) -> dict:
@@ -65,30 +62,43 @@ def record(args, classes: int) -> dict:
     )  # fmt: skip
     model = Model(case)
     model.step()
-    seconds = [model.timed("step") for _ in range(args.repeats)]
-    mib = model.peak_memory()  # before counting, which takes more
-    found = ranks.of_all((median(seconds or [0]), model.counted("step"), mib))
-    most = dict(zip(("seconds", "operations", "mib"), map(max, *found, found[0]), strict=True))
+    times = [seconds(model.step, args.device) for _ in range(args.repeats)]
+    mib = peak_memory_mib(args.device)  # before counting, which takes more
+    found = ranks.of_all((median(times or [0]), operations(model.step), mib))
+    step, counted, mib = (max(values) for values in zip(*found, strict=True))
     return {
         "trainer": args.trainer, "backbone": args.backbone, "classes": classes,
-        "batch": args.batch, "ranks": ranks.count(), "threads": args.threads, **most,
+        "batch": args.batch, "ranks": ranks.count(), "threads": args.threads,
+        "seconds": step, "operations": counted, "mib": mib,
     }  # fmt: skip
 
 
-def table(args, records: list[dict]) -> Table:
+def table(args, records: list[dict]) -> str:
     """All records of this method, backbone and batch."""
     same = ("trainer", "backbone", "batch")
     records = [r for r in records if all(r[key] == getattr(args, key) for key in same)]
-    alone = {r["classes"]: r["operations"] for r in records if r["ranks"] == 1}
-    lines = []
+    one_process = {r["classes"]: r["operations"] for r in records if r["ranks"] == 1}
+    rows = []
     for r in sorted(records, key=lambda r: (r["classes"], r["ranks"], r["threads"])):
-        K, B, W, operations = r["classes"], r["batch"], r["ranks"], r["operations"]
-        over = ["", ""]
-        if K in alone:
-            share = max(-(-B // W) / B, -(-K // W) / K)
-            over = [f"{operations / alone[K] / part:.3f}" for part in (1 / W, share)]
-        step = f"{r['seconds']:.3g}" if r["seconds"] else "-"
-        size = [f"{W} x {r['threads']}", step, f"{operations / 1e12:.3f}"]
-        lines.append([Cell(text) for text in (str(K), *size, *over, memory(r["mib"]))])
-    title = f"{args.trainer}, {args.backbone}, batch {args.batch}, {args.device}"
-    return Table(title, HEAD, lines, [CAPTION])
+        K, B, W, counted = r["classes"], r["batch"], r["ranks"], r["operations"]
+        over = over_largest = ""
+        if K in one_process:
+            ratio = counted / one_process[K]
+            over = f"{ratio * W:.3f}"
+            over_largest = f"{ratio / max(-(-B // W) / B, -(-K // W) / K):.3f}"
+        rows.append({
+            "Classes": K,
+            "Ranks x threads": f"{W} x {r['threads']}",
+            "Step (s)": f"{r['seconds']:.3g}" if r["seconds"] else "-",
+            "TFLOP of a rank": f"{counted / 1e12:.3f}",
+            "Over 1/W of one process": over,
+            "Over the largest whole share": over_largest,
+            "Peak memory of a rank": f"{r['mib'] / 1024:.1f} GiB",
+        })  # fmt: skip
+    title = f"**{args.trainer}, {args.backbone}, batch {args.batch}, {args.device}**"
+    drawn = tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)
+    return f"{title}\n\n{drawn}\n\n{CAPTION}"
+
+
+if __name__ == "__main__":
+    run("scaling", main)

@@ -1,10 +1,11 @@
 """The loader measured beside the step."""
 
+import sys
+
 import pytest
 from paths import ROOT
 
-from benchmark.__main__ import main
-from benchmark.measure import loading
+from tools import loading, run
 from trainers.prompting import UserError
 
 FLAGS = ["--dataset-config-file", str(ROOT / "configs" / "datasets" / "emoji.yaml")]
@@ -17,7 +18,7 @@ def config(trainer):
 
 def test_a_table_of_loader_and_step(tmp_path, capsys):
     root = ["--root", str(tmp_path), "--output-dir", str(tmp_path / "out")]
-    assert main(["loading", *FLAGS, *config("CoOp"), *root, "DATASET.NUM_SHOTS", "1"]) == 0
+    loading.main([*FLAGS, *config("CoOp"), *root, "DATASET.NUM_SHOTS", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "CoOp on Emoji: 37 training images, batches of 32, 0 workers, cpu"
     rates = {line.rsplit(None, 2)[0].strip(): line.split()[-2:] for line in lines[3:6]}
@@ -36,12 +37,13 @@ def test_without_flags_it_is_align_on_emoji_and_the_help_is_its_own(tmp_path, ca
     def stop():
         raise UserError("far enough")
 
-    assert main(["loading"]) == 2 and cfgs[0].OPTIM.MAX_EPOCH
+    with pytest.raises(UserError, match="far enough"):
+        loading.main([])
     assert (cfgs[0].TRAINER.NAME, cfgs[0].DATASET.NAME) == ("ALIGN", "Emoji")
     with pytest.raises(SystemExit, match="0"):
-        main(["loading", "--help"])
+        loading.main(["--help"])
     said = capsys.readouterr().out
-    assert "python -m benchmark loading" in said and "Images per second" in said
+    assert "python -m tools.loading" in said and "Images per second" in said
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,9 @@ def test_without_flags_it_is_align_on_emoji_and_the_help_is_its_own(tmp_path, ca
         ([*config("CoOp"), "DATASET.NAME", "DTD"], "There is no data set 'DTD'"),
     ],
 )
-def test_bad_input_is_one_sentence(flags, message, capsys):
-    assert main(["loading", *FLAGS, *flags]) == 2
+def test_bad_input_is_one_sentence(flags, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["loading.py", *FLAGS, *flags])
+    with pytest.raises(SystemExit) as ended:
+        run("loading", loading.main)
+    assert ended.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

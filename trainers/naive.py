@@ -6,6 +6,8 @@ loops over images and classes solve one transport at a time, whose iteration ask
 for its error each time, and autograd keeps every activation.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,6 +31,10 @@ class Naive(nn.Module):
             additive `ot`.
     """
 
+    prompt_learner: Any
+    ids: torch.Tensor
+    eos: torch.Tensor
+
     def __init__(self, clip_model, classnames, model: PromptedCLIP):
         super().__init__()
         self.clip, self.spec = clip_model, model.spec
@@ -46,14 +52,15 @@ class Naive(nn.Module):
 
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and with the cosine the features that they come from."""
-        contexts = self.parts.contexts(self.prompt_learner())
+        contexts: Any = self.parts.contexts(self.prompt_learner())
         views = [None] if contexts.vision is None else list(zip(*contexts.vision, strict=True))
         texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
         r = torch.stack([self.encode_image(images, prompts) for prompts in views])
         s = torch.stack([self.encode_text(*text, contexts.inserted) for text in texts])
         with torch.autocast(images.device.type, enabled=False):
             if self.spec.score == "ot":
-                return Output(self.scale * self.transport(r.float(), s.float()), None, None)
+                logits = self.scale * self.transport(r.float(), s.float())
+                return Output(logits, None, None)  # type: ignore[arg-type]
             image = self.parts.image(ImageFeatures(r[:, :, 0].float().transpose(0, 1), None))
             h = s[:, :, 0].float()
             text = self.parts.text(TextFeatures(h, h, None, None))
@@ -82,8 +89,13 @@ class Naive(nn.Module):
         return F.normalize(visual.ln_post(x.transpose(0, 1)) @ visual.proj, dim=-1)
 
     def encode_text(self, ids, eos, prompts, inserted):
-        """States of all sentences under one textual prompt, (b, W) for each depth; `inserted`
-        (K, b, W) takes its place later on, if it is not None.
+        """States of all sentences under one textual prompt, (b, W) for each depth.
+
+        Args:
+            ids: (K, 77) of the sentences.
+            eos: (K,) where they end.
+            prompts: of each depth.
+            inserted: (K, b, W) in the place of the prompt later on, or None.
 
         Returns:
             (K, 77, D), or (K, 1, D) of EOS for the cosine.

@@ -1,0 +1,80 @@
+"""A measurement in a process of its own, whose memory is its own, and may run out."""
+
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+from .case import Case
+
+
+class OutOfMemory(Exception):
+    """A measurement does not fit into this machine."""
+
+
+def in_process(function: Callable, case: Case, *args):
+    """Call a function with a case in a new process.
+
+    Raises:
+        OutOfMemory: the process ran out of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=end_with_parent) as pool:
+        try:
+            return pool.submit(within_memory, function, case, *args).result()
+        except BrokenProcessPool:  # the system ends who takes too much
+            raise OutOfMemory from None
+
+
+def end_with_parent() -> None:
+    """Let this process end at once where its parent does, or at Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def wait():
+        if parent := multiprocessing.parent_process():
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def within_memory(function: Callable, case: Case, *args):
+    """Call a function with a case; raises OutOfMemory in whatever way memory has run out."""
+    if case.device == "cpu":
+        limit_memory()
+    try:
+        return function(case, *args)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise OutOfMemory from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory from None
+
+
+def limit_memory() -> None:
+    """Let this process take no more than is free now, lest the system end another one.
+
+    Only Linux tells how much that is.
+    """
+    try:
+        free = kibibytes("/proc/meminfo", "MemAvailable")
+        own = kibibytes("/proc/self/status", "VmData")
+    except (OSError, TypeError):
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, ((own + free) << 10, hard))
+
+
+def kibibytes(path: str, key: str) -> int:
+    """The value of a key in a file of the system."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)
+    return int(found[1])  # type: ignore[index]

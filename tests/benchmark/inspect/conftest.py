@@ -1,0 +1,16 @@
+"""Trained runs."""
+
+import sys
+
+import pytest
+from tiny import run
+
+
+@pytest.fixture(scope="package")
+def runs(tmp_path_factory):
+    """Folders of runs by method, and that of their images."""
+    root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
+    for trainer in ("ALIGN", "CoOp", "ZeroshotCLIP"):
+        assert run(root, trainer, root / trainer, 1) == 0
+        sys.stdout, sys.stderr = streams
+    return root

@@ -1,0 +1,40 @@
+"""Settings that cannot be are refused before the first run, and in a dry run."""
+
+import pytest
+
+from benchmark.__main__ import main
+from benchmark.launch import checks
+
+PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
+TUNE = ["tune", "emoji", "--seeds", "1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([*PROTOCOL, "OPTIM.LRR", "0.1"], "OPTIM has no 'LRR': did you mean 'LR'?"),
+        ([*PROTOCOL, "OPTIM.LR", "x"], "'OPTIM.LR' to 'x', but it must be of type float"),
+        ([*PROTOCOL, "OPTIM.MAX_EPOCH", "-5"], "MAX_EPOCH is -5 but must be a whole number"),
+        ([*PROTOCOL, "TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla'"),
+        ([*PROTOCOL, "TRAINER.ALIGN.M", "-2"], "M is -2"),
+        ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
+        ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
+        ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),
+    ],
+)
+@pytest.mark.parametrize("more", [["--dry-run"], ["--slurm", "--dry-run"], []], ids=str)
+def test_settings_that_cannot_be(words, more, sentence, tmp_path, capsys):
+    output = tmp_path / "output"
+    assert main([*words, "--output", str(output), *more]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err and not said.out and not output.exists()
+
+
+def test_a_machine_without_pytorch_lists_and_submits_all_the_same(tmp_path, capsys, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(checks, "import_module", missing)
+    assert main([*PROTOCOL, "--output", str(tmp_path), "--dry-run", "OPTIM.LRR", "0.1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("# run: ") == 4 and "the settings are not checked here" in said.err

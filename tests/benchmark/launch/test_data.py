@@ -1,0 +1,170 @@
+"""Runs that are done on some data are not taken for runs on others."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from public_layouts import dtd, load
+
+from benchmark.__main__ import main
+from benchmark.launch.engine import Engine, Settings
+from benchmark.protocols import FEW_SHOT
+from benchmark.protocols.configs import TrainerConfigs
+from trainers.prompting.errors import UserError
+
+
+def fill(root: Path, *classes: str, each: int = 4) -> Path:
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            Image.new("RGB", (8, 8)).save(root / name / f"{i}.png")
+    return root
+
+
+class Done:
+    """A run on some data that is done, and calls for it again."""
+
+    def __init__(self, folder: Path, root: Path, dataset: str = "image_folder", **changes):
+        self.folder, self.dataset = folder, dataset
+        run = self.run()
+        data = load(dataset.partition("=")[0], root)
+        record = {"trainer": "CoOp", "dataset": type(data).__name__, "seed": 1, "shots": 4}
+        record |= {"subsample_classes": "all", "accuracy": 50.0}
+        record |= {"config": {"DATASET": {"ROOT": str(root)}}}
+        record |= {"data_fingerprint": data.fingerprint} | changes
+        run.folder.mkdir(parents=True)
+        (run.folder / "results.json").write_text(json.dumps(record))
+
+    def run(self):
+        configs = TrainerConfigs(asked="emoji")
+        (run,) = FEW_SHOT.plan(self.folder, [self.dataset], [1], configs, ["CoOp"], [4])
+        return run
+
+    def again(self, root: Path | None) -> int:
+        """The number of runs to do."""
+        return len(Engine([self.run()], Settings(root)).todo)
+
+    def refused(self, root: Path, why: str) -> None:
+        with pytest.raises(UserError, match=f"holds the results of another run \\({why}"):
+            self.again(root)
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "output"
+
+
+OTHER = "other classes or files than '.*' has"
+
+
+def test_other_images_are_not_those_of_a_run_that_is_done(output, tmp_path):
+    a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
+    done = Done(output, a)
+    assert done.again(a) == done.again(None) == 0
+    done.refused(b, OTHER)
+    shutil.copytree(a, tmp_path / "copy")
+    assert done.again(tmp_path / "copy") == 0
+    a.rename(tmp_path / "moved")
+    assert done.again(tmp_path / "moved") == 0
+    assert done.again(a) == 0  # the same place, where nobody can look now
+    done.refused(b, OTHER)
+
+
+CHANGES = {
+    "a class": lambda root: fill(root, "cow"),
+    "a name": lambda root: (root / "ant").rename(root / "ants"),
+    "an image": lambda root: shutil.copy(root / "ant" / "0.png", root / "ant" / "4.png"),
+    "no image": lambda root: (root / "ant" / "0.png").unlink(),
+    "names": lambda root: (root / "classnames.txt").write_text("ant an ant\nbee a bee\n"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_in_a_folder_is_seen(output, tmp_path, change):
+    a = fill(tmp_path / "a", "ant", "bee")
+    done = Done(output, a)
+    CHANGES[change](a)
+    done.refused(a, OTHER)
+
+
+def test_records_without_a_fingerprint_go_by_their_root(output, tmp_path):
+    """As those of earlier versions."""
+    a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
+    done = Done(output, a, data_fingerprint=None)
+    (tmp_path / "link").symlink_to(a)
+    assert done.again(a) == done.again(tmp_path / "link") == done.again(None) == 0
+    done.refused(b, f"the images in '{a}', not '{b}'")
+
+
+def test_public_data_are_the_same_wherever_they_are(output, tmp_path):
+    a, b, other = tmp_path / "a", tmp_path / "b", tmp_path / "other"
+    for root in (a, b, other):
+        dtd(root)
+    assert Done(output, a, "dtd").again(b) == 0
+    split = other / "dtd" / "split_zhou_DescribableTextures.json"
+    load("dtd", other)
+    parts = json.loads(split.read_text())
+    split.write_text(json.dumps(parts | {"train": parts["test"], "test": parts["train"]}))
+    Done(output / "2", a, "dtd").refused(other, OTHER)
+    assert Done(output / "3", a, "dtd", data_fingerprint=None).again(other) == 0
+    assert not (b / "dtd" / split.name).exists()  # nothing is written by a look
+
+
+def test_embedded_data_are_the_same_wherever_they_are_unpacked(output, tmp_path):
+    done = Done(output, tmp_path, "emoji_food")
+    assert done.again(tmp_path / "new") == 0 and not (tmp_path / "new").exists()
+
+
+def test_a_name_keeps_sets_of_images_apart(output, tmp_path, capsys):
+    a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
+    done = Done(output, a, "image_folder=insects"), Done(output, b, "image_folder=pets")
+    assert done[0].again(a) == done[1].again(b) == 0
+    done[0].refused(b, OTHER)
+    assert main(["report", str(output)]) == 0
+    told = capsys.readouterr().out
+    assert "Few-shot on insects: " in told and "Few-shot on pets: " in told
+    asked = ["few_shot", "--trainers", "CoOp", "--shots", "4", "--seeds", "1", "--config", "emoji"]
+    asked += ["--output", str(output), "--root", str(a), "--dry-run"]
+    assert main([*asked, "image_folder=insects"]) == 0
+    skip = "# skip: CoOp on image_folder=insects, 4 shots, seed 1 (finished)\n"
+    assert capsys.readouterr().out == skip
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("image_folder=", "'' cannot name a data set: use letters, digits, '_', '-' and '.'"),
+        ("image_folder=a/b", "'a/b' cannot name a data set"),
+        ("image_folder=..", "'..' cannot name a data set"),
+        ("image_folder=dtd", "'dtd' is the name of another data set"),
+        ("dtd=mine", "dtd=mine: only image_folder takes a name"),
+        ("image_folders=mine", "There is no data set 'image_folders': did you mean 'image_folder'"),
+    ],
+)
+def test_names_that_cannot_be(word, sentence, capsys):
+    assert main(["few_shot", word, "--dry-run"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_from_images_to_a_table(tmp_path, capfd):
+    """Two sets in turn, as a user would; one file has a name that is not UTF-8."""
+    a, b = (tmp_path / name for name in "ab")
+    fill(a, "cat", "dog")
+    fill(b, "sun", "moon")
+    (a / "cat" / "0.png").rename(a / "cat" / os.fsdecode(b"\xff.png"))
+    asked = ["few_shot", "--trainers", "ZeroshotCLIP", "--output", str(tmp_path / "output")]
+    asked += ["--backbone", "emoji", "--jobs", "1", "--root"]
+    assert main([*asked, str(a), "image_folder"]) == 0
+    told = capfd.readouterr()
+    assert "1 runs, 1 to do" in told.err and "Few-shot on image_folder: " in told.out
+    assert main([*asked, str(b), "image_folder"]) == 2
+    assert "give the images a name (image_folder=NAME), choose another --output" in (
+        capfd.readouterr().err
+    )
+    assert main([*asked, str(b), "image_folder=sky"]) == 0
+    assert "Few-shot on sky: " in capfd.readouterr().out
+    assert main([*asked, str(a), "image_folder"]) == 0
+    assert "1 runs, 0 to do" in capfd.readouterr().err
