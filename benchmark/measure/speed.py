@@ -32,7 +32,7 @@ FORMATS = {"text": as_text, "markdown": as_markdown}
 
 
 def training(case: Case, repeats: int, size: int) -> dict:
-    """Measure training steps, and a large product after them.
+    """Measure training steps, and a large product in turn with them.
 
     Args:
         case: with a method that has something to train.
@@ -47,10 +47,13 @@ def training(case: Case, repeats: int, size: int) -> dict:
     model = Model(case)
     say(case, "first step")
     model.first_step()
-    times = repeated(model.step, case, "step", repeats)
-    peak_mib = peak_memory_mib(case.device)  # what follows takes more
-    rate = max(product_rate(case.device, case.precision, size) for _ in range(repeats))
-    time, counted = median(times), operations(model.step)
+    times, rates, peak_mib = [], [], 0.0
+    for i in range(repeats):
+        say(case, f"step {i + 1} of {repeats}")
+        times.append(seconds(model.step, case.device))
+        peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which adds to it
+        rates.append(product_rate(case.device, case.precision, size))
+    time, rate, counted = median(times), max(rates), operations(model.step)
     necessary = necessary_flops(model.method, case.batch)
     record: dict = {
         "seconds": times,
