@@ -76,10 +76,10 @@ def check_dense(name: str, value, trained: bool = False) -> None:
         UserError: it is not.
     """
     if not is_dense(value) or (trained and not value.is_floating_point()):
-        kind = value.dtype if torch.is_tensor(value) else type(value).__name__
+        of = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
         raise UserError(
-            f"The checkpoint's '{name}' is a {kind} and no tensor of real numbers: take another "
-            "checkpoint, or train again"
+            f"The checkpoint's '{name}' is a {type(value).__name__}{of} and no dense tensor of "
+            "real numbers: take another checkpoint, or train again"
         )
 
 
