@@ -5,7 +5,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trainers.prompting.errors import UserError
 
 from .names import motif
 from .results import Outcome
+
+Found = TypeVar("Found")
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
 OTHERS = "predictions that are not those of its results.json, repeat the run"
@@ -28,12 +30,12 @@ class Answers(NamedTuple):
 
 def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, list[int]]]:
     """What these runs answered, by seed; and what is not to be had, with the seeds."""
-    return each_seed(runs, lambda of: _read(of.run.folder, of.result["accuracy"]))
+    return each_seed(runs, lambda of: _read(of.run.folder, of.accuracy))
 
 
 def each_seed(
-    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], object]
-) -> tuple[dict[int, object], dict[str, list[int]]]:
+    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], Found]
+) -> tuple[dict[int, Found], dict[str, list[int]]]:
     """What is read of the runs, by seed; and what cannot be read, with the seeds."""
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
@@ -85,7 +87,7 @@ def classes(outcome: Outcome, column: str) -> list[str]:
 
 
 def _sorted(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    return _in_order(outcome.run.folder, outcome.result["accuracy"])
+    return _in_order(outcome.run.folder, outcome.accuracy)
 
 
 def _in_order(folder: Path, accuracy: float) -> tuple[np.ndarray, ...]:

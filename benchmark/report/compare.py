@@ -114,6 +114,7 @@ class Comparisons:
     """
 
     def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
+        """Compare; what cannot be compared is noted."""
         self.method, self.resample = method, resample
         measured = rows[~rows["average"]]
         tables = [_named(members) for _, members in measured.groupby("table", sort=False)]

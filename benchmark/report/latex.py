@@ -66,6 +66,7 @@ def as_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
+    """Text in LaTeX."""
     return printable(text).translate(ESCAPED)
 
 

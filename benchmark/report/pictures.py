@@ -58,9 +58,7 @@ def _figures(
 
 def _arrays(test: Test, method: str) -> Arrays | None:
     """The predictions of all seeds; None when no run left any. Those left out are reported."""
-    left, problems = each_seed(
-        test.runs[method], lambda of: arrays_of(of.run.folder, of.result["accuracy"])
-    )
+    left, problems = each_seed(test.runs[method], lambda of: arrays_of(of.run.folder, of.accuracy))
     for why, seeds in problems.items():
         told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
         print(printable(told), file=sys.stderr)

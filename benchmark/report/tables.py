@@ -61,7 +61,8 @@ class Table:
     seeds: int = 0
     cited: set[str] = field(default_factory=set)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Write out what could leave a line."""
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
         self.lines = [
@@ -82,9 +83,9 @@ class Table:
             place: 1 for the second best, and so on.
         """
         values = {
-            i: round(line[column].value, 2)
+            i: round(value, 2)
             for i, line in enumerate(self.lines)
-            if line[column].value is not None
+            if (value := line[column].value) is not None
         }
         ranked = sorted(set(values.values()), reverse=True)
         if len(ranked) < max(2, place + 1):
