@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def each(kind: Callable) -> Callable[[str], list]:
 
 def from_one(text: str, least: int = 1) -> int:
     """A whole number from 1 (or `least`) on."""
-    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
     return int(text)
 
@@ -84,6 +85,8 @@ def files_below(
 ) -> Iterator[Path]:
     """The files in a folder and below it, sorted; links are followed, but not back.
 
+    A link to nothing counts as a file: whoever reads it can say that it is broken.
+
     Args:
         folder: where to look.
         shut: takes a sentence about each folder, or link, that cannot be read.
@@ -106,7 +109,7 @@ def files_below(
             continue
         if is_folder:
             yield from files_below(entry.path, shut, above | {here})
-        elif is_file:
+        elif is_file or entry.is_symlink():
             yield Path(entry.path)
 
 

@@ -1,13 +1,16 @@
 """Dotted keys: out of config files and command lines, into a cfg. Needs no PyTorch."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import yaml
 
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.trainer.by_run import leaves
+
+MOST_VALUES = 100_000  # of a config file
 
 
 def read_keys(path: str | os.PathLike) -> dict[str, object]:
@@ -31,19 +34,33 @@ def read_yaml(path: str | os.PathLike) -> object:
     """What is in a YAML file; an empty mapping when that is nothing.
 
     Raises:
-        UserError: there is no such file, or it is not YAML.
+        UserError: there is no such file, it is not YAML, or it has too many values.
     """
     try:
         with open(path, "rb") as file:  # UTF-8, whatever the locale
-            return yaml.safe_load(file) or {}
+            found = yaml.safe_load(file) or {}
+        too_many = next(islice(_values(found), MOST_VALUES, None), None)
     except OSError:
         near = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
         hint = f"that folder has {', '.join(near)}" if near else "look into configs/"
         raise UserError(f"There is no config file '{path}': {hint}") from None
-    except (yaml.YAMLError, UnicodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
         ) from None
+    if too_many:
+        raise UserError(
+            f"The config file '{path}' has more than {MOST_VALUES:,} values: aliases repeat them"
+        )
+    return found
+
+
+def _values(tree: object) -> Iterator[bool]:
+    """An item for each value, mapping and list, as often as aliases repeat it."""
+    yield True
+    if isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from _values(value)
 
 
 def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:

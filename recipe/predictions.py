@@ -71,3 +71,5 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
         if kind == "i" and array.min() < 0 or kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"'{name}' has numbers that cannot be")
+    if arrays["top"].shape != arrays["probability"].shape:
+        raise ValueError("'top' and 'probability' have different shapes")

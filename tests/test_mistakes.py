@@ -89,12 +89,20 @@ def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
     assert record["config"]["INPUT"]["INTERPOLATION"] == "bicubic"
 
 
-def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys):
+def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys, deadline):
     assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
     assert "no config file" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("OPTIM: [")
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
+    for text in ("[" * 100_000, "a: &a {b: *a}"):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
+        assert "bad.yaml' is not YAML: maximum recursion depth" in capsys.readouterr().err
+    twice = (f"a{i + 1}: &a{i + 1} {{p: *a{i}, q: *a{i}}}\n" for i in range(30))
+    (tmp_path / "bad.yaml").write_text("a0: &a0 {}\n" + "".join(twice))
+    assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
+    assert "bad.yaml' has more than 100,000 values: " in capsys.readouterr().err
     for text in ("- OPTIM", "OPTIM"):
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2

@@ -85,6 +85,16 @@ def test_no_import_circle():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+def test_nothing_imports_the_tools():
+    graph = import_graph(modules(*PROGRAM))
+    users = {
+        module.partition(".")[0]
+        for module, imported in graph.items()
+        if any(other.partition(".")[0] == "tools" for other in imported)
+    }
+    assert users == {"tools"}
+
+
 def required() -> set[str]:
     """Normalised names of the distributions that are listed; a folder's is its package's."""
     names = set()

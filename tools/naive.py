@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from benchmark.cli import from_one
-from benchmark.measure.case import Case, Model, NaiveModel, operations, seconds
+from benchmark.measure.case import Case, Model, NaiveModel, operations
 from benchmark.measure.speed import (
     FORMATS,
     build_parser,
@@ -20,10 +20,11 @@ from benchmark.measure.speed import (
     measured,
     named,
     parse,
+    repeated,
     save,
     say,
 )
-from benchmark.measure.speed_tables import Columns, case_name, number, spread, table
+from benchmark.measure.speed_tables import case_name, number, spread, table
 from benchmark.report.tables import Table, memory
 from recipe.environment import peak_memory_mib
 
@@ -34,30 +35,16 @@ NAIVE = ("ALIGN", "MaPLe", "CoOp", "KgCoOp", "ProGrad", "PromptSRC", "TCP", "CoP
 KINDS: dict[str, type[Model]] = {"ours": Model, "naive": NaiveModel}
 SAME = 1e-4  # the most that logits in float32 may differ by
 
-TRAINING: Columns = {
-    "Naive step (s)": lambda part: spread(part["seconds"]),
-    "Memory": lambda part: memory(part["peak_mib"]),
-    "TFLOP": lambda part: number(part["operations"] / 1e12),
-}
-EVALUATION: Columns = {"Naive images/s": lambda part: number(part["images_per_second"])}
-RATIOS: Columns = {
-    "Faster step": lambda part: number(part["step"]),
-    "Less memory": lambda part: number(part["memory"]),
-    "Faster evaluation": lambda part: number(part["evaluation"]),
-}
-
 
 def training(case: Case, kind: str, repeats: int) -> dict:
     """Time and count training steps of one side."""
     model = KINDS[kind](case)
     say(case, f"{kind}, first step")
-    found: dict = {"logits": model.first_step().tolist(), "seconds": []}
-    for i in range(repeats):
-        say(case, f"{kind}, step {i + 1} of {repeats}")
-        found["seconds"].append(seconds(model.step, case.device))
-    found["peak_mib"] = peak_memory_mib(case.device)  # counting takes more
-    found["operations"] = operations(model.step)
-    return found
+    logits = model.first_step().tolist()
+    times = repeated(model.step, case, f"{kind}, step", repeats)
+    mib = peak_memory_mib(case.device)  # counting takes more
+    counted = operations(model.step)
+    return {"logits": logits, "seconds": times, "peak_mib": mib, "operations": counted}
 
 
 def evaluation(case: Case, kind: str, repeats: int) -> dict:
@@ -65,10 +52,7 @@ def evaluation(case: Case, kind: str, repeats: int) -> dict:
     model = KINDS[kind](case)
     say(case, f"{kind}, first evaluation")
     model.evaluate()
-    times = []
-    for i in range(repeats):
-        say(case, f"{kind}, evaluation {i + 1} of {repeats}")
-        times.append(seconds(model.evaluate, case.device))
+    times = repeated(model.evaluate, case, f"{kind}, evaluation", repeats)
     return {"seconds": times, "images_per_second": case.batch / median(times)}
 
 
@@ -118,21 +102,38 @@ def ratios(ours: dict, naive: dict, differs: bool) -> dict:
     }
 
 
+def cells(record: dict) -> dict[str, str]:
+    """The cells of a record."""
+    trained, evaluated = record["naive"]["training"], record["naive"]["evaluation"]
+    found = {"Naive step (s)": trained.get("problem", "")}
+    if "problem" not in trained:
+        found = {
+            "Naive step (s)": spread(trained["seconds"]),
+            "Memory": memory(trained["peak_mib"]),
+            "TFLOP": number(trained["operations"] / 1e12),
+        }
+    rate = evaluated.get("images_per_second")
+    return found | {
+        "Naive images/s": evaluated.get("problem") or number(rate),
+        "Faster step": number(record["ratios"]["step"]),
+        "Less memory": number(record["ratios"]["memory"]),
+        "Faster evaluation": number(record["ratios"]["evaluation"]),
+    }
+
+
 def comparison(args, records: list[dict]) -> Table:
     """The table, and which references compute something else."""
     precision, where = args.precision[0], f"{args.backbone}, {args.device}, {args.threads} threads"
     largest = [r["largest_difference"] for r in records if r["largest_difference"] is not None]
-    apart = number(max(largest, default=None), ".1g")
-    shown = [record | record["naive"] for record in records]
     found = table(
         f"Naive reference: {where}, training batch {args.batch}, evaluation batch "
         f"{args.eval_batch}",
-        shown,
-        {"training": TRAINING, "evaluation": EVALUATION, "ratios": RATIOS},
+        {case_name(record): cells(record) for record in records},
         [
             f"The naive reference computes in {precision}; median of {args.naive_repeats}, ours of "
             f"{args.repeats}.",
-            f"Its logits and ours in {precision} differ by {apart} at most.",
+            f"Its logits and ours in {precision} differ by "
+            f"{number(max(largest, default=None), '.1g')} at most.",
         ],
     )
     found.problems = [

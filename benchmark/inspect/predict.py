@@ -159,7 +159,7 @@ def read_frame(path: Path):
     if kind_of(path) == "video":
         raise UserError(f"'{path}' is a video: {EXTRACT}")
     if not path.is_file():
-        raise UserError(f"'{path}' is no longer there")
+        raise UserError(f"'{path}' is not there, or not a file")
     try:
         image = read_image(str(path))
         with Image.open(path) as opened:

@@ -17,15 +17,25 @@ def check_settings(engine: Engine) -> None:
     if not engine.todo:
         return
     try:
-        train, config = map(import_module, ("train", "trainers.prompting.trainer.config"))
+        train = import_module("train")
     except ModuleNotFoundError as error:
         print(f"{error.name} is missing: the settings are not checked here", file=sys.stderr)
         return
+    from dassl.data.transforms import build_transform
+    from dassl.optim import build_lr_scheduler, build_optimizer
+    from torch import device, nn
+
+    from trainers.prompting.running.precision import Precision
+    from trainers.prompting.trainer.config import METHODS, read_node, values_in
+
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in engine.todo}
     for run in one_of_each.values():
         with redirect_stdout(io.StringIO()):  # each run says the same
             cfg = train.setup_cfg(train.parse_args(command(run, engine.settings)[2:]))
-            kind = config.METHODS.get(cfg.TRAINER.NAME)
+            build_transform(cfg, is_train=True)
+            build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
+            kind = METHODS.get(cfg.TRAINER.NAME)
             if kind is not None:
-                values = config.values_in(cfg, kind)
-                kind.point(config.read_node(kind, values, cfg.DATASET.NAME))
+                node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
+                kind.point(node)
+                Precision(node.PREC, device("cpu"))

@@ -6,6 +6,7 @@ Random weights of the true size; every case has a process of its own.
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,10 +47,7 @@ def training(case: Case, repeats: int, size: int) -> dict:
     model = Model(case)
     say(case, "first step")
     model.first_step()
-    times = []
-    for i in range(repeats):
-        say(case, f"step {i + 1} of {repeats}")
-        times.append(seconds(model.step, case.device))
+    times = repeated(model.step, case, "step", repeats)
     peak_mib = peak_memory_mib(case.device)  # what follows takes more
     rate = max(product_rate(case.device, case.precision, size) for _ in range(repeats))
     time, counted = median(times), operations(model.step)
@@ -68,12 +66,10 @@ def training(case: Case, repeats: int, size: int) -> dict:
         "device": device_name(case.device),
     }
     if case.spec.score != "cosine":
-        say(case, "scores")
         model.prepare_score()
         rest = counted - operations(model.score)
-        scores = [seconds(model.score, case.device) for _ in range(repeats)]
-        score = median(scores)
-        record["score_seconds"] = scores
+        record["score_seconds"] = repeated(model.score, case, "scores", repeats)
+        score = median(record["score_seconds"])
         record["transport_share"] = score / time
         record["encoders_of_peak"] = rest / (time - score) / rate
     return record
@@ -106,6 +102,15 @@ def evaluation(case: Case, repeats: int) -> dict:
         "text_seconds": text_seconds,
         "peak_mib": peak_memory_mib(case.device),
     }
+
+
+def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
+    """Seconds of each of several calls."""
+    times = []
+    for i in range(repeats):
+        say(case, f"{name} {i + 1} of {repeats}")
+        times.append(seconds(work, case.device))
+    return times
 
 
 def measured(function, case: Case, *args) -> dict:

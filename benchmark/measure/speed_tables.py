@@ -1,9 +1,15 @@
 """The tables of the speed benchmark, from its records."""
 
-from collections.abc import Callable
 from statistics import median
 
 from ..report.tables import Cell, Table, memory
+
+TRAINING_NOTE = (
+    "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it."
+)
+EVALUATION_NOTE = (
+    "Text features are kept. Encoder alone: the image encoder under the same visual prompts."
+)
 
 
 def spread(values: list[float]) -> str:
@@ -17,32 +23,34 @@ def number(value: float | None, form: str = ".3g") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-# Heads of columns, and what stands in them for the part of a record that has numbers.
-Columns = dict[str, Callable[[dict], str]]
-TRAINING: Columns = {
-    "Step (s)": lambda part: spread(part["seconds"]),
-    "Peak memory": lambda part: memory(part["peak_mib"]),
-    "TFLOP": lambda part: number(part["operations"] / 1e12),
-    "Over necessary": lambda part: number(part["over_necessary"], ".3f"),
-    "Of peak rate": lambda part: number(part["of_peak"], ".0%"),
-    "Encoders": lambda part: number(part["encoders_of_peak"], ".0%"),
-    "Transport": lambda part: number(part["transport_share"], ".0%"),
-    "Recomputed": lambda part: " and ".join(part["recomputed"]) or "-",
-}
-EVALUATION: Columns = {
-    "Batch (s)": lambda part: spread(part["seconds"]),
-    "Images/s": lambda part: number(part["images_per_second"]),
-    "Encoder alone (s)": lambda part: spread(part["encoder_seconds"]),
-    "Over encoder": lambda part: number(part["over_encoder"], ".3f"),
-    "Text, once (s)": lambda part: number(part["text_seconds"]),
-    "Peak memory": lambda part: memory(part["peak_mib"]),
-}
-TRAINING_NOTE = (
-    "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it."
-)
-EVALUATION_NOTE = (
-    "Text features are kept. Encoder alone: the image encoder under the same visual prompts."
-)
+def training_cells(part: dict) -> dict[str, str]:
+    """The cells of training steps."""
+    if "problem" in part:
+        return {"Step (s)": part["problem"]}
+    return {
+        "Step (s)": spread(part["seconds"]),
+        "Peak memory": memory(part["peak_mib"]),
+        "TFLOP": number(part["operations"] / 1e12),
+        "Over necessary": number(part["over_necessary"], ".3f"),
+        "Of peak rate": number(part["of_peak"], ".0%"),
+        "Encoders": number(part["encoders_of_peak"], ".0%"),
+        "Transport": number(part["transport_share"], ".0%"),
+        "Recomputed": " and ".join(part["recomputed"]) or "-",
+    }
+
+
+def evaluation_cells(part: dict) -> dict[str, str]:
+    """The cells of evaluations."""
+    if "problem" in part:
+        return {"Batch (s)": part["problem"]}
+    return {
+        "Batch (s)": spread(part["seconds"]),
+        "Images/s": number(part["images_per_second"]),
+        "Encoder alone (s)": spread(part["encoder_seconds"]),
+        "Over encoder": number(part["over_encoder"], ".3f"),
+        "Text, once (s)": number(part["text_seconds"]),
+        "Peak memory": memory(part["peak_mib"]),
+    }
 
 
 def case_name(record: dict) -> str:
@@ -50,26 +58,12 @@ def case_name(record: dict) -> str:
     return f"{record['trainer']}, {record['classes']}, {record['precision']}"
 
 
-def line(record: dict, parts: dict[str, Columns]) -> list[Cell]:
-    """The cells of a record: its name, and the columns of its parts.
-
-    A part that has a problem tells only that.
-    """
-    texts = [case_name(record)]
-    for key, columns in parts.items():
-        part = record[key]
-        if "problem" in part:
-            texts += [part["problem"]] + ["-"] * (len(columns) - 1)
-        else:
-            texts += [column(part) for column in columns.values()]
-    return [Cell(text) for text in texts]
-
-
-def table(title: str, records: list[dict], parts: dict[str, Columns], caption: list[str]) -> Table:
-    """A table of the records that have these parts."""
-    head = ["Method, classes, precision", *(name for part in parts.values() for name in part)]
-    lines = [line(record, parts) for record in records if parts.keys() <= record.keys()]
-    return Table(title, head, lines, caption)
+def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Table:
+    """A table of named rows, with a dash where a row lacks a cell."""
+    head = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[name, *(row.get(column, "-") for column in head)] for name, row in rows.items()]
+    cells = [[Cell(text) for text in line] for line in lines]
+    return Table(title, ["Method, classes, precision", *head], cells, caption)
 
 
 def tables(args, records: list[dict]) -> list[Table]:
@@ -78,18 +72,13 @@ def tables(args, records: list[dict]) -> list[Table]:
     if args.compile:
         where += ", compiled"
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
+    trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
+    evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}
+    notes = [repeats, TRAINING_NOTE, *peak_rates(records)]
     found = [
+        table(f"Training steps: {where}, batch {args.batch}", trained, notes),
         table(
-            f"Training steps: {where}, batch {args.batch}",
-            records,
-            {"training": TRAINING},
-            [repeats, TRAINING_NOTE, *peak_rates(records)],
-        ),
-        table(
-            f"Evaluation: {where}, batch {args.eval_batch}",
-            records,
-            {"evaluation": EVALUATION},
-            [repeats, EVALUATION_NOTE],
+            f"Evaluation: {where}, batch {args.eval_batch}", evaluated, [repeats, EVALUATION_NOTE]
         ),
     ]
     return [one for one in found if one.lines]

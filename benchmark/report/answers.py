@@ -30,7 +30,7 @@ class Answers(NamedTuple):
 
 def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, list[int]]]:
     """What these runs answered, by seed; and what is not to be had, with the seeds."""
-    return each_seed(runs, lambda of: _read(of.run.folder, of.accuracy))
+    return each_seed(runs, _answers)
 
 
 def each_seed(
@@ -46,8 +46,12 @@ def each_seed(
     return found, dict(problems)
 
 
-def arrays_of(folder: Path, accuracy: float) -> dict[str, np.ndarray]:
-    """The predictions of a run with this accuracy (%).
+def arrays_of(folder: Path, accuracy: float, classes: float | None) -> dict[str, np.ndarray]:
+    """The predictions of a run.
+
+    Args:
+        folder: of the run.
+        accuracy: in %; classes: their number, where it is known; as its results have them.
 
     Raises:
         UserError: it left none, or they are not those of its results.
@@ -55,15 +59,27 @@ def arrays_of(folder: Path, accuracy: float) -> dict[str, np.ndarray]:
     arrays = read_predictions(folder)
     if arrays is None:
         raise UserError(MISSING)
-    if abs(100 * (arrays["prediction"] == arrays["label"]).mean() - accuracy) > 0.01:
+    label, prediction = arrays["label"], arrays["prediction"]
+    if abs(100 * (prediction == label).mean() - accuracy) > 0.01:
+        raise UserError(OTHERS)
+    if classes is not None and max(label.max(), prediction.max()) >= classes:
         raise UserError(OTHERS)
     return arrays
 
 
+def facts(outcome: Outcome) -> tuple:
+    """The arguments of `arrays_of`."""
+    return outcome.run.folder, outcome.accuracy, (outcome.result or {}).get("num_classes")
+
+
+def _answers(outcome: Outcome) -> Answers:
+    return _read(*facts(outcome))
+
+
 @functools.lru_cache(maxsize=4096)
-def _read(folder: Path, accuracy: float) -> Answers:
-    """What a run answered; raises as `arrays_of`."""
-    image, label, prediction = _in_order(folder, accuracy)
+def _read(folder: Path, accuracy: float, classes: float | None) -> Answers:
+    """What a run answered; arguments and errors are those of `arrays_of`."""
+    image, label, prediction = _in_order(folder, accuracy, classes)
     images = hashlib.sha256(image.tobytes() + label.tobytes())
     return Answers(images.hexdigest(), prediction == label)
 
@@ -87,11 +103,11 @@ def classes(outcome: Outcome, column: str) -> list[str]:
 
 
 def _sorted(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    return _in_order(outcome.run.folder, outcome.accuracy)
+    return _in_order(*facts(outcome))
 
 
-def _in_order(folder: Path, accuracy: float) -> tuple[np.ndarray, ...]:
+def _in_order(folder: Path, accuracy: float, classes: float | None) -> tuple[np.ndarray, ...]:
     """The file, label and prediction of each image, in an order that all runs share."""
-    arrays = arrays_of(folder, accuracy)
+    arrays = arrays_of(folder, accuracy, classes)
     order = np.lexsort((arrays["label"], arrays["image"]))
     return tuple(arrays[name][order] for name in ("image", "label", "prediction"))

@@ -34,7 +34,7 @@ SOURCE = "imagenet"  # what their scripts for transfer train on
 EPOCH = re.compile(r"epoch \[\d+/\d+\]")
 FINISHED = re.compile(r"Finish(ed)? training")  # later and earlier versions of Dassl
 EVALUATE = re.compile(r"Evaluate on the \*(\w+)\* set")
-NUMBER = re.compile(r"\* (total|correct|accuracy): ([\d,.]+)")
+NUMBER = re.compile(r"\* (total|correct|accuracy): (\d[\d,]*(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _outcome(run: LogRun) -> Outcome:
 
 
 def accuracy(log: str) -> float | None:
-    """The accuracy (%) of the last test in a log; None when there is none.
+    """The accuracy (%) of the last test in a log; None when there is none, or more than 100.
 
     What is tested between the epochs of a training, or on validation images, does not count. The
     numbers of images give more digits than the one behind the point of the log's own accuracy.
@@ -171,7 +171,7 @@ def accuracy(log: str) -> float | None:
             if match[1] == "accuracy" and split == "test" and not training:
                 exact = block.get("total") and "correct" in block
                 value = 100 * block["correct"] / block["total"] if exact else block["accuracy"]
-    return None if training else value
+    return None if training or value is None or value > 100 else value
 
 
 def _distinct(found: list[Outcome]) -> list[Outcome]:

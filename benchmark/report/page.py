@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from trainers.prompting.errors import printable
+
 from ..protocols.base import Protocol
 from .plots import Drawing, encoded, figures
 from .tables import Table, tables
@@ -58,4 +60,4 @@ def _about(rows: pd.DataFrame) -> dict[str, str]:
         term: ", ".join(sorted({str(v) for v in values if v})) for term, values in said.items()
     }
     terms |= {"Runs": f"{len(results):,}", "Page made on": str(datetime.date.today())}
-    return {term: text for term, text in terms.items() if text}
+    return {term: printable(text) for term, text in terms.items() if text}

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from recipe.metrics import BINS, reliability
-from recipe.predictions import ARRAYS
 from trainers.prompting.errors import printable
 
-from .answers import arrays_of, each_seed
+from .answers import arrays_of, each_seed, facts
 from .metrics import PER_CLASS, Test
 from .names import method_name
 from .plots import RC
@@ -24,7 +23,7 @@ from .tables import seeds_text
 COLUMNS = 3  # panels side by side
 MOST_NAMES = 40  # with more classes their names cannot be read
 
-# The predictions of a method, of all its seeds one after the other.
+# Labels, predictions and their probabilities (n,) of a method, of all its seeds in turn.
 Arrays = dict[str, np.ndarray]
 
 
@@ -58,13 +57,18 @@ def _figures(
 
 def _arrays(test: Test, method: str) -> Arrays | None:
     """The predictions of all seeds; None when no run left any. Those left out are reported."""
-    left, problems = each_seed(test.runs[method], lambda of: arrays_of(of.run.folder, of.accuracy))
+    left, problems = each_seed(test.runs[method], lambda outcome: arrays_of(*facts(outcome)))
     for why, seeds in problems.items():
         told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
         print(printable(told), file=sys.stderr)
     if not left:
         return None
-    return {name: np.concatenate([arrays[name] for arrays in left.values()]) for name in ARRAYS}
+    columns = {
+        "label": [arrays["label"] for arrays in left.values()],
+        "prediction": [arrays["prediction"] for arrays in left.values()],
+        "confidence": [arrays["probability"][:, 0] for arrays in left.values()],
+    }
+    return {name: np.concatenate(column) for name, column in columns.items()}
 
 
 def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -> Figure:
@@ -86,7 +90,7 @@ def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -
 
 
 def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -> None:
-    confidence, hits = said["probability"][:, 0], said["prediction"] == said["label"]
+    confidence, hits = said["confidence"], said["prediction"] == said["label"]
     confidences, accuracies, counts = reliability(confidence, hits)
     some = counts > 0
     centres = (np.arange(BINS) + 0.5) / BINS

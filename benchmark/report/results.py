@@ -88,7 +88,7 @@ KINDS = {
     "from 0 to 100": (_percent, ("accuracy", "macro_f1", "top5_accuracy", "calibration_error")),
     "a number, 0 or more": (
         _number,
-        ("negative_log_likelihood", "num_params", "train_seconds", "test_seconds",
+        ("negative_log_likelihood", "num_params", "num_classes", "train_seconds", "test_seconds",
          "peak_memory_mib"),
     ),
     "a text": (_text, ("split", "backbone", "git", "data_fingerprint")),

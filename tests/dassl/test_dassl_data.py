@@ -15,7 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.samplers import RandomClassSampler, RandomSampler, SeededIndex, build_sampler
 from dassl.data.transforms.transforms import build_transform
 from dassl.utils import DataError, UserError, read_image, set_random_seed
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 PROTOCOL = json.loads((Path(__file__).parents[1] / "golden" / "protocol.json").read_text())
 
@@ -240,6 +240,16 @@ def test_images_of_whole_numbers_of_32_bits(tmp_path):
         Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.int32)).save(path)
         with pytest.raises(DataError, match=f"whole.tiff' has pixels {told}, but whole numbers"):
             read_image(str(path))
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **_: ran.append(args))
+    with pytest.raises(DataError, match=r"photo.jpg' \(ValueError: PostScript is a program\)"):
+        read_image(str(path))
+    assert not ran
 
 
 def test_an_orientation_in_the_exif_data_is_not_applied(tmp_path):

@@ -87,12 +87,13 @@ DAMAGES = {
     "lengths": lambda path: np.savez(path, **COLUMNS | {"label": np.zeros(3, "int32")}),
     "number": lambda path: np.savez(path, **COLUMNS | {"label": np.int32(1)}),
     "below": lambda path: np.savez(path, **COLUMNS | {"label": np.array([0, -1], "int32")}),
+    "columns": lambda path: np.savez(path, **COLUMNS | {"probability": np.ones((2, 5))}),
     "nan": lambda path: np.savez(path, **COLUMNS | {"probability": np.full((2, 1), np.nan)}),
     "none": lambda path: np.savez(path, **{name: array[:0] for name, array in COLUMNS.items()}),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", list(DAMAGES))
 def test_a_damaged_file_is_named(tmp_path, damage, deadline):
     assert read_predictions(tmp_path) is None
     write_predictions(tmp_path, COLUMNS)
@@ -102,18 +103,39 @@ def test_a_damaged_file_is_named(tmp_path, damage, deadline):
         read_predictions(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["nothing", "compressed"])
+DAMAGES |= {
+    "wider": lambda path: np.savez(
+        path, **COLUMNS | {"top": np.zeros((2, 3), "int32"), "probability": np.ones((2, 3))}
+    ),
+    "large": lambda path: np.savez(path, **COLUMNS | {"label": np.array([2**31 - 1, 0], "int32")}),
+}
+
+
+@pytest.mark.parametrize("damage", ["nothing", "compressed", "large"])
 def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys, damage):
-    outcomes = [outcome(trainer, seed, "base", 50.0) for trainer in "AB" for seed in (1, 2)]
+    more = {"num_classes": 2}
+    outcomes = [outcome(name, seed, "base", 50.0, **more) for name in "AB" for seed in (1, 2)]
     leave(tmp_path, outcomes)
     for record in tmp_path.rglob("results.json"):
         write_predictions(record.parent, COLUMNS)
     DAMAGES[damage](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
     assert main(["report", str(tmp_path), "--compare", "A"]) == 0
     said = capsys.readouterr().out
-    assert f"{NAME}' cannot be read (" in said and "+0.00 [+0.00, +0.00]" in said
+    why = "predictions that are not those" if damage == "large" else f"{NAME}' cannot be read ("
+    assert why in said and "+0.00 [+0.00, +0.00]" in said
+    for view in ("--metrics", "--classes"):
+        assert main(["report", str(tmp_path), view, "--plots", str(tmp_path / "plots")]) == 0
+        err = capsys.readouterr().err
+        assert "not in the plots: A, Base-to-new, emoji, base, 16 shots: " in err and why in err
+    assert len(list((tmp_path / "plots").iterdir())) == 6
+
+
+def test_runs_with_more_of_the_likeliest_classes_share_a_plot(tmp_path, capsys):
+    leave(tmp_path, [outcome("A", seed, "base", 50.0) for seed in (1, 2)])
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    DAMAGES["wider"](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
     assert main(["report", str(tmp_path), "--metrics", "--plots", str(tmp_path / "plots")]) == 0
-    assert f"not in the plots: A, Base-to-new, emoji, base, 16 shots: '{tmp_path}" in (
-        capsys.readouterr().err
+    assert (
+        len(list((tmp_path / "plots").iterdir())) == 3 and "not in" not in capsys.readouterr().err
     )
-    assert len(list((tmp_path / "plots").iterdir())) == 3

@@ -177,8 +177,8 @@ def released(spec, image, text, chunk_bytes, total):
     C = 1 - S
     if spec.token_level:
 
-        def similarity(C, mass, padded):  # one stopping decision per image and class
-            T = sinkhorn_released(C, b=mass, reg=spec.reg, group_dims=2, padded=padded).plan
+        def similarity(C, mass):  # one stopping decision per image and class
+            T = sinkhorn_released(C, b=mass, reg=spec.reg, group_dims=2).plan
             return (T * (1 - C)).sum((-2, -1))
 
         C = C + token_problems(spec, image, text, chunk_bytes).solve(similarity)

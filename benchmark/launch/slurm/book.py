@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file
 
 from .arrays import LOGS, Array, relative
@@ -37,8 +38,10 @@ class Book:
     def __post_init__(self):
         try:
             lines = read_file(self.path).decode(errors="replace").splitlines()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({error.strerror})", exit_code=1) from None
         for line in lines:
             try:
                 self._enter(json.loads(line))

@@ -11,11 +11,11 @@ _COUNT = "a whole number, 1 or more"
 
 # What a key must be, in words and as a test.
 _RULES = {
-    "TRAIN.PRINT_FREQ": (_COUNT, lambda n: n >= 1),
-    "DATALOADER.TRAIN_X.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
-    "DATALOADER.TRAIN_U.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
-    "DATALOADER.TEST.BATCH_SIZE": (_COUNT, lambda n: n >= 1),
-    "DATALOADER.K_TRANSFORMS": (_COUNT, lambda n: n >= 1),
+    "TRAIN.PRINT_FREQ": (_COUNT, lambda n: 1 <= n < 2**63),
+    "DATALOADER.TRAIN_X.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
+    "DATALOADER.TRAIN_U.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
+    "DATALOADER.TEST.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
+    "DATALOADER.K_TRANSFORMS": (_COUNT, lambda n: 1 <= n < 2**63),
     "DATALOADER.NUM_WORKERS": ("a whole number, 0 or more", lambda n: n >= 0),
     "DATASET.NUM_SHOTS": ("a number of images, or -1 for all", lambda n: n >= -1),
     "OPTIM.LR": (_FINITE, lambda x: 0 <= x <= _MOST),
@@ -24,7 +24,7 @@ _RULES = {
     "OPTIM.WARMUP_CONS_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.WARMUP_MIN_LR": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.BASE_LR_MULT": (_FINITE, lambda x: 0 <= x <= _MOST),
-    "OPTIM.MAX_EPOCH": (_COUNT, lambda n: n >= 1),
+    "OPTIM.MAX_EPOCH": (_COUNT, lambda n: 1 <= n < 2**63),
     "OPTIM.WARMUP_EPOCH": ("a number of epochs, or -1 for none", lambda n: n >= -1),
     "INPUT.SIZE": (
         "two whole numbers, 1 or more: height and width",

@@ -19,6 +19,8 @@ def read_image(path):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
     try:
         with Image.open(path) as image:
+            if image.format == "EPS":  # Pillow would have Ghostscript run it
+                raise ValueError("PostScript is a program")
             return _to_rgb(image, path)
     except DataError:
         raise

@@ -60,9 +60,10 @@ def test_linked_folders_are_looked_into_once(predict, tmp_path):
     asked.mkdir()
     (asked / "link").symlink_to(inside.parent)
     (inside.parent / "back").symlink_to(asked)
-    assert [line.split(": ")[0] for line in predict(asked).out.splitlines()] == [
-        f"{asked}/link/a.png"
-    ]
+    (asked / "b.png").symlink_to("nowhere")
+    told = predict(asked, code=1)
+    assert [line.split(": ")[0] for line in told.out.splitlines()] == [f"{asked}/link/a.png"]
+    assert f"skipped: '{asked}/b.png' is not there, or not a file\n" in told.err
 
 
 def test_a_folder_that_cannot_be_read_is_named(predict, tmp_path, monkeypatch):
@@ -149,5 +150,5 @@ def test_an_image_that_is_gone_by_then_is_left_out(predict, tmp_path, monkeypatc
 
     monkeypatch.setattr(module, "load_run", late)
     told = predict(tmp_path, code=1)
-    assert f"skipped: '{gone}' is no longer there\n" in told.err
+    assert f"skipped: '{gone}' is not there, or not a file\n" in told.err
     assert told.out.startswith(f"{good}: ") and "1 of 2 images could not be read" in told.err

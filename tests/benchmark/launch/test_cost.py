@@ -72,6 +72,7 @@ def test_operations_are_those_that_are_counted(trainer):
         ("few_shot eurosats", "did you mean 'eurosat'"),
         ("few_shot eurosat OPTIM.MAX_EPOCH -5", "MAX_EPOCH is -5 but must be a whole number"),
         ("few_shot eurosat DATALOADER.TRAIN_X.BATCH_SIZE 0", "TRAIN_X.BATCH_SIZE is 0 but must"),
+        (f"few_shot eurosat OPTIM.MAX_EPOCH 1{400 * '0'}", "must be a whole number, 1 or more"),
         ("few_shot eurosat OPTIM.LRR 0.1", "OPTIM has no 'LRR': did you mean 'LR'?"),
         ("few_shot image_folder", "ImageFolder reads the folder that --root"),
     ],

@@ -211,3 +211,10 @@ def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
     assert main(["report", str(tmp_path / "none"), "--logs", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert f"corrupt: {two}/log.txt cannot be read" in told and "90.00" in told
+
+
+@pytest.mark.parametrize("number", [".", "....", "999,999.5"])
+def test_a_log_with_a_number_that_cannot_be(tmp_path, number):
+    leave(tmp_path / FEW_SHOT.format(shots=16, seed=1), f"=> result\n* accuracy: {number}%\n")
+    ((found, problem),) = read(tmp_path).items()
+    assert problem == "unfinished"

@@ -1,5 +1,6 @@
 """Weights of OpenAI's CLIP: what is read, what is refused, and what never runs."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -183,7 +184,12 @@ def test_an_unknown_name_is_told_with_the_nearest():
 
 @pytest.mark.parametrize(
     "failure",
-    [urllib.error.URLError("no route"), RuntimeError("the SHA256 checksum does not match")],
+    [
+        urllib.error.URLError("no route"),
+        RuntimeError("the SHA256 checksum does not match"),
+        TypeError("int() argument must be a string"),  # no length in the answer of a proxy
+        http.client.IncompleteRead(b""),
+    ],
 )
 def test_a_download_that_fails_says_where_the_file_goes(monkeypatch, failure):
     def fail(url, root):

@@ -1,23 +1,35 @@
-"""The derivative of token costs against autograd's, and what classes share of them."""
+"""Token costs and their gradient, and what classes share of them."""
 
 import pytest
 import torch
 from torch import nn
 
-from trainers.prompting.transport.problems import TokenCosts, TokenProblems, TokenWeights
+from trainers.prompting.transport.problems import TokenProblems, TokenWeights, costs
 from trainers.prompting.transport.token_level import plain_token_distances
 
 
 @pytest.mark.parametrize("shared", [0, 1, 2])
 def test_token_costs_and_their_gradient(shared):
     torch.manual_seed(0)
-    shapes = (2, 2, 5, 3), (2, 4, 3, 3), (2, shared, 3)
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    r, own, common = inputs
-    s = torch.cat([common[:, None].expand(-1, 4, -1, -1), own], 2)
-    cost = 1 - torch.einsum("bmpd,nkld->bkmnlp", r, s)
-    torch.testing.assert_close(TokenCosts.apply(*inputs), cost)
-    assert torch.autograd.gradcheck(TokenCosts.apply, inputs)
+    shapes = (2, 2, 5, 3), (2, 4, 3, 3), (2, 1, shared, 3)
+    r, own, common = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    some = torch.tensor([3, 0])
+
+    def costs_of(r, own, common):
+        s = torch.cat([common.expand(-1, 4, -1, -1), own], 2)
+        return costs(r, s, some, shared, shared + 2)
+
+    s = torch.cat([common.expand(-1, 4, -1, -1), own], 2)[:, some, : shared + 2]
+    expected = 1 - torch.einsum("bmpd,nkld->bkmnpl", r, s)
+    torch.testing.assert_close(costs_of(r, own, common), expected)
+    found, wanted = (
+        torch.autograd.grad((C**2).sum(), (r, own, common))
+        for C in (costs_of(r, own, common), expected)
+    )
+    for x, y in zip(found, wanted, strict=True):
+        torch.testing.assert_close(x, y)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 20])
@@ -64,8 +76,8 @@ def test_every_problem_is_in_one_piece():
         mass[:, k, :length] = 1 / length
     mass[1, 2] = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])  # shorter under one prompt
     weights = TokenWeights(mass)
-    groups = [(g.length, g.classes.tolist(), g.padded) for g in weights.groups]
-    assert groups == [(1, [5], False), (2, [1, 3, 4], False), (4, [2], True), (5, [0], False)]
+    groups = [(length, classes.tolist()) for length, classes in weights.groups]
+    assert groups == [(1, [5]), (2, [1, 3, 4]), (4, [2]), (5, [0])]
     r, s = torch.rand(5, 2, 3, 4), torch.rand(2, 6, 5, 4)
     for chunk_bytes in (1, 300, 700, 1 << 20):
         seen = torch.zeros(5, 6)

@@ -81,12 +81,10 @@ def test_released_rule_falls_back_to_the_kernel():
     assert (result.iterations[0] < 100).all()
 
 
-def test_the_host_looks_when_it_must():
+def test_the_host_never_looks():
     """On the meta device, which has no values, a look raises."""
     cost, b = torch.rand(2, 3, 5, 4, device="meta"), torch.rand(4, device="meta")
-    assert sinkhorn_released(cost, b=b, padded=True).plan.shape == cost.shape
-    with pytest.raises(RuntimeError, match="meta"):  # are there weights of 0?
-        sinkhorn_released(cost, b=b)
+    assert sinkhorn_released(cost, b=b).plan.shape == cost.shape
 
 
 @pytest.mark.parametrize("group_dims", [0, 1, 2])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
-from .checkpoints import check_dense
+from .checkpoints import check_dense, is_dense
 
 if TYPE_CHECKING:
     from ..method import Method
@@ -76,7 +76,8 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
     Raises:
         UserError: a value cannot be that of a buffer.
     """
-    check_dense(key, value)
+    if is_dense(own) or not torch.is_tensor(value):
+        check_dense(key, value)
     if own.numel() and value.shape != own.shape:
         raise UserError(
             f"The checkpoint's '{key}' has shape {tuple(value.shape)} but the method's has "

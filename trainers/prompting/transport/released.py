@@ -20,14 +20,12 @@ def sinkhorn_released(
     tol: float = 1e-2,
     max_iter: int = 100,
     group_dims: int | None = None,
-    padded: bool | None = None,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> SinkhornResult:
     """What the published code of ALIGN and PLOT computes; else as `sinkhorn`.
 
     Args:
         group_dims: how many of the last batch dimensions make a group; None is all of them.
-        padded: whether some weights are 0; None looks.
         total: adds up a number of each group over what shares it, such as other processes.
 
     Raises:
@@ -38,7 +36,7 @@ def sinkhorn_released(
     if not 0 <= dims <= len(batch):
         raise ValueError(f"group_dims is {dims}, but cost has {len(batch)} batch dimensions")
     size = None if dims == len(batch) else math.prod(batch[len(batch) - dims :]) or 1
-    return Released(reg, tol, max_iter, size=size, total=total)(cost, a, b, padded)
+    return Released(reg, tol, max_iter, size=size, total=total)(cost, a, b)
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Released(Sinkhorn):
         return ~(change / rows < self.tol)
 
     def finish(self, scalings, state):
-        T = scalings.plan(state.u, scalings.v(state.w))
+        T = scalings.kernel * state.u * scalings.v(state.w).mT
         (broken,) = self.of_groups(T.isnan().to(T.dtype))
         T = torch.where(broken > 0, scalings.kernel, T)
         T = torch.where((scalings.a > 0) & (scalings.b > 0).mT, T, 0)

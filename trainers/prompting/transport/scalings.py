@@ -59,8 +59,8 @@ class Scalings:
         return (v * w - self.b).abs().sum(-1, keepdim=True)
 
     def plan(self, u: Tensor, v: Tensor) -> Tensor:
-        """T = diag(v) K diag(u), (n, L, P)."""
-        return (self.kernel * u).mul_(v.mT)
+        """T = diag(v) K diag(u), (n, L, P), written over K: no other step can follow."""
+        return self.kernel.mul_(u).mul_(v.mT)
 
 
 class LogScalings(Scalings):
@@ -86,7 +86,7 @@ class LogScalings(Scalings):
         return ((v + w).exp() - self.b).abs().sum(-1, keepdim=True)
 
     def plan(self, u, v):
-        return (self.kernel + u).add_(v.mT).exp_()
+        return self.kernel.add_(u).add_(v.mT).exp_()
 
 
 @dataclass

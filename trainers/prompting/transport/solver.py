@@ -25,7 +25,7 @@ arXiv:1306.0895.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,10 +108,9 @@ class Sinkhorn:
     `iterate` is the loop; `scalings`, `start`, `waits`, `unfinished` and `finish` are its parts.
     `torch.export` traces the same loop: all problems of a program go on together.
 
-    On an accelerator the host waits for what the caller does not know alone: `spread` (once a
-    chunk) and `padded` (once or twice). There a known `spread` chooses the arithmetic, and all
-    `max_iter` iterations are computed: to stop earlier, the host would have to wait. A problem
-    that has converged keeps its v, so the result is the same.
+    On an accelerator the host waits for an unknown `spread` alone, once a chunk. There a known one
+    chooses the arithmetic, and all `max_iter` iterations are computed: to stop earlier, the host
+    would have to wait. A problem that has converged keeps its v, so the result is the same.
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
@@ -129,42 +128,30 @@ class Sinkhorn:
         check_settings(self.reg, self.tol, self.max_iter)
 
     def __call__(
-        self,
-        cost: Tensor,
-        a: Tensor | None = None,
-        b: Tensor | None = None,
-        padded: bool | None = None,
+        self, cost: Tensor, a: Tensor | None = None, b: Tensor | None = None
     ) -> SinkhornResult:
-        """Solves a batch of problems.
-
-        Args:
-            cost, a, b: as in `sinkhorn`.
-            padded: whether some weights are 0; None looks.
-        """
-        traced = torch.compiler.is_compiling()
+        """Solves a batch of problems, as `sinkhorn`."""
         full_a, full_b = weights(cost, a, b)
-        if padded is None:
-            padded = traced or not all(w is None or bool((w > 0).all()) for w in (a, b))
         *batch, P, L = cost.shape
         n = math.prod(batch)
         C = cost.detach().reshape(n, P, L).mT
         full_a, full_b = full_a.reshape(n, 1, P), full_b.reshape(n, 1, L)
         chunks = [(C, full_a, full_b)]
-        if not traced:
+        if not torch.compiler.is_compiling():
             size = self.chunk_size(C)
             chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
         with full_precision(cost.device.type):
-            solved = [self.solve(*chunk, padded) for chunk in chunks]
+            solved = [self.solve(*chunk, uniform=a is None and b is None) for chunk in chunks]
         plan, distance, iterations, error = joined(solved)
         plan, distance = plan.mT.reshape(cost.shape), distance.reshape(batch)
         if cost.requires_grad and torch.is_grad_enabled():
             distance = PlanDistance.apply(cost, plan, distance)
         return SinkhornResult(plan, distance, iterations.reshape(batch), error.reshape(batch))
 
-    def solve(self, C: Tensor, a: Tensor, b: Tensor, padded: bool) -> Solved:
-        """Solves the problems of a chunk."""
+    def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> Solved:
+        """Solves the problems of a chunk; `uniform`: no weight is 0."""
         C, padding = C.to(a.dtype).contiguous(), None
-        if padded:
+        if not uniform:
             padding = (a == 0) | (b == 0).mT
             C = C.masked_fill(padding, 0)
         solved: list[Solved] = []
@@ -194,7 +181,7 @@ class Sinkhorn:
             w = scalings.w(u)
             waits = self.waits(t)
             if traced or not waits:
-                iterations = torch.where(active, t, iterations)
+                iterations = iterations.masked_fill(active, t)
                 unfinished = self.unfinished(scalings, before, u, v, w) | waits
                 active = active & unfinished & (t < self.max_iter)
             v = torch.where(active, scalings.v(w), v)
@@ -226,35 +213,36 @@ class Sinkhorn:
         mean = (torch.bmm(a, C.mT) / a.sum(-1, keepdim=True)).nan_to_num(0, 0, 0).mT
         if padding is not None:
             C = torch.where(padding, mean, C)
-        for Steps, dtype, index in self.arithmetics(C, mean):
-            costs, *rest = (x[index].to(dtype) for x in (C, mean, a, b))
-            yield index, costs, Steps.of((rest[0] - costs).div_(self.reg), *rest[1:])
+        shifted = mean - C
+        for Steps, dtype, index in self.arithmetics(shifted):
+            costs, x, *weights_ = (z[index].to(dtype) for z in (C, shifted, a, b))
+            if dtype != C.dtype:  # without the rounding of what is narrower
+                x = mean[index].to(dtype) - costs
+            yield index, costs, Steps.of(x.div_(self.reg), *weights_)
 
-    def arithmetics(self, C, mean) -> list[tuple[type[Scalings], torch.dtype, slice | Tensor]]:
-        """For each problem the first arithmetic that is safe for its costs.
+    def arithmetics(self, shifted: Tensor) -> list[tuple[type[Scalings], torch.dtype, Any]]:
+        """For each problem the first arithmetic that is safe, by its mean C - C.
 
         Raises:
             ValueError: see `sinkhorn`.
         """
-        wide = widest(C.device)
-        choices = [(Scalings, C.dtype), (Scalings, wide), (LogScalings, wide)]
+        wide = widest(shifted.device)
+        choices = [(Scalings, shifted.dtype), (Scalings, wide), (LogScalings, wide)]
         bounds = [self.reg * exponent_bound(dtype) for _, dtype in choices[:2]]
         traced, spread = torch.compiler.is_compiling(), self.spread
         if traced and spread is None:
             spread = math.inf
-        looks = looks_are_free(C.device) and not traced
+        looks = looks_are_free(shifted.device) and not traced
         if spread is not None and (spread <= bounds[0] or not looks):
             return [(*choices[sum(spread > bound for bound in bounds)], slice(None))]
-        shifted = mean - C
-        least, greatest = shifted.amin((1, 2)), shifted.amax((1, 2))
-        if spread is None and bool((least.isnan() | (greatest == math.inf)).any()):
+        far = torch.linalg.vector_norm(shifted, math.inf, (1, 2))
+        if bool((far <= bounds[0]).all()):
+            return [(*choices[0], slice(None))]
+        if spread is None and bool((shifted.isnan() | (shifted == math.inf)).any()):
             raise ValueError("cost has entries that are nan or -inf where there is mass")
-        far = torch.maximum(-least, greatest)
         kinds = (far[:, None] > far.new_tensor(bounds)).sum(1)
-        first, *others = kinds.unique().tolist() or [0]
-        if not others:
-            return [(*choices[first], slice(None))]
-        return [(*choices[k], (kinds == k).nonzero()[:, 0]) for k in (first, *others)]
+        indices = [(kinds == kind).nonzero()[:, 0] for kind in range(len(choices))]
+        return [(*c, index) for c, index in zip(choices, indices, strict=True) if len(index)]
 
     def start(self, scalings: Scalings) -> tuple[Tensor, Tensor]:
         """The first u, which nothing reads, and v."""

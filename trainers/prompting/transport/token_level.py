@@ -33,7 +33,7 @@ def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
     if plan == "uniform":
         return uniform_token_distances(problems)
     if plan == "nearest":
-        return problems.solve(lambda C, mass, padded: nearest_distance(C, mass))
+        return problems.solve(lambda C, mass: nearest_distance(C, mass))
     if problems.r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         try:
             from . import triton_kernels as kernels
@@ -56,7 +56,7 @@ def plain_token_distances(problems: TokenProblems) -> Tensor:
     if problems.reg >= LEAST_REG and not simple:
         return without_gradient(problems)
     solver = Sinkhorn(problems.reg, problems.tol, problems.max_iter, spread=COSINES)
-    return problems.solve(lambda C, mass, padded: solver(C, b=mass, padded=padded).distance)
+    return problems.solve(lambda C, mass: solver(C, b=mass).distance)
 
 
 def without_gradient(problems: TokenProblems) -> Tensor:
@@ -82,7 +82,7 @@ def without_gradient(problems: TokenProblems) -> Tensor:
         kernel_first = x_first.exp()
         kernel_x_first = x_first.mul_(kernel_first)
         found = r.new_empty(B, K, M, N)
-        for images, classes, length, _ in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
+        for images, classes, length in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
             own = length - shared
             tokens = s.index_select(1, classes)[:, :, shared:length].reshape(-1, D)
             shape = len(mean[images]), M, N, len(classes)
