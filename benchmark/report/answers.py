@@ -51,7 +51,8 @@ def arrays_of(folder: Path, accuracy: float, classes: float | None) -> dict[str,
 
     Args:
         folder: of the run.
-        accuracy: in %; classes: their number, where it is known; as its results have them.
+        accuracy: in %, as its results have it.
+        classes: their number, where its results have it.
 
     Raises:
         UserError: it left none, or they are not those of its results.
