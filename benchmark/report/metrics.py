@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocols.base import Protocol, shots_text
-from .names import dataset_name
+from .names import dataset_title
 from .results import Outcome
 from .tables import ONE_SEED, Cell, Table, first_head, line_name, spread_note
 
@@ -50,9 +50,9 @@ class Test:
     def where(self) -> str:
         """The protocol, the data set, the classes and the shots, in words."""
         row, protocol = self.first, self.first.protocol
-        what = [protocol.title, dataset_name(row.dataset)]
+        what = [protocol.title, dataset_title(row.dataset)]
         if row.source not in ("", row.dataset):
-            what[1] += f" from {dataset_name(row.source)}"
+            what[1] += f" from {dataset_title(row.source)}"
         if len(protocol.columns) > 1:
             what.append(protocol.columns[self.column].lower())
         if row.settings:

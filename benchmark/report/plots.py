@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ..protocols.base import Plot, shots_text
 from .methods import looks
-from .names import dataset_name, method_name
+from .names import dataset_title, method_name
 from .rows import lines
 from .tables import average_name
 
@@ -111,7 +111,7 @@ def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
             x = row.settings[plot.x]
         if x is None:
             continue
-        title = average_name(row).capitalize() if row.average else dataset_name(row.dataset)
+        title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
         if several:
             title += f", {shots_text(row.shots)}"
         panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
@@ -123,7 +123,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     """A panel for each source and number of shots, a line for each data set and the average."""
     panels = {}
     for _, members in rows.groupby("table", sort=False):
-        names = {row.Index: dataset_name(row.dataset) for row in members.itertuples()}
+        names = {row.Index: dataset_title(row.dataset) for row in members.itertuples()}
         names |= dict.fromkeys(members.index[members["average"]], "Average")
         places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
         curves = defaultdict(list)
@@ -133,7 +133,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
                 curves[row.method].append(point)
         if curves:
             first = members.iloc[0]
-            title = f"From {dataset_name(first['source'])}, {shots_text(first['shots'])}"
+            title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
             panels[title] = Panel(curves, {place: name for name, place in places.items()})
     return panels
 

@@ -12,7 +12,7 @@ from trainers.prompting.errors import printable
 from ..protocols.base import Protocol, shots_text
 from . import published
 from .methods import rank
-from .names import dataset_name, method_name
+from .names import dataset_title, method_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +170,7 @@ def place_name(row) -> str:
         return row.protocol.columns[row.column]
     if row.protocol.across == "shots":
         return shots_text(row.shots)
-    return "Average" if row.average else dataset_name(row.dataset)
+    return "Average" if row.average else dataset_title(row.dataset)
 
 
 def _ours(row) -> Cell:
@@ -254,8 +254,8 @@ def _title(members: pd.DataFrame) -> str:
 def table_name(row) -> str:
     """What a table is of, in the words of its protocol: `Few-shot on DTD`."""
     return row.protocol.table_title.format(
-        dataset=dataset_name(row.dataset),
-        source=dataset_name(row.source),
+        dataset=dataset_title(row.dataset),
+        source=dataset_title(row.source),
         tried=" and ".join(row.settings),
     )
 
