@@ -5,7 +5,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trainers.prompting.errors import UserError
 
 from .names import motif
 from .results import Outcome
+
+Found = TypeVar("Found")
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
 OTHERS = "predictions that are not those of its results.json, repeat the run"
@@ -32,8 +34,8 @@ def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, 
 
 
 def each_seed(
-    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], object]
-) -> tuple[dict[int, object], dict[str, list[int]]]:
+    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], Found]
+) -> tuple[dict[int, Found], dict[str, list[int]]]:
     """What is read of the runs, by seed; and what cannot be read, with the seeds."""
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
@@ -49,7 +51,8 @@ def arrays_of(folder: Path, accuracy: float, classes: float | None) -> dict[str,
 
     Args:
         folder: of the run.
-        accuracy: in %; classes: their number, where it is known; as its results have them.
+        accuracy: in %, as its results have it.
+        classes: their number, where its results have it.
 
     Raises:
         UserError: it left none, or they are not those of its results.
@@ -67,7 +70,7 @@ def arrays_of(folder: Path, accuracy: float, classes: float | None) -> dict[str,
 
 def facts(outcome: Outcome) -> tuple:
     """The arguments of `arrays_of`."""
-    return outcome.run.folder, outcome.result["accuracy"], outcome.result.get("num_classes")
+    return outcome.run.folder, outcome.accuracy, (outcome.result or {}).get("num_classes")
 
 
 def _answers(outcome: Outcome) -> Answers:

@@ -56,6 +56,7 @@ def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
 
 
 def build_parser() -> Parser:
+    """The parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
     add = parser.add_argument
     add("output", type=Path, nargs="?", default=Path("output"), help="(default: %(default)s)")

@@ -13,7 +13,7 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from .answers import Answers, answers, classes, motifs
-from .names import by_artist, dataset_name
+from .names import by_artist, dataset_title
 from .paired import Difference, Pair, difference, holm
 from .results import Outcome
 from .tables import (
@@ -114,6 +114,7 @@ class Comparisons:
     """
 
     def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
+        """Compare; what cannot be compared is noted."""
         self.method, self.resample = method, resample
         measured = rows[~rows["average"]]
         tables = [_named(members) for _, members in measured.groupby("table", sort=False)]
@@ -341,4 +342,4 @@ def _where(row, columns) -> str:
     """Where in the tables, in words."""
     shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
     names = [row.protocol.columns[column] for column in columns]
-    return ", ".join([dataset_name(row.dataset), *shots, *names])
+    return ", ".join([dataset_title(row.dataset), *shots, *names])

@@ -14,7 +14,7 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import shots_text
 from . import published
-from .names import dataset_name
+from .names import dataset_title
 from .tables import AVERAGE_H, INCOMPLETE, PUBLISHED, Cell, Table, average_name, tables
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def as_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
+    """Text in LaTeX."""
     return printable(text).translate(ESCAPED)
 
 
@@ -139,7 +140,7 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     for number, table in enumerate(group):
         lines = [_row(line) for line in marked(_for_paper(table, list(names)))]
         of = table.first
-        what = average_name(of).capitalize() if of.average else dataset_name(of.dataset)
+        what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
         block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
         blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], [lines]))
     caption = _caption(group)
@@ -189,7 +190,7 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     body = [r"\small\setlength{\tabcolsep}{4pt}"]
     body += tabular("l" + "c" * len(names), head, [lines])
-    what = f"{first.protocol.title} from {dataset_name(first.source)}, {shots}"
+    what = f"{first.protocol.title} from {dataset_title(first.source)}, {shots}"
     caption = _joined([f"{what}: accuracy (%).", *_caption([table])])
     label = f"{first.protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members))

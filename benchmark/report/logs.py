@@ -155,7 +155,8 @@ def accuracy(log: str) -> float | None:
     What is tested between the epochs of a training, or on validation images, does not count. The
     numbers of images give more digits than the one behind the point of the log's own accuracy.
     """
-    training, split, block, value = False, "test", {}, None
+    training, split, value = False, "test", None
+    block: dict[str, float] = {}
     for line in log.splitlines():
         if EPOCH.match(line):
             training = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..protocols.base import Protocol, shots_text
-from .names import dataset_name
+from .names import dataset_title
 from .results import Outcome
 from .tables import ONE_SEED, Cell, Table, first_head, line_name, spread_note
 
@@ -49,9 +50,9 @@ class Test:
     def where(self) -> str:
         """The protocol, the data set, the classes and the shots, in words."""
         row, protocol = self.first, self.first.protocol
-        what = [protocol.title, dataset_name(row.dataset)]
+        what = [protocol.title, dataset_title(row.dataset)]
         if row.source not in ("", row.dataset):
-            what[1] += f" from {dataset_name(row.source)}"
+            what[1] += f" from {dataset_title(row.source)}"
         if len(protocol.columns) > 1:
             what.append(protocol.columns[self.column].lower())
         if row.settings:
@@ -65,13 +66,14 @@ class Test:
 
     def values(self, method: str, key: str) -> list:
         """A metric of each seed of a method that has it."""
-        found = [outcome.result.get(key) for outcome in self.runs[method].values()]
+        found = [(outcome.result or {}).get(key) for outcome in self.runs[method].values()]
         return [value for value in found if value is not None]
 
     def problems(self, key: str) -> list[str]:
+        """The methods that lack a metric, with the seeds."""
         found = []
         for method, runs in self.runs.items():
-            seeds = [str(seed) for seed, o in runs.items() if o.result.get(key) is None]
+            seeds = [str(seed) for seed, o in runs.items() if (o.result or {}).get(key) is None]
             if seeds:
                 found.append(f"{method}: {MISSING} [seed {', '.join(seeds)}]")
         return found
@@ -96,14 +98,34 @@ def tests(rows: pd.DataFrame) -> list[Test]:
     return found
 
 
-class Metrics:
-    """A table for each test: a line for each method, a column for each metric."""
+class _OfTests(ABC):
+    """Something about each test: a table, and the same as records.
+
+    Args:
+        rows: of any protocols.
+    """
 
     def __init__(self, rows: pd.DataFrame):
         self.tests = tests(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
-        return _by_protocol(self.tests, self._table)
+        """Those of each protocol."""
+        groups = defaultdict(list)
+        for test in self.tests:
+            groups[test.first.protocol].append(self._table(test))
+        return dict(groups)
+
+    @abstractmethod
+    def _table(self, test: Test) -> Table:
+        """The table of a test."""
+
+    @abstractmethod
+    def records(self) -> list[dict]:
+        """What the tables say with plain numbers, for machines."""
+
+
+class Metrics(_OfTests):
+    """A table for each test: a line for each method, a column for each metric."""
 
     def _table(self, test: Test) -> Table:
         head = [first_head(test.first.protocol), *(metric.head for metric in METRICS.values())]
@@ -116,6 +138,7 @@ class Metrics:
         return Table(f"{test.where}: metrics", head, lines, caption, problems)
 
     def records(self) -> list[dict]:
+        """Each line of the tables."""
         return [
             _record(test, method)
             | {key: mean(found) if (found := test.values(method, key)) else None for key in METRICS}
@@ -124,14 +147,8 @@ class Metrics:
         ]
 
 
-class Classes:
+class Classes(_OfTests):
     """A table for each test: a line for each class, its accuracy with each method."""
-
-    def __init__(self, rows: pd.DataFrame):
-        self.tests = tests(rows)
-
-    def tables(self) -> dict[Protocol, list[Table]]:
-        return _by_protocol(self.tests, self._table)
 
     def _table(self, test: Test) -> Table:
         found = {method: self._accuracies(test, method) for method in test.runs}
@@ -157,19 +174,13 @@ class Classes:
         return {name: mean(values) for name, values in found.items()}
 
     def records(self) -> list[dict]:
+        """Each cell of the tables."""
         return [
             _record(test, method) | {"class": name, "accuracy": accuracy}
             for test in self.tests
             for method in test.runs
             for name, accuracy in self._accuracies(test, method).items()
         ]
-
-
-def _by_protocol(found: list[Test], make) -> dict[Protocol, list[Table]]:
-    groups = defaultdict(list)
-    for test in found:
-        groups[test.first.protocol].append(make(test))
-    return dict(groups)
 
 
 def _cell(values: list[float], metric: Metric) -> Cell:

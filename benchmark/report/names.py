@@ -58,7 +58,7 @@ def by_artist(datasets: Collection[str]) -> dict[str, set[str]]:
     return found if len(found) > 1 else {}
 
 
-def dataset_name(dataset: str) -> str:
+def dataset_title(dataset: str) -> str:
     """A data set as a reader knows it: `FGVC-Aircraft`; `NAME` of `image_folder=NAME`."""
     return DATASETS.get(dataset, dataset.rpartition("=")[2])
 

@@ -93,7 +93,7 @@ def difference(blocks: list[Block], of_averages: bool = False) -> Difference:
     return Difference(value, value - half, value + half, _p(abs(value), found))
 
 
-def harmonic(base: np.ndarray, new: np.ndarray) -> np.ndarray:
+def harmonic(base: np.ndarray | float, new: np.ndarray | float) -> np.ndarray:
     """H, the harmonic mean; 0 where both are."""
     total = base + new
     return 2 * base * new / np.where(total == 0, 1, total)
@@ -129,9 +129,11 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
     seeds, columns = np.unique(np.concatenate([p.seeds for p in pairs]), return_inverse=True)
     U, S = len(first), len(seeds)
     cells, contributions, by_seed = [], [], np.zeros(S)
-    rows = np.split(rows, np.cumsum([len(pair.units) for pair in pairs])[:-1])
-    columns = np.split(columns, np.cumsum([len(pair.seeds) for pair in pairs])[:-1])
-    for pair, (ours, theirs), row, column in zip(pairs, cycle(slopes), rows, columns, strict=False):
+    unit_rows = np.split(rows, np.cumsum([len(pair.units) for pair in pairs])[:-1])
+    seed_columns = np.split(columns, np.cumsum([len(pair.seeds) for pair in pairs])[:-1])
+    for pair, (ours, theirs), row, column in zip(
+        pairs, cycle(slopes), unit_rows, seed_columns, strict=False
+    ):
         gains = 100 * (ours * pair.ours - theirs * pair.theirs) / pair.ours.size  # (S, n)
         by_seed[column] += gains.sum(axis=1) - gains.sum() / len(gains)
         cells.append((row + U * column[:, None]).ravel())
@@ -139,7 +141,7 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
     # Units that are first seen in one place are draws of one kind, such as motifs of base classes.
     kind = places[first]
     freedom = np.maximum(np.bincount(kind) - 1, 1)
-    table = np.bincount(np.concatenate(cells), np.concatenate(contributions), U * S)
+    table: np.ndarray = np.bincount(np.concatenate(cells), np.concatenate(contributions), U * S)
     table = table.reshape(S, U) * ((freedom + 1) / freedom)[kind] ** 0.5
     by_unit = table.sum(axis=0)
     units = np.bincount(kind, by_unit**2)

@@ -4,7 +4,7 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 
 from ..protocols.base import Plot, shots_text
 from .methods import looks
-from .names import dataset_name, method_name
+from .names import dataset_title, method_name
 from .rows import lines
 from .tables import average_name
 
 LINES = ["-", "--", ":", "-."]  # of one method's first, second, ... curve: its configs, its logs
 
-RC = {
+RC: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -96,7 +96,7 @@ def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
     if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
         positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
     several = rows["shots"].nunique() > 1 and not positions
-    ticks = {position: str(shots) for shots, position in positions.items()}
+    ticks: dict[float, str] = {position: str(shots) for shots, position in positions.items()}
     panels: dict[str, Panel] = {}
     for line in sorted(lines(rows), key=lambda line: not line[plot.y].average):
         row = line[plot.y]
@@ -111,7 +111,7 @@ def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
             x = row.settings[plot.x]
         if x is None:
             continue
-        title = average_name(row).capitalize() if row.average else dataset_name(row.dataset)
+        title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
         if several:
             title += f", {shots_text(row.shots)}"
         panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
@@ -123,7 +123,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     """A panel for each source and number of shots, a line for each data set and the average."""
     panels = {}
     for _, members in rows.groupby("table", sort=False):
-        names = {row.Index: dataset_name(row.dataset) for row in members.itertuples()}
+        names = {row.Index: dataset_title(row.dataset) for row in members.itertuples()}
         names |= dict.fromkeys(members.index[members["average"]], "Average")
         places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
         curves = defaultdict(list)
@@ -133,7 +133,7 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
                 curves[row.method].append(point)
         if curves:
             first = members.iloc[0]
-            title = f"From {dataset_name(first['source'])}, {shots_text(first['shots'])}"
+            title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
             panels[title] = Panel(curves, {place: name for name, place in places.items()})
     return panels
 
@@ -262,10 +262,10 @@ def _points(axis: Axes, points: list[Point], style: dict):
     style = style | {"markersize": 8 if style["marker"] == "*" else 4.5}
     for name in ("x_spread", "y_spread"):
         barred = [point for point in points if getattr(point, name)]
+        bars: dict[str, Any] = {f"{name[0]}err": [getattr(point, name) for point in barred]}
         axis.errorbar(
             [point.x for point in barred], [point.y for point in barred],
-            **{f"{name[0]}err": [getattr(point, name) for point in barred]}, color=style["color"],
-            fmt="none", elinewidth=0.8, capsize=1.5,
+            **bars, color=style["color"], fmt="none", elinewidth=0.8, capsize=1.5,
         )  # fmt: skip
     x, y = [point.x for point in points], [point.y for point in points]
     (line,) = axis.plot(x, y, **style, linewidth=1.2)

@@ -127,7 +127,7 @@ def _key(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Key:
 
 def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:
     """A sentence on where the numbers of these methods are printed; none without any method."""
-    shown, methods = set(shown), defaultdict(list)
+    shown, methods = set(shown), defaultdict[str, list[str]](list)
     for key, theirs in numbers(protocol).items():
         name = method_name(key.trainer)
         if key.trainer in shown and name not in methods[theirs.source]:

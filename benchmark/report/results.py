@@ -39,6 +39,11 @@ class Outcome:
     problem: str | None = None
 
     @property
+    def accuracy(self) -> float:
+        """That of a run with results (%)."""
+        return (self.result or {})["accuracy"]
+
+    @property
     def seconds(self) -> float:
         """How long the run worked, by its own account."""
         result = self.result or {}

@@ -188,7 +188,7 @@ def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> l
             problems[run.column].append(f"{run.outcome.problem} [seed {run.seed}]")
         else:
             outcomes[run.column][run.seed] = run.outcome
-    results = [(o.run, o.result) for of in outcomes.values() for o in of.values()]
+    results = [(o.run, o.result or {}) for of in outcomes.values() for o in of.values()]
     splits = {result.get("split") or "test" for _, result in results}
     backbones = {result.get("backbone") for _, result in results}
     fits = not first.label and backbones == {published.BACKBONE} and splits == {"test"}
@@ -207,7 +207,7 @@ def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> l
         parts = ("base", "new") if column == "h" else (column,)
         runs = {part: outcomes[part] for part in parts}
         whole = set.intersection(*map(set, runs.values()))
-        accuracies = [[of[seed].result["accuracy"] for of in runs.values()] for seed in whole]
+        accuracies = [[of[seed].accuracy for of in runs.values()] for seed in whole]
         values = [float(harmonic(*each)) if column == "h" else each[0] for each in accuracies]
         row = shared | {
             "column": column,

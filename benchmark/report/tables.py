@@ -12,7 +12,7 @@ from trainers.prompting.errors import printable
 from ..protocols.base import Protocol, shots_text
 from . import published
 from .methods import rank
-from .names import dataset_name, method_name
+from .names import dataset_title, method_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,8 @@ class Table:
     seeds: int = 0
     cited: set[str] = field(default_factory=set)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Write out what could leave a line."""
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
         self.lines = [
@@ -82,9 +83,9 @@ class Table:
             place: 1 for the second best, and so on.
         """
         values = {
-            i: round(line[column].value, 2)
+            i: round(value, 2)
             for i, line in enumerate(self.lines)
-            if line[column].value is not None
+            if (value := line[column].value) is not None
         }
         ranked = sorted(set(values.values()), reverse=True)
         if len(ranked) < max(2, place + 1):
@@ -169,7 +170,7 @@ def place_name(row) -> str:
         return row.protocol.columns[row.column]
     if row.protocol.across == "shots":
         return shots_text(row.shots)
-    return "Average" if row.average else dataset_name(row.dataset)
+    return "Average" if row.average else dataset_title(row.dataset)
 
 
 def _ours(row) -> Cell:
@@ -253,8 +254,8 @@ def _title(members: pd.DataFrame) -> str:
 def table_name(row) -> str:
     """What a table is of, in the words of its protocol: `Few-shot on DTD`."""
     return row.protocol.table_title.format(
-        dataset=dataset_name(row.dataset),
-        source=dataset_name(row.source),
+        dataset=dataset_title(row.dataset),
+        source=dataset_title(row.source),
         tried=" and ".join(row.settings),
     )
 
