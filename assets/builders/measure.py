@@ -1,6 +1,6 @@
 """What the embedded data sets leave to gain: a table that does not depend on any method.
 
-    python -m assets.builders.measure --weights assets/emoji_clip.safetensors
+    python -m assets.builders.measure --weights trainers/prompting/embedded/emoji_clip.safetensors
 
 For each data set with base and new classes it prints zero-shot accuracy with `a photo of a {}.` and
 with one of some hand-written sentences about the pictures' look (the one that is best on training

@@ -92,3 +92,12 @@ def test_names_are_listed():
     methods = trainers.prompting.list_methods()
     assert {"ALIGN", "CoOp", "ZeroshotCLIP"} <= set(methods) and methods == sorted(methods)
     assert {"emoji", "ViT-B/16"} <= set(trainers.prompting.list_backbones())
+
+
+def test_no_path_leads_out_of_the_folder():
+    """Data that the package needs lie in it: it is copied into other checkouts."""
+    for path in SOURCES:
+        depth = len(path.relative_to(ROOT / "trainers" / "prompting").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "parents":
+                assert int(ast.unparse(node.slice)) < depth, path

@@ -13,7 +13,7 @@ from .model.spec import PromptSpec, clean
 from .running import ranks
 from .storage.files import read_json
 
-EMBEDDED = {"emoji": Path(__file__).resolve().parents[2] / "assets" / "emoji_sentences.json"}
+EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
 
 
 class Teacher:
