@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .model.learner import Contexts as Contexts
     from .model.prompted_clip import Parts as Parts
     from .model.prompted_clip import PromptedCLIP as PromptedCLIP
-    from .model.spec import PromptSpec as PromptSpec
     from .scores import register_score as register_score
+    from .spec import PromptSpec as PromptSpec
     from .teacher import Teacher as Teacher
     from .trainer.config import build_method as build_method
     from .trainer.config import prompt_spec as prompt_spec
@@ -32,7 +32,7 @@ _MODULES = {
     "Contexts": "model.learner",
     "Method": "method",
     "Parts": "model.prompted_clip",
-    "PromptSpec": "model.spec",
+    "PromptSpec": "spec",
     "PromptedCLIP": "model.prompted_clip",
     "Teacher": "teacher",
     "UserError": "errors",

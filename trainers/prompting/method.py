@@ -10,7 +10,7 @@ from torch import nn
 
 from .errors import UserError, check_name
 from .model.prompted_clip import Output, PromptedCLIP
-from .model.spec import PromptSpec
+from .spec import PromptSpec
 from .storage import state
 
 METHODS: dict[str, type["Method"]] = {}

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
-from .model.spec import PromptSpec, clean
 from .running import ranks
+from .spec import PromptSpec, clean
 from .storage.files import read_json
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}

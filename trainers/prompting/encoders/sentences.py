@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ..backbones.family import Tokenizer
 from ..errors import UserError
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 
 CSC_SLOT = -1  # marks a slot that differs between classes
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from ..backbones import family_of
 from ..errors import UserError
-from ..model.spec import PromptSpec, clean
 from ..running.memory import Footprint
+from ..spec import PromptSpec, clean
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from ..model.spec import PromptSpec
 from ..running.memory import Footprint
+from ..spec import PromptSpec
 from ..transport.precision import no_autocast
 from . import blocks
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates, fixed_sentence
 from ..regularizers import regularize, weights_of
+from ..spec import PromptSpec, expand_templates, fixed_sentence
 from ..teacher import Teacher
 
 

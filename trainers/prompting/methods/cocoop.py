@@ -1,7 +1,7 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
+from ..spec import PromptSpec, text_prompt
 
 
 @register

@@ -1,7 +1,7 @@
 """CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
+from ..spec import PromptSpec, text_prompt
 
 
 @register

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..method import Method, register
 from ..model.adapters import Adapters
-from ..model.spec import PromptSpec, shared_prompt
 from ..regularizers import apart
+from ..spec import PromptSpec, shared_prompt
 from ..teacher import Teacher, read_sentences
 
 

@@ -1,7 +1,7 @@
 """IVLP: independent vision-language prompts (the baseline of Khattak et al., CVPR 2023)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates
+from ..spec import PromptSpec, expand_templates
 
 
 @register

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from ..encoders.templates import KGCOOP, template_of
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
 from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 
 WORDS = "a photo of a"

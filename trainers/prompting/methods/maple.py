@@ -1,7 +1,7 @@
 """MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, shared_prompt
 
 
 @register

@@ -1,7 +1,7 @@
 """MMP: the name under which ALIGN's authors published it (Wang et al., NeurIPS 2023)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates, fixed_sentence
+from ..spec import PromptSpec, expand_templates, fixed_sentence
 
 
 @register

@@ -1,7 +1,7 @@
 """PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 from .coop import CoOp
 
 

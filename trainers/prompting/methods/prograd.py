@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ..encoders.templates import PROGRAD, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..model.spec import SLOT, PromptSpec, text_prompt
+from ..spec import SLOT, PromptSpec, text_prompt
 from ..teacher import Teacher
 
 

@@ -14,8 +14,8 @@ from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts
 from ..model.prompted_clip import Parts
-from ..model.spec import PromptSpec, text_prompt
 from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 from .kgcoop import WORDS
 

@@ -1,7 +1,7 @@
 """UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022)."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, shared_prompt
 
 
 @register

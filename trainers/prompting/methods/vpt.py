@@ -1,7 +1,7 @@
 """VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, fixed_sentence, only_template
+from ..spec import PromptSpec, fixed_sentence, only_template
 
 
 @register

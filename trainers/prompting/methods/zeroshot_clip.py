@@ -1,7 +1,7 @@
 """Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
 
 from ..method import Method, register
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 
 
 @register

@@ -8,7 +8,7 @@ from torch import nn
 from ..backbones import family_of
 from ..backbones.openai_clip import model as openai_model
 from ..errors import UserError
-from .spec import SLOT, PromptSpec
+from ..spec import SLOT, PromptSpec
 
 STD = 0.02  # of every random context
 

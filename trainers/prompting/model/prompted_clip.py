@@ -14,9 +14,9 @@ from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..running import compiling, ranks
 from ..running.memory import MemoryPlan, choose
+from ..spec import PromptSpec
 from ..storage.checkpoints import load_public_state
 from .learner import Contexts, PromptLearner, check_contexts
-from .spec import PromptSpec
 
 CHUNK_BYTES = 256 << 20
 

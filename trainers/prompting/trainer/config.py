@@ -8,7 +8,7 @@ from .. import methods  # noqa: F401 (registers those that are built in)
 from ..backbones import family_of
 from ..errors import UserError, nearest
 from ..method import METHODS, Method, find_method
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 from .by_run import SECTIONS, for_run, leaves
 
 

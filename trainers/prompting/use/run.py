@@ -15,8 +15,8 @@ from ..backbones import load_clip
 from ..errors import UserError, no_exit
 from ..method import METHODS, find_method
 from ..model.prompted_clip import PromptedCLIP
-from ..model.spec import clean
 from ..plugins import load_plugins
+from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.state import load_trained
 from ..trainer.config import add_nodes, fitted, read_node, values_in

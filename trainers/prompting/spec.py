@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from ..errors import UserError
+from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
 PLANS = ("sinkhorn", "uniform", "nearest")
