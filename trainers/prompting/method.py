@@ -1,6 +1,6 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
@@ -59,7 +59,7 @@ class Method(nn.Module):
     Attributes:
         model: the `PromptedCLIP`.
         settings: the node with all its keys as attributes.
-        class_buffers: of `state`, taken after `setup`.
+        class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
         settings: the node in full, as `config.read_node` gives it.
@@ -89,7 +89,7 @@ class Method(nn.Module):
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
         self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
-        self.class_buffers = state.class_buffers(self)
+        self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
 
     # ------------------------------------------------------------------ what a method may say
 
@@ -189,7 +189,9 @@ class Method(nn.Module):
 
     def own_state(self) -> dict[str, torch.Tensor]:
         """The buffers of the method and of its parts, which belong to what it has learned."""
-        return state.own_state(self)
+        parts = {state.PARTS + name for name, _ in self.model.parts.named_buffers()}
+        kept = self.state_dict()
+        return {k: v for k, v in kept.items() if not k.startswith("model.") or k in parts}
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what `own_state` has given.
@@ -197,7 +199,36 @@ class Method(nn.Module):
         Raises:
             UserError: the state is of another method, or a value does not fit.
         """
-        state.load_own_state(self, state_dict)
+        state.load_buffers(self, self.own_state(), state_dict)
+
+    def load_checkpoint(self, checkpoint: Mapping, classnames: Sequence[str]) -> None:
+        """Load what a checkpoint, ours or a public one, holds: prompts, parts, buffers.
+
+        Args:
+            checkpoint: as `read_checkpoint` gives it.
+            classnames: K names, those that the method was built for.
+
+        Raises:
+            UserError: it does not fit the method, or is for its own classes alone.
+        """
+        name, saved = type(self).__name__, checkpoint.get("classnames")
+        others = saved is not None and saved != list(classnames)
+        class_specific = self.model.spec.class_specific
+        if others and (self.class_bound or class_specific):
+            raise UserError(
+                f"{name} has learned something for each of its classes"
+                f"{' (CSC)' if class_specific else ''}: it cannot name others"
+            )
+        self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        kept = checkpoint.get("method")
+        if kept is None or checkpoint.get("trainer") != name:  # of another code or method
+            return
+        if others:
+            if "class_buffers" not in checkpoint:  # of an older version, which loaded none
+                return
+            made, digests = checkpoint["class_buffers"], self.class_buffers
+            state.check_other_classes(name, self.own_state(), kept, made, digests)
+        self.load_own_state(kept)
 
 
 def register(cls: type[Method]) -> type[Method]:

@@ -19,6 +19,7 @@ from ..storage.checkpoints import load_public_state
 from .learner import Contexts, PromptLearner, check_contexts
 
 CHUNK_BYTES = 256 << 20
+OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
 
 
 class Output(NamedTuple):
@@ -296,12 +297,13 @@ class PromptedCLIP(nn.Module):
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters under their names in public whole-model checkpoints."""
-        names = self.prompt_learner.public_names()
-        prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
-        return prompts | self.public_parts()
+        return self._public_prompts() | self._public_parts()
 
-    def public_parts(self) -> dict[str, nn.Parameter]:
-        """Those of `public_parameters` that are of the parts."""
+    def _public_prompts(self) -> dict[str, nn.Parameter]:
+        names = self.prompt_learner.public_names()
+        return {names[own]: p for own, p in self.prompt_learner.named_parameters()}
+
+    def _public_parts(self) -> dict[str, nn.Parameter]:
         return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
@@ -318,4 +320,14 @@ class PromptedCLIP(nn.Module):
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        load_public_state(self, state)
+        load_public_state(self._public_prompts(), self._public_parts(), state, self._is_ignored)
+
+    def _is_ignored(self, name: str) -> bool:
+        """Whether a name in a public checkpoint means nothing here: it is frozen or dead."""
+        dead = name.removeprefix("prompt_learner.").startswith(self.dead_weights)
+        if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
+            return True
+        encoder, _, rest = name.partition(".")
+        if encoder == "image_encoder":
+            return rest in self.image_encoder.visual.state_dict()
+        return encoder == "text_encoder" and rest in self.text_encoder.state_dict()

@@ -5,40 +5,39 @@ keep them apart: `persistent=False` of a buffer that `setup` makes from the clas
 `class_bound` of a method that learns something for each class.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from ..method import Method
 
 PARTS = "model.parts."
 
 
-def own_state(method: Method) -> dict[str, torch.Tensor]:
-    """As `Method.own_state`."""
-    parts = {PARTS + name for name, _ in method.model.parts.named_buffers()}
-    state = method.state_dict()
-    return {k: v for k, v in state.items() if not k.startswith("model.") or k in parts}
-
-
 @torch.no_grad()
-def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
-    """As `Method.load_own_state`."""
-    name = type(method).__name__
+def load_buffers(
+    module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Load the buffers that a checkpoint keeps beside what is trained.
+
+    Args:
+        module: the method.
+        own: those of its buffers that checkpoints keep, by their names in it.
+        state: the same of the checkpoint.
+
+    Raises:
+        UserError: the state is of another method, or a value does not fit.
+    """
+    name = type(module).__name__
     if not isinstance(state, Mapping):
         raise UserError(
             f"The checkpoint keeps a {type(state).__name__} beside the prompts, where the buffers "
             f"of {name} belong: take another checkpoint, or train again"
         )
-    own, made_again = own_state(method), dict(method.named_buffers()).keys()
+    made_again = dict(module.named_buffers()).keys()
     lacking = own.keys() - state.keys()
     if lacking and all(key.startswith(PARTS) for key in lacking) and not _has_parts(state):
         warnings.warn(
@@ -57,8 +56,8 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
         if own[key].shape == state[key].shape:
             own[key].copy_(state[key])
         else:  # it was empty: its length was not known before training
-            module, _, leaf = key.rpartition(".")
-            setattr(method.get_submodule(module), leaf, state[key].to(own[key]))
+            owner, _, leaf = key.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, state[key].to(own[key]))
 
 
 def _has_parts(state: Mapping) -> bool:
@@ -88,13 +87,12 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
         )
 
 
-def class_buffers(method: Method) -> dict[str, str]:
-    """Digests of the saved buffers that may have a row for each class."""
-    K = method.model.num_classes
+def digests_by_class(buffers: Mapping[str, torch.Tensor], num_classes: int) -> dict[str, str]:
+    """Digests of the buffers that may have a row for each class."""
     return {
         name: _digest(value)
-        for name, value in own_state(method).items()
-        if K in value.shape and value.numel() and not value.is_meta
+        for name, value in buffers.items()
+        if num_classes in value.shape and value.numel() and not value.is_meta
     }
 
 
@@ -103,47 +101,31 @@ def _digest(value: torch.Tensor) -> str:
     return hashlib.sha256(content.numpy().tobytes()).hexdigest()
 
 
-def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str]) -> None:
-    """Load what a checkpoint, ours or a public one, holds of a method: prompts, parts, buffers.
+def check_other_classes(
+    name: str,
+    own: Mapping[str, torch.Tensor],
+    state: Mapping,
+    made: Mapping[str, str],
+    digests: Mapping[str, str],
+) -> None:
+    """Refuse buffers that were made for the classes of then.
 
     Args:
-        classnames: K names, those that the method was built for.
+        name: of the method.
+        own: its buffers, of the classes of now.
+        state: those of the checkpoint.
+        made: `digests_by_class` of the method before it was trained.
+        digests: the same of now.
 
     Raises:
-        UserError: it does not fit the method, or is for its own classes alone.
+        UserError: names one of them.
     """
-    name, saved = type(method).__name__, checkpoint.get("classnames")
-    others = saved is not None and saved != list(classnames)
-    if others and (method.class_bound or method.model.spec.class_specific):
-        csc = " (CSC)" if method.model.spec.class_specific else ""
-        raise UserError(
-            f"{name} has learned something for each of its classes{csc}: it cannot name others"
-        )
-    method.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
-    state = checkpoint.get("method")
-    if state is None or checkpoint.get("trainer") != name:  # the prompts of another code or method
-        return
-    if others:
-        if "class_buffers" not in checkpoint:  # of an older version, which loaded none
-            return
-        _check_other_classes(method, state, checkpoint["class_buffers"])
-    method.load_own_state(state)
-
-
-def _check_other_classes(method: Method, state: Mapping, made: Mapping[str, str]) -> None:
-    """
-    Args:
-        made: `class_buffers` of the method as it was trained.
-
-    Raises:
-        UserError: a buffer was made for the classes of then.
-    """
-    for key, value in own_state(method).items():
+    for key, value in own.items():
         given = state.get(key)
         resized = torch.is_tensor(given) and value.numel() and given.shape != value.shape
-        if resized or made.get(key, "") != method.class_buffers.get(key, ""):
+        if resized or made.get(key, "") != digests.get(key, ""):
             raise UserError(
-                f"The checkpoint's '{key}' of {type(method).__name__} is of its classes, and not "
+                f"The checkpoint's '{key}' of {name} is of its classes, and not "
                 "of these: register what `setup` makes from class names with persistent=False, or "
                 "say `class_bound = True` in the class"
             )

@@ -16,7 +16,6 @@ from ..running.memory import GIB, keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
-    PublicLayout,
     broken_checkpoint,
     checkpoint_file,
     find_checkpoint,
@@ -24,9 +23,9 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from ..storage.state import load_trained
 from .checks import Watch, check_classes, check_ranks, not_finite
 from .config import add_nodes, fitted, read_node, resolved, values_in
+from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
 TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
@@ -350,4 +349,4 @@ class PromptTrainer(TrainerX):
         print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
-        load_trained(self.method, checkpoint, self.dm.dataset.classnames)
+        self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)

@@ -18,7 +18,6 @@ from ..model.prompted_clip import PromptedCLIP
 from ..plugins import load_plugins
 from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
-from ..storage.state import load_trained
 from ..trainer.config import add_nodes, fitted, read_node, values_in
 from ..trainer.settings import are_texts, is_settings
 
@@ -113,7 +112,7 @@ def load_run(
     dataset = cfg.DATASET.NAME
     with no_exit(kind.__name__):
         method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
-    load_trained(method, state, names)
+    method.load_checkpoint(state, names)
     return Run(
         method.model.eval().requires_grad_(False),
         names,
