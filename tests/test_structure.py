@@ -93,11 +93,12 @@ ROOMS = {
     "teacher": "errors encoders running spec storage",
     "regularizers": "errors model teacher",
     "averaging": "",
-    "method": "errors model spec storage",
-    "methods": "averaging backbones encoders errors method model regularizers spec teacher",
+    "node": "errors",
+    "method": "errors model node spec storage",
+    "methods": "averaging backbones encoders errors method model node regularizers spec teacher",
     "plugins": "errors method methods",
     "step": "errors method model running",
-    "trainer": "backbones errors method methods model running spec step storage",
+    "trainer": "backbones errors method methods model node running spec step storage",
     "use": "backbones encoders errors method model plugins scores spec storage trainer",
 }
 

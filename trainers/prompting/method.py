@@ -1,13 +1,14 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import node as nodes
 from .errors import UserError, check_name
 from .model.prompted_clip import Output, PromptedCLIP
 from .spec import PromptSpec
@@ -42,11 +43,14 @@ class Method(nn.Module):
 
     Class attributes:
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
-        defaults: the node's keys with their public values.
+        Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
+            the node, with its type and its public value. Plug-ins of version 0.2 have a dict
+            `defaults` of keys and values instead, of which these are made.
+        defaults: the keys of `Settings` with their values.
         outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
-            `{"W": "TRAINER.W"}`; their defaults are in `defaults`, too.
+            `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
-        training_only: keys of `defaults` that an evaluation does not read, and may set otherwise.
+        training_only: keys of `Settings` that an evaluation does not read, and may set otherwise.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
         dead_weights: beginnings of names in public checkpoints that mean nothing here, without
@@ -58,7 +62,7 @@ class Method(nn.Module):
 
     Attributes:
         model: the `PromptedCLIP`.
-        settings: the node with all its keys as attributes.
+        settings: the `Settings` of this instance.
         class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
@@ -72,7 +76,7 @@ class Method(nn.Module):
     """
 
     node: ClassVar[str]
-    defaults: ClassVar[dict]
+    defaults: ClassVar[dict[str, Any]]
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
@@ -83,7 +87,19 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
-    def __init__(self, settings: SimpleNamespace, clip_model, classnames, dataset: str = ""):
+    @dataclass(frozen=True)
+    class Settings(nodes.Settings):
+        """Base of the `Settings` of every method."""
+
+    settings: Any
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "defaults" in vars(cls):
+            cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
+        cls.defaults = nodes.defaults_of(cls.Settings)
+
+    def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
         super().__init__()
         self.settings = settings
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
@@ -94,11 +110,11 @@ class Method(nn.Module):
     # ------------------------------------------------------------------ what a method may say
 
     @staticmethod
-    def point(node: SimpleNamespace) -> PromptSpec:
+    def point(settings: Any) -> PromptSpec:
         """The method's point in the space of prompts.
 
         Args:
-            node: has the keys of `defaults` as attributes, and `dataset`.
+            settings: of the method's `Settings`.
         """
         raise NotImplementedError
 
@@ -249,9 +265,14 @@ def register(cls: type[Method]) -> type[Method]:
             f"{cls.__module__} registers a method '{name}', but {known.__module__} has one of "
             "that name: rename the class"
         )
-    for key in ("node", "defaults", "point"):
+    for key in ("node", "Settings", "point"):
         if getattr(cls, key, None) is getattr(Method, key, None):
             raise UserError(f"{name} has no `{key}`: @register needs a class that says it")
+    if "__dataclass_fields__" not in vars(cls.Settings):  # of its own, not of its base
+        raise UserError(
+            f"The Settings of {name} are no dataclass: put @dataclass(frozen=True) above them, and "
+            "@register above the method"
+        )
     METHODS[name] = cls
     return cls
 

@@ -1,6 +1,9 @@
 """CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
 
+from dataclasses import dataclass
+
 from ..method import Method, register
+from ..node import Words
 from ..spec import PromptSpec, text_prompt
 
 
@@ -10,8 +13,14 @@ class CoCoOp(Method):
 
     node = "COCOOP"
     saves_submodule = True
-    defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 16
+        CTX_INIT: Words = ""
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        return text_prompt(node.N_CTX, node.CTX_INIT, image_conditional=True)
+    def point(settings: Settings) -> PromptSpec:
+        return text_prompt(settings.N_CTX, settings.CTX_INIT, image_conditional=True)

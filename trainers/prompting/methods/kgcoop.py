@@ -1,10 +1,13 @@
 """KgCoOp: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization (Yao et al.,
 CVPR 2023)."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 
 from ..encoders.templates import KGCOOP, template_of
 from ..method import Method, register
+from ..node import Switch
 from ..regularizers import regularize
 from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
@@ -25,12 +28,20 @@ class KgCoOp(Method):
     dead_weights = ("bias_vectors", "meta_net.")
     training_only = ("W",)
     ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
-    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "W": 1.0, "PREC": "fp16"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 16
+        CSC: bool = False
+        CTX_INIT: Switch = False
+        W: float = 1.0
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        words = WORDS if node.CTX_INIT else ""
-        return text_prompt(node.N_CTX, words, class_specific=node.CSC and not words)
+    def point(settings: Settings) -> PromptSpec:
+        words = WORDS if settings.CTX_INIT else ""
+        return text_prompt(settings.N_CTX, words, class_specific=settings.CSC and not words)
 
     def setup(self, clip_model, classnames, dataset):
         self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])

@@ -1,6 +1,9 @@
 """MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
 
+from dataclasses import dataclass
+
 from ..method import Method, register
+from ..node import Words
 from ..spec import PromptSpec, shared_prompt
 
 
@@ -10,8 +13,15 @@ class MaPLe(Method):
 
     node = "MAPLE"
     checkpoint = "MultiModalPromptLearner"
-    defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 2
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH: int = 9
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        return shared_prompt("project", node)
+    def point(settings: Settings) -> PromptSpec:
+        return shared_prompt("project", settings)

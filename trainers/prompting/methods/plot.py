@@ -1,5 +1,7 @@
 """PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023)."""
 
+from dataclasses import dataclass
+
 from ..method import Method, register
 from ..spec import PromptSpec
 from .coop import CoOp
@@ -11,9 +13,14 @@ class PLOT(Method):
 
     node = "PLOT"
     saves_submodule = True
-    defaults = {"N": 4, **CoOp.defaults}
+
+    @dataclass(frozen=True)
+    class Settings(CoOp.Settings):
+        N: int = 4
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        one = CoOp.point(node)
-        return one.with_(N=node.N, score="plot", templates=one.templates * node.N)
+    def point(settings: Settings) -> PromptSpec:
+        one = CoOp.point(settings)
+        return one.with_(N=settings.N, score="plot", templates=one.templates * settings.N)

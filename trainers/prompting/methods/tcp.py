@@ -2,6 +2,7 @@
 2024)."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts
 from ..model.prompted_clip import Parts
+from ..node import Switch
 from ..regularizers import regularize
 from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
@@ -58,17 +60,25 @@ class TCP(Method):
     node = "COOP"
     saves_submodule = True
     ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
-    defaults = {"N_CTX": 4, "CSC": False, "CTX_INIT": False, "PREC": "fp16", "INSERT_BLOCK": 8}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 4
+        CSC: bool = False
+        CTX_INIT: Switch = False
+        INSERT_BLOCK: int = 8
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        if node.CSC:
+    def point(settings: Settings) -> PromptSpec:
+        if settings.CSC:
             raise UserError("TCP has no contexts for each class (CSC), but tokens: set CSC False")
         point = text_prompt(
-            node.N_CTX, WORDS if node.CTX_INIT else "", insert_block=node.INSERT_BLOCK
+            settings.N_CTX, WORDS if settings.CTX_INIT else "", insert_block=settings.INSERT_BLOCK
         )
         (words,) = point.templates
-        return point.with_(templates=(f"{words} {TCP_ENDS.get(node.dataset, '{}.')}",))
+        return point.with_(templates=(f"{words} {TCP_ENDS.get(settings.dataset, '{}.')}",))
 
     def setup(self, clip_model, classnames, dataset):
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])

@@ -1,5 +1,7 @@
 """Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
 
+from dataclasses import dataclass
+
 from ..method import Method, register
 from ..spec import PromptSpec
 
@@ -10,9 +12,14 @@ class ZeroshotCLIP(Method):
 
     node = "ZEROSHOT"
     checkpoint = "zero_shot"  # a training in the same folder is not to go on from it
-    defaults = {"PREC": "fp16"}
     trains = False
 
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """None but the precision."""
+
+    settings: Settings
+
     @staticmethod
-    def point(node) -> PromptSpec:
+    def point(settings: Settings) -> PromptSpec:
         return PromptSpec(M=0, N=0, beta=0, score="cosine")

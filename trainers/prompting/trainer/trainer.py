@@ -24,7 +24,7 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from .checks import Watch, check_classes, check_ranks, not_finite
-from .config import add_nodes, fitted, read_node, resolved, values_in
+from .config import add_nodes, fitted, resolved, settings_in
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -89,7 +89,7 @@ class PromptTrainer(TrainerX):
 
     def build_model(self):
         cfg, kind = self.cfg, self.method
-        settings = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
+        settings = settings_in(cfg, kind)
         self.precision = Precision(settings.PREC, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()

@@ -18,7 +18,7 @@ from ..model.prompted_clip import PromptedCLIP
 from ..plugins import load_plugins
 from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
-from ..trainer.config import add_nodes, fitted, read_node, values_in
+from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import are_texts, is_settings
 
 
@@ -111,7 +111,7 @@ def load_run(
     names = list(state["classnames"]) if classnames is None else _checked(classnames)
     dataset = cfg.DATASET.NAME
     with no_exit(kind.__name__):
-        method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
+        method = kind(settings_in(cfg, kind), clip_model, names, dataset)
     method.load_checkpoint(state, names)
     return Run(
         method.model.eval().requires_grad_(False),
