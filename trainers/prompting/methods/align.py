@@ -76,11 +76,12 @@ class ALIGN(Method):
 
     def setup(self, clip_model, classnames, dataset):
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
-        kg = {name: weights.pop(name) for name in ("kg",) if name in weights}
-        self.regularizers = [
-            (kg, Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])),
-            (weights, Teacher(clip_model, classnames, PROMPTSRC)),
-        ]
+        self.regularizers: list[tuple[dict[str, float], Teacher]] = []
+        if "kg" in weights:
+            teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
+            self.regularizers.append(({"kg": weights.pop("kg")}, teacher))
+        if weights:
+            self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
 
     def loss(self, output, batch):
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
