@@ -52,18 +52,24 @@ __all__ = [*_MODULES, "extend_cfg"]
 
 
 def extend_cfg(cfg) -> None:
-    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, a warning says so,
-    and the checkout around us goes on without them."""
+    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
+
+    Where a package is missing that all of ours need, a warning says so, and the checkout around us
+    goes on without them.
+
+    Args:
+        cfg: a `CfgNode` of Dassl, changed in place.
+    """
     from .errors import UserError
 
     try:
-        from .trainer import trainer
+        from .trainer.register import extend_cfg as extend
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         remedy = f": run `pip install {missing.partition('.')[0]}`" if missing else ""
         print(f"warning: the trainers of {__name__} are left out: {error}{remedy}")
     else:
-        trainer.extend_cfg(cfg)
+        extend(cfg)
 
 
 def __getattr__(name: str):

@@ -30,8 +30,7 @@ class Batch(NamedTuple):
 
 
 class Method(nn.Module):
-    """Base of all methods. A method is one file with one subclass; its class has the name that
-    `--trainer` takes.
+    """Base of all methods: one file each, whose class has the name that `--trainer` takes.
 
     A subclass names its node and its point; the rest has a default: cross-entropy, one backward
     pass, one view, nothing trained but prompts, no state but the parameters.
@@ -94,12 +93,14 @@ class Method(nn.Module):
     settings: Any
 
     def __init_subclass__(cls, **kwargs):
+        """Make `Settings` and `defaults` of the class agree."""
         super().__init_subclass__(**kwargs)
         if "defaults" in vars(cls):
             cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
         cls.defaults = nodes.defaults_of(cls.Settings)
 
     def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
+        """Build the model at the point of the settings, then `setup`."""
         super().__init__()
         self.settings = settings
         self.model = PromptedCLIP(clip_model, classnames, self.point(settings), dataset)
@@ -119,8 +120,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def setup(self, clip_model, classnames, dataset: str) -> None:
-        """Make what the method has beside its prompts: a frozen teacher, trained parts
-        (`self.model.parts`), buffers."""
+        """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
         """What a step minimises.
@@ -151,7 +151,8 @@ class Method(nn.Module):
         """Called after the last step of an epoch, before it is saved or tested.
 
         Args:
-            epoch: counted from 1 to `last`.
+            epoch: counted from 1.
+            last: the number of epochs.
         """
 
     # ------------------------------------------------------------------ what calls it
@@ -167,8 +168,10 @@ class Method(nn.Module):
         return self.terms(self.model.output(batch.images), batch)
 
     def batch(self, images, labels: torch.Tensor) -> Batch:
-        """Raises:
-        UserError: there are fewer views than the method needs.
+        """A batch of a loader.
+
+        Raises:
+            UserError: there are fewer views than the method needs.
         """
         views = list(images) if isinstance(images, (list, tuple)) else [images]
         if len(views) < self.views:

@@ -33,10 +33,14 @@ def defaults_of(settings: type[Settings]) -> dict[str, Any]:
 def from_defaults(defaults: Mapping[str, Any]) -> type[Settings]:
     """Settings from a dict of keys and defaults, as plug-ins of version 0.2 have it."""
     fields = [
-        (key, _type_of(key, value), field(default_factory=lambda value=value: value))
+        (key, _type_of(key, value), field(default_factory=_giving(value)))
         for key, value in defaults.items()
     ]
     return make_dataclass("Settings", fields, bases=(Settings,), frozen=True)
+
+
+def _giving(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def _type_of(key: str, default: object) -> Any:

@@ -71,6 +71,8 @@ class PromptSpec:
     max_iter: int = 100
 
     def __post_init__(self):
+        """Refuse coordinates that contradict each other."""
+
         def need(condition: bool, sentence: str):
             if not condition:
                 raise UserError(sentence)
@@ -208,7 +210,7 @@ def fixed_sentence(words) -> str:
     return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
-def text_prompt(length: int, words: str | None, **special) -> PromptSpec:
+def text_prompt(length: int, words: str | list[str] | None, **special) -> PromptSpec:
     """One textual prompt in the first block, whose words are all learnable (CoOp's family).
 
     Args:

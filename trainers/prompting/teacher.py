@@ -35,6 +35,7 @@ class Teacher:
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
     ):
+        """Write the sentences; nothing is computed yet."""
         self.clip_model = clip_model
         names = [clean(name) for name in classnames]
         self.sentences = [

@@ -70,6 +70,7 @@ class TextEncoder(nn.Module):
         words: bool = False,
         insert_block: int = 0,
     ):
+        """Write the sentences, and lay them out."""
         super().__init__()
         self.token_embedding = clip_model.token_embedding
         self.transformer = clip_model.transformer

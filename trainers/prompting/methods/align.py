@@ -1,4 +1,7 @@
-"""ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
+"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847).
+
+Tuning Multi-mode Token-level Prompt Alignment across Modalities.
+"""
 
 from dataclasses import dataclass, field
 
@@ -30,6 +33,8 @@ class ALIGN(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         M: int = 4
         N: int = 4
         N_CTX: int = 2
@@ -50,6 +55,7 @@ class ALIGN(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         if settings.FORM not in ("paper", "released"):
             raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
         words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
@@ -75,6 +81,7 @@ class ALIGN(Method):
         )
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teachers of the regularisers that are asked for."""
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
         self.regularizers: list[tuple[dict[str, float], Teacher]] = []
         if "kg" in weights:
@@ -84,6 +91,7 @@ class ALIGN(Method):
             self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
 
     def loss(self, output, batch):
+        """Cross-entropy, and the regularisers with their weights."""
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         for weights, teacher in self.regularizers:
             terms |= regularize(weights, teacher, output, batch.images)

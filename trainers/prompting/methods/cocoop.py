@@ -1,4 +1,7 @@
-"""CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
+"""CoCoOp (Zhou et al., CVPR 2022; arXiv:2203.05557).
+
+Conditional Prompt Learning for Vision-Language Models.
+"""
 
 from dataclasses import dataclass
 
@@ -16,6 +19,8 @@ class CoCoOp(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 16
         CTX_INIT: Words = ""
 
@@ -23,4 +28,5 @@ class CoCoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return text_prompt(settings.N_CTX, settings.CTX_INIT, image_conditional=True)

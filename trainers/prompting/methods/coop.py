@@ -1,4 +1,7 @@
-"""CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
+"""CoOp (Zhou et al., IJCV 2022; arXiv:2109.01134).
+
+Learning to Prompt for Vision-Language Models.
+"""
 
 from dataclasses import dataclass
 
@@ -16,6 +19,8 @@ class CoOp(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Words = ""
@@ -25,6 +30,7 @@ class CoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return text_prompt(
             settings.N_CTX,
             settings.CTX_INIT,

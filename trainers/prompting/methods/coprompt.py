@@ -1,5 +1,7 @@
-"""CoPrompt: Consistency-guided Prompt Learning for Vision-Language Models (Roy and Etemad, ICLR
-2024)."""
+"""CoPrompt (Roy and Etemad, ICLR 2024; arXiv:2306.01195).
+
+Consistency-guided Prompt Learning for Vision-Language Models.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ class CoPrompt(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 2
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
@@ -46,11 +50,14 @@ class CoPrompt(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         if settings.DISTILL not in ("cosine", "mse"):
             raise UserError(f"TRAINER.DISTILL is '{settings.DISTILL}' but must be cosine or mse")
         return shared_prompt("project", settings)
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the adapters; the teacher follows in the first step."""
+
         def teacher():
             sentences = read_sentences(self.settings.SENTENCES, classnames)
             return Teacher(clip_model, classnames, sentences)
@@ -64,6 +71,7 @@ class CoPrompt(Method):
         return self._make_teacher()
 
     def loss(self, output, batch):
+        """CE + W (d(h, h0) + d(z, z0)), by its terms."""
         settings = self.settings
         sentences = self.teacher.h_each
         h0 = sentences[int(torch.randint(len(sentences), ()))]

@@ -1,4 +1,4 @@
-"""IVLP: independent vision-language prompts (the baseline of Khattak et al., CVPR 2023)."""
+"""IVLP: independent vision-language prompts (a baseline in arXiv:2210.03117)."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ class IVLP(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX_VISION: int = 2
         N_CTX_TEXT: int = 2
         CTX_INIT: Words = "a photo of a"
@@ -26,6 +28,7 @@ class IVLP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(
             M=int(settings.N_CTX_VISION > 0 and settings.PROMPT_DEPTH_VISION > 0),  # 0: text alone
             N=1,

@@ -1,5 +1,7 @@
-"""KgCoOp: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization (Yao et al.,
-CVPR 2023)."""
+"""KgCoOp (Yao et al., CVPR 2023; arXiv:2303.13283).
+
+Visual-Language Prompt Tuning with Knowledge-guided Context Optimization.
+"""
 
 from dataclasses import dataclass
 
@@ -31,6 +33,8 @@ class KgCoOp(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Switch = False
@@ -40,12 +44,15 @@ class KgCoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         words = WORDS if settings.CTX_INIT else ""
         return text_prompt(settings.N_CTX, words, class_specific=settings.CSC and not words)
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher with the data set's sentence."""
         self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
 
     def loss(self, output, batch):
+        """CE + W (1 - mean_k cos(h_k, h0_k)), by its terms."""
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"ce": ce, **regularize({"kg": self.settings.W}, self.teacher, output, batch.images)}

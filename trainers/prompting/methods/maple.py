@@ -1,4 +1,4 @@
-"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
+"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023; arXiv:2210.03117)."""
 
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ class MaPLe(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 2
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
@@ -24,4 +26,5 @@ class MaPLe(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return shared_prompt("project", settings)

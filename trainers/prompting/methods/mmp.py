@@ -1,4 +1,4 @@
-"""MMP: the name under which ALIGN's authors published it (Wang et al., NeurIPS 2023)."""
+"""MMP: the name under which ALIGN's authors published it (NeurIPS 2023; arXiv:2309.13847)."""
 
 from dataclasses import dataclass
 
@@ -21,6 +21,8 @@ class MMP(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 2
         CTX_INIT: Words = "a photo of a"  # a tab between the words of two prompts
         TEXT_PROMPT_DEPTH: int = 9
@@ -32,6 +34,7 @@ class MMP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         N = settings.TEXT_PROMPT_NUMBER
         return PromptSpec(
             M=settings.VISION_PROMPT_NUMBER,

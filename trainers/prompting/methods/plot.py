@@ -1,4 +1,4 @@
-"""PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023)."""
+"""PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023; arXiv:2210.01253)."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,14 @@ class PLOT(Method):
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):
+        """The keys of the node."""
+
         N: int = 4
 
     settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         one = CoOp.point(settings)
         return one.with_(N=settings.N, score="plot", templates=one.templates * settings.N)

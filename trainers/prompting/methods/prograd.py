@@ -1,4 +1,4 @@
-"""ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023)."""
+"""ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023; arXiv:2205.14865)."""
 
 from dataclasses import dataclass
 
@@ -37,6 +37,8 @@ class ProGrad(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 16
         CSC: bool = False
         CTX_INIT: Switch = False
@@ -49,6 +51,7 @@ class ProGrad(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         if settings.NAME not in ("", "prograd"):
             raise UserError(f"LOSS.NAME is '{settings.NAME}' but ProGrad has no loss but prograd")
         words = _words(settings.dataset) if settings.CTX_INIT else []
@@ -65,18 +68,21 @@ class ProGrad(Method):
         )
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher, and set the vectors without a word to zero."""
         self.teacher = Teacher(clip_model, classnames, [template_of(PROGRAD, dataset)])
         if self.settings.CTX_INIT:
             ctx = self.model.prompt_learner.ctx
             ctx.data[: len(ctx) - len(_words(dataset))] = 0
 
     def loss(self, output, batch):
+        """The cross-entropy, and the distillation term that `backward` reads."""
         T = self.settings.T
         q = (self.teacher.logits(output.image.z[:, 0]) / T).softmax(-1)
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"loss": ce, "ce": ce, "kd": T**2 * F.cross_entropy(output.logits / T, q)}
 
     def backward(self, terms, scale=lambda loss: loss):
+        """Leave g = a - LAMBDA min(a . u, 0) u in each parameter's `.grad`."""
         trained = list(self.model.trained().parameters())
         gradients = torch.autograd.grad(scale(terms["ce"]), trained, retain_graph=True)
         distilled = torch.autograd.grad(scale(terms["kd"]), trained)

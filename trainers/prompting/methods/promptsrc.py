@@ -1,5 +1,7 @@
-"""PromptSRC: Self-regulating Prompts: Foundational Model Adaptation without Forgetting (Khattak et
-al., ICCV 2023)."""
+"""PromptSRC (Khattak et al., ICCV 2023; arXiv:2307.06948).
+
+Self-regulating Prompts: Foundational Model Adaptation without Forgetting.
+"""
 
 from dataclasses import dataclass
 
@@ -31,6 +33,8 @@ class PromptSRC(IVLP):
 
     @dataclass(frozen=True)
     class Settings(IVLP.Settings):
+        """The keys of the node."""
+
         N_CTX_VISION: int = 4
         N_CTX_TEXT: int = 4
         TEXT_LOSS_WEIGHT: int = 25
@@ -42,6 +46,7 @@ class PromptSRC(IVLP):
     settings: Settings
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher with 60 sentences, and the mean over the epochs."""
         settings = self.settings
         if settings.GPA_STD <= 0:
             raise UserError(f"GPA_STD is {settings.GPA_STD}: the spread of epochs must be positive")
@@ -55,6 +60,7 @@ class PromptSRC(IVLP):
         self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
 
     def loss(self, output, batch):
+        """Cross-entropy and the three terms of self-consistency."""
         weights = {
             "scl_text": self.settings.TEXT_LOSS_WEIGHT,
             "scl_image": self.settings.IMAGE_LOSS_WEIGHT,
@@ -64,4 +70,5 @@ class PromptSRC(IVLP):
         return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
 
     def after_epoch(self, epoch, last):
+        """Take the epoch's prompts into their mean."""
         self.average.add(self.model.public_parameters(), epoch, last)

@@ -1,5 +1,7 @@
-"""TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model (Yao et al., CVPR
-2024)."""
+"""TCP (Yao et al., CVPR 2024; arXiv:2311.18231).
+
+TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model.
+"""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ class ClassTokens(Parts):
     prefix = "prompt_learner."
 
     def __init__(self, teacher: Teacher, dim: int, length: int, width: int):
+        """Make the network, with random weights."""
         super().__init__()
         self.teacher = teacher
         self.shape = (length, width)
@@ -45,6 +48,7 @@ class ClassTokens(Parts):
         return self.meta_net(self.teacher.h).unflatten(-1, self.shape)
 
     def contexts(self, contexts: Contexts) -> Contexts:
+        """Add the tokens of each class."""
         return contexts._replace(inserted=self.tokens())
 
 
@@ -63,6 +67,8 @@ class TCP(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 4
         CSC: bool = False
         CTX_INIT: Switch = False
@@ -72,6 +78,7 @@ class TCP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         if settings.CSC:
             raise UserError("TCP has no contexts for each class (CSC), but tokens: set CSC False")
         point = text_prompt(
@@ -81,10 +88,12 @@ class TCP(Method):
         return point.with_(templates=(f"{words} {TCP_ENDS.get(settings.dataset, '{}.')}",))
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher, and the network from its features to tokens."""
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
         width, dim = clip_model.text_projection.shape
         self.model.parts = ClassTokens(self.teacher, dim, self.model.spec.text_length, width)
 
     def loss(self, output, batch):
+        """CE + 8 (1 - mean_k cos(h_k, h0_k)), by its terms."""
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"ce": ce, **regularize({"kg": KG_WEIGHT}, self.teacher, output, batch.images)}

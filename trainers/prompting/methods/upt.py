@@ -1,4 +1,4 @@
-"""UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022)."""
+"""UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022; arXiv:2210.07225)."""
 
 from dataclasses import dataclass
 
@@ -18,6 +18,8 @@ class UPT(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX: int = 4
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
@@ -26,4 +28,5 @@ class UPT(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return shared_prompt("unified", settings)

@@ -1,4 +1,7 @@
-"""VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
+"""VPT, as the CoOp family applies it to CLIP (Jia et al., ECCV 2022; arXiv:2203.12119).
+
+Visual Prompt Tuning.
+"""
 
 from dataclasses import dataclass
 
@@ -15,6 +18,8 @@ class VPT(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
+        """The keys of the node."""
+
         N_CTX_VISION: int = 8
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 12
@@ -23,6 +28,7 @@ class VPT(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(
             M=1,
             N=0,

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
+"""Zero-shot CLIP with the data set's sentence (Radford et al., ICML 2021; arXiv:2103.00020)."""
 
 from dataclasses import dataclass
 
@@ -22,4 +22,5 @@ class ZeroshotCLIP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(M=0, N=0, beta=0, score="cosine")

@@ -89,6 +89,7 @@ class PromptedCLIP(nn.Module):
         dataset: str = "",
         chunk_bytes: int = CHUNK_BYTES,
     ):
+        """Build the prompts and both encoders around the modules of the CLIP."""
         super().__init__()
         check_names(classnames)
         clip_model.requires_grad_(False)
@@ -100,8 +101,10 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
 
         def text_encoder(names):
-            how = {"words": wanted.words, "insert_block": spec.insert_block}
-            return TextEncoder(clip_model, names, spec, dataset, **how)
+            return TextEncoder(
+                clip_model, names, spec, dataset,
+                words=wanted.words, insert_block=spec.insert_block,
+            )  # fmt: skip
 
         self.num_classes = len(classnames)
         self.text_encoder = encoder = text_encoder(classnames)
@@ -160,12 +163,12 @@ class PromptedCLIP(nn.Module):
         B = len(image.z)
         shared = scores.by_images(self.spec)
         if shared:
-            image = ImageFeatures(*map(ranks.own, image))
+            image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
             if self.spec.image_conditional:
                 text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
             else:
-                features = [x for x in text[:3] if x is not None]
-                text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
+                h, raw, *s = ranks.read([x for x in text[:3] if x is not None], B)
+                text = text._replace(h=h, raw=raw, s=s[0] if s else None)
         logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
@@ -180,7 +183,7 @@ class PromptedCLIP(nn.Module):
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
         spec, text = self.spec, contexts.text
         rows, dim = self.num_classes, 1
-        if spec.image_conditional:
+        if text and spec.image_conditional:
             rows, dim = len(text[0]), 0
         if text and (spec.image_conditional or spec.class_specific):
             text = [ranks.own(context) for context in text]
@@ -286,7 +289,7 @@ class PromptedCLIP(nn.Module):
         obstacle = compiling.obstacle(self.logit_scale)
         if obstacle is None:
             for encoder in (self.image_encoder, self.text_encoder):
-                encoder._block = compiling.compiled(encoder._block)
+                encoder._block = compiling.compiled(encoder._block)  # type: ignore[method-assign]
         return obstacle
 
     # ------------------------------------------------------------------ what is trained

@@ -20,7 +20,8 @@ def load_public_state(
     """Load parameters from the model of a checkpoint, ours or a public one.
 
     Args:
-        prompts, parts: the parameters by their names in public whole-model checkpoints.
+        prompts: their parameters by name in public whole-model checkpoints.
+        parts: those of the trained parts, likewise.
         state: may have the names of the whole published model, or of its `prompt_learner` alone.
         is_ignored: whether a name of the state, which no parameter has, means nothing.
 
@@ -117,7 +118,8 @@ def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
     """An error about the checkpoint that a run was to go on from, which tells the ways on.
 
     Args:
-        folder: of the model; epoch: of the checkpoint.
+        folder: of the model.
+        epoch: of the checkpoint.
         what: is wrong with it, as the rest of a sentence.
     """
     mark = os.path.join(folder, "checkpoint")

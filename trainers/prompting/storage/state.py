@@ -65,7 +65,8 @@ def _has_parts(state: Mapping) -> bool:
 
 
 def _check_value(key: str, value, own: torch.Tensor) -> None:
-    """
+    """Refuse a value that does not fit.
+
     Raises:
         UserError: a value cannot be that of a buffer.
     """

@@ -131,6 +131,7 @@ def read_node(method: type[Method], values: dict, dataset: str = "") -> Settings
     """The settings of a method in full, in which no key is None whose default is not.
 
     Args:
+        method: the class.
         values: keys of the method's node; missing ones, and those that are None, take the
             defaults. One that means nothing here is named in a printed warning.
         dataset: name of the data set.

@@ -187,7 +187,8 @@ def _literal(text: str, default):
 
 
 def _checked(names: Sequence[str]) -> list[str]:
-    """
+    """Return other class names.
+
     Raises:
         UserError: there are fewer than two, or two are alike.
     """
