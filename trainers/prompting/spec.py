@@ -12,6 +12,17 @@ LEAST_LAMBDA = 1e-30  # costs over it are far within float32
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
 
 
+def need(condition: bool, sentence: str) -> None:
+    """Refuse a point that does not hold a condition."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse a word that is none of those that mean something."""
+    need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
+
+
 @dataclass(frozen=True)
 class PromptSpec:
     """A method as a point in (M, N, beta, coupling, score, lengths, depths).
@@ -72,27 +83,23 @@ class PromptSpec:
 
     def __post_init__(self):
         """Refuse coordinates that contradict each other."""
+        self._check_words()
+        if self.M == 0 or self.N == 0:
+            object.__setattr__(self, "coupling", "none")
+        self._check_numbers()
+        self._check_sides()
+        self._check_score()
+        self._check_contexts()
 
-        def need(condition: bool, sentence: str):
-            if not condition:
-                raise UserError(sentence)
-
-        def one_of(name: str, value, valid):
-            need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
-
+    def _check_words(self) -> None:
         one_of("COUPLING", self.coupling, COUPLINGS)
         one_of("PLAN", self.plan, PLANS)
         one_of("BETA_FORM", self.beta_form, ("additive", "convex"))
         one_of("CLASS_TOKEN_POSITION", self.class_position, CLASS_POSITIONS)
+
+    def _check_numbers(self) -> None:
         need(self.M >= 0, f"M is {self.M}: the number of visual prompts cannot be negative")
         need(self.N >= 0, f"N is {self.N}: the number of textual prompts cannot be negative")
-        if self.M == 0 or self.N == 0:
-            object.__setattr__(self, "coupling", "none")
-        need(
-            self.coupling != "none" or self.M == 0 or self.N == 0,
-            f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
-            "or unified",
-        )
         convex = self.beta_form == "convex"
         need(
             0 <= self.beta <= 1 if convex else 0 <= self.beta < math.inf,
@@ -105,6 +112,13 @@ class PromptSpec:
         )
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
+
+    def _check_sides(self) -> None:
+        need(
+            self.coupling != "none" or self.M == 0 or self.N == 0,
+            f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
+            "or unified",
+        )
         if self.N:
             need(self.text_length >= 1, f"N_CTX is {self.text_length}: at least 1 is needed")
             need(self.text_depth >= 1, f"the text prompt depth is {self.text_depth}: at least 1")
@@ -122,6 +136,8 @@ class PromptSpec:
                 f"text has ({self.text_length}, {self.text_depth}) and vision "
                 f"({self.vision_length}, {self.vision_depth})",
             )
+
+    def _check_score(self) -> None:
         if self.score == "cosine":
             need(self.M <= 1 and self.N <= 1, "the cosine score needs at most one prompt a side")
             need(self.beta == 0, f"the cosine score has no token level, but BETA is {self.beta}")
@@ -131,6 +147,8 @@ class PromptSpec:
             self.plan == "sinkhorn" or self.score not in ("cosine", "released", "plot"),
             f"PLAN '{self.plan}' needs the score of ALIGN's FORM 'paper', not '{self.score}'",
         )
+
+    def _check_contexts(self) -> None:
         if self.class_position != "end" or self.class_specific:
             need(
                 self.text_depth == 1,
