@@ -23,5 +23,5 @@ def extend_cfg(cfg: CfgNode) -> None:
         ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
         if not ours:
             name = TAKEN + name if name in taken else name
-            trainer = type(name, (PromptTrainer,), {"kind": method, "__doc__": method.__doc__})
-            TRAINER_REGISTRY.register()(trainer)
+            about = {"__doc__": method.__doc__, "__module__": PromptTrainer.__module__}
+            TRAINER_REGISTRY.register()(type(name, (PromptTrainer,), {"kind": method, **about}))
