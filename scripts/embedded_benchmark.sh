@@ -28,7 +28,7 @@ stage() { [[ " $STAGES " == *" $1 "* ]]; }
 if stage measure; then
     mkdir -p "$OUTPUT"
     (cd "$here/.." && "${PYTHON:-python}" -m assets.builders.measure \
-        --weights assets/emoji_clip.safetensors --datasets "${datasets[@]}") |
+        --weights trainers/prompting/embedded/emoji_clip.safetensors --datasets "${datasets[@]}") |
         tee "$OUTPUT/measure.txt"
 fi
 if stage tune; then # what it chooses is in configs/trainers/*/emoji.yaml

@@ -32,21 +32,18 @@ def module_name(path: Path) -> str:
 
 
 def imports(tree: ast.AST, package: str):
-    """(module, name or None, for the type checker alone) of every import of a module.
+    """(module, name or None) of every import of a module.
 
-    Imports inside functions count: what is imported late is imported all the same.
+    Imports inside functions, and those for the type checker, count: who knows another's types, or
+    imports it late, depends on it all the same.
     """
-    checked = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            checked.update(map(id, (inner for part in node.body for inner in ast.walk(part))))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None, id(node) in checked) for alias in node.names)
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package.rsplit(".", node.level - 1)[0] if node.level else ""
             source = ".".join(filter(None, (base, node.module)))
-            yield from ((source, alias.name, id(node) in checked) for alias in node.names)
+            yield from ((source, alias.name) for alias in node.names)
 
 
 def modules(*places: str) -> dict[str, list]:
@@ -62,19 +59,16 @@ def modules(*places: str) -> dict[str, list]:
 def import_graph(found: dict[str, list]) -> dict[str, set[str]]:
     """Module -> the modules of this repository that it imports.
 
-    A name taken from a package leads to where the package has it from, also where the package
-    fetches it on demand and tells the type checker alone.
+    A name taken from a package leads to where the package has it from.
     """
     graph = {module: set() for module in found}
     for module, imported in found.items():
-        for source, name, type_checking in imported:
-            if type_checking:
-                continue
+        for source, name in imported:
             if f"{source}.{name}" in found:
                 graph[module].add(f"{source}.{name}")
             elif source in found:
                 graph[module].add(source)
-                graph[module] |= {s for s, n, _ in found[source] if n == name and s in found}
+                graph[module] |= {s for s, n in found[source] if n == name and s in found}
     return graph
 
 
@@ -93,6 +87,41 @@ def test_nothing_imports_the_tools():
         if any(other.partition(".")[0] == "tools" for other in imported)
     }
     assert users == {"tools"}
+
+
+# The rooms of trainers/prompting/, each with what it may import of the others: no circle in it.
+ROOMS = {
+    "errors": "",
+    "storage": "errors",
+    "spec": "errors",
+    "transport": "errors",
+    "backbones": "errors storage",
+    "running": "errors backbones",
+    "encoders": "errors backbones running spec transport",
+    "scores": "errors encoders running spec transport",
+    "model": "errors backbones encoders running scores spec storage",
+    "teacher": "errors encoders running spec storage",
+    "regularizers": "errors model teacher",
+    "averaging": "",
+    "node": "errors",
+    "method": "errors model node spec storage",
+    "methods": "averaging backbones encoders errors method model node regularizers spec teacher",
+    "plugins": "errors method methods",
+    "step": "errors method model running",
+    "trainer": "backbones errors method methods model node running spec step storage",
+    "use": "backbones encoders errors method model plugins scores spec storage trainer",
+}
+
+
+def test_the_rooms_of_the_plug_in_import_in_one_direction():
+    base = "trainers.prompting."
+    rooms = {room: set(others.split()) for room, others in ROOMS.items()}
+    graphlib.TopologicalSorter(rooms).prepare()
+    for module, imported in import_graph(modules("trainers/prompting")).items():
+        if module.startswith(base):
+            room = module.removeprefix(base).partition(".")[0]
+            found = {name.removeprefix(base).partition(".")[0] for name in imported}
+            assert found - {room, base.strip(".")} <= rooms[room], module
 
 
 def required() -> set[str]:
@@ -114,7 +143,7 @@ def test_every_imported_package_is_required():
     distributions = importlib.metadata.packages_distributions()
     missing = {}
     for module, imported in modules(*PROGRAM, "dassl-lite", "tests").items():
-        for source, _, _ in imported:
+        for source, _ in imported:
             package = source.partition(".")[0]
             if package in own or package in sys.stdlib_module_names:
                 continue

@@ -1,6 +1,6 @@
 """What the embedded data sets leave to gain: a table that does not depend on any method.
 
-    python -m assets.builders.measure --weights assets/emoji_clip.safetensors
+    python -m assets.builders.measure --weights trainers/prompting/embedded/emoji_clip.safetensors
 
 For each data set with base and new classes it prints zero-shot accuracy, and the accuracy after
 tuning all LayerNorms of both towers on the 16-shot training images of the base classes (an upper

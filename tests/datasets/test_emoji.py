@@ -37,7 +37,7 @@ CLASSES = {
     "EmojiAnimals": 129,
     "EmojiFood": 128,
 }
-WEIGHTS = ROOT / "assets" / "emoji_clip.safetensors"
+WEIGHTS = ROOT / "trainers" / "prompting" / "embedded" / "emoji_clip.safetensors"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from trainers.prompting import Method, PromptSpec, build_method, load_clip
 from trainers.prompting.method import METHODS
-from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.model.parts import Parts
 from trainers.prompting.running import ranks
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.scores import SCORES, register_score

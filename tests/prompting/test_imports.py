@@ -6,6 +6,8 @@ import sys
 import pytest
 from paths import ROOT
 
+import trainers.prompting
+
 # What Dassl 0.6.3 offers under the names of these packages.
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},
@@ -73,3 +75,29 @@ def test_the_trainer_uses_what_the_original_trainer_has():
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self":
             (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
     assert "cfg" in used and used - own <= TRAINER
+
+
+def test_every_public_name_is_there_and_known_to_type_checkers():
+    package = trainers.prompting
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    tree = ast.parse((ROOT / "trainers" / "prompting" / "__init__.py").read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    places = {alias.asname: node.module for node in checked.body for alias in node.names}
+    assert places == package._MODULES
+    assert {"Parts", "Contexts", "register_score"} <= set(package.__all__)
+
+
+def test_names_are_listed():
+    methods = trainers.prompting.list_methods()
+    assert {"ALIGN", "CoOp", "ZeroshotCLIP"} <= set(methods) and methods == sorted(methods)
+    assert {"emoji", "ViT-B/16"} <= set(trainers.prompting.list_backbones())
+
+
+def test_no_path_leads_out_of_the_folder():
+    """Data that the package needs lie in it: it is copied into other checkouts."""
+    for path in SOURCES:
+        depth = len(path.relative_to(ROOT / "trainers" / "prompting").parts)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "parents":
+                assert int(ast.unparse(node.slice)) < depth, path

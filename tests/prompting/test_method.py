@@ -1,5 +1,7 @@
 """The hooks of a method, and what is told of a method that is wrong."""
 
+from dataclasses import dataclass
+
 import pytest
 import tiny
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
 from trainers.prompting.method import METHODS, Batch, register
-from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import read_node
 
 NAMES = ["forest", "sea", "road"]
@@ -30,6 +32,29 @@ class Mine(Method):
 
 def build(kind, clip_model, **node):
     return kind(read_node(kind, node), clip_model, NAMES)
+
+
+class Typed(Method):
+    """As Mine, with its keys in a dataclass."""
+
+    node = "MINE"
+    point = staticmethod(Mine.point)
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 2
+        PREC: str = "fp32"
+
+
+def test_a_dict_of_defaults_makes_the_same_settings():
+    assert Mine.defaults == Typed.defaults == {"N_CTX": 2, "PREC": "fp32"}
+    for kind in Mine, Typed:
+        found = vars(read_node(kind, {"N_CTX": 3}, "Food101"))
+        assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101"}
+        with pytest.raises(UserError, match="TRAINER.MINE.N_CTX is 'a' but must be a whole number"):
+            read_node(kind, {"N_CTX": "a"})
+        with pytest.raises(UserError, match="TRAINER.MINE has no key 'N_CTXT': did you mean"):
+            read_node(kind, {"N_CTXT": 3})
 
 
 def test_terms_add_up_unless_one_is_called_loss(tiny_clip):
@@ -174,6 +199,9 @@ def test_a_name_is_registered_once():
         ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
         ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
         ("ALIGN", {"FORM": "cosine"}, "FORM is 'cosine' but must be paper or released"),
+        ("PLOT", {"CTX_INIT": 5}, "TRAINER.PLOT.CTX_INIT is 5 but must be words"),
+        ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
+        ("CoOp", {"PREC": 16}, "TRAINER.COOP.PREC is 16 but must be a word"),
         ("CoOp", {"CSC": "yes"}, "TRAINER.COOP.CSC is 'yes' but must be True or False"),
     ],
 )

@@ -99,8 +99,11 @@ WITHOUT = {
     "an object": (Parts(), "is no class"),
     "no node": (bare(defaults={"PREC": "fp32"}), "`node` of the method Bare is None"),
     "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
-    "no defaults": (bare(node="BARE"), "`defaults` of the method Bare is None"),
-    "no precision": (bare(node="BARE", defaults={}), "Bare is {} but must be a dict of settings"),
+    "no settings": (bare(node="BARE"), "The method Bare has no settings"),
+    "no dataclass": (
+        bare(node="BARE", Settings=type("Settings", (Method.Settings,), {})),
+        "Settings of Bare are no dataclass",
+    ),
     "no point": (type("Bare", (Method,), GOOD), "`point` of the method Bare is"),
     "no folder": (bare(**GOOD, checkpoint=""), "`checkpoint` of the method Bare is ''"),
     "a folder elsewhere": (bare(**GOOD, checkpoint="../other"), "'../other' but must be the name"),

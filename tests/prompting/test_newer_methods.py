@@ -173,7 +173,7 @@ MISTAKES = {
     "class-specific": ("TCP", ["TRAINER.COOP.CSC", "True"], "set CSC False"),
     "loss": ("ProGrad", ["LOSS.NAME", "gm"], "LOSS.NAME is 'gm'"),
     "distance": ("CoPrompt", ["TRAINER.DISTILL", "l1"], "TRAINER.DISTILL is 'l1'"),
-    "sentences": ("CoPrompt", ["TRAINER.CoPrompt.SENTENCES", "no.json"], "'no.json' is no JSON"),
+    "sentences": ("CoPrompt", ["TRAINER.CoPrompt.SENTENCES", "no.json"], "'no.json' cannot be"),
     "one view": ("CoPrompt", ["DATALOADER.K_TRANSFORMS", "1"], "set DATALOADER.K_TRANSFORMS 2"),
 }  # fmt: skip
 

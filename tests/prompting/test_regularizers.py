@@ -8,6 +8,7 @@ from test_golden import read
 
 from trainers.prompting import Teacher, UserError, build_method
 from trainers.prompting.encoders.templates import KGCOOP, template_of
+from trainers.prompting.methods import align
 from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
 
 
@@ -64,3 +65,12 @@ def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
 def test_regularisers_that_cannot_be(tiny_clip, node, part):
     with pytest.raises(UserError, match=part):
         build("ALIGN", tiny_clip, **node)
+
+
+def test_align_without_regularisers_asks_no_teacher(tiny_clip, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("a teacher, or a regulariser, without need")
+
+    monkeypatch.setattr(align, "Teacher", refuse)
+    monkeypatch.setattr(align, "regularize", refuse)
+    assert set(build("ALIGN", tiny_clip, M=2, N=2).losses(IMAGES, LABELS)) == {"loss"}

@@ -8,69 +8,74 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .backbones import build_clip, load_clip
-    from .errors import UserError
-    from .method import Method, register
-    from .model.prompted_clip import PromptedCLIP
-    from .model.spec import PromptSpec
-    from .teacher import Teacher
-    from .trainer.config import build_method, prompt_spec
-    from .transport.solver import sinkhorn
-    from .use.run import load_run
+if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
+    from .backbones import build_clip as build_clip
+    from .backbones import list_backbones as list_backbones
+    from .backbones import load_clip as load_clip
+    from .errors import UserError as UserError
+    from .method import Method as Method
+    from .method import register as register
+    from .methods import list_methods as list_methods
+    from .model.learner import Contexts as Contexts
+    from .model.parts import Parts as Parts
+    from .model.prompted_clip import PromptedCLIP as PromptedCLIP
+    from .scores import register_score as register_score
+    from .spec import PromptSpec as PromptSpec
+    from .teacher import Teacher as Teacher
+    from .trainer.config import build_method as build_method
+    from .trainer.config import prompt_spec as prompt_spec
+    from .transport.solver import sinkhorn as sinkhorn
+    from .use.run import load_run as load_run
 
 __version__ = "0.3.0"
 
-_PLACES = {
+_MODULES = {
+    "Contexts": "model.learner",
     "Method": "method",
-    "PromptSpec": "model.spec",
-    "PromptedCLIP": "model",
+    "Parts": "model.prompted_clip",
+    "PromptSpec": "spec",
+    "PromptedCLIP": "model.prompted_clip",
     "Teacher": "teacher",
     "UserError": "errors",
     "build_clip": "backbones",
     "build_method": "trainer.config",
+    "list_backbones": "backbones",
+    "list_methods": "methods",
     "load_clip": "backbones",
     "load_run": "use.run",
     "prompt_spec": "trainer.config",
     "register": "method",
+    "register_score": "scores",
     "sinkhorn": "transport.solver",
 }
 
-__all__ = [
-    "Method",
-    "PromptSpec",
-    "PromptedCLIP",
-    "Teacher",
-    "UserError",
-    "build_clip",
-    "build_method",
-    "extend_cfg",
-    "load_clip",
-    "load_run",
-    "prompt_spec",
-    "register",
-    "sinkhorn",
-]
+__all__ = [*_MODULES, "extend_cfg"]
 
 
 def extend_cfg(cfg) -> None:
-    """As `trainer.extend_cfg`. Where a package is missing that all of ours need, or Python is too
-    old, a warning says so, and the checkout around us runs without them."""
+    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
+
+    Where a package is missing that all of ours need, or Python is too old, a warning says so, and
+    the checkout around us runs without them.
+
+    Args:
+        cfg: a `CfgNode` of Dassl, changed in place.
+    """
     from .errors import UserError
 
     try:
         if sys.version_info < (3, 10):  # noqa: UP036 (a checkout may have an older one)
             raise ImportError("Python 3.10 or newer is needed")
-        from .trainer import trainer
+        from .trainer.register import extend_cfg as extend
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         remedy = f": run `pip install {missing.partition('.')[0]}`" if missing else ""
         print(f"warning: the trainers of {__name__} are left out: {error}{remedy}")
     else:
-        trainer.extend_cfg(cfg)
+        extend(cfg)
 
 
 def __getattr__(name: str):
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

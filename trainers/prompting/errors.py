@@ -19,6 +19,7 @@ class UserError(ValueError):
     exit_code = 2
 
     def __init__(self, message: str = "", exit_code: int = 2):
+        """Take the sentence, and the exit code of the program."""
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -65,7 +66,7 @@ def no_exit(whose: str) -> Iterator[None]:
 
 
 def printable(text: object) -> str:
-    """Text from a file, or a file's name, on one line: control characters become `\\x1b`."""
+    r"""Text from a file, or a file's name, on one line: control characters become `\\x1b`."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 

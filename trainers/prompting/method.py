@@ -1,17 +1,19 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
 import re
-from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import node as nodes
 from .errors import UserError, check_name
-from .model.prompted_clip import Output, Parts, PromptedCLIP
-from .model.spec import PromptSpec
+from .model.parts import Output, Parts
+from .model.prompted_clip import PromptedCLIP
+from .spec import PromptSpec
 from .storage import state
 
 METHODS: dict[str, type["Method"]] = {}
@@ -30,8 +32,7 @@ class Batch(NamedTuple):
 
 
 class Method(nn.Module):
-    """Base of all methods. A method is one file with one subclass; its class has the name that
-    `--trainer` takes.
+    """Base of all methods: one file each, whose class has the name that `--trainer` takes.
 
     A subclass names its node and its point; the rest has a default: cross-entropy, one backward
     pass, one view, nothing trained but prompts, no state but the parameters.
@@ -43,11 +44,14 @@ class Method(nn.Module):
 
     Class attributes:
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
-        defaults: the node's keys with their public values.
+        Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
+            the node, with its type and its public value. Plug-ins of version 0.2 have a dict
+            `defaults` of keys and values instead, of which these are made.
+        defaults: the keys of `Settings` with their values.
         outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
-            `{"W": "TRAINER.W"}`; their defaults are in `defaults`, too.
+            `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
-        training_only: keys of `defaults` that an evaluation does not read, and may set otherwise.
+        training_only: keys of `Settings` that an evaluation does not read, and may set otherwise.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
         dead_weights: beginnings of names in public checkpoints that mean nothing here, without
@@ -59,8 +63,8 @@ class Method(nn.Module):
 
     Attributes:
         model: the `PromptedCLIP`.
-        settings: the node with all its keys as attributes.
-        class_buffers: of `state`, taken after `setup`.
+        settings: the `Settings` of this instance.
+        class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
         settings: the node in full, as `config.read_node` gives it.
@@ -73,7 +77,7 @@ class Method(nn.Module):
     """
 
     node: ClassVar[str]
-    defaults: ClassVar[dict]
+    defaults: ClassVar[dict[str, Any]]
     outside: ClassVar[dict[str, str]] = {}
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
@@ -84,7 +88,21 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
-    def __init__(self, settings: SimpleNamespace, clip_model, classnames, dataset: str = ""):
+    @dataclass(frozen=True)
+    class Settings(nodes.Settings):
+        """Base of the `Settings` of every method."""
+
+    settings: Any
+
+    def __init_subclass__(cls, **kwargs):
+        """Make `Settings` and `defaults` of the class agree."""
+        super().__init_subclass__(**kwargs)
+        if "defaults" in vars(cls):
+            cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
+        cls.defaults = nodes.defaults_of(cls.Settings)
+
+    def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
+        """Build the model at the point of the settings, then `setup`."""
         super().__init__()
         self.settings = settings
         name, point = type(self).__name__, self.point(settings)
@@ -96,22 +114,21 @@ class Method(nn.Module):
         if not isinstance(self.model.parts, Parts):
             kind = type(self.model.parts).__name__
             raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
-        self.class_buffers = state.class_buffers(self)
+        self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
 
     # ------------------------------------------------------------------ what a method may say
 
     @staticmethod
-    def point(node: SimpleNamespace) -> PromptSpec:
+    def point(settings: Any) -> PromptSpec:
         """The method's point in the space of prompts.
 
         Args:
-            node: has the keys of `defaults` as attributes, and `dataset`.
+            settings: of the method's `Settings`.
         """
         raise NotImplementedError
 
     def setup(self, clip_model, classnames, dataset: str) -> None:
-        """Make what the method has beside its prompts: a frozen teacher, trained parts
-        (`self.model.parts`), buffers."""
+        """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
         """What a step minimises.
@@ -142,7 +159,8 @@ class Method(nn.Module):
         """Called after the last step of an epoch, before it is saved or tested.
 
         Args:
-            epoch: counted from 1 to `last`.
+            epoch: counted from 1.
+            last: the number of epochs.
         """
 
     # ------------------------------------------------------------------ what calls it
@@ -158,8 +176,10 @@ class Method(nn.Module):
         return self.terms(self.model.output(batch.images), batch)
 
     def batch(self, images, labels: torch.Tensor) -> Batch:
-        """Raises:
-        UserError: there are fewer views than the method needs.
+        """A batch of a loader.
+
+        Raises:
+            UserError: there are fewer views than the method needs.
         """
         views = list(images) if isinstance(images, (list, tuple)) else [images]
         if len(views) < self.views:
@@ -194,9 +214,16 @@ class Method(nn.Module):
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
-    def own_state(self) -> dict[str, torch.Tensor]:
+    def own_state(self) -> dict[str, Any]:
         """The buffers of the method and of its parts, which belong to what it has learned."""
-        return state.own_state(self)
+        parameters = self.model.parts.named_parameters(remove_duplicate=False)
+        trained = {state.PARTS + name for name, _ in parameters}
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith("model.")
+            or (name.startswith(state.PARTS) and name not in trained)
+        }
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what `own_state` has given.
@@ -204,16 +231,45 @@ class Method(nn.Module):
         Raises:
             UserError: the state is of another method, or a value does not fit.
         """
-        state.load_own_state(self, state_dict)
+        state.load_buffers(self, self.own_state(), state_dict)
+
+    def load_checkpoint(self, checkpoint: Mapping, classnames: Sequence[str]) -> None:
+        """Load what a checkpoint, ours or a public one, holds: prompts, parts, buffers.
+
+        Args:
+            checkpoint: as `read_checkpoint` gives it.
+            classnames: K names, those that the method was built for.
+
+        Raises:
+            UserError: it does not fit the method, or is for its own classes alone.
+        """
+        name, saved = type(self).__name__, checkpoint.get("classnames")
+        if saved is not None and not state.are_texts(saved):
+            raise UserError(
+                "The checkpoint does not tell its classes: take another, or train again"
+            )
+        others = saved is not None and list(saved) != list(classnames)
+        class_specific = self.model.spec.class_specific
+        if others and (self.class_bound or class_specific):
+            raise UserError(
+                f"{name} has learned something for each of its classes"
+                f"{' (CSC)' if class_specific else ''}: it cannot name others"
+            )
+        self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        kept = checkpoint.get("method")
+        if kept is None or checkpoint.get("trainer") != name:  # of another code or method
+            return
+        if others:
+            made = checkpoint.get("class_buffers")
+            if not isinstance(made, Mapping):  # of an older version, which loaded none
+                return
+            state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
+        self.load_own_state(kept)
 
 
 # What a class must say, in words and as a test.
 DECLARED = {
     "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
-    "defaults": (
-        "a dict of settings with PREC: fp16, fp32 or amp",
-        lambda value: isinstance(value, dict) and "PREC" in value,
-    ),
     "point": ("a function of the settings", lambda value: value is not Method.point),
     "checkpoint": (
         "the name of a folder",
@@ -245,6 +301,16 @@ def register(cls: type[Method]) -> type[Method]:
         value = getattr(cls, key, None)
         if not holds(value):
             raise UserError(f"`{key}` of the method {name} is {value!r} but must be {wanted}")
+    if cls.Settings is Method.Settings:
+        raise UserError(
+            f"The method {name} has no settings: give it a dataclass `Settings`, or a dict "
+            "`defaults`"
+        )
+    if "__dataclass_fields__" not in vars(cls.Settings):  # of its own, not of its base
+        raise UserError(
+            f"The Settings of {name} are no dataclass: put @dataclass(frozen=True) above them, and "
+            "@register above the method"
+        )
     METHODS[name] = cls
     return cls
 

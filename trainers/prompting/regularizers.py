@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import UserError, check_name
-from .model.prompted_clip import Output
+from .model.parts import Output
 from .teacher import Teacher
 
 
@@ -20,6 +20,7 @@ class Frozen:
     """What the untouched CLIP makes of a batch; nothing is computed before it is asked for."""
 
     def __init__(self, teacher: Teacher, images: torch.Tensor):
+        """Keep both; nothing is computed yet."""
         self.teacher, self.images = teacher, images
 
     @property
@@ -95,7 +96,9 @@ def regularize(
 
     Args:
         weights: of each term that is wanted, by its name in `REGULARIZERS`.
-        output: of the model, for images (B, 3, H, W).
+        teacher: the untouched CLIP.
+        output: of the model.
+        images: (B, 3, H, W), that the output is of.
     """
     frozen = Frozen(teacher, images)
     return {name: w * REGULARIZERS[name](output, frozen) for name, w in weights.items()}

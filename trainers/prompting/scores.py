@@ -26,7 +26,7 @@ from .transport.token_level import token_distances
 if TYPE_CHECKING:
     from .encoders.text import TextFeatures
     from .encoders.vision import ImageFeatures
-    from .model.spec import PromptSpec
+    from .spec import PromptSpec
 
 
 class Needs(NamedTuple):

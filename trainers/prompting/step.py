@@ -4,7 +4,7 @@ import torch
 
 from .errors import UserError
 from .method import Batch, Method
-from .model.prompted_clip import Output
+from .model.parts import Output
 from .running import ranks
 from .running.precision import Precision
 

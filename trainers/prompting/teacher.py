@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
-from .model.spec import PromptSpec, clean
 from .running import ranks
+from .spec import PromptSpec, clean
 from .storage.files import read_json
 
-EMBEDDED = {"emoji": Path(__file__).resolve().parents[2] / "assets" / "emoji_sentences.json"}
+EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
 
 
 class Teacher:
@@ -35,6 +35,7 @@ class Teacher:
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
     ):
+        """Write the sentences; nothing is computed yet."""
         self.clip_model = clip_model
         names = [clean(name) for name in classnames]
         self.sentences = [

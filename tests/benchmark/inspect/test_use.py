@@ -20,7 +20,7 @@ from tiny import COLOURS
 from benchmark.__main__ import main
 from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
-from trainers.prompting.model.prompted_clip import Parts
+from trainers.prompting.model.parts import Parts
 
 NAMES = sorted(COLOURS)
 

@@ -19,7 +19,12 @@ from . import hugging_face, openai, openclip
 from .family import Family
 from .openai import build_clip
 
-__all__ = ["Family", "absolute", "build_clip", "family_of", "load_clip"]
+__all__ = ["Family", "absolute", "build_clip", "family_of", "list_backbones", "load_clip"]
+
+
+def list_backbones() -> list[str]:
+    """The names that `load_clip` takes, without those of open_clip and of Hugging Face."""
+    return sorted(openai.NAMES)
 
 
 def load_clip(name: str):

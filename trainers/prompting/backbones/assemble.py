@@ -55,6 +55,7 @@ class CLIP(nn.Module):
     """The parts of a CLIP that `backbones` lists, without a forward pass of their own."""
 
     def __init__(self, visual: nn.Module, text: Tower, sizes: Sizes, family: Family, bias: bool):
+        """Make the parts, without values."""
         super().__init__()
         self.visual = visual
         self.transformer = openai_model.Transformer(text.width, text.layers, text.heads)
@@ -167,8 +168,12 @@ def assemble(
 
     Args:
         state: under the names of OpenAI's class; `logit_bias` may be among them.
-        vision, text, sizes, family: what the weights do not say.
-        source, arch: where the weights are from and whose shape they should have, for the message.
+        vision: the image encoder, as far as the weights do not say.
+        text: the text encoder, likewise.
+        sizes: of what is around them.
+        family: of the CLIP.
+        source: where the weights are from, for the message.
+        arch: whose shape they should have, for the message.
 
     Raises:
         UserError: there is no such architecture, or names or shapes do not agree.

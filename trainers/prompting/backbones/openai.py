@@ -15,7 +15,7 @@ from .family import Family, Tokenizer
 from .openai_clip import clip, model
 from .weights import read_weights, unreadable
 
-EMBEDDED = {"emoji": Path(__file__).parents[3] / "assets" / "emoji_clip.safetensors"}
+EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_clip.safetensors"}
 NAMES = (*EMBEDDED, *clip._MODELS)  # before any file or folder of such a name
 CACHE = os.path.expanduser("~/.cache/clip")  # as the package has it
 # Entries of a released state dict beside the weights. Checkpoints of other CLIPs have the same
@@ -44,11 +44,6 @@ def build_clip(arch: dict):
 def load(name: str):
     """As `load_clip`."""
     path = EMBEDDED.get(name, Path(name))
-    if name in EMBEDDED and not path.is_file():
-        raise UserError(
-            f"'{name}' is a file of the repository that this plug-in comes from, and is not at "
-            f"'{path}': name the file itself, assets/{path.name} of that repository"
-        )
     if name in clip._MODELS:
         return _load_openai(_downloaded(name))
     if not path.is_file():

@@ -99,7 +99,8 @@ def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Towe
 
 
 def refuse(arch: str, config: Mapping) -> None:
-    """
+    """Refuse an architecture that cannot be prompted.
+
     Raises:
         UserError: the architecture is none that prompts fit into; says why.
     """

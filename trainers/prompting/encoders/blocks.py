@@ -47,7 +47,10 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     """Scaled dot-product attention over the heads of a block.
 
     Args:
-        q: (B, Q, W); k, v: (B, R, W).
+        block: the block, for its number of heads.
+        q: (B, Q, W), queries.
+        k: (B, R, W), keys.
+        v: (B, R, W), values.
         mask: boolean, broadcastable to (B, heads, Q, R); True lets a query see a key.
         causal: without a mask, and Q = R: each position sees itself and those before it.
 
@@ -88,6 +91,7 @@ class FrozenMLP(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        """The gradient of x; the weights have none."""
         hidden, up, down = ctx.saved_tensors
         inner = grad.flatten(0, -2) @ down
         torch.ops.aten.silu_backward(inner, hidden, grad_input=inner)

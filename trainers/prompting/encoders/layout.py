@@ -53,6 +53,7 @@ class Layout(nn.Module):
         cut: list[int],
         spans: list[list[range]] | None = None,
     ):
+        """Lay out the sentences."""
         super().__init__()
         if spans:
             sentences = lengthened(sentences, spans)
@@ -66,7 +67,7 @@ class Layout(nn.Module):
             )
         self.cut, self.P = cut, max(cut)
         self.starts = [0, *accumulate(lengths[:-1])]
-        N, K, S = len(cut), len(lengths), max(lengths)
+        K, S = len(lengths), max(lengths)
         start, length = torch.tensor(self.starts), torch.tensor(lengths)
 
         self._keep("prefix_ids", padded(prefixes))
@@ -84,28 +85,33 @@ class Layout(nn.Module):
         self._keep("eos_offset", eos)
         self._keep("eos", start + eos)
 
+        self._keep_slots(sentences[0])
+        self._keep_tokens(spans)
+
+    def _keep_slots(self, row: list[Sentence]) -> None:
+        """Where the learnable tokens stand, the same in all prompts."""
         slots = [
             (self.place(0, k, p) - self.P, k, j)
-            for k, s in enumerate(sentences[0])
-            for p, j in s.slots.items()
-            if p >= cut[0]
+            for k, sentence in enumerate(row)
+            for p, j in sentence.slots.items()
+            if p >= self.cut[0]
         ]
         self._keep("suffix_slots", torch.tensor(slots, dtype=torch.long).reshape(-1, 3).T)
-        self.prefix_slots = sum(p < cut[0] for p in sentences[0][0].slots)
+        self.prefix_slots = sum(p < self.cut[0] for p in row[0].slots)
 
-        tokens: torch.Tensor | None = None
-        self.token_weights = None
-        if spans:
-            places = [
-                [self.place(n, k, p) for p in spans[n][k]] for n in range(N) for k in range(K)
-            ]
-            shared = min(sum(i < self.P for i in row) for row in places)
-            count = torch.tensor([len(row) for row in places])
-            real = torch.arange(int(count.max())) < count[:, None]
-            tokens = padded(places).reshape(N, K, -1)
-            mass = (real / count[:, None]).reshape(N, K, -1)
-            self.token_weights = TokenWeights(mass, shared)
-        self._keep("token_index", tokens)
+    def _keep_tokens(self, spans: list[list[range]] | None) -> None:
+        """Where the token-level features are, and their weights."""
+        if not spans:
+            self.token_weights = None
+            return self._keep("token_index", None)
+        N, K = len(spans), len(spans[0])
+        places = [[self.place(n, k, p) for p in spans[n][k]] for n in range(N) for k in range(K)]
+        shared = min(sum(i < self.P for i in row) for row in places)
+        count = torch.tensor([len(row) for row in places])
+        real = torch.arange(int(count.max())) < count[:, None]
+        mass = (real / count[:, None]).reshape(N, K, -1)
+        self.token_weights = TokenWeights(mass, shared)
+        self._keep("token_index", padded(places).reshape(N, K, -1))
 
     def place(self, n: int, k: int, p: int) -> int:
         """Position p of a sentence in its prefix and, behind it, the packed suffixes."""

@@ -5,15 +5,17 @@ from typing import NamedTuple
 
 from ..backbones.family import Tokenizer
 from ..errors import UserError
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 
 CSC_SLOT = -1  # marks a slot that differs between classes
 
 
 def check_names(classnames: Sequence[str]) -> None:
-    """Raises:
-    TypeError: they are no list of strings.
-    ValueError: there are none.
+    """Refuse what is no list of class names.
+
+    Raises:
+        TypeError: they are no list of strings.
+        ValueError: there are none.
     """
     if isinstance(classnames, str):
         raise TypeError(f"classnames is the text '{classnames}': give a list of names")
@@ -49,6 +51,7 @@ class Writer(NamedTuple):
 
         Args:
             template: `{}` stands for the class name; without one it is `{template} {name}.`.
+            name: of the class.
 
         Raises:
             UserError: the name is empty, or the sentence does not fit into the encoder's context.

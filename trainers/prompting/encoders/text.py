@@ -6,7 +6,7 @@ their keys and values are computed once per prompt (the prefix) and shared by th
 sentences (the suffixes), which are packed without padding (`layout`).
 
 Letters: N prompts, K classes, b learnable tokens of a prompt, J depths, W the width of the
-encoder, D of the features; P, T, S and L as in `Layout`.
+encoder, D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from torch import nn
 
 from ..backbones import family_of
 from ..errors import UserError
-from ..model.spec import PromptSpec, clean
 from ..running.memory import Footprint
+from ..spec import PromptSpec, clean
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
@@ -70,6 +70,7 @@ class TextEncoder(nn.Module):
         words: bool = False,
         insert_block: int = 0,
     ):
+        """Write the sentences, and lay them out."""
         super().__init__()
         self.token_embedding = clip_model.token_embedding
         self.transformer = clip_model.transformer
@@ -224,38 +225,38 @@ class TextEncoder(nn.Module):
                 b = layout.prefix_slots
                 slots = ctx[:, :b].to(shared.dtype)
                 shared = torch.cat([shared[:, :1], slots, shared[:, 1 + b :]], dim=1)
-            at, k, j = layout.suffix_slots
-            if len(at):
+            place, k, j = layout.suffix_slots
+            if len(place):
                 value = ctx[k, j][None] if self.spec.class_specific else ctx[:, j]
-                suffix = suffix.index_copy(1, at, value.to(suffix.dtype))
+                suffix = suffix.index_copy(1, place, value.to(suffix.dtype))
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
 
     def _insert(self, inserted, shared, suffix):
         """From what classes share to what each has for itself: to `own_layout`."""
-        at, k, j = self.own_layout.suffix_slots
+        place, k, j = self.own_layout.suffix_slots
         own = torch.cat([shared, suffix], dim=1).index_select(1, self.regroup)
-        own = own.index_copy(1, at, inserted[k, j][None].to(own.dtype))
+        own = own.index_copy(1, place, inserted[k, j][None].to(own.dtype))
         return shared[:, : self.own_layout.P], own
 
     def _block(self, block, layout, shared, suffix):
         """One block over prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        q, k, v = blocks.project_qkv(block, shared)
-        shared = blocks.finish(block, shared, blocks.attend(block, q, k, v, causal=True))
+        query, key, value = blocks.project_qkv(block, shared)
+        shared = blocks.finish(block, shared, blocks.attend(block, query, key, value, causal=True))
         # padded queries, keys and values are large, and quickly made once more
-        qkv = blocks.project_qkv(block, suffix)
-        out = blocks.run(self._attend, True, block, layout, k, v, *qkv)
+        own = blocks.project_qkv(block, suffix)
+        out = blocks.run(self._attend, True, block, layout, key, value, *own)
         return shared, blocks.finish(block, suffix, out)
 
     @staticmethod
-    def _attend(block, layout, k, v, own_q, own_k, own_v):
+    def _attend(block, layout, key, value, own_query, own_key, own_value):
         """What the packed suffixes attend to: (N, T, W) from keys and values of both parts."""
-        N, _, W = own_q.shape
+        N, _, W = own_query.shape
         K, mask = len(layout.eos), layout.mask
         mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
-        k, v = behind(layout, k, own_k), behind(layout, v, own_v)
-        out = blocks.attend(block, padded(layout, own_q), k, v, mask[:, None])
+        key, value = behind(layout, key, own_key), behind(layout, value, own_value)
+        out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
         return out.reshape(N, -1, W).index_select(1, layout.pack_index)
 
     @staticmethod
@@ -264,10 +265,12 @@ class TextEncoder(nn.Module):
         x = suffix[:, layout.eos]
         N, K, W = x.shape
         pairs = zip(blocks.project_kv(block, shared), blocks.project_kv(block, suffix), strict=True)
-        k, v = (behind(layout, *pair) for pair in pairs)
+        key, value = (behind(layout, *pair) for pair in pairs)
         mask = layout.mask[:, layout.eos_offset].expand(N, -1, -1).reshape(N * K, 1, 1, -1)
-        q = blocks.project_q(block, x).reshape(N * K, 1, W)
-        return blocks.finish(block, x, blocks.attend(block, q, k, v, mask).reshape(N, K, W))
+        query = blocks.project_q(block, x).reshape(N * K, 1, W)
+        return blocks.finish(
+            block, x, blocks.attend(block, query, key, value, mask).reshape(N, K, W)
+        )
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""

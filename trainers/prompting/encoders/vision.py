@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from ..model.spec import PromptSpec
 from ..running.memory import Footprint
+from ..spec import PromptSpec
 from ..transport.precision import no_autocast
 from . import blocks
 
@@ -38,6 +38,7 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
+        """Check that the prompts fit the backbone."""
         super().__init__()
         self.visual = visual
         self.spec = spec
@@ -63,7 +64,8 @@ class ImageEncoder(nn.Module):
         return self.visual.conv1.weight.shape[0]
 
     def check(self, images: torch.Tensor) -> None:
-        """
+        """Refuse images that mean nothing here.
+
         Raises:
             ValueError: images that this encoder does not read. Pixels that are nan or infinite are
                 found on the CPU alone: for any other device the host would have to wait.

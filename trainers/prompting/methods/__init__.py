@@ -6,5 +6,12 @@ Importing this package imports, and so registers, every file in it.
 import importlib
 import pkgutil
 
+from ..method import METHODS
+
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
+
+
+def list_methods() -> list[str]:
+    """The names that `build_method` takes, those of plug-ins that are loaded among them."""
+    return sorted(METHODS)

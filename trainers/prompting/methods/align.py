@@ -1,12 +1,18 @@
-"""ALIGN: Tuning Multi-mode Token-level Prompt Alignment across Modalities (NeurIPS 2023)."""
+"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847).
+
+Tuning Multi-mode Token-level Prompt Alignment across Modalities.
+"""
+
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates, fixed_sentence
+from ..node import Words
 from ..regularizers import regularize, weights_of
+from ..spec import PromptSpec, expand_templates, fixed_sentence
 from ..teacher import Teacher
 
 
@@ -24,58 +30,68 @@ class ALIGN(Method):
     node = "ALIGN"
     checkpoint = "MultiModalPromptLearner"
     training_only = ("REGULARIZERS", "REGULARIZER_WEIGHTS")
-    defaults = {
-        "M": 4,
-        "N": 4,
-        "N_CTX": 2,
-        "CTX_INIT": None,  # a template, or a list of N; None means "a photo of a"
-        "DEPTH": 9,
-        "BETA": 1.0,
-        "BETA_FORM": "additive",
-        "LAMBDA": 0.1,
-        "SINKHORN_TOL": 1e-4,
-        "SINKHORN_MAX_ITER": 100,
-        "COUPLING": "project",
-        "FORM": "paper",
-        "REGULARIZERS": [],  # kg, scl_text, scl_image, scl_logits
-        "REGULARIZER_WEIGHTS": [],  # one each; none: as published
-        "PLAN": "sinkhorn",
-        "PREC": "fp16",
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        M: int = 4
+        N: int = 4
+        N_CTX: int = 2
+        CTX_INIT: Words = None  # a template, or a list of N; None means "a photo of a"
+        DEPTH: int = 9
+        BETA: float = 1.0
+        BETA_FORM: str = "additive"
+        LAMBDA: float = 0.1
+        SINKHORN_TOL: float = 1e-4
+        SINKHORN_MAX_ITER: int = 100
+        COUPLING: str = "project"
+        FORM: str = "paper"
+        REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
+        REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # none: as published
+        PLAN: str = "sinkhorn"
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        if node.FORM not in ("paper", "released"):
-            raise UserError(f"FORM is '{node.FORM}' but must be paper or released")
-        words = "a photo of a" if node.CTX_INIT is None else node.CTX_INIT
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        if settings.FORM not in ("paper", "released"):
+            raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
+        words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
         return PromptSpec(
-            M=node.M,
-            N=node.N,
-            beta=node.BETA,
-            beta_form=node.BETA_FORM,
-            coupling=node.COUPLING,
-            score="ot" if node.FORM == "paper" else "released",
-            templates=expand_templates(words, node.N, node.N_CTX, node.FORM != "released"),
-            sentence=fixed_sentence(words) if node.M else None,
-            text_length=node.N_CTX,
-            vision_length=node.N_CTX,
-            text_depth=node.DEPTH,
-            vision_depth=node.DEPTH,
-            plan=node.PLAN,
-            reg=node.LAMBDA,
-            tol=node.SINKHORN_TOL,
-            max_iter=node.SINKHORN_MAX_ITER,
+            M=settings.M,
+            N=settings.N,
+            beta=settings.BETA,
+            beta_form=settings.BETA_FORM,
+            coupling=settings.COUPLING,
+            score="ot" if settings.FORM == "paper" else "released",
+            templates=expand_templates(
+                words, settings.N, settings.N_CTX, settings.FORM != "released"
+            ),
+            sentence=fixed_sentence(words) if settings.M else None,
+            text_length=settings.N_CTX,
+            vision_length=settings.N_CTX,
+            text_depth=settings.DEPTH,
+            vision_depth=settings.DEPTH,
+            plan=settings.PLAN,
+            reg=settings.LAMBDA,
+            tol=settings.SINKHORN_TOL,
+            max_iter=settings.SINKHORN_MAX_ITER,
         )
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teachers of the regularisers that are asked for."""
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
-        kg = {name: weights.pop(name) for name in ("kg",) if name in weights}
-        self.regularizers = [
-            (kg, Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])),
-            (weights, Teacher(clip_model, classnames, PROMPTSRC)),
-        ]
+        self.regularizers: list[tuple[dict[str, float], Teacher]] = []
+        if "kg" in weights:
+            teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
+            self.regularizers.append(({"kg": weights.pop("kg")}, teacher))
+        if weights:
+            self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
 
     def loss(self, output, batch):
+        """Cross-entropy, and the regularisers with their weights."""
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         for weights, teacher in self.regularizers:
             terms |= regularize(weights, teacher, output, batch.images)

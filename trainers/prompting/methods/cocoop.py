@@ -1,7 +1,13 @@
-"""CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022)."""
+"""CoCoOp (Zhou et al., CVPR 2022; arXiv:2203.05557).
+
+Conditional Prompt Learning for Vision-Language Models.
+"""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
+from ..node import Words
+from ..spec import PromptSpec, text_prompt
 
 
 @register
@@ -10,8 +16,17 @@ class CoCoOp(Method):
 
     node = "COCOOP"
     saves_submodule = True
-    defaults = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        CTX_INIT: Words = ""
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        return text_prompt(node.N_CTX, node.CTX_INIT, image_conditional=True)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        return text_prompt(settings.N_CTX, settings.CTX_INIT, image_conditional=True)

@@ -1,7 +1,13 @@
-"""CoOp: Learning to Prompt for Vision-Language Models (Zhou et al., IJCV 2022)."""
+"""CoOp (Zhou et al., IJCV 2022; arXiv:2109.01134).
+
+Learning to Prompt for Vision-Language Models.
+"""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
+from ..node import Words
+from ..spec import PromptSpec, text_prompt
 
 
 @register
@@ -10,19 +16,25 @@ class CoOp(Method):
 
     node = "COOP"
     saves_submodule = True
-    defaults = {
-        "N_CTX": 16,
-        "CSC": False,
-        "CTX_INIT": "",
-        "PREC": "fp16",
-        "CLASS_TOKEN_POSITION": "end",
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        CSC: bool = False
+        CTX_INIT: Words = ""
+        CLASS_TOKEN_POSITION: str = "end"
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return text_prompt(
-            node.N_CTX,
-            node.CTX_INIT,
-            class_position=node.CLASS_TOKEN_POSITION,
-            class_specific=node.CSC and not node.CTX_INIT,  # words start one context for all
+            settings.N_CTX,
+            settings.CTX_INIT,
+            class_position=settings.CLASS_TOKEN_POSITION,
+            # words start one context for all
+            class_specific=settings.CSC and not settings.CTX_INIT,
         )

@@ -1,6 +1,10 @@
-"""CoPrompt: Consistency-guided Prompt Learning for Vision-Language Models (Roy and Etemad, ICLR
-2024)."""
+"""CoPrompt (Roy and Etemad, ICLR 2024; arXiv:2306.01195).
 
+Consistency-guided Prompt Learning for Vision-Language Models.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -9,8 +13,9 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..method import Method, register
 from ..model.adapters import Adapters
-from ..model.spec import PromptSpec, shared_prompt
+from ..node import Words
 from ..regularizers import apart
+from ..spec import PromptSpec, shared_prompt
 from ..teacher import Teacher, read_sentences
 
 
@@ -29,23 +34,30 @@ class CoPrompt(Method):
     views = 2
     training_only = ("W", "DISTILL", "SENTENCES")
     outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
-    defaults = {
-        "N_CTX": 2,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH": 9,
-        "W": 8.0,
-        "DISTILL": "cosine",
-        "SENTENCES": None,  # a JSON file
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 2
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH: int = 9
+        W: float = 8.0
+        DISTILL: str = "cosine"
+        SENTENCES: str | Mapping | None = None  # a JSON file
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        if node.DISTILL not in ("cosine", "mse"):
-            raise UserError(f"TRAINER.DISTILL is '{node.DISTILL}' but must be cosine or mse")
-        return shared_prompt("project", node)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        if settings.DISTILL not in ("cosine", "mse"):
+            raise UserError(f"TRAINER.DISTILL is '{settings.DISTILL}' but must be cosine or mse")
+        return shared_prompt("project", settings)
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the adapters; the teacher follows in the first step."""
+
         def teacher():
             sentences = read_sentences(self.settings.SENTENCES, classnames)
             return Teacher(clip_model, classnames, sentences)
@@ -59,13 +71,14 @@ class CoPrompt(Method):
         return self._make_teacher()
 
     def loss(self, output, batch):
-        node = self.settings
+        """CE + W (d(h, h0) + d(z, z0)), by its terms."""
+        settings = self.settings
         sentences = self.teacher.h_each
         h0 = sentences[int(torch.randint(len(sentences), ()))]
         z0 = self.teacher.z(batch.views[1])
-        distance = apart if node.DISTILL == "cosine" else F.mse_loss
+        distance = apart if settings.DISTILL == "cosine" else F.mse_loss
         return {
             "ce": F.cross_entropy(output.logits, batch.labels),
-            "kd_text": node.W * distance(output.text.h[0], h0),
-            "kd_image": node.W * distance(output.image.z[:, 0], z0),
+            "kd_text": settings.W * distance(output.text.h[0], h0),
+            "kd_image": settings.W * distance(output.image.z[:, 0], z0),
         }

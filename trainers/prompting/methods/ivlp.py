@@ -1,7 +1,10 @@
-"""IVLP: independent vision-language prompts (the baseline of Khattak et al., CVPR 2023)."""
+"""IVLP: independent vision-language prompts (a baseline in arXiv:2210.03117)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates
+from ..node import Words
+from ..spec import PromptSpec, expand_templates
 
 
 @register
@@ -10,26 +13,31 @@ class IVLP(Method):
 
     node = "IVLP"
     checkpoint = "VLPromptLearner"
-    defaults = {
-        "N_CTX_VISION": 2,
-        "N_CTX_TEXT": 2,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH_VISION": 9,
-        "PROMPT_DEPTH_TEXT": 9,
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX_VISION: int = 2
+        N_CTX_TEXT: int = 2
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH_VISION: int = 9
+        PROMPT_DEPTH_TEXT: int = 9
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(
-            M=int(node.N_CTX_VISION > 0 and node.PROMPT_DEPTH_VISION > 0),  # 0: text alone
+            M=int(settings.N_CTX_VISION > 0 and settings.PROMPT_DEPTH_VISION > 0),  # 0: text alone
             N=1,
             beta=0,
             coupling="independent",
             score="cosine",
-            templates=expand_templates(node.CTX_INIT, 1, node.N_CTX_TEXT),
-            text_length=node.N_CTX_TEXT,
-            vision_length=node.N_CTX_VISION,
-            text_depth=node.PROMPT_DEPTH_TEXT,
-            vision_depth=node.PROMPT_DEPTH_VISION,
+            templates=expand_templates(settings.CTX_INIT, 1, settings.N_CTX_TEXT),
+            text_length=settings.N_CTX_TEXT,
+            vision_length=settings.N_CTX_VISION,
+            text_depth=settings.PROMPT_DEPTH_TEXT,
+            vision_depth=settings.PROMPT_DEPTH_VISION,
         )

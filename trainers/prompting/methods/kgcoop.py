@@ -1,12 +1,17 @@
-"""KgCoOp: Visual-Language Prompt Tuning with Knowledge-guided Context Optimization (Yao et al.,
-CVPR 2023)."""
+"""KgCoOp (Yao et al., CVPR 2023; arXiv:2303.13283).
+
+Visual-Language Prompt Tuning with Knowledge-guided Context Optimization.
+"""
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 
 from ..encoders.templates import KGCOOP, template_of
 from ..method import Method, register
-from ..model.spec import PromptSpec, text_prompt
+from ..node import Switch
 from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 
 WORDS = "a photo of a"
@@ -25,16 +30,29 @@ class KgCoOp(Method):
     dead_weights = ("bias_vectors", "meta_net.")
     training_only = ("W",)
     ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
-    defaults = {"N_CTX": 16, "CSC": False, "CTX_INIT": False, "W": 1.0, "PREC": "fp16"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        CSC: bool = False
+        CTX_INIT: Switch = False
+        W: float = 1.0
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        words = WORDS if node.CTX_INIT else ""
-        return text_prompt(node.N_CTX, words, class_specific=node.CSC and not words)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        words = WORDS if settings.CTX_INIT else ""
+        return text_prompt(settings.N_CTX, words, class_specific=settings.CSC and not words)
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher with the data set's sentence."""
         self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
 
     def loss(self, output, batch):
+        """CE + W (1 - mean_k cos(h_k, h0_k)), by its terms."""
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"ce": ce, **regularize({"kg": self.settings.W}, self.teacher, output, batch.images)}

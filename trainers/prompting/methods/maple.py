@@ -1,7 +1,10 @@
-"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023)."""
+"""MaPLe: Multi-modal Prompt Learning (Khattak et al., CVPR 2023; arXiv:2210.03117)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, shared_prompt
+from ..node import Words
+from ..spec import PromptSpec, shared_prompt
 
 
 @register
@@ -10,8 +13,18 @@ class MaPLe(Method):
 
     node = "MAPLE"
     checkpoint = "MultiModalPromptLearner"
-    defaults = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 2
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH: int = 9
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        return shared_prompt("project", node)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        return shared_prompt("project", settings)

@@ -1,7 +1,10 @@
-"""MMP: the name under which ALIGN's authors published it (Wang et al., NeurIPS 2023)."""
+"""MMP: the name under which ALIGN's authors published it (NeurIPS 2023; arXiv:2309.13847)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, expand_templates, fixed_sentence
+from ..node import Words
+from ..spec import PromptSpec, expand_templates, fixed_sentence
 
 
 @register
@@ -15,28 +18,33 @@ class MMP(Method):
     node = "MMP"
     checkpoint = "MultiModalPromptLearner"
     ignored = ("VISION_PROMPT_DEPTH", "USECT")
-    defaults = {
-        "N_CTX": 2,
-        "CTX_INIT": "a photo of a",  # a tab between the words of two prompts
-        "PREC": "fp16",
-        "TEXT_PROMPT_DEPTH": 9,
-        "TEXT_PROMPT_NUMBER": 4,
-        "VISION_PROMPT_NUMBER": 4,
-        "HIERARCHICAL": True,
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 2
+        CTX_INIT: Words = "a photo of a"  # a tab between the words of two prompts
+        TEXT_PROMPT_DEPTH: int = 9
+        TEXT_PROMPT_NUMBER: int = 4
+        VISION_PROMPT_NUMBER: int = 4
+        HIERARCHICAL: bool = True
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        N = node.TEXT_PROMPT_NUMBER
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        N = settings.TEXT_PROMPT_NUMBER
         return PromptSpec(
-            M=node.VISION_PROMPT_NUMBER,
+            M=settings.VISION_PROMPT_NUMBER,
             N=N,
-            beta=float(node.HIERARCHICAL),
+            beta=float(settings.HIERARCHICAL),
             score="released",
-            templates=expand_templates(node.CTX_INIT, N, node.N_CTX, keep_fixed=False),
-            sentence=fixed_sentence(node.CTX_INIT),
-            text_length=node.N_CTX,
-            vision_length=node.N_CTX,
-            text_depth=node.TEXT_PROMPT_DEPTH,
-            vision_depth=node.TEXT_PROMPT_DEPTH,
+            templates=expand_templates(settings.CTX_INIT, N, settings.N_CTX, keep_fixed=False),
+            sentence=fixed_sentence(settings.CTX_INIT),
+            text_length=settings.N_CTX,
+            vision_length=settings.N_CTX,
+            text_depth=settings.TEXT_PROMPT_DEPTH,
+            vision_depth=settings.TEXT_PROMPT_DEPTH,
         )

@@ -1,7 +1,9 @@
-"""PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023)."""
+"""PLOT: Prompt Learning with Optimal Transport (Chen et al., ICLR 2023; arXiv:2210.01253)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 from .coop import CoOp
 
 
@@ -11,9 +13,17 @@ class PLOT(Method):
 
     node = "PLOT"
     saves_submodule = True
-    defaults = {"N": 4, **CoOp.defaults}
+
+    @dataclass(frozen=True)
+    class Settings(CoOp.Settings):
+        """The keys of the node."""
+
+        N: int = 4
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        one = CoOp.point(node)
-        return one.with_(N=node.N, score="plot", templates=one.templates * node.N)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        one = CoOp.point(settings)
+        return one.with_(N=settings.N, score="plot", templates=one.templates * settings.N)

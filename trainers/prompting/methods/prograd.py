@@ -1,4 +1,6 @@
-"""ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023)."""
+"""ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023; arXiv:2205.14865)."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,8 @@ import torch.nn.functional as F
 from ..encoders.templates import PROGRAD, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..model.spec import SLOT, PromptSpec, text_prompt
+from ..node import Switch
+from ..spec import SLOT, PromptSpec, text_prompt
 from ..teacher import Teacher
 
 
@@ -31,47 +34,55 @@ class ProGrad(Method):
     training_only = ("NAME", "T", "LAMBDA")
     ignored = ("GM", "ALPHA")
     outside = {key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")}
-    defaults = {
-        "N_CTX": 16,
-        "CSC": False,
-        "CTX_INIT": False,
-        "PREC": "fp16",
-        "CLASS_TOKEN_POSITION": "end",
-        "NAME": "prograd",
-        "T": 1.0,
-        "LAMBDA": 1.0,
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 16
+        CSC: bool = False
+        CTX_INIT: Switch = False
+        CLASS_TOKEN_POSITION: str = "end"
+        NAME: str = "prograd"
+        T: float = 1.0
+        LAMBDA: float = 1.0
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        if node.NAME not in ("", "prograd"):
-            raise UserError(f"LOSS.NAME is '{node.NAME}' but ProGrad has no loss but prograd")
-        words = _words(node.dataset) if node.CTX_INIT else []
-        if len(words) > node.N_CTX:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        if settings.NAME not in ("", "prograd"):
+            raise UserError(f"LOSS.NAME is '{settings.NAME}' but ProGrad has no loss but prograd")
+        words = _words(settings.dataset) if settings.CTX_INIT else []
+        if len(words) > settings.N_CTX:
             raise UserError(
-                f"N_CTX is {node.N_CTX} but CTX_INIT starts from '{' '.join(words)}', which is "
+                f"N_CTX is {settings.N_CTX} but CTX_INIT starts from '{' '.join(words)}', which is "
                 f"{len(words)} words: raise N_CTX, or set CTX_INIT False"
             )
         return text_prompt(
-            node.N_CTX,
-            " ".join([SLOT] * (node.N_CTX - len(words)) + words),
-            class_position=node.CLASS_TOKEN_POSITION,
-            class_specific=node.CSC and not words,
+            settings.N_CTX,
+            " ".join([SLOT] * (settings.N_CTX - len(words)) + words),
+            class_position=settings.CLASS_TOKEN_POSITION,
+            class_specific=settings.CSC and not words,
         )
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher, and set the vectors without a word to zero."""
         self.teacher = Teacher(clip_model, classnames, [template_of(PROGRAD, dataset)])
         if self.settings.CTX_INIT:
             ctx = self.model.prompt_learner.ctx
             ctx.data[: len(ctx) - len(_words(dataset))] = 0
 
     def loss(self, output, batch):
+        """The cross-entropy, and the distillation term that `backward` reads."""
         T = self.settings.T
         q = (self.teacher.logits(output.image.z[:, 0]) / T).softmax(-1)
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"loss": ce, "ce": ce, "kd": T**2 * F.cross_entropy(output.logits / T, q)}
 
     def backward(self, terms, scale=lambda loss: loss):
+        """Leave g = a - LAMBDA min(a . u, 0) u in each parameter's `.grad`."""
         trained = list(self.model.trained().parameters())
         gradients = torch.autograd.grad(scale(terms["ce"]), trained, retain_graph=True)
         distilled = torch.autograd.grad(scale(terms["kd"]), trained)

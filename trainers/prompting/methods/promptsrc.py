@@ -1,5 +1,9 @@
-"""PromptSRC: Self-regulating Prompts: Foundational Model Adaptation without Forgetting (Khattak et
-al., ICCV 2023)."""
+"""PromptSRC (Khattak et al., ICCV 2023; arXiv:2307.06948).
+
+Self-regulating Prompts: Foundational Model Adaptation without Forgetting.
+"""
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 
@@ -26,34 +30,37 @@ class PromptSRC(IVLP):
     dead_weights = ("ZS_image_encoder.",)
     training_only = ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "GPA_MEAN", "GPA_STD", "MAX_EPOCH")
     outside = {"MAX_EPOCH": "OPTIM.MAX_EPOCH"}
-    defaults = {
-        "N_CTX_VISION": 4,
-        "N_CTX_TEXT": 4,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH_VISION": 9,
-        "PROMPT_DEPTH_TEXT": 9,
-        "TEXT_LOSS_WEIGHT": 25,
-        "IMAGE_LOSS_WEIGHT": 10,
-        "GPA_MEAN": 15,
-        "GPA_STD": 1,
-        "MAX_EPOCH": 20,
-    }
+
+    @dataclass(frozen=True)
+    class Settings(IVLP.Settings):
+        """The keys of the node."""
+
+        N_CTX_VISION: int = 4
+        N_CTX_TEXT: int = 4
+        TEXT_LOSS_WEIGHT: int = 25
+        IMAGE_LOSS_WEIGHT: int = 10
+        GPA_MEAN: int = 15
+        GPA_STD: int = 1
+        MAX_EPOCH: int = 20
+
+    settings: Settings
 
     def setup(self, clip_model, classnames, dataset):
-        node = self.settings
-        if node.GPA_STD <= 0:
-            raise UserError(f"GPA_STD is {node.GPA_STD}: the spread of epochs must be positive")
-        if node.MAX_EPOCH < node.GPA_MEAN:
+        """Make the teacher with 60 sentences, and the mean over the epochs."""
+        settings = self.settings
+        if settings.GPA_STD <= 0:
+            raise UserError(f"GPA_STD is {settings.GPA_STD}: the spread of epochs must be positive")
+        if settings.MAX_EPOCH < settings.GPA_MEAN:
             raise UserError(
-                f"OPTIM.MAX_EPOCH is {node.MAX_EPOCH} but the mean over the epochs is centred on "
-                f"epoch {node.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer"
+                f"OPTIM.MAX_EPOCH is {settings.MAX_EPOCH} but the mean over the epochs is centred "
+                f"on epoch {settings.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer"
             )
         self.teacher = Teacher(clip_model, classnames, PROMPTSRC)
         trained = self.model.public_parameters()
-        self.average = GaussianMean(trained, node.GPA_MEAN, node.GPA_STD)
+        self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
 
     def loss(self, output, batch):
+        """Cross-entropy and the three terms of self-consistency."""
         weights = {
             "scl_text": self.settings.TEXT_LOSS_WEIGHT,
             "scl_image": self.settings.IMAGE_LOSS_WEIGHT,
@@ -63,4 +70,5 @@ class PromptSRC(IVLP):
         return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
 
     def after_epoch(self, epoch, last):
+        """Take the epoch's prompts into their mean."""
         self.average.add(self.model.public_parameters(), epoch, last)

@@ -1,7 +1,10 @@
-"""TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model (Yao et al., CVPR
-2024)."""
+"""TCP (Yao et al., CVPR 2024; arXiv:2311.18231).
+
+TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model.
+"""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +16,10 @@ from ..encoders.templates import TCP_ENDS, template_of
 from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts
-from ..model.prompted_clip import Parts
-from ..model.spec import PromptSpec, text_prompt
+from ..model.parts import Parts
+from ..node import Switch
 from ..regularizers import regularize
+from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 from .kgcoop import WORDS
 
@@ -28,6 +32,7 @@ class ClassTokens(Parts):
     prefix = "prompt_learner."
 
     def __init__(self, teacher: Teacher, dim: int, length: int, width: int):
+        """Make the network, with random weights."""
         super().__init__()
         self.teacher = teacher
         self.shape = (length, width)
@@ -43,6 +48,7 @@ class ClassTokens(Parts):
         return self.meta_net(self.teacher.h).unflatten(-1, self.shape)
 
     def contexts(self, contexts: Contexts) -> Contexts:
+        """Add the tokens of each class."""
         return contexts._replace(inserted=self.tokens())
 
 
@@ -58,23 +64,36 @@ class TCP(Method):
     node = "COOP"
     saves_submodule = True
     ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
-    defaults = {"N_CTX": 4, "CSC": False, "CTX_INIT": False, "PREC": "fp16", "INSERT_BLOCK": 8}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 4
+        CSC: bool = False
+        CTX_INIT: Switch = False
+        INSERT_BLOCK: int = 8
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        if node.CSC:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        if settings.CSC:
             raise UserError("TCP has no contexts for each class (CSC), but tokens: set CSC False")
         point = text_prompt(
-            node.N_CTX, WORDS if node.CTX_INIT else "", insert_block=node.INSERT_BLOCK
+            settings.N_CTX, WORDS if settings.CTX_INIT else "", insert_block=settings.INSERT_BLOCK
         )
         (words,) = point.templates
-        return point.with_(templates=(f"{words} {TCP_ENDS.get(node.dataset, '{}.')}",))
+        return point.with_(templates=(f"{words} {TCP_ENDS.get(settings.dataset, '{}.')}",))
 
     def setup(self, clip_model, classnames, dataset):
+        """Make the teacher, and the network from its features to tokens."""
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
         width, dim = clip_model.text_projection.shape
         self.model.parts = ClassTokens(self.teacher, dim, self.model.spec.text_length, width)
 
     def loss(self, output, batch):
+        """CE + 8 (1 - mean_k cos(h_k, h0_k)), by its terms."""
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"ce": ce, **regularize({"kg": KG_WEIGHT}, self.teacher, output, batch.images)}

@@ -1,7 +1,10 @@
-"""UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022)."""
+"""UPT: Unified Vision and Language Prompt Learning (Zang et al., 2022; arXiv:2210.07225)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, shared_prompt
+from ..node import Words
+from ..spec import PromptSpec, shared_prompt
 
 
 @register
@@ -12,8 +15,18 @@ class UPT(Method):
     """
 
     node = "UPT"
-    defaults = {"N_CTX": 4, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 4
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH: int = 9
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
-        return shared_prompt("unified", node)
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        return shared_prompt("unified", settings)

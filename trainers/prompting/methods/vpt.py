@@ -1,7 +1,13 @@
-"""VPT: Visual Prompt Tuning (Jia et al., ECCV 2022), as the CoOp family applies it to CLIP."""
+"""VPT, as the CoOp family applies it to CLIP (Jia et al., ECCV 2022; arXiv:2203.12119).
+
+Visual Prompt Tuning.
+"""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec, fixed_sentence, only_template
+from ..node import Words
+from ..spec import PromptSpec, fixed_sentence, only_template
 
 
 @register
@@ -9,21 +15,26 @@ class VPT(Method):
     """One visual prompt, shallow or deep; the sentence of each class is fixed."""
 
     node = "VPT"
-    defaults = {
-        "N_CTX_VISION": 8,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-        "PROMPT_DEPTH_VISION": 12,
-    }
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX_VISION: int = 8
+        CTX_INIT: Words = "a photo of a"
+        PROMPT_DEPTH_VISION: int = 12
+
+    settings: Settings
 
     @staticmethod
-    def point(node) -> PromptSpec:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(
             M=1,
             N=0,
             beta=0,
             score="cosine",
-            sentence=fixed_sentence(only_template(node.CTX_INIT)),
-            vision_length=node.N_CTX_VISION,
-            vision_depth=node.PROMPT_DEPTH_VISION,
+            sentence=fixed_sentence(only_template(settings.CTX_INIT)),
+            vision_length=settings.N_CTX_VISION,
+            vision_depth=settings.PROMPT_DEPTH_VISION,
         )

@@ -1,7 +1,9 @@
-"""Zero-shot CLIP (Radford et al., ICML 2021) with the hand-written sentence of the data set."""
+"""Zero-shot CLIP with the data set's sentence (Radford et al., ICML 2021; arXiv:2103.00020)."""
+
+from dataclasses import dataclass
 
 from ..method import Method, register
-from ..model.spec import PromptSpec
+from ..spec import PromptSpec
 
 
 @register
@@ -10,9 +12,15 @@ class ZeroshotCLIP(Method):
 
     node = "ZEROSHOT"
     checkpoint = "zero_shot"  # a training in the same folder is not to go on from it
-    defaults = {"PREC": "fp16"}
     trains = False
 
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """None but the precision."""
+
+    settings: Settings
+
     @staticmethod
-    def point(node) -> PromptSpec:
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
         return PromptSpec(M=0, N=0, beta=0, score="cosine")

@@ -1,5 +1,6 @@
 """The prompted CLIP: a point in the space of prompts, what is trained, and the classifier."""
 
-from .prompted_clip import Output, Parts, PromptedCLIP
+from .parts import Output, Parts
+from .prompted_clip import PromptedCLIP
 
 __all__ = ["Output", "Parts", "PromptedCLIP"]

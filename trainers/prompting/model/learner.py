@@ -8,7 +8,7 @@ from torch import nn
 from ..backbones import family_of
 from ..backbones.openai_clip import model as openai_model
 from ..errors import UserError
-from .spec import SLOT, PromptSpec
+from ..spec import SLOT, PromptSpec
 
 STD = 0.02  # of every random context
 
@@ -39,7 +39,10 @@ def initial_contexts(
 
     Args:
         templates: words of the first prompts; there may be fewer than `count`.
-        embedding: (vocabulary, W) CLIP's token embedding; encode: its tokenizer's, of a word.
+        count: of prompts.
+        length: tokens of each.
+        embedding: (vocabulary, W) CLIP's token embedding.
+        encode: its tokenizer's, of a word.
 
     Returns:
         (count, length, W).
@@ -58,6 +61,7 @@ class MetaNet(nn.Module):
     """CoCoOp's network from the image feature to a shift of the context."""
 
     def __init__(self, dim: int, width: int):
+        """Make the parameters with their starting values."""
         super().__init__()
         self.linear1 = nn.Linear(dim, dim // 16)
         self.linear2 = nn.Linear(dim // 16, width)
@@ -77,6 +81,7 @@ class PromptLearner(nn.Module):
     """
 
     def __init__(self, clip_model, spec: PromptSpec, num_classes: int):
+        """Make the parameters with their starting values."""
         super().__init__()
         self.spec = spec
         embedding = clip_model.token_embedding.weight.detach()
@@ -112,9 +117,10 @@ class PromptLearner(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
         elif spec.M:
-            shape = (spec.vision_length, visual_width)
-            shape = (spec.M, *shape) if spec.M > 1 or spec.score != "cosine" else shape
-            self.visual = nn.ParameterList(normal(*shape) for _ in range(spec.vision_depth))
+            several = spec.M > 1 or spec.score != "cosine"
+            one = (spec.vision_length, visual_width)
+            shapes = [(spec.M, *one) if several else one] * spec.vision_depth
+            self.visual = nn.ParameterList(normal(*shape) for shape in shapes)
         if spec.image_conditional:
             self.meta_net = MetaNet(clip_model.text_projection.shape[1], width)
 
@@ -173,8 +179,12 @@ def as_batch(context: torch.Tensor) -> torch.Tensor:
 
 
 def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, towers, parts) -> None:
-    """
+    """Refuse contexts that the encoders would not read as they are meant.
+
     Args:
+        contexts: what the parts have made of those of the prompt learner.
+        spec: the method.
+        num_classes: K.
         towers: of text and of images, each with its `transformer`; a ResNet has none.
         parts: what has made the contexts.
 

@@ -1,7 +1,6 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,45 +14,13 @@ from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import UserError
 from ..running import compiling, ranks
 from ..running.memory import MemoryPlan, choose
+from ..spec import PromptSpec
 from ..storage.checkpoints import load_public_state
 from .learner import Contexts, PromptLearner, check_contexts
-from .spec import PromptSpec
+from .parts import Output, Parts
 
 CHUNK_BYTES = 256 << 20
-
-
-class Output(NamedTuple):
-    """What a loss may read of a forward pass.
-
-    logits: (B, K), float32; image: z (B, M, D), r; text: h (N, K, D), or (B, K, D) where contexts
-    are conditional on the image, s. Features are those that the logits were computed from.
-    """
-
-    logits: torch.Tensor
-    image: ImageFeatures
-    text: TextFeatures
-
-
-class Parts(nn.Module):
-    """Trained parts beside the prompts, none here; a method replaces what it needs.
-
-    Attributes:
-        prefix: what stands before the parameters' names in public whole-model checkpoints.
-    """
-
-    prefix = ""
-
-    def contexts(self, contexts: Contexts) -> Contexts:
-        """Between the prompt learner and the encoders."""
-        return contexts
-
-    def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Between the image encoder and the score."""
-        return features
-
-    def text(self, features: TextFeatures) -> TextFeatures:
-        """Between the text encoder and the score."""
-        return features
+OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
 
 
 class PromptedCLIP(nn.Module):
@@ -89,6 +56,7 @@ class PromptedCLIP(nn.Module):
         dataset: str = "",
         chunk_bytes: int = CHUNK_BYTES,
     ):
+        """Build the prompts and both encoders around the modules of the CLIP."""
         super().__init__()
         check_names(classnames)
         clip_model.requires_grad_(False)
@@ -100,8 +68,10 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
 
         def text_encoder(names):
-            how = {"words": wanted.words, "insert_block": spec.insert_block}
-            return TextEncoder(clip_model, names, spec, dataset, **how)
+            return TextEncoder(
+                clip_model, names, spec, dataset,
+                words=wanted.words, insert_block=spec.insert_block,
+            )  # fmt: skip
 
         self.num_classes = len(classnames)
         self.text_encoder = encoder = text_encoder(classnames)
@@ -169,12 +139,12 @@ class PromptedCLIP(nn.Module):
         B = len(image.z)
         shared = scores.by_images(self.spec)
         if shared:
-            image = ImageFeatures(*map(ranks.own, image))
+            image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
             if self.spec.image_conditional:
                 text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
             else:
-                features = [x for x in text[:3] if x is not None]
-                text = TextFeatures(*ranks.read(features, B), *text[len(features) :])
+                h, raw, *s = ranks.read([x for x in text[:3] if x is not None], B)
+                text = text._replace(h=h, raw=raw, s=s[0] if s else None)
         logits = scores.score(
             self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
         )
@@ -191,7 +161,7 @@ class PromptedCLIP(nn.Module):
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
         spec, text = self.spec, contexts.text
         rows, dim = self.num_classes, 1
-        if spec.image_conditional:
+        if text and spec.image_conditional:
             rows, dim = len(text[0]), 0
         if text and (spec.image_conditional or spec.class_specific):
             text = [ranks.own(context) for context in text]
@@ -297,7 +267,7 @@ class PromptedCLIP(nn.Module):
         obstacle = compiling.obstacle(self.logit_scale)
         if obstacle is None:
             for encoder in (self.image_encoder, self.text_encoder):
-                encoder._block = compiling.compiled(encoder._block)
+                encoder._block = compiling.compiled(encoder._block)  # type: ignore[method-assign]
         return obstacle
 
     # ------------------------------------------------------------------ what is trained
@@ -308,9 +278,7 @@ class PromptedCLIP(nn.Module):
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters under their names in public whole-model checkpoints."""
-        names = self.prompt_learner.public_names()
-        prompts = {names[own]: p for own, p in self.prompt_learner.named_parameters()}
-        parts = self.public_parts()
+        prompts, parts = self._public_prompts(), self._public_parts()
         if twice := prompts.keys() & parts.keys():
             raise UserError(
                 f"'{min(twice)}' would be the name of a prompt and of a part in checkpoints: give "
@@ -318,8 +286,11 @@ class PromptedCLIP(nn.Module):
             )
         return prompts | parts
 
-    def public_parts(self) -> dict[str, nn.Parameter]:
-        """Those of `public_parameters` that are of the parts."""
+    def _public_prompts(self) -> dict[str, nn.Parameter]:
+        names = self.prompt_learner.public_names()
+        return {names[own]: p for own, p in self.prompt_learner.named_parameters()}
+
+    def _public_parts(self) -> dict[str, nn.Parameter]:
         return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
@@ -336,4 +307,14 @@ class PromptedCLIP(nn.Module):
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        load_public_state(self, state)
+        load_public_state(self._public_prompts(), self._public_parts(), state, self._is_ignored)
+
+    def _is_ignored(self, name: str) -> bool:
+        """Whether a name in a public checkpoint means nothing here: it is frozen or dead."""
+        dead = name.removeprefix("prompt_learner.").startswith(self.dead_weights)
+        if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
+            return True
+        encoder, _, rest = name.partition(".")
+        if encoder == "image_encoder":
+            return rest in self.image_encoder.visual.state_dict()
+        return encoder == "text_encoder" and rest in self.text_encoder.state_dict()

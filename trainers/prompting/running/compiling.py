@@ -47,6 +47,7 @@ def _failure(example: torch.Tensor) -> str | None:
 
 
 def in_words(error: Exception) -> str:
+    """The type of an error, and what it says, in one line."""
     reason, *more = str(error).splitlines() or [""]
     if reason.endswith("raised:") and more:  # by the compiler's backend, which tells in the next
         reason += f" {more[0]}"

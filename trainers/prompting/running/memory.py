@@ -49,6 +49,7 @@ def memory_budget(gib: float, device: torch.device) -> int:
         gib: as configured; 0 takes what is free on an accelerator less a tenth, and a quarter of
             the machine's memory on the CPU, which other runs want too, or where the accelerator
             does not tell.
+        device: where the model computes.
 
     Raises:
         UserError: it is negative.

@@ -18,7 +18,6 @@ Letters: W ranks, n rows of what is whole.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
@@ -30,10 +29,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from ..errors import UserError
 
-# What gloo and NCCL say when another rank is gone.
-LOST = re.compile("closed by peer|reset by peer|broken pipe|refused|time.?out|remote process", re.I)
-
-Maybe = TypeVar("Maybe", torch.Tensor, None)  # some methods have no patches, some no contexts
+Maybe = TypeVar("Maybe", bound=torch.Tensor | None)  # some methods have no patches
+MaybeMany = TypeVar("MaybeMany", bound=Sequence[torch.Tensor] | None)  # some have no contexts
 
 # its name since PyTorch 2.13, and before
 _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -144,9 +141,11 @@ def whole(x: Maybe, n: int, dim: int = 0) -> Maybe:
     return x if x is None or _alone(n) else _Whole.apply(x, n, dim)
 
 
-def read(tensors: Sequence[torch.Tensor] | None, n: int) -> Sequence[torch.Tensor] | None:
+def read(tensors: MaybeMany, n: int) -> MaybeMany:
     """Whole tensors, the same on all ranks, for the computation of shares of n rows."""
-    return tensors if not tensors or _alone(n) else _Read.apply(*tensors)
+    if tensors is None or not tensors or _alone(n):
+        return tensors
+    return _Read.apply(*tensors)
 
 
 class _Own(torch.autograd.Function):
@@ -242,7 +241,8 @@ def of_all(value: Any) -> list:
 
 
 def check_same(what: str, value: object, remedy: str) -> None:
-    """
+    """Refuse to go on where ranks have different values.
+
     Raises:
         UserError: another rank has another value than the first one.
     """
@@ -260,16 +260,17 @@ def wait() -> None:
 
 
 def _together(operation, *args) -> None:
-    """
+    """Do something on all ranks at once.
+
     Raises:
         UserError: another rank has died.
     """
     try:
         operation(*args)
-    except RuntimeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # tensors are of one shape on all ranks: nothing else goes wrong
         said = next(iter(str(error).splitlines()), "")
-        if not LOST.search(str(error)):
-            raise
         raise UserError(
             f"Another rank of this run has died or cannot be reached ({said}): the same command "
             "goes on from the last epoch",
@@ -286,6 +287,7 @@ class ShareLoader:
     """
 
     def __init__(self, loader, device: torch.device):
+        """Make a loader that reads this rank's share of each batch."""
         self.sizes = [
             min(loader.batch_size, len(loader.sampler) - start)
             for start in range(0, len(loader) * loader.batch_size, loader.batch_size)
@@ -301,9 +303,11 @@ class ShareLoader:
         )
 
     def __len__(self):
+        """The number of batches."""
         return len(self.sizes)
 
     def __iter__(self):
+        """The batches, whole on every rank."""
         for batch, n in zip(self.loader, self.sizes, strict=True):
             yield {name: self._whole(value, n) for name, value in batch.items()}
 

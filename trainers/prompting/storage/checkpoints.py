@@ -1,10 +1,7 @@
-"""Checkpoints: the names and layouts of the public repositories, and the files of a run."""
-
-from __future__ import annotations
+"""Checkpoints: the names of the public repositories, and the files of a run."""
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -12,27 +9,36 @@ from torch import nn
 from ..errors import UserError
 from .files import damaged_part
 
-if TYPE_CHECKING:
-    from ..model.prompted_clip import PromptedCLIP
-
-FROZEN = ("token_prefix", "token_suffix")  # buffers of other class names
-
 
 @torch.no_grad()
-def load_public_state(model: PromptedCLIP, state: dict[str, torch.Tensor]) -> None:
-    """As `PromptedCLIP.load_public_state_dict`."""
+def load_public_state(
+    prompts: Mapping[str, nn.Parameter],
+    parts: Mapping[str, nn.Parameter],
+    state: Mapping[str, torch.Tensor],
+    is_ignored: Callable[[str], bool],
+) -> None:
+    """Load parameters from the model of a checkpoint, ours or a public one.
+
+    Args:
+        prompts: their parameters by name in public whole-model checkpoints.
+        parts: those of the trained parts, likewise.
+        state: may have the names of the whole published model, or of its `prompt_learner` alone.
+        is_ignored: whether a name of the state, which no parameter has, means nothing.
+
+    Raises:
+        UserError: as `PromptedCLIP.load_public_state_dict`.
+    """
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(
             f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
             "another checkpoint, or train again"
         )
-    own, parts = model.public_parameters(), model.public_parts()
-    found = {}
+    own, found = {**prompts, **parts}, {}
     for name, value in state.items():
         full = name if name in own else "prompt_learner." + name
         if full in own:
             found[full] = value
-        elif not _is_ignored(model, name):
+        elif not is_ignored(name):
             raise UserError(
                 f"The checkpoint has '{name}', which this method has not: it is of another "
                 "method, or of deeper prompts"
@@ -83,42 +89,11 @@ def check_dense(name: str, value, trained: bool = False) -> None:
         )
 
 
-def _is_ignored(model: PromptedCLIP, name: str) -> bool:
-    dead = name.removeprefix("prompt_learner.").startswith(model.dead_weights)
-    if dead or name.endswith(FROZEN) or name == "logit_scale":
-        return True
-    encoder, _, rest = name.partition(".")
-    if encoder == "image_encoder":
-        return rest in model.image_encoder.visual.state_dict()
-    return encoder == "text_encoder" and rest in model.text_encoder.state_dict()
-
-
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without its leading axes of length 1."""
     while shape[:1] == (1,):
         shape = shape[1:]
     return shape
-
-
-class PublicLayout(nn.Module):
-    """What Dassl saves and loads of a model: the prompts alone, named as in public checkpoints.
-
-    Args:
-        model: the prompted CLIP; train and eval modes reach it through this module.
-        submodule: the public method saves its `prompt_learner` alone, without the prefix.
-    """
-
-    def __init__(self, model: PromptedCLIP, submodule: bool):
-        super().__init__()
-        self.model = model
-        self.prefix = "prompt_learner." if submodule else ""
-
-    def state_dict(self, *args, **kwargs):
-        state = self.model.public_state_dict()
-        return {name.removeprefix(self.prefix): value for name, value in state.items()}
-
-    def load_state_dict(self, state_dict, strict=True, assign=False):
-        self.model.load_public_state_dict(state_dict)
 
 
 def read_checkpoint(path: str) -> dict:
@@ -155,7 +130,8 @@ def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
     """An error about the checkpoint that a run was to go on from, which tells the ways on.
 
     Args:
-        folder: of the model; epoch: of the checkpoint.
+        folder: of the model.
+        epoch: of the checkpoint.
         what: is wrong with it, as the rest of a sentence.
     """
     mark = os.path.join(folder, "checkpoint")

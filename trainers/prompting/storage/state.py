@@ -5,45 +5,40 @@ apart: `persistent=False` of a buffer that `setup` makes from the class names, a
 `class_bound` of a method that learns something for each class.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from ..errors import UserError
 from .checkpoints import check_dense, is_dense
 
-if TYPE_CHECKING:
-    from ..method import Method
-
 PARTS = "model.parts."
 
 
-def own_state(method: Method) -> dict[str, Any]:
-    """As `Method.own_state`."""
-    parameters = method.model.parts.named_parameters(remove_duplicate=False)
-    trained = {PARTS + name for name, _ in parameters}
-    return {
-        name: value
-        for name, value in method.state_dict().items()
-        if not name.startswith("model.") or (name.startswith(PARTS) and name not in trained)
-    }
-
-
 @torch.no_grad()
-def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
-    """As `Method.load_own_state`."""
-    name = type(method).__name__
+def load_buffers(
+    module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Load the buffers that a checkpoint keeps beside what is trained.
+
+    Args:
+        module: the method.
+        own: those of its buffers that checkpoints keep, by their names in it.
+        state: the same of the checkpoint.
+
+    Raises:
+        UserError: the state is of another method, or a value does not fit.
+    """
+    name = type(module).__name__
     if not isinstance(state, Mapping):
         raise UserError(
             f"The checkpoint has a {type(state).__name__} with the prompts, where the buffers "
             f"of {name} belong: take another checkpoint, or train again"
         )
-    own, made_again = own_state(method), dict(method.named_buffers()).keys()
+    made_again = dict(module.named_buffers()).keys()
     lacking = own.keys() - state.keys()
     if lacking and all(key.startswith(PARTS) for key in lacking) and not _has_parts(state):
         warnings.warn(
@@ -62,9 +57,9 @@ def load_own_state(method: Method, state: Mapping[str, torch.Tensor]) -> None:
             continue
         _check_value(key, value, own[key])
         if value.shape != own[key].shape:  # it was empty: its length was not known before training
-            module, _, leaf = key.rpartition(".")
-            setattr(method.get_submodule(module), leaf, own[key].new_empty(value.shape))
-    method.load_state_dict(given, strict=False)
+            owner, _, leaf = key.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, own[key].new_empty(value.shape))
+    module.load_state_dict(given, strict=False)
 
 
 def _has_parts(state: Mapping) -> bool:
@@ -72,7 +67,8 @@ def _has_parts(state: Mapping) -> bool:
 
 
 def _check_value(key: str, value, own: torch.Tensor) -> None:
-    """
+    """Refuse a value that does not fit.
+
     Raises:
         UserError: a value cannot be that of a buffer.
     """
@@ -97,17 +93,12 @@ def is_sound(value) -> torch.Tensor:
     return ~value.isnan().any() if dense else torch.tensor(True)
 
 
-def class_buffers(method: Method) -> dict[str, str]:
-    """Digests of the saved buffers that may have a row for each class."""
-    K = method.model.num_classes
+def digests_by_class(buffers: Mapping[str, torch.Tensor], num_classes: int) -> dict[str, str]:
+    """Digests of the buffers that may have a row for each class."""
     return {
         name: _digest(value)
-        for name, value in own_state(method).items()
-        if torch.is_tensor(value)
-        and value.layout == torch.strided
-        and K in value.shape
-        and value.numel()
-        and not value.is_meta
+        for name, value in buffers.items()
+        if is_dense(value) and num_classes in value.shape and value.numel()
     }
 
 
@@ -116,52 +107,32 @@ def _digest(value: torch.Tensor) -> str:
     return hashlib.sha256(content.numpy().tobytes()).hexdigest()
 
 
-def load_trained(method: Method, checkpoint: Mapping, classnames: Sequence[str]) -> None:
-    """Load what a checkpoint, ours or a public one, holds of a method: prompts, parts, buffers.
+def check_other_classes(
+    name: str,
+    own: Mapping[str, torch.Tensor],
+    state: Mapping,
+    made: Mapping[str, str],
+    digests: Mapping[str, str],
+) -> None:
+    """Refuse buffers that were made for the classes of then.
 
     Args:
-        classnames: K names, those that the method was built for.
+        name: of the method.
+        own: its buffers, of the classes of now.
+        state: those of the checkpoint.
+        made: `digests_by_class` of the method before it was trained.
+        digests: the same of now.
 
     Raises:
-        UserError: it does not fit the method, or is only for its own classes.
-    """
-    name, saved = type(method).__name__, checkpoint.get("classnames")
-    if saved is not None and not are_texts(saved):
-        raise UserError("The checkpoint does not tell its classes: take another, or train again")
-    others = saved is not None and list(saved) != list(classnames)
-    if others and (method.class_bound or method.model.spec.class_specific):
-        csc = " (CSC)" if method.model.spec.class_specific else ""
-        raise UserError(
-            f"{name} has learned something for each of its classes{csc}: it cannot name others"
-        )
-    method.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
-    state = checkpoint.get("method")
-    if state is None or checkpoint.get("trainer") != name:  # the prompts of another code or method
-        return
-    if others:
-        made = checkpoint.get("class_buffers")
-        if not isinstance(made, Mapping):  # of an older version, which loaded no state here
-            return
-        _check_other_classes(method, state, made)
-    method.load_own_state(state)
-
-
-def _check_other_classes(method: Method, state: Mapping, made: Mapping[str, str]) -> None:
-    """
-    Args:
-        made: `class_buffers` of the method as it was trained.
-
-    Raises:
-        UserError: a buffer was made for the classes of then.
+        UserError: names one of them.
     """
     given = state if isinstance(state, Mapping) else {}
-    makes = method.class_buffers
-    for key, own in own_state(method).items():
-        both = torch.is_tensor(own) and torch.is_tensor(given.get(key))
-        resized = both and own.numel() and given[key].shape != own.shape
-        if resized or (key in made and key in makes and made[key] != makes[key]):
+    for key, value in own.items():
+        both = torch.is_tensor(value) and torch.is_tensor(given.get(key))
+        resized = both and value.numel() and given[key].shape != value.shape
+        if resized or (key in made and key in digests and made[key] != digests[key]):
             raise UserError(
-                f"The checkpoint's '{key}' of {type(method).__name__} is of its classes, and not "
+                f"The checkpoint's '{key}' of {name} is of its classes, and not "
                 "of these: register what `setup` makes from class names with persistent=False, or "
                 "say `class_bound = True` in the class"
             )

@@ -27,7 +27,9 @@ def for_run(
 
     Args:
         keys: dotted keys, among them some like `BY_DATASET.ImageNet.OPTIM.MAX_EPOCH`.
-        dataset, shots, classes: as DATASET.NAME, .NUM_SHOTS and .SUBSAMPLE_CLASSES.
+        dataset: as DATASET.NAME.
+        shots: as DATASET.NUM_SHOTS.
+        classes: as DATASET.SUBSAMPLE_CLASSES.
     """
     return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 

@@ -12,6 +12,7 @@ import torch
 from ..errors import UserError
 from ..method import Method
 from ..running import ranks
+from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 
 EVERY = 20  # steps between two looks at the loss
@@ -25,6 +26,7 @@ class Watch:
     """
 
     def __init__(self, device: torch.device):
+        """Start with numbers that are all finite."""
         self.waits = device.type != "cpu"
         self.first_bad = torch.tensor(-1, device=device)
         self.sound = torch.tensor(True, device=device)
@@ -33,7 +35,9 @@ class Watch:
         """The first step, from 0, whose loss was not finite, as soon as a look is due; else None.
 
         Args:
-            step: the present one, of `steps` in this epoch.
+            loss: of the step.
+            step: the present one, from 0.
+            steps: in this epoch.
         """
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
         self.first_bad = torch.where(bad, step, self.first_bad)
@@ -49,7 +53,8 @@ class Watch:
             self.check_logits()
 
     def check_logits(self) -> None:
-        """
+        """Look at what was noted.
+
         Raises:
             UserError: some that were seen since the last look give none.
         """
@@ -91,7 +96,8 @@ def check_ranks(dataset, root: str) -> None:
     """Check that the ranks of one run can share its data.
 
     Args:
-        dataset: Dassl's; root: DATASET.ROOT.
+        dataset: Dassl's.
+        root: DATASET.ROOT.
 
     Raises:
         UserError: there are too many ranks, or they see different data.
@@ -110,3 +116,30 @@ def check_ranks(dataset, root: str) -> None:
         digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
         remedy = f"give all nodes the same DATASET.ROOT (now '{root}')"
         ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
+
+
+def check_batch(size: int) -> None:
+    """Check that the ranks of one run can share a batch.
+
+    Raises:
+        UserError: they are more than its images.
+    """
+    if size < ranks.count():
+        raise UserError(
+            f"There are {ranks.count()} ranks but {size} images in a batch to share: "
+            f"start at most {size}, or raise DATALOADER.TRAIN_X.BATCH_SIZE"
+        )
+
+
+def failed(what: str, folder: str) -> UserError:
+    """An error about a training whose numbers are spoiled; what is saved stays as it is.
+
+    Args:
+        what: is not finite, as the beginning of a sentence.
+        folder: of the model.
+    """
+    epochs = saved_epochs(folder)
+    kept = f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
+    return UserError(
+        f"{what}: lower OPTIM.LR or set PREC fp32 (no checkpoint is written, {kept})", exit_code=1
+    )

@@ -1,17 +1,14 @@
 """Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
 
-from types import SimpleNamespace
-
 from yacs.config import CfgNode
 
 from .. import methods  # noqa: F401 (registers those that are built in)
 from ..backbones import family_of
 from ..errors import UserError, nearest
 from ..method import METHODS, Method, find_method
-from ..model.spec import PromptSpec
+from ..node import Settings, check_values
+from ..spec import PromptSpec
 from .by_run import SECTIONS, for_run, leaves
-
-MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -107,6 +104,11 @@ def _place(method: type[Method], key: str) -> str:
     return method.outside.get(key, f"TRAINER.{method.node}.{key}")
 
 
+def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
+    """The settings of a method in a cfg; raises as `read_node`."""
+    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
+
+
 def values_in(cfg: CfgNode, method: type[Method]) -> dict:
     """What a cfg has for the keys of a method; those of other methods in the same node are left.
 
@@ -125,10 +127,11 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict:
     return values
 
 
-def read_node(method: type[Method], values: dict, dataset: str = "") -> SimpleNamespace:
-    """A method's settings in full.
+def read_node(method: type[Method], values: dict, dataset: str = "") -> Settings:
+    """The settings of a method in full, in which no key is None whose default is not.
 
     Args:
+        method: the class.
         values: keys of the method's node; missing ones, and those that are None, take the
             defaults. One that means nothing here is named in a printed warning.
         dataset: name of the data set.
@@ -136,48 +139,26 @@ def read_node(method: type[Method], values: dict, dataset: str = "") -> SimpleNa
     Raises:
         UserError: unknown key, or a value of the wrong kind.
     """
-    for key, value in values.items():
-        if key in method.ignored:
-            continue
-        if key not in method.defaults:
+    for key in values:
+        if key not in method.defaults and key not in method.ignored:
             raise UserError(
                 f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
             )
-        if value is not None:
-            _check_kind(_place(method, key), value, method.defaults[key])
     _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
-    given = {key: value for key, value in values.items() if value is not None}
+    given = {
+        key: value
+        for key, value in values.items()
+        if value is not None and key not in method.ignored
+    }
+    check_values(method.Settings, given, lambda key: _place(method, key))
     if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
         given["CTX_INIT"] = ""
-    return SimpleNamespace(**{**method.defaults, **given}, dataset=dataset)
+    return method.Settings(**given, dataset=dataset)
 
 
 def _warn_ignored(places: list[str]) -> None:
     if places:
         print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
-
-
-def _check_kind(place: str, value, default) -> None:
-    def need(condition: bool, what: str):
-        if not condition:
-            raise UserError(f"{place} is {value!r} but must be {what}")
-
-    key = place.rpartition(".")[2]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if key == "CTX_INIT" and not isinstance(default, bool):  # words, not a switch
-        if value is False:  # as checkouts write it whose own methods read a switch
-            return
-        words = value if isinstance(value, (list, tuple)) else [value]
-        need(all(isinstance(w, str) for w in words), "words, such as 'a photo of a'")
-    elif isinstance(default, bool):
-        need(key == "CTX_INIT" or value in (True, False), "True or False")
-    elif isinstance(default, int):
-        whole = number and abs(value) <= MOST and value == int(value)
-        need(whole, f"a whole number, {MOST:,} at most")
-    elif isinstance(default, float):
-        need(number, "a number")
-    elif isinstance(default, str):
-        need(isinstance(value, str), "a word")
 
 
 def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:

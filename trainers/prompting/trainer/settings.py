@@ -56,6 +56,8 @@ def check_resumed(
     A checkpoint that does not tell its settings is of another code, and may lack more.
 
     Args:
+        checkpoint: what it holds.
+        now: the settings of this call.
         classnames: K names, of the data now.
         folder: where the checkpoint lies.
         wanted: the names of all parts of its state.

@@ -3,20 +3,19 @@
 import os
 
 import torch
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip
 from ..errors import UserError
-from ..method import METHODS, Method
+from ..method import Method
 from ..running import ranks
 from ..running.memory import GIB, keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
-    PublicLayout,
     broken_checkpoint,
     checkpoint_file,
     find_checkpoint,
@@ -24,42 +23,29 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from ..storage.state import load_trained
-from .checks import Watch, check_classes, check_ranks, not_finite
-from .config import add_nodes, fitted, read_node, resolved, values_in
+from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
+from .config import fitted, resolved, settings_in
+from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
-
-TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
-
-
-def extend_cfg(cfg: CfgNode) -> None:
-    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
-
-    A method whose name is taken, by a trainer of the checkout around us, is registered as
-    `Prompted` and its name. So call this when all trainers of the checkout have been imported, as
-    they have been where its `train.py` sets its cfg up.
-    """
-    add_nodes(cfg)
-    for name, method in METHODS.items():
-        taken = TRAINER_REGISTRY.registered_names()
-        ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "method", None) is method]
-        if not ours:
-            name = TAKEN + name if name in taken else name
-            trainer = type(name, (PromptTrainer,), {"method": method, "__doc__": method.__doc__})
-            TRAINER_REGISTRY.register()(trainer)
 
 
 class PromptTrainer(TrainerX):
     """Trains one method; `extend_cfg` makes a class of this for each.
 
     Class attributes:
-        method: the `Method`, as a class. An instance has it built.
+        kind: the class of the method that is trained.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
             While an evaluation goes on they stand in `recorder`.
         untrained: until something has trained the prompts, or chosen those that there are.
+
+    Attributes:
+        method: the method, built for the backbone and the classes of the run.
     """
 
-    method: type[Method] | Method
+    kind: type[Method]
+    method: Method
+    cfg: CfgNode
+    optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
     recorder: Predictions | None = None
@@ -67,6 +53,7 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ build
 
     def __init__(self, cfg: CfgNode):
+        """Build data, model and optimiser, as Dassl does."""
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
         super().__init__(resolved(cfg))
@@ -83,14 +70,14 @@ class PromptTrainer(TrainerX):
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
-        self.train_loader_x = ranks.ShareLoader(self.train_loader_x, self.device)
-        self.test_loader = ranks.ShareLoader(self.test_loader, self.device)
-        if self.val_loader is not None:
-            self.val_loader = ranks.ShareLoader(self.val_loader, self.device)
+        for name in ("train_loader_x", "val_loader", "test_loader"):
+            if (loader := getattr(self, name)) is not None:
+                setattr(self, name, ranks.ShareLoader(loader, self.device))
 
     def build_model(self):
-        cfg, kind = self.cfg, self.method
-        settings = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
+        """Build the method on its device, and what trains it."""
+        cfg, kind = self.cfg, self.kind
+        settings = settings_in(cfg, kind)
         self.precision = Precision(settings.PREC, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -103,6 +90,7 @@ class PromptTrainer(TrainerX):
         self.precision.place(self.model, clip_model)
         self.method.to(self.device)
 
+        self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
         if kind.trains and not trained:
@@ -133,8 +121,7 @@ class PromptTrainer(TrainerX):
         budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
         if self.device.type == "cpu" and not cfg.TRAINER.MEMORY_BUDGET:
             budget //= ranks.count_here()  # which share the machine's memory
-        batch = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
-        plan = self.model.fit_memory(budget, batch, self.precision.itemsize)
+        plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
         again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
         print(
             f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
@@ -163,14 +150,10 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ train
 
     def train(self):
+        """As in Dassl; a method with nothing to train is evaluated instead."""
         self.untrained = False
         if self.num_trained:
-            batch = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
-            if batch < ranks.count():
-                raise UserError(
-                    f"There are {ranks.count()} ranks but {batch} images in a batch to share: "
-                    f"start at most {batch}, or raise DATALOADER.TRAIN_X.BATCH_SIZE"
-                )
+            check_batch(self.batch_size)
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
         self.test()
@@ -184,30 +167,25 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: the loss is not finite; the last checkpoint stays as it is.
         """
+        assert self.optim is not None, "nothing is trained without one"
         batch = self.method.batch(*self.parse_batch_train(batch))
         output, terms = training_step(self.method, batch, self.optim, self.precision)
         bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
         if bad is not None:
-            raise self._failed(f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}")
+            what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
+            raise failed(what, self._folder(self.output_dir))
         accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
 
     def parse_batch_train(self, batch):
+        """The views and the labels of a batch, on the device of the run."""
         views = batch["img"] if isinstance(batch["img"], list) else [batch["img"]]
         return (
             [view.to(self.device, non_blocking=True) for view in views],
             batch["label"].to(self.device, non_blocking=True),
         )
-
-    def _failed(self, what: str) -> UserError:
-        """An error about a training whose numbers are spoiled; what is saved stays as it is."""
-        folder = self._folder(self.output_dir)
-        epochs = saved_epochs(folder)
-        kept = f"; that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else " yet"
-        remedy = f"lower OPTIM.LR or set PREC fp32 (no checkpoint is written{kept})"
-        return UserError(f"{what}: {remedy}", exit_code=1)
 
     def after_epoch(self):
         """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
@@ -216,9 +194,10 @@ class PromptTrainer(TrainerX):
             UserError: what is trained is no longer finite.
         """
         epoch = self.epoch + 1
+        folder = self._folder(self.output_dir)
         self.method.after_epoch(epoch, self.max_epoch)
         if spoiled := not_finite(self.method):
-            raise self._failed(f"'{spoiled[0]}' is not finite after epoch {epoch}")
+            raise failed(f"'{spoiled[0]}' is not finite after epoch {epoch}", folder)
         super().after_epoch()
 
         def kept(epoch):
@@ -227,7 +206,6 @@ class PromptTrainer(TrainerX):
 
         if not kept(epoch):
             self.save_model(self.epoch, self.output_dir)
-        folder = self._folder(self.output_dir)
         for earlier in saved_epochs(folder):  # all of them: a kill may have left one behind
             if ranks.is_first() and earlier < epoch and not kept(earlier):
                 os.remove(checkpoint_file(folder, earlier))
@@ -258,15 +236,18 @@ class PromptTrainer(TrainerX):
         ranks.wait()  # until the file is there
 
     def init_writer(self, log_dir):
+        """As in Dassl, on the first rank alone."""
         if ranks.is_first():
             super().init_writer(log_dir)
 
     def check_checkpoint(self, checkpoint, folder):
-        """Raises:
-        UserError: the run was begun with other settings or classes, or lacks what `save_model`
-            writes.
+        """Refuse a checkpoint that this run is not to go on from.
+
+        Raises:
+            UserError: the run was begun with other settings or classes, or lacks what `save_model`
+                writes.
         """
-        of_dassl = getattr(super(), "run_state", dict)()
+        of_dassl: dict = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
         names = self.dm.dataset.classnames
         settings = settings_of(self.cfg, self.method)
@@ -296,6 +277,7 @@ class PromptTrainer(TrainerX):
         """As in Dassl, and keep what is said of each image.
 
         Args:
+            split: as in Dassl.
             is_final: ends the process in ATPrompt's Dassl; it means nothing here.
 
         Raises:
@@ -316,12 +298,14 @@ class PromptTrainer(TrainerX):
         return result
 
     def parse_batch_test(self, batch):
+        """As in Dassl, and note which images these are."""
         input, label = super().parse_batch_test(batch)
         if self.recorder is not None:
             self.recorder.add_images(batch["impath"], label)
         return input, label
 
     def model_inference(self, input):
+        """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
             logits = self.model(input)
         if self.recorder is not None:
@@ -343,8 +327,7 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: there is no such checkpoint, or it does not fit the method.
         """
-        others = [other for other in others if not isinstance(other, CfgNode)]
-        epoch = others[0] if others else epoch
+        epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
             self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
@@ -356,5 +339,5 @@ class PromptTrainer(TrainerX):
         print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
-        load_trained(self.method, checkpoint, self.dm.dataset.classnames)
+        self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False

@@ -8,7 +8,8 @@ from torch import nn
 from .. import scores
 from ..encoders.text import TextFeatures
 from ..errors import UserError
-from ..model.prompted_clip import Parts, PromptedCLIP
+from ..model.parts import Parts
+from ..model.prompted_clip import PromptedCLIP
 
 TOLERANCE = 1e-4  # of logits
 TRACED = 3  # images that a program is traced with; it takes any number
@@ -28,6 +29,7 @@ class Program(nn.Module):
     logit_bias: torch.Tensor | None
 
     def __init__(self, model: PromptedCLIP):
+        """Take from the model what images need, and constants for the rest."""
         super().__init__()
         self.spec = model.spec
         self.image_encoder = model.image_encoder

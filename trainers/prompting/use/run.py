@@ -13,13 +13,13 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip
 from ..errors import UserError, no_exit
-from ..method import METHODS, find_method
+from ..method import METHODS, Method, find_method
 from ..model.prompted_clip import PromptedCLIP
-from ..model.spec import clean
 from ..plugins import load_plugins
+from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
-from ..storage.state import are_texts, load_trained
-from ..trainer.config import add_nodes, fitted, read_node, values_in
+from ..storage.state import are_texts
+from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import is_settings
 
 
@@ -88,32 +88,17 @@ def load_run(
     """
     load_plugins(plugins)
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
-    state = read_checkpoint(path)
-    if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
-        raise UserError(
-            f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
-            "runs and public code leave them: evaluate it by train.py with its config files, "
-            "--eval-only and --model-dir, or train again"
-        )
-    if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
-        if not trust:
-            raise UserError(
-                f"The checkpoint '{path}' is of {state['trainer']}, a method of the plug-in "
-                f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
-                "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
-            )
-        load_plugins(theirs)
-    kind = find_method(state["trainer"])
+    state = _read(path)
+    kind = _kind(state, path, trust)
     cfg = _cfg(state["settings"], path)
     backbone = backbone or state["backbone"]
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
     names = list(state["classnames"]) if classnames is None else _checked(classnames, clip_model)
-    dataset = cfg.DATASET.NAME
     with no_exit(kind.__name__):
-        method = kind(read_node(kind, values_in(cfg, kind), dataset), clip_model, names, dataset)
-    load_trained(method, state, names)
+        method = kind(settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
+    method.load_checkpoint(state, names)
     return Run(
         method.model.eval().requires_grad_(False),
         names,
@@ -124,6 +109,31 @@ def load_run(
         path,
         state["epoch"],
     )
+
+
+def _read(path: str) -> dict:
+    """A checkpoint that says what made it."""
+    state = read_checkpoint(path)
+    if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
+        raise UserError(
+            f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
+            "runs and public code leave them: evaluate it by train.py with its config files, "
+            "--eval-only and --model-dir, or train again"
+        )
+    return state
+
+
+def _kind(state: dict, path: str, trust: bool) -> type[Method]:
+    """The method of a checkpoint; its plug-ins are imported only where they are trusted."""
+    if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
+        if not trust:
+            raise UserError(
+                f"The checkpoint '{path}' is of {state['trainer']}, a method of the plug-in "
+                f"{' or '.join(map(repr, theirs))}, which is code: if you trust it, name it "
+                "(--plugin, or plugins= of load_run), or trust the run (--trust-run, trust=True)"
+            )
+        load_plugins(theirs)
+    return find_method(state["trainer"])
 
 
 def _model_folder(folder: Path) -> str:
@@ -188,7 +198,8 @@ def _literal(text: str, default):
 
 
 def _checked(names: Sequence[str], clip_model) -> list[str]:
-    """
+    """Return other class names.
+
     Raises:
         UserError: there are fewer than two, or two are alike.
     """

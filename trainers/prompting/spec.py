@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from ..errors import UserError
+from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
 PLANS = ("sinkhorn", "uniform", "nearest")
@@ -11,6 +11,17 @@ CLASS_POSITIONS = ("end", "middle", "front")
 MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs over it are far within float32
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
+
+
+def need(condition: bool, sentence: str) -> None:
+    """Refuse a point that does not hold a condition."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
+    """Refuse a word that is none of those that mean something."""
+    need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
 
 
 @dataclass(frozen=True)
@@ -72,26 +83,24 @@ class PromptSpec:
     max_iter: int = 100
 
     def __post_init__(self):
-        def need(condition: bool, sentence: str):
-            if not condition:
-                raise UserError(sentence)
+        """Refuse coordinates that contradict each other."""
+        self._check_words()
+        if self.M == 0 or self.N == 0:
+            object.__setattr__(self, "coupling", "none")
+        self._check_numbers()
+        self._check_sides()
+        self._check_score()
+        self._check_contexts()
 
-        def one_of(name: str, value, valid):
-            need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
-
+    def _check_words(self) -> None:
         one_of("COUPLING", self.coupling, COUPLINGS)
         one_of("PLAN", self.plan, PLANS)
         one_of("BETA_FORM", self.beta_form, ("additive", "convex"))
         one_of("CLASS_TOKEN_POSITION", self.class_position, CLASS_POSITIONS)
+
+    def _check_numbers(self) -> None:
         need(self.M >= 0, f"M is {self.M}: the number of visual prompts cannot be negative")
         need(self.N >= 0, f"N is {self.N}: the number of textual prompts cannot be negative")
-        if self.M == 0 or self.N == 0:
-            object.__setattr__(self, "coupling", "none")
-        need(
-            self.coupling != "none" or self.M == 0 or self.N == 0,
-            f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
-            "or unified",
-        )
         convex = self.beta_form == "convex"
         need(
             0 <= self.beta <= 1 if convex else 0 <= self.beta < math.inf,
@@ -104,6 +113,13 @@ class PromptSpec:
         )
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
+
+    def _check_sides(self) -> None:
+        need(
+            self.coupling != "none" or self.M == 0 or self.N == 0,
+            f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
+            "or unified",
+        )
         if self.N:
             need(self.text_length >= 1, f"N_CTX is {self.text_length}: at least 1 is needed")
             need(self.text_depth >= 1, f"the text prompt depth is {self.text_depth}: at least 1")
@@ -128,6 +144,8 @@ class PromptSpec:
                 f"text has ({self.text_length}, {self.text_depth}) and vision "
                 f"({self.vision_length}, {self.vision_depth})",
             )
+
+    def _check_score(self) -> None:
         if self.score == "cosine":
             need(self.M <= 1 and self.N <= 1, "the cosine score needs at most one prompt a side")
             need(self.beta == 0, f"the cosine score has no token level, but BETA is {self.beta}")
@@ -137,6 +155,8 @@ class PromptSpec:
             self.plan == "sinkhorn" or self.score not in ("cosine", "released", "plot"),
             f"PLAN '{self.plan}' needs the score of ALIGN's FORM 'paper', not '{self.score}'",
         )
+
+    def _check_contexts(self) -> None:
         if self.class_position != "end" or self.class_specific:
             need(
                 self.text_depth == 1,
@@ -216,7 +236,7 @@ def fixed_sentence(words) -> str:
     return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
-def text_prompt(length: int, words: str | None, **special) -> PromptSpec:
+def text_prompt(length: int, words: str | list[str] | None, **special) -> PromptSpec:
     """One textual prompt in the first block, whose words are all learnable (CoOp's family).
 
     Args:

@@ -1,0 +1,44 @@
+"""Seams of a prompted CLIP: what a loss reads of it, and what a method adds to it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
+from .learner import Contexts
+
+
+class Output(NamedTuple):
+    """What a loss may read of a forward pass.
+
+    logits: (B, K), float32; image: z (B, M, D), r; text: h (N, K, D), or (B, K, D) where contexts
+    are conditional on the image, s. Features are those that the logits were computed from.
+    """
+
+    logits: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
+
+
+class Parts(nn.Module):
+    """Trained parts beside the prompts, none here; a method replaces what it needs.
+
+    Attributes:
+        prefix: what stands before the parameters' names in public whole-model checkpoints.
+    """
+
+    prefix = ""
+
+    def contexts(self, contexts: Contexts) -> Contexts:
+        """Between the prompt learner and the encoders."""
+        return contexts
+
+    def image(self, features: ImageFeatures) -> ImageFeatures:
+        """Between the image encoder and the score."""
+        return features
+
+    def text(self, features: TextFeatures) -> TextFeatures:
+        """Between the text encoder and the score."""
+        return features

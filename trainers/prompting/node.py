@@ -1,0 +1,99 @@
+"""The keys of a method's cfg node: types and defaults, and what a user may write there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any, TypeAlias, get_type_hints
+
+from .errors import UserError
+
+MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
+
+Words: TypeAlias = str | list[str] | None  # a template, or a list of them
+Switch: TypeAlias = object  # any true value turns it on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of the settings of every method, which adds a field for each key of its node.
+
+    A key that may be left to the method, as None, has the default in its method.
+
+    Attributes:
+        dataset: name of the data set; this is no key.
+        PREC: precision, `fp16`, `fp32` or `amp`.
+    """
+
+    dataset: str = ""
+    PREC: str = "fp16"
+
+
+def defaults_of(settings: type[Settings]) -> dict[str, Any]:
+    """The keys of a node with their defaults."""
+    return {key: value for key, value in vars(settings()).items() if key != "dataset"}
+
+
+def from_defaults(defaults: Mapping[str, Any]) -> type[Settings]:
+    """Settings from a dict of keys and defaults, as plug-ins of version 0.2 have it."""
+    fields = [
+        (key, _type_of(key, value), field(default_factory=_giving(value)))
+        for key, value in defaults.items()
+    ]
+    return make_dataclass("Settings", fields, bases=(Settings,), frozen=True)
+
+
+def _giving(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _type_of(key: str, default: object) -> Any:
+    if key == "CTX_INIT":
+        return Switch if isinstance(default, bool) else Words
+    return type(default) if type(default) in KINDS else Any
+
+
+def check_values(
+    settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
+) -> None:
+    """Refuse values that a node cannot have.
+
+    Args:
+        settings: of the method.
+        values: by key.
+        place: of a key in the cfg, for the sentence.
+
+    Raises:
+        UserError: one is of another kind than its field.
+    """
+    types = get_type_hints(settings)
+    for key, value in values.items():
+        holds, what = KINDS.get(types[key], (_is_anything, ""))
+        if not holds(value):
+            raise UserError(f"{place(key)} is {value!r} but must be {what}")
+
+
+def _is_anything(value: object) -> bool:
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= MOST and value == int(value)
+
+
+def _are_words(value: object) -> bool:
+    if value is False:  # as checkouts write none whose own methods read a switch
+        return True
+    words = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(word, str) for word in words)
+
+
+KINDS: dict[object, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: value in (True, False), "True or False"),
+    int: (_is_whole, f"a whole number, {MOST:,} at most"),
+    float: (_is_number, "a number"),
+    str: (lambda value: isinstance(value, str), "a word"),
+    Words: (_are_words, "words, such as 'a photo of a'"),
+}

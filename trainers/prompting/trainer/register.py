@@ -1,0 +1,27 @@
+"""Makes the methods known to Dassl: their keys in its cfg, their trainers in its registry."""
+
+from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
+
+from ..method import METHODS
+from .config import add_nodes
+from .trainer import PromptTrainer
+
+TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
+
+    A method whose name is taken, by a trainer of the checkout around us, is registered as
+    `Prompted` and its name. So call this when all trainers of the checkout have been imported, as
+    they have been where its `train.py` sets its cfg up.
+    """
+    add_nodes(cfg)
+    for name, method in METHODS.items():
+        taken = TRAINER_REGISTRY.registered_names()
+        ours = [n for n in taken if getattr(TRAINER_REGISTRY.get(n), "kind", None) is method]
+        if not ours:
+            name = TAKEN + name if name in taken else name
+            about = {"__doc__": method.__doc__, "__module__": PromptTrainer.__module__}
+            TRAINER_REGISTRY.register()(type(name, (PromptTrainer,), {"kind": method, **about}))
