@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
-from trainers.prompting.model.spec import clean
+from trainers.prompting.spec import clean
 
 from trainers.prompting.errors import UserError
 

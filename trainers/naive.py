@@ -18,7 +18,7 @@ from trainers.prompting.encoders.sentences import around_name
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.model.parts import Output
-from trainers.prompting.model.spec import clean
+from trainers.prompting.spec import clean
 
 
 class Naive(nn.Module):
