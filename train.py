@@ -23,6 +23,7 @@ KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The flags of CoOp's train.py, and some of this project."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets")
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The arguments of a command line (default: of this process)."""
     args = (parser or build_parser()).parse_args(argv)
     check_flags(args)
     return args
@@ -95,6 +97,7 @@ def setup_cfg(args):
 
 
 def main(args) -> None:
+    """Do one run in its folder and write its results."""
     cfg = setup_cfg(args)
     with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
         ranks.wait()  # until the first rank, which writes, has the folder

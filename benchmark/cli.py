@@ -15,6 +15,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong in one sentence, without the usage."""
 
     def error(self, message: str):
+        """Print the message on one line and leave with code 2."""
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
-from trainers.prompting.spec import clean
 
 from trainers.prompting.errors import UserError
+from trainers.prompting.spec import clean
 
 from .files import (
     check_files,
@@ -47,7 +47,7 @@ class ImageDataset(DatasetBase):
     image_dir = "images"  # below dataset_dir; the paths of the split file start here
     split_file = ""  # below dataset_dir
     layout = ""  # what the folder holds, for the error message; the two names when empty
-    expected = None  # the Counts of a public data set
+    expected: Counts | None = None  # the Counts of a public data set
     embedded = False  # it comes with this repository: the same wherever it is unpacked
 
     def __init__(self, cfg):
@@ -174,11 +174,12 @@ class ImageDataset(DatasetBase):
 class FolderDataset(ImageDataset):
     """A data set whose raw form is class folders; its own rule is 50/20/30 by chance."""
 
-    class_names = {}  # of folders that are not called like their class
-    left_out = ()  # folders that are no class
+    class_names: dict[str, str] = {}  # of folders that are not called like their class
+    left_out: tuple[str, ...] = ()  # folders that are no class
 
     @classmethod
     def make_split(cls, folder):
+        """Divide the images of each class folder into training, validation and test."""
         images = folder / cls.image_dir
         folders = [name for name in class_folders(images) if name not in cls.left_out]
         return divide(read_folders(images, {f: cls.class_names.get(f, f) for f in folders}))
@@ -204,7 +205,7 @@ def check_labels(dataset, train, val, test):
     Raises:
         UserError: a label has no name or two.
     """
-    first = {}  # label to an image of it
+    first: dict[int, Datum] = {}  # label to an image of it
     for item in train:
         seen = first.setdefault(item.label, item)
         if item.classname != seen.classname:

@@ -16,6 +16,7 @@ class FGVCAircraft(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
+        """The published training, validation and test images of the 100 variants."""
         labels = {variant: i for i, variant in enumerate(read_lines(folder / "variants.txt"))}
 
         def annotated(part):

@@ -332,7 +332,7 @@ def hold_out(items):
 def shuffled_classes(items):
     """The images of each class by chance, but in the same order at every call."""
     chance = random.Random(SPLIT_SEED)
-    classes = {}
+    classes: dict[int, list] = {}
     for item in items:
         classes.setdefault(item.label, []).append(item)
     return [chance.sample(group, len(group)) for group in classes.values()]

@@ -29,6 +29,7 @@ class ImageFolder(ImageDataset):
     """
 
     def locate(self, cfg):
+        """The folder that DATASET.ROOT names."""
         root = cfg.DATASET.ROOT
         folder = Path(root).expanduser().absolute()
         if not root or not folder.is_dir():
@@ -40,6 +41,7 @@ class ImageFolder(ImageDataset):
 
     @classmethod
     def read(cls, folder):
+        """Training, validation and test images, from folders of these names or divided here."""
         train = folder / "train"
         if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)

@@ -16,6 +16,7 @@ class ImageNet(ImageDataset):
 
     @classmethod
     def read(cls, folder):
+        """Training, validation and test images."""
         source = folder / "classnames.txt"
         classes = by_wnid(source)
         images = folder / cls.image_dir
@@ -37,6 +38,7 @@ class ShiftedImageNet(ImageDataset):
 
     @classmethod
     def read(cls, folder):
+        """Training, validation and test images."""
         source = folder / "classnames.txt"
         if not source.exists():
             source = folder.parent / ImageNet.dataset_dir / source.name
@@ -55,16 +57,18 @@ class ShiftedImageNet(ImageDataset):
         return names
 
     def few_shot(self, train, val, shots, seed):
+        """The images as they are: a shifted domain is only tested."""
         return train, val
 
 
 class PartOfImageNet(ShiftedImageNet):
     """A shifted domain with 200 of the classes, which are those whose folders are there."""
 
-    labels = frozenset()  # of the 200 classes among ImageNet's
+    labels: frozenset[int] = frozenset()  # of the 200 classes among ImageNet's
 
     @classmethod
     def classes(cls, images, names):
+        """The classes whose folders are there."""
         here = class_folders(images)
         if len(names) == ImageNet.expected.classes:  # else the labels are not ImageNet's
             lacking = [x for label, x in enumerate(names) if label in cls.labels and x not in here]

@@ -16,6 +16,7 @@ class OxfordPets(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
+        """The published test images; validation images are held out of the training images."""
         train, val = hold_out(cls.annotated(folder, "trainval.txt"))
         return train, val, cls.annotated(folder, "test.txt")
 

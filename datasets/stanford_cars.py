@@ -18,6 +18,7 @@ class StanfordCars(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
+        """The published test images; validation images are held out of the training images."""
         devkit = folder / "devkit"
         names = [year_first(name) for name in read_mat(devkit / "cars_meta.mat", "class_names")]
 

@@ -19,6 +19,7 @@ class SUN397(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
+        """The first published partition; validation images are held out of the training images."""
         labels = {scene: i for i, scene in enumerate(read_lines(folder / "ClassName.txt"))}
 
         def annotated(file):

@@ -19,6 +19,7 @@ class UCF101(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
+        """The first published partition; validation images are held out of the training images."""
         lists = folder / "ucfTrainTestlist"
         classes = read_table(lists / "classInd.txt", 2)
         labels = {action: int(label) - 1 for label, action in classes}

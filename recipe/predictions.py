@@ -60,7 +60,8 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """
+    """Refuse arrays of another form.
+
     Raises:
         ValueError: an array is not as `write_predictions` leaves it.
     """

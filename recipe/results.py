@@ -13,6 +13,7 @@ from .metrics import metrics
 
 
 def results_file(cfg) -> Path:
+    """Where the record of a run is."""
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 

@@ -22,6 +22,7 @@ EXTRACT = "predict takes single images: extract those that are meant, e.g. with 
 
 
 def build_parser() -> Parser:
+    """The arguments of `python -m benchmark predict`."""
     parser = run_parser("predict", "The likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
@@ -108,6 +109,10 @@ def predicted(
     """Each image that can be read with its classes and probabilities, best first.
 
     Args:
+        run: as `load_run` gives it.
+        paths: of the images.
+        batch_size: images that are computed at a time.
+        top: classes of each image.
         failed: takes those that cannot; stderr has the reason of each.
     """
     import torch

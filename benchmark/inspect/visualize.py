@@ -32,6 +32,7 @@ class Block(NamedTuple):
 
 
 def build_parser() -> Parser:
+    """The arguments of `python -m benchmark visualize`."""
     parser = run_parser(
         "visualize",
         "Where on an image each word of a prompt is transported to, for some prompts. "
@@ -56,6 +57,7 @@ def build_parser() -> Parser:
 
 
 def numbers(text: str) -> list[int]:
+    """Numbers of prompts, from 1 on, apart by spaces or commas."""
     words = text.replace(",", " ").split()
     if not words or not all(w.isdecimal() and int(w) > 0 for w in words):
         raise ArgumentTypeError(f"'{text}' is not a list of prompt numbers from 1 on")
@@ -140,6 +142,7 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
 
 
 def open_image(path: Path):
+    """The image in a file, RGB."""
     from dassl.utils import read_image
 
     return read_image(str(path))
@@ -164,6 +167,7 @@ def plan(model, image, k: int, n: int):
 
 
 def denormalize(image, cfg):
+    """An image (3, H, W) that was normalised, as (H, W, 3) from 0 to 1."""
     import torch
 
     mean = torch.tensor(cfg.INPUT.PIXEL_MEAN)[:, None, None]

@@ -68,5 +68,6 @@ def word(model, token: int) -> str:
 
 
 def table(rows) -> str:
+    """Lines of words with their distances, one for each token."""
     lines = [[i, *(f"{name} ({d:.4f})" for name, d in row)] for i, row in enumerate(rows, 1)]
     return tabulate(lines, tablefmt="plain", disable_numparse=True)

@@ -242,7 +242,8 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
-    """
+    """Refuse settings that are not the protocol's, or an option's, to set.
+
     Raises:
         UserError: the protocol varies what is not its to set, or an option sets what it varies.
     """

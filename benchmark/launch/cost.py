@@ -28,6 +28,7 @@ class Line(NamedTuple):
     costs: list[Cost]
 
     def cells(self) -> list[Cell]:
+        """The line of a table: runs, operations, hours in all and of the longest, memory."""
         seconds = [one.seconds for one in self.costs]
         numbers = [
             f"{len(self.costs):,}",

@@ -73,6 +73,7 @@ class Ablation(Protocol):
     )
 
     def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn, plans):
+        """The runs: each value of beta, pair M, N and plan, for each seed and data set."""
         if not betas and not mn and not plans:
             raise UserError("there is nothing to vary: --betas, --mn and --plans are all empty")
         runs = []
@@ -100,7 +101,7 @@ def prompt_opts(M: int, N: int, config_file: Path) -> tuple[str, ...]:
 
     A config file that lists a template for each prompt gets as many as there now are.
     """
-    opts = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
+    opts: tuple[str, ...] = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
     templates = read_keys(config_file).get("TRAINER.ALIGN.CTX_INIT")
     if isinstance(templates, list):
         opts += ("TRAINER.ALIGN.CTX_INIT", str(list(islice(cycle(templates), N))))

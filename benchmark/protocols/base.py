@@ -240,7 +240,8 @@ def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
 
 
 def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
-    """
+    """Refuse prompts of single classes where others are tested.
+
     Raises:
         UserError: prompts that are made for some classes would be tested on others.
     """

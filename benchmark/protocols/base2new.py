@@ -33,6 +33,7 @@ class Base2New(Protocol):
     )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
+        """The runs: a training on base classes and a test on new ones for each method."""
         runs = []
         for seed, dataset, trainer in product(seeds, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, shots)

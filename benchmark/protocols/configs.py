@@ -160,7 +160,8 @@ def known_trainers() -> list[str]:
 
 
 def check_datasets(datasets: Iterable[str]) -> None:
-    """
+    """Refuse names of data sets that there are not.
+
     Raises:
         UserError: a data set has no config file, or a name that cannot be.
     """

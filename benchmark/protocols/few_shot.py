@@ -46,6 +46,7 @@ class FewShot(Protocol):
     )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
+        """The runs: a training with each number of shots for each method."""
         runs = []
         for seed, number, dataset, trainer in product(seeds, shots, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, number)

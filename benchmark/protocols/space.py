@@ -106,6 +106,7 @@ class Space:
 
 
 def as_list(value: object) -> list:
+    """A value as the only one of a list; a list as it is."""
     return value if isinstance(value, list) else [value]
 
 

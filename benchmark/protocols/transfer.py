@@ -47,6 +47,7 @@ class Transfer(Protocol):
         )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots, source):
+        """The runs: a training on the source and a test on each target for each method."""
         check_datasets([source])
         targets = datasets or self.targets.get(source, [])
         if not targets:

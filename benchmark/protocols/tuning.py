@@ -1,5 +1,4 @@
-"""The runs of a tuning: every setting of every method, on each data set, tested on validation
-images."""
+"""The runs of a tuning: each setting of each method and data set, tested on validation images."""
 
 import argparse
 import hashlib
@@ -81,6 +80,7 @@ class Tuning(Protocol):
     def plan(
         self, output, datasets, seeds, configs, trainers, shots, protocol, space, vary, budget
     ):
+        """The runs: each setting of the grid for each method, seed and data set."""
         untrained = [trainer for trainer in trainers if learns_nothing(trainer)]
         trainers = [trainer for trainer in trainers if trainer not in untrained]
         if untrained:
@@ -115,7 +115,8 @@ class Tuning(Protocol):
 
 
 def check_configs(runs) -> None:
-    """
+    """Refuse data sets whose runs start from different config files.
+
     Raises:
         UserError: data sets start from different files, so that one choice cannot serve all.
     """
@@ -130,8 +131,10 @@ def check_configs(runs) -> None:
 
 
 def folder_name(setting: Setting) -> str:
-    """A setting as the name of a folder, whatever the order of its keys; with a hash where that
-    cannot hold all of it."""
+    """A setting as the name of a folder, for any order of its keys.
+
+    Where a name cannot hold all of it, it ends in a hash.
+    """
     whole = name_of(dict(sorted(setting.items())))
     name = re.sub(r"[^\w.,=+-]+", "_", whole)
     if len(name) <= 100 and re.fullmatch(r"[\w.,=+ -]+", whole):

@@ -171,8 +171,10 @@ def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
 
 
 def datasets(outcomes: Iterable[Outcome]) -> list[str]:
+    """The data sets of some runs, each once, in their order."""
     return list(dict.fromkeys(outcome.run.dataset for outcome in outcomes))
 
 
 def cell(accuracy: float | None) -> Cell:
+    """An accuracy (%) as a cell of a table."""
     return Cell("failed") if accuracy is None else Cell(f"{accuracy:.2f}", accuracy)

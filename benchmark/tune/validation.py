@@ -10,7 +10,8 @@ from ..protocols.base import Run
 
 
 def check_validation(engine: Engine) -> None:
-    """
+    """Refuse data sets without validation images to choose on.
+
     Raises:
         UserError: a data set has no validation images apart from its test images.
     """
@@ -25,7 +26,8 @@ def check_validation(engine: Engine) -> None:
 
 
 def check(run: Run, validation: set[str], test: set[str]) -> None:
-    """
+    """Refuse validation images that are missing, or are test images.
+
     Raises:
         UserError: there are no validation images, or they are test images.
     """

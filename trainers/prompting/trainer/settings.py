@@ -61,6 +61,7 @@ def check_resumed(
         classnames: K names, of the data now.
         folder: where the checkpoint lies.
         wanted: the names of all parts of its state.
+        method: whose defaults stand for what is None.
 
     Raises:
         UserError: names the keys or classes that differ, or the parts that are missing.
