@@ -88,7 +88,7 @@ def test_images_elsewhere_have_a_say_in_when_a_batch_stops(tiny_clip, method, no
             return part * torch.tensor([1e-6, 1.0])[:, None] if len(part) == 2 else part
 
         together = scores.score(*features, total)
-    assert len(asked) == 2  # the only iteration, and the plans that are no numbers
+    assert len(asked) == 2  # one iteration, and the look for nan in the plans
     assert not torch.equal(here, together)
 
 

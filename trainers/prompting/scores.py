@@ -61,6 +61,7 @@ def register_score(name: str, patches: bool = False, words: bool = False, by_ima
     of which CLIP's logit scale makes logits.
 
     Args:
+        name: of the score.
         patches: whether it reads r, which is None else.
         words: whether it reads s and its weights, which are None else.
         by_images: whether an image's similarities are the same whatever other images there are; a

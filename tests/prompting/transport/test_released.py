@@ -7,6 +7,7 @@ import torch
 
 from trainers.prompting.transport import solver
 from trainers.prompting.transport.released import sinkhorn_released
+from trainers.prompting.transport.solver import Sinkhorn
 
 
 def test_group_dims_must_exist():
@@ -54,7 +55,7 @@ def test_released_rule_with_padding(scale, monkeypatch):
             torch.testing.assert_close(result.distance[i, k].detach(), distance)
     result.distance.sum().backward()
     assert torch.equal(cost.grad, result.plan)
-    monkeypatch.setattr(solver, "chunk_size", lambda C: 4)
+    monkeypatch.setattr(Sinkhorn, "chunk_size", lambda self, C: 4)
     chunked = sinkhorn_released(cost, None, b[:, None, None], group_dims=2)
     assert torch.equal(chunked.plan, result.plan)
 

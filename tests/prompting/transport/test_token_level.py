@@ -30,8 +30,11 @@ def features(shared, peaked=0.0, seed=0):
     return F.normalize(r, dim=-1), F.normalize(s, dim=-1), mass
 
 
-def both(problem, shared, reg=0.1, tol=1e-4, max_iter=100, chunk_bytes=MORE):
-    """Without gradient, and as the solver finds it on the costs."""
+def both(problem, shared, reg=0.1, tol=1e-6, max_iter=100, chunk_bytes=MORE):
+    """Without gradient, and as the solver finds it on the costs.
+
+    With a larger `tol` rounding may decide who takes four iterations more.
+    """
     r, s, mass = problem
     how = TokenWeights(mass, shared), reg, tol, max_iter
     alone = plain_token_distances(TokenProblems(r, s, *how, chunk_bytes))

@@ -1,4 +1,4 @@
-"""The loop as `torch.export` traces it, beside the one that Python runs."""
+"""The loop as `torch.export` traces it, compared with the one that Python runs."""
 
 import pytest
 import torch

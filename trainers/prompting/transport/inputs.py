@@ -1,4 +1,4 @@
-"""What makes a transport problem: the checks, in one sentence each."""
+"""Checks of what makes a transport problem, in one sentence each."""
 
 import math
 
@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def check_settings(reg: float, tol: float, max_iter: int) -> None:
-    """Raises ValueError: a number that the solver cannot work with."""
+    """Checks the numbers of a solver.
+
+    Raises:
+        ValueError: it cannot work with one of them.
+    """
     if not 0 < reg < math.inf:
         raise ValueError(f"reg is {reg}: it must be positive and finite")
     if not tol >= 0:
@@ -17,12 +21,13 @@ def check_settings(reg: float, tol: float, max_iter: int) -> None:
 
 
 def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """a (..., P) and b (..., L) in full, of equal mass, in the type to compute in.
+    """Weights a (..., P) and b (..., L) in full, of equal mass, in the type to compute in.
 
     Args:
         cost: C, (..., P, L).
-        a, b: weights that broadcast over the batch; None is uniform, of mass 1. Their values are
-            looked at on the CPU alone: for any other device the host would have to wait.
+        a: weights that broadcast over the batch; None is uniform, of mass 1. Their values are
+            read on the CPU only: for any other device the host would have to wait.
+        b: as `a`.
 
     Raises:
         ValueError: types, shapes or weights do not make a transport problem.
@@ -34,8 +39,8 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
         raise ValueError(f"cost must be (..., P, L) with P, L >= 1, not {tuple(cost.shape)}")
     *batch, P, L = cost.shape
     dtype = torch.float64 if cost.dtype == torch.float64 else torch.float32
-    look = cost.device.type == "cpu" and not (a is None and b is None)
-    look = look and not torch.compiler.is_compiling()
+    given = not (a is None and b is None)
+    look = given and cost.device.type == "cpu" and not torch.compiler.is_compiling()
     rounding = max(1e-4, _rounding(a), _rounding(b))
     a = _in_full("a", a, P, cost, dtype, look)
     b = _in_full("b", b, L, cost, dtype, look)
@@ -47,7 +52,7 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
 
 
 def _rounding(w: Tensor | None) -> float:
-    """How far a sum of 1 may be off because of the type of its parts."""
+    """The most that a sum of 1 may be off because of the type of its parts."""
     return 2 * torch.finfo(w.dtype).eps if w is not None and w.is_floating_point() else 0.0
 
 

@@ -17,7 +17,7 @@ CPU_CHUNK = 16 << 20  # bytes; memory of this size is reused, larger is fetched 
 
 
 class TokenWeights(nn.Module):
-    """The weights of the text tokens, and what follows from them once and for all.
+    """The weights of the text tokens, and the groups of classes that follow from them.
 
     They are constants of a text encoder: made with it, they need no look of the host in a step.
 
@@ -80,7 +80,7 @@ class TokenProblems:
 
     @property
     def wants_gradient(self) -> bool:
-        """Whether anything is to be learned from the distances."""
+        """True where features ask for a gradient."""
         return torch.is_grad_enabled() and (self.r.requires_grad or self.s.requires_grad)
 
     def pieces(self, most_bytes: int | None = None) -> Iterator[Piece]:
@@ -90,13 +90,13 @@ class TokenProblems:
         for length, classes in self.weights.groups:
             pair = 4 * M * len(self.s) * P * length  # bytes of an image and a class in float32
             pairs = max(1, limit // pair)
-            for some in classes.split(pairs):
-                step = max(1, pairs // len(some))
+            for part in classes.split(pairs):
+                step = max(1, pairs // len(part))
                 for start in range(0, B, step):
-                    yield Piece(slice(start, start + step), some, length)
+                    yield Piece(slice(start, start + step), part, length)
 
     def solve(self, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What `reduce` makes of the costs of each piece, (B, K, M, N), with gradient.
+        """Reduces the costs of each piece to a number a problem, (B, K, M, N), with gradient.
 
         Args:
             reduce: (costs (b, k, M, N, P, l), mass (k, 1, N, l)) -> (b, k, M, N).
@@ -112,7 +112,7 @@ class TokenProblems:
 
 
 def costs(r: Tensor, s: Tensor, classes: Tensor, shared: int, length: int) -> Tensor:
-    """C[p, l] = 1 - r[p] . s[l] of images r (b, M, P, D) and some classes: (b, k, M, N, P, l).
+    """Costs C[p, l] = 1 - r[p] . s[l] of some images and classes, (b, k, M, N, P, l).
 
     Tokens that all classes share are multiplied once: with 1000 classes an evaluation would take
     15% longer, in bfloat16 22%. Image tokens lie last in memory: they are read fastest.

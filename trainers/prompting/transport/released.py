@@ -22,9 +22,15 @@ def sinkhorn_released(
     group_dims: int | None = None,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> SinkhornResult:
-    """What the published code of ALIGN and PLOT computes; else as `sinkhorn`.
+    """Solves as the published code of ALIGN and PLOT does (`Released`); else as `sinkhorn`.
 
     Args:
+        cost: C, shape (..., P, L), floating.
+        a: weights of the rows, (..., P), as in `sinkhorn`.
+        b: weights of the columns, (..., L).
+        reg: the regularisation.
+        tol: a group of problems stops once u changes by less than this on average.
+        max_iter: updates of u at most.
         group_dims: how many of the last batch dimensions make a group; None is all of them.
         total: adds up a number of each group over what shares it, such as other processes.
 
@@ -41,7 +47,7 @@ def sinkhorn_released(
 
 @dataclass(frozen=True)
 class Released(Sinkhorn):
-    """Other parts for the same loop.
+    """The released form: other parts of the same loop.
 
     K is taken as it is, u and v start at 1, and a group of problems stops once the mean of
     |u - previous u| over it is below `tol`. Then v is updated once more. A group with a nan in its
@@ -56,19 +62,24 @@ class Released(Sinkhorn):
     total: Callable[[Tensor], Tensor] = lambda part: part
 
     def scalings(self, C, a, b, padding):
+        """The steps for K = exp(-C / reg), for all problems."""
         yield slice(None), C, Scalings.of(C / -self.reg, a, b)
 
     def start(self, scalings):
+        """Both u and v are 1 where there is mass."""
         return tuple((x > 0).to(x.dtype) for x in (scalings.a, scalings.b))
 
     def waits(self, t):
+        """Every iteration tests."""
         return False
 
     def unfinished(self, scalings, before, u, v, w):
+        """True where u still changes in a problem's group."""
         change, rows = self.of_groups((u - before).abs(), (scalings.a > 0).to(u.dtype))
         return ~(change / rows < self.tol)
 
     def finish(self, scalings, state):
+        """T, and the L1 error of its row sums, (n, 1, 1)."""
         T = scalings.kernel * state.u * scalings.v(state.w).mT
         (broken,) = self.of_groups(T.isnan().to(T.dtype))
         T = torch.where(broken > 0, scalings.kernel, T)
@@ -76,6 +87,7 @@ class Released(Sinkhorn):
         return T, (T.sum(1, keepdim=True) - scalings.a).abs().sum(-1, keepdim=True)
 
     def chunk_size(self, C):
+        """As many problems as make whole groups."""
         return self.size * max(1, super().chunk_size(C) // self.size) if self.size else len(C)
 
     def of_groups(self, *numbers: Tensor) -> Tensor:

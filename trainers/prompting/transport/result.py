@@ -1,13 +1,12 @@
-"""What solving transport problems comes to."""
+"""The result of solving transport problems."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(eq=False)
-class SinkhornResult:
+class SinkhornResult(NamedTuple):
     """Solved problems.
 
     Attributes:
@@ -33,6 +32,7 @@ class PlanDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, cost, plan, value):
+        """The value; nothing is computed."""
         ctx.save_for_backward(plan)
         ctx.dtype = cost.dtype
         return value.view_as(value)
@@ -40,5 +40,6 @@ class PlanDistance(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        """T times the gradient, for the costs."""
         (plan,) = ctx.saved_tensors
         return (grad[..., None, None] * plan).to(ctx.dtype), None, None

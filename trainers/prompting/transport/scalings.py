@@ -39,19 +39,19 @@ class Scalings:
         return cls(x.exp_(), a, b)
 
     def start(self) -> Tensor:
-        """v = 1, and 0 on padding, which therefore is never seen."""
+        """The first v: 1, and 0 on padding, which therefore is never seen."""
         return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.b.dtype)
 
     def u(self, v: Tensor) -> Tensor:
-        """u = a / (K v)."""
+        """Row scalings u = a / (K v)."""
         return self.a / torch.bmm(v, self.kernel)
 
     def w(self, u: Tensor) -> Tensor:
-        """w = K' u."""
+        """Column sums before scaling, w = K' u."""
         return torch.bmm(u, self.kernel.transpose(1, 2))
 
     def v(self, w: Tensor) -> Tensor:
-        """v = b / w."""
+        """Column scalings v = b / w."""
         return self.b / w
 
     def error(self, v: Tensor, w: Tensor) -> Tensor:
@@ -68,24 +68,31 @@ class LogScalings(Scalings):
 
     @classmethod
     def of(cls, x, a, b):
+        """The steps for log K = x."""
         return cls(x, a.log(), b)
 
     def start(self):
+        """The first log v."""
         return super().start().log()
 
     def u(self, v):
+        """Log u from log v."""
         return self.a - torch.logsumexp(self.kernel + v.mT, 1, keepdim=True)
 
     def w(self, u):
+        """Log w from log u."""
         return torch.logsumexp(self.kernel + u, 2)[:, None]
 
     def v(self, w):
+        """Log v from log w."""
         return self.b.log() - w
 
     def error(self, v, w):
+        """L1 error of the column sums, from log v and log w."""
         return ((v + w).exp() - self.b).abs().sum(-1, keepdim=True)
 
     def plan(self, u, v):
+        """T, written over log K."""
         return self.kernel.add_(u).add_(v.mT).exp_()
 
 
@@ -93,23 +100,26 @@ class LogScalings(Scalings):
 class SharedScalings(Scalings):
     """Steps where the first c columns of K are the same for many problems in a row.
 
-    `kernel` (n, L - c, P) holds each problem's own columns, `shared` (g, c, P) those of n / g
-    problems in a row.
+    Attributes:
+        kernel: each problem's own columns of K, (n, L - c, P).
+        shared: those of n / g problems in a row, (g, c, P).
     """
 
     shared: Tensor
 
     def u(self, v):
+        """Row scalings u = a / (K v)."""
         g, c, P = self.shared.shape
         rows = torch.bmm(v[..., :c].reshape(g, len(v) // g, c), self.shared).view(len(v), 1, P)
         return self.a / torch.baddbmm(rows, v[..., c:], self.kernel, out=rows)
 
     def w(self, u):
+        """Column sums before scaling, w = K' u."""
         return over_rows(u, self.shared, self.kernel)
 
 
 def over_rows(u: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    """u (n, 1, P) times X (g, c, P), shared, and times X (n, L - c, P): (n, 1, L)."""
+    """Products of u (n, 1, P) with X (g, c, P), shared, and with X (n, L - c, P): (n, 1, L)."""
     g, c, P = shared.shape
     first = torch.bmm(u.view(g, len(u) // g, P), shared.mT).view(len(u), 1, c)
     return torch.cat([first, torch.bmm(u, own.mT)], 2)

@@ -55,9 +55,10 @@ def sinkhorn(
 
     Args:
         cost: C, shape (..., P, L), floating.
-        a, b: weights, (..., P) and (..., L), broadcast over the batch; None is uniform, mass 1.
-            Where a weight is 0, plan and gradient are 0 whatever the cost is, even nan. Their
-            values are checked on the CPU alone: for another device the host would have to wait.
+        a: weights of the rows, (..., P), broadcast over the batch; None is uniform, mass 1. Where
+            a weight is 0, plan and gradient are 0 for any cost, even nan. Values are
+            checked on the CPU only: for another device the host would have to wait.
+        b: weights of the columns, (..., L).
         reg: the regularisation (lambda in ALIGN, 1 / lambda in Cuturi 2013).
         tol: converged is a problem whose column sums have an L1 error of at most this, its row
             sums being exact. (POT takes the L2 norm, which is never larger.)
@@ -71,7 +72,7 @@ def sinkhorn(
 
 
 class State(NamedTuple):
-    """Where n problems stand in the iteration.
+    """The state of n problems in the iteration.
 
     Attributes:
         t: the iteration that comes next, from 1 on; a tensor in a program.
@@ -88,17 +89,11 @@ class State(NamedTuple):
     iterations: Tensor
 
 
-class Solved(NamedTuple):
-    """n problems in a row: T (n, L, P); <T, C>, iterations and error of a marginal, (n)."""
-
-    plan: Tensor
-    distance: Tensor
-    iterations: Tensor
-    error: Tensor
-
-
-def joined(parts: list[Solved]) -> Solved:
-    return parts[0] if len(parts) == 1 else Solved(*map(torch.cat, zip(*parts, strict=True)))
+def joined(parts: list[SinkhornResult]) -> SinkhornResult:
+    """Problems in a row that were solved in parts."""
+    return (
+        parts[0] if len(parts) == 1 else SinkhornResult(*map(torch.cat, zip(*parts, strict=True)))
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ class Sinkhorn:
     `iterate` is the loop; `scalings`, `start`, `waits`, `unfinished` and `finish` are its parts.
     `torch.export` traces the same loop: all problems of a program go on together.
 
-    On an accelerator the host waits for an unknown `spread` alone, once a chunk. There a known one
+    On an accelerator the host waits only for an unknown `spread`, once a chunk. There a known one
     chooses the arithmetic, and all `max_iter` iterations are computed: to stop earlier, the host
     would have to wait. A problem that has converged keeps its v, so the result is the same.
 
@@ -125,6 +120,7 @@ class Sinkhorn:
     spread: float | None = None
 
     def __post_init__(self):
+        """Checks the settings."""
         check_settings(self.reg, self.tol, self.max_iter)
 
     def __call__(
@@ -141,32 +137,32 @@ class Sinkhorn:
             size = self.chunk_size(C)
             chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
         with full_precision(cost.device.type):
-            solved = [self.solve(*chunk, uniform=a is None and b is None) for chunk in chunks]
-        plan, distance, iterations, error = joined(solved)
-        plan, distance = plan.mT.reshape(cost.shape), distance.reshape(batch)
+            found = joined([self.solve(*c, uniform=a is None and b is None) for c in chunks])
+        plan = found.plan.mT.reshape(cost.shape)
+        distance, iterations, error = (x.reshape(batch) for x in found[1:])
         if cost.requires_grad and torch.is_grad_enabled():
             distance = PlanDistance.apply(cost, plan, distance)
-        return SinkhornResult(plan, distance, iterations.reshape(batch), error.reshape(batch))
+        return SinkhornResult(plan, distance, iterations, error)
 
-    def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> Solved:
-        """Solves the problems of a chunk; `uniform`: no weight is 0."""
+    def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> SinkhornResult:
+        """Solves the problems of a chunk, whose plans are (n, L, P); `uniform`: no weight is 0."""
         C, padding = C.to(a.dtype).contiguous(), None
         if not uniform:
             padding = (a == 0) | (b == 0).mT
             C = C.masked_fill(padding, 0)
-        solved: list[Solved] = []
+        solved: list[SinkhornResult] = []
         indices: list = []
         for index, costs, scalings in self.scalings(C, a, b, padding):
             state = self.iterate(scalings)
             plan, error = self.finish(scalings, state)
             distance = (plan * costs).sum((1, 2))
             plan, distance, error = (x.to(a.dtype) for x in (plan, distance, error[:, 0, 0]))
-            solved.append(Solved(plan, distance, state.iterations[:, 0, 0], error))
+            solved.append(SinkhornResult(plan, distance, state.iterations[:, 0, 0], error))
             indices.append(index)
         if len(solved) == 1:
             return solved[0]
         back = torch.cat(indices).argsort()
-        return Solved(*(x[back] for x in joined(solved)))
+        return SinkhornResult(*(x[back] for x in joined(solved)))
 
     def iterate(self, scalings: Scalings) -> State:
         """Updates u and v of each problem until it has converged; from then on it keeps its v."""
@@ -201,7 +197,7 @@ class Sinkhorn:
     # ------------------------------------------------------------------ the parts of the loop
 
     def scalings(self, C, a, b, padding) -> Iterator[tuple[slice | Tensor, Tensor, Scalings]]:
-        """The steps for costs C, which are 0 where there is no mass, that is at `padding`.
+        """The steps for costs C, which are 0 at `padding`: entries without mass.
 
         v absorbs any shift of a column. With x = (mean C - C) / reg, the mean taken over each
         column, numbers are near 1, and v = 1 is so good a start that the token level takes two or
@@ -249,11 +245,11 @@ class Sinkhorn:
         return torch.zeros_like(scalings.a), scalings.start()
 
     def waits(self, t: int | Tensor) -> bool | Tensor:
-        """Whether iteration t goes without a test, which costs as much as half of it."""
+        """True where iteration t goes without a test, which costs as much as half of it."""
         return (t > 4) & (t % 4 != 0) & (t < self.max_iter)
 
     def unfinished(self, scalings: Scalings, before, u, v, w) -> Tensor:
-        """Which problems have not converged: not those of nan, which no iteration mends."""
+        """True where a problem has not converged; not for nan, which no iteration mends."""
         return scalings.error(v, w) > self.tol
 
     def finish(self, scalings: Scalings, state: State) -> tuple[Tensor, Tensor]:
@@ -261,13 +257,8 @@ class Sinkhorn:
         return scalings.plan(state.u, state.v), scalings.error(state.v, state.w)
 
     def chunk_size(self, C: Tensor) -> int:
-        """How many problems, of costs like C (n, L, P), make a chunk."""
-        return chunk_size(C)
-
-
-def chunk_size(C: Tensor) -> int:
-    """How many problems, of costs like C (n, L, P), make a chunk."""
-    return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
+        """The number of problems, of costs like C (n, L, P), that make a chunk."""
+        return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
 
 
 def chunk_bytes_of(device: torch.device) -> int:
@@ -276,5 +267,5 @@ def chunk_bytes_of(device: torch.device) -> int:
 
 
 def looks_are_free(device: torch.device) -> bool:
-    """Whether the host may look at a number without waiting for a device."""
+    """True where the host may look at a number without waiting for a device."""
     return device.type == "cpu"

@@ -11,6 +11,7 @@ import os
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .plans import nearest_distance, uniform_token_distances
@@ -25,9 +26,10 @@ COSINES = 2.0  # costs 1 - cos differ by so much at most
 
 
 def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
-    """d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
+    """Distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
 
     Args:
+        problems: the token problems of a batch.
         plan: `sinkhorn`, or a plan of `plans`: `uniform`, `nearest`.
     """
     if plan == "uniform":
@@ -60,48 +62,49 @@ def plain_token_distances(problems: TokenProblems) -> Tensor:
 
 
 def without_gradient(problems: TokenProblems) -> Tensor:
-    """What `Sinkhorn` finds for the costs C[p, l] = 1 - r[p] . s[l].
+    """The distances that `Sinkhorn` finds for the costs C[p, l] = 1 - r[p] . s[l], as constants.
 
-    With centred patches a matrix product gives the exponents x = (mean C - C) / reg at once, and
-    tokens that all classes share stand once for all. `reg` must be at least `LEAST_REG`: float32
-    holds the exponents of all cosines then.
+    With patches less their mean, over `reg`, a matrix product gives the exponents at once, and
+    columns of tokens that all classes share stand once for all. `reg` must be at least
+    `LEAST_REG`: float32 holds the exponents of all cosines then.
+
+    Without this an evaluation with 1000 classes would take 8% longer, in bfloat16 13%; without
+    `WIDTH` 2%, in bfloat16 3%; without `CHUNKS` 3%, in bfloat16 8%.
     """
-    reg, shared = problems.reg, problems.weights.shared
+    reg, shared, mass = problems.reg, problems.weights.shared, problems.weights.mass
+    solver = Sinkhorn(reg, problems.tol, problems.max_iter)
     r, s = problems.r.float(), problems.s.float()
     (B, M, P, D), (N, K, *_) = r.shape, s.shape
-    solver = Sinkhorn(reg, problems.tol, problems.max_iter)
+    found = r.new_empty(B, K, M, N)
     with full_precision(r.device.type):
         mean = r.mean(2)  # (B, M, D)
-        width = P + -P % WIDTH
-        patches = r.new_zeros(B, M, D, width)
-        torch.div(r - mean[:, :, None], reg, out=patches[..., :P].mT)
+        patches = F.pad(((r - mean[:, :, None]) / reg).mT, (0, -P % WIDTH))
+        width = patches.shape[-1]
         a = (torch.arange(width, device=r.device) < P) / P  # no mass beyond the patches
         first = s[:, 0, :shared].reshape(-1, D)
         C_first = (1 - mean @ first.T).view(B, M, N, 1, shared)  # means of the columns
         x_first = torch.matmul(first, patches).view(B, M, N, shared, width)
         kernel_first = x_first.exp()
         kernel_x_first = x_first.mul_(kernel_first)
-        found = r.new_empty(B, K, M, N)
         for images, classes, length in problems.pieces(CHUNKS * chunk_bytes_of(r.device)):
-            own = length - shared
             tokens = s.index_select(1, classes)[:, :, shared:length].reshape(-1, D)
             shape = len(mean[images]), M, N, len(classes)
             n = math.prod(shape)
-            x = torch.matmul(tokens, patches[images]).view(n, own, width)
-            b = problems.weights.mass.index_select(1, classes)[..., :length]
+            x = torch.matmul(tokens, patches[images]).view(n, length - shared, width)
+            b = mass.index_select(1, classes)[..., :length]
             b = b / b.sum(-1, keepdim=True)
-            steps = SharedScalings(
+            scalings = SharedScalings(
                 x.exp(),
                 a.expand(n, 1, width),
                 b.expand(*shape, length).reshape(n, 1, length),
                 kernel_first[images].flatten(0, 2),
             )
-            _, u, v, w, *_ = solver.iterate(steps)
+            state = solver.iterate(scalings)
             # C = mean C - reg x, so <T, C> needs T's column sums and <T, x>
-            sums = v * w
-            kernel_x = x.mul_(steps.kernel)
-            inner = v * over_rows(u, kernel_x_first[images].flatten(0, 2), kernel_x)
-            C_own = (1 - mean[images] @ tokens.T).view(*shape, own)
+            sums = state.v * state.w
+            kernel_x = x.mul_(scalings.kernel)
+            inner = state.v * over_rows(state.u, kernel_x_first[images].flatten(0, 2), kernel_x)
+            C_own = (1 - mean[images] @ tokens.T).view(*shape, length - shared)
             C = torch.cat([C_first[images].expand(*shape, shared), C_own], -1)
             value = (sums.view(C.shape) * C - reg * inner.view(C.shape)).sum(-1)
             found[images, classes] = value.permute(0, 3, 1, 2)

@@ -6,9 +6,7 @@ iterates on them in registers, so that no cost matrix and no iterate reaches mem
 distances and, for the backward pass, the column scalings v, from which the second kernel
 recomputes the plans.
 
-The arithmetic is that of `sinkhorn` in its first tier: float32, K of the costs less their column
-means, convergence tested for every problem on its own in the first four iterations and in every
-fourth one after.
+Start, steps and stopping rule are those of `Sinkhorn` in float32, problem by problem.
 """
 
 from dataclasses import replace
@@ -27,20 +25,10 @@ COLUMNS = 64  # text tokens of a program: the more, the less often the image tok
 
 @triton.jit
 def _problems(
-    r,
-    s,
-    mass,
-    S,
-    P,
-    L,
-    D,
-    reg,
-    GROUP: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    r, s, mass, S, P, L, D, reg,
+    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """Costs c and kernels exp((mean c - c) / reg) of a program, and column weights b.
 
     The first two are (BLOCK_P, GROUP, BLOCK_L), and 0 where there is no row or no mass; a column's
@@ -76,31 +64,17 @@ def _problems(
 
 @triton.jit
 def _rows(kernel, v, P):
-    """u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
+    """Row scalings u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
     total = tl.sum(kernel * v[None, :, :], 2)
     return tl.where(total > 0, 1 / (P * total), 0.0)
 
 
 @triton.jit(do_not_specialize=["S"])
 def _solve(
-    r,
-    s,
-    mass,
-    distance,
-    scaling,
-    S,
-    P,
-    L,
-    D,
-    reg,
-    tol,
-    max_iter,
-    GROUP: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    r, s, mass, distance, scaling, S, P, L, D, reg, tol, max_iter,
+    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """<T, C> of the problems of a program and, where `scaling` is not None, their v."""
     c, kernel, b = _problems(
         r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
@@ -129,23 +103,10 @@ def _solve(
 
 @triton.jit(do_not_specialize=["S"])
 def _plans(
-    r,
-    s,
-    mass,
-    scaling,
-    weight,
-    plan,
-    S,
-    P,
-    L,
-    D,
-    reg,
-    GROUP: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    r, s, mass, scaling, weight, plan, S, P, L, D, reg,
+    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
-):
+):  # fmt: skip
     """The plans of the problems of a program, each times its weight, into (Q, P, S, L)."""
     c, kernel, b = _problems(
         r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
@@ -237,12 +198,13 @@ _obstacles: dict[tuple, str | None] = {}
 
 
 def obstacle(problems: TokenProblems, reference) -> str | None:
-    """Why the kernels are not the way to solve these problems; None if they are.
+    """The reason why the kernels are not the way to solve these problems; None if they are.
 
     What cannot be known here, whether this Triton compiles them for this device and gets them
     right, is tried on a few of the problems, once for every kind of problem.
 
     Args:
+        problems: the token problems of a batch.
         reference: the function to agree with, of the same argument and result as
             `token_distances`.
     """
@@ -266,7 +228,7 @@ def _out_of_range(problems):
 
 
 def _disagreement(problems, reference):
-    """What goes wrong when both ways solve a few problems, forward and backward."""
+    """The reason why both ways disagree when they solve a few problems, forward and backward."""
     few = replace(
         problems,
         r=problems.r[:1, :2],
