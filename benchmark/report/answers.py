@@ -34,7 +34,7 @@ def answers(row: Row, column: str) -> tuple[dict[int, Answers], dict[str, list[i
 def each_seed(
     outcomes: Mapping[int, Outcome], read: Callable[[Outcome], object]
 ) -> tuple[dict[int, object], dict[str, list[int]]]:
-    """What is read of the runs, by seed; and what cannot be read, with the seeds."""
+    """Read something of each run: what is found, by seed; and the problems, with their seeds."""
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
         try:
@@ -76,7 +76,7 @@ def _answers(outcome: Outcome) -> Answers:
 
 @functools.lru_cache(maxsize=4096)
 def _read(folder: Path, accuracy: float, classes: float | None) -> Answers:
-    """What a run answered; arguments and errors are those of `arrays_of`."""
+    """Read what a run answered; arguments and errors are those of `arrays_of`."""
     arrays = arrays_of(folder, accuracy, classes)
     order = np.lexsort((arrays["label"], arrays["image"]))
     hits = (arrays["prediction"] == arrays["label"])[order]
