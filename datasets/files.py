@@ -36,7 +36,7 @@ def read_split(path, image_dir):
         UserError: the file is missing or is not of that format, or an image is missing.
     """
     try:
-        split = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        split = json.loads(read_file(path).decode("utf-8-sig"))
         parts = [
             [
                 Datum(
@@ -264,7 +264,7 @@ def read_classnames(path, folders=()):
 
 def read_lines(path):
     """The lines of a text file that are not blank, without the space around them."""
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    lines = read_file(path).decode("utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 

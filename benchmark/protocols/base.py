@@ -198,7 +198,7 @@ class Protocol(ABC):
 
 
 def folders(output: Path, place: str) -> list[Path]:
-    """What lies below `output` at a part's place, sorted; `glob` would pass over what is shut.
+    """List what lies below `output` at a part's place, sorted; `glob` would pass over what is shut.
 
     Raises:
         UserError: a folder on the way cannot be read.

@@ -36,7 +36,7 @@ def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, 
 def each_seed(
     outcomes: Mapping[int, Outcome], read: Callable[[Outcome], Found]
 ) -> tuple[dict[int, Found], dict[str, list[int]]]:
-    """What is read of the runs, by seed; and what cannot be read, with the seeds."""
+    """Read something of each run: what is found, by seed; and the problems, with their seeds."""
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
         try:

@@ -192,3 +192,10 @@ def test_a_damaged_list_of_files_is_made_again(tmp_path, monkeypatch, kept):
     path.write_text(kept)
     assert len(files.file_names(tmp_path / "images", ["ant"])["ant"]) == 4
     assert json.loads(path.read_text()).keys() == {"ant"}
+
+
+def test_a_pipe_in_the_place_of_the_class_names(tmp_path, deadline):
+    fill(tmp_path, ant=4, bee=4)
+    os.mkfifo(tmp_path / "classnames.txt")
+    with pytest.raises(UserError, match="classnames.txt', which names the classes, cannot be read"):
+        load(tmp_path)

@@ -71,7 +71,7 @@ COLUMNS = {
 def overwrite(path):
     """Damage what is compressed of an array."""
     content = bytearray(path.read_bytes())
-    start = content.index(b"label.npy") + len("label.npy") + 20  # behind the sizes
+    start = content.index(b"label.npy") + len("label.npy") + 20  # after the sizes
     content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)
 
