@@ -25,8 +25,9 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it
-        plugin.mkdir(parents=True)
-        for name in ("__init__.py", "by_run.py", "errors.py", "files.py"):
+        light = ("__init__.py", "errors.py", "trainer/by_run.py", "storage/files.py")
+        for name in (*light, "trainer/__init__.py", "storage/__init__.py"):
+            (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         # nobody looks at settings: that needs Dassl and the methods
