@@ -1,5 +1,6 @@
 """CoPrompt: sentences about the classes, and a second view."""
 
+import dataclasses
 import json
 
 import pytest
@@ -39,7 +40,7 @@ def test_coprompt_compares_with_the_second_view(tiny_clip):
     assert second["kd_image"].item() == pytest.approx(
         (1 - (z * z0).sum(-1).mean()).item(), abs=1e-5
     )
-    method.settings.DISTILL = "mse"
+    method.settings = dataclasses.replace(method.settings, DISTILL="mse")
     squared = method.losses([IMAGES, other], LABELS)["kd_image"]
     assert squared.item() == pytest.approx((z - z0).square().mean().item(), abs=1e-5)
 

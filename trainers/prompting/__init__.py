@@ -32,7 +32,7 @@ __version__ = "0.3.0"
 _MODULES = {
     "Contexts": "model.learner",
     "Method": "method",
-    "Parts": "model.prompted_clip",
+    "Parts": "model.parts",
     "PromptSpec": "spec",
     "PromptedCLIP": "model.prompted_clip",
     "Teacher": "teacher",

@@ -48,8 +48,9 @@ def load_public_state(
             raise UserError(
                 f"The checkpoint lacks '{name}': it is of another method, or of shallower prompts"
             )
-        check_dense(name, found[name], trained=True)
-        wanted, given = tuple(parameter.shape), tuple(found[name].shape)
+        value = found[name]
+        check_dense(name, value, trained=True)
+        wanted, given = tuple(parameter.shape), tuple(value.shape)
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
