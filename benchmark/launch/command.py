@@ -77,14 +77,20 @@ def launch(
     runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
     needed = {run.needs for run in chosen}
-    engine = Engine([run for run in runs if run in chosen or run in needed], settings)
-    engine.only(chosen)
+
+    def read() -> Engine:
+        engine = Engine([run for run in runs if run in chosen or run in needed], settings)
+        engine.only(chosen)
+        return engine
+
+    engine = read()
     for note in engine.notes:
         print(note, file=sys.stderr)
     if not args.only:
         check_settings(engine)
         if not args.dry_run:
             before(engine)
+        engine = read()  # checks take seconds, in which jobs may have ended
     if args.slurm is not None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
