@@ -1,23 +1,15 @@
 """Train or evaluate one method on one data set; the flags are those of CoOp's train.py."""
 
+# PyTorch takes seconds to import: the functions that need it do so, and --help answers at once.
+
 import argparse
-import os
 import re
 import sys
-from contextlib import nullcontext
-from pathlib import Path
-
-import torch
-from dassl.engine import build_trainer
-from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from collections.abc import Iterable
 
 from recipe.configs import prompts_for, read_keys, read_pairs
-from recipe.folder import output_folder
-from recipe.results import remove_results, write_results
-from recipe.settings import build_cfg, shown
 from trainers.prompting import UserError, __version__
-from trainers.prompting.errors import no_exit, printable
-from trainers.prompting.running import ranks
+from trainers.prompting.errors import printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
 
@@ -72,6 +64,8 @@ def check_flags(args) -> None:
 
 def setup_cfg(args):
     """Dassl's defaults, the two files, what the backbone needs, the flags, the KEY VALUE pairs."""
+    from recipe.settings import build_cfg
+
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     flags = {
         "DATASET.ROOT": args.root,
@@ -98,43 +92,24 @@ def setup_cfg(args):
 
 def main(args) -> None:
     """Do one run in its folder and write its results."""
-    cfg = setup_cfg(args)
-    with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
-        ranks.wait()  # until the first rank, which writes, has the folder
-        setup_run(cfg)
-        trainer = build_trainer(cfg)  # with its data
-        train_or_evaluate(trainer, args)
-        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
-            write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
+    from recipe.run import do_run
+
+    do_run(setup_cfg(args), args)
 
 
-def setup_run(cfg) -> None:
-    """Start the log, seed what draws by chance, and tell what this run is."""
-    if ranks.is_first():
-        setup_logger(cfg.OUTPUT_DIR)
-    if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
-        set_random_seed(cfg.SEED)
-    elif ranks.count() > 1:
-        set_random_seed(ranks.of_first(torch.initial_seed() % 2**32))
-    if ranks.count() > 1:
-        print(f"This run is shared by {ranks.count()} ranks")
-    print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{shown(cfg)}\n")
-    print(f"Environment:\n{collect_env_info()}\n")
+def warm_up(plugins: Iterable[str] = ()) -> None:
+    """Import what every run needs, and plug-ins; forks of this process then begin at once.
 
+    Raises:
+        UserError: a plug-in cannot be loaded.
+        ModuleNotFoundError: a package is missing.
+    """
+    import torch.utils.tensorboard  # noqa: F401
 
-def train_or_evaluate(trainer, args) -> None:
-    """Do what the flags ask for; from then on an earlier run's results.json is gone."""
-    if args.eval_only:
-        trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    elif args.no_train:
-        return
-    if trainer.cfg.OUTPUT_DIR and ranks.is_first():
-        remove_results(trainer.cfg)
-    if args.eval_only:
-        trainer.test()
-    else:
-        trainer.train()
+    import recipe.run  # noqa: F401
+    from trainers.prompting.plugins import load_plugins
+
+    load_plugins(plugins)
 
 
 def run(argv=None) -> int:
@@ -143,26 +118,12 @@ def run(argv=None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
-        with ranks.joined(), no_exit("the code of a method or plug-in"):
-            main(args)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        if ranks.tells():
-            print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("nobody reads on: the same command goes on from the last epoch", file=sys.stderr)
-        return 1
-    except Exception as error:
-        code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
-        tells = ranks.tells()
-        if code is None:
-            raise
-        if tells:
-            print(f"error: {printable(error)}", file=sys.stderr)
-        return code
-    return 0
+    except UserError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return error.exit_code
+    from recipe.run import exit_code
+
+    return exit_code(lambda: main(args))
 
 
 if __name__ == "__main__":

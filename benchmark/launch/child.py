@@ -1,22 +1,22 @@
 """One child process: its output read line by line, kept, and understood a little."""
 
+import codecs
 import contextlib
-import io
 import os
 import re
 import signal
-import subprocess
-import threading
 import time
 from collections import deque
 from typing import TextIO
 
 from ..protocols.base import Run
 from ..report.results import COMMAND, CONSOLE, console_lines
+from .start import Process
 
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # what a last \r is, the next byte says
 SAYS_NOTHING = ("Checkpoint saved to ", "Initialize tensorboard")  # lines that hold a long path
 
 GRACE = 5.0  # seconds that a child is given to end by itself
@@ -34,47 +34,25 @@ def last_command(run: Run) -> str | None:
 
 
 class Child:
-    """A running train.py.
+    """A running train.py, whose output is read whenever it is asked whether it has ended.
 
     Args:
         run: what it does.
-        command: the words of the command line.
-        environment: variables of its own, on top of ours.
+        process: that does it.
         console: the run's console.txt, open; closed when the child has ended.
         lock: what keeps others out of the folder; given back when the child has ended.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        command: list[str],
-        environment: dict,
-        console: TextIO,
-        lock: contextlib.ExitStack,
-    ):
+    def __init__(self, run: Run, process: Process, console: TextIO, lock: contextlib.ExitStack):
         self.run = run
         self.latest = ""
         self.fraction: float | None = None  # the part of the training that is done, once known
         self.started = time.monotonic()
         self._console = console
         self._lock = lock
-        self._writing = threading.Lock()
+        self._process = process
         self._errors: deque[str] = deque(maxlen=200)
-        # A session of its own: Ctrl-C reaches us alone, and we end the child with its workers.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
-            start_new_session=True,
-        )
-        self._readers = [
-            threading.Thread(target=self._read, args=(pipe, errors), daemon=True)
-            for pipe, errors in ((self._process.stdout, False), (self._process.stderr, True))
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._pipes = [_Pipe(process.out), _Pipe(process.errors)]
 
     @property
     def seconds(self) -> float:
@@ -83,17 +61,16 @@ class Child:
 
     def ended(self) -> bool:
         """Whether it has ended; if so, nothing of it is left running."""
-        if self._process.poll() is None:
-            return False
-        self._signal(signal.SIGKILL)  # a stray worker would hold the pipes open
-        for reader in self._readers:
-            reader.join(timeout=GRACE)
-        return True
+        ended = self._process.poll() is not None
+        if ended:
+            self._signal(signal.SIGKILL)  # a stray worker would go on writing
+        self._read()
+        return ended
 
     def failure(self) -> str | None:
         """Why it failed, in one sentence; None if it ended well."""
-        code = self._process.returncode
-        if code == 0:
+        code = self._process.poll()
+        if not code:
             return None
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
@@ -101,12 +78,14 @@ class Child:
 
     def close(self, note: str | None = None) -> None:
         """Add a last line to console.txt, and give the folder's lock back."""
-        with self._writing:
-            with contextlib.suppress(OSError):  # a full disk
-                if note:
-                    self._console.write(f"{note}\n")
-            with contextlib.suppress(OSError):
-                self._console.close()
+        self._read()
+        with contextlib.suppress(OSError):  # a full disk
+            if note:
+                self._console.write(f"{note}\n")
+        with contextlib.suppress(OSError):
+            self._console.close()
+        for pipe in self._pipes:
+            pipe.close()
         self._lock.close()
 
     def interrupt(self) -> None:
@@ -115,30 +94,63 @@ class Child:
 
     def kill(self, grace: float = GRACE) -> None:
         """Wait a little, then end it by force."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=grace)
+        until = time.monotonic() + grace
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.02)
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        while not self.ended():
+            time.sleep(0.02)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
-    def _read(self, pipe: io.BufferedReader, errors: bool) -> None:
-        # newline="": a progress bar ends its lines with a bare carriage return; such a line is
-        # the latest news but, as on a terminal, does not stay.
-        for line in io.TextIOWrapper(pipe, encoding="utf-8", errors="replace", newline=""):
-            text = ESCAPES.sub("", line).rstrip()
-            if text.strip() and not text.startswith(SAYS_NOTHING):
-                self.latest = " ".join(text.split())
-                self.fraction = fraction_done(text) or self.fraction
-            if line.endswith("\r"):
-                continue
-            if errors and text:
-                self._errors.append(text)
-            # A full disk must not stop the reading: the child would wait for us for ever.
-            with self._writing, contextlib.suppress(OSError, ValueError):
-                self._console.write(f"{text}\n")
+    def _read(self) -> None:
+        """Take what the process has written since."""
+        out, errors = self._pipes
+        for pipe in (out, errors):
+            for text, end in pipe.lines():
+                self._hear(text, end, pipe is errors)
+
+    def _hear(self, line: str, end: str, is_error: bool) -> None:
+        text = ESCAPES.sub("", line).rstrip()
+        if text.strip() and not text.startswith(SAYS_NOTHING):
+            self.latest = " ".join(text.split())
+            self.fraction = fraction_done(text) or self.fraction
+        # A progress bar ends its lines with a bare carriage return; such a line is the latest
+        # news but, as on a terminal, does not stay.
+        if end == "\r":
+            return
+        if is_error and text:
+            self._errors.append(text)
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not end the run
+            self._console.write(f"{text}\n")
+
+
+class _Pipe:
+    """What comes out of a pipe, in lines."""
+
+    def __init__(self, end: int):
+        self._end = end
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._rest = ""
+        os.set_blocking(end, False)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The lines that are complete by now, each with the characters that end it."""
+        try:
+            while piece := os.read(self._end, 1 << 16):
+                self._rest += self._decode(piece)
+            if self._rest and not self._rest.endswith("\r"):
+                self._rest += "\n"  # it was the last line
+        except BlockingIOError:
+            pass
+        *complete, self._rest = END.split(self._rest)
+        return list(zip(complete[::2], complete[1::2], strict=True))
+
+    def close(self) -> None:
+        """Read no more."""
+        os.close(self._end)
 
 
 def fraction_done(line: str) -> float | None:

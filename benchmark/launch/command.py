@@ -15,12 +15,10 @@ from trainers.prompting.errors import UserError, check_name
 from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
-from ..report.command import formatted, on_disk
 from .checks import check_settings
 from .engine import Engine, Settings, command
 from .executor import Executor
 from .local import Local
-from .machine import default_jobs, gpus
 from .progress import Progress
 from .slurm import site
 from .slurm.commands import requeue
@@ -46,7 +44,8 @@ RESERVED = {
 
 def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
     """Print the table and keep it; the exit code."""
-    from ..report.rows import rows  # pandas is slow to load
+    from ..report.command import formatted  # NumPy must not be imported before `warm_up`
+    from ..report.rows import rows
 
     outcomes = [engine.outcomes[run] for run in engine.runs]
     print(formatted(rows(outcomes), "text"))
@@ -86,20 +85,21 @@ def launch(
     engine = read()
     for note in engine.notes:
         print(note, file=sys.stderr)
+    local = None if args.slurm is not None else Local.of_machine(args.jobs)
+    if local and engine.todo:
+        local.warm_up(settings.plugins)
     if not args.only:
         check_settings(engine)
         if not args.dry_run:
             before(engine)
         engine = read()  # checks take seconds, in which jobs may have ended
-    if args.slurm is not None:
+    if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
     if args.dry_run:
         print(listing(engine))
         return 0
-    devices = gpus()
-    executor = Local(args.jobs or default_jobs(devices), devices)
-    execute(engine, executor, args.output, in_job=bool(args.only))
+    execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job, whose failure stops the job of those that need all of its runs
         return int(all(engine.outcomes[run].problem for run in chosen))
     return conclude(protocol, engine, args.output)
@@ -296,6 +296,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    from ..report.command import formatted, on_disk
     from ..report.rows import rows
 
     listed = rows(on_disk(output, protocol))

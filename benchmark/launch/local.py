@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..protocols.base import Run
@@ -10,8 +11,9 @@ from ..report.results import COMMAND, FAILED, Outcome
 from .child import Child, open_console
 from .engine import Engine, command
 from .locks import hold
-from .machine import cores
+from .machine import cores, default_jobs, gpus
 from .progress import Progress
+from .start import Starter
 
 TICK = 0.1  # seconds between two looks at the children
 PATIENCE = 1.0  # seconds between two looks at a run that another launcher is doing
@@ -31,7 +33,14 @@ class Local:
 
     def __post_init__(self):
         self._children: dict[int, Child] = {}  # by slot: a run that starts takes the first free
+        self._starter = Starter(forks=not self.gpus)
         self._elsewhere: dict[Run, float] = {}  # when to look again at what others are doing
+
+    @classmethod
+    def of_machine(cls, jobs: int | None) -> "Local":
+        """With all GPUs that may be used, and so many runs at once, or as many as suit it."""
+        devices = gpus()
+        return cls(jobs or default_jobs(devices), devices)
 
     @property
     def threads(self) -> int:
@@ -42,6 +51,11 @@ class Local:
     def headline(self) -> str:
         """How runs are done, in a few words."""
         return f"at once: {self.jobs}; threads for each: {self.threads}"
+
+    def warm_up(self, plugins: Iterable[str]) -> None:
+        """Import what runs need, unless each does so itself; before anything imports PyTorch."""
+        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # read at the import
+        self._starter.warm_up(plugins)
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
         """Do all that is to be done; the outcomes of all runs, in their order.
@@ -117,8 +131,6 @@ class Local:
         self, run: Run, engine: Engine, resume: bool, slot: int, lock: contextlib.ExitStack
     ) -> Child:
         environment = {}
-        if "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(self.threads)
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         with contextlib.ExitStack() as stack:
@@ -126,7 +138,7 @@ class Local:
             engine.clear(run, resume)
             console.write(f"{COMMAND}{engine.said(run)}\n")
             words = command(run, engine.settings, resume)
-            child = Child(run, words, environment, console, lock)
+            child = Child(run, self._starter.start(words, environment), console, lock)
             stack.pop_all()  # the child's from here on
         return child
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from multiprocessing import parent_process
 from pathlib import Path
 
 from trainers.prompting.storage.files import held
@@ -31,79 +32,93 @@ def leave_answers(folder: Path, accuracy: float) -> float:
     return 100 * float((prediction == label).mean())
 
 
-parser = argparse.ArgumentParser()
-for flag in ("root", "seed", "trainer", "dataset-config-file", "config-file", "output-dir"):
-    parser.add_argument(f"--{flag}", default="")
-for flag in ("backbone", "model-dir", "resume"):
-    parser.add_argument(f"--{flag}", default="")
-parser.add_argument("--plugin", action="append", default=[])
-parser.add_argument("--eval-only", action="store_true")
-parser.add_argument("opts", nargs=argparse.REMAINDER)
-args = parser.parse_args()
-opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-seed, subsample = int(args.seed), opts["DATASET.SUBSAMPLE_CLASSES"]
-folder = Path(args.output_dir)
-model = folder / "prompt_learner"
-dataset, fake = Path(args.dataset_config_file).stem, json.loads(os.environ.get("FAKE", "{}"))
-rate = opts.get("OPTIM.LR", "0")
-wrong = fake.get(dataset, fake.get(f"OPTIM.LR {rate}"))
-wrong = fake.get(f"{args.trainer}/{seed}/{subsample}", wrong)
+def warm_up(plugins=()):
+    """There is nothing to import."""
 
-with open(os.environ["FAKE_CALLS"], "a") as calls:
-    call = {"run": f"{args.trainer}/{seed}/{subsample}", "pid": os.getpid(), "time": time.time()}
-    call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
-    call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
-    call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": args.output_dir}
-    call |= {"plugins": args.plugin}
-    call |= {"config": args.config_file, "model_dir": args.model_dir, "opts": opts}
-    calls.write(json.dumps(call) + "\n")
 
-folder.mkdir(parents=True, exist_ok=True)
-lock = ExitStack()  # until the end of the process, as in train.py
-assert lock.enter_context(held(folder / ".lock")), "another run is writing here"
+def run(words=None) -> None:
+    """Stand in for a run."""
+    parser = argparse.ArgumentParser()
+    for flag in ("root", "seed", "trainer", "dataset-config-file", "config-file", "output-dir"):
+        parser.add_argument(f"--{flag}", default="")
+    for flag in ("backbone", "model-dir", "resume"):
+        parser.add_argument(f"--{flag}", default="")
+    parser.add_argument("--plugin", action="append", default=[])
+    parser.add_argument("--eval-only", action="store_true")
+    parser.add_argument("opts", nargs=argparse.REMAINDER)
+    args = parser.parse_args(words)
+    opts = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+    seed, subsample = int(args.seed), opts["DATASET.SUBSAMPLE_CLASSES"]
+    folder = Path(args.output_dir)
+    model = folder / "prompt_learner"
+    dataset, fake = Path(args.dataset_config_file).stem, json.loads(os.environ.get("FAKE", "{}"))
+    rate = opts.get("OPTIM.LR", "0")
+    wrong = fake.get(dataset, fake.get(f"OPTIM.LR {rate}"))
+    wrong = fake.get(f"{args.trainer}/{seed}/{subsample}", wrong)
 
-if args.eval_only and args.model_dir:
-    assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
-if not args.eval_only:
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "model.pth.tar-1").write_text("prompts")
-    (model / "checkpoint").write_text("model.pth.tar-1\n")
-print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01")
-print("\r10%\r20%\r", end="", file=sys.stderr)
+    with open(os.environ["FAKE_CALLS"], "a") as calls:
+        call = {
+            "run": f"{args.trainer}/{seed}/{subsample}",
+            "pid": os.getpid(),
+            "time": time.time(),
+        }
+        call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
+        call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
+        call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": args.output_dir}
+        call |= {"plugins": args.plugin, "forked": parent_process() is not None}
+        call |= {"config": args.config_file, "model_dir": args.model_dir, "opts": opts}
+        calls.write(json.dumps(call) + "\n")
 
-if wrong == "error":
-    print("UserWarning: this is no error", file=sys.stderr)
-    print("error: The loss is not finite at step 31", file=sys.stderr)
-    sys.exit(1)
-if wrong == "crash":
-    raise RuntimeError("Sizes do not match:\n  size mismatch for ctx")
-if wrong == "full":  # a disk that is full before the results are complete
-    (folder / "results.tmp").write_text('{"accuracy": 50.0, "tra')
-    raise OSError(28, "No space left on device")
-if wrong == "a while":
-    time.sleep(4)
-if wrong == "slow" or (wrong == "slow once" and not args.resume):
-    time.sleep(60)
-if wrong != "silent":
-    accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
-    accuracy += 10 * float(rate)
-    result = {
-        "trainer": args.trainer,
-        "dataset": dataset.title(),
-        "seed": seed,
-        "shots": int(opts["DATASET.NUM_SHOTS"]),
-        "subsample_classes": subsample,
-        "split": opts.get("TEST.SPLIT", "test"),
-        "accuracy": accuracy,
-        "num_params": 0 if args.trainer == "ZeroshotCLIP" else 4096,
-        "train_seconds": 0.0 if args.eval_only else 20.0,
-        "test_seconds": 1.0,
-        "peak_memory_mib": 512.0,
-        "config": {
-            "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
-            "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
-        },
-    }
-    if wrong == "answers":
-        result["accuracy"] = leave_answers(folder, accuracy)
-    (folder / "results.json").write_text(json.dumps(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = ExitStack()  # until the end of the process, as in train.py
+    assert lock.enter_context(held(folder / ".lock")), "another run is writing here"
+
+    if args.eval_only and args.model_dir:
+        assert (Path(args.model_dir) / "prompt_learner" / "checkpoint").exists(), "nothing to load"
+    if not args.eval_only:
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "model.pth.tar-1").write_text("prompts")
+        (model / "checkpoint").write_text("model.pth.tar-1\n")
+    print("epoch [1/2] batch [1/4] loss 0.5 eta 0:00:01")
+    print("\r10%\r20%\r", end="", file=sys.stderr)
+
+    if wrong == "error":
+        print("UserWarning: this is no error", file=sys.stderr)
+        print("error: The loss is not finite at step 31", file=sys.stderr)
+        sys.exit(1)
+    if wrong == "crash":
+        raise RuntimeError("Sizes do not match:\n  size mismatch for ctx")
+    if wrong == "full":  # a disk that is full before the results are complete
+        (folder / "results.tmp").write_text('{"accuracy": 50.0, "tra')
+        raise OSError(28, "No space left on device")
+    if wrong == "a while":
+        time.sleep(4)
+    if wrong == "slow" or (wrong == "slow once" and not args.resume):
+        time.sleep(60)
+    if wrong != "silent":
+        accuracy = (50.0 if subsample == "base" else 60.0) + seed + 10 * (args.trainer == "ALIGN")
+        accuracy += 10 * float(rate)
+        result = {
+            "trainer": args.trainer,
+            "dataset": dataset.title(),
+            "seed": seed,
+            "shots": int(opts["DATASET.NUM_SHOTS"]),
+            "subsample_classes": subsample,
+            "split": opts.get("TEST.SPLIT", "test"),
+            "accuracy": accuracy,
+            "num_params": 0 if args.trainer == "ZeroshotCLIP" else 4096,
+            "train_seconds": 0.0 if args.eval_only else 20.0,
+            "test_seconds": 1.0,
+            "peak_memory_mib": 512.0,
+            "config": {
+                "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
+                "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
+            },
+        }
+        if wrong == "answers":
+            result["accuracy"] = leave_answers(folder, accuracy)
+        (folder / "results.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    run()

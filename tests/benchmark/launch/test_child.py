@@ -7,6 +7,7 @@ import pytest
 from checkout import wait_for
 
 from benchmark.launch.child import Child, fraction_done, last_sentence
+from benchmark.launch.start import Starter
 from benchmark.protocols import FEW_SHOT
 
 pytestmark = pytest.mark.processes
@@ -30,7 +31,8 @@ def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
         command = [sys.executable, "-c", program]
-        child = Child(planned[FEW_SHOT][0], command, {}, console, ExitStack())
+        process = Starter(forks=False).start(command, {})
+        child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
         wait_for(child.ended)
         assert child.failure() is None and child.fraction == 1 / 8
         child.close("# failed: a note that has no room either")
@@ -41,7 +43,8 @@ def test_the_latest_news_says_something(planned, tmp_path):
     said = "epoch [1/2] batch [4/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
     with open(tmp_path / "console.txt", "w") as console:
         command = [sys.executable, "-c", f"print('{said}')"]
-        child = Child(planned[FEW_SHOT][0], command, {}, console, ExitStack())
+        process = Starter(forks=False).start(command, {})
+        child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
         wait_for(child.ended)
         assert child.latest == "epoch [1/2] batch [4/4] loss 0.5"
         child.close()

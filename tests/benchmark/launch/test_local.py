@@ -4,9 +4,13 @@ import json
 import os
 import signal
 import sys
+from contextlib import ExitStack
 
 import pytest
-from checkout import alive, working
+from checkout import alive, wait_for, working
+
+from benchmark.launch.locks import LOCK
+from trainers.prompting.storage.files import held
 
 pytestmark = pytest.mark.processes
 
@@ -30,6 +34,7 @@ def test_everything_in_order_then_nothing_again(checkout):
     numbers = " ".join(rows[2].split()[1:])
     assert numbers == "62.00 ± 1.00 72.00 ± 1.00 66.63 ± 1.01 4,096 20 s 512 MiB"
     assert "18 runs, 18 to do; " in first.stderr and "[18/18]" in first.stderr
+    assert all(call["forked"] for call in checkout.calls())
     again = checkout.base2new()
     assert len(checkout.calls()) == 18
     assert again.stdout == first.stdout
@@ -50,6 +55,7 @@ def test_runs_at_once_share_cores_and_get_a_gpu_each(checkout):
         threads, gpus = zip(*((c["threads"], c["gpu"]) for c in checkout.calls()), strict=True)
         assert set(threads) == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
         assert sorted(gpus) == ["4", "7"]
+        assert not any(call["forked"] for call in checkout.calls())
 
 
 def test_the_users_own_number_of_threads_stays(checkout):
@@ -101,6 +107,24 @@ def test_interrupted_then_resumed(checkout):
     assert "going on from its checkpoint" in done.stderr
     assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
     assert checkout.calls()[2]["resume"] == ""
+
+
+def test_a_killed_run_kills_no_other_and_holds_nothing_of_others(checkout):
+    fake = {f"CoOp/{seed}/base": "slow" for seed in (1, 2, 3)}
+    words = ("--trainers", "CoOp", "--jobs", "2")
+    with working(checkout, *words, calls=2, fake=fake) as process:
+        first, second = (call["pid"] for call in checkout.calls())
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: len(checkout.calls()) == 3)
+        assert alive(second)
+        process.kill()
+        process.wait()
+        os.kill(second, signal.SIGKILL)
+        third = checkout.calls()[2]["pid"]  # begun while the launcher held the folder of the second
+        assert alive(third)
+        with ExitStack() as stack:
+            assert stack.enter_context(held(checkout.folder("CoOp", 2) / LOCK))
+        os.kill(third, signal.SIGKILL)
 
 
 def test_a_closed_terminal_or_a_kill_leaves_no_child(checkout):

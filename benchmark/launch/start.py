@@ -1,0 +1,131 @@
+"""Starting train.py: as a program, or as a fork of this process, which has imported what it needs.
+
+A fork begins at once; a program imports PyTorch first, which takes seconds. Either computes the
+same, bit for bit.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TextIO
+
+from trainers.prompting.errors import UserError
+
+
+@dataclass
+class Process:
+    """A process that leads a group of its own.
+
+    Ctrl-C then reaches the launcher only, and a signal to the group its data loaders, too.
+    """
+
+    pid: int
+    poll: Callable[[], int | None]  # the exit code, negative for a signal; None while it runs
+    out: int  # file descriptors: our ends of its pipes
+    errors: int
+
+
+class Starter:
+    """Starts runs as forks of this process, or as programs where it cannot.
+
+    Args:
+        forks: False for runs on a GPU, whose driver need not survive a fork. Only Linux forks.
+    """
+
+    def __init__(self, forks: bool):
+        self._may_fork = forks and sys.platform == "linux"
+        self._threads = 0  # of this process, at most, where it forks
+
+    def warm_up(self, plugins: Iterable[str]) -> None:
+        """Import what runs need. A run itself says what cannot be imported."""
+        if not self._may_fork:
+            return
+        try:
+            train = import_module("train")
+            train.warm_up()
+            threads = _threads()
+            train.warm_up(plugins)
+        except (UserError, ImportError):
+            return
+        self._threads = threads
+        if _threads() > threads:
+            print("A plug-in starts threads: each run imports PyTorch by itself", file=sys.stderr)
+
+    def start(self, command: list[str], environment: dict[str, str]) -> Process:
+        """Start the command line of a run, with variables on top of ours.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        # A fork has no threads, and waits for ever for those of OpenMP once it has had any. (Those
+        # of OpenBLAS end before a fork by themselves.)
+        launch = _fork if 0 < _threads() <= self._threads else _program
+        out, out_end = os.pipe()
+        errors, errors_end = os.pipe()
+        try:
+            return Process(*launch(command, environment, out_end, errors_end), out, errors)
+        except BaseException:
+            os.close(out)
+            os.close(errors)
+            raise
+        finally:
+            os.close(out_end)
+            os.close(errors_end)
+
+
+def _threads() -> int:
+    """The threads of this process, those of libraries included; 0 where nobody knows."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
+
+
+def _program(command: list[str], environment: dict[str, str], out: int, errors: int):
+    """Start a program; its process number and what asks for its exit code."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=errors,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+        start_new_session=True,
+    )
+    return process.pid, process.poll
+
+
+def _fork(command: list[str], environment: dict[str, str], out: int, errors: int):
+    """Fork; the same."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_be, args=(command[1:], environment, out, errors))
+    process.start()
+    os.setpgid(process.pid, process.pid)
+    return process.pid, lambda: process.exitcode
+
+
+def _be(words: list[str], environment: dict[str, str], out: int, errors: int) -> None:
+    """Do a run in a fork, as if this process were the program of that command line."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(out, 1)
+    os.dup2(errors, 2)
+    # What the launcher holds for other runs, locks above all, must end with the launcher. Python
+    # still counts on the numbers: they lead nowhere from now on.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2:
+            os.dup2(nowhere, number)
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
+    os.environ.update(environment)
+    sys.argv = words
+    sys.exit(import_module("train").run(words[1:]))
+
+
+def _stream(number: int) -> TextIO:
+    return open(number, "w", buffering=1, encoding="utf-8", closefd=False)

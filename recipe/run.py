@@ -1,0 +1,87 @@
+"""One run: its folder, log and seed, the training or evaluation, its results, its exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from dassl.engine import build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
+
+from trainers.prompting.errors import no_exit, printable
+from trainers.prompting.running import ranks
+
+from .folder import output_folder
+from .results import remove_results, write_results
+from .settings import shown
+
+
+def do_run(cfg, args) -> None:
+    """Do one run in its folder and write its results."""
+    with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
+        ranks.wait()  # until the first rank, which writes, has the folder
+        setup_run(cfg)
+        trainer = build_trainer(cfg)  # with its data
+        train_or_evaluate(trainer, args)
+        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
+            write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
+
+
+def setup_run(cfg) -> None:
+    """Start the log, seed what draws by chance, and tell what this run is."""
+    if ranks.is_first():
+        setup_logger(cfg.OUTPUT_DIR)
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    elif ranks.count() > 1:
+        set_random_seed(ranks.of_first(torch.initial_seed() % 2**32))
+    if ranks.count() > 1:
+        print(f"This run is shared by {ranks.count()} ranks")
+    print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{shown(cfg)}\n")
+    print(f"Environment:\n{collect_env_info()}\n")
+
+
+def train_or_evaluate(trainer, args) -> None:
+    """Do what the flags ask for; from then on an earlier run's results.json is gone."""
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    elif args.no_train:
+        return
+    if trainer.cfg.OUTPUT_DIR and ranks.is_first():
+        remove_results(trainer.cfg)
+    if args.eval_only:
+        trainer.test()
+    else:
+        trainer.train()
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do a run; the exit code, after one sentence on a user's mistake.
+
+    Raises:
+        Exception: the error is not the user's.
+    """
+    try:
+        with ranks.joined(), no_exit("the code of a method or plug-in"):
+            work()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        if ranks.tells():
+            print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("nobody reads on: the same command goes on from the last epoch", file=sys.stderr)
+        return 1
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
+        tells = ranks.tells()
+        if code is None:
+            raise
+        if tells:
+            print(f"error: {printable(error)}", file=sys.stderr)
+        return code
+    return 0

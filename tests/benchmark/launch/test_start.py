@@ -1,0 +1,104 @@
+"""Runs as forks and as programs."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+
+from benchmark.launch.start import Starter
+
+pytestmark = pytest.mark.processes
+
+EARLIER = ROOT / "tests/earlier/version_0_2"
+
+# Starts a command in the way that the first word asks for; says how, and the exit code.
+START = """
+import json, sys, time
+from benchmark.launch.start import Starter
+
+starter = Starter(forks=sys.argv[1] == "forks")
+starter.warm_up([sys.argv[2]])
+process = starter.start([sys.executable, "train.py", *sys.argv[3:]], {})
+with open(f"/proc/{process.pid}/cmdline") as file:
+    print("program" if "train.py" in file.read().split("\\0") else "fork")
+while process.poll() is None:
+    time.sleep(0.05)
+print(process.poll(), end="")
+"""
+
+
+def start(*words: str, threads: str = "1"):
+    environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-c", START, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_a_fork_computes_what_a_program_computes(tmp_path):
+    plugin = str(EARLIER / "anchored.py")
+    ends = {}
+    for how in ("forks", "programs"):
+        flags = ["--plugin", plugin, "--trainer", "AnchoredBias", "--seed", "2"]
+        flags += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
+        flags += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
+        flags += ["--output-dir", str(tmp_path / how), "DATASET.NUM_SHOTS", "1"]
+        done = start(how, plugin, *flags, "OPTIM.MAX_EPOCH", "1")
+        assert done.stdout.split() == [how[:-1], "0"], done.stderr
+        checkpoint = tmp_path / how / "prompt_learner" / "model.pth.tar-1"
+        ends[how] = torch.load(checkpoint, weights_only=True)["state_dict"]
+        ends[how] |= {"answers": (tmp_path / how / "predictions.npz").read_bytes()}
+    assert ends["forks"].keys() == ends["programs"].keys()
+    for name, value in ends["forks"].items():
+        other = ends["programs"][name]
+        assert value == other if name == "answers" else torch.equal(value, other), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_after_a_plug_in_that_computes_in_threads_runs_are_programs(tmp_path):
+    plugin = tmp_path / "threads.py"
+    text = (EARLIER / "anchored.py").read_text()
+    plugin.write_text(text + "\ntorch.randn(999, 999) @ torch.randn(999, 999)\n")
+    done = start("forks", str(plugin), "--version", threads="2")
+    assert done.stdout.split() == ["program", "0"]
+    assert "A plug-in starts threads: each run imports PyTorch by itself" in done.stderr
+
+
+def test_libraries_that_read_the_number_of_threads_come_after_it_is_set():
+    code = "import benchmark.launch.command, sys; print({'numpy', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_what_cannot_be_imported_is_left_to_the_runs_to_say(capsys):
+    starter = Starter(forks=True)
+    starter.warm_up(["no_such_plug_in"])
+    process = starter.start([sys.executable, "-c", "print('program')"], {})
+    with open(process.out) as out, open(process.errors):
+        assert out.read() == "program\n"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_fork_without_memory_leaves_no_pipe_open(monkeypatch):
+    starter = Starter(forks=True)
+    starter.warm_up([])
+
+    def refuse(_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        starter.start([sys.executable, "-c", ""], {})
+    assert len(os.listdir("/proc/self/fd")) == len(before)
