@@ -28,6 +28,7 @@ TARGET_AVERAGE = "The average is over the targets."
 # In a paper: behind the name of a method whose numbers are not ours, and behind a mean that lacks
 # seeds or data sets.
 PUBLISHED, INCOMPLETE = r"$^\dagger$", r"$^*$"
+MISPRINT = "(misprint)"
 
 
 class Cell(NamedTuple):
@@ -144,17 +145,19 @@ def _table(members: pd.DataFrame, all_published: bool) -> Table:
         if any(row is not None and row.published is not None for row in of):
             cited.add(row.trainer)
             theirs = [_theirs(row and row.published, row and row.misprint) for row in of]
-            lines.append([*_published_name(name, row.trainer), *theirs, *[Cell("")] * len(more)])
+            lines.append(
+                [_published_name(name, row.trainer, protocol), *theirs, *[Cell("")] * len(more)]
+            )
             differences = [_difference(row and row.difference) for row in of]
             name_cell = Cell(f"{name}, difference", beside=True)
             lines.append([name_cell, *differences, *[Cell("")] * len(more)])
     if all_published and members["comparable"].any():
         for trainer, numbers in not_run(members, places.values()).items():
             cited.add(trainer)
-            cells = [*_published_name(trainer, trainer), *map(_theirs, numbers)]
+            cells = [_published_name(trainer, trainer, protocol), *numbers]
             lines.append([*cells, *[Cell("")] * (len(head) - len(cells))])
     caption = _caption(members) + published.caption(protocol, cited)
-    if members["misprint"].any():
+    if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
     ran = set(members["trainer"][members["comparable"].astype(bool)])
     if "ALIGN" in ran and "ALIGN" not in published.trainers(protocol):
@@ -182,9 +185,11 @@ def _ours(row) -> Cell:
     return Cell(row.cell, row.mean, paper=Cell(number, row.mean))
 
 
-def _published_name(name: str, trainer: str) -> list[Cell]:
-    paper = Cell(method_name(trainer) + PUBLISHED)
-    return [Cell(f"{name}, published", beside=True, paper=paper)]
+def _published_name(name: str, trainer: str, protocol: Protocol) -> Cell:
+    kinds = published.kinds(protocol, trainer)
+    mark = f" ({', '.join(kinds)})" if kinds else ""
+    paper = Cell(method_name(trainer) + PUBLISHED + mark)
+    return Cell(f"{name}, published{mark}", beside=True, paper=paper)
 
 
 def _theirs(number: float | None, misprint: bool | None = False) -> Cell:
@@ -192,7 +197,7 @@ def _theirs(number: float | None, misprint: bool | None = False) -> Cell:
     if number is None:
         return Cell("-", paper=Cell("--"))
     if misprint:
-        text = f"{number:.2f} (misprint)"
+        text = f"{number:.2f} {MISPRINT}"
         return Cell(text, paper=Cell(text))
     return Cell(f"{number:.2f}", paper=Cell(f"{number:.2f}", float(f"{number:.2f}")))
 
@@ -217,7 +222,7 @@ def _more(row) -> list[Cell]:
     ]
 
 
-def not_run(members: pd.DataFrame, places: Iterable) -> dict[str, list[float | None]]:
+def not_run(members: pd.DataFrame, places: Iterable) -> dict[str, list[Cell]]:
     """The published numbers of the methods that are not among the members, by trainer.
 
     Args:
@@ -229,9 +234,10 @@ def not_run(members: pd.DataFrame, places: Iterable) -> dict[str, list[float | N
     for trainer in sorted(set(published.trainers(protocol)) - set(members["trainer"]), key=rank):
         numbers = []
         for row in places:
-            theirs = published.find(protocol, trainer, row.dataset, row.shots)
-            numbers.append(theirs.values[row.column] if theirs and row.comparable else None)
-        if any(number is not None for number in numbers):
+            key = protocol, trainer, row.dataset, row.shots
+            theirs = published.find(*key) if row.comparable else None
+            numbers.append(_theirs(theirs and theirs.values[row.column], published.misprint(*key)))
+        if any(number != _theirs(None) for number in numbers):
             found[trainer] = numbers
     return found
 

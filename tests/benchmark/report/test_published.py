@@ -1,6 +1,7 @@
 """The published numbers beside ours."""
 
 import json
+from collections import defaultdict
 from statistics import mean
 
 import pytest
@@ -24,6 +25,32 @@ from benchmark.report.tables import tables
 from trainers.prompting.errors import UserError
 
 ELEVEN = list(DATASETS)[:11]
+
+# Where a printed H is not that of base and new: the papers may average it over seeds, or data sets.
+OTHER_H = {
+    ("PromptKD", "stanford_cars"): 83.08,
+    ("PromptSRC+DePT", "ucf101"): 82.41,
+    ("PromptKD+ATPrompt", "food101"): 93.16,
+    ("PromptKD+TextRefiner", "imagenet"): 74.35,
+    ("MMRL", "dtd"): 73.92,
+    ("CoCoA-Mix", "average"): 77.15,
+    ("CoCoA-Mix", "dtd"): 68.28,
+    ("CoCoA-Mix", "eurosat"): 75.62,
+    ("RMAdapter", "average"): 80.78,
+    ("RMAdapter", "imagenet"): 74.55,
+    ("RMAdapter", "caltech101"): 96.29,
+    ("RMAdapter", "oxford_flowers"): 86.57,
+    ("RMAdapter", "fgvc_aircraft"): 39.98,
+    ("RMAdapter", "dtd"): 74.13,
+    ("RPO", "average"): 77.95,
+    ("RPO", "caltech101"): 96.14,
+    ("RPO", "dtd"): 68.65,
+    ("CoOp+Spotlighter", "dtd"): 66.25,
+    ("PromptKD+Spotlighter", "average"): 82.97,
+    ("HPT", "average"): 80.42,
+}
+# Where a printed average is not that of the data sets: one of them is misprinted; one decimal.
+OTHER_AVERAGES = {("MMA", "new"): 76.94, ("GalLoP", "accuracy"): 61.27}
 
 
 def base2new(trainer="CoOp", datasets=("dtd",), values=(79.0, 41.0), **more):
@@ -127,7 +154,10 @@ def test_the_files_agree_with_themselves():
         for key, theirs in found.items():
             if "h" in theirs.values:
                 h = harmonic(theirs.values["base"], theirs.values["new"])
-                assert theirs.values["h"] == pytest.approx(h, abs=0.02), key
+                wrong = (protocol.name, *key) in published.MISPRINTS
+                assert wrong == (abs(theirs.values["h"] - h) > 0.1 and key[:2] not in OTHER_H), key
+                printed = h if wrong else theirs.values["h"]
+                assert OTHER_H.get(key[:2], printed) == pytest.approx(h, abs=0.02), key
             if key.dataset != AVERAGE:
                 continue
             source = "" if protocol in (BASE2NEW, FEW_SHOT) else "imagenet"
@@ -138,24 +168,60 @@ def test_the_files_agree_with_themselves():
             ]
             for column in set(theirs.values) - {"h"} if others else ():
                 average = mean(values[column] for values in others)
-                assert theirs.values[column] == pytest.approx(average, abs=0.02), key
+                printed = OTHER_AVERAGES.get((key.trainer, column), theirs.values[column])
+                assert printed == pytest.approx(average, abs=0.02), key
     configs = {path.stem for path in (REPOSITORY / "configs/datasets").glob("*.yaml")}
     assert set(DATASETS) <= configs
+
+
+def test_a_methods_rows_of_a_protocol_have_one_kind_and_each_of_its_data_sets():
+    for protocol in PROTOCOLS.values():
+        of = defaultdict(list)
+        for key, theirs in numbers(protocol).items():
+            of[key.trainer].append((key.dataset, theirs.kinds))
+        for trainer, lines_of in of.items():
+            assert len({tuple(kinds) for _, kinds in lines_of}) == 1, trainer
+            if protocol is BASE2NEW:
+                there = {dataset for dataset, _ in lines_of}
+                assert there in ({AVERAGE}, {AVERAGE, *ELEVEN}), trainer
+
+
+def test_kinds_are_marked_and_the_marks_explained():
+    listed = rows(base2new("PromptKD", values=(80, 60)))
+    (table, *_) = next(iter(tables(listed, all_published=True).values()))
+    shown = lines(table)
+    assert shown["PromptKD, published (unlabelled, tuned, teacher)"][:2] == ["85.84", "71.37"]
+    assert "PromptSRC, published" in shown and "CoPrompt, published (llm, tuned)" in shown
+    (meant,) = [sentence for sentence in table.caption if sentence.startswith("Beyond")]
+    assert "teacher: a larger teacher" in meant and "llm: words or sentences" in meant
+    latex = render(listed, "latex", all_published=True)
+    assert r"CoPrompt$^\dagger$ (llm, tuned)" in latex and "teacher: a larger teacher" in latex
+    assert "Beyond labelled images" not in as_text(only_table(base2new()))
+
+
+def test_a_misprint_of_a_method_that_was_not_run_is_marked_too():
+    (table,) = next(iter(tables(rows(base2new(datasets=["ucf101"])), all_published=True).values()))
+    assert lines(table)["MMA, published"][1] == "80.03 (misprint)"
+    assert published.MISPRINT in table.caption
 
 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("CoOp,dtd,79.x,41.18,54.24,here", "base is '79.x', not a number from 0 to 100"),
-        ("CoOp,dtd,179,41.18,54.24,here", "base is '179', not a number"),
-        ("CoOp,dtd,79.44,41.18,54.24", "there is no source"),
-        ("CoOp,dtd,79.44,41.18,54.24,here,more", "more values than columns"),
-        ("CoOp,textures,79.44,41.18,54.24,here", "'textures' is not the name of a data set"),
-        ("CoOp,eurosat,79.44,41.18,54.24,here", "CoOp on eurosat is there twice"),
+        ("CoOp,dtd,79.x,41.18,54.24,plain,here", "base is '79.x', not a number from 0 to 100"),
+        ("CoOp,dtd,179,41.18,54.24,plain,here", "base is '179', not a number"),
+        ("CoOp,dtd,79.44,41.18,54.24,plain", "there is no source"),
+        ("CoOp,dtd,79.44,41.18,54.24,,here", "there is no kind"),
+        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor some of llm"),
+        ("CoOp,dtd,79.44,41.18,54.24,llm+magic,here", "kind is 'llm+magic'"),
+        ("CoOp,dtd,79.44,41.18,54.24,plain+llm,here", "kind is 'plain+llm'"),
+        ("CoOp,dtd,79.44,41.18,54.24,plain,here,more", "more values than columns"),
+        ("CoOp,textures,79.44,41.18,54.24,plain,here", "'textures' is not the name of a data set"),
+        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is there twice"),
     ],
 )
 def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):
-    head = "method,dataset,base,new,h,source\nCoOp,eurosat,92.19,54.74,68.69,here\n"
+    head = "method,dataset,base,new,h,kind,source\nCoOp,eurosat,92.19,54.74,68.69,plain,here\n"
     (tmp_path / "base2new.csv").write_text(f"{head}{line}\n")
     monkeypatch.setattr(published, "FOLDER", tmp_path)
     numbers.cache_clear()
