@@ -18,7 +18,6 @@ from ..protocols.configs import TrainerConfigs, check_datasets
 from ..report.command import formatted, on_disk
 from .checks import check_settings
 from .engine import Engine, Settings, command
-from .executor import Executor
 from .local import Local
 from .machine import default_jobs, gpus
 from .progress import Progress
@@ -63,7 +62,7 @@ def launch(
     """`python -m benchmark PROTOCOL`: 0 when all runs are complete, 1 when any failed.
 
     Args:
-        protocol: which.
+        protocol: the one whose runs are made.
         argv: the words after its name.
         before: looks at what is asked for, before the first run.
         conclude: what to do in the end, with the output folder; the exit code.
@@ -98,8 +97,8 @@ def launch(
         print(listing(engine))
         return 0
     devices = gpus()
-    executor = Local(args.jobs or default_jobs(devices), devices)
-    execute(engine, executor, args.output, in_job=bool(args.only))
+    local = Local(args.jobs or default_jobs(devices), devices)
+    execute(engine, local, args.output, in_job=bool(args.only))
     if args.only:  # a job, whose failure stops the job of those that need all of its runs
         return int(all(engine.outcomes[run].problem for run in chosen))
     return conclude(protocol, engine, args.output)
@@ -248,11 +247,7 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
-    """Refuse settings that are not the protocol's, or an option's, to set.
-
-    Raises:
-        UserError: the protocol varies what is not its to set, or an option sets what it varies.
-    """
+    """Raise a UserError where the protocol varies a reserved key, or an option what it varies."""
     varied = dict.fromkeys(key for run in runs for key in run.opts[::2])
     for key in varied:
         if key in RESERVED:
@@ -262,14 +257,10 @@ def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> 
             raise UserError(f"{key} cannot be given as an option: {protocol.name} sets it")
 
 
-def execute(engine: Engine, executor: Executor, output: Path, in_job: bool = False) -> None:
+def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool = False) -> None:
     """Execute the runs, telling of it; when interrupted say so and leave with code 130.
 
-    Args:
-        engine: the runs.
-        executor: that does them.
-        output: the output folder.
-        in_job: this is a job that Slurm may want back; it returns to the queue then.
+    With `in_job` this is a job that Slurm may want back; it returns to the queue then.
     """
     print(
         f"{len(engine.runs)} runs, {len(engine.todo)} to do; {executor.headline}; output: {output}",
