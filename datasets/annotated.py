@@ -1,4 +1,4 @@
-"""The public data sets whose raw form has annotations of its own."""
+"""The public data sets that come with annotation files."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The public data sets whose raw form is class folders."""
+"""The public data sets that come as class folders."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 

@@ -75,7 +75,7 @@ def earlier(path: Path) -> list[dict]:
 
 
 def is_record(found: object) -> bool:
-    """Whether something from a file is as `record` makes it."""
+    """True for what `record` makes."""
     return (
         isinstance(found, dict)
         and all(isinstance(found.get(key), str) for key in ("trainer", "backbone"))
