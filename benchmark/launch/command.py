@@ -200,7 +200,6 @@ def build_parser(protocol: Protocol) -> Parser:
         "--plugin",
         action="append",
         default=[],
-        dest="plugins",
         help="a Python file or module that registers a method; may be given several times",
     )
     add("--backbone", help="a CLIP by name or file (default: the config's)")
@@ -229,7 +228,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
             raise UserError(f"--{name} names none")
     args.output = Path(os.path.abspath(args.output))
     args.plugins = tuple(
-        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugins
+        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
     )
     return args
 

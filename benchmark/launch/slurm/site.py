@@ -91,7 +91,8 @@ def runs_or_time(text: str) -> int | float:
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """The words with `--slurm VALUE` as `--slurm=VALUE`, since VALUE looks like an option."""
-    known = parser._option_string_actions
+    known = {"-h", "--help"}
+    known.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))
     words: list[str] = []
     for word in argv:
         own = " " not in word and word.partition("=")[0] in known
