@@ -244,14 +244,14 @@ def text_prompt(length: int, words: str | list[str] | None, **special) -> Prompt
         words: what the prompt starts from; their number replaces `length`.
         special: further coordinates of the point.
     """
-    words = only_template(words or "") or " ".join([SLOT] * length)
+    words = only_template(words or "")
     return PromptSpec(
         M=0,
         N=1,
         beta=0,
         score="cosine",
-        templates=(words,),
-        text_length=len(words.split(" ")),
+        templates=(words or " ".join([SLOT] * length),),
+        text_length=len(words.split(" ")) if words else length,
         text_depth=1,
         **special,
     )

@@ -13,6 +13,7 @@ one of its models is loaded, and only then.
 """
 
 import os
+from types import ModuleType
 
 from ..errors import UserError
 from . import hugging_face, openai, openclip
@@ -42,16 +43,30 @@ def load_clip(name: str):
         UserError: the name is unknown, the weights are not known to fit or not on this machine,
             the download failed, a package is missing, or the model cannot be prompted.
     """
+    return _module_of(name).load(name)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that no family has, where that shows without its package.
+
+    Raises:
+        UserError: no model and no file is called so.
+    """
+    if _module_of(name) is openai:
+        openai.check_known(name)
+
+
+def _module_of(name: str) -> ModuleType:
     if not name:
         raise UserError(
             "No backbone is named: give --config-file one of configs/trainers, or --backbone a "
             "name such as ViT-B/16"
         )
     if name.startswith(openclip.PREFIX):
-        return openclip.load(name)
+        return openclip
     if name not in openai.NAMES and hugging_face.is_name(name):
-        return hugging_face.load(name)
-    return openai.load(name)
+        return hugging_face
+    return openai
 
 
 def absolute(name: str) -> str:

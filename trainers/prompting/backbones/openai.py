@@ -43,15 +43,24 @@ def build_clip(arch: dict):
 
 def load(name: str):
     """As `load_clip`."""
-    path = EMBEDDED.get(name, Path(name))
+    check_known(name)
     if name in clip._MODELS:
         return _load_openai(_downloaded(name))
-    if not path.is_file():
+    path = EMBEDDED.get(name, Path(name))
+    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that is neither a model's nor a file's.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if name not in NAMES and not Path(name).is_file():
         raise UserError(
             f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
             "open_clip:ARCHITECTURE/TAG, and the name or folder of a CLIPModel of Hugging Face"
         )
-    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
 
 
 def _downloaded(name: str) -> str:
