@@ -104,7 +104,7 @@ ROOMS = {
     "regularizers": "errors model teacher",
     "averaging": "",
     "node": "errors",
-    "method": "errors model node spec storage",
+    "method": "errors model node regularizers spec storage teacher",
     "methods": "averaging backbones encoders errors method model node regularizers spec teacher",
     "plugins": "errors method methods",
     "step": "errors method model running",

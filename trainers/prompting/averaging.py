@@ -19,7 +19,6 @@ class GaussianMean(nn.Module):
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], mean: float, std: float):
-        """Start from a sum of zero."""
         super().__init__()
         self.mean, self.std = mean, std
         for name, parameter in parameters.items():

@@ -19,7 +19,6 @@ class UserError(ValueError):
     exit_code = 2
 
     def __init__(self, message: str = "", exit_code: int = 2):
-        """Take the sentence, and the exit code of the program."""
         super().__init__(message)
         self.exit_code = exit_code
 

@@ -13,8 +13,10 @@ from . import node as nodes
 from .errors import UserError, check_name
 from .model.parts import Output, Parts
 from .model.prompted_clip import PromptedCLIP
+from .regularizers import regularize
 from .spec import PromptSpec
 from .storage import state
+from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
 
@@ -64,6 +66,7 @@ class Method(nn.Module):
     Attributes:
         model: the `PromptedCLIP`.
         settings: the `Settings` of this instance.
+        regularizers: terms beside the cross-entropy, with weights and teacher; `setup` names them.
         class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
@@ -93,16 +96,15 @@ class Method(nn.Module):
         """Base of the `Settings` of every method."""
 
     settings: Any
+    regularizers: Sequence[tuple[Mapping[str, float], Teacher]] = ()
 
     def __init_subclass__(cls, **kwargs):
-        """Make `Settings` and `defaults` of the class agree."""
         super().__init_subclass__(**kwargs)
         if "defaults" in vars(cls):
             cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
         cls.defaults = nodes.defaults_of(cls.Settings)
 
     def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
-        """Build the model at the point of the settings, then `setup`."""
         super().__init__()
         self.settings = settings
         name, point = type(self).__name__, self.point(settings)
@@ -131,12 +133,15 @@ class Method(nn.Module):
         """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """What a step minimises.
+        """What a step minimises: the cross-entropy, and the regularisers with their weights.
 
         Returns:
             A scalar, or terms by name: their sum is minimised, or the one called `loss`.
         """
-        return F.cross_entropy(output.logits, batch.labels)
+        terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
+        for weights, teacher in self.regularizers:
+            terms |= regularize(weights, teacher, output, batch.images)
+        return terms if self.regularizers else terms["ce"]
 
     def backward(self, terms: dict[str, torch.Tensor], scale=lambda loss: loss) -> None:
         """Leave in `.grad` of each trained parameter what the optimiser is to see.

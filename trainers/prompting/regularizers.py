@@ -20,7 +20,6 @@ class Frozen:
     """What the untouched CLIP makes of a batch; nothing is computed before it is asked for."""
 
     def __init__(self, teacher: Teacher, images: torch.Tensor):
-        """Keep both; nothing is computed yet."""
         self.teacher, self.images = teacher, images
 
     @property

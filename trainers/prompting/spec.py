@@ -83,7 +83,6 @@ class PromptSpec:
     max_iter: int = 100
 
     def __post_init__(self):
-        """Refuse coordinates that contradict each other."""
         self._check_words()
         if self.M == 0 or self.N == 0:
             object.__setattr__(self, "coupling", "none")

@@ -35,7 +35,6 @@ class Teacher:
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
     ):
-        """Write the sentences; nothing is computed yet."""
         self.clip_model = clip_model
         names = [clean(name) for name in classnames]
         self.sentences = [

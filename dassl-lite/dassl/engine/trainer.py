@@ -33,7 +33,6 @@ class SimpleTrainer(TrainerBase):
     model: torch.nn.Module
 
     def __init__(self, cfg):
-        """Check `cfg`, then make all that it names."""
         super().__init__()
         check_values(cfg)
         self.check_cfg(cfg)

@@ -17,7 +17,6 @@ class EvaluatorBase:
     """Collects a model's outputs batch by batch and turns them into numbers."""
 
     def __init__(self, cfg):
-        """Keep the config."""
         self.cfg = cfg
 
     def reset(self):

@@ -24,8 +24,6 @@ class CoCoOp(Method):
         N_CTX: int = 16
         CTX_INIT: Words = ""
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

@@ -26,8 +26,6 @@ class CoOp(Method):
         CTX_INIT: Words = ""
         CLASS_TOKEN_POSITION: str = "end"
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

@@ -24,8 +24,6 @@ class IVLP(Method):
         PROMPT_DEPTH_VISION: int = 9
         PROMPT_DEPTH_TEXT: int = 9
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

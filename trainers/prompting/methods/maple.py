@@ -22,8 +22,6 @@ class MaPLe(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

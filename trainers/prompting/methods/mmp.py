@@ -30,8 +30,6 @@ class MMP(Method):
         VISION_PROMPT_NUMBER: int = 4
         HIERARCHICAL: bool = True
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

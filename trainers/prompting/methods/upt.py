@@ -24,8 +24,6 @@ class UPT(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

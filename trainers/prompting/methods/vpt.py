@@ -24,8 +24,6 @@ class VPT(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 12
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

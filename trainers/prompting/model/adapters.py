@@ -13,7 +13,6 @@ class Adapter(nn.Module):
     """x <- share ReLU(W2 ReLU(W1 x)) + (1 - share) x (..., D), without biases."""
 
     def __init__(self, dim: int, share: float):
-        """Make the networks, with random weights."""
         super().__init__()
         self.share = share
         down, up = nn.Linear(dim, dim // 4, bias=False), nn.Linear(dim // 4, dim, bias=False)
@@ -33,7 +32,6 @@ class Adapters(Parts):
     """
 
     def __init__(self, dim: int, image: float, text: float):
-        """Make the networks, with random weights."""
         super().__init__()
         self.adapter_image = Adapter(dim, image)
         self.adapter_text = Adapter(dim, text)

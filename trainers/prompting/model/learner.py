@@ -61,7 +61,6 @@ class MetaNet(nn.Module):
     """CoCoOp's network from the image feature to a shift of the context."""
 
     def __init__(self, dim: int, width: int):
-        """Make the parameters with their starting values."""
         super().__init__()
         self.linear1 = nn.Linear(dim, dim // 16)
         self.linear2 = nn.Linear(dim // 16, width)
@@ -81,7 +80,6 @@ class PromptLearner(nn.Module):
     """
 
     def __init__(self, clip_model, spec: PromptSpec, num_classes: int):
-        """Make the parameters with their starting values."""
         super().__init__()
         self.spec = spec
         embedding = clip_model.token_embedding.weight.detach()

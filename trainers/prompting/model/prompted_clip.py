@@ -56,7 +56,6 @@ class PromptedCLIP(nn.Module):
         dataset: str = "",
         chunk_bytes: int = CHUNK_BYTES,
     ):
-        """Build the prompts and both encoders around the modules of the CLIP."""
         super().__init__()
         check_names(classnames)
         clip_model.requires_grad_(False)
@@ -67,18 +66,15 @@ class PromptedCLIP(nn.Module):
         wanted = scores.needs(spec)
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
 
-        def text_encoder(names):
-            return TextEncoder(
-                clip_model, names, spec, dataset,
-                words=wanted.words, insert_block=spec.insert_block,
-            )  # fmt: skip
-
         self.num_classes = len(classnames)
-        self.text_encoder = encoder = text_encoder(classnames)
+        self.text_encoder = encoder = TextEncoder(
+            clip_model, classnames, spec, dataset, words=wanted.words
+        )
         layout = encoder.own_layout if spec.insert_block else encoder.layout
         self.token_weights = layout.token_weights  # of all classes
         if ranks.count() > 1 and not spec.image_conditional:
-            self.text_encoder = text_encoder(classnames[ranks.share(len(classnames))])
+            own = classnames[ranks.share(len(classnames))]
+            self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
@@ -172,7 +168,7 @@ class PromptedCLIP(nn.Module):
             return self.parts.text(found)
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
         s = found.s
-        if s is not None:
+        if s is not None and self.token_weights is not None:
             missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
         return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
@@ -237,7 +233,7 @@ class PromptedCLIP(nn.Module):
             "image": self.image_encoder.footprint(batch, itemsize),
         }
         plans = 0
-        if self.spec.token_level:
+        if self.spec.token_level and self.token_weights is not None:
             _, K, L = self.token_weights.mass.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0

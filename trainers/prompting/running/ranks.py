@@ -287,7 +287,6 @@ class ShareLoader:
     """
 
     def __init__(self, loader, device: torch.device):
-        """Make a loader that reads this rank's share of each batch."""
         self.sizes = [
             min(loader.batch_size, len(loader.sampler) - start)
             for start in range(0, len(loader) * loader.batch_size, loader.batch_size)
@@ -303,11 +302,9 @@ class ShareLoader:
         )
 
     def __len__(self):
-        """The number of batches."""
         return len(self.sizes)
 
     def __iter__(self):
-        """The batches, whole on every rank."""
         for batch, n in zip(self.loader, self.sizes, strict=True):
             yield {name: self._whole(value, n) for name, value in batch.items()}
 

@@ -26,7 +26,6 @@ class Watch:
     """
 
     def __init__(self, device: torch.device):
-        """Start with numbers that are all finite."""
         self.waits = device.type != "cpu"
         self.first_bad = torch.tensor(-1, device=device)
         self.sound = torch.tensor(True, device=device)

@@ -53,7 +53,6 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ build
 
     def __init__(self, cfg: CfgNode):
-        """Build data, model and optimiser, as Dassl does."""
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
         super().__init__(resolved(cfg))

@@ -120,7 +120,6 @@ class Sinkhorn:
     spread: float | None = None
 
     def __post_init__(self):
-        """Checks the settings."""
         check_settings(self.reg, self.tol, self.max_iter)
 
     def __call__(

@@ -29,7 +29,6 @@ class Program(nn.Module):
     logit_bias: torch.Tensor | None
 
     def __init__(self, model: PromptedCLIP):
-        """Take from the model what images need, and constants for the rest."""
         super().__init__()
         self.spec = model.spec
         self.image_encoder = model.image_encoder
