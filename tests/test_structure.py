@@ -103,7 +103,7 @@ ROOMS = {
     "teacher": "errors encoders running spec storage",
     "regularizers": "errors model teacher",
     "averaging": "",
-    "node": "errors",
+    "node": "errors spec",
     "method": "errors model node regularizers spec storage teacher",
     "methods": "averaging backbones encoders errors method model node regularizers spec teacher",
     "plugins": "errors method methods",

@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
+    from yacs.config import CfgNode
+
     from .backbones import build_clip as build_clip
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
@@ -52,7 +54,7 @@ _MODULES = {
 __all__ = [*_MODULES, "extend_cfg"]
 
 
-def extend_cfg(cfg) -> None:
+def extend_cfg(cfg: "CfgNode") -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
     Where a package is missing that all of ours need, or Python is too old, a warning says so, and
@@ -75,7 +77,7 @@ def extend_cfg(cfg) -> None:
         extend(cfg)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -23,7 +23,7 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
-def nearest(name: object, valid: Iterable) -> str:
+def nearest(name: object, valid: Iterable[object]) -> str:
     """A hint `did you mean 'X'?` with the valid name nearest to `name`, and the list of all."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in reversed(valid)}
@@ -32,7 +32,7 @@ def nearest(name: object, valid: Iterable) -> str:
     return f"{hint}(valid: {', '.join(valid) or 'none'})"
 
 
-def check_name(kind: str, name: str, valid: Iterable) -> str:
+def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
     """Return `name`.
 
     Raises:

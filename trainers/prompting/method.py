@@ -1,7 +1,7 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +19,8 @@ from .storage import state
 from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
+Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
+Scale = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Batch(NamedTuple):
@@ -98,13 +100,19 @@ class Method(nn.Module):
     settings: Any
     regularizers: Sequence[tuple[Mapping[str, float], Teacher]] = ()
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "defaults" in vars(cls):
             cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
         cls.defaults = nodes.defaults_of(cls.Settings)
 
-    def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
+    def __init__(
+        self,
+        settings: nodes.Settings,
+        clip_model: Any,
+        classnames: Sequence[str],
+        dataset: str = "",
+    ):
         super().__init__()
         self.settings = settings
         name, point = type(self).__name__, self.point(settings)
@@ -129,7 +137,7 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
-    def setup(self, clip_model, classnames, dataset: str) -> None:
+    def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
         """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -143,7 +151,7 @@ class Method(nn.Module):
             terms |= regularize(weights, teacher, output, batch.images)
         return terms if self.regularizers else terms["ce"]
 
-    def backward(self, terms: dict[str, torch.Tensor], scale=lambda loss: loss) -> None:
+    def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
         """Leave in `.grad` of each trained parameter what the optimiser is to see.
 
         Args:
@@ -170,7 +178,7 @@ class Method(nn.Module):
 
     # ------------------------------------------------------------------ what calls it
 
-    def losses(self, images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms of a step's loss, with their total as `loss`.
 
         Args:
@@ -180,13 +188,13 @@ class Method(nn.Module):
         batch = self.batch(images, labels)
         return self.terms(self.model.output(batch.images), batch)
 
-    def batch(self, images, labels: torch.Tensor) -> Batch:
+    def batch(self, images: Images, labels: torch.Tensor) -> Batch:
         """A batch of a loader.
 
         Raises:
             UserError: there are fewer views than the method needs.
         """
-        views = list(images) if isinstance(images, (list, tuple)) else [images]
+        views = [images] if isinstance(images, torch.Tensor) else list(images)
         if len(views) < self.views:
             raise UserError(
                 f"{type(self).__name__} learns from {self.views} views of an image but gets "
@@ -238,7 +246,7 @@ class Method(nn.Module):
         """
         state.load_buffers(self, self.own_state(), state_dict)
 
-    def load_checkpoint(self, checkpoint: Mapping, classnames: Sequence[str]) -> None:
+    def load_checkpoint(self, checkpoint: Mapping[str, Any], classnames: Sequence[str]) -> None:
         """Load what a checkpoint, ours or a public one, holds: prompts, parts, buffers.
 
         Args:
@@ -273,7 +281,7 @@ class Method(nn.Module):
 
 
 # What a class must say, in words and as a test.
-DECLARED = {
+DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
     "point": ("a function of the settings", lambda value: value is not Method.point),
     "checkpoint": (

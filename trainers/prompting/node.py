@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any, TypeAlias, get_type_hints
 
 from .errors import UserError
+from .spec import Words
 
 MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
 
-Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 Switch: TypeAlias = object  # any true value turns it on
 
 

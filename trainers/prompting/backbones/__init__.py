@@ -13,6 +13,7 @@ one of its models is loaded, and only then.
 """
 
 import os
+from typing import Any
 
 from ..errors import UserError
 from . import hugging_face, openai, openclip
@@ -27,7 +28,7 @@ def list_backbones() -> list[str]:
     return sorted(openai.NAMES)
 
 
-def load_clip(name: str):
+def load_clip(name: str) -> Any:
     """Load a CLIP in float32 on the CPU, in eval mode.
 
     Args:
@@ -67,6 +68,7 @@ def absolute(name: str) -> str:
     return before + (os.path.abspath(path) if os.path.exists(path) else path)
 
 
-def family_of(clip_model) -> Family:
+def family_of(clip_model: Any) -> Family:
     """The family of a loaded CLIP, or of one that was built by hand from OpenAI's class."""
-    return getattr(clip_model, "family", openai.OPENAI)
+    family: Family = getattr(clip_model, "family", openai.OPENAI)
+    return family

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..node import Words
 from ..regularizers import weights_of
-from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 from ..teacher import Teacher
 
 

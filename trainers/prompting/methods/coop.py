@@ -6,8 +6,7 @@ Learning to Prompt for Vision-Language Models.
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, text_prompt
+from ..spec import PromptSpec, Words, text_prompt
 
 
 @register

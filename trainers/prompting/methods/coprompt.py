@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..method import Method, register
 from ..model.adapters import Adapters
-from ..node import Words
 from ..regularizers import apart
-from ..spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, Words, shared_prompt
 from ..teacher import Teacher, read_sentences
 
 

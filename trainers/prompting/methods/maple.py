@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, Words, shared_prompt
 
 
 @register

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 
 
 @register

@@ -6,8 +6,7 @@ Visual Prompt Tuning.
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, fixed_sentence, only_template
+from ..spec import PromptSpec, Words, fixed_sentence, only_template
 
 
 @register

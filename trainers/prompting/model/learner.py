@@ -1,6 +1,7 @@
 """What is trained: the contexts of both sides, and what couples them."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,13 +25,17 @@ class Contexts(NamedTuple):
     inserted: torch.Tensor | None = None
 
 
-def normal(*shape) -> nn.Parameter:
+def normal(*shape: int) -> nn.Parameter:
     """A random context, N(0, 0.02^2)."""
     return nn.Parameter(torch.randn(shape) * STD)
 
 
 def initial_contexts(
-    templates, count: int, length: int, embedding: torch.Tensor, encode
+    templates: Sequence[str],
+    count: int,
+    length: int,
+    embedding: torch.Tensor,
+    encode: Callable[[str], list[int]],
 ) -> torch.Tensor:
     """Starting values of `count` contexts of `length` tokens (docs/methods.md, section 5).
 
@@ -67,7 +72,8 @@ class MetaNet(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, width)."""
-        return self.linear2(self.linear1(z).relu())
+        shift: torch.Tensor = self.linear2(self.linear1(z).relu())
+        return shift
 
 
 class PromptLearner(nn.Module):
@@ -79,7 +85,7 @@ class PromptLearner(nn.Module):
         num_classes: K, the number of contexts when they are class-specific.
     """
 
-    def __init__(self, clip_model, spec: PromptSpec, num_classes: int):
+    def __init__(self, clip_model: Any, spec: PromptSpec, num_classes: int):
         super().__init__()
         self.spec = spec
         embedding = clip_model.token_embedding.weight.detach()
@@ -176,7 +182,13 @@ def as_batch(context: torch.Tensor) -> torch.Tensor:
     return context if context.dim() == 3 else context[None]
 
 
-def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, towers, parts) -> None:
+def check_contexts(
+    contexts: Contexts,
+    spec: PromptSpec,
+    num_classes: int,
+    towers: Sequence[Any],
+    parts: nn.Module,
+) -> None:
     """Refuse contexts that the encoders would not read as they are meant.
 
     Args:
@@ -191,7 +203,7 @@ def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, tower
     """
     b = spec.text_length
 
-    def need(condition: bool, sentence: str):
+    def need(condition: bool, sentence: str) -> None:
         if not condition:
             name = type(parts).__name__
             raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")

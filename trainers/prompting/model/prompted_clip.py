@@ -1,6 +1,8 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
+from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +52,8 @@ class PromptedCLIP(nn.Module):
 
     def __init__(
         self,
-        clip_model,
-        classnames,
+        clip_model: Any,
+        classnames: Sequence[str],
         spec: PromptSpec,
         dataset: str = "",
         chunk_bytes: int = CHUNK_BYTES,
@@ -81,7 +83,7 @@ class PromptedCLIP(nn.Module):
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
         self.register_buffer("logit_bias", None if bias is None else bias.detach())
-        self._cache: tuple[tuple, TextFeatures] | None = None
+        self._cache: tuple[tuple[object, ...], TextFeatures] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
@@ -148,7 +150,7 @@ class PromptedCLIP(nn.Module):
             logits = logits + self.logit_bias
         return ranks.whole(logits, B) if shared else logits
 
-    def _encode_images(self, images, contexts: Contexts) -> ImageFeatures:
+    def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
         vision = ranks.read(contexts.vision, B)
         features = self.image_encoder(ranks.own(images), vision)
@@ -194,12 +196,12 @@ class PromptedCLIP(nn.Module):
             self._cache = key, self._encode_text(contexts)
         return self._cache[1]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "PromptedCLIP":
         """As `nn.Module.train`; the cached text features are dropped."""
         self._cache = None
         return super().train(mode)
 
-    def _image_conditional(self, images) -> Output:
+    def _image_conditional(self, images: torch.Tensor) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
         image = self._encode_images(images, Contexts(None, None))
         z = image.z[:, 0].float()

@@ -1,5 +1,8 @@
 """Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from yacs.config import CfgNode
 
 from .. import methods  # noqa: F401 (registers those that are built in)
@@ -54,7 +57,7 @@ def resolved(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
+def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
     """The cfg with images as its backbone reads them: size, normalisation and interpolation.
 
     Returns:
@@ -76,11 +79,11 @@ def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
     return cfg, told
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _value(cfg: CfgNode, place: str):
+def _value(cfg: CfgNode, place: str) -> Any:
     """What a cfg has at a dotted place; None if nothing."""
     node = cfg
     for part in place.split("."):
@@ -109,7 +112,7 @@ def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
     return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
 
 
-def values_in(cfg: CfgNode, method: type[Method]) -> dict:
+def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     """What a cfg has for the keys of a method; those of other methods in the same node are left.
 
     A key that means nothing to the method, but has been set, is named in a printed warning.
@@ -127,7 +130,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict:
     return values
 
 
-def read_node(method: type[Method], values: dict, dataset: str = "") -> Settings:
+def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = "") -> Settings:
     """The settings of a method in full, in which no key is None whose default is not.
 
     Args:
@@ -161,7 +164,7 @@ def _warn_ignored(places: list[str]) -> None:
         print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
 
 
-def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
+def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> PromptSpec:
     """A method's point in the space of prompts from its cfg node.
 
     Args:
@@ -176,7 +179,13 @@ def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
     return method.point(read_node(method, node, dataset))
 
 
-def build_method(name: str, node: dict, clip_model, classnames, dataset: str = "") -> Method:
+def build_method(
+    name: str,
+    node: Mapping[str, Any],
+    clip_model: Any,
+    classnames: Sequence[str],
+    dataset: str = "",
+) -> Method:
     """A method in plain PyTorch, without Dassl.
 
     Args:
