@@ -62,6 +62,13 @@ def extend_cfg(cfg: "CfgNode") -> None:
 
     Args:
         cfg: a `CfgNode` of Dassl, changed in place.
+
+    Example:
+        >>> from dassl.config import get_cfg_default
+        >>> cfg = get_cfg_default()
+        >>> extend_cfg(cfg)
+        >>> cfg.TRAINER.ALIGN.BETA
+        1.0
     """
     from .errors import UserError
 

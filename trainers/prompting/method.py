@@ -79,6 +79,13 @@ class Method(nn.Module):
 
     Raises:
         UserError: the settings contradict each other or do not fit the backbone.
+
+    Example:
+        >>> from trainers.prompting import build_method, load_clip
+        >>> method = build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"])
+        >>> method.backward(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
+        >>> bool(method.model.prompt_learner.ctx.grad.isfinite().all())
+        True
     """
 
     node: ClassVar[str]
@@ -169,12 +176,7 @@ class Method(nn.Module):
         scale(terms["loss"]).backward()
 
     def after_epoch(self, epoch: int, last: int) -> None:
-        """Called after the last step of an epoch, before it is saved or tested.
-
-        Args:
-            epoch: counted from 1.
-            last: the number of epochs.
-        """
+        """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
 
     # ------------------------------------------------------------------ what calls it
 
@@ -297,6 +299,15 @@ def register(cls: type[Method]) -> type[Method]:
 
     Raises:
         UserError: it is no class of a method, or there is one of that name.
+
+    Example:
+        >>> from trainers.prompting.methods.coop import CoOp
+        >>> @register
+        ... class Softened(CoOp):
+        ...     def loss(self, output, batch):
+        ...         return F.cross_entropy(output.logits, batch.labels, label_smoothing=0.1)
+        >>> find_method("Softened").node
+        'COOP'
     """
     name = getattr(cls, "__name__", repr(cls))
     if not (isinstance(cls, type) and issubclass(cls, Method)):

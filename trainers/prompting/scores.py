@@ -75,6 +75,14 @@ def register_score(
 
     Raises:
         ValueError: there is a score of that name.
+
+    Example:
+        >>> @register_score("nearest", by_images=True)
+        ... def nearest(spec, image, text, chunk_bytes):
+        ...     return prompt_similarity(image.z, text.h).amax((2, 3))
+        >>> from trainers.prompting import PromptSpec
+        >>> needs(PromptSpec(score="nearest", templates=("X X",) * 4))
+        Needs(patches=False, words=False)
     """
     return _register(name, lambda spec: Needs(patches, words), by_images)
 

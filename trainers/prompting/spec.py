@@ -60,6 +60,10 @@ class PromptSpec:
 
     Raises:
         UserError: the values contradict each other.
+
+    Example:
+        >>> PromptSpec(M=0, N=0, beta=0, score="cosine").coupling
+        'none'
     """
 
     M: int = 4

@@ -28,6 +28,12 @@ class Teacher:
         clip_model: what `load_clip` gives.
         classnames: K names.
         templates: n sentences, with `{}` for the class name, or lists of K sentences, one a class.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> teacher = Teacher(load_clip("emoji"), ["cat", "dog"], ["a {}.", "the {}."])
+        >>> teacher.h.shape, teacher.h_each.shape
+        (torch.Size([2, 128]), torch.Size([2, 2, 128]))
     """
 
     def __init__(

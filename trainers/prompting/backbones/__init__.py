@@ -24,7 +24,12 @@ __all__ = ["Family", "absolute", "build_clip", "family_of", "list_backbones", "l
 
 
 def list_backbones() -> list[str]:
-    """The names that `load_clip` takes, without those of open_clip and of Hugging Face."""
+    """The names that `load_clip` takes, without those of open_clip and of Hugging Face.
+
+    Example:
+        >>> list_backbones()[-3:]
+        ['ViT-L/14', 'ViT-L/14@336px', 'emoji']
+    """
     return sorted(openai.NAMES)
 
 
@@ -42,6 +47,10 @@ def load_clip(name: str) -> Any:
     Raises:
         UserError: the name is unknown, the weights are not known to fit or not on this machine,
             the download failed, a package is missing, or the model cannot be prompted.
+
+    Example:
+        >>> load_clip("emoji").visual.input_resolution
+        64
     """
     if not name:
         raise UserError(

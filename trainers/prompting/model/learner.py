@@ -18,6 +18,10 @@ class Contexts(NamedTuple):
     """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none.
 
     inserted: (K, b, W) tokens of each class that enter the text encoder at `spec.insert_block`.
+
+    Example:
+        >>> Contexts(text=[torch.zeros(1, 4, 128)], vision=None).inserted is None
+        True
     """
 
     text: list[torch.Tensor] | None

@@ -45,6 +45,13 @@ class PromptedCLIP(nn.Module):
     Raises:
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
         ValueError, TypeError: `classnames` is no list of names.
+
+    Example:
+        >>> from trainers.prompting import load_clip, prompt_spec
+        >>> spec = prompt_spec("ALIGN", {"M": 2, "N": 3, "DEPTH": 2})
+        >>> model = PromptedCLIP(load_clip("emoji"), ["cat", "dog", "fox"], spec).eval()
+        >>> model(torch.zeros(5, 3, 64, 64)).shape
+        torch.Size([5, 3])
     """
 
     logit_scale: torch.Tensor

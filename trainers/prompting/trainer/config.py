@@ -174,6 +174,10 @@ def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> Prompt
 
     Raises:
         UserError: unknown method or key, or values that contradict each other.
+
+    Example:
+        >>> prompt_spec("MaPLe", {"PROMPT_DEPTH": 3}).text_depth
+        3
     """
     method = find_method(name)
     return method.point(read_node(method, node, dataset))
@@ -202,6 +206,13 @@ def build_method(
 
     Raises:
         UserError: unknown method or key, values that contradict each other or do not fit.
+
+    Example:
+        >>> import torch
+        >>> from trainers.prompting import load_clip
+        >>> method = build_method("KgCoOp", {"N_CTX": 4}, load_clip("emoji"), ["cat", "dog"])
+        >>> list(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
+        ['loss', 'ce', 'kg']
     """
     method = find_method(name)
     return method(read_node(method, node, dataset), clip_model, classnames, dataset)

@@ -67,6 +67,11 @@ def sinkhorn(
     Raises:
         ValueError: types, shapes, weights or numbers do not make a transport problem; a cost is
             nan or -inf where there is mass.
+
+    Example:
+        >>> sinkhorn(1 - torch.eye(2)).plan.round(decimals=3)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]])
     """
     return Sinkhorn(reg, tol, max_iter)(cost, a, b)
 

@@ -86,6 +86,11 @@ def load_run(
         UserError: there is no run, it does not say what made it, its method is that of a plug-in
             that is not named, the backbone is missing, class names are repeated or too long, or
             the prompts are made for their classes alone.
+
+    Example:
+        >>> load_run("no/run")
+        Traceback (most recent call last):
+        UserError: 'no/run' is not there: give the output folder of one training
     """
     load_plugins(plugins)
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
