@@ -137,11 +137,7 @@ class Method(nn.Module):
 
     @staticmethod
     def point(settings: Any) -> PromptSpec:
-        """The method's point in the space of prompts.
-
-        Args:
-            settings: of the method's `Settings`.
-        """
+        """The method's point in the space of prompts, of its `Settings`."""
         raise NotImplementedError
 
     def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
@@ -179,6 +175,11 @@ class Method(nn.Module):
         """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
 
     # ------------------------------------------------------------------ what calls it
+
+    @classmethod
+    def place(cls, key: str) -> str:
+        """Where a cfg has a key of the node, dotted."""
+        return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms of a step's loss, with their total as `loss`.

@@ -95,16 +95,12 @@ def _places() -> dict[str, object]:
     """Dotted place in a cfg -> default, for the keys of all methods."""
     places: dict[str, object] = {}
     for method in METHODS.values():
-        own = {_place(method, key): default for key, default in method.defaults.items()}
-        own |= {_place(method, key): None for key in method.ignored}
+        own = {method.place(key): default for key, default in method.defaults.items()}
+        own |= {method.place(key): None for key in method.ignored}
         for place, default in own.items():
             same = places.setdefault(place, default) == default
             places[place] = default if same else None
     return places
-
-
-def _place(method: type[Method], key: str) -> str:
-    return method.outside.get(key, f"TRAINER.{method.node}.{key}")
 
 
 def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
@@ -118,7 +114,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     A key that means nothing to the method, but has been set, is named in a printed warning.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _value(cfg, _place(method, key)) for key in keys}
+    values = {key: _value(cfg, method.place(key)) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -147,13 +143,13 @@ def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = ""
             raise UserError(
                 f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
             )
-    _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
+    _warn_ignored([method.place(k) for k in method.ignored if values.get(k) is not None])
     given = {
         key: value
         for key, value in values.items()
         if value is not None and key not in method.ignored
     }
-    check_values(method.Settings, given, lambda key: _place(method, key))
+    check_values(method.Settings, given, method.place)
     if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
         given["CTX_INIT"] = ""
     return method.Settings(**given, dataset=dataset)

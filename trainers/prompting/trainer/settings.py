@@ -125,7 +125,7 @@ def is_settings(saved) -> bool:
 
 def _own(method) -> dict[str, str]:
     """Dotted key -> key of a method's node."""
-    return {method.outside.get(key, f"TRAINER.{method.node}.{key}"): key for key in method.defaults}
+    return {method.place(key): key for key in method.defaults}
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:
