@@ -12,7 +12,7 @@ from trainers.prompting.scores import SCORES
 
 @pytest.fixture(autouse=True)
 def registries():
-    """What examples register is gone after them."""
+    """Methods and scores that examples register are removed after them."""
     before = [(table, dict(table)) for table in (METHODS, SCORES)]
     yield
     for table, content in before:

@@ -6,11 +6,9 @@ checkout, and each name only when it is asked for: PyTorch takes seconds to load
 
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
-    from yacs.config import CfgNode
-
     from .backbones import build_clip as build_clip
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
@@ -54,7 +52,7 @@ _MODULES = {
 __all__ = [*_MODULES, "extend_cfg"]
 
 
-def extend_cfg(cfg: "CfgNode") -> None:
+def extend_cfg(cfg: Any) -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
     Where a package is missing that all of ours need, or Python is too old, a warning says so, and

@@ -10,7 +10,7 @@ from torch import nn
 class GaussianMean(nn.Module):
     """theta = sum_a w_a theta_a over the epochs a = 1..E, w_a from a normal density of a.
 
-    This is the aggregation of PromptSRC (Khattak et al., ICCV 2023, section 3.2). The sum so far is
+    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is
     in buffers, float32, so that a run that goes on has it again.
 
     Args:

@@ -52,9 +52,6 @@ def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
 def no_exit(whose: str) -> Iterator[None]:
     """Run the code of others, which may not end the program: it would look like a success.
 
-    Args:
-        whose: code it is, in words.
-
     Raises:
         UserError: it has called `sys.exit`.
     """

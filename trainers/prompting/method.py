@@ -144,7 +144,7 @@ class Method(nn.Module):
         """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """What a step minimises: the cross-entropy, and the regularisers with their weights.
+        """The loss of a step: the cross-entropy, and the regularisers with their weights.
 
         Returns:
             A scalar, or terms by name: their sum is minimised, or the one called `loss`.

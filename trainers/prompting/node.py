@@ -54,12 +54,7 @@ def _type_of(key: str, default: object) -> Any:
 def check_values(
     settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
 ) -> None:
-    """Refuse values that a node cannot have.
-
-    Args:
-        settings: of the method.
-        values: by key.
-        place: of a key in the cfg, for the sentence.
+    """Refuse values, by key, that a node cannot have; `place` says where a key stands in the cfg.
 
     Raises:
         UserError: one is of another kind than its field.

@@ -3,6 +3,7 @@
 Letters as in the papers: z, h prompt-level features of image and class, r, s their token-level
 features, C costs, S similarities, T transport plans, d distances; B images, M visual and N textual
 prompts, K classes, D width. Everything is computed in float32 whatever the encoders' precision.
+Equations without a name are ALIGN's (arXiv:2309.13847).
 
 A score is a function of features; `register_score` adds one, from any file that is imported.
 """
@@ -126,13 +127,8 @@ def score(
 ) -> torch.Tensor:
     """Logits (B, K), float32: similarity of every image to every class, times the logit scale.
 
-    Args:
-        spec: the method.
-        image: features of the images.
-        text: features of the classes.
-        scale: 1 / tau, CLIP's logit scale.
-        chunk_bytes: the most memory that the token-level costs of one chunk may take.
-        total: adds up a number over the parts of the batch that are elsewhere.
+    The scale is 1 / tau, CLIP's; token-level costs of one chunk take `chunk_bytes` at most; `total`
+    adds up a number over the parts of the batch that are elsewhere.
     """
     chosen = SCORES[spec.score]
     more = {"total": total} if chosen.takes_total else {}
@@ -224,7 +220,7 @@ def released(
 def plot(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
 ) -> torch.Tensor:
-    """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
+    """PLOT (arXiv:2210.01253): transport between the patches of an image and N prompts."""
     assert image.r is not None
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
     T = sinkhorn_released(1 - S, reg=spec.reg, total=total).plan

@@ -146,12 +146,7 @@ class TextEncoder(nn.Module):
         ]
 
     def footprint(self, passes: int, itemsize: float) -> Footprint:
-        """What a training step keeps for the backward pass.
-
-        Args:
-            passes: how often the text is encoded: once, or once per image.
-            itemsize: bytes of an activation.
-        """
+        """Memory of a step that encodes the text `passes` times: once, or once per image."""
         if not self.spec.N:
             return Footprint()
         layers = len(self.transformer.resblocks)

@@ -83,10 +83,7 @@ class MetaNet(nn.Module):
 class PromptLearner(nn.Module):
     """The trainable part of every method; parameters bear the names of public checkpoints.
 
-    Args:
-        clip_model: the frozen CLIP, for its embedding and dimensions.
-        spec: the method.
-        num_classes: K, the number of contexts when they are class-specific.
+    Of the CLIP only its embedding and its dimensions are read, and initialise the contexts.
     """
 
     def __init__(self, clip_model: Any, spec: PromptSpec, num_classes: int):
@@ -193,17 +190,12 @@ def check_contexts(
     towers: Sequence[Any],
     parts: nn.Module,
 ) -> None:
-    """Refuse contexts that the encoders would not read as they are meant.
+    """Refuse contexts, made by `parts`, that the encoders would not read as they are meant.
 
-    Args:
-        contexts: what the parts have made of those of the prompt learner.
-        spec: the method.
-        num_classes: K.
-        towers: of text and of images, each with its `transformer`; a ResNet has none.
-        parts: what has made the contexts.
+    The towers, of text and of images, have a `transformer` each; a ResNet has none.
 
     Raises:
-        UserError: the encoders would not read them as they are meant.
+        UserError: says what the contexts should be.
     """
     b = spec.text_length
 

@@ -279,12 +279,7 @@ def _together(operation, *args) -> None:
 
 
 class ShareLoader:
-    """A loader whose batches each rank loads in part, and gets whole.
-
-    Args:
-        loader: a `DataLoader` with a batch sampler, the same on all ranks.
-        device: where the batches are to be.
-    """
+    """A loader whose batches, the same on all ranks, each loads in part, and gets whole."""
 
     def __init__(self, loader, device: torch.device):
         self.sizes = [
@@ -323,9 +318,6 @@ class _Shares:
 
     def __init__(self, batches):
         self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
 
     def __iter__(self):
         for batch in self.batches:
