@@ -26,8 +26,9 @@ def check_settings(engine: Engine) -> None:
     from torch import device, nn
 
     from trainers.prompting.backbones import check_known
+    from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
-    from trainers.prompting.trainer.config import METHODS, read_node, values_in
+    from trainers.prompting.trainer.config import read_node, values_in
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in engine.todo}
     for run in one_of_each.values():

@@ -11,7 +11,6 @@ class Predictions:
     """The answers to the images of one evaluation; nothing is read before `columns` asks."""
 
     def __init__(self):
-        """Start without images."""
         self.files: list[str] = []
         self._labels: list[torch.Tensor] = []
         self._answers: list[tuple[torch.Tensor, ...]] = []
