@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 BINS = 15  # of the calibration error, as wide as each other
 
@@ -56,3 +57,42 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
     """The expected calibration error (%): the mean gap of confidence and accuracy over the bins."""
     mean, accuracy, counts = reliability(confidence, hits)
     return 100 * float((np.abs(mean - accuracy) * counts).sum() / counts.sum())
+
+
+def detection(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> dict:
+    """Numbers of out-of-distribution detection, in %.
+
+    Args:
+        inside: by the name of a score, those of the run's own images, (n,).
+        outside: the same of images of other classes, (m,).
+
+    Returns:
+        `auroc_SCORE` and `fpr95_SCORE` of each score; `images`, m.
+    """
+    found: dict[str, float] = {}
+    for name, scores in inside.items():
+        found[f"auroc_{name}"] = 100 * auroc(scores, outside[name])
+        found[f"fpr95_{name}"] = 100 * fpr95(scores, outside[name])
+    return found | {"images": len(outside["mcm"])}
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """The share of pairs whose inside score is the higher one, ties by half, from 0 to 1.
+
+    Args:
+        inside: (n,), scores of images whose classes are known.
+        outside: (m,), of others.
+    """
+    n, m = len(inside), len(outside)
+    ranks = rankdata(np.concatenate([inside, outside]))
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
+    """The share of outside scores that pass the highest threshold that 95% of the inside pass.
+
+    Args: as `auroc`; from 0 to 1.
+    """
+    n = len(inside)
+    threshold = np.sort(inside)[n - -(-95 * n // 100)]
+    return float((np.asarray(outside) >= threshold).mean())

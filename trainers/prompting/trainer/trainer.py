@@ -24,8 +24,17 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
+from .checks import (
+    Watch,
+    check_batch,
+    check_classes,
+    check_ranks,
+    check_trained,
+    failed,
+    not_finite,
+)
 from .config import fitted, resolved, settings_in
+from .detection import Detection
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -41,6 +50,7 @@ class PromptTrainer(TrainerX):
 
     Attributes:
         method: the method, built for the backbone and the classes of the run.
+        detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
     kind: type[Method]
@@ -68,6 +78,7 @@ class PromptTrainer(TrainerX):
         if changes:
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
+        self.detection = Detection(self.cfg, self.dm.dataset, self.device)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
@@ -94,17 +105,7 @@ class PromptTrainer(TrainerX):
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
-        if kind.trains and not trained:
-            raise UserError(
-                f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
-                "trained parts, or say `trains = False` in its class"
-            )
-        seen = set(map(id, self.model.parameters()))
-        for name, parameter in self.method.named_parameters():
-            if parameter.requires_grad and id(parameter) not in seen:
-                raise UserError(
-                    f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
-                )
+        check_trained(self.method, trained)
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
@@ -293,9 +294,11 @@ class PromptTrainer(TrainerX):
                 "`load_model('')` evaluates them as they are initialised"
             )
         self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
+        self.detection.begin(split)
         result = super().test(split)
         self.watch.check_logits()
         self.predictions, self.recorder = self.recorder, None
+        self.detection.evaluate_others(self)
         return result
 
     def parse_batch_test(self, batch):
@@ -308,11 +311,12 @@ class PromptTrainer(TrainerX):
     def model_inference(self, input):
         """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
-            logits = self.model(input)
+            output = self.model.output(input)
+        self.detection.see(self.model, output)
         if self.recorder is not None:
-            self.recorder.add_logits(logits)
-        self.watch.see_logits(logits)
-        return logits
+            self.recorder.add_logits(output.logits)
+        self.watch.see_logits(output.logits)
+        return output.logits
 
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)
