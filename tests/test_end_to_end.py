@@ -66,7 +66,7 @@ def test_a_second_call_repeats_nothing(finished):
     assert first.stdout.splitlines()[-8:] == again.stdout.splitlines()[-8:]
 
 
-def test_images_of_other_classes_are_told_from_test_images(tmp_path):
+def test_images_of_other_classes_are_detected(tmp_path):
     process = bash(tmp_path, "emoji_animals", "OPTIM.MAX_EPOCH", "1", TRAINERS="PLOT",
                    OOD="emoji_food")  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr

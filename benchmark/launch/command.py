@@ -229,8 +229,8 @@ def build_parser(protocol: Protocol) -> Parser:
         type=words,
         default=(),
         metavar="SETS",
-        help="data sets of other classes, in one argument: how well each run tells their images "
-        "from its test images (docs/metrics.md)",
+        help="data sets of other classes, in one argument: measures how well each run separates "
+        "its test images from theirs (docs/metrics.md)",
     )
     add(
         "--jobs",

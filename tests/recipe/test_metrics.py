@@ -1,7 +1,10 @@
 """Metrics of predictions, where they are known or another library knows them."""
 
+import doctest
+
 import numpy as np
 import pytest
+from paths import ROOT
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve, top_k_accuracy_score
 
 from recipe.metrics import auroc, calibration_error, detection, fpr95, metrics
@@ -68,3 +71,8 @@ def test_detection_of_known_scores():
 def test_scores_that_are_all_equal_detect_nothing():
     assert auroc(np.full(7, 0.2), np.full(3, 0.2)) == 0.5
     assert fpr95(np.full(7, 0.2), np.full(3, 0.2)) == 1.0
+
+
+def test_the_example_of_the_documentation():
+    found = doctest.testfile(str(ROOT / "docs" / "metrics.md"), module_relative=False)
+    assert found.attempted > 3 and not found.failed

@@ -53,13 +53,13 @@ def test_mcm_by_hand():
 
 def test_gl_mcm_by_hand():
     """Two visual and two textual prompts; the third state of each is a visual prompt, no patch."""
-    r = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[0.6, 0.8], [0.0, 1.0], [1.0, 0.0]]])
+    r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
     spec = PromptSpec(M=2, N=2, text_length=1, vision_length=1, templates=("X {}",) * 2)
     model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec)
     found = scores(model, output([[0.5, 0.1]], r[None], h))
     # patch 1: to class 1 the mean of 1, 1, 0.6, 0.6; to class 2 of 0, 0.6, 0.8, 1
-    local = max(softmax(0.8, 0.6)[0], softmax(0.0, (1 + 0.8) / 2)[1])
+    local = max(softmax(0.8, 0.6)[0], softmax(0.6, (0.8 + 1) / 2)[1])
     mcm = softmax(0.5, 0.1)[0]
     assert found["mcm"].item() == pytest.approx(mcm, abs=1e-6)
     assert found["gl_mcm"].item() == pytest.approx(mcm + local, abs=1e-6)
