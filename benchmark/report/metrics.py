@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..protocols.base import Protocol, shots_text
 from .names import dataset_title
 from .results import Outcome
-from .tables import ONE_SEED, Cell, Table, first_head, line_name, spread_note
+from .tables import ONE_SEED, Cell, Table, first_head, spread_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +92,7 @@ def tests(rows: pd.DataFrame) -> list[Test]:
                 groups[row.table, row.dataset, shots, row.column].append(row)
     found = []
     for (*_, shots, column), members in groups.items():
-        several = len({row.method for row in members}) > 1
-        by_method = {line_name(row, several): row.runs[column] for row in members}
+        by_method = {row.line_name: row.runs[column] for row in members}
         found.append(Test(members[0], shots, column, by_method))
     return found
 

@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from recipe.metrics import BINS, reliability
 from trainers.prompting.errors import printable
 
-from .answers import arrays_of, each_seed, facts
+from .answers import arrays_of, each_seed
 from .metrics import PER_CLASS, Test
 from .names import method_name
 from .plots import RC
@@ -57,7 +57,7 @@ def _figures(
 
 def _arrays(test: Test, method: str) -> Arrays | None:
     """The predictions of all seeds; None when no run left any. Those left out are reported."""
-    left, problems = each_seed(test.runs[method], lambda outcome: arrays_of(*facts(outcome)))
+    left, problems = each_seed(test.runs[method], arrays_of)
     for why, seeds in problems.items():
         told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
         print(printable(told), file=sys.stderr)

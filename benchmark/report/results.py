@@ -30,7 +30,7 @@ class BadResult(Exception):
     """A results.json that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself: its results cannot be a key
 class Outcome:
     """What became of a run: its results, or the problem, as `kind: why` (`failed: no memory`)."""
 

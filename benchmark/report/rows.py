@@ -29,6 +29,7 @@ LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", 
 # What each row of the frame holds.
 FIELDS = [
     *LINE, "untrained", "settings", "embedded", "group", "table", "rank", "method", "name",
+    "line_name",  # in its table: the method, or a setting of the only method that is ablated
     "average",  # over data sets
     "line",  # its number
     "comparable",  # it may stand beside published numbers
@@ -67,6 +68,13 @@ def rows(
     averages = pd.DataFrame(_averages(frame), columns=FIELDS, dtype=object)
     frame = pd.concat([frame, averages], ignore_index=True)
     frame["average"] = frame["average"].astype(bool)
+    several = frame.groupby("table")["method"].transform("nunique") > 1
+    frame["line_name"] = [
+        row.name.removeprefix(f"{row.method}, ")
+        if row.protocol.by_variant and not of_several
+        else row.name
+        for row, of_several in zip(frame.itertuples(), several, strict=True)
+    ]
     return frame
 
 

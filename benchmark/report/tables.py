@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,14 +106,6 @@ def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, li
     return dict(found)
 
 
-def grouped(items: Iterable, key: Callable[[Any], Hashable]) -> Iterable[list]:
-    """The items that have the same key, in their order."""
-    groups = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return groups.values()
-
-
 def _table(members: pd.DataFrame, all_published: bool) -> Table:
     """A line for each method, or setting of an ablation; beside each other columns, or data sets.
 
@@ -125,7 +117,6 @@ def _table(members: pd.DataFrame, all_published: bool) -> Table:
         shown.sort(key=lambda row: list(protocol.columns).index(row.column))
     places = {place_name(row): row for row in reversed(shown)}
     places = {name: places[name] for name in dict.fromkeys(map(place_name, shown))}
-    several = members["method"].nunique() > 1
     head = [first_head(protocol), *places]
     if first.average and protocol.across == "columns":
         head.append("Data sets")
@@ -138,7 +129,7 @@ def _table(members: pd.DataFrame, all_published: bool) -> Table:
         here = {place_name(row): row for row in line.itertuples()}
         row = next(iter(here.values()))
         more = _more(row)
-        name = line_name(row, several)
+        name = row.line_name
         of = [here.get(place) for place in places]
         lines.append([Cell(name, paper=Cell(method_name(row.method))), *map(_ours, of), *more])
         if any(row is not None and row.published is not None for row in of):
@@ -304,13 +295,6 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def first_head(protocol: Protocol) -> str:
     """What the lines of a protocol's tables are."""
     return "Variant" if protocol.by_variant else "Method"
-
-
-def line_name(row, several: bool = False) -> str:
-    """The name of a line: a method, or a setting of an ablation, of `several` methods or of one."""
-    if not row.protocol.by_variant or several:
-        return row.name
-    return row.name.removeprefix(f"{row.method}, ")
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:
