@@ -12,7 +12,7 @@ from trainers.prompting.trainer.config import build_method, prompt_spec
 
 from ..cli import Parser
 from ..measure.geometry import GEOMETRY, class_names, untrained_clip
-from ..report.command import TABLE_STYLES
+from ..report.render import TABLE_STYLES
 
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 CAPTION = (

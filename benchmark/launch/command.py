@@ -15,7 +15,8 @@ from trainers.prompting.errors import UserError, check_name
 from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
-from ..report.command import formatted, on_disk
+from ..report.command import on_disk
+from ..report.render import render
 from .checks import check_settings
 from .engine import Engine, Settings, command
 from .executor import Executor
@@ -49,7 +50,7 @@ def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
     from ..report.rows import rows  # pandas is slow to load
 
     outcomes = [engine.outcomes[run] for run in engine.runs]
-    print(formatted(rows(outcomes), "text"))
+    print(render(rows(outcomes), "text"))
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
@@ -300,7 +301,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
 
     listed = rows(on_disk(output, protocol))
     path = output / protocol.name / "table.json"
-    write_output(path, formatted(listed, "json") + "\n")
+    write_output(path, render(listed, "json") + "\n")
     print(
         f"Above are the runs of this call; all of {protocol.name} in {output} are in {path}",
         file=sys.stderr,

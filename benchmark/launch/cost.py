@@ -12,8 +12,7 @@ from ..cli import Parser
 from ..measure.cost import GPUS, Cost, cost, device
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
-from ..report.command import TABLE_STYLES
-from ..report.render import in_style
+from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table, memory
 from .command import build_parser, parse, planned
 

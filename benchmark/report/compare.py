@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from trainers.prompting.errors import UserError, check_name
 
@@ -16,6 +15,9 @@ from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .results import Outcome
 from .tables import Cell, Table, first_head, place_name, seeds_text, table_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
@@ -29,13 +31,8 @@ AVERAGE_H = "Differences of the means over the data sets; H is that of the avera
 # What may be resampled, with the reader of its names.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
-# What a comparison says to machines: one method beside another, on one data set or on average.
-RECORD = [
-    "protocol", "source", "dataset", "embedded", "artist",
-    "datasets", "of",  # how many it is over, and of how many
-    "shots", "column", "method", "other", "difference", "low", "high", "p", "p_holm", "resampled",
-    "seeds", "images", "problems",
-]  # fmt: skip
+# What places a comparison in the tables; the rest of its fields is for machines.
+PLACE = ["ours", "table", "place", "average"]
 
 
 class Comparisons:
@@ -52,6 +49,8 @@ class Comparisons:
 
     def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
         """Compare; what cannot be compared is noted."""
+        import pandas as pd  # slow to load
+
         self.method, self.resample = method, resample
         measured = rows[~rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["line_name"])))
@@ -92,16 +91,12 @@ class Comparisons:
         elif ours.protocol.across == "dataset" and of is not None:
             place = "Average"
         return {
-            "ours": ours,
-            "table": (ours.table if of is None else ours.group, artist),
-            "place": place,
-            "average": of is not None,
             "protocol": ours.protocol.name,
             "source": ours.source,
             "dataset": ours.dataset if of is None else "average",
             "embedded": ours.embedded,
             "artist": artist or None,
-            "datasets": len(blocks),
+            "datasets": len(blocks),  # how many it is over, and of how many
             "of": of or 1,
             "shots": shots,
             "column": ours.column,
@@ -111,10 +106,15 @@ class Comparisons:
             "low": found and found.low,
             "high": found and found.high,
             "p": found and found.p,
+            "p_holm": None,
             "resampled": self.resample,
             "seeds": sorted(all_seeds),
             "images": sum(len(pair.units) for block in blocks for pair in block),
             "problems": problems,
+            "ours": ours,
+            "table": (ours.table if of is None else ours.group, artist),
+            "place": place,
+            "average": of is not None,
         }
 
     def _block(self, ours, theirs) -> tuple[list[Pair] | None, list[int], list[str]]:
@@ -220,7 +220,7 @@ class Comparisons:
 
     def records(self) -> list[dict]:
         """Each difference with plain numbers, for machines."""
-        return self.found[RECORD].to_dict("records")
+        return self.found.drop(columns=PLACE).to_dict("records")
 
 
 def _cell(found) -> Cell:

@@ -15,7 +15,16 @@ from trainers.prompting.errors import printable
 from ..protocols.base import shots_text
 from . import published
 from .names import dataset_title
-from .tables import AVERAGE_H, INCOMPLETE, PUBLISHED, Cell, Table, average_name, tables
+from .tables import (
+    AVERAGE_H,
+    INCOMPLETE,
+    NOTHING_IN_A_PAPER,
+    PUBLISHED,
+    Cell,
+    Table,
+    average_name,
+    tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +54,8 @@ def papers(rows: pd.DataFrame, all_published: bool) -> str:
     """
     found = [PACKAGES]
     for _, members in rows.groupby("group", sort=False):
-        ((protocol, group),) = tables(members, all_published).items()
+        protocol = members.iloc[0]["protocol"]
+        group = tables(members, all_published, paper=not protocol.by_variant)[protocol]
         if protocol.by_variant:
             found += [as_latex(table) for table in group if not table.of_averages]
         elif protocol.across == "dataset":
@@ -117,14 +127,13 @@ def _row(cells: Sequence[str]) -> str:
 # ------------------------------------------------------------------------ the tables of protocols
 
 
-def _for_paper(table: Table, names: Sequence[str]) -> Table:
-    """A table as papers have it: without differences and costs, with columns of these names."""
+def _with_columns(table: Table, names: Sequence[str]) -> Table:
+    """The table with these columns, in which nothing stands where it has none."""
+    nothing = Cell(NOTHING_IN_A_PAPER)
     lines = []
     for line in table.lines:
-        if line[0].paper is not None:
-            here = dict(zip(table.head[1:], line[1:], strict=True))
-            cells = [here[name].paper if name in here else None for name in names]
-            lines.append([line[0].paper, *(cell or Cell("--") for cell in cells)])
+        here = dict(zip(table.head[1:], line[1:], strict=True))
+        lines.append([line[0], *(here.get(name, nothing) for name in names)])
     return Table("", ["", *names], lines, [])
 
 
@@ -138,7 +147,7 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     blocks = []
     group = sorted(group, key=lambda table: not table.of_averages)
     for number, table in enumerate(group):
-        lines = [_row(line) for line in marked(_for_paper(table, list(names)))]
+        lines = [_row(line) for line in marked(_with_columns(table, list(names)))]
         of = table.first
         what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
         block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
@@ -186,7 +195,7 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
         groups = [r"\multicolumn{1}{c}{Source}"]
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
-    lines = [_row(line) for line in marked(_for_paper(table, names))]
+    lines = [_row(line) for line in marked(table)]
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     body = [r"\small\setlength{\tabcolsep}{4pt}"]
     body += tabular("l" + "c" * len(names), head, [lines])

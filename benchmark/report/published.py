@@ -30,10 +30,11 @@ NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could 
 
 
 class Published(NamedTuple):
-    """Numbers (%) by column of the protocol, and where they are printed."""
+    """Numbers (%) by column of the protocol, and where they are printed; `misprint` if wrongly."""
 
     values: dict[str, float]
     source: str
+    misprint: bool
 
 
 class Key(NamedTuple):
@@ -57,7 +58,7 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
             reader = csv.DictReader(file)
             for line in reader:
                 try:
-                    key, published = _read(line, list(protocol.columns))
+                    key, published = _read(line, protocol)
                     if key in found:
                         raise ValueError(f"{key.trainer} on {key.dataset} is there twice")
                 except ValueError as error:
@@ -69,13 +70,13 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
     return found
 
 
-def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
+def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     """A line of a file.
 
     Raises:
         ValueError: something is missing, or is not what it should be.
     """
-    for name in ("method", "dataset", *columns, "source"):
+    for name in ("method", "dataset", *protocol.columns, "source"):
         if not line.get(name):
             raise ValueError(f"there is no {name}")
     if None in line:
@@ -85,9 +86,9 @@ def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
     shots = line.get("shots") or str(SHOTS)
     if not shots.isdecimal():
         raise ValueError(f"shots are '{shots}', not a whole number")
-    trainer = TRAINERS.get(line["method"], line["method"])
-    values = {name: _accuracy(name, line[name]) for name in columns}
-    return Key(trainer, line["dataset"], int(shots)), Published(values, line["source"])
+    key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
+    values = {name: _accuracy(name, line[name]) for name in protocol.columns}
+    return key, Published(values, line["source"], (protocol.name, *key) in MISPRINTS)
 
 
 def _accuracy(name: str, text: str) -> float:
@@ -112,17 +113,9 @@ def trainers(protocol: Protocol) -> list[str]:
 
 def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Published | None:
     """The published numbers of a method in a setting; None if there are none."""
-    return numbers(protocol).get(_key(protocol, trainer, dataset, shots))
-
-
-def misprint(protocol: Protocol, trainer: str, dataset: str, shots: int) -> bool:
-    """Whether the published number of this setting cannot be right."""
-    return (protocol.name, *_key(protocol, trainer, dataset, shots)) in MISPRINTS
-
-
-def _key(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Key:
     # Where shots are no column, an untrained method has those of the table, or none.
-    return Key(trainer, dataset, shots if protocol.across == "shots" else shots or SHOTS)
+    shots = shots if protocol.across == "shots" else shots or SHOTS
+    return numbers(protocol).get(Key(trainer, dataset, shots))
 
 
 def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:
