@@ -60,7 +60,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=4096)
 def answers(outcome: Outcome) -> Answers:
-    """What a run answered.
+    """The answers of a run, which are read once.
 
     Raises:
         UserError: as `arrays_of`.

@@ -236,7 +236,7 @@ def _cell(found) -> Cell:
 def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
     """The rows of a method and of each other that stand in one column of a table.
 
-    No shots stand beside any number.
+    Zero shots pair with any number of shots.
     """
     return [
         (ours, theirs)

@@ -67,7 +67,7 @@ class Test:
         return found
 
     def record(self, method: str) -> dict:
-        """What is known of a method's runs, for machines."""
+        """The place and the runs of a method, for machines."""
         return {
             "protocol": self.first.protocol.name,
             "source": self.first.source,
@@ -84,7 +84,7 @@ def tests(rows: pd.DataFrame) -> list[Test]:
     """All tests that the rows hold, in their order."""
     measured = rows[~rows["average"] & (rows["column"] != "h")]
     measured = measured[[bool(row.runs[row.column]) for row in measured.itertuples()]]
-    # what has no shots stands beside any number of them
+    # zero-shot runs are compared with every number of shots
     trained = rows[~rows["average"] & (rows["shots"] > 0)].groupby("table")["shots"].agg(set)
     shots = [
         [row.shots] if row.shots else sorted(trained.get(row.table, {0}))
