@@ -67,17 +67,19 @@ def papers(rows: pd.DataFrame, all_published: bool) -> str:
 
 def as_latex(table: Table) -> str:
     """Any table, on its own; what is missing stands in comments below it."""
-    lines = marked(table)
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
-    body = tabular("l" + "r" * (len(head) - 1), [_row(head)], [[_row(line) for line in lines]])
+    body = tabular("l" + "r" * (len(head) - 1), [_row(head)], table)
     size = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
     return floating("table", caption, "", [size, *body], table.problems)
 
 
 def escape(text: str) -> str:
-    """Text in LaTeX."""
-    return printable(text).translate(ESCAPED)
+    """Text in LaTeX; the marks of published and of incomplete numbers stay."""
+    text = printable(text).translate(ESCAPED)
+    for mark in (PUBLISHED, INCOMPLETE):
+        text = text.replace(mark.translate(ESCAPED), mark)
+    return text
 
 
 def marked(table: Table) -> list[list[str]]:
@@ -86,8 +88,7 @@ def marked(table: Table) -> list[list[str]]:
     second = [table.best(column, 1) for column in range(len(table.head))]
 
     def mark(i: int, j: int, cell: Cell) -> str:
-        text = escape(cell.text).replace(escape(INCOMPLETE), INCOMPLETE)
-        text = text.replace(escape(PUBLISHED), PUBLISHED)
+        text = escape(cell.text)
         if i in best[j]:
             return rf"\textbf{{{text}}}"
         return rf"\underline{{{text}}}" if i in second[j] else text
@@ -113,11 +114,11 @@ def floating(
     )
 
 
-def tabular(columns: str, head: list[str], groups: list[list[str]]) -> list[str]:
-    """A tabular with a rule between the groups of its rows."""
-    rows = [line for group in groups for line in (r"\midrule", *group)]
-    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, *rows, r"\bottomrule",
-            r"\end{tabular}"]  # fmt: skip
+def tabular(columns: str, head: list[str], table: Table) -> list[str]:
+    """The lines of a table in a tabular, below the rows of a head."""
+    lines = [_row(line) for line in marked(table)]
+    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule", *lines,
+            r"\bottomrule", r"\end{tabular}"]  # fmt: skip
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -142,23 +143,23 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     first = group[0].first
     protocol, by_shots = first.protocol, first.protocol.across == "shots"
     shots = sorted(members["shots"].unique())
-    names = [shots_text(number) for number in shots] if by_shots else protocol.columns.values()
+    names = [shots_text(number) for number in shots] if by_shots else [*protocol.columns.values()]
     head = ["Shots", *map(str, shots)] if by_shots else ["", *names]
     blocks = []
     group = sorted(group, key=lambda table: not table.of_averages)
     for number, table in enumerate(group):
-        lines = [_row(line) for line in marked(_with_columns(table, list(names)))]
         of = table.first
         what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
         block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
-        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], [lines]))
+        table = _with_columns(table, names)
+        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], table))
     caption = _caption(group)
     if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
     what, label = protocol.title, protocol.name
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
-    text = _joined([f"{what}: accuracy (%).", *caption])
+    text = escape(" ".join([f"{what}: accuracy (%).", *caption]))
     sheet, *others = _sheets(blocks, 2 if by_shots else 3)
     found = [floating("table*", text, label, sheet, _problems(members))]
     same = r"\addtocounter{table}{-1}"
@@ -195,12 +196,11 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
         groups = [r"\multicolumn{1}{c}{Source}"]
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
-    lines = [_row(line) for line in marked(table)]
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     body = [r"\small\setlength{\tabcolsep}{4pt}"]
-    body += tabular("l" + "c" * len(names), head, [lines])
+    body += tabular("l" + "c" * len(names), head, table)
     what = f"{first.protocol.title} from {dataset_title(first.source)}, {shots}"
-    caption = _joined([f"{what}: accuracy (%).", *_caption([table])])
+    caption = escape(" ".join([f"{what}: accuracy (%).", *_caption([table])]))
     label = f"{first.protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members))
 
@@ -213,10 +213,6 @@ def _caption(group: list[Table]) -> list[str]:
     cited = set().union(*(table.cited for table in group))
     sources = published.caption(group[0].first.protocol, cited)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
-
-
-def _joined(sentences: list[str]) -> str:
-    return escape(" ".join(sentences)).replace(escape(PUBLISHED), PUBLISHED)
 
 
 def _problems(members: pd.DataFrame) -> list[str]:
