@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
-BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
 PER_CLASS = "per_class_accuracy"
 
 
@@ -133,7 +132,8 @@ class Metrics(_OfTests):
             for method in test.runs
         ]
         problems = test.problems("calibration_error")
-        caption = [spread_note(test.seeds), BINS]
+        notes = "; ".join(metric.note for metric in METRICS.values() if metric.note)
+        caption = [spread_note(test.seeds), f"{notes}."]
         return Table(f"{test.where}: metrics", head, lines, caption, problems)
 
     def records(self) -> list[dict]:

@@ -28,11 +28,15 @@ COMMAND, FAILED = "$ ", "# failed: "
 
 
 class Metric(NamedTuple):
-    """A number about the answers of a run: its head in a table, its range, and which is best."""
+    """A number about the answers of a run: its head in a table, its range, and which is best.
+
+    The `note`s of all are one sentence below a table.
+    """
 
     head: str
     percent: bool = True  # from 0 to 100, else 0 or more
     more_is_better: bool = True
+    note: str = ""
 
 
 # By their keys in results.json: adding one here shows it wherever metrics are.
@@ -40,8 +44,14 @@ METRICS = {
     "accuracy": Metric("Accuracy (%)"),
     "macro_f1": Metric("Macro-F1 (%)"),
     "top5_accuracy": Metric("Top-5 (%)"),
-    "calibration_error": Metric("ECE (%)", more_is_better=False),
-    "negative_log_likelihood": Metric("NLL", percent=False, more_is_better=False),
+    "calibration_error": Metric(
+        "ECE (%)",
+        more_is_better=False,
+        note="ECE is the expected calibration error, in 15 bins",
+    ),
+    "negative_log_likelihood": Metric(
+        "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
+    ),
 }
 
 
