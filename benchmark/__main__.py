@@ -58,17 +58,17 @@ def main(argv: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] == __package__:
+        if (error.name or "").partition(".")[0] == __package__:
             raise
         wanted = f"{error.name} is missing: `pip install -r requirements.txt` installs it"
         print(f"{prefix}: {wanted}", file=sys.stderr)
         return 2
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # a user's mistake says so, also one of Dassl's
-        if code is None:
+        refused = getattr(error, "exit_code", None)  # a user's mistake, also one of Dassl's
+        if refused is None:
             raise
         print(f"{prefix}: {printable(error)}", file=sys.stderr)
-        return code
+        return refused
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:

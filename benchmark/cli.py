@@ -82,7 +82,7 @@ def number_pairs(text: str) -> list[tuple[int, int]]:
 
 
 def files_below(
-    folder: str | os.PathLike, shut: Callable[[str], object], above: frozenset = frozenset()
+    folder: str | os.PathLike[str], shut: Callable[[str], object], above: frozenset = frozenset()
 ) -> Iterator[Path]:
     """The files in a folder and below it, sorted; links are followed, but not back.
 
@@ -97,7 +97,7 @@ def files_below(
     if here in above:
         return
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(os.fspath(folder)) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         shut(printable(f"'{folder}' cannot be read ({error.strerror})"))

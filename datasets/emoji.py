@@ -76,64 +76,10 @@ class Emoji(ImageDataset):
         return unpack(ARCHIVE, Path(root).expanduser().absolute() if root else REPOSITORY / "data")
 
 
-@DATASET_REGISTRY.register()
-class EmojiBlur(Emoji):
-    """OpenMoji out of focus; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_blur.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiFog(Emoji):
-    """OpenMoji behind a grey veil; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_fog.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiHue(Emoji):
-    """OpenMoji with hues turned by half a circle; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_hue.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiDither(Emoji):
-    """Fluent 3D in dots of eight colours; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_dither.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiMotion(Emoji):
-    """Fluent 3D blurred by motion; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_motion.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiNight(Emoji):
-    """Fluent 3D with inverted brightness; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_night.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiPixels(Emoji):
-    """Fluent 3D in 10x10 pixels; the same emoji in each part as in `Emoji`."""
-
-    split_file = "split_emoji_pixels.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiAnimals(Emoji):
-    """One class per animal. Test: OpenMoji in colour, one each; train: Fluent 3D and EmojiOne."""
-
-    split_file = "split_emoji_animals.json"
-
-
-@DATASET_REGISTRY.register()
-class EmojiFood(Emoji):
-    """One class per food or drink, as in EmojiAnimals."""
-
-    split_file = "split_emoji_food.json"
+# OpenMoji and Fluent 3D in other styles, with the same emoji in each part as in `Emoji`; and with a
+# class for each animal, and for each food or drink.
+for name in (
+    "Blur", "Fog", "Hue", "Dither", "Motion", "Night", "Pixels", "Animals", "Food",
+):  # fmt: skip
+    split = {"split_file": f"split_emoji_{name.lower()}.json"}
+    DATASET_REGISTRY.register(type(f"Emoji{name}", (Emoji,), split))

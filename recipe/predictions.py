@@ -37,10 +37,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
     Args:
         folder: of the run.
-        columns: as `trainers.prompting.storage.predictions` gives them.
-
-    Returns:
-        The columns as arrays.
+        columns: as `trainers.prompting.storage.predictions` gives them; returned as arrays.
 
     Raises:
         OSError: as the system says.
@@ -71,11 +68,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse arrays of another form.
-
-    Raises:
-        ValueError: an array is not as `write_predictions` leaves it.
-    """
+    """Raise a ValueError where an array is not as `write_predictions` leaves it."""
     n = len(arrays["label"])
     joint, scaled = JOINT.keys() & arrays.keys(), "scaled_probability" in arrays
     wanted = {name for name in JOINT if scaled or "scaled" not in name}

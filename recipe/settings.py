@@ -12,7 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 try:
     from dassl.engine.checks import check_values
 except ImportError:  # the original Dassl checks nothing
-    check_values = None
+    check_values = None  # type: ignore[assignment]
 
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg

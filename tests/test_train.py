@@ -2,10 +2,12 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from tiny import arguments, run
 
@@ -185,3 +187,9 @@ def test_a_console_without_the_letters_of_a_class_name_stops_nothing(tmp_path, m
     console.flush()
     assert rb"class: 0 (for\xeat)" in console.buffer.getvalue()
     assert "class: 0 (forêt)" in (out / "log.txt").read_text(encoding="utf-8")
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = "import sys, train\ntry: train.run(['--help'])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "--dataset-config-file" in done.stdout and done.stdout.endswith("False\n")

@@ -14,12 +14,14 @@ from benchmark.cli import Parser, from_one, from_zero, write_output
 from benchmark.measure.case import Case, Model, check_usable, operations, seconds
 from benchmark.measure.geometry import GEOMETRY
 from recipe.environment import peak_memory_mib
-from trainers.prompting.errors import check_name
+from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running import ranks
+from trainers.prompting.storage.files import read_file
 
 from . import run
 
+COUNTS = ("classes", "batch", "ranks", "threads")
 CAPTION = (
     "Of the rank that has most. The largest whole share is what one process computes, times the "
     "larger of ceil(B / W) / B and ceil(K / W) / K."
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> None:
     check_name("trainer", args.trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
     check_usable(args.device)
-    records = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
+    records = earlier(args.json) if args.json else []
     with ranks.joined():
         for classes in args.classes:
             records.append(record(args, classes))
@@ -52,6 +54,34 @@ def main(argv: list[str]) -> None:
     if args.json:
         write_output(args.json, json.dumps(records, indent=1) + "\n")
     print(table(args, records))
+
+
+def earlier(path: Path) -> list[dict]:
+    """The records that earlier calls have left in a file.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        records = json.loads(read_file(path))
+        if isinstance(records, list) and all(map(is_record, records)):
+            return records
+        reason = "they are a list of records"
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise UserError(f"--json: '{path}' holds no earlier measurements ({reason}): name another file")
+
+
+def is_record(found: object) -> bool:
+    """True for what `record` makes."""
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(key), str) for key in ("trainer", "backbone"))
+        and all(isinstance(found.get(key), int) and found[key] > 0 for key in COUNTS)
+        and all(isinstance(found.get(key), int | float) for key in ("seconds", "operations", "mib"))
+    )
 
 
 def record(args, classes: int) -> dict:

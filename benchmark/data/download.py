@@ -72,13 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
-    """Get what a data set lacks.
-
-    Args:
-        name: of the data set.
-        entry: of the table.
-        root: the folder of the data sets.
-        mirror: the address below which all files are, instead of their own.
+    """Get what a data set lacks, by its entry of the table.
 
     Returns:
         Whether it is complete; if not, stderr has a sentence for each thing that is missing.

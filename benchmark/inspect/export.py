@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
@@ -70,7 +71,7 @@ def text_features(run) -> tuple[bytes, str]:
         raise UserError(f"{run.method} has no such features: {LINEAR}")
     tensors = text_classifier(run.model)
     shape = " x ".join(map(str, tensors["weight"].shape))
-    return save(tensors, facts(run)), f"text features of {run.method}, {shape}"
+    return save(dict(tensors), facts(run)), f"text features of {run.method}, {shape}"
 
 
 def exported(run):
@@ -123,8 +124,8 @@ def onnx_program(run) -> tuple[bytes, str]:
             f"{error.name} is missing: `pip install onnx onnxscript onnxruntime`, or write a .pt2"
         ) from error
     made, images, _ = exported(run)
-    onnx = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
-                             output_names=["logits"], verbose=False)  # fmt: skip
+    onnx: Any = torch.onnx.export(made, (), dynamo=True, input_names=["images"],
+                                  output_names=["logits"], verbose=False)  # fmt: skip
     onnx.model.metadata_props.update(facts(run))
     proto = onnx.model_proto
     if proto.ByteSize() >= MOST_BYTES:

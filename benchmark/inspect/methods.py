@@ -1,46 +1,36 @@
 """The methods as points in one space: the paper's Table 1, from the specs themselves."""
 
 import csv
-import functools
 import io
 
 import torch
-from tabulate import tabulate
 
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import build_method, prompt_spec
 
 from ..cli import Parser
-from ..measure.geometry import GEOMETRY, class_names, untrained_clip
-from ..report.command import TABLE_STYLES
+from ..measure.geometry import GEOMETRY, class_names, weightless_clip
+from ..report.render import TABLE_STYLES, in_style
+from ..report.tables import Cell, Table
 
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
+TITLE = "Every method with its defaults, for {}"
 CAPTION = (
-    "Every method with its defaults, for {backbone}. M visual and N textual prompts; beta weighs\n"
-    "the token level; lengths and depths are text / vision (their prompts in the first blocks)."
+    "M visual and N textual prompts; beta weighs the token level; lengths and depths are text / "
+    "vision (their prompts in the first blocks)."
 )
-
-
-@functools.cache
-def shape_of_clip(backbone: str):
-    """A CLIP of that geometry whose weights take no memory."""
-    with torch.device("meta"):
-        return untrained_clip(GEOMETRY[backbone])
 
 
 def trained_parameters(
     method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
 ) -> int:
-    """Number of trained parameters on a backbone of the OpenAI release, without its weights.
+    """Number of trained parameters on a backbone of `GEOMETRY`, without its weights.
 
-    Args:
-        method: its name.
-        node: its settings, as `build_method` takes them.
-        backbone: a key of `GEOMETRY`.
-        classes: K; it matters for class-specific contexts alone.
+    The node is as `build_method` takes it; the number of classes matters for class-specific
+    contexts only.
     """
     with torch.device("meta"):
-        built = build_method(method, node, shape_of_clip(backbone), class_names(classes))
+        built = build_method(method, node, weightless_clip(backbone), class_names(classes))
     return sum(p.numel() for p in built.model.trained().parameters())
 
 
@@ -73,14 +63,8 @@ def render(backbone: str, form: str) -> str:
         writer.writerow(HEAD)
         writer.writerows([*cells, count.replace(",", "")] for *cells, count in rows)
         return text.getvalue().rstrip("\n")
-    align = ["left"] + ["right"] * 3 + ["left"] * 2 + ["right"] * 3
-    table = tabulate(rows, HEAD, TABLE_STYLES[form], colalign=align, disable_numparse=True)
-    caption = CAPTION.format(backbone=backbone).split("\n")
-    if form == "latex":
-        return "\n".join([table, *(f"% {line}" for line in caption)])
-    if form == "markdown":  # else the caption would be a row
-        table += "\n"
-    return "\n".join([table, *caption])
+    lines = [list(map(Cell, line)) for line in rows]
+    return in_style({None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION])]}, form)
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from trainers.prompting.errors import UserError, printable
 from ..cli import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
+Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
 THREADS = 4  # that decode the images of a batch
 EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
 
@@ -48,10 +48,7 @@ def main(argv: list[str]) -> int:
     run = load_run(args, names)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
     failed: list[Path] = []
-    with closing(WRITERS[args.format]()) as writer:
-        next(writer)
-        for path, answer in predicted(run, paths, args.batch_size, args.top, failed):
-            writer.send((str(path), answer))
+    WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
     if failed:
         print(f"{len(failed)} of {len(paths)} images could not be read", file=sys.stderr)
     return int(bool(failed or shut))
@@ -105,15 +102,10 @@ def kind_of(path: Path) -> str:
 
 def predicted(
     run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """Each image that can be read with its classes and probabilities, best first.
+) -> Iterator[Answer]:
+    """Each image that can be read, with its `top` classes, best first.
 
-    Args:
-        run: as `load_run` gives it.
-        paths: of the images.
-        batch_size: images that are computed at a time.
-        top: classes of each image.
-        failed: takes those that cannot; stderr has the reason of each.
+    `failed` takes those that cannot; stderr has the reason of each.
     """
     import torch
     from tqdm import tqdm
@@ -148,7 +140,7 @@ def predicted(
                 best = p.topk(min(top, p.shape[1]))
                 for path, labels, values in zip(good, best.indices, best.values, strict=True):
                     classes = [run.classnames[k] for k in labels.tolist()]
-                    yield path, list(zip(classes, values.tolist(), strict=True))
+                    yield str(path), list(zip(classes, values.tolist(), strict=True))
             bar.update(len(batch))
 
 
@@ -179,24 +171,22 @@ def read_frame(path: Path):
 
 # ---------------------------------------------------------------------- how it is printed
 
-# Each is a generator that takes (file, [(class, probability), ...]) and writes it at once: an
+# Each takes (file, [(class, probability), ...]) one after the other and writes it at once: an
 # interrupted call has told what it found.
 
 
-def as_text():
+def as_text(found: Iterable[Answer]) -> None:
     """One line an image."""
-    while True:
-        file, answer = yield
+    for file, answer in found:
         told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
         print(printable(f"{file}: {told}"), flush=True)
 
 
-def as_csv():
+def as_csv(found: Iterable[Answer]) -> None:
     """One line an image and class; in no spreadsheet a formula."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
-    while True:
-        file, answer = yield
+    for file, answer in found:
         if csv_text(file).startswith("'"):  # a relative path, which has a second form
             file = os.path.join(".", file)
         writer.writerows(
@@ -205,13 +195,12 @@ def as_csv():
         sys.stdout.flush()
 
 
-def as_json():
-    """A list of objects with the image and its classes."""
+def as_json(found: Iterable[Answer]) -> None:
+    """A list of objects with the image and its classes, which an error closes, too."""
     print("[", end="")
     start = "\n"
     try:
-        while True:
-            file, answer = yield
+        for file, answer in found:
             classes = [{"class": name, "probability": p} for name, p in answer]
             print(start + json.dumps({"image": file, "classes": classes}), end="", flush=True)
             start = ",\n"

@@ -1,15 +1,18 @@
 """Draw token-level transport plans over images: where the words of prompts are sent."""
 
 import io
-from argparse import ArgumentTypeError
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, each, from_zero, write_output
+from ..cli import Parser, each, from_one, from_zero, write_output
 from .load import load_run, run_parser, test_images
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
 
 FORMATS = ("png", "pdf", "svg")
 COLOURS = ("#1f77b4", "#d62728")  # of less, and of more than an even share
@@ -20,13 +23,13 @@ class Map(NamedTuple):
     """Where a word is sent: its share of each patch (side, side), in multiples of an even one."""
 
     word: str
-    share: "torch.Tensor"  # noqa: F821 (PyTorch is slow to load)
+    share: "torch.Tensor"
 
 
 class Block(NamedTuple):
     """An image, the name above it, and the maps of each prompt."""
 
-    image: "numpy.ndarray"  # noqa: F821
+    image: "numpy.ndarray"
     title: str
     maps: dict[str, list[Map]]
 
@@ -48,7 +51,12 @@ def build_parser() -> Parser:
         "--index", type=each(from_zero), default="0",
         help="which test images of each class, as in '0 1 2' (default: 0)",
     )  # fmt: skip
-    add("--prompts", type=numbers, default="1 2", help="numbers of the prompts (default: '1 2')")
+    add(
+        "--prompts",
+        type=each(from_one),
+        default="1 2",
+        help="numbers of the prompts (default: '1 2')",
+    )
     add(
         "--output", type=Path, default=Path("transport.png"),
         help=f"a file whose name ends in {', '.join(FORMATS)} (default: transport.png)",
@@ -56,17 +64,12 @@ def build_parser() -> Parser:
     return parser
 
 
-def numbers(text: str) -> list[int]:
-    """Numbers of prompts, from 1 on, apart by spaces or commas."""
-    words = text.replace(",", " ").split()
-    if not words or not all(w.isdecimal() and int(w) > 0 for w in words):
-        raise ArgumentTypeError(f"'{text}' is not a list of prompt numbers from 1 on")
-    return [int(w) for w in words]
-
-
 def main(argv: list[str]) -> int:
     """Load the run's model, solve the token level for each image and class, and draw the plans."""
     args = build_parser().parse_args(argv)
+    for name in ("index", "prompts"):
+        if not getattr(args, name):
+            raise UserError(f"--{name} names none")
     if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
     run = load_run(args)
@@ -107,8 +110,10 @@ def choose(run, args) -> list[tuple[Path, str]]:
 
 def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """An image beside the maps of some prompts of a class."""
+    from dassl.utils import read_image
+
     model, k = run.model, run.classnames.index(name)
-    image = run.preprocess(open_image(path))
+    image = run.preprocess(read_image(str(path)))
     tokenizer = model.text_encoder.tokenizer
     of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
     maps = {}
@@ -139,13 +144,6 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
         share = (mass / mass.sum() * len(mass)).reshape(side, side)
         found.append(Map(" ".join(words[place] for place in group), share))
     return found
-
-
-def open_image(path: Path):
-    """The image in a file, RGB."""
-    from dassl.utils import read_image
-
-    return read_image(str(path))
 
 
 def plan(model, image, k: int, n: int):

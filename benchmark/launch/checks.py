@@ -25,8 +25,10 @@ def check_settings(engine: Engine) -> None:
     from dassl.optim import build_lr_scheduler, build_optimizer
     from torch import device, nn
 
+    from trainers.prompting.backbones import check_known
+    from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
-    from trainers.prompting.trainer.config import METHODS, read_node, values_in
+    from trainers.prompting.trainer.config import read_node, values_in
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in engine.todo}
     for run in one_of_each.values():
@@ -38,4 +40,5 @@ def check_settings(engine: Engine) -> None:
             if kind is not None:
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 kind.point(node)
+                check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))

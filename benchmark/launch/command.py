@@ -17,7 +17,6 @@ from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import TrainerConfigs, check_datasets
 from .checks import check_settings
 from .engine import Engine, Settings, command
-from .executor import Executor
 from .local import Local
 from .progress import Progress
 from .slurm import site
@@ -62,7 +61,7 @@ def launch(
     """`python -m benchmark PROTOCOL`: 0 when all runs are complete, 1 when any failed.
 
     Args:
-        protocol: which.
+        protocol: the one whose runs are made.
         argv: the words after its name.
         before: looks at what is asked for, before the first run.
         conclude: what to do in the end, with the output folder; the exit code.
@@ -201,7 +200,6 @@ def build_parser(protocol: Protocol) -> Parser:
         "--plugin",
         action="append",
         default=[],
-        dest="plugins",
         help="a Python file or module that registers a method; may be given several times",
     )
     add("--backbone", help="a CLIP by name or file (default: the config's)")
@@ -230,7 +228,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
             raise UserError(f"--{name} names none")
     args.output = Path(os.path.abspath(args.output))
     args.plugins = tuple(
-        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugins
+        os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
     )
     return args
 
@@ -248,11 +246,7 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
-    """Refuse settings that are not the protocol's, or an option's, to set.
-
-    Raises:
-        UserError: the protocol varies what is not its to set, or an option sets what it varies.
-    """
+    """Raise a UserError where the protocol varies a reserved key, or an option what it varies."""
     varied = dict.fromkeys(key for run in runs for key in run.opts[::2])
     for key in varied:
         if key in RESERVED:
@@ -262,14 +256,10 @@ def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> 
             raise UserError(f"{key} cannot be given as an option: {protocol.name} sets it")
 
 
-def execute(engine: Engine, executor: Executor, output: Path, in_job: bool = False) -> None:
+def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool = False) -> None:
     """Execute the runs, telling of it; when interrupted say so and leave with code 130.
 
-    Args:
-        engine: the runs.
-        executor: that does them.
-        output: the output folder.
-        in_job: this is a job that Slurm may want back; it returns to the queue then.
+    With `in_job` this is a job that Slurm may want back; it returns to the queue then.
     """
     print(
         f"{len(engine.runs)} runs, {len(engine.todo)} to do; {executor.headline}; output: {output}",

@@ -12,8 +12,7 @@ from ..cli import Parser
 from ..measure.cost import GPUS, Cost, cost, device
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
-from ..report.command import TABLE_STYLES
-from ..report.render import in_style
+from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table, memory
 from .command import build_parser, parse, planned
 
@@ -55,7 +54,8 @@ def main(argv: list[str]) -> None:
     asked = list(takewhile(PROTOCOLS.__contains__, rest))
     if not asked:
         raise UserError(f"Name one or several protocols first: {', '.join(PROTOCOLS)}")
-    lines, seen = [], set()  # protocols of transfer share their trainings
+    lines: list[Line] = []
+    seen: set[Path] = set()  # protocols of transfer share their trainings
     for name in dict.fromkeys(asked):
         costs = costs_of(PROTOCOLS[name], rest[len(asked) :], args.gpu, seen)
         lines += [Line(name, method, found) for method, found in costs.items()]

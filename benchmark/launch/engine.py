@@ -99,7 +99,7 @@ class Engine:
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: list[Run] = []
         self.notes: list[str] = []
-        self._durations = defaultdict(list)
+        self._durations: dict[tuple, list[float]] = defaultdict(list)
         self._fingerprint = functools.cache(fingerprint)
         self._seen = {run: results.stamp(run) for run in runs}
         for run in runs:
@@ -161,7 +161,7 @@ class Engine:
 
     def blocked(self, run: Run) -> Outcome | None:
         """The outcome of a run that cannot be done, since the one that it needs failed."""
-        needed = self.outcomes.get(run.needs)
+        needed = self.outcomes.get(run.needs) if run.needs else None
         if needed is None or needed.problem is None:
             return None
         return Outcome(run, problem=f"not run: it needs {run.needs}")
@@ -222,9 +222,9 @@ class Engine:
         """
         running = {child.run: child for child in children}
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
-        for child in running.values():
-            if child.fraction:
-                guesses.setdefault(kind(child.run), child.seconds / child.fraction)
+        for run, working in running.items():
+            if working.fraction:
+                guesses.setdefault(kind(run), working.seconds / working.fraction)
         total, complete = 0.0, True
         for run in self.todo:
             if run in self.outcomes:

@@ -49,7 +49,7 @@ class Progress:
             self.bars[0].update()
         console = outcome.run.folder / CONSOLE
         if outcome.problem is None:
-            text = f"{outcome.result['accuracy']:.2f}%"
+            text = f"{outcome.accuracy:.2f}%"
         elif console.exists():
             text = f"{outcome.problem} (see {console})"
         else:

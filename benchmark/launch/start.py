@@ -16,6 +16,8 @@ from typing import TextIO
 
 from trainers.prompting.errors import UserError
 
+Started = tuple[int, Callable[[], int | None]]  # the `pid` and `poll` of a process
+
 
 @dataclass
 class Process:
@@ -68,7 +70,8 @@ class Starter:
         out, out_end = os.pipe()
         errors, errors_end = os.pipe()
         try:
-            return Process(*launch(command, environment, out_end, errors_end), out, errors)
+            pid, poll = launch(command, environment, out_end, errors_end)
+            return Process(pid, poll, out, errors)
         except BaseException:
             os.close(out)
             os.close(errors)
@@ -86,7 +89,7 @@ def _threads() -> int:
         return 0
 
 
-def _program(command: list[str], environment: dict[str, str], out: int, errors: int):
+def _program(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
     """Start a program; its process number and what asks for its exit code."""
     process = subprocess.Popen(
         command,
@@ -99,11 +102,12 @@ def _program(command: list[str], environment: dict[str, str], out: int, errors: 
     return process.pid, process.poll
 
 
-def _fork(command: list[str], environment: dict[str, str], out: int, errors: int):
+def _fork(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
     """Fork; the same."""
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_be, args=(command[1:], environment, out, errors))
     process.start()
+    assert process.pid is not None, "it has started"
     os.setpgid(process.pid, process.pid)
     return process.pid, lambda: process.exitcode
 
@@ -118,9 +122,9 @@ def _be(words: list[str], environment: dict[str, str], out: int, errors: int) ->
     # What the launcher holds for other runs, locks above all, must end with the launcher. Python
     # still counts on the numbers: they lead nowhere from now on.
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number > 2:
-            os.dup2(nowhere, number)
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            os.dup2(nowhere, descriptor)
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     os.environ.update(environment)
     sys.argv = words

@@ -91,7 +91,7 @@ def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Ru
     outcome = from_folder(run)
     kind_, _, why = (outcome.problem or "").partition(": ")
     if outcome.problem is None:
-        return Status(outcome, DONE, f"{outcome.result['accuracy']:.2f}%", 0.0)
+        return Status(outcome, DONE, f"{outcome.accuracy:.2f}%", 0.0)
     if kind_ == "failed" and task and 0 < task.started <= _written(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if task and task.state == "RUNNING" and busy.setdefault(str(task), run) is not run:
@@ -124,7 +124,8 @@ def remaining(found: Iterable[Status]) -> str:
     for status in found:
         if status.state == DONE:
             taken[kind(status.outcome.run)].append(status.outcome.seconds)
-            devices.add((status.outcome.result.get("versions") or {}).get("device"))
+            versions = (status.outcome.result or {}).get("versions") or {}
+            devices.add(versions.get("device"))
     left = [status for status in found if status.state != DONE]
     if not left:
         return "Nothing remains."

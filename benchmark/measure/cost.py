@@ -25,7 +25,7 @@ from ..data.check_data import public_datasets
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
 from .case import product_rate
-from .geometry import GEOMETRY, class_names, evaluation_flops, necessary_flops, untrained_clip
+from .geometry import GEOMETRY, class_names, evaluation_flops, necessary_flops, weightless_clip
 
 OVER_NECESSARY = 1.03  # operations that are counted in a step, over those that are necessary
 TFLOPS = 1e12
@@ -194,8 +194,7 @@ def shape_of(backbone: str):
             f"The operations of '{backbone}' are not known: there are those of "
             f"{', '.join([*GEOMETRY, *EMBEDDED])}"
         )
-    with torch.device("meta"):
-        return untrained_clip(GEOMETRY[backbone])
+    return weightless_clip(backbone)
 
 
 @cache

@@ -1,6 +1,9 @@
 """Backbones of the true size with random weights, and the arithmetic that a step cannot avoid."""
 
+from functools import cache
 from typing import NamedTuple
+
+import torch
 
 from trainers.prompting import Method, build_clip
 from trainers.prompting.encoders.sentences import shared_length
@@ -23,6 +26,13 @@ WORDS = [
 def untrained_clip(geometry: tuple):
     """A CLIP of that geometry, whose numbers stand in the order of ARGUMENTS."""
     return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
+
+
+@cache
+def weightless_clip(name: str):
+    """An untrained CLIP by its name in GEOMETRY, whose weights take no memory."""
+    with torch.device("meta"):
+        return untrained_clip(GEOMETRY[name])
 
 
 def class_names(count: int) -> list[str]:

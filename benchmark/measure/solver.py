@@ -7,7 +7,6 @@ other side, and take many iterations.
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import ot
@@ -20,7 +19,7 @@ from trainers.prompting.trainer.config import prompt_spec
 from ..cli import Parser, from_one
 from ..report.tables import Cell, Table
 from .case import check_usable, seconds
-from .speed import FORMATS, save
+from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
 
 ALIGN = prompt_spec("ALIGN", {})
@@ -225,16 +224,11 @@ def table(args, records: list[dict]) -> Table:
 def main(argv: list[str]) -> int:
     """`python -m benchmark solver`: 1 if the two come to different distances."""
     parser = Parser(prog="python -m benchmark solver", description=__doc__)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 150, 1000],
         metavar="NUMBER", help=f"(default: 10 50 150 1000; beyond {MOST} only the prompt level)",
     )  # fmt: skip
-    add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--threads", type=from_one, default=2, help="of the CPU (default: 2)")
-    add("--repeats", type=from_one, default=5, help="(default: 5)")
-    add("--format", choices=FORMATS, default="text", help="of the table (default: text)")
-    add("--json", type=Path, metavar="FILE", help="also write every number there")
+    add_measuring(parser, repeats=5)
     args = parser.parse_args(argv)
     check_usable(args.device)
     records = []

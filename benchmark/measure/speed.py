@@ -32,12 +32,7 @@ FORMATS = {"text": as_text, "markdown": as_markdown}
 
 
 def training(case: Case, repeats: int, size: int) -> dict:
-    """Measure training steps, and a large product in turn with them.
-
-    Args:
-        case: with a method that has something to train.
-        repeats: steps that are timed.
-        size: of the product.
+    """Measure so many training steps, and a large product of some size in turn with them.
 
     Returns:
         `seconds` of each repeat, `peak_mib`, operations (`necessary` by kind), their rate
@@ -152,6 +147,16 @@ def named(case: Case) -> dict:
 # ---------------------------------------------------------------------- command line
 
 
+def add_measuring(parser: Parser, repeats: int) -> None:
+    """Add the flags that say where, how often, and what becomes of the numbers."""
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu (the default) or cuda")
+    add("--threads", type=from_one, default=2, help="of the CPU (default: 2)")
+    add("--repeats", type=from_one, default=repeats, help="(default: %(default)s)")
+    add("--format", choices=FORMATS, default="text", help="of the tables (default: text)")
+    add("--json", type=Path, metavar="FILE", help="also write every number there")
+
+
 def build_parser(prog: str, description: str) -> Parser:
     """The flags that say what is measured; the methods have to be added."""
     parser = Parser(prog=prog, description=description)
@@ -163,13 +168,10 @@ def build_parser(prog: str, description: str) -> Parser:
     )  # fmt: skip
     add("--batch", type=from_one, default=4, help="images of a training step (default: 4)")
     add("--eval-batch", type=from_one, default=20, help="images of an evaluation (default: 20)")
-    add("--device", default="cpu", help="cpu (the default) or cuda")
     add(
         "--precision", nargs="+", default=["fp32"], metavar="PRECISION",
         help="fp32 (the default), amp or fp16, or several of them",
     )  # fmt: skip
-    add("--threads", type=from_one, default=2, help="of the CPU (default: 2)")
-    add("--repeats", type=from_one, default=3, help="(default: 3)")
     add(
         "--memory-budget", type=float, default=0.0, metavar="GIB",
         help="for the activations of a step, as TRAINER.MEMORY_BUDGET (default: ask the machine)",
@@ -178,8 +180,7 @@ def build_parser(prog: str, description: str) -> Parser:
         "--compile", action="store_true",
         help="with the blocks compiled, as with TRAINER.COMPILE",
     )  # fmt: skip
-    add("--format", choices=FORMATS, default="text", help="of the tables (default: text)")
-    add("--json", type=Path, metavar="FILE", help="also write every number there")
+    add_measuring(parser, repeats=3)
     return parser
 
 

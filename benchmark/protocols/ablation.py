@@ -12,7 +12,6 @@ from .base2new import BASE2NEW
 
 FORMS = {"convex": "beta", "additive": "additive-beta"}  # with the names of their variants
 PLANS = ("sinkhorn", "uniform", "nearest")
-form, plan = one_of(FORMS), one_of(PLANS)
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
@@ -37,7 +36,7 @@ class Ablation(Protocol):
             "(default: '%(default)s')",
         },
         "--forms": {
-            "type": each(form),
+            "type": each(one_of(FORMS)),
             "default": "convex",
             "help": "forms of the cost to try the weights in: convex, additive or both, in one "
             "argument (default: '%(default)s')",
@@ -49,7 +48,7 @@ class Ablation(Protocol):
             "help": "numbers of visual and textual prompts, as in '1,1 2,2 4,4' (default: none)",
         },
         "--plans": {
-            "type": each(plan),
+            "type": each(one_of(PLANS)),
             "default": "",
             "help": f"plans in place of transport, to compare with it: {', '.join(PLANS)}, in one "
             "argument (default: none)",

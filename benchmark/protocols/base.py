@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recipe.configs import read_keys, read_pairs
 from trainers.prompting.errors import UserError
@@ -95,7 +95,7 @@ class Run:
     subsample: str
     folder: Path
     eval_only: bool = False
-    config_file: Path | None = None
+    config_file: Path = Path()
     needs: "Run | None" = None
     source: str = ""
     variant: str = ""
@@ -142,7 +142,8 @@ class Protocol(ABC):
         datasets: list[str],
         seeds: Iterable[int],
         configs: TrainerConfigs,
-        **options,
+        *args: Any,  # none; with it a protocol may name its options
+        **options: Any,
     ) -> list[Run]:
         """The runs that are asked for; a run comes after the one that it needs.
 
@@ -167,9 +168,10 @@ class Protocol(ABC):
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
         runs = []
         for folder in folders(output, place):
-            names = pattern.fullmatch(folder.relative_to(output).as_posix()).groupdict()
-            if names["shots"].isdecimal() and names["seed"].isdecimal():
-                names |= {"shots": int(names["shots"]), "seed": int(names["seed"])}
+            found = pattern.fullmatch(folder.relative_to(output).as_posix())
+            if found and found["shots"].isdecimal() and found["seed"].isdecimal():
+                names: dict[str, Any] = found.groupdict()
+                names |= {"shots": int(found["shots"]), "seed": int(found["seed"])}
                 names.setdefault("dataset", names.get("source"))
                 runs.append(self.run(output, part, **names))
         return runs
@@ -240,11 +242,7 @@ def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
 
 
 def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
-    """Refuse prompts of single classes where others are tested.
-
-    Raises:
-        UserError: prompts that are made for some classes would be tested on others.
-    """
+    """Raise a UserError where prompts made for some classes would be tested on others."""
     others = [run for run in runs if run.needs and run.protocol.new_classes]
     for trainer, file in {(run.trainer, run.config_file) for run in others}:
         keys = read_keys(file) | read_pairs(opts)

@@ -160,11 +160,7 @@ def known_trainers() -> list[str]:
 
 
 def check_datasets(datasets: Iterable[str]) -> None:
-    """Refuse names of data sets that there are not.
-
-    Raises:
-        UserError: a data set has no config file, or a name that cannot be.
-    """
+    """Raise a UserError where a data set has no config file, or a name that cannot be."""
     known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for dataset in datasets:
         file, named, name = dataset.partition("=")
@@ -192,4 +188,4 @@ def dataset_name(dataset: str) -> str | None:
     name = keys_in(path).get("DATASET.NAME")
     if name is None:
         raise UserError(f"{path} does not say DATASET: NAME")
-    return name
+    return str(name)

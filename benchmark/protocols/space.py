@@ -9,6 +9,7 @@
 A list of such mappings is several grids, one after the other. So is a list below a trainer's name.
 """
 
+import contextlib
 import itertools
 import random
 import re
@@ -33,12 +34,11 @@ def read_word(word: str) -> tuple[str, list]:
     Raises:
         UserError: it is none.
     """
-    found = WORD.fullmatch(word)
-    try:
-        values = yaml.safe_load(f"[{found[2]}]") if found else []
-    except yaml.YAMLError:
-        values = []
-    if not values:
+    found, values = WORD.fullmatch(word), []
+    if found:
+        with contextlib.suppress(yaml.YAMLError):
+            values = yaml.safe_load(f"[{found[2]}]")
+    if not found or not values:
         raise UserError(f"'{word}' is no range: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1")
     return found[1], values
 
@@ -77,9 +77,7 @@ class Space:
     def settings(self, trainer: str, budget: int | None = None) -> list[Setting]:
         """The settings of a method, each once, in the order of the file.
 
-        Args:
-            trainer: its name.
-            budget: of more settings than these so many are drawn at random, always the same.
+        Of more than `budget` so many are drawn at random, always the same.
 
         Raises:
             UserError: there is no choice.

@@ -1,6 +1,5 @@
 """The runs of a tuning: each setting of each method and data set, tested on validation images."""
 
-import argparse
 import hashlib
 import re
 import sys
@@ -14,7 +13,7 @@ from .base import METHOD, SHOTS, TRAINERS, Part, Protocol, learns_nothing
 from .base2new import BASE2NEW
 from .configs import CONFIGS, known_trainers
 from .few_shot import FEW_SHOT
-from .space import Setting, Space, name_of, pairs, read_word
+from .space import Setting, Space, name_of, pairs
 from .transfer import TRANSFER
 
 # The protocols that settings can be chosen for. Each has its own rules for config files, and
@@ -22,15 +21,6 @@ from .transfer import TRANSFER
 FOR = {p.name: p for p in (BASE2NEW, FEW_SHOT, *TRANSFER)}
 
 VALIDATION = ("TEST.SPLIT", "val")
-
-
-def a_word(text: str) -> str:
-    """The argument type of a range."""
-    try:
-        read_word(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 class Tuning(Protocol):
@@ -63,7 +53,6 @@ class Tuning(Protocol):
             "data sets, else configs/tune/public.yaml; none if there are words KEY=VALUE,VALUE)",
         },
         "--vary": {
-            "type": a_word,
             "action": "append",
             "default": [],
             "metavar": "KEY=VALUE,VALUE",
@@ -115,11 +104,7 @@ class Tuning(Protocol):
 
 
 def check_configs(runs) -> None:
-    """Refuse data sets whose runs start from different config files.
-
-    Raises:
-        UserError: data sets start from different files, so that one choice cannot serve all.
-    """
+    """Raise a UserError where data sets start from different files: one choice is for all."""
     for trainer in {run.trainer for run in runs}:
         found = {run.config_file: run.dataset for run in runs if run.trainer == trainer}
         if len(found) > 1:

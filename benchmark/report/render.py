@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from ..cli import csv_text
-from ..protocols.base import Protocol
 from .latex import as_latex, papers
 from .tables import Table, tables
 
@@ -39,7 +38,7 @@ def render(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
     return json.dumps(found, indent=2) if form == "json" else as_csv(found["rows"])
 
 
-def in_style(groups: dict[Protocol, list[Table]], form: str) -> str:
+def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     """These tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
     return "\n\n".join(makers[form](table) for group in groups.values() for table in group)

@@ -46,19 +46,22 @@ class Trial:
         """What went wrong: one is enough not to be chosen."""
         return [f"{o.run}: {o.problem}" for o in self.outcomes if o.problem]
 
-    def accuracy(self, dataset: str) -> float | None:
-        """The mean over the seeds on validation images, in %; None when a run of them failed."""
-        mine = [o for o in self.outcomes if o.run.dataset == dataset]
-        if any(o.problem for o in mine):
-            return None
-        return mean(o.result["accuracy"] for o in mine)
+    @property
+    def accuracies(self) -> dict[str, float | None]:
+        """By data set, means over the seeds on validation images, in %; None where a run failed."""
+        found: dict[str, list[Outcome]] = defaultdict(list)
+        for outcome in self.outcomes:
+            found[outcome.run.dataset].append(outcome)
+        return {
+            dataset: None if any(o.problem for o in mine) else mean(o.accuracy for o in mine)
+            for dataset, mine in found.items()
+        }
 
     @property
     def average(self) -> float | None:
         """The mean over the data sets; None when any run failed."""
-        if self.problems:
-            return None
-        return mean(self.accuracy(dataset) for dataset in datasets(self.outcomes))
+        found = [accuracy for accuracy in self.accuracies.values() if accuracy is not None]
+        return mean(found) if len(found) == len(self.accuracies) else None
 
 
 @dataclass
@@ -99,26 +102,25 @@ class Choice:
 
     def table(self) -> Table:
         """A line for each setting."""
-        names = datasets(self.trials[0].outcomes)
-        lines = [
-            [Cell(trial.name), *(cell(trial.accuracy(name)) for name in names)]
-            + ([cell(trial.average)] if len(names) > 1 else [])
-            for trial in self.trials
-        ]
-        head = ["Setting", *names] + (["Average"] if len(names) > 1 else [])
+        head, lines = ["Setting", *self.trials[0].accuracies], []
+        for trial in self.trials:
+            lines.append([Cell(trial.name), *map(cell, trial.accuracies.values())])
+        if len(head) > 2:
+            head.append("Average")
+            for line, trial in zip(lines, self.trials, strict=True):
+                line.append(cell(trial.average))
         chosen = f"Chosen: {self.best.name}." if self.best else "None is chosen: each has failed."
         problems = [problem for trial in self.trials for problem in trial.problems]
         return Table(self.title, head, lines, [chosen], problems)
 
     def record(self) -> dict:
         """The table as numbers."""
-        names = datasets(self.trials[0].outcomes)
         return {
             "title": self.title,
             "settings": [
                 {
                     "setting": trial.pairs,
-                    "accuracy": {name: trial.accuracy(name) for name in names},
+                    "accuracy": trial.accuracies,
                     "average": trial.average,
                     "problems": trial.problems,
                 }
@@ -126,12 +128,12 @@ class Choice:
             ],
         }
 
-    def config(self, settings: Settings) -> str:
-        """The method's config file with the chosen values, and with what the call asked for."""
+    def config(self, best: Trial, settings: Settings) -> str:
+        """The method's config file with the best values, and with what the call asked for."""
         chosen = prompts_for(settings.backbone, self.run.config_file)
         if settings.backbone:
             chosen["MODEL.BACKBONE.NAME"] = settings.backbone
-        chosen |= read_pairs(self.best.run.opts[: -len(VALIDATION)] + settings.opts)
+        chosen |= read_pairs(best.run.opts[: -len(VALIDATION)] + settings.opts)
         keys = read_keys(self.run.config_file)
         # the choice is for all data sets
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
@@ -140,15 +142,15 @@ class Choice:
         told = (
             f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"
             + f", {failed} of which failed" * bool(failed)
-            + f": {self.best.name} has {self.best.average:.2f}.\n# {self.title}; "
-            f"data sets: {', '.join(datasets(self.best.outcomes))}.\n"
+            + f": {best.name} has {best.average:.2f}.\n# {self.title}; "
+            f"data sets: {', '.join(best.accuracies)}.\n"
         )
         return told + yaml.safe_dump(nested(keys), sort_keys=False, allow_unicode=True)
 
 
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
     """The choice of each method, in the order of the runs."""
-    found = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         found[outcome.run.trainer][outcome.run.variant].append(outcome)
     return [Choice([Trial(one) for one in trials.values()]) for trials in found.values()]
@@ -166,13 +168,8 @@ def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
     if choice.best is None:
         path.unlink(missing_ok=True)  # of an earlier call
         return None
-    write_output(path, choice.config(settings))
+    write_output(path, choice.config(choice.best, settings))
     return path
-
-
-def datasets(outcomes: Iterable[Outcome]) -> list[str]:
-    """The data sets of some runs, each once, in their order."""
-    return list(dict.fromkeys(outcome.run.dataset for outcome in outcomes))
 
 
 def cell(accuracy: float | None) -> Cell:

@@ -10,11 +10,7 @@ from ..protocols.base import Run
 
 
 def check_validation(engine: Engine) -> None:
-    """Refuse data sets without validation images to choose on.
-
-    Raises:
-        UserError: a data set has no validation images apart from its test images.
-    """
+    """Raise a UserError where a data set has no validation images apart from its test images."""
     from dassl.data.datasets import build_dataset
 
     from train import parse_args, setup_cfg  # with PyTorch: not for a dry run
@@ -26,11 +22,7 @@ def check_validation(engine: Engine) -> None:
 
 
 def check(run: Run, validation: set[str], test: set[str]) -> None:
-    """Refuse validation images that are missing, or are test images.
-
-    Raises:
-        UserError: there are no validation images, or they are test images.
-    """
+    """Raise a UserError where validation images are missing, or are test images."""
     what_to_do = "tune on other data sets, and use here what is chosen there (--config)"
     if not validation:
         raise UserError(f"{run.dataset} has no validation images to choose on: {what_to_do}")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 from PIL import Image
 
@@ -111,7 +112,7 @@ def data_root(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_data_sets(data_root, name):
-    dataset = getattr(datasets_emoji, name)(config(data_root))
+    dataset = DATASET_REGISTRY.get(name)(config(data_root))
     assert dataset.num_classes == len(dataset.classnames) == CLASSES[name]
     assert {item.label for item in dataset.test} == set(range(CLASSES[name]))
     assert Path(dataset.test[0].impath).is_file()

@@ -7,6 +7,7 @@ from paths import GOLDEN
 from test_golden import read
 
 from trainers.prompting import Teacher, UserError, build_method
+from trainers.prompting import method as base
 from trainers.prompting.encoders.templates import KGCOOP, template_of
 from trainers.prompting.methods import align
 from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
@@ -72,5 +73,5 @@ def test_align_without_regularisers_asks_no_teacher(tiny_clip, monkeypatch):
         raise AssertionError("a teacher, or a regulariser, without need")
 
     monkeypatch.setattr(align, "Teacher", refuse)
-    monkeypatch.setattr(align, "regularize", refuse)
+    monkeypatch.setattr(base, "regularize", refuse)
     assert set(build("ALIGN", tiny_clip, M=2, N=2).losses(IMAGES, LABELS)) == {"loss"}

@@ -7,6 +7,7 @@ import torch
 
 from benchmark.measure.geometry import GEOMETRY
 from tools import scaling
+from trainers.prompting import UserError
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 
@@ -33,3 +34,14 @@ def test_the_table_has_what_the_file_has(flags, tmp_path, capsys):
     assert [line[1] for line in cells] == ["1 x 1", "2 x 1"]
     assert cells[0][4:6] == ["1.000", "1.000"]
     assert cells[1][4:6] == ["1.400", "1.050"]  # the larger share of 3 images is 2 of 3
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '[{"trainer": "ALIGN"}]', '{"torch": "2", "records": []}', "\xff"]
+)
+def test_a_file_of_something_else_is_refused_and_kept(flags, tmp_path, content):
+    file = tmp_path / "scaling.json"
+    file.write_text(content, "latin-1")
+    with pytest.raises(UserError, match="--json: '.*scaling.json' holds no earlier measurements"):
+        scaling.main([*flags, "--json", str(file)])
+    assert file.read_text("latin-1") == content

@@ -6,7 +6,7 @@ checkout, and each name only when it is asked for: PyTorch takes seconds to load
 
 import importlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
     from .backbones import build_clip as build_clip
@@ -52,7 +52,7 @@ _MODULES = {
 __all__ = [*_MODULES, "extend_cfg"]
 
 
-def extend_cfg(cfg) -> None:
+def extend_cfg(cfg: Any) -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
     Where a package is missing that all of ours need, or Python is too old, a warning says so, and
@@ -60,6 +60,13 @@ def extend_cfg(cfg) -> None:
 
     Args:
         cfg: a `CfgNode` of Dassl, changed in place.
+
+    Example:
+        >>> from dassl.config import get_cfg_default
+        >>> cfg = get_cfg_default()
+        >>> extend_cfg(cfg)
+        >>> cfg.TRAINER.ALIGN.BETA
+        1.0
     """
     from .errors import UserError
 
@@ -75,7 +82,7 @@ def extend_cfg(cfg) -> None:
         extend(cfg)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -10,7 +10,7 @@ from torch import nn
 class GaussianMean(nn.Module):
     """theta = sum_a w_a theta_a over the epochs a = 1..E, w_a from a normal density of a.
 
-    This is the aggregation of PromptSRC (Khattak et al., ICCV 2023, section 3.2). The sum so far is
+    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is
     in buffers, float32, so that a run that goes on has it again.
 
     Args:
@@ -19,7 +19,6 @@ class GaussianMean(nn.Module):
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], mean: float, std: float):
-        """Start from a sum of zero."""
         super().__init__()
         self.mean, self.std = mean, std
         for name, parameter in parameters.items():

@@ -14,17 +14,20 @@ class UserError(ValueError):
 
     A program prints the sentence alone and leaves with `exit_code`: 2 for a wrong request, 1 for
     a right one that could not be carried out.
+
+    Example:
+        >>> UserError("M is -1: give 0 or more").exit_code
+        2
     """
 
     exit_code = 2
 
     def __init__(self, message: str = "", exit_code: int = 2):
-        """Take the sentence, and the exit code of the program."""
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def nearest(name: object, valid: Iterable) -> str:
+def nearest(name: object, valid: Iterable[object]) -> str:
     """A hint `did you mean 'X'?` with the valid name nearest to `name`, and the list of all."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in reversed(valid)}
@@ -33,7 +36,7 @@ def nearest(name: object, valid: Iterable) -> str:
     return f"{hint}(valid: {', '.join(valid) or 'none'})"
 
 
-def check_name(kind: str, name: str, valid: Iterable) -> str:
+def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
     """Return `name`.
 
     Raises:
@@ -48,9 +51,6 @@ def check_name(kind: str, name: str, valid: Iterable) -> str:
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
     """Run the code of others, which may not end the program: it would look like a success.
-
-    Args:
-        whose: code it is, in words.
 
     Raises:
         UserError: it has called `sys.exit`.

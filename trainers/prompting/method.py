@@ -1,7 +1,7 @@
 """A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,10 +13,14 @@ from . import node as nodes
 from .errors import UserError, check_name
 from .model.parts import Output, Parts
 from .model.prompted_clip import PromptedCLIP
+from .regularizers import regularize
 from .spec import PromptSpec
 from .storage import state
+from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
+Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
+Scale = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Batch(NamedTuple):
@@ -64,6 +68,7 @@ class Method(nn.Module):
     Attributes:
         model: the `PromptedCLIP`.
         settings: the `Settings` of this instance.
+        regularizers: terms beside the cross-entropy, with weights and teacher; `setup` names them.
         class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
@@ -74,6 +79,13 @@ class Method(nn.Module):
 
     Raises:
         UserError: the settings contradict each other or do not fit the backbone.
+
+    Example:
+        >>> from trainers.prompting import build_method, load_clip
+        >>> method = build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"])
+        >>> method.backward(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
+        >>> bool(method.model.prompt_learner.ctx.grad.isfinite().all())
+        True
     """
 
     node: ClassVar[str]
@@ -93,16 +105,21 @@ class Method(nn.Module):
         """Base of the `Settings` of every method."""
 
     settings: Any
+    regularizers: Sequence[tuple[Mapping[str, float], Teacher]] = ()
 
-    def __init_subclass__(cls, **kwargs):
-        """Make `Settings` and `defaults` of the class agree."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "defaults" in vars(cls):
             cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
         cls.defaults = nodes.defaults_of(cls.Settings)
 
-    def __init__(self, settings: nodes.Settings, clip_model, classnames, dataset: str = ""):
-        """Build the model at the point of the settings, then `setup`."""
+    def __init__(
+        self,
+        settings: nodes.Settings,
+        clip_model: Any,
+        classnames: Sequence[str],
+        dataset: str = "",
+    ):
         super().__init__()
         self.settings = settings
         name, point = type(self).__name__, self.point(settings)
@@ -120,25 +137,24 @@ class Method(nn.Module):
 
     @staticmethod
     def point(settings: Any) -> PromptSpec:
-        """The method's point in the space of prompts.
-
-        Args:
-            settings: of the method's `Settings`.
-        """
+        """The method's point in the space of prompts, of its `Settings`."""
         raise NotImplementedError
 
-    def setup(self, clip_model, classnames, dataset: str) -> None:
+    def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
         """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """What a step minimises.
+        """The loss of a step: the cross-entropy, and the regularisers with their weights.
 
         Returns:
             A scalar, or terms by name: their sum is minimised, or the one called `loss`.
         """
-        return F.cross_entropy(output.logits, batch.labels)
+        terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
+        for weights, teacher in self.regularizers:
+            terms |= regularize(weights, teacher, output, batch.images)
+        return terms if self.regularizers else terms["ce"]
 
-    def backward(self, terms: dict[str, torch.Tensor], scale=lambda loss: loss) -> None:
+    def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
         """Leave in `.grad` of each trained parameter what the optimiser is to see.
 
         Args:
@@ -156,16 +172,16 @@ class Method(nn.Module):
         scale(terms["loss"]).backward()
 
     def after_epoch(self, epoch: int, last: int) -> None:
-        """Called after the last step of an epoch, before it is saved or tested.
-
-        Args:
-            epoch: counted from 1.
-            last: the number of epochs.
-        """
+        """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
 
     # ------------------------------------------------------------------ what calls it
 
-    def losses(self, images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    @classmethod
+    def place(cls, key: str) -> str:
+        """Where a cfg has a key of the node, dotted."""
+        return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
+
+    def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The terms of a step's loss, with their total as `loss`.
 
         Args:
@@ -175,13 +191,13 @@ class Method(nn.Module):
         batch = self.batch(images, labels)
         return self.terms(self.model.output(batch.images), batch)
 
-    def batch(self, images, labels: torch.Tensor) -> Batch:
+    def batch(self, images: Images, labels: torch.Tensor) -> Batch:
         """A batch of a loader.
 
         Raises:
             UserError: there are fewer views than the method needs.
         """
-        views = list(images) if isinstance(images, (list, tuple)) else [images]
+        views = [images] if isinstance(images, torch.Tensor) else list(images)
         if len(views) < self.views:
             raise UserError(
                 f"{type(self).__name__} learns from {self.views} views of an image but gets "
@@ -233,7 +249,7 @@ class Method(nn.Module):
         """
         state.load_buffers(self, self.own_state(), state_dict)
 
-    def load_checkpoint(self, checkpoint: Mapping, classnames: Sequence[str]) -> None:
+    def load_checkpoint(self, checkpoint: Mapping[str, Any], classnames: Sequence[str]) -> None:
         """Load what a checkpoint, ours or a public one, holds: prompts, parts, buffers.
 
         Args:
@@ -268,7 +284,7 @@ class Method(nn.Module):
 
 
 # What a class must say, in words and as a test.
-DECLARED = {
+DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
     "point": ("a function of the settings", lambda value: value is not Method.point),
     "checkpoint": (
@@ -284,6 +300,15 @@ def register(cls: type[Method]) -> type[Method]:
 
     Raises:
         UserError: it is no class of a method, or there is one of that name.
+
+    Example:
+        >>> from trainers.prompting.methods.coop import CoOp
+        >>> @register
+        ... class Softened(CoOp):
+        ...     def loss(self, output, batch):
+        ...         return F.cross_entropy(output.logits, batch.labels, label_smoothing=0.1)
+        >>> find_method("Softened").node
+        'COOP'
     """
     name = getattr(cls, "__name__", repr(cls))
     if not (isinstance(cls, type) and issubclass(cls, Method)):

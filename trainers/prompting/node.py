@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Any, TypeAlias, get_type_hints
 
 from .errors import UserError
+from .spec import Words
 
 MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
 
-Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 Switch: TypeAlias = object  # any true value turns it on
 
 
@@ -54,12 +54,7 @@ def _type_of(key: str, default: object) -> Any:
 def check_values(
     settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
 ) -> None:
-    """Refuse values that a node cannot have.
-
-    Args:
-        settings: of the method.
-        values: by key.
-        place: of a key in the cfg, for the sentence.
+    """Refuse values, by key, that a node cannot have; `place` says where a key stands in the cfg.
 
     Raises:
         UserError: one is of another kind than its field.

@@ -17,10 +17,7 @@ _loaded: set[str] = set()
 def load_plugins(names: Iterable[str]) -> None:
     """Import modules that register methods; what was imported before is not imported again.
 
-    Each is named on stderr.
-
-    Args:
-        names: of modules that can be imported, or of `.py` files.
+    Names are those of modules that can be imported, or of `.py` files; each is named on stderr.
 
     Raises:
         UserError: a module does not import, registers nothing, or a name that there is already.

@@ -1,6 +1,7 @@
 """Terms of a loss that keep prompts near to the untouched CLIP; h0, z0 are its features.
 
-Equations: docs/methods.md, sections 8 and 10.
+`kg` is of KgCoOp (arXiv:2303.13283), the others are of PromptSRC (arXiv:2307.06948, section 3.2);
+equations: docs/methods.md, sections 8 and 10.
 For any numbers of prompts: where a side has several, each is kept near to the one feature of the
 untouched CLIP. Each function takes the model's `Output` and a `Frozen` and gives a scalar.
 """
@@ -20,7 +21,6 @@ class Frozen:
     """What the untouched CLIP makes of a batch; nothing is computed before it is asked for."""
 
     def __init__(self, teacher: Teacher, images: torch.Tensor):
-        """Keep both; nothing is computed yet."""
         self.teacher, self.images = teacher, images
 
     @property
@@ -92,13 +92,6 @@ def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, floa
 def regularize(
     weights: Mapping[str, float], teacher: Teacher, output: Output, images: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The terms of a step by name, each with its weight.
-
-    Args:
-        weights: of each term that is wanted, by its name in `REGULARIZERS`.
-        teacher: the untouched CLIP.
-        output: of the model.
-        images: (B, 3, H, W), that the output is of.
-    """
+    """The wanted terms by name, each with its weight, of images (B, 3, H, W)."""
     frozen = Frozen(teacher, images)
     return {name: w * REGULARIZERS[name](output, frozen) for name, w in weights.items()}

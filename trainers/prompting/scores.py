@@ -3,6 +3,7 @@
 Letters as in the papers: z, h prompt-level features of image and class, r, s their token-level
 features, C costs, S similarities, T transport plans, d distances; B images, M visual and N textual
 prompts, K classes, D width. Everything is computed in float32 whatever the encoders' precision.
+Equations without a name are ALIGN's (arXiv:2309.13847).
 
 A score is a function of features; `register_score` adds one, from any file that is imported.
 """
@@ -10,7 +11,7 @@ A score is a function of features; `register_score` adds one, from any file that
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from .spec import PromptSpec
 
 
+Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
+Total = Callable[[torch.Tensor], torch.Tensor]  # of the parts of a batch on all ranks
+
+
 class Needs(NamedTuple):
     """Which token-level features a score reads: r of the image, s of the text."""
 
@@ -43,7 +48,7 @@ class Score(NamedTuple):
     ranks may share the images; or the function takes `total`, by which it asks for them.
     """
 
-    function: Callable
+    function: Callable[..., torch.Tensor]
     needs: Callable[[PromptSpec], Needs]
     by_images: bool
     takes_total: bool = False
@@ -52,7 +57,9 @@ class Score(NamedTuple):
 SCORES: dict[str, Score] = {}
 
 
-def register_score(name: str, patches: bool = False, words: bool = False, by_images: bool = False):
+def register_score(
+    name: str, patches: bool = False, words: bool = False, by_images: bool = False
+) -> Callable[[Function], Function]:
     """Decorator: make a function the score of that name, for `PromptSpec(score=name)`.
 
     The function is called with (spec, image, text, chunk_bytes): the method; z (B, M, D) and r
@@ -69,12 +76,25 @@ def register_score(name: str, patches: bool = False, words: bool = False, by_ima
 
     Raises:
         ValueError: there is a score of that name.
+
+    Example:
+        >>> @register_score("nearest", by_images=True)
+        ... def nearest(spec, image, text, chunk_bytes):
+        ...     return prompt_similarity(image.z, text.h).amax((2, 3))
+        >>> from trainers.prompting import PromptSpec
+        >>> needs(PromptSpec(score="nearest", templates=("X X",) * 4))
+        Needs(patches=False, words=False)
     """
     return _register(name, lambda spec: Needs(patches, words), by_images)
 
 
-def _register(name, needs, by_images=True, takes_total=False):
-    def add(function):
+def _register(
+    name: str,
+    needs: Callable[[PromptSpec], Needs],
+    by_images: bool = True,
+    takes_total: bool = False,
+) -> Callable[[Function], Function]:
+    def add(function: Function) -> Function:
         if name in SCORES:
             raise ValueError(f"There is a score '{name}' already: choose another name")
         SCORES[name] = Score(function, needs, by_images, takes_total)
@@ -103,17 +123,12 @@ def score(
     text: TextFeatures,
     scale: torch.Tensor,
     chunk_bytes: int,
-    total: Callable[[torch.Tensor], torch.Tensor] = lambda part: part,
+    total: Total = lambda part: part,
 ) -> torch.Tensor:
     """Logits (B, K), float32: similarity of every image to every class, times the logit scale.
 
-    Args:
-        spec: the method.
-        image: features of the images.
-        text: features of the classes.
-        scale: 1 / tau, CLIP's logit scale.
-        chunk_bytes: the most memory that the token-level costs of one chunk may take.
-        total: adds up a number over the parts of the batch that are elsewhere.
+    The scale is 1 / tau, CLIP's; token-level costs of one chunk take `chunk_bytes` at most; `total`
+    adds up a number over the parts of the batch that are elsewhere.
     """
     chosen = SCORES[spec.score]
     more = {"total": total} if chosen.takes_total else {}
@@ -128,14 +143,19 @@ def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     return torch.einsum("bmd,nkd->bkmn", z, h)
 
 
-def token_problems(spec, image, text, chunk_bytes) -> TokenProblems:
+def token_problems(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
+) -> TokenProblems:
     """The token problems of a batch."""
+    assert image.r is not None and text.s is not None and text.s_weights is not None
     how = spec.reg, spec.tol, spec.max_iter, chunk_bytes
     return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
 @register_score("cosine", by_images=True)
-def cosine(spec, image, text, chunk_bytes):
+def cosine(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
+) -> torch.Tensor:
     """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
     z = image.z[:, 0]
     if text.h.shape[0] == 1:
@@ -148,7 +168,9 @@ def _if_token_level(spec: PromptSpec) -> Needs:
 
 
 @_register("ot", _if_token_level)
-def hierarchical_ot(spec, image, text, chunk_bytes):
+def hierarchical_ot(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
+) -> torch.Tensor:
     """1 - d_jk: transport between prompts, with transport between tokens in its cost.
 
     With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which rounds less.
@@ -166,19 +188,25 @@ def hierarchical_ot(spec, image, text, chunk_bytes):
     return (T * S).sum((-2, -1))
 
 
-def token_distance(spec, image, text, chunk_bytes):
+def token_distance(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
+) -> torch.Tensor:
     """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N) (Eq. 5, 8)."""
     return token_distances(token_problems(spec, image, text, chunk_bytes), spec.plan)
 
 
 @_register("released", _if_token_level, takes_total=True)
-def released(spec, image, text, chunk_bytes, total):
+def released(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
+) -> torch.Tensor:
     """What the published ALIGN code computes (docs/methods.md, section 3, form `released`)."""
     S = prompt_similarity(image.z, text.h)
     C = 1 - S
     if spec.token_level:
 
-        def similarity(C, mass):  # one stopping decision per image and class
+        def similarity(
+            C: torch.Tensor, mass: torch.Tensor
+        ) -> torch.Tensor:  # one stopping decision per image and class
             T = sinkhorn_released(C, b=mass, reg=spec.reg, group_dims=2).plan
             return (T * (1 - C)).sum((-2, -1))
 
@@ -189,8 +217,11 @@ def released(spec, image, text, chunk_bytes, total):
 
 
 @_register("plot", lambda spec: Needs(patches=True), takes_total=True)
-def plot(spec, image, text, chunk_bytes, total):
-    """PLOT (Chen et al. 2023): transport between the patches of an image and N prompts."""
+def plot(
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
+) -> torch.Tensor:
+    """PLOT (arXiv:2210.01253): transport between the patches of an image and N prompts."""
+    assert image.r is not None
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
     T = sinkhorn_released(1 - S, reg=spec.reg, total=total).plan
     local = (T * S).sum((-2, -1))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from .errors import UserError
 
@@ -10,6 +11,7 @@ PLANS = ("sinkhorn", "uniform", "nearest")
 CLASS_POSITIONS = ("end", "middle", "front")
 MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs over it are far within float32
+Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
 
 
@@ -58,6 +60,10 @@ class PromptSpec:
 
     Raises:
         UserError: the values contradict each other.
+
+    Example:
+        >>> PromptSpec(M=0, N=0, beta=0, score="cosine").coupling
+        'none'
     """
 
     M: int = 4
@@ -82,8 +88,7 @@ class PromptSpec:
     tol: float = 1e-4
     max_iter: int = 100
 
-    def __post_init__(self):
-        """Refuse coordinates that contradict each other."""
+    def __post_init__(self) -> None:
         self._check_words()
         if self.M == 0 or self.N == 0:
             object.__setattr__(self, "coupling", "none")
@@ -179,12 +184,12 @@ class PromptSpec:
         """Number of base contexts: both sides share them when visual prompts are derived."""
         return max(self.M, self.N) if self.coupling in ("project", "unified") else self.N
 
-    def with_(self, **changes) -> "PromptSpec":
+    def with_(self, **changes: Any) -> "PromptSpec":
         """The same point with some coordinates changed."""
         return replace(self, **changes)
 
 
-def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
+def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
     """One template per prompt from what a user writes as `CTX_INIT` (docs/methods.md, section 5).
 
     A template starts prompt 1 (and those behind a tab the next ones, as in the published code); the
@@ -208,10 +213,10 @@ def expand_templates(words, N: int, length: int, keep_fixed: bool = True) -> tup
     return (*given, *[other] * (N - len(given)))[:N]
 
 
-def split_templates(words) -> tuple[str, ...]:
+def split_templates(words: Words) -> tuple[str, ...]:
     """The templates in a `CTX_INIT`: a list, or words with tabs between the templates."""
-    words = words.split("\t") if isinstance(words, str) else words
-    return tuple(clean(w) for w in words)
+    given = words.split("\t") if isinstance(words, str) else words or ()
+    return tuple(clean(template) for template in given)
 
 
 def clean(words: str) -> str:
@@ -219,7 +224,7 @@ def clean(words: str) -> str:
     return " ".join(words.replace("_", " ").split())
 
 
-def only_template(words) -> str:
+def only_template(words: Words) -> str:
     """The template in a `CTX_INIT` of a method that has one prompt.
 
     Raises:
@@ -231,12 +236,12 @@ def only_template(words) -> str:
     return given[0]
 
 
-def fixed_sentence(words) -> str:
+def fixed_sentence(words: Words) -> str:
     """The sentence of one class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
     return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
-def text_prompt(length: int, words: str | list[str] | None, **special) -> PromptSpec:
+def text_prompt(length: int, words: Words, **special: Any) -> PromptSpec:
     """One textual prompt in the first block, whose words are all learnable (CoOp's family).
 
     Args:
@@ -244,20 +249,20 @@ def text_prompt(length: int, words: str | list[str] | None, **special) -> Prompt
         words: what the prompt starts from; their number replaces `length`.
         special: further coordinates of the point.
     """
-    words = only_template(words or "") or " ".join([SLOT] * length)
+    words = only_template(words or "")
     return PromptSpec(
         M=0,
         N=1,
         beta=0,
         score="cosine",
-        templates=(words,),
-        text_length=len(words.split(" ")),
+        templates=(words or " ".join([SLOT] * length),),
+        text_length=len(words.split(" ")) if words else length,
         text_depth=1,
         **special,
     )
 
 
-def shared_prompt(coupling: str, node) -> PromptSpec:
+def shared_prompt(coupling: str, node: Any) -> PromptSpec:
     """One prompt on each side that both take from one context (MaPLe, UPT)."""
     return PromptSpec(
         M=1,

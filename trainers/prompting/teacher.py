@@ -1,13 +1,14 @@
 """The untouched CLIP beside a prompted one: what prompts are to stay near to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .encoders.text import encode_sentences
-from .encoders.vision import ImageEncoder
+from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError
 from .running import ranks
 from .spec import PromptSpec, clean
@@ -27,15 +28,20 @@ class Teacher:
         clip_model: what `load_clip` gives.
         classnames: K names.
         templates: n sentences, with `{}` for the class name, or lists of K sentences, one a class.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> teacher = Teacher(load_clip("emoji"), ["cat", "dog"], ["a {}.", "the {}."])
+        >>> teacher.h.shape, teacher.h_each.shape
+        (torch.Size([2, 128]), torch.Size([2, 2, 128]))
     """
 
     def __init__(
         self,
-        clip_model,
+        clip_model: Any,
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
     ):
-        """Write the sentences; nothing is computed yet."""
         self.clip_model = clip_model
         names = [clean(name) for name in classnames]
         self.sentences = [
@@ -64,7 +70,7 @@ class Teacher:
         rows = [encode_sentences(self.clip_model, row[own]).float() for row in self.sentences]
         return ranks.whole(torch.stack(rows), len(self.sentences[0]), dim=1)
 
-    def _kept(self, name: str, compute) -> torch.Tensor:
+    def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
             self._text[name] = compute()
         return self._text[name].to(self.clip_model.positional_embedding.device)
@@ -75,15 +81,16 @@ class Teacher:
 
         A method without visual prompts has them in its output already.
         """
-        z = self._images(ranks.own(images)).z[:, 0].float()
-        return ranks.whole(z, len(images))
+        features: ImageFeatures = self._images(ranks.own(images))
+        return ranks.whole(features.z[:, 0].float(), len(images))
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Zero-shot logits (B, K) of normalised image features (B, D)."""
-        return self.clip_model.logit_scale.detach().exp().float() * z.detach().float() @ self.h.T
+        scale: torch.Tensor = self.clip_model.logit_scale.detach().exp().float()
+        return scale * z.detach().float() @ self.h.T
 
 
-def read_sentences(source, classnames: Sequence[str]) -> list[list[str]]:
+def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
     """Sentences about each class, `{class name: [sentence, ...], ...}`.
 
     Args:

@@ -96,14 +96,8 @@ def script(
 ) -> str:
     """The bash script of an array, for sbatch.
 
-    Args:
-        array: what it does.
-        name: of the job.
-        command: the launcher's words, which do the runs that `--only` names.
-        output: the output folder.
-        site: options and set-up.
-        here: the folder that relative paths in `command` start from.
-        root: the folder of train.py.
+    `command` are the launcher's words, which do the runs that `--only` names; relative paths in
+    them start `here`. `root` is the folder of train.py.
     """
     limit = f"%{site.at_once}" if site.at_once else ""
     log = str(output / LOGS / name).replace("%", "%%")

@@ -63,7 +63,7 @@ class Book:
         line = {
             "name": name,
             "tasks": {
-                index: [relative(run, self.output) for run in runs]
+                str(index): [relative(run, self.output) for run in runs]
                 for index, runs in array.tasks.items()
             },
             "needs": {
@@ -72,7 +72,6 @@ class Book:
                 if run.needs
             },
         }
-        line = json.loads(json.dumps(line))
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._enter(line)
@@ -86,5 +85,8 @@ class Book:
     def tasks(self, queue: list[Task]) -> dict[str, Task]:
         """The tasks in the queue, ended ones included, by the folder of the run."""
         found = {(task.name, task.index): task for task in queue}
-        places = {folder: (entry.name, entry.index) for folder, entry in self.entries.items()}
-        return {folder: found[place] for folder, place in places.items() if place in found}
+        return {
+            folder: found[entry.name, entry.index]
+            for folder, entry in self.entries.items()
+            if (entry.name, entry.index) in found
+        }

@@ -64,12 +64,11 @@ def sbatch(script: Path, after: str | None = None) -> str:
     killer.start()
     said = []
     try:
-        for line in process.stderr:
+        for line in process.stderr or ():
             said.append(line.strip().removeprefix("sbatch: error: ").removeprefix("sbatch: "))
             if QUEUE_FULL in line:
                 process.kill()
-        answer = process.stdout.read()
-        process.wait()
+        answer, _ = process.communicate()
     finally:
         killer.cancel()
     if any(QUEUE_FULL in line for line in said):

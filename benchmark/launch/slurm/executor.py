@@ -141,7 +141,8 @@ class Slurm:
         for run in array.runs:  # corrupt ones, and those of prompts that are made anew
             (run.folder / RESULTS).unlink(missing_ok=True)
         try:
-            job = sbatch(path, jobs.get(array.after, array.after))
+            after = array.after
+            job = sbatch(path, jobs[after] if isinstance(after, Array) else after)
         except UserError:
             path.unlink()
             raise

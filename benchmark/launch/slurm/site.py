@@ -2,10 +2,11 @@
 
 import argparse
 import os
-import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
@@ -15,6 +16,7 @@ from ...protocols.configs import ROOT
 
 FILE = "slurm.yaml"
 KEYS = ("options", "setup", "environment", "per_job", "at_once", "gpu")
+Number = TypeVar("Number", int, float)
 UNITS = {"m": 60.0, "h": 3600.0}
 
 # Options of sbatch that the launcher sets, and what to use for the same end.
@@ -89,7 +91,8 @@ def runs_or_time(text: str) -> int | float:
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """The words with `--slurm VALUE` as `--slurm=VALUE`, since VALUE looks like an option."""
-    known = parser._option_string_actions
+    known = {"-h", "--help"}
+    known.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))
     words: list[str] = []
     for word in argv:
         own = " " not in word and word.partition("=")[0] in known
@@ -118,17 +121,14 @@ def read_site(
     tree = read_tree(path) if path else {}
     for key in tree:
         check_name(f"key of {path}", key, KEYS)
-    kept = {
-        "per_job": per_job or _runs_or_time(tree, path) or 1,
-        "gpu": gpu or str(tree.get("gpu") or ""),
-        "at_once": at_once or _number(tree, "at_once", path),
-        "environment": os.path.expanduser(str(tree.get("environment") or "")),
-    }
     ours = [word for line in _lines(tree, "options", path) for word in _split(line, path)]
     site = Site(
         options=(*ours, *_split(options, "--slurm")),
         setup=tuple(_lines(tree, "setup", path)),
-        **kept,
+        environment=os.path.expanduser(str(tree.get("environment") or "")),
+        per_job=per_job or _number(tree, "per_job", path, runs_or_time) or 1,
+        at_once=at_once or _number(tree, "at_once", path, from_one),
+        gpu=gpu or str(tree.get("gpu") or ""),
     )
     if isinstance(site.per_job, float) and not site.gpu:
         raise UserError(
@@ -150,18 +150,16 @@ def _lines(tree: dict, key: str, path: Path | None) -> list[str]:
     return value
 
 
-def _runs_or_time(tree: dict, path: Path | None) -> int | float | None:
-    value = str(tree.get("per_job"))
-    if re.fullmatch("[1-9][0-9]*[mh]", value):
-        return runs_or_time(value)
-    return _number(tree, "per_job", path)
-
-
-def _number(tree: dict, key: str, path: Path | None) -> int | None:
+def _number(
+    tree: dict, key: str, path: Path | None, kind: Callable[[str], Number]
+) -> Number | None:
     value = tree.get(key)
-    if value is not None and (type(value) is not int or value < 1):
-        raise UserError(f"{path}: '{key}' must be a whole number from 1 on, not '{value}'")
-    return value
+    try:
+        return None if value is None else kind(str(value))
+    except argparse.ArgumentTypeError:
+        raise UserError(
+            f"{path}: '{key}' must be a whole number from 1 on, not '{value}'"
+        ) from None
 
 
 def _split(text: str, source) -> list[str]:

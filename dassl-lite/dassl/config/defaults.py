@@ -8,46 +8,16 @@ and, under DATASET, what data sets of Dassl read.
 
 from yacs.config import CfgNode
 
-
-def _loader(sampler):
-    return {"SAMPLER": sampler, "BATCH_SIZE": 32}
-
-
-def get_cfg_default():
-    """A fresh CfgNode with every default; nothing in it is shared with the last one."""
-    return CfgNode(
-        {
-            "VERSION": 1,
-            "OUTPUT_DIR": "./output",
-            "RESUME": "",  # a folder with a run to go on from; else OUTPUT_DIR is looked into
-            "SEED": -1,  # negative: a different run each time
-            "USE_CUDA": True,
-            "VERBOSE": True,
-            "INPUT": _input(),
-            "DATASET": _dataset(),
-            "DATALOADER": _dataloader(),
-            "MODEL": _model(),
-            "OPTIM": _optim(),
-            "TRAIN": {
-                "CHECKPOINT_FREQ": 0,  # in epochs; 0: only the last one
-                "PRINT_FREQ": 10,  # in batches
-                "COUNT_ITER": "train_x",
-            },
-            "TEST": {
-                "EVALUATOR": "Classification",
-                "PER_CLASS_RESULT": False,
-                "COMPUTE_CMAT": False,  # saved as OUTPUT_DIR/cmat.pt
-                "NO_TEST": False,
-                "SPLIT": "test",  # or val
-                "FINAL_MODEL": "last_step",  # or best_val, which evaluates val after every epoch
-            },
-            "TRAINER": {"NAME": ""},
-        }
-    )
-
-
-def _input():
-    return {
+# N_INS: images of a class, for RandomClassSampler
+_TRAIN = {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16}
+_DEFAULTS = {
+    "VERSION": 1,
+    "OUTPUT_DIR": "./output",
+    "RESUME": "",  # a folder with a run to go on from; else OUTPUT_DIR is looked into
+    "SEED": -1,  # negative: a different run each time
+    "USE_CUDA": True,
+    "VERBOSE": True,
+    "INPUT": {
         "SIZE": (224, 224),
         "INTERPOLATION": "bilinear",
         "TRANSFORMS": (),  # names: dassl.data.transforms
@@ -69,11 +39,8 @@ def _input():
         "RGS_P": 0.2,
         "GB_P": 0.5,
         "GB_K": 21,
-    }
-
-
-def _dataset():
-    return {
+    },
+    "DATASET": {
         "ROOT": "",
         "NAME": "",
         "SOURCE_DOMAINS": (),
@@ -85,24 +52,17 @@ def _dataset():
         "CIFAR_C_TYPE": "",
         "CIFAR_C_LEVEL": 1,
         "ALL_AS_UNLABELED": False,
-    }
-
-
-def _dataloader():
-    grouped = {"N_DOMAIN": 0, "N_INS": 16}  # N_INS: images of a class, for RandomClassSampler
-    return {
+    },
+    "DATALOADER": {
         "NUM_WORKERS": 4,
         "K_TRANSFORMS": 1,  # augmented views of one training image
         "RETURN_IMG0": False,
         "CACHE_GIB": 1.0,  # decoded training images that may stay in memory, over all workers
-        "TRAIN_X": {**_loader("RandomSampler"), **grouped},
-        "TRAIN_U": {"SAME_AS_X": True, **_loader("RandomSampler"), **grouped},
-        "TEST": _loader("SequentialSampler"),
-    }
-
-
-def _model():
-    return {
+        "TRAIN_X": {**_TRAIN},
+        "TRAIN_U": {"SAME_AS_X": True, **_TRAIN},
+        "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
+    },
+    "MODEL": {
         "INIT_WEIGHTS": "",
         "BACKBONE": {"NAME": "", "PRETRAINED": True},
         "HEAD": {
@@ -112,11 +72,8 @@ def _model():
             "BN": True,
             "DROPOUT": 0.0,
         },
-    }
-
-
-def _optim():
-    return {
+    },
+    "OPTIM": {
         "NAME": "adam",
         "LR": 0.0003,
         "WEIGHT_DECAY": 5e-4,
@@ -138,4 +95,24 @@ def _optim():
         "WARMUP_CONS_LR": 1e-5,
         "WARMUP_MIN_LR": 1e-5,
         "WARMUP_RECOUNT": True,  # the schedule after the warm-up counts from its own epoch 0
-    }
+    },
+    "TRAIN": {
+        "CHECKPOINT_FREQ": 0,  # in epochs; 0: only the last one
+        "PRINT_FREQ": 10,  # in batches
+        "COUNT_ITER": "train_x",
+    },
+    "TEST": {
+        "EVALUATOR": "Classification",
+        "PER_CLASS_RESULT": False,
+        "COMPUTE_CMAT": False,  # saved as OUTPUT_DIR/cmat.pt
+        "NO_TEST": False,
+        "SPLIT": "test",  # or val
+        "FINAL_MODEL": "last_step",  # or best_val, which evaluates val after every epoch
+    },
+    "TRAINER": {"NAME": ""},
+}
+
+
+def get_cfg_default():
+    """A fresh CfgNode with every default; nothing in it is shared with the last one."""
+    return CfgNode(_DEFAULTS)

@@ -64,7 +64,6 @@ class DataManager:
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
-        """Make the data set and the loaders."""
         self.dataset = dataset = build_dataset(cfg)
         train_tfm = custom_tfm_train or build_transform(cfg, is_train=True)
         test_tfm = custom_tfm_test or build_transform(cfg, is_train=False)
@@ -131,7 +130,6 @@ class DatasetWrapper(Dataset):
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
 
     def __len__(self):
-        """The number of images."""
         return len(self.data_source)
 
     def __getitem__(self, idx):

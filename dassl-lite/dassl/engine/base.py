@@ -48,7 +48,6 @@ class TrainerBase:
     """
 
     def __init__(self):
-        """Start without models."""
         self._models = {}
         self._optims = {}
         self._scheds = {}

@@ -12,6 +12,7 @@ from dassl.evaluation import build_evaluator
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
+    Registry,
     UserError,
     load_checkpoint,
     mkdir_if_missing,
@@ -21,7 +22,13 @@ from dassl.utils import (
 from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public codes)
 from .checks import check_values
 
+TRAINER_REGISTRY = Registry("TRAINER")
 SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
+
+
+def build_trainer(cfg):
+    """The trainer that `cfg.TRAINER.NAME` names, built from `cfg`."""
+    return TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg)
 
 
 class SimpleTrainer(TrainerBase):
@@ -33,7 +40,6 @@ class SimpleTrainer(TrainerBase):
     model: torch.nn.Module
 
     def __init__(self, cfg):
-        """Check `cfg`, then make all that it names."""
         super().__init__()
         check_values(cfg)
         self.check_cfg(cfg)

@@ -13,33 +13,13 @@ from dassl.utils.checkpoints import save_whole
 from .build import EVALUATOR_REGISTRY
 
 
-class EvaluatorBase:
-    """Collects a model's outputs batch by batch and turns them into numbers."""
-
-    def __init__(self, cfg):
-        """Keep the config."""
-        self.cfg = cfg
-
-    def reset(self):
-        """Forget what was collected."""
-        raise NotImplementedError
-
-    def process(self, mo, gt):
-        """Add the model's output `mo` and the ground truth `gt` of one batch."""
-        raise NotImplementedError
-
-    def evaluate(self):
-        """An OrderedDict of results; its first value is the one that models are chosen by."""
-        raise NotImplementedError
-
-
 @EVALUATOR_REGISTRY.register()
-class Classification(EvaluatorBase):
-    """Evaluator of classification; all numbers are percentages."""
+class Classification:
+    """Collects logits batch by batch and turns them into numbers, all of them percentages."""
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
         """Start with nothing; `lab2cname` names the classes of the per-class result."""
-        super().__init__(cfg)
+        self.cfg = cfg
         self._lab2cname = lab2cname
         self.reset()
 
@@ -55,7 +35,10 @@ class Classification(EvaluatorBase):
         self._labels.append(gt)
 
     def evaluate(self):
-        """Print and return the results; raises UserError when there are no images."""
+        """Print and return the results, the one that models are chosen by first.
+
+        Raises UserError when there are no images.
+        """
         if not self._labels:
             raise UserError("There are no images to evaluate on: check the data set and TEST.SPLIT")
         predicted = torch.cat(self._predictions).cpu().numpy()

@@ -46,7 +46,6 @@ class ConstantWarmupScheduler(_WarmupScheduler):
     """Warm-up at the constant rate `cons_lr`."""
 
     def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
-        """Set the rate of the first epoch."""
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
@@ -59,7 +58,6 @@ class LinearWarmupScheduler(_WarmupScheduler):
     """Warm-up from `min_lr` along a line that reaches the full rate at its end."""
 
     def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
-        """Set the rate of the first epoch."""
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 

@@ -12,7 +12,6 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message="", exit_code=None):
-        """Keep the sentence, and an exit code other than that of the class."""
         super().__init__(self._own_sentence(str(message)))
         if exit_code is not None:
             self.exit_code = exit_code

@@ -46,9 +46,9 @@ def _shades(image, path):
     """
     pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()  # nan if any is
-    kind, ends = ("floats", (1, 255)) if image.mode == "F" else ("whole numbers", (255, 65535))
+    kind, ends = ("floats", [1, 255]) if image.mode == "F" else ("whole numbers", [255, 65535])
     if image.mode.startswith("I;16") or image.format == "PNG":  # which an older Pillow calls I
-        ends = (65535,)
+        ends = [65535]
     end = next((end for end in ends if 0 <= low <= high <= end), None)
     if end is None:
         raise DataError(

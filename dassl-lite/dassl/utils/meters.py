@@ -9,7 +9,6 @@ class AverageMeter:
     """The last value and the average of all; tensors stay on their device until they are read."""
 
     def __init__(self):
-        """Start at nothing."""
         self.reset()
 
     def reset(self):

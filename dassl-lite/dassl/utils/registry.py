@@ -10,7 +10,6 @@ class Registry:
     """
 
     def __init__(self, name):
-        """Start an empty table; messages call it `name`."""
         self._name = name
         self._objects = {}
 

@@ -75,6 +75,12 @@ def test_what_is_not_there_is_told(run, words, why):
         choose(run, asked(*words))
 
 
+@pytest.mark.parametrize("name", ["prompts", "index"])
+def test_a_list_without_numbers_is_refused_before_the_run_is_loaded(name):
+    with pytest.raises(UserError, match=f"--{name} names none"):
+        main(["--model-dir", "nowhere", f"--{name}", ""])
+
+
 def test_an_output_of_another_kind_is_refused_before_the_run_is_loaded():
     with pytest.raises(UserError, match="its name must end in png, pdf, svg"):
         main(["--model-dir", "nowhere", "--output", "maps.bmp"])

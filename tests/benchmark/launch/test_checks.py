@@ -6,6 +6,7 @@ from benchmark.__main__ import main
 from benchmark.launch import checks
 
 PROTOCOL = ["base2new", "emoji", "--trainers", "CoOp ALIGN", "--seeds", "1"]
+NO_WORDS = ["TRAINER.COOP.CTX_INIT", ""]
 TUNE = ["tune", "emoji", "--seeds", "1"]
 
 
@@ -21,6 +22,8 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
         ([*PROTOCOL, "OPTIM.NAME", "sdg"], "Unknown optimizer OPTIM.NAME 'sdg'"),
         ([*PROTOCOL, "OPTIM.LR_SCHEDULER", "cos"], "Unknown scheduler OPTIM.LR_SCHEDULER 'cos'"),
         ([*PROTOCOL, "INPUT.TRANSFORMS", "['flip']"], "transform in INPUT.TRANSFORMS 'flip'"),
+        ([*PROTOCOL, *NO_WORDS, "TRAINER.COOP.N_CTX", "-3"], "N_CTX is -3: at least 1 is needed"),
+        ([*PROTOCOL, "--backbone", "ViT-B-16"], "no file is called 'ViT-B-16': did you mean"),
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
         ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),

@@ -55,7 +55,7 @@ def leaves():
 def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, recompute):
     tiny_clip.requires_grad_(False)
     ctx, inserted = leaves()
-    encoder = TextEncoder(tiny_clip, NAMES, coop(template), insert_block=block)
+    encoder = TextEncoder(tiny_clip, NAMES, coop(template).with_(insert_block=block))
     encoder.recompute = recompute
     raw = encoder([ctx], inserted).raw[0]
     x, eos = whole(tiny_clip, template, ctx[0], block, inserted)
@@ -73,7 +73,7 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     tiny_clip.requires_grad_(False)
     ctx, inserted = leaves()
     template = "X X X X {}, a type of pet"
-    encoder = TextEncoder(tiny_clip, NAMES, coop(template), words=True, insert_block=2)
+    encoder = TextEncoder(tiny_clip, NAMES, coop(template).with_(insert_block=2), words=True)
     features = encoder([ctx], inserted)
     x, eos = whole(tiny_clip, template, ctx[0], 2, inserted)
     for k, end in enumerate(eos.tolist()):
@@ -90,7 +90,7 @@ def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):
     """Operations of a forward pass, by hand: projections and MLP of the positions computed."""
     names = [f"red {a} {b}" for a in ("fox", "cat", "dog", "cow") for b in ("cub", "tail", "ear")]
     template = "a bad blurry photo of a person doing {}."
-    encoder = TextEncoder(tiny_clip, names, coop(template), insert_block=2)
+    encoder = TextEncoder(tiny_clip, names, coop(template).with_(insert_block=2))
     contexts = [torch.randn(1, 4, 128)], torch.randn(len(names), 4, 128)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as count:
         encoder(*contexts)
@@ -107,7 +107,7 @@ def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):
 def test_memory_counts_the_positions_of_both_layouts(tiny_clip):
     plain = TextEncoder(tiny_clip, NAMES, coop("X X X X {}.")).footprint(1, 4)
     kept = [
-        TextEncoder(tiny_clip, NAMES, coop("X X X X {}."), insert_block=i).footprint(1, 4)
+        TextEncoder(tiny_clip, NAMES, coop("X X X X {}.").with_(insert_block=i)).footprint(1, 4)
         for i in (3, 1)
     ]
     assert plain.stored < kept[0].stored < kept[1].stored
@@ -126,7 +126,7 @@ def test_memory_counts_the_positions_of_both_layouts(tiny_clip):
 )
 def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
     with pytest.raises(UserError, match=part):
-        TextEncoder(tiny_clip, NAMES, spec, insert_block=block)
+        TextEncoder(tiny_clip, NAMES, spec.with_(insert_block=block))
 
 
 def test_prompts_that_end_differently(tiny_clip):

@@ -13,6 +13,8 @@ one of its models is loaded, and only then.
 """
 
 import os
+from types import ModuleType
+from typing import Any
 
 from ..errors import UserError
 from . import hugging_face, openai, openclip
@@ -23,11 +25,16 @@ __all__ = ["Family", "absolute", "build_clip", "family_of", "list_backbones", "l
 
 
 def list_backbones() -> list[str]:
-    """The names that `load_clip` takes, without those of open_clip and of Hugging Face."""
+    """The names that `load_clip` takes, without those of open_clip and of Hugging Face.
+
+    Example:
+        >>> list_backbones()[-3:]
+        ['ViT-L/14', 'ViT-L/14@336px', 'emoji']
+    """
     return sorted(openai.NAMES)
 
 
-def load_clip(name: str):
+def load_clip(name: str) -> Any:
     """Load a CLIP in float32 on the CPU, in eval mode.
 
     Args:
@@ -41,17 +48,35 @@ def load_clip(name: str):
     Raises:
         UserError: the name is unknown, the weights are not known to fit or not on this machine,
             the download failed, a package is missing, or the model cannot be prompted.
+
+    Example:
+        >>> load_clip("emoji").visual.input_resolution
+        64
     """
+    return _module_of(name).load(name)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that no family has, where that shows without its package.
+
+    Raises:
+        UserError: no model and no file is called so.
+    """
+    if _module_of(name) is openai:
+        openai.check_known(name)
+
+
+def _module_of(name: str) -> ModuleType:
     if not name:
         raise UserError(
             "No backbone is named: give --config-file one of configs/trainers, or --backbone a "
             "name such as ViT-B/16"
         )
     if name.startswith(openclip.PREFIX):
-        return openclip.load(name)
+        return openclip
     if name not in openai.NAMES and hugging_face.is_name(name):
-        return hugging_face.load(name)
-    return openai.load(name)
+        return hugging_face
+    return openai
 
 
 def absolute(name: str) -> str:
@@ -67,6 +92,7 @@ def absolute(name: str) -> str:
     return before + (os.path.abspath(path) if os.path.exists(path) else path)
 
 
-def family_of(clip_model) -> Family:
+def family_of(clip_model: Any) -> Family:
     """The family of a loaded CLIP, or of one that was built by hand from OpenAI's class."""
-    return getattr(clip_model, "family", openai.OPENAI)
+    family: Family = getattr(clip_model, "family", openai.OPENAI)
+    return family

@@ -55,7 +55,6 @@ class CLIP(nn.Module):
     """The parts of a CLIP that `backbones` lists, without a forward pass of their own."""
 
     def __init__(self, visual: nn.Module, text: Tower, sizes: Sizes, family: Family, bias: bool):
-        """Make the parts, without values."""
         super().__init__()
         self.visual = visual
         self.transformer = openai_model.Transformer(text.width, text.layers, text.heads)

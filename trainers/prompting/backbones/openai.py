@@ -37,21 +37,38 @@ OPENAI = Family(
 
 
 def build_clip(arch: dict):
-    """A CLIP with fresh weights from its constructor's arguments, float32, in eval mode."""
+    """A CLIP with fresh weights from its constructor's arguments, float32, in eval mode.
+
+    Example:
+        >>> arch = {"embed_dim": 32, "image_resolution": 32, "vision_layers": 1, "vision_width": 64}
+        >>> arch |= {"vision_patch_size": 8, "context_length": 77, "vocab_size": 49408}
+        >>> arch |= {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
+        >>> build_clip(arch).text_projection.shape
+        torch.Size([64, 32])
+    """
     return model.CLIP(**arch).float().eval()
 
 
 def load(name: str):
     """As `load_clip`."""
-    path = EMBEDDED.get(name, Path(name))
+    check_known(name)
     if name in clip._MODELS:
         return _load_openai(_downloaded(name))
-    if not path.is_file():
+    path = EMBEDDED.get(name, Path(name))
+    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that is neither a model's nor a file's.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if name not in NAMES and not Path(name).is_file():
         raise UserError(
             f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
             "open_clip:ARCHITECTURE/TAG, and the name or folder of a CLIPModel of Hugging Face"
         )
-    return _load_safetensors(path) if path.suffix == ".safetensors" else _load_openai(path)
 
 
 def _downloaded(name: str) -> str:

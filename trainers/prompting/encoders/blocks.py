@@ -15,15 +15,7 @@ SLOPE = 1.702  # of QuickGELU
 
 
 def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values of a block's input.
-
-    Args:
-        block: a residual attention block of a CLIP, as `backbones` describes it.
-        x: (..., W).
-
-    Returns:
-        Three tensors (..., W), heads side by side.
-    """
+    """Queries, keys and values (..., W), heads side by side, of a block's input (..., W)."""
     qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
     q, k, v = qkv.chunk(3, -1)
     return q, k, v

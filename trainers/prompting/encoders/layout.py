@@ -53,7 +53,6 @@ class Layout(nn.Module):
         cut: list[int],
         spans: list[list[range]] | None = None,
     ):
-        """Lay out the sentences."""
         super().__init__()
         if spans:
             sentences = lengthened(sentences, spans)

@@ -52,12 +52,10 @@ class TextEncoder(nn.Module):
         spec: the method; `templates`, or `sentence` when N = 0, make the sentences.
         dataset: selects the hand-written sentence when the spec has none.
         words: whether the token-level features are wanted.
-        insert_block: the block, counted from 0, before which tokens of each class may replace the
-            learned ones (`inserted` of `forward`); 0 if none ever do.
 
     Raises:
-        UserError: a class name does not fit, or the prompt depth or `insert_block` exceeds the
-            encoder's depth.
+        UserError: a class name does not fit, or the prompt depth or `spec.insert_block` exceeds
+            the encoder's depth.
     """
 
     def __init__(
@@ -68,9 +66,7 @@ class TextEncoder(nn.Module):
         dataset: str = "",
         *,
         words: bool = False,
-        insert_block: int = 0,
     ):
-        """Write the sentences, and lay them out."""
         super().__init__()
         self.token_embedding = clip_model.token_embedding
         self.transformer = clip_model.transformer
@@ -79,7 +75,7 @@ class TextEncoder(nn.Module):
         self.text_projection = clip_model.text_projection
         self.tokenizer = family_of(clip_model).tokenizer
         self.spec = spec
-        self.insert_block = insert_block
+        self.insert_block = spec.insert_block
         self.recompute = False  # the blocks' activations in the backward pass
         self._check_depth()
 
@@ -97,7 +93,7 @@ class TextEncoder(nn.Module):
         if words:
             spans = [[self._span(n, k) for k in range(len(names))] for n in range(max(spec.N, 1))]
         self.layout = self._lay_out(spans, spec.class_specific)
-        if insert_block:
+        if spec.insert_block:
             self.own_layout = self._lay_out(spans, class_specific=True)
             regroup = [
                 self.layout.place(0, k, p)
@@ -150,12 +146,7 @@ class TextEncoder(nn.Module):
         ]
 
     def footprint(self, passes: int, itemsize: float) -> Footprint:
-        """What a training step keeps for the backward pass.
-
-        Args:
-            passes: how often the text is encoded: once, or once per image.
-            itemsize: bytes of an activation.
-        """
+        """Memory of a step that encodes the text `passes` times: once, or once per image."""
         if not self.spec.N:
             return Footprint()
         layers = len(self.transformer.resblocks)

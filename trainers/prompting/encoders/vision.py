@@ -38,7 +38,6 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
-        """Check that the prompts fit the backbone."""
         super().__init__()
         self.visual = visual
         self.spec = spec

@@ -13,5 +13,10 @@ for _file in pkgutil.iter_modules(__path__):
 
 
 def list_methods() -> list[str]:
-    """The names that `build_method` takes, those of plug-ins that are loaded among them."""
+    """The names that `build_method` takes, those of plug-ins that are loaded among them.
+
+    Example:
+        >>> "ALIGN" in list_methods()
+        True
+    """
     return sorted(METHODS)

@@ -5,14 +5,11 @@ Tuning Multi-mode Token-level Prompt Alignment across Modalities.
 
 from dataclasses import dataclass, field
 
-import torch.nn.functional as F
-
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
 from ..errors import UserError
 from ..method import Method, register
-from ..node import Words
-from ..regularizers import regularize, weights_of
-from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..regularizers import weights_of
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 from ..teacher import Teacher
 
 
@@ -83,16 +80,9 @@ class ALIGN(Method):
     def setup(self, clip_model, classnames, dataset):
         """Make the teachers of the regularisers that are asked for."""
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
-        self.regularizers: list[tuple[dict[str, float], Teacher]] = []
+        self.regularizers = []
         if "kg" in weights:
             teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
             self.regularizers.append(({"kg": weights.pop("kg")}, teacher))
         if weights:
             self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
-
-    def loss(self, output, batch):
-        """Cross-entropy, and the regularisers with their weights."""
-        terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
-        for weights, teacher in self.regularizers:
-            terms |= regularize(weights, teacher, output, batch.images)
-        return terms if len(terms) > 1 else terms["ce"]

@@ -6,8 +6,7 @@ Conditional Prompt Learning for Vision-Language Models.
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, text_prompt
+from ..spec import PromptSpec, Words, text_prompt
 
 
 @register
@@ -23,8 +22,6 @@ class CoCoOp(Method):
 
         N_CTX: int = 16
         CTX_INIT: Words = ""
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

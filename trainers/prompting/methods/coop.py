@@ -6,8 +6,7 @@ Learning to Prompt for Vision-Language Models.
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, text_prompt
+from ..spec import PromptSpec, Words, text_prompt
 
 
 @register
@@ -25,8 +24,6 @@ class CoOp(Method):
         CSC: bool = False
         CTX_INIT: Words = ""
         CLASS_TOKEN_POSITION: str = "end"
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, expand_templates
+from ..spec import PromptSpec, Words, expand_templates
 
 
 @register
@@ -23,8 +22,6 @@ class IVLP(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 9
         PROMPT_DEPTH_TEXT: int = 9
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

@@ -5,12 +5,9 @@ Visual-Language Prompt Tuning with Knowledge-guided Context Optimization.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 from ..encoders.templates import KGCOOP, template_of
 from ..method import Method, register
 from ..node import Switch
-from ..regularizers import regularize
 from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 
@@ -51,8 +48,4 @@ class KgCoOp(Method):
     def setup(self, clip_model, classnames, dataset):
         """Make the teacher with the data set's sentence."""
         self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
-
-    def loss(self, output, batch):
-        """CE + W (1 - mean_k cos(h_k, h0_k)), by its terms."""
-        ce = F.cross_entropy(output.logits, batch.labels)
-        return {"ce": ce, **regularize({"kg": self.settings.W}, self.teacher, output, batch.images)}
+        self.regularizers = [({"kg": self.settings.W}, self.teacher)]

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, Words, shared_prompt
 
 
 @register
@@ -21,8 +20,6 @@ class MaPLe(Method):
         N_CTX: int = 2
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

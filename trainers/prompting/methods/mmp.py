@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, expand_templates, fixed_sentence
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 
 
 @register
@@ -29,8 +28,6 @@ class MMP(Method):
         TEXT_PROMPT_NUMBER: int = 4
         VISION_PROMPT_NUMBER: int = 4
         HIERARCHICAL: bool = True
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

@@ -20,8 +20,6 @@ class PLOT(Method):
 
         N: int = 4
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

@@ -5,13 +5,10 @@ Self-regulating Prompts: Foundational Model Adaptation without Forgetting.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 from ..averaging import GaussianMean
 from ..encoders.templates import PROMPTSRC
 from ..errors import UserError
 from ..method import register
-from ..regularizers import regularize
 from ..teacher import Teacher
 from .ivlp import IVLP
 
@@ -55,19 +52,11 @@ class PromptSRC(IVLP):
                 f"OPTIM.MAX_EPOCH is {settings.MAX_EPOCH} but the mean over the epochs is centred "
                 f"on epoch {settings.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer"
             )
+        weights = {"scl_text": settings.TEXT_LOSS_WEIGHT, "scl_image": settings.IMAGE_LOSS_WEIGHT}
         self.teacher = Teacher(clip_model, classnames, PROMPTSRC)
+        self.regularizers = [({**weights, "scl_logits": 1.0}, self.teacher)]
         trained = self.model.public_parameters()
         self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
-
-    def loss(self, output, batch):
-        """Cross-entropy and the three terms of self-consistency."""
-        weights = {
-            "scl_text": self.settings.TEXT_LOSS_WEIGHT,
-            "scl_image": self.settings.IMAGE_LOSS_WEIGHT,
-            "scl_logits": 1.0,
-        }
-        ce = F.cross_entropy(output.logits, batch.labels)
-        return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
 
     def after_epoch(self, epoch, last):
         """Take the epoch's prompts into their mean."""

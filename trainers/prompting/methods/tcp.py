@@ -7,7 +7,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..backbones.openai_clip.model import QuickGELU
@@ -18,7 +17,6 @@ from ..method import Method, register
 from ..model.learner import Contexts
 from ..model.parts import Parts
 from ..node import Switch
-from ..regularizers import regularize
 from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 from .kgcoop import WORDS
@@ -32,7 +30,6 @@ class ClassTokens(Parts):
     prefix = "prompt_learner."
 
     def __init__(self, teacher: Teacher, dim: int, length: int, width: int):
-        """Make the network, with random weights."""
         super().__init__()
         self.teacher = teacher
         self.shape = (length, width)
@@ -90,10 +87,6 @@ class TCP(Method):
     def setup(self, clip_model, classnames, dataset):
         """Make the teacher, and the network from its features to tokens."""
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
+        self.regularizers = [({"kg": KG_WEIGHT}, self.teacher)]
         width, dim = clip_model.text_projection.shape
         self.model.parts = ClassTokens(self.teacher, dim, self.model.spec.text_length, width)
-
-    def loss(self, output, batch):
-        """CE + 8 (1 - mean_k cos(h_k, h0_k)), by its terms."""
-        ce = F.cross_entropy(output.logits, batch.labels)
-        return {"ce": ce, **regularize({"kg": KG_WEIGHT}, self.teacher, output, batch.images)}

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, shared_prompt
+from ..spec import PromptSpec, Words, shared_prompt
 
 
 @register
@@ -23,8 +22,6 @@ class UPT(Method):
         N_CTX: int = 4
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

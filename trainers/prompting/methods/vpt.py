@@ -6,8 +6,7 @@ Visual Prompt Tuning.
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..node import Words
-from ..spec import PromptSpec, fixed_sentence, only_template
+from ..spec import PromptSpec, Words, fixed_sentence, only_template
 
 
 @register
@@ -23,8 +22,6 @@ class VPT(Method):
         N_CTX_VISION: int = 8
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 12
-
-    settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:

@@ -18,8 +18,6 @@ class ZeroshotCLIP(Method):
     class Settings(Method.Settings):
         """None but the precision."""
 
-    settings: Settings
-
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""

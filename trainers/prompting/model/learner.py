@@ -1,6 +1,7 @@
 """What is trained: the contexts of both sides, and what couples them."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +18,10 @@ class Contexts(NamedTuple):
     """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none.
 
     inserted: (K, b, W) tokens of each class that enter the text encoder at `spec.insert_block`.
+
+    Example:
+        >>> Contexts(text=[torch.zeros(1, 4, 128)], vision=None).inserted is None
+        True
     """
 
     text: list[torch.Tensor] | None
@@ -24,13 +29,17 @@ class Contexts(NamedTuple):
     inserted: torch.Tensor | None = None
 
 
-def normal(*shape) -> nn.Parameter:
+def normal(*shape: int) -> nn.Parameter:
     """A random context, N(0, 0.02^2)."""
     return nn.Parameter(torch.randn(shape) * STD)
 
 
 def initial_contexts(
-    templates, count: int, length: int, embedding: torch.Tensor, encode
+    templates: Sequence[str],
+    count: int,
+    length: int,
+    embedding: torch.Tensor,
+    encode: Callable[[str], list[int]],
 ) -> torch.Tensor:
     """Starting values of `count` contexts of `length` tokens (docs/methods.md, section 5).
 
@@ -61,27 +70,23 @@ class MetaNet(nn.Module):
     """CoCoOp's network from the image feature to a shift of the context."""
 
     def __init__(self, dim: int, width: int):
-        """Make the parameters with their starting values."""
         super().__init__()
         self.linear1 = nn.Linear(dim, dim // 16)
         self.linear2 = nn.Linear(dim // 16, width)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, width)."""
-        return self.linear2(self.linear1(z).relu())
+        shift: torch.Tensor = self.linear2(self.linear1(z).relu())
+        return shift
 
 
 class PromptLearner(nn.Module):
     """The trainable part of every method; parameters bear the names of public checkpoints.
 
-    Args:
-        clip_model: the frozen CLIP, for its embedding and dimensions.
-        spec: the method.
-        num_classes: K, the number of contexts when they are class-specific.
+    Of the CLIP only its embedding and its dimensions are read, and initialise the contexts.
     """
 
-    def __init__(self, clip_model, spec: PromptSpec, num_classes: int):
-        """Make the parameters with their starting values."""
+    def __init__(self, clip_model: Any, spec: PromptSpec, num_classes: int):
         super().__init__()
         self.spec = spec
         embedding = clip_model.token_embedding.weight.detach()
@@ -178,22 +183,23 @@ def as_batch(context: torch.Tensor) -> torch.Tensor:
     return context if context.dim() == 3 else context[None]
 
 
-def check_contexts(contexts: Contexts, spec: PromptSpec, num_classes: int, towers, parts) -> None:
-    """Refuse contexts that the encoders would not read as they are meant.
+def check_contexts(
+    contexts: Contexts,
+    spec: PromptSpec,
+    num_classes: int,
+    towers: Sequence[Any],
+    parts: nn.Module,
+) -> None:
+    """Refuse contexts, made by `parts`, that the encoders would not read as they are meant.
 
-    Args:
-        contexts: what the parts have made of those of the prompt learner.
-        spec: the method.
-        num_classes: K.
-        towers: of text and of images, each with its `transformer`; a ResNet has none.
-        parts: what has made the contexts.
+    The towers, of text and of images, have a `transformer` each; a ResNet has none.
 
     Raises:
-        UserError: the encoders would not read them as they are meant.
+        UserError: says what the contexts should be.
     """
     b = spec.text_length
 
-    def need(condition: bool, sentence: str):
+    def need(condition: bool, sentence: str) -> None:
         if not condition:
             name = type(parts).__name__
             raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")

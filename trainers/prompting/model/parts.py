@@ -27,6 +27,17 @@ class Parts(nn.Module):
 
     Attributes:
         prefix: what stands before the parameters' names in public whole-model checkpoints.
+
+    Example:
+        >>> class Scaled(Parts):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.factor = nn.Parameter(torch.ones(()))
+        ...
+        ...     def image(self, features):
+        ...         return features._replace(z=self.factor * features.z)
+        >>> Scaled().image(ImageFeatures(torch.ones(1, 1, 2), None)).z.tolist()
+        [[[1.0, 1.0]]]
     """
 
     prefix = ""

@@ -1,6 +1,8 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
+from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,13 @@ class PromptedCLIP(nn.Module):
     Raises:
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
         ValueError, TypeError: `classnames` is no list of names.
+
+    Example:
+        >>> from trainers.prompting import load_clip, prompt_spec
+        >>> spec = prompt_spec("ALIGN", {"M": 2, "N": 3, "DEPTH": 2})
+        >>> model = PromptedCLIP(load_clip("emoji"), ["cat", "dog", "fox"], spec).eval()
+        >>> model(torch.zeros(5, 3, 64, 64)).shape
+        torch.Size([5, 3])
     """
 
     logit_scale: torch.Tensor
@@ -50,13 +59,12 @@ class PromptedCLIP(nn.Module):
 
     def __init__(
         self,
-        clip_model,
-        classnames,
+        clip_model: Any,
+        classnames: Sequence[str],
         spec: PromptSpec,
         dataset: str = "",
         chunk_bytes: int = CHUNK_BYTES,
     ):
-        """Build the prompts and both encoders around the modules of the CLIP."""
         super().__init__()
         check_names(classnames)
         clip_model.requires_grad_(False)
@@ -67,25 +75,22 @@ class PromptedCLIP(nn.Module):
         wanted = scores.needs(spec)
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
 
-        def text_encoder(names):
-            return TextEncoder(
-                clip_model, names, spec, dataset,
-                words=wanted.words, insert_block=spec.insert_block,
-            )  # fmt: skip
-
         self.num_classes = len(classnames)
-        self.text_encoder = encoder = text_encoder(classnames)
+        self.text_encoder = encoder = TextEncoder(
+            clip_model, classnames, spec, dataset, words=wanted.words
+        )
         layout = encoder.own_layout if spec.insert_block else encoder.layout
         self.token_weights = layout.token_weights  # of all classes
         if ranks.count() > 1 and not spec.image_conditional:
-            self.text_encoder = text_encoder(classnames[ranks.share(len(classnames))])
+            own = classnames[ranks.share(len(classnames))]
+            self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
         self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
         self.register_buffer("logit_bias", None if bias is None else bias.detach())
-        self._cache: tuple[tuple, TextFeatures] | None = None
+        self._cache: tuple[tuple[object, ...], TextFeatures] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
@@ -161,7 +166,7 @@ class PromptedCLIP(nn.Module):
             return self._image_conditional(image).logits
         return self.score(image, self.text_features())
 
-    def _encode_images(self, images, contexts: Contexts) -> ImageFeatures:
+    def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
         vision = ranks.read(contexts.vision, B)
         features = self.image_encoder(ranks.own(images), vision)
@@ -181,7 +186,7 @@ class PromptedCLIP(nn.Module):
             return self.parts.text(found)
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
         s = found.s
-        if s is not None:
+        if s is not None and self.token_weights is not None:
             missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
         return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
@@ -207,7 +212,7 @@ class PromptedCLIP(nn.Module):
             self._cache = key, self._encode_text(contexts)
         return self._cache[1]
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "PromptedCLIP":
         """As `nn.Module.train`; in train mode the cached text features are dropped."""
         if mode:
             self._cache = None
@@ -246,7 +251,7 @@ class PromptedCLIP(nn.Module):
             "image": self.image_encoder.footprint(batch, itemsize),
         }
         plans = 0
-        if self.spec.token_level:
+        if self.spec.token_level and self.token_weights is not None:
             _, K, L = self.token_weights.mass.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0

@@ -77,12 +77,9 @@ def keep_freed_memory():
 
 
 def choose(towers: Mapping[str, Footprint], other: int, budget: int) -> MemoryPlan:
-    """The least recomputation with which a step fits into the budget.
+    """The least recomputation with which a step fits into the budget, in bytes.
 
-    Args:
-        towers: what each tower keeps.
-        other: bytes that are kept in any case.
-        budget: bytes.
+    `other` bytes are kept in any case.
 
     Raises:
         UserError: it does not fit even so; says by how much.

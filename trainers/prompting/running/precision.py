@@ -43,7 +43,6 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device):
-        """Choose the types, and the scale of the loss."""
         if name not in ITEMSIZE:
             raise UserError(f"PREC is '{name}' but must be fp16, fp32 or amp")
         on_cpu = device.type == "cpu"

@@ -279,15 +279,9 @@ def _together(operation, *args) -> None:
 
 
 class ShareLoader:
-    """A loader whose batches each rank loads in part, and gets whole.
-
-    Args:
-        loader: a `DataLoader` with a batch sampler, the same on all ranks.
-        device: where the batches are to be.
-    """
+    """A loader whose batches, the same on all ranks, each loads in part, and gets whole."""
 
     def __init__(self, loader, device: torch.device):
-        """Make a loader that reads this rank's share of each batch."""
         self.sizes = [
             min(loader.batch_size, len(loader.sampler) - start)
             for start in range(0, len(loader) * loader.batch_size, loader.batch_size)
@@ -303,11 +297,9 @@ class ShareLoader:
         )
 
     def __len__(self):
-        """The number of batches."""
         return len(self.sizes)
 
     def __iter__(self):
-        """The batches, whole on every rank."""
         for batch, n in zip(self.loader, self.sizes, strict=True):
             yield {name: self._whole(value, n) for name, value in batch.items()}
 
@@ -326,9 +318,6 @@ class _Shares:
 
     def __init__(self, batches):
         self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
 
     def __iter__(self):
         for batch in self.batches:

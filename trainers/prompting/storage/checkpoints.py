@@ -128,13 +128,7 @@ def saved_epochs(folder: str) -> list[int]:
 
 
 def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
-    """An error about the checkpoint that a run was to go on from, which tells the ways on.
-
-    Args:
-        folder: of the model.
-        epoch: of the checkpoint.
-        what: is wrong with it, as the rest of a sentence.
-    """
+    """An error about the checkpoint that a run was to go on from: what is wrong, and what to do."""
     mark = os.path.join(folder, "checkpoint")
     remedy = f"delete '{mark}' to train from the start"
     others = [other for other in saved_epochs(folder) if other != epoch]

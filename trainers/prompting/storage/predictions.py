@@ -24,7 +24,6 @@ class Predictions:
     note = ""
 
     def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
-        """Start without images."""
         self.files: list[str] = []
         self.scale, self.new = scale, new
         self._columns: dict[str, list[torch.Tensor]] = defaultdict(list)

@@ -22,12 +22,7 @@ PARTS = "model.parts."
 def load_buffers(
     module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> None:
-    """Load the buffers that a checkpoint keeps beside what is trained.
-
-    Args:
-        module: the method.
-        own: those of its buffers that checkpoints keep, by their names in it.
-        state: the same of the checkpoint.
+    """Load the buffers that a checkpoint keeps with what is trained, `own` of those of the method.
 
     Raises:
         UserError: the state is of another method, or a value does not fit.
@@ -67,11 +62,7 @@ def _has_parts(state: Mapping) -> bool:
 
 
 def _check_value(key: str, value, own: torch.Tensor) -> None:
-    """Refuse a value that does not fit.
-
-    Raises:
-        UserError: a value cannot be that of a buffer.
-    """
+    """Refuse a value that cannot be that of a buffer."""
     if is_dense(own) or not torch.is_tensor(value):
         check_dense(key, value)
     if own.numel() and value.shape != own.shape:

@@ -23,13 +23,9 @@ OTHER = "other"
 def for_run(
     keys: Mapping[str, object], dataset: str, shots: object, classes: str
 ) -> dict[str, object]:
-    """The keys of a config file for a run, without the sections.
+    """The dotted keys of a config file for a run, without the sections.
 
-    Args:
-        keys: dotted keys, among them some like `BY_DATASET.ImageNet.OPTIM.MAX_EPOCH`.
-        dataset: as DATASET.NAME.
-        shots: as DATASET.NUM_SHOTS.
-        classes: as DATASET.SUBSAMPLE_CLASSES.
+    A run has a DATASET.NAME, DATASET.NUM_SHOTS and DATASET.SUBSAMPLE_CLASSES.
     """
     return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 

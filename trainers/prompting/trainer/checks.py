@@ -19,14 +19,9 @@ EVERY = 20  # steps between two looks at the loss
 
 
 class Watch:
-    """Notes where losses and logits are not finite.
-
-    Args:
-        device: of the run.
-    """
+    """Notes where losses and logits are not finite."""
 
     def __init__(self, device: torch.device):
-        """Start with numbers that are all finite."""
         self.waits = device.type != "cpu"
         self.first_bad = torch.tensor(-1, device=device)
         self.sound = torch.tensor(True, device=device)
@@ -93,11 +88,7 @@ def check_classes(classnames: list[str]) -> list[str]:
 
 
 def check_ranks(dataset, root: str) -> None:
-    """Check that the ranks of one run can share its data.
-
-    Args:
-        dataset: Dassl's.
-        root: DATASET.ROOT.
+    """Check that the ranks of one run can share its data, which lie in a DATASET.ROOT.
 
     Raises:
         UserError: there are too many ranks, or they see different data.
@@ -132,12 +123,7 @@ def check_batch(size: int) -> None:
 
 
 def failed(what: str, folder: str) -> UserError:
-    """An error about a training whose numbers are spoiled; what is saved stays as it is.
-
-    Args:
-        what: is not finite, as the beginning of a sentence.
-        folder: of the model.
-    """
+    """An error that begins with what is not finite; what is saved in the folder stays as it is."""
     epochs = saved_epochs(folder)
     kept = f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
     return UserError(

@@ -1,5 +1,8 @@
 """Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from yacs.config import CfgNode
 
 from .. import methods  # noqa: F401 (registers those that are built in)
@@ -54,7 +57,7 @@ def resolved(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
+def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
     """The cfg with images as its backbone reads them: size, normalisation and interpolation.
 
     Returns:
@@ -76,11 +79,11 @@ def fitted(cfg: CfgNode, clip_model) -> tuple[CfgNode, list[str]]:
     return cfg, told
 
 
-def _plain(value):
+def _plain(value: object) -> object:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _value(cfg: CfgNode, place: str):
+def _value(cfg: CfgNode, place: str) -> Any:
     """What a cfg has at a dotted place; None if nothing."""
     node = cfg
     for part in place.split("."):
@@ -92,16 +95,12 @@ def _places() -> dict[str, object]:
     """Dotted place in a cfg -> default, for the keys of all methods."""
     places: dict[str, object] = {}
     for method in METHODS.values():
-        own = {_place(method, key): default for key, default in method.defaults.items()}
-        own |= {_place(method, key): None for key in method.ignored}
+        own = {method.place(key): default for key, default in method.defaults.items()}
+        own |= {method.place(key): None for key in method.ignored}
         for place, default in own.items():
             same = places.setdefault(place, default) == default
             places[place] = default if same else None
     return places
-
-
-def _place(method: type[Method], key: str) -> str:
-    return method.outside.get(key, f"TRAINER.{method.node}.{key}")
 
 
 def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
@@ -109,13 +108,13 @@ def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
     return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
 
 
-def values_in(cfg: CfgNode, method: type[Method]) -> dict:
+def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     """What a cfg has for the keys of a method; those of other methods in the same node are left.
 
     A key that means nothing to the method, but has been set, is named in a printed warning.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _value(cfg, _place(method, key)) for key in keys}
+    values = {key: _value(cfg, method.place(key)) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -127,7 +126,7 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict:
     return values
 
 
-def read_node(method: type[Method], values: dict, dataset: str = "") -> Settings:
+def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = "") -> Settings:
     """The settings of a method in full, in which no key is None whose default is not.
 
     Args:
@@ -144,13 +143,13 @@ def read_node(method: type[Method], values: dict, dataset: str = "") -> Settings
             raise UserError(
                 f"TRAINER.{method.node} has no key '{key}': {nearest(key, method.defaults)}"
             )
-    _warn_ignored([_place(method, k) for k in method.ignored if values.get(k) is not None])
+    _warn_ignored([method.place(k) for k in method.ignored if values.get(k) is not None])
     given = {
         key: value
         for key, value in values.items()
         if value is not None and key not in method.ignored
     }
-    check_values(method.Settings, given, lambda key: _place(method, key))
+    check_values(method.Settings, given, method.place)
     if given.get("CTX_INIT") is False and not isinstance(method.defaults["CTX_INIT"], bool):
         given["CTX_INIT"] = ""
     return method.Settings(**given, dataset=dataset)
@@ -161,7 +160,7 @@ def _warn_ignored(places: list[str]) -> None:
         print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
 
 
-def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
+def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> PromptSpec:
     """A method's point in the space of prompts from its cfg node.
 
     Args:
@@ -171,12 +170,22 @@ def prompt_spec(name: str, node: dict, dataset: str = "") -> PromptSpec:
 
     Raises:
         UserError: unknown method or key, or values that contradict each other.
+
+    Example:
+        >>> prompt_spec("MaPLe", {"PROMPT_DEPTH": 3}).text_depth
+        3
     """
     method = find_method(name)
     return method.point(read_node(method, node, dataset))
 
 
-def build_method(name: str, node: dict, clip_model, classnames, dataset: str = "") -> Method:
+def build_method(
+    name: str,
+    node: Mapping[str, Any],
+    clip_model: Any,
+    classnames: Sequence[str],
+    dataset: str = "",
+) -> Method:
     """A method in plain PyTorch, without Dassl.
 
     Args:
@@ -193,6 +202,13 @@ def build_method(name: str, node: dict, clip_model, classnames, dataset: str = "
 
     Raises:
         UserError: unknown method or key, values that contradict each other or do not fit.
+
+    Example:
+        >>> import torch
+        >>> from trainers.prompting import load_clip
+        >>> method = build_method("KgCoOp", {"N_CTX": 4}, load_clip("emoji"), ["cat", "dog"])
+        >>> list(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
+        ['loss', 'ce', 'kg']
     """
     method = find_method(name)
     return method(read_node(method, node, dataset), clip_model, classnames, dataset)

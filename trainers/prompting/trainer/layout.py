@@ -14,7 +14,6 @@ class PublicLayout(nn.Module):
     """
 
     def __init__(self, model: PromptedCLIP, submodule: bool):
-        """Wrap the model."""
         super().__init__()
         self.model = model
         self.prefix = "prompt_learner." if submodule else ""

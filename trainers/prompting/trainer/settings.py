@@ -53,15 +53,8 @@ def check_resumed(
 ) -> None:
     """Refuse to go on with a run under other settings than it began with, or without its state.
 
-    A checkpoint that does not tell its settings is of another code, and may lack more.
-
-    Args:
-        checkpoint: what it holds.
-        now: the settings of this call.
-        classnames: K names, of the data now.
-        folder: where the checkpoint lies.
-        wanted: the names of all parts of its state.
-        method: whose defaults stand for what is None.
+    A checkpoint that does not tell its settings is of another code, and may lack more; else it must
+    have all parts of the state that are wanted.
 
     Raises:
         UserError: names the keys or classes that differ, or the parts that are missing.
@@ -125,7 +118,7 @@ def is_settings(saved) -> bool:
 
 def _own(method) -> dict[str, str]:
     """Dotted key -> key of a method's node."""
-    return {method.outside.get(key, f"TRAINER.{method.node}.{key}"): key for key in method.defaults}
+    return {method.place(key): key for key in method.defaults}
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:

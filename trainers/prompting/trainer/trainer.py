@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from ..backbones import absolute, load_clip
 from ..errors import UserError
 from ..method import Method
+from ..model.prompted_clip import PromptedCLIP
 from ..running import ranks
 from ..running.memory import GIB, keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
@@ -46,6 +47,7 @@ class PromptTrainer(TrainerX):
 
     kind: type[Method]
     method: Method
+    model: PromptedCLIP
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
     untrained = True
@@ -56,7 +58,6 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ build
 
     def __init__(self, cfg: CfgNode):
-        """Build data, model and optimiser, as Dassl does."""
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
         super().__init__(resolved(cfg))
@@ -152,7 +153,7 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ train
 
-    def train(self):
+    def train(self):  # type: ignore[override]
         """As in Dassl; a method with nothing to train is evaluated instead."""
         self.untrained = False
         if self.num_trained:

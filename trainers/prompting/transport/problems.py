@@ -31,7 +31,6 @@ class TokenWeights(nn.Module):
     order: Tensor
 
     def __init__(self, mass: Tensor, shared: int = 0):
-        """Of these weights and shared tokens."""
         super().__init__()
         self.shared = shared
         positions = torch.arange(1, mass.shape[2] + 1, device=mass.device)

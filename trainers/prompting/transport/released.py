@@ -1,4 +1,7 @@
-"""Sinkhorn's iteration as the published code of ALIGN and PLOT has it, to compare with."""
+"""Sinkhorn's iteration as the published code of ALIGN and PLOT has it, to compare with.
+
+arXiv:2309.13847 and arXiv:2210.01253; docs/methods.md, section 3.
+"""
 
 import math
 from collections.abc import Callable

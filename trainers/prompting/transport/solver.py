@@ -67,6 +67,11 @@ def sinkhorn(
     Raises:
         ValueError: types, shapes, weights or numbers do not make a transport problem; a cost is
             nan or -inf where there is mass.
+
+    Example:
+        >>> sinkhorn(1 - torch.eye(2)).plan.round(decimals=3)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]])
     """
     return Sinkhorn(reg, tol, max_iter)(cost, a, b)
 
@@ -119,8 +124,7 @@ class Sinkhorn:
     max_iter: int = 100
     spread: float | None = None
 
-    def __post_init__(self):
-        """Checks the settings."""
+    def __post_init__(self) -> None:
         check_settings(self.reg, self.tol, self.max_iter)
 
     def __call__(
@@ -141,7 +145,7 @@ class Sinkhorn:
         plan = found.plan.mT.reshape(cost.shape)
         distance, iterations, error = (x.reshape(batch) for x in found[1:])
         if cost.requires_grad and torch.is_grad_enabled():
-            distance = PlanDistance.apply(cost, plan, distance)
+            distance = PlanDistance.apply(cost, plan, distance)  # type: ignore[no-untyped-call]
         return SinkhornResult(plan, distance, iterations, error)
 
     def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> SinkhornResult:
@@ -151,7 +155,7 @@ class Sinkhorn:
             padding = (a == 0) | (b == 0).mT
             C = C.masked_fill(padding, 0)
         solved: list[SinkhornResult] = []
-        indices: list = []
+        indices: list[Any] = []
         for index, costs, scalings in self.scalings(C, a, b, padding):
             state = self.iterate(scalings)
             plan, error = self.finish(scalings, state)
@@ -169,10 +173,12 @@ class Sinkhorn:
         traced = torch.compiler.is_compiling()
         looks = traced or looks_are_free(scalings.b.device)
 
-        def goes_on(t, u, v, w, active, iterations):
+        def goes_on(t: Any, u: Tensor, v: Tensor, w: Tensor, active: Tensor, n: Tensor) -> Any:
             return active.any() if looks else t <= self.max_iter
 
-        def update(t, before, v, w, active, iterations):
+        def update(
+            t: Any, before: Tensor, v: Tensor, w: Tensor, active: Tensor, iterations: Tensor
+        ) -> tuple[Any, Tensor, Tensor, Tensor, Tensor, Tensor]:
             u = scalings.u(v)
             w = scalings.w(u)
             waits = self.waits(t)
@@ -196,7 +202,9 @@ class Sinkhorn:
 
     # ------------------------------------------------------------------ the parts of the loop
 
-    def scalings(self, C, a, b, padding) -> Iterator[tuple[slice | Tensor, Tensor, Scalings]]:
+    def scalings(
+        self, C: Tensor, a: Tensor, b: Tensor, padding: Tensor | None
+    ) -> Iterator[tuple[slice | Tensor, Tensor, Scalings]]:
         """The steps for costs C, which are 0 at `padding`: entries without mass.
 
         v absorbs any shift of a column. With x = (mean C - C) / reg, the mean taken over each
@@ -248,7 +256,9 @@ class Sinkhorn:
         """True where iteration t goes without a test, which costs as much as half of it."""
         return (t > 4) & (t % 4 != 0) & (t < self.max_iter)
 
-    def unfinished(self, scalings: Scalings, before, u, v, w) -> Tensor:
+    def unfinished(
+        self, scalings: Scalings, before: Tensor, u: Tensor, v: Tensor, w: Tensor
+    ) -> Tensor:
         """True where a problem has not converged; not for nan, which no iteration mends."""
         return scalings.error(v, w) > self.tol
 

@@ -1,4 +1,6 @@
-"""Token-level transport distances (Eq. 6) of every image, class and pair of prompts.
+"""Token-level transport distances of every image, class and pair of prompts.
+
+They are those of ALIGN, arXiv:2309.13847, Eq. 6.
 
 The same numbers come about in three ways: on a GPU by fused kernels (`triton_kernels`); where a
 gradient is asked for, by `Sinkhorn` on the costs of a piece at a time; and without, in about half

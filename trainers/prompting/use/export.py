@@ -18,8 +18,7 @@ TRACED = 3  # images that a program is traced with; it takes any number
 class Program(nn.Module):
     """What a `PromptedCLIP` computes of images, with all that does not depend on them as constants.
 
-    Args:
-        model: in eval mode.
+    The model is in eval mode, here and in the functions below, and there in float32.
     """
 
     h: torch.Tensor
@@ -29,7 +28,6 @@ class Program(nn.Module):
     logit_bias: torch.Tensor | None
 
     def __init__(self, model: PromptedCLIP):
-        """Take from the model what images need, and constants for the rest."""
         super().__init__()
         self.spec = model.spec
         self.image_encoder = model.image_encoder
@@ -64,12 +62,7 @@ class Program(nn.Module):
 
 
 def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
-    """The model as a `torch.export` program, from images (B, 3, size, size) to logits (B, K).
-
-    Args:
-        model: in eval mode and float32.
-        size: of the images.
-    """
+    """The model as a `torch.export` program, from images (B, 3, size, size) to logits (B, K)."""
     images = torch.randn(TRACED, 3, size, size, device=model.logit_scale.device)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
@@ -81,9 +74,6 @@ def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
 @torch.no_grad()
 def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
     """The text features as the weights of a linear classifier on the image features of the CLIP.
-
-    Args:
-        model: in eval mode and float32.
 
     Returns:
         `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from dassl.config import get_cfg_default
@@ -23,12 +24,12 @@ from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import is_settings
 
 
-def _is_text(value) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
 # What a checkpoint needs beside the prompts, and what holds of it.
-NEEDED = {
+NEEDED: dict[str, Callable[[Any], bool]] = {
     "settings": is_settings,
     "classnames": lambda value: are_texts(value) and len(value) > 1,
     "trainer": _is_text,
@@ -61,7 +62,7 @@ class Run:
 
 
 def load_run(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     classnames: Sequence[str] | None = None,
     epoch: int | None = None,
     backbone: str | None = None,
@@ -85,6 +86,11 @@ def load_run(
         UserError: there is no run, it does not say what made it, its method is that of a plug-in
             that is not named, the backbone is missing, class names are repeated or too long, or
             the prompts are made for their classes alone.
+
+    Example:
+        >>> load_run("no/run")
+        Traceback (most recent call last):
+        UserError: 'no/run' is not there: give the output folder of one training
     """
     load_plugins(plugins)
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
@@ -111,7 +117,7 @@ def load_run(
     )
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, Any]:
     """A checkpoint that says what made it."""
     state = read_checkpoint(path)
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
@@ -123,7 +129,7 @@ def _read(path: str) -> dict:
     return state
 
 
-def _kind(state: dict, path: str, trust: bool) -> type[Method]:
+def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
     """The method of a checkpoint; its plug-ins are imported only where they are trusted."""
     if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
         if not trust:
@@ -176,7 +182,7 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
     return cfg
 
 
-def _literal(text: str, default):
+def _literal(text: str, default: object) -> object:
     """The value of a setting, of the kind of its default; a default of None allows any.
 
     Raises:
@@ -197,7 +203,7 @@ def _literal(text: str, default):
     return value
 
 
-def _checked(names: Sequence[str], clip_model) -> list[str]:
+def _checked(names: Sequence[str], clip_model: Any) -> list[str]:
     """Return other class names.
 
     Raises:

@@ -3,7 +3,14 @@
 import random
 from operator import attrgetter
 
-from dassl.utils import UserError
+from dassl.utils import Registry, UserError
+
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(cfg):
+    """The data set that `cfg.DATASET.NAME` names, built from `cfg`."""
+    return DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg)
 
 
 class Datum:

@@ -1,0 +1,29 @@
+"""The example of every public name, which says what its docstring promises."""
+
+import doctest
+
+import pytest
+
+from trainers import prompting
+from trainers.prompting import methods  # noqa: F401 (registers those that are built in)
+from trainers.prompting.method import METHODS
+from trainers.prompting.scores import SCORES
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """Methods and scores that examples register are removed after them."""
+    before = [(table, dict(table)) for table in (METHODS, SCORES)]
+    yield
+    for table, content in before:
+        table.clear()
+        table.update(content)
+
+
+@pytest.mark.parametrize("name", prompting.__all__)
+def test_the_example_of_a_public_name(name):
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(prompting, name), name)
+    assert example.examples, f"{name} has none"
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    said = []
+    assert not runner.run(example, out=said.append).failed, "".join(said)
