@@ -38,7 +38,9 @@ def write_results(cfg, trainer) -> None:
     data, measured = trainer.dm.dataset, {}
     if said is not None:
         arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
-        measured = metrics(arrays, data.classnames)
+        measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
+        if said.note:
+            measured["joint_note"] = said.note
     record = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,

@@ -47,6 +47,24 @@ class TinyColours(DatasetBase):
         super().__init__(train_x=few, val=data["val"], test=data["test"])
 
 
+# Classes of `write_halves`; `ImageFolder` sorts them, and three of them are the base classes.
+HALVES = ["annual crop", "forest", "river bank", "road", "sea"]
+OF_HALVES = ["DATASET.NAME", "ImageFolder", "DATASET.SUBSAMPLE_CLASSES"]  # then base, new or all
+
+
+def write_halves(root: Path) -> Path:
+    """A folder for `ImageFolder`: of five classes each 5 training, 2 validation, 3 test images."""
+    rng = np.random.default_rng(0)
+    for name in HALVES:
+        folder = root / name.replace(" ", "_")
+        folder.mkdir(parents=True)
+        colour = rng.integers(30, 225, 3)
+        for i in range(10):
+            pixels = (colour + rng.integers(-30, 30, (32, 32, 3))).astype("uint8")
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
 def write_sentences(folder: Path) -> str:
     """Two sentences about each class, for CoPrompt; the path of their file."""
     folder.mkdir(parents=True, exist_ok=True)

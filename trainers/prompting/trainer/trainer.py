@@ -26,6 +26,7 @@ from ..storage.checkpoints import (
 from ..storage.predictions import Predictions
 from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
 from .config import fitted, resolved, settings_in
+from .halves import begin, validation_loader
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -37,6 +38,7 @@ class PromptTrainer(TrainerX):
         kind: the class of the method that is trained.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
             While an evaluation goes on they stand in `recorder`.
+        other: while an evaluation goes on, the method for the other half of the classes.
         untrained: until something has trained the prompts, or chosen those that there are.
 
     Attributes:
@@ -51,6 +53,7 @@ class PromptTrainer(TrainerX):
     untrained = True
     predictions: Predictions | None = None
     recorder: Predictions | None = None
+    other: Method | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -68,10 +71,11 @@ class PromptTrainer(TrainerX):
         if changes:
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
+        self.validation = validation_loader(self.test_loader, self.dm.dataset)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
-        for name in ("train_loader_x", "val_loader", "test_loader"):
+        for name in ("train_loader_x", "val_loader", "test_loader", "validation"):
             if (loader := getattr(self, name)) is not None:
                 setattr(self, name, ranks.ShareLoader(loader, self.device))
 
@@ -85,7 +89,6 @@ class PromptTrainer(TrainerX):
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
-        del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
         self.precision.place(self.model, clip_model)
@@ -292,10 +295,11 @@ class PromptTrainer(TrainerX):
                 "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
                 "`load_model('')` evaluates them as they are initialised"
             )
-        self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
+        if self.cfg.TEST.PREDICTIONS:
+            self.recorder, self.other = begin(self, split or self.cfg.TEST.SPLIT)
         result = super().test(split)
         self.watch.check_logits()
-        self.predictions, self.recorder = self.recorder, None
+        self.predictions, self.recorder, self.other = self.recorder, None, None
         return result
 
     def parse_batch_test(self, batch):
@@ -308,9 +312,10 @@ class PromptTrainer(TrainerX):
     def model_inference(self, input):
         """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
-            logits = self.model(input)
+            logits, image, _ = self.model.output(input)
+            others = None if self.other is None else self.other.model.logits(image)
         if self.recorder is not None:
-            self.recorder.add_logits(logits)
+            self.recorder.add_logits(logits, others)
         self.watch.see_logits(logits)
         return logits
 
