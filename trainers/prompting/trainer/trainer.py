@@ -26,7 +26,7 @@ from ..storage.checkpoints import (
 from ..storage.predictions import Predictions
 from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
 from .config import fitted, resolved, settings_in
-from .halves import begin, validation_loader
+from .evaluation import begin, validation_loader
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 

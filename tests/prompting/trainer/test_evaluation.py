@@ -17,7 +17,7 @@ from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.storage.predictions import Predictions
-from trainers.prompting.trainer.halves import fit_temperature, for_classes
+from trainers.prompting.trainer.evaluation import fit_temperature, for_classes
 
 BASE, NEW = HALVES[:3], HALVES[3:]
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
