@@ -26,7 +26,7 @@ from ..storage.checkpoints import (
 from ..storage.predictions import Predictions
 from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
 from .config import fitted, resolved, settings_in
-from .evaluation import begin, validation_loader
+from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -37,8 +37,8 @@ class PromptTrainer(TrainerX):
     Class attributes:
         kind: the class of the method that is trained.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
-            While an evaluation goes on they stand in `recorder`.
-        other: while an evaluation goes on, the method for the other half of the classes.
+        transport: its `diagnostics`; None where the method solves no transport.
+        recorder: of the evaluation that goes on.
         untrained: until something has trained the prompts, or chosen those that there are.
 
     Attributes:
@@ -52,8 +52,8 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
-    recorder: Predictions | None = None
-    other: Method | None = None
+    transport: dict[str, object] | None = None
+    recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -296,28 +296,29 @@ class PromptTrainer(TrainerX):
                 "`load_model('')` evaluates them as they are initialised"
             )
         if self.cfg.TEST.PREDICTIONS:
-            self.recorder, self.other = begin(self, split or self.cfg.TEST.SPLIT)
+            self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         result = super().test(split)
         self.watch.check_logits()
-        self.predictions, self.recorder, self.other = self.recorder, None, None
+        if self.recorder is not None:
+            self.predictions, self.transport = self.recorder.predictions, self.recorder.transport()
+            self.recorder = None
         return result
 
     def parse_batch_test(self, batch):
         """As in Dassl, and note which images these are."""
         input, label = super().parse_batch_test(batch)
         if self.recorder is not None:
-            self.recorder.add_images(batch["impath"], label)
+            self.recorder.predictions.add_images(batch["impath"], label)
         return input, label
 
     def model_inference(self, input):
         """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
-            logits, image, _ = self.model.output(input)
-            others = None if self.other is None else self.other.model.logits(image)
-        if self.recorder is not None:
-            self.recorder.add_logits(logits, others)
-        self.watch.see_logits(logits)
-        return logits
+            output = self.model.output(input)
+            if self.recorder is not None:
+                self.recorder.add(output)
+        self.watch.see_logits(output.logits)
+        return output.logits
 
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)
