@@ -24,6 +24,8 @@ from .files import (
     write_split,
 )
 
+OTHER = {"base": "new", "new": "base"}
+
 
 class Counts(NamedTuple):
     """Classes and images of a data set as published; None for a part that it does not have."""
@@ -41,6 +43,10 @@ class ImageDataset(DatasetBase):
 
     Attributes:
         fingerprint: tells the classes and files of the whole data set; None of embedded data.
+        other_classnames: with base or new classes, the names of the others, in their order.
+        validation: validation images of the base classes, in a run on new ones, too (of all classes
+            in a run on all), at most four of each and none that is tested on; labels are those of
+            a run on these classes.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
@@ -58,8 +64,15 @@ class ImageDataset(DatasetBase):
         self.note_classes(train, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        train, val, test = subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
+        subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
+        tested = {item.impath for item in test}
+        train, val, test = subsample_classes(train, val, test, subset=subset)
         super().__init__(train_x=train, val=val, test=test)
+        others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
+        self.other_classnames = self.get_lab2cname(others[0])[1]
+        of_base = others[1] if subset == "new" else val
+        free = [item for item in of_base if item.impath not in tested]
+        self.validation = few(self.split_dataset_by_label(free).values())
         if self.num_classes < 2:
             raise UserError(
                 f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
@@ -240,6 +253,17 @@ def check_labels(dataset, train, val, test):
         else:
             continue
         raise UserError(f"{dataset}: label {label} has no name, {why}")
+
+
+def few(classes, most=4):
+    """At most so many items of each class, by chance but always the same ones.
+
+    Args:
+        classes: lists of items.
+        most: items of each.
+    """
+    rng = random.Random(0)
+    return [item for items in classes for item in rng.sample(items, min(most, len(items)))]
 
 
 def subsample_classes(*sources, subset="all"):

@@ -19,6 +19,17 @@ ARRAYS = {
     "probability": ("f", 2),
     "label_log_probability": ("f", 1),
 }
+# Columns that not every run has, and those over base and new classes together: all or none.
+MORE = {"mcm": ("f", 1), "scaled_probability": ("f", 1)}
+JOINT = {
+    "joint_label": ("i", 1),
+    "joint_prediction": ("i", 1),
+    "joint_probability": ("f", 1),
+    "base_probability": ("f", 1),
+    "joint_label_log_probability": ("f", 1),
+    "joint_scaled_probability": ("f", 1),  # where there is `scaled_probability`
+}
+KINDS = ARRAYS | MORE | JOINT
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
@@ -39,7 +50,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that a run left; None when it left none.
+    """The arrays that a run left, all of `ARRAYS` and some of the others; None without a file.
 
     Raises:
         UserError: the file is damaged, or not one of ours.
@@ -47,7 +58,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
     path = folder / NAME
     try:
         with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in ARRAYS}
+            arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
         _check(arrays)
     except FileNotFoundError:
         return None
@@ -59,8 +70,12 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
     """Raise a ValueError where an array is not as `write_predictions` leaves it."""
     n = len(arrays["label"])
-    for name, (kind, axes) in ARRAYS.items():
-        array = arrays[name]
+    joint, scaled = JOINT.keys() & arrays.keys(), "scaled_probability" in arrays
+    wanted = {name for name in JOINT if scaled or "scaled" not in name}
+    if joint and (odd := joint ^ wanted):
+        raise ValueError(f"'{min(odd)}' does not go with the other columns")
+    for name, array in arrays.items():
+        kind, axes = KINDS[name]
         if array.dtype.kind != kind or array.ndim != axes or len(array) != n or not array.size:
             raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
         if kind == "i" and array.min() < 0 or kind == "f" and not np.isfinite(array).all():

@@ -38,7 +38,9 @@ def write_results(cfg, trainer) -> None:
     data, measured = trainer.dm.dataset, {}
     if said is not None:
         arrays = predictions.write_predictions(Path(cfg.OUTPUT_DIR), said.columns())
-        measured = metrics(arrays, data.classnames)
+        measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
+        if said.note:
+            measured["joint_note"] = said.note
     if ood := said_of_others(trainer):
         measured["ood"] = ood
     record = {
@@ -52,6 +54,7 @@ def write_results(cfg, trainer) -> None:
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": float(trainer.test_results["macro_f1"]),
         **measured,
+        "transport": getattr(trainer, "transport", None),
         "data_fingerprint": getattr(data, "fingerprint", None),
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),

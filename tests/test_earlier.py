@@ -13,12 +13,20 @@ import train
 from datasets.emoji import ARCHIVE, unpack
 from recipe.predictions import read_predictions
 from trainers.prompting import load_run
+from trainers.prompting.method import METHODS as registered
 
 EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 PLUGIN = str(EARLIER / "anchored.py")
 TRAINED = EARLIER / "base2new" / "train_base" / "emoji" / "shots_2"
 METHODS = sorted(folder.name for folder in TRAINED.iterdir())
 IMAGES = 8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plugin():
+    """Other tests do not see the plug-in."""
+    yield
+    registered.pop("AnchoredBias")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from paths import ROOT
-from tiny import arguments, run
+from tiny import OF_HALVES, arguments, run, write_halves
 from torchrun import torchrun
 
+from recipe.predictions import KINDS, read_predictions
 from trainers.prompting.running import ranks
 
 pytestmark = pytest.mark.processes
@@ -53,17 +55,22 @@ def assert_same_prompts(one, other, epoch):
 
 def test_two_ranks_leave_the_files_and_numbers_of_one(tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    # neither 3 images of a batch, nor the last 1 of a test batch, are divisible
-    extra = ["DATALOADER.TRAIN_X.BATCH_SIZE", "3", "DATALOADER.TEST.BATCH_SIZE", "5"]
-    extra += ["TEST.OOD", "['TinyOthers']"]
-    assert run(tmp_path, "ALIGN", alone, 2, extra=extra) == 0
-    done = train_on(2, tmp_path, "ALIGN", shared, 2, extra=extra)
+    data = write_halves(tmp_path / "data")
+    # neither 3 images of a batch, nor the last ones of a test batch, are divisible
+    extra = ["DATALOADER.TRAIN_X.BATCH_SIZE", "3", "DATALOADER.TEST.BATCH_SIZE", "4"]
+    extra += [*OF_HALVES, "base", "TEST.OOD", "['TinyOthers']"]
+    assert run(data, "ALIGN", alone, 2, extra=extra) == 0
+    done = train_on(2, data, "ALIGN", shared, 2, extra=extra)
     assert done.returncode == 0, done.stderr[-3000:]
     assert files(alone) == files(shared) and numbers(alone) == numbers(shared)
     assert numbers(alone)["ood"]["TinyOthers"]["images"] == 12
     assert_same_prompts(alone, shared, 2)
     assert "This run is shared by 2 ranks" in (shared / "log.txt").read_text()
     assert done.stdout.count("=> result") == 1
+    said, same = read_predictions(alone), read_predictions(shared)
+    assert said.keys() == same.keys() == KINDS.keys()
+    for name in KINDS.keys() - {"image"}:
+        np.testing.assert_allclose(same[name], said[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow

@@ -44,11 +44,11 @@ RESERVED = {
 
 def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
     """Print the table and keep it; the exit code."""
-    from ..report.command import formatted  # NumPy must not be imported before `warm_up`
+    from ..report.render import render  # NumPy must not be imported before `warm_up`
     from ..report.rows import rows
 
     outcomes = [engine.outcomes[run] for run in engine.runs]
-    print(formatted(rows(outcomes), "text"))
+    print(render(rows(outcomes), "text"))
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
@@ -315,12 +315,13 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from ..report.command import formatted, on_disk
+    from ..report.command import on_disk
+    from ..report.render import render
     from ..report.rows import rows
 
     listed = rows(on_disk(output, protocol))
     path = output / protocol.name / "table.json"
-    write_output(path, formatted(listed, "json") + "\n")
+    write_output(path, render(listed, "json") + "\n")
     print(
         f"Above are the runs of this call; all of {protocol.name} in {output} are in {path}",
         file=sys.stderr,

@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,11 +27,6 @@ class Answers(NamedTuple):
     hits: np.ndarray
 
 
-def answers(runs: Mapping[int, Outcome]) -> tuple[dict[int, Answers], dict[str, list[int]]]:
-    """What these runs answered, by seed; and what is not to be had, with the seeds."""
-    return each_seed(runs, _answers)
-
-
 def each_seed(
     outcomes: Mapping[int, Outcome], read: Callable[[Outcome], Found]
 ) -> tuple[dict[int, Found], dict[str, list[int]]]:
@@ -46,48 +40,39 @@ def each_seed(
     return found, dict(problems)
 
 
-def arrays_of(folder: Path, accuracy: float, classes: float | None) -> dict[str, np.ndarray]:
-    """The predictions of a run.
-
-    Args:
-        folder: of the run.
-        accuracy: in %, as its results have it.
-        classes: their number, where its results have it.
+def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
+    """The predictions of a run with results.
 
     Raises:
         UserError: it left none, or they are not those of its results.
     """
-    arrays = read_predictions(folder)
+    arrays = read_predictions(outcome.run.folder)
     if arrays is None:
         raise UserError(MISSING)
     label, prediction = arrays["label"], arrays["prediction"]
-    if abs(100 * (prediction == label).mean() - accuracy) > 0.01:
+    if abs(100 * (prediction == label).mean() - outcome.accuracy) > 0.01:
         raise UserError(OTHERS)
-    if classes is not None and max(label.max(), prediction.max()) >= classes:
+    number = (outcome.result or {}).get("num_classes")
+    if number is not None and max(label.max(), prediction.max()) >= number:
         raise UserError(OTHERS)
     return arrays
 
 
-def facts(outcome: Outcome) -> tuple:
-    """The arguments of `arrays_of`."""
-    return outcome.run.folder, outcome.accuracy, (outcome.result or {}).get("num_classes")
-
-
-def _answers(outcome: Outcome) -> Answers:
-    return _read(*facts(outcome))
-
-
 @functools.lru_cache(maxsize=4096)
-def _read(folder: Path, accuracy: float, classes: float | None) -> Answers:
-    """What a run answered; arguments and errors are those of `arrays_of`."""
-    image, label, prediction = _in_order(folder, accuracy, classes)
+def answers(outcome: Outcome) -> Answers:
+    """The answers of a run, which are read once.
+
+    Raises:
+        UserError: as `arrays_of`.
+    """
+    image, label, prediction = _in_order(outcome)
     images = hashlib.sha256(image.tobytes() + label.tobytes())
     return Answers(images.hexdigest(), prediction == label)
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
     """The motif of each test image of a run, in the order of its answers."""
-    image, _, _ = _sorted(outcome)
+    image, _, _ = _in_order(outcome)
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 
 
@@ -96,19 +81,16 @@ def classes(outcome: Outcome, column: str) -> list[str]:
 
     By its name, which data sets may share; by number where several classes have one name.
     """
-    _, label, _ = _sorted(outcome)
-    names = list((outcome.result or {}).get("per_class_accuracy") or {})
-    if len(names) != (outcome.result or {}).get("num_classes"):
+    _, label, _ = _in_order(outcome)
+    result = outcome.result or {}
+    names = list(result.get("per_class_accuracy") or {})
+    if len(names) != result.get("num_classes"):
         return [f"{outcome.run.dataset}/{column}/{number}" for number in label]
     return [names[number] for number in label]
 
 
-def _sorted(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    return _in_order(*facts(outcome))
-
-
-def _in_order(folder: Path, accuracy: float, classes: float | None) -> tuple[np.ndarray, ...]:
+def _in_order(outcome: Outcome) -> tuple[np.ndarray, ...]:
     """The file, label and prediction of each image, in an order that all runs share."""
-    arrays = arrays_of(folder, accuracy, classes)
+    arrays = arrays_of(outcome)
     order = np.lexsort((arrays["label"], arrays["image"]))
     return tuple(arrays[name][order] for name in ("image", "label", "prediction"))

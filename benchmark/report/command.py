@@ -15,14 +15,13 @@ from ..protocols.base import Protocol
 from . import logs
 from .compare import RESAMPLE, Comparisons
 from .metrics import Classes, Metrics
-from .render import TABLE_STYLES, as_csv, in_style, render
+from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .tables import seeds_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 PUBLISHED = ("on", "off", "all")
 
 View = Comparisons | Metrics | Classes  # what is shown in place of the usual tables
@@ -31,15 +30,6 @@ View = Comparisons | Metrics | Classes  # what is shown in place of the usual ta
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
     """What became of the runs of a protocol in an output folder, whoever started them."""
     return [from_folder(run) for run in protocol.on_disk(output)]
-
-
-def formatted(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
-    """The tables of these rows, in one of FORMATS; see `render`."""
-    if form == "html":
-        from .page import page  # with matplotlib
-
-        return page(rows, all_published)
-    return render(rows, form, all_published)
 
 
 def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
@@ -134,17 +124,15 @@ def main(argv: list[str]) -> None:
     if view:
         print(formatted_view(view, args.format, listed))
     else:
-        print(formatted(listed, args.format, args.published == "all"))
+        print(render(listed, args.format, args.published == "all"))
 
 
 def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:
     """Write the plots of what is shown into a folder, and say which."""
     from . import pictures, plots  # matplotlib is slow to load
 
-    if isinstance(view, Metrics):
-        drawn = pictures.reliability_diagrams(view.tests)
-    elif isinstance(view, Classes):
-        drawn = pictures.confusion_matrices(view.tests)
+    if isinstance(view, Metrics | Classes):
+        drawn = pictures.figures(view.tests, view.picture)
     else:
         drawn = plots.figures(rows)
     if not drawn:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,20 +10,11 @@ import numpy as np
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
-from .answers import Answers, answers, classes, motifs
+from .answers import answers, classes, each_seed, motifs
 from .names import by_artist, dataset_title
-from .paired import Difference, Pair, difference, holm
+from .paired import Pair, difference, holm
 from .results import Outcome
-from .tables import (
-    Cell,
-    Table,
-    first_head,
-    grouped,
-    line_name,
-    place_name,
-    seeds_text,
-    table_name,
-)
+from .tables import Cell, Table, first_head, place_name, seeds_text, table_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,66 +28,11 @@ EACH_H = "H is computed for each seed."
 AVERAGE = "Differences of the means over the data sets."
 AVERAGE_H = "Differences of the means over the data sets; H is that of the averages."
 
-
 # What may be resampled, with the reader of its names.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
-
-@dataclass
-class Comparison:
-    """One method beside another: on one data set, or on average over several.
-
-    `rows` are those of both on each data set, `of` is the number of data
-    sets of an average, and `artist` who drew them where others are averaged, too. `adjusted` is p
-    after Holm.
-    """
-
-    theirs: str
-    shots: int
-    rows: list[tuple[Any, Any]]
-    of: int | None = None
-    artist: str = ""
-    difference: Difference | None = None
-    adjusted: float | None = None
-    seeds: list[int] = field(default_factory=list)
-    images: int = 0
-    datasets: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ours(self):
-        """Our row on the first data set."""
-        return self.rows[0][0]
-
-    @property
-    def protocol(self) -> Protocol:
-        """That of the rows."""
-        return self.ours.protocol
-
-    @property
-    def table(self) -> tuple:
-        """What the comparisons of one table have in common."""
-        return (self.ours.table if self.of is None else self.ours.group), self.artist
-
-    @property
-    def place(self) -> str:
-        """The head of its column in a table."""
-        if self.protocol.across == "shots":
-            return shots_text(self.shots)
-        if self.protocol.across == "dataset" and self.of is not None:
-            return "Average"
-        return place_name(self.ours)
-
-    @property
-    def cell(self) -> Cell:
-        """The difference in a table."""
-        found = self.difference
-        if found is None or self.adjusted is None:
-            return Cell("-")
-        p = "p < 0.001" if self.adjusted < 0.001 else f"p {self.adjusted:.3f}"
-        text = f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {p}"
-        missing = self.of is not None and self.datasets < self.of
-        return Cell(f"{text} ({self.datasets} of {self.of})" if missing else text)
+# What places a comparison in the tables; the rest of its fields is for machines.
+PLACE = ["ours", "table", "place", "average"]
 
 
 class Comparisons:
@@ -115,45 +49,81 @@ class Comparisons:
 
     def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
         """Compare; what cannot be compared is noted."""
+        import pandas as pd  # slow to load
+
         self.method, self.resample = method, resample
         measured = rows[~rows["average"]]
-        tables = [_named(members) for _, members in measured.groupby("table", sort=False)]
-        names = [name for members in tables for name, _ in members]
-        check_name("method to compare", method, list(dict.fromkeys(names)))
-        single = [found for members in tables for found in _single(members, method)]
+        check_name("method to compare", method, list(dict.fromkeys(measured["line_name"])))
+        single = _pairs(measured, method)
         if not single:
             raise UserError(f"--compare: there is no other method beside {method}")
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # those of each set of test images
-        self.found = single + _averages(single, measured)
-        for comparison in self.found:
-            self._compute(comparison)
-        for members in grouped(self.found, lambda c: (c.table, c.place)):
-            known = [c for c in members if c.difference]
-            for comparison, p in zip(known, holm([c.difference.p for c in known]), strict=True):
-                comparison.adjusted = p
+        found = [self._compared([pair]) for pair in single]
+        found += [self._compared(*average) for average in _averages(single, measured)]
+        frame = pd.DataFrame(found, dtype=object)
+        known = frame[frame["p"].notna()]
+        p = known.groupby(["table", "place"])["p"].transform(lambda p: holm(list(p)))
+        frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
+        self.found = frame
 
-    def _compute(self, comparison: Comparison) -> None:
-        """Fill in the difference, as far as there are predictions."""
-        blocks, all_seeds = [], set()
-        for ours, theirs in comparison.rows:
-            block, seeds, problems = self._block(ours, theirs)
-            comparison.problems += problems
+    def _compared(self, pairs: list[tuple], of: int | None = None, artist: str = "") -> dict:
+        """The record of a comparison, with its rows and its place in the tables.
+
+        Args:
+            pairs: our row and theirs on each data set.
+            of: the number of data sets of an average.
+            artist: who drew them, where others are averaged, too.
+        """
+        ours, theirs = pairs[0]
+        shots = max(ours.shots, theirs.shots)
+        blocks, all_seeds, problems = [], set(), []
+        for pair in pairs:
+            block, seeds, missing = self._block(*pair)
+            problems += missing
             if block is not None:
                 blocks.append(block)
                 all_seeds.update(seeds)
-                comparison.images += sum(len(pair.units) for pair in block)
-        comparison.datasets, comparison.seeds = len(blocks), sorted(all_seeds)
-        if blocks:
-            comparison.difference = difference(blocks, comparison.of is not None)
+        found = difference(blocks, of is not None) if blocks else None
+        place = place_name(ours)
+        if ours.protocol.across == "shots":
+            place = shots_text(shots)
+        elif ours.protocol.across == "dataset" and of is not None:
+            place = "Average"
+        return {
+            "protocol": ours.protocol.name,
+            "source": ours.source,
+            "dataset": ours.dataset if of is None else "average",
+            "embedded": ours.embedded,
+            "artist": artist or None,
+            "datasets": len(blocks),  # how many it is over, and of how many
+            "of": of or 1,
+            "shots": shots,
+            "column": ours.column,
+            "method": self.method,
+            "other": theirs.line_name,
+            "difference": found and found.value,
+            "low": found and found.low,
+            "high": found and found.high,
+            "p": found and found.p,
+            "p_holm": None,
+            "resampled": self.resample,
+            "seeds": sorted(all_seeds),
+            "images": sum(len(pair.units) for block in blocks for pair in block),
+            "problems": problems,
+            "ours": ours,
+            "table": (ours.table if of is None else ours.group, artist),
+            "place": place,
+            "average": of is not None,
+        }
 
-    def _block(self, ours, theirs):
+    def _block(self, ours, theirs) -> tuple[list[Pair] | None, list[int], list[str]]:
         """Two methods on one data set, or None; the seeds that both have; what is missing."""
         found, problems = [], []
         for column in ours.runs:
             for row in (ours, theirs):
-                answered, missing = answers(row.runs[column])
-                where = f"{line_name(row)}, {_where(row, [column])}"
+                answered, missing = each_seed(row.runs[column], answers)
+                where = f"{row.line_name}, {_where(row, [column])}"
                 problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
                 if not row.runs[column]:
                     problems.append(f"{where}: no finished run")
@@ -162,7 +132,7 @@ class Comparisons:
             return None, [], problems
         trained = [set(answered) for row, answered in found if not row.untrained]
         seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
-        where = f"{line_name(theirs)}, {_where(theirs, theirs.runs)}"
+        where = f"{theirs.line_name}, {_where(theirs, theirs.runs)}"
         if not seeds:
             problems.append(f"{where}: no seed that {self.method} has, too")
             return None, [], problems
@@ -170,7 +140,11 @@ class Comparisons:
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
         block = []
         for column, both in zip(ours.runs, zip(found[::2], found[1::2], strict=True), strict=True):
-            runs = [_of_seeds(row, answered, seeds) for row, answered in both]
+            # one run of an untrained method stands for all seeds
+            runs = [
+                [next(iter(of.values())) if row.untrained else of[seed] for seed in seeds]
+                for row, of in both
+            ]
             if len({run.images for of_method in runs for run in of_method}) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return None, [], [*problems, f"{where}: {what}"]
@@ -192,150 +166,110 @@ class Comparisons:
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """The tables of each protocol: a line for each other method."""
-        found = defaultdict(list)
-        for members in grouped(self.found, lambda comparison: comparison.table):
-            found[members[0].protocol].append(self._table(members))
-        return dict(found)
+        found: dict[Protocol, list[Table]] = {}
+        for _, members in self.found.groupby("table", sort=False):
+            protocol = members.iloc[0]["ours"].protocol
+            found.setdefault(protocol, []).append(self._table(protocol, members))
+        return found
 
-    def _table(self, members: list[Comparison]) -> Table:
-        places = list(dict.fromkeys(comparison.place for comparison in members))
+    def _table(self, protocol: Protocol, members: pd.DataFrame) -> Table:
+        places = members["place"].unique()
         lines = []
-        for theirs in dict.fromkeys(comparison.theirs for comparison in members):
-            cells = {c.place: c.cell for c in members if c.theirs == theirs}
+        for theirs, line in members.groupby("other", sort=False):
+            cells = {row.place: _cell(row) for row in line.itertuples()}
             lines.append([Cell(theirs), *(cells.get(place, Cell("-")) for place in places)])
-        protocol, average = members[0].protocol, members[0].of is not None
         caption = [DIFFERENCE, *self._resampled(members)]
+        average = members.iloc[0]["average"]
         if "h" in protocol.columns:
             caption.append(AVERAGE_H if average else EACH_H)
         elif average:
             caption.append(AVERAGE)
-        problems = list(dict.fromkeys(what for c in members for what in c.problems))
+        problems = list(dict.fromkeys(members["problems"].explode().dropna()))
         head = [first_head(protocol), *places]
-        return Table(self._title(members), head, lines, caption, problems)
+        return Table(self._title(protocol, members), head, lines, caption, problems)
 
-    def _resampled(self, members: list[Comparison]) -> list[str]:
+    def _resampled(self, members: pd.DataFrame) -> list[str]:
         """Sentences on what was resampled in a table, and so on what its intervals are about."""
         what = "classes" if self.resample == "classes" else "images"
-        if what == "images" and members[0].ours.embedded:
+        if what == "images" and members.iloc[0]["embedded"]:
             what = "motifs"
-        several = any(comparison.of for comparison in members)
+        several = ", each in all data sets at once" if members["average"].any() else ""
         of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
-            f"Resampled: {what} and seeds{', each in all data sets at once' if several else ''}.",
+            f"Resampled: {what} and seeds{several}.",
             f"The intervals are about other {what}{of} and other seeds, not about other {nor}"
             "data sets.",
         ]
-        if any(len(comparison.seeds) == 1 for comparison in members):
-            sentences.append(ONE_SEED)
-        return sentences
+        return [*sentences, ONE_SEED] if (members["seeds"].str.len() == 1).any() else sentences
 
-    def _title(self, members: list[Comparison]) -> str:
-        first, ours = members[0], members[0].ours
-        protocol, splits = first.protocol, set().union(*(c.ours.splits for c in members))
-        if first.of is None or protocol.across == "dataset":
-            what = table_name(ours)
+    def _title(self, protocol: Protocol, members: pd.DataFrame) -> str:
+        first = members.iloc[0]
+        if not first["average"] or protocol.across == "dataset":
+            what = table_name(first["ours"])
         else:
-            kind = f"{first.artist} " if first.artist else "embedded " if ours.embedded else ""
-            what = f"{protocol.title}, average over {first.of} {kind}data sets"
-        details = [
-            f"{what}: {self.method} minus each other on {' and '.join(sorted(splits))} images"
-        ]
-        if protocol.across != "shots" and first.shots:
-            details.append(shots_text(first.shots))
-        if seeds := sorted({seed for comparison in members for seed in comparison.seeds}):
+            kind = first["artist"] or ("embedded" if first["embedded"] else "")
+            what = f"{protocol.title}, average over {first['of']} {kind} data sets"
+            what = what.replace("  ", " ")
+        splits = " and ".join(sorted(set().union(*(row.splits for row in members["ours"]))))
+        details = [f"{what}: {self.method} minus each other on {splits} images"]
+        if protocol.across != "shots" and first["shots"]:
+            details.append(shots_text(first["shots"]))
+        if seeds := sorted(set().union(*members["seeds"])):
             details.append(seeds_text(seeds))
         return ", ".join(details)
 
     def records(self) -> list[dict]:
         """Each difference with plain numbers, for machines."""
-        found = []
-        for comparison in self.found:
-            ours, many = comparison.ours, comparison.of
-            values = comparison.difference._asdict() if comparison.difference else {}
-            found.append({
-                "protocol": ours.protocol.name,
-                "source": ours.source,
-                "dataset": ours.dataset if many is None else "average",
-                "embedded": ours.embedded,
-                "artist": comparison.artist or None,
-                "datasets": comparison.datasets,
-                "of": 1 if many is None else many,
-                "shots": comparison.shots,
-                "column": comparison.ours.column,
-                "method": self.method,
-                "other": comparison.theirs,
-                "difference": values.get("value"),
-                "low": values.get("low"),
-                "high": values.get("high"),
-                "p": values.get("p"),
-                "p_holm": comparison.adjusted,
-                "resampled": self.resample,
-                "seeds": comparison.seeds,
-                "images": comparison.images,
-                "problems": comparison.problems,
-            })  # fmt: skip
-        return found
+        return self.found.drop(columns=PLACE).to_dict("records")
 
 
-def _named(members: pd.DataFrame) -> list[tuple[str, list[Any]]]:
-    """The lines of a table: the name of each, and its rows, one for each column."""
-    several = members["method"].nunique() > 1
-    lines = [list(line.itertuples()) for _, line in members.groupby("line", sort=False)]
-    return [(line_name(line[0], several), line) for line in lines]
+def _cell(found) -> Cell:
+    """A difference in a table."""
+    if found.difference is None:
+        return Cell("-")
+    p = "p < 0.001" if found.p_holm < 0.001 else f"p {found.p_holm:.3f}"
+    text = f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}] {p}"
+    missing = found.average and found.datasets < found.of
+    return Cell(f"{text} ({found.datasets} of {found.of})" if missing else text)
 
 
-def _single(members: list[tuple[str, list[Any]]], method: str) -> list[Comparison]:
-    """The comparisons with a method in one table, each on one data set."""
+def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
+    """The rows of a method and of each other that stand in one column of a table.
+
+    Zero shots pair with any number of shots.
+    """
     return [
-        Comparison(name, max(ours.shots, theirs.shots), [(ours, theirs)])
-        for mine, our_line in members
-        for name, their_line in members
-        if mine == method != name
-        for ours, theirs in zip(our_line, their_line, strict=True)
-        if _side_by_side(ours, theirs)
+        (ours, theirs)
+        for _, members in measured.groupby("table", sort=False)
+        for _, mine in members[members["line_name"] == method].groupby("line", sort=False)
+        for _, other in members[members["line_name"] != method].groupby("line", sort=False)
+        for ours, theirs in zip(mine.itertuples(), other.itertuples(), strict=True)
+        if ours.dataset == theirs.dataset
+        and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
     ]
 
 
-def _side_by_side(ours, theirs) -> bool:
-    """Whether two rows of one table belong to one column; no shots stand beside any number."""
-    across = ours.protocol.across
-    if across == "dataset":
-        return ours.dataset == theirs.dataset
-    if across == "shots":
-        return ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots)
-    return True
+def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple], int, str]]:
+    """The pairs over all data sets of a group, wherever there are several; and their number.
 
-
-def _averages(single: list[Comparison], rows: pd.DataFrame) -> list[Comparison]:
-    """The comparisons over all data sets of a group, wherever there are several.
-
-    Where artists drew them, those over the data sets of each artist follow.
+    Where artists drew them, those over the data sets of each artist follow, with the artist.
     """
     targets = rows[rows["dataset"] != rows["source"]]
     datasets = targets.groupby("group")["dataset"].agg(set).to_dict()
-    groups = defaultdict(list)
-    for comparison in single:
-        row = comparison.ours
-        if row.dataset != row.source and len(datasets[row.group]) > 1:
-            key = row.group, comparison.theirs, comparison.shots, row.column
-            groups[key].append(comparison)
+    groups: dict[tuple, list[tuple]] = {}
+    for ours, theirs in single:
+        if ours.dataset != ours.source and len(datasets[ours.group]) > 1:
+            key = ours.group, theirs.line_name, max(ours.shots, theirs.shots), ours.column
+            groups.setdefault(key, []).append((ours, theirs))
     found = []
-    for (group, theirs, shots, _), members in groups.items():
+    for (group, *_), pairs in groups.items():
         averaged = {"": datasets[group]}
-        if members[0].protocol.across != "dataset":  # there the average is a column
+        if pairs[0][0].protocol.across != "dataset":  # there the average is a column
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
-            pairs = [pair for c in members for pair in c.rows if pair[0].dataset in names]
-            if pairs:
-                found.append(Comparison(theirs, shots, pairs, len(names), artist))
+            if of_artist := [pair for pair in pairs if pair[0].dataset in names]:
+                found.append((of_artist, len(names), artist))
     return found
-
-
-def _of_seeds(row, answered: dict[int, Answers], seeds: list[int]) -> list[Answers]:
-    """Of each seed; one run of an untrained method stands for all."""
-    if row.untrained:
-        return [next(iter(answered.values()))] * len(seeds)
-    return [answered[seed] for seed in seeds]
 
 
 def _where(row, columns) -> str:

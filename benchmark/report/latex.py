@@ -15,7 +15,16 @@ from trainers.prompting.errors import printable
 from ..protocols.base import shots_text
 from . import published
 from .names import dataset_title
-from .tables import AVERAGE_H, INCOMPLETE, PUBLISHED, Cell, Table, average_name, tables
+from .tables import (
+    AVERAGE_H,
+    INCOMPLETE,
+    NOTHING_IN_A_PAPER,
+    PUBLISHED,
+    Cell,
+    Table,
+    average_name,
+    tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +54,8 @@ def papers(rows: pd.DataFrame, all_published: bool) -> str:
     """
     found = [PACKAGES]
     for _, members in rows.groupby("group", sort=False):
-        ((protocol, group),) = tables(members, all_published).items()
+        protocol = members.iloc[0]["protocol"]
+        group = tables(members, all_published, paper=not protocol.by_variant)[protocol]
         if protocol.by_variant:
             found += [as_latex(table) for table in group if not table.of_averages]
         elif protocol.across == "dataset":
@@ -57,17 +67,19 @@ def papers(rows: pd.DataFrame, all_published: bool) -> str:
 
 def as_latex(table: Table) -> str:
     """Any table, on its own; what is missing stands in comments below it."""
-    lines = marked(table)
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
-    body = tabular("l" + "r" * (len(head) - 1), [_row(head)], [[_row(line) for line in lines]])
+    body = tabular("l" + "r" * (len(head) - 1), [_row(head)], table)
     size = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
     return floating("table", caption, "", [size, *body], table.problems)
 
 
 def escape(text: str) -> str:
-    """Text in LaTeX."""
-    return printable(text).translate(ESCAPED)
+    """Text in LaTeX; the marks of published and of incomplete numbers stay."""
+    text = printable(text).translate(ESCAPED)
+    for mark in (PUBLISHED, INCOMPLETE):
+        text = text.replace(mark.translate(ESCAPED), mark)
+    return text
 
 
 def marked(table: Table) -> list[list[str]]:
@@ -76,8 +88,7 @@ def marked(table: Table) -> list[list[str]]:
     second = [table.best(column, 1) for column in range(len(table.head))]
 
     def mark(i: int, j: int, cell: Cell) -> str:
-        text = escape(cell.text).replace(escape(INCOMPLETE), INCOMPLETE)
-        text = text.replace(escape(PUBLISHED), PUBLISHED)
+        text = escape(cell.text)
         if i in best[j]:
             return rf"\textbf{{{text}}}"
         return rf"\underline{{{text}}}" if i in second[j] else text
@@ -103,11 +114,11 @@ def floating(
     )
 
 
-def tabular(columns: str, head: list[str], groups: list[list[str]]) -> list[str]:
-    """A tabular with a rule between the groups of its rows."""
-    rows = [line for group in groups for line in (r"\midrule", *group)]
-    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, *rows, r"\bottomrule",
-            r"\end{tabular}"]  # fmt: skip
+def tabular(columns: str, head: list[str], table: Table) -> list[str]:
+    """The lines of a table in a tabular, below the rows of a head."""
+    lines = [_row(line) for line in marked(table)]
+    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule", *lines,
+            r"\bottomrule", r"\end{tabular}"]  # fmt: skip
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -117,14 +128,13 @@ def _row(cells: Sequence[str]) -> str:
 # ------------------------------------------------------------------------ the tables of protocols
 
 
-def _for_paper(table: Table, names: Sequence[str]) -> Table:
-    """A table as papers have it: without differences and costs, with columns of these names."""
+def _with_columns(table: Table, names: Sequence[str]) -> Table:
+    """The table with these columns, in which nothing stands where it has none."""
+    nothing = Cell(NOTHING_IN_A_PAPER)
     lines = []
     for line in table.lines:
-        if line[0].paper is not None:
-            here = dict(zip(table.head[1:], line[1:], strict=True))
-            cells = [here[name].paper if name in here else None for name in names]
-            lines.append([line[0].paper, *(cell or Cell("--") for cell in cells)])
+        here = dict(zip(table.head[1:], line[1:], strict=True))
+        lines.append([line[0], *(here.get(name, nothing) for name in names)])
     return Table("", ["", *names], lines, [])
 
 
@@ -133,23 +143,23 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     first = group[0].first
     protocol, by_shots = first.protocol, first.protocol.across == "shots"
     shots = sorted(members["shots"].unique())
-    names = [shots_text(number) for number in shots] if by_shots else protocol.columns.values()
+    names = [shots_text(number) for number in shots] if by_shots else [*protocol.columns.values()]
     head = ["Shots", *map(str, shots)] if by_shots else ["", *names]
     blocks = []
     group = sorted(group, key=lambda table: not table.of_averages)
     for number, table in enumerate(group):
-        lines = [_row(line) for line in marked(_for_paper(table, list(names)))]
         of = table.first
         what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
         block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
-        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], [lines]))
+        table = _with_columns(table, names)
+        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], table))
     caption = _caption(group)
     if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
     what, label = protocol.title, protocol.name
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
-    text = _joined([f"{what}: accuracy (%).", *caption])
+    text = escape(" ".join([f"{what}: accuracy (%).", *caption]))
     sheet, *others = _sheets(blocks, 2 if by_shots else 3)
     found = [floating("table*", text, label, sheet, _problems(members))]
     same = r"\addtocounter{table}{-1}"
@@ -186,12 +196,11 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
         groups = [r"\multicolumn{1}{c}{Source}"]
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
-    lines = [_row(line) for line in marked(_for_paper(table, names))]
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     body = [r"\small\setlength{\tabcolsep}{4pt}"]
-    body += tabular("l" + "c" * len(names), head, [lines])
+    body += tabular("l" + "c" * len(names), head, table)
     what = f"{first.protocol.title} from {dataset_title(first.source)}, {shots}"
-    caption = _joined([f"{what}: accuracy (%).", *_caption([table])])
+    caption = escape(" ".join([f"{what}: accuracy (%).", *_caption([table])]))
     label = f"{first.protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members))
 
@@ -204,10 +213,6 @@ def _caption(group: list[Table]) -> list[str]:
     cited = set().union(*(table.cited for table in group))
     sources = published.caption(group[0].first.protocol, cited)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
-
-
-def _joined(sentences: list[str]) -> str:
-    return escape(" ".join(sentences)).replace(escape(PUBLISHED), PUBLISHED)
 
 
 def _problems(members: pd.DataFrame) -> list[str]:

@@ -19,7 +19,7 @@ from .results import Outcome
 # data set tells which. CoOp's have further settings behind the shots; its zero-shot runs have no
 # seed.
 SHOTS = r"(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<more>(?:/[^/]+)*)"
-LAYOUTS = [
+LAYOUTS: list[tuple[Protocol | None, str]] = [
     (
         BASE2NEW,
         r"(?:train|test)_(?P<part>base|new)/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)(?P<more>[^/]*)"
@@ -55,10 +55,9 @@ def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
             disagree.
     """
     runs, unknown = [], []
-    for spec in specs:
-        told, untold = _read(spec)
-        runs += told
-        unknown += untold
+    for of_runs, others in map(_read, specs):
+        runs += of_runs
+        unknown += others
     return _distinct([_outcome(run) for run in (*runs, *_sources(runs))]), unknown
 
 
@@ -94,13 +93,12 @@ def _shut(told: str) -> NoReturn:
 
 def _run(folder: Path) -> LogRun | None:
     """The run whose log lies in this folder; None when its name does not tell."""
-    for protocol, layout in LAYOUTS:
-        if match := re.search(f"/{layout}$", folder.as_posix()):
-            return _named(protocol, match.groupdict(), folder)
-    return None
-
-
-def _named(protocol: Protocol | None, names: dict, folder: Path) -> LogRun:
+    path = folder.as_posix()
+    told = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
+    if not told:
+        return None
+    protocol, match = told[0]
+    names = match.groupdict()
     part, source = names.get("part", "all"), ""
     if protocol is None:
         styles = DOMAIN_GENERALIZATION.targets[SOURCE]
@@ -123,18 +121,16 @@ def _named(protocol: Protocol | None, names: dict, folder: Path) -> LogRun:
 
 def _sources(runs: list[LogRun]) -> list[LogRun]:
     """The trainings on the source of what was transferred: in those tables they have a column."""
-    wanted = {(run.protocol, _method(run)) for run in runs if run.part == "target"}
+    wanted = {
+        (run.protocol, run.label, run.config, run.shots) for run in runs if run.part == "target"
+    }
     return [
         replace(run, protocol=protocol, part="source", source=SOURCE)
         for run in runs
         if run.protocol is FEW_SHOT and run.dataset == SOURCE
         for protocol in TRANSFER
-        if (protocol, _method(run)) in wanted
+        if (protocol, run.label, run.config, run.shots) in wanted
     ]
-
-
-def _method(run: LogRun) -> tuple:
-    return run.label, run.config, run.shots
 
 
 def _outcome(run: LogRun) -> Outcome:

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..protocols.base import Protocol, shots_text
 from .names import dataset_title
-from .results import Outcome
-from .tables import ONE_SEED, Cell, Table, first_head, line_name, spread_note
+from .results import METRICS, Metric, Outcome
+from .tables import ONE_SEED, Cell, Table, first_head, spread_note
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
-BINS = "ECE is the expected calibration error, in 15 bins; NLL the mean of -ln p of the true class."
-
-
-class Metric(NamedTuple):
-    """A number in results.json: its head in a table, and whether more of it is better."""
-
-    head: str
-    more_is_better: bool = True
-
-
-METRICS = {
-    "accuracy": Metric("Accuracy (%)"),
-    "macro_f1": Metric("Macro-F1 (%)"),
-    "top5_accuracy": Metric("Top-5 (%)"),
-    "calibration_error": Metric("ECE (%)", False),
-    "negative_log_likelihood": Metric("NLL", False),
-}
 PER_CLASS = "per_class_accuracy"
 
 
@@ -64,6 +46,11 @@ class Test:
         """The same as a name of files."""
         return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
 
+    @property
+    def seeds(self) -> int:
+        """The most that a method was run with."""
+        return max(map(len, self.runs.values()))
+
     def values(self, method: str, key: str) -> list:
         """A metric of each seed of a method that has it."""
         found = [(outcome.result or {}).get(key) for outcome in self.runs[method].values()]
@@ -78,54 +65,65 @@ class Test:
                 found.append(f"{method}: {MISSING} [seed {', '.join(seeds)}]")
         return found
 
+    def record(self, method: str) -> dict:
+        """The place and the runs of a method, for machines."""
+        return {
+            "protocol": self.first.protocol.name,
+            "source": self.first.source,
+            "dataset": self.first.dataset,
+            "shots": self.shots,
+            "column": self.column,
+            "method": method,
+            "seeds": list(self.runs[method]),
+            "problems": [],
+        }
+
 
 def tests(rows: pd.DataFrame) -> list[Test]:
     """All tests that the rows hold, in their order."""
     measured = rows[~rows["average"] & (rows["column"] != "h")]
-    trained = measured[measured["shots"] > 0].groupby("table")["shots"].agg(set).to_dict()
-    groups = defaultdict(list)
-    for row in measured.itertuples():
-        # what has no shots stands beside any number of them
-        numbers = {row.shots} if row.shots else trained.get(row.table, {0})
-        if row.runs[row.column]:
-            for shots in sorted(numbers):
-                groups[row.table, row.dataset, shots, row.column].append(row)
+    measured = measured[[bool(row.runs[row.column]) for row in measured.itertuples()]]
+    # zero-shot runs are compared with every number of shots
+    trained = rows[~rows["average"] & (rows["shots"] > 0)].groupby("table")["shots"].agg(set)
+    shots = [
+        [row.shots] if row.shots else sorted(trained.get(row.table, {0}))
+        for row in measured.itertuples()
+    ]
+    measured = measured.assign(of_shots=shots).explode("of_shots")
+    same = ["table", "dataset", "of_shots", "column"]
     found = []
-    for (*_, shots, column), members in groups.items():
-        several = len({row.method for row in members}) > 1
-        by_method = {line_name(row, several): row.runs[column] for row in members}
-        found.append(Test(members[0], shots, column, by_method))
+    for (*_, number, column), members in measured.groupby(same, sort=False):
+        lines = list(members.itertuples())
+        runs = {row.line_name: row.runs[column] for row in lines}
+        found.append(Test(lines[0], number, column, runs))
     return found
 
 
-class _OfTests(ABC):
-    """Something about each test: a table, and the same as records.
+class _OfTests:
+    """A table for each test, and what the tables say with plain numbers, for machines.
 
     Args:
         rows: of any protocols.
     """
+
+    picture: str  # that of its predictions
+    _table: Callable[[Test], Table]
 
     def __init__(self, rows: pd.DataFrame):
         self.tests = tests(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Those of each protocol."""
-        groups = defaultdict(list)
+        found: dict[Protocol, list[Table]] = {}
         for test in self.tests:
-            groups[test.first.protocol].append(self._table(test))
-        return dict(groups)
-
-    @abstractmethod
-    def _table(self, test: Test) -> Table:
-        """The table of a test."""
-
-    @abstractmethod
-    def records(self) -> list[dict]:
-        """What the tables say with plain numbers, for machines."""
+            found.setdefault(test.first.protocol, []).append(self._table(test))
+        return found
 
 
 class Metrics(_OfTests):
     """A table for each test: a line for each method, a column for each metric."""
+
+    picture = "reliability"
 
     def _table(self, test: Test) -> Table:
         head = [first_head(test.first.protocol), *(metric.head for metric in METRICS.values())]
@@ -133,14 +131,15 @@ class Metrics(_OfTests):
             [Cell(method), *(_cell(test.values(method, key), METRICS[key]) for key in METRICS)]
             for method in test.runs
         ]
-        caption = [spread_note(max(map(len, test.runs.values()))), BINS]
         problems = test.problems("calibration_error")
+        notes = "; ".join(metric.note for metric in METRICS.values() if metric.note)
+        caption = [spread_note(test.seeds), f"{notes}."]
         return Table(f"{test.where}: metrics", head, lines, caption, problems)
 
     def records(self) -> list[dict]:
         """Each line of the tables."""
         return [
-            _record(test, method)
+            test.record(method)
             | {key: mean(found) if (found := test.values(method, key)) else None for key in METRICS}
             for test in self.tests
             for method in test.runs
@@ -150,37 +149,35 @@ class Metrics(_OfTests):
 class Classes(_OfTests):
     """A table for each test: a line for each class, its accuracy with each method."""
 
+    picture = "confusion"
+
     def _table(self, test: Test) -> Table:
-        found = {method: self._accuracies(test, method) for method in test.runs}
-        names = dict.fromkeys(name for accuracies in found.values() for name in accuracies)
+        found = [_accuracies(test, method) for method in test.runs]
         lines = []
-        for name in names:
-            means = [accuracies.get(name) for accuracies in found.values()]
+        for name in dict.fromkeys(name for accuracies in found for name in accuracies):
+            means = [accuracies.get(name) for accuracies in found]
             cells = [Cell("-") if value is None else Cell(f"{value:.2f}", value) for value in means]
             lines.append([Cell(name), *cells])
         title = f"{test.where}: accuracy (%) of each class"
-        several = max(map(len, test.runs.values())) > 1
-        caption = ["Mean over the seeds." if several else ONE_SEED]
-        return Table(title, ["Class", *found], lines, caption, test.problems(PER_CLASS))
-
-    @staticmethod
-    def _accuracies(test: Test, method: str) -> dict[str, float]:
-        """The mean over the seeds of each class that has test images."""
-        found = defaultdict(list)
-        for accuracies in test.values(method, PER_CLASS):
-            for name, accuracy in accuracies.items():
-                if accuracy is not None:
-                    found[name].append(accuracy)
-        return {name: mean(values) for name, values in found.items()}
+        caption = ["Mean over the seeds." if test.seeds > 1 else ONE_SEED]
+        return Table(title, ["Class", *test.runs], lines, caption, test.problems(PER_CLASS))
 
     def records(self) -> list[dict]:
         """Each cell of the tables."""
         return [
-            _record(test, method) | {"class": name, "accuracy": accuracy}
+            test.record(method) | {"class": name, "accuracy": accuracy}
             for test in self.tests
             for method in test.runs
-            for name, accuracy in self._accuracies(test, method).items()
+            for name, accuracy in _accuracies(test, method).items()
         ]
+
+
+def _accuracies(test: Test, method: str) -> dict[str, float]:
+    """The mean over the seeds of each class that has test images."""
+    import pandas as pd  # slow to load
+
+    of_seeds = pd.DataFrame(test.values(method, PER_CLASS), dtype=object)
+    return {name: mean(found) for name, column in of_seeds.items() if len(found := column.dropna())}
 
 
 def _cell(values: list[float], metric: Metric) -> Cell:
@@ -190,17 +187,3 @@ def _cell(values: list[float], metric: Metric) -> Cell:
     spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     better = mean(values) if metric.more_is_better else -mean(values)
     return Cell(f"{mean(values):.2f}{spread}", better)
-
-
-def _record(test: Test, method: str) -> dict:
-    row = test.first
-    return {
-        "protocol": row.protocol.name,
-        "source": row.source,
-        "dataset": row.dataset,
-        "shots": test.shots,
-        "column": test.column,
-        "method": method,
-        "seeds": list(test.runs[method]),
-        "problems": [],
-    }

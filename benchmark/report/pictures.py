@@ -14,10 +14,10 @@ from matplotlib.image import AxesImage
 from recipe.metrics import BINS, reliability
 from trainers.prompting.errors import printable
 
-from .answers import arrays_of, each_seed, facts
+from .answers import arrays_of, each_seed
 from .metrics import PER_CLASS, Test
 from .names import method_name
-from .plots import RC
+from .plots import RC, Drawing
 from .tables import seeds_text
 
 COLUMNS = 3  # panels side by side
@@ -27,25 +27,14 @@ MOST_NAMES = 40  # with more classes their names cannot be read
 Arrays = dict[str, np.ndarray]
 
 
-def reliability_diagrams(tests: list[Test]) -> dict[str, tuple[Figure, str]]:
-    """By the names of files, a figure of each test, a panel for each method, and what is seen."""
-    return _figures(tests, "reliability", _reliability, "Accuracy against confidence", 2.4)
+def figures(tests: list[Test], name: str) -> Drawing:
+    """By the names of files, a figure of each test, a panel for each method, and what is seen.
 
-
-def confusion_matrices(tests: list[Test]) -> dict[str, tuple[Figure, str]]:
-    """By the names of files, a figure of each test, a panel for each method, and what is seen."""
-    return _figures(
-        tests,
-        "confusion",
-        _confusion,
-        "Share of the predicted classes in each true class, from white (0) to dark blue (1)",
-        4.2,
-    )
-
-
-def _figures(
-    tests: list[Test], name: str, panel: Callable, sentence: str, side: float
-) -> dict[str, tuple[Figure, str]]:
+    Args:
+        tests: those with predictions are drawn.
+        name: a key of PICTURES.
+    """
+    sentence, panel, side = PICTURES[name]
     found = {}
     for test in tests:
         arrays = {method: said for method in test.runs if (said := _arrays(test, method))}
@@ -57,7 +46,7 @@ def _figures(
 
 def _arrays(test: Test, method: str) -> Arrays | None:
     """The predictions of all seeds; None when no run left any. Those left out are reported."""
-    left, problems = each_seed(test.runs[method], lambda outcome: arrays_of(*facts(outcome)))
+    left, problems = each_seed(test.runs[method], arrays_of)
     for why, seeds in problems.items():
         told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
         print(printable(told), file=sys.stderr)
@@ -123,3 +112,14 @@ def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -
     if first:
         axis.set_ylabel("True class")
     return drawn
+
+
+# What is seen, what draws a panel, and how wide that is, in inches.
+PICTURES: dict[str, tuple[str, Callable, float]] = {
+    "reliability": ("Accuracy against confidence", _reliability, 2.4),
+    "confusion": (
+        "Share of the predicted classes in each true class, from white (0) to dark blue (1)",
+        _confusion,
+        4.2,
+    ),
+}

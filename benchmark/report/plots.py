@@ -66,11 +66,10 @@ def figures(rows: pd.DataFrame) -> Drawing:
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
-    for protocol in dict.fromkeys(rows["protocol"]):
+    for protocol, shown in rows.groupby("protocol", sort=False):
         plot = protocol.plot
         if plot is None:
             continue
-        shown = rows[[row.protocol is protocol for row in rows.itertuples()]]
         if plot.kind == "curves" and plot.x != "shots":
             shown = shown[[list(settings) == [plot.x] for settings in shown["settings"]]]
         panels = _targets(shown) if plot.kind == "targets" else _panels(shown, plot)

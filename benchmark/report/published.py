@@ -52,11 +52,15 @@ NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could 
 
 
 class Published(NamedTuple):
-    """Numbers (%) by column of the protocol, the kinds of the method, and where it is printed."""
+    """Numbers (%) by column of the protocol, and where they are printed; `misprint` if wrongly.
+
+    `kinds` are those of the method.
+    """
 
     values: dict[str, float]
     kinds: list[str]
     source: str
+    misprint: bool
 
 
 class Key(NamedTuple):
@@ -80,7 +84,7 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
             reader = csv.DictReader(file)
             for line in reader:
                 try:
-                    key, published = _read(line, list(protocol.columns))
+                    key, published = _read(line, protocol)
                     if key in found:
                         raise ValueError(f"{key.trainer} on {key.dataset} is there twice")
                 except ValueError as error:
@@ -92,13 +96,13 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
     return found
 
 
-def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
+def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     """A line of a file.
 
     Raises:
         ValueError: something is missing, or is not what it should be.
     """
-    for name in ("method", "dataset", *columns, "kind", "source"):
+    for name in ("method", "dataset", *protocol.columns, "kind", "source"):
         if not line.get(name):
             raise ValueError(f"there is no {name}")
     if None in line:
@@ -113,9 +117,10 @@ def _read(line: dict, columns: list[str]) -> tuple[Key, Published]:
         raise ValueError(
             f"kind is '{line['kind']}', neither {PLAIN} nor some of {', '.join(KINDS)} joined by +"
         )
-    trainer = TRAINERS.get(line["method"], line["method"])
-    values = {name: _accuracy(name, line[name]) for name in columns}
-    return Key(trainer, line["dataset"], int(shots)), Published(values, marks, line["source"])
+    key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
+    values = {name: _accuracy(name, line[name]) for name in protocol.columns}
+    misprint = (protocol.name, *key) in MISPRINTS
+    return key, Published(values, marks, line["source"], misprint)
 
 
 def _accuracy(name: str, text: str) -> float:
@@ -140,23 +145,15 @@ def trainers(protocol: Protocol) -> list[str]:
 
 def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Published | None:
     """The published numbers of a method in a setting; None if there are none."""
-    return numbers(protocol).get(_key(protocol, trainer, dataset, shots))
-
-
-def misprint(protocol: Protocol, trainer: str, dataset: str, shots: int) -> bool:
-    """Whether the published number of this setting cannot be right."""
-    return (protocol.name, *_key(protocol, trainer, dataset, shots)) in MISPRINTS
+    # Where shots are no column, an untrained method has those of the table, or none.
+    shots = shots if protocol.across == "shots" else shots or SHOTS
+    return numbers(protocol).get(Key(trainer, dataset, shots))
 
 
 def kinds(protocol: Protocol, trainer: str) -> list[str]:
     """The keys of KINDS that hold for a method with published numbers; none if it is plain."""
     first = next(theirs for key, theirs in numbers(protocol).items() if key.trainer == trainer)
     return [kind for kind in KINDS if kind in first.kinds]
-
-
-def _key(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Key:
-    # Where shots are no column, an untrained method has those of the table, or none.
-    return Key(trainer, dataset, shots if protocol.across == "shots" else shots or SHOTS)
 
 
 def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:

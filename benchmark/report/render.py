@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
+FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 WIDTH = 120  # characters of a line of text; wider tables are folded
 
 
 def render(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
-    """All tables of these rows as `text`, `markdown` or `latex`; or the rows as `csv` or `json`.
+    """All tables of these rows, or for machines the rows themselves, in one of FORMATS.
 
     Args:
         rows: as `rows` makes them.
@@ -29,7 +30,11 @@ def render(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
     """
     if form == "latex":
         return papers(rows, all_published)
-    if form not in ("json", "csv"):
+    if form == "html":
+        from .page import page  # with matplotlib
+
+        return page(rows, all_published)
+    if form in TABLE_STYLES:
         return in_style(tables(rows, all_published), form)
     found: dict[str, list[dict]] = {"rows": [], "averages": []}
     for _, line in rows.groupby("line", sort=False):

@@ -4,6 +4,7 @@ import ast
 import json
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from recipe.configs import read_pairs
 from trainers.prompting.errors import printable
@@ -29,11 +30,39 @@ LATER: dict[str, object] = {"TEST.OOD": []}
 COMMAND, FAILED = "$ ", "# failed: "
 
 
+class Metric(NamedTuple):
+    """A number about the answers of a run: its head in a table, its range, and which is best.
+
+    The `note`s of all are one sentence below a table.
+    """
+
+    head: str
+    percent: bool = True  # from 0 to 100, else 0 or more
+    more_is_better: bool = True
+    note: str = ""
+
+
+# By their keys in results.json: adding one here shows it wherever metrics are.
+METRICS = {
+    "accuracy": Metric("Accuracy (%)"),
+    "macro_f1": Metric("Macro-F1 (%)"),
+    "top5_accuracy": Metric("Top-5 (%)"),
+    "calibration_error": Metric(
+        "ECE (%)",
+        more_is_better=False,
+        note="ECE is the expected calibration error, in 15 bins",
+    ),
+    "negative_log_likelihood": Metric(
+        "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
+    ),
+}
+
+
 class BadResult(Exception):
     """A results.json that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself: its results cannot be a key
 class Outcome:
     """What became of a run: its results, or the problem, as `kind: why` (`failed: no memory`)."""
 
@@ -82,19 +111,18 @@ def _percent(value) -> bool:
     return _number(value, 100)
 
 
-def _text(value) -> bool:
-    return isinstance(value, str)
-
-
 # What a record must hold where it holds a key that is read, in words and as a test.
 KINDS = {
-    "from 0 to 100": (_percent, ("accuracy", "macro_f1", "top5_accuracy", "calibration_error")),
+    "from 0 to 100": (_percent, [key for key, metric in METRICS.items() if metric.percent]),
     "a number, 0 or more": (
         _number,
-        ("negative_log_likelihood", "num_params", "num_classes", "train_seconds", "test_seconds",
-         "peak_memory_mib"),
+        [*(key for key, metric in METRICS.items() if not metric.percent),
+         "num_params", "num_classes", "train_seconds", "test_seconds", "peak_memory_mib"],
     ),
-    "a text": (_text, ("split", "backbone", "git", "data_fingerprint")),
+    "a text": (
+        lambda value: isinstance(value, str),
+        ("split", "backbone", "git", "data_fingerprint"),
+    ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
         and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),

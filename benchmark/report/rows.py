@@ -17,18 +17,18 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, learns_nothing, shots_text
 from . import published
-from .logs import LogRun
 from .methods import rank
 from .names import DATASETS, embedded
 from .paired import harmonic
 from .results import Outcome
 
-# Runs that differ in other ways share a line.
+# Runs that differ in other ways share a line; a `label` have only those that are read from logs.
 LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant"]
 
 # What each row of the frame holds.
 FIELDS = [
     *LINE, "untrained", "settings", "embedded", "group", "table", "rank", "method", "name",
+    "line_name",  # in its table: the method, or a setting of the only method that is ablated
     "average",  # over data sets
     "line",  # its number
     "comparable",  # it may stand beside published numbers
@@ -63,10 +63,17 @@ def rows(
     found: list[dict] = []
     for _, members in runs.groupby(LINE, sort=False):
         found += _numbers(members, interval, beside_published)
+    found += _averages(pd.DataFrame(found, columns=FIELDS, dtype=object))
+    found = [row | {"cell": _cell(row)} | _published(row) for row in found]
     frame = pd.DataFrame(found, columns=FIELDS, dtype=object)
-    averages = pd.DataFrame(_averages(frame), columns=FIELDS, dtype=object)
-    frame = pd.concat([frame, averages], ignore_index=True)
     frame["average"] = frame["average"].astype(bool)
+    several = frame.groupby("table")["method"].transform("nunique") > 1
+    frame["line_name"] = [
+        row.name.removeprefix(f"{row.method}, ")
+        if row.protocol.by_variant and not of_several
+        else row.name
+        for row, of_several in zip(frame.itertuples(), several, strict=True)
+    ]
     return frame
 
 
@@ -83,15 +90,8 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
     for outcome in outcomes:
         run, protocol = outcome.run, outcome.run.protocol
         free = run.trainer in untrained and protocol.untrained_once
-        found.append({
-            "protocol": protocol,
-            "source": run.source,
-            "dataset": run.dataset,
+        found.append({name: getattr(run, name, "") for name in LINE} | {
             "shots": 0 if free else run.shots,
-            "trainer": run.trainer,
-            "label": run.label if isinstance(run, LogRun) else "",
-            "config": run.config,
-            "variant": run.variant,
             "untrained": run.trainer in untrained or run.shots == 0,
             "settings": settings(run.variant),
             "embedded": embedded(run.dataset),
@@ -157,7 +157,7 @@ def _group(run) -> tuple:
     if run.protocol.across == "dataset":  # the average is over the columns of a table
         return run.protocol, run.source, run.shots
     shots = None if run.protocol.across == "shots" else run.shots
-    return run.protocol, run.embedded, shots, tried(run.settings)
+    return run.protocol, run.embedded, shots, " and ".join(run.settings)
 
 
 def _method(run, ours: set[str], several_configs: bool) -> str:
@@ -220,7 +220,7 @@ def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> l
             "runs": runs,
         }
         row["spread"] = _half_interval(values) if interval else row["std"]
-        found.append(dict.fromkeys(FIELDS) | row | {"cell": _cell(row)} | _published(row))
+        found.append(row)
     return found
 
 
@@ -256,18 +256,18 @@ def _cell(row: dict) -> str:
 
 def _published(row: dict) -> dict:
     """The published number of the same setting, and by how much ours differs from it."""
-    key = row["protocol"], row["trainer"], row["dataset"], row["shots"]
-    theirs = published.find(*key) if row["comparable"] else None
+    theirs = None
+    if row["comparable"]:
+        theirs = published.find(row["protocol"], row["trainer"], row["dataset"], row["shots"])
     if theirs is None:
-        nothing = dict.fromkeys(("published", "published_source", "difference"))
-        return nothing | {"misprint": False}
-    number, misprint = theirs.values[row["column"]], published.misprint(*key)
-    ours = None if row["average"] and not row["complete"] else row["mean"]
+        return {"published": None, "published_source": None, "misprint": False, "difference": None}
+    number = theirs.values[row["column"]]
+    lacking = row["mean"] is None or (row["average"] and not row["complete"])
     return {
         "published": number,
         "published_source": theirs.source,
-        "misprint": misprint,
-        "difference": None if misprint or ours is None else ours - number,
+        "misprint": theirs.misprint,
+        "difference": None if theirs.misprint or lacking else row["mean"] - number,
     }
 
 
@@ -319,9 +319,8 @@ def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
     }
     found = []
     for column in protocol.columns:
-        row = shared | {"column": column, "mean": means.get(column)}
-        row["problems"] = problems if column == last else []
-        found.append(dict.fromkeys(FIELDS) | row | {"cell": _cell(row)} | _published(row))
+        of_last = {"problems": problems} if column == last else {}
+        found.append(shared | {"column": column, "mean": means.get(column)} | of_last)
     return found
 
 
@@ -339,8 +338,3 @@ def setting_texts(found: dict[str, float | str]) -> list[str]:
         f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
         for name, value in found.items()
     ]
-
-
-def tried(found: dict[str, float | str]) -> str:
-    """What it is that `settings` try: `beta`, `M and N`."""
-    return " and ".join(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ TARGET_AVERAGE = "The average is over the targets."
 # In a paper: behind the name of a method whose numbers are not ours, and behind a mean that lacks
 # seeds or data sets.
 PUBLISHED, INCOMPLETE = r"$^\dagger$", r"$^*$"
+NOTHING_IN_A_PAPER = "--"
 MISPRINT = "(misprint)"
 
 
@@ -35,13 +36,12 @@ class Cell(NamedTuple):
     """A cell of a table; those with a `value` compete for the best of their column.
 
     The first of a line is `beside` where the line is not ours: of published numbers, or what ours
-    differ from them by. `paper` is the cell where the table goes into a paper, if it does.
+    differ from them by.
     """
 
     text: str
     value: float | None = None
     beside: bool = False
-    paper: Cell | None = None
 
 
 @dataclass
@@ -94,28 +94,24 @@ class Table:
         return {i for i, value in values.items() if value == ranked[place]}
 
 
-def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
+def tables(
+    rows: pd.DataFrame, all_published: bool = False, paper: bool = False
+) -> dict[Protocol, list[Table]]:
     """The tables of each protocol that has rows: of every data set, then of the averages.
 
     Args:
         rows: as `rows` makes them.
         all_published: the published numbers of methods that were not run are shown, too.
+        paper: they are as papers have them: means alone, without differences and costs, and
+            published numbers compete for the best.
     """
     found = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
-        found[members.iloc[0]["protocol"]].append(_table(members, all_published))
+        found[members.iloc[0]["protocol"]].append(_table(members, all_published, paper))
     return dict(found)
 
 
-def grouped(items: Iterable, key: Callable[[Any], Hashable]) -> Iterable[list]:
-    """The items that have the same key, in their order."""
-    groups = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return groups.values()
-
-
-def _table(members: pd.DataFrame, all_published: bool) -> Table:
+def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     """A line for each method, or setting of an ablation; beside each other columns, or data sets.
 
     Which, `across` of the protocol says: also numbers of shots may stand beside each other.
@@ -124,38 +120,29 @@ def _table(members: pd.DataFrame, all_published: bool) -> Table:
     protocol, first = shown[0].protocol, shown[0]
     if protocol.across == "columns":  # each has all columns, in their order
         shown.sort(key=lambda row: list(protocol.columns).index(row.column))
-    places = {place_name(row): row for row in reversed(shown)}
-    places = {name: places[name] for name in dict.fromkeys(map(place_name, shown))}
-    several = members["method"].nunique() > 1
-    head = [first_head(protocol), *places]
-    if first.average and protocol.across == "columns":
-        head.append("Data sets")
-    if protocol.costs and not first.average:
-        head += ["Trained parameters", "Training", "Peak memory"]
-    lines, cited = [], set()
+    places: dict[str, Any] = {}
+    for row in shown:
+        places.setdefault(place_name(row), row)
+    head = [first_head(protocol), *places, *([] if paper else _more(first))]
+    found: list[list[Cell | None]] = []  # None where there is nothing
+    cited = set()
     by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
     of_line = "line" if protocol.across == "columns" else "method"
     for _, line in by_rank.groupby(of_line, sort=False):
         here = {place_name(row): row for row in line.itertuples()}
         row = next(iter(here.values()))
-        more = _more(row)
-        name = line_name(row, several)
-        of = [here.get(place) for place in places]
-        lines.append([Cell(name, paper=Cell(method_name(row.method))), *map(_ours, of), *more])
-        if any(row is not None and row.published is not None for row in of):
+        of_method = _of_method(row, [here.get(place) for place in places], paper)
+        found += of_method
+        if len(of_method) > 1:
             cited.add(row.trainer)
-            theirs = [_theirs(row and row.published, row and row.misprint) for row in of]
-            lines.append(
-                [_published_name(name, row.trainer, protocol), *theirs, *[Cell("")] * len(more)]
-            )
-            differences = [_difference(row and row.difference) for row in of]
-            name_cell = Cell(f"{name}, difference", beside=True)
-            lines.append([name_cell, *differences, *[Cell("")] * len(more)])
     if all_published and members["comparable"].any():
-        for trainer, numbers in not_run(members, places.values()).items():
+        for trainer, theirs in not_run(members, places.values(), paper).items():
             cited.add(trainer)
-            cells = [_published_name(trainer, trainer, protocol), *numbers]
-            lines.append([*cells, *[Cell("")] * (len(head) - len(cells))])
+            found.append([_published_name(trainer, trainer, protocol, paper), *theirs])
+    nothing = Cell(NOTHING_IN_A_PAPER if paper else "-")
+    lines = [
+        [cell or nothing for cell in line] + [Cell("")] * (len(head) - len(line)) for line in found
+    ]
     caption = _caption(members) + published.caption(protocol, cited)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
@@ -167,6 +154,20 @@ def _table(members: pd.DataFrame, all_published: bool) -> Table:
     return Table(_title(members), head, lines, caption, problems, first, seeds, cited)
 
 
+def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
+    """The line of a method, and where there are published numbers those, and the difference."""
+    name = method_name(first.method) if paper else first.line_name
+    more = [] if paper else [Cell(text) for text in _more(first).values()]
+    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *more]]
+    if any(row is not None and row.published is not None for row in rows):
+        theirs = [row and _theirs(row.published, row.misprint, paper) for row in rows]
+        lines.append([_published_name(name, first.trainer, first.protocol, paper), *theirs])
+        if not paper:
+            differences = [row and _difference(row.difference) for row in rows]
+            lines.append([Cell(f"{name}, difference", beside=True), *differences])
+    return lines
+
+
 def place_name(row) -> str:
     """The head of a row's column in a table."""
     if row.protocol.across == "columns":
@@ -176,69 +177,71 @@ def place_name(row) -> str:
     return "Average" if row.average else dataset_title(row.dataset)
 
 
-def _ours(row) -> Cell:
-    if row is None or row.mean is None:
-        return Cell("-" if row is None else row.cell, paper=Cell("--"))
-    number = f"{row.mean:.2f}"
-    if not row.complete:
-        return Cell(row.cell, paper=Cell(number + INCOMPLETE))
-    return Cell(row.cell, row.mean, paper=Cell(number, row.mean))
+def _ours(row, paper: bool) -> Cell | None:
+    if row is None or (paper and row.mean is None):
+        return None
+    if row.mean is None:
+        return Cell(row.cell)
+    text = f"{row.mean:.2f}{'' if row.complete else INCOMPLETE}" if paper else row.cell
+    return Cell(text, row.mean if row.complete else None)
 
 
-def _published_name(name: str, trainer: str, protocol: Protocol) -> Cell:
+def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) -> Cell:
     kinds = published.kinds(protocol, trainer)
     mark = f" ({', '.join(kinds)})" if kinds else ""
-    paper = Cell(method_name(trainer) + PUBLISHED + mark)
-    return Cell(f"{name}, published{mark}", beside=True, paper=paper)
+    text = method_name(trainer) + PUBLISHED if paper else f"{name}, published"
+    return Cell(text + mark, beside=True)
 
 
-def _theirs(number: float | None, misprint: bool | None = False) -> Cell:
+def _theirs(number: float | None, misprint: bool, paper: bool) -> Cell | None:
     """A published number: it competes in a paper, unless it is a misprint."""
     if number is None:
-        return Cell("-", paper=Cell("--"))
+        return None
     if misprint:
-        text = f"{number:.2f} {MISPRINT}"
-        return Cell(text, paper=Cell(text))
-    return Cell(f"{number:.2f}", paper=Cell(f"{number:.2f}", float(f"{number:.2f}")))
+        return Cell(f"{number:.2f} {MISPRINT}")
+    return Cell(f"{number:.2f}", number if paper else None)
 
 
-def _difference(number: float | None) -> Cell:
+def _difference(number: float | None) -> Cell | None:
     # + 0.0 makes a zero of what is rounded to -0.00
-    return Cell("-" if number is None else f"{round(number, 2) + 0.0:+.2f}")
+    return None if number is None else Cell(f"{round(number, 2) + 0.0:+.2f}")
 
 
-def _more(row) -> list[Cell]:
+def _more(row) -> dict[str, str]:
     """What stands behind the numbers: the data sets of an average, or what training took."""
-    if row.protocol.across != "columns":
-        return []
     if row.average:
-        return [Cell(f"{row.count} of {row.of}")]
+        of = {"Data sets": f"{row.count} of {row.of}"}
+        return of if row.protocol.across == "columns" else {}
     if not row.protocol.costs:
-        return []
-    return [
-        Cell("-" if row.num_params is None else f"{row.num_params:,}"),
-        Cell("-" if row.train_seconds is None else f"{row.train_seconds:,.0f} s"),
-        Cell(memory(row.peak_memory_mib)),
-    ]
+        return {}
+    seconds = row.train_seconds
+    return {
+        "Trained parameters": "-" if row.num_params is None else f"{row.num_params:,}",
+        "Training": "-" if seconds is None else f"{seconds:,.0f} s",
+        "Peak memory": memory(row.peak_memory_mib),
+    }
 
 
-def not_run(members: pd.DataFrame, places: Iterable) -> dict[str, list[Cell]]:
+def not_run(
+    members: pd.DataFrame, places: Iterable, paper: bool = False
+) -> dict[str, list[Cell | None]]:
     """The published numbers of the methods that are not among the members, by trainer.
 
     Args:
         members: of one table.
         places: a row of each of its columns; which method's does not matter.
+        paper: as in `tables`.
     """
     protocol = members.iloc[0]["protocol"]
     found = {}
     for trainer in sorted(set(published.trainers(protocol)) - set(members["trainer"]), key=rank):
-        numbers = []
+        cells = []
         for row in places:
-            key = protocol, trainer, row.dataset, row.shots
-            theirs = published.find(*key) if row.comparable else None
-            numbers.append(_theirs(theirs and theirs.values[row.column], published.misprint(*key)))
-        if any(number != _theirs(None) for number in numbers):
-            found[trainer] = numbers
+            theirs = published.find(protocol, trainer, row.dataset, row.shots)
+            shown = theirs if row.comparable else None
+            cells.append(shown and _theirs(shown.values[row.column], shown.misprint, paper))
+        if any(cells):
+            found[trainer] = cells
     return found
 
 
@@ -310,13 +313,6 @@ def seeds_text(seeds: Sequence[int]) -> str:
 def first_head(protocol: Protocol) -> str:
     """What the lines of a protocol's tables are."""
     return "Variant" if protocol.by_variant else "Method"
-
-
-def line_name(row, several: bool = False) -> str:
-    """The name of a line: a method, or a setting of an ablation, of `several` methods or of one."""
-    if not row.protocol.by_variant or several:
-        return row.name
-    return row.name.removeprefix(f"{row.method}, ")
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -71,6 +72,38 @@ def test_base_and_new_are_relabelled_halves(protocol_root, subset):
     assert rows == expected["train"]
     assert dataset.classnames == expected["classnames"]
     assert (len(dataset.val), len(dataset.test)) == (expected["n_val"], expected["n_test"])
+
+
+@pytest.mark.parametrize("subset", ["all", "base", "new"])
+def test_the_other_half_and_the_validation_images_of_base_classes(protocol_root, subset):
+    """A run on new classes has the names, labels and validation images of one on base classes."""
+    dataset = Small(config(protocol_root, 2, subset))
+    base, new = (PROTOCOL["subsample"][half]["classnames"] for half in ("base", "new"))
+    assert dataset.other_classnames == {"all": [], "base": new, "new": base}[subset]
+    like = Small(config(protocol_root, 2, "all" if subset == "all" else "base"))
+    found, expected = (
+        sorted((item.impath, item.label, item.classname) for item in items)
+        for items in (dataset.validation, like.val)
+    )
+    assert found == expected and len(found) > 1
+
+
+def test_validation_images_are_few_the_same_and_not_those_of_the_test(protocol_root):
+    whole, again = Small(config(protocol_root)), Small(config(protocol_root))
+    paths = [item.impath for item in whole.validation]
+    assert paths == [item.impath for item in again.validation] and set(paths) < {
+        item.impath for item in whole.val
+    }
+    assert max(Counter(item.label for item in whole.validation).values()) == 4
+
+    class Tested(Small):
+        @classmethod
+        def read(cls, folder):
+            train, val, _ = super().read(folder)
+            return train, val, val
+
+    for subset in ("all", "base", "new"):
+        assert Tested(config(protocol_root, subset=subset)).validation == []
 
 
 def test_an_odd_number_of_classes_gives_base_the_larger_half():

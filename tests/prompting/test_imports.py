@@ -41,6 +41,7 @@ TRAINER = {
     "val_loader", "write_scalar",
 }  # fmt: skip
 OTHERS = {"torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
+OTHERS |= {"numpy", "scipy"}  # which `ot` requires
 OTHERS |= sys.stdlib_module_names
 # not imported where that is missing
 OPTIONAL = {

@@ -7,7 +7,16 @@ import pytest
 from paths import ROOT
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve, top_k_accuracy_score
 
-from recipe.metrics import auroc, calibration_error, detection, fpr95, metrics
+from recipe.metrics import (
+    auroc,
+    calibration_error,
+    detection,
+    fpr95,
+    joint_metrics,
+    metrics,
+    openworld_auc,
+)
+from trainers.prompting.errors import UserError
 
 
 def test_metrics_are_those_of_scikit_learn():
@@ -68,11 +77,82 @@ def test_detection_of_known_scores():
     }  # fmt: skip
 
 
-def test_scores_that_are_all_equal_detect_nothing():
-    assert auroc(np.full(7, 0.2), np.full(3, 0.2)) == 0.5
-    assert fpr95(np.full(7, 0.2), np.full(3, 0.2)) == 1.0
-
-
 def test_the_example_of_the_documentation():
     found = doctest.testfile(str(ROOT / "docs" / "metrics.md"), module_relative=False)
     assert found.attempted > 3 and not found.failed
+
+
+def of_the_authors(base_score, base_right, new_score, new_right):
+    """As `compute_opt_auc` of their code: who is wrong loses every pair.
+
+    (Not where all new scores are above all base scores: two that are wrong then count there.)
+    """
+    base, new = base_score.astype(float), new_score.astype(float)
+    base[~base_right] = new_score.min() - 1e-5
+    new[~new_right] = base_score.max() + 1e-5
+    domain = np.r_[np.ones(len(base)), np.zeros(len(new))]
+    return roc_auc_score(domain, np.r_[base, new])
+
+
+@pytest.mark.parametrize("digits", [1, 3, 12])  # the first has many equal scores
+def test_ranks_of_scores_are_those_of_scikit_learn_and_of_the_authors(digits):
+    rng = np.random.default_rng(digits)
+    for n, m in ((12, 30), (20, 7), (333, 500)):
+        base, new = rng.beta(5, 2, n).round(digits), rng.beta(3, 3, m).round(digits)
+        right = rng.random(n) < 0.8, rng.random(m) < 0.6
+        domain, scores = np.r_[np.ones(n), np.zeros(m)], np.r_[base, new]
+        assert auroc(base, new) == pytest.approx(roc_auc_score(domain, scores), abs=1e-12)
+        false, true, _ = roc_curve(domain, scores, drop_intermediate=False)
+        assert fpr95(base, new) == pytest.approx(false[(true >= 0.95).argmax()], abs=1e-12)
+        expected = of_the_authors(base, right[0], new, right[1])
+        assert openworld_auc(base, right[0], new, right[1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_openworld_auc_by_hand():
+    """Of 3 x 2 pairs: 0.9 > 0.3, and 0.3 = 0.3 counts half; the others have one that is wrong."""
+    base, new = np.array([0.9, 0.8, 0.3]), np.array([0.3, 0.1])
+    right = np.array([True, False, True]), np.array([True, False])
+    assert openworld_auc(base, right[0], new, right[1]) == pytest.approx(1.5 / 6)
+    assert openworld_auc(np.ones(3), np.ones(3), np.ones(2), np.ones(2)) == 0.5  # all equal
+    assert openworld_auc(base, np.zeros(3), new, right[1]) == 0
+    assert openworld_auc(base, right[0], new, np.zeros(2)) == 0
+    with pytest.raises(UserError, match="one has none"):
+        auroc(base, new[:0])
+    assert fpr95(np.ones(3), np.ones(2)) == 1 and auroc(np.ones(3), np.ones(2)) == 0.5
+
+
+def half(label, prediction, own, p_base, p=0.5, **more):
+    """Columns of a half's images: numbers in the union, and whether they are right in the half."""
+    label = np.array(label)
+    return {
+        "label": np.zeros(len(label), int),
+        "prediction": 1 - np.array(own, int),
+        "joint_label": label,
+        "joint_prediction": np.array(prediction),
+        "joint_probability": np.full(len(label), p),
+        "base_probability": np.array(p_base),
+        **more,
+    }
+
+
+def test_metrics_of_both_halves_by_hand():
+    base = half([0, 1, 1], [0, 1, 2], [1, 1, 0], [0.9, 0.6, 0.4])
+    new = half([2, 3], [2, 1], [1, 0], [0.5, 0.7])
+    found = joint_metrics(base, new)
+    assert found == pytest.approx(
+        {
+            "joint_accuracy": 60,
+            "joint_accuracy_base": 200 / 3,
+            "joint_accuracy_new": 50,
+            "openworld_auc": 100 * 2 / 6,  # 0.9 and 0.6 over 0.5
+            "auroc": 100 * 3 / 6,  # and 0.9 over 0.7
+            "calibration_error": 10,
+        }
+    )
+    scaled = {"joint_scaled_probability": np.full(3, 0.9)}
+    both = joint_metrics(base | scaled, new | {"joint_scaled_probability": np.full(2, 0.9)})
+    assert both == pytest.approx(found | {"calibration_error_scaled": 30})
+    assert joint_metrics(base | scaled, new) == found
+    assert joint_metrics({"label": base["label"]}, new) is None
+    with pytest.raises(UserError, match="overlap"):
+        joint_metrics(new, base)

@@ -11,7 +11,7 @@ from tiny import COLOURS, run
 
 from benchmark.__main__ import main
 from benchmark.report import command as report
-from recipe.predictions import NAME, read_predictions, write_predictions
+from recipe.predictions import ARRAYS, JOINT, KINDS, NAME, read_predictions, write_predictions
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.predictions import Predictions
 
@@ -68,6 +68,17 @@ COLUMNS = {
 }
 
 
+ALL_COLUMNS = COLUMNS | {
+    name: np.full(2, 1, "int32" if kind == "i" else "float32")
+    for name, (kind, _) in KINDS.items()
+    if name not in ARRAYS
+}
+
+
+def without(names):
+    return {name: array for name, array in ALL_COLUMNS.items() if name not in names}
+
+
 def overwrite(path):
     """Damage what is compressed of an array."""
     content = bytearray(path.read_bytes())
@@ -90,14 +101,20 @@ DAMAGES = {
     "columns": lambda path: np.savez(path, **COLUMNS | {"probability": np.ones((2, 5))}),
     "nan": lambda path: np.savez(path, **COLUMNS | {"probability": np.full((2, 1), np.nan)}),
     "none": lambda path: np.savez(path, **{name: array[:0] for name, array in COLUMNS.items()}),
+    "one of the union": lambda path: np.savez(path, **without(JOINT.keys() - {"joint_label"})),
+    "not scaled": lambda path: np.savez(path, **without({"joint_scaled_probability"})),
+    "scaled": lambda path: np.savez(path, **without({"scaled_probability"})),
+    "mcm": lambda path: np.savez(path, **COLUMNS | {"mcm": np.full(2, np.inf, "float32")}),
+    "joint": lambda path: np.savez(path, **ALL_COLUMNS | {"joint_label": np.ones(2)}),
 }
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
 def test_a_damaged_file_is_named(tmp_path, damage, deadline):
     assert read_predictions(tmp_path) is None
-    write_predictions(tmp_path, COLUMNS)
-    assert read_predictions(tmp_path).keys() == COLUMNS.keys()
+    for columns in (COLUMNS, ALL_COLUMNS, without(JOINT), without({*JOINT, "mcm"})):
+        write_predictions(tmp_path, columns)
+        assert read_predictions(tmp_path).keys() == columns.keys()
     DAMAGES[damage](tmp_path / NAME)
     with pytest.raises(UserError, match=f"{NAME}' cannot be read"):
         read_predictions(tmp_path)

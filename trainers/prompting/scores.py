@@ -175,17 +175,21 @@ def hierarchical_ot(
 
     With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which rounds less.
     """
-    S = prompt_similarity(image.z, text.h)  # Eq. 4
-    if spec.beta_form == "convex":  # appendix, Eq. 1
-        S = spec.beta + (1 - spec.beta) * S
-    if spec.token_level:
-        S = S - spec.beta * token_distance(spec, image, text, chunk_bytes)  # Eq. 6
+    d = token_distance(spec, image, text, chunk_bytes) if spec.token_level else None
+    S = similarity(spec, prompt_similarity(image.z, text.h), d)
     if spec.plan == "sinkhorn":
         solver = Sinkhorn(spec.reg, spec.tol, spec.max_iter, spread=2 + 2 * spec.beta)
         T = solver(1 - S.detach()).plan  # Eq. 7
     else:
         T = prompt_plan(S, spec.plan)
     return (T * S).sum((-2, -1))
+
+
+def similarity(spec: PromptSpec, S: torch.Tensor, d: torch.Tensor | None) -> torch.Tensor:
+    """1 - C between prompts, of their cosines S (Eq. 4) and their token-level distances d."""
+    if spec.beta_form == "convex":  # appendix, Eq. 1
+        S = spec.beta + (1 - spec.beta) * S
+    return S if d is None else S - spec.beta * d  # Eq. 6
 
 
 def token_distance(

@@ -111,7 +111,7 @@ class PromptedCLIP(nn.Module):
         self.image_encoder.check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
-                found = self._image_conditional(images)
+                found = self._image_conditional(self._encode_images(images, Contexts(None, None)))
             else:
                 contexts = self.contexts()
                 image = self._encode_images(images, contexts)
@@ -156,6 +156,15 @@ class PromptedCLIP(nn.Module):
         if self.logit_bias is not None:
             logits = logits + self.logit_bias
         return ranks.whole(logits, B) if shared else logits
+
+    def logits(self, image: ImageFeatures) -> torch.Tensor:
+        """Logits (B, K), float32, in eval mode, of the `image` of another model's `output`.
+
+        The other model has the same trained values, and other class names.
+        """
+        if self.spec.image_conditional:
+            return self._image_conditional(image).logits
+        return self.score(image, self.text_features())
 
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
@@ -204,13 +213,13 @@ class PromptedCLIP(nn.Module):
         return self._cache[1]
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """As `nn.Module.train`; the cached text features are dropped."""
-        self._cache = None
+        """As `nn.Module.train`; in train mode the cached text features are dropped."""
+        if mode:
+            self._cache = None
         return super().train(mode)
 
-    def _image_conditional(self, images: torch.Tensor) -> Output:
+    def _image_conditional(self, image: ImageFeatures) -> Output:
         """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
-        image = self._encode_images(images, Contexts(None, None))
         z = image.z[:, 0].float()
         step = len(z) if self.training else 8 * ranks.count()
         texts, logits = [], []

@@ -1,6 +1,7 @@
 """What a model says of each image, collected batch by batch where the model computes."""
 
 import os
+from collections import defaultdict
 
 import torch
 
@@ -8,25 +9,73 @@ TOP = 5  # classes that are kept of an image
 
 
 class Predictions:
-    """The answers to the images of one evaluation; nothing is read before `columns` asks."""
+    """The answers to the images of one evaluation; nothing is read before `columns` asks.
 
-    def __init__(self):
+    Args:
+        scale: of the logits, CLIP's 1 / tau.
+        new: whether the classes are the new ones, which follow the base classes in the union.
+
+    Attributes:
+        temperature: of `scaled_probability` and `joint_scaled_probability`; None: without these.
+        note: why there is no union though there are two halves of the classes.
+    """
+
+    temperature: float | None = None
+    note = ""
+
+    def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
         self.files: list[str] = []
-        self._labels: list[torch.Tensor] = []
-        self._answers: list[tuple[torch.Tensor, ...]] = []
+        self.scale, self.new = scale, new
+        self._columns: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def add_images(self, files: list[str], labels: torch.Tensor) -> None:
         """The files (B) and labels (B,) of the next batch."""
         self.files += files
-        self._labels.append(labels)
+        self._columns["label"].append(labels)
 
-    def add_logits(self, logits: torch.Tensor) -> None:
-        """The logits (B, K) of the batch that was added last."""
-        log_p = logits.float().log_softmax(1)
+    def add_logits(self, logits: torch.Tensor, others: torch.Tensor | None = None) -> None:
+        """The logits (B, K) of the batch that was added last.
+
+        Args:
+            logits: of the classes of the run.
+            others: (B, K'), of the classes of the other half.
+        """
+        labels = self._columns["label"][-1][:, None]
+        logits = logits.float()
+        log_p = logits.log_softmax(1)
         top = log_p.topk(min(TOP, log_p.shape[1]), dim=1)
-        of_label = log_p.gather(1, self._labels[-1][:, None])[:, 0]
-        # of equal logits argmax need not take the first of topk; the evaluator takes argmax
-        self._answers.append((logits.argmax(1), top.indices, top.values.exp().half(), of_label))
+        found = {
+            # of equal logits argmax need not take the first of topk; the evaluator takes argmax
+            "prediction": logits.argmax(1),
+            "top": top.indices,
+            "probability": top.values.exp().half(),
+            "label_log_probability": log_p.gather(1, labels)[:, 0],
+            "mcm": (logits / self.scale).softmax(1).amax(1),
+        }
+        if self.temperature is not None:
+            found["scaled_probability"] = (logits / self.temperature).softmax(1).amax(1)
+        if others is not None:
+            found |= self._union(logits, others.float(), labels)
+        for name, values in found.items():
+            self._columns[name].append(values)
+
+    def _union(self, own, others, labels) -> dict[str, torch.Tensor]:
+        """The columns over base and new classes together."""
+        logits = torch.cat([others, own] if self.new else [own, others], 1)
+        K = (others if self.new else own).shape[1]  # base classes
+        if self.new:
+            labels = labels + K
+        log_p = logits.log_softmax(1)
+        found = {
+            "joint_label": labels[:, 0],
+            "joint_prediction": logits.argmax(1),
+            "joint_probability": log_p.amax(1).exp(),
+            "base_probability": log_p[:, :K].amax(1).exp(),
+            "joint_label_log_probability": log_p.gather(1, labels)[:, 0],
+        }
+        if self.temperature is not None:
+            found["joint_scaled_probability"] = (logits / self.temperature).softmax(1).amax(1)
+        return found
 
     def columns(self) -> dict[str, list[str] | torch.Tensor]:
         """One row an image, in the order of the evaluation.
@@ -34,17 +83,17 @@ class Predictions:
         Returns:
             `image` (n,), files relative to the folder that holds all of them; `label` and
             `prediction` (n,), classes by number; `top` and `probability` (n, 5), the likeliest
-            classes, best first (n, K where K < 5); `label_log_probability` (n,), natural logarithm.
+            classes, best first (n, K where K < 5); `label_log_probability` (n,), natural logarithm;
+            `mcm` (n,), the greatest value of the softmax of logits without their scale;
+            `scaled_probability` (n,), of the prediction after division by the temperature.
+            Over base and new classes together: `joint_label`, `joint_prediction`,
+            `joint_probability`, `joint_label_log_probability` and `joint_scaled_probability`
+            likewise, and `base_probability`, the greatest of a base class, all (n,).
         """
         folder = os.path.commonpath([os.path.dirname(file) for file in self.files])
         files = [os.path.relpath(file, folder).replace(os.sep, "/") for file in self.files]
-        answers = [torch.cat(column).cpu() for column in zip(*self._answers, strict=True)]
-        prediction, top, probability, of_label = answers
-        return {
-            "image": files,
-            "label": torch.cat(self._labels).cpu().int(),
-            "prediction": prediction.int(),
-            "top": top.int(),
-            "probability": probability,
-            "label_log_probability": of_label,
+        found = {name: torch.cat(values).cpu() for name, values in self._columns.items()}
+        return {"image": files} | {
+            name: values if values.is_floating_point() else values.int()
+            for name, values in found.items()
         }

@@ -74,7 +74,7 @@ def not_finite(method: Method) -> list[str]:
     return [name for name, good in sound.items() if not good]
 
 
-def check_trained(method: Method, trained: list[torch.nn.Parameter]) -> None:
+def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
     """Check that a method trains something, and nothing that no optimiser sees.
 
     Raises:

@@ -24,17 +24,10 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from .checks import (
-    Watch,
-    check_batch,
-    check_classes,
-    check_ranks,
-    check_trained,
-    failed,
-    not_finite,
-)
+from .checks import Watch, check_batch, check_classes, check_ranks, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
+from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -45,7 +38,8 @@ class PromptTrainer(TrainerX):
     Class attributes:
         kind: the class of the method that is trained.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
-            While an evaluation goes on they stand in `recorder`.
+        transport: its `diagnostics`; None where the method solves no transport.
+        recorder: of the evaluation that goes on.
         untrained: until something has trained the prompts, or chosen those that there are.
 
     Attributes:
@@ -60,7 +54,8 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
-    recorder: Predictions | None = None
+    transport: dict[str, object] | None = None
+    recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -78,11 +73,12 @@ class PromptTrainer(TrainerX):
         if changes:
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
+        self.validation = validation_loader(self.test_loader, self.dm.dataset)
         self.detection = Detection(self.cfg, self.dm.dataset, self.device)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
-        for name in ("train_loader_x", "val_loader", "test_loader"):
+        for name in ("train_loader_x", "val_loader", "test_loader", "validation"):
             if (loader := getattr(self, name)) is not None:
                 setattr(self, name, ranks.ShareLoader(loader, self.device))
 
@@ -96,7 +92,6 @@ class PromptTrainer(TrainerX):
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
-        del self.clip_model  # the model has of it what it needs
         self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.model = self.method.model
         self.precision.place(self.model, clip_model)
@@ -105,7 +100,7 @@ class PromptTrainer(TrainerX):
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
-        check_trained(self.method, trained)
+        check_trains(self.method, trained)
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
@@ -293,11 +288,14 @@ class PromptTrainer(TrainerX):
                 "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
                 "`load_model('')` evaluates them as they are initialised"
             )
-        self.recorder = Predictions() if self.cfg.TEST.PREDICTIONS else None
+        if self.cfg.TEST.PREDICTIONS:
+            self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         result = super().test(split)
         self.watch.check_logits()
-        self.predictions, self.recorder = self.recorder, None
+        if self.recorder is not None:
+            self.predictions, self.transport = self.recorder.predictions, self.recorder.transport()
+            self.recorder = None
         self.detection.evaluate_others(self)
         return result
 
@@ -305,16 +303,16 @@ class PromptTrainer(TrainerX):
         """As in Dassl, and note which images these are."""
         input, label = super().parse_batch_test(batch)
         if self.recorder is not None:
-            self.recorder.add_images(batch["impath"], label)
+            self.recorder.predictions.add_images(batch["impath"], label)
         return input, label
 
     def model_inference(self, input):
         """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
             output = self.model.output(input)
+            if self.recorder is not None:
+                self.recorder.add(output)
         self.detection.see(self.model, output)
-        if self.recorder is not None:
-            self.recorder.add_logits(output.logits)
         self.watch.see_logits(output.logits)
         return output.logits
 

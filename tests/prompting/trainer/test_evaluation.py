@@ -1,0 +1,170 @@
+"""Test images over base and new classes together, and the temperature of the logits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from dassl.utils import read_image
+from rank_steps import MORE, settings
+from scipy.special import log_softmax
+from tiny import HALVES, OF_HALVES, run, write_halves
+
+import trainers.prompting.trainer.trainer as trainer
+from datasets.base import ImageDataset
+from recipe.predictions import ARRAYS, JOINT, KINDS, read_predictions
+from trainers.prompting import Method, build_method, load_run
+from trainers.prompting.errors import UserError
+from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
+
+BASE, NEW = HALVES[:3], HALVES[3:]
+OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
+POINTS = {name: (name, {}) for name in OURS} | {
+    name: point for name, point in MORE.items() if "each class" not in name
+}
+
+
+@pytest.mark.parametrize("title", POINTS)
+def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, title):
+    name, node = POINTS[title]
+    torch.manual_seed(0)
+    node = settings(name) | node
+    method = build_method(name, node, tiny_clip, BASE).eval()
+    with torch.no_grad():  # as if trained
+        for parameter in method.model.trained().parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    images, state = torch.randn(10, 3, 32, 32), torch.get_rng_state()
+    other = for_classes(method, tiny_clip, BASE, NEW, "")
+    assert torch.equal(state, torch.get_rng_state())
+    output = method.model.output(images)
+    found = torch.cat([output.logits, other.model.logits(output.image)], 1)
+    whole = build_method(name, node, tiny_clip, HALVES).eval()
+    whole.load_checkpoint({"state_dict": method.model.public_state_dict()}, HALVES)
+    expected = whole.model(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "ALIGN"])
+def test_a_run_says_what_a_model_of_all_names_says(tmp_path, name, capsys):
+    data = write_halves(tmp_path / "data")
+    out = {half: tmp_path / half for half in ("base", "new")}
+    assert run(data, name, out["base"], extra=[*OF_HALVES, "base"]) == 0
+    flags = ("--eval-only", "--model-dir", str(out["base"]))
+    assert run(data, name, out["new"], 2, *flags, extra=[*OF_HALVES, "new"]) == 0
+    records = [json.loads((out[half] / "results.json").read_text()) for half in out]
+    T, of_new = (record["temperature"] for record in records)
+    assert abs(T - of_new) < 1e-4 and T != 1
+    assert capsys.readouterr().out.count("fitted on 6 validation images") == 2
+    loaded = load_run(out["base"], classnames=HALVES)
+    for half, record in zip(out, records, strict=True):
+        said = read_predictions(out[half])
+        assert said.keys() == KINDS.keys()
+        names = BASE if half == "base" else NEW
+        assert [HALVES[k] for k in said["joint_label"]] == [names[k] for k in said["label"]]
+        folders = [data / HALVES[k].replace(" ", "_") for k in said["joint_label"]]
+        images = [
+            loaded.preprocess(read_image(str(folder / image.rpartition("/")[2])))
+            for folder, image in zip(folders, said["image"], strict=True)
+        ]
+        with torch.no_grad():
+            logits = loaded.model(torch.stack(images)).double().numpy()
+        rows = np.arange(len(logits))
+        log_p, scaled = log_softmax(logits, 1), log_softmax(logits / T, 1)
+        label, prediction = said["joint_label"], said["joint_prediction"]
+        assert (prediction == logits.argmax(1)).all()
+        expected = {
+            "joint_probability": np.exp(log_p[rows, prediction]),
+            "base_probability": np.exp(log_p[:, :3].max(1)),
+            "joint_label_log_probability": log_p[rows, label],
+            "joint_scaled_probability": np.exp(scaled[rows, prediction]),
+        }
+        own = logits[:, :3] if half == "base" else logits[:, 3:]
+        scale = float(loaded.model.logit_scale)
+        expected |= {
+            "mcm": np.exp(log_softmax(own / scale, 1).max(1)),
+            "scaled_probability": np.exp(log_softmax(own / T, 1).max(1)),
+        }
+        for column, values in expected.items():
+            np.testing.assert_allclose(said[column], values, atol=1e-4, err_msg=column)
+        assert record["joint_accuracy"] == pytest.approx(100 * (prediction == label).mean())
+        assert "joint_note" not in record
+
+
+def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys):
+    data, out = write_halves(tmp_path / "data"), tmp_path / "out"
+    extra = [*OF_HALVES, "base", "TRAINER.COOP.CSC", "True"]
+    assert run(data, "CoOp", out, extra=extra) == 0
+    record = json.loads((out / "results.json").read_text())
+    assert "it cannot name others" in record["joint_note"]
+    assert record["joint_note"] in capsys.readouterr().out
+    assert record["temperature"] and "joint_accuracy" not in record
+    assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
+
+
+def test_a_method_that_cannot_be_made_for_other_classes_goes_on(tmp_path, monkeypatch):
+    def setup(self, clip_model, classnames, dataset):
+        {"annual crop": 0}[classnames[0]]
+
+    monkeypatch.setattr(METHODS["CoOp"], "setup", setup)
+    data, out = write_halves(tmp_path / "data"), tmp_path / "out"
+    assert run(data, "CoOp", out, extra=[*OF_HALVES, "base"]) == 0
+    note = json.loads((out / "results.json").read_text())["joint_note"]
+    assert note == "CoOp cannot be made for other classes: KeyError 'road'"
+
+
+@pytest.mark.parametrize("half", ["base", "new"])
+def test_what_a_run_says_of_its_own_classes_is_the_same_to_the_bit(tmp_path, monkeypatch, half):
+    data, out, plain = write_halves(tmp_path / "data"), tmp_path / "out", tmp_path / "plain"
+    assert run(data, "ALIGN", out, extra=[*OF_HALVES, half]) == 0
+    monkeypatch.setattr(trainer, "Recorder", lambda of, split: Recorder(of, "neither"))
+    assert run(data, "ALIGN", plain, extra=[*OF_HALVES, half]) == 0
+    said, same = read_predictions(out), read_predictions(plain)
+    assert said.keys() == KINDS.keys() and same.keys() == {*ARRAYS, "mcm"}
+    assert all((said[name] == same[name]).all() for name in ARRAYS)
+
+
+def test_without_validation_images_there_is_no_temperature(tmp_path, monkeypatch):
+    before = ImageDataset.__init__
+
+    def init(self, cfg):
+        before(self, cfg)
+        self.validation = []
+
+    monkeypatch.setattr(ImageDataset, "__init__", init)
+    data, out = write_halves(tmp_path / "data"), tmp_path / "out"
+    assert run(data, "CoOp", out, extra=[*OF_HALVES, "base"]) == 0
+    record = json.loads((out / "results.json").read_text())
+    assert record["temperature"] is None and "calibration_error_scaled" not in record
+    lacks = {"scaled_probability", "joint_scaled_probability"}
+    assert read_predictions(out).keys() == KINDS.keys() - lacks
+
+
+def test_a_run_on_all_classes_has_a_temperature_and_no_union(tmp_path):
+    data, out = write_halves(tmp_path / "data"), tmp_path / "out"
+    assert run(data, "ZeroshotCLIP", out, extra=[*OF_HALVES, "all"]) == 0
+    record = json.loads((out / "results.json").read_text())
+    assert record["temperature"] and "joint_note" not in record
+    assert record["calibration_error_scaled"] != record["calibration_error"]
+    assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
+
+
+def test_the_state_of_a_method_that_learns_for_its_classes_is_refused(tiny_clip):
+    class Bound(METHODS["CoOp"]):
+        class_bound = True
+
+    method = Bound(Bound.Settings(N_CTX=2), tiny_clip, BASE)
+    assert isinstance(method, Method)
+    with pytest.raises(UserError, match="it cannot name others"):
+        for_classes(method, tiny_clip, BASE, NEW, "")
+
+
+def test_the_temperature_is_the_one_that_made_the_labels():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 6))
+    p = np.exp(log_softmax(logits, 1))
+    labels = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
+    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
+    assert fit_temperature(0.4 * logits, labels) == pytest.approx(0.4, rel=0.03)
+    surely = np.eye(4) * 5.0  # all right: the colder the better, down to rounding
+    assert np.exp(-3) < fit_temperature(surely, np.arange(4)) < 0.2

@@ -1,0 +1,162 @@
+"""Notes of an evaluation: predictions, over base and new classes too, temperature, transport."""
+
+from collections.abc import Sequence
+from copy import copy
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from ..diagnostics import TransportSample, has_plans, remark
+from ..errors import UserError, in_short, no_exit
+from ..method import Method
+from ..model.parts import Output
+from ..running.precision import Precision
+from ..storage.predictions import Predictions
+
+BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
+
+
+def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
+    """A loader of the images that a temperature is fitted on, which reads them as test images.
+
+    Args:
+        loader: of the test images.
+        dataset: Dassl's; without an attribute `validation`, or images in it, there is none.
+    """
+    if not (items := getattr(dataset, "validation", None)):
+        return None
+    images = copy(loader.dataset)
+    images.data_source = items
+    return torch.utils.data.DataLoader(
+        images,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator(),  # takes nothing from the run's random numbers
+    )
+
+
+class Recorder:
+    """Notes an evaluation batch by batch.
+
+    Of test images it also notes what is said over base and new classes together, with the method
+    for the names of the other half; that is left out where there are none, or where the method is
+    made for its classes alone.
+
+    Args:
+        trainer: a `PromptTrainer`; its model is put in eval mode.
+        split: `test` or `val`.
+
+    Attributes:
+        predictions: without images yet.
+    """
+
+    @torch.no_grad()
+    def __init__(self, trainer, split: str):
+        self._method, self._other, self._sample = trainer.method, None, None
+        model, cfg, dataset = self._method.model, trainer.cfg, trainer.dm.dataset
+        new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
+        self.predictions = Predictions(model.logit_scale, new)
+        if split != "test":
+            return
+        trainer.set_model_mode("eval")
+        if has_plans(model.spec):
+            self._sample = TransportSample(model, len(dataset.test))
+        if names := getattr(dataset, "other_classnames", None):
+            place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
+            self._other = self._for_classes(*place)
+        of_base = self._other if new else self._method
+        if trainer.validation is not None and of_base is not None:
+            temperature = _temperature(of_base, trainer.validation, trainer.precision)
+            self.predictions.temperature = temperature
+
+    def _for_classes(self, *place) -> Method | None:
+        note = ""
+        try:
+            return for_classes(self._method, *place)
+        except UserError as error:
+            note = str(error)
+        except Exception as error:  # of a plug-in: its own classes go on
+            name = type(self._method).__name__
+            note = f"{name} cannot be made for other classes: {in_short(error)}"
+        print(f"Base and new classes together are left out: {note}")
+        self.predictions.note = note
+        return None
+
+    def add(self, output: Output) -> None:
+        """Note the batch whose images the predictions were given last."""
+        others = None if self._other is None else self._other.model.logits(output.image)
+        self.predictions.add_logits(output.logits, others)
+        if self._sample is not None:
+            self._sample.add(output)
+
+    def transport(self) -> dict[str, object] | None:
+        """What `diagnostics` say of the plans, after a line where they are nearly uniform."""
+        if self._sample is None:
+            return None
+        found = self._sample.measure()
+        if said := remark(found):
+            print(said)
+        return found
+
+
+def _temperature(method: Method, loader, precision: Precision) -> float | None:
+    """The temperature of a method's logits of validation images; None where they are not finite."""
+    logits, labels = [], []
+    for batch in loader:
+        with precision.autocast():
+            logits.append(method.model(batch["img"].to(precision.device)))
+        labels.append(batch["label"])
+    values, label = torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy()
+    if not np.isfinite(values).all():
+        print("No temperature: logits of validation images are not finite")
+        return None
+    temperature = fit_temperature(values.astype(float), label)
+    print(f"Temperature {temperature:.4f}, fitted on {len(label):,} validation images")
+    return temperature
+
+
+def for_classes(
+    method: Method, clip_model, classnames: Sequence[str], others: Sequence[str], dataset: str
+) -> Method:
+    """The method with what it has learned, for other class names, in eval mode.
+
+    Args:
+        method: as it is.
+        clip_model: that it was built of; its modules are shared once more.
+        classnames: K names, of the method.
+        others: the other names.
+        dataset: name of the data set.
+
+    Raises:
+        UserError: the method is made for its classes alone, or a name does not fit.
+    """
+    with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
+        other = type(method)(method.settings, clip_model, others, dataset)
+    state = {
+        "state_dict": method.model.public_state_dict(),
+        "method": method.own_state(),
+        "class_buffers": method.class_buffers,
+        "classnames": list(classnames),
+        "trainer": type(method).__name__,
+    }
+    other.load_checkpoint(state, others)
+    other.model.chunk_bytes = method.model.chunk_bytes
+    return other.to(method.model.logit_scale.device).eval()
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the least negative log-likelihood, between exp(-3) and exp(3).
+
+    Args:
+        logits: (n, K), float64.
+        labels: (n,).
+    """
+    rows = np.arange(len(labels))
+
+    def loss(log_t: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=BOUNDS, method="bounded").x))
