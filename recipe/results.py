@@ -41,7 +41,7 @@ def write_results(cfg, trainer) -> None:
         measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
         if said.note:
             measured["joint_note"] = said.note
-    if ood := said_of_others(trainer):
+    if ood := detections(trainer):
         measured["ood"] = ood
     record = {
         "trainer": cfg.TRAINER.NAME,
@@ -69,7 +69,7 @@ def write_results(cfg, trainer) -> None:
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
 
 
-def said_of_others(trainer) -> dict[str, dict]:
+def detections(trainer) -> dict[str, dict]:
     """The numbers of detection by data set, each printed in a line."""
     columns = getattr(getattr(trainer, "detection", None), "columns", {})
     others = {name: arrays for name, arrays in columns.items() if name != trainer.detection.own}

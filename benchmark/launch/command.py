@@ -35,9 +35,9 @@ RESERVED = {
     "DATASET.ROOT": "--root",
     "MODEL.BACKBONE.NAME": "--backbone",
     "OUTPUT_DIR": "--output",
-    "TEST.OOD": "--ood",
     "RESUME": "the engine itself",
     "SEED": "--seeds",
+    "TEST.OOD": "--ood",
     "TRAINER.NAME": "--trainers",
 }
 
@@ -117,12 +117,11 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
     check_varied(protocol, runs, args.opts)
     check_classes(runs, args.opts)
-    opts = args.opts + other_sets(args.ood, runs)
     settings = Settings(
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=args.backbone,
         plugins=args.plugins,
-        opts=opts,
+        opts=args.opts + other_sets(args.ood, runs),
     )
     return runs, settings
 
