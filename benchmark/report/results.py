@@ -23,6 +23,9 @@ INCIDENTAL = (
     "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
 
+# What it means that a record, of an earlier version, lacks one of these keys.
+LATER: dict[str, object] = {"TEST.OOD": []}
+
 # The engine's own lines in a run's console.txt begin so.
 COMMAND, FAILED = "$ ", "# failed: "
 
@@ -173,6 +176,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         then = used(result.get("config"), key)
+        then = LATER.get(key) if then is None else then
         if key not in INCIDENTAL and then is not None and then != literal(value):
             return f"{key} {printable(then)}, not {value}"
     return None
