@@ -119,7 +119,7 @@ def _sizes(*sides: np.ndarray) -> list[int]:
         UserError: one is 0.
     """
     if not all(sizes := [len(side) for side in sides]):
-        raise UserError("Two sets of images are told apart by their scores, but one has none")
+        raise UserError("Scores of two sets of images are compared, but one set has no images")
     return sizes
 
 

@@ -116,7 +116,7 @@ def test_openworld_auc_by_hand():
     assert openworld_auc(np.ones(3), np.ones(3), np.ones(2), np.ones(2)) == 0.5  # all equal
     assert openworld_auc(base, np.zeros(3), new, right[1]) == 0
     assert openworld_auc(base, right[0], new, np.zeros(2)) == 0
-    with pytest.raises(UserError, match="one has none"):
+    with pytest.raises(UserError, match="one set has no images"):
         auroc(base, new[:0])
     assert fpr95(np.ones(3), np.ones(2)) == 1 and auroc(np.ones(3), np.ones(2)) == 0.5
 

@@ -43,7 +43,7 @@ class Recorder:
 
     Of test images it also notes what is said over base and new classes together, with the method
     for the names of the other half; that is left out where there are none, or where the method is
-    made for its classes alone.
+    made only for its classes.
 
     Args:
         trainer: a `PromptTrainer`; its model is put in eval mode.
@@ -78,7 +78,7 @@ class Recorder:
             return for_classes(self._method, *place)
         except UserError as error:
             note = str(error)
-        except Exception as error:  # of a plug-in: its own classes go on
+        except Exception as error:  # of a plug-in: the run on its own classes continues
             name = type(self._method).__name__
             note = f"{name} cannot be made for other classes: {in_short(error)}"
         print(f"Base and new classes together are left out: {note}")
