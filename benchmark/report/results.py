@@ -3,7 +3,9 @@
 import ast
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from recipe.configs import read_pairs
@@ -66,6 +68,7 @@ class Outcome:
     run: Run
     result: dict | None = None
     problem: str | None = None
+    predictions: Callable[[Path], dict] | None = None  # reads those of a folder that is in a pack
 
     @property
     def accuracy(self) -> float:
@@ -88,13 +91,13 @@ def read(run: Run) -> dict | None:
     path = run.folder / RESULTS
     try:
         result = json.loads(read_file(path))
-        flaw = _flaw(result)
+        why = flaw(result)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise BadResult(f"{path} cannot be read ({error})") from None
-    if flaw:
-        raise BadResult(f"{path} {flaw}")
+    if why:
+        raise BadResult(f"{path} {why}")
     return result
 
 
@@ -118,7 +121,7 @@ KINDS = {
     ),
     "a text": (
         lambda value: isinstance(value, str),
-        ("split", "backbone", "git", "data_fingerprint"),
+        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint"),
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
@@ -134,7 +137,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def _flaw(result) -> str | None:
+def flaw(result) -> str | None:
     """How a record differs from what train.py writes; None if it does not."""
     if not isinstance(result, dict) or result.get("accuracy") is None:
         return "holds no accuracy"
