@@ -11,6 +11,7 @@ import stat
 import struct
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -174,7 +175,7 @@ class Pack:
         except Exception as error:
             self._refuse(f"'{name}/{NAME}' in it cannot be read ({in_short(error)})")
 
-    def outcomes(self, protocols: list[Protocol] | None = None) -> list[Outcome]:
+    def outcomes(self, protocols: Sequence[Protocol] | None = None) -> list[Outcome]:
         """The runs of some protocols, or of all, as those of a folder are found.
 
         Raises:

@@ -69,6 +69,7 @@ class Outcome:
     result: dict | None = None
     problem: str | None = None
     predictions: Callable[[Path], dict] | None = None  # reads those of a folder that is in a pack
+    origin: str = ""  # the pack or output that it is from, where there are several
 
     @property
     def accuracy(self) -> float:

@@ -52,6 +52,49 @@ def test_a_pack_is_the_same_each_time_and_names_no_machine_or_user(earlier, tmp_
     )
 
 
+VIEWS = [
+    ["--format", "json"],
+    ["--metrics"],
+    ["--classes", "--format", "csv"],
+    ["--compare", "ALIGN"],
+]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=" ".join)
+def test_a_pack_is_reported_as_its_folder(view, earlier, capsys):
+    said = []
+    for output in (EARLIER, earlier):
+        assert main(["report", str(output), *view]) == 0
+        said.append(capsys.readouterr())
+    assert said[0] == said[1] and "ALIGN" in said[0].out
+
+
+def test_of_several_outputs_each_method_says_where_it_is_from(earlier, tmp_path, capsys):
+    both = ["report", str(earlier), str(EARLIER)]
+    assert main([*both, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    methods = [row["method"] for row in rows]
+    assert len(rows) == 30
+    assert methods[:2] == ["ZeroshotCLIP (results.zip)", "ZeroshotCLIP (version_0_2)"]
+    assert {row["origin"] for row in rows} == {"results.zip", "version_0_2"}
+    assert main([*both, "--compare", "ALIGN (results.zip)", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["comparisons"]
+    same = [one for one in found if one["other"] == "ALIGN (version_0_2)"]
+    assert [one["difference"] for one in same] == [0, 0, 0] and len(found) == 3 * 29
+    shutil.copy(earlier, tmp_path)
+    assert main(["report", str(earlier), str(tmp_path / "results.zip")]) == 0
+    assert f"ALIGN ({tmp_path / 'results.zip'})" in capsys.readouterr().out
+    assert main([*both, str(tmp_path / "result.zip")]) == 2
+    assert f"there is no folder and no pack '{tmp_path}/result.zip'" in capsys.readouterr().err
+
+
+def test_a_damaged_pack_is_not_reported(earlier, tmp_path, capsys):
+    (tmp_path / "results.zip").write_bytes(earlier.read_bytes()[:-1])
+    assert main(["report", str(tmp_path / "results.zip"), str(EARLIER)]) == 1
+    said = capsys.readouterr()
+    assert "results.zip' is refused: it is not a zip, or is cut off" in said.err and not said.out
+
+
 TEXTS = {
     "/home/anna/data": "data",
     "/home/anna/data/": "data",
