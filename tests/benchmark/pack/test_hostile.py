@@ -79,6 +79,15 @@ def ending(size):
     return changed
 
 
+def zip64(files):
+    """The end of a zip of any size."""
+    content = as_zip(files)
+    _, *numbers, count, size, start, _ = packs.END.unpack(content[-22:])
+    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
+    locator = packs.ZIP64.pack(b"PK\6\7", 0, len(content) - 22, 1)
+    return content[:-22] + end + locator + content[-22:]
+
+
 def npy(shape, dtype="<i4", content=b"\0" * 16) -> bytes:
     stream = io.BytesIO()
     header = {"descr": dtype, "fortran_order": False, "shape": shape}
@@ -183,6 +192,7 @@ HOSTILE = {
     ),
     "bzip2": (member(bzip2), "'more' in it is compressed in another way than deflate"),
     "too many": (ending(size=2**25), "it has more files than a pack may have"),
+    "any size": (zip64, "it has more files than a pack may have"),
     "large": (replaced(RECORD, os.urandom(2**22) + b"x"), "has more than 4,194,304 bytes"),
     "a bomb": (replaced(RECORD, b" " * 2**22), "has more than 1,048,576 bytes"),
     "a bomb that lies": (lying, f"'{RECORD}' in it cannot be read ("),

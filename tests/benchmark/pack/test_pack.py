@@ -131,17 +131,30 @@ def test_runs_that_are_not_complete_are_left_out_and_named(tmp_path, capsys):
     (runs / "TCP/emoji/seed1/results.json").unlink()
     path = runs / "VPT/emoji/seed1/results.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"accuracy": 99.0}))
+    (runs / "UPT/emoji").rename(runs / "UPT/e:moji")
+    with np.load(runs / "PLOT/emoji/seed1/predictions.npz") as found:
+        arrays = dict(found)
+    arrays["image"] = np.char.add("/home/anna/", arrays["image"])
+    np.savez(runs / "PLOT/emoji/seed1/predictions.npz", **arrays)
+    path = runs / "MaPLe/emoji/seed1/results.json"
+    infinite = json.loads(path.read_text())
+    infinite["config"]["OPTIM"]["LR"] = float("inf")
+    path.write_text(json.dumps(infinite))
     assert main(["pack", str(output), "--output", str(pack)]) == 1
     said = capsys.readouterr().err
     for method, why in {
         "CoOp": "no predictions, repeat with TEST.PREDICTIONS True",
         "TCP": "unfinished: no results yet",
         "VPT": "predictions that are not those of its results.json",
+        "UPT": "its folder has a name that not every system can have",
+        "PLOT": "its predictions name an image by where it was: '/home/anna/",
     }.items():
-        place = f"base2new/test_new/emoji/shots_2/{method}/emoji/seed1"
+        place = f"base2new/test_new/emoji/shots_2/{method}/e{':' * (method == 'UPT')}moji/seed1"
         assert f"left out: {place}: {why}" in said
-    assert said.count("\n") == 3 and main(["verify", str(pack)]) == 0
-    assert "12 runs, " in capsys.readouterr().out
+    assert said.count("\n") == 5 and main(["verify", str(pack)]) == 0
+    assert "10 runs, " in capsys.readouterr().out
+    (name,) = [name for name in read(pack) if "/MaPLe/" in name and name.endswith("results.json")]
+    assert json.loads(read(pack)[name])["config"]["OPTIM"]["LR"] == "inf"
 
 
 def test_nothing_to_pack_is_one_sentence(tmp_path, capsys):
