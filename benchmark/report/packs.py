@@ -28,7 +28,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 # The files of a run, with the most bytes of one and of all of them.
 FILES = {RESULTS: (2**22, 2**27), NAME: (2**28, 2**32)}
-MOST_MANIFEST = 2**26
+MOST_MANIFEST = 2**24
 MOST_DIRECTORY = 2**24  # what a zip says of its members: some 100,000
 MOST_LETTERS = 500
 FACTS = ("data_fingerprint", "backbone_sha256")  # of a record that the manifest repeats
@@ -74,15 +74,16 @@ class Pack:
             with open(self.path, "rb") as file:
                 file.seek(-min(END.size + ZIP64.size, os.stat(self.path).st_size), os.SEEK_END)
                 tail = file.read()
-            mark, *_, size, _, _ = END.unpack(tail[-END.size :].ljust(END.size))
-            if mark != b"PK\5\6":
-                self._refuse("it is not a zip, or is cut off")
-            if size > MOST_DIRECTORY or tail.startswith(b"PK\6\7"):
-                self._refuse("it has more files than a pack may have")
-            archive = zipfile.ZipFile(self.path)
         except OSError as error:
             raise UserError(f"'{self.path}' cannot be read: {error.strerror}") from None
-        except zipfile.BadZipFile as error:
+        mark, *_, size, _, _ = END.unpack(tail[-END.size :].ljust(END.size))
+        if mark != b"PK\5\6":
+            self._refuse("it is not a zip, or is cut off")
+        if size > MOST_DIRECTORY or tail.startswith(b"PK\6\7"):
+            self._refuse("it has more files than a pack may have")
+        try:
+            archive = zipfile.ZipFile(self.path)
+        except Exception as error:  # a damaged archive raises nearly every type there is
             self._refuse(f"it is not a zip, or is damaged ({in_short(error)})")
         twice = Counter(info.filename for info in archive.infolist())
         for info in archive.infolist():

@@ -58,6 +58,17 @@ def flipped(files):
     return bytes(content)
 
 
+def listed_as(place, byte):
+    """Another byte in what the list of members says of the first."""
+
+    def changed(files):
+        content = bytearray(as_zip(files))
+        content[content.index(b"PK\1\2") + place] = byte
+        return bytes(content)
+
+    return changed
+
+
 def lying(files):
     """Both headers of a member say that it has 100 bytes."""
     content = bytearray(replaced(RECORD, b" " * 2**23 + b"{}")(files))
@@ -192,6 +203,8 @@ HOSTILE = {
     ),
     "bzip2": (member(bzip2), "'more' in it is compressed in another way than deflate"),
     "too many": (ending(size=2**25), "it has more files than a pack may have"),
+    "another zip": (listed_as(6, 255), "it is not a zip, or is damaged (NotImplementedError"),
+    "no letters": (listed_as(46, 255), "it is not a zip, or is damaged (UnicodeDecodeError"),
     "any size": (zip64, "it has more files than a pack may have"),
     "large": (replaced(RECORD, os.urandom(2**22) + b"x"), "has more than 4,194,304 bytes"),
     "a bomb": (replaced(RECORD, b" " * 2**22), "has more than 1,048,576 bytes"),
