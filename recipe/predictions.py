@@ -2,7 +2,6 @@
 
 import io
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file, write_whole
+
+from .zips import opened, unpacked
 
 NAME = "predictions.npz"
 # By name, the kind of an array's type and the number of its axes; the first is of images.
@@ -33,8 +34,6 @@ JOINT = {
 }
 KINDS = ARRAYS | MORE | JOINT
 MOST_BYTES = 2**28  # of a column: 600,000 images with paths of 100 letters
-MOST_RATIO = 200  # of a member to what it takes in its zip, where it is larger than
-FREE_BYTES = 2**20
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
@@ -77,7 +76,7 @@ def arrays_in(content: bytes) -> dict[str, np.ndarray]:
     Raises:
         Exception: it is damaged, or not one of ours; nearly every type there is.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    with opened(io.BytesIO(content)) as archive:
         there = archive.namelist()
         arrays = {
             name: _array(unpacked(archive, f"{name}.npy", MOST_BYTES))
@@ -86,23 +85,6 @@ def arrays_in(content: bytes) -> dict[str, np.ndarray]:
         }
     _check(arrays)
     return arrays
-
-
-def unpacked(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """The content of a member of a zip.
-
-    Raises:
-        ValueError: it has more than `most` bytes, or so many more than it takes in the zip that
-            it is there to fill the memory.
-        Exception: it is damaged, or not there.
-    """
-    info = archive.getinfo(name)
-    limit = min(most, max(MOST_RATIO * info.compress_size, FREE_BYTES))
-    with archive.open(info) as file:
-        found = file.read(limit + 1)  # not what the header says: that may be wrong
-    if len(found) > limit:
-        raise ValueError(f"'{name}' has more than {limit:,} bytes")
-    return found
 
 
 def _array(content: bytes) -> np.ndarray:

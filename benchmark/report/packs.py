@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import stat
-import struct
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from recipe.predictions import NAME, arrays_in, unpacked
+from recipe.predictions import NAME, arrays_in
+from recipe.zips import opened, unpacked
 from trainers.prompting.errors import UserError, in_short, printable
 
 from ..protocols import PROTOCOLS
@@ -29,14 +29,8 @@ MANIFEST = "manifest.json"
 # The files of a run, with the most bytes of one and of all of them.
 FILES = {RESULTS: (2**22, 2**27), NAME: (2**28, 2**32)}
 MOST_MANIFEST = 2**24
-MOST_DIRECTORY = 2**24  # what a zip says of its members: some 100,000
 MOST_LETTERS = 500
 FACTS = ("data_fingerprint", "backbone_sha256")  # of a record that the manifest repeats
-
-# The last bytes of a zip without a comment, and what precedes them in one too large for a pack.
-END = struct.Struct("<4s4H2LH")
-ZIP64 = struct.Struct("<4sLQL")
-MADE_BY_PACK = "as `python -m benchmark pack` writes it"
 
 
 class Pack:
@@ -71,52 +65,42 @@ class Pack:
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 self._refuse("it is not a regular file")
-            with open(self.path, "rb") as file:
-                file.seek(-min(END.size + ZIP64.size, os.stat(self.path).st_size), os.SEEK_END)
-                tail = file.read()
         except OSError as error:
             raise UserError(f"'{self.path}' cannot be read: {error.strerror}") from None
-        mark, *_, size, _, _ = END.unpack(tail[-END.size :].ljust(END.size))
-        if mark != b"PK\5\6":
-            self._refuse("it is not a zip, or is cut off")
-        if size > MOST_DIRECTORY or tail.startswith(b"PK\6\7"):
-            self._refuse("it has more files than a pack may have")
         try:
-            archive = zipfile.ZipFile(self.path)
+            archive = opened(self.path)
         except Exception as error:  # a damaged archive raises nearly every type there is
-            self._refuse(f"it is not a zip, or is damaged ({in_short(error)})")
+            self._refuse(f"it cannot be read ({_reason(error)})")
         twice = Counter(info.filename for info in archive.infolist())
         for info in archive.infolist():
             if not is_safe(info.filename):
-                self._refuse(f"'{info.filename:.100}' in it is no name below its own folder")
+                self._refuse(f"'{info.filename:.100}' in it is not a name inside the pack")
             if twice[info.filename] > 1:
                 self._refuse(f"'{info.filename}' is in it {twice[info.filename]} times")
             if stat.S_ISLNK(info.external_attr >> 16):
                 self._refuse(f"'{info.filename}' in it is a link")
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                self._refuse(f"'{info.filename}' in it is compressed in another way than deflate")
         return archive
 
     def _bytes(self, name: str, most: int) -> bytes:
         try:
             return unpacked(self._archive, name, most)
         except Exception as error:  # unpacking raises nearly every type there is
-            self._refuse(f"'{name}' in it cannot be read ({in_short(error)})")
+            self._refuse(f"'{name}' in it cannot be read ({_reason(error)})")
 
     def _json(self, content: bytes, name: str) -> dict:
         """The object in a JSON file."""
 
         def no_number(word: str) -> NoReturn:
-            raise ValueError(f"{word} is no number")
+            raise ValueError(f"{word} is not a number")
 
         try:
             found = json.loads(content.decode(), parse_constant=no_number)
         except RecursionError:
             self._refuse(f"'{name}' in it is nested too deep")
         except ValueError as error:
-            self._refuse(f"'{name}' in it is not JSON ({in_short(error)})")
+            self._refuse(f"'{name}' in it is not JSON ({_reason(error)})")
         if not isinstance(found, dict):
-            self._refuse(f"'{name}' in it is no JSON object")
+            self._refuse(f"'{name}' in it is not a JSON object")
         return found
 
     def _runs(self) -> dict[str, dict]:
@@ -174,7 +158,7 @@ class Pack:
         except UserError:
             raise
         except Exception as error:
-            self._refuse(f"'{name}/{NAME}' in it cannot be read ({in_short(error)})")
+            self._refuse(f"'{name}/{NAME}' in it cannot be read ({_reason(error)})")
 
     def outcomes(self, protocols: Sequence[Protocol] | None = None) -> list[Outcome]:
         """The runs of some protocols, or of all, as those of a folder are found.
@@ -208,6 +192,10 @@ class Pack:
                 self._refuse(f"'{name}/{RESULTS}' in it has another {key} than {MANIFEST}")
         result.pop("config", None)  # most of its memory
         return result
+
+
+def _reason(error: Exception) -> str:
+    return in_short(error).removeprefix("ValueError ")  # what we say ourselves is enough
 
 
 def is_safe(name: str) -> bool:

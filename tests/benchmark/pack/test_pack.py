@@ -92,7 +92,10 @@ def test_a_damaged_pack_is_not_reported(earlier, tmp_path, capsys):
     (tmp_path / "results.zip").write_bytes(earlier.read_bytes()[:-1])
     assert main(["report", str(tmp_path / "results.zip"), str(EARLIER)]) == 1
     said = capsys.readouterr()
-    assert "results.zip' is refused: it is not a zip, or is cut off" in said.err and not said.out
+    assert (
+        "results.zip' is refused: it cannot be read (it is not a zip, or is cut off)" in said.err
+        and not said.out
+    )
 
 
 TEXTS = {
