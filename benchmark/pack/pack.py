@@ -20,8 +20,8 @@ from ..report.answers import arrays_of
 from ..report.packs import FACTS, FORMAT, MANIFEST, Pack, described, images_hash, is_safe
 from ..report.results import RESULTS, Outcome, from_folder
 
-# Where a path begins that tells of a machine or its users, up to the last folder in it: what begins
-# with `/`, `~`, `..`, a drive or a server, at the start of a text or behind what separates words.
+# A path of one machine, up to the last folder in it: it begins with `/`, `~`, `..`, a drive or a
+# server, at the start of a text or after what separates words.
 PLACE = re.compile(
     r"(?<![^\s:=,;'\"(\[/\\])(?:~[^/\\\s]*|\.\.|[A-Za-z]:)?[/\\](?!\s)(?:.*[/\\])?", re.DOTALL
 )
@@ -113,7 +113,7 @@ def without_places(value):
 
 
 def without_place(text: str) -> str:
-    """A text in which only the last name is left of a path that tells of a machine."""
+    """A text in which only the last name is left of a path of one machine."""
     return PLACE.sub("", text.rstrip("/\\")) if PLACE.search(text) else text
 
 

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 
 
 def _checked(pack: Pack, outcome: Outcome) -> tuple[dict, list[str]]:
-    """What the predictions of a run say, and in what its record, or the manifest, differs."""
+    """The numbers by the predictions of a run, and how its record or the manifest differs."""
     arrays, result = pack.predictions(outcome.run.folder), outcome.result or {}
     name = outcome.run.folder.relative_to(pack.path).as_posix()
     classes = result.get("num_classes")

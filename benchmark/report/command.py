@@ -36,7 +36,7 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
 
 
 def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
-    """What became of the runs in folders and packs, which say where they are from if several.
+    """The outcomes of the runs in folders and packs; if several, they say where they are from.
 
     Raises:
         UserError: one of several is not there, or a pack is refused.

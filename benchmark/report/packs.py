@@ -199,7 +199,7 @@ def _reason(error: Exception) -> str:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a name stays below the folder that it is put in, on any system."""
+    """True for a name that stays below the folder it is put in, on any system."""
     parts = PurePosixPath(name).parts
     return (
         0 < len(name) <= MOST_LETTERS

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packing import RECORD, RUN, column, read, record
+from packing import PREDICTIONS, RECORD, RUN, column, read, record
 from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.pack.pack import as_zip, without_place
+from recipe.predictions import JOINT
 
 EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 
@@ -209,6 +210,22 @@ def test_a_number_that_does_not_follow_from_the_predictions_is_named(case, few, 
     assert "1 of the runs have numbers that do not follow from their predictions" in said
     if case == "accuracy":  # tables are about what was predicted
         assert "31.58" in said and "31.60" not in said
+
+
+@pytest.mark.parametrize("recorded, code", [(100 * 50 / 209, 0), (24.0, 1)])
+def test_the_accuracy_over_base_and_new_classes_follows_too(recorded, code, few, tmp_path, capsys):
+    joint = {name: np.full(209, 0.5, "f4") for name, (kind, _) in JOINT.items() if kind == "f"}
+    joint |= {"joint_label": np.zeros(209, "i4"), "joint_prediction": np.ones(209, "i4")}
+    joint["joint_prediction"][:50] = 0
+    joint["scaled_probability"] = joint["joint_probability"]
+    stream = io.BytesIO()
+    with np.load(io.BytesIO(few[PREDICTIONS])) as found:
+        np.savez_compressed(stream, **found, **joint)
+    files = record(joint_accuracy=recorded)(few | {PREDICTIONS: stream.getvalue()})
+    (tmp_path / "joint.zip").write_bytes(as_zip(files))
+    assert main(["verify", str(tmp_path / "joint.zip")]) == code
+    wrong = "joint_accuracy is 24.0 in its record, 23.92" in capsys.readouterr().out
+    assert wrong == bool(code)
 
 
 def test_classes_of_one_name_have_no_accuracies_to_compare(few, tmp_path, capsys):
