@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.storage.files import write_whole
 
 from . import predictions
@@ -47,6 +48,7 @@ def write_results(cfg, trainer) -> None:
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone_sha256": weights_sha256(cfg.MODEL.BACKBONE.NAME),
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,

@@ -3,7 +3,9 @@
 import ast
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from recipe.configs import read_pairs
@@ -69,6 +71,8 @@ class Outcome:
     run: Run
     result: dict | None = None
     problem: str | None = None
+    predictions: Callable[[Path], dict] | None = None  # reads those of a folder that is in a pack
+    origin: str = ""  # the pack or output that it is from, where there are several
 
     @property
     def accuracy(self) -> float:
@@ -91,13 +95,13 @@ def read(run: Run) -> dict | None:
     path = run.folder / RESULTS
     try:
         result = json.loads(read_file(path))
-        flaw = _flaw(result)
+        why = flaw(result)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise BadResult(f"{path} cannot be read ({error})") from None
-    if flaw:
-        raise BadResult(f"{path} {flaw}")
+    if why:
+        raise BadResult(f"{path} {why}")
     return result
 
 
@@ -121,7 +125,7 @@ KINDS = {
     ),
     "a text": (
         lambda value: isinstance(value, str),
-        ("split", "backbone", "git", "data_fingerprint"),
+        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint"),
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
@@ -137,7 +141,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def _flaw(result) -> str | None:
+def flaw(result) -> str | None:
     """How a record differs from what train.py writes; None if it does not."""
     if not isinstance(result, dict) or result.get("accuracy") is None:
         return "holds no accuracy"
