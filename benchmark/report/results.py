@@ -117,11 +117,16 @@ def _percent(value) -> bool:
 
 # What a record must hold where it holds a key that is read, in words and as a test.
 KINDS = {
-    "from 0 to 100": (_percent, [key for key, metric in METRICS.items() if metric.percent]),
+    "from 0 to 100": (
+        _percent,
+        [*(key for key, metric in METRICS.items() if metric.percent),
+         "calibration_error_scaled", "joint_accuracy"],
+    ),
     "a number, 0 or more": (
         _number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         "num_params", "num_classes", "train_seconds", "test_seconds", "peak_memory_mib"],
+         "num_params", "num_classes", "num_test", "train_seconds", "test_seconds",
+         "peak_memory_mib"],
     ),
     "a text": (
         lambda value: isinstance(value, str),
