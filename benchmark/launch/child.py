@@ -128,7 +128,7 @@ class Child:
 
 
 class _Pipe:
-    """What comes out of a pipe, in lines."""
+    """The lines that come out of a pipe."""
 
     def __init__(self, end: int):
         self._end = end
