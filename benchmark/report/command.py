@@ -14,6 +14,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
 from .compare import RESAMPLE, Comparisons
+from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
@@ -65,8 +66,8 @@ def build_parser() -> Parser:
     )  # fmt: skip
     instead.add_argument(
         "--metrics", action="store_true",
-        help="in place of the tables, also top-5, calibration error and likelihood; "
-        "the plots are reliability diagrams",
+        help="in place of the tables, also top-5, calibration error and likelihood, what is over "
+        "base and new classes together, and costs; the plots are reliability diagrams",
     )  # fmt: skip
     instead.add_argument(
         "--classes", action="store_true",
@@ -76,6 +77,11 @@ def build_parser() -> Parser:
         "--resample", choices=RESAMPLE, default="images",
         help="what --compare resamples besides seeds: test images (of the embedded data sets "
         "motifs, in all of them at once) or whole classes (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--metric", choices=MEASURES, default="accuracy",
+        help="what --compare compares; all but accuracy are over base and new classes together "
+        "(default: %(default)s)",
     )  # fmt: skip
     add(
         "--published", choices=PUBLISHED, default="on",
@@ -94,6 +100,8 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """`python -m benchmark report OUTPUT`."""
     args = build_parser().parse_args(argv)
+    if args.metric != "accuracy" and not args.compare:
+        raise UserError(f"--metric {args.metric} goes with --compare METHOD, which names a method")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     outcomes = [outcome for protocol in protocols for outcome in on_disk(args.output, protocol)]
     read, unknown = logs.read(args.logs)
@@ -116,7 +124,7 @@ def main(argv: list[str]) -> None:
         )
     view: View | None = None
     if args.compare:
-        view = Comparisons(listed, args.compare, args.resample)
+        view = Comparisons(listed, args.compare, args.resample, args.metric)
     elif args.metrics or args.classes:
         view = Metrics(listed) if args.metrics else Classes(listed)
     if args.plots:

@@ -123,7 +123,7 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     places: dict[str, Any] = {}
     for row in shown:
         places.setdefault(place_name(row), row)
-    head = [first_head(protocol), *places, *([] if paper else _more(first))]
+    head = [first_head(protocol), *places, *([] if paper else more(first))]
     found: list[list[Cell | None]] = []  # None where there is nothing
     cited = set()
     by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
@@ -157,8 +157,8 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
 def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
     """The line of a method, and where there are published numbers those, and the difference."""
     name = method_name(first.method) if paper else first.line_name
-    more = [] if paper else [Cell(text) for text in _more(first).values()]
-    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *more]]
+    behind = [] if paper else [Cell(text) for text in more(first).values()]
+    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *behind]]
     if any(row is not None and row.published is not None for row in rows):
         theirs = [row and _theirs(row.published, row.misprint, paper) for row in rows]
         lines.append([_published_name(name, first.trainer, first.protocol, paper), *theirs])
@@ -207,7 +207,7 @@ def _difference(number: float | None) -> Cell | None:
     return None if number is None else Cell(f"{round(number, 2) + 0.0:+.2f}")
 
 
-def _more(row) -> dict[str, str]:
+def more(row) -> dict[str, str]:
     """What stands behind the numbers: the data sets of an average, or what training took."""
     if row.average:
         of = {"Data sets": f"{row.count} of {row.of}"}
