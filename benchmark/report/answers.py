@@ -24,7 +24,7 @@ OTHER_ORDER = "predictions that do not number base classes before new ones, repe
 
 
 class Answers(NamedTuple):
-    """What one run answered to the n images that `images` stands for.
+    """The answers of one run to the n images that `images` stands for.
 
     `hits` (n,), whether right. Of `joint_answers` also, over base and new classes together,
     `joint_hits` (n,), and `base_score` (n,), the greatest probability of a base class.

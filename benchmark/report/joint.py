@@ -40,7 +40,7 @@ RELATIVE = {"train_seconds": "Training", "peak_memory_mib": "Memory"}
 
 
 class Measure(NamedTuple):
-    """What two methods are compared by.
+    """A number that two methods are compared by.
 
     `read` gives the answers of a run, and `parts` from those of base and new images (of a plain
     accuracy: from one run's) what takes the place of right and wrong: the score in the table is
@@ -54,19 +54,19 @@ class Measure(NamedTuple):
 
 
 def accuracy_parts(*of: Answers) -> tuple[np.ndarray, ...]:
-    """Which answers are right, of each run."""
+    """The hits of each run."""
     return tuple(each.hits for each in of)
 
 
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """Which answers are right over all classes, weighted by the share of images of each half."""
+    """The hits over all classes, weighted by the share of images of each half."""
     halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
     images = sum(map(len, halves))
     return tuple(hits * len(hits) / images for hits in halves)
 
 
 def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """By how much OpenworldAUC moves with each image; the means of both are half of it each."""
+    """How far OpenworldAUC moves with each image; the means of both are half of it each."""
     means = []
     # of a new image the lower score is the better one
     for side, other, sign in ((base, new, 1), (new, base, -1)):
