@@ -19,6 +19,8 @@ COMMANDS = {
     "status": ("launch.status", "tell of each run whether it is done, running, queued or failed"),
     "cost": ("launch.cost", "estimate what the runs of protocols would cost, before any is made"),
     "report": ("report.command", "print the tables again from the folders of an output"),
+    "pack": ("pack.pack", "put the records and predictions of an output into one file"),
+    "verify": ("pack.verify", "recompute the numbers of such a file from its predictions"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and arithmetic of training and evaluation"),
     "check-device": (

@@ -70,6 +70,23 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
     return 100 * float((np.abs(mean - accuracy) * counts).sum() / counts.sum())
 
 
+def detection(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> dict:
+    """Numbers of out-of-distribution detection, in %.
+
+    Args:
+        inside: by the name of a score, those of the run's own images, (n,).
+        outside: the same of images of other classes, (m,).
+
+    Returns:
+        `auroc_SCORE` and `fpr95_SCORE` of each score; `images`, m.
+    """
+    found: dict[str, float] = {}
+    for name, scores in inside.items():
+        found[f"auroc_{name}"] = 100 * auroc(scores, outside[name])
+        found[f"fpr95_{name}"] = 100 * fpr95(scores, outside[name])
+    return found | {"images": len(outside["mcm"])}
+
+
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """The share of pairs whose inside score is the higher one, ties by half, from 0 to 1.
 
@@ -102,7 +119,7 @@ def _sizes(*sides: np.ndarray) -> list[int]:
         UserError: one is 0.
     """
     if not all(sizes := [len(side) for side in sides]):
-        raise UserError("Two sets of images are told apart by their scores, but one has none")
+        raise UserError("Scores of two sets of images are compared, but one set has no images")
     return sizes
 
 

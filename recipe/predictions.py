@@ -1,6 +1,7 @@
 """predictions.npz, what a run said of each image, beside its results.json. Needs no PyTorch."""
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file, write_whole
+
+from .zips import opened, unpacked
 
 NAME = "predictions.npz"
 # By name, the kind of an array's type and the number of its axes; the first is of images.
@@ -30,6 +33,7 @@ JOINT = {
     "joint_scaled_probability": ("f", 1),  # where there is `scaled_probability`
 }
 KINDS = ARRAYS | MORE | JOINT
+MOST_BYTES = 2**28  # of a column: 600,000 images with paths of 100 letters
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
@@ -50,21 +54,49 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that a run left, all of `ARRAYS` and some of the others; None without a file.
+    """The arrays that a run left, as `arrays_in` has them; None without a file.
 
     Raises:
         UserError: the file is damaged, or not one of ours.
     """
     path = folder / NAME
     try:
-        with np.load(io.BytesIO(read_file(path)), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
-        _check(arrays)
+        return arrays_in(read_file(path))
     except FileNotFoundError:
         return None
     except Exception as error:  # unpacking raises nearly every type there is
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
+
+
+def arrays_in(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays in the content of such a file, all of `ARRAYS` and some of the others.
+
+    Memory is taken for what is there, whatever headers claim.
+
+    Raises:
+        Exception: it is damaged, or not one of ours; nearly every type there is.
+    """
+    with opened(io.BytesIO(content)) as archive:
+        there = archive.namelist()
+        arrays = {
+            name: _array(unpacked(archive, f"{name}.npy", MOST_BYTES))
+            for name in KINDS
+            if name in ARRAYS or f"{name}.npy" in there
+        }
+    _check(arrays)
     return arrays
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array in a `.npy` file, whose header must be about the bytes that are there."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("an array is in another format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"an array {shape} of {dtype} has {len(content):,} bytes")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:

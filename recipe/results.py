@@ -5,11 +5,12 @@ from pathlib import Path
 
 import yaml
 
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.storage.files import write_whole
 
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
-from .metrics import metrics
+from .metrics import detection, metrics
 
 
 def results_file(cfg) -> Path:
@@ -29,7 +30,7 @@ def write_results(cfg, trainer) -> None:
     Args:
         cfg: of the run.
         trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds`,
-            `test_seconds` and `predictions` are written where it has them.
+            `test_seconds`, `predictions` and `detection` are written where it has them.
 
     Raises:
         OSError: as the system says.
@@ -41,10 +42,13 @@ def write_results(cfg, trainer) -> None:
         measured = metrics(arrays, data.classnames) | {"temperature": said.temperature}
         if said.note:
             measured["joint_note"] = said.note
+    if ood := detections(trainer):
+        measured["ood"] = ood
     record = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone_sha256": weights_sha256(cfg.MODEL.BACKBONE.NAME),
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
@@ -52,6 +56,7 @@ def write_results(cfg, trainer) -> None:
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": float(trainer.test_results["macro_f1"]),
         **measured,
+        "transport": getattr(trainer, "transport", None),
         "data_fingerprint": getattr(data, "fingerprint", None),
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
@@ -64,3 +69,20 @@ def write_results(cfg, trainer) -> None:
         "git": git_commit(),
     }
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
+
+
+def detections(trainer) -> dict[str, dict]:
+    """The numbers of detection by data set, each printed in a line."""
+    columns = getattr(getattr(trainer, "detection", None), "columns", {})
+    others = {name: arrays for name, arrays in columns.items() if name != trainer.detection.own}
+    numbers = {}
+    for name, arrays in others.items():
+        own = columns[trainer.detection.own]
+        found = numbers[name] = detection(own, arrays)
+        said = "; ".join(
+            f"{score.upper().replace('_', '-')}: AUROC {found[f'auroc_{score}']:.2f}%, "
+            f"FPR95 {found[f'fpr95_{score}']:.2f}%"
+            for score in own
+        )
+        print(f"Out of distribution: {name} ({found['images']:,} images): {said}")
+    return numbers

@@ -53,7 +53,8 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     for source, keys in settings:
         merge(cfg, for_run(keys, *run), source)
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
-    check_name("data set", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
+    for name in (cfg.DATASET.NAME, *cfg.TEST.OOD):
+        check_name("data set", str(name), DATASET_REGISTRY.registered_names())
     if check_values is not None:
         check_values(cfg)
     return cfg

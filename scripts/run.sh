@@ -1,8 +1,8 @@
 # Sourced by the scripts of the protocols. `run PROTOCOL ...` is `python -m benchmark PROTOCOL ...`
 # with options from the environment: SEEDS ("1 2 3"), SHOTS (16), DATA (the folder of the data
 # sets), OUTPUT (output), CONFIG (name of a config file, or the path of any), PLUGINS (modules or
-# files that register methods, apart by spaces), BACKBONE, JOBS, SLURM (options for sbatch: submit
-# the runs), PYTHON (python).
+# files that register methods, apart by spaces), BACKBONE, OOD (data sets of other classes), JOBS,
+# SLURM (options for sbatch: submit the runs), PYTHON (python).
 set -euo pipefail
 
 run() {
@@ -21,6 +21,7 @@ run() {
         ${CONFIG:+--config "$CONFIG"} \
         ${plugins[@]+"${plugins[@]}"} \
         ${BACKBONE:+--backbone "$BACKBONE"} \
+        ${OOD:+--ood "$OOD"} \
         ${JOBS:+--jobs "$JOBS"} \
         ${SLURM+"--slurm=$SLURM"} \
         "$@"

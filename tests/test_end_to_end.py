@@ -66,6 +66,25 @@ def test_a_second_call_repeats_nothing(finished):
     assert first.stdout.splitlines()[-8:] == again.stdout.splitlines()[-8:]
 
 
+def test_images_of_other_classes_are_detected(tmp_path):
+    process = bash(tmp_path, "emoji_animals", "OPTIM.MAX_EPOCH", "1", TRAINERS="PLOT",
+                   OOD="emoji_food")  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("results.json")]
+    assert sorted(record["subsample_classes"] for record in records) == ["base", "new"]
+    for record in records:
+        (found,) = record["ood"].values()
+        assert record["ood"].keys() == {"EmojiFood"} and found.pop("images") == 128
+        assert found.keys() == {"auroc_mcm", "fpr95_mcm", "auroc_gl_mcm", "fpr95_gl_mcm"}
+        assert all(0 < number < 100 for number in found.values())
+
+
+def test_data_of_the_same_classes_are_refused(tmp_path):
+    process = bash(tmp_path, "emoji", TRAINERS="ZeroshotCLIP", OOD="emoji_blur")
+    assert process.returncode == 1
+    assert "EmojiBlur, which shares 19 of its classes with this run ('animal" in process.stdout
+
+
 def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
     process = bash(tmp_path, "emoji", "TRAINER.ALIGN.DEPTH", "9", "OPTIM.MAX_EPOCH", "1",
                    TRAINERS="ALIGN ZeroshotCLIP")  # fmt: skip
@@ -98,6 +117,7 @@ def test_transport_plans_are_drawn(finished):
                              capture_output=True)  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert min(Image.open(picture).size) > 300
+    assert "plans: tokens 0.0" in process.stdout and "; prompts 0.0" in process.stdout
     wrong = subprocess.run([*command, "--class-name", "unicorns"], cwd=ROOT, text=True,
                            capture_output=True)  # fmt: skip
     assert wrong.returncode == 2 and "no class 'unicorns'" in wrong.stderr

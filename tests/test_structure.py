@@ -103,12 +103,13 @@ ROOMS = {
     "teacher": "errors encoders running spec storage",
     "regularizers": "errors model teacher",
     "averaging": "",
+    "diagnostics": "encoders model scores spec transport",
     "node": "errors spec",
     "method": "errors model node regularizers spec storage teacher",
     "methods": "averaging backbones encoders errors method model node regularizers spec teacher",
     "plugins": "errors method methods",
     "step": "errors method model running",
-    "trainer": "backbones errors method methods model node running spec step storage",
+    "trainer": "backbones diagnostics errors method methods model node running spec step storage",
     "use": "backbones encoders errors method model plugins scores spec storage trainer",
 }
 

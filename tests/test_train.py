@@ -1,5 +1,6 @@
 """The command that trains and evaluates: its files, its determinism, its words to mistakes."""
 
+import hashlib
 import io
 import json
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from paths import ROOT
+from paths import GOLDEN, ROOT
 from PIL import Image
 from tiny import arguments, run
 
@@ -34,6 +35,8 @@ def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
     assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
     assert record["versions"]["torch"] == torch.__version__
     assert record["peak_memory_mib"] > 100
+    weights = (GOLDEN / "tiny_clip_seed0.safetensors").read_bytes()
+    assert record["backbone_sha256"] == hashlib.sha256(weights).hexdigest()
     log = (out / "log.txt").read_text()
     assert "epoch [2/2]" in log and log.count("nothing will be recomputed") == 1
     assert list((out / "tensorboard").iterdir())

@@ -39,7 +39,9 @@ def files(folder) -> set:
 
 def numbers(folder) -> dict:
     record = json.loads((folder / "results.json").read_text())
-    return {key: record[key] for key in ("accuracy", "macro_f1", "num_test", "seed")}
+    return {key: record[key] for key in ("accuracy", "macro_f1", "num_test", "seed")} | {
+        "ood": record.get("ood")
+    }
 
 
 def assert_same_prompts(one, other, epoch):
@@ -56,11 +58,12 @@ def test_two_ranks_leave_the_files_and_numbers_of_one(tmp_path):
     data = write_halves(tmp_path / "data")
     # neither 3 images of a batch, nor the last ones of a test batch, are divisible
     extra = ["DATALOADER.TRAIN_X.BATCH_SIZE", "3", "DATALOADER.TEST.BATCH_SIZE", "4"]
-    extra += [*OF_HALVES, "base"]
+    extra += [*OF_HALVES, "base", "TEST.OOD", "['TinyOthers']"]
     assert run(data, "ALIGN", alone, 2, extra=extra) == 0
     done = train_on(2, data, "ALIGN", shared, 2, extra=extra)
     assert done.returncode == 0, done.stderr[-3000:]
     assert files(alone) == files(shared) and numbers(alone) == numbers(shared)
+    assert numbers(alone)["ood"]["TinyOthers"]["images"] == 12
     assert_same_prompts(alone, shared, 2)
     assert "This run is shared by 2 ranks" in (shared / "log.txt").read_text()
     assert done.stdout.count("=> result") == 1
@@ -112,3 +115,6 @@ def test_ranks_that_see_different_data(tmp_path, capsys, monkeypatch):
     told = capsys.readouterr().err
     assert "Rank 1 has as train_x 12 images (0123abcd) but the first rank has 16 images" in told
     assert "give all nodes the same DATASET.ROOT" in told
+    assert run(tmp_path, "CoOp", extra=["TEST.OOD", "['TinyOthers']"]) == 2
+    told = capsys.readouterr().err
+    assert "Rank 1 has as train_x 12 images (0123abcd) but the first rank has 18 images" in told

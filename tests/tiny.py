@@ -18,6 +18,7 @@ COLOURS = {
     "road": (128, 128, 128),
     "annual crop": (200, 160, 40),
 }
+OTHERS = {"tower": (200, 40, 40), "bridge": (40, 200, 200), "snow field": (230, 230, 230)}
 
 
 @DATASET_REGISTRY.register()
@@ -25,15 +26,16 @@ class TinyColours(DatasetBase):
     """Noisy squares of one colour: six of each for training, two for validation, four for test."""
 
     dataset_dir = "tiny_colours"
+    colours = property(lambda self: COLOURS)
+    splits = {"train": 6, "val": 2, "test": 4}
 
     def __init__(self, cfg):
         folder = Path(cfg.DATASET.ROOT) / self.dataset_dir
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(0)
-        splits = {"train": 6, "val": 2, "test": 4}
-        data = {split: [] for split in splits}
-        for label, (name, colour) in enumerate(COLOURS.items()):
-            for split, count in splits.items():
+        data = {split: [] for split in self.splits}
+        for label, (name, colour) in enumerate(self.colours.items()):
+            for split, count in self.splits.items():
                 for i in range(count):
                     path = folder / f"{split}_{name}_{i}.png"
                     noise = rng.integers(-30, 30, (32, 32, 3))
@@ -45,6 +47,14 @@ class TinyColours(DatasetBase):
         shots = cfg.DATASET.NUM_SHOTS
         few = self.generate_fewshot_dataset(data["train"], num_shots=shots)
         super().__init__(train_x=few, val=data["val"], test=data["test"])
+
+
+@DATASET_REGISTRY.register()
+class TinyOthers(TinyColours):
+    """Three other classes, outside of DATASET.ROOT, which `ImageFolder` reads."""
+
+    dataset_dir = "../tiny_others"
+    colours = property(lambda self: OTHERS)
 
 
 # Classes of `write_halves`; `ImageFolder` sorts them, and three of them are the base classes.

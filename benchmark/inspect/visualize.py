@@ -27,11 +27,12 @@ class Map(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An image, the name above it, and the maps of each prompt."""
+    """An image, the name above it, the maps of each prompt, and a word on all its plans."""
 
     image: "numpy.ndarray"
     title: str
     maps: dict[str, list[Map]]
+    said: str
 
 
 def build_parser() -> Parser:
@@ -66,6 +67,8 @@ def build_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     """Load the run's model, solve the token level for each image and class, and draw the plans."""
+    from trainers.prompting.diagnostics import has_plans
+
     args = build_parser().parse_args(argv)
     for name in ("index", "prompts"):
         if not getattr(args, name):
@@ -74,15 +77,16 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
     run = load_run(args)
     spec = run.model.spec
-    if not spec.token_level:
+    if not (spec.token_level and has_plans(spec)):
         raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
         raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
     chosen = choose(run, args)
-    draw(args.output, [block(run, path, name, args.prompts) for path, name in chosen])
-    for path, name in chosen:
-        print(f"{args.output}: {path} against '{name}'")
+    blocks = [block(run, path, name, args.prompts) for path, name in chosen]
+    draw(args.output, blocks)
+    for (path, name), found in zip(chosen, blocks, strict=True):
+        print(f"{args.output}: {path} against '{name}'; plans: {found.said}")
     return 0
 
 
@@ -110,17 +114,24 @@ def choose(run, args) -> list[tuple[Path, str]]:
 
 def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """An image beside the maps of some prompts of a class."""
+    import torch
     from dassl.utils import read_image
+
+    from trainers.prompting.diagnostics import plans
 
     model, k = run.model, run.classnames.index(name)
     image = run.preprocess(read_image(str(path)))
+    with torch.no_grad():
+        features = model.output(image[None].to(model.logit_scale.device)).image
+        problems = plans(model.spec, features, model.text_features(), torch.tensor([k]))
     tokenizer = model.text_encoder.tokenizer
     of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
     maps = {}
     for n in prompts:
         words = model.text_encoder.words(k, n - 1)
-        maps[f"prompt {n}"] = maps_of(plan(model, image, k, n - 1), words, of_class)
-    return Block(denormalize(image, run.settings), f"'{name}'", maps)
+        T = tokens_of(problems["tokens"], model, n - 1)
+        maps[f"prompt {n}"] = maps_of(T, words, of_class)
+    return Block(denormalize(image, run.settings), f"'{name}'", maps, said_of(problems))
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
@@ -146,22 +157,25 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
     return found
 
 
-def plan(model, image, k: int, n: int):
-    """T of visual and textual prompt n for class k: (P, L), the patches and the real tokens."""
-    import torch
-
-    from trainers.prompting import sinkhorn
-
-    spec = model.spec
-    with torch.no_grad():
-        text = model.text_features()
-        r = model.image_encoder(image[None].to(model.logit_scale.device),
-                                model.contexts().vision).r[0, n]  # fmt: skip
-        real = text.s_weights.mass[n, k] > 0
-        cost = 1 - r @ text.s[n, k, real].T
-        T = sinkhorn(cost, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan
+def tokens_of(problem, model, n: int):
+    """T of visual and textual prompt n: (P, L), the patches and the real tokens."""
+    real = problem.b[0, n, n] > 0
     patches = len(model.image_encoder.visual.positional_embedding) - 1
-    return T[:patches].cpu()  # the visual prompt's own tokens stand behind the patches
+    return problem.T[0, n, n, :patches, real].cpu()  # the prompt's own tokens follow the patches
+
+
+def said_of(problems) -> str:
+    """How far the plans of each level are from uniform, in words."""
+    from trainers.prompting.diagnostics import departure
+
+    words = []
+    for level, problem in problems.items():
+        entropy, variation = departure(problem).values()
+        words.append(
+            f"{level} {variation:.3f} from uniform in total variation, at {entropy:.1%} of the "
+            "greatest entropy"
+        )
+    return "; ".join(words)
 
 
 def denormalize(image, cfg):

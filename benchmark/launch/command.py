@@ -7,14 +7,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
-from ..protocols.configs import TrainerConfigs, check_datasets
+from ..protocols.configs import IMAGE_FOLDER, TrainerConfigs, check_datasets, dataset_name
 from .checks import check_settings
 from .engine import Engine, Settings, command
 from .local import Local
@@ -37,6 +37,7 @@ RESERVED = {
     "OUTPUT_DIR": "--output",
     "RESUME": "the engine itself",
     "SEED": "--seeds",
+    "TEST.OOD": "--ood",
     "TRAINER.NAME": "--trainers",
 }
 
@@ -120,9 +121,28 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=args.backbone,
         plugins=args.plugins,
-        opts=args.opts,
+        opts=args.opts + other_sets(args.ood, runs),
     )
     return runs, settings
+
+
+def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
+    """The KEY VALUE pair by which runs evaluate other data sets, too; none without these.
+
+    Raises:
+        UserError: there is no such data set, or it cannot be out of distribution.
+    """
+    check_datasets(datasets)
+    tested = {run.dataset for run in runs} if datasets else set()
+    for dataset in datasets:
+        if dataset in tested:
+            raise UserError(f"--ood {dataset}: runs are tested on it: name other data sets")
+    if any(name.startswith(IMAGE_FOLDER) for name in (*datasets, *tested)):
+        raise UserError(
+            f"--ood: {IMAGE_FOLDER} cannot be compared with other data sets, since --root is one "
+            "folder for both"
+        )
+    return ("TEST.OOD", str([dataset_name(name) for name in datasets])) if datasets else ()
 
 
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
@@ -204,6 +224,14 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     add("--backbone", help="a CLIP by name or file (default: the config's)")
     add(
+        "--ood",
+        type=words,
+        default=(),
+        metavar="SETS",
+        help="data sets of other classes, in one argument: measures how well each run separates "
+        "its test images from theirs (docs/metrics.md)",
+    )
+    add(
         "--jobs",
         type=from_one,
         help="runs at once (default: one for each GPU, or for each core up to four)",
@@ -223,7 +251,7 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)
-    for name in ("trainers", "seeds", "shots"):
+    for name in ("trainers", "seeds", "shots", "ood"):
         if getattr(args, name, None) == []:
             raise UserError(f"--{name} names none")
     args.output = Path(os.path.abspath(args.output))

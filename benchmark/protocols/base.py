@@ -156,22 +156,27 @@ class Protocol(ABC):
             UserError: something that is asked for is not there.
         """
 
-    def on_disk(self, output: Path) -> list[Run]:
+    def on_disk(self, output: Path, packed: Iterable[str] | None = None) -> list[Run]:
         """The runs that have a folder in `output`, whoever started them.
+
+        Args:
+            output: a folder, or the file of a pack.
+            packed: the names of the folders in a pack.
 
         Raises:
             UserError: a folder cannot be read.
         """
-        return [run for part in self.parts for run in self.found(output, part)]
+        return [run for part in self.parts for run in self.found(output, part, packed)]
 
-    def found(self, output: Path, part: str) -> list[Run]:
-        """The runs that have a folder in the place of this part."""
+    def found(self, output: Path, part: str, packed: Iterable[str] | None = None) -> list[Run]:
+        """The runs that have a folder in the place of this part; arguments as of `on_disk`."""
         place = self.parts[part].folder
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
+        if packed is None:
+            packed = [folder.relative_to(output).as_posix() for folder in folders(output, place)]
         runs = []
-        for folder in folders(output, place):
-            found = pattern.fullmatch(folder.relative_to(output).as_posix())
-            if found and found["shots"].isdecimal() and found["seed"].isdecimal():
+        for found in filter(None, map(pattern.fullmatch, packed)):
+            if found["shots"].isdecimal() and found["seed"].isdecimal():
                 names: dict[str, Any] = found.groupdict()
                 names |= {"shots": int(found["shots"]), "seed": int(found["seed"])}
                 names.setdefault("dataset", names.get("source"))

@@ -65,15 +65,15 @@ class Transfer(Protocol):
                 runs.append(self.run(output, "target", dataset=target, **method, needs=needs))
         return list(dict.fromkeys(runs))
 
-    def on_disk(self, output):
+    def on_disk(self, output, packed=None):
         """The runs in `output`; a training is that of the protocol that tests it, or of both."""
-        runs = super().on_disk(output)
+        runs = super().on_disk(output, packed)
         mine = {_training(run) for run in runs if run.part == "target"}
         others = {
             _training(run)
             for protocol in TRANSFER
             if protocol is not self
-            for run in protocol.found(output, "target")
+            for run in protocol.found(output, "target", packed)
         }
         return [run for run in runs if _training(run) not in others - mine]
 

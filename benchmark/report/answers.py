@@ -59,7 +59,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     Raises:
         UserError: it left none, or they are not those of its results.
     """
-    arrays = read_predictions(outcome.run.folder)
+    arrays = (outcome.predictions or read_predictions)(outcome.run.folder)
     if arrays is None:
         raise UserError(MISSING)
     label, prediction = arrays["label"], arrays["prediction"]

@@ -1,9 +1,11 @@
-"""Tables, plots and a page of all runs below an output folder, or of log.txt files beside them."""
+"""Tables, plots and a page of all runs in output folders and packs, and of log.txt files."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from . import logs
 from .compare import RESAMPLE, Comparisons
 from .joint import MEASURES
 from .metrics import Classes, Metrics
+from .packs import Pack
 from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .tables import seeds_text
@@ -31,6 +34,28 @@ View = Comparisons | Metrics | Classes  # what is shown in place of the usual ta
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
     """What became of the runs of a protocol in an output folder, whoever started them."""
     return [from_folder(run) for run in protocol.on_disk(output)]
+
+
+def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
+    """The outcomes of the runs in folders and packs; if several, they say where they are from.
+
+    Raises:
+        UserError: one of several is not there, or a pack is refused.
+    """
+    found: list[Outcome] = []
+    for output in outputs:
+        if output.is_file():
+            outcomes = Pack(output).outcomes(protocols)
+        else:
+            outcomes = [outcome for protocol in protocols for outcome in on_disk(output, protocol)]
+        if len(outputs) > 1:
+            if not output.exists():
+                raise UserError(f"there is no folder and no pack '{output}'")
+            alone = output.name and [other.name for other in outputs].count(output.name) == 1
+            origin = output.name if alone else str(output)
+            outcomes = [replace(outcome, origin=origin) for outcome in outcomes]
+        found += outcomes
+    return found
 
 
 def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
@@ -50,7 +75,10 @@ def build_parser() -> Parser:
     """The parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
     add = parser.add_argument
-    add("output", type=Path, nargs="?", default=Path("output"), help="(default: %(default)s)")
+    add(
+        "outputs", type=Path, nargs="*", default=[Path("output")], metavar="OUTPUT",
+        help="folders of runs, or packs (default: output)",
+    )  # fmt: skip
     add("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     add(
         "--protocol", choices=PROTOCOLS, action="append", dest="protocols",
@@ -98,12 +126,12 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark report OUTPUT`."""
+    """`python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
     if args.metric != "accuracy" and not args.compare:
         raise UserError(f"--metric {args.metric} goes with --compare METHOD, which names a method")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    outcomes = [outcome for protocol in protocols for outcome in on_disk(args.output, protocol)]
+    outcomes = found_in(list(dict.fromkeys(args.outputs)), protocols)
     read, unknown = logs.read(args.logs)
     outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
     if args.seeds:
@@ -118,8 +146,9 @@ def main(argv: list[str]) -> None:
         what = " or ".join(args.protocols or ["any protocol"])
         if args.seeds:
             what += f" with {seeds_text(args.seeds)}"
+        where = " or ".join(f"'{output}'" for output in args.outputs)
         raise UserError(
-            f"no runs of {what} in '{args.output}': run one first, "
+            f"no runs of {what} in {where}: run one first, "
             "for example `python -m benchmark base2new`"
         )
     view: View | None = None

@@ -40,7 +40,7 @@ OOD = {
     "auroc_gl_mcm": Metric("AUROC GL-MCM"),
     "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
 }
-NO_OOD = "results without other data sets, repeat with TEST.OOD"
+NO_OOD = "results without other data sets, repeat with --ood"
 OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
     "before them, by MCM or GL-MCM."

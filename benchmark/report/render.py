@@ -109,6 +109,7 @@ def record(line: list[Any]) -> dict:
     if first.average:
         found |= {"datasets": first.count, "of": first.of}
         return found | {row.column: row.mean for row in line if first.count} | _published(line)
+    found |= {"origin": first.origin} if first.origin else {}
     found["from_logs"] = bool(first.label)
     found["split"] = " and ".join(sorted(first.splits))
     found["seeds"] = first.seeds

@@ -3,7 +3,9 @@
 import ast
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from recipe.configs import read_pairs
@@ -22,6 +24,9 @@ INCIDENTAL = (
     "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
     "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
+
+# What it means that a record, of an earlier version, lacks one of these keys.
+LATER: dict[str, object] = {"TEST.OOD": []}
 
 # The engine's own lines in a run's console.txt begin so.
 COMMAND, FAILED = "$ ", "# failed: "
@@ -78,6 +83,8 @@ class Outcome:
     run: Run
     result: dict | None = None
     problem: str | None = None
+    predictions: Callable[[Path], dict] | None = None  # reads those of a folder that is in a pack
+    origin: str = ""  # the pack or output that it is from, where there are several
 
     @property
     def accuracy(self) -> float:
@@ -100,13 +107,13 @@ def read(run: Run) -> dict | None:
     path = run.folder / RESULTS
     try:
         result = json.loads(read_file(path))
-        flaw = _flaw(result)
+        why = flaw(result)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise BadResult(f"{path} cannot be read ({error})") from None
-    if flaw:
-        raise BadResult(f"{path} {flaw}")
+    if why:
+        raise BadResult(f"{path} {why}")
     return result
 
 
@@ -131,7 +138,7 @@ KINDS = {
     ),
     "a text": (
         lambda value: isinstance(value, str),
-        ("split", "backbone", "git", "data_fingerprint", "joint_note"),
+        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint", "joint_note"),
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
@@ -152,7 +159,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def _flaw(result) -> str | None:
+def flaw(result) -> str | None:
     """How a record differs from what train.py writes; None if it does not."""
     if not isinstance(result, dict) or result.get("accuracy") is None:
         return "holds no accuracy"
@@ -191,6 +198,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         then = used(result.get("config"), key)
+        then = LATER.get(key) if then is None else then
         if key not in INCIDENTAL and then is not None and then != literal(value):
             return f"{key} {printable(then)}, not {value}"
     return None

@@ -23,7 +23,7 @@ from .paired import harmonic
 from .results import Outcome
 
 # Runs that differ in other ways share a line; a `label` have only those that are read from logs.
-LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant"]
+LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant", "origin"]
 
 # What each row of the frame holds.
 FIELDS = [
@@ -91,6 +91,7 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
         run, protocol = outcome.run, outcome.run.protocol
         free = run.trainer in untrained and protocol.untrained_once
         found.append({name: getattr(run, name, "") for name in LINE} | {
+            "origin": outcome.origin,
             "shots": 0 if free else run.shots,
             "untrained": run.trainer in untrained or run.shots == 0,
             "settings": settings(run.variant),
@@ -111,7 +112,7 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
         else numbers.setdefault((*group, run.dataset), len(numbers))
         for group, run in zip(groups, runs.itertuples(), strict=True)
     ]
-    same_name = ["table", "shots", "trainer", "label"]
+    same_name = ["table", "shots", "trainer", "label", "origin"]
     several = runs.groupby(same_name, sort=False)["config"].transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
     runs["method"] = [
@@ -161,9 +162,10 @@ def _group(run) -> tuple:
 
 
 def _method(run, ours: set[str], several_configs: bool) -> str:
-    """The name in the tables; with the config where one table has several of a method."""
+    """The name in the tables; with the config and the origin where there are several."""
     name = f"{run.label} (logs)" if run.label in ours else run.label or run.trainer
-    return f"{name} ({run.config})" if several_configs else name
+    marks = [run.config] * several_configs + [run.origin] * bool(run.origin)
+    return f"{name} ({', '.join(marks)})" if marks else name
 
 
 def _order(run) -> tuple:
@@ -172,7 +174,7 @@ def _order(run) -> tuple:
     place = names.index(run.dataset) if run.dataset in names else len(names)
     protocol = list(PROTOCOLS.values()).index(run.protocol)
     dataset = (run.embedded, run.dataset != run.source, place, run.dataset)
-    method = rank(run.trainer), run.label, run.config, tuple(run.settings.items())
+    method = rank(run.trainer), run.label, run.config, tuple(run.settings.items()), run.origin
     return protocol, run.source, *dataset, run.shots, method
 
 

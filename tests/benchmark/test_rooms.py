@@ -13,6 +13,7 @@ ALLOWED = {
     "launch": {"cli", "protocols", "report", "measure"},
     "tune": {"cli", "protocols", "report", "launch"},
     "data": {"cli", "protocols"},
+    "pack": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},
     "measure": {"cli", "protocols", "report", "data"},
 }

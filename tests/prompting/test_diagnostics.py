@@ -1,10 +1,12 @@
 """Transport of a model beside the uniform plan."""
 
+import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import run
 
 from trainers.prompting import build_method
 from trainers.prompting.diagnostics import (
@@ -131,3 +133,14 @@ def test_a_sharp_plan_has_no_remark_and_a_flat_one_has(tiny_clip):
 )
 def test_which_methods_have_plans(tiny_clip, name, node, expected):
     assert has_plans(build(tiny_clip, name, **node).model.spec) is expected
+
+
+def test_a_record_and_its_log_tell_of_transport(tmp_path):
+    assert run(tmp_path, "ALIGN", tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "results.json").read_text())["transport"]
+    assert record["images"] == 16 and record["tokens"]["total_variation"] < 0.1
+    assert 0.9 < record["tokens"]["entropy"] < 1 and -1 < record["visual_cosine"] < 1
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert f"between tokens (total variation {record['tokens']['total_variation']:.3f})" in log
+    assert run(tmp_path, "CoOp", tmp_path / "without") == 0
+    assert json.loads((tmp_path / "without" / "results.json").read_text())["transport"] is None

@@ -12,7 +12,6 @@ import torch
 from paths import ROOT
 from tiny import run
 
-import train
 from recipe import environment, folder
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -155,7 +154,7 @@ def test_what_the_system_refuses_besides_is_told_with_the_file(tmp_path, capsys,
     def refused(*_):
         raise PermissionError(errno.EACCES, "Permission denied", "/images/a")
 
-    monkeypatch.setattr(train, "build_trainer", refused)
+    monkeypatch.setattr("recipe.run.build_trainer", refused)
     assert run(tmp_path) == 1
     assert "'/images/a' cannot be written or read (Permission denied): change its rights" in (
         capsys.readouterr().err

@@ -1,12 +1,16 @@
 """Metrics of predictions, where they are known or another library knows them."""
 
+import doctest
+
 import numpy as np
 import pytest
+from paths import ROOT
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve, top_k_accuracy_score
 
 from recipe.metrics import (
     auroc,
     calibration_error,
+    detection,
     fpr95,
     joint_metrics,
     metrics,
@@ -48,6 +52,36 @@ def test_calibration_error_of_two_bins():
     assert calibration_error(np.ones(3), np.ones(3, bool)) == 0
 
 
+@pytest.mark.parametrize("digits", [8, 1])  # with one digit most scores are tied
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 1), (1, 30), (30, 1), (19, 7), (20, 20), (21, 50), (300, 97)]
+)
+def test_detection_is_that_of_scikit_learn(n, m, digits):
+    rng = np.random.default_rng(n * m)
+    inside = rng.normal(0.5, 1, n).round(digits).astype(np.float32)
+    outside = rng.normal(0, 1, m).round(digits).astype(np.float32)
+    truth = np.repeat([1, 0], [n, m])
+    scores = np.concatenate([inside, outside])
+    assert auroc(inside, outside) == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert fpr95(inside, outside) == pytest.approx(fpr[tpr >= 0.95][0], abs=1e-9)
+
+
+def test_detection_of_known_scores():
+    """Of 4 x 2 pairs 6 are in order and one is tied; 95% of four are all four."""
+    inside = {"mcm": np.array([0.9, 0.8, 0.7, 0.4]), "gl_mcm": np.array([2.0, 3.0])}
+    outside = {"mcm": np.array([0.7, 0.1]), "gl_mcm": np.array([1.0, 1.5])}
+    assert detection(inside, outside) == {
+        "auroc_mcm": pytest.approx(100 * 6.5 / 8), "fpr95_mcm": 50.0,
+        "auroc_gl_mcm": 100.0, "fpr95_gl_mcm": 0.0, "images": 2,
+    }  # fmt: skip
+
+
+def test_the_example_of_the_documentation():
+    found = doctest.testfile(str(ROOT / "docs" / "metrics.md"), module_relative=False)
+    assert found.attempted > 3 and not found.failed
+
+
 def of_the_authors(base_score, base_right, new_score, new_right):
     """As `compute_opt_auc` of their code: who is wrong loses every pair.
 
@@ -82,7 +116,7 @@ def test_openworld_auc_by_hand():
     assert openworld_auc(np.ones(3), np.ones(3), np.ones(2), np.ones(2)) == 0.5  # all equal
     assert openworld_auc(base, np.zeros(3), new, right[1]) == 0
     assert openworld_auc(base, right[0], new, np.zeros(2)) == 0
-    with pytest.raises(UserError, match="one has none"):
+    with pytest.raises(UserError, match="one set has no images"):
         auroc(base, new[:0])
     assert fpr95(np.ones(3), np.ones(2)) == 1 and auroc(np.ones(3), np.ones(2)) == 0.5
 

@@ -30,7 +30,7 @@ def test_fixed_words_in_a_row_share_a_map():
 def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
     yellow = np.full((8, 8, 3), (1.0, 1.0, 0.0))
     even = [Map(word, torch.ones(2, 2)) for word in ("context 1", "drink")]
-    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even})]
+    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even}, "even")]
     for name, rows in (("one.png", 1), ("two.png", 2)):
         draw(tmp_path / name, blocks * rows)
     one, two = (Image.open(tmp_path / name).convert("RGB") for name in ("one.png", "two.png"))

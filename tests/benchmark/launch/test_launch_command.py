@@ -3,13 +3,15 @@
 import json
 import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 from outcomes import leave, outcome
 
-from benchmark.launch.command import keep_table
+from benchmark.launch.command import keep_table, other_sets
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from trainers.prompting.errors import UserError
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
 
@@ -49,6 +51,27 @@ def test_dry_run_prints_commands_and_writes_nothing(checkout):
         "# skip: CoOp on emoji, seed 1, base (finished)",
         "# skip: CoOp on emoji, seed 1, new (finished)",
     ]
+
+
+def test_other_data_sets_go_to_every_run(checkout):
+    listed = checkout.base2new(*ONE, "--ood", "emoji_food,dtd", "--dry-run", "OPTIM.LR", "0.1")
+    commands = [shlex.split(line) for line in listed.stdout.splitlines() if line[0] != "#"]
+    expected = ["OPTIM.LR", "0.1", "TEST.OOD", "['Emoji_Food', 'Dtd']"]
+    assert [command[-4:] for command in commands] == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("tested", "other"), [("emoji", "image_folder"), ("image_folder=a", "dtd")]
+)
+def test_own_images_have_no_place_beside_other_data_sets(tested, other):
+    with pytest.raises(UserError, match="image_folder cannot be compared with other data sets"):
+        other_sets([other], [SimpleNamespace(dataset=tested)])
+
+
+def test_finished_runs_without_other_data_sets_are_not_taken_for_runs_with_them(checkout):
+    checkout.base2new(*ONE)
+    refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)
+    assert "TEST.OOD [], not ['Emoji_Food']" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_zero_shot_loads_nothing(checkout):
@@ -94,6 +117,10 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["OPTIM.LR"], "the option OPTIM.LR has no value"),
         (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as an option: --shots"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--ood", " "], "--ood names none"),
+        (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),
+        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it: name other data sets"),
+        (["TEST.OOD", "[]"], "TEST.OOD cannot be given as an option: --ood sets it"),
     ],
 )
 def test_bad_input_is_one_sentence(checkout, words, sentence):

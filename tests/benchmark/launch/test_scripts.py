@@ -17,6 +17,7 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     script = checkout.root / "scripts" / "base2new.sh"
     asked = {"TRAINERS": "ALIGN CoOp", "SEEDS": "4", "SHOTS": "2", "DATA": "my data"}
     asked |= {"OUTPUT": "my output", "CONFIG": "emoji", "BACKBONE": "ViT-B/16", "JOBS": "1"}
+    asked |= {"OOD": "emoji_animals dtd"}
     words = ("emoji_food", "--dry-run", "OPTIM.LR", "0.01")
     done = checkout.run("bash", script, *words, cwd=tmp_path, **asked)
     lines = done.stdout.splitlines()
@@ -27,6 +28,7 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
         "--trainer": "ALIGN", "--seed": "4", "--root": str(tmp_path / "my data"),
         "--backbone": "ViT-B/16", "DATASET.NUM_SHOTS": "2", "OPTIM.LR": "0.01",
         "--output-dir": str(tmp_path / "my output" / folder),
+        "TEST.OOD": "['Emoji_Animals', 'Dtd']",
     }.items():  # fmt: skip
         assert first[first.index(flag) + 1] == value
     defaults = checkout.run("bash", script, "--dry-run", cwd=tmp_path).stdout

@@ -298,7 +298,7 @@ def test_detection_is_a_table_of_its_own():
     assert lines(table)["CoOp"] == ["80.00", "30.00", "-"]
     best = {table.lines[i][0].text for j in (1, 2) for i in table.best(j)}
     assert best == {"ALIGN"}  # of false positives the fewest
-    assert table.problems == ["VPT: results without other data sets, repeat with TEST.OOD [seed 1]"]
+    assert table.problems == ["VPT: results without other data sets, repeat with --ood [seed 1]"]
     of = {record["method"]: record["ood_emoji_food_auroc_mcm"] for record in view.records()}
     assert of == {"CoOp": 80.0, "VPT": None, "ALIGN": 90.0}
 

@@ -1,5 +1,6 @@
 """Weights of OpenAI's CLIP: what is read, what is refused, and what never runs."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -11,7 +12,7 @@ from released import ARCH, Call, cut, flip, released, same_weights, with_
 from safetensors.torch import save_file
 
 from trainers.prompting import UserError, load_clip
-from trainers.prompting.backbones import absolute, family_of, openai
+from trainers.prompting.backbones import absolute, family_of, openai, weights_sha256
 
 
 def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
@@ -220,3 +221,17 @@ def test_a_folder_of_the_same_name_does_not_hide_the_embedded_clip(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert absolute("emoji") == "emoji"
     assert load_clip("emoji").visual.input_resolution == 64
+
+
+def test_the_hash_of_a_backbone_is_that_of_its_file(tmp_path):
+    path = tmp_path / "clip.pt"
+    for content in (b"weights", b"other weights"):
+        path.write_bytes(content)
+        os.utime(path, ns=(len(content), len(content)))  # a clock may be coarse
+        for name in (str(path), f"open_clip:ViT-B-32/{path}"):
+            assert weights_sha256(name) == hashlib.sha256(content).hexdigest()
+    embedded = openai.EMBEDDED["emoji"].read_bytes()
+    assert weights_sha256("emoji") == hashlib.sha256(embedded).hexdigest()
+    assert f"/{weights_sha256('ViT-B/16')}/" in openai.clip._MODELS["ViT-B/16"]
+    for name in ("", "resnet50", "openai/clip-vit-base-patch16", "open_clip:ViT-B-32/laion2b"):
+        assert weights_sha256(name) is None

@@ -8,7 +8,6 @@ from paths import GOLDEN
 from test_golden import read
 from tiny import run
 
-import train
 from trainers.prompting.method import METHODS
 
 # Where the public repositories save a method, and whether it is the prompt learner alone.
@@ -116,7 +115,7 @@ class Evaluation:
 
     def __init__(self, monkeypatch, root, trainer, node, *flags, pairs=()):
         built = []
-        monkeypatch.setattr(train, "build_trainer", lambda cfg: built.append(build_trainer(cfg))
+        monkeypatch.setattr("recipe.run.build_trainer", lambda cfg: built.append(build_trainer(cfg))
                             or built[0])  # fmt: skip
         pairs = [*options(trainer, node), *pairs]
         self.code = run(root, trainer, None, 1, *map(str, flags), extra=pairs)

@@ -12,6 +12,8 @@ refuses what does not fit, with its reason. The package that a family comes from
 one of its models is loaded, and only then.
 """
 
+import functools
+import hashlib
 import os
 from types import ModuleType
 from typing import Any
@@ -21,7 +23,10 @@ from . import hugging_face, openai, openclip
 from .family import Family
 from .openai import build_clip
 
-__all__ = ["Family", "absolute", "build_clip", "family_of", "list_backbones", "load_clip"]
+__all__ = [
+    "Family", "absolute", "build_clip", "family_of", "list_backbones", "load_clip",
+    "weights_sha256",
+]  # fmt: skip
 
 
 def list_backbones() -> list[str]:
@@ -90,6 +95,25 @@ def absolute(name: str) -> str:
         if not os.path.isdir(path):
             before, path = before + arch + slash, file
     return before + (os.path.abspath(path) if os.path.exists(path) else path)
+
+
+def weights_sha256(name: str) -> str | None:
+    """The SHA-256 of the file with a backbone's weights; None of what is not one file."""
+    if name in openai.RELEASED:
+        return openai.RELEASED[name].split("/")[-2]  # which the download is compared with
+    path = str(openai.EMBEDDED.get(name, name))
+    if name.startswith(openclip.PREFIX):
+        path = name.removeprefix(openclip.PREFIX).partition("/")[2]
+    return _sha256(path, os.stat(path).st_mtime_ns) if os.path.isfile(path) else None
+
+
+@functools.lru_cache
+def _sha256(path: str, _changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def family_of(clip_model: Any) -> Family:

@@ -16,7 +16,8 @@ from .openai_clip import clip, model
 from .weights import read_weights, unreadable
 
 EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_clip.safetensors"}
-NAMES = (*EMBEDDED, *clip._MODELS)  # before any file or folder of such a name
+RELEASED: dict[str, str] = clip._MODELS  # addresses, with the hashes of the files
+NAMES = (*EMBEDDED, *RELEASED)  # before any file or folder of such a name
 CACHE = os.path.expanduser("~/.cache/clip")  # as the package has it
 # Entries of a released state dict beside the weights. Checkpoints of other CLIPs have the same
 # weights by name and shape, with another activation, but not these.

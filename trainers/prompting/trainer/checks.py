@@ -74,6 +74,26 @@ def not_finite(method: Method) -> list[str]:
     return [name for name, good in sound.items() if not good]
 
 
+def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
+    """Check that a method trains something, and nothing that no optimiser sees.
+
+    Raises:
+        UserError: it trains nothing and does not say so, or has trained parameters elsewhere.
+    """
+    kind = type(method)
+    if kind.trains and not trained:
+        raise UserError(
+            f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
+            "trained parts, or say `trains = False` in its class"
+        )
+    seen = set(map(id, method.model.parameters()))
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad and id(parameter) not in seen:
+            raise UserError(
+                f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
+            )
+
+
 def check_classes(classnames: list[str]) -> list[str]:
     """Return the names.
 
@@ -99,6 +119,15 @@ def check_ranks(dataset, root: str) -> None:
             f"There are {W} ranks but {len(dataset.classnames)} classes to share: start at most "
             f"{len(dataset.classnames)}"
         )
+    check_same_images(dataset, root)
+
+
+def check_same_images(dataset, root: str) -> None:
+    """Check that all ranks see the same data, which lie in a DATASET.ROOT.
+
+    Raises:
+        UserError: they do not.
+    """
     for name in ("train_x", "val", "test"):
         seen = [
             (os.path.basename(image.impath), image.label, image.classname)

@@ -35,6 +35,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
     cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
+    cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower

@@ -24,9 +24,10 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
-from .checks import Watch, check_batch, check_classes, check_ranks, failed, not_finite
+from .checks import Watch, check_batch, check_classes, check_ranks, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
-from .halves import begin, validation_loader
+from .detection import Detection
+from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
 from .settings import check_loaded, check_resumed, settings_of
 
@@ -37,12 +38,13 @@ class PromptTrainer(TrainerX):
     Class attributes:
         kind: the class of the method that is trained.
         predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
-            While an evaluation goes on they stand in `recorder`.
-        other: while an evaluation goes on, the method for the other half of the classes.
+        transport: its `diagnostics`; None where the method solves no transport.
+        recorder: of the evaluation that goes on.
         untrained: until something has trained the prompts, or chosen those that there are.
 
     Attributes:
         method: the method, built for the backbone and the classes of the run.
+        detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
     kind: type[Method]
@@ -52,8 +54,8 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
-    recorder: Predictions | None = None
-    other: Method | None = None
+    transport: dict[str, object] | None = None
+    recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
 
@@ -72,6 +74,7 @@ class PromptTrainer(TrainerX):
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
+        self.detection = Detection(self.cfg, self.dm.dataset, self.device)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
@@ -97,17 +100,7 @@ class PromptTrainer(TrainerX):
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
         self.num_trained = sum(p.numel() for p in trained)
-        if kind.trains and not trained:
-            raise UserError(
-                f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
-                "trained parts, or say `trains = False` in its class"
-            )
-        seen = set(map(id, self.model.parameters()))
-        for name, parameter in self.method.named_parameters():
-            if parameter.requires_grad and id(parameter) not in seen:
-                raise UserError(
-                    f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
-                )
+        check_trains(self.method, trained)
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
@@ -296,28 +289,32 @@ class PromptTrainer(TrainerX):
                 "`load_model('')` evaluates them as they are initialised"
             )
         if self.cfg.TEST.PREDICTIONS:
-            self.recorder, self.other = begin(self, split or self.cfg.TEST.SPLIT)
+            self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
+        self.detection.begin(split)
         result = super().test(split)
         self.watch.check_logits()
-        self.predictions, self.recorder, self.other = self.recorder, None, None
+        if self.recorder is not None:
+            self.predictions, self.transport = self.recorder.predictions, self.recorder.transport()
+            self.recorder = None
+        self.detection.evaluate_others(self)
         return result
 
     def parse_batch_test(self, batch):
         """As in Dassl, and note which images these are."""
         input, label = super().parse_batch_test(batch)
         if self.recorder is not None:
-            self.recorder.add_images(batch["impath"], label)
+            self.recorder.predictions.add_images(batch["impath"], label)
         return input, label
 
     def model_inference(self, input):
         """Logits (B, K) of a batch, noted and watched."""
         with self.precision.autocast():
-            logits, image, _ = self.model.output(input)
-            others = None if self.other is None else self.other.model.logits(image)
-        if self.recorder is not None:
-            self.recorder.add_logits(logits, others)
-        self.watch.see_logits(logits)
-        return logits
+            output = self.model.output(input)
+            if self.recorder is not None:
+                self.recorder.add(output)
+        self.detection.see(self.model, output)
+        self.watch.see_logits(output.logits)
+        return output.logits
 
     def _folder(self, directory: str) -> str:
         return os.path.join(directory, self.method.checkpoint)

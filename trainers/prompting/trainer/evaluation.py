@@ -1,4 +1,4 @@
-"""Evaluation over the classes of both halves of a data set, and the temperature of its logits."""
+"""Notes of an evaluation: predictions, over base and new classes too, temperature, transport."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -8,8 +8,10 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from ..diagnostics import TransportSample, has_plans, remark
 from ..errors import UserError, in_short, no_exit
 from ..method import Method
+from ..model.parts import Output
 from ..running.precision import Precision
 from ..storage.predictions import Predictions
 
@@ -36,39 +38,68 @@ def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
     )
 
 
-@torch.no_grad()
-def begin(trainer, split: str) -> tuple[Predictions, Method | None]:
-    """What notes an evaluation; of test images with a temperature, and over both halves.
+class Recorder:
+    """Notes an evaluation batch by batch.
+
+    Of test images it also notes what is said over base and new classes together, with the method
+    for the names of the other half; that is left out where there are none, or where the method is
+    made only for its classes.
 
     Args:
         trainer: a `PromptTrainer`; its model is put in eval mode.
         split: `test` or `val`.
 
-    Returns:
-        The predictions, without images yet, and the method for the names of the other half; None
-        where there are none, or where the method is made for its classes alone.
+    Attributes:
+        predictions: without images yet.
     """
-    method, cfg, dataset = trainer.method, trainer.cfg, trainer.dm.dataset
-    new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
-    found, other = Predictions(method.model.logit_scale, new), None
-    if split != "test":
-        return found, None
-    trainer.set_model_mode("eval")
-    if names := getattr(dataset, "other_classnames", None):
-        place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
+
+    @torch.no_grad()
+    def __init__(self, trainer, split: str):
+        self._method, self._other, self._sample = trainer.method, None, None
+        model, cfg, dataset = self._method.model, trainer.cfg, trainer.dm.dataset
+        new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
+        self.predictions = Predictions(model.logit_scale, new)
+        if split != "test":
+            return
+        trainer.set_model_mode("eval")
+        if has_plans(model.spec):
+            self._sample = TransportSample(model, len(dataset.test))
+        if names := getattr(dataset, "other_classnames", None):
+            place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
+            self._other = self._for_classes(*place)
+        of_base = self._other if new else self._method
+        if trainer.validation is not None and of_base is not None:
+            temperature = _temperature(of_base, trainer.validation, trainer.precision)
+            self.predictions.temperature = temperature
+
+    def _for_classes(self, *place) -> Method | None:
+        note = ""
         try:
-            other = for_classes(method, *place)
+            return for_classes(self._method, *place)
         except UserError as error:
-            found.note = str(error)
-        except Exception as error:  # of a plug-in: its own classes go on
-            name = type(method).__name__
-            found.note = f"{name} cannot be made for other classes: {in_short(error)}"
-        if other is None:
-            print(f"Base and new classes together are left out: {found.note}")
-    of_base = other if new else method
-    if trainer.validation is not None and of_base is not None:
-        found.temperature = _temperature(of_base, trainer.validation, trainer.precision)
-    return found, other
+            note = str(error)
+        except Exception as error:  # of a plug-in: the run on its own classes continues
+            name = type(self._method).__name__
+            note = f"{name} cannot be made for other classes: {in_short(error)}"
+        print(f"Base and new classes together are left out: {note}")
+        self.predictions.note = note
+        return None
+
+    def add(self, output: Output) -> None:
+        """Note the batch whose images the predictions were given last."""
+        others = None if self._other is None else self._other.model.logits(output.image)
+        self.predictions.add_logits(output.logits, others)
+        if self._sample is not None:
+            self._sample.add(output)
+
+    def transport(self) -> dict[str, object] | None:
+        """What `diagnostics` say of the plans, after a line where they are nearly uniform."""
+        if self._sample is None:
+            return None
+        found = self._sample.measure()
+        if said := remark(found):
+            print(said)
+        return found
 
 
 def _temperature(method: Method, loader, precision: Precision) -> float | None:

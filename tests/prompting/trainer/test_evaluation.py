@@ -16,8 +16,7 @@ from recipe.predictions import ARRAYS, JOINT, KINDS, read_predictions
 from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
-from trainers.prompting.storage.predictions import Predictions
-from trainers.prompting.trainer.halves import fit_temperature, for_classes
+from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
 
 BASE, NEW = HALVES[:3], HALVES[3:]
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
@@ -118,7 +117,7 @@ def test_a_method_that_cannot_be_made_for_other_classes_goes_on(tmp_path, monkey
 def test_what_a_run_says_of_its_own_classes_is_the_same_to_the_bit(tmp_path, monkeypatch, half):
     data, out, plain = write_halves(tmp_path / "data"), tmp_path / "out", tmp_path / "plain"
     assert run(data, "ALIGN", out, extra=[*OF_HALVES, half]) == 0
-    monkeypatch.setattr(trainer, "begin", lambda *_: (Predictions(), None))
+    monkeypatch.setattr(trainer, "Recorder", lambda of, split: Recorder(of, "neither"))
     assert run(data, "ALIGN", plain, extra=[*OF_HALVES, half]) == 0
     said, same = read_predictions(out), read_predictions(plain)
     assert said.keys() == KINDS.keys() and same.keys() == {*ARRAYS, "mcm"}

@@ -1,0 +1,1 @@
+"""Results that others can check: runs packed into one file, and such a file verified."""

@@ -1,0 +1,169 @@
+"""Out-of-distribution detection: the scores by hand, what a run leaves, what it refuses."""
+
+import json
+from math import exp
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from dassl.data.datasets import DATASET_REGISTRY
+from sklearn.metrics import roc_auc_score
+from tiny import TinyOthers, run
+
+from recipe.predictions import read_predictions
+from trainers.prompting import PromptSpec, load_clip
+from trainers.prompting.encoders.text import TextFeatures
+from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.model.parts import Output
+from trainers.prompting.model.prompted_clip import PromptedCLIP
+from trainers.prompting.trainer.detection import Detection, scores
+from trainers.prompting.trainer.trainer import PromptTrainer
+
+OOD = ["TEST.OOD", "['TinyOthers']"]
+
+
+@DATASET_REGISTRY.register()
+class TinyUntested(TinyOthers):
+    """Images to train on only."""
+
+    splits = {"train": 6, "val": 0, "test": 0}
+
+
+def record(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def softmax(*cosines):
+    return [exp(c) / sum(map(exp, cosines)) for c in cosines]
+
+
+def output(cosines, r=None, h=None):
+    z = torch.ones(len(cosines), 1, 2)
+    h = torch.ones(1, 2, 2) if h is None else h
+    return Output(100 * torch.tensor(cosines), ImageFeatures(z, r), TextFeatures(h, h))
+
+
+def test_mcm_by_hand():
+    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=PromptSpec(M=0, N=0, beta=0))
+    found = scores(model, output([[0.3, 0.1, 0.2], [0.2, 0.2, 0.2]]))
+    expected = [softmax(0.3, 0.1, 0.2)[0], 1 / 3]
+    assert found.keys() == {"mcm"} and found["mcm"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gl_mcm_by_hand():
+    """Two visual and two textual prompts; the third state of each is a visual prompt, no patch."""
+    r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
+    h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
+    spec = PromptSpec(M=2, N=2, text_length=1, vision_length=1, templates=("X {}",) * 2)
+    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec)
+    found = scores(model, output([[0.5, 0.1]], r[None], h))
+    # patch 1: to class 1 the mean of 1, 1, 0.6, 0.6; to class 2 of 0, 0.6, 0.8, 1
+    local = max(softmax(0.8, 0.6)[0], softmax(0.6, (0.8 + 1) / 2)[1])
+    mcm = softmax(0.5, 0.1)[0]
+    assert found["mcm"].item() == pytest.approx(mcm, abs=1e-6)
+    assert found["gl_mcm"].item() == pytest.approx(mcm + local, abs=1e-6)
+
+
+def test_a_text_of_each_image_has_local_scores_of_its_own():
+    spec = PromptSpec(M=0, N=1, beta=0, templates=("X X {}",), image_conditional=True,
+                      score="cosine", coupling="none", text_depth=1)  # fmt: skip
+    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec)
+    r = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
+    h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.8, 0.6]]])
+    found = scores(model, output([[0.5, 0.5], [0.5, 0.5]], r, h))
+    expected = [0.5 + softmax(1, 0)[0], 0.5 + softmax(0.6, 0.8)[1]]
+    assert found["gl_mcm"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_patches_are_all_states_but_class_token_and_visual_prompts(tiny_clip):
+    """The tiny CLIP has 16 patches."""
+    sizes = {"text_length": 3, "vision_length": 3, "text_depth": 2, "vision_depth": 2}
+    spec = PromptSpec(M=2, N=2, templates=("X X X {}",) * 2, **sizes)
+    model = PromptedCLIP(tiny_clip, ["forest", "sea"], spec).eval()
+    found = model.output(torch.randn(1, 3, 32, 32))
+    assert found.image.r.shape[2] == 16 + 3
+    local = found.image.r[:, :, :16].mean(1) @ found.text.h.mean(0).T
+    expected = scores(model, found)["mcm"] + local.softmax(-1).amax((1, 2))
+    torch.testing.assert_close(scores(model, found)["gl_mcm"], expected)
+
+
+def test_other_data_change_nothing_of_a_run(tmp_path):
+    """Neither its random numbers nor its answers; only the last evaluation has others after it."""
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    extra = ["TEST.FINAL_MODEL", "best_val", "DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"]
+    extra += ["DATALOADER.TRAIN_X.N_INS", "2"]
+    assert run(tmp_path, "PLOT", plain, 2, extra=extra) == 0
+    assert run(tmp_path, "PLOT", other, 2, extra=extra + OOD) == 0
+    before, after = (read_predictions(folder) for folder in (plain, other))
+    assert all((before[name] == after[name]).all() for name in before)
+    assert "ood" not in record(plain) and record(plain)["accuracy"] == record(other)["accuracy"]
+    (found,) = record(other)["ood"].values()
+    assert found.keys() == {"auroc_mcm", "fpr95_mcm", "auroc_gl_mcm", "fpr95_gl_mcm", "images"}
+    assert found["images"] == 12 and record(other)["config"]["TEST"]["OOD"] == ["TinyOthers"]
+    log = (other / "log.txt").read_text()
+    assert log.count("Evaluate on TinyOthers") == log.count("Out of distribution: TinyOthers") == 1
+    assert f"MCM: AUROC {found['auroc_mcm']:.2f}%" in log
+
+
+def test_every_image_is_encoded_once_and_scored_as_the_plain_model_does(tmp_path, monkeypatch):
+    seen, trainers = [], []
+    inference, evaluate = PromptTrainer.model_inference, Detection.evaluate_others
+
+    def noted(self, images):
+        logits = inference(self, images)
+        seen.append((images, logits))
+        return logits
+
+    monkeypatch.setattr(PromptTrainer, "model_inference", noted)
+    monkeypatch.setattr(
+        Detection, "evaluate_others", lambda *both: (trainers.append(both[1]), evaluate(*both))
+    )
+    out = tmp_path / "out"
+    assert run(tmp_path, "ZeroshotCLIP", out, extra=[*OOD, "DATALOADER.TEST.BATCH_SIZE", "5"]) == 0
+    assert [len(images) for images, _ in seen] == [5, 5, 5, 1, 5, 5, 2]
+    (trainer,) = trainers
+    scale = load_clip(trainer.cfg.MODEL.BACKBONE.NAME).logit_scale.exp()
+    expected = torch.cat([(logits / scale).softmax(1).amax(1) for _, logits in seen])
+    columns = trainer.detection.columns
+    found = torch.cat([columns[name]["mcm"] for name in ("TinyColours", "TinyOthers")])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    (numbers,) = record(out)["ood"].values()
+    assert numbers.keys() == {"auroc_mcm", "fpr95_mcm", "images"}  # no patches
+    truth = [1] * 16 + [0] * 12
+    assert numbers["auroc_mcm"] == pytest.approx(100 * roc_auc_score(truth, found), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ("['TinyColours']", "TEST.OOD names TinyColours, which is the run's own data set"),
+        ("['TinyOther']", "There is no data set 'TinyOther': did you mean 'TinyOthers'?"),
+        ("[3]", "There is no data set '3'"),
+        ("TinyOthers", "'TEST.OOD' to 'TinyOthers', but it must be of type list"),
+        ("['TinyUntested']", "TinyUntested has no images to test on"),
+    ],
+)
+def test_data_sets_that_cannot_be_evaluated(tmp_path, capsys, names, sentence):
+    assert run(tmp_path, "CoOp", extra=["TEST.OOD", names]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told and told.count("\n") == 1
+    assert not list(tmp_path.rglob("model.pth*")), "it has trained"
+
+
+def test_shared_classes_are_named_however_they_are_written(tmp_path, capsys, monkeypatch):
+    names = ["Annual_Crop", "tower", " sea", "Road", "forest"]
+    monkeypatch.setattr(tiny, "OTHERS", dict.fromkeys(names, (9, 99, 199)))
+    assert run(tmp_path, "CoOp", extra=OOD) == 2
+    assert capsys.readouterr().err == (
+        "error: TEST.OOD names TinyOthers, which shares 4 of its classes with this run "
+        "('Annual_Crop', ' sea', 'Road', ...): name data sets of other classes\n"
+    )
+
+
+def test_one_image_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "OTHERS", {"tower": (200, 40, 40)})
+    monkeypatch.setattr(TinyOthers, "splits", {"train": 1, "val": 0, "test": 1})
+    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out", extra=OOD) == 0
+    found = record(tmp_path / "out")["ood"]["TinyOthers"]
+    assert found["images"] == 1 and found["fpr95_mcm"] in (0, 100)

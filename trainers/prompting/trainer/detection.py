@@ -1,0 +1,143 @@
+"""Out-of-distribution detection: scores of the run's own images, and of those of other data sets.
+
+MCM (Ming et al. 2022, arXiv:2211.13445) is the greatest value of the softmax over the classes of
+the cosines, at temperature 1. GL-MCM (Miyai et al. 2023, arXiv:2304.04521) adds to it the greatest
+value over patches and classes of the same softmax of each patch. An image of the run's classes
+should score higher than one of others.
+"""
+
+from collections import defaultdict
+
+import torch
+from dassl.data import DataManager
+from yacs.config import CfgNode
+
+from ..errors import UserError
+from ..model.parts import Output
+from ..model.prompted_clip import PromptedCLIP
+from ..running import ranks
+from ..spec import clean
+from .checks import check_same_images
+
+Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
+
+
+def mcm(cosines: torch.Tensor) -> torch.Tensor:
+    """The greatest value of the softmax over classes, (..., K) -> (...)."""
+    return cosines.softmax(-1).amax(-1)
+
+
+def scores(model: PromptedCLIP, output: Output) -> Columns:
+    """The scores (B,) of what a model gave for B images.
+
+    The similarities of the method, its logits without their scale, are the cosines of MCM. A
+    patch and a class have the mean of their cosines over visual and textual prompts, which is the
+    product of mean features; the states of visual prompts are no patches.
+    """
+    found = {"mcm": mcm(output.logits / model.logit_scale.float())}
+    if (r := output.image.r) is not None:
+        spec, h = model.spec, output.text.h.float()
+        P = r.shape[2] - (spec.vision_length if spec.M else 0)
+        h = h if spec.image_conditional else h.mean(0, keepdim=True)
+        local = r[:, :, :P].float().mean(1) @ h.transpose(1, 2)  # (B, P, K)
+        found["gl_mcm"] = found["mcm"] + mcm(local).amax(1)
+    return found
+
+
+class Detection:
+    """Evaluates the data sets in TEST.OOD after the run's own images.
+
+    Their test images are compared with the classes of the run, and all of them are taken, whatever
+    DATASET.SUBSAMPLE_CLASSES says.
+
+    Args:
+        cfg: of the run.
+        dataset: its own data set.
+        device: of the run.
+
+    Attributes:
+        columns: scores by data set, of the last evaluation; the run's own stand under its name.
+
+    Raises:
+        UserError: a data set is the run's own, or shares classes with it; or is not there.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset, device: torch.device):
+        """Find the images of the data sets; none is read yet."""
+        self.own = cfg.DATASET.NAME
+        self.columns: dict[str, Columns] = {}
+        self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
+        self._loaders = {}
+        for name in cfg.TEST.OOD:
+            found = other_data(cfg, name, dataset.classnames)
+            loader = found.test_loader
+            if ranks.count() > 1:
+                check_same_images(found.dataset, cfg.DATASET.ROOT)
+                loader = ranks.ShareLoader(loader, device)
+            self._loaders[name] = loader
+
+    def begin(self, split: str | None) -> None:
+        """Score the images to come, unless they are validation images between two epochs."""
+        self.columns = {}
+        self._batches = defaultdict(list) if self._loaders and split is None else None
+
+    def see(self, model: PromptedCLIP, output: Output) -> None:
+        """Score a batch, if it is to be."""
+        if self._batches is not None:
+            for name, values in scores(model, output).items():
+                self._batches[name].append(values)
+
+    @torch.no_grad()
+    def evaluate_others(self, trainer) -> None:
+        """Keep the scores of the run's own images, then evaluate the other data sets.
+
+        Args:
+            trainer: a `PromptTrainer`, whose `model_inference` calls `see`.
+
+        Raises:
+            UserError: an image has logits that mean nothing.
+        """
+        if self._batches is None:
+            return
+        self._keep(self.own)
+        for name, loader in self._loaders.items():
+            print(f"Evaluate on {name}, whose classes are not those of the run")
+            self._batches = defaultdict(list)
+            for batch in loader:
+                trainer.model_inference(trainer.parse_batch_test(batch)[0])
+            trainer.watch.check_logits()
+            self._keep(name)
+
+    def _keep(self, name: str) -> None:
+        assert self._batches is not None
+        self.columns[name] = {key: torch.cat(x).cpu() for key, x in self._batches.items()}
+        self._batches = None
+
+
+def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
+    """A data set that shares no class with the run.
+
+    Args:
+        cfg: of the run; its images are read in the same way.
+        name: of the data set.
+        classnames: of the run.
+
+    Raises:
+        UserError: it is the run's own, or shares classes with it.
+    """
+    if name == cfg.DATASET.NAME:
+        raise UserError(f"TEST.OOD names {name}, which is the run's own data set: name others")
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASET.update(NAME=name, NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
+    cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # has no wishes; nothing is trained on
+    cfg.VERBOSE = False
+    found = DataManager(cfg)
+    own = {clean(name).lower() for name in classnames}
+    if shared := [f"'{c}'" for c in found.dataset.classnames if clean(c).lower() in own]:
+        some = ", ".join(shared[:3]) + ", ..." * (len(shared) > 3)
+        raise UserError(
+            f"TEST.OOD names {name}, which shares {len(shared)} of its classes with this run "
+            f"({some}): name data sets of other classes"
+        )
+    return found
