@@ -182,6 +182,30 @@ def both_halves(rows: pd.DataFrame) -> list[Both]:
     ]
 
 
+def averaged(both: list[Both]) -> list[list[Both]]:
+    """Those whose numbers can be averaged, wherever there are several data sets."""
+    groups: dict[int, list[Both]] = {}
+    for one in both:
+        groups.setdefault(one.first.group, []).append(one)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def averages(group: list[Both]) -> dict[str, dict[str, tuple[float, int]]]:
+    """The means over data sets of each method by the keys of JOINT, and over how many each is.
+
+    Those of which a method has H count; H is that of the averages.
+    """
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for method in dict.fromkeys(name for both in group for name in both.lines):
+        whole = [of for both in group if (of := both.numbers.get(method)) and of["h"]]
+        means = {key: [mean(of[key]) for of in whole if of[key]] for key in JOINT}
+        found[method] = {key: (mean(of), len(of)) for key, of in means.items() if of}
+        if whole:
+            (base, count), (new, _) = found[method]["base"], found[method]["new"]
+            found[method]["h"] = float(harmonic(base, new)), count
+    return found
+
+
 def _numbers(row: Any) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
     """The numbers of a line, of each seed; and what is missing, with the seeds."""
     base, new = row.runs["base"], row.runs["new"]

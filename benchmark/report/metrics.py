@@ -8,24 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..protocols.base import Protocol, shots_text
-from .joint import JOINT, RELATIVE, RELATIVE_TO, Both, both_halves
+from .both import both_records, both_tables
+from .joint import both_halves
 from .names import dataset_title
 from .results import METRICS, Metric, Outcome
-from .tables import (
-    EACH_H,
-    ONE_SEED,
-    Cell,
-    Table,
-    first_head,
-    more,
-    seeds_text,
-    spread_note,
-    table_name,
-)
+from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,11 +35,6 @@ NO_OOD = "results without other data sets, repeat with --ood"
 OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
     "before them, by MCM or GL-MCM."
-)
-JOINT_NOTE = (
-    "Joint, ECE (expected calibration error, in 15 bins) and ECE scaled (after division of the "
-    "logits by a temperature) are over all classes; OpenworldAUC and AUROC over pairs of a base "
-    "and a new image. All in %."
 )
 
 
@@ -169,11 +155,8 @@ class Metrics(_OfTests):
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Those of each protocol."""
+        first = both_tables(self.both)
         found = super().tables()
-        first: dict[Protocol, list[Table]] = {}
-        for both in self.both:
-            tables = [_joint(both), *([_costs(both)] if both.first.protocol.costs else [])]
-            first.setdefault(both.first.protocol, []).extend(tables)
         return {protocol: first.get(protocol, []) + tables for protocol, tables in found.items()}
 
     def _tables(self, test: Test) -> list[Table]:
@@ -196,9 +179,8 @@ class Metrics(_OfTests):
         return found
 
     def records(self) -> list[dict]:
-        """Each line of the tables; those of one method on one data set are one."""
-        of_both = [both.record(method) for both in self.both for method in both.lines]
-        return of_both + [
+        """Each line of the tables of data sets."""
+        return both_records(self.both) + [
             test.record(method)
             | {key: _mean(test.values(method, key)) for key in METRICS}
             | {
@@ -228,50 +210,12 @@ def _of_test(
     lines = [
         [
             Cell(method),
-            *(_cell(test.values(method, *keys), metric) for keys, metric in columns.values()),
+            *(metric_cell(test.values(method, *keys), metric) for keys, metric in columns.values()),
         ]
         for method in test.runs
     ]
     head = [first_head(test.first.protocol), *columns]
     return Table(f"{test.where}: {what}", head, lines, [spread_note(test.seeds), note], problems)
-
-
-def _joint(both: Both) -> Table:
-    """The numbers of both halves together."""
-    head = [first_head(both.first.protocol), *(metric.head for metric in JOINT.values())]
-    lines = [
-        [Cell(method), *(_cell(numbers[key], metric) for key, metric in JOINT.items())]
-        for method, numbers in both.numbers.items()
-    ]
-    caption = [spread_note(both.seeds), EACH_H, JOINT_NOTE]
-    title = _title(both, "base and new classes together")
-    return Table(title, head, lines, caption, both.problems)
-
-
-def _costs(both: Both) -> Table:
-    """What training takes, with H."""
-    head = [first_head(both.first.protocol), "H", *more(both.first)]
-    head += [f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values()]
-    lines = [
-        [
-            Cell(method),
-            _cell(both.numbers[method]["h"], JOINT["h"]),
-            *(Cell(text) for text in more(row).values()),
-            *(
-                Cell("-" if value is None else f"{value:.2f}")
-                for value in both.relative[method].values()
-            ),
-        ]
-        for method, row in both.lines.items()
-    ]
-    caption = [spread_note(both.seeds), EACH_H, "Training is the mean over the seeds."]
-    return Table(_title(both, "accuracy and cost"), head, lines, caption)
-
-
-def _title(both: Both, what: str) -> str:
-    first = both.first
-    details = [f"{table_name(first)}: {what}", shots_text(first.shots), seeds_text(first.seeds)]
-    return ", ".join(details)
 
 
 class Classes(_OfTests):
@@ -318,12 +262,3 @@ def _at(outcome: Outcome, *keys: str) -> Any:
 
 def _mean(values: list[float]) -> float | None:
     return mean(values) if values else None
-
-
-def _cell(values: list[float], metric: Metric) -> Cell:
-    """`mean ± standard deviation`; the best of a column has the greatest `value`."""
-    if not values:
-        return Cell("-")
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    better = mean(values) if metric.more_is_better else -mean(values)
-    return Cell(f"{mean(values):.2f}{spread}", better)

@@ -82,6 +82,27 @@ def test_base_to_new_has_a_table_over_both_halves(tested):
     assert found["ALIGN"] == [f"{text} ± 0.00" for text in BY_HAND[:-1]] + ["-"]
 
 
+def test_averages_are_over_the_data_sets_of_a_method(tested):
+    other = BASE | {"prediction": [0, 1, 0], "joint_prediction": [0, 1, 0]}
+    outcomes = tested("ALIGN", 1) + tested("ALIGN", 1, base=other, dataset="emoji_animals")
+    outcomes += tested("CoOp", 1)
+    plain = without_union(BASE), without_union(NEW)
+    outcomes += tested("VPT", 1) + tested("VPT", 1, *plain, dataset="emoji_animals")
+    view = Metrics(rows(outcomes))
+    _, _, _, _, table, *_ = view.tables().popitem()[1]
+    assert table.title == (
+        "Base-to-new, average over 2 embedded data sets: base and new classes together, 16 shots"
+    )
+    found = lines(table)
+    base, new = (200 / 3 + 100) / 2, 200 / 3
+    h = 2 * base * new / (base + new)
+    assert found["ALIGN"][:4] == [f"{base:.2f}", f"{new:.2f}", f"{h:.2f}", "50.00"]
+    assert found["CoOp"][3] == "33.33 (1 of 2)"
+    assert found["VPT"][2:4] == ["66.67", "33.33 (1 of 2)"]
+    (record,) = [r for r in view.records() if (r["dataset"], r["method"]) == ("average", "ALIGN")]
+    assert (record["h"], record["datasets"], record["of"]) == (pytest.approx(h), 2, 2)
+
+
 def test_what_lacks_the_columns_is_named(tested):
     plain = without_union(BASE), without_union(NEW)
     outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
