@@ -14,7 +14,7 @@ from trainers.prompting.errors import UserError
 from .names import motif
 from .results import Outcome
 
-Run = TypeVar("Run")
+Tested = TypeVar("Tested")
 Found = TypeVar("Found")
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
@@ -37,7 +37,7 @@ class Answers(NamedTuple):
 
 
 def each_seed(
-    outcomes: Mapping[int, Run], read: Callable[[Run], Found]
+    outcomes: Mapping[int, Tested], read: Callable[[Tested], Found]
 ) -> tuple[dict[int, Found], dict[str, list[int]]]:
     """Read something of each run, or of runs that go together.
 

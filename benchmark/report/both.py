@@ -84,7 +84,7 @@ def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell
 
 
 def _costs(both: Both) -> Table:
-    """What training takes, with H."""
+    """H, and the costs of training."""
     head = [first_head(both.first.protocol), "H", *more(both.first)]
     head += [f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values()]
     lines = [

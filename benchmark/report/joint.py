@@ -66,7 +66,7 @@ def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
 
 
 def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """How far OpenworldAUC moves with each image; the means of both are half of it each."""
+    """The move of OpenworldAUC with each image; the mean of either half is half of it."""
     means = []
     # of a new image the lower score is the better one
     for side, other, sign in ((base, new, 1), (new, base, -1)):
@@ -126,7 +126,7 @@ class Both:
 
     @property
     def problems(self) -> list[str]:
-        """What is missing, with all methods that lack it."""
+        """Sentences on what is missing, each with all methods that lack it."""
         methods: dict[str, list[str]] = {}
         for method, missing in self.missing.items():
             for why, seeds in missing.items():
@@ -193,7 +193,7 @@ def averaged(both: list[Both]) -> list[list[Both]]:
 def averages(group: list[Both]) -> dict[str, dict[str, tuple[float, int]]]:
     """The means over data sets of each method by the keys of JOINT, and over how many each is.
 
-    Those of which a method has H count; H is that of the averages.
+    Data sets without H of a method do not count for it. H is that of the averages.
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
     for method in dict.fromkeys(name for both in group for name in both.lines):

@@ -161,9 +161,9 @@ def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
                 time = times[row.line_name]["train_seconds"]
                 costs[place, row.method].append((row.num_params, time))
     averages = h[h["average"] & h["complete"].astype(bool)]
-    alone = h[~h["average"] & ~h["group"].isin(averages["group"])]
+    single = h[~h["average"] & ~h["group"].isin(averages["group"])]
     panels = {}
-    for _, members in pd.concat([averages, alone]).groupby("table", sort=False):
+    for _, members in pd.concat([averages, single]).groupby("table", sort=False):
         first = next(members.itertuples())
         title = dataset_title(first.dataset)
         if first.average:  # in two lines, for it stands twice side by side

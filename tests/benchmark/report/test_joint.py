@@ -106,7 +106,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
 def test_what_lacks_the_columns_is_named(tested):
     plain = without_union(BASE), without_union(NEW)
     outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
-    outcomes += tested("MaPLe", 1, *plain, joint_note="MaPLe is made for its classes alone")
+    outcomes += tested("MaPLe", 1, *plain, joint_note="MaPLe is made for its own classes")
     outcomes += tested("UPT", 1)[:1]  # its test on new classes is missing
     shuffled = NEW | {"joint_label": [2, 2, 3]}
     outcomes += tested("TCP", 1, new=shuffled)
@@ -119,7 +119,7 @@ def test_what_lacks_the_columns_is_named(tested):
     assert sorted(table.problems) == [
         "CoOp, VPT: results without columns over base and new classes together, repeat the run "
         "[seed 1]",
-        "MaPLe: MaPLe is made for its classes alone [seed 1]",
+        "MaPLe: MaPLe is made for its own classes [seed 1]",
         "PLOT, TCP: predictions that do not number base classes before new ones, repeat the run "
         "[seed 1]",
         "UPT: no finished run on new classes [seed 1]",
