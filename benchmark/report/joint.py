@@ -36,7 +36,7 @@ JOINT = {
     "calibration_error_scaled": Metric("ECE scaled", more_is_better=False),
 }
 RELATIVE_TO = "CoOp"  # the costs of others
-RELATIVE = {"train_seconds": "Training", "peak_memory_mib": "Memory"}
+RELATIVE = {"train_seconds": "Training", "step_seconds": "Step", "peak_memory_mib": "Memory"}
 
 
 class Measure(NamedTuple):

@@ -133,8 +133,8 @@ KINDS = {
     "a number, 0 or more": (
         _number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         "num_params", "num_classes", "train_seconds", "test_seconds", "peak_memory_mib",
-         "temperature"],
+         "num_params", "num_classes", "train_seconds", "train_steps", "test_seconds",
+         "peak_memory_mib", "temperature"],
     ),
     "a text": (
         lambda value: isinstance(value, str),

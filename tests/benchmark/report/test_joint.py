@@ -262,20 +262,22 @@ def test_a_metric_that_there_is_none_of(tmp_path, capsys):
 
 
 def test_costs_are_multiples_of_those_of_coop(tested):
-    taken = {"num_params": 512, "train_seconds": 20.0, "peak_memory_mib": 500.0}
+    taken = {"num_params": 512, "train_seconds": 20.0, "train_steps": 10, "peak_memory_mib": 500.0}
     outcomes = tested("CoOp", 1, **taken)
-    outcomes += tested("ALIGN", 1, **taken | {"num_params": 5120, "train_seconds": 50.0})
-    outcomes += tested("ZeroshotCLIP", 1, **taken | {"train_seconds": 0.0})
+    more = {"num_params": 5120, "train_seconds": 50.0, "train_steps": 20}
+    outcomes += tested("ALIGN", 1, **taken | more)
+    outcomes += tested("ZeroshotCLIP", 1, **taken | {"train_seconds": 0.0, "train_steps": 0})
     view = Metrics(rows(outcomes))
     _, table, *_ = view.tables().popitem()[1]
     assert table.title.endswith("accuracy and cost, 16 shots, seed 1")
-    assert table.head[-2:] == ["Training, x CoOp", "Memory, x CoOp"]
-    assert lines(table)["ALIGN"] == ["66.67", "5,120", "50 s", "500 MiB", "2.50", "1.00"]
+    assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Memory, x CoOp"]
+    assert lines(table)["ALIGN"] == ["66.67", "5,120", "50 s", "500 MiB", "2.50", "1.25", "1.00"]
+    assert lines(table)["ZeroshotCLIP"][-2] == "-"
     (record,) = [r for r in view.records() if r["method"] == "ALIGN" and "train_seconds" in r]
     assert (record["train_seconds_x_coop"], record["peak_memory_mib_x_coop"]) == (2.5, 1)
     without = [each for each in outcomes if each.run.trainer != "CoOp"]
     _, table, *_ = Metrics(rows(without)).tables().popitem()[1]
-    assert lines(table)["ALIGN"][-2:] == ["-", "-"]
+    assert lines(table)["ALIGN"][-3:] == ["-", "-", "-"]
 
 
 def test_accuracy_is_drawn_against_cost():
