@@ -253,7 +253,7 @@ def _accuracies(test: Test, method: str) -> dict[str, float]:
 
 
 def _at(outcome: Outcome, *keys: str) -> Any:
-    """What keys lead to in the results of a run; None where it is not there."""
+    """The value under nested keys in the results of a run; None where there is none."""
     found: Any = outcome.result
     for key in keys:
         found = (found or {}).get(key)
