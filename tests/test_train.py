@@ -32,6 +32,7 @@ def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
     assert (record["seed"], record["shots"], record["split"]) == (1, 4, "test")
     assert (record["num_classes"], record["num_test"]) == (4, 16)
     assert 0 <= record["accuracy"] <= 100 and record["train_seconds"] > 0
+    assert record["train_steps"] == 8  # 16 images of training, 4 in a batch, 2 epochs
     assert record["config"]["TRAINER"]["ALIGN"]["M"] == 2
     assert record["versions"]["torch"] == torch.__version__
     assert record["peak_memory_mib"] > 100
@@ -81,7 +82,7 @@ def test_evaluation_of_a_trained_model(tmp_path):
     flags = ("--eval-only", "--model-dir", str(out))
     assert run(tmp_path, "CoOp", evaluated, 2, *flags) == 0
     assert results(evaluated)["accuracy"] == results(out)["accuracy"]
-    assert results(evaluated)["train_seconds"] == 0
+    assert results(evaluated)["train_seconds"] == results(evaluated)["train_steps"] == 0
 
 
 def test_training_learns_and_only_prompts_move(tmp_path):

@@ -165,7 +165,7 @@ def tokens_of(problem, model, n: int):
 
 
 def said_of(problems) -> str:
-    """The distance of each level's plans from uniform, in words."""
+    """Describe how far the plans of each level are from uniform."""
     from trainers.prompting.diagnostics import departure
 
     words = []

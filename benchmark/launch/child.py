@@ -63,7 +63,7 @@ class Child:
         """Whether it has ended; if so, nothing of it is left running."""
         ended = self._process.poll() is not None
         if ended:
-            self._signal(signal.SIGKILL)  # a stray worker would go on writing
+            self._signal(signal.SIGKILL)  # a stray worker would keep writing
         self._read()
         return ended
 
@@ -128,7 +128,7 @@ class Child:
 
 
 class _Pipe:
-    """The lines that come out of a pipe."""
+    """The output end of a pipe, read in lines."""
 
     def __init__(self, end: int):
         self._end = end

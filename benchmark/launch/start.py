@@ -21,9 +21,9 @@ Started = tuple[int, Callable[[], int | None]]  # the `pid` and `poll` of a proc
 
 @dataclass
 class Process:
-    """A process that leads a group of its own.
+    """A process in a new process group.
 
-    Ctrl-C then reaches the launcher only, and a signal to the group its data loaders, too.
+    Ctrl-C reaches only the launcher; a signal to the group also reaches its data loaders.
     """
 
     pid: int
@@ -64,8 +64,8 @@ class Starter:
         Raises:
             OSError: the system refuses.
         """
-        # A fork has no threads, and waits for ever for those of OpenMP once it has had any. (Those
-        # of OpenBLAS end before a fork by themselves.)
+        # A fork loses all threads, and hangs if OpenMP had started any. OpenBLAS ends its own
+        # before a fork.
         launch = _fork if 0 < _threads() <= self._threads else _program
         out, out_end = os.pipe()
         errors, errors_end = os.pipe()

@@ -62,7 +62,8 @@ class Plot(NamedTuple):
     """A picture of a protocol's rows.
 
     `kind` is `curves` (y against x, one panel a data set), `plane` (the same without lines between
-    points) or `targets` (the accuracy on each data set, one panel a source).
+    points), `targets` (the accuracy on each data set, one panel a source) or `cost` (H against what
+    training takes).
     """
 
     name: str  # of the files
@@ -134,6 +135,7 @@ class Protocol(ABC):
     table_title: str  # of one table; the braces name fields of a row
     variant_notes: dict[str, str] = {}  # what to know about what an ablation varies
     plot: Plot | None = None
+    cost_plot: Plot | None = None
 
     @abstractmethod
     def plan(

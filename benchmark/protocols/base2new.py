@@ -31,6 +31,16 @@ class Base2New(Protocol):
         sentence="Accuracy on new against that on base classes, over lines of equal harmonic mean",
         kind="plane",
     )
+    cost_plot = Plot(
+        name="base2new_cost",
+        x="",
+        y="h",
+        x_label="",
+        y_label="H (%)",
+        sentence="Harmonic mean of base and new accuracy against the number of trained parameters "
+        "and against training time; a dotted line is of a method that learns nothing",
+        kind="cost",
+    )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
         """The runs: a training on base classes and a test on new ones for each method."""

@@ -14,23 +14,36 @@ from trainers.prompting.errors import UserError
 from .names import motif
 from .results import Outcome
 
+Tested = TypeVar("Tested")
 Found = TypeVar("Found")
 
 MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
 OTHERS = "predictions that are not those of its results.json, repeat the run"
+NO_JOINT = "results without columns over base and new classes together, repeat the run"
+OTHER_ORDER = "predictions that do not number base classes before new ones, repeat the run"
 
 
 class Answers(NamedTuple):
-    """What one run answered to the images that `images` stands for; `hits` (n,), whether right."""
+    """The answers of one run to the n images that `images` stands for.
+
+    `hits` (n,), whether right. Of `joint_answers` also, over base and new classes together,
+    `joint_hits` (n,), and `base_score` (n,), the greatest probability of a base class.
+    """
 
     images: str
     hits: np.ndarray
+    joint_hits: np.ndarray | None = None
+    base_score: np.ndarray | None = None
 
 
 def each_seed(
-    outcomes: Mapping[int, Outcome], read: Callable[[Outcome], Found]
+    outcomes: Mapping[int, Tested], read: Callable[[Tested], Found]
 ) -> tuple[dict[int, Found], dict[str, list[int]]]:
-    """Read something of each run: what is found, by seed; and the problems, with their seeds."""
+    """Read something of each run, or of runs that go together.
+
+    Returns:
+        What is found, by seed; and the problems, with their seeds.
+    """
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
         try:
@@ -65,14 +78,45 @@ def answers(outcome: Outcome) -> Answers:
     Raises:
         UserError: as `arrays_of`.
     """
-    image, label, prediction = _in_order(outcome)
-    images = hashlib.sha256(image.tobytes() + label.tobytes())
-    return Answers(images.hexdigest(), prediction == label)
+    return _answers(_in_order(arrays_of(outcome)))
+
+
+@functools.lru_cache(maxsize=4096)
+def joint_answers(outcome: Outcome) -> Answers:
+    """The answers of a run, also over base and new classes together.
+
+    Raises:
+        UserError: as `joint_arrays`.
+    """
+    arrays = _in_order(joint_arrays(outcome))
+    joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
+    of_half = _answers(arrays)
+    return of_half._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
+
+
+def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
+    """The predictions of a run on base or new classes that has the columns over both together.
+
+    Raises:
+        UserError: as `arrays_of`; it has none, or its classes are in another order.
+    """
+    arrays = arrays_of(outcome)
+    if "joint_label" not in arrays:
+        raise UserError((outcome.result or {}).get("joint_note") or NO_JOINT)
+    shift = np.unique(arrays["joint_label"] - arrays["label"])
+    if len(shift) > 1 or (shift[0] == 0) != (outcome.run.subsample == "base"):
+        raise UserError(OTHER_ORDER)
+    return arrays
+
+
+def _answers(arrays: dict[str, np.ndarray]) -> Answers:
+    images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes())
+    return Answers(images.hexdigest(), arrays["prediction"] == arrays["label"])
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
     """The motif of each test image of a run, in the order of its answers."""
-    image, _, _ = _in_order(outcome)
+    image = _in_order(arrays_of(outcome))["image"]
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 
 
@@ -81,7 +125,7 @@ def classes(outcome: Outcome, column: str) -> list[str]:
 
     By its name, which data sets may share; by number where several classes have one name.
     """
-    _, label, _ = _in_order(outcome)
+    label = _in_order(arrays_of(outcome))["label"]
     result = outcome.result or {}
     names = list(result.get("per_class_accuracy") or {})
     if len(names) != result.get("num_classes"):
@@ -89,8 +133,7 @@ def classes(outcome: Outcome, column: str) -> list[str]:
     return [names[number] for number in label]
 
 
-def _in_order(outcome: Outcome) -> tuple[np.ndarray, ...]:
-    """The file, label and prediction of each image, in an order that all runs share."""
-    arrays = arrays_of(outcome)
+def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of the images in an order that all runs share."""
     order = np.lexsort((arrays["label"], arrays["image"]))
-    return tuple(arrays[name][order] for name in ("image", "label", "prediction"))
+    return {name: array[order] for name, array in arrays.items()}

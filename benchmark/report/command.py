@@ -16,6 +16,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from . import logs
 from .compare import RESAMPLE, Comparisons
+from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .packs import Pack
 from .render import FORMATS, as_csv, in_style, render
@@ -93,8 +94,8 @@ def build_parser() -> Parser:
     )  # fmt: skip
     instead.add_argument(
         "--metrics", action="store_true",
-        help="in place of the tables, also top-5, calibration error and likelihood; "
-        "the plots are reliability diagrams",
+        help="in place of the tables, also top-5, calibration error and likelihood, what is over "
+        "base and new classes together, and costs; the plots are reliability diagrams",
     )  # fmt: skip
     instead.add_argument(
         "--classes", action="store_true",
@@ -104,6 +105,11 @@ def build_parser() -> Parser:
         "--resample", choices=RESAMPLE, default="images",
         help="what --compare resamples besides seeds: test images (of the embedded data sets "
         "motifs, in all of them at once) or whole classes (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--metric", choices=MEASURES, default="accuracy",
+        help="what --compare compares; all but accuracy are over base and new classes together "
+        "(default: %(default)s)",
     )  # fmt: skip
     add(
         "--published", choices=PUBLISHED, default="on",
@@ -122,6 +128,8 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """`python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
+    if args.metric != "accuracy" and not args.compare:
+        raise UserError(f"--metric {args.metric} goes with --compare METHOD, which names a method")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     outcomes = found_in(list(dict.fromkeys(args.outputs)), protocols)
     read, unknown = logs.read(args.logs)
@@ -145,7 +153,7 @@ def main(argv: list[str]) -> None:
         )
     view: View | None = None
     if args.compare:
-        view = Comparisons(listed, args.compare, args.resample)
+        view = Comparisons(listed, args.compare, args.resample, args.metric)
     elif args.metrics or args.classes:
         view = Metrics(listed) if args.metrics else Classes(listed)
     if args.plots:

@@ -10,7 +10,8 @@ import numpy as np
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
-from .answers import answers, classes, each_seed, motifs
+from .answers import classes, each_seed, motifs
+from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .results import Outcome
@@ -42,18 +43,34 @@ class Comparisons:
         rows: of any protocols.
         method: the name of a line in their tables.
         resample: a key of RESAMPLE.
+        metric: a key of MEASURES.
 
     Raises:
-        UserError: no line has this name, or there is no other method beside it.
+        UserError: no line has this name, or there is no other method beside it; no runs have the
+            metric.
     """
 
-    def __init__(self, rows: pd.DataFrame, method: str, resample: str = "images"):
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        method: str,
+        resample: str = "images",
+        metric: str = "accuracy",
+    ):
         """Compare; what cannot be compared is noted."""
         import pandas as pd  # slow to load
 
         self.method, self.resample = method, resample
+        self.metric, self._measure = metric, MEASURES[metric]
         measured = rows[~rows["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["line_name"])))
+        if self._measure.head:
+            measured = measured[measured["column"] == "h"]
+            if measured.empty:
+                raise UserError(
+                    f"--metric {metric}: it is over base and new classes together, and there are "
+                    "no such runs: run one first, for example `python -m benchmark base2new`"
+                )
         single = _pairs(measured, method)
         if not single:
             raise UserError(f"--compare: there is no other method beside {method}")
@@ -84,8 +101,9 @@ class Comparisons:
             if block is not None:
                 blocks.append(block)
                 all_seeds.update(seeds)
-        found = difference(blocks, of is not None) if blocks else None
-        place = place_name(ours)
+        over_both = bool(self._measure.head)
+        found = difference(blocks, of is not None, over_both) if blocks else None
+        place = self._measure.head or place_name(ours)
         if ours.protocol.across == "shots":
             place = shots_text(shots)
         elif ours.protocol.across == "dataset" and of is not None:
@@ -99,7 +117,7 @@ class Comparisons:
             "datasets": len(blocks),  # how many it is over, and of how many
             "of": of or 1,
             "shots": shots,
-            "column": ours.column,
+            "column": self.metric if over_both else ours.column,
             "method": self.method,
             "other": theirs.line_name,
             "difference": found and found.value,
@@ -122,7 +140,7 @@ class Comparisons:
         found, problems = [], []
         for column in ours.runs:
             for row in (ours, theirs):
-                answered, missing = each_seed(row.runs[column], answers)
+                answered, missing = each_seed(row.runs[column], self._measure.read)
                 where = f"{row.line_name}, {_where(row, [column])}"
                 problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
                 if not row.runs[column]:
@@ -138,7 +156,7 @@ class Comparisons:
             return None, [], problems
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
-        block = []
+        units, read = [], []  # of each column; what was read is of each method and seed
         for column, both in zip(ours.runs, zip(found[::2], found[1::2], strict=True), strict=True):
             # one run of an untrained method stands for all seeds
             runs = [
@@ -150,9 +168,19 @@ class Comparisons:
                 return None, [], [*problems, f"{where}: {what}"]
             (_, answered), _ = both
             outcome = ours.runs[column][next(iter(answered))]
-            units = self._numbers(outcome, column, runs[0][0].images)
-            hits = [np.stack([run.hits for run in of_method]) for of_method in runs]
-            block.append(Pair(units, np.array(seeds), *hits))
+            units.append(self._numbers(outcome, column, runs[0][0].images))
+            read.append(runs)
+        parts = [
+            zip(
+                *(self._measure.parts(*sides) for sides in zip(*of_method, strict=True)),
+                strict=True,
+            )
+            for of_method in zip(*read, strict=True)
+        ]
+        block = [
+            Pair(of_column, np.array(seeds), np.stack(mine), np.stack(other))
+            for of_column, mine, other in zip(units, *parts, strict=True)
+        ]
         return block, seeds, problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
@@ -180,7 +208,9 @@ class Comparisons:
             lines.append([Cell(theirs), *(cells.get(place, Cell("-")) for place in places)])
         caption = [DIFFERENCE, *self._resampled(members)]
         average = members.iloc[0]["average"]
-        if "h" in protocol.columns:
+        if self._measure.note:
+            caption += [self._measure.note, *([AVERAGE] if average else [])]
+        elif "h" in protocol.columns:
             caption.append(AVERAGE_H if average else EACH_H)
         elif average:
             caption.append(AVERAGE)
@@ -211,7 +241,8 @@ class Comparisons:
             what = f"{protocol.title}, average over {first['of']} {kind} data sets"
             what = what.replace("  ", " ")
         splits = " and ".join(sorted(set().union(*(row.splits for row in members["ours"]))))
-        details = [f"{what}: {self.method} minus each other on {splits} images"]
+        of = f"{self._measure.head}, " if self._measure.head else ""
+        details = [f"{what}: {of}{self.method} minus each other on {splits} images"]
         if protocol.across != "shots" and first["shots"]:
             details.append(shots_text(first["shots"]))
         if seeds := sorted(set().union(*members["seeds"])):

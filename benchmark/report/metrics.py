@@ -1,22 +1,41 @@
-"""Metrics besides the accuracy, and the accuracy of each class, as the runs' results have them."""
+"""Metrics besides the accuracy, and the accuracy of each class.
+
+Those of single tests are as the runs' results have them; those of base and new classes together are
+computed from predictions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..protocols.base import Protocol, shots_text
+from .both import both_records, both_tables
+from .joint import both_halves
 from .names import dataset_title
 from .results import METRICS, Metric, Outcome
-from .tables import ONE_SEED, Cell, Table, first_head, spread_note
+from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
 PER_CLASS = "per_class_accuracy"
+
+# The scores that tell a run's images from those of another data set, in %.
+OOD = {
+    "auroc_mcm": Metric("AUROC MCM"),
+    "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False),
+    "auroc_gl_mcm": Metric("AUROC GL-MCM"),
+    "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
+}
+NO_OOD = "results without other data sets, repeat with --ood"
+OOD_NOTE = (
+    "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
+    "before them, by MCM or GL-MCM."
+)
 
 
 @dataclass(frozen=True)
@@ -51,18 +70,18 @@ class Test:
         """The most that a method was run with."""
         return max(map(len, self.runs.values()))
 
-    def values(self, method: str, key: str) -> list:
-        """A metric of each seed of a method that has it."""
-        found = [(outcome.result or {}).get(key) for outcome in self.runs[method].values()]
+    def values(self, method: str, *keys: str) -> list:
+        """A metric of each seed of a method that has it, by its key or those that lead to it."""
+        found = [_at(outcome, *keys) for outcome in self.runs[method].values()]
         return [value for value in found if value is not None]
 
-    def problems(self, key: str) -> list[str]:
+    def problems(self, key: str, why: str = MISSING) -> list[str]:
         """The methods that lack a metric, with the seeds."""
         found = []
         for method, runs in self.runs.items():
-            seeds = [str(seed) for seed, o in runs.items() if (o.result or {}).get(key) is None]
+            seeds = [str(seed) for seed, outcome in runs.items() if _at(outcome, key) is None]
             if seeds:
-                found.append(f"{method}: {MISSING} [seed {', '.join(seeds)}]")
+                found.append(f"{method}: {why} [seed {', '.join(seeds)}]")
         return found
 
     def record(self, method: str) -> dict:
@@ -100,14 +119,14 @@ def tests(rows: pd.DataFrame) -> list[Test]:
 
 
 class _OfTests:
-    """A table for each test, and what the tables say with plain numbers, for machines.
+    """Tables of each test, and what they say with plain numbers, for machines.
 
     Args:
         rows: of any protocols.
     """
 
     picture: str  # that of its predictions
-    _table: Callable[[Test], Table]
+    _tables: Callable[[Test], list[Table]]
 
     def __init__(self, rows: pd.DataFrame):
         self.tests = tests(rows)
@@ -116,34 +135,87 @@ class _OfTests:
         """Those of each protocol."""
         found: dict[Protocol, list[Table]] = {}
         for test in self.tests:
-            found.setdefault(test.first.protocol, []).append(self._table(test))
+            found.setdefault(test.first.protocol, []).extend(self._tables(test))
         return found
 
 
 class Metrics(_OfTests):
-    """A table for each test: a line for each method, a column for each metric."""
+    """Tables with a line for each method, and a column for each metric.
+
+    Those of both halves of a data set come first, of accuracies and of costs; then those of each
+    test, with the out-of-distribution detection of its runs.
+    """
 
     picture = "reliability"
 
-    def _table(self, test: Test) -> Table:
-        head = [first_head(test.first.protocol), *(metric.head for metric in METRICS.values())]
-        lines = [
-            [Cell(method), *(_cell(test.values(method, key), METRICS[key]) for key in METRICS)]
-            for method in test.runs
-        ]
+    def __init__(self, rows: pd.DataFrame):
+        """Compute what is over both halves."""
+        super().__init__(rows)
+        self.both = both_halves(rows)
+
+    def tables(self) -> dict[Protocol, list[Table]]:
+        """Those of each protocol."""
+        first = both_tables(self.both)
+        found = super().tables()
+        return {protocol: first.get(protocol, []) + tables for protocol, tables in found.items()}
+
+    def _tables(self, test: Test) -> list[Table]:
+        of_results = {
+            metric.head: ((key,), metric)
+            for key, metric in METRICS.items()
+            if metric.everywhere or any(test.values(method, key) for method in test.runs)
+        }
+        notes = "; ".join(metric.note for _, metric in of_results.values() if metric.note)
         problems = test.problems("calibration_error")
-        notes = "; ".join(metric.note for metric in METRICS.values() if metric.note)
-        caption = [spread_note(test.seeds), f"{notes}."]
-        return Table(f"{test.where}: metrics", head, lines, caption, problems)
+        found = [_of_test(test, "metrics", of_results, f"{notes}.", problems)]
+        if of_sets := {
+            f"{dataset_title(name)}: {metric.head}": (("ood", name, key), metric)
+            for name in ood_sets(test)
+            for key, metric in OOD.items()
+            if any(test.values(method, "ood", name, key) for method in test.runs)
+        }:
+            what = "out-of-distribution detection"
+            found.append(_of_test(test, what, of_sets, OOD_NOTE, test.problems("ood", NO_OOD)))
+        return found
 
     def records(self) -> list[dict]:
-        """Each line of the tables."""
-        return [
+        """Each line of the tables of data sets."""
+        return both_records(self.both) + [
             test.record(method)
-            | {key: mean(found) if (found := test.values(method, key)) else None for key in METRICS}
+            | {key: _mean(test.values(method, key)) for key in METRICS}
+            | {
+                f"ood_{name}_{key}": _mean(test.values(method, "ood", name, key))
+                for name in ood_sets(test)
+                for key in OOD
+            }
             for test in self.tests
             for method in test.runs
         ]
+
+
+def ood_sets(test: Test) -> list[str]:
+    """The other data sets that runs of a test were given."""
+    found = [_at(outcome, "ood") or {} for runs in test.runs.values() for outcome in runs.values()]
+    return list(dict.fromkeys(name for sets in found for name in sets))
+
+
+def _of_test(
+    test: Test,
+    what: str,
+    columns: Mapping[str, tuple[tuple[str, ...], Metric]],
+    note: str,
+    problems: list[str],
+) -> Table:
+    """A table of some metrics of a test, by their heads, with the keys that lead to them."""
+    lines = [
+        [
+            Cell(method),
+            *(metric_cell(test.values(method, *keys), metric) for keys, metric in columns.values()),
+        ]
+        for method in test.runs
+    ]
+    head = [first_head(test.first.protocol), *columns]
+    return Table(f"{test.where}: {what}", head, lines, [spread_note(test.seeds), note], problems)
 
 
 class Classes(_OfTests):
@@ -151,7 +223,7 @@ class Classes(_OfTests):
 
     picture = "confusion"
 
-    def _table(self, test: Test) -> Table:
+    def _tables(self, test: Test) -> list[Table]:
         found = [_accuracies(test, method) for method in test.runs]
         lines = []
         for name in dict.fromkeys(name for accuracies in found for name in accuracies):
@@ -160,7 +232,7 @@ class Classes(_OfTests):
             lines.append([Cell(name), *cells])
         title = f"{test.where}: accuracy (%) of each class"
         caption = ["Mean over the seeds." if test.seeds > 1 else ONE_SEED]
-        return Table(title, ["Class", *test.runs], lines, caption, test.problems(PER_CLASS))
+        return [Table(title, ["Class", *test.runs], lines, caption, test.problems(PER_CLASS))]
 
     def records(self) -> list[dict]:
         """Each cell of the tables."""
@@ -180,10 +252,13 @@ def _accuracies(test: Test, method: str) -> dict[str, float]:
     return {name: mean(found) for name, column in of_seeds.items() if len(found := column.dropna())}
 
 
-def _cell(values: list[float], metric: Metric) -> Cell:
-    """`mean ± standard deviation`; the best of a column has the greatest `value`."""
-    if not values:
-        return Cell("-")
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    better = mean(values) if metric.more_is_better else -mean(values)
-    return Cell(f"{mean(values):.2f}{spread}", better)
+def _at(outcome: Outcome, *keys: str) -> Any:
+    """The value under nested keys in the results of a run; None where there is none."""
+    found: Any = outcome.result
+    for key in keys:
+        found = (found or {}).get(key)
+    return found
+
+
+def _mean(values: list[float]) -> float | None:
+    return mean(values) if values else None

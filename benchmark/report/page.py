@@ -3,6 +3,7 @@
 import base64
 import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -25,17 +26,18 @@ def page(rows: pd.DataFrame, all_published: bool = False) -> str:
 
 def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFrame) -> str:
     """The page of these tables, with the figures that are drawn of their protocols."""
-    sections = []
+    sections: list[dict[str, Any]] = []
     for protocol, group in groups.items():
-        figure = None
-        if protocol.plot is not None and protocol.plot.name in drawn:
-            drawing, sentence = drawn[protocol.plot.name]
-            figure = sentence, base64.b64encode(encoded(drawing, "svg")).decode()
+        plots = filter(None, (protocol.plot, protocol.cost_plot))
+        found = [drawn[plot.name] for plot in plots if plot.name in drawn]
         sections.append({
             "name": protocol.name,
             "title": protocol.title,
             "tables": sorted(group, key=lambda table: not table.of_averages),
-            "figure": figure,
+            "figures": [
+                (sentence, base64.b64encode(encoded(figure, "svg")).decode())
+                for figure, sentence in found
+            ],
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
     text = template.render(sections=sections, about=_about(rows))

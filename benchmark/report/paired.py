@@ -28,7 +28,8 @@ class Pair(NamedTuple):
     """What two methods answered to the same n images, each with S seeds.
 
     `units` (n,) and `seeds` (S,) are numbers of what is resampled: images, and runs, with the same
-    number belong together, also across pairs. `ours` and `theirs` (S, n): which answers are right.
+    number belong together, also across pairs. `ours` and `theirs` (S, n): which answers are right,
+    or what else a mean is taken of.
     """
 
     units: np.ndarray
@@ -38,11 +39,11 @@ class Pair(NamedTuple):
 
     @property
     def accuracies(self) -> np.ndarray:
-        """Of ours and theirs, with each seed (%); (2, S)."""
+        """The means of ours and theirs, with each seed (%); (2, S)."""
         return 100 * np.stack([self.ours.mean(axis=1), self.theirs.mean(axis=1)])
 
 
-Block = list[Pair]  # of one data set: one pair of a plain accuracy, base and new of H
+Block = list[Pair]  # of one data set: one pair of a plain accuracy, else base and new
 
 
 class Difference(NamedTuple):
@@ -74,21 +75,26 @@ class Variance(NamedTuple):
         return float(by_units + by_seeds) ** 0.5
 
 
-def difference(blocks: list[Block], of_averages: bool = False) -> Difference:
+def difference(blocks: list[Block], of_averages: bool = False, total: bool = False) -> Difference:
     """The difference of two methods.
 
     Args:
         blocks: one for each data set.
         of_averages: it is that of the averages over data sets; H is then that of the averages,
             else it is computed for each seed and averaged.
+        total: the score is the sum of its means of base and new, not H.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
-    if of_averages or len(means) == 1:
-        ours, theirs = harmonic(*means) if len(means) == 2 else means[0]
+    linear = total or len(means) == 1
+    if linear:
+        ours, theirs = means.sum(axis=0)
+    elif of_averages:
+        ours, theirs = harmonic(*means)
     else:
         ours, theirs = harmonic(*(pair.accuracies for pair in blocks[0])).mean(axis=1)
     value = float(ours - theirs)
-    found = _variance(blocks, _slopes(means) / len(blocks))
+    slopes = np.ones_like(means) if linear else _slopes(means)
+    found = _variance(blocks, slopes / len(blocks))
     half = found.half(1 - LEVEL)
     return Difference(value, value - half, value + half, _p(abs(value), found))
 
@@ -113,9 +119,7 @@ def holm(p: list[float]) -> list[float]:
 
 
 def _slopes(means: np.ndarray) -> np.ndarray:
-    """By how much a score grows with each of the accuracies that it is made of; (columns, 2)."""
-    if len(means) == 1:
-        return np.ones((1, 2))
+    """By how much H grows with each of the accuracies that it is made of; (2, 2)."""
     total = means.sum(axis=0)
     return 2 * (means[::-1] / np.where(total == 0, 1, total)) ** 2
 

@@ -1,9 +1,10 @@
-"""Plots: accuracy against shots, H against beta, new against base classes, and each target."""
+"""Plots: accuracy against shots, H against beta and cost, new against base classes, each target."""
 
 import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from statistics import mean
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..protocols.base import Plot, shots_text
+from .joint import RELATIVE_TO, relative
 from .methods import looks
 from .names import dataset_title, method_name
 from .rows import lines
@@ -52,11 +54,18 @@ class Point(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The points of each method, and the words that stand for positions on an axis, if any."""
+    """The points of each method, and the words that stand for positions on an axis, if any.
+
+    Where those of a plot have different labels below them, it is `x_label`, and `title` is above.
+    """
 
     curves: dict[str, list[Point]]
     ticks: dict[float, str]
+    x_label: str = ""
+    title: str = ""
 
+
+COSTS = ("Trained parameters", f"Training time (x {RELATIVE_TO})")  # of its panels
 
 Drawing = dict[str, tuple[Figure, str]]  # by its name, a figure and a sentence that describes it
 
@@ -66,15 +75,15 @@ def figures(rows: pd.DataFrame) -> Drawing:
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
-    for protocol, shown in rows.groupby("protocol", sort=False):
-        plot = protocol.plot
-        if plot is None:
-            continue
-        if plot.kind == "curves" and plot.x != "shots":
-            shown = shown[[list(settings) == [plot.x] for settings in shown["settings"]]]
-        panels = _targets(shown) if plot.kind == "targets" else _panels(shown, plot)
-        if panels:
-            found[plot.name] = _draw(shown, panels, plot), f"{plot.sentence}; {bars}"
+    for protocol, of_protocol in rows.groupby("protocol", sort=False):
+        for plot in filter(None, (protocol.plot, protocol.cost_plot)):
+            shown = of_protocol
+            if plot.kind == "curves" and plot.x != "shots":
+                shown = shown[[list(settings) == [plot.x] for settings in shown["settings"]]]
+            find = {"targets": _targets, "cost": _costs}.get(plot.kind)
+            panels = find(shown) if find else _panels(shown, plot)
+            if panels:
+                found[plot.name] = _draw(shown, panels, plot), f"{plot.sentence}; {bars}"
     return found
 
 
@@ -137,6 +146,42 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     return panels
 
 
+def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
+    """By title, two panels for each average, or for each data set where there is none.
+
+    An average is drawn over the mean costs on its data sets. One method that learns makes no panel.
+    """
+    h = rows[(rows["column"] == "h") & rows["mean"].notna()]
+    costs: dict[tuple, list[tuple]] = defaultdict(list)  # on each data set
+    for _, members in h[~h["average"]].groupby("table", sort=False):
+        lines = list(members.itertuples())
+        times = relative(lines)
+        for row in lines:
+            for place in (row.table, row.group):
+                time = times[row.line_name]["train_seconds"]
+                costs[place, row.method].append((row.num_params, time))
+    averages = h[h["average"] & h["complete"].astype(bool)]
+    single = h[~h["average"] & ~h["group"].isin(averages["group"])]
+    panels = {}
+    for _, members in pd.concat([averages, single]).groupby("table", sort=False):
+        first = next(members.itertuples())
+        title = dataset_title(first.dataset)
+        if first.average:  # in two lines, for it stands twice side by side
+            title = average_name(first).capitalize().replace(" over ", "\nover ")
+        if rows["shots"].nunique() > 1:
+            title += f", {shots_text(first.shots)}"
+        for i, label in enumerate(COSTS):
+            curves = {}
+            for row in members.itertuples():
+                taken = [of[i] for of in costs[row.table, row.method]]
+                if known := [x for x in taken if x is not None]:
+                    point = Point(mean(known), row.mean, None, row.spread, row.complete)
+                    curves[row.method] = [point]
+            if sum(points[0].x > 0 for points in curves.values()) > 1:
+                panels[f"{title}: {label}"] = Panel(curves, {}, label, title)
+    return panels
+
+
 # ------------------------------------------------------------------------------- how it is drawn
 
 
@@ -159,9 +204,12 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
             axis.remove()
         handles: dict = {}
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
+            title = panel.title or title
             axis.set_title(f"{drawn[0]}: {title}" if len(drawn) == 1 else title, fontsize="medium")
+            axis.set_xlabel(panel.x_label)
             handles |= DRAWINGS[plot.kind](axis, panel, styles)
-        figure.supxlabel(plot.x_label, fontsize="medium")
+        if plot.x_label:
+            figure.supxlabel(plot.x_label, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
         if len(drawn) > 1:
@@ -228,6 +276,22 @@ def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     return handles
 
 
+def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+    """Points over a logarithmic axis, and a level of what costs nothing."""
+    handles = {}
+    for method in styles:
+        for point in panel.curves.get(method, []):
+            if point.x:
+                handles[method] = _points(axis, [point], styles[method] | {"linestyle": "none"})
+            else:
+                color = styles[method]["color"]
+                handles[method] = axis.axhline(point.y, color=color, linewidth=0.8, linestyle=":")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
+    axis.margins(0.15)
+    return handles
+
+
 def _dodged(names: Collection[str], styles: dict[str, dict]) -> list[tuple[str, float]]:
     """These methods in their order, each with its shift in a space of width 1."""
     drawn = [method for method in styles if method in names]
@@ -239,6 +303,7 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
     "curves": _curves,
     "plane": _plane,
     "targets": _dots,
+    "cost": _against_cost,
 }
 
 

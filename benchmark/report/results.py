@@ -42,6 +42,7 @@ class Metric(NamedTuple):
     percent: bool = True  # from 0 to 100, else 0 or more
     more_is_better: bool = True
     note: str = ""
+    everywhere: bool = True  # else only in tables of runs that have it
 
 
 # By their keys in results.json: adding one here shows it wherever metrics are.
@@ -54,8 +55,19 @@ METRICS = {
         more_is_better=False,
         note="ECE is the expected calibration error, in 15 bins",
     ),
+    "calibration_error_scaled": Metric(
+        "ECE scaled (%)",
+        more_is_better=False,
+        note="ECE scaled that after division of the logits by a temperature",
+        everywhere=False,
+    ),
     "negative_log_likelihood": Metric(
         "NLL", percent=False, more_is_better=False, note="NLL the mean of -ln p of the true class"
+    ),
+    "joint_accuracy": Metric(
+        "Joint (%)",
+        note="Joint the accuracy among base and new classes together",
+        everywhere=False,
     ),
 }
 
@@ -117,25 +129,26 @@ def _percent(value) -> bool:
 
 # What a record must hold where it holds a key that is read, in words and as a test.
 KINDS = {
-    "from 0 to 100": (
-        _percent,
-        [*(key for key, metric in METRICS.items() if metric.percent),
-         "calibration_error_scaled", "joint_accuracy"],
-    ),
+    "from 0 to 100": (_percent, [key for key, metric in METRICS.items() if metric.percent]),
     "a number, 0 or more": (
         _number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         "num_params", "num_classes", "num_test", "train_seconds", "test_seconds",
-         "peak_memory_mib"],
+         "num_params", "num_classes", "num_test", "train_seconds", "train_steps", "test_seconds",
+         "peak_memory_mib", "temperature"],
     ),
     "a text": (
         lambda value: isinstance(value, str),
-        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint"),
+        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint", "joint_note"),
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
         and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
         ("per_class_accuracy",),
+    ),
+    "groups of numbers": (
+        lambda value: isinstance(value, dict)
+        and all(isinstance(of, dict) and all(map(_number, of.values())) for of in value.values()),
+        ("ood",),
     ),
     "a group of keys": (lambda value: isinstance(value, dict), ("config",)),
     "a group of texts or numbers": (

@@ -33,7 +33,7 @@ FIELDS = [
     "line",  # its number
     "comparable",  # it may stand beside published numbers
     "seeds",  # those that any method of the same table was run with
-    "splits", "num_params", "train_seconds", "peak_memory_mib",
+    "splits", "num_params", "train_seconds", "step_seconds", "peak_memory_mib",
     "column", "mean", "std",
     "interval",  # the spread is half of the 95% interval
     "spread",  # what stands behind `±`
@@ -241,9 +241,11 @@ def _costs(trainings: list[dict], untrained: bool) -> dict:
         key: [result[key] for result in trainings if result.get(key) is not None]
         for key in ("train_seconds", "peak_memory_mib")
     }
+    steps = [r["train_seconds"] / r["train_steps"] for r in trainings if r.get("train_steps")]
     return {
         "num_params": trainings[-1].get("num_params") if trainings else None,
         "train_seconds": mean(taken["train_seconds"]) if taken["train_seconds"] else None,
+        "step_seconds": mean(steps) if steps else None,
         "peak_memory_mib": None if untrained else max(taken["peak_memory_mib"], default=None),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
@@ -13,6 +14,7 @@ from ..protocols.base import Protocol, shots_text
 from . import published
 from .methods import rank
 from .names import dataset_title, method_name
+from .results import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +125,7 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     places: dict[str, Any] = {}
     for row in shown:
         places.setdefault(place_name(row), row)
-    head = [first_head(protocol), *places, *([] if paper else _more(first))]
+    head = [first_head(protocol), *places, *([] if paper else more(first))]
     found: list[list[Cell | None]] = []  # None where there is nothing
     cited = set()
     by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
@@ -157,8 +159,8 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
 def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
     """The line of a method, and where there are published numbers those, and the difference."""
     name = method_name(first.method) if paper else first.line_name
-    more = [] if paper else [Cell(text) for text in _more(first).values()]
-    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *more]]
+    behind = [] if paper else [Cell(text) for text in more(first).values()]
+    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *behind]]
     if any(row is not None and row.published is not None for row in rows):
         theirs = [row and _theirs(row.published, row.misprint, paper) for row in rows]
         lines.append([_published_name(name, first.trainer, first.protocol, paper), *theirs])
@@ -207,7 +209,7 @@ def _difference(number: float | None) -> Cell | None:
     return None if number is None else Cell(f"{round(number, 2) + 0.0:+.2f}")
 
 
-def _more(row) -> dict[str, str]:
+def more(row) -> dict[str, str]:
     """What stands behind the numbers: the data sets of an average, or what training took."""
     if row.average:
         of = {"Data sets": f"{row.count} of {row.of}"}
@@ -327,3 +329,12 @@ def memory(mebibytes: float | None) -> str:
     if mebibytes is None:
         return "-"
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
+
+
+def metric_cell(values: list[float], metric: Metric) -> Cell:
+    """`mean ± standard deviation` of a metric; the best of a column has the greatest `value`."""
+    if not values:
+        return Cell("-")
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    better = mean(values) if metric.more_is_better else -mean(values)
+    return Cell(f"{mean(values):.2f}{spread}", better)

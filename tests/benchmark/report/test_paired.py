@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from benchmark.report.answers import Answers
+from benchmark.report.joint import MEASURES
 from benchmark.report.paired import Pair, difference, holm
 
 MOTIFS = (120, 100)  # of base and of new classes
@@ -67,6 +69,49 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, spread):
     correlations = np.corrcoef(ours)[np.triu_indices(8, 1)]
     assert correlations.min() > 0.28 and correlations.max() < 0.65
     assert 0.93 <= coverage(motifs(), data_sets=8, seeds=seeds, spread=spread) <= 0.97
+
+
+def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
+    """The blocks of two methods that are equally good at the same motifs in each data set.
+
+    Seeds are better or worse, and there is chance in every answer and every score.
+    """
+    halves = []
+    for n, sign in zip(images, (1, -1), strict=True):
+        of_set = 0.5 * rng.standard_normal((2, data_sets, 1, n))
+        skill = 0.1 * rng.standard_normal((2, data_sets, seeds, 1))
+        own = 0.8 * rng.standard_normal(n) + of_set + skill
+        own = own + 0.5 * rng.standard_normal((2, data_sets, seeds, n))
+        score = sign * (own / 2 + 0.7) + rng.standard_normal(own.shape)
+        halves.append((own, score))
+
+    def block(data_set):
+        parts = [
+            [
+                MEASURES[measure].parts(
+                    *(Answers("", own[at] > -0.5, own[at] > 0, score[at]) for own, score in halves)
+                )
+                for at in ((method, data_set, seed) for seed in range(seeds))
+            ]
+            for method in (0, 1)
+        ]
+        units = np.split(np.arange(sum(images)), images[:1])
+        stacked = [[np.stack(half) for half in zip(*each, strict=True)] for each in parts]
+        return [
+            Pair(of_half, np.arange(seeds), *both)
+            for of_half, *both in zip(units, *stacked, strict=True)
+        ]
+
+    return [block(data_set) for data_set in range(data_sets)]
+
+
+@pytest.mark.parametrize("measure", ["joint_accuracy", "openworld_auc"])
+def test_the_interval_of_what_is_over_both_halves_does_too(measure):
+    rng, held, draws = np.random.default_rng(1), 0, 600
+    for _ in range(draws):
+        found = difference(two_methods_of_halves(rng, measure), of_averages=True, total=True)
+        held += found.low <= 0 <= found.high
+    assert 0.92 <= held / draws <= 0.97
 
 
 def test_of_other_classes_the_interval_knows_when_classes_are_resampled():

@@ -1,0 +1,109 @@
+"""Tables over both halves of the classes: of accuracies, their averages, and of costs."""
+
+from ..protocols.base import Protocol, shots_text
+from .joint import JOINT, RELATIVE, RELATIVE_TO, Both, averaged, averages
+from .results import Metric
+from .tables import (
+    AVERAGE_H,
+    EACH_H,
+    Cell,
+    Table,
+    first_head,
+    metric_cell,
+    more,
+    seeds_text,
+    spread_note,
+    table_name,
+)
+
+JOINT_NOTE = (
+    "Joint, ECE (expected calibration error, in 15 bins) and ECE scaled (after division of the "
+    "logits by a temperature) are over all classes; OpenworldAUC and AUROC over pairs of a base "
+    "and a new image. All in %."
+)
+
+
+def both_tables(every: list[Both]) -> dict[Protocol, list[Table]]:
+    """Those of each protocol: of each data set two, then of the averages."""
+    found: dict[Protocol, list[Table]] = {}
+    for both in every:
+        tables = [_joint(both), *([_costs(both)] if both.first.protocol.costs else [])]
+        found.setdefault(both.first.protocol, []).extend(tables)
+    for group in averaged(every):
+        found[group[0].first.protocol].append(_average(group))
+    return found
+
+
+def both_records(every: list[Both]) -> list[dict]:
+    """Each line of the tables of data sets, then of the averages, for machines."""
+    found = [both.record(method) for both in every for method in both.lines]
+    for group in averaged(every):
+        row = group[0].first
+        place = {"protocol": row.protocol.name, "source": row.source, "dataset": "average"}
+        place |= {"shots": row.shots, "column": "base and new"}
+        for method, means in averages(group).items():
+            numbers = {key: means[key][0] if key in means else None for key in JOINT}
+            over = {"datasets": means["h"][1] if "h" in means else 0, "of": len(group)}
+            found.append(place | {"method": method, "problems": []} | over | numbers)
+    return found
+
+
+def _joint(both: Both) -> Table:
+    """The numbers of both halves together."""
+    head = [first_head(both.first.protocol), *(metric.head for metric in JOINT.values())]
+    lines = [
+        [Cell(method), *(metric_cell(numbers[key], metric) for key, metric in JOINT.items())]
+        for method, numbers in both.numbers.items()
+    ]
+    caption = [spread_note(both.seeds), EACH_H, JOINT_NOTE]
+    title = _title(both, "base and new classes together")
+    return Table(title, head, lines, caption, both.problems)
+
+
+def _average(group: list[Both]) -> Table:
+    """The same on average over data sets."""
+    first = group[0].first
+    lines = [
+        [Cell(method), *(_mean_cell(means.get(key), len(group), JOINT[key]) for key in JOINT)]
+        for method, means in averages(group).items()
+    ]
+    what = f"average over {len(group)} {'embedded ' if first.embedded else ''}data sets"
+    what = f"{first.protocol.title}, {what}: base and new classes together"
+    head = [first_head(first.protocol), *(metric.head for metric in JOINT.values())]
+    return Table(f"{what}, {shots_text(first.shots)}", head, lines, [AVERAGE_H, JOINT_NOTE])
+
+
+def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell:
+    """A mean over data sets; one that lacks some competes with no other."""
+    if found is None:
+        return Cell("-")
+    value, count = found
+    if count < of:
+        return Cell(f"{value:.2f} ({count} of {of})")
+    return Cell(f"{value:.2f}", value if metric.more_is_better else -value)
+
+
+def _costs(both: Both) -> Table:
+    """H, and the costs of training."""
+    head = [first_head(both.first.protocol), "H", *more(both.first)]
+    head += [f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values()]
+    lines = [
+        [
+            Cell(method),
+            metric_cell(both.numbers[method]["h"], JOINT["h"]),
+            *(Cell(text) for text in more(row).values()),
+            *(
+                Cell("-" if value is None else f"{value:.2f}")
+                for value in both.relative[method].values()
+            ),
+        ]
+        for method, row in both.lines.items()
+    ]
+    caption = [spread_note(both.seeds), EACH_H, "Training is the mean over the seeds."]
+    return Table(_title(both, "accuracy and cost"), head, lines, caption)
+
+
+def _title(both: Both, what: str) -> str:
+    first = both.first
+    details = [f"{table_name(first)}: {what}", shots_text(first.shots), seeds_text(first.seeds)]
+    return ", ".join(details)

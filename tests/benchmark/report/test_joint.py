@@ -1,0 +1,340 @@
+"""Base and new classes together: tables, comparisons, costs; out-of-distribution detection."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from outcomes import few_shot, leave, lines, outcome
+from scipy.special import stdtrit
+
+from benchmark.__main__ import main
+from benchmark.report import plots
+from benchmark.report.answers import Answers
+from benchmark.report.command import formatted_view
+from benchmark.report.compare import Comparisons
+from benchmark.report.joint import MEASURES, joint_parts, openworld_parts
+from benchmark.report.metrics import Metrics
+from benchmark.report.rows import rows
+from recipe.metrics import openworld_auc
+from recipe.predictions import NAME, write_predictions
+
+# The six images of docs/metrics.md.
+BASE = {
+    "label": [0, 1, 0], "prediction": [0, 1, 1], "joint_label": [0, 1, 0],
+    "joint_prediction": [0, 2, 1], "joint_probability": [0.95, 0.55, 0.6],
+    "base_probability": [0.9, 0.4, 0.6],
+}  # fmt: skip
+NEW = {
+    "label": [0, 1, 1], "prediction": [0, 1, 0], "joint_label": [2, 3, 3],
+    "joint_prediction": [2, 1, 2], "joint_probability": [0.75, 0.5, 0.65],
+    "base_probability": [0.2, 0.5, 0.3],
+}  # fmt: skip
+BY_HAND = ["66.67", "66.67", "66.67", "33.33", "33.33", "88.89", "43.33", "-"]
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """Makes the outcomes of a training's tests on base and on new images, by their columns."""
+
+    def make(trainer, seed, base=BASE, new=NEW, dataset="emoji_food", **more):
+        found = []
+        for part, given in (("base", base), ("new", new)):
+            columns = {name: np.array(values) for name, values in given.items()}
+            right = 100 * float((columns["label"] == columns["prediction"]).mean())
+            one = outcome(trainer, seed, part, right, dataset, num_classes=2, **more)
+            run = replace(one.run, folder=tmp_path / one.run.folder)
+            run.folder.mkdir(parents=True)
+            n = len(columns["label"])
+            columns |= {"image": [f"{part}{i:03}.png" for i in range(n)]}
+            columns |= {"top": columns["prediction"][:, None], "probability": np.ones((n, 1))}
+            columns |= {"label_log_probability": np.zeros(n)}
+            if "joint_label" in columns:
+                columns |= {"joint_label_log_probability": np.zeros(n)}
+            write_predictions(run.folder, columns)
+            found.append(replace(one, run=run))
+        return found
+
+    return make
+
+
+def without_union(columns):
+    return {name: columns[name] for name in ("label", "prediction")}
+
+
+def joint_table(outcomes):
+    return Metrics(rows(outcomes)).tables().popitem()[1][0]
+
+
+def test_base_to_new_has_a_table_over_both_halves(tested):
+    outcomes = tested("CoOp", 1) + tested("ALIGN", 1) + tested("ALIGN", 2)
+    table = joint_table(outcomes)
+    assert table.title == (
+        "Base-to-new on emoji_food: base and new classes together, 16 shots, seeds 1 2"
+    )
+    assert table.head[1:] == [
+        "Base", "New", "H", "Joint", "OpenworldAUC", "AUROC", "ECE", "ECE scaled"
+    ]  # fmt: skip
+    found = lines(table)
+    assert found["CoOp"] == BY_HAND and not table.problems
+    assert found["ALIGN"] == [f"{text} ± 0.00" for text in BY_HAND[:-1]] + ["-"]
+
+
+def test_averages_are_over_the_data_sets_of_a_method(tested):
+    other = BASE | {"prediction": [0, 1, 0], "joint_prediction": [0, 1, 0]}
+    outcomes = tested("ALIGN", 1) + tested("ALIGN", 1, base=other, dataset="emoji_animals")
+    outcomes += tested("CoOp", 1)
+    plain = without_union(BASE), without_union(NEW)
+    outcomes += tested("VPT", 1) + tested("VPT", 1, *plain, dataset="emoji_animals")
+    view = Metrics(rows(outcomes))
+    _, _, _, _, table, *_ = view.tables().popitem()[1]
+    assert table.title == (
+        "Base-to-new, average over 2 embedded data sets: base and new classes together, 16 shots"
+    )
+    found = lines(table)
+    base, new = (200 / 3 + 100) / 2, 200 / 3
+    h = 2 * base * new / (base + new)
+    assert found["ALIGN"][:4] == [f"{base:.2f}", f"{new:.2f}", f"{h:.2f}", "50.00"]
+    assert found["CoOp"][3] == "33.33 (1 of 2)"
+    assert found["VPT"][2:4] == ["66.67", "33.33 (1 of 2)"]
+    (record,) = [r for r in view.records() if (r["dataset"], r["method"]) == ("average", "ALIGN")]
+    assert (record["h"], record["datasets"], record["of"]) == (pytest.approx(h), 2, 2)
+
+
+def test_what_lacks_the_columns_is_named(tested):
+    plain = without_union(BASE), without_union(NEW)
+    outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
+    outcomes += tested("MaPLe", 1, *plain, joint_note="MaPLe is made for its own classes")
+    outcomes += tested("UPT", 1)[:1]  # its test on new classes is missing
+    shuffled = NEW | {"joint_label": [2, 2, 3]}
+    outcomes += tested("TCP", 1, new=shuffled)
+    new_first = BASE | {"joint_label": [2, 3, 2]}, NEW | {"joint_label": [0, 1, 1]}
+    outcomes += tested("PLOT", 1, *new_first)
+    table = joint_table(outcomes)
+    found = lines(table)
+    assert found["CoOp"] == found["TCP"] == [*BY_HAND[:3], *"-----"]
+    assert found["UPT"] == [BY_HAND[0], *"-------"] and found["ALIGN"] == BY_HAND
+    assert sorted(table.problems) == [
+        "CoOp, VPT: results without columns over base and new classes together, repeat the run "
+        "[seed 1]",
+        "MaPLe: MaPLe is made for its own classes [seed 1]",
+        "PLOT, TCP: predictions that do not number base classes before new ones, repeat the run "
+        "[seed 1]",
+        "UPT: no finished run on new classes [seed 1]",
+    ]
+
+
+def answers(right, score, joint=None):
+    return Answers("", np.array(right), joint and np.array(joint), np.array(score, float))
+
+
+def test_openworld_auc_moves_with_each_of_six_images_by_hand():
+    base = answers([True, True, False], BASE["base_probability"])
+    new = answers([True, True, False], NEW["base_probability"])
+    for parts in openworld_parts(base, new):
+        assert parts == pytest.approx([2 / 3 - 1 / 6, 1 / 3 - 1 / 6, -1 / 6])
+
+
+def test_openworld_auc_moves_with_an_image_as_without_it():
+    """Of a two-sample U-statistic the jackknife is exact; scores in tenths have ties."""
+    rng = np.random.default_rng(0)
+    sides = [answers(rng.random(n) < 0.7, rng.integers(0, 10, n) / 10) for n in (40, 30)]
+
+    def value(base, new):
+        return openworld_auc(base.base_score, base.hits, new.base_score, new.hits)
+
+    whole = value(*sides)
+    for k, parts in enumerate(openworld_parts(*sides)):
+        assert parts.mean() == pytest.approx(whole / 2)
+        for i in range(len(parts)):
+            hits, score = (np.delete(array, i) for array in (sides[k].hits, sides[k].base_score))
+            left = [*sides]
+            left[k] = answers(hits, score)
+            moved = (len(parts) - 1) * (whole - value(*left))
+            assert parts[i] - parts.mean() == pytest.approx(moved)
+
+
+def test_joint_accuracy_is_that_of_all_images_though_halves_differ_in_size():
+    base, new = answers([], [], [True, True, False, True]), answers([], [], [False, True])
+    of_base, of_new = joint_parts(base, new)
+    assert of_base.mean() + of_new.mean() == pytest.approx(4 / 6)
+    assert of_base.mean() == pytest.approx(3 / 6)
+
+
+def random_half(rng, n, shift, better):
+    """The columns of a half of n images, most of them right with `better`."""
+    label = rng.integers(0, 2, n)
+    right, joint = rng.random((2, n)) < [[0.6 + better], [0.5 + better]]
+    score = 1 / (1 + np.exp(rng.standard_normal(n) + (0.5 if shift else -0.5) * (1 + better)))
+    columns = {"label": label, "prediction": np.where(right, label, 1 - label)}
+    columns |= {"joint_label": label + shift, "joint_probability": np.full(n, 0.5)}
+    columns |= {"joint_prediction": np.where(joint, label, 1 - label) + shift}
+    return columns | {"base_probability": score}
+
+
+def two_methods(tested):
+    """ALIGN and CoOp with two seeds; 60 base images and 40 new ones, of the same labels each."""
+    outcomes = []
+    for trainer, better in (("ALIGN", 0.2), ("CoOp", 0.0)):
+        for seed in (1, 2):
+            rng = np.random.default_rng(0)
+            halves = random_half(rng, 60, 0, better), random_half(rng, 40, 2, better)
+            for half in halves:  # seeds differ
+                half["base_probability"] = half["base_probability"] ** seed
+                half["joint_prediction"][:seed] = 3
+            outcomes += tested(trainer, seed, *halves, dataset="dtd")
+    return outcomes
+
+
+@pytest.mark.parametrize("metric", ["joint_accuracy", "openworld_auc"])
+def test_comparisons_are_of_the_numbers_in_the_table(tested, metric):
+    outcomes = two_methods(tested)
+    listed = rows(outcomes)
+    records = [r for r in Metrics(listed).records() if r["column"] == "base and new"]
+    of = {record["method"]: record[metric] for record in records}
+    view = Comparisons(listed, "ALIGN", metric=metric)
+    (found,) = view.records()
+    assert found["difference"] == pytest.approx(of["ALIGN"] - of["CoOp"]) and of["ALIGN"] > 30
+    assert found["low"] < found["difference"] < found["high"]
+    assert (found["column"], found["images"], found["seeds"]) == (metric, 100, [1, 2])
+    (table,) = view.tables().popitem()[1]
+    head = MEASURES[metric].head
+    assert table.head == ["Method", head] and f": {head}, ALIGN minus each" in table.title
+    assert MEASURES[metric].note in table.caption
+    for form in ("text", "markdown", "latex", "html", "csv", "json"):
+        assert f"{found['difference']:.2f}"[:-1] in formatted_view(view, form, listed)
+
+
+def test_with_one_seed_the_interval_is_that_of_two_samples(tested):
+    """Base and new images are drawn apart; each half has its variance and its freedom."""
+    outcomes = [each for each in two_methods(tested) if each.run.seed == 1]
+    (found,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").records()
+    variances, freedoms = [], []
+    for half in ("base", "new"):
+        right = []
+        for trainer in ("ALIGN", "CoOp"):
+            (run,) = [o.run for o in outcomes if (o.run.trainer, o.run.part) == (trainer, half)]
+            arrays = np.load(run.folder / NAME)
+            right.append(arrays["joint_prediction"] == arrays["joint_label"])
+        gain = right[0].astype(float) - right[1]
+        variances.append((len(gain) / 100) ** 2 * gain.var(ddof=1) / len(gain))
+        freedoms.append(len(gain) - 1)
+    freedom = sum(variances) ** 2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    half = 100 * stdtrit(freedom, 0.975) * sum(variances) ** 0.5
+    assert found["high"] - found["difference"] == pytest.approx(half, rel=0.01)
+
+
+def test_runs_that_cannot_be_compared_over_both_halves_are_named(tested):
+    outcomes = two_methods(tested)
+    plain = [without_union(half) for half in (BASE, NEW)]
+    outcomes += tested("VPT", 1, *plain, dataset="dtd", joint_note="VPT is made for its classes")
+    (table,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
+    assert lines(table)["VPT"] == ["-"] and lines(table)["CoOp"] != ["-"]
+    assert "VPT, DTD, Base: VPT is made for its classes [seed 1]" in table.problems
+    # the same images, whose classes have other numbers
+    shuffled = [
+        dict(half, **{k: 1 - np.array(half[k]) for k in ("label", "prediction")})
+        for half in (BASE, NEW)
+    ]
+    for half, shift in zip(shuffled, (0, 2), strict=True):
+        half["joint_label"] = half["label"] + shift
+    both = tested("ALIGN", 1) + tested("CoOp", 1, *shuffled)
+    (table,) = Comparisons(rows(both), "ALIGN", metric="openworld_auc").tables().popitem()[1]
+    assert lines(table)["CoOp"] == ["-"]
+    assert any("other test images, or labels, than ALIGN" in what for what in table.problems)
+
+
+def test_a_metric_that_there_is_none_of(tmp_path, capsys):
+    leave(tmp_path, few_shot("CoOp", 1, (48,)) + few_shot("ALIGN", 1, (48,)))
+    compared = ["report", str(tmp_path), "--compare", "ALIGN", "--metric"]
+    assert main([*compared, "openworld_auc"]) == 2
+    told = capsys.readouterr().err
+    assert "--metric openworld_auc: it is over base and new" in told and told.count("\n") == 1
+    assert main(["report", str(tmp_path), "--metric", "joint_accuracy"]) == 2
+    told = capsys.readouterr().err
+    assert "--metric joint_accuracy goes with --compare METHOD" in told and told.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        main([*compared, "joint"])
+    told = capsys.readouterr().err
+    assert "invalid choice: 'joint'" in told and told.count("\n") == 1
+
+
+def test_costs_are_multiples_of_those_of_coop(tested):
+    taken = {"num_params": 512, "train_seconds": 20.0, "train_steps": 10, "peak_memory_mib": 500.0}
+    outcomes = tested("CoOp", 1, **taken)
+    more = {"num_params": 5120, "train_seconds": 50.0, "train_steps": 20}
+    outcomes += tested("ALIGN", 1, **taken | more)
+    outcomes += tested("ZeroshotCLIP", 1, **taken | {"train_seconds": 0.0, "train_steps": 0})
+    view = Metrics(rows(outcomes))
+    _, table, *_ = view.tables().popitem()[1]
+    assert table.title.endswith("accuracy and cost, 16 shots, seed 1")
+    assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Memory, x CoOp"]
+    assert lines(table)["ALIGN"] == ["66.67", "5,120", "50 s", "500 MiB", "2.50", "1.25", "1.00"]
+    assert lines(table)["ZeroshotCLIP"][-2] == "-"
+    (record,) = [r for r in view.records() if r["method"] == "ALIGN" and "train_seconds" in r]
+    assert (record["train_seconds_x_coop"], record["peak_memory_mib_x_coop"]) == (2.5, 1)
+    without = [each for each in outcomes if each.run.trainer != "CoOp"]
+    _, table, *_ = Metrics(rows(without)).tables().popitem()[1]
+    assert lines(table)["ALIGN"][-3:] == ["-", "-", "-"]
+
+
+def test_accuracy_is_drawn_against_cost():
+    outcomes = []
+    for dataset, seconds in (("dtd", 30.0), ("eurosat", 50.0)):
+        for trainer, params, more in (("CoOp", 512, 10.0), ("ALIGN", 5120, seconds)):
+            for part in ("base", "new"):
+                taken = {"num_params": params, "train_seconds": more}
+                outcomes.append(outcome(trainer, 1, part, 60.0 + params / 512, dataset, **taken))
+        none = {"num_params": 0, "train_seconds": 0.0}
+        for part in ("base", "new"):
+            outcomes.append(outcome("ZeroshotCLIP", 1, part, 50.0, dataset, **none))
+    figure, _ = plots.figures(rows(outcomes))["base2new_cost"]
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # of the average alone
+    drawn = [
+        {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.lines}
+        for axis in figure.axes
+    ]
+    assert drawn[0][512,] == (61.0,) and drawn[0][5120,] == (70.0,)
+    assert drawn[1][1,] == (61.0,) and drawn[1][4,] == (70.0,)  # 3 and 5 times CoOp's
+    assert all(panel[0, 1] == (50, 50) for panel in drawn)  # a level of what learns nothing
+    one = [each for each in outcomes if each.run.dataset == "dtd" and each.run.trainer != "CoOp"]
+    assert "base2new_cost" not in plots.figures(rows(one))
+
+
+def test_detection_is_a_table_of_its_own():
+    def ood(auroc, fpr95, **more):
+        return {"emoji_food": {"auroc_mcm": auroc, "fpr95_mcm": fpr95, "images": 90} | more}
+
+    more = {"macro_f1": 50.0, "calibration_error": 8.0}
+    outcomes = few_shot("ALIGN", 16, (60,), ood=ood(90.0, 20.0, auroc_gl_mcm=95.0), **more)
+    outcomes += few_shot("CoOp", 16, (50,), ood=ood(80.0, 30.0), **more)
+    outcomes += few_shot("VPT", 16, (50,), **more)
+    view = Metrics(rows(outcomes))
+    _, table = view.tables().popitem()[1]
+    assert table.title == "Few-shot recognition, DTD, 16 shots: out-of-distribution detection"
+    assert table.head[1:] == [
+        "emoji_food: AUROC MCM", "emoji_food: FPR95 MCM", "emoji_food: AUROC GL-MCM"
+    ]  # fmt: skip
+    assert lines(table)["ALIGN"] == ["90.00", "20.00", "95.00"]
+    assert lines(table)["CoOp"] == ["80.00", "30.00", "-"]
+    best = {table.lines[i][0].text for j in (1, 2) for i in table.best(j)}
+    assert best == {"ALIGN"}  # of false positives the fewest
+    assert table.problems == ["VPT: results without other data sets, repeat with --ood [seed 1]"]
+    of = {record["method"]: record["ood_emoji_food_auroc_mcm"] for record in view.records()}
+    assert of == {"CoOp": 80.0, "VPT": None, "ALIGN": 90.0}
+
+
+def test_every_format_has_the_numbers_of_both_halves(tested):
+    listed = rows(tested("CoOp", 1) + tested("ALIGN", 1))
+    view = Metrics(listed)
+    for form in ("text", "markdown", "latex", "html"):
+        text = formatted_view(view, form, listed)
+        assert "OpenworldAUC" in text and "88.89" in text
+    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv", listed)))
+    (same, *_) = json.loads(formatted_view(view, "json", listed))["metrics"]
+    assert float(first["auroc"]) == pytest.approx(800 / 9) == pytest.approx(same["auroc"])
+    assert (same["column"], same["seeds"], same["calibration_error_scaled"]) == (
+        "base and new", [1], None,
+    )  # fmt: skip
