@@ -56,6 +56,9 @@ def main(argv: list[str]) -> int:
             code = module.main(argv[1:]) or 0
         sys.stdout.flush()
         return code
+    except KeyboardInterrupt:
+        print(f"{prefix}: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -295,7 +295,8 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
     )
     started = time.time()
     for number in INTERRUPTS:
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, signal.default_int_handler)
     try:
         executor.execute(engine, Progress())
     except KeyboardInterrupt:

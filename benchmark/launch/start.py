@@ -119,11 +119,11 @@ def _be(words: list[str], environment: dict[str, str], out: int, errors: int) ->
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(out, 1)
     os.dup2(errors, 2)
-    # What the launcher holds for other runs, locks above all, must end with the launcher. Python
-    # still counts on the numbers: they lead nowhere from now on.
+    # What the launcher holds for other runs, locks above all, must end with the launcher, and its
+    # terminal is not the run's. Python still counts on the numbers: they lead nowhere from now on.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2:
+        if descriptor not in (1, 2):
             os.dup2(nowhere, descriptor)
     sys.stdout, sys.stderr = _stream(1), _stream(2)
     os.environ.update(environment)
@@ -132,4 +132,5 @@ def _be(words: list[str], environment: dict[str, str], out: int, errors: int) ->
 
 
 def _stream(number: int) -> TextIO:
-    return open(number, "w", buffering=1, encoding="utf-8", closefd=False)
+    errors = "backslashreplace"  # names of files may have letters that UTF-8 lacks
+    return open(number, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)

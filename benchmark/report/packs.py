@@ -211,7 +211,7 @@ def is_safe(name: str) -> bool:
 
 
 def described(content: bytes) -> dict:
-    """What a manifest says of a file."""
+    """The entry of a file in a manifest."""
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 

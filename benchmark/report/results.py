@@ -133,7 +133,7 @@ KINDS = {
     "a number, 0 or more": (
         _number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         "num_params", "num_classes", "train_seconds", "train_steps", "test_seconds",
+         "num_params", "num_classes", "num_test", "train_seconds", "train_steps", "test_seconds",
          "peak_memory_mib", "temperature"],
     ),
     "a text": (

@@ -116,7 +116,8 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
     several = runs.groupby(same_name, sort=False)["config"].transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
     runs["method"] = [
-        _method(run, ours, run.Index in set(runs.index[several])) for run in runs.itertuples()
+        _method(run, ours, of_several)
+        for run, of_several in zip(runs.itertuples(), several, strict=True)
     ]
     runs["name"] = [
         ", ".join([run.method, *setting_texts(run.settings)]) for run in runs.itertuples()

@@ -21,6 +21,12 @@ def test_missing_requirement(checkout):
     assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
 
 
+def test_an_interrupted_command_says_so_in_a_line(checkout):
+    (checkout.root / "tqdm.py").write_text("raise KeyboardInterrupt")
+    interrupted = checkout.base2new(code=130)
+    assert interrupted.stderr == "python -m benchmark base2new: interrupted\n"
+
+
 @pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
 def test_help(checkout, command):
     told = checkout.run(sys.executable, "-m", "benchmark", *command.split(), "--help")

@@ -1,4 +1,4 @@
-"""How far the transport of a trained model is from the uniform plan, which solves nothing.
+"""The distance of a model's transport from the uniform plan, which solves nothing.
 
 Letters as in `scores`. A plan T with weights a of its rows and b of its columns is compared with
 the uniform plan a b': by its entropy, of which a b' has the greatest (Cuturi 2013, section 3), and
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def has_plans(spec: PromptSpec) -> bool:
-    """Whether the score of a method solves transport problems."""
+    """True if the score of a method solves transport problems."""
     if spec.score == "plot":
         return True
     several = max(spec.M, 1) * max(spec.N, 1) > 1
@@ -98,7 +98,7 @@ def _uniform_weights(T: Tensor) -> Problem:
 
 
 def departure(problem: Problem) -> dict[str, float]:
-    """How far plans are from uniform, on average over the problems.
+    """The distance of plans from uniform, averaged over the problems.
 
     Returns:
         `entropy`, over the greatest: 1 of the uniform plan; `total_variation`: 0 of it.
@@ -150,7 +150,7 @@ class TransportSample:
 
     @torch.no_grad()
     def measure(self) -> dict[str, object]:
-        """What the record says of transport.
+        """The entry on transport in the record.
 
         Returns:
             `images`, how many; the `departure` from uniform of each level, by its name in `plans`;

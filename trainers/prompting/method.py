@@ -178,7 +178,7 @@ class Method(nn.Module):
 
     @classmethod
     def place(cls, key: str) -> str:
-        """Where a cfg has a key of the node, dotted."""
+        """The dotted name in a cfg of a key of the node."""
         return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:

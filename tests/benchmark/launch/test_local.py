@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 
@@ -133,6 +134,17 @@ def test_a_closed_terminal_or_a_kill_leaves_no_child(checkout):
         process.communicate(timeout=20)
         assert process.returncode == 130
         assert not alive(checkout.calls()[0]["pid"])
+
+
+def test_a_closed_terminal_does_not_end_what_nohup_started(checkout):
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the launcher inherits
+    try:
+        with working(checkout, *ONE) as process:
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=2)
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 def test_a_training_that_fails_takes_its_targets_along_and_a_target_only_itself(checkout):

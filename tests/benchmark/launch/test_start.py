@@ -18,21 +18,20 @@ EARLIER = ROOT / "tests/earlier/version_0_2"
 
 # Starts a command in the way that the first word asks for; says how, and the exit code.
 START = """
-import json, sys, time
+import os, sys, time
 from benchmark.launch.start import Starter
 
 starter = Starter(forks=sys.argv[1] == "forks")
 starter.warm_up([sys.argv[2]])
 process = starter.start([sys.executable, "train.py", *sys.argv[3:]], {})
-with open(f"/proc/{process.pid}/cmdline") as file:
-    print("program" if "train.py" in file.read().split("\\0") else "fork")
+print("program" if os.getsid(process.pid) == process.pid else "fork")
 while process.poll() is None:
     time.sleep(0.05)
 print(process.poll(), end="")
 """
 
 
-def start(*words: str, threads: str = "1"):
+def start(*words: str, threads: str = "1", stdin=None):
     environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-c", START, *words],
@@ -41,6 +40,7 @@ def start(*words: str, threads: str = "1"):
         timeout=300,
         cwd=ROOT,
         env=os.environ | environment,
+        stdin=stdin,
     )
 
 
@@ -62,6 +62,25 @@ def test_a_fork_computes_what_a_program_computes(tmp_path):
     for name, value in ends["forks"].items():
         other = ends["programs"][name]
         assert value == other if name == "answers" else torch.equal(value, other), name
+
+
+PROBE = """
+import os, sys
+with open({!r}, "a") as file:
+    print(os.readlink("/proc/self/fd/0"), sys.stdout.errors, sys.stderr.errors, file=file)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+@pytest.mark.parametrize("how", ["forks", "programs"])
+def test_a_run_reads_nothing_and_writes_any_name(how, tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE.format(str(tmp_path / "seen")))
+    with open(__file__) as stdin:
+        done = start(
+            how, str(EARLIER / "anchored.py"), "--plugin", str(tmp_path / "probe.py"), stdin=stdin
+        )
+    assert done.stdout.startswith(how[:-1]), done.stderr
+    assert (tmp_path / "seen").read_text() == "/dev/null backslashreplace backslashreplace\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")

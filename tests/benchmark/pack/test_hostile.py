@@ -272,6 +272,14 @@ HOSTILE = {
         lambda files: as_zip(record(accuracy=500)(files)),
         f"'{RECORD}' in it holds accuracy 500, which is not from 0 to 100",
     ),
+    "more images than numbers": (
+        lambda files: as_zip(record(num_test=10**400)(files)),
+        "which is not a number, 0 or more",
+    ),
+    "a large accuracy over all classes": (
+        lambda files: as_zip(record(joint_accuracy=10**400)(files)),
+        "which is not from 0 to 100",
+    ),
     "of another run": (
         lambda files: as_zip(record(seed=2)(files)),
         f"'{RECORD}' in it holds seed 2, not 1",

@@ -93,7 +93,7 @@ class Recorder:
             self._sample.add(output)
 
     def transport(self) -> dict[str, object] | None:
-        """What `diagnostics` say of the plans, after a line where they are nearly uniform."""
+        """The sample's measures, after printing a line where plans are nearly uniform."""
         if self._sample is None:
             return None
         found = self._sample.measure()
