@@ -86,9 +86,9 @@ def launch(
     for note in engine.notes:
         print(note, file=sys.stderr)
     local = None if args.slurm is not None else Local.of_machine(args.jobs)
-    if local and engine.todo:
-        local.warm_up(settings.plugins)
     if not args.only:
+        if local and engine.todo:
+            local.warm_up(settings.plugins)
         check_settings(engine)
         if not args.dry_run:
             before(engine)

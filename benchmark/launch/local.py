@@ -66,6 +66,8 @@ class Local:
             KeyboardInterrupt: as ever; no child is left running.
         """
         waiting = list(engine.todo)
+        if waiting:
+            self.warm_up(engine.settings.plugins)
         progress.begin(len(engine.runs) - len(waiting), len(engine.runs))
         try:
             while waiting or self._children:

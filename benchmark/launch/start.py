@@ -45,7 +45,7 @@ class Starter:
 
     def warm_up(self, plugins: Iterable[str]) -> None:
         """Import what runs need. A run itself says what cannot be imported."""
-        if not self._may_fork:
+        if not self._may_fork or self._threads:
             return
         try:
             train = import_module("train")
