@@ -117,7 +117,7 @@ def test_transport_plans_are_drawn(finished):
                              capture_output=True)  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert min(Image.open(picture).size) > 300
-    assert "plans: tokens 0.0" in process.stdout and "; prompts 0.0" in process.stdout
+    assert "plans: tokens 0." in process.stdout and "; prompts 0." in process.stdout
     wrong = subprocess.run([*command, "--class-name", "unicorns"], cwd=ROOT, text=True,
                            capture_output=True)  # fmt: skip
     assert wrong.returncode == 2 and "no class 'unicorns'" in wrong.stderr
