@@ -14,7 +14,7 @@ from .metrics import detection, metrics
 
 
 def results_file(cfg) -> Path:
-    """Where the record of a run is."""
+    """The path of a run's record."""
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 

@@ -1,4 +1,4 @@
-"""Transport of a model beside the uniform plan."""
+"""Distance of transport plans from uniform."""
 
 import json
 import math

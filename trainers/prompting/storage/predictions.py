@@ -1,4 +1,4 @@
-"""What a model says of each image, collected batch by batch where the model computes."""
+"""A model's answers to each image, collected batch by batch where the model computes."""
 
 import os
 from collections import defaultdict
@@ -6,6 +6,11 @@ from collections import defaultdict
 import torch
 
 TOP = 5  # classes that are kept of an image
+
+
+def confidence(logits: torch.Tensor) -> torch.Tensor:
+    """The greatest value of the softmax over classes, (..., K) -> (...)."""
+    return logits.softmax(-1).amax(-1)
 
 
 class Predictions:
@@ -50,10 +55,10 @@ class Predictions:
             "top": top.indices,
             "probability": top.values.exp().half(),
             "label_log_probability": log_p.gather(1, labels)[:, 0],
-            "mcm": (logits / self.scale).softmax(1).amax(1),
+            "mcm": confidence(logits / self.scale),
         }
         if self.temperature is not None:
-            found["scaled_probability"] = (logits / self.temperature).softmax(1).amax(1)
+            found["scaled_probability"] = confidence(logits / self.temperature)
         if others is not None:
             found |= self._union(logits, others.float(), labels)
         for name, values in found.items():
@@ -74,7 +79,7 @@ class Predictions:
             "joint_label_log_probability": log_p.gather(1, labels)[:, 0],
         }
         if self.temperature is not None:
-            found["joint_scaled_probability"] = (logits / self.temperature).softmax(1).amax(1)
+            found["joint_scaled_probability"] = confidence(logits / self.temperature)
         return found
 
     def columns(self) -> dict[str, list[str] | torch.Tensor]:

@@ -17,14 +17,10 @@ from ..model.parts import Output
 from ..model.prompted_clip import PromptedCLIP
 from ..running import ranks
 from ..spec import clean
+from ..storage.predictions import confidence
 from .checks import check_same_images
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
-
-
-def mcm(cosines: torch.Tensor) -> torch.Tensor:
-    """The greatest value of the softmax over classes, (..., K) -> (...)."""
-    return cosines.softmax(-1).amax(-1)
 
 
 def scores(model: PromptedCLIP, output: Output) -> Columns:
@@ -34,13 +30,13 @@ def scores(model: PromptedCLIP, output: Output) -> Columns:
     patch and a class have the mean of their cosines over visual and textual prompts, which is the
     product of mean features; the states of visual prompts are no patches.
     """
-    found = {"mcm": mcm(output.logits / model.logit_scale.float())}
+    found = {"mcm": confidence(output.logits / model.logit_scale.float())}
     if (r := output.image.r) is not None:
         spec, h = model.spec, output.text.h.float()
         P = r.shape[2] - (spec.vision_length if spec.M else 0)
         h = h if spec.image_conditional else h.mean(0, keepdim=True)
         local = r[:, :, :P].float().mean(1) @ h.transpose(1, 2)  # (B, P, K)
-        found["gl_mcm"] = found["mcm"] + mcm(local).amax(1)
+        found["gl_mcm"] = found["mcm"] + confidence(local).amax(1)
     return found
 
 
