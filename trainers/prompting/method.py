@@ -11,7 +11,7 @@ from torch import nn
 
 from . import node as nodes
 from .errors import UserError, check_name
-from .model.parts import Output, Parts
+from .model.parts import Output
 from .model.prompted_clip import PromptedCLIP
 from .regularizers import regularize
 from .spec import PromptSpec
@@ -125,12 +125,11 @@ class Method(nn.Module):
         name, point = type(self).__name__, self.point(settings)
         if not isinstance(point, PromptSpec):
             raise UserError(f"`point` of {name} gives {type(point).__name__} and no PromptSpec")
+        point = point.with_(settings=settings)
         self.model = PromptedCLIP(clip_model, classnames, point, dataset)
         self.model.dead_weights = self.dead_weights
         self.setup(clip_model, classnames, dataset)
-        if not isinstance(self.model.parts, Parts):
-            kind = type(self.model.parts).__name__
-            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
+        self.model.check_parts(name, clip_model)
         self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
 
     # ------------------------------------------------------------------ what a method may say
@@ -272,6 +271,7 @@ class Method(nn.Module):
                 f"{' (CSC)' if class_specific else ''}: it cannot name others"
             )
         self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        self.model.parts.own_classes = not others
         kept = checkpoint.get("method")
         if kept is None or checkpoint.get("trainer") != name:  # of another code or method
             return

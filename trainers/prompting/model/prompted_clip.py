@@ -1,5 +1,9 @@
-"""A CLIP with prompts: learner, encoders and score, for every method."""
+"""A CLIP with prompts: learner, encoders and score, for every method.
 
+Long because it is the one place where learner, encoders, parts, ranks and memory meet.
+"""
+
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -10,6 +14,7 @@ from torch import nn
 
 from .. import scores
 from ..encoders import blocks
+from ..encoders.added import SIDES, Additions, blocks_of, check_added
 from ..encoders.sentences import check_names
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
@@ -139,6 +144,34 @@ class PromptedCLIP(nn.Module):
         check_contexts(contexts, self.spec, self.num_classes, towers, self.parts)
         return contexts
 
+    def set_scale(self, scale: float) -> None:
+        """Take another logit scale than CLIP's; 0 leaves it.
+
+        Raises:
+            UserError: it is negative, or not finite.
+        """
+        if not 0 <= scale < math.inf:
+            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
+        if scale:
+            self.logit_scale.fill_(scale)
+
+    def check_parts(self, name: str, clip_model: Any) -> None:
+        """Refuse parts that do not fit the encoders.
+
+        Args:
+            name: of the method.
+            clip_model: that the model was built of.
+
+        Raises:
+            UserError: says which, where and why.
+        """
+        if not isinstance(self.parts, Parts):
+            kind = type(self.parts).__name__
+            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
+        for side in SIDES:
+            if added := self.parts.blocks(side):
+                check_added(name, side, added, blocks_of(clip_model, side))
+
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Logits (B, K), float32, of features."""
         B = len(image.z)
@@ -169,7 +202,7 @@ class PromptedCLIP(nn.Module):
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
         vision = ranks.read(contexts.vision, B)
-        features = self.image_encoder(ranks.own(images), vision)
+        features = self.image_encoder(ranks.own(images), vision, self._added("image", B))
         return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
@@ -181,7 +214,8 @@ class PromptedCLIP(nn.Module):
             text = [ranks.own(context) for context in text]
         else:
             text = ranks.read(text, rows)
-        found = self.text_encoder(text, ranks.own(contexts.inserted))
+        inserted = ranks.own(contexts.inserted)
+        found = self.text_encoder(text, inserted, self._added("text", rows))
         if ranks.count() == 1:
             return self.parts.text(found)
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
@@ -190,6 +224,13 @@ class PromptedCLIP(nn.Module):
             missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
         return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
+
+    def _added(self, side: str, rows: int) -> Additions:
+        """What the parts add inside an encoder that computes a share of some rows."""
+        added = self.parts.blocks(side)
+        if ranks.shares(rows) and self.training:
+            return {i: here.for_share(rows) for i, here in added.items()}
+        return added
 
     @property
     def _text_learns(self) -> bool:
@@ -247,8 +288,10 @@ class PromptedCLIP(nn.Module):
         conditional = self.spec.image_conditional
         batch = ranks.largest(batch)
         towers = {
-            "text": self.text_encoder.footprint(batch if conditional else 1, itemsize),
-            "image": self.image_encoder.footprint(batch, itemsize),
+            "text": self.text_encoder.footprint(
+                batch if conditional else 1, itemsize, self.parts.blocks("text")
+            ),
+            "image": self.image_encoder.footprint(batch, itemsize, self.parts.blocks("image")),
         }
         plans = 0
         if self.spec.token_level and self.token_weights is not None:
@@ -305,7 +348,7 @@ class PromptedCLIP(nn.Module):
         return {names[own]: p for own, p in self.prompt_learner.named_parameters()}
 
     def _public_parts(self) -> dict[str, nn.Parameter]:
-        return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
+        return {self.parts.public_name(own): p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
         """What is trained, under the names and in the shapes of public checkpoints."""
