@@ -140,22 +140,24 @@ class PromptedCLIP(nn.Module):
         return contexts
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Logits (B, K), float32, of features."""
+        """Logits (B, K), float32, of features: the score's, by way of the parts, and the bias."""
         B = len(image.z)
         shared = scores.by_images(self.spec)
+        own_image, own_text = image, text
         if shared:
-            image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
+            own_image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
             if self.spec.image_conditional:
-                text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
+                own_text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
             else:
                 h, raw, *s = ranks.read([x for x in text[:3] if x is not None], B)
-                text = text._replace(h=h, raw=raw, s=s[0] if s else None)
+                own_text = text._replace(h=h, raw=raw, s=s[0] if s else None)
         logits = scores.score(
-            self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
+            self.spec, own_image, own_text, self.logit_scale, self.chunk_bytes, ranks.total
         )
-        if self.logit_bias is not None:
-            logits = logits + self.logit_bias
-        return ranks.whole(logits, B) if shared else logits
+        logits = ranks.whole(logits, B) if shared else logits
+        return scores.finish(
+            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
+        )
 
     def logits(self, image: ImageFeatures) -> torch.Tensor:
         """Logits (B, K), float32, in eval mode, of the `image` of another model's `output`.
