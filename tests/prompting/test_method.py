@@ -12,6 +12,7 @@ from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_met
 from trainers.prompting.method import METHODS, Batch, register
 from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import read_node
+from trainers.prompting.trainer.layout import PublicLayout
 from trainers.prompting.use.export import Program
 
 NAMES = ["forest", "sea", "road"]
@@ -141,6 +142,42 @@ def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
     with torch.no_grad():
         scaled.model.parts.weight.mul_(2)
     assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
+
+
+def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
+    class Weight(Parts):
+        prefix = "adapter."
+
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Parameter(torch.ones(2))
+
+    class Held(Mine):
+        saves_submodule = "adapter"
+        dead_weights = ("base_",)
+
+        def setup(self, clip_model, classnames, dataset):
+            self.model.parts = Weight()
+
+        @staticmethod
+        def point(node):
+            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+
+    model = build(Held, tiny_clip).model
+    layout = PublicLayout(model, submodule=True)
+    assert set(model.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
+    for i, name in enumerate(("fc", "adapter.fc")):  # alone, or in the whole model
+        dead = {"adapter.base_x": torch.ones(3), "base_y": torch.ones(4)}
+        layout.load_state_dict({name: torch.full((2,), float(i)), **dead})
+        assert model.parts.fc.tolist() == [i, i]
+    with pytest.raises(UserError, match="The checkpoint has 'prompt_learner.fc', which"):
+        layout.load_state_dict({"prompt_learner.fc": torch.ones(2)})
+
+    class Misnamed(Held):
+        saves_submodule = "adapter."
+
+    with pytest.raises(UserError, match="must be False, True, or the name of a sub-module"):
+        register(Misnamed)
 
 
 def test_parts_may_have_the_last_word_on_logits(tiny_clip):

@@ -1,4 +1,7 @@
-"""A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
+"""A method: a point in the space of prompts, and a loss. The base of all, and their registry.
+
+It is long because all that a method may say is documented in one place.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -57,9 +60,10 @@ class Method(nn.Module):
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
         training_only: keys of `Settings` that an evaluation does not read, and may set otherwise.
         checkpoint: name of the folder that the public method saves its model in.
-        saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        saves_submodule: whether public checkpoints hold the `prompt_learner` alone, or the name
+            of another sub-module that they hold.
         dead_weights: beginnings of names in public checkpoints that mean nothing here, without
-            `prompt_learner.`.
+            that of the sub-module.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
         class_bound: True for what learns something for each class, such as prototypes or a cache
@@ -94,7 +98,7 @@ class Method(nn.Module):
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
     checkpoint: ClassVar[str] = "prompt_learner"
-    saves_submodule: ClassVar[bool] = False
+    saves_submodule: ClassVar[bool | str] = False
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
@@ -127,6 +131,8 @@ class Method(nn.Module):
             raise UserError(f"`point` of {name} gives {type(point).__name__} and no PromptSpec")
         self.model = PromptedCLIP(clip_model, classnames, point, dataset)
         self.model.dead_weights = self.dead_weights
+        if isinstance(self.saves_submodule, str):
+            self.model.submodule = self.saves_submodule
         self.setup(clip_model, classnames, dataset)
         if not isinstance(self.model.parts, Parts):
             kind = type(self.model.parts).__name__
@@ -290,6 +296,10 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "checkpoint": (
         "the name of a folder",
         lambda value: isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value),
+    ),
+    "saves_submodule": (
+        "False, True, or the name of a sub-module",
+        lambda value: isinstance(value, bool) or (isinstance(value, str) and value.isidentifier()),
     ),
     "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
 }

@@ -86,7 +86,8 @@ class PromptedCLIP(nn.Module):
             self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
-        self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
+        self.submodule = "prompt_learner"  # that public checkpoints may hold without its name
+        self.dead_weights: tuple[str, ...] = ()  # names in them that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
         self.register_buffer("logit_bias", None if bias is None else bias.detach())
@@ -317,17 +318,18 @@ class PromptedCLIP(nn.Module):
         """Load the prompts of a public checkpoint (docs/methods.md, section 7).
 
         Args:
-            state: names of the whole published model, or of its `prompt_learner` alone. What is
+            state: names of the whole published model, or of its `submodule` alone. What is
                 frozen or dead in it is ignored.
 
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        load_public_state(self._public_prompts(), self._public_parts(), state, self._is_ignored)
+        own = self._public_prompts(), self._public_parts()
+        load_public_state(*own, state, self._is_ignored, self.submodule)
 
     def _is_ignored(self, name: str) -> bool:
         """Whether a name in a public checkpoint means nothing here: it is frozen or dead."""
-        dead = name.removeprefix("prompt_learner.").startswith(self.dead_weights)
+        dead = name.removeprefix(self.submodule + ".").startswith(self.dead_weights)
         if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
             return True
         encoder, _, rest = name.partition(".")

@@ -128,7 +128,7 @@ class PromptTrainer(TrainerX):
     def _register(self):
         """Tell Dassl what to save and to train."""
         cfg = self.cfg
-        layout = PublicLayout(self.model, self.method.saves_submodule)
+        layout = PublicLayout(self.model, bool(self.method.saves_submodule))
         self.optim = self.sched = None
         if self.num_trained:
             if cfg.MODEL.INIT_WEIGHTS:
