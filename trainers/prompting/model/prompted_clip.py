@@ -1,6 +1,6 @@
 """A CLIP with prompts: learner, encoders and score, for every method."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -116,7 +116,7 @@ class PromptedCLIP(nn.Module):
             else:
                 contexts = self.contexts()
                 image = self._encode_images(images, contexts)
-                text = self._encode_text(contexts) if self._text_learns else self.text_features()
+                text = self._text(contexts)
                 found = Output(self.score(image, text), image, text)
         shape, wanted = tuple(found.logits.shape), (len(images), self.num_classes)
         if shape != wanted:
@@ -184,40 +184,46 @@ class PromptedCLIP(nn.Module):
             text = [ranks.own(context) for context in text]
         else:
             text = ranks.read(text, rows)
-        found = self.text_encoder(text, ranks.own(contexts.inserted))
+        found: TextFeatures = self.text_encoder(text, ranks.own(contexts.inserted))
         if ranks.count() == 1:
-            return self.parts.text(found)
+            return found
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
         s = found.s
         if s is not None and self.token_weights is not None:
             missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
-        return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
+        return TextFeatures(h, raw, s, self.token_weights)
 
     @property
     def _text_learns(self) -> bool:
-        """Whether the text features of this step differ from those of the last one."""
-        return self.training and (self.spec.N > 0 or self._has_parts)
+        """Whether something inside the text encoder is trained."""
+        return self.spec.N > 0
 
-    @property
-    def _has_parts(self) -> bool:
-        return next(self.parts.parameters(), None) is not None
+    def _text(self, contexts: Contexts) -> TextFeatures:
+        """The text features that the score gets."""
+        encode_now = self.training and self._text_learns
+        return self.parts.text(self._encode_text(contexts) if encode_now else self._encoded_text())
 
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
-        """The text features of the present prompts, computed once and kept until they change."""
-        parts = [*self.parts.parameters(), *self.parts.buffers()]
-        relevant = self if self.spec.N or parts else self.text_encoder
-        values = chain(relevant.parameters(), self.parts.buffers())
+        """The text features of the present prompts and parts, without gradient."""
+        return self.parts.text(self._encoded_text())
+
+    @torch.no_grad()
+    def _encoded_text(self) -> TextFeatures:
+        """What the text encoder gives, computed once and kept until that changes."""
+        values: Iterable[torch.Tensor] = self.text_encoder.parameters()
+        if self._text_learns:
+            values = chain(self.parameters(), self.parts.buffers())
         key = tuple((x.data_ptr(), x._version, x.device) for x in values)
         if self._cache is None or self._cache[0] != key:
-            contexts = self.contexts()
-            self._cache = key, self._encode_text(contexts)
+            with torch.inference_mode(False), torch.no_grad():  # training may read it later
+                self._cache = key, self._encode_text(self.contexts())
         return self._cache[1]
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """As `nn.Module.train`; in train mode the cached text features are dropped."""
-        if mode:
+        """As `nn.Module.train`; in train mode cached text features that change are dropped."""
+        if mode and self._text_learns:
             self._cache = None
         return super().train(mode)
 
@@ -228,7 +234,7 @@ class PromptedCLIP(nn.Module):
         texts, logits = [], []
         for i in range(0, len(z), step):
             contexts = self.contexts(z[i : i + step])
-            texts.append(self._encode_text(contexts))
+            texts.append(self.parts.text(self._encode_text(contexts)))
             logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
         text = texts[0]._replace(
             h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
