@@ -68,6 +68,10 @@ class Method(nn.Module):
         trains: False for what has nothing to learn and is evaluated as it is.
         class_bound: True for what learns something for each class, such as prototypes or a cache
             with labels; its checkpoints are refused for other classes.
+        support_passes: how often `take_support` is to see each training image; 0 for a method that
+            takes no support. It may be a property, of the settings.
+        trains_on_support: True for steps on the features of the support in the place of images.
+        searches: True for a method that `take_validation` is called of. It may be a property.
 
     Attributes:
         model: the `PromptedCLIP`.
@@ -103,6 +107,9 @@ class Method(nn.Module):
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
+    support_passes: int = 0
+    trains_on_support: ClassVar[bool] = False
+    searches: bool = False
 
     @dataclass(frozen=True)
     class Settings(nodes.Settings):
@@ -176,6 +183,30 @@ class Method(nn.Module):
                 "from the features and logits of the output, without `detach` or `no_grad`"
             )
         scale(terms["loss"]).backward()
+
+    def make_room(self, n: int) -> None:
+        """Give what `take_support` fills the size that n training images need.
+
+        Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
+        or buffer with no elements takes the size that the checkpoint has.
+        """
+
+    def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take the training set, before the first step; not called where a checkpoint is loaded.
+
+        Args:
+            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; in every
+                pass under other augmentations.
+            labels: (n,).
+        """
+
+    def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take validation images, after the last step.
+
+        Args:
+            features: (n, D), as in `take_support`, without augmentation.
+            labels: (n,).
+        """
 
     def after_epoch(self, epoch: int, last: int) -> None:
         """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
@@ -277,6 +308,7 @@ class Method(nn.Module):
                 f"{name} has learned something for each of its classes"
                 f"{' (CSC)' if class_specific else ''}: it cannot name others"
             )
+        self.make_room(0)
         self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
         kept = checkpoint.get("method")
         if kept is None or checkpoint.get("trainer") != name:  # of another code or method

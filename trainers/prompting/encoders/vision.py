@@ -82,12 +82,15 @@ class ImageEncoder(nn.Module):
                 "how they were read and normalised"
             )
 
-    def forward(self, images, contexts: list[torch.Tensor] | None = None) -> ImageFeatures:
+    def forward(
+        self, images, contexts: list[torch.Tensor] | None = None, unit: bool = True
+    ) -> ImageFeatures:
         """Encode images under every visual prompt.
 
         Args:
             images: (B, 3, H, W), normalised.
             contexts: per depth i < J the visual prompts (M, b, width); None when M = 0.
+            unit: whether features are normalised; else there are none of tokens.
 
         Returns:
             `ImageFeatures`.
@@ -95,7 +98,7 @@ class ImageEncoder(nn.Module):
         dtype = self.visual.conv1.weight.dtype
         images = images.to(dtype)
         if not self.is_vit:
-            return self._resnet(images)
+            return self._resnet(images, unit)
         v = self.visual
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -116,8 +119,8 @@ class ImageEncoder(nn.Module):
             step = self._block if self.patches or i + 1 < len(layers) else self._read_cls
             x = blocks.run(step, self.recompute and x.requires_grad, block, x)
         x = x.unflatten(0, (B, M))
-        if not self.patches:
-            return ImageFeatures(self._project(x[:, :, 0]), None)
+        if not (self.patches and unit):
+            return ImageFeatures(self._project(x[:, :, 0], unit), None)
         x = self._project(x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1:])
 
@@ -142,15 +145,17 @@ class ImageEncoder(nn.Module):
         out = blocks.attend(block, blocks.project_q(block, cls), *blocks.project_kv(block, x))
         return blocks.finish(block, cls, out)
 
-    def _project(self, x):
+    def _project(self, x, unit: bool = True):
         """States to features, which autocast would round to half precision."""
         with no_autocast(x.device.type):
-            return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
+            x = self.visual.ln_post(x) @ self.visual.proj
+            return F.normalize(x, dim=-1) if unit else x
 
-    def _resnet(self, images) -> ImageFeatures:
+    def _resnet(self, images, unit: bool) -> ImageFeatures:
         """Global and local features of a ResNet: the attention pool's output at each position."""
-        if not self.patches:
-            return ImageFeatures(F.normalize(self.visual(images), dim=-1)[:, None], None)
+        if not (self.patches and unit):
+            x = self.visual(images)[:, None]
+            return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)
         pool = self.visual.attnpool
         grid = {}
 

@@ -1,4 +1,7 @@
-"""A CLIP with prompts: learner, encoders and score, for every method."""
+"""A CLIP with prompts: learner, encoders and score, for every method.
+
+It is long because every way from images and prompts to logits is in one place.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -100,6 +103,9 @@ class PromptedCLIP(nn.Module):
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and the features that they come from, of normalised images (B, 3, H, W).
 
+        Where the image encoder has neither prompts nor patches, `image_features` may stand for the
+        images.
+
         Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
         for logits there; with the scores `released` and `plot`, which solve transport for the
         whole batch as their public codes do, the logits of the other images change, too.
@@ -109,7 +115,7 @@ class PromptedCLIP(nn.Module):
                 infinite.
             UserError: the method's parts or its score give another number of logits.
         """
-        self.image_encoder.check(images)
+        self._check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
                 found = self._image_conditional(self._encode_images(images, Contexts(None, None)))
@@ -169,8 +175,32 @@ class PromptedCLIP(nn.Module):
             return self._image_conditional(image).logits
         return self.score(image, self.text_features())
 
+    @property
+    def feature_width(self) -> int:
+        """D of the features."""
+        return int(self.text_encoder.text_projection.shape[1])
+
+    @torch.no_grad()
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (B, D), float32, without prompts and not normalised, of images (B, 3, H, W).
+
+        Raises:
+            ValueError: as `output`.
+        """
+        self.image_encoder.check(images)
+        features: torch.Tensor = self.image_encoder(ranks.own(images), unit=False).z[:, 0].float()
+        return ranks.whole(features, len(images))
+
+    def _check(self, images: torch.Tensor) -> None:
+        """Refuse what `output` does not read."""
+        plain = not (self.spec.M or self.image_encoder.patches)
+        if not (plain and images.dim() == 2 and images.shape[1] == self.feature_width):
+            self.image_encoder.check(images)
+
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
+        if images.dim() == 2:
+            return self.parts.image(ImageFeatures(F.normalize(images, dim=-1)[:, None], None))
         vision = ranks.read(contexts.vision, B)
         features = self.image_encoder(ranks.own(images), vision)
         return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))

@@ -53,6 +53,8 @@ def load_public_state(
         value = found[name]
         check_dense(name, value, trained=True)
         wanted, given = tuple(parameter.shape), tuple(value.shape)
+        if not parameter.numel():  # its length was not known before training
+            given, wanted = given[1:], wanted[1:]
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
@@ -66,6 +68,8 @@ def load_public_state(
                 "failed, so take an earlier epoch or train again"
             )
     for name, parameter in own.items():
+        if not parameter.numel():
+            parameter.data = parameter.new_empty(found[name].shape)
         parameter.copy_(found[name].reshape(parameter.shape))
 
 
