@@ -91,7 +91,11 @@ class ImageEncoder(nn.Module):
             )
 
     def forward(
-        self, images, contexts: list[torch.Tensor] | None = None, added: Additions = NONE
+        self,
+        images,
+        contexts: list[torch.Tensor] | None = None,
+        added: Additions = NONE,
+        unit: bool = True,
     ) -> ImageFeatures:
         """Encode images under every visual prompt.
 
@@ -100,6 +104,7 @@ class ImageEncoder(nn.Module):
             contexts: per depth i < J the visual prompts (M, b, width); None when M = 0. Those of a
                 later depth may have fewer tokens: they replace the last ones.
             added: what a method adds to the blocks.
+            unit: whether features are normalised; else there are none of tokens.
 
         Returns:
             `ImageFeatures`.
@@ -107,7 +112,7 @@ class ImageEncoder(nn.Module):
         dtype = self.visual.conv1.weight.dtype
         images = images.to(dtype)
         if not self.is_vit:
-            return self._resnet(images)
+            return self._resnet(images, unit)
         v = self.visual
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -140,8 +145,8 @@ class ImageEncoder(nn.Module):
         states = v.ln_post(x[:, :, : 1 + self.spec.states]) if self.spec.states else None
         if values is not None:
             values = v.ln_post(values.unflatten(0, (B, M)))
-        if not self.patches:
-            return ImageFeatures(self._project(x[:, :, 0]), None, states, values)
+        if not (self.patches and unit):
+            return ImageFeatures(self._project(x[:, :, 0], unit), None, states, values)
         x = self._project(x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values)
 
@@ -179,15 +184,17 @@ class ImageEncoder(nn.Module):
         own = (t[:, patches].contiguous() for t in (x, value, y))
         return read, blocks.finish(block, *own, added)
 
-    def _project(self, x):
+    def _project(self, x, unit: bool = True):
         """States to features, which autocast would round to half precision."""
         with no_autocast(x.device.type):
-            return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
+            x = self.visual.ln_post(x) @ self.visual.proj
+            return F.normalize(x, dim=-1) if unit else x
 
-    def _resnet(self, images) -> ImageFeatures:
+    def _resnet(self, images, unit: bool) -> ImageFeatures:
         """Global and local features of a ResNet: the attention pool's output at each position."""
-        if not (self.patches or self.spec.values):
-            return ImageFeatures(F.normalize(self.visual(images), dim=-1)[:, None], None)
+        if not ((self.patches or self.spec.values) and unit):
+            x = self.visual(images)[:, None]
+            return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)
         pool = self.visual.attnpool
         grid = {}
 

@@ -66,3 +66,23 @@ class Parts(nn.Module):
     def text(self, features: TextFeatures) -> TextFeatures:
         """Between the text encoder and the score."""
         return features
+
+    def logits(
+        self,
+        logits: torch.Tensor,
+        image: ImageFeatures,
+        text: TextFeatures,
+        scale: torch.Tensor,
+    ) -> torch.Tensor:
+        """Between the score and the loss, before the logit bias of a CLIP that has one.
+
+        Args:
+            logits: (B, K), float32, of the score.
+            image: the features that they were computed from, z in float32.
+            text: likewise, h and `raw` in float32.
+            scale: (), CLIP's logit scale.
+
+        Returns:
+            (B, K), float32.
+        """
+        return logits
