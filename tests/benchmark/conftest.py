@@ -73,7 +73,7 @@ def planned(checkout, monkeypatch):
 
 @pytest.fixture
 def plugged(tmp_path):
-    """The path of a plug-in with two methods, one of which trains no prompts."""
+    """The path of a plug-in with two methods; one of them trains no prompts."""
     folder = tmp_path / "their work"
     folder.mkdir()
     (folder / "plugged.py").write_text(PLUGIN)

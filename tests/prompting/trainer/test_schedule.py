@@ -1,4 +1,4 @@
-"""How long a run trains and what its learning rates are: by epochs, or by steps."""
+"""The length of a training and its learning rates, by epochs or by steps."""
 
 import json
 import math

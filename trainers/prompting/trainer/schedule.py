@@ -1,4 +1,4 @@
-"""How long a run trains and how its learning rate changes: by epochs as in Dassl, or by steps.
+"""The length of a training and its learning rates: by epochs as in Dassl, or by steps.
 
 Letters: E epochs of n steps each, of which the last may have fewer.
 """
@@ -56,7 +56,7 @@ def steps(optim: CfgNode, n: int) -> int:
 
 
 def by_step(optim: CfgNode) -> bool:
-    """Whether the learning rate changes after every step."""
+    """True where the learning rate changes after every step."""
     return bool(optim.STEPS or optim.LR_BY_STEP)
 
 
