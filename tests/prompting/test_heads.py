@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from paths import GOLDEN
 from test_golden import check_step, read
 
