@@ -58,6 +58,9 @@ class Own(Method):
             def text(self, features):
                 return features._replace(h=F.normalize(features.h - self.weight, dim=-1))
 
+            def logits(self, logits, image, text, scale):
+                return logits - image.z[:, 0] @ (self.weight * text.raw[0]).T
+
         self.model.parts = Shift()
         self.register_buffer("seen", torch.zeros(()))
 

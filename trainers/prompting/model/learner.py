@@ -94,7 +94,9 @@ class PromptLearner(nn.Module):
         visual_width = clip_model.visual.conv1.weight.shape[0]
         derived = spec.coupling in ("project", "unified")
 
-        if spec.class_specific:  # prompts in the first block alone
+        if spec.own_contexts:  # which the parts make
+            pass
+        elif spec.class_specific:  # prompts in the first block alone
             self.ctx, self.deep_text = normal(num_classes, b, width), nn.ParameterList()
         elif spec.N:
             count = spec.num_contexts
@@ -156,7 +158,7 @@ class PromptLearner(nn.Module):
         if spec.coupling == "unified":
             return self._unified()
         text = vision = None
-        if spec.N:
+        if spec.N and not spec.own_contexts:
             deep = self.compound_prompts_text if spec.coupling == "project" else self.deep_text
             base = [as_batch(c) for c in (self.ctx, *deep)]
             text = base if spec.class_specific else [c[: spec.N] for c in base]
@@ -213,8 +215,9 @@ def check_contexts(
             need(count > 0, "some for the text encoder, which has no place for them: N is 0")
             need(shapes[0][1] == b, f"{shapes[0][1]} tokens for the text encoder, but N_CTX is {b}")
         need(
-            len(set(shapes)) <= 1,
-            f"shapes {shapes} for the {side} encoder, but they must be alike at every depth",
+            all(s[::2] == shapes[0][::2] and s[1] <= shapes[0][1] for s in shapes),
+            f"shapes {shapes} for the {side} encoder, but a later depth must be like the first, "
+            "with as many tokens or fewer",
         )
         blocks = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
         need(

@@ -1,10 +1,12 @@
 """Seams of a prompted CLIP: what a loss reads of it, and what a method adds to it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from ..encoders.added import Added
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
 from .learner import Contexts
@@ -27,6 +29,8 @@ class Parts(nn.Module):
 
     Attributes:
         prefix: what stands before the parameters' names in public whole-model checkpoints.
+        own_classes: False once a checkpoint was loaded for other classes than those it was trained
+            on; a method that knows its own classes better may read it.
 
     Example:
         >>> class Scaled(Parts):
@@ -41,6 +45,15 @@ class Parts(nn.Module):
     """
 
     prefix = ""
+    own_classes = True
+
+    def public_name(self, name: str) -> str:
+        """The name of a parameter in public whole-model checkpoints."""
+        return self.prefix + name
+
+    def blocks(self, side: str) -> Mapping[int, Added]:
+        """Additions inside the encoder of a side, `text` or `image`: by block, from 0."""
+        return {}
 
     def contexts(self, contexts: Contexts) -> Contexts:
         """Between the prompt learner and the encoders."""
@@ -53,3 +66,23 @@ class Parts(nn.Module):
     def text(self, features: TextFeatures) -> TextFeatures:
         """Between the text encoder and the score."""
         return features
+
+    def logits(
+        self,
+        logits: torch.Tensor,
+        image: ImageFeatures,
+        text: TextFeatures,
+        scale: torch.Tensor,
+    ) -> torch.Tensor:
+        """Between the score and the loss, before the logit bias of a CLIP that has one.
+
+        Args:
+            logits: (B, K), float32, of the score.
+            image: the features that they were computed from, z in float32.
+            text: likewise, h and `raw` in float32.
+            scale: (), CLIP's logit scale.
+
+        Returns:
+            (B, K), float32.
+        """
+        return logits

@@ -16,14 +16,16 @@ def load_public_state(
     parts: Mapping[str, nn.Parameter],
     state: Mapping[str, torch.Tensor],
     is_ignored: Callable[[str], bool],
+    submodule: str,
 ) -> None:
     """Load parameters from the model of a checkpoint, ours or a public one.
 
     Args:
         prompts: their parameters by name in public whole-model checkpoints.
         parts: those of the trained parts, likewise.
-        state: may have the names of the whole published model, or of its `prompt_learner` alone.
+        state: may have the names of the whole published model, or of its `submodule` alone.
         is_ignored: whether a name of the state, which no parameter has, means nothing.
+        submodule: its name in the whole model.
 
     Raises:
         UserError: as `PromptedCLIP.load_public_state_dict`.
@@ -35,7 +37,7 @@ def load_public_state(
         )
     own, found = {**prompts, **parts}, {}
     for name, value in state.items():
-        full = name if name in own else "prompt_learner." + name
+        full = name if name in own else f"{submodule}.{name}"
         if full in own:
             found[full] = value
         elif not is_ignored(name):
@@ -51,6 +53,8 @@ def load_public_state(
         value = found[name]
         check_dense(name, value, trained=True)
         wanted, given = tuple(parameter.shape), tuple(value.shape)
+        if not parameter.numel():  # its length was not known before training
+            given, wanted = given[1:], wanted[1:]
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
@@ -64,6 +68,8 @@ def load_public_state(
                 "failed, so take an earlier epoch or train again"
             )
     for name, parameter in own.items():
+        if not parameter.numel():
+            parameter.data = parameter.new_empty(found[name].shape)
         parameter.copy_(found[name].reshape(parameter.shape))
 
 

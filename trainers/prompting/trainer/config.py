@@ -13,6 +13,7 @@ from ..node import Settings, check_values
 from ..spec import PromptSpec
 from . import schedule
 from .by_run import SECTIONS, for_run, leaves
+from .support import given_support
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -189,6 +190,7 @@ def build_method(
     clip_model: Any,
     classnames: Sequence[str],
     dataset: str = "",
+    support: Mapping[str, Any] | None = None,
 ) -> Method:
     """A method in plain PyTorch, without Dassl.
 
@@ -199,6 +201,9 @@ def build_method(
         clip_model: what `load_clip` gives. Its modules are shared and frozen, not copied.
         classnames: K names; `_` reads as a space.
         dataset: name of the data set, which selects hand-written sentences.
+        support: for a method that takes it (`Method.support_passes`), the training set as `images`,
+            (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
+            (n,). Its features are computed here, on the CPU, and kept.
 
     Returns:
         A module with `.model`, its `PromptedCLIP`, and `.losses(images, labels)`. Its gradients
@@ -214,5 +219,8 @@ def build_method(
         >>> list(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
         ['loss', 'ce', 'kg']
     """
-    method = find_method(name)
-    return method(read_node(method, node, dataset), clip_model, classnames, dataset)
+    kind = find_method(name)
+    method = kind(read_node(kind, node, dataset), clip_model, classnames, dataset)
+    if support is not None:
+        given_support(method, support)
+    return method

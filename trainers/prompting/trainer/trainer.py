@@ -1,4 +1,7 @@
-"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
+"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate.
+
+It is long because Dassl's hooks are those of one class.
+"""
 
 import os
 
@@ -30,6 +33,7 @@ from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
 from .schedule import FirstBatches, build_optim, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, settings_of
+from .support import take_support, take_validation
 
 
 class PromptTrainer(TrainerX):
@@ -102,6 +106,7 @@ class PromptTrainer(TrainerX):
         self.model = self.method.model
         self.precision.place(self.model, clip_model)
         self.method.to(self.device)
+        self.method.make_room(len(self.dm.dataset.train_x))
 
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
@@ -123,18 +128,28 @@ class PromptTrainer(TrainerX):
     def _register(self):
         """Tell Dassl what to save and to train."""
         cfg = self.cfg
-        layout = PublicLayout(self.model, self.method.saves_submodule)
+        layout = PublicLayout(self.model, bool(self.method.saves_submodule))
         self.optim = self.sched = None
         if self.num_trained:
-            if cfg.MODEL.INIT_WEIGHTS:
-                weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
-                layout.load_state_dict(weights.get("state_dict", weights))
-                self.untrained = False
+            self.load_init_weights()
             trained = self.model.trained()
             self.optim, self.sched = build_optim(trained, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
+    def load_init_weights(self):
+        """Load what MODEL.INIT_WEIGHTS names, if anything."""
+        path = self.cfg.MODEL.INIT_WEIGHTS
+        if path and self.num_trained:
+            weights = read_checkpoint(path)
+            self.model.load_public_state_dict(weights.get("state_dict", weights))
+            self.untrained = False
+
     # ------------------------------------------------------------------ train
+
+    def before_train(self):
+        """As in Dassl, and the support."""
+        super().before_train()
+        take_support(self, anew=not self.start_epoch)
 
     def train(self):  # type: ignore[override]
         """As in Dassl; a method with nothing to train is evaluated instead."""
@@ -143,6 +158,8 @@ class PromptTrainer(TrainerX):
             check_batch(self.batch_size)
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
+        take_support(self, anew=True)
+        take_validation(self)
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
@@ -194,6 +211,8 @@ class PromptTrainer(TrainerX):
         epoch = self.epoch + 1
         folder = self._folder(self.output_dir)
         self.method.after_epoch(epoch, self.max_epoch)
+        if epoch == self.max_epoch:
+            take_validation(self)
         if spoiled := not_finite(self.method):
             raise failed(f"'{spoiled[0]}' is not finite after epoch {epoch}", folder)
         super().after_epoch()
@@ -283,7 +302,7 @@ class PromptTrainer(TrainerX):
                 --eval-only, but never calls `load_model`; or an image has logits that mean
                 nothing.
         """
-        if self.untrained and self.num_trained:
+        if self.untrained and (self.num_trained or self.method.support_passes):
             raise UserError(
                 "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
                 "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "

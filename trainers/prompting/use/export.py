@@ -31,7 +31,9 @@ class Program(nn.Module):
         super().__init__()
         self.spec = model.spec
         self.image_encoder = model.image_encoder
-        self.parts = model.parts if type(model.parts).image is not Parts.image else Parts()
+        kind = type(model.parts)
+        acts = kind.image is not Parts.image or kind.logits is not Parts.logits
+        self.parts = model.parts if acts else Parts()
         self.visual_depth = 0
         constants: dict[str, torch.Tensor | None] = {}
         if self.spec.image_conditional:  # a text of each image
@@ -58,7 +60,9 @@ class Program(nn.Module):
         else:
             text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
         logits = scores.score(self.spec, image, text, self.logit_scale, 0)
-        return logits if self.logit_bias is None else logits + self.logit_bias
+        return scores.finish(
+            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
+        )
 
 
 def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
