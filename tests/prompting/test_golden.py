@@ -11,8 +11,9 @@ from safetensors import safe_open
 from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.detection import scores
 
-NEWER = ("coprompt", "kgcoop", "prograd", "promptsrc", "tcp")
+NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 JSON = ("classnames", "config", "sentences", "extra", "templates")
@@ -43,9 +44,22 @@ def read(path) -> Golden:
     return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
 
 
-def build(golden: Golden, clip_model, folder) -> Method:
+def node_of(golden: Golden, **more) -> dict:
+    """The node of a file, on which `more` has the last word."""
     meta = golden.meta
-    node = dict(meta["config"])
+    known, node = METHODS[meta["method"]].defaults, dict(meta["config"])
+    if meta["method"] == "GalLoP":  # argparse's names; what is no key is a constant here
+        named = {key.upper(): value for key, value in node.items()}
+        node = {key: named[key] for key in known if key in named} | {"GLOBAL_DROPOUT_P": 0.0}
+    if "SCALE" in known:  # a constant of the public code
+        node["SCALE"] = meta["extra"]["logit_scale"]
+    if "DROPOUT_RATE" in node:
+        node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
+    return node | more
+
+
+def build(golden: Golden, clip_model, folder, **more) -> Method:
+    meta, node = golden.meta, node_of(golden, **more)
     if node.get("FORM", "") == "paper":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
@@ -91,6 +105,8 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
     assert (output.logits - logits).abs().max() < 1e-4
     terms = method.terms(output, batch)
     expected = {"loss": tensors[block + "loss"], **golden.part(block + "loss/")}
+    if set(expected) == {"loss", "ce"}:
+        assert terms.setdefault("ce", terms["loss"]) == terms["loss"]
     if len(expected) > 1:
         assert set(terms) == set(expected)
     for name, value in expected.items():
@@ -110,6 +126,8 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
     teacher = method.teacher
     z = teacher.z(golden.views[-1])
     own = {"text_features": teacher.h, "image_features": z, "logits": teacher.logits(z)}
+    if "SCALE" in method.defaults:
+        own["logits"] *= method.model.logit_scale / method.teacher.clip_model.logit_scale.exp()
     for name, value in frozen.items():
         scale = 100 if name == "logits" else 1
         assert (own[name] - value).abs().max() < 1e-5 * scale, name
@@ -117,6 +135,39 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
 
 def test_logits_terms_and_gradients(golden, method):
     check_step(method, golden)
+
+
+@pytest.mark.parametrize("name", ["cliplora", "mmrl"])
+def test_the_clips_own_scale(tiny_clip, tmp_path, name):
+    golden = read(GOLDEN / f"{name}.safetensors")
+    check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
+
+
+def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch):
+    golden = read(GOLDEN / "gallop.safetensors")
+    method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
+    drawn = golden.tensors["dropout/index"]
+    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.reshape(size))
+    check_step(method, golden, "dropout/")
+
+
+def test_scores_for_other_classes(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "gallop.safetensors")
+    model = build(golden, tiny_clip, tmp_path).eval().model
+    found = scores(model, model.output(golden.tensors["image"]))
+    for name in ("mcm", "gl_mcm"):  # the public code has the opposite sign
+        assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
+
+
+def test_other_classes_have_one_head(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "mmrl.safetensors")
+    method = build(golden, tiny_clip, tmp_path).eval()
+    state = {"state_dict": method.model.public_state_dict()}
+    names = golden.meta["classnames"]
+    for of, wanted in ((["cat", "dog"], "logits_eval_new"), (names, "logits_eval")):
+        method.load_checkpoint(state | {"classnames": of}, names)
+        logits = method.model(golden.tensors["image"])
+        assert (logits - golden.tensors[wanted]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
@@ -149,7 +200,7 @@ def test_contexts_start_from_words(golden, tiny_clip):
     meta = golden.meta
     words = golden.part("init/")
     if words:
-        node = meta["config"] | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
+        node = node_of(golden) | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
         method = build_method(meta["method"], node, tiny_clip, meta["classnames"], meta["dataset"])
         own = method.model.public_state_dict()
         assert all(torch.equal(own[name], value) for name, value in words.items())
