@@ -125,7 +125,7 @@ class Rows:
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
         self.features, self.labels = features, labels
         self.size = min(size, len(labels))
-        self.batches = min(batches, len(labels) // self.size)
+        self.batches = min(batches, -(-len(labels) // self.size))
 
     def __len__(self) -> int:
         return self.batches
