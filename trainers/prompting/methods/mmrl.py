@@ -32,6 +32,8 @@ class Representation(Parts):
         alpha: share of CLIP's head in the logits.
     """
 
+    own_classes = True
+
     def __init__(
         self, layers: list[int], n: int, d: int, widths: dict[str, int], dim: int, alpha: float
     ):
