@@ -95,7 +95,7 @@ class GalLoP(Method):
     """Global prompts see the image, local ones its patches that fit best; both are averaged.
 
     L = CE(s G) + mean_n CE(s T_n), where each image sees global prompts drawn with replacement,
-    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/methods.md, section 18); with p = 0 it
+    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/adaptation.md); with p = 0 it
     sees every one once.
     """
 
