@@ -62,7 +62,7 @@ def write_results(cfg, trainer) -> None:
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
-        "train_steps": _steps(cfg, trainer),
+        "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak_memory_mib(trainer.device),
         "config": yaml.safe_load(cfg.dump()),
@@ -89,8 +89,8 @@ def detections(trainer) -> dict[str, dict]:
     return numbers
 
 
-def _steps(cfg, trainer) -> int:
+def _steps(trainer) -> int:
     """The steps of a training; 0 where nothing was trained."""
     if not getattr(trainer, "train_seconds", 0.0):
         return 0
-    return cfg.OPTIM.MAX_EPOCH * len(trainer.train_loader_x)
+    return trainer.count_steps()[1]

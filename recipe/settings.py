@@ -20,6 +20,7 @@ from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.by_run import for_run
+from trainers.prompting.trainer.schedule import check_optim
 
 from .configs import merge
 
@@ -57,6 +58,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         check_name("data set", str(name), DATASET_REGISTRY.registered_names())
     if check_values is not None:
         check_values(cfg)
+    check_optim(cfg.OPTIM)
     return cfg
 
 

@@ -1,5 +1,7 @@
-"""docs/extending.md: its code, as it stands on the page."""
+"""docs/extending.md: its code, as it stands on the page, and that its tables are complete."""
 
+import ast
+import dataclasses
 import json
 import os
 import re
@@ -8,7 +10,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from paths import ROOT
+
+from trainers.prompting import Contexts, Method, Parts, PromptSpec, scores
+from trainers.prompting.encoders.text import TextFeatures
+from trainers.prompting.encoders.vision import ImageFeatures
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 
@@ -64,6 +71,42 @@ def test_from_nothing_to_a_row_in_a_table(checkout):
     assert record["trainer"] == "AnchoredCoOp"
     assert (run / "prompt_learner" / "model.pth.tar-2").is_file()
     assert "apart" in (run / "log.txt").read_text()
+
+
+def rows(first: str) -> dict[str, list[str]]:
+    """The other cells of a table, by the names in the first; `first` is that cell of its head."""
+    (table,) = re.findall(rf"^\| {first} \|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return {name: row[1:] for row in cells for name in re.findall(r"`(\w+)[`(]", row[0])}
+
+
+def test_every_field_of_a_point_is_on_the_page():
+    found = {name: ast.literal_eval(row[0].strip("`")) for name, row in rows("field").items()}
+    assert found == {field.name: field.default for field in dataclasses.fields(PromptSpec)}
+
+
+def test_every_place_for_parts_is_on_the_page():
+    found = rows("function")
+    assert found.keys() == {name for name in vars(Parts) if not name.startswith("_")} - {"prefix"}
+    types = {"contexts": Contexts, "image": ImageFeatures, "text": TextFeatures}
+    for name, fields in types.items():
+        assert set(re.findall(r"`(\w+)`", found[name][-1])) == set(fields._fields)
+
+
+def test_all_that_a_class_may_say_is_on_the_page():
+    declared = {name for name, kind in Method.__annotations__.items() if "ClassVar" in str(kind)}
+    hooks = {"point", "setup", "loss", "backward", "after_epoch"}
+    assert rows("in the class").keys() == declared - {"defaults"} | hooks | {"Settings"}
+
+
+def test_the_score_of_the_page(monkeypatch):
+    monkeypatch.setattr(scores, "SCORES", dict(scores.SCORES))
+    exec(block("python", "register_score"), {})
+    spec = PromptSpec(M=2, N=3, beta=0, score="best pair", templates=("X X",) * 3)
+    z, h = torch.rand(4, 2, 8), torch.rand(3, 5, 8)
+    found = scores.score(spec, ImageFeatures(z, None), TextFeatures(h, h), torch.ones(()), 1)
+    expected = [[(z[j] @ h[:, k].T).max() for k in range(5)] for j in range(4)]
+    torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_plain_pytorch():

@@ -6,9 +6,10 @@ import io
 import torch
 
 from trainers.prompting.method import METHODS
+from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.config import build_method, prompt_spec
 
-from ..cli import Parser
+from ..cli import Parser, add_plugin
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
@@ -72,6 +73,8 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="python -m benchmark methods", description=__doc__)
     parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
     parser.add_argument("--format", choices=[*TABLE_STYLES, "csv"], default="text")
+    add_plugin(parser)
     args = parser.parse_args(argv)
+    load_plugins(args.plugin)
     print(render(args.backbone, args.format))
     return 0

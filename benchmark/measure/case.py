@@ -49,6 +49,7 @@ class Case:
         memory_budget: GiB for the activations of a step; 0 asks the machine.
         training: training steps; else evaluation.
         compile: torch.compile fuses the blocks, as with TRAINER.COMPILE.
+        plugins: modules or files with methods.
     """
 
     trainer: str
@@ -61,6 +62,7 @@ class Case:
     memory_budget: float = 0.0
     training: bool = True
     compile: bool = False
+    plugins: tuple[str, ...] = ()
 
     @property
     def spec(self) -> PromptSpec:

@@ -20,6 +20,7 @@ from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
 from trainers.prompting.trainer.config import read_node, values_in
+from trainers.prompting.trainer.schedule import steps
 
 from ..data.check_data import public_datasets
 from ..protocols.base import Run
@@ -138,9 +139,10 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
     seconds = on.start + max(operations / rate, batches * on.step)
     taken = step.weights * min(itemsize, 4) + step.bytes
     if kind.trains and not run.eval_only:
-        steps = cfg.OPTIM.MAX_EPOCH * max(1, images // batch)
-        operations += steps * step.training
-        seconds += steps * max(step.training / rate, on.step)
+        of_epoch = images // batch if cfg.DATALOADER.TRAIN_X.DROP_LAST else -(-images // batch)
+        taken_steps = steps(cfg.OPTIM, of_epoch)
+        operations += taken_steps * step.training
+        seconds += taken_steps * max(step.training / rate, on.step)
     return Cost(operations, seconds, taken)
 
 

@@ -12,7 +12,7 @@ from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
 
-NEWER = ("coprompt", "kgcoop", "prograd", "promptsrc", "tcp")
+NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 JSON = ("classnames", "config", "sentences", "extra", "templates")
@@ -49,9 +49,13 @@ def read(path) -> Golden:
     return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
 
 
-def build(golden: Golden, clip_model, folder) -> Method:
+def build(golden: Golden, clip_model, folder, **more) -> Method:
     meta = golden.meta
-    node = {key.upper(): value for key, value in meta["config"].items()}
+    node = {key.upper(): value for key, value in meta["config"].items()} | more
+    if "SCALE" in METHODS[meta["method"]].defaults:  # a constant of the public code
+        node.setdefault("SCALE", meta["extra"].get("logit_scale", 100))
+    if "DROPOUT_RATE" in node:
+        node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
     if node.get("FORM", "") == "paper":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
@@ -96,6 +100,8 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
     assert (output.logits - logits).abs().max() < 1e-4
     terms = method.terms(output, batch)
     expected = {"loss": tensors[block + "loss"], **golden.part(block + "loss/")}
+    if set(expected) == {"loss", "ce"}:
+        assert terms.setdefault("ce", terms["loss"]) == terms["loss"]
     if len(expected) > 1:
         assert set(terms) == set(expected)
     for name, value in expected.items():
@@ -115,6 +121,8 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
     teacher = method.teacher
     z = teacher.z(golden.views[-1])
     own = {"text_features": teacher.h, "image_features": z, "logits": teacher.logits(z)}
+    if "SCALE" in method.defaults:
+        own["logits"] *= method.model.logit_scale / method.teacher.clip_model.logit_scale.exp()
     for name, value in frozen.items():
         scale = 100 if name == "logits" else 1
         assert (own[name] - value).abs().max() < 1e-5 * scale, name
@@ -122,6 +130,23 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
 
 def test_logits_terms_and_gradients(golden, method):
     check_step(method, golden)
+
+
+@pytest.mark.parametrize("name", ["cliplora", "mmrl"])
+def test_the_clips_own_scale(tiny_clip, tmp_path, name):
+    golden = read(GOLDEN / f"{name}.safetensors")
+    check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
+
+
+def test_other_classes_have_one_head(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "mmrl.safetensors")
+    method = build(golden, tiny_clip, tmp_path).eval()
+    state = {"state_dict": method.model.public_state_dict()}
+    names = golden.meta["classnames"]
+    for of, wanted in ((["cat", "dog"], "logits_eval_new"), (names, "logits_eval")):
+        method.load_checkpoint(state | {"classnames": of}, names)
+        logits = method.model(golden.tensors["image"])
+        assert (logits - golden.tensors[wanted]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)

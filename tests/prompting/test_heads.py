@@ -170,7 +170,6 @@ def test_public_checkpoints(tiny_clip, name, file):
 BAD = [
     ("TipAdapter", "INIT_ALPHA", -1.0, "INIT_ALPHA is -1.0 but must be 0 or more"),
     ("TipAdapterF", "INIT_BETA", float("nan"), "INIT_BETA is nan but must be 0 or more"),
-    ("TipAdapterF", "SCALE", -1, "SCALE is -1 but must be 0 or more"),
     ("TipAdapter", "AUGMENT_EPOCH", 0, "AUGMENT_EPOCH is 0: at least 1 is needed"),
     ("TipAdapter", "SEARCH_STEP", [200, 0], "SEARCH_STEP is .* but must be two numbers"),
     ("TipAdapter", "SEARCH_SCALE", [7], "SEARCH_SCALE is .* but must be two numbers"),

@@ -58,7 +58,7 @@ class Method(nn.Module):
         outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
             `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
-        training_only: keys of `Settings` that an evaluation does not read, and may set otherwise.
+        training_only: keys of `Settings` that an evaluation may set otherwise than the training.
         checkpoint: name of the folder that the public method saves its model in.
         saves_submodule: whether public checkpoints hold the `prompt_learner` alone, or the name
             of another sub-module that they hold.

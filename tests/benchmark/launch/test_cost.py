@@ -25,6 +25,7 @@ def test_runs_operations_and_hours(capsys):
     assert runs == "2" and total[1:] == [tflop, hours, longest, memory]
     assert memory.endswith("MiB") and 2 * float(longest) == pytest.approx(float(hours), abs=0.02)
     twice = told(capsys, f"{few} OPTIM.MAX_EPOCH 400")["few_shot CoOp"]
+    assert twice == told(capsys, f"{few} OPTIM.STEPS 2000")["few_shot CoOp"]  # 160 images by 32
     tested = 2 * 8100 * 35e9 / 1e12  # images through ViT-B/16
     trained = [float(text.replace(",", "")) - tested for text in (tflop, twice[1])]
     assert trained[1] == pytest.approx(2 * trained[0], rel=0.02)

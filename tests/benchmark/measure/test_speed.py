@@ -79,11 +79,12 @@ def test_the_tables_and_the_file(inline, tmp_path, capsys):
         assert training[share] > 0 and f"{training[share]:.0%}" in shown
 
 
-def test_processes_of_their_own(tiny, capfd):
-    assert main([*tiny, "--trainers", "CoOp", "--format", "markdown"]) == 0
+def test_processes_of_their_own_with_a_method_from_outside(tiny, plugged, capfd):
+    words = ["--trainers", "PluggedShift", "--plugin", plugged, "--format", "markdown"]
+    assert main([*tiny, *words]) == 0
     out, err = capfd.readouterr()
-    assert out.count("\n| CoOp, 5, fp32 ") == 2
-    assert "CoOp, 5 classes, fp32: evaluation 1 of 1" in err
+    assert out.count("\n| PluggedShift, 5, fp32 ") == 2  # it trains, although no prompts
+    assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
 @pytest.mark.slow

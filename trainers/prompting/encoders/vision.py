@@ -181,8 +181,8 @@ class ImageEncoder(nn.Module):
         read = blocks.finish(block, first, out, y_first, added)
         if patches is None:
             return read, None
-        own = (t[:, patches].contiguous() for t in (x, value, y))
-        return read, blocks.finish(block, *own, added)
+        own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
+        return read, blocks.finish(block, own, v, y_own, added)
 
     def _project(self, x, unit: bool = True):
         """States to features, which autocast would round to half precision."""

@@ -42,6 +42,14 @@ class MemoryPlan(NamedTuple):
     recompute: tuple[str, ...]
     needed: float
 
+    def described(self, budget: int) -> str:
+        """A sentence on the plan and the bytes that it was to fit into."""
+        again = f"the {' and '.join(self.recompute)} blocks" if self.recompute else "nothing"
+        return (
+            f"Memory: a step keeps about {self.needed / GIB:.2f} GiB of activations, the budget is "
+            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
+        )
+
 
 def memory_budget(gib: float, device: torch.device) -> int:
     """Bytes that activations may take, or what is kept of the training images.

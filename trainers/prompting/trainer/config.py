@@ -11,6 +11,7 @@ from ..errors import UserError, nearest
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from ..spec import PromptSpec
+from . import schedule
 from .by_run import SECTIONS, for_run, leaves
 from .support import given_support
 
@@ -34,7 +35,9 @@ def add_nodes(cfg: CfgNode) -> None:
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
-    cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
+    cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
+    for key, default in schedule.KEYS.items():
+        cfg.OPTIM.setdefault(key, default)
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine

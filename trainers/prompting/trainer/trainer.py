@@ -7,7 +7,6 @@ import os
 
 import torch
 from dassl.engine import TrainerX
-from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
@@ -16,7 +15,7 @@ from ..errors import UserError
 from ..method import Method
 from ..model.prompted_clip import PromptedCLIP
 from ..running import ranks
-from ..running.memory import GIB, keep_freed_memory, memory_budget
+from ..running.memory import keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
@@ -32,6 +31,7 @@ from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
+from .schedule import FirstBatches, build_optim, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, settings_of
 from .support import take_support, take_validation
 
@@ -66,7 +66,9 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg: CfgNode):
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
-        super().__init__(resolved(cfg))
+        cfg = resolved(cfg)
+        check_optim(cfg.OPTIM)
+        super().__init__(cfg)
 
     def build_data_loader(self):
         """As in Dassl, with images as the backbone reads them; each rank loads its share."""
@@ -79,6 +81,10 @@ class PromptTrainer(TrainerX):
         super().build_data_loader()
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
         self.detection = Detection(self.cfg, self.dm.dataset, self.device)
+        if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
+            self.train_loader_x.batch_sampler.drop_last = False
+        self.epoch_steps = len(self.train_loader_x)
+        self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
@@ -109,23 +115,15 @@ class PromptTrainer(TrainerX):
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
-            self._fit_memory()
+            budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
+            plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
+            print(plan.described(budget))
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
             without = f"running without ({obstacle})"
             print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
         self._register()
         self.watch = Watch(self.device)
-
-    def _fit_memory(self):
-        """Recompute activations where a training step would not fit, and say so."""
-        budget = memory_budget(self.cfg.TRAINER.MEMORY_BUDGET, self.device)
-        plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
-        again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
-        print(
-            f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
-            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
-        )
 
     def _register(self):
         """Tell Dassl what to save and to train."""
@@ -134,13 +132,8 @@ class PromptTrainer(TrainerX):
         self.optim = self.sched = None
         if self.num_trained:
             self.load_init_weights()
-            if not 0 <= cfg.OPTIM.ADAM_EPS < 1:
-                raise UserError(f"OPTIM.ADAM_EPS is {cfg.OPTIM.ADAM_EPS} but must be from 0 to 1")
-            self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
-            for group in self.optim.param_groups:
-                if "eps" in group:
-                    group["eps"] = cfg.OPTIM.ADAM_EPS
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            trained = self.model.trained()
+            self.optim, self.sched = build_optim(trained, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     def load_init_weights(self):
@@ -172,6 +165,17 @@ class PromptTrainer(TrainerX):
             self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
         self.close_writer()
 
+    def count_steps(self):
+        """The steps before the present epoch, and those of the whole training."""
+        return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
+
+    def before_epoch(self):
+        """As in Dassl; with OPTIM.STEPS the last epoch may have fewer steps than the others."""
+        super().before_epoch()
+        before, total = self.count_steps()
+        if total - before < self.epoch_steps:
+            self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
+
     def forward_backward(self, batch):
         """A step.
 
@@ -186,7 +190,7 @@ class PromptTrainer(TrainerX):
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
             raise failed(what, self._folder(self.output_dir))
         accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
-        if (self.batch_idx + 1) == self.num_batches:
+        if by_step(self.cfg.OPTIM) or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
 
@@ -348,6 +352,8 @@ class PromptTrainer(TrainerX):
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
+            if self.untrained:
+                self.method.make_room(0)
             self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
