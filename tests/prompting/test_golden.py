@@ -11,6 +11,7 @@ from safetensors import safe_open
 from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
@@ -49,13 +50,22 @@ def read(path) -> Golden:
     return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
 
 
-def build(golden: Golden, clip_model, folder, **more) -> Method:
+def node_of(golden: Golden, **more) -> dict:
+    """The node of a file, on which `more` has the last word."""
     meta = golden.meta
-    node = {key.upper(): value for key, value in meta["config"].items()} | more
-    if "SCALE" in METHODS[meta["method"]].defaults:  # a constant of the public code
-        node.setdefault("SCALE", meta["extra"].get("logit_scale", 100))
+    known = METHODS[meta["method"]].defaults
+    node = {key.upper(): value for key, value in meta["config"].items()}
+    if meta["method"] == "GalLoP":  # what is no key is a constant here
+        node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
+    if "SCALE" in known:  # a constant of the public code
+        node["SCALE"] = meta["extra"].get("logit_scale", 100)
     if "DROPOUT_RATE" in node:
         node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
+    return node | more
+
+
+def build(golden: Golden, clip_model, folder, **more) -> Method:
+    meta, node = golden.meta, node_of(golden, **more)
     if node.get("FORM", "") == "paper":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
@@ -138,6 +148,22 @@ def test_the_clips_own_scale(tiny_clip, tmp_path, name):
     check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
 
 
+def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch):
+    golden = read(GOLDEN / "gallop.safetensors")
+    method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
+    drawn = golden.tensors["dropout/index"]
+    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.reshape(size))
+    check_step(method, golden, "dropout/")
+
+
+def test_scores_for_other_classes(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "gallop.safetensors")
+    model = build(golden, tiny_clip, tmp_path).eval().model
+    found = scores(model, model.output(golden.tensors["image"]))
+    for name in ("mcm", "gl_mcm"):  # the public code has the opposite sign
+        assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
+
+
 def test_other_classes_have_one_head(tiny_clip, tmp_path):
     golden = read(GOLDEN / "mmrl.safetensors")
     method = build(golden, tiny_clip, tmp_path).eval()
@@ -179,7 +205,7 @@ def test_contexts_start_from_words(golden, tiny_clip):
     meta = golden.meta
     words = {k: v for k, v in golden.part("init/").items() if not k.startswith("adapter.")}
     if words:
-        node = meta["config"] | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
+        node = node_of(golden) | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
         method = build_method(meta["method"], node, tiny_clip, meta["classnames"], meta["dataset"])
         own = method.model.public_state_dict()
         assert all(torch.equal(own[name], value) for name, value in words.items())

@@ -86,3 +86,14 @@ class Parts(nn.Module):
             (B, K), float32.
         """
         return logits
+
+    def cosines(
+        self, image: ImageFeatures, text: TextFeatures
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Cosines for the detection of other classes (TEST.OOD), if logits have others.
+
+        Returns:
+            (B, K) of images, and (B, P, K) of their patches; None takes those of the logits, and
+            the means over the prompts.
+        """
+        return None
