@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.public import names_beside
 
 from ..cli import write_output
 from .load import load_run, run_parser
@@ -32,12 +33,19 @@ def main(argv: list[str]) -> int:
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
     parser = run_parser("export", f"{__doc__} As {forms}.")
     add = parser.add_argument
-    add("--output", type=Path, required=True, help=f"a file that ends in {', '.join(FORMATS)}")
+    add("--output", type=Path, required=True,
+        help=f"a file that ends in {', '.join(FORMATS)}, or one that the method's public code "
+        "reads, such as lora_weights.pt")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
     args = parser.parse_args(argv)
-    check_name("format", args.output.suffix, FORMATS)
     names = read_names(args.classnames) if args.classnames else None
     run = load_run(args, names)
+    if beside := names_beside(args.output.name, run.built.public_files):
+        for pattern, content in run.built.write_public().items():
+            write_output(args.output.with_name(beside[pattern]), as_file(content))
+            print(f"{args.output.with_name(beside[pattern])}: as the public code of {run.method}")
+        return 0
+    check_name("format", args.output.suffix, [*FORMATS, *run.built.public_files])
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -45,6 +53,15 @@ def main(argv: list[str]) -> int:
     write_output(args.output, content)
     print(f"{args.output}: {said}")
     return 0
+
+
+def as_file(content: object) -> bytes:
+    """What `torch.save` writes."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 def facts(run) -> dict[str, str]:

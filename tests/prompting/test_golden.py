@@ -54,11 +54,11 @@ def node_of(golden: Golden, **more) -> dict:
     """The node of a file, on which `more` has the last word."""
     meta = golden.meta
     known = METHODS[meta["method"]].defaults
-    node = {key.upper(): value for key, value in meta["config"].items()}
+    node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
     if meta["method"] == "GalLoP":  # what is no key is a constant here
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
-    if "SCALE" in known:  # a constant of the public code
-        node["SCALE"] = meta["extra"].get("logit_scale", 100)
+    if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
+        node["SCALE"] = meta["extra"]["logit_scale"]
     if "DROPOUT_RATE" in node:
         node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
     return node | more

@@ -19,6 +19,7 @@ from .model.prompted_clip import PromptedCLIP
 from .regularizers import regularize
 from .spec import PromptSpec
 from .storage import state
+from .storage.public import PublicFiles
 from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
@@ -38,7 +39,7 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
-class Method(nn.Module):
+class Method(PublicFiles, nn.Module):
     """Base of all methods: one file each, whose class has the name that `--trainer` takes.
 
     A subclass names its node and its point; the rest has a default: cross-entropy, one backward
@@ -332,6 +333,13 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "saves_submodule": (
         "False, True, or the name of a sub-module",
         lambda value: isinstance(value, bool) or (isinstance(value, str) and value.isidentifier()),
+    ),
+    "public_files": (
+        "a tuple of file names, each with at most one `*`",
+        lambda value: (
+            isinstance(value, tuple)
+            and all(isinstance(name, str) and name.count("*") <= 1 for name in value)
+        ),
     ),
     "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
 }

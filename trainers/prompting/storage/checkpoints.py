@@ -1,7 +1,9 @@
 """Checkpoints: the names of the public repositories, and the files of a run."""
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -103,22 +105,28 @@ def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def read_checkpoint(path: str) -> dict:
+def read_checkpoint(path: str, kind: type = dict) -> Any:
     """The content of a checkpoint whose bytes are those that were written.
 
     A file of an old PyTorch has no checksums.
 
+    Args:
+        path: of the file.
+        kind: of the content.
+
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, it is damaged, or it holds something else.
     """
-    from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
+    utils = importlib.import_module("dassl.utils")  # late: importing this needs no Dassl
 
     if damaged := damaged_part(path):
         raise UserError(
             f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
             "written): copy it again, take another epoch, or train again"
         )
-    return load_checkpoint(path)
+    if kind is not dict and hasattr(utils, "load_content"):  # which the original Dassl has not
+        return utils.load_content(path)
+    return utils.load_checkpoint(path)
 
 
 def checkpoint_file(folder: str, epoch: int) -> str:

@@ -118,12 +118,14 @@ class Rows:
     Args:
         features: (P n, D).
         labels: (P n,).
-        size: B, of a batch; the last one is short where the rows do not suffice.
-        batches: how many an epoch has.
+        size: B, of a batch; all rows where there are fewer.
+        batches: how many an epoch has, as far as there are rows.
     """
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
-        self.features, self.labels, self.size, self.batches = features, labels, size, batches
+        self.features, self.labels = features, labels
+        self.size = min(size, len(labels))
+        self.batches = min(batches, -(-len(labels) // self.size))
 
     def __len__(self) -> int:
         return self.batches

@@ -26,6 +26,7 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
+from ..storage.public import public_checkpoint
 from .checks import Watch, check_batch, check_classes, check_ranks, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
@@ -140,7 +141,7 @@ class PromptTrainer(TrainerX):
         """Load what MODEL.INIT_WEIGHTS names, if anything."""
         path = self.cfg.MODEL.INIT_WEIGHTS
         if path and self.num_trained:
-            weights = read_checkpoint(path)
+            weights = public_checkpoint(self.method, path) or read_checkpoint(path)
             self.model.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
 
@@ -343,7 +344,8 @@ class PromptTrainer(TrainerX):
         """Load the prompts of a run, ours or a public one.
 
         Args:
-            directory: the run's output folder; nothing is loaded when it is empty.
+            directory: the run's output folder, or a file of `public_files` or its folder; nothing
+                is loaded when it is empty.
             others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
@@ -359,9 +361,13 @@ class PromptTrainer(TrainerX):
             return
         if not self.num_trained and not self.method.own_state():
             return
-        path = find_checkpoint(self._folder(directory), epoch)
-        checkpoint = read_checkpoint(path)
-        print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
+        checkpoint = None
+        if epoch is None and not os.path.isdir(self._folder(directory)):
+            checkpoint = public_checkpoint(self.method, directory)
+        if checkpoint is None:
+            path = find_checkpoint(self._folder(directory), epoch)
+            checkpoint = read_checkpoint(path)
+            print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)

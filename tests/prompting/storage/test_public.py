@@ -1,0 +1,109 @@
+"""Files of public code that are no folders of Dassl: read, written, and refused."""
+
+import argparse
+import json
+import os
+
+import pytest
+import torch
+from dassl.utils import UserError as OfDassl
+from tiny import run
+
+from benchmark.__main__ import main
+from trainers.prompting import UserError as Ours
+from trainers.prompting import build_method, register
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.storage.public import names_beside, public_checkpoint
+
+
+class Filed(CoOp):
+    """CoOp whose public code writes two files, one of them a bare tensor."""
+
+    public_files = ("half_*.pt", "rest_*.pt")
+
+    def read_public(self, files):
+        if len(files) < 2:
+            raise Ours("there is no rest")
+        return {"state_dict": {"ctx": torch.cat([files["half_*.pt"], files["rest_*.pt"]["ctx"]])}}
+
+    def write_public(self):
+        half, rest = self.model.prompt_learner.ctx.detach().split([8, 8])
+        args = argparse.Namespace(shots=4)
+        return {"half_*.pt": half.clone(), "rest_*.pt": {"ctx": rest.clone(), "args": args}}
+
+
+@pytest.fixture
+def filed(monkeypatch):
+    monkeypatch.setitem(METHODS, "Filed", Filed)
+    register(Filed)
+
+
+class Trap:
+    """A pickle of this runs a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+def accuracy(folder):
+    return json.loads((folder / "results.json").read_text())["accuracy"]
+
+
+def test_files_are_written_and_read(filed, tmp_path, capsys):
+    trained, public = tmp_path / "trained", tmp_path / "public"
+    assert run(tmp_path, "Filed", trained, 2) == 0
+    words = ["export", "--model-dir", str(trained), "--output", str(public / "half_4shots.pt")]
+    assert main(words) == 0
+    assert sorted(os.listdir(public)) == ["half_4shots.pt", "rest_4shots.pt"]
+    for name in ("", "half_4shots.pt"):
+        out = tmp_path / f"evaluated{name}"
+        flags = ("--eval-only", "--model-dir", str(public / name))
+        assert run(tmp_path, "Filed", out, 1, *flags) == 0
+        assert accuracy(out) == accuracy(trained)
+    ctx = torch.load(trained / "prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]
+    started = tmp_path / "started"
+    init = ["MODEL.INIT_WEIGHTS", str(public), "OPTIM.LR", "0.0"]
+    assert run(tmp_path, "Filed", started, 1, extra=init) == 0
+    same = torch.load(started / "prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]
+    assert torch.equal(same["ctx"], ctx["ctx"])
+    assert main([*words[:-1], str(public / "half.pth")]) == 2
+    assert "half_*.pt" in capsys.readouterr().err
+
+
+def test_files_that_are_refused(tiny_clip, tmp_path, monkeypatch):
+    method = build_method("CoOp", {}, tiny_clip, ["forest", "sea"])
+    assert public_checkpoint(method, str(tmp_path)) is None
+    method.__class__ = Filed
+    monkeypatch.chdir(tmp_path)
+    half = torch.zeros(8, 128)
+    for content, why in (
+        (half, "there is no rest"),
+        (None, "is broken"),
+        ({"ctx": half, "x": Trap()}, "could run foreign code"),
+    ):
+        torch.save(content, "half_a.pt")
+        if content is None:
+            with open("half_a.pt", "wb") as file:
+                file.write(b"no checkpoint")
+        with pytest.raises((Ours, OfDassl), match=why):
+            public_checkpoint(method, ".")
+        assert not os.path.exists("trapped")
+    torch.save(half, "half_b.pt")
+    with pytest.raises(Ours, match=r"'\.' holds several checkpoints \(half_a.pt, half_b.pt"):
+        public_checkpoint(method, ".")
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("lora.pt", {"lora.pt": "lora.pt"}),
+        ("a_1.pt", {"a_*.pt": "a_1.pt", "b_*": "b_1"}),
+        ("b_1.pt", {"a_*.pt": "a_1.pt.pt", "b_*": "b_1.pt"}),
+        ("a_.pt", {}),
+        ("lora.pt2", {}),
+    ],
+)
+def test_which_names_belong_together(name, beside):
+    patterns = ("lora.pt",) if name.startswith("lora") else ("a_*.pt", "b_*")
+    assert names_beside(name, patterns) == beside
