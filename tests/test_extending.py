@@ -95,7 +95,8 @@ def test_every_place_for_parts_is_on_the_page():
 
 def test_all_that_a_class_may_say_is_on_the_page():
     declared = {name for name, kind in Method.__annotations__.items() if "ClassVar" in str(kind)}
-    hooks = {"point", "setup", "loss", "backward", "after_epoch"}
+    hooks = {"point", "setup", "loss", "backward", "after_epoch", "make_room"}
+    hooks |= {"support_passes", "take_support", "searches", "take_validation"}
     assert rows("in the class").keys() == declared - {"defaults"} | hooks | {"Settings"}
 
 

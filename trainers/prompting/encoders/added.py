@@ -76,6 +76,10 @@ class Added(NamedTuple):
             treat each position by itself: the last block computes only those that are read.
         before: a module x -> (..., W) whose output is added to x, for block 0 only: on the text
             side to token embeddings before their positions, on the image side after `ln_pre`.
+
+    Example:
+        >>> Added(enter=torch.zeros(3, 128)).beside is None
+        True
     """
 
     weights: Mapping[str, LowRank] = {}
@@ -130,7 +134,7 @@ def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.
     """
     if tokens is None:
         return x, n
-    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
 
 
@@ -186,11 +190,32 @@ def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | i
     return out.to(inputs[0].dtype)
 
 
+@torch.no_grad()
+def merge(added: Additions, blocks: Sequence[Any]) -> None:
+    """Add the updates of matrices to the blocks of an encoder, in place."""
+    for i, here in added.items():
+        attn, mlp = blocks[i].attn, blocks[i].mlp
+        matrices = dict(zip("qkv", attn.in_proj_weight.chunk(3), strict=True))
+        matrices |= {"o": attn.out_proj.weight, "fc": mlp.c_fc.weight, "proj": mlp.c_proj.weight}
+        for name, update in here.weights.items():
+            matrices[name].copy_(update.merged(matrices[name]))
+
+
+def without_updates(added: Additions) -> Additions:
+    """What is left of additions that `merge` has added to the matrices."""
+    return {i: here._replace(weights={}) for i, here in added.items()}
+
+
 def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
     """The blocks of an encoder, `text` or `image`.
 
     Raises:
         UserError: it is a ResNet.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
+        [128, 128, 128, 128]
     """
     tower = clip_model if side == "text" else clip_model.visual
     if not hasattr(tower, "transformer"):

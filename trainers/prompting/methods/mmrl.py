@@ -32,6 +32,8 @@ class Representation(Parts):
         alpha: share of CLIP's head in the logits.
     """
 
+    own_classes = True
+
     def __init__(
         self, layers: list[int], n: int, d: int, widths: dict[str, int], dim: int, alpha: float
     ):
@@ -81,7 +83,7 @@ class MMRL(Method):
     """Tokens that both encoders share enter their later blocks; a second image head reads them.
 
     L = ALPHA CE(l) + (1 - ALPHA) CE(l^r) + REG_WEIGHT (d(z, z0) + d(h, h0)), d = 1 - mean cosine
-    (docs/methods.md, section 17). An evaluation on the classes of the training fuses both heads,
+    (docs/adaptation.md). An evaluation on the classes of the training fuses both heads,
     on others it uses CLIP's only. A checkpoint of ours says which classes those are; for a public
     one TASK does, by the rule of the public code.
     """
