@@ -1,4 +1,4 @@
-"""Methods that learn behind the encoders, beside what test_golden.py asks of every method."""
+"""Methods that learn after the encoders: more than what test_golden.py asks of every method."""
 
 import pytest
 import torch
@@ -176,7 +176,12 @@ BAD = [
     ("TipAdapter", "SEARCH_SCALE", ["7", "3"], "but must be a list of numbers, such as"),
     ("CLIPAdapter", "RATIO", 1.5, "RATIO is 1.5 but must be from 0 to 1"),
     ("CLAP", "CONSTRAINT", "l3", "CONSTRAINT is 'l3' but must be one of none, l2, cosine"),
-    ("CLAP", "CONSTRAINT", "l2_more", "is 'more' but must be one of , corrected, constant"),
+    (
+        "CLAP",
+        "CONSTRAINT",
+        "l2_more",
+        "The part of CONSTRAINT after _ is 'more' but must be one of , corrected",
+    ),
     ("CLAP", "INIT", "TR", "INIT is 'TR' but must be 'ZS'"),
     ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
 ]

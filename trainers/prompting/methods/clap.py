@@ -62,7 +62,7 @@ class CLAP(Method):
 
     L = CE + mean_k alpha_k |w_k - w0_k|^2, alpha_k the mean zero-shot probability of the training
     images of class k. CONSTRAINT `none` is ZS-LP; `_corrected`, `_constant`, `_balanced` or
-    `_adaptative` may follow `l2` and `cosine` (docs/methods.md, section 21).
+    `_adaptative` may follow `l2` and `cosine` (docs/adaptation.md).
     """
 
     node = "ADAPTER"
@@ -90,7 +90,7 @@ class CLAP(Method):
         """The point of these settings."""
         distance, _, weights = settings.CONSTRAINT.partition("_")
         one_of("CONSTRAINT", distance, DISTANCES)
-        one_of("CONSTRAINT, behind the distance,", weights, WEIGHTS)
+        one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
         for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
             value = getattr(settings, key)
             need(value == only, f"{key} is '{value}' but must be '{only}': others are baselines")

@@ -48,10 +48,10 @@ class ImageAdapter(Parts):
 
 @register
 class CLIPAdapter(Method):
-    """A small network on the image feature, RATIO of which is its own; the text stays as it is.
+    """A small network that makes RATIO of the image feature; the text stays as it is.
 
     L = CE. The published code has the sentences of zero-shot CLIP, and no adapter of the text
-    (docs/methods.md, section 20).
+    (docs/adaptation.md).
     """
 
     node = "CLIP_ADAPTER"

@@ -78,7 +78,7 @@ class TipAdapter(Method):
 
     A key is the mean of an image's features under AUGMENT_EPOCH augmentations. alpha and beta are
     INIT_ALPHA and INIT_BETA or, with SEARCH_HP, those with which most validation images are right
-    (docs/methods.md, section 19).
+    (docs/adaptation.md).
     """
 
     node = "TIP_ADAPTER"
