@@ -33,6 +33,12 @@ class Golden(NamedTuple):
         return self.part("param/")
 
     @property
+    def support(self) -> dict | None:
+        """Of methods that take it: training images, in several passes, and their labels."""
+        found = self.part("cache/") or self.part("support/")
+        return {"images": found["image"], "labels": found["label"]} if found else None
+
+    @property
     def views(self) -> list[torch.Tensor]:
         return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
 
@@ -47,11 +53,11 @@ def read(path) -> Golden:
 def node_of(golden: Golden, **more) -> dict:
     """The node of a file, on which `more` has the last word."""
     meta = golden.meta
-    known, node = METHODS[meta["method"]].defaults, dict(meta["config"])
-    if meta["method"] == "GalLoP":  # argparse's names; what is no key is a constant here
-        named = {key.upper(): value for key, value in node.items()}
-        node = {key: named[key] for key in known if key in named} | {"GLOBAL_DROPOUT_P": 0.0}
-    if "SCALE" in known:  # a constant of the public code
+    known = METHODS[meta["method"]].defaults
+    node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
+    if meta["method"] == "GalLoP":  # what is no key is a constant here
+        node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
+    if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
         node["SCALE"] = meta["extra"]["logit_scale"]
     if "DROPOUT_RATE" in node:
         node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
@@ -70,9 +76,8 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
         drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
         sentences.write_text(json.dumps(drawn))
         node["SENTENCES"] = str(sentences)
-    method = build_method(
-        meta["method"], node, clip_model, meta["classnames"], meta.get("dataset", "")
-    )
+    place = clip_model, meta["classnames"], meta.get("dataset", "")
+    method = build_method(meta["method"], node, *place, support=golden.support)
     method.model.load_public_state_dict(golden.params)
     return method
 
@@ -198,7 +203,7 @@ def test_public_names_and_shapes_survive_a_round_trip(golden, method):
 def test_contexts_start_from_words(golden, tiny_clip):
     """`init/` has the words of a context; where it is random there is none."""
     meta = golden.meta
-    words = golden.part("init/")
+    words = {k: v for k, v in golden.part("init/").items() if not k.startswith("adapter.")}
     if words:
         node = node_of(golden) | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
         method = build_method(meta["method"], node, tiny_clip, meta["classnames"], meta["dataset"])

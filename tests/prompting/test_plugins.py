@@ -1,10 +1,12 @@
 """Methods from outside: what loads, and what is told where one does not."""
 
-import subprocess
 import sys
 
 import pytest
-from paths import ROOT
+
+from trainers.prompting import UserError, plugins
+from trainers.prompting.method import METHODS
+from trainers.prompting.plugins import load_plugins
 
 METHOD = """
 from trainers.prompting import Method, PromptSpec, register
@@ -19,32 +21,36 @@ class {name}(Method):
     def point(node):
         return PromptSpec(M=0, N=0, beta=0, score="cosine")
 """
-LOAD = """
-import sys
-from trainers.prompting import UserError
-from trainers.prompting.plugins import load_plugins
-try:
-    load_plugins(sys.argv[1:])
-except UserError as error:
-    print("refused:", error)
-"""
 
 
-def load(tmp_path, *names) -> str:
-    """What loading plug-ins prints, in a process of its own: a registry is there for good."""
-    command = [sys.executable, "-c", LOAD, *names]
-    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": ""}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+@pytest.fixture
+def load(tmp_path, monkeypatch, capsys):
+    """A function that says what loading plug-ins prints; what they leave is removed at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(plugins, "_loaded", set())
+    modules, registered = set(sys.modules), dict(METHODS)
+
+    def load(*names) -> str:
+        try:
+            load_plugins(names)
+        except UserError as error:
+            print("refused:", error)
+        return "".join(capsys.readouterr())
+
+    yield load
+    METHODS.clear()
+    METHODS.update(registered)
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", ["mine.py", "mine", "package.methods.mine"])
-def test_a_file_a_module_and_an_installed_package(tmp_path, name):
+def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
     path = tmp_path / (name if name.endswith(".py") else name.replace(".", "/") + ".py")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(METHOD.format(name="Mine"))
-    assert load(tmp_path, name, name) == f"Plug-in '{name}': Mine\n"
+    assert load(name, name) == f"Plug-in '{name}': Mine\n"
 
 
 @pytest.mark.parametrize(
@@ -61,15 +67,15 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, name):
         (None, "There is no plug-in file 'mine.py'"),
     ],
 )
-def test_what_is_no_plugin_is_one_sentence(tmp_path, content, sentence):
+def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
     if content is not None:
         (tmp_path / "mine.py").write_text(content)
-    printed = load(tmp_path, "mine.py")
+    printed = load("mine.py")
     assert printed.startswith("refused: ") and sentence in printed
     assert printed.count("\n") == 1
 
 
-def test_a_file_with_the_name_of_a_loaded_module(tmp_path):
+def test_a_file_with_the_name_of_a_loaded_module(tmp_path, load):
     (tmp_path / "plugins").mkdir()  # beside the program it would shadow the real one
     (tmp_path / "plugins" / "json.py").write_text(METHOD.format(name="Mine"))
-    assert "has the name of a module that is loaded already" in load(tmp_path, "plugins/json.py")
+    assert "has the name of a module that is loaded already" in load("plugins/json.py")

@@ -73,12 +73,12 @@ def take_support(trainer: Any, anew: bool) -> None:
     if method.searches and trainer.validation is None:
         raise UserError(
             f"{type(method).__name__} chooses settings on validation images, but "
-            f"{cfg.DATASET.NAME} has none that are not tested on: set SEARCH False"
+            f"{cfg.DATASET.NAME} has none that are not tested on: switch that off"
         )
     if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
         raise UserError(
             f"{type(method).__name__} chooses settings after the last epoch: set TEST.FINAL_MODEL "
-            "last_step, or SEARCH False"
+            "last_step, or switch that off"
         )
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
