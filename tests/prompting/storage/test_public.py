@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 
 import pytest
 import test_golden
@@ -117,6 +118,7 @@ FILES = {
     "cliplora": "vitb16/eurosat/1shots/seed0/lora_weights.pt",
     "gallop": "gallop_eurosat_vit_b16_seed1.ckpt",
 }
+CACHES = GOLDEN / "tip_adapter_f_checkpoint" / "caches" / "eurosat"
 
 
 @pytest.fixture(params=FILES)
@@ -173,3 +175,38 @@ def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
     method = build_method(golden.meta["method"], node, tiny_clip, names)
     with pytest.raises(Ours, match=why):
         method.load_checkpoint(public_checkpoint(method, public_path(golden)), names)
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "written"),
+    [
+        ("TipAdapter", "tip/logits", ["keys_2shots.pt", "values_2shots.pt"]),
+        ("TipAdapterF", None, ["best_F_2shots.pt", "values_2shots.pt"]),
+    ],
+)
+def test_a_cache(tiny_clip, name, logits, written):
+    golden = test_golden.read(GOLDEN / "tip_adapter_f.safetensors")
+    names = golden.meta["classnames"]
+    node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False}
+    method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])
+    method.load_checkpoint(public_checkpoint(method, str(CACHES)), names)
+    if logits:
+        found = method.eval().model(golden.tensors["image"])
+        assert (found - golden.tensors[logits]).abs().max() < 1e-4
+    else:
+        assert torch.equal(method.cache.weight, golden.tensors["steps/best_weight"])
+    contents = method.write_public()
+    assert [key.replace("*", "2shots") for key in contents] == written
+    for file, content in zip(written, contents.values(), strict=True):
+        theirs = torch.load(CACHES / file, weights_only=True)
+        assert type(content) is type(theirs) and torch.equal(content, theirs)
+    other = build_method(name, node, tiny_clip, names[:3])
+    with pytest.raises(Ours, match=r"values \(12, 6\), where .* \(n, 64\) and \(n, 3\)"):
+        public_checkpoint(other, str(CACHES / written[0]))
+
+
+def test_a_cache_without_labels(tiny_clip, tmp_path):
+    shutil.copy(CACHES / "best_F_2shots.pt", tmp_path)
+    method = build_method("TipAdapterF", {}, tiny_clip, ["forest", "sea"])
+    with pytest.raises(Ours, match=r"'best_F_\*.pt' have keys \(12, 64\) and values None"):
+        public_checkpoint(method, str(tmp_path))
