@@ -130,7 +130,7 @@ def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.
     """
     if tokens is None:
         return x, n
-    tokens = tokens.to(x.dtype).expand(len(x), -1, -1)
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
 
 
@@ -184,6 +184,22 @@ def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | i
         return 0
     out: torch.Tensor = module(*(x.float() for x in inputs))
     return out.to(inputs[0].dtype)
+
+
+@torch.no_grad()
+def merge(added: Additions, blocks: Sequence[Any]) -> None:
+    """Add the updates of matrices to the blocks of an encoder, in place."""
+    for i, here in added.items():
+        attn, mlp = blocks[i].attn, blocks[i].mlp
+        matrices = dict(zip("qkv", attn.in_proj_weight.chunk(3), strict=True))
+        matrices |= {"o": attn.out_proj.weight, "fc": mlp.c_fc.weight, "proj": mlp.c_proj.weight}
+        for name, update in here.weights.items():
+            matrices[name].copy_(update.merged(matrices[name]))
+
+
+def without_updates(added: Additions) -> Additions:
+    """What is left of additions that `merge` has added to the matrices."""
+    return {i: here._replace(weights={}) for i, here in added.items()}
 
 
 def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
