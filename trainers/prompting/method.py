@@ -314,7 +314,8 @@ class Method(PublicFiles, nn.Module):
             )
         self.make_room(0)
         self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
-        self.model.parts.own_classes = not others
+        if self.model.parts.own_classes is not None:
+            self.model.parts.own_classes = not others
         kept = checkpoint.get("method")
         if kept is None or checkpoint.get("trainer") != name:  # of another code or method
             return

@@ -76,6 +76,10 @@ class Added(NamedTuple):
             treat each position by itself: the last block computes only those that are read.
         before: a module x -> (..., W) whose output is added to x, for block 0 only: on the text
             side to token embeddings before their positions, on the image side after `ln_pre`.
+
+    Example:
+        >>> Added(enter=torch.zeros(3, 128)).beside is None
+        True
     """
 
     weights: Mapping[str, LowRank] = {}
@@ -207,6 +211,11 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
 
     Raises:
         UserError: it is a ResNet.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
+        [128, 128, 128, 128]
     """
     tower = clip_model if side == "text" else clip_model.visual
     if not hasattr(tower, "transformer"):

@@ -68,7 +68,7 @@ class Updates(Parts):
 class CLIPLoRA(Method):
     """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; the words are fixed.
 
-    L = CE (docs/methods.md, section 15). The public code draws a dropout mask for every position
+    L = CE (docs/adaptation.md). The public code draws a dropout mask for every position
     of every sentence; here positions that all classes share have one for all.
     """
 

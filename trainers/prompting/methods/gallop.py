@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..backbones import family_of
 from ..errors import UserError
 from ..method import Method, register
-from ..model.learner import Contexts
+from ..model.learner import Contexts, word_embeddings
 from ..model.parts import Parts
 from ..scores import register_score
 from ..spec import PromptSpec
@@ -96,7 +95,7 @@ class GalLoP(Method):
     """Global prompts see the image, local ones its patches that fit best; both are averaged.
 
     L = CE(s G) + mean_n CE(s T_n), where each image sees global prompts drawn with replacement,
-    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/methods.md, section 18); with p = 0 it
+    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/adaptation.md); with p = 0 it
     sees every one once.
     """
 
@@ -168,11 +167,12 @@ class GalLoP(Method):
 
     def setup(self, clip_model, classnames, dataset):
         """Make the prompts and the map of the patches."""
-        settings, tokenizer = self.settings, family_of(clip_model).tokenizer
-        ids = tokenizer.encode(settings.TEMPLATE.partition("{}")[0])
-        words = clip_model.token_embedding.weight.detach()[ids[: self.model.spec.text_length]]
+        settings = self.settings
+        words = word_embeddings(clip_model, settings.TEMPLATE.partition("{}")[0])
         counts = settings.N_GLOBAL_PROMPTS, settings.N_LOCAL_PROMPTS
-        self.model.parts = GlobalLocal(words.float(), *counts, clip_model.visual)
+        self.model.parts = GlobalLocal(
+            words[: self.model.spec.text_length], *counts, clip_model.visual
+        )
 
     def loss(self, output, batch):
         """CE of the global prompts that an image sees, and the mean CE of the local ones."""

@@ -66,6 +66,23 @@ def initial_contexts(
     return out
 
 
+def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
+    """Embeddings (n, W), float32, of the n tokens of some words: where contexts may start.
+
+    Args:
+        clip_model: what `load_clip` gives; W is the width of its text encoder.
+        words: without SOS and EOS.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> word_embeddings(load_clip("emoji"), "a photo of a").shape
+        torch.Size([4, 128])
+    """
+    ids = family_of(clip_model).tokenizer.encode(words)
+    embeddings: torch.Tensor = clip_model.token_embedding.weight.detach()[ids].float()
+    return embeddings
+
+
 class MetaNet(nn.Module):
     """CoCoOp's network from the image feature to a shift of the context."""
 

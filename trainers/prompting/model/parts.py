@@ -29,8 +29,9 @@ class Parts(nn.Module):
 
     Attributes:
         prefix: what stands before the parameters' names in public whole-model checkpoints.
-        own_classes: False once a checkpoint was loaded for other classes than those it was trained
-            on; a method that knows its own classes better may read it.
+        own_classes: whether the class names are those that it was trained on: True in the class of
+            a method that treats these in another way, which reads it; a checkpoint that is loaded
+            for other classes makes it False. None for all others.
 
     Example:
         >>> class Scaled(Parts):
@@ -45,7 +46,7 @@ class Parts(nn.Module):
     """
 
     prefix = ""
-    own_classes = True
+    own_classes: bool | None = None
 
     def public_name(self, name: str) -> str:
         """The name of a parameter in public whole-model checkpoints."""
