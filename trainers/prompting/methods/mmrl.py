@@ -114,9 +114,9 @@ class MMRL(Method):
         """The point of these settings."""
         check_name("TASK", settings.TASK, ("B2N", "FS", "CD"))
         layers = settings.REP_LAYERS
-        if not layers or sorted(set(layers)) != list(layers):
+        if not layers or sorted(set(layers)) != list(layers) or layers[0] < 1:
             raise UserError(
-                f"REP_LAYERS is {list(layers)} but must be rising numbers of blocks, at least one"
+                f"REP_LAYERS is {list(layers)} but must be rising numbers of blocks, from 1"
             )
         for key in ("REP_DIM", "N_REP_TOKENS"):
             if getattr(settings, key) < 1:

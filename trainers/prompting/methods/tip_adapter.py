@@ -4,6 +4,7 @@ Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ class TipAdapter(Method):
 
     node = "TIP_ADAPTER"
     checkpoint = "tip_adapter"
+    public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
     class_bound = True
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
@@ -136,6 +138,33 @@ class TipAdapter(Method):
         assert isinstance(self.model.parts, Cache)
         return self.model.parts
 
+    def read_public(self, files):
+        """Keys, trained or not, and values; no file has alpha and beta, which stay as they are."""
+        keys, values = files.get("best_F_*.pt"), files.get("values_*.pt")
+        if keys is None and torch.is_tensor(files.get("keys_*.pt")):
+            keys = files["keys_*.pt"].T
+        D, K = self.model.feature_width, self.model.num_classes
+        shapes = [tuple(t.shape) if torch.is_tensor(t) else None for t in (keys, values)]
+        n = shapes[0][0] if shapes[0] else 0
+        if shapes != [(n, D), (n, K)]:
+            raise UserError(
+                f"The files {' and '.join(map(repr, files))} have keys {shapes[0]} and values "
+                f"{shapes[1]}, where {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
+                "those of one run with these classes and this backbone"
+            )
+        buffers = self.own_state() | {"model.parts.values": values.float()}
+        if not self.trains:
+            buffers["model.parts.keys"] = keys.float()
+        state = {"adapter.weight": keys} if self.trains else {}
+        return {"state_dict": state, "method": buffers, "trainer": type(self).__name__}
+
+    def write_public(self):
+        """The keys, as they are at the end, and the values."""
+        keys, values = self.cache.key().detach(), self.cache.values
+        # as the public code takes it: a Parameter, which becomes the weight of its nn.Linear
+        trained = {"best_F_*.pt": nn.Parameter(keys)} if self.trains else {"keys_*.pt": keys.T}
+        return {**trained, "values_*.pt": values}
+
     def make_room(self, n):
         """Leave keys of n images to be filled, and no labels."""
         cache = self.cache
@@ -176,5 +205,6 @@ class TipAdapterF(TipAdapter):
     """Tip-Adapter whose keys are trained, from what they are there. L = CE."""
 
     checkpoint = "tip_adapter_f"
+    public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")
     saves_submodule = "adapter"
     trains = True
