@@ -138,7 +138,7 @@ def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
         def text(self, features):
             return features._replace(h=F.normalize(features.h + self.by, dim=-1))
 
-    model = model_of(tiny_clip, "ZeroshotCLIP", {})
+    model = model_of(copy.deepcopy(tiny_clip), "ZeroshotCLIP", {})
     model.parts = Shift()
     calls = []
     model.text_encoder.register_forward_hook(lambda *args: calls.append(1))
