@@ -26,7 +26,6 @@ class Cache(Parts):
     Args:
         dim: D of the features.
         num_classes: K.
-        scale: of the zero-shot logits; 0 takes CLIP's own.
         trained: the keys are a parameter, `weight`, else a buffer, `keys`.
     """
 
@@ -36,9 +35,9 @@ class Cache(Parts):
     alpha: torch.Tensor
     beta: torch.Tensor
 
-    def __init__(self, dim: int, num_classes: int, scale: float, trained: bool):
+    def __init__(self, dim: int, num_classes: int, trained: bool):
         super().__init__()
-        self.scale, self.trained = scale, trained
+        self.trained = trained
         self.sentences: Teacher | None = None  # where there are several
         empty = torch.empty(0, dim)
         if trained:
@@ -65,13 +64,12 @@ class Cache(Parts):
         return torch.exp(beta * a - beta) @ self.values
 
     def logits(self, logits, image, text, scale):
-        """100 z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik."""
+        """SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik."""
         if not len(self.values):
             raise UserError(
                 "There is no cache of training images yet: train the method, load a run of it "
                 "(--model-dir), or give `build_method` its `support`"
             )
-        logits = logits * (self.scale / scale) if self.scale else logits
         return logits + self.alpha * self.likeness(image.z[:, 0] @ self.key().T, self.beta)
 
 
@@ -81,7 +79,7 @@ class TipAdapter(Method):
 
     A key is the mean of an image's features under AUGMENT_EPOCH augmentations. alpha and beta are
     INIT_ALPHA and INIT_BETA or, with SEARCH_HP, those with which most validation images are right
-    (docs/methods.md, section 15).
+    (docs/adaptation.md).
     """
 
     node = "TIP_ADAPTER"
@@ -99,7 +97,7 @@ class TipAdapter(Method):
 
         INIT_ALPHA: float = 1.17
         INIT_BETA: float = 1.0
-        SCALE: float = 100.0
+        SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
         AUGMENT_EPOCH: int = 10
         SEARCH_HP: bool = False
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # of beta, of alpha
@@ -110,7 +108,7 @@ class TipAdapter(Method):
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""
-        for key in ("INIT_ALPHA", "INIT_BETA", "SCALE"):
+        for key in ("INIT_ALPHA", "INIT_BETA"):
             value = getattr(settings, key)
             need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
         passes = settings.AUGMENT_EPOCH
@@ -126,9 +124,8 @@ class TipAdapter(Method):
     def setup(self, clip_model, classnames, dataset):
         """Make an empty cache."""
         settings = self.settings
-        cache = Cache(
-            self.model.feature_width, len(classnames), settings.SCALE, trained=type(self).trains
-        )
+        self.model.set_scale(settings.SCALE)
+        cache = Cache(self.model.feature_width, len(classnames), trained=type(self).trains)
         cache.alpha.fill_(settings.INIT_ALPHA)
         cache.beta.fill_(settings.INIT_BETA)
         if dataset.startswith("ImageNet"):
@@ -184,7 +181,7 @@ class TipAdapter(Method):
         """Choose alpha and beta, of a grid with beta outside, the first with most images right."""
         cache, settings, model = self.cache, self.settings, self.model
         z = F.normalize(features, dim=-1)
-        zero_shot = (cache.scale or model.logit_scale) * z @ model.text_features().h[0].T
+        zero_shot = model.logit_scale * z @ model.text_features().h[0].T
         betas, alphas = (
             [0.1 + i * (scale - 0.1) / steps for i in range(int(steps))]
             for scale, steps in zip(settings.SEARCH_SCALE, settings.SEARCH_STEP, strict=True)
@@ -211,7 +208,3 @@ class TipAdapterF(TipAdapter):
     public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")
     saves_submodule = "adapter"
     trains = True
-
-    def loss(self, output, batch):
-        """The cross-entropy."""
-        return {"ce": F.cross_entropy(output.logits, batch.labels)}
