@@ -19,6 +19,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for methods from outside."""
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="NAME",
+        help="a Python module or a .py file that registers a method; may be repeated",
+    )  # fmt: skip
+
+
 def words(text: str) -> list[str]:
     """Words apart by spaces or commas, each once."""
     return list(dict.fromkeys(text.replace(",", " ").split()))

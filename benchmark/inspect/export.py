@@ -9,6 +9,7 @@ from typing import Any
 
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.public import names_beside
 
 from ..cli import write_output
 from .load import load_run, run_parser
@@ -20,6 +21,12 @@ FORMATS = {
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
 OURS = "trainers.prompting."
+# What PyTorch says where a program cannot be traced, and what to do.
+UNTRACED = {
+    "specialized it to be a constant": "its code reads the number of images as a number of Python "
+    "(by len, int or range): use x.shape[0] and functions of tensors",
+    "data-dependent": "nothing that depends on the numbers of a tensor may steer its Python code",
+}
 MOST_BYTES = 1 << 31
 LINEAR = (
     "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
@@ -32,12 +39,19 @@ def main(argv: list[str]) -> int:
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
     parser = run_parser("export", f"{__doc__} As {forms}.")
     add = parser.add_argument
-    add("--output", type=Path, required=True, help=f"a file that ends in {', '.join(FORMATS)}")
+    add("--output", type=Path, required=True,
+        help=f"a file that ends in {', '.join(FORMATS)}, or one that the method's public code "
+        "reads, such as lora_weights.pt")  # fmt: skip
     add("--classnames", type=Path, metavar="FILE", help="other classes, one name a line")
     args = parser.parse_args(argv)
-    check_name("format", args.output.suffix, FORMATS)
     names = read_names(args.classnames) if args.classnames else None
     run = load_run(args, names)
+    if beside := names_beside(args.output.name, run.built.public_files):
+        for pattern, content in run.built.write_public().items():
+            write_output(args.output.with_name(beside[pattern]), as_file(content))
+            print(f"{args.output.with_name(beside[pattern])}: as the public code of {run.method}")
+        return 0
+    check_name("format", args.output.suffix, [*FORMATS, *run.built.public_files])
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
@@ -45,6 +59,15 @@ def main(argv: list[str]) -> int:
     write_output(args.output, content)
     print(f"{args.output}: {said}")
     return 0
+
+
+def as_file(content: object) -> bytes:
+    """What `torch.save` writes."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 def facts(run) -> dict[str, str]:
@@ -91,10 +114,10 @@ def exported(run):
         if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        remedy = next((r for said, r in UNTRACED.items() if said in str(error)), "change its code")
         raise UserError(
-            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): nothing that "
-            "depends on the numbers of a tensor may steer its Python code. All methods of this "
-            "project can be exported"
+            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. All "
+            "methods of this project can be exported"
         ) from error
     images = random_images(run.model)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from ..cli import Parser, from_one
+from ..cli import Parser, add_plugin, from_one
 
 
 def run_parser(command: str, description: str) -> Parser:
@@ -17,8 +17,7 @@ def run_parser(command: str, description: str) -> Parser:
     add("--model-dir", type=Path, required=True, help="output folder of a run")
     add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
     add("--backbone", help="name or file of the CLIP, if it has moved since the run")
-    add("--plugin", action="append", default=[], metavar="NAME",
-        help="a Python module or a .py file with the run's method; may be repeated")  # fmt: skip
+    add_plugin(parser)
     add("--trust-run", action="store_true", help="import the plug-ins that the run names")
     return parser
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, each, from_one, seed, words, write_output
+from ..cli import Parser, add_plugin, each, from_one, seed, words, write_output
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import IMAGE_FOLDER, TrainerConfigs, check_datasets, dataset_name
 from .checks import check_settings
@@ -216,12 +216,7 @@ def build_parser(protocol: Protocol) -> Parser:
         "folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, else the "
         "protocol's)",
     )
-    add(
-        "--plugin",
-        action="append",
-        default=[],
-        help="a Python file or module that registers a method; may be given several times",
-    )
+    add_plugin(parser)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
     add(
         "--ood",

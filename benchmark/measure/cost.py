@@ -20,6 +20,7 @@ from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
 from trainers.prompting.trainer.config import read_node, values_in
+from trainers.prompting.trainer.schedule import steps
 
 from ..data.check_data import public_datasets
 from ..protocols.base import Run
@@ -78,7 +79,7 @@ class Operations(NamedTuple):
     """Operations of a method on a backbone.
 
     training: of a step, which keeps so many bytes; weights: how many there are; text, image: of an
-    evaluation, once and for each image.
+    evaluation, once and for each image; passes: how often each training image is seen before.
     """
 
     training: float
@@ -86,6 +87,7 @@ class Operations(NamedTuple):
     weights: int
     text: float
     image: float
+    passes: int
 
 
 @cache
@@ -138,9 +140,14 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
     seconds = on.start + max(operations / rate, batches * on.step)
     taken = step.weights * min(itemsize, 4) + step.bytes
     if kind.trains and not run.eval_only:
-        steps = cfg.OPTIM.MAX_EPOCH * max(1, images // batch)
-        operations += steps * step.training
-        seconds += steps * max(step.training / rate, on.step)
+        of_epoch = images // batch if cfg.DATALOADER.TRAIN_X.DROP_LAST else -(-images // batch)
+        taken_steps = steps(cfg.OPTIM, of_epoch)
+        operations += taken_steps * step.training
+        seconds += taken_steps * max(step.training / rate, on.step)
+    if not run.eval_only:
+        before = step.passes * images * step.image
+        operations += before
+        seconds += before / rate
     return Cost(operations, seconds, taken)
 
 
@@ -171,13 +178,16 @@ def counted(
     with torch.device("meta"), redirect_stdout(StringIO()):
         settings = read_node(kind, dict(node), dataset)
         method = kind(settings, clip_model, names, dataset)
-    training = OVER_NECESSARY * sum(necessary_flops(method, batch).values())
+    necessary = necessary_flops(method, batch)
+    if kind.trains_on_support:
+        necessary["image"] = 0
+    training = OVER_NECESSARY * sum(necessary.values())
     plan = 0.0
     if kind.trains:
         plan = method.model.fit_memory(int(0.9 * memory), batch, itemsize).needed
     weights = sum(p.numel() for p in clip_model.parameters())
     text, image = evaluation_flops(method)
-    return Operations(training, plan, weights, text, image)
+    return Operations(training, plan, weights, text, image, method.support_passes)
 
 
 @cache

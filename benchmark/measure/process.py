@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from trainers.prompting.plugins import load_plugins
+
 from .case import Case
 
 
@@ -48,6 +50,7 @@ def end_with_parent() -> None:
 
 def within_memory(function: Callable, case: Case, *args):
     """Call a function with a case; raises OutOfMemory in whatever way memory has run out."""
+    load_plugins(case.plugins)
     if case.device == "cpu":
         limit_memory()
     try:

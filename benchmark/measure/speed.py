@@ -17,9 +17,9 @@ import torch
 from recipe.environment import peak_memory_mib
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import prompt_spec
+from trainers.prompting.plugins import load_plugins
 
-from ..cli import Parser, from_one, write_output
+from ..cli import Parser, add_plugin, from_one, write_output
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, operations, product_rate, seconds
 from .geometry import GEOMETRY, necessary_flops
@@ -131,7 +131,7 @@ def cases(args) -> list[Case]:
     return [
         Case(
             trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, precision,
-            args.threads, args.memory_budget, compile=args.compile,
+            args.threads, args.memory_budget, compile=args.compile, plugins=tuple(args.plugin),
         )
         for trainer in args.trainers
         for classes in args.classes
@@ -180,6 +180,7 @@ def build_parser(prog: str, description: str) -> Parser:
         "--compile", action="store_true",
         help="with the blocks compiled, as with TRAINER.COMPILE",
     )  # fmt: skip
+    add_plugin(parser)
     add_measuring(parser, repeats=3)
     return parser
 
@@ -191,6 +192,8 @@ def parse(parser: Parser, argv: list[str]):
         UserError: they ask for what cannot be measured.
     """
     args = parser.parse_args(argv)
+    load_plugins(args.plugin)
+    args.trainers = args.trainers or list(METHODS)
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
@@ -208,13 +211,13 @@ def main(argv: list[str]) -> None:
     """`python -m benchmark speed`."""
     parser = build_parser("python -m benchmark speed", __doc__)
     parser.add_argument(
-        "--trainers", nargs="+", default=list(METHODS), metavar="TRAINER", help="(default: all)"
+        "--trainers", nargs="+", metavar="TRAINER", help="(default: all, those of plug-ins too)"
     )
     args = parse(parser, argv)
     records = []
     for case in cases(args):
-        record, spec = named(case), prompt_spec(case.trainer, {})
-        if spec.M or spec.N:
+        record = named(case)
+        if METHODS[case.trainer].trains:
             size = PRODUCT[case.device]
             record["training"] = measured(training, case, args.repeats, size)
         evaluated = replace(case, training=False, batch=args.eval_batch)

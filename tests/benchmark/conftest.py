@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from checkout import Checkout
 
@@ -11,6 +13,35 @@ from benchmark.protocols import (
     configs,
 )
 from benchmark.protocols.configs import TrainerConfigs
+from trainers.prompting.method import METHODS
+
+PLUGIN = """
+import torch
+from torch import nn
+from trainers.prompting import Parts, register
+from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.methods.zeroshot_clip import ZeroshotCLIP
+
+@register
+class PluggedCoOp(CoOp):
+    pass
+
+class Shift(Parts):
+    def __init__(self, dim):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(dim))
+
+    def image(self, features):
+        return features._replace(z=features.z + self.shift)
+
+@register
+class PluggedShift(ZeroshotCLIP):
+    trains = True
+
+    def setup(self, clip_model, classnames, dataset):
+        self.model.parts = Shift(clip_model.text_projection.shape[1])
+"""
+NAMES = ("PluggedCoOp", "PluggedShift")
 
 
 @pytest.fixture
@@ -61,3 +92,18 @@ def planned(checkout, monkeypatch):
         protocol: protocol.plan(output, datasets, seeds, TrainerConfigs(), **options)
         for protocol, (datasets, options) in asked.items()
     }
+
+
+@pytest.fixture
+def plugged(tmp_path):
+    """The path of a plug-in with two methods; one of them trains no prompts."""
+    folder = tmp_path / "their work"
+    folder.mkdir()
+    (folder / "plugged.py").write_text(PLUGIN)
+    for name in NAMES:
+        (folder / name).mkdir()
+        (folder / name / "base2new.yaml").write_text("MODEL: {BACKBONE: {NAME: ViT-B/16}}\n")
+    yield str(folder / "plugged.py")
+    for name in NAMES:
+        METHODS.pop(name, None)
+    sys.modules.pop("plugged", None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from models import support_of
 
 from trainers.prompting import Method, PromptSpec, build_method, load_clip
 from trainers.prompting.method import METHODS
@@ -60,6 +61,9 @@ class Own(Method):
             def text(self, features):
                 return features._replace(h=F.normalize(features.h - self.weight, dim=-1))
 
+            def logits(self, logits, image, text, scale):
+                return logits - image.z[:, 0] @ (self.weight * text.raw[0]).T
+
         self.model.parts = Shift()
         self.register_buffer("seen", torch.zeros(()))
 
@@ -85,8 +89,14 @@ def settings(name: str) -> dict:
     """A method's node on a CLIP of four blocks, whatever keys it has."""
     node = {}
     for key in METHODS[name].defaults:
-        if "DEPTH" in key or key == "INSERT_BLOCK":
+        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START"):
             node[key] = 2
+        elif key == "ADAPTER_END":
+            node[key] = 3
+        elif key == "DROPOUT_RATE":  # ranks draw other masks
+            node[key] = 0.0
+        elif key == "REP_LAYERS":
+            node[key] = [2, 3]
         elif key == "SENTENCES":
             node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
         elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
@@ -131,7 +141,9 @@ def steps_of(names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
             method = Own(read_node(Own, {}), load_clip(clip), NAMES)
         else:
             name, node = points[title]
-            method = build_method(name, settings(name) | node, load_clip(clip), NAMES)
+            node = settings(name) | node
+            support = support_of(name, NAMES)
+            method = build_method(name, node, load_clip(clip), NAMES, support=support)
         found[title] = steps(method)
     return found
 

@@ -64,7 +64,7 @@ def test_the_plans_are_those_that_make_the_logits(tiny_clip, name, node):
     spec, scale = model.spec, model.logit_scale
     for picture in torch.randn(2, 1, 3, 32, 32):
         output = model.output(picture)
-        (z, r), text = output.image, output.text
+        z, r, text = output.image.z, output.image.r, output.text
         for k in range(len(NAMES)):
             alone = text._replace(h=text.h[:, [k]], raw=text.raw[:, [k]])
             if text.s is not None:

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from trainers.prompting import Method, build_method, load_clip
 from trainers.prompting.encoders import templates
 from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.detection import scores
 
-NEWER = ("coprompt", "kgcoop", "prograd", "promptsrc", "tcp")
+NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 JSON = ("classnames", "config", "sentences", "extra", "templates")
@@ -32,6 +33,12 @@ class Golden(NamedTuple):
         return self.part("param/")
 
     @property
+    def support(self) -> dict | None:
+        """Of methods that take it: training images, in several passes, and their labels."""
+        found = self.part("cache/") or self.part("support/")
+        return {"images": found["image"], "labels": found["label"]} if found else None
+
+    @property
     def views(self) -> list[torch.Tensor]:
         return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
 
@@ -43,9 +50,22 @@ def read(path) -> Golden:
     return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
 
 
-def build(golden: Golden, clip_model, folder) -> Method:
+def node_of(golden: Golden, **more) -> dict:
+    """The node of a file, on which `more` has the last word."""
     meta = golden.meta
-    node = dict(meta["config"])
+    known = METHODS[meta["method"]].defaults
+    node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
+    if meta["method"] == "GalLoP":  # what is no key is a constant here
+        node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
+    if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
+        node["SCALE"] = meta["extra"]["logit_scale"]
+    if "DROPOUT_RATE" in node:
+        node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
+    return node | more
+
+
+def build(golden: Golden, clip_model, folder, **more) -> Method:
+    meta, node = golden.meta, node_of(golden, **more)
     if node.get("FORM", "") == "paper":  # the golden plans are converged
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
@@ -56,9 +76,8 @@ def build(golden: Golden, clip_model, folder) -> Method:
         drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
         sentences.write_text(json.dumps(drawn))
         node["SENTENCES"] = str(sentences)
-    method = build_method(
-        meta["method"], node, clip_model, meta["classnames"], meta.get("dataset", "")
-    )
+    place = clip_model, meta["classnames"], meta.get("dataset", "")
+    method = build_method(meta["method"], node, *place, support=golden.support)
     method.model.load_public_state_dict(golden.params)
     return method
 
@@ -91,6 +110,8 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
     assert (output.logits - logits).abs().max() < 1e-4
     terms = method.terms(output, batch)
     expected = {"loss": tensors[block + "loss"], **golden.part(block + "loss/")}
+    if set(expected) == {"loss", "ce"}:
+        assert terms.setdefault("ce", terms["loss"]) == terms["loss"]
     if len(expected) > 1:
         assert set(terms) == set(expected)
     for name, value in expected.items():
@@ -110,6 +131,8 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
     teacher = method.teacher
     z = teacher.z(golden.views[-1])
     own = {"text_features": teacher.h, "image_features": z, "logits": teacher.logits(z)}
+    if "SCALE" in method.defaults:
+        own["logits"] *= method.model.logit_scale / method.teacher.clip_model.logit_scale.exp()
     for name, value in frozen.items():
         scale = 100 if name == "logits" else 1
         assert (own[name] - value).abs().max() < 1e-5 * scale, name
@@ -117,6 +140,54 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
 
 def test_logits_terms_and_gradients(golden, method):
     check_step(method, golden)
+
+
+@pytest.mark.parametrize("name", ["cliplora", "mmrl"])
+def test_the_clips_own_scale(tiny_clip, tmp_path, name):
+    golden = read(GOLDEN / f"{name}.safetensors")
+    check_step(build(golden, tiny_clip, tmp_path, SCALE=0.0), golden, "clip_scale/")
+
+
+def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch):
+    golden = read(GOLDEN / "gallop.safetensors")
+    method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
+    drawn = golden.tensors["dropout/index"]
+    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.reshape(size))
+    check_step(method, golden, "dropout/")
+
+
+def test_ablations_of_gallop(tiny_clip, tmp_path):
+    """By the parts of the file: one loss, the global score, a fixed map of the patches."""
+    golden = read(GOLDEN / "gallop.safetensors")
+    off = {"USE_LOCAL_LOSS": False, "USE_LOCAL_FEATURES": False, "LEARN_LOCAL_PROJ": False}
+    method = build(golden, tiny_clip, tmp_path, **off)
+    terms = method.losses(golden.tensors["image"], golden.tensors["label"])
+    assert terms.keys() == {"loss", "global"}
+    assert abs(terms["loss"] - golden.tensors["loss/global"]) < 1e-4
+    method.backward(terms)
+    grads = {name: p.grad for name, p in method.model.public_parameters().items()}
+    assert grads["global_prompt"] is not None and grads["local_proj.linear.weight"] is None
+    logits = method.eval().model(golden.tensors["image"])
+    assert (logits - golden.tensors["logits/global"]).abs().max() < 1e-4
+
+
+def test_scores_for_other_classes(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "gallop.safetensors")
+    model = build(golden, tiny_clip, tmp_path).eval().model
+    found = scores(model, model.output(golden.tensors["image"]))
+    for name in ("mcm", "gl_mcm"):  # the public code has the opposite sign
+        assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
+
+
+def test_other_classes_have_one_head(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "mmrl.safetensors")
+    method = build(golden, tiny_clip, tmp_path).eval()
+    state = {"state_dict": method.model.public_state_dict()}
+    names = golden.meta["classnames"]
+    for of, wanted in ((["cat", "dog"], "logits_eval_new"), (names, "logits_eval")):
+        method.load_checkpoint(state | {"classnames": of}, names)
+        logits = method.model(golden.tensors["image"])
+        assert (logits - golden.tensors[wanted]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
@@ -147,9 +218,9 @@ def test_public_names_and_shapes_survive_a_round_trip(golden, method):
 def test_contexts_start_from_words(golden, tiny_clip):
     """`init/` has the words of a context; where it is random there is none."""
     meta = golden.meta
-    words = golden.part("init/")
+    words = {k: v for k, v in golden.part("init/").items() if not k.startswith("adapter.")}
     if words:
-        node = meta["config"] | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
+        node = node_of(golden) | ({"MAX_EPOCH": 20} if meta["method"] == "PromptSRC" else {})
         method = build_method(meta["method"], node, tiny_clip, meta["classnames"], meta["dataset"])
         own = method.model.public_state_dict()
         assert all(torch.equal(own[name], value) for name, value in words.items())

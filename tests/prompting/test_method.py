@@ -12,6 +12,8 @@ from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_met
 from trainers.prompting.method import METHODS, Batch, register
 from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import read_node
+from trainers.prompting.trainer.layout import PublicLayout
+from trainers.prompting.use.export import Program
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
@@ -140,6 +142,74 @@ def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
     with torch.no_grad():
         scaled.model.parts.weight.mul_(2)
     assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
+
+
+def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
+    class Weight(Parts):
+        prefix = "adapter."
+
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Parameter(torch.ones(2))
+
+    class Held(Mine):
+        saves_submodule = "adapter"
+        dead_weights = ("base_",)
+
+        def setup(self, clip_model, classnames, dataset):
+            self.model.parts = Weight()
+
+        @staticmethod
+        def point(node):
+            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+
+    model = build(Held, tiny_clip).model
+    layout = PublicLayout(model, submodule=True)
+    assert set(model.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
+    for i, name in enumerate(("fc", "adapter.fc")):  # alone, or in the whole model
+        dead = {"adapter.base_x": torch.ones(3), "base_y": torch.ones(4)}
+        layout.load_state_dict({name: torch.full((2,), float(i)), **dead})
+        assert model.parts.fc.tolist() == [i, i]
+    with pytest.raises(UserError, match="The checkpoint has 'prompt_learner.fc', which"):
+        layout.load_state_dict({"prompt_learner.fc": torch.ones(2)})
+
+    class Misnamed(Held):
+        saves_submodule = "adapter."
+
+    with pytest.raises(UserError, match="must be False, True, or the name of a sub-module"):
+        register(Misnamed)
+
+
+def test_parts_may_have_the_last_word_on_logits(tiny_clip):
+    """In training, in evaluation, for the features of another model, and in an exported program."""
+
+    class Head(Parts):
+        def __init__(self, dim):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(len(NAMES), dim))
+
+        def logits(self, logits, image, text, scale):
+            own = scale * image.z[:, 0] @ self.weight.T
+            return logits + own + text.raw.norm(dim=-1)[0] - text.h.norm(dim=-1)[0]
+
+    class Headed(Mine):
+        def setup(self, clip_model, classnames, dataset):
+            self.model.parts = Head(clip_model.text_projection.shape[1])
+
+    method = build(Headed, tiny_clip)
+    model, plain = method.model, build(Mine, tiny_clip).model
+    plain.prompt_learner = model.prompt_learner
+    model.logit_bias = plain.logit_bias = torch.tensor(-3.0)  # of a CLIP with a sigmoid loss
+    output = method.train().model.output(IMAGES)
+    z, text = output.image.z[:, 0], output.text
+    added = model.logit_scale * z @ model.parts.weight.T + text.raw.norm(dim=-1)[0] - 1
+    expected = plain(IMAGES) + added
+    torch.testing.assert_close(output.logits, expected)
+    method.backward(method.terms(output, Batch([IMAGES], LABELS)))
+    assert model.parts.weight.grad.norm() > 0
+    method.eval()
+    for found in (model(IMAGES), model.logits(output.image), Program(model)(IMAGES)):
+        torch.testing.assert_close(found, expected.detach())
 
 
 def test_own_state_is_the_buffers_of_the_method_alone(tiny_clip):

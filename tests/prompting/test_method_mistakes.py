@@ -51,12 +51,11 @@ def turned(text=(4, 4), vision=(), **changes):
 
 
 SHAPES = {
-    "shorter deep": turned((4, 2)),
     "longer deep": turned((4, 5)),
     "shorter first": turned((3, 3)),
     "longer first": turned((5, 5)),
     "too deep": turned((4,) * 9),
-    "shorter deep visual": turned(vision=(4, 2)),
+    "longer deep visual": turned(vision=(4, 5)),
     "nothing": turned(text=None),
 }
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .backbones import build_clip as build_clip
     from .backbones import list_backbones as list_backbones
     from .backbones import load_clip as load_clip
+    from .encoders.added import Added as Added
+    from .encoders.added import LowRank as LowRank
+    from .encoders.added import blocks_of as blocks_of
     from .errors import UserError as UserError
     from .method import Method as Method
     from .method import register as register
     from .methods import list_methods as list_methods
     from .model.learner import Contexts as Contexts
+    from .model.learner import word_embeddings as word_embeddings
     from .model.parts import Parts as Parts
     from .model.prompted_clip import PromptedCLIP as PromptedCLIP
     from .scores import register_score as register_score
@@ -30,13 +34,16 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
 __version__ = "0.3.0"
 
 _MODULES = {
+    "Added": "encoders.added",
     "Contexts": "model.learner",
+    "LowRank": "encoders.added",
     "Method": "method",
     "Parts": "model.parts",
     "PromptSpec": "spec",
     "PromptedCLIP": "model.prompted_clip",
     "Teacher": "teacher",
     "UserError": "errors",
+    "blocks_of": "encoders.added",
     "build_clip": "backbones",
     "build_method": "trainer.config",
     "list_backbones": "backbones",
@@ -47,6 +54,7 @@ _MODULES = {
     "register": "method",
     "register_score": "scores",
     "sinkhorn": "transport.solver",
+    "word_embeddings": "model.learner",
 }
 
 __all__ = [*_MODULES, "extend_cfg"]

@@ -1,4 +1,7 @@
-"""A method: a point in the space of prompts, and a loss. The base of all, and their registry."""
+"""A method: a point in the space of prompts, and a loss. The base of all, and their registry.
+
+It is long because all that a method may say is documented in one place.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +13,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
+from .beyond import BEYOND
 from .errors import UserError, check_name
-from .model.parts import Output, Parts
+from .model.parts import Output
 from .model.prompted_clip import PromptedCLIP
 from .regularizers import regularize
 from .spec import PromptSpec
 from .storage import state
+from .storage.public import PublicFiles
 from .teacher import Teacher
 
 METHODS: dict[str, type["Method"]] = {}
@@ -35,7 +40,7 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
-class Method(nn.Module):
+class Method(PublicFiles, nn.Module):
     """Base of all methods: one file each, whose class has the name that `--trainer` takes.
 
     A subclass names its node and its point; the rest has a default: cross-entropy, one backward
@@ -57,13 +62,20 @@ class Method(nn.Module):
         ignored: keys of the public node that mean nothing here; a run that sets one is warned.
         training_only: keys of `Settings` that an evaluation may set otherwise than the training.
         checkpoint: name of the folder that the public method saves its model in.
-        saves_submodule: whether public checkpoints hold the `prompt_learner` alone.
+        saves_submodule: whether public checkpoints hold the `prompt_learner` alone, or the name
+            of another sub-module that they hold.
         dead_weights: beginnings of names in public checkpoints that mean nothing here, without
-            `prompt_learner.`.
+            that of the sub-module.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
+        takes: marks of `BEYOND` for what it takes beyond labelled images; tables show them. It may
+            be a property, of the settings.
         class_bound: True for what learns something for each class, such as prototypes or a cache
             with labels; its checkpoints are refused for other classes.
+        support_passes: how often `take_support` is to see each training image; 0 for a method that
+            takes no support. It may be a property, of the settings.
+        trains_on_support: True for steps on the features of the support in the place of images.
+        searches: True for a method that `take_validation` is called of. It may be a property.
 
     Attributes:
         model: the `PromptedCLIP`.
@@ -94,11 +106,15 @@ class Method(nn.Module):
     ignored: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
     checkpoint: ClassVar[str] = "prompt_learner"
-    saves_submodule: ClassVar[bool] = False
+    saves_submodule: ClassVar[bool | str] = False
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
+    takes: tuple[str, ...] = ()
     class_bound: ClassVar[bool] = False
+    support_passes: int = 0
+    trains_on_support: ClassVar[bool] = False
+    searches: bool = False
 
     @dataclass(frozen=True)
     class Settings(nodes.Settings):
@@ -125,12 +141,13 @@ class Method(nn.Module):
         name, point = type(self).__name__, self.point(settings)
         if not isinstance(point, PromptSpec):
             raise UserError(f"`point` of {name} gives {type(point).__name__} and no PromptSpec")
+        point = point.with_(settings=settings)
         self.model = PromptedCLIP(clip_model, classnames, point, dataset)
         self.model.dead_weights = self.dead_weights
+        if isinstance(self.saves_submodule, str):
+            self.model.submodule = self.saves_submodule
         self.setup(clip_model, classnames, dataset)
-        if not isinstance(self.model.parts, Parts):
-            kind = type(self.model.parts).__name__
-            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
+        self.model.check_parts(name, clip_model)
         self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
 
     # ------------------------------------------------------------------ what a method may say
@@ -170,6 +187,30 @@ class Method(nn.Module):
                 "from the features and logits of the output, without `detach` or `no_grad`"
             )
         scale(terms["loss"]).backward()
+
+    def make_room(self, n: int) -> None:
+        """Give what `take_support` fills the size that n training images need.
+
+        Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
+        or buffer with no elements takes the size that the checkpoint has.
+        """
+
+    def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take the training set, before the first step; not called where a checkpoint is loaded.
+
+        Args:
+            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; in every
+                pass under other augmentations.
+            labels: (n,).
+        """
+
+    def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take validation images, after the last step.
+
+        Args:
+            features: (n, D), as in `take_support`, without augmentation.
+            labels: (n,).
+        """
 
     def after_epoch(self, epoch: int, last: int) -> None:
         """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
@@ -271,7 +312,10 @@ class Method(nn.Module):
                 f"{name} has learned something for each of its classes"
                 f"{' (CSC)' if class_specific else ''}: it cannot name others"
             )
+        self.make_room(0)
         self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        if self.model.parts.own_classes is not None:
+            self.model.parts.own_classes = not others
         kept = checkpoint.get("method")
         if kept is None or checkpoint.get("trainer") != name:  # of another code or method
             return
@@ -290,6 +334,21 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "checkpoint": (
         "the name of a folder",
         lambda value: isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value),
+    ),
+    "saves_submodule": (
+        "False, True, or the name of a sub-module",
+        lambda value: isinstance(value, bool) or (isinstance(value, str) and value.isidentifier()),
+    ),
+    "public_files": (
+        "a tuple of file names, each with at most one `*`",
+        lambda value: (
+            isinstance(value, tuple)
+            and all(isinstance(name, str) and name.count("*") <= 1 for name in value)
+        ),
+    ),
+    "takes": (
+        f"a tuple of {', '.join(BEYOND)}",
+        lambda value: isinstance(value, property) or {*value} <= BEYOND.keys(),
     ),
     "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
 }

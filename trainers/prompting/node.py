@@ -78,6 +78,10 @@ def _is_whole(value: Any) -> bool:
     return _is_number(value) and abs(value) <= MOST and value == int(value)
 
 
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_number, value))
+
+
 def _are_words(value: object) -> bool:
     if value is False:  # as checkouts write none whose own methods read a switch
         return True
@@ -90,5 +94,6 @@ KINDS: dict[object, tuple[Callable[[Any], bool], str]] = {
     int: (_is_whole, f"a whole number, {MOST:,} at most"),
     float: (_is_number, "a number"),
     str: (lambda value: isinstance(value, str), "a word"),
+    list[float]: (_are_numbers, "a list of numbers, such as [7, 3]"),
     Words: (_are_words, "words, such as 'a photo of a'"),
 }

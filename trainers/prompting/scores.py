@@ -138,6 +138,22 @@ def score(
         return scale.float() * chosen.function(spec, image, text, chunk_bytes, **more)
 
 
+def finish(
+    head: Callable[..., torch.Tensor],
+    logits: torch.Tensor,
+    image: ImageFeatures,
+    text: TextFeatures,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Logits (B, K), float32, of those of the score: by way of a head, and with CLIP's bias."""
+    with no_autocast(image.z.device.type):
+        image = image._replace(z=image.z.float())
+        text = text._replace(h=text.h.float(), raw=text.raw.float())
+        logits = head(logits, image, text, scale.float())
+    return logits if bias is None else logits + bias
+
+
 def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     """sim(z_j^m, h_k^n), (B, M, D) x (N, K, D) -> (B, K, M, N)."""
     return torch.einsum("bmd,nkd->bkmn", z, h)

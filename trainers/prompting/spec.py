@@ -1,7 +1,7 @@
 """The space of methods: every method is one point in it."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from .errors import UserError
@@ -57,6 +57,11 @@ class PromptSpec:
             `nearest` (`transport.plans`).
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
+        own_contexts: the method's `Parts` makes the text contexts of the N prompts; the prompt
+            learner has none.
+        states: n, to have the last states of the image's first 1 + n positions in `image.states`.
+        values: whether `image.values` has the patches by the value path of the last block.
+        settings: the `Settings` of the method, for its score; `Method` sets it.
 
     Raises:
         UserError: the values contradict each other.
@@ -87,6 +92,10 @@ class PromptSpec:
     reg: float = 0.1
     tol: float = 1e-4
     max_iter: int = 100
+    own_contexts: bool = False
+    states: int = 0
+    values: bool = False
+    settings: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_words()
@@ -167,10 +176,18 @@ class PromptSpec:
                 self.text_depth == 1,
                 "CSC and class names at the middle or front need prompts in the first block alone",
             )
+        need(
+            not self.own_contexts or (self.N > 0 and self.coupling in ("none", "independent")),
+            "own_contexts needs N >= 1 and visual prompts, if any, of coupling 'independent'",
+        )
+        need(self.states >= 0, f"states is {self.states}: the number cannot be negative")
         need(not self.class_specific or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
         if self.image_conditional:
             need(
-                self.M == 0 and self.N == 1 and self.text_depth == 1 and not self.class_specific,
+                self.M == 0
+                and self.N == 1
+                and self.text_depth == 1
+                and not (self.class_specific or self.own_contexts),
                 "image-conditional contexts need M = 0, N = 1 and prompts in the first block alone",
             )
 

@@ -58,7 +58,12 @@ class Teacher:
 
         Features of several sentences are averaged before they are normalised.
         """
-        return self._kept("mean", lambda: F.normalize(self._encode().mean(0), dim=-1))
+        return self._kept("mean", lambda: F.normalize(self.raw, dim=-1))
+
+    @property
+    def raw(self) -> torch.Tensor:
+        """As `h`, before it is normalised."""
+        return self._kept("raw", lambda: self._encode().mean(0))
 
     @property
     def h_each(self) -> torch.Tensor:

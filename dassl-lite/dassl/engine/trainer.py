@@ -199,10 +199,14 @@ class TrainerX(SimpleTrainer):
                 self._report(losses, batch_time, data_time)
                 reported = now
 
+    def count_steps(self):
+        """The steps before the present epoch, and those of the whole training."""
+        return self.epoch * self.num_batches, self.max_epoch * self.num_batches
+
     def _report(self, losses, batch_time, data_time):
         done = self.batch_idx + 1
-        left = self.num_batches * (self.max_epoch - self.epoch) - done
-        eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+        before, total = self.count_steps()
+        eta = datetime.timedelta(seconds=int(batch_time.avg * (total - before - done)))
         lr = self.get_current_lr()
         print(
             f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]"
@@ -211,7 +215,7 @@ class TrainerX(SimpleTrainer):
             f" {losses} lr {lr:.4e} eta {eta}",
             flush=True,
         )
-        step = self.epoch * self.num_batches + self.batch_idx
+        step = before + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
         self.write_scalar("train/lr", lr, step)

@@ -4,6 +4,7 @@
 from .checkpoints import (
     broken_checkpoint,
     load_checkpoint,
+    load_content,
     load_last_checkpoint,
     load_pretrained_weights,
     restore,

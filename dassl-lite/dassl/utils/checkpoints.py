@@ -69,7 +69,16 @@ def _without_module(state_dict):
 
 
 def load_checkpoint(fpath, remedy="copy it again, or train again"):
-    """The content of a checkpoint, a dict, with tensors on the CPU.
+    """As `load_content`, of a checkpoint, which is a dict."""
+    content = load_content(fpath, remedy)
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise UserError(f"The checkpoint '{fpath}' is broken (it holds a {kind}): {remedy}")
+    return content
+
+
+def load_content(fpath, remedy="copy it again, or train again"):
+    """The content of a file of PyTorch, with tensors on the CPU.
 
     Only tensors, plain values and the state of optimisers are read; no code in it runs. `remedy`
     ends the sentence about a file that is broken.
@@ -83,7 +92,7 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
     try:
         _check_bytes(fpath)
         with _known_globals():
-            content = torch.load(fpath, map_location="cpu", weights_only=True)
+            return torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly every type there is
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign:
@@ -95,10 +104,6 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
         if isinstance(error, pickle.UnpicklingError):  # which comes with a lecture on weights_only
             reason = "it holds no pickle of PyTorch"
         raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"The checkpoint '{fpath}' is broken (it holds a {kind}): {remedy}")
-    return content
 
 
 def _check_bytes(fpath):
@@ -117,7 +122,7 @@ def _known_globals():
     """Let `weights_only` read what Dassl's own checkpoints hold besides tensors.
 
     That is the scheduler object behind a warm-up, with the optimiser that it refers to, and NumPy
-    numbers as the value on the validation set.
+    numbers as the value on the validation set; GalLoP's have the arguments of its command, too.
     """
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals(_stand_ins())
@@ -137,6 +142,7 @@ def _stand_ins():
     schedulers = ["CosineAnnealingLR", "MultiStepLR", "StepLR"]
     optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
     shells = [type(name, (), {"__module__": lr_scheduler.__name__}) for name in schedulers]
+    shells.append(type("Namespace", (), {"__module__": "argparse"}))
     shells += [type(name, (), {"__module__": f"torch.optim.{name.lower()}"}) for name in optimizers]
     scalar: Any = np.float64(0).__reduce__()[0]
     return [

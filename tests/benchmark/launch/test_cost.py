@@ -25,9 +25,20 @@ def test_runs_operations_and_hours(capsys):
     assert runs == "2" and total[1:] == [tflop, hours, longest, memory]
     assert memory.endswith("MiB") and 2 * float(longest) == pytest.approx(float(hours), abs=0.02)
     twice = told(capsys, f"{few} OPTIM.MAX_EPOCH 400")["few_shot CoOp"]
+    assert twice == told(capsys, f"{few} OPTIM.STEPS 2000")["few_shot CoOp"]  # 160 images by 32
     tested = 2 * 8100 * 35e9 / 1e12  # images through ViT-B/16
     trained = [float(text.replace(",", "")) - tested for text in (tflop, twice[1])]
     assert trained[1] == pytest.approx(2 * trained[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "passes"), [("CLAP", 20), ("TipAdapter", 10), ("TipAdapterF", 10 + 20)]
+)
+def test_images_are_seen_before_the_first_step(capsys, trainer, passes):
+    """Steps of CLAP are on features; those of TipAdapterF, 20 epochs of one, on images."""
+    words = f"few_shot eurosat --trainers {trainer} --seeds 1 --shots 16"
+    tflop = float(told(capsys, words)[f"few_shot {trainer}"][1].replace(",", ""))
+    assert tflop == pytest.approx((8100 + passes * 160) * 33e9 / 1e12, rel=0.05)
 
 
 def test_protocols_of_transfer_share_their_trainings(capsys):

@@ -19,7 +19,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
-TRAINED = [name for name in METHODS if name != "ZeroshotCLIP"]
+TRAINED = [name for name, kind in METHODS.items() if kind.trains]
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 
 
@@ -79,11 +79,12 @@ def test_the_tables_and_the_file(inline, tmp_path, capsys):
         assert training[share] > 0 and f"{training[share]:.0%}" in shown
 
 
-def test_processes_of_their_own(tiny, capfd):
-    assert main([*tiny, "--trainers", "ZeroshotCLIP", "--format", "markdown"]) == 0
+def test_processes_of_their_own_with_a_method_from_outside(tiny, plugged, capfd):
+    words = ["--trainers", "PluggedShift", "--plugin", plugged, "--format", "markdown"]
+    assert main([*tiny, *words]) == 0
     out, err = capfd.readouterr()
-    assert out.count("\n| ZeroshotCLIP, 5, fp32 ") == 1
-    assert "ZeroshotCLIP, 5 classes, fp32: evaluation 1 of 1" in err
+    assert out.count("\n| PluggedShift, 5, fp32 ") == 2  # it trains, although no prompts
+    assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from paths import GOLDEN
 from trainers.prompting import UserError, build_clip
 from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
 from trainers.prompting.method import METHODS
+from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import prompt_spec
 
 SAME = {
@@ -128,6 +129,37 @@ def test_text_features_are_computed_once_until_a_prompt_changes(tiny_clip):
     assert len(calls) == 3
 
 
+def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
+    class Shift(Parts):
+        def __init__(self):
+            super().__init__()
+            self.by = torch.nn.Parameter(torch.zeros(64))
+
+        def text(self, features):
+            return features._replace(h=F.normalize(features.h + self.by, dim=-1))
+
+    model = model_of(copy.deepcopy(tiny_clip), "ZeroshotCLIP", {})
+    model.parts = Shift()
+    calls = []
+    model.text_encoder.register_forward_hook(lambda *args: calls.append(1))
+    with torch.inference_mode():  # what it keeps must be good for training
+        model.eval()(images())
+    optimizer = torch.optim.SGD(model.parts.parameters(), lr=0.1)
+    seen = []
+    for _ in range(3):
+        logits = model.train()(images())
+        optimizer.zero_grad()
+        F.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+        optimizer.step()
+        seen.append(logits.detach())
+        torch.testing.assert_close(model.eval()(images()), model.train()(images()).detach())
+    assert len(calls) == 1 and not torch.allclose(seen[1], seen[2])
+    with torch.no_grad():
+        model.text_encoder.text_projection.mul_(1.5)
+    model(images())
+    assert len(calls) == 2
+
+
 def test_same_seed_same_bits(tiny_clip):
     runs = []
     for _ in range(2):
@@ -239,7 +271,10 @@ def test_golden_folder_covers_every_public_method():
     """Methods with a golden file; UPT has none, as its authors published no code."""
     stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
-    for method in set(METHODS) - {"UPT"}:
+    prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
+    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f"}
+    ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
+    for method in ours - {"UPT"}:
         assert prefix.get(method, method.lower()) in stems
 
 

@@ -4,9 +4,13 @@ The functions run CLIP's own modules and weights; nothing of CLIP is copied or e
 B sequences, Q positions that look, R positions that are looked at, W the width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .added import NOTHING, Added, linear, summand
 
 # States of a position that one block keeps for its backward pass, in units of its width: the
 # inputs of both LayerNorms, queries, keys, values and what they attend to, and the MLP's hidden 4.
@@ -14,25 +18,26 @@ STATES = 10
 SLOPE = 1.702  # of QuickGELU
 
 
-def project_qkv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Queries, keys and values (..., W), heads side by side, of a block's input (..., W)."""
-    qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-    q, k, v = qkv.chunk(3, -1)
-    return q, k, v
+def project_qkv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
+    """Queries, keys and values (..., W), heads side by side, of y = ln_1(x) (..., W)."""
+    return _project(block, y, added, "qkv")
 
 
-def project_q(block, x: torch.Tensor) -> torch.Tensor:
-    """Queries alone, where other positions have the keys and values."""
-    W = x.shape[-1]
-    return F.linear(block.ln_1(x), block.attn.in_proj_weight[:W], block.attn.in_proj_bias[:W])
+def project_q(block, y: torch.Tensor, added: Added = NOTHING) -> torch.Tensor:
+    """Only the queries, where other positions have the keys and values."""
+    return _project(block, y, added, "q")[0]
 
 
-def project_kv(block, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values alone, of positions whose own output nobody reads."""
-    W = x.shape[-1]
-    weight, bias = block.attn.in_proj_weight[W:], block.attn.in_proj_bias[W:]
-    k, v = F.linear(block.ln_1(x), weight, bias).chunk(2, -1)
-    return k, v
+def project_kv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
+    """Only keys and values, of positions whose own output nobody reads."""
+    return _project(block, y, added, "kv")
+
+
+def _project(block, y, added, names) -> Sequence[torch.Tensor]:
+    W = y.shape[-1]
+    rows = slice(W * "qkv".index(names[0]), W * ("qkv".index(names[-1]) + 1))
+    weight, bias = block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows]
+    return linear(y, weight, bias, [added.weights.get(name) for name in names])
 
 
 def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
@@ -55,13 +60,33 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
-def finish(block, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """The rest of a block: output projection, residuals and MLP; shapes (..., W)."""
-    x = x + block.attn.out_proj(attended)
-    fc, proj = block.mlp.c_fc, block.mlp.c_proj
+def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
+    """The rest of a block: output projection, residuals and MLP; shapes (..., W).
+
+    Args:
+        block: the block.
+        x: its input.
+        attended: as `attend` gives it.
+        y: ln_1(x).
+        added: what a method adds to the block.
+    """
+    out = block.attn.out_proj
+    (out,) = linear(attended, out.weight, out.bias, [added.weights.get("o")])
+    inner = x + out
+    result = inner + _mlp(block, block.ln_2(inner), added)
+    return result if added.beside is None else result + summand(added.beside, x, y)
+
+
+def _mlp(block, x, added: Added) -> torch.Tensor:
+    up, down = block.mlp.c_fc, block.mlp.c_proj
+    updates = [added.weights.get(name) for name in ("fc", "proj")]
+    if any(update is not None for update in updates):
+        (hidden,) = linear(x, up.weight, up.bias, updates[:1])
+        (out,) = linear(block.mlp.gelu(hidden), down.weight, down.bias, updates[1:])
+        return out
     if type(block.mlp.gelu).__name__ != "QuickGELU":  # the name in every copy of OpenAI's class
-        return x + block.mlp(block.ln_2(x))
-    return x + FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias)
+        return block.mlp(x)
+    return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
 
 
 class FrozenMLP(torch.autograd.Function):
@@ -96,12 +121,14 @@ def hold_weights_in(dtype: torch.dtype, blocks):
         attn = block.attn
         for p in (attn.in_proj_weight, attn.in_proj_bias):
             p.data = p.data.to(dtype)
-        for linear in (attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
-            linear.to(dtype)
+        for layer in (attn.out_proj, block.mlp.c_fc, block.mlp.c_proj):
+            layer.to(dtype)
 
 
-def run(function, recompute: bool, *args):
-    """`function(*args)`; with `recompute` its activations are not kept but computed once more."""
+def run(function, recompute: bool, *args, added: Added = NOTHING):
+    """`function(*args, added)`; with `recompute` its activations are computed once more."""
+    args += (added,) if added is not NOTHING else ()
     if recompute and torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+        random = added.is_random
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random)
     return function(*args)

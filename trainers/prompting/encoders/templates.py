@@ -16,6 +16,17 @@ ZERO_SHOT = {
     "UCF101": "a photo of a person doing {}.",
 }
 
+# the seven of CLIP's 80 sentences for ImageNet that serve best, as Tip-Adapter uses them
+IMAGENET = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
 # what the prompts of KgCoOp, ProGrad and TCP are to stay near to
 KGCOOP = ZERO_SHOT | {"DescribableTextures": "a photo of a {}, a type of texture."}
 TCP = KGCOOP | {

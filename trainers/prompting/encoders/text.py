@@ -23,6 +23,7 @@ from ..spec import PromptSpec, clean
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
+from .added import NONE, NOTHING, Additions, entering, let_in, summand
 from .layout import Layout
 from .sentences import Writer, shared_length
 from .templates import ZERO_SHOT, template_of
@@ -145,19 +146,22 @@ class TextEncoder(nn.Module):
             for p in self._span(n, k)
         ]
 
-    def footprint(self, passes: int, itemsize: float) -> Footprint:
+    def footprint(self, passes: int, itemsize: float, added: Additions = NONE) -> Footprint:
         """Memory of a step that encodes the text `passes` times: once, or once per image."""
-        if not self.spec.N:
-            return Footprint()
         layers = len(self.transformer.resblocks)
+        first = 0 if self.spec.N else min(added, default=layers)  # before it no gradient is needed
+        if first == layers:
+            return Footprint()
         before = self.insert_block or layers
         layouts = [self.layout] * before
         if self.insert_block:
             layouts += [self.own_layout] * (layers - before)
-        state = passes * self.spec.N * self.text_projection.shape[0] * itemsize  # of one position
-        lengths = [(layout.P, len(layout.pack_index)) for layout in layouts]
+        state = passes * max(self.spec.N, 1) * self.text_projection.shape[0] * itemsize  # of one
+        n = entering(added)
+        lengths = [(layout.P + n, len(layout.pack_index)) for layout in layouts[first:]]
+        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
         # suffixes attend once more
-        kept = [state * ((blocks.STATES - 1) * T + blocks.STATES * P) for P, T in lengths]
+        kept = [state * ((s - 1) * T + s * P) for s, (P, T) in zip(own, lengths, strict=True)]
         inputs = sum(state * (T + P) for P, T in lengths)
         return Footprint(stored=sum(kept), inputs=inputs, block=max(kept))
 
@@ -167,42 +171,50 @@ class TextEncoder(nn.Module):
         self,
         contexts: list[torch.Tensor] | None = None,
         inserted: torch.Tensor | None = None,
+        added: Additions = NONE,
     ) -> TextFeatures:
         """Encode every class under every prompt.
 
         Args:
             contexts: per depth i < J the learnable tokens: (N, b, W), or (K, b, W) when they are
                 class-specific; None when N = 0. More contexts than templates reuse the only
-                template (image-conditional prompts).
+                template (image-conditional prompts). Those of a later depth may have fewer tokens:
+                they replace the last ones.
             inserted: (K, b, W) states of each class, which replace those of the slots at the entry
                 of block `insert_block`, without a positional embedding (TCP). What classes share
                 is computed once up to there.
+            added: what a method adds to the blocks.
 
         Returns:
             `TextFeatures`.
         """
         layout = self.layout
-        shared, suffix = self._embed(contexts[0] if contexts else None)
+        before = added.get(0, NOTHING).before
+        shared, suffix = self._embed(contexts[0] if contexts else None, before)
+        n = 0  # tokens that have entered after SOS
         layers = self.transformer.resblocks
         for i, block in enumerate(layers):
+            here = added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the states of the slots
-                b = contexts[i].shape[1]
+                end = 1 + n + contexts[0].shape[1]
+                start = end - contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
-                shared = torch.cat([shared[:, :1], deep, shared[:, 1 + b :]], dim=1)
+                shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
+            shared, n = let_in(here.enter, shared, n)
             if inserted is not None and i == self.insert_block:
                 shared, suffix = self._insert(inserted, shared, suffix)
                 layout = self.own_layout
+            states = block, layout, shared, suffix
+            recompute = self.recompute and (shared.requires_grad or here is not NOTHING)
             if i + 1 < len(layers) or layout.token_index is not None:
-                shared, suffix = blocks.run(
-                    self._block, self.recompute, block, layout, shared, suffix
-                )
+                shared, suffix = blocks.run(self._block, recompute, *states, added=here)
         if layout.token_index is not None:
-            return self._features(layout, shared, suffix)
-        x = blocks.run(self._read_eos, self.recompute, block, layout, shared, suffix)
+            return self._features(layout, torch.cat([shared[:, :1], shared[:, 1 + n :]], 1), suffix)
+        x = blocks.run(self._read_eos, recompute, *states, added=here)
         raw = self._project(x)
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
-    def _embed(self, ctx):
+    def _embed(self, ctx, before):
         """Input states of the prefixes (N, P, W) and of the packed suffixes (N, T, W)."""
         layout = self.layout
         dtype = self.text_projection.dtype  # with amp float32, unlike the blocks' weights
@@ -220,6 +232,7 @@ class TextEncoder(nn.Module):
             if len(place):
                 value = ctx[k, j][None] if self.spec.class_specific else ctx[:, j]
                 suffix = suffix.index_copy(1, place, value.to(suffix.dtype))
+        shared, suffix = (x + summand(before, x) for x in (shared, suffix))
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
@@ -231,37 +244,42 @@ class TextEncoder(nn.Module):
         own = own.index_copy(1, place, inserted[k, j][None].to(own.dtype))
         return shared[:, : self.own_layout.P], own
 
-    def _block(self, block, layout, shared, suffix):
+    def _block(self, block, layout, shared, suffix, added=NOTHING):
         """One block over prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        query, key, value = blocks.project_qkv(block, shared)
-        shared = blocks.finish(block, shared, blocks.attend(block, query, key, value, causal=True))
+        y = block.ln_1(shared)
+        query, key, value = blocks.project_qkv(block, y, added)
+        out = blocks.attend(block, query, key, value, causal=True)
+        shared = blocks.finish(block, shared, out, y, added)
         # padded queries, keys and values are large, and quickly made once more
-        own = blocks.project_qkv(block, suffix)
+        y = block.ln_1(suffix)
+        own = blocks.project_qkv(block, y, added)
         out = blocks.run(self._attend, True, block, layout, key, value, *own)
-        return shared, blocks.finish(block, suffix, out)
+        return shared, blocks.finish(block, suffix, out, y, added)
 
     @staticmethod
     def _attend(block, layout, key, value, own_query, own_key, own_value):
         """What the packed suffixes attend to: (N, T, W) from keys and values of both parts."""
         N, _, W = own_query.shape
-        K, mask = len(layout.eos), layout.mask
+        K, mask = len(layout.eos), seen(layout, key)
         mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
         key, value = behind(layout, key, own_key), behind(layout, value, own_value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
         return out.reshape(N, -1, W).index_select(1, layout.pack_index)
 
     @staticmethod
-    def _read_eos(block, layout, shared, suffix):
+    def _read_eos(block, layout, shared, suffix, added=NOTHING):
         """The last block at EOS alone: (N, K, W)."""
-        x = suffix[:, layout.eos]
+        y = block.ln_1(suffix)
+        x, y_eos = suffix[:, layout.eos], y[:, layout.eos]
         N, K, W = x.shape
-        pairs = zip(blocks.project_kv(block, shared), blocks.project_kv(block, suffix), strict=True)
+        of_prefix = blocks.project_kv(block, block.ln_1(shared), added)
+        pairs = zip(of_prefix, blocks.project_kv(block, y, added), strict=True)
         key, value = (behind(layout, *pair) for pair in pairs)
-        mask = layout.mask[:, layout.eos_offset].expand(N, -1, -1).reshape(N * K, 1, 1, -1)
-        query = blocks.project_q(block, x).reshape(N * K, 1, W)
-        return blocks.finish(
-            block, x, blocks.attend(block, query, key, value, mask).reshape(N, K, W)
-        )
+        mask = seen(layout, shared)[:, layout.eos_offset]
+        mask = mask.expand(N, -1, -1).reshape(N * K, 1, 1, -1)
+        query = blocks.project_q(block, y_eos, added).reshape(N * K, 1, W)
+        out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
+        return blocks.finish(block, x, out, y_eos, added)
 
     def _project(self, x):
         """States to features, which autocast would round to half precision."""
@@ -283,6 +301,12 @@ class TextEncoder(nn.Module):
 def padded(layout: Layout, x: torch.Tensor) -> torch.Tensor:
     """Packed suffixes (N, T, W) -> (N * K, S, W)."""
     return x.index_select(1, layout.pad_index).reshape(-1, layout.mask.shape[1], x.shape[2])
+
+
+def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:
+    """The layout's mask for a prefix (N, P + n, W) into which n tokens have entered."""
+    n = shared.shape[1] - layout.P
+    return F.pad(layout.mask, (n, 0), value=True) if n else layout.mask
 
 
 def behind(layout: Layout, shared: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:

@@ -11,17 +11,25 @@ from ..running.memory import Footprint
 from ..spec import PromptSpec
 from ..transport.precision import no_autocast
 from . import blocks
+from .added import NONE, NOTHING, Additions, entering, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
-    """Image side of the scores; all features are L2-normalised.
+    """Image side of the scores.
 
     z: (B, M, D) prompt-level features, M = 1 without prompts; r: (B, M, P + b, D) token-level
-    features (all states but CLS), or None.
+    features (all states but CLS and tokens that a method lets enter), or None. Both are
+    L2-normalised.
+
+    For methods that ask for them, the last block's outputs after `ln_post`, not yet projected to D:
+    states: (B, M, 1 + n, W) of the first 1 + n positions (`PromptSpec.states`); values: (B, M, P,
+    W) of the patches, if each attended to itself only (`PromptSpec.values`; a ResNet has D for W).
     """
 
     z: torch.Tensor
     r: torch.Tensor | None
+    states: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
 
 class ImageEncoder(nn.Module):
@@ -82,12 +90,21 @@ class ImageEncoder(nn.Module):
                 "how they were read and normalised"
             )
 
-    def forward(self, images, contexts: list[torch.Tensor] | None = None) -> ImageFeatures:
+    def forward(
+        self,
+        images,
+        contexts: list[torch.Tensor] | None = None,
+        added: Additions = NONE,
+        unit: bool = True,
+    ) -> ImageFeatures:
         """Encode images under every visual prompt.
 
         Args:
             images: (B, 3, H, W), normalised.
-            contexts: per depth i < J the visual prompts (M, b, width); None when M = 0.
+            contexts: per depth i < J the visual prompts (M, b, width); None when M = 0. Those of a
+                later depth may have fewer tokens: they replace the last ones.
+            added: what a method adds to the blocks.
+            unit: whether features are normalised; else there are none of tokens.
 
         Returns:
             `ImageFeatures`.
@@ -95,62 +112,88 @@ class ImageEncoder(nn.Module):
         dtype = self.visual.conv1.weight.dtype
         images = images.to(dtype)
         if not self.is_vit:
-            return self._resnet(images)
+            return self._resnet(images, unit)
         v = self.visual
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
         x = v.ln_pre(x)  # LayerNorm is per token: image tokens need it once for all prompts
-        B, M = x.shape[0], len(contexts[0]) if contexts else 1
+        B, P, M = x.shape[0], x.shape[1] - 1, len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
             ctx = v.ln_pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
+        n = 0  # tokens that have entered after CLS
         layers = v.transformer.resblocks
         for i, block in enumerate(layers):
+            here = added.get(i, NOTHING)
+            if here.before is not None:
+                x = x + summand(here.before, x)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the last b states
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            step = self._block if self.patches or i + 1 < len(layers) else self._read_cls
-            x = blocks.run(step, self.recompute and x.requires_grad, block, x)
+            x, n = let_in(here.enter, x, n)
+            recompute = self.recompute and (x.requires_grad or here is not NOTHING)
+            if i + 1 < len(layers):
+                x = blocks.run(self._block, recompute, block, x, added=here)
+        places = x.shape[1] if self.patches else 1 + self.spec.states
+        patches = slice(1 + n, 1 + n + P) if self.spec.values else None
+        x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
-        if not self.patches:
-            return ImageFeatures(self._project(x[:, :, 0]), None)
+        states = v.ln_post(x[:, :, : 1 + self.spec.states]) if self.spec.states else None
+        if values is not None:
+            values = v.ln_post(values.unflatten(0, (B, M)))
+        if not (self.patches and unit):
+            return ImageFeatures(self._project(x[:, :, 0], unit), None, states, values)
         x = self._project(x)
-        return ImageFeatures(x[:, :, 0], x[:, :, 1:])
+        return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values)
 
-    def footprint(self, batch: int, itemsize: float) -> Footprint:
+    def footprint(self, batch: int, itemsize: float, added: Additions = NONE) -> Footprint:
         """What a training step on `batch` images keeps for the backward pass."""
-        if not self.spec.M:  # nothing here has a gradient
+        layers = len(self.visual.transformer.resblocks) if self.is_vit else 0
+        first = 0 if self.spec.M else min(added, default=layers)  # before it nothing has a gradient
+        if first == layers:
             return Footprint()
-        layers = len(self.visual.transformer.resblocks)
-        length = len(self.visual.positional_embedding) + self.spec.vision_length
-        state = batch * self.spec.M * length * self.width * itemsize
-        block = blocks.STATES * state
-        return Footprint(stored=layers * block, inputs=layers * state, block=block)
+        length = len(self.visual.positional_embedding) + entering(added)
+        state = batch * max(self.spec.M, 1) * self.width * itemsize
+        state *= length + self.spec.vision_length * (self.spec.M > 0)
+        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
+        return Footprint(stored=sum(own) * state, inputs=len(own) * state, block=max(own) * state)
 
     @staticmethod
-    def _block(block, x):
-        return blocks.finish(block, x, blocks.attend(block, *blocks.project_qkv(block, x)))
+    def _block(block, x, added=NOTHING):
+        y = block.ln_1(x)
+        out = blocks.attend(block, *blocks.project_qkv(block, y, added))
+        return blocks.finish(block, x, out, y, added)
 
-    @staticmethod
-    def _read_cls(block, x):
-        """The last block at CLS alone: (B*M, 1, W)."""
-        cls = x[:, :1]
-        out = blocks.attend(block, blocks.project_q(block, cls), *blocks.project_kv(block, x))
-        return blocks.finish(block, cls, out)
+    def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
+        """The last block where it is read: (B*M, places, W), and the patches' values or None."""
+        if places == x.shape[1] and patches is None:
+            return self._block(block, x, added), None
+        y = block.ln_1(x)
+        key, value = blocks.project_kv(block, y, added)
+        # contiguous, or the bits of a matrix product may depend on where its operands lie
+        first, y_first = (t[:, :places].contiguous() for t in (x, y))
+        out = blocks.attend(block, blocks.project_q(block, y_first, added), key, value)
+        read = blocks.finish(block, first, out, y_first, added)
+        if patches is None:
+            return read, None
+        own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
+        return read, blocks.finish(block, own, v, y_own, added)
 
-    def _project(self, x):
+    def _project(self, x, unit: bool = True):
         """States to features, which autocast would round to half precision."""
         with no_autocast(x.device.type):
-            return F.normalize(self.visual.ln_post(x) @ self.visual.proj, dim=-1)
+            x = self.visual.ln_post(x) @ self.visual.proj
+            return F.normalize(x, dim=-1) if unit else x
 
-    def _resnet(self, images) -> ImageFeatures:
+    def _resnet(self, images, unit: bool) -> ImageFeatures:
         """Global and local features of a ResNet: the attention pool's output at each position."""
-        if not self.patches:
-            return ImageFeatures(F.normalize(self.visual(images), dim=-1)[:, None], None)
+        if not ((self.patches or self.spec.values) and unit):
+            x = self.visual(images)[:, None]
+            return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)
         pool = self.visual.attnpool
         grid = {}
 
@@ -163,6 +206,7 @@ class ImageEncoder(nn.Module):
         finally:
             handle.remove()
         x = grid["x"].flatten(2).transpose(1, 2)  # (B, P, C)
+        values = pool.c_proj(pool.v_proj(x))[:, None] if self.spec.values else None
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
         q, k, v = (
@@ -171,4 +215,4 @@ class ImageEncoder(nn.Module):
         )
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = F.normalize(pool.c_proj(x), dim=-1)[:, None]  # one view, no prompts
-        return ImageFeatures(x[:, :, 0], x[:, :, 1:])
+        return ImageFeatures(x[:, :, 0], x[:, :, 1:] if self.patches else None, None, values)

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
@@ -19,20 +18,7 @@ from ..model.parts import Parts
 from ..regularizers import apart
 from ..spec import PromptSpec, Words, shared_prompt
 from ..teacher import Teacher, read_sentences
-
-
-class Adapter(nn.Module):
-    """x <- share ReLU(W2 ReLU(W1 x)) + (1 - share) x (..., D), without biases."""
-
-    def __init__(self, dim: int, share: float):
-        super().__init__()
-        self.share = share
-        down, up = nn.Linear(dim, dim // 4, bias=False), nn.Linear(dim // 4, dim, bias=False)
-        self.fc = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of the same shape (..., D), float32."""
-        return self.share * self.fc(x.float()) + (1 - self.share) * x.float()
+from .clip_adapter import Adapter
 
 
 class Adapters(Parts):
@@ -71,6 +57,7 @@ class CoPrompt(Method):
     checkpoint = "MultiModalPromptLearner"
     dead_weights = ("model_distill.",)
     views = 2
+    takes = ("llm",)
     training_only = ("W", "DISTILL", "SENTENCES")
     outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
 

@@ -66,6 +66,23 @@ def initial_contexts(
     return out
 
 
+def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
+    """Embeddings (n, W), float32, of the n tokens of some words: where contexts may start.
+
+    Args:
+        clip_model: what `load_clip` gives; W is the width of its text encoder.
+        words: without SOS and EOS.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> word_embeddings(load_clip("emoji"), "a photo of a").shape
+        torch.Size([4, 128])
+    """
+    ids = family_of(clip_model).tokenizer.encode(words)
+    embeddings: torch.Tensor = clip_model.token_embedding.weight.detach()[ids].float()
+    return embeddings
+
+
 class MetaNet(nn.Module):
     """CoCoOp's network from the image feature to a shift of the context."""
 
@@ -94,7 +111,9 @@ class PromptLearner(nn.Module):
         visual_width = clip_model.visual.conv1.weight.shape[0]
         derived = spec.coupling in ("project", "unified")
 
-        if spec.class_specific:  # prompts in the first block alone
+        if spec.own_contexts:  # which the parts make
+            pass
+        elif spec.class_specific:  # prompts in the first block alone
             self.ctx, self.deep_text = normal(num_classes, b, width), nn.ParameterList()
         elif spec.N:
             count = spec.num_contexts
@@ -156,7 +175,7 @@ class PromptLearner(nn.Module):
         if spec.coupling == "unified":
             return self._unified()
         text = vision = None
-        if spec.N:
+        if spec.N and not spec.own_contexts:
             deep = self.compound_prompts_text if spec.coupling == "project" else self.deep_text
             base = [as_batch(c) for c in (self.ctx, *deep)]
             text = base if spec.class_specific else [c[: spec.N] for c in base]
@@ -213,8 +232,9 @@ def check_contexts(
             need(count > 0, "some for the text encoder, which has no place for them: N is 0")
             need(shapes[0][1] == b, f"{shapes[0][1]} tokens for the text encoder, but N_CTX is {b}")
         need(
-            len(set(shapes)) <= 1,
-            f"shapes {shapes} for the {side} encoder, but they must be alike at every depth",
+            all(s[::2] == shapes[0][::2] and s[1] <= shapes[0][1] for s in shapes),
+            f"shapes {shapes} for the {side} encoder, but a later depth must be like the first, "
+            "with as many tokens or fewer",
         )
         blocks = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
         need(

@@ -1,6 +1,10 @@
-"""A CLIP with prompts: learner, encoders and score, for every method."""
+"""A CLIP with prompts: learner, encoders and score, for every method.
 
-from collections.abc import Sequence
+It is long because every way from images and prompts to logits is in one place.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,6 +14,7 @@ from torch import nn
 
 from .. import scores
 from ..encoders import blocks
+from ..encoders.added import SIDES, Additions, blocks_of, check_added
 from ..encoders.sentences import check_names
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
@@ -86,7 +91,8 @@ class PromptedCLIP(nn.Module):
             self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
-        self.dead_weights: tuple[str, ...] = ()  # names in public checkpoints that mean nothing
+        self.submodule = "prompt_learner"  # that public checkpoints may hold without its name
+        self.dead_weights: tuple[str, ...] = ()  # names in them that mean nothing
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
         self.register_buffer("logit_bias", None if bias is None else bias.detach())
@@ -99,6 +105,9 @@ class PromptedCLIP(nn.Module):
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and the features that they come from, of normalised images (B, 3, H, W).
 
+        Where only the feature of CLIP's own image encoder is read, `image_features` may stand for
+        the images.
+
         Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
         for logits there; with the scores `released` and `plot`, which solve transport for the
         whole batch as their public codes do, the logits of the other images change, too.
@@ -108,14 +117,14 @@ class PromptedCLIP(nn.Module):
                 infinite.
             UserError: the method's parts or its score give another number of logits.
         """
-        self.image_encoder.check(images)
+        self._check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
                 found = self._image_conditional(self._encode_images(images, Contexts(None, None)))
             else:
                 contexts = self.contexts()
                 image = self._encode_images(images, contexts)
-                text = self._encode_text(contexts) if self._text_learns else self.text_features()
+                text = self._text(contexts)
                 found = Output(self.score(image, text), image, text)
         shape, wanted = tuple(found.logits.shape), (len(images), self.num_classes)
         if shape != wanted:
@@ -139,23 +148,53 @@ class PromptedCLIP(nn.Module):
         check_contexts(contexts, self.spec, self.num_classes, towers, self.parts)
         return contexts
 
+    def set_scale(self, scale: float) -> None:
+        """Take another logit scale than CLIP's; 0 leaves it.
+
+        Raises:
+            UserError: it is negative, or not finite.
+        """
+        if not 0 <= scale < math.inf:
+            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
+        if scale:
+            self.logit_scale.fill_(scale)
+
+    def check_parts(self, name: str, clip_model: Any) -> None:
+        """Refuse parts that do not fit the encoders.
+
+        Args:
+            name: of the method.
+            clip_model: that the model was built of.
+
+        Raises:
+            UserError: says which, where and why.
+        """
+        if not isinstance(self.parts, Parts):
+            kind = type(self.parts).__name__
+            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
+        for side in SIDES:
+            if added := self.parts.blocks(side):
+                check_added(name, side, added, blocks_of(clip_model, side))
+
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Logits (B, K), float32, of features."""
+        """Logits (B, K), float32, of features: the score's, by way of the parts, and the bias."""
         B = len(image.z)
         shared = scores.by_images(self.spec)
+        own_image, own_text = image, text
         if shared:
-            image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
+            own_image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
             if self.spec.image_conditional:
-                text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
+                own_text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
             else:
                 h, raw, *s = ranks.read([x for x in text[:3] if x is not None], B)
-                text = text._replace(h=h, raw=raw, s=s[0] if s else None)
+                own_text = text._replace(h=h, raw=raw, s=s[0] if s else None)
         logits = scores.score(
-            self.spec, image, text, self.logit_scale, self.chunk_bytes, ranks.total
+            self.spec, own_image, own_text, self.logit_scale, self.chunk_bytes, ranks.total
         )
-        if self.logit_bias is not None:
-            logits = logits + self.logit_bias
-        return ranks.whole(logits, B) if shared else logits
+        logits = ranks.whole(logits, B) if shared else logits
+        return scores.finish(
+            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
+        )
 
     def logits(self, image: ImageFeatures) -> torch.Tensor:
         """Logits (B, K), float32, in eval mode, of the `image` of another model's `output`.
@@ -166,10 +205,37 @@ class PromptedCLIP(nn.Module):
             return self._image_conditional(image).logits
         return self.score(image, self.text_features())
 
+    @property
+    def feature_width(self) -> int:
+        """D of the features."""
+        return int(self.text_encoder.text_projection.shape[1])
+
+    @torch.no_grad()
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (B, D), float32, without prompts and not normalised, of images (B, 3, H, W).
+
+        Raises:
+            ValueError: as `output`.
+        """
+        self.image_encoder.check(images)
+        features: torch.Tensor = self.image_encoder(ranks.own(images), unit=False).z[:, 0].float()
+        return ranks.whole(features, len(images))
+
+    def _check(self, images: torch.Tensor) -> None:
+        """Refuse what `output` does not read."""
+        spec, encoder = self.spec, self.image_encoder
+        if images.dim() == 2 and images.shape[1] == self.feature_width:
+            more = spec.M or spec.states or spec.values or encoder.patches
+            if not (more or self.parts.blocks("image")):
+                return
+        encoder.check(images)
+
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
+        if images.dim() == 2:
+            return self.parts.image(ImageFeatures(F.normalize(images, dim=-1)[:, None], None))
         vision = ranks.read(contexts.vision, B)
-        features = self.image_encoder(ranks.own(images), vision)
+        features = self.image_encoder(ranks.own(images), vision, self._added("image", B))
         return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
@@ -181,40 +247,54 @@ class PromptedCLIP(nn.Module):
             text = [ranks.own(context) for context in text]
         else:
             text = ranks.read(text, rows)
-        found = self.text_encoder(text, ranks.own(contexts.inserted))
+        inserted = ranks.own(contexts.inserted)
+        found: TextFeatures = self.text_encoder(text, inserted, self._added("text", rows))
         if ranks.count() == 1:
-            return self.parts.text(found)
+            return found
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
         s = found.s
         if s is not None and self.token_weights is not None:
             missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
-        return self.parts.text(TextFeatures(h, raw, s, self.token_weights))
+        return TextFeatures(h, raw, s, self.token_weights)
+
+    def _added(self, side: str, rows: int) -> Additions:
+        """What the parts add inside an encoder that computes a share of some rows."""
+        added = self.parts.blocks(side)
+        if ranks.shares(rows) and self.training:
+            return {i: here.for_share(rows) for i, here in added.items()}
+        return added
 
     @property
     def _text_learns(self) -> bool:
-        """Whether the text features of this step differ from those of the last one."""
-        return self.training and (self.spec.N > 0 or self._has_parts)
+        """Whether something inside the text encoder is trained."""
+        return self.spec.N > 0 or bool(self.parts.blocks("text"))
 
-    @property
-    def _has_parts(self) -> bool:
-        return next(self.parts.parameters(), None) is not None
+    def _text(self, contexts: Contexts) -> TextFeatures:
+        """The text features that the score gets."""
+        encode_now = self.training and self._text_learns
+        return self.parts.text(self._encode_text(contexts) if encode_now else self._encoded_text())
 
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
-        """The text features of the present prompts, computed once and kept until they change."""
-        parts = [*self.parts.parameters(), *self.parts.buffers()]
-        relevant = self if self.spec.N or parts else self.text_encoder
-        values = chain(relevant.parameters(), self.parts.buffers())
+        """The text features of the present prompts and parts, without gradient."""
+        return self.parts.text(self._encoded_text())
+
+    @torch.no_grad()
+    def _encoded_text(self) -> TextFeatures:
+        """What the text encoder gives, computed once and kept until that changes."""
+        values: Iterable[torch.Tensor] = self.text_encoder.parameters()
+        if self._text_learns:
+            values = chain(self.parameters(), self.parts.buffers())
         key = tuple((x.data_ptr(), x._version, x.device) for x in values)
         if self._cache is None or self._cache[0] != key:
-            contexts = self.contexts()
-            self._cache = key, self._encode_text(contexts)
+            with torch.inference_mode(False), torch.no_grad():  # training may read it later
+                self._cache = key, self._encode_text(self.contexts())
         return self._cache[1]
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """As `nn.Module.train`; in train mode the cached text features are dropped."""
-        if mode:
+        """As `nn.Module.train`; in train mode cached text features that change are dropped."""
+        if mode and self._text_learns:
             self._cache = None
         return super().train(mode)
 
@@ -225,7 +305,7 @@ class PromptedCLIP(nn.Module):
         texts, logits = [], []
         for i in range(0, len(z), step):
             contexts = self.contexts(z[i : i + step])
-            texts.append(self._encode_text(contexts))
+            texts.append(self.parts.text(self._encode_text(contexts)))
             logits.append(self.score(image._replace(z=image.z[i : i + step]), texts[-1]))
         text = texts[0]._replace(
             h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
@@ -247,8 +327,10 @@ class PromptedCLIP(nn.Module):
         conditional = self.spec.image_conditional
         batch = ranks.largest(batch)
         towers = {
-            "text": self.text_encoder.footprint(batch if conditional else 1, itemsize),
-            "image": self.image_encoder.footprint(batch, itemsize),
+            "text": self.text_encoder.footprint(
+                batch if conditional else 1, itemsize, self.parts.blocks("text")
+            ),
+            "image": self.image_encoder.footprint(batch, itemsize, self.parts.blocks("image")),
         }
         plans = 0
         if self.spec.token_level and self.token_weights is not None:
@@ -305,7 +387,7 @@ class PromptedCLIP(nn.Module):
         return {names[own]: p for own, p in self.prompt_learner.named_parameters()}
 
     def _public_parts(self) -> dict[str, nn.Parameter]:
-        return {self.parts.prefix + own: p for own, p in self.parts.named_parameters()}
+        return {self.parts.public_name(own): p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
         """What is trained, under the names and in the shapes of public checkpoints."""
@@ -315,17 +397,18 @@ class PromptedCLIP(nn.Module):
         """Load the prompts of a public checkpoint (docs/methods.md, section 7).
 
         Args:
-            state: names of the whole published model, or of its `prompt_learner` alone. What is
+            state: names of the whole published model, or of its `submodule` alone. What is
                 frozen or dead in it is ignored.
 
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
         """
-        load_public_state(self._public_prompts(), self._public_parts(), state, self._is_ignored)
+        own = self._public_prompts(), self._public_parts()
+        load_public_state(*own, state, self._is_ignored, self.submodule)
 
     def _is_ignored(self, name: str) -> bool:
         """Whether a name in a public checkpoint means nothing here: it is frozen or dead."""
-        dead = name.removeprefix("prompt_learner.").startswith(self.dead_weights)
+        dead = name.removeprefix(self.submodule + ".").startswith(self.dead_weights)
         if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
             return True
         encoder, _, rest = name.partition(".")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import UserError
+from . import ranks
 
 GIB = 1 << 30
 # Bytes of an activation by precision. With amp two of a block's ten states stay float32: what
@@ -41,14 +42,22 @@ class MemoryPlan(NamedTuple):
     recompute: tuple[str, ...]
     needed: float
 
+    def described(self, budget: int) -> str:
+        """A sentence on the plan and the bytes that it was to fit into."""
+        again = f"the {' and '.join(self.recompute)} blocks" if self.recompute else "nothing"
+        return (
+            f"Memory: a step keeps about {self.needed / GIB:.2f} GiB of activations, the budget is "
+            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
+        )
+
 
 def memory_budget(gib: float, device: torch.device) -> int:
-    """Bytes that activations may take.
+    """Bytes that activations may take, or what is kept of the training images.
 
     Args:
         gib: as configured; 0 takes what is free on an accelerator less a tenth, and a quarter of
-            the machine's memory on the CPU, which other runs want too, or where the accelerator
-            does not tell.
+            the machine's memory on the CPU, which other runs want too and ranks share, or where
+            the accelerator does not tell.
         device: where the model computes.
 
     Raises:
@@ -61,7 +70,7 @@ def memory_budget(gib: float, device: torch.device) -> int:
     mem_get_info = getattr(getattr(torch, device.type, None), "mem_get_info", None)
     if mem_get_info:
         return int(0.9 * mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // ranks.count_here()
 
 
 def keep_freed_memory():

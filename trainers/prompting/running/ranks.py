@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
 
@@ -131,6 +132,11 @@ def _alone(n: int) -> bool:
     return _WORLD.size == 1 or n < _WORLD.size
 
 
+def shares(n: int) -> bool:
+    """True if ranks compute shares of n rows."""
+    return not _alone(n)
+
+
 def own(x: Maybe, dim: int = 0) -> Maybe:
     """This rank's rows of a whole tensor; None stays None, as in the functions below."""
     return x if x is None or _alone(x.shape[dim]) else _Own.apply(x, dim)
@@ -146,6 +152,15 @@ def read(tensors: MaybeMany, n: int) -> MaybeMany:
     if tensors is None or not tensors or _alone(n):
         return tensors
     return _Read.apply(*tensors)
+
+
+def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
+    """Dropout of a share, at the rate p; the ranks go on with the same random numbers."""
+    if _WORLD.size == 1:
+        return F.dropout(x, p)
+    seed = int(torch.randint(1 << 62, ())) + _WORLD.rank
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return x * torch.empty_like(x).bernoulli_(1 - p, generator=generator) / (1 - p)
 
 
 class _Own(torch.autograd.Function):

@@ -1,7 +1,9 @@
 """Checkpoints: the names of the public repositories, and the files of a run."""
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,14 +18,16 @@ def load_public_state(
     parts: Mapping[str, nn.Parameter],
     state: Mapping[str, torch.Tensor],
     is_ignored: Callable[[str], bool],
+    submodule: str,
 ) -> None:
     """Load parameters from the model of a checkpoint, ours or a public one.
 
     Args:
         prompts: their parameters by name in public whole-model checkpoints.
         parts: those of the trained parts, likewise.
-        state: may have the names of the whole published model, or of its `prompt_learner` alone.
+        state: may have the names of the whole published model, or of its `submodule` alone.
         is_ignored: whether a name of the state, which no parameter has, means nothing.
+        submodule: its name in the whole model.
 
     Raises:
         UserError: as `PromptedCLIP.load_public_state_dict`.
@@ -35,7 +39,7 @@ def load_public_state(
         )
     own, found = {**prompts, **parts}, {}
     for name, value in state.items():
-        full = name if name in own else "prompt_learner." + name
+        full = name if name in own else f"{submodule}.{name}"
         if full in own:
             found[full] = value
         elif not is_ignored(name):
@@ -51,6 +55,8 @@ def load_public_state(
         value = found[name]
         check_dense(name, value, trained=True)
         wanted, given = tuple(parameter.shape), tuple(value.shape)
+        if not parameter.numel():  # its length was not known before training
+            given, wanted = given[1:], wanted[1:]
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
@@ -64,6 +70,8 @@ def load_public_state(
                 "failed, so take an earlier epoch or train again"
             )
     for name, parameter in own.items():
+        if not parameter.numel():
+            parameter.data = parameter.new_empty(found[name].shape)
         parameter.copy_(found[name].reshape(parameter.shape))
 
 
@@ -97,22 +105,28 @@ def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def read_checkpoint(path: str) -> dict:
+def read_checkpoint(path: str, kind: type = dict) -> Any:
     """The content of a checkpoint whose bytes are those that were written.
 
     A file of an old PyTorch has no checksums.
 
+    Args:
+        path: of the file.
+        kind: of the content.
+
     Raises:
-        UserError: there is no such file, or it is damaged.
+        UserError: there is no such file, it is damaged, or it holds something else.
     """
-    from dassl.utils import load_checkpoint  # late: what imports this module needs no Dassl
+    utils = importlib.import_module("dassl.utils")  # late: importing this needs no Dassl
 
     if damaged := damaged_part(path):
         raise UserError(
             f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
             "written): copy it again, take another epoch, or train again"
         )
-    return load_checkpoint(path)
+    if kind is not dict and hasattr(utils, "load_content"):  # which the original Dassl has not
+        return utils.load_content(path)
+    return utils.load_checkpoint(path)
 
 
 def checkpoint_file(folder: str, epoch: int) -> str:

@@ -38,12 +38,18 @@ class Predictions:
         self.files += files
         self._columns["label"].append(labels)
 
-    def add_logits(self, logits: torch.Tensor, others: torch.Tensor | None = None) -> None:
+    def add_logits(
+        self,
+        logits: torch.Tensor,
+        others: torch.Tensor | None = None,
+        in_union: torch.Tensor | None = None,
+    ) -> None:
         """The logits (B, K) of the batch that was added last.
 
         Args:
             logits: of the classes of the run.
             others: (B, K'), of the classes of the other half.
+            in_union: (B, K), of the classes of the run beside the others, where these differ.
         """
         labels = self._columns["label"][-1][:, None]
         logits = logits.float()
@@ -60,7 +66,8 @@ class Predictions:
         if self.temperature is not None:
             found["scaled_probability"] = confidence(logits / self.temperature)
         if others is not None:
-            found |= self._union(logits, others.float(), labels)
+            own = logits if in_union is None else in_union.float()
+            found |= self._union(own, others.float(), labels)
         for name, values in found.items():
             self._columns[name].append(values)
 

@@ -11,7 +11,9 @@ from ..errors import UserError, nearest
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
 from ..spec import PromptSpec
+from . import schedule
 from .by_run import SECTIONS, for_run, leaves
+from .support import given_support
 
 
 def add_nodes(cfg: CfgNode) -> None:
@@ -33,13 +35,16 @@ def add_nodes(cfg: CfgNode) -> None:
     for section in SECTIONS:
         cfg.setdefault(section, CfgNode(new_allowed=True))
     cfg.DATASET.setdefault("SUBSAMPLE_CLASSES", "all")  # all, base or new
-    cfg.OPTIM.setdefault("ADAM_EPS", 1e-8)  # which Dassl itself leaves to PyTorch
+    cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
+    for key, default in schedule.KEYS.items():
+        cfg.OPTIM.setdefault(key, default)
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
+    cfg.TRAINER.setdefault("PER_DATASET", [])  # keys of the method that a config sets by data set
 
 
 def resolved(cfg: CfgNode) -> CfgNode:
@@ -186,6 +191,7 @@ def build_method(
     clip_model: Any,
     classnames: Sequence[str],
     dataset: str = "",
+    support: Mapping[str, Any] | None = None,
 ) -> Method:
     """A method in plain PyTorch, without Dassl.
 
@@ -196,6 +202,9 @@ def build_method(
         clip_model: what `load_clip` gives. Its modules are shared and frozen, not copied.
         classnames: K names; `_` reads as a space.
         dataset: name of the data set, which selects hand-written sentences.
+        support: for a method that takes it (`Method.support_passes`), the training set as `images`,
+            (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
+            (n,). Its features are computed here, on the CPU, and kept.
 
     Returns:
         A module with `.model`, its `PromptedCLIP`, and `.losses(images, labels)`. Its gradients
@@ -211,5 +220,8 @@ def build_method(
         >>> list(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
         ['loss', 'ce', 'kg']
     """
-    method = find_method(name)
-    return method(read_node(method, node, dataset), clip_model, classnames, dataset)
+    kind = find_method(name)
+    method = kind(read_node(kind, node, dataset), clip_model, classnames, dataset)
+    if support is not None:
+        given_support(method, support)
+    return method

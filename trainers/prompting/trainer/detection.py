@@ -28,8 +28,12 @@ def scores(model: PromptedCLIP, output: Output) -> Columns:
 
     The similarities of the method, its logits without their scale, are the cosines of MCM. A
     patch and a class have the mean of their cosines over visual and textual prompts, which is the
-    product of mean features; the states of visual prompts are no patches.
+    product of mean features; the states of visual prompts are no patches. Parts that know better
+    give both by `cosines`.
     """
+    if (own := model.parts.cosines(output.image, output.text)) is not None:
+        mcm = confidence(own[0])
+        return {"mcm": mcm, "gl_mcm": mcm + confidence(own[1]).amax(1)}
     found = {"mcm": confidence(output.logits / model.logit_scale.float())}
     if (r := output.image.r) is not None:
         spec, h = model.spec, output.text.h.float()

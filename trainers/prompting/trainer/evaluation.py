@@ -87,10 +87,27 @@ class Recorder:
 
     def add(self, output: Output) -> None:
         """Note the batch whose images the predictions were given last."""
-        others = None if self._other is None else self._other.model.logits(output.image)
-        self.predictions.add_logits(output.logits, others)
+        others = in_union = None
+        if self._other is not None:
+            others = self._other.model.logits(output.image)
+            in_union = self._as_others(output)
+        self.predictions.add_logits(output.logits, others, in_union)
         if self._sample is not None:
             self._sample.add(output)
+
+    def _as_others(self, output: Output) -> torch.Tensor | None:
+        """Logits (B, K) as if the classes were not its own; None for a method with no other.
+
+        A union of base and new classes treats them alike.
+        """
+        model = self._method.model
+        if not model.parts.own_classes:
+            return None
+        model.parts.own_classes = False
+        try:
+            return model.score(output.image, output.text)
+        finally:
+            model.parts.own_classes = True
 
     def transport(self) -> dict[str, object] | None:
         """The sample's measures, after printing a line where plans are nearly uniform."""

@@ -10,13 +10,13 @@ class PublicLayout(nn.Module):
 
     Args:
         model: the prompted CLIP; train and eval modes reach it through this module.
-        submodule: the public method saves its `prompt_learner` alone, without the prefix.
+        submodule: the public method saves the `model.submodule` alone, without its name.
     """
 
     def __init__(self, model: PromptedCLIP, submodule: bool):
         super().__init__()
         self.model = model
-        self.prefix = "prompt_learner." if submodule else ""
+        self.prefix = model.submodule + "." if submodule else ""
 
     def state_dict(self, *args, **kwargs):
         """The trained parameters by their public names, without gradient."""

@@ -1,10 +1,12 @@
-"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate."""
+"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate.
+
+It is long because Dassl's hooks are those of one class.
+"""
 
 import os
 
 import torch
 from dassl.engine import TrainerX
-from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
@@ -13,7 +15,7 @@ from ..errors import UserError
 from ..method import Method
 from ..model.prompted_clip import PromptedCLIP
 from ..running import ranks
-from ..running.memory import GIB, keep_freed_memory, memory_budget
+from ..running.memory import keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
@@ -24,12 +26,15 @@ from ..storage.checkpoints import (
     saved_epochs,
 )
 from ..storage.predictions import Predictions
+from ..storage.public import public_checkpoint
 from .checks import Watch, check_batch, check_classes, check_ranks, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
+from .schedule import FirstBatches, build_optim, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, settings_of
+from .support import take_support, take_validation
 
 
 class PromptTrainer(TrainerX):
@@ -62,7 +67,9 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg: CfgNode):
         if cfg.TRAINER.DETERMINISTIC and cfg.USE_CUDA and torch.cuda.is_available():
             make_deterministic()
-        super().__init__(resolved(cfg))
+        cfg = resolved(cfg)
+        check_optim(cfg.OPTIM)
+        super().__init__(cfg)
 
     def build_data_loader(self):
         """As in Dassl, with images as the backbone reads them; each rank loads its share."""
@@ -75,6 +82,10 @@ class PromptTrainer(TrainerX):
         super().build_data_loader()
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
         self.detection = Detection(self.cfg, self.dm.dataset, self.device)
+        if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
+            self.train_loader_x.batch_sampler.drop_last = False
+        self.epoch_steps = len(self.train_loader_x)
+        self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
         if ranks.count() == 1:
             return
         check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
@@ -96,6 +107,7 @@ class PromptTrainer(TrainerX):
         self.model = self.method.model
         self.precision.place(self.model, clip_model)
         self.method.to(self.device)
+        self.method.make_room(len(self.dm.dataset.train_x))
 
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         trained = list(self.model.public_parameters().values())
@@ -104,7 +116,9 @@ class PromptTrainer(TrainerX):
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
-            self._fit_memory()
+            budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
+            plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
+            print(plan.described(budget))
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
             without = f"running without ({obstacle})"
@@ -112,39 +126,31 @@ class PromptTrainer(TrainerX):
         self._register()
         self.watch = Watch(self.device)
 
-    def _fit_memory(self):
-        """Recompute activations where a training step would not fit, and say so."""
-        cfg = self.cfg
-        budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-        if self.device.type == "cpu" and not cfg.TRAINER.MEMORY_BUDGET:
-            budget //= ranks.count_here()  # which share the machine's memory
-        plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
-        again = f"the {' and '.join(plan.recompute)} blocks" if plan.recompute else "nothing"
-        print(
-            f"Memory: a step keeps about {plan.needed / GIB:.2f} GiB of activations, the budget is "
-            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
-        )
-
     def _register(self):
         """Tell Dassl what to save and to train."""
         cfg = self.cfg
-        layout = PublicLayout(self.model, self.method.saves_submodule)
+        layout = PublicLayout(self.model, bool(self.method.saves_submodule))
         self.optim = self.sched = None
         if self.num_trained:
-            if cfg.MODEL.INIT_WEIGHTS:
-                weights = read_checkpoint(cfg.MODEL.INIT_WEIGHTS)
-                layout.load_state_dict(weights.get("state_dict", weights))
-                self.untrained = False
-            if not 0 <= cfg.OPTIM.ADAM_EPS < 1:
-                raise UserError(f"OPTIM.ADAM_EPS is {cfg.OPTIM.ADAM_EPS} but must be from 0 to 1")
-            self.optim = build_optimizer(self.model.trained(), cfg.OPTIM)
-            for group in self.optim.param_groups:
-                if "eps" in group:
-                    group["eps"] = cfg.OPTIM.ADAM_EPS
-            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+            self.load_init_weights()
+            trained = self.model.trained()
+            self.optim, self.sched = build_optim(trained, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
+    def load_init_weights(self):
+        """Load what MODEL.INIT_WEIGHTS names, if anything."""
+        path = self.cfg.MODEL.INIT_WEIGHTS
+        if path and self.num_trained:
+            weights = public_checkpoint(self.method, path) or read_checkpoint(path)
+            self.model.load_public_state_dict(weights.get("state_dict", weights))
+            self.untrained = False
+
     # ------------------------------------------------------------------ train
+
+    def before_train(self):
+        """As in Dassl, and the support."""
+        super().before_train()
+        take_support(self, anew=not self.start_epoch)
 
     def train(self):  # type: ignore[override]
         """As in Dassl; a method with nothing to train is evaluated instead."""
@@ -153,10 +159,23 @@ class PromptTrainer(TrainerX):
             check_batch(self.batch_size)
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
+        take_support(self, anew=True)
+        take_validation(self)
         self.test()
         if self.output_dir:
             self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
         self.close_writer()
+
+    def count_steps(self):
+        """The steps before the present epoch, and those of the whole training."""
+        return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
+
+    def before_epoch(self):
+        """As in Dassl; with OPTIM.STEPS the last epoch may have fewer steps than the others."""
+        super().before_epoch()
+        before, total = self.count_steps()
+        if total - before < self.epoch_steps:
+            self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
 
     def forward_backward(self, batch):
         """A step.
@@ -172,7 +191,7 @@ class PromptTrainer(TrainerX):
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
             raise failed(what, self._folder(self.output_dir))
         accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
-        if (self.batch_idx + 1) == self.num_batches:
+        if by_step(self.cfg.OPTIM) or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
 
@@ -193,6 +212,8 @@ class PromptTrainer(TrainerX):
         epoch = self.epoch + 1
         folder = self._folder(self.output_dir)
         self.method.after_epoch(epoch, self.max_epoch)
+        if epoch == self.max_epoch:
+            take_validation(self)
         if spoiled := not_finite(self.method):
             raise failed(f"'{spoiled[0]}' is not finite after epoch {epoch}", folder)
         super().after_epoch()
@@ -282,7 +303,7 @@ class PromptTrainer(TrainerX):
                 --eval-only, but never calls `load_model`; or an image has logits that mean
                 nothing.
         """
-        if self.untrained and self.num_trained:
+        if self.untrained and (self.num_trained or self.method.support_passes):
             raise UserError(
                 "The prompts were neither trained nor loaded: call `trainer.load_model(folder)` in "
                 "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
@@ -323,7 +344,8 @@ class PromptTrainer(TrainerX):
         """Load the prompts of a run, ours or a public one.
 
         Args:
-            directory: the run's output folder; nothing is loaded when it is empty.
+            directory: the run's output folder, or a file of `public_files` or its folder; nothing
+                is loaded when it is empty.
             others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
@@ -332,14 +354,20 @@ class PromptTrainer(TrainerX):
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
+            if self.untrained:
+                self.method.make_room(0)
             self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return
         if not self.num_trained and not self.method.own_state():
             return
-        path = find_checkpoint(self._folder(directory), epoch)
-        checkpoint = read_checkpoint(path)
-        print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
+        checkpoint = None
+        if epoch is None and not os.path.isdir(self._folder(directory)):
+            checkpoint = public_checkpoint(self.method, directory)
+        if checkpoint is None:
+            path = find_checkpoint(self._folder(directory), epoch)
+            checkpoint = read_checkpoint(path)
+            print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)

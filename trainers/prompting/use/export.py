@@ -1,11 +1,13 @@
 """A trained model without this project: a program from images to logits, or plain text features."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import nn
 
 from .. import scores
+from ..encoders.added import NOTHING, merge, without_updates
 from ..encoders.text import TextFeatures
 from ..errors import UserError
 from ..model.parts import Parts
@@ -31,7 +33,14 @@ class Program(nn.Module):
         super().__init__()
         self.spec = model.spec
         self.image_encoder = model.image_encoder
-        self.parts = model.parts if type(model.parts).image is not Parts.image else Parts()
+        added = model.parts.blocks("image")
+        if any(here.weights for here in added.values()):
+            self.image_encoder = deepcopy(self.image_encoder)
+            merge(added, self.image_encoder.visual.transformer.resblocks)
+        kind = type(model.parts)
+        acts = kind.image is not Parts.image or kind.logits is not Parts.logits
+        acts = acts or any(here != NOTHING for here in without_updates(added).values())
+        self.parts = model.parts if acts else Parts()
         self.visual_depth = 0
         constants: dict[str, torch.Tensor | None] = {}
         if self.spec.image_conditional:  # a text of each image
@@ -51,14 +60,18 @@ class Program(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
         vision = [getattr(self, f"vision_{i}") for i in range(self.visual_depth)]
-        image = self.parts.image(self.image_encoder(images, vision or None))
+        added = without_updates(self.parts.blocks("image"))
+        image = self.parts.image(self.image_encoder(images, vision or None, added))
         if self.spec.image_conditional:
             contexts = self.parts.contexts(self.prompt_learner(image.z[:, 0].float()))
-            text = self.parts.text(self.text_encoder(contexts.text, contexts.inserted))
+            added = self.parts.blocks("text")
+            text = self.parts.text(self.text_encoder(contexts.text, contexts.inserted, added))
         else:
             text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
         logits = scores.score(self.spec, image, text, self.logit_scale, 0)
-        return logits if self.logit_bias is None else logits + self.logit_bias
+        return scores.finish(
+            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
+        )
 
 
 def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:

@@ -48,6 +48,7 @@ class Run:
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
         settings: the cfg that made the run, as far as it could change the outcome.
+        built: the method itself.
         method, backbone: their names; path: the file that was read; epoch: of it.
     """
 
@@ -55,6 +56,7 @@ class Run:
     classnames: list[str]
     preprocess: Callable[..., torch.Tensor]
     settings: CfgNode
+    built: Method
     method: str
     backbone: str
     path: str
@@ -110,6 +112,7 @@ def load_run(
         names,
         build_transform(cfg, is_train=False),
         cfg,
+        method,
         kind.__name__,
         backbone,
         path,
@@ -119,7 +122,7 @@ def load_run(
 
 def _read(path: str) -> dict[str, Any]:
     """A checkpoint that says what made it."""
-    state = read_checkpoint(path)
+    state: dict[str, Any] = read_checkpoint(path)
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
         raise UserError(
             f"The checkpoint '{path}' does not say what made it (class names, settings), as older "

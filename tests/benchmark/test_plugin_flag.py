@@ -1,0 +1,18 @@
+"""`--plugin` of the commands that list methods and tell what they cost."""
+
+import pytest
+
+from benchmark.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("methods --format csv", "PluggedCoOp,0,1,0,none,cosine,16 / -,1 / -,8192"),
+        ("methods --format csv", "PluggedShift,0,0,0,none,cosine,- / -,- / -,512"),
+        ("cost base2new eurosat --trainers PluggedCoOp --format markdown", "2new   | PluggedCoOp "),
+    ],
+)
+def test_a_method_from_outside(plugged, capsys, words, line):
+    assert main([*words.split(), "--plugin", plugged]) == 0, capsys.readouterr().err
+    assert line in capsys.readouterr().out

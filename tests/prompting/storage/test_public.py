@@ -1,0 +1,212 @@
+"""Files of public code that are no folders of Dassl: read, written, and refused."""
+
+import argparse
+import json
+import os
+import shutil
+
+import pytest
+import test_golden
+import torch
+from dassl.utils import UserError as OfDassl
+from paths import GOLDEN
+from tiny import run
+
+from benchmark.__main__ import main
+from trainers.prompting import UserError as Ours
+from trainers.prompting import build_method, register
+from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.storage.public import names_beside, public_checkpoint
+
+
+class Filed(CoOp):
+    """CoOp whose public code writes two files, one of them a bare tensor."""
+
+    public_files = ("half_*.pt", "rest_*.pt")
+
+    def read_public(self, files):
+        if len(files) < 2:
+            raise Ours("there is no rest")
+        return {"state_dict": {"ctx": torch.cat([files["half_*.pt"], files["rest_*.pt"]["ctx"]])}}
+
+    def write_public(self):
+        half, rest = self.model.prompt_learner.ctx.detach().split([8, 8])
+        args = argparse.Namespace(shots=4)
+        return {"half_*.pt": half.clone(), "rest_*.pt": {"ctx": rest.clone(), "args": args}}
+
+
+@pytest.fixture
+def filed(monkeypatch):
+    monkeypatch.setitem(METHODS, "Filed", Filed)
+    register(Filed)
+
+
+class Trap:
+    """A pickle of this runs a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("trapped",)
+
+
+def accuracy(folder):
+    return json.loads((folder / "results.json").read_text())["accuracy"]
+
+
+def test_files_are_written_and_read(filed, tmp_path, capsys):
+    trained, public = tmp_path / "trained", tmp_path / "public"
+    assert run(tmp_path, "Filed", trained, 2) == 0
+    words = ["export", "--model-dir", str(trained), "--output", str(public / "half_4shots.pt")]
+    assert main(words) == 0
+    assert sorted(os.listdir(public)) == ["half_4shots.pt", "rest_4shots.pt"]
+    for name in ("", "half_4shots.pt"):
+        out = tmp_path / f"evaluated{name}"
+        flags = ("--eval-only", "--model-dir", str(public / name))
+        assert run(tmp_path, "Filed", out, 1, *flags) == 0
+        assert accuracy(out) == accuracy(trained)
+    ctx = torch.load(trained / "prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]
+    started = tmp_path / "started"
+    init = ["MODEL.INIT_WEIGHTS", str(public), "OPTIM.LR", "0.0"]
+    assert run(tmp_path, "Filed", started, 1, extra=init) == 0
+    same = torch.load(started / "prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]
+    assert torch.equal(same["ctx"], ctx["ctx"])
+    assert main([*words[:-1], str(public / "half.pth")]) == 2
+    assert "half_*.pt" in capsys.readouterr().err
+
+
+def test_files_that_are_refused(tiny_clip, tmp_path, monkeypatch):
+    method = build_method("CoOp", {}, tiny_clip, ["forest", "sea"])
+    assert public_checkpoint(method, str(tmp_path)) is None
+    method.__class__ = Filed
+    monkeypatch.chdir(tmp_path)
+    half = torch.zeros(8, 128)
+    for content, why in (
+        (half, "there is no rest"),
+        (None, "is broken"),
+        ({"ctx": half, "x": Trap()}, "could run foreign code"),
+    ):
+        torch.save(content, "half_a.pt")
+        if content is None:
+            with open("half_a.pt", "wb") as file:
+                file.write(b"no checkpoint")
+        with pytest.raises((Ours, OfDassl), match=why):
+            public_checkpoint(method, ".")
+        assert not os.path.exists("trapped")
+    torch.save(half, "half_b.pt")
+    with pytest.raises(Ours, match=r"'\.' holds several checkpoints \(half_a.pt, half_b.pt"):
+        public_checkpoint(method, ".")
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("lora.pt", {"lora.pt": "lora.pt"}),
+        ("a_1.pt", {"a_*.pt": "a_1.pt", "b_*": "b_1"}),
+        ("b_1.pt", {"a_*.pt": "a_1.pt.pt", "b_*": "b_1.pt"}),
+        ("a_.pt", {}),
+        ("lora.pt2", {}),
+    ],
+)
+def test_which_names_belong_together(name, beside):
+    patterns = ("lora.pt",) if name.startswith("lora") else ("a_*.pt", "b_*")
+    assert names_beside(name, patterns) == beside
+
+
+# ------------------------------------------------------------------ what the public codes wrote
+
+FILES = {
+    "cliplora": "vitb16/eurosat/1shots/seed0/lora_weights.pt",
+    "gallop": "gallop_eurosat_vit_b16_seed1.ckpt",
+}
+CACHES = GOLDEN / "tip_adapter_f_checkpoint" / "caches" / "eurosat"
+
+
+@pytest.fixture(params=FILES)
+def golden(request):
+    return test_golden.read(GOLDEN / f"{request.param}.safetensors")
+
+
+def public_path(golden) -> str:
+    name = golden.meta["method"].lower()
+    return str(GOLDEN / f"{name}_checkpoint" / FILES[name])
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    else:
+        assert torch.equal(one, other) if torch.is_tensor(one) else one == other
+
+
+def test_what_the_public_code_wrote(golden, tiny_clip, tmp_path):
+    method = test_golden.build(golden, tiny_clip, tmp_path)
+    for parameter in method.model.public_parameters().values():
+        parameter.data.zero_()
+    path = public_path(golden)
+    method.load_checkpoint(public_checkpoint(method, path), golden.meta["classnames"])
+    state = method.model.public_state_dict()
+    assert state.keys() == golden.params.keys()
+    assert all(torch.equal(state[name], value) for name, value in golden.params.items())
+    logits = method.eval().model(golden.tensors["image"])
+    assert (logits - golden.tensors["logits_eval"]).abs().max() < 1e-4
+
+    (own,) = method.write_public().values()
+    theirs = torch.load(path, weights_only=False)
+    assert own.keys() <= theirs.keys()
+    assert_same(own, {key: theirs[key] for key in own})
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "why"),
+    [
+        ("cliplora", {"R": 1}, r"with r 2, but TRAINER\.CLIPLORA\.R is 1"),
+        ("cliplora", {"PARAMS": ["q", "v"]}, r"with params \['q', 'k', 'v'\], but"),
+        ("gallop", {"TOPK": [5]}, r"with topk \[5, 10, 15, 20\], but TRAINER.GALLOP.TOPK is \[5\]"),
+        ("gallop", {"N_GLOBAL_PROMPTS": 2}, "'global_prompt' has shape"),
+    ],
+)
+def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
+    golden = test_golden.read(GOLDEN / f"{name}.safetensors")
+    node = test_golden.node_of(golden, **node)
+    names = golden.meta["classnames"]
+    method = build_method(golden.meta["method"], node, tiny_clip, names)
+    with pytest.raises(Ours, match=why):
+        method.load_checkpoint(public_checkpoint(method, public_path(golden)), names)
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "written"),
+    [
+        ("TipAdapter", "tip/logits", ["keys_2shots.pt", "values_2shots.pt"]),
+        ("TipAdapterF", None, ["best_F_2shots.pt", "values_2shots.pt"]),
+    ],
+)
+def test_a_cache(tiny_clip, name, logits, written):
+    golden = test_golden.read(GOLDEN / "tip_adapter_f.safetensors")
+    names = golden.meta["classnames"]
+    node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False}
+    method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])
+    method.load_checkpoint(public_checkpoint(method, str(CACHES)), names)
+    if logits:
+        found = method.eval().model(golden.tensors["image"])
+        assert (found - golden.tensors[logits]).abs().max() < 1e-4
+    else:
+        assert torch.equal(method.cache.weight, golden.tensors["steps/best_weight"])
+    contents = method.write_public()
+    assert [key.replace("*", "2shots") for key in contents] == written
+    for file, content in zip(written, contents.values(), strict=True):
+        theirs = torch.load(CACHES / file, weights_only=True)
+        assert type(content) is type(theirs) and torch.equal(content, theirs)
+    other = build_method(name, node, tiny_clip, names[:3])
+    with pytest.raises(Ours, match=r"values \(12, 6\), where .* \(n, 64\) and \(n, 3\)"):
+        public_checkpoint(other, str(CACHES / written[0]))
+
+
+def test_a_cache_without_labels(tiny_clip, tmp_path):
+    shutil.copy(CACHES / "best_F_2shots.pt", tmp_path)
+    method = build_method("TipAdapterF", {}, tiny_clip, ["forest", "sea"])
+    with pytest.raises(Ours, match=r"'best_F_\*.pt' have keys \(12, 64\) and values None"):
+        public_checkpoint(method, str(tmp_path))

@@ -1,0 +1,204 @@
+"""Methods that learn after the encoders: more than what test_golden.py asks of every method."""
+
+import pytest
+import torch
+from paths import GOLDEN
+from test_golden import check_step, read
+
+from trainers.prompting import UserError, build_method, prompt_spec
+from trainers.prompting.storage.checkpoints import read_checkpoint
+
+FILES = {
+    "TipAdapter": "tip_adapter_f",
+    "TipAdapterF": "tip_adapter_f",
+    "CLIPAdapter": "clip_adapter",
+    "CLAP": "clap",
+}
+
+
+def made(name, clip_model, dataset=None, support=True, **node):
+    """A method as in its parity file, without the parameters there, and the file."""
+    golden = read(GOLDEN / f"{FILES[name]}.safetensors")
+    meta = golden.meta
+    config = {key.upper(): value for key, value in meta["config"].items()} | node
+    place = clip_model, meta["classnames"], dataset or meta["dataset"]
+    return build_method(name, config, *place, golden.support if support else None), golden
+
+
+def load(method, golden):
+    method.model.load_public_state_dict(golden.params)
+    return method.eval()
+
+
+def near(found, expected, atol=1e-5, rtol=1e-5):
+    torch.testing.assert_close(found, expected, atol=atol, rtol=rtol)
+
+
+# ------------------------------------------------------------------ Tip-Adapter
+
+
+def test_the_cache_and_what_it_says(tiny_clip):
+    method, golden = made("TipAdapter", tiny_clip)
+    cache, tensors, images = method.cache, golden.tensors, golden.tensors["image"]
+    near(cache.keys.T, tensors["cache/keys"])
+    assert torch.equal(cache.values, tensors["cache/values"])
+    near(method.eval().model(images), tensors["tip/logits"], atol=1e-4)
+    near(method.model(tensors["val/image"]), tensors["tip/val_logits"], atol=1e-4)
+    assert not list(method.model.trained().parameters())
+    cache.alpha.fill_(0)
+    near(method.model(images), tensors["zeroshot/logits"], atol=1e-4)
+    near(method.model.text_features().h[0], tensors["frozen/text_features"])
+
+
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
+def test_alpha_and_beta_of_validation_images(tiny_clip, name, capsys):
+    method, golden = made(name, tiny_clip)
+    assert method.searches and not made(name, tiny_clip, SEARCH_HP=False)[0].searches
+    tensors = golden.tensors
+    trained = name == "TipAdapterF"
+    if trained:
+        near(method.cache.weight, golden.tensors["init/adapter.weight"])
+        load(method, golden)
+    features = method.model.image_features(tensors["val/image"])
+    method.take_validation(features, tensors["val/label"])
+    beta, alpha = tensors["search/tip_f" if trained else "search/tip"].tolist()
+    assert float(method.cache.beta) == pytest.approx(beta)
+    assert float(method.cache.alpha) == pytest.approx(alpha)
+    assert "Search: beta" in capsys.readouterr().out
+    expected = tensors["logits_searched" if trained else "tip/logits_searched"]
+    near(method.eval().model(tensors["image"]), expected, atol=1e-4)
+    other, _ = made(name, tiny_clip, support=False)  # what was chosen is loaded
+    state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
+    state |= {"trainer": name, "classnames": golden.meta["classnames"]}
+    other.load_checkpoint(state, golden.meta["classnames"])
+    assert torch.equal(other.eval().model(tensors["image"]), method.model(tensors["image"]))
+
+
+def test_steps_of_the_keys(tiny_clip):
+    method, golden = made("TipAdapterF", tiny_clip)
+    load(method, golden)
+    tensors = golden.tensors
+    optimizer = torch.optim.AdamW(method.model.trained().parameters(), lr=0.001, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
+    for expected in tensors["steps/logits"]:
+        terms = method.train().losses(tensors["image"], tensors["label"])
+        optimizer.zero_grad()
+        method.backward(terms)
+        optimizer.step()
+        schedule.step()
+        near(method.eval().model(tensors["image"]), expected, atol=1e-4)
+
+
+def test_several_sentences_of_imagenet(tiny_clip):
+    method, golden = made("TipAdapter", tiny_clip, dataset="ImageNetV2")
+    near(method.model.text_features().h[0], golden.tensors["ensemble/text_features"])
+    clap, golden = made("CLAP", tiny_clip, dataset="ImageNet", CONSTRAINT="none")
+    clap.model.text_features()
+    near(clap.prototypes.prototypes, golden.tensors["imagenet/base_text_features"])
+
+
+# ------------------------------------------------------------------ CLIP-Adapter
+
+
+def test_the_adapter(tiny_clip):
+    method, golden = made("CLIPAdapter", tiny_clip, support=False)
+    shapes = {name: value.shape for name, value in method.model.public_state_dict().items()}
+    assert shapes == {name: value.shape for name, value in golden.part("init/").items()}
+    load(method, golden)
+    z = golden.tensors["frozen/image_features"]
+    near(method.model.parts.adapter.fc(method.model.image_features(golden.tensors["image"])),
+         golden.tensors["adapter_output"])  # fmt: skip
+    plain, _ = made("CLIPAdapter", tiny_clip, support=False, RATIO=0)
+    near(plain.model.output(golden.tensors["image"]).image.z[:, 0], z)
+
+
+# ------------------------------------------------------------------ CLAP
+
+
+@pytest.mark.parametrize("weights", ["", "_corrected", "_constant", "_balanced"])
+def test_weights_of_the_constraint(tiny_clip, weights):
+    method, golden = made("CLAP", tiny_clip, CONSTRAINT="l2" + weights)
+    near(method.prototypes.alpha, golden.tensors["alpha/l2" + weights])
+    near(method.teacher.raw, golden.tensors["frozen/base_text_features"])
+    method.model.text_features()
+    near(method.prototypes.prototypes, golden.tensors["init/adapter.prototypes"])
+
+
+@pytest.mark.parametrize(("constraint", "block"), [("cosine", "cosine/"), ("none", "zslp/")])
+def test_other_constraints(tiny_clip, constraint, block):
+    method, golden = made("CLAP", tiny_clip, CONSTRAINT=constraint)
+    check_step(load(method, golden), golden, block)
+
+
+def test_weights_that_grow(tiny_clip):
+    method, golden = made("CLAP", tiny_clip, CONSTRAINT="l2_adaptative")
+    load(method, golden)
+    for epoch in (1, 2):
+        method.after_epoch(epoch, 2)
+    near(method.prototypes.alpha, golden.tensors["adaptative/alpha_after_2"])
+
+
+def test_steps_on_features_are_those_on_images(tiny_clip):
+    method, golden = made("CLAP", tiny_clip)
+    load(method, golden).train()
+    images, labels = golden.tensors["image"], golden.tensors["label"]
+    x = method.model.image_features(images)
+    near(x, golden.tensors["image_features"], atol=1e-4)
+    for terms in (method.losses(images, labels), method.losses(x, labels)):
+        near(terms["loss"], golden.tensors["loss"][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("CLAP", "adapter/model.pth.tar-300"), ("CLIPAdapter", "clip_adapter/model.pth.tar-200")],
+)
+def test_public_checkpoints(tiny_clip, name, file):
+    method, golden = made(name, tiny_clip, support=False)
+    checkpoint = read_checkpoint(GOLDEN / f"{FILES[name]}_checkpoint" / file)
+    method.load_checkpoint(checkpoint, golden.meta["classnames"])
+    near(method.eval().model(golden.tensors["image"]), golden.tensors["logits_eval"], atol=1e-4)
+    if name == "CLAP":
+        few = golden.meta["classnames"][:4]
+        other = build_method(name, {}, tiny_clip, few)
+        with pytest.raises(UserError, match="has prototypes of 6 classes, but there are 4"):
+            other.load_checkpoint(checkpoint, few)
+
+
+# ------------------------------------------------------------------ bad input
+
+
+BAD = [
+    ("TipAdapter", "INIT_ALPHA", -1.0, "INIT_ALPHA is -1.0 but must be 0 or more"),
+    ("TipAdapterF", "INIT_BETA", float("nan"), "INIT_BETA is nan but must be 0 or more"),
+    ("TipAdapter", "AUGMENT_EPOCH", 0, "AUGMENT_EPOCH is 0: at least 1 is needed"),
+    ("TipAdapter", "SEARCH_STEP", [200, 0], "SEARCH_STEP is .* but must be two numbers"),
+    ("TipAdapter", "SEARCH_SCALE", [7], "SEARCH_SCALE is .* but must be two numbers"),
+    ("TipAdapter", "SEARCH_SCALE", ["7", "3"], "but must be a list of numbers, such as"),
+    ("CLIPAdapter", "RATIO", 1.5, "RATIO is 1.5 but must be from 0 to 1"),
+    ("CLAP", "CONSTRAINT", "l3", "CONSTRAINT is 'l3' but must be one of none, l2, cosine"),
+    (
+        "CLAP",
+        "CONSTRAINT",
+        "l2_more",
+        "The part of CONSTRAINT after _ is 'more' but must be one of , corrected",
+    ),
+    ("CLAP", "INIT", "TR", "INIT is 'TR' but must be 'ZS'"),
+    ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "sentence"), BAD)
+def test_bad_settings_are_one_sentence(name, key, value, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prompt_spec(name, {key: value})
+
+
+def test_what_does_not_fit(tiny_clip):
+    with pytest.raises(UserError, match="REDUCTION is 65 but must be from 1 to 64, the width"):
+        build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
+    support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
+    with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
+        build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
+    empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
+    with pytest.raises(UserError, match="There is no cache of training images yet"):
+        empty.model(torch.zeros(1, 3, 32, 32))

@@ -1,0 +1,110 @@
+"""The length of a training and its learning rates, by epochs or by steps."""
+
+import json
+import math
+
+import pytest
+import torch
+from tiny import run
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from trainers.prompting.trainer.trainer import PromptTrainer
+
+# 16 images, 4 in a batch: two epochs of 4 steps, and one of 2
+TEN = ["OPTIM.STEPS", "10", "OPTIM.LR_MIN", "0.001"]
+
+
+class Killed(BaseException):
+    """Ends a run after an epoch."""
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """For each step its learning rate and the number of its images."""
+    found = []
+    forward_backward = PromptTrainer.forward_backward
+
+    def noted(self, batch):
+        found.append((self.get_current_lr(), len(batch["label"])))
+        return forward_backward(self, batch)
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", noted)
+    return found
+
+
+def weights(folder, epoch):
+    file = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def test_a_number_of_steps_and_a_run_that_goes_on(tmp_path, seen, monkeypatch):
+    whole, parts, drawn = tmp_path / "whole", tmp_path / "parts", []
+    monkeypatch.setattr(
+        PromptTrainer, "write_scalar", lambda self, tag, value, step: drawn.append((tag, step))
+    )
+    assert run(tmp_path, "CoOp", whole, extra=[*TEN, "TRAIN.PRINT_FREQ", "1"]) == 0
+    rates = [rate for rate, _ in seen]
+    cosine = [0.001 + 0.009 * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
+    assert rates == pytest.approx(cosine)
+    assert json.loads((whole / "results.json").read_text())["train_steps"] == 10
+    assert [step for tag, step in drawn if tag == "train/lr"] == list(range(10))
+    said = (whole / "log.txt").read_text()
+    assert "epoch [3/3] batch [2/2]" in said and "lr 1.0000e-03 eta 0:00:00" in said
+    assert "10 steps: 3 epochs of 4, the last of 2" in said
+
+    after_epoch = PromptTrainer.after_epoch
+
+    def killed(self):
+        after_epoch(self)
+        if self.epoch == 1:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(PromptTrainer, "after_epoch", killed)
+        run(tmp_path, "CoOp", parts, extra=TEN)
+    assert run(tmp_path, "CoOp", parts, extra=TEN) == 0
+    assert [rate for rate, _ in seen[10:]] == rates
+    assert torch.equal(weights(parts, 3)["ctx"], weights(whole, 3)["ctx"])
+
+
+def test_rates_by_step_with_a_warm_up_and_a_short_last_batch(tmp_path, seen):
+    pairs = {
+        "OPTIM.LR_BY_STEP": "True",
+        "OPTIM.WARMUP_EPOCH": "1",
+        "OPTIM.WARMUP_TYPE": "constant",
+        "DATALOADER.TRAIN_X.BATCH_SIZE": "6",
+        "DATALOADER.TRAIN_X.DROP_LAST": "False",
+    }
+    extra = [word for pair in pairs.items() for word in pair]
+    assert run(tmp_path, "CoOp", None, 3, extra=extra) == 0
+    assert [images for _, images in seen] == [6, 6, 4] * 3
+    optimizer = torch.optim.SGD([torch.zeros(1)], 0.01)
+    scheduler, after = CosineAnnealingLR(optimizer, 9), []
+    for _ in range(6):  # the schedule counts from the end of the warm-up
+        after += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    assert [rate for rate, _ in seen] == pytest.approx([1e-5] * 3 + after)
+
+
+def test_epochs_are_as_they_were(tmp_path, seen):
+    assert run(tmp_path, "CoOp", None, 2, extra=["DATALOADER.TRAIN_X.BATCH_SIZE", "6"]) == 0
+    assert seen == [(pytest.approx(rate), 6) for rate in (0.01, 0.01, 0.005, 0.005)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("OPTIM.STEPS -1", "OPTIM.STEPS is -1 but must be a whole number, 0 or more"),
+        (f"OPTIM.STEPS 1{400 * '0'}", "but must be a whole number, 0 or more"),
+        ("OPTIM.LR_MIN -0.1", "OPTIM.LR_MIN is -0.1 but must be from 0 to OPTIM.LR"),
+        ("OPTIM.LR_MIN 0.02", "OPTIM.LR_MIN is 0.02 but must be from 0 to OPTIM.LR (0.01)"),
+        ("OPTIM.LR_MIN 0.001 OPTIM.LR_SCHEDULER multi_step", "needs OPTIM.LR_SCHEDULER cosine"),
+        ("OPTIM.ADAM_EPS 1.0", "OPTIM.ADAM_EPS is 1.0 but must be from 0 to 1"),
+    ],
+)
+def test_values_that_mean_nothing(tmp_path, capsys, extra, why):
+    assert run(tmp_path, "CoOp", extra=extra.split()) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and why in line
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,225 @@
+"""The training images as a method sees them before the first step."""
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trainers.prompting import Method, PromptSpec, UserError, build_method, load_run
+from trainers.prompting.method import register
+from trainers.prompting.model.parts import Parts
+from trainers.prompting.trainer.support import Passes, Rows
+
+NAMES = ["forest", "sea", "road"]
+IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])
+
+
+class Head(Parts):
+    """A weight for each training image, and a prototype for each class."""
+
+    prefix = "head."
+
+    def __init__(self, dim, K):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, dim))
+        self.register_buffer("means", torch.zeros(K, dim))
+        self.register_buffer("shift", torch.zeros(()))
+
+    def logits(self, logits, image, text, scale):
+        return logits + image.z[:, 0] @ (self.means + self.weight.mean(0)).T + self.shift
+
+
+@register
+class Prototypes(Method):
+    """The means of the classes, of their training images."""
+
+    node = "PROTO"
+    defaults = {"PASSES": 2, "SEARCH": False, "PREC": "fp32"}
+    class_bound = True
+    support_passes = property(lambda self: self.settings.PASSES)
+    searches = property(lambda self: self.settings.SEARCH)
+    taken = 0
+
+    @staticmethod
+    def point(node):
+        return PromptSpec(M=0, N=0, beta=0, score="cosine")
+
+    def setup(self, clip_model, classnames, dataset):
+        dim = clip_model.text_projection.shape[1]
+        self.model.parts = Head(dim, len(classnames))
+
+    def make_room(self, n):
+        self.model.parts.weight.data = self.model.parts.means.new_zeros(
+            n, len(self.model.parts.means[0])
+        )
+
+    def take_support(self, features, labels):
+        self.features, self.labels = features, labels
+        type(self).taken += 1
+        weights = F.one_hot(labels, self.model.num_classes).float()
+        self.model.parts.means.copy_(weights.T @ features.mean(0) / weights.sum(0)[:, None])
+        self.model.parts.weight.data.copy_(features[0])
+
+    def take_validation(self, features, labels):
+        self.model.parts.shift.fill_(len(labels))
+
+
+@pytest.fixture
+def kind():
+    Prototypes.taken = 0
+    return Prototypes
+
+
+def test_support_in_memory(tiny_clip, kind):
+    support = {"images": IMAGES, "labels": LABELS}
+    method = build_method("Prototypes", {}, tiny_clip, NAMES, support=support)
+    with torch.no_grad():
+        expected = tiny_clip.encode_image(IMAGES.flatten(0, 1)).unflatten(0, (2, 5))
+    torch.testing.assert_close(method.features, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(method.labels, LABELS) and method.training
+    once = build_method(
+        "Prototypes", {}, tiny_clip, NAMES, support={"images": IMAGES[0], "labels": LABELS}
+    )
+    assert torch.equal(once.features, method.features[:1])
+
+
+BAD = {
+    "no labels": ({"images": IMAGES}, "The support of Prototypes has 'images': give it two"),
+    "shapes": ({"images": IMAGES, "labels": LABELS[:4]}, r"images \(2, 5, 3, 32, 32\) and labels "),
+    "numbers": ({"images": IMAGES, "labels": LABELS.float()}, "torch.float32, but must have"),
+    "classes": ({"images": IMAGES, "labels": LABELS + 1}, "go from 1 to 3 but must be from 0 to 2"),
+    "none": ({"images": IMAGES[:, :0], "labels": LABELS[:0]}, "and n whole numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_support_that_is_none(tiny_clip, kind, case):
+    support, sentence = BAD[case]
+    with pytest.raises(UserError, match=sentence):
+        build_method("Prototypes", {}, tiny_clip, NAMES, support=support)
+    with pytest.raises(UserError, match="CoOp takes no support"):
+        build_method("CoOp", {}, tiny_clip, NAMES, support=support)
+
+
+def logits_of(folder):
+    return load_run(folder).model(IMAGES[0])
+
+
+def test_a_run_with_support(tmp_path, kind, capsys):
+    """Taken once, kept in checkpoints of any length; a resumed run ends with the same bits."""
+    frequent = ["TRAIN.CHECKPOINT_FREQ", "1"]
+    assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
+    assert "features of 16 training images, each seen 2 times" in capsys.readouterr().out
+    folder = tmp_path / "output" / "prompt_learner"
+    last = folder / "model.pth.tar-2"
+    state = torch.load(last, weights_only=True)
+    assert state["state_dict"]["head.weight"].shape == (16, 64) and kind.taken == 1
+    expected = logits_of(tmp_path / "output")
+
+    last.unlink()
+    (folder / "checkpoint").write_text("model.pth.tar-1\n")
+    assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
+    assert kind.taken == 1 and torch.equal(logits_of(tmp_path / "output"), expected)
+
+    capsys.readouterr()
+    evaluate = ["--eval-only", "--model-dir", str(tmp_path / "output")]
+    few = ["DATASET.NUM_SHOTS", "1"]
+    assert tiny.run(tmp_path, "Prototypes", tmp_path / "few", 2, *evaluate, extra=few) == 0
+    assert kind.taken == 1 and "features of" not in capsys.readouterr().out
+    other = [*evaluate, "--seed", "2"]  # the last counts
+    assert tiny.run(tmp_path, "Prototypes", tmp_path / "other", 2, *other,
+                    extra=["DATASET.NAME", "TinyOthers"]) == 2  # fmt: skip
+    assert "has learned something for each of its classes" in capsys.readouterr().err
+
+
+def test_weights_that_a_run_starts_from_stay(tmp_path, kind):
+    assert tiny.run(tmp_path, "Prototypes") == 0
+    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"
+    start = ["MODEL.INIT_WEIGHTS", str(file), "OPTIM.LR", "1e-30"]
+    assert tiny.run(tmp_path, "Prototypes", tmp_path / "b", extra=start) == 0
+    found, given = (
+        torch.load(folder / "prompt_learner" / "model.pth.tar-2", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "b", tmp_path / "output")
+    )
+    assert torch.equal(found["head.weight"], given["head.weight"])
+
+
+def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
+    search = ["TRAINER.PROTO.SEARCH", "True"]
+    assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
+    assert "TinyColours has none that are not tested on: switch that off" in capsys.readouterr().err
+    halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
+    root = tiny.write_halves(tmp_path / "images")
+    assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0
+    file = tmp_path / "b" / "prompt_learner" / "model.pth.tar-2"
+    assert torch.load(file, weights_only=True)["method"]["model.parts.shift"] == 10
+
+
+def test_steps_on_features(tmp_path, kind, monkeypatch):
+    """They learn as from the same features of images, and a resumed run ends with the same bits."""
+    monkeypatch.setattr(kind, "trains_on_support", True)
+    seen = []
+    monkeypatch.setattr(
+        "trainers.prompting.method.Method.loss",
+        lambda self, output, batch: (
+            seen.append(batch.images.shape) or F.cross_entropy(output.logits, batch.labels)
+        ),
+    )
+    frequent = ["TRAIN.CHECKPOINT_FREQ", "1"]
+    assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
+    assert seen == [(4, 64)] * 8
+    folder = tmp_path / "output" / "prompt_learner"
+    expected = logits_of(tmp_path / "output")
+    (folder / "model.pth.tar-2").unlink()
+    (folder / "checkpoint").write_text("model.pth.tar-1\n")
+    assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
+    assert kind.taken == 1 and torch.equal(logits_of(tmp_path / "output"), expected)
+
+
+def test_features_stand_for_images(tiny_clip, kind):
+    model = build_method("Prototypes", {}, tiny_clip, NAMES).eval().model
+    model.parts = Parts()
+    x = model.image_features(IMAGES[0])
+    torch.testing.assert_close(model(x), model(IMAGES[0]))
+    for wrong in (x[:, 1:], x[0]):
+        with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
+            model(wrong)
+    prompted = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, NAMES).model
+    with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
+        prompted(x)
+
+
+def test_too_many_images_for_the_memory(tmp_path, kind, capsys):
+    little = ["TRAINER.MEMORY_BUDGET", "1e-6"]
+    assert tiny.run(tmp_path, "Prototypes", extra=little) == 2
+    said = capsys.readouterr().err
+    assert "Prototypes keeps features of 16 training images, each seen 2 times, which take" in said
+
+
+def test_passes_depend_on_the_seed_alone():
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return i + torch.rand(())
+
+    before = torch.get_rng_state()
+    found = list(Passes(Noisy(), 2, seed=1))
+    backwards = [Passes(Noisy(), 2, seed=1)[i] for i in reversed(range(6))]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found == backwards[::-1] and [int(x) for x in found] == [0, 1, 2] * 2
+    assert found != list(Passes(Noisy(), 2, seed=2)) and found[0] != found[3]
+
+
+def test_rows():
+    features, labels = torch.arange(10.0)[:, None], torch.arange(10)
+    rows = Rows(features, labels, size=4, batches=2)
+    batches = list(rows)
+    assert len(rows) == 2 and [len(batch["label"]) for batch in batches] == [4, 4]
+    drawn = torch.cat([batch["label"] for batch in batches])
+    assert len(set(drawn.tolist())) == 8
+    assert all(torch.equal(b["img"][:, 0], b["label"].float()) for b in batches)
+    (short,) = Rows(features, labels, size=99, batches=1)
+    assert len(short["label"]) == 10

@@ -1,0 +1,261 @@
+"""Additions to a frozen encoder: four places in each block, all empty by default.
+
+Letters: W the width of the encoder, n tokens that enter, R the rank of an update; x is the input of
+a block, y = ln_1(x) its first LayerNorm; both have the shape (..., W).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from ..errors import UserError
+from ..running import ranks
+
+SIDES = ("text", "image")
+# The frozen matrices of a block, and the width of what each reads, in units of W.
+MATRICES = {"q": 1, "k": 1, "v": 1, "o": 1, "fc": 1, "proj": 4}
+
+
+class LowRank(nn.Module):
+    """A low-rank update of a frozen matrix, W0 + scale B A (LoRA, arXiv:2106.09685).
+
+    In training it is a branch beside the matrix, scale * drop(y) A^T B^T, whose dropout draws a
+    mask for every matrix and position. An evaluation in float32 adds B A to the matrix.
+
+    Args:
+        inputs, outputs: sizes of the matrix (outputs, inputs).
+        rank: R.
+        scale: of the update.
+        dropout: rate, of the input of the branch.
+
+    Example:
+        >>> update = LowRank(8, 4, rank=2, scale=0.5)
+        >>> bool((update(torch.randn(3, 8)) == 0).all())  # B starts as 0
+        True
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int, scale: float, dropout: float = 0.0):
+        super().__init__()
+        self.scale, self.dropout = scale, dropout
+        self.w_lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.w_lora_B = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.w_lora_A, a=math.sqrt(5))
+
+    @classmethod
+    def of(cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0) -> "LowRank":
+        """An update of a matrix, by its name in `Added.weights`, of a block of width W."""
+        return cls(MATRICES[name] * W, W * (4 if name == "fc" else 1), rank, scale, dropout)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """The update of the matrix's output: (..., inputs) -> (..., outputs)."""
+        if self.training and self.dropout:
+            y = ranks.dropout(y, self.dropout)
+        A, B = self.w_lora_A.to(y.dtype), self.w_lora_B.to(y.dtype)
+        return self.scale * F.linear(F.linear(y, A), B)
+
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """The matrix (outputs, inputs) with its update."""
+        return torch.addmm(weight, self.w_lora_B, self.w_lora_A, alpha=self.scale)
+
+
+class Added(NamedTuple):
+    """A method's additions to one block of an encoder; nothing by default.
+
+    Attributes:
+        weights: updates of its matrices, by name: `q`, `k`, `v`, `o` of the attention, `fc` and
+            `proj` of the MLP.
+        enter: (n, W), tokens that stand after the first position, CLS or SOS, from this block on:
+            the first block that has some inserts them, a later one replaces them. All have the
+            same n. They get no positional embedding.
+        beside: a module (x, y) -> (..., W) whose output is added to that of the block. It must
+            treat each position by itself: the last block computes only those that are read.
+        before: a module x -> (..., W) whose output is added to x, for block 0 only: on the text
+            side to token embeddings before their positions, on the image side after `ln_pre`.
+
+    Example:
+        >>> Added(enter=torch.zeros(3, 128)).beside is None
+        True
+    """
+
+    weights: Mapping[str, LowRank] = {}
+    enter: torch.Tensor | None = None
+    beside: nn.Module | None = None
+    before: nn.Module | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """True if computing it twice needs the same random numbers."""
+        return any(update.training and update.dropout for update in self.weights.values())
+
+    @property
+    def states(self) -> float:
+        """What it keeps of a position for the backward pass, in units of W."""
+        kept = sum(
+            MATRICES[name] * (1.25 if update.dropout else 1)  # with a mask of bytes
+            for name, update in self.weights.items()
+        )
+        if not {"fc", "proj"}.isdisjoint(self.weights):  # the MLP's hidden states are kept twice
+            kept += 4
+        return kept + (self.beside is not None)
+
+    def for_share(self, n: int) -> "Added":
+        """The same for the computation of a rank's share of n rows (see `ranks.read`)."""
+        (enter,) = ranks.read([self.enter], n) if self.enter is not None else [None]
+        return Added(
+            {name: _Read(update, n) for name, update in self.weights.items()},  # type: ignore[misc]
+            enter,
+            self.beside and _Read(self.beside, n),
+            self.before and _Read(self.before, n),
+        )
+
+
+NOTHING = Added()
+Additions = Mapping[int, Added]  # by the number of the block, from 0
+NONE: Additions = {}
+
+
+def entering(added: Additions) -> int:
+    """The tokens that enter: n, or 0."""
+    return max((len(x.enter) for x in added.values() if x.enter is not None), default=0)
+
+
+def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
+    """States with tokens after the first position, in place of those that are there.
+
+    Tokens (m, W), or None, stand in states x (B, T, W), of which n have entered before.
+
+    Returns:
+        The states (B, T - n + m, W), and the number of tokens there now.
+    """
+    if tokens is None:
+        return x, n
+    tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+    return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
+
+
+class _Read(nn.Module):
+    """A module whose parameters are read for a share of n rows."""
+
+    def __init__(self, module: nn.Module, n: int):
+        super().__init__()
+        self.dropout = getattr(module, "dropout", 0.0)
+        names, parameters = zip(*module.named_parameters(), strict=True)
+        self._call = module, dict(zip(names, ranks.read(parameters, n), strict=True))
+
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        """As the module."""
+        module, parameters = self._call
+        out: torch.Tensor = functional_call(module, parameters, args)
+        return out
+
+
+def linear(
+    y: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    updates: Sequence[LowRank | None],
+) -> Sequence[torch.Tensor]:
+    """Outputs (..., W) of frozen matrices that lie one below the other, with their updates.
+
+    Args:
+        y: (..., inputs).
+        weight: (sum of the outputs, inputs).
+        bias: (sum of the outputs,).
+        updates: one for each matrix, or None.
+    """
+    count = len(updates)
+    given = [update for update in updates if update is not None]
+    # half precision would round an update to nothing
+    if given and not given[0].training and weight.dtype == torch.float32:
+        pairs = zip(weight.chunk(count), updates, strict=True)
+        weight = torch.cat([w if update is None else update.merged(w) for w, update in pairs])
+        given = []
+    outputs = F.linear(y, weight, bias).chunk(count, -1)
+    if not given:
+        return outputs
+    pairs = zip(outputs, updates, strict=True)
+    return [out if update is None else out + update(y) for out, update in pairs]
+
+
+def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | int:
+    """The output of a module of an `Added`, float32 within half precision; 0 if there is none."""
+    if module is None:
+        return 0
+    out: torch.Tensor = module(*(x.float() for x in inputs))
+    return out.to(inputs[0].dtype)
+
+
+@torch.no_grad()
+def merge(added: Additions, blocks: Sequence[Any]) -> None:
+    """Add the updates of matrices to the blocks of an encoder, in place."""
+    for i, here in added.items():
+        attn, mlp = blocks[i].attn, blocks[i].mlp
+        matrices = dict(zip("qkv", attn.in_proj_weight.chunk(3), strict=True))
+        matrices |= {"o": attn.out_proj.weight, "fc": mlp.c_fc.weight, "proj": mlp.c_proj.weight}
+        for name, update in here.weights.items():
+            matrices[name].copy_(update.merged(matrices[name]))
+
+
+def without_updates(added: Additions) -> Additions:
+    """What is left of additions that `merge` has added to the matrices."""
+    return {i: here._replace(weights={}) for i, here in added.items()}
+
+
+def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
+    """The blocks of an encoder, `text` or `image`.
+
+    Raises:
+        UserError: it is a ResNet.
+
+    Example:
+        >>> from trainers.prompting import load_clip
+        >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
+        [128, 128, 128, 128]
+    """
+    tower = clip_model if side == "text" else clip_model.visual
+    if not hasattr(tower, "transformer"):
+        raise UserError(
+            "The backbone has a ResNet for images but the method adds to the blocks of a "
+            "transformer: choose a ViT"
+        )
+    blocks: Sequence[Any] = tower.transformer.resblocks
+    return blocks
+
+
+def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -> None:
+    """Refuse additions that do not fit an encoder.
+
+    Args:
+        name: of the method.
+        side: `text` or `image`.
+        added: as `Parts.blocks` gives them.
+        blocks: of that side.
+
+    Raises:
+        UserError: says what and where.
+    """
+
+    def need(condition: bool, sentence: str) -> None:
+        if not condition:
+            raise UserError(f"{name} {sentence}")
+
+    tokens = {len(here.enter) for here in added.values() if here.enter is not None}
+    need(len(tokens) < 2, f"lets {sorted(tokens)} tokens enter the {side} encoder: give one number")
+    for i, here in added.items():
+        place = f"block {i} of the {side} encoder"
+        need(i in range(len(blocks)), f"adds to {place}, which has blocks 0 to {len(blocks) - 1}")
+        need(here.before is None or i == 0, f"has `before` at {place}: only block 0 has that place")
+        W = blocks[i].attn.embed_dim
+        if here.enter is not None:
+            shape = tuple(here.enter.shape)
+            need(shape[1:] == (W,), f"lets {shape} enter at {place}: give tokens (n, {W})")
+        for key, update in here.weights.items():
+            need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
+            wanted = MATRICES[key] * W, W * (4 if key == "fc" else 1)
+            found = update.w_lora_A.shape[1], update.w_lora_B.shape[0]
+            need(found == wanted, f"updates '{key}' of {place} by {found}, but it has {wanted}")

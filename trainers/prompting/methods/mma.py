@@ -1,0 +1,131 @@
+"""MMA (Yang et al., CVPR 2024).
+
+MMA: Multi-Modal Adapter for Vision-Language Models.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..encoders.added import SIDES, Added, blocks_of
+from ..errors import UserError
+from ..method import Method, register
+from ..model.parts import Parts
+from ..spec import PromptSpec, Words, fixed_sentence, only_template
+
+
+class Bypass(nn.Module):
+    """SCALE * U(ReLU(S(ReLU(D y)))), (..., W) -> (..., W), of the last tensor that is given."""
+
+    def __init__(self, own: nn.ModuleDict, shared: nn.Module, scale: float):
+        super().__init__()
+        self.own, self.shared, self.scale = own, shared, scale
+
+    def forward(self, *states: torch.Tensor) -> torch.Tensor:
+        """Add this to the output of a block, or to the input of the first one."""
+        out: torch.Tensor = self.own["up"](self.shared(self.own["down"](states[-1])))
+        return self.scale * out
+
+
+class Adapters(Parts):
+    """An adapter for each side and place j, whose middle layer both sides share.
+
+    Args:
+        places: the numbers j; 0 stands before the first block, j beside block j - 1.
+        widths: W of each side.
+        dim: of the middle layer.
+        scale: of the adapters' outputs.
+    """
+
+    prefix = "adapter_learner."
+
+    def __init__(self, places: range, widths: dict[str, int], dim: int, scale: float):
+        super().__init__()
+        self.text_adapter, self.visual_adapter = nn.ModuleDict(), nn.ModuleDict()
+        self.shared_adapter = nn.ModuleDict()
+        self._added: dict[str, dict[int, Added]] = {side: {} for side in SIDES}
+        for j in places:
+            shared = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
+            self.shared_adapter[str(j)] = shared
+            for side, adapters in zip(SIDES, (self.text_adapter, self.visual_adapter), strict=True):
+                W, added = widths[side], self._added[side]
+                down = nn.Sequential(nn.Linear(W, dim), nn.ReLU())
+                own = nn.ModuleDict({"down": down, "up": nn.Linear(dim, W)})
+                adapters[str(j)] = own
+                bypass, i = Bypass(own, shared, scale), max(j - 1, 0)
+                here = added.get(i, Added())
+                added[i] = here._replace(beside=bypass) if j else here._replace(before=bypass)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, mode="fan_out")
+
+    def blocks(self, side):
+        """The bypasses of a side."""
+        return self._added[side]
+
+
+@register
+class MultiModalAdapter(Method):
+    """Adapters beside the later blocks of both encoders, tied by a shared layer; fixed words.
+
+    L = CE (docs/adaptation.md). As in the public code, an adapter beside a block gets
+    1 / ADAPTER_SCALE times its gradient.
+    """
+
+    node = "MMADAPTER"
+    checkpoint = "adapter_learner"
+    saves_submodule = "adapter_learner"
+    dead_weights = ("token_embedding", "tokenized_prompts")
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        TEXT_CTX_INIT: Words = "a photo of a"
+        ADAPTER_START: int = 5
+        ADAPTER_END: int = 12
+        ADAPTER_DIM: int = 32
+        ADAPTER_SCALE: float = 0.001
+
+    settings: Settings
+
+    @staticmethod
+    def point(settings: Settings) -> PromptSpec:
+        """The point of these settings."""
+        if not 0 <= settings.ADAPTER_START <= settings.ADAPTER_END:
+            raise UserError(
+                f"ADAPTER_START is {settings.ADAPTER_START} and ADAPTER_END "
+                f"{settings.ADAPTER_END}: give 0 <= ADAPTER_START <= ADAPTER_END"
+            )
+        if settings.ADAPTER_DIM < 1:
+            raise UserError(f"ADAPTER_DIM is {settings.ADAPTER_DIM}: at least 1 is needed")
+        if not settings.ADAPTER_SCALE > 0:
+            raise UserError(f"ADAPTER_SCALE is {settings.ADAPTER_SCALE} but must be positive")
+        sentence = fixed_sentence(only_template(settings.TEXT_CTX_INIT))
+        return PromptSpec(M=0, N=0, beta=0, score="cosine", sentence=sentence)
+
+    def setup(self, clip_model, classnames, dataset):
+        """Make the adapters."""
+        settings = self.settings
+        depth, widths = 0, {}
+        for side in SIDES:
+            blocks = blocks_of(clip_model, side)
+            depth, widths[side] = len(blocks), blocks[0].attn.embed_dim
+            if depth < settings.ADAPTER_END:
+                raise UserError(
+                    f"TRAINER.MMADAPTER.ADAPTER_END is {settings.ADAPTER_END} but the {side} "
+                    f"encoder has {depth} blocks: lower it"
+                )
+        places = range(settings.ADAPTER_START, settings.ADAPTER_END + 1)
+        self.model.parts = Adapters(places, widths, settings.ADAPTER_DIM, settings.ADAPTER_SCALE)
+
+    def backward(self, terms, scale=lambda loss: loss):
+        """As the base, with the gradients of the adapters beside blocks divided by their scale."""
+        super().backward(terms, scale)
+        for name, parameter in self.model.parts.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None and name.split(".")[1] != "0":  # 0: before the first block
+                gradient /= self.settings.ADAPTER_SCALE

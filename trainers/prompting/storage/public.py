@@ -1,0 +1,87 @@
+"""Files that public code writes in the place of Dassl's folders."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ..errors import UserError
+from .checkpoints import read_checkpoint
+
+
+class PublicFiles:
+    """What a method says of such files; a base of `Method`.
+
+    Class attributes:
+        public_files: their names. `*` stands for one or more characters, the same in all files
+            that belong together: `keys_*.pt`, `values_*.pt`. None for code that writes Dassl's.
+    """
+
+    public_files: ClassVar[tuple[str, ...]] = ()
+
+    def read_public(self, files: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Make a checkpoint, as `load_checkpoint` takes it, of what public files hold.
+
+        Args:
+            files: what each holds, by its name in `public_files`; at least one of them. Nobody
+                has looked into it yet.
+
+        Raises:
+            UserError: a file is missing, or of another method or setting.
+        """
+        raise NotImplementedError
+
+    def write_public(self) -> Mapping[str, Any]:
+        """Give what each public file is to hold, by its name in `public_files`."""
+        raise NotImplementedError
+
+
+def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | None:
+    """The checkpoint in the public files of a method.
+
+    Args:
+        method: that is to load it.
+        path: one of the files, or their folder.
+
+    Returns:
+        As `read_public`; None if there is no such file.
+
+    Raises:
+        UserError: there are several, one is broken, or as `read_public`.
+    """
+    found = _files(path, method.public_files)
+    if not found:
+        return None
+    contents = {pattern: read_checkpoint(file, object) for pattern, file in found.items()}
+    print(f"Loading {', '.join(map(repr, found.values()))}")
+    return method.read_public(contents)
+
+
+def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:
+    """The names of all files that belong together with one, by pattern; empty if none fits it."""
+    for pattern in patterns:
+        if (part := _part(name, pattern)) is not None:
+            return {other: other.replace("*", part) for other in patterns}
+    return {}
+
+
+def _part(name: str, pattern: str) -> str | None:
+    """What stands for the `*` of a pattern in a name; None if the name does not fit."""
+    before, star, after = pattern.partition("*")
+    part = name.removeprefix(before).removesuffix(after)
+    return part if f"{before}{part}{after}" == name and bool(part) == bool(star) else None
+
+
+def _files(path: str, patterns: Sequence[str]) -> dict[str, str]:
+    """The files at a path that belong together, by pattern."""
+    folder, names = path, list[str]()
+    if os.path.isfile(path):
+        folder, *names = os.path.split(path)
+    elif os.path.isdir(path):
+        names = sorted(os.listdir(path))
+    sets = [beside for name in names if (beside := names_beside(name, patterns))]
+    if any(other != sets[0] for other in sets):
+        raise UserError(
+            f"'{path}' holds several checkpoints ({', '.join(names)[:200]}): name one file"
+        )
+    files = {key: os.path.join(folder, name) for key, name in (sets or [{}])[0].items()}
+    return {key: file for key, file in files.items() if os.path.isfile(file)}

@@ -1,0 +1,225 @@
+"""The support of a method: features of the training images, before the first step.
+
+Letters: n training images, each seen P times under other augmentations, D the features' width.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from ..method import Method
+from ..running import ranks
+from ..running.memory import GIB, memory_budget
+from ..running.precision import Precision
+
+CHUNK = 64  # images that are encoded at a time
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and labels (B,)
+
+
+class Passes(Dataset):
+    """The images of a data set, P times in its order; each augmentation has its seed.
+
+    So they depend only on the seed of the run, and take nothing from its random numbers.
+    """
+
+    def __init__(self, images: Any, passes: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        self.images = images
+        self.seeds = torch.randint(2**32, (passes * len(images),), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """An item of the data set."""
+        with _seeded(self.seeds[i]):
+            item: dict[str, Any] = self.images[i % len(self.images)]
+        return item
+
+
+@contextmanager
+def _seeded(seed: int):
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def take_support(trainer: Any, anew: bool) -> None:
+    """Let the method of a `PromptTrainer` see the training images, if it asks for them.
+
+    Args:
+        trainer: before its first step.
+        anew: otherwise a checkpoint has what the method makes of them.
+
+    Raises:
+        UserError: what is kept of them does not fit into memory, or the method will ask for
+            validation images, and there are none that are not tested on, too.
+    """
+    method, cfg = trainer.method, trainer.cfg
+    if method.searches and trainer.validation is None:
+        raise UserError(
+            f"{type(method).__name__} chooses settings on validation images, but "
+            f"{cfg.DATASET.NAME} has none that are not tested on: switch that off"
+        )
+    if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
+        raise UserError(
+            f"{type(method).__name__} chooses settings after the last epoch: set TEST.FINAL_MODEL "
+            "last_step, or switch that off"
+        )
+    passes = method.support_passes
+    if not passes or not (anew or method.trains_on_support):
+        return
+    loader = getattr(trainer.train_loader_x, "loader", trainer.train_loader_x)
+    images = copy(loader.dataset)
+    images.k_tfm = 1  # one view
+    check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
+    seen = DataLoader(
+        Passes(images, passes, max(cfg.SEED, 0)),
+        batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator(),  # takes nothing from the run's random numbers
+    )
+    shared = ranks.ShareLoader(seen, trainer.device) if ranks.count() > 1 else seen
+    features, labels = encode(method, _of_loader(shared), trainer.precision)
+    print(f"Support: features of {len(images):,} training images, each seen {passes} times")
+    if anew:
+        _give(method, features, labels, passes)
+        trainer.load_init_weights()
+    if method.trains_on_support:
+        size, batches = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(trainer.train_loader_x)
+        trainer.train_loader_x = Rows(features, labels, size, batches)
+
+
+def take_validation(trainer: Any) -> None:
+    """Let the method of a `PromptTrainer` see validation images, if it asks for them."""
+    method = trainer.method
+    if method.searches:
+        method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
+
+
+class Rows:
+    """Batches of features in random order, in the place of those of images.
+
+    Args:
+        features: (P n, D).
+        labels: (P n,).
+        size: B, of a batch; all rows where there are fewer.
+        batches: how many an epoch has, as far as there are rows.
+    """
+
+    def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
+        self.features, self.labels = features, labels
+        self.size = min(size, len(labels))
+        self.batches = min(batches, -(-len(labels) // self.size))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self):
+        order = torch.randperm(len(self.labels))[: self.batches * self.size]
+        for rows in order.to(self.labels.device).split(self.size):
+            yield {"img": self.features[rows], "label": self.labels[rows]}
+
+
+def check_room(method: Method, n: int, budget: int) -> None:
+    """Check that the support of a method fits into memory.
+
+    Args:
+        method: with `support_passes`.
+        n: training images.
+        budget: bytes.
+
+    Raises:
+        UserError: it does not; says how much it needs.
+    """
+    passes = method.support_passes
+    needed = 4 * passes * n * method.model.feature_width
+    if needed > budget:
+        raise UserError(
+            f"{type(method).__name__} keeps features of {n:,} training images, each seen {passes} "
+            f"times, which take {needed / GIB:.2f} GiB, but MEMORY_BUDGET leaves "
+            f"{budget / GIB:.2f} GiB: raise it, or lower the number of passes or of images"
+        )
+
+
+@torch.no_grad()
+def encode(
+    method: Method, batches: Batches, precision: Precision
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (., D), float32 and not normalised, and labels (.,), on the device of the method."""
+    training = method.training
+    method.eval()
+    features, labels = [], []
+    for images, label in batches:
+        with precision.autocast():
+            features.append(method.model.image_features(images.to(precision.device)))
+        labels.append(label.to(precision.device))
+    method.train(training)
+    return torch.cat(features), torch.cat(labels)
+
+
+def _of_loader(loader: Any) -> Batches:
+    return ((batch["img"], batch["label"]) for batch in loader)
+
+
+def _give(method: Method, features: torch.Tensor, labels: torch.Tensor, passes: int) -> None:
+    """Let a method take its support, of features (P n, D) and labels (P n,), pass by pass."""
+    n = len(labels) // passes
+    method.make_room(n)
+    method.take_support(features.unflatten(0, (passes, n)), labels[:n])
+
+
+def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
+    """Let a method take its support from images in memory.
+
+    Args:
+        method: one that takes it.
+        support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, and `labels`, (n,).
+
+    Raises:
+        UserError: the method takes none, or that is no support.
+    """
+    name = type(method).__name__
+    if not method.support_passes:
+        raise UserError(f"{name} takes no support: leave `support` out")
+    images, labels = (support.get(key) for key in ("images", "labels"))
+    if not (torch.is_tensor(images) and torch.is_tensor(labels) and len(support) == 2):
+        raise UserError(
+            f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
+            "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,)"
+        )
+    if images.dim() == 4:
+        images = images[None]
+    n, K = len(labels), method.model.num_classes
+    fits = images.dim() == 5 and labels.shape == images.shape[1:2] and n > 0 < len(images)
+    if not fits or labels.is_floating_point():
+        raise UserError(
+            f"The support of {name} has images {tuple(support['images'].shape)} and labels "
+            f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
+            "(passes, n, 3, H, W), and n whole numbers"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < K:
+        raise UserError(
+            f"The labels of the support of {name} go from {int(labels.min())} to "
+            f"{int(labels.max())} but must be from 0 to {K - 1}, of {K} classes"
+        )
+    passes = len(images)
+    every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
+    precision = Precision("fp32", method.model.logit_scale.device)
+    features, labels = encode(method, zip(*every, strict=True), precision)
+    _give(method, features, labels, passes)
