@@ -164,6 +164,26 @@ def test_public_checkpoints(tiny_clip, name, file):
             other.load_checkpoint(checkpoint, few)
 
 
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
+def test_some_of_the_classes(tiny_clip, name):
+    """As on the variants of ImageNet that have 200 of its classes."""
+    method, golden = made(name, tiny_clip)
+    names, images = golden.meta["classnames"], golden.tensors["image"]
+    state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
+    state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
+    few = [names[4], names[1]]
+    other = build_method(name, method.defaults | {"PREC": "fp32"}, tiny_clip, few, "EuroSAT")
+    other.load_checkpoint(state, few)
+    expected = method.eval().model(images)[:, [4, 1]]
+    near(other.eval().model(images), expected, atol=1e-4)
+    assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
+               if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
+    with pytest.raises(UserError, match="has learned something for each of its classes"):
+        build_method(name, {}, tiny_clip, ["moon", names[1]]).load_checkpoint(
+            state, ["moon", names[1]]
+        )
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -199,6 +219,8 @@ def test_what_does_not_fit(tiny_clip):
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
     with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
+    with pytest.raises(UserError, match="CONSTRAINT l2.* by the training images: give `build_meth"):
+        build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
     with pytest.raises(UserError, match="There is no cache of training images yet"):
         empty.model(torch.zeros(1, 3, 32, 32))

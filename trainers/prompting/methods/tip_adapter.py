@@ -169,7 +169,11 @@ class TipAdapter(Method):
         """Leave keys of n images to be filled, and no labels."""
         cache = self.cache
         cache.key().data = cache.key().new_zeros(n, self.model.feature_width)
-        cache.values = cache.values[:0]
+        cache.values = cache.values.new_empty(0, self.model.num_classes)
+
+    def keep_classes(self, index):
+        """Keep the votes for these classes."""
+        self.cache.values = self.cache.values[:, index]
 
     def take_support(self, features, labels):
         """Keys are normalised means over the passes, values are one-hot labels."""
