@@ -176,6 +176,8 @@ def test_some_of_the_classes(tiny_clip, name):
     other.load_checkpoint(state, few)
     expected = method.eval().model(images)[:, [4, 1]]
     near(other.eval().model(images), expected, atol=1e-4)
+    other.load_checkpoint(state | {"classnames": [*names[:5], names[1]]}, few)
+    near(other.model(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
     with pytest.raises(UserError, match="has learned something for each of its classes"):

@@ -318,7 +318,8 @@ class Method(PublicFiles, nn.Module):
         class_specific = self.model.spec.class_specific
         some = []  # numbers of these classes among its own
         if others and type(self).keep_classes is not Method.keep_classes:
-            number = {name: k for k, name in enumerate(saved or ())}
+            names = list(saved or ())  # of several with one name the first counts
+            number = {name: k for k, name in reversed([*enumerate(names)])}
             some = [number[name] for name in classnames if name in number]
         others = others and len(some) < len(classnames)
         if others and (self.class_bound or class_specific):
