@@ -114,7 +114,9 @@ class CLAP(Method):
 
     def make_room(self, n):
         """Leave the prototypes to be started, or to a checkpoint."""
-        w = self.prototypes.prototypes
+        parts = self.prototypes
+        w = parts.prototypes
+        parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
         w.data = w.new_zeros(self.model.num_classes if n else 0, self.model.feature_width)
 
     def load_checkpoint(self, checkpoint, classnames):
