@@ -1,11 +1,14 @@
 """Methods that learn after the encoders: more than what test_golden.py asks of every method."""
 
+import numpy as np
 import pytest
+import tiny
 import torch
 from paths import GOLDEN
 from test_golden import check_step, read
 
-from trainers.prompting import UserError, build_method, prompt_spec
+from recipe.predictions import read_predictions
+from trainers.prompting import UserError, build_method, load_run, prompt_spec
 from trainers.prompting.storage.checkpoints import read_checkpoint
 
 FILES = {
@@ -226,3 +229,29 @@ def test_what_does_not_fit(tiny_clip):
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
     with pytest.raises(UserError, match="There is no cache of training images yet"):
         empty.model(torch.zeros(1, 3, 32, 32))
+
+
+# ------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("TipAdapter", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
+        ("TipAdapterF", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
+        ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
+    ],
+)
+def test_a_run_is_evaluated_as_it_ended(tmp_path, name, keys):
+    data, ran, again = (tmp_path / name for name in ("data", "ran", "again"))
+    tiny.write_halves(data)
+    extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", *keys]
+    assert tiny.run(data, name, ran, 2, extra=extra) == 0
+    flags = ("--eval-only", "--model-dir", str(ran))
+    assert tiny.run(data, name, again, 2, *flags, extra=extra) == 0
+    said = [read_predictions(folder) for folder in (ran, again)]
+    for key in said[0]:
+        np.testing.assert_array_equal(*(found[key] for found in said), err_msg=key)
+    run = load_run(ran)
+    assert run.classnames == tiny.HALVES and run.model.num_classes == 5
+    assert run.model(torch.zeros(1, 3, 32, 32)).isfinite().all()
