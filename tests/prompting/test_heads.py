@@ -56,7 +56,9 @@ def test_the_cache_and_what_it_says(tiny_clip):
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
 def test_alpha_and_beta_of_validation_images(tiny_clip, name, capsys):
     method, golden = made(name, tiny_clip)
-    assert method.searches and not made(name, tiny_clip, SEARCH_HP=False)[0].searches
+    plain, _ = made(name, tiny_clip, SEARCH_HP=False)
+    assert method.searches and method.takes == ("per data set",)
+    assert not plain.searches and plain.takes == ()
     tensors = golden.tensors
     trained = name == "TipAdapterF"
     if trained:

@@ -146,7 +146,7 @@ class CLAP(Method):
             parts.rho = torch.zeros_like(parts.alpha)
 
     def _weights(self, features, labels):
-        """How much each class is held, (K,)."""
+        """The weight of each class in the constraint, (K,)."""
         if self.weights == "balanced":
             return features.new_ones(self.model.num_classes)
         own = F.one_hot(labels, self.model.num_classes).float()  # (n, K)
