@@ -39,7 +39,9 @@ class Attributes(Parts):
             self.register_parameter(f"ctx_att{i}", tokens(length, width, 0.01))
         self.count, self.to_images = len(words), bool(visual_width)
         if self.to_images:
-            self.compound_prompts_text = nn.ParameterList(tokens(n, width) for _ in range(depth - 1))
+            self.compound_prompts_text = nn.ParameterList(
+                tokens(n, width) for _ in range(depth - 1)
+            )
             self.proj, *rest = (nn.Linear(width, visual_width) for _ in range(depth))
             self.compound_prompt_projections = nn.ModuleList(rest)
 
@@ -123,7 +125,6 @@ class DeepATPrompt(ATPrompt):
     outside = {key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")}
     checkpoint = "MultiModalPromptLearner"
     saves_submodule = False
-    dead_weights = ("prompt_learner.ctx_att", "prompt_learner.token_middle")
 
     @dataclass(frozen=True)
     class Settings(ATPrompt.Settings):
@@ -136,9 +137,7 @@ class DeepATPrompt(ATPrompt):
     def point(cls, settings):
         """One prompt on each side."""
         J, n = settings.PROMPT_DEPTH, settings.N_CTX
-        return super().point(
-            settings, M=1, text_depth=J, vision_length=n, vision_depth=J
-        )
+        return super().point(settings, M=1, text_depth=J, vision_length=n, vision_depth=J)
 
     def setup(self, clip_model, classnames, dataset):
         """Make the contexts and maps."""
