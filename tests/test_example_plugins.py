@@ -17,9 +17,10 @@ from test_golden import build, check_step, read
 
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError, build_method, plugins
+from trainers.prompting import UserError, build_method, load_run, plugins
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.schedule import build_optim
+from trainers.prompting.trainer.settings import settings_of
 
 FILES = sorted((GOLDEN / "examples").glob("*.safetensors"))
 EXAMPLES = [str(ROOT / "examples" / name) for name in ("atprompt.py", "dept.py")]
@@ -149,7 +150,11 @@ def test_configs_and_what_a_run_shows_of_them(trainer, there, away):
     text = shown(read_config(trainer, "base2new"))
     assert [word for word in there if word not in text] == []
     assert [word for word in away if word in text] == []
-    assert read_config(trainer, "emoji", "Emoji").MODEL.BACKBONE.NAME == "emoji"
+    cfg = read_config(trainer, "emoji", "Emoji")
+    assert cfg.MODEL.BACKBONE.NAME == "emoji"
+    method = METHODS[trainer]
+    own = {method.place(key) for key in method.defaults}  # what a checkpoint is compared by
+    assert own <= settings_of(cfg, method).keys()
 
 
 def test_the_head_of_dept_learns_faster(tiny_clip):
@@ -184,3 +189,6 @@ def test_from_end_to_end(tmp_path):
         (run,) = tmp_path.glob(f"base2new/train_base/emoji/*/{trainer}/emoji/seed1")
         assert (run / folder / "model.pth.tar-1").is_file()
         assert json.loads((run / "results.json").read_text())["trainer"] == trainer
+        loaded = load_run(run)
+        logits = loaded.model(torch.randn(2, 3, 64, 64))
+        assert loaded.method == trainer and logits.shape == (2, len(loaded.classnames))
