@@ -75,20 +75,12 @@ class Case(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A data set's accuracies, those that are printed, and why they differ (empty if they do not).
-
-    `judged` are the splits that decide.
-    """
+    """A data set's accuracies, those that are printed, and why they differ, if they do."""
 
     name: str
     shares: dict[str, Share]
     printed: dict[str, float]
     reason: str = ""
-
-    @property
-    def judged(self) -> list[str]:
-        """Base and new classes, where they are printed: papers agree on these."""
-        return judged(self.printed)
 
 
 def printed_numbers(name: str) -> dict[str, float]:
@@ -106,7 +98,7 @@ def printed_numbers(name: str) -> dict[str, float]:
 
 
 def judged(printed: dict[str, float]) -> list[str]:
-    """The splits that decide: base and new classes, or all where only that is printed."""
+    """The splits that decide: base and new, on which papers agree, or all where only that is."""
     return [split for split in ("base", "new") if split in printed] or list(printed)
 
 
@@ -194,6 +186,13 @@ class Checker:
 
         return build_method(TRAINER, {}, self.clip, names, dataset).eval().to(self.device)
 
+    def _weight(self, case: Case, names: list[str] | None = None) -> "torch.Tensor":
+        """Text features (K, D) of classes, normalised."""
+        from trainers.prompting.use.export import text_classifier
+
+        model = self._method(case.dataset, names or case.names).model
+        return text_classifier(model)["weight"].cpu()
+
     def shares(self, case: Case, names: list[str] | None = None, order: str = "") -> dict:
         """The Share of each split.
 
@@ -204,10 +203,7 @@ class Checker:
         """
         import torch
 
-        from trainers.prompting.use.export import text_classifier
-
-        K = len(case.names)
-        weight = text_classifier(self._method(case.dataset, names or case.names).model)["weight"]
+        K, weight = len(case.names), self._weight(case, names)
         classes = list(range(K))
         if order:
             classes.sort(key=lambda k: case.names[k].lower())
@@ -216,7 +212,7 @@ class Checker:
         for split, members in zip(SPLITS, (classes[:half], classes[half:], classes), strict=True):
             columns = torch.tensor(members)
             rows = torch.isin(case.labels, columns)
-            guess = columns[(case.z[rows] @ weight.cpu()[columns].T).argmax(-1)]
+            guess = columns[(case.z[rows] @ weight[columns].T).argmax(-1)]
             right = int((guess == case.labels[rows]).sum())
             found[split] = Share(right, int(rows.sum()), sum(case.sizes[k] for k in members))
         return found
@@ -268,10 +264,7 @@ class Checker:
         """A sentence where most classes are taken for one other: names stand at other labels."""
         import torch
 
-        from trainers.prompting.use.export import text_classifier
-
-        weight = text_classifier(self._method(case.dataset, case.names).model)["weight"].cpu()
-        guess = (case.z @ weight.T).argmax(-1)
+        guess = (case.z @ self._weight(case).T).argmax(-1)
         taken = {
             k: Counter(guess[case.labels == k].tolist()).most_common(1)[0]
             for k in torch.unique(case.labels).tolist()
