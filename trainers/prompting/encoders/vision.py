@@ -32,6 +32,20 @@ class ImageFeatures(NamedTuple):
     values: torch.Tensor | None = None
 
 
+def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
+    """`ImageFeatures.values` (B, M, P, W) as normalised features (B, M, P, D), float32.
+
+    Args:
+        visual: the `visual` module of a CLIP; a ResNet's values are projected already.
+        values: as in `ImageFeatures`.
+        first: a module on (..., W) before the projection, if any.
+    """
+    with no_autocast(values.device.type):
+        x = values.float() if first is None else first(values.float())
+        proj = getattr(visual, "proj", None)
+        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
+
+
 class ImageEncoder(nn.Module):
     """CLIP's vision transformer under M prompts: an image passes once per prompt.
 

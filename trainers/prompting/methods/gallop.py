@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.vision import projected
 from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts, word_embeddings
 from ..model.parts import Parts
 from ..scores import register_score
 from ..spec import PromptSpec
-from ..transport.precision import no_autocast
 
 
 def global_cosines(z: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
@@ -76,11 +76,8 @@ class GlobalLocal(Parts):
 
     def image(self, features):
         """The patches of the value path, mapped and projected, as r."""
-        proj = getattr(self._visual[0], "proj", None)
-        with no_autocast(features.values.device.type):
-            r = self.local_proj["linear"](features.values.float())
-            r = r if proj is None else r @ proj.float()
-        return features._replace(r=F.normalize(r, dim=-1), values=None)
+        r = projected(self._visual[0], features.values, self.local_proj["linear"])
+        return features._replace(r=r, values=None)
 
     def cosines(self, image, text):
         """Without local features of the global prompts, and the other way round."""
