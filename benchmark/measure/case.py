@@ -22,6 +22,7 @@ from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, untrained_clip
 
+SHOTS = 16  # images a class of a method that keeps features of them
 CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
 
 aten = torch.ops.aten
@@ -135,6 +136,8 @@ class Model:
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
+        if self.method.support_passes:
+            self.give_support()
         if case.training:
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
@@ -158,6 +161,15 @@ class Model:
             raise UserError(f"--compile does not work here ({obstacle}): leave it out")
         return self.model
 
+    def give_support(self):
+        """Let the method take random features as those of a training set, and train on them."""
+        K, D = self.case.classes, self.model.feature_width
+        features, labels = torch.randn(1, SHOTS * K, D), torch.arange(SHOTS * K) % K
+        self.method.make_room(SHOTS * K)
+        self.method.take_support(features.to(self.case.device), labels.to(self.case.device))
+        if self.case.training and self.method.trains_on_support:
+            self.images = features[0, : self.case.batch].to(self.case.device)
+
     def step(self):
         """Make a training step, as the trainers do."""
         output, _ = training_step(self.method, self.batch(), self.optim, self.precision)
@@ -169,8 +181,6 @@ class Model:
 
     def first_step(self) -> torch.Tensor:
         """Make a step with a strict solver; returns its logits (B, K), to be compared."""
-        if not self.case.spec.N:  # the text features are constant: later steps find them kept
-            self.encode_text()
         spec = self.net.spec
         self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
         self.step()
@@ -179,21 +189,14 @@ class Model:
 
     def prepare_score(self):
         """Keep the features of the images and the classes, apart from what made them."""
-        with torch.no_grad(), self.precision.autocast():
-            contexts = self.model.prompt_learner()
-            self.features = [
-                self.model.image_encoder(self.images, contexts.vision),
-                self.model.text_encoder(contexts.text),
-            ]
+        with self.precision.autocast():
+            output = self.model.output(self.images)
+        self.features = [as_leaves(features) for features in (output.image, output.text)]
 
     def score(self):
         """Compute the scores of a step from its features, and their gradient."""
-        spec = self.case.spec
-        image, text = self.features
-        image = with_gradient(image, ("z", "r"), spec.M)
-        text = with_gradient(text, ("h", "raw", "s"), spec.N)
         with self.precision.autocast():
-            logits = self.model.score(image, text)
+            logits = self.model.score(*self.features)
         F.cross_entropy(logits, self.labels).backward()
 
     @torch.no_grad()
@@ -204,10 +207,10 @@ class Model:
 
     @torch.no_grad()
     def encode_images(self):
-        """Compute the states of the images, under the same visual prompts."""
+        """Compute the states of the images, under the same visual prompts and additions."""
         with self.precision.autocast():
-            vision = self.model.prompt_learner().vision if self.case.spec.M else None
-            self.model.image_encoder(self.images, vision)
+            vision = self.model.contexts().vision if self.case.spec.M else None
+            self.model.image_encoder(self.images, vision, self.model.parts.blocks("image"))
 
     def encode_text(self):
         """Make the text features, which evaluation keeps."""
@@ -234,14 +237,11 @@ class NaiveModel(Model):
         self.logits = output.logits.detach()
 
 
-def with_gradient(features, names, wanted):
-    """The features as leaves, of which `names` ask for their gradient where it is wanted."""
-    leaves = {
-        name: getattr(features, name).detach().requires_grad_(bool(wanted))
-        for name in names
-        if getattr(features, name) is not None
-    }
-    return features._replace(**leaves)
+def as_leaves(features):
+    """The features without what made them; those that had a gradient ask for one."""
+    return type(features)(
+        *(x.detach().requires_grad_(x.requires_grad) if torch.is_tensor(x) else x for x in features)
+    )
 
 
 def device_name(device: str) -> str:

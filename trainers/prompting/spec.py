@@ -61,6 +61,7 @@ class PromptSpec:
             learner has none.
         states: n, to have the last states of the image's first 1 + n positions in `image.states`.
         values: whether `image.values` has the patches by the value path of the last block.
+        untouched: whether `image.untouched` has the features without additions, for a loss.
         settings: the `Settings` of the method, for its score; `Method` sets it.
 
     Raises:
@@ -95,6 +96,7 @@ class PromptSpec:
     own_contexts: bool = False
     states: int = 0
     values: bool = False
+    untouched: bool = False
     settings: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -181,6 +183,7 @@ class PromptSpec:
             "own_contexts needs N >= 1 and visual prompts, if any, of coupling 'independent'",
         )
         need(self.states >= 0, f"states is {self.states}: the number cannot be negative")
+        need(not self.untouched or self.M == 0, f"untouched needs M = 0, but M is {self.M}")
         need(not self.class_specific or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
         if self.image_conditional:
             need(
