@@ -19,7 +19,7 @@ from trainers.prompting import extend_cfg
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.by_run import for_run
+from trainers.prompting.trainer.by_run import by_dataset, for_run
 from trainers.prompting.trainer.schedule import check_optim
 
 from .configs import merge
@@ -59,6 +59,10 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
+    varied = by_dataset(keys for _, keys in settings)
+    if own := METHODS.get(cfg.TRAINER.NAME):  # epochs do not count, although some methods read them
+        varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
+        cfg.TRAINER.PER_DATASET = sorted(varied)
     return cfg
 
 

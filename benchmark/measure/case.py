@@ -22,7 +22,7 @@ from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, untrained_clip
 
-SHOTS = 16  # images a class of a method that keeps features of them
+SHOTS = 16  # images a class, of what learns from the training set before the first step
 CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
 
 aten = torch.ops.aten
@@ -130,15 +130,20 @@ class Model:
         node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # of a method that has no default for it
         node = {key: value for key, value in node.items() if key in METHODS[case.trainer].defaults}
         self.method = build_method(case.trainer, node, clip_model, names)
+        if self.method.support_passes:
+            labels = torch.arange(case.classes).repeat(SHOTS)
+            self.method.make_room(len(labels))
+            features = torch.randn(1, len(labels), self.method.model.feature_width)
+            self.method.take_support(features, labels)
         self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
         self.net = self.prepared(clip_model, names)
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
-        if self.method.support_passes:
-            self.give_support()
         if case.training:
+            if self.method.trains_on_support:
+                self.images = torch.randn(case.batch, self.model.feature_width).to(case.device)
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
@@ -160,15 +165,6 @@ class Model:
         if case.compile and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile does not work here ({obstacle}): leave it out")
         return self.model
-
-    def give_support(self):
-        """Let the method take random features as those of a training set, and train on them."""
-        K, D = self.case.classes, self.model.feature_width
-        features, labels = torch.randn(1, SHOTS * K, D), torch.arange(SHOTS * K) % K
-        self.method.make_room(SHOTS * K)
-        self.method.take_support(features.to(self.case.device), labels.to(self.case.device))
-        if self.case.training and self.method.trains_on_support:
-            self.images = features[0, : self.case.batch].to(self.case.device)
 
     def step(self):
         """Make a training step, as the trainers do."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from models import support_of
 
 from trainers.prompting import Method, PromptSpec, build_method, load_clip
 from trainers.prompting.method import METHODS
@@ -85,8 +86,14 @@ def settings(name: str) -> dict:
     """A method's node on a CLIP of four blocks, whatever keys it has."""
     node = {}
     for key in METHODS[name].defaults:
-        if "DEPTH" in key or key == "INSERT_BLOCK":
+        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START"):
             node[key] = 2
+        elif key == "ADAPTER_END":
+            node[key] = 3
+        elif key == "DROPOUT_RATE":  # ranks draw other masks
+            node[key] = 0.0
+        elif key == "REP_LAYERS":
+            node[key] = [2, 3]
         elif key == "SENTENCES":
             node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
         elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
@@ -127,7 +134,8 @@ def everything() -> dict[str, dict[str, torch.Tensor]]:
     found = {}
     for title, (name, node) in points.items():
         torch.manual_seed(0)
-        method = build_method(name, settings(name) | node, load_clip(clip), NAMES)
+        node = settings(name) | node
+        method = build_method(name, node, load_clip(clip), NAMES, support=support_of(name, NAMES))
         found[title] = steps(method)
     torch.manual_seed(0)
     found["a user's own"] = steps(Own(read_node(Own, {}), load_clip(clip), NAMES))

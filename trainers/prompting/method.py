@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
+from .beyond import BEYOND
 from .errors import UserError, check_name
 from .model.parts import Output
 from .model.prompted_clip import PromptedCLIP
@@ -67,6 +68,8 @@ class Method(PublicFiles, nn.Module):
             that of the sub-module.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
+        takes: marks of `BEYOND` for what it takes beyond labelled images; tables show them. It may
+            be a property, of the settings.
         class_bound: True for what learns something for each class, such as prototypes or a cache
             with labels; its checkpoints are refused for other classes.
         support_passes: how often `take_support` is to see each training image; 0 for a method that
@@ -107,6 +110,7 @@ class Method(PublicFiles, nn.Module):
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
+    takes: tuple[str, ...] = ()
     class_bound: ClassVar[bool] = False
     support_passes: int = 0
     trains_on_support: ClassVar[bool] = False
@@ -341,6 +345,10 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
             isinstance(value, tuple)
             and all(isinstance(name, str) and name.count("*") <= 1 for name in value)
         ),
+    ),
+    "takes": (
+        f"a tuple of {', '.join(BEYOND)}",
+        lambda value: isinstance(value, property) or {*value} <= BEYOND.keys(),
     ),
     "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
 }

@@ -271,6 +271,8 @@ def test_golden_folder_covers_every_public_method():
     """Methods with a golden file; UPT has none, as its authors published no code."""
     stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
+    prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
+    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f"}
     for method in set(METHODS) - {"UPT"}:
         assert prefix.get(method, method.lower()) in stems
 

@@ -19,7 +19,11 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
 
 BASE, NEW = HALVES[:3], HALVES[3:]
-OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
+OURS = [
+    name
+    for name, kind in METHODS.items()
+    if kind.__module__.startswith("trainers.") and not kind.class_bound
+]
 POINTS = {name: (name, {}) for name in OURS} | {
     name: point for name, point in MORE.items() if "each class" not in name
 }

@@ -183,11 +183,10 @@ class ImageEncoder(nn.Module):
         out = blocks.attend(block, *blocks.project_qkv(block, y, added))
         return blocks.finish(block, x, out, y, added)
 
-    @classmethod
-    def _last(cls, block, x, places: int, patches: slice | None, added=NOTHING):
+    def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
         """The last block where it is read: (B*M, places, W), and the patches' values or None."""
         if places == x.shape[1] and patches is None:
-            return cls._block(block, x, added), None
+            return self._block(block, x, added), None
         y = block.ln_1(x)
         key, value = blocks.project_kv(block, y, added)
         # contiguous, or the bits of a matrix product may depend on where its operands lie

@@ -62,7 +62,7 @@ class CLAP(Method):
 
     L = CE + mean_k alpha_k |w_k - w0_k|^2, alpha_k the mean zero-shot probability of the training
     images of class k. CONSTRAINT `none` is ZS-LP; `_corrected`, `_constant`, `_balanced` or
-    `_adaptative` may follow `l2` and `cosine` (docs/methods.md, section 16).
+    `_adaptative` may follow `l2` and `cosine` (docs/adaptation.md).
     """
 
     node = "ADAPTER"
@@ -90,7 +90,7 @@ class CLAP(Method):
         """The point of these settings."""
         distance, _, weights = settings.CONSTRAINT.partition("_")
         one_of("CONSTRAINT", distance, DISTANCES)
-        one_of("CONSTRAINT, behind the distance,", weights, WEIGHTS)
+        one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
         for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
             value = getattr(settings, key)
             need(value == only, f"{key} is '{value}' but must be '{only}': others are baselines")
@@ -114,12 +114,9 @@ class CLAP(Method):
         return self.model.parts
 
     def make_room(self, n):
-        """Start the prototypes, or leave them to a checkpoint."""
-        parts = self.prototypes
-        if n:
-            parts.start()
-        else:
-            parts.prototypes.data = parts.prototypes.new_empty(0, self.model.feature_width)
+        """Leave the prototypes to be started, or to a checkpoint."""
+        w = self.prototypes.prototypes
+        w.data = w.new_zeros(self.model.num_classes if n else 0, self.model.feature_width)
 
     def load_checkpoint(self, checkpoint, classnames):
         """As every method, and check that it has as many classes."""
@@ -133,7 +130,8 @@ class CLAP(Method):
 
     @torch.no_grad()
     def take_support(self, features, labels):
-        """Weigh the constraint of each class."""
+        """Start the prototypes, and weigh the constraint of each class."""
+        self.prototypes.start()
         if self.distance == "none":
             return
         h, alpha = self.teacher.h, self.prototypes.alpha

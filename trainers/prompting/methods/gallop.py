@@ -95,12 +95,13 @@ class GalLoP(Method):
     """Global prompts see the image, local ones its patches that fit best; both are averaged.
 
     L = CE(s G) + mean_n CE(s T_n), where each image sees global prompts drawn with replacement,
-    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/methods.md, section 18); with p = 0 it
+    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/adaptation.md); with p = 0 it
     sees every one once.
     """
 
     node = "GALLOP"
     checkpoint = "gallop"
+    public_files = ("*.ckpt",)
     training_only = ("GLOBAL_DROPOUT_P",)
 
     @dataclass(frozen=True)
@@ -146,6 +147,23 @@ class GalLoP(Method):
             own_contexts=True,
             values=True,
         )
+
+    def read_public(self, files):
+        """The `state_dict` of a .ckpt, whose arguments give the numbers of patches."""
+        content = files["*.ckpt"]
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise UserError("The checkpoint has no 'state_dict' as GalLoP's public code writes it")
+        topk = getattr(content.get("args"), "topk", self.settings.TOPK)
+        if topk != list(self.settings.TOPK):
+            raise UserError(
+                f"The checkpoint was made with topk {topk}, but TRAINER.GALLOP.TOPK is "
+                f"{list(self.settings.TOPK)}: evaluate it with that"
+            )
+        return {"state_dict": content["state_dict"]}
+
+    def write_public(self):
+        """A .ckpt with the part that the public code reads."""
+        return {"*.ckpt": {"state_dict": self.model.public_state_dict()}}
 
     def setup(self, clip_model, classnames, dataset):
         """Make the prompts and the map of the patches."""

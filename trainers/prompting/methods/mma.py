@@ -71,7 +71,7 @@ class Adapters(Parts):
 class MultiModalAdapter(Method):
     """Adapters beside the later blocks of both encoders, tied by a shared layer; fixed words.
 
-    L = CE (docs/methods.md, section 16). As in the public code, an adapter beside a block gets
+    L = CE (docs/adaptation.md). As in the public code, an adapter beside a block gets
     1 / ADAPTER_SCALE times its gradient.
     """
 

@@ -83,7 +83,7 @@ class MMRL(Method):
     """Tokens that both encoders share enter their later blocks; a second image head reads them.
 
     L = ALPHA CE(l) + (1 - ALPHA) CE(l^r) + REG_WEIGHT (d(z, z0) + d(h, h0)), d = 1 - mean cosine
-    (docs/methods.md, section 17). An evaluation on the classes of the training fuses both heads,
+    (docs/adaptation.md). An evaluation on the classes of the training fuses both heads,
     on others it uses CLIP's only. A checkpoint of ours says which classes those are; for a public
     one TASK does, by the rule of the public code.
     """
@@ -114,9 +114,9 @@ class MMRL(Method):
         """The point of these settings."""
         check_name("TASK", settings.TASK, ("B2N", "FS", "CD"))
         layers = settings.REP_LAYERS
-        if not layers or sorted(set(layers)) != list(layers):
+        if not layers or sorted(set(layers)) != list(layers) or layers[0] < 1:
             raise UserError(
-                f"REP_LAYERS is {list(layers)} but must be rising numbers of blocks, at least one"
+                f"REP_LAYERS is {list(layers)} but must be rising numbers of blocks, from 1"
             )
         for key in ("REP_DIM", "N_REP_TOKENS"):
             if getattr(settings, key) < 1:
