@@ -158,7 +158,9 @@ def _size(module) -> int:
 
 def _entered(added, i: int) -> int:
     """Tokens that have entered when block i computes."""
-    return max((len(a.enter) for j, a in added.items() if a.enter is not None and j <= i), default=0)
+    return max(
+        (len(a.enter) for j, a in added.items() if a.enter is not None and j <= i), default=0
+    )
 
 
 def _replaced(added, i: int) -> int:
