@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from trainers.prompting import Method, build_clip
-from trainers.prompting.encoders.added import NOTHING
+from trainers.prompting.encoders.added import NOTHING, entering
 from trainers.prompting.encoders.sentences import shared_length
 
 ARGUMENTS = (
@@ -125,10 +125,13 @@ def _block(width: int, here: Work, back: Work, fresh: Work | None, added, live, 
     """Operations of a block: forward, and `passes` times backward.
 
     Args:
+        width: of the states.
         here: its work in the forward pass.
-        back: in the backward pass, where the block's input has a gradient (it is `live`).
-        fresh: in the backward pass, where only tokens that are new here have one.
+        back: in the backward pass, if it is live.
+        fresh: likewise, if only tokens that are new here have a gradient.
         added: what a method adds.
+        live: whether the block's input has a gradient.
+        passes: backward passes.
     """
     places = {"q": here.q, "k": here.kv, "v": here.kv, "o": here.o, "fc": here.fc, "proj": here.o}
     own = sum(places[name] * _size(update) for name, update in added.weights.items())
@@ -158,9 +161,7 @@ def _size(module) -> int:
 
 def _entered(added, i: int) -> int:
     """Tokens that have entered when block i computes."""
-    return max(
-        (len(a.enter) for j, a in added.items() if a.enter is not None and j <= i), default=0
-    )
+    return entering({j: here for j, here in added.items() if j <= i})
 
 
 def _replaced(added, i: int) -> int:
@@ -274,6 +275,6 @@ def _similarity(method, batch, passes) -> int:
         words -= (classes - 1) * len(sentences) * text.layout.token_weights.shared
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     sides = bool(spec.M or model.parts.blocks("image")) + bool(spec.N or model.parts.blocks("text"))
-    if method.trains_on_support:  # of the text alone
+    if method.trains_on_support:  # of the text only
         sides = 1
     return (1 + passes * sides) * 2 * pairs * features

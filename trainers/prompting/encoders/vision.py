@@ -159,7 +159,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def _from(self, i: int, x):
-        """z (B, 1, D) of states (B, 1 + P, W) at the entry of block i, without additions."""
+        """Features (B, 1, D) of states (B, 1 + P, W) at the entry of block i, without additions."""
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
             x = self._block(block, x)
