@@ -128,7 +128,7 @@ class DePT(CoOp):
         }
 
     def load_checkpoint(self, checkpoint, classnames):
-        """A public checkpoint does not say of which classes it is: the protocol does."""
+        """Take the classes of a public checkpoint, which does not say them, from the protocol."""
         super().load_checkpoint(checkpoint, classnames)
         if checkpoint.get("classnames") is None:
             of = self.settings.SUBSAMPLE_CLASSES
