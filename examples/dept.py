@@ -71,7 +71,9 @@ class Head(Parts):
 class DePT(CoOp):
     """L = (1 - WEIGHT) CE(matching) + WEIGHT CE(head).
 
-    The linear head learns from the images and from the text features of their classes.
+    The linear head learns from the images and from the text features of their classes. It is used
+    for the classes of the training by name; the public code also picks its rows for ImageNet-A and
+    ImageNet-R.
     """
 
     checkpoint = "PromptLearner"
