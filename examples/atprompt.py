@@ -70,6 +70,7 @@ class ATPrompt(Method):
     node = "ATPROMPT"
     outside = {key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")}
     ignored = ("USE_ATPROMPT",)  # CoOp is the method without
+    takes = ("llm",)  # which proposed the attributes
     saves_submodule = True
     dead_weights = ("ctx_att", "token_middle")  # public files have tokens of attributes not in use
 

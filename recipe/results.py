@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from trainers.prompting.backbones import weights_sha256
+from trainers.prompting.beyond import BEYOND, PER_DATASET
 from trainers.prompting.storage.files import write_whole
 
 from . import predictions
@@ -65,11 +66,19 @@ def write_results(cfg, trainer) -> None:
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak_memory_mib(trainer.device),
+        "beyond": beyond(cfg, trainer),
         "config": yaml.safe_load(cfg.dump()),
         "versions": versions(),
         "git": git_commit(),
     }
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
+
+
+def beyond(cfg, trainer) -> list[str]:
+    """The marks of what a run takes beyond labelled images."""
+    taken = {*getattr(getattr(trainer, "method", None), "takes", ())}
+    taken |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
+    return [mark for mark in BEYOND if mark in taken]
 
 
 def detections(trainer) -> dict[str, dict]:

@@ -19,7 +19,7 @@ from trainers.prompting import extend_cfg
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.by_run import for_run
+from trainers.prompting.trainer.by_run import by_dataset, for_run, leaves
 from trainers.prompting.trainer.schedule import check_optim
 
 from .configs import merge
@@ -45,8 +45,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         plugins += _names(keys.pop(PLUGINS, []))
     plugins = list(dict.fromkeys(map(_absolute, plugins)))
     load_plugins(plugins)  # before the cfg: they add nodes to it
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
+    cfg = _defaults()
     cfg.TRAINER.PLUGINS = plugins
     given = {key: value for _, keys in settings for key, value in keys.items()}
     names = ("NAME", "NUM_SHOTS", "SUBSAMPLE_CLASSES")
@@ -59,19 +58,43 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
+    varied = by_dataset(keys for _, keys in settings)
+    if own := METHODS.get(cfg.TRAINER.NAME):  # epochs do not count, although some methods read them
+        varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
+        cfg.TRAINER.PER_DATASET = sorted(varied)
     return cfg
+
+
+def _defaults():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    return cfg
+
+
+def changed(cfg) -> str:
+    """The settings of a cfg that differ from the defaults, a line for each."""
+    defaults = dict(leaves(_defaults()))
+    return "\n".join(
+        f"{key}: {value}"
+        for key, value in leaves(_own(cfg))
+        if key not in defaults or value != defaults[key]
+    )
 
 
 def shown(cfg) -> str:
     """The cfg as text, without what only other methods than its own read."""
+    return str(_own(cfg))
+
+
+def _own(cfg):
     own = METHODS.get(cfg.TRAINER.NAME)
     if own is None:  # not one of ours: what it reads is not known
-        return str(cfg)
+        return cfg
     cfg = cfg.clone()
     cfg.defrost()
     for place in {place for method in METHODS.values() for place in _places(method)} - _places(own):
         _drop(cfg, place)
-    return str(cfg)
+    return cfg
 
 
 def _places(method) -> set[str]:

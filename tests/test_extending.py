@@ -16,6 +16,7 @@ from paths import ROOT
 from trainers.prompting import Contexts, Method, Parts, PromptSpec, scores
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.storage.public import PublicFiles
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 
@@ -103,9 +104,11 @@ def test_every_place_for_parts_is_on_the_page():
 
 
 def test_all_that_a_class_may_say_is_on_the_page():
-    declared = {name for name, kind in Method.__annotations__.items() if "ClassVar" in str(kind)}
+    kinds = Method.__annotations__ | PublicFiles.__annotations__
+    declared = {name for name, kind in kinds.items() if "ClassVar" in str(kind)}
     hooks = {"point", "setup", "loss", "backward", "after_epoch", "make_room", "load_checkpoint"}
-    hooks |= {"support_passes", "take_support", "searches", "take_validation"}
+    hooks |= {"support_passes", "take_support", "searches", "take_validation", "takes"}
+    hooks |= {"read_public", "write_public", "keep_classes"}
     assert rows("in the class").keys() == declared - {"defaults"} | hooks | {"Settings"}
 
 

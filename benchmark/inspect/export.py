@@ -21,6 +21,12 @@ FORMATS = {
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
 OURS = "trainers.prompting."
+# What PyTorch says where a program cannot be traced, and what to do.
+UNTRACED = {
+    "specialized it to be a constant": "its code reads the number of images as a number of Python "
+    "(by len, int or range): use x.shape[0] and functions of tensors",
+    "data-dependent": "nothing that depends on the numbers of a tensor may steer its Python code",
+}
 MOST_BYTES = 1 << 31
 LINEAR = (
     "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
@@ -108,10 +114,10 @@ def exported(run):
         if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        remedy = next((r for said, r in UNTRACED.items() if said in str(error)), "change its code")
         raise UserError(
-            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): nothing that "
-            "depends on the numbers of a tensor may steer its Python code. All methods of this "
-            "project can be exported"
+            f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. All "
+            "methods of this project can be exported"
         ) from error
     images = random_images(run.model)
     with torch.no_grad():

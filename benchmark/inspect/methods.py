@@ -14,11 +14,12 @@ from ..measure.geometry import GEOMETRY, class_names, weightless_clip
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 
+SHOTS = 16
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
     "M visual and N textual prompts; beta weighs the token level; lengths and depths are text / "
-    "vision (their prompts in the first blocks)."
+    "vision (their prompts in the first blocks). Of two classes with 16 images each."
 )
 
 
@@ -27,15 +28,17 @@ def trained_parameters(
 ) -> int:
     """Number of trained parameters on a backbone of `GEOMETRY`, without its weights.
 
-    The node is as `build_method` takes it; the number of classes matters for class-specific
-    contexts only.
+    The node is as `build_method` takes it. The number of classes matters for class-specific
+    contexts, prototypes, and what is trained of each of SHOTS images a class.
     """
     return _trained(_built(method, node, backbone, classes))
 
 
 def _built(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
     with torch.device("meta"):
-        return build_method(method, node, weightless_clip(backbone), class_names(classes))
+        built = build_method(method, node, weightless_clip(backbone), class_names(classes))
+        built.make_room(SHOTS * classes)
+    return built
 
 
 def _trained(built: Method) -> int:

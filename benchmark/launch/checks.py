@@ -5,6 +5,8 @@ import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 
+from trainers.prompting.errors import UserError
+
 from .engine import Engine, command
 
 
@@ -12,7 +14,8 @@ def check_settings(engine: Engine) -> None:
     """Look at what is set for each method and variant; without PyTorch, say that nobody did.
 
     Raises:
-        UserError: a key is unknown, or a value is none that it takes.
+        UserError: a key is unknown, a value is none that it takes, or a method cannot name the
+            classes that the protocol tests.
     """
     if not engine.todo:
         return
@@ -38,6 +41,11 @@ def check_settings(engine: Engine) -> None:
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
             kind = METHODS.get(cfg.TRAINER.NAME)
             if kind is not None:
+                if kind.class_bound and run.protocol.new_classes:
+                    raise UserError(
+                        f"{run.trainer} learns something for each of its classes, and cannot be "
+                        f"tested on new ones in {run.protocol.name}: compare it in few_shot"
+                    )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 kind.point(node)
                 check_known(cfg.MODEL.BACKBONE.NAME)

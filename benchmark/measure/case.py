@@ -22,6 +22,7 @@ from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, untrained_clip
 
+SHOTS = 16  # images a class, of what learns from the training set before the first step
 CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
 
 aten = torch.ops.aten
@@ -129,6 +130,11 @@ class Model:
         node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # of a method that has no default for it
         node = {key: value for key, value in node.items() if key in METHODS[case.trainer].defaults}
         self.method = build_method(case.trainer, node, clip_model, names)
+        if self.method.support_passes:
+            labels = torch.arange(case.classes).repeat(SHOTS)
+            self.method.make_room(len(labels))
+            features = torch.randn(1, len(labels), self.method.model.feature_width)
+            self.method.take_support(features, labels)
         self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
         self.net = self.prepared(clip_model, names)

@@ -79,7 +79,7 @@ class Operations(NamedTuple):
     """Operations of a method on a backbone.
 
     training: of a step, which keeps so many bytes; weights: how many there are; text, image: of an
-    evaluation, once and for each image.
+    evaluation, once and for each image; passes: how often each training image is seen before.
     """
 
     training: float
@@ -87,6 +87,7 @@ class Operations(NamedTuple):
     weights: int
     text: float
     image: float
+    passes: int
 
 
 @cache
@@ -143,6 +144,10 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
         taken_steps = steps(cfg.OPTIM, of_epoch)
         operations += taken_steps * step.training
         seconds += taken_steps * max(step.training / rate, on.step)
+    if not run.eval_only:
+        before = step.passes * images * step.image
+        operations += before
+        seconds += before / rate
     return Cost(operations, seconds, taken)
 
 
@@ -173,13 +178,16 @@ def counted(
     with torch.device("meta"), redirect_stdout(StringIO()):
         settings = read_node(kind, dict(node), dataset)
         method = kind(settings, clip_model, names, dataset)
-    training = OVER_NECESSARY * sum(necessary_flops(method, batch).values())
+    necessary = necessary_flops(method, batch)
+    if kind.trains_on_support:
+        necessary["image"] = 0
+    training = OVER_NECESSARY * sum(necessary.values())
     plan = 0.0
     if kind.trains:
         plan = method.model.fit_memory(int(0.9 * memory), batch, itemsize).needed
     weights = sum(p.numel() for p in clip_model.parameters())
     text, image = evaluation_flops(method)
-    return Operations(training, plan, weights, text, image)
+    return Operations(training, plan, weights, text, image, method.support_passes)
 
 
 @cache

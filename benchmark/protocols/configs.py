@@ -42,7 +42,11 @@ class Rule(NamedTuple):
 
 
 # What holds in every protocol, before its own rules.
-RULES = [Rule("emoji*", "*", ANY, "emoji"), Rule("*", "ZeroshotCLIP", ANY, "base2new")]
+RULES = [
+    Rule("emoji*", "*", ANY, "emoji"),
+    Rule("*", "ZeroshotCLIP", ANY, "base2new"),
+    Rule("*", "CLAP TipAdapter TipAdapterF", ANY, "few_shot"),  # which know no other classes
+]
 
 
 @dataclass(frozen=True)

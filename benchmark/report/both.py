@@ -52,10 +52,13 @@ def _joint(both: Both) -> Table:
     """The numbers of both halves together."""
     head = [first_head(both.first.protocol), *(metric.head for metric in JOINT.values())]
     lines = [
-        [Cell(method), *(metric_cell(numbers[key], metric) for key, metric in JOINT.items())]
+        [
+            Cell(both.marked[method]),
+            *(metric_cell(numbers[key], metric) for key, metric in JOINT.items()),
+        ]
         for method, numbers in both.numbers.items()
     ]
-    caption = [spread_note(both.seeds), EACH_H, JOINT_NOTE]
+    caption = [spread_note(both.seeds), EACH_H, JOINT_NOTE, *both.meaning]
     title = _title(both, "base and new classes together")
     return Table(title, head, lines, caption, both.problems)
 
@@ -63,14 +66,20 @@ def _joint(both: Both) -> Table:
 def _average(group: list[Both]) -> Table:
     """The same on average over data sets."""
     first = group[0].first
+    names = {method: name for both in group for method, name in both.marked.items()}
     lines = [
-        [Cell(method), *(_mean_cell(means.get(key), len(group), JOINT[key]) for key in JOINT)]
+        [
+            Cell(names[method]),
+            *(_mean_cell(means.get(key), len(group), JOINT[key]) for key in JOINT),
+        ]
         for method, means in averages(group).items()
     ]
     what = f"average over {len(group)} {'embedded ' if first.embedded else ''}data sets"
     what = f"{first.protocol.title}, {what}: base and new classes together"
     head = [first_head(first.protocol), *(metric.head for metric in JOINT.values())]
-    return Table(f"{what}, {shots_text(first.shots)}", head, lines, [AVERAGE_H, JOINT_NOTE])
+    marks = dict.fromkeys(sentence for both in group for sentence in both.meaning)
+    caption = [AVERAGE_H, JOINT_NOTE, *marks]
+    return Table(f"{what}, {shots_text(first.shots)}", head, lines, caption)
 
 
 def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell:
@@ -89,7 +98,7 @@ def _costs(both: Both) -> Table:
     head += [f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values()]
     lines = [
         [
-            Cell(method),
+            Cell(both.marked[method]),
             metric_cell(both.numbers[method]["h"], JOINT["h"]),
             *(Cell(text) for text in more(row).values()),
             *(
@@ -100,6 +109,7 @@ def _costs(both: Both) -> Table:
         for method, row in both.lines.items()
     ]
     caption = [spread_note(both.seeds), EACH_H, "Training is the mean over the seeds."]
+    caption += both.meaning
     return Table(_title(both, "accuracy and cost"), head, lines, caption)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .answers import classes, each_seed, motifs
 from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
+from .published import marked, meaning
 from .results import Outcome
 from .tables import Cell, Table, first_head, place_name, seeds_text, table_name
 
@@ -33,7 +35,7 @@ AVERAGE_H = "Differences of the means over the data sets; H is that of the avera
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
 # What places a comparison in the tables; the rest of its fields is for machines.
-PLACE = ["ours", "table", "place", "average"]
+PLACE = ["ours", "theirs", "table", "place", "average"]
 
 
 class Comparisons:
@@ -130,6 +132,7 @@ class Comparisons:
             "images": sum(len(pair.units) for block in blocks for pair in block),
             "problems": problems,
             "ours": ours,
+            "theirs": theirs,
             "table": (ours.table if of is None else ours.group, artist),
             "place": place,
             "average": of is not None,
@@ -205,7 +208,8 @@ class Comparisons:
         lines = []
         for theirs, line in members.groupby("other", sort=False):
             cells = {row.place: _cell(row) for row in line.itertuples()}
-            lines.append([Cell(theirs), *(cells.get(place, Cell("-")) for place in places)])
+            name = marked(theirs, line.iloc[0]["theirs"].beyond)
+            lines.append([Cell(name), *(cells.get(place, Cell("-")) for place in places)])
         caption = [DIFFERENCE, *self._resampled(members)]
         average = members.iloc[0]["average"]
         if self._measure.note:
@@ -214,6 +218,8 @@ class Comparisons:
             caption.append(AVERAGE_H if average else EACH_H)
         elif average:
             caption.append(AVERAGE)
+        marks = [row.beyond for side in ("ours", "theirs") for row in members[side]]
+        caption += meaning(chain(*marks))
         problems = list(dict.fromkeys(members["problems"].explode().dropna()))
         head = [first_head(protocol), *places]
         return Table(self._title(protocol, members), head, lines, caption, problems)
@@ -242,7 +248,8 @@ class Comparisons:
             what = what.replace("  ", " ")
         splits = " and ".join(sorted(set().union(*(row.splits for row in members["ours"]))))
         of = f"{self._measure.head}, " if self._measure.head else ""
-        details = [f"{what}: {of}{self.method} minus each other on {splits} images"]
+        mine = marked(self.method, first["ours"].beyond)
+        details = [f"{what}: {of}{mine} minus each other on {splits} images"]
         if protocol.across != "shots" and first["shots"]:
             details.append(shots_text(first["shots"]))
         if seeds := sorted(set().union(*members["seeds"])):

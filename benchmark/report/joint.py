@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from . import published
 from .answers import Answers, answers, each_seed, joint_answers, joint_arrays
 from .paired import harmonic
 from .results import Metric, Outcome
@@ -118,6 +119,16 @@ class Both:
         self.missing: dict[str, dict[str, list[int]]] = {}
         for name, row in self.lines.items():
             self.numbers[name], self.missing[name] = _numbers(row)
+
+    @property
+    def marked(self) -> dict[str, str]:
+        """The names of the lines with the marks of what the methods take."""
+        return {name: published.marked(name, row.beyond) for name, row in self.lines.items()}
+
+    @property
+    def meaning(self) -> list[str]:
+        """A sentence on these marks, if there are any."""
+        return published.meaning(mark for row in self.lines.values() for mark in row.beyond)
 
     @property
     def seeds(self) -> int:

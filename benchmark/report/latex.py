@@ -211,7 +211,8 @@ def _caption(group: list[Table]) -> list[str]:
     found = [f"Means over {seeds} seeds." if seeds > 1 else "One seed."]
     found.append("Best in bold, second best underlined.")
     cited = set().union(*(table.cited for table in group))
-    sources = published.caption(group[0].first.protocol, cited)
+    marks = set().union(*(table.marks for table in group))
+    sources = published.caption(group[0].first.protocol, cited, marks)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
 
 

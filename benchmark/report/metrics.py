@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ..protocols.base import Protocol, shots_text
 from .both import both_records, both_tables
 from .joint import both_halves
 from .names import dataset_title
+from .published import marked, meaning
 from .results import METRICS, Metric, Outcome
 from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
 
@@ -46,6 +48,7 @@ class Test:
     shots: int
     column: str
     runs: dict[str, dict[int, Outcome]]
+    beyond: dict[str, list[str]]
 
     @property
     def where(self) -> str:
@@ -114,7 +117,8 @@ def tests(rows: pd.DataFrame) -> list[Test]:
     for (*_, number, column), members in measured.groupby(same, sort=False):
         lines = list(members.itertuples())
         runs = {row.line_name: row.runs[column] for row in lines}
-        found.append(Test(lines[0], number, column, runs))
+        beyond = {row.line_name: row.beyond for row in lines}
+        found.append(Test(lines[0], number, column, runs, beyond))
     return found
 
 
@@ -209,13 +213,14 @@ def _of_test(
     """A table of some metrics of a test, by their heads, with the keys that lead to them."""
     lines = [
         [
-            Cell(method),
+            Cell(marked(method, test.beyond[method])),
             *(metric_cell(test.values(method, *keys), metric) for keys, metric in columns.values()),
         ]
         for method in test.runs
     ]
     head = [first_head(test.first.protocol), *columns]
-    return Table(f"{test.where}: {what}", head, lines, [spread_note(test.seeds), note], problems)
+    caption = [spread_note(test.seeds), note, *meaning(chain(*test.beyond.values()))]
+    return Table(f"{test.where}: {what}", head, lines, caption, problems)
 
 
 class Classes(_OfTests):

@@ -17,6 +17,7 @@ from ..protocols.base import Plot, shots_text
 from .joint import RELATIVE_TO, relative
 from .methods import looks
 from .names import dataset_title, method_name
+from .published import marked
 from .rows import lines
 from .tables import average_name
 
@@ -190,6 +191,8 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
     styles = _styles(rows)
     drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
     styles = {name: styles[name] for name in drawn}
+    beyond = dict(zip(rows["method"], rows["beyond"], strict=True))
+    names = [marked(method_name(name), beyond[name]) for name in drawn]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
     height = 3.2 if columns == 1 else 2.2
@@ -205,7 +208,7 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
         handles: dict = {}
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
             title = panel.title or title
-            axis.set_title(f"{drawn[0]}: {title}" if len(drawn) == 1 else title, fontsize="medium")
+            axis.set_title(f"{names[0]}: {title}" if len(names) == 1 else title, fontsize="medium")
             axis.set_xlabel(panel.x_label)
             handles |= DRAWINGS[plot.kind](axis, panel, styles)
         if plot.x_label:
@@ -213,7 +216,7 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
         if len(drawn) > 1:
-            _legend(figure, [handles[name] for name in drawn], drawn)
+            _legend(figure, [handles[name] for name in drawn], names)
     return figure
 
 
@@ -221,10 +224,9 @@ def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
     """A legend above the panels that is read row by row (Matplotlib fills columns)."""
     columns = min(4 if max(map(len, names)) <= 12 else 2, len(names))
     order = [i for column in range(columns) for i in range(column, len(names), columns)]
-    labels = [method_name(names[i]) for i in order]
     figure.legend(
-        [handles[i] for i in order], labels, loc="outside upper center", frameon=False,
-        ncols=columns,
+        [handles[i] for i in order], [names[i] for i in order], loc="outside upper center",
+        frameon=False, ncols=columns,
     )  # fmt: skip
 
 

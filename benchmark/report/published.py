@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol
@@ -39,15 +40,7 @@ MISPRINTS = {
 }
 MISPRINT = "A number marked as a misprint cannot be right: no difference is computed."
 
-# What a method takes beyond the labelled images and the names of the classes. A row may have
-# several of these, joined by `+`, or PLAIN.
-PLAIN = "plain"
-KINDS = {
-    "llm": "words or sentences of a language model",
-    "unlabelled": "unlabelled images of the target",
-    "tuned": "settings for each data set",
-    "teacher": "a larger teacher",
-}
+PLAIN = "plain"  # the kind of a row; otherwise marks of BEYOND, joined by `+`
 NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could not be obtained."
 
 
@@ -113,9 +106,9 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     if not shots.isdecimal():
         raise ValueError(f"shots are '{shots}', not a whole number")
     marks = line["kind"].split("+")
-    if marks != [PLAIN] and not set(marks) <= set(KINDS):
+    if marks != [PLAIN] and not set(marks) <= set(BEYOND):
         raise ValueError(
-            f"kind is '{line['kind']}', neither {PLAIN} nor some of {', '.join(KINDS)} joined by +"
+            f"kind is '{line['kind']}', neither {PLAIN} nor some of {', '.join(BEYOND)} joined by +"
         )
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
     values = {name: _accuracy(name, line[name]) for name in protocol.columns}
@@ -151,20 +144,37 @@ def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Publishe
 
 
 def kinds(protocol: Protocol, trainer: str) -> list[str]:
-    """The keys of KINDS that hold for a method with published numbers; none if it is plain."""
+    """The marks of a method with published numbers; none if it is plain."""
     first = next(theirs for key, theirs in numbers(protocol).items() if key.trainer == trainer)
-    return [kind for kind in KINDS if kind in first.kinds]
+    return [mark for mark in BEYOND if mark in first.kinds]
 
 
-def caption(protocol: Protocol, shown: Iterable[str]) -> list[str]:
-    """Sentences on where the numbers of these methods are printed, and on the marks of kinds."""
+def marked(name: str, marks: Iterable[str]) -> str:
+    """A name followed by marks, some of BEYOND."""
+    text = ", ".join(marks)
+    return f"{name} ({text})" if text else name
+
+
+def meaning(marks: Iterable[str]) -> list[str]:
+    """A sentence on the marks in a table, if there are any."""
+    shown = set(marks)
+    meant = [f"{mark}: {words}" for mark, words in BEYOND.items() if mark in shown]
+    return [f"Beyond labelled images, {'; '.join(meant)}."] if meant else []
+
+
+def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
+    """Sentences on where the numbers of methods are printed, and on all marks.
+
+    Args:
+        protocol: of the table.
+        shown: the methods whose published numbers are in it.
+        marks: of its other lines.
+    """
     shown, methods = set(shown), defaultdict[str, list[str]](list)
     for key, theirs in numbers(protocol).items():
         name = method_name(key.trainer)
         if key.trainer in shown and name not in methods[theirs.source]:
             methods[theirs.source].append(name)
     said = [f"{', '.join(names)}: {source}" for source, names in methods.items() if names]
-    marked = set().union(*(kinds(protocol, trainer) for trainer in shown))
-    meant = [f"{kind}: {words}" for kind, words in KINDS.items() if kind in marked]
-    found = [f"Beyond labelled images, {'; '.join(meant)}."] if meant else []
+    found = meaning(set(marks).union(*(kinds(protocol, trainer) for trainer in shown)))
     return [*found, f"Published ({BACKBONE}): {'; '.join(said)}."] if said else found

@@ -104,6 +104,8 @@ def record(line: list[Any]) -> dict:
         found |= {"source": first.source} if first.source else {}
         names = ["dataset", "shots", "method", "trainer", "config"]
     found |= {name: getattr(first, name) for name in names}
+    if first.beyond:
+        found["beyond"] = first.beyond
     if first.variant:
         found["variant"] = first.variant
     if first.average:

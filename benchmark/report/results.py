@@ -3,12 +3,13 @@
 import ast
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from recipe.configs import read_pairs
+from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import printable
 from trainers.prompting.storage.files import read_file
 
@@ -150,6 +151,10 @@ KINDS = {
         and all(isinstance(of, dict) and all(map(_number, of.values())) for of in value.values()),
         ("ood",),
     ),
+    f"a list of {', '.join(BEYOND)}": (
+        lambda value: isinstance(value, list) and all(map(list(BEYOND).__contains__, value)),
+        ("beyond",),
+    ),
     "a group of keys": (lambda value: isinstance(value, dict), ("config",)),
     "a group of texts or numbers": (
         lambda value: isinstance(value, dict)
@@ -169,6 +174,12 @@ def flaw(result) -> str | None:
             if value is not None and not holds(value):
                 return f"holds {key} {json.dumps(value)[:40]}, which is not {wanted}"
     return None
+
+
+def marks(results: Iterable[dict]) -> list[str]:
+    """The marks that any of these records has, in the order of BEYOND."""
+    found = {mark for result in results for mark in result.get("beyond", ())}
+    return [mark for mark in BEYOND if mark in found]
 
 
 def stamp(run: Run) -> tuple[int, int] | None:

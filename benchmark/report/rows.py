@@ -20,7 +20,7 @@ from . import published
 from .methods import rank
 from .names import DATASETS, embedded
 from .paired import harmonic
-from .results import Outcome
+from .results import Outcome, marks
 
 # Runs that differ in other ways share a line; a `label` have only those that are read from logs.
 LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant", "origin"]
@@ -33,6 +33,7 @@ FIELDS = [
     "line",  # its number
     "comparable",  # it may stand beside published numbers
     "seeds",  # those that any method of the same table was run with
+    "beyond",  # marks of what the method takes
     "splits", "num_params", "train_seconds", "step_seconds", "peak_memory_mib",
     "column", "mean", "std",
     "interval",  # the spread is half of the 95% interval
@@ -201,6 +202,7 @@ def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> l
         "line": first.Index,
         "average": False,
         "splits": splits,
+        "beyond": marks(result for _, result in results),
         "seeds": sorted(seeds),
         "of": len(seeds),
         "comparable": beside_published and fits and bool(published.numbers(protocol)),

@@ -51,8 +51,8 @@ class Table:
     """A title, a head, lines of cells (the first names the line), what to know, what is missing.
 
     Names in them may come from folders and records: none can leave its line. `first` is a row that
-    stands in the table, `seeds` the most that a number is over, and `cited` are the methods with
-    published numbers in it.
+    stands in the table, `seeds` the most that a number is over, `cited` are the methods with
+    published numbers in it, and `marks` those of its other lines.
     """
 
     title: str
@@ -63,6 +63,7 @@ class Table:
     first: Any = None
     seeds: int = 0
     cited: set[str] = field(default_factory=set)
+    marks: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Write out what could leave a line."""
@@ -145,7 +146,8 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     lines = [
         [cell or nothing for cell in line] + [Cell("")] * (len(head) - len(line)) for line in found
     ]
-    caption = _caption(members) + published.caption(protocol, cited)
+    marks = {mark for marks in members["beyond"] for mark in marks}
+    caption = _caption(members) + published.caption(protocol, cited, marks)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
     ran = set(members["trainer"][members["comparable"].astype(bool)])
@@ -153,14 +155,15 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
         caption.append(published.NO_ALIGN)
     seeds = 0 if first.average else max(members["count"][~members["average"]])
     problems = _problems(members)
-    return Table(_title(members), head, lines, caption, problems, first, seeds, cited)
+    return Table(_title(members), head, lines, caption, problems, first, seeds, cited, marks)
 
 
 def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
     """The line of a method, and where there are published numbers those, and the difference."""
     name = method_name(first.method) if paper else first.line_name
     behind = [] if paper else [Cell(text) for text in more(first).values()]
-    lines = [[Cell(name), *(_ours(row, paper) for row in rows), *behind]]
+    own = published.marked(name, first.beyond)
+    lines = [[Cell(own), *(_ours(row, paper) for row in rows), *behind]]
     if any(row is not None and row.published is not None for row in rows):
         theirs = [row and _theirs(row.published, row.misprint, paper) for row in rows]
         lines.append([_published_name(name, first.trainer, first.protocol, paper), *theirs])
@@ -189,10 +192,8 @@ def _ours(row, paper: bool) -> Cell | None:
 
 
 def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) -> Cell:
-    kinds = published.kinds(protocol, trainer)
-    mark = f" ({', '.join(kinds)})" if kinds else ""
     text = method_name(trainer) + PUBLISHED if paper else f"{name}, published"
-    return Cell(text + mark, beside=True)
+    return Cell(published.marked(text, published.kinds(protocol, trainer)), beside=True)
 
 
 def _theirs(number: float | None, misprint: bool, paper: bool) -> Cell | None:

@@ -25,7 +25,7 @@ FEW = {
     ("step", "ALIGN", "fp16"),
     ("step", "ALIGN, small lambda", "amp"),
     ("fused", "ALIGN", "fp16"),
-    ("run", "ALIGN", "fp16"),
+    ("run", "CoOp", "fp16"),
 }
 # Half precision beside that of OpenAI's modules under autocast's lists for CUDA; half.py says more,
 # and tests/prompting/test_precision.py tries more on the CPU.

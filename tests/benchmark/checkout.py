@@ -25,7 +25,7 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it
-        light = ("__init__.py", "errors.py", "trainer/by_run.py", "storage/files.py")
+        light = ("__init__.py", "beyond.py", "errors.py", "trainer/by_run.py", "storage/files.py")
         for name in (*light, "trainer/__init__.py", "storage/__init__.py"):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)

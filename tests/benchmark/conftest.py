@@ -3,6 +3,7 @@ import sys
 import pytest
 from checkout import Checkout
 
+from benchmark.__main__ import main
 from benchmark.protocols import (
     ABLATION,
     BASE2NEW,
@@ -47,6 +48,28 @@ NAMES = ("PluggedCoOp", "PluggedShift")
 def checkout(tmp_path):
     """A small checkout with the real benchmark/ and scripts/, whose train.py learns nothing."""
     return Checkout(tmp_path / "a checkout")
+
+
+@pytest.fixture
+def refused(checkout, monkeypatch, capsys):
+    """A function that gives the output of a command on the checkout, which it refuses.
+
+    It is called in this process: a new one takes longer than the refusal.
+    """
+    monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
+    monkeypatch.chdir(checkout.root)
+
+    def refused(*words):
+        try:
+            code = main([*words])
+        except SystemExit as ended:
+            code = ended.code
+        said = capsys.readouterr()
+        assert code == 2, said.err
+        assert not checkout.output.exists()
+        return said
+
+    return refused
 
 
 @pytest.fixture

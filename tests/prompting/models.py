@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import PromptedCLIP
+from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
@@ -20,6 +21,18 @@ def align(clip_model, M, N, names=NAMES, **node):
 
 def images(count=3):
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def support_of(method, names=NAMES, size=32):
+    """Two training images of each class, seen twice, for a method that takes them, or None."""
+    if not METHODS[method].support_passes:
+        return None
+    labels = torch.arange(2 * len(names)) % len(names)
+    seeded = torch.Generator().manual_seed(2)
+    return {
+        "images": torch.randn(2, len(labels), 3, size, size, generator=seeded),
+        "labels": labels,
+    }
 
 
 def outcome(model, state=None):

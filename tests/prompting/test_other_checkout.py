@@ -53,7 +53,9 @@ class Shallow(Method):
 """
 
 
-@pytest.mark.parametrize("order, details", [("before", {}), ("after", EDITED)])
+@pytest.mark.parametrize(
+    "order, details", [("before", EDITED), pytest.param("after", {}, marks=pytest.mark.slow)]
+)
 def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
     theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
@@ -120,8 +122,8 @@ def none(name, found=importlib.metadata.distribution):
 importlib.metadata.distribution = none
 """
 MISSING = {
-    "ftfy": (NO_MODULE.format(name="ftfy"), "run `pip install ftfy`"),
     "clip": (NO_CLIP, "run `pip install clip-anytorch`"),
+    "ftfy": (NO_MODULE.format(name="ftfy"), "run `pip install ftfy`"),
 }
 
 
@@ -145,7 +147,7 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
     assert told["PromptedCoOp"].endswith("run `pip install safetensors`")
 
 
-@pytest.mark.parametrize("package", MISSING)
+@pytest.mark.parametrize("package", ["clip", pytest.param("ftfy", marks=pytest.mark.slow)])
 def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_path, package):
     first, remedy = MISSING[package]
     write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
+from .beyond import BEYOND
 from .errors import UserError, check_name
 from .model.parts import Output
 from .model.prompted_clip import PromptedCLIP
@@ -67,6 +68,8 @@ class Method(PublicFiles, nn.Module):
             that of the sub-module.
         views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
         trains: False for what has nothing to learn and is evaluated as it is.
+        takes: marks of `BEYOND` for what it takes beyond labelled images; tables show them. It may
+            be a property, of the settings.
         class_bound: True for what learns something for each class, such as prototypes or a cache
             with labels; its checkpoints are refused for other classes.
         support_passes: how often `take_support` is to see each training image; 0 for a method that
@@ -107,6 +110,7 @@ class Method(PublicFiles, nn.Module):
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
+    takes: tuple[str, ...] = ()
     class_bound: ClassVar[bool] = False
     support_passes: int = 0
     trains_on_support: ClassVar[bool] = False
@@ -189,6 +193,15 @@ class Method(PublicFiles, nn.Module):
 
         Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
         or buffer with no elements takes the size that the checkpoint has.
+        """
+
+    def keep_classes(self, index: Sequence[int]) -> None:
+        """Keep what was learned for some of the classes of a checkpoint that has been loaded.
+
+        Where a `class_bound` method has this, its checkpoints are taken for these classes, too.
+
+        Args:
+            index: for each class of the method, its number among those of the checkpoint.
         """
 
     def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
@@ -303,6 +316,12 @@ class Method(PublicFiles, nn.Module):
             )
         others = saved is not None and list(saved) != list(classnames)
         class_specific = self.model.spec.class_specific
+        some = []  # numbers of these classes among its own
+        if others and type(self).keep_classes is not Method.keep_classes:
+            names = list(saved or ())  # of several with one name the first counts
+            number = {name: k for k, name in reversed([*enumerate(names)])}
+            some = [number[name] for name in classnames if name in number]
+        others = others and len(some) < len(classnames)
         if others and (self.class_bound or class_specific):
             raise UserError(
                 f"{name} has learned something for each of its classes"
@@ -321,6 +340,8 @@ class Method(PublicFiles, nn.Module):
                 return
             state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
         self.load_own_state(kept)
+        if some:
+            self.keep_classes(some)
 
 
 # What a class must say, in words and as a test.
@@ -341,6 +362,10 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
             isinstance(value, tuple)
             and all(isinstance(name, str) and name.count("*") <= 1 for name in value)
         ),
+    ),
+    "takes": (
+        f"a tuple of {', '.join(BEYOND)}",
+        lambda value: isinstance(value, property) or {*value} <= BEYOND.keys(),
     ),
     "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
 }

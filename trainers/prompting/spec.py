@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
-PLANS = ("sinkhorn", "uniform", "nearest")
+PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 CLASS_POSITIONS = ("end", "middle", "front")
 MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs over it are far within float32
@@ -53,8 +53,9 @@ class PromptSpec:
         insert_block: text block, counted from 0, at whose entry each class's own tokens replace
             the learned ones (TCP); 0 if none do.
         add_global: PLOT's rule for ImageNet: the global logits are added.
-        plan: of both transport levels: `sinkhorn` (entropic), or, to compare with, `uniform` or
-            `nearest` (`transport.plans`).
+        plan: of the transport: `sinkhorn` (entropic), or, to compare with, `uniform`, `nearest`,
+            `scaled`, `unbalanced` or `pooled` (`transport.plans`).
+        rho: how strongly the marginals of the plan `unbalanced` hold.
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
         own_contexts: the method's `Parts` makes the contexts of both sides; the prompt learner has
@@ -90,6 +91,7 @@ class PromptSpec:
     insert_block: int = 0
     add_global: bool = False
     plan: str = "sinkhorn"
+    rho: float = 1.0
     reg: float = 0.1
     tol: float = 1e-4
     max_iter: int = 100
@@ -126,6 +128,7 @@ class PromptSpec:
             LEAST_LAMBDA <= self.reg < math.inf,
             f"LAMBDA is {self.reg}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
         )
+        need(self.rho > 0, f"RHO is {self.rho}: the weight of the marginals must be positive")
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
 

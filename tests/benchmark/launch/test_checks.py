@@ -24,6 +24,11 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
         ([*PROTOCOL, "INPUT.TRANSFORMS", "['flip']"], "transform in INPUT.TRANSFORMS 'flip'"),
         ([*PROTOCOL, *NO_WORDS, "TRAINER.COOP.N_CTX", "-3"], "N_CTX is -3: at least 1 is needed"),
         ([*PROTOCOL, "--backbone", "ViT-B-16"], "no file is called 'ViT-B-16': did you mean"),
+        (
+            ["base2new", "dtd", "--trainers", "CLAP"],
+            "CLAP learns something for each of its classes, and cannot be tested on new ones",
+        ),
+        (["cross_dataset", "--trainers", "TipAdapterF"], "on new ones in cross_dataset: compare"),
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
         ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),

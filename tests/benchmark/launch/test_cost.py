@@ -31,6 +31,16 @@ def test_runs_operations_and_hours(capsys):
     assert trained[1] == pytest.approx(2 * trained[0], rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("trainer", "passes"), [("CLAP", 20), ("TipAdapter", 10), ("TipAdapterF", 10 + 20)]
+)
+def test_images_are_seen_before_the_first_step(capsys, trainer, passes):
+    """Steps of CLAP are on features; those of TipAdapterF, 20 epochs of one, on images."""
+    words = f"few_shot eurosat --trainers {trainer} --seeds 1 --shots 16"
+    tflop = float(told(capsys, words)[f"few_shot {trainer}"][1].replace(",", ""))
+    assert tflop == pytest.approx((8100 + passes * 160) * 33e9 / 1e12, rel=0.05)
+
+
 def test_protocols_of_transfer_share_their_trainings(capsys):
     words = "cross_dataset domain_generalization --source emoji --trainers CoOp --seeds 1"
     rows = told(capsys, words)

@@ -44,43 +44,44 @@ def start(*words: str, threads: str = "1", stdin=None):
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-def test_a_fork_computes_what_a_program_computes(tmp_path):
-    plugin = str(EARLIER / "anchored.py")
-    ends = {}
-    for how in ("forks", "programs"):
-        flags = ["--plugin", plugin, "--trainer", "AnchoredBias", "--seed", "2"]
-        flags += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
-        flags += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
-        flags += ["--output-dir", str(tmp_path / how), "DATASET.NUM_SHOTS", "1"]
-        done = start(how, plugin, *flags, "OPTIM.MAX_EPOCH", "1")
-        assert done.stdout.split() == [how[:-1], "0"], done.stderr
-        checkpoint = tmp_path / how / "prompt_learner" / "model.pth.tar-1"
-        ends[how] = torch.load(checkpoint, weights_only=True)["state_dict"]
-        ends[how] |= {"answers": (tmp_path / how / "predictions.npz").read_bytes()}
-    assert ends["forks"].keys() == ends["programs"].keys()
-    for name, value in ends["forks"].items():
-        other = ends["programs"][name]
-        assert value == other if name == "answers" else torch.equal(value, other), name
-
-
+# A method that leaves what the process of its run reads and how it writes.
 PROBE = """
 import os, sys
+from trainers.prompting import register
+from trainers.prompting.methods.coop import CoOp
+
+@register
+class Probe(CoOp):
+    pass
+
 with open({!r}, "a") as file:
     print(os.readlink("/proc/self/fd/0"), sys.stdout.errors, sys.stderr.errors, file=file)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-@pytest.mark.parametrize("how", ["forks", "programs"])
-def test_a_run_reads_nothing_and_writes_any_name(how, tmp_path):
-    (tmp_path / "probe.py").write_text(PROBE.format(str(tmp_path / "seen")))
-    with open(__file__) as stdin:
-        done = start(
-            how, str(EARLIER / "anchored.py"), "--plugin", str(tmp_path / "probe.py"), stdin=stdin
-        )
-    assert done.stdout.startswith(how[:-1]), done.stderr
-    assert (tmp_path / "seen").read_text() == "/dev/null backslashreplace backslashreplace\n"
+def test_a_fork_computes_what_a_program_computes_reads_nothing_and_writes_any_name(tmp_path):
+    plugin, probe = str(EARLIER / "anchored.py"), tmp_path / "probe.py"
+    probe.write_text(PROBE.format(str(tmp_path / "seen")))
+    ends = {}
+    for how in ("forks", "programs"):
+        flags = ["--plugin", plugin, "--plugin", str(probe), "--trainer", "AnchoredBias"]
+        flags += ["--seed", "2"]
+        flags += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
+        flags += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
+        flags += ["--output-dir", str(tmp_path / how), "DATASET.NUM_SHOTS", "1"]
+        with open(__file__) as stdin:
+            done = start(how, plugin, *flags, "OPTIM.MAX_EPOCH", "1", stdin=stdin)
+        assert done.stdout.split() == [how[:-1], "0"], done.stderr
+        checkpoint = tmp_path / how / "prompt_learner" / "model.pth.tar-1"
+        ends[how] = torch.load(checkpoint, weights_only=True)["state_dict"]
+        ends[how] |= {"answers": (tmp_path / how / "predictions.npz").read_bytes()}
+    line = "/dev/null backslashreplace backslashreplace\n"
+    assert (tmp_path / "seen").read_text() == 2 * line
+    assert ends["forks"].keys() == ends["programs"].keys()
+    for name, value in ends["forks"].items():
+        other = ends["programs"][name]
+        assert value == other if name == "answers" else torch.equal(value, other), name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")

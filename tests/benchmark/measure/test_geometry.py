@@ -53,7 +53,11 @@ def resnet():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_where_all_widths_differ(uneven_clip, method):
     node = SHALLOW.get(method, {}) | ({"INSERT_BLOCK": 1} if method == "TCP" else {})
-    model = build_method(method, node, uneven_clip, NAMES).train().model
+    built = build_method(method, node, uneven_clip, NAMES)
+    if built.support_passes:
+        built.make_room(3)
+        built.take_support(torch.randn(1, 3, built.model.feature_width), torch.arange(3))
+    model = built.train().model
     images = torch.randn(2, 3, 32, 32)
     logits = model(images)
     assert logits.shape == (2, 3) and logits.isfinite().all()

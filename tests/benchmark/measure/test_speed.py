@@ -19,7 +19,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
-TRAINED = [name for name in METHODS if name != "ZeroshotCLIP"]
+TRAINED = [name for name, kind in METHODS.items() if kind.trains]
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 
 
@@ -108,11 +108,17 @@ def test_a_machine_that_cannot_compile(monkeypatch):
         model(compile=True)
 
 
-def test_every_method(inline, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "asked",
+    [["ZeroshotCLIP", "CoOp", "ALIGN"], pytest.param([], marks=pytest.mark.slow)],
+    ids=["few", "every method"],
+)
+def test_methods_side_by_side(inline, tmp_path, capsys, asked):
     file = tmp_path / "speed.json"
-    assert main([*inline, "--precision", "amp", "--json", str(file)]) == 0
+    words = ["--trainers", *asked] if asked else []
+    assert main([*inline, "--precision", "amp", "--json", str(file), *words]) == 0
     records = json.loads(file.read_text())["records"]
-    assert [record["trainer"] for record in records] == list(METHODS)
+    assert [record["trainer"] for record in records] == (asked or list(METHODS))
     for record in records:
         assert ("training" in record) == (record["trainer"] in TRAINED)
         assert record["evaluation"]["images_per_second"] > 0
@@ -197,7 +203,7 @@ def die(case):
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory has run out
 
 
-@pytest.mark.parametrize("function", [eat, die])
+@pytest.mark.parametrize("function", [eat, pytest.param(die, marks=pytest.mark.slow)])
 def test_a_process_without_memory(function):
     with pytest.raises(OutOfMemory):
         in_process(function, Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1))

@@ -190,12 +190,17 @@ def test_kinds_are_marked_and_the_marks_explained():
     listed = rows(base2new("PromptKD", values=(80, 60)))
     (table, *_) = next(iter(tables(listed, all_published=True).values()))
     shown = lines(table)
-    assert shown["PromptKD, published (unlabelled, tuned, teacher)"][:2] == ["85.84", "71.37"]
-    assert "PromptSRC, published" in shown and "CoPrompt, published (llm, tuned)" in shown
+    assert shown["PromptKD, published (unlabelled, per data set, teacher)"][:2] == [
+        "85.84",
+        "71.37",
+    ]
+    assert "PromptSRC, published" in shown and "CoPrompt, published (llm, per data set)" in shown
     (meant,) = [sentence for sentence in table.caption if sentence.startswith("Beyond")]
     assert "teacher: a larger teacher" in meant and "llm: words or sentences" in meant
     latex = render(listed, "latex", all_published=True)
-    assert r"CoPrompt$^\dagger$ (llm, tuned)" in latex and "teacher: a larger teacher" in latex
+    assert (
+        r"CoPrompt$^\dagger$ (llm, per data set)" in latex and "teacher: a larger teacher" in latex
+    )
     assert "Beyond labelled images" not in as_text(only_table(base2new()))
 
 

@@ -1,13 +1,12 @@
 """Whether results are those of a run."""
 
+import io
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from outcomes import leave, outcome
-from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.report.render import as_csv
@@ -115,15 +114,13 @@ def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, c
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
-def test_a_console_of_ascii(form, tmp_path):
+def test_a_console_of_ascii(form, tmp_path, monkeypatch):
     leave(tmp_path, [outcome("CoOp", seed, "base", 40.0 + seed) for seed in (1, 2)])
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmark", "report", tmp_path, "--format", form],
-        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    console = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, encoding="ascii"))
+    assert main(["report", str(tmp_path), "--format", form]) == 0
     shown = "41.50 &#177; 0.71" if form == "html" else r"41.50 \xb1 0.71"
-    assert shown in done.stdout.decode("ascii")
+    assert shown in console.getvalue().decode("ascii")
 
 
 def test_a_run_in_a_folder_with_an_odd_name_stays_in_its_line(tmp_path, capsys):

@@ -13,6 +13,7 @@ from foreign import (
     open_clip_folder,
     zero_shot,
 )
+from models import support_of
 from safetensors.torch import load_file
 
 from trainers.prompting import UserError, build_method, load_clip
@@ -88,7 +89,9 @@ def test_every_method_learns_on_them(loaded, library, method):
     node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
     if "SENTENCES" in kind.defaults:
         node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
-    built = build_method(method, node, loaded[library], NAMES).train()
+    clip_model = loaded[library]
+    support = support_of(method, NAMES, clip_model.visual.input_resolution)
+    built = build_method(method, node, clip_model, NAMES, support=support).train()
     if not kind.trains:
         assert built.model.eval()(images()).isfinite().all()
         return

@@ -79,8 +79,10 @@ def vendored(folder, with_details: bool):
 
 @pytest.mark.parametrize(
     "before, with_details",
-    [(True, False), (False, True)],
-    ids=["CoOp's, imported before", "MaPLe's, imported after"],
+    [
+        pytest.param(True, False, id="CoOp's, imported before", marks=pytest.mark.slow),
+        pytest.param(False, True, id="MaPLe's, imported after"),
+    ],
 )
 def test_an_edited_clip_is_neither_used_nor_disturbed(tmp_path, before, with_details):
     vendored(tmp_path / "clip", with_details)

@@ -3,10 +3,13 @@
 import argparse
 import json
 import os
+import shutil
 
 import pytest
+import test_golden
 import torch
 from dassl.utils import UserError as OfDassl
+from paths import GOLDEN
 from tiny import run
 
 from benchmark.__main__ import main
@@ -107,3 +110,103 @@ def test_files_that_are_refused(tiny_clip, tmp_path, monkeypatch):
 def test_which_names_belong_together(name, beside):
     patterns = ("lora.pt",) if name.startswith("lora") else ("a_*.pt", "b_*")
     assert names_beside(name, patterns) == beside
+
+
+# ------------------------------------------------------------------ what the public codes wrote
+
+FILES = {
+    "cliplora": "vitb16/eurosat/1shots/seed0/lora_weights.pt",
+    "gallop": "gallop_eurosat_vit_b16_seed1.ckpt",
+}
+CACHES = GOLDEN / "tip_adapter_f_checkpoint" / "caches" / "eurosat"
+
+
+@pytest.fixture(params=FILES)
+def golden(request):
+    return test_golden.read(GOLDEN / f"{request.param}.safetensors")
+
+
+def public_path(golden) -> str:
+    name = golden.meta["method"].lower()
+    return str(GOLDEN / f"{name}_checkpoint" / FILES[name])
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    else:
+        assert torch.equal(one, other) if torch.is_tensor(one) else one == other
+
+
+def test_what_the_public_code_wrote(golden, tiny_clip, tmp_path):
+    method = test_golden.build(golden, tiny_clip, tmp_path)
+    for parameter in method.model.public_parameters().values():
+        parameter.data.zero_()
+    path = public_path(golden)
+    method.load_checkpoint(public_checkpoint(method, path), golden.meta["classnames"])
+    state = method.model.public_state_dict()
+    assert state.keys() == golden.params.keys()
+    assert all(torch.equal(state[name], value) for name, value in golden.params.items())
+    logits = method.eval().model(golden.tensors["image"])
+    assert (logits - golden.tensors["logits_eval"]).abs().max() < 1e-4
+
+    (own,) = method.write_public().values()
+    theirs = torch.load(path, weights_only=False)
+    assert own.keys() <= theirs.keys()
+    assert_same(own, {key: theirs[key] for key in own})
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "why"),
+    [
+        ("cliplora", {"R": 1}, r"with r 2, but TRAINER\.CLIPLORA\.R is 1"),
+        ("cliplora", {"PARAMS": ["q", "v"]}, r"with params \['q', 'k', 'v'\], but"),
+        ("gallop", {"TOPK": [5]}, r"with topk \[5, 10, 15, 20\], but TRAINER.GALLOP.TOPK is \[5\]"),
+        ("gallop", {"N_GLOBAL_PROMPTS": 2}, "'global_prompt' has shape"),
+    ],
+)
+def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
+    golden = test_golden.read(GOLDEN / f"{name}.safetensors")
+    node = test_golden.node_of(golden, **node)
+    names = golden.meta["classnames"]
+    method = build_method(golden.meta["method"], node, tiny_clip, names)
+    with pytest.raises(Ours, match=why):
+        method.load_checkpoint(public_checkpoint(method, public_path(golden)), names)
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "written"),
+    [
+        ("TipAdapter", "tip/logits", ["keys_2shots.pt", "values_2shots.pt"]),
+        ("TipAdapterF", None, ["best_F_2shots.pt", "values_2shots.pt"]),
+    ],
+)
+def test_a_cache(tiny_clip, name, logits, written):
+    golden = test_golden.read(GOLDEN / "tip_adapter_f.safetensors")
+    names = golden.meta["classnames"]
+    node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False}
+    method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])
+    method.load_checkpoint(public_checkpoint(method, str(CACHES)), names)
+    if logits:
+        found = method.eval().model(golden.tensors["image"])
+        assert (found - golden.tensors[logits]).abs().max() < 1e-4
+    else:
+        assert torch.equal(method.cache.weight, golden.tensors["steps/best_weight"])
+    contents = method.write_public()
+    assert [key.replace("*", "2shots") for key in contents] == written
+    for file, content in zip(written, contents.values(), strict=True):
+        theirs = torch.load(CACHES / file, weights_only=True)
+        assert type(content) is type(theirs) and torch.equal(content, theirs)
+    other = build_method(name, node, tiny_clip, names[:3])
+    with pytest.raises(Ours, match=r"values \(12, 6\), where .* \(n, 64\) and \(n, 3\)"):
+        public_checkpoint(other, str(CACHES / written[0]))
+
+
+def test_a_cache_without_labels(tiny_clip, tmp_path):
+    shutil.copy(CACHES / "best_F_2shots.pt", tmp_path)
+    method = build_method("TipAdapterF", {}, tiny_clip, ["forest", "sea"])
+    with pytest.raises(Ours, match=r"'best_F_\*.pt' have keys \(12, 64\) and values None"):
+        public_checkpoint(method, str(tmp_path))

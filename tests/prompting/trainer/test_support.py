@@ -1,4 +1,4 @@
-"""What a method makes of the training images before the first step."""
+"""The training images as a method sees them before the first step."""
 
 import pytest
 import tiny
@@ -107,7 +107,7 @@ def logits_of(folder):
 
 
 def test_a_run_with_support(tmp_path, kind, capsys):
-    """It is taken once, kept in checkpoints of any length, and a run goes on to the same bits."""
+    """Taken once, kept in checkpoints of any length; a resumed run ends with the same bits."""
     frequent = ["TRAIN.CHECKPOINT_FREQ", "1"]
     assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
     assert "features of 16 training images, each seen 2 times" in capsys.readouterr().out
@@ -157,7 +157,7 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
 
 
 def test_steps_on_features(tmp_path, kind, monkeypatch):
-    """They learn as from the same features of images, and a run goes on to the same bits."""
+    """They learn as from the same features of images, and a resumed run ends with the same bits."""
     monkeypatch.setattr(kind, "trains_on_support", True)
     seen = []
     monkeypatch.setattr(
@@ -221,4 +221,5 @@ def test_rows():
     drawn = torch.cat([batch["label"] for batch in batches])
     assert len(set(drawn.tolist())) == 8
     assert all(torch.equal(b["img"][:, 0], b["label"].float()) for b in batches)
-    assert len(Rows(features, labels, size=99, batches=1)) == 1  # all of them
+    (short,) = Rows(features, labels, size=99, batches=1)
+    assert len(short["label"]) == 10

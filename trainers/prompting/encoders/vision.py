@@ -32,6 +32,20 @@ class ImageFeatures(NamedTuple):
     values: torch.Tensor | None = None
 
 
+def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
+    """`ImageFeatures.values` (B, M, P, W) as normalised features (B, M, P, D), float32.
+
+    Args:
+        visual: the `visual` module of a CLIP; a ResNet's values are projected already.
+        values: as in `ImageFeatures`.
+        first: a module on (..., W) before the projection, if any.
+    """
+    with no_autocast(values.device.type):
+        x = values.float() if first is None else first(values.float())
+        proj = getattr(visual, "proj", None)
+        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
+
+
 class ImageEncoder(nn.Module):
     """CLIP's vision transformer under M prompts: an image passes once per prompt.
 
@@ -173,11 +187,10 @@ class ImageEncoder(nn.Module):
         out = blocks.attend(block, *blocks.project_qkv(block, y, added))
         return blocks.finish(block, x, out, y, added)
 
-    @classmethod
-    def _last(cls, block, x, places: int, patches: slice | None, added=NOTHING):
+    def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
         """The last block where it is read: (B*M, places, W), and the patches' values or None."""
         if places == x.shape[1] and patches is None:
-            return cls._block(block, x, added), None
+            return self._block(block, x, added), None
         y = block.ln_1(x)
         key, value = blocks.project_kv(block, y, added)
         # contiguous, or the bits of a matrix product may depend on where its operands lie

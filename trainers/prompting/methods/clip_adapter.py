@@ -48,10 +48,10 @@ class ImageAdapter(Parts):
 
 @register
 class CLIPAdapter(Method):
-    """A small network on the image feature, RATIO of which is its own; the text stays as it is.
+    """A small network that makes RATIO of the image feature; the text stays as it is.
 
     L = CE. The published code has the sentences of zero-shot CLIP, and no adapter of the text
-    (docs/methods.md, section 14).
+    (docs/adaptation.md).
     """
 
     node = "CLIP_ADAPTER"
@@ -80,7 +80,3 @@ class CLIPAdapter(Method):
         self.model.parts = ImageAdapter(
             self.model.feature_width, settings.RATIO, settings.REDUCTION
         )
-
-    def loss(self, output, batch):
-        """The cross-entropy."""
-        return {"ce": F.cross_entropy(output.logits, batch.labels)}

@@ -29,6 +29,15 @@ PUBLIC = {
     "q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.proj", "fc": "mlp.c_fc",
     "proj": "mlp.c_proj",
 }  # fmt: skip
+METADATA = ("r", "alpha", "encoder", "params", "position")
+
+
+def _group(content: object, key: str) -> dict:
+    """A dict in a dict."""
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise UserError(f"The checkpoint has no '{key}' as CLIP-LoRA's public code writes it")
+    return found
 
 
 class Updates(Parts):
@@ -65,6 +74,7 @@ class CLIPLoRA(Method):
 
     node = "CLIPLORA"
     checkpoint = "clip_lora"
+    public_files = ("lora_weights.pt",)
     training_only = ("DROPOUT_RATE",)
 
     @dataclass(frozen=True)
@@ -107,6 +117,49 @@ class CLIPLoRA(Method):
                 for side in SIDES
             }
         )
+
+    def read_public(self, files):
+        """The updates of `lora_weights.pt`, which has them by layer, and what it says of them."""
+        content = files["lora_weights.pt"]
+        layers, told = (_group(content, key) for key in ("weights", "metadata"))
+        for key, own in self._metadata().items():
+            if told.get(key) != own:
+                raise UserError(
+                    f"The checkpoint was made with {key} {told.get(key)}, but TRAINER.CLIPLORA."
+                    f"{key.upper()} is {own}: evaluate it with that"
+                )
+        public = dict(zip([f"layer_{n}" for n in range(len(layers))], self._layers(), strict=False))
+        return {
+            "state_dict": {
+                f"{public.get(layer, layer)}.attn.{matrix}.{factor}": value
+                for layer in layers
+                for matrix in _group(layers, layer)
+                for factor, value in _group(layers[layer], matrix).items()
+            }
+        }
+
+    def write_public(self):
+        """The content of `lora_weights.pt`."""
+        if others := set(self.settings.PARAMS) - set("qkvo"):
+            raise UserError(f"lora_weights.pt cannot hold updates of {', '.join(others)}")
+        state = self.model.public_state_dict()
+        weights: dict[str, dict] = {}
+        for n, layer in enumerate(self._layers()):
+            of_layer = weights[f"layer_{n}"] = {}
+            for name, value in state.items():
+                if name.startswith(f"{layer}.attn."):
+                    matrix, factor = name.split(".")[-2:]
+                    of_layer.setdefault(matrix, {})[factor] = value
+        return {"lora_weights.pt": {"weights": weights, "metadata": self._metadata()}}
+
+    def _layers(self) -> list[str]:
+        """The public names of the adapted blocks, in the public order: those of the text first."""
+        names = {name.partition(".attn.")[0] for name in self.model.public_parameters()}
+        return sorted(names, key=lambda name: ("visual" in name, int(name.rpartition(".")[2])))
+
+    def _metadata(self) -> dict[str, object]:
+        values = {key: getattr(self.settings, key.upper()) for key in METADATA}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
     def _updates(self, blocks):
         settings, found = self.settings, {}

@@ -57,6 +57,7 @@ class CoPrompt(Method):
     checkpoint = "MultiModalPromptLearner"
     dead_weights = ("model_distill.",)
     views = 2
+    takes = ("llm",)
     training_only = ("W", "DISTILL", "SENTENCES")
     outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
 

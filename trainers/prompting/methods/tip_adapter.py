@@ -4,12 +4,14 @@ Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..beyond import PER_DATASET
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError
@@ -25,7 +27,6 @@ class Cache(Parts):
     Args:
         dim: D of the features.
         num_classes: K.
-        scale: of the zero-shot logits; 0 takes CLIP's own.
         trained: the keys are a parameter, `weight`, else a buffer, `keys`.
     """
 
@@ -35,9 +36,9 @@ class Cache(Parts):
     alpha: torch.Tensor
     beta: torch.Tensor
 
-    def __init__(self, dim: int, num_classes: int, scale: float, trained: bool):
+    def __init__(self, dim: int, num_classes: int, trained: bool):
         super().__init__()
-        self.scale, self.trained = scale, trained
+        self.trained = trained
         self.sentences: Teacher | None = None  # where there are several
         empty = torch.empty(0, dim)
         if trained:
@@ -64,13 +65,12 @@ class Cache(Parts):
         return torch.exp(beta * a - beta) @ self.values
 
     def logits(self, logits, image, text, scale):
-        """100 z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik."""
+        """SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik."""
         if not len(self.values):
             raise UserError(
                 "There is no cache of training images yet: train the method, load a run of it "
                 "(--model-dir), or give `build_method` its `support`"
             )
-        logits = logits * (self.scale / scale) if self.scale else logits
         return logits + self.alpha * self.likeness(image.z[:, 0] @ self.key().T, self.beta)
 
 
@@ -80,16 +80,18 @@ class TipAdapter(Method):
 
     A key is the mean of an image's features under AUGMENT_EPOCH augmentations. alpha and beta are
     INIT_ALPHA and INIT_BETA or, with SEARCH_HP, those with which most validation images are right
-    (docs/methods.md, section 15).
+    (docs/adaptation.md).
     """
 
     node = "TIP_ADAPTER"
     checkpoint = "tip_adapter"
+    public_files: ClassVar[tuple[str, ...]] = ("keys_*.pt", "values_*.pt")
     trains = False
     class_bound = True
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
     support_passes = property(lambda self: self.settings.AUGMENT_EPOCH)
     searches = property(lambda self: self.settings.SEARCH_HP)
+    takes = property(lambda self: (PER_DATASET,) if self.settings.SEARCH_HP else ())
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -97,7 +99,7 @@ class TipAdapter(Method):
 
         INIT_ALPHA: float = 1.17
         INIT_BETA: float = 1.0
-        SCALE: float = 100.0
+        SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
         AUGMENT_EPOCH: int = 10
         SEARCH_HP: bool = False
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # of beta, of alpha
@@ -108,7 +110,7 @@ class TipAdapter(Method):
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
         """The point of these settings."""
-        for key in ("INIT_ALPHA", "INIT_BETA", "SCALE"):
+        for key in ("INIT_ALPHA", "INIT_BETA"):
             value = getattr(settings, key)
             need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
         passes = settings.AUGMENT_EPOCH
@@ -124,9 +126,8 @@ class TipAdapter(Method):
     def setup(self, clip_model, classnames, dataset):
         """Make an empty cache."""
         settings = self.settings
-        cache = Cache(
-            self.model.feature_width, len(classnames), settings.SCALE, trained=type(self).trains
-        )
+        self.model.set_scale(settings.SCALE)
+        cache = Cache(self.model.feature_width, len(classnames), trained=type(self).trains)
         cache.alpha.fill_(settings.INIT_ALPHA)
         cache.beta.fill_(settings.INIT_BETA)
         if dataset.startswith("ImageNet"):
@@ -139,11 +140,42 @@ class TipAdapter(Method):
         assert isinstance(self.model.parts, Cache)
         return self.model.parts
 
+    def read_public(self, files):
+        """Keys, trained or not, and values; no file has alpha and beta, which stay as they are."""
+        keys, values = files.get("best_F_*.pt"), files.get("values_*.pt")
+        if keys is None and torch.is_tensor(files.get("keys_*.pt")):
+            keys = files["keys_*.pt"].T
+        D, K = self.model.feature_width, self.model.num_classes
+        shapes = [tuple(t.shape) if torch.is_tensor(t) else None for t in (keys, values)]
+        n = shapes[0][0] if shapes[0] else 0
+        if shapes != [(n, D), (n, K)]:
+            raise UserError(
+                f"The files {' and '.join(map(repr, files))} have keys {shapes[0]} and values "
+                f"{shapes[1]}, where {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
+                "those of one run with these classes and this backbone"
+            )
+        buffers = self.own_state() | {"model.parts.values": values.float()}
+        if not self.trains:
+            buffers["model.parts.keys"] = keys.float()
+        state = {"adapter.weight": keys} if self.trains else {}
+        return {"state_dict": state, "method": buffers, "trainer": type(self).__name__}
+
+    def write_public(self):
+        """The keys, as they are at the end, and the values."""
+        keys, values = self.cache.key().detach(), self.cache.values
+        # as the public code takes it: a Parameter, which becomes the weight of its nn.Linear
+        trained = {"best_F_*.pt": nn.Parameter(keys)} if self.trains else {"keys_*.pt": keys.T}
+        return {**trained, "values_*.pt": values}
+
     def make_room(self, n):
         """Leave keys of n images to be filled, and no labels."""
         cache = self.cache
         cache.key().data = cache.key().new_zeros(n, self.model.feature_width)
-        cache.values = cache.values[:0]
+        cache.values = cache.values.new_empty(0, self.model.num_classes)
+
+    def keep_classes(self, index):
+        """Keep the votes for these classes."""
+        self.cache.values = self.cache.values[:, index]
 
     def take_support(self, features, labels):
         """Keys are normalised means over the passes, values are one-hot labels."""
@@ -155,7 +187,7 @@ class TipAdapter(Method):
         """Choose alpha and beta, of a grid with beta outside, the first with most images right."""
         cache, settings, model = self.cache, self.settings, self.model
         z = F.normalize(features, dim=-1)
-        zero_shot = (cache.scale or model.logit_scale) * z @ model.text_features().h[0].T
+        zero_shot = model.logit_scale * z @ model.text_features().h[0].T
         betas, alphas = (
             [0.1 + i * (scale - 0.1) / steps for i in range(int(steps))]
             for scale, steps in zip(settings.SEARCH_SCALE, settings.SEARCH_STEP, strict=True)
@@ -179,9 +211,6 @@ class TipAdapterF(TipAdapter):
     """Tip-Adapter whose keys are trained, from what they are there. L = CE."""
 
     checkpoint = "tip_adapter_f"
+    public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")
     saves_submodule = "adapter"
     trains = True
-
-    def loss(self, output, batch):
-        """The cross-entropy."""
-        return {"ce": F.cross_entropy(output.logits, batch.labels)}

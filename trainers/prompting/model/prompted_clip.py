@@ -109,8 +109,8 @@ class PromptedCLIP(nn.Module):
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and the features that they come from, of normalised images (B, 3, H, W).
 
-        Where the image encoder has neither prompts nor patches, `image_features` may stand for the
-        images.
+        Where only the feature of CLIP's own image encoder is read, `image_features` may stand for
+        the images.
 
         Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
         for logits there; with the scores `released` and `plot`, which solve transport for the
@@ -228,9 +228,11 @@ class PromptedCLIP(nn.Module):
     def _check(self, images: torch.Tensor) -> None:
         """Refuse what `output` does not read."""
         spec, encoder = self.spec, self.image_encoder
-        more = spec.M or spec.states or spec.values or encoder.patches or self.parts.blocks("image")
-        if more or not (images.dim() == 2 and images.shape[1] == self.feature_width):
-            self.image_encoder.check(images)
+        if images.dim() == 2 and images.shape[1] == self.feature_width:
+            more = spec.M or spec.states or spec.values or encoder.patches
+            if not (more or self.parts.blocks("image")):
+                return
+        encoder.check(images)
 
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)

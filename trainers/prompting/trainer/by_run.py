@@ -14,7 +14,7 @@ There they take the place of the file's other values. The sections are BY_CLASSE
 for what a section does not name, and one section may stand inside another. Needs no PyTorch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 SECTIONS = ("BY_CLASSES", "BY_SHOTS", "BY_DATASET")
 OTHER = "other"
@@ -35,6 +35,20 @@ def plain_key(key: str) -> str:
     while key.partition(".")[0] in SECTIONS:
         key = key.split(".", 2)[2]
     return key
+
+
+def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
+    """The keys that have a value for each data set.
+
+    Args:
+        sources: dotted keys and values, with sections. Later ones replace earlier ones.
+    """
+    found: set[str] = set()
+    for keys in sources:
+        plain = {plain_key(key) for key in keys}
+        found -= plain
+        found |= {plain_key(key) for key in keys if "BY_DATASET" in key.split(".")}
+    return found
 
 
 def _chosen(keys, run: dict[str, str]) -> dict[str, object]:

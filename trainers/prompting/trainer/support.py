@@ -24,9 +24,9 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and
 
 
 class Passes(Dataset):
-    """The images of a data set, P times in its order; each augmentation has a seed of its own.
+    """The images of a data set, P times in its order; each augmentation has its seed.
 
-    So they depend on the seed of the run alone, and take nothing from its random numbers.
+    So they depend only on the seed of the run, and take nothing from its random numbers.
     """
 
     def __init__(self, images: Any, passes: int, seed: int):

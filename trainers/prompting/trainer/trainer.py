@@ -354,6 +354,8 @@ class PromptTrainer(TrainerX):
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
+            if self.untrained:
+                self.method.make_room(0)
             self.untrained = False
             print("No --model-dir is given: the prompts stay as they were initialised")
             return

@@ -1,0 +1,74 @@
+"""Marks of methods that take more than labelled images, in tables and plots."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from outcomes import few_shot, only_table, outcome
+
+from benchmark.report import plots
+from benchmark.report.compare import Comparisons
+from benchmark.report.metrics import Metrics
+from benchmark.report.render import as_csv, as_text, record, render
+from benchmark.report.results import flaw
+from benchmark.report.rows import lines, rows
+from benchmark.report.tables import tables as tables_of
+from recipe.predictions import write_predictions
+
+MARKED, PLAIN = "MMRL (llm, per data set)", "CoOp"
+MEANING = "llm: words or sentences of a language model; per data set: settings chosen for each"
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    found = []
+    for trainer, seed, part in (("CoOp", 1, "base"), ("CoOp", 1, "new"), ("MMRL", 1, "base"),
+                                ("MMRL", 1, "new")):  # fmt: skip
+        # as a run on new classes, and an older record, may have it
+        more = {"beyond": ["per data set", "llm"]} if (trainer, part) == ("MMRL", "base") else {}
+        for dataset in ("emoji_food", "emoji_night"):
+            one = outcome(trainer, seed, part, 50.0, dataset, num_classes=2, **more)
+            run = replace(one.run, folder=tmp_path / f"{trainer}{part}{dataset}")
+            run.folder.mkdir()
+            n = np.arange(2)
+            write_predictions(run.folder, {
+                "image": [f"{part}{i}.png" for i in n], "label": n, "prediction": n * 0,
+                "top": n[:, None], "probability": np.ones((2, 1)), "label_log_probability": n * 0.0,
+            })  # fmt: skip
+            found.append(replace(one, run=run))
+    return found
+
+
+def test_in_tables_of_every_kind(outcomes):
+    found = rows(outcomes)
+    views = [Metrics(found), Comparisons(found, "CoOp"), Comparisons(found, "MMRL")]
+    tables = [table for view in views[:2] for of in view.tables().values() for table in of]
+    (of_protocol,) = tables_of(found).values()
+    tables += of_protocol
+    for table in tables:
+        names = [line[0].text for line in table.lines]
+        assert MARKED in names and set(names) <= {MARKED, PLAIN}
+        assert MEANING in as_text(table)
+    for table in next(iter(views[2].tables().values())):
+        assert f"{MARKED} minus each other" in table.title and MEANING in as_text(table)
+    latex = render(found, "latex")
+    assert f"{MARKED} &" in latex and latex.count(MEANING) == latex.count(r"\begin{table")
+    machine = as_csv([record(list(line.values())) for line in lines(found)])
+    assert machine.count("llm; per data set") == 3 and "MMRL (" not in machine
+    assert "Beyond" not in as_text(only_table(outcomes[:4:2]))
+
+
+def test_in_the_legends_of_plots(outcomes):
+    (figure, _), *_ = plots.figures(rows(outcomes)).values()
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(shown) == [PLAIN, MARKED]
+    alone = few_shot("MMRL", 1, (50,), beyond=["llm"])
+    (axis,) = plots.figures(rows(alone))["few_shot"][0].axes
+    assert axis.get_title() == "MMRL (llm): DTD"
+
+
+@pytest.mark.parametrize("marks", [["magic"], "llm", 7, [["llm"]]])
+def test_a_record_with_marks_that_there_are_not(marks):
+    why = flaw({"accuracy": 50.0, "beyond": marks})
+    assert why.startswith("holds beyond") and why.endswith("a list of llm, unlabelled, per data "
+                                                           "set, teacher")  # fmt: skip

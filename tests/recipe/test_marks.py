@@ -1,0 +1,38 @@
+"""A run records what it takes beyond labelled images: by its config, and by its method."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from recipe.results import beyond
+from recipe.settings import build_cfg
+from trainers.prompting.method import METHODS
+
+MMRL = {"TRAINER.NAME": "MMRL", "DATASET.NAME": "EuroSAT"}
+WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
+
+
+@pytest.mark.parametrize(
+    ("sources", "keys"),
+    [
+        ([{WEIGHT: 2.0}], []),
+        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}], [WEIGHT]),
+        ([{f"BY_DATASET.UCF101.{WEIGHT}": 2.0}], [WEIGHT]),  # of others than this data set, too
+        ([{f"BY_SHOTS.1.BY_DATASET.other.{WEIGHT}": 2.0}], [WEIGHT]),
+        ([{f"BY_SHOTS.1.{WEIGHT}": 2.0}], []),
+        ([{"BY_DATASET.EuroSAT.OPTIM.MAX_EPOCH": 7}], []),
+        ([{"BY_DATASET.EuroSAT.TRAINER.COOP.N_CTX": 7}], []),
+        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}, {WEIGHT: 3.0}], []),  # the same for all again
+    ],
+)
+def test_settings_per_data_set(sources, keys):
+    cfg = build_cfg([("the config", MMRL), *(("a file", source) for source in sources)])
+    assert keys == cfg.TRAINER.PER_DATASET
+    assert beyond(cfg, SimpleNamespace()) == (["per data set"] if keys else [])
+
+
+def test_of_the_method():
+    cfg = build_cfg([("the config", MMRL)])
+    assert METHODS["CoPrompt"].takes == ("llm",)
+    trainer = SimpleNamespace(method=SimpleNamespace(takes=("teacher", "llm")))
+    assert beyond(cfg, trainer) == ["llm", "teacher"]

@@ -1,0 +1,9 @@
+"""Marks of methods that take more than labelled images and the names of the classes."""
+
+PER_DATASET = "per data set"
+BEYOND = {
+    "llm": "words or sentences of a language model",
+    "unlabelled": "unlabelled images of the target",
+    PER_DATASET: "settings chosen for each data set",
+    "teacher": "a larger teacher",
+}
