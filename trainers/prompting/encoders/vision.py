@@ -58,8 +58,8 @@ class ImageEncoder(nn.Module):
         patches: whether the token-level features are wanted.
 
     Raises:
-        UserError: the backbone is a ResNet although the method has visual prompts, or the depth
-            exceeds the encoder's.
+        UserError: the backbone is a ResNet although the method has visual prompts or reads states,
+            or the depth exceeds the encoder's.
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
@@ -73,6 +73,11 @@ class ImageEncoder(nn.Module):
             raise UserError(
                 f"M is {spec.M} but the backbone is a ResNet, which has no place for visual "
                 "prompts: choose a ViT, or M = 0"
+            )
+        if not self.is_vit and spec.states:
+            raise UserError(
+                "The backbone has a ResNet for images but the method reads states of a "
+                "transformer: choose a ViT"
             )
         if self.is_vit and spec.M:
             layers = len(visual.transformer.resblocks)
