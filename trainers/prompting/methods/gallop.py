@@ -34,11 +34,8 @@ def local_cosines(r: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
 
 def of_top_patches(R: torch.Tensor, topk: list[int]) -> torch.Tensor:
     """T (B, K, N): the mean of the TOPK_n largest cosines over the patches, for prompt n."""
-    counts = torch.tensor(topk, device=R.device).clamp(max=R.shape[1])
-    most = min(max(topk), R.shape[1])
-    top = R.topk(most, dim=1).values
-    is_counted = torch.arange(most, device=R.device)[:, None] < counts  # (most, N)
-    return torch.einsum("bpkn,pn->bkn", top, is_counted / counts)
+    top = R.topk(min(max(topk), R.shape[1]), dim=1).values
+    return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
 
 @register_score("gallop", by_images=True)
@@ -194,7 +191,7 @@ class GalLoP(Method):
         if settings.USE_GLOBAL_LOSS:
             G = global_cosines(image.z, text.h, M)
             if p:
-                drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1))).to(G.device)
+                drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1)), device=G.device)
                 G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
             terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
         if settings.USE_LOCAL_LOSS:
