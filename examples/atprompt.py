@@ -34,7 +34,7 @@ class Attributes(Parts):
         super().__init__()
         width = words[0].shape[1]
         self.ctx = tokens(n, width)
-        for i, (word, length) in enumerate(zip(words, lengths, strict=False), start=1):
+        for i, (word, length) in enumerate(zip(words, lengths, strict=True), start=1):
             self.register_buffer(f"word{i}", word, persistent=False)  # not learned, not saved
             self.register_parameter(f"ctx_att{i}", tokens(length, width, 0.01))
         self.count, self.to_images = len(words), bool(visual_width)
@@ -70,6 +70,7 @@ class ATPrompt(Method):
     node = "ATPROMPT"
     outside = {key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")}
     ignored = ("USE_ATPROMPT",)  # CoOp is the method without
+    takes = ("llm",)  # which proposed the attributes
     saves_submodule = True
     dead_weights = ("ctx_att", "token_middle")  # public files have tokens of attributes not in use
 
@@ -120,7 +121,7 @@ class ATPrompt(Method):
 
 @register
 class DeepATPrompt(ATPrompt):
-    """The deep version: MaPLe's, which renews the tokens before the class name in each block."""
+    """The deep version, with MaPLe: the first PROMPT_DEPTH blocks renew the tokens of the class."""
 
     outside = {key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")}
     checkpoint = "MultiModalPromptLearner"

@@ -71,7 +71,9 @@ class Head(Parts):
 class DePT(CoOp):
     """L = (1 - WEIGHT) CE(matching) + WEIGHT CE(head).
 
-    The linear head learns from the images and from the text features of their classes.
+    The linear head learns from the images and from the text features of their classes. It is used
+    for the classes of the training by name; the public code also picks its rows for ImageNet-A and
+    ImageNet-R.
     """
 
     checkpoint = "PromptLearner"
@@ -128,7 +130,7 @@ class DePT(CoOp):
         }
 
     def load_checkpoint(self, checkpoint, classnames):
-        """A public checkpoint does not say of which classes it is: the protocol does."""
+        """Take the classes of a public checkpoint, which does not say them, from the protocol."""
         super().load_checkpoint(checkpoint, classnames)
         if checkpoint.get("classnames") is None:
             of = self.settings.SUBSAMPLE_CLASSES

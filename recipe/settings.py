@@ -98,7 +98,7 @@ def _own(cfg):
 
 
 def _places(method) -> set[str]:
-    """Where the keys of a method stand in a cfg, some of them in the node of another method."""
+    """The places of a method's keys in a cfg, some of them in the node of another method."""
     return {method.place(key) for key in (*method.defaults, *method.ignored)}
 
 

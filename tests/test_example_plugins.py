@@ -17,7 +17,7 @@ from test_golden import build, check_step, read
 
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, shown
-from trainers.prompting import UserError, build_method, load_run, plugins
+from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.schedule import build_optim
 from trainers.prompting.trainer.settings import settings_of
@@ -129,6 +129,16 @@ def test_all_tokens_of_an_attribute_stay(tiny_clip, attribute):
 def test_mistakes(tiny_clip, name, node, sentence):
     with pytest.raises(UserError, match=re.escape(sentence)):
         build_method(name, node, tiny_clip, NAMES)
+
+
+def test_dept_needs_a_transformer():
+    arch = {
+        "embed_dim": 32, "image_resolution": 32, "vision_layers": (1, 1, 1, 1), "vision_width": 8,
+        "vision_patch_size": None, "context_length": 77, "vocab_size": 49408,
+        "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="has a ResNet for images but .* choose a ViT"):
+        dept(build_clip(arch))
 
 
 def read_config(trainer, name, dataset="OxfordFlowers"):

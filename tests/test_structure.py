@@ -93,7 +93,9 @@ def test_nothing_imports_the_tools():
 ROOMS = {
     "beyond": "",
     "errors": "",
-    "storage": "errors",
+    "dassl_parts": "",
+    "one_package": "errors",
+    "storage": "dassl_parts errors",
     "spec": "errors",
     "transport": "errors",
     "backbones": "errors storage",
@@ -112,7 +114,7 @@ ROOMS = {
     "plugins": "errors method methods",
     "step": "errors method model running",
     "trainer": "backbones diagnostics errors method methods model node running spec step storage",
-    "use": "backbones encoders errors method model plugins scores spec storage trainer",
+    "use": "backbones dassl_parts encoders errors method model plugins scores spec storage trainer",
 }
 
 

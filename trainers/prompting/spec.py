@@ -63,6 +63,7 @@ class PromptSpec:
             before the class name are the context.
         states: n, to have the last states of the image's first 1 + n positions in `image.states`.
         values: whether `image.values` has the patches by the value path of the last block.
+        untouched: whether `image.untouched` has the features without additions, for a loss.
         settings: the `Settings` of the method, for its score; `Method` sets it.
 
     Raises:
@@ -98,6 +99,7 @@ class PromptSpec:
     own_contexts: bool = False
     states: int = 0
     values: bool = False
+    untouched: bool = False
     settings: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -183,6 +185,7 @@ class PromptSpec:
             )
         need(not self.own_contexts or self.N > 0, "own_contexts needs N >= 1")
         need(self.states >= 0, f"states is {self.states}: the number cannot be negative")
+        need(not self.untouched or self.M == 0, f"untouched needs M = 0, but M is {self.M}")
         need(not self.class_specific or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
         if self.image_conditional:
             need(
