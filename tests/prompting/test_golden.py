@@ -152,7 +152,7 @@ def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch
     golden = read(GOLDEN / "gallop.safetensors")
     method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
     drawn = golden.tensors["dropout/index"]
-    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.reshape(size))
+    monkeypatch.setattr(torch, "randint", lambda high, size, device: drawn.reshape(size))
     check_step(method, golden, "dropout/")
 
 
