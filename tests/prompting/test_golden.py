@@ -206,7 +206,8 @@ def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, metho
     assert torch.equal(first, second)
     assert not first.requires_grad
     if not model.spec.image_conditional:
-        assert len(calls) == 1
+        made = 0 if method.support_passes else 1  # with the support, before
+        assert len(calls) == made
 
 
 def test_public_names_and_shapes_survive_a_round_trip(golden, method):
