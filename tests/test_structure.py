@@ -126,7 +126,7 @@ def test_the_rooms_of_the_plug_in_import_in_one_direction():
         if module.startswith(base):
             room = module.removeprefix(base).partition(".")[0]
             found = {name.removeprefix(base).partition(".")[0] for name in imported}
-            assert found - {room, base.strip(".")} <= rooms[room], module
+            assert found - {room, base.partition(".")[0]} <= rooms[room], module
 
 
 def required() -> set[str]:
