@@ -109,8 +109,8 @@ ROOMS = {
     "diagnostics": "encoders model scores spec transport",
     "node": "errors spec",
     "method": "beyond errors model node regularizers spec storage teacher",
-    "methods": "averaging backbones encoders errors method model node regularizers scores spec "
-    "teacher transport",
+    "methods": "averaging backbones beyond encoders errors method model node regularizers scores "
+    "spec teacher transport",
     "plugins": "errors method methods",
     "step": "errors method model running",
     "trainer": "backbones diagnostics errors method methods model node running spec step storage",

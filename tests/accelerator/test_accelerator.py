@@ -36,8 +36,14 @@ HALVES = {
     for loud in ("quiet", "start", "blocks")
 }
 STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
-RUNS = {("run", setting, "fp16") for setting in SETTINGS if " " not in setting}
-RUNS |= {("run", "PromptSRC", "amp"), ("run", "ALIGN", "amp"), ("run", "ALIGN, released", "amp")}
+# Whole runs of those that ask a trainer for more than a step: own gradients, a mean over epochs,
+# a text per image, parts, views, dropout, additions inside the encoders.
+RUNS = {
+    ("run", setting, "fp16")
+    for setting in ("ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt", "CLIPLoRA",
+                    "MMRL", "ALIGN")
+}  # fmt: skip
+RUNS |= {("run", "ALIGN, released", "amp")}
 ALL = (STEPS | RUNS | HALVES) - FEW
 
 # Logits and gradients in half precision, beside float32: logits spread over several units.

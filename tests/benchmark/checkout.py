@@ -25,7 +25,7 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it
-        light = ["__init__.py", "errors.py", "one_package.py", "storage/files.py"]
+        light = ["__init__.py", "beyond.py", "errors.py", "one_package.py", "storage/files.py"]
         light += ["trainer/by_run.py", "use/commands/arguments.py"]
         packages = ("storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):

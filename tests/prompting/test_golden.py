@@ -156,6 +156,21 @@ def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch
     check_step(method, golden, "dropout/")
 
 
+def test_ablations_of_gallop(tiny_clip, tmp_path):
+    """By the parts of the file: one loss, the global score, a fixed map of the patches."""
+    golden = read(GOLDEN / "gallop.safetensors")
+    off = {"USE_LOCAL_LOSS": False, "USE_LOCAL_FEATURES": False, "LEARN_LOCAL_PROJ": False}
+    method = build(golden, tiny_clip, tmp_path, **off)
+    terms = method.losses(golden.tensors["image"], golden.tensors["label"])
+    assert terms.keys() == {"loss", "global"}
+    assert abs(terms["loss"] - golden.tensors["loss/global"]) < 1e-4
+    method.backward(terms)
+    grads = {name: p.grad for name, p in method.model.public_parameters().items()}
+    assert grads["global_prompt"] is not None and grads["local_proj.linear.weight"] is None
+    logits = method.eval().model(golden.tensors["image"])
+    assert (logits - golden.tensors["logits/global"]).abs().max() < 1e-4
+
+
 def test_scores_for_other_classes(tiny_clip, tmp_path):
     golden = read(GOLDEN / "gallop.safetensors")
     model = build(golden, tiny_clip, tmp_path).eval().model

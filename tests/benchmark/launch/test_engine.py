@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 from checkout import working
 
@@ -101,5 +102,10 @@ def test_time_left_counts_what_is_known_and_says_so(tmp_path):
     finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
-    assert Engine(runs[:3], Settings()).remaining() == (60.0, True)
-    assert Engine(runs, Settings()).remaining() == (60.0, False)
+    assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
+    assert Engine(runs, Settings()).remaining() == (60.0, 3)
+    children = [SimpleNamespace(run=runs[1], seconds=100.0, left=20.0)]  # slower than the first
+    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
+    assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
+    children.append(SimpleNamespace(run=runs[3], seconds=10.0, left=None))
+    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
