@@ -31,14 +31,13 @@ def block(language: str, having: str) -> str:
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the repository with the page's files, where the page says that they are."""
-    for name in ("assets", "benchmark", "configs", "datasets", "scripts", "trainers", "train.py"):
+    folders = "assets benchmark configs dassl-lite datasets recipe scripts trainers"
+    for name in (*folders.split(), "train.py"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path)
-    for recipe in ROOT.glob("recipe"):
-        shutil.copytree(recipe, tmp_path / "recipe", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "anchored.py").write_text(block("python", "class AnchoredCoOp"))
     config = tmp_path / "configs" / "trainers" / "AnchoredCoOp" / "emoji.yaml"
     config.parent.mkdir()

@@ -48,7 +48,7 @@ def described(folder: Path, epoch: int | None = None, plugins: list[str] | None 
         "epoch": state["epoch"],
         "plugins": list(state.get("plugins") or ()),
         "settings": settings,
-        "changed": sorted(_changed(settings)),
+        "changed": sorted(_changed(state["trainer"], settings)),
         "record": _record(folder / RECORD),
     }
 
@@ -60,17 +60,20 @@ def _value(text: str) -> Any:
         return text
 
 
-def _changed(settings: dict[str, Any]) -> list[str]:
-    """The keys whose value is not Dassl's or the method's default."""
+def _changed(method: str, settings: dict[str, Any]) -> list[str]:
+    """The keys whose value is not Dassl's or the method's default, or that have none."""
     from ...dassl_parts import dassl
+    from ...method import METHODS
     from ...trainer.by_run import leaves
     from ...trainer.config import add_nodes
 
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
     defaults = dict(leaves(cfg))
+    if own := METHODS.get(method):  # several share keys, each with a default of its own
+        defaults |= {own.place(key): default for key, default in own.defaults.items()}
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
-    return [key for key, value in settings.items() if plain.get(key, value) != value]
+    return [key for key, value in settings.items() if key not in plain or plain[key] != value]
 
 
 def _record(path: Path) -> dict[str, Any] | None:
