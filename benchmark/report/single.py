@@ -1,0 +1,89 @@
+"""One run, by its folder: what it is, its metrics, and the accuracy of each class."""
+
+import json
+from pathlib import Path
+
+from trainers.prompting.errors import UserError
+
+from .names import method_name
+from .render import as_csv, in_style
+from .results import METRICS, RESULTS, BadResult, read_record
+from .tables import Cell, Table, memory
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a finished run."""
+    return (folder / RESULTS).is_file()
+
+
+def single_runs(folders: list[Path], form: str) -> str:
+    """The tables of finished runs, or for machines their records, in one of FORMATS.
+
+    Raises:
+        UserError: a record cannot be used, or there is no such form of one run.
+    """
+    records = {folder: _record(folder) for folder in folders}
+    if form == "json":
+        return json.dumps([{"folder": str(f), **record} for f, record in records.items()], indent=2)
+    if form == "csv":
+        return as_csv([
+            {"folder": str(folder), "class": name, "accuracy": accuracy}
+            for folder, record in records.items()
+            for name, accuracy in (record.get("per_class_accuracy") or {}).items()
+        ])  # fmt: skip
+    if form == "html":
+        raise UserError("--format html is for the runs of protocols: choose another for one run")
+    return in_style({folder: _tables(folder, record) for folder, record in records.items()}, form)
+
+
+def _record(folder: Path) -> dict:
+    try:
+        return read_record(folder) or {}
+    except BadResult as error:
+        raise UserError(f"{error}: run it again") from None
+
+
+def _tables(folder: Path, record: dict) -> list[Table]:
+    numbers = [
+        (metric.head, f"{record[key]:.2f}")
+        for key, metric in METRICS.items()
+        if record.get(key) is not None
+    ]
+    facts = {
+        "Method": record.get("trainer") and method_name(str(record["trainer"])),
+        "Data set": record.get("dataset"),
+        "Classes": record.get("num_classes"),
+        "Half of the classes": {"base": "base", "new": "new"}.get(
+            str(record.get("subsample_classes"))
+        ),
+        "Shots": _shots(record.get("shots")),
+        "Seed": record.get("seed"),
+        "Backbone": record.get("backbone"),
+        "Images tested on": record.get("num_test"),
+        "Split": record.get("split"),
+        "Trained parameters": record.get("num_params"),
+        "Training (s)": record.get("train_seconds"),
+        "Peak memory": memory(record.get("peak_memory_mib")),
+    }
+    lines = numbers + [(name, _text(value)) for name, value in facts.items() if value is not None]
+    found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
+    if classes := record.get("per_class_accuracy"):
+        least = sorted(classes.items(), key=lambda item: (item[1] is None, item[1] or 0))
+        lines = [(name, "-" if value is None else f"{value:.2f}") for name, value in least]
+        head = ["Class", "Accuracy (%)"]
+        found.append(Table("Accuracy of each class, the least first", head, _cells(lines), []))
+    return found
+
+
+def _cells(lines: list[tuple[str, str]]) -> list[list[Cell]]:
+    return [[Cell(text) for text in line] for line in lines]
+
+
+def _shots(number: object) -> object:
+    return "all training images" if isinstance(number, int) and number < 1 else number
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
