@@ -22,7 +22,7 @@ from .metrics import Classes, Metrics
 from .packs import Pack
 from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
-from .single import is_run, single_runs
+from .single import is_run, overview, runs_below, single_runs
 from .tables import seeds_text
 
 if TYPE_CHECKING:
@@ -168,6 +168,11 @@ def main(argv: list[str]) -> None:
 
     listed = rows(outcomes, args.interval, args.published != "off")
     if listed.empty:
+        if not args.protocols and not args.seeds and not args.logs:
+            alone = [run for output in outputs if output.is_dir() for run in runs_below(output)]
+            if alone:
+                print(overview(alone, args.format))
+                return
         what = " or ".join(args.protocols or ["any protocol"])
         if args.seeds:
             what += f" with {seeds_text(args.seeds)}"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
+from ..protocols.base import listed
+from ..protocols.places import DEPTH
 from .names import method_name
-from .render import as_csv, in_style
+from .render import TABLE_STYLES, as_csv, in_style
 from .results import METRICS, RESULTS, BadResult, read_record
 from .tables import Cell, Table, memory
 
@@ -14,6 +16,31 @@ from .tables import Cell, Table, memory
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a finished run."""
     return (folder / RESULTS).is_file()
+
+
+def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
+    """The folders of finished runs in a folder and its subfolders, sorted."""
+    if is_run(folder):
+        return [folder]
+    inside = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
+    if not depth:
+        return []
+    return [found for path in inside if path.is_dir() for found in runs_below(path, depth - 1)]
+
+
+def overview(folders: list[Path], form: str) -> str:
+    """A line for each of these finished runs; in other respects as `single_runs`."""
+    if form not in TABLE_STYLES:
+        return single_runs(folders, form)
+    head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
+    lines = []
+    for folder in folders:
+        record = _record(folder)
+        facts = [record.get("trainer"), record.get("dataset"), record.get("shots")]
+        facts += [record.get("seed"), f"{record['accuracy']:.2f}"]
+        lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
+    note = "`report RUN` shows one with its classes."
+    return in_style({None: [Table("Single runs", head, _cells(lines), [note])]}, form)
 
 
 def single_runs(folders: list[Path], form: str) -> str:
@@ -65,7 +92,9 @@ def _tables(folder: Path, record: dict) -> list[Table]:
         "Training (s)": record.get("train_seconds"),
         "Peak memory": memory(record.get("peak_memory_mib")),
     }
-    lines = numbers + [(name, _text(value)) for name, value in facts.items() if value is not None]
+    lines: list[tuple[str, ...]] = numbers + [
+        (name, _text(value)) for name, value in facts.items() if value is not None
+    ]
     found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
     if classes := record.get("per_class_accuracy"):
         least = sorted(classes.items(), key=lambda item: (item[1] is None, item[1] or 0))
@@ -75,7 +104,7 @@ def _tables(folder: Path, record: dict) -> list[Table]:
     return found
 
 
-def _cells(lines: list[tuple[str, str]]) -> list[list[Cell]]:
+def _cells(lines: list[tuple[str, ...]]) -> list[list[Cell]]:
     return [[Cell(text) for text in line] for line in lines]
 
 

@@ -48,6 +48,8 @@ def test_runs_are_found_in_subfolders(tmp_path, capsys):
 
 
 def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
+    tmp_path = tmp_path / "mine" / "run"
+    tmp_path.mkdir(parents=True)
     (o,) = few_shot("ALIGN", -1, (61.25,))
     classes = {"cat": 90.0, "=dog": 32.5, "cow": None}
     record = o.result | {"trainer": "ALIGN", "shots": -1, "per_class_accuracy": classes}
@@ -64,6 +66,9 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
         told = capsys.readouterr().out
         assert "dog" in told and ("32.5" in told)
     assert json.loads(told)[0]["per_class_accuracy"] == classes
+    assert main(["report", str(tmp_path.parent)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [str(tmp_path), "ALIGN", "61.25"] == [said[3].split()[i] for i in (0, 1, -1)]
     for more in (["--compare", "CoOp"], ["--format", "html"], [str(tmp_path / "other")]):
         assert main(["report", str(tmp_path), *more]) == 2
         told = capsys.readouterr().err
