@@ -37,6 +37,12 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_HEAD(self):
+        body = self.server.files.get(self.path.lstrip("/"))
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+
     def do_GET(self):
         server = self.server
         name = unquote(urlsplit(self.path).path).lstrip("/")
