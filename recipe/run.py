@@ -42,7 +42,7 @@ def setup_run(cfg) -> None:
         print(f"This run is shared by {ranks.count()} ranks")
     print(f"Arguments: {' '.join(sys.argv[1:])}\n")
     if ranks.is_first():
-        log = sys.stdout.file  # type: ignore[attr-defined]  # of setup_logger
+        log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
         print(
             f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n"
         )

@@ -120,6 +120,8 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
+        for part in folder.glob(f"{COPY}.part*"):  # its files have come from elsewhere
+            part.unlink()
         print(f"{name}: is complete in '{folder}'")
     return not problems
 

@@ -71,7 +71,7 @@ def _record(folder: Path) -> dict:
 
 
 def _tables(folder: Path, record: dict) -> list[Table]:
-    numbers = [
+    lines: list[tuple[str, ...]] = [
         (metric.head, f"{record[key]:.2f}")
         for key, metric in METRICS.items()
         if record.get(key) is not None
@@ -92,9 +92,7 @@ def _tables(folder: Path, record: dict) -> list[Table]:
         "Training (s)": record.get("train_seconds"),
         "Peak memory": memory(record.get("peak_memory_mib")),
     }
-    lines: list[tuple[str, ...]] = numbers + [
-        (name, _text(value)) for name, value in facts.items() if value is not None
-    ]
+    lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
     if classes := record.get("per_class_accuracy"):
         least = sorted(classes.items(), key=lambda item: (item[1] is None, item[1] or 0))

@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.cuts = {}  # name: after how many bytes each of the next connections breaks off
         self.no_ranges = False
         self.headers = {}  # name: headers to send besides
+        self.redirects = {}  # name: where to
         self.log = []  # (name, Range, status)
 
     def handle_error(self, *_):
@@ -47,6 +48,14 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         name = unquote(urlsplit(self.path).path).lstrip("/")
         wanted = self.headers.get("Range")
+        if name in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[name])
+            self.send_header("Content-Length", "0")
+            for header, value in server.headers.get(name, {}).items():
+                self.send_header(header, value)
+            self.end_headers()
+            return
         body = server.files.get(name)
         start, status = 0, 404 if body is None else 200
         etag = body and f'"{hashlib.md5(body).hexdigest()}"'

@@ -70,15 +70,19 @@ WHOLE |= {"set/split.json": b"{}", "set/more.txt": b"not asked for"}
 
 @pytest.fixture
 def copied(server, table):
-    """A data set whose split file is nowhere but in a copy, which breaks off once."""
+    """A data set whose split file is only in a copy, which breaks off once.
+
+    As at Hugging Face, an answer that redirects there states the hash.
+    """
     server.files = {"toy.tar.gz": tar(TREE), "whole.zip": zipped(WHOLE)}
     server.cuts["whole.zip"] = [100_000]
     digest = hashlib.sha256(server.files["whole.zip"]).hexdigest()
-    server.headers["whole.zip"] = {"X-Linked-ETag": f'"{digest}"'}
+    server.redirects["resolve.zip"] = f"{server.url}/whole.zip"
+    server.headers["resolve.zip"] = {"X-Linked-ETag": f'"{digest}"'}
     archive = {"name": "toy.tar.gz", "urls": [f"{server.url}/toy.tar.gz"]}
     split = {"name": "split.json", "urls": [f"{server.url}/gone.json"]}
     files = [archive | {"holds": {"images": "images"}}, split]
-    table({"toy": {"folder": "toy", "copy": f"{server.url}/whole.zip", "files": files}})
+    table({"toy": {"folder": "toy", "copy": f"{server.url}/resolve.zip", "files": files}})
 
 
 def test_a_file_that_cannot_be_had_is_taken_from_a_copy(copied, server, get, tmp_path):
@@ -95,13 +99,18 @@ def test_a_file_that_cannot_be_had_is_taken_from_a_copy(copied, server, get, tmp
 
 
 def test_a_copy_that_is_not_what_the_server_states_is_not_taken(copied, server, get, tmp_path):
-    server.headers["whole.zip"] = {"X-Linked-ETag": f'"{"0" * 64}"'}
+    server.headers["resolve.zip"] = {"X-Linked-ETag": f'"{"0" * 64}"'}
     ran = get("toy")
     assert ran.code == 1 and f"not {'0' * 64}" in ran.err
     assert (tmp_path / "data/toy/copy.zip.wrong").exists()
     assert not (tmp_path / "data/toy/images").exists()
     server.headers = {}  # another server, which states nothing: the hash of the first is forgotten
-    assert get("toy").code == 0
+    server.cuts["whole.zip"] = [100_000, 0, 0, 0, 0]
+    assert get("toy").code == 1 and (tmp_path / "data/toy/copy.zip.part").exists()
+    server.cuts, server.files["gone.json"] = {}, b"{}"
+    assert get("toy").code == 0  # without the copy, of which nothing is left
+    names = sorted(path.name for path in (tmp_path / "data/toy").iterdir())
+    assert names == ["copy.zip.wrong", "images", "split.json"]
 
 
 def test_a_copy_that_lacks_a_file_gives_the_others(copied, server, get, tmp_path):
