@@ -62,7 +62,7 @@ def as_space(settings):
 
 
 def write_variants(config):
-    """Write a config file for each variant beside that of ALIGN."""
+    """Write a config file for each variant, next to that of ALIGN."""
     for name, keys in VARIANTS.items():
         tree = yaml.safe_load(config.read_text())
         tree["TRAINER"]["ALIGN"] |= keys
