@@ -3,9 +3,10 @@
     python -m assets.builders.measure --weights trainers/prompting/embedded/emoji_clip.safetensors
 
 For each data set with base and new classes it prints zero-shot accuracy, and the accuracy after
-tuning all LayerNorms of both towers on the 16-shot training images of the base classes (an upper
-line, not a method: its rate is chosen on validation images of base and new classes, one rate for
-all data sets). Also the cosine between one word's sentences in several looks.
+tuning all LayerNorms of both towers on the few-shot training images of the base classes (an upper
+line, not a method: its rate is chosen on validation images of base and new classes unless
+`--choose-on base` says otherwise, one rate for all data sets). Also the cosine between one word's
+sentences in several looks.
 """
 
 import argparse
@@ -28,12 +29,13 @@ from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.backbones.openai_clip import clip
 
 from .archive import DATASETS
+from .artists import DATASETS as OF_ARTISTS
 from .captions import LOOKS, PROMPT
 from .towers import encode_image, encode_text
 
 HALVES = ("base", "new")  # of the classes
 WORD = "dog"
-SHOTS, BATCH, EPOCHS = 16, 32, 15
+BATCH, EPOCHS = 32, 15
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
@@ -54,7 +56,8 @@ class BaseToNew:
         names: of the classes, by the half that they are in.
     """
 
-    def __init__(self, archive, dataset):
+    def __init__(self, archive, dataset, shots):
+        self.shots = shots
         self.archive, self.split = archive, json.loads(archive.read(f"split_{dataset}.json"))
         names = [name for _, name in sorted({(row[1], row[2]) for row in self.split["test"]})]
         middle = (len(names) + 1) // 2
@@ -74,12 +77,14 @@ class BaseToNew:
         return self.read[half, part]
 
     def few_shot(self, seed):
-        """Training images and labels, up to SHOTS of each base class."""
+        """Training images and labels, up to `shots` of each base class."""
         classes = defaultdict(list)
         for row in self.rows("base", "train"):
             classes[row[1]].append(row)
         rng = random.Random(seed)
-        chosen = [r for rows in classes.values() for r in rng.sample(rows, min(SHOTS, len(rows)))]
+        chosen = [
+            r for rows in classes.values() for r in rng.sample(rows, min(self.shots, len(rows)))
+        ]
         return read_images(self.archive, chosen)
 
 
@@ -136,15 +141,15 @@ def tune_norms(weights, data, rate, seed):
     return model.eval()
 
 
-def best_rate(weights, datasets, seed):
-    """The rate with the best mean accuracy on validation images of all data sets and halves."""
+def best_rate(weights, datasets, seed, halves):
+    """The rate with the best mean accuracy on validation images of halves of all data sets."""
     means = {}
     for rate in RATES:
         found = [
             accuracies(tune_norms(weights, data, rate, seed), data, "val")
             for data in datasets.values()
         ]
-        means[rate] = np.mean(found)
+        means[rate] = np.mean(np.array(found)[:, [HALVES.index(half) for half in halves]])
         print(f"LayerNorms, rate {rate:g}: {means[rate]:.1f} on validation images", flush=True)
     return max(means, key=means.__getitem__)
 
@@ -168,15 +173,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--archive", type=Path, default="assets/emoji.zip")
-    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
+    parser.add_argument(
+        "--datasets", nargs="+", default=list(DATASETS), choices=[*DATASETS, *OF_ARTISTS]
+    )
+    parser.add_argument("--shots", type=int, default=16, help="of each base class (default: 16)")
+    parser.add_argument("--choose-on", nargs="+", default=HALVES, choices=HALVES)
     parser.add_argument(
         "--seeds", nargs="*", type=int, default=[1, 2, 3], help="of tuning; none: zero-shot only"
     )
     args = parser.parse_args()
     clip_model = load_clip(str(args.weights)).float()
     with zipfile.ZipFile(args.archive) as archive:
-        datasets = {name: BaseToNew(archive, name) for name in args.datasets}
-        rate = best_rate(args.weights, datasets, args.seeds[0]) if args.seeds else None
+        datasets = {name: BaseToNew(archive, name, args.shots) for name in args.datasets}
+        rate = None
+        if args.seeds:
+            rate = best_rate(args.weights, datasets, args.seeds[0], args.choose_on)
         rows = []
         for name, data in datasets.items():
             tuned = [tune_norms(args.weights, data, rate, seed) for seed in args.seeds]

@@ -180,10 +180,11 @@ def test_pretraining_runs_resumes_and_is_measured(data, tmp_path, monkeypatch, c
         torch.testing.assert_close(value, twice["model"][key])
     assert (tmp_path / "twice" / "clip.safetensors").read_bytes() == file.read_bytes()
 
-    clips_loss = tmp_path / "clips loss"  # the token-level term has trained the patch states
-    run_pretrain(monkeypatch, data, clips_loss, "--steps", "2", "--token-weight", "0.5")
-    plain = torch.load(clips_loss / "checkpoint.pt", weights_only=True)["model"]
-    assert not torch.equal(plain["visual.proj"], once["model"]["visual.proj"])
+    for weight in ("0", "0.5"):  # the token-level term, which none asks for, trains patch states
+        run_pretrain(monkeypatch, data, tmp_path / weight, "--steps", "2", "--token-weight", weight)
+        found = torch.load(tmp_path / weight / "checkpoint.pt", weights_only=True)["model"]
+        same = torch.equal(found["visual.proj"], once["model"]["visual.proj"])
+        assert same == (weight == "0")
 
     clip_model = load_clip(str(file))
     tokens = clip.tokenize(["a photo of a bug."])
@@ -191,7 +192,7 @@ def test_pretraining_runs_resumes_and_is_measured(data, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(measure, "EPOCHS", 1)
     paths = ["x", "--weights", str(file), "--archive", str(data / "archive.zip")]
-    for seeds in ([], ["1"]):
+    for seeds in ([], ["1"], ["1", "--choose-on", "base", "--shots", "1"]):
         monkeypatch.setattr(sys, "argv", [*paths, "--datasets", "emoji", "--seeds", *seeds])
         measure.main()
         out = capsys.readouterr().out

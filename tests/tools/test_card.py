@@ -1,0 +1,68 @@
+"""What scripts/card_benchmark.sh decides between two calls."""
+
+import json
+
+import pytest
+import yaml
+
+from tools import card
+
+
+def write_record(path, *rows):
+    """A record as tuning writes it: (average, values of keys as text), the best first."""
+    settings = [{"setting": pairs, "average": average} for average, pairs in rows]
+    path.write_text(json.dumps({"settings": settings}))
+    return path
+
+
+def rates(*values):
+    return [(50.0 - i, {"OPTIM.LR": str(rate)}) for i, rate in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    "tried, missing",
+    [
+        ([0.003, 0.001, 0.01], None),  # the best first
+        ([0.01, 0.001, 0.003], 0.03),
+        ([0.03, 0.001, 0.003, 0.01], 0.1),
+        ([0.0003, 0.001, 0.003], 0.0001),
+        ([0.0001, 0.001, 0.0003], 0.00003),
+        ([1e-05, 3e-05, 0.0001], 0.000003),
+        ([1.0, 0.3], 3.0),
+        ([3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003], None),  # three more than six
+    ],
+)
+def test_rates_go_on_until_the_best_is_inside(tmp_path, capsys, tried, missing):
+    record, space = write_record(tmp_path / "r.json", *rates(*tried)), tmp_path / "s.yaml"
+    card.main(["wider", str(record), str(space)])
+    if missing is None:
+        assert capsys.readouterr().out == "done\n" and not space.exists()
+    else:
+        found = [grid["OPTIM.LR"][0] for grid in yaml.safe_load(space.read_text())]
+        assert found == [*tried, pytest.approx(missing)]
+
+
+def test_an_edge_is_that_of_the_best_weight(tmp_path):
+    record = write_record(
+        tmp_path / "r.json",
+        (9, {"OPTIM.LR": "0.003", "W": "8.0", "INIT": "['a', 'b']"}),
+        (8, {"OPTIM.LR": "0.01", "W": "1.0", "INIT": "['a', 'b']"}),
+        (7, {"OPTIM.LR": "0.001", "W": "8.0", "INIT": "['a', 'b']"}),
+        (None, {"OPTIM.LR": "0.01", "W": "8.0", "INIT": "['a', 'b']"}),  # failed: not tried
+    )
+    card.main(["wider", str(record), str(tmp_path / "s.yaml")])
+    found = yaml.safe_load((tmp_path / "s.yaml").read_text())
+    assert found[-1] == {"OPTIM.LR": [0.01], "W": [8.0], "INIT": [["a", "b"]]}
+    card.main(["finalists", str(record), str(tmp_path / "s.yaml")])
+    best = yaml.safe_load((tmp_path / "s.yaml").read_text())
+    assert [grid["OPTIM.LR"] for grid in best] == [[0.003], [0.01]]
+
+
+def test_variants_of_align_keep_its_settings(tmp_path):
+    config = tmp_path / "emoji_tuned.yaml"
+    node = {"M": 4, "N": 4, "CTX_INIT": ["a"] * 4, "BETA": 1.0, "DEPTH": 3}
+    config.write_text(yaml.safe_dump({"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node}}))
+    card.main(["variants", str(config)])
+    for name, keys in card.VARIANTS.items():
+        found = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        assert found == {"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node | keys}}
