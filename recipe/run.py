@@ -15,7 +15,7 @@ from trainers.prompting.running import ranks
 
 from .folder import output_folder
 from .results import remove_results, write_results
-from .settings import shown
+from .settings import changed, shown
 
 
 def do_run(cfg, args) -> None:
@@ -30,7 +30,7 @@ def do_run(cfg, args) -> None:
 
 
 def setup_run(cfg) -> None:
-    """Start the log, seed what draws by chance, and tell what this run is."""
+    """Start the log, seed what draws by chance, and say what this run is: in the log in full."""
     if ranks.is_first():
         setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
@@ -40,8 +40,13 @@ def setup_run(cfg) -> None:
         set_random_seed(ranks.of_first(torch.initial_seed() % 2**32))
     if ranks.count() > 1:
         print(f"This run is shared by {ranks.count()} ranks")
-    print(f"Arguments: {' '.join(sys.argv[1:])}\n\nConfig:\n{shown(cfg)}\n")
-    print(f"Environment:\n{collect_env_info()}\n")
+    print(f"Arguments: {' '.join(sys.argv[1:])}\n")
+    if ranks.is_first():
+        log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
+        print(
+            f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n"
+        )
+        print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
 
 
 def train_or_evaluate(trainer, args) -> None:

@@ -19,7 +19,7 @@ from trainers.prompting import extend_cfg
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.by_run import by_dataset, for_run
+from trainers.prompting.trainer.by_run import by_dataset, for_run, leaves
 from trainers.prompting.trainer.schedule import check_optim
 
 from .configs import merge
@@ -45,8 +45,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         plugins += _names(keys.pop(PLUGINS, []))
     plugins = list(dict.fromkeys(map(_absolute, plugins)))
     load_plugins(plugins)  # before the cfg: they add nodes to it
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
+    cfg = _defaults()
     cfg.TRAINER.PLUGINS = plugins
     given = {key: value for _, keys in settings for key, value in keys.items()}
     names = ("NAME", "NUM_SHOTS", "SUBSAMPLE_CLASSES")
@@ -66,26 +65,50 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     return cfg
 
 
+def _defaults():
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    return cfg
+
+
+def changed(cfg) -> str:
+    """The settings of a cfg that differ from the defaults, a line for each."""
+    defaults = dict(leaves(_defaults()))
+    return "\n".join(
+        f"{key}: {value}"
+        for key, value in leaves(_own(cfg))
+        if key not in defaults or value != defaults[key]
+    )
+
+
 def shown(cfg) -> str:
     """The cfg as text, without what only other methods than its own read."""
+    return str(_own(cfg))
+
+
+def _own(cfg):
     own = METHODS.get(cfg.TRAINER.NAME)
     if own is None:  # not one of ours: what it reads is not known
-        return str(cfg)
+        return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    places = {place for method in METHODS.values() for place in _places(method)} - _places(own)
-    for place in places:
-        *path, key = place.split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        node.pop(key, None)
-    return str(cfg)
+    for place in {place for method in METHODS.values() for place in _places(method)} - _places(own):
+        _drop(cfg, place)
+    return cfg
 
 
 def _places(method) -> set[str]:
-    """Where a method's settings stand in a cfg: its node, and keys elsewhere."""
-    return {f"TRAINER.{method.node}", *method.outside.values()}
+    """The places of a method's keys in a cfg, some of them in the node of another method."""
+    return {method.place(key) for key in (*method.defaults, *method.ignored)}
+
+
+def _drop(node, place: str) -> None:
+    """Remove a key, and the nodes that are empty then."""
+    first, _, rest = place.partition(".")
+    if rest:
+        _drop(node[first], rest)
+    if not rest or not node[first]:
+        del node[first]
 
 
 def _names(value: object) -> list[str]:

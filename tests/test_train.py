@@ -24,9 +24,10 @@ def prompts(folder, epoch, model="MultiModalPromptLearner"):
     return torch.load(folder / model / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
 
 
-def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
+def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path, capfd):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out) == 0
+    console = capfd.readouterr().out
     record = results(out)
     assert record["trainer"] == "ALIGN" and record["dataset"] == "TinyColours"
     assert (record["seed"], record["shots"], record["split"]) == (1, 4, "test")
@@ -40,6 +41,12 @@ def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path):
     assert record["backbone_sha256"] == hashlib.sha256(weights).hexdigest()
     log = (out / "log.txt").read_text()
     assert "epoch [2/2]" in log and log.count("nothing will be recomputed") == 1
+    changed = f"(all are in '{out / 'log.txt'}'):\n"
+    for text in (console, log):
+        settings = text.split(changed)[1].split("\n\n")[0].splitlines()
+        assert "TRAINER.ALIGN.M: 2" in settings and "TRAINER.NAME: ALIGN" in settings
+        assert "TRAINER.ALIGN.COUPLING: project" not in settings
+    assert "COUPLING: project" in log and "COUPLING" not in console
     assert list((out / "tensorboard").iterdir())
     folder = out / "MultiModalPromptLearner"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]

@@ -13,6 +13,8 @@ from ..protocols.base import Run
 from ..report.results import COMMAND, CONSOLE, console_lines
 from .start import Process
 
+LOSS = re.compile(r"\bloss (\S+)(?: \((\S+)\))?")  # the average stands in brackets
+ACCURACY = re.compile(r"\bacc (\S+)(?: \((\S+)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -46,7 +48,7 @@ class Child:
     def __init__(self, run: Run, process: Process, console: TextIO, lock: contextlib.ExitStack):
         self.run = run
         self.latest = ""
-        self.fraction: float | None = None  # the part of the training that is done, once known
+        self.pace = Pace()
         self.started = time.monotonic()
         self._console = console
         self._lock = lock
@@ -58,6 +60,11 @@ class Child:
     def seconds(self) -> float:
         """How long it has been running."""
         return time.monotonic() - self.started
+
+    @property
+    def left(self) -> float | None:
+        """Seconds of training that are left, once they can be estimated."""
+        return self.pace.left(self.seconds)
 
     def ended(self) -> bool:
         """Whether it has ended; if so, nothing of it is left running."""
@@ -116,7 +123,7 @@ class Child:
         text = ESCAPES.sub("", line).rstrip()
         if text.strip() and not text.startswith(SAYS_NOTHING):
             self.latest = " ".join(text.split())
-            self.fraction = fraction_done(text) or self.fraction
+            self.pace.see(self.seconds, fraction_done(text))
         # A progress bar ends its lines with a bare carriage return; such a line is the latest
         # news but, as on a terminal, does not stay.
         if end == "\r":
@@ -151,6 +158,33 @@ class _Pipe:
     def close(self) -> None:
         """Read no more."""
         os.close(self._end)
+
+
+class Pace:
+    """The speed of a training since its first news: its start and earlier epochs do not count."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None  # seconds, and the part done by then
+        self._last: tuple[float, float] | None = None
+
+    def see(self, seconds: float, fraction: float | None) -> None:
+        """Note the part of the training that is done after so many seconds, if that is known."""
+        if fraction is not None and (self._last is None or fraction > self._last[1]):
+            self._first = self._first or (seconds, fraction)
+            self._last = (seconds, fraction)
+
+    def left(self, seconds: float) -> float | None:
+        """Seconds until its end, counted from `seconds`; None before the second news."""
+        if self._first is None or self._last is None or self._first == self._last:
+            return None
+        (start, before), (then, done) = self._first, self._last
+        return max(0.0, then + (then - start) / (done - before) * (1 - done) - seconds)
+
+
+def numbers(line: str) -> list[str]:
+    """Loss and accuracy in a line of a training's log, if it has them: averages where it does."""
+    found = ((name, form.search(line)) for name, form in (("loss", LOSS), ("acc", ACCURACY)))
+    return [f"{name} {match[2] or match[1]}" for name, match in found if match]
 
 
 def fraction_done(line: str) -> float | None:

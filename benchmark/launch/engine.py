@@ -74,11 +74,14 @@ class Working(Protocol):
 
     run: Run
     latest: str  # line of its log
-    fraction: float | None  # of its training that is done, if known
 
     @property
     def seconds(self) -> float:
         """How long it has been at it."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds of training that are left, once they can be estimated."""
 
 
 class Engine:
@@ -215,29 +218,36 @@ class Engine:
             taken = outcome.seconds if seconds is None else seconds
             self._durations[kind(outcome.run)].append(taken)
 
-    def remaining(self, children: Iterable[Working] = ()) -> tuple[float, bool]:
-        """Seconds of work that are left, and whether that counts every run.
+    def remaining(self, children: Iterable[Working] = (), at_once: int = 1) -> tuple[float, int]:
+        """Seconds until what can be estimated is done, and the number of the other runs.
 
-        A method that has not run yet is not counted: nobody knows how long it takes.
+        A run of a kind that has not run yet is one of these: nobody knows how long it takes.
+
+        Args:
+            children: that are running.
+            at_once: runs that share the work.
         """
         running = {child.run: child for child in children}
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
-        for run, working in running.items():
-            if working.fraction:
-                guesses.setdefault(kind(run), working.seconds / working.fraction)
-        total, complete = 0.0, True
+        for run, child in running.items():
+            if child.left is not None:
+                guesses.setdefault(kind(run), child.seconds + child.left)
+        todo, unknown = [0.0], 0
         for run in self.todo:
             if run in self.outcomes:
                 continue
-            child = running.get(run)
-            guess = guesses.get(kind(run))
-            if child and child.fraction:
-                guess = child.seconds / child.fraction
-            if guess is None:
-                complete = False
+            seconds = guesses.get(kind(run))
+            if run in running:
+                child = running[run]
+                if child.left is not None:
+                    seconds = child.left
+                elif seconds is not None:
+                    seconds = max(0.0, seconds - child.seconds)
+            if seconds is None:
+                unknown += 1
             else:
-                total += max(0.0, guess - child.seconds) if child else guess
-        return total, complete
+                todo.append(seconds)
+        return max(sum(todo) / at_once, max(todo)), unknown
 
 
 def kind(run: Run) -> tuple:

@@ -77,8 +77,7 @@ class Local:
                         del self._children[slot]
                         self._end(child, engine, progress)
                 children = list(self._children.values())
-                seconds, complete = engine.remaining(children)
-                progress.tick(children, seconds / self.jobs, complete)
+                progress.tick(children, *engine.remaining(children, self.jobs))
                 time.sleep(TICK if children or waiting else 0)
         finally:
             progress.end()

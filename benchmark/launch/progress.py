@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..protocols.base import Run
 from ..report.results import CONSOLE, Outcome
+from .child import numbers
 from .engine import Working
 
 HEARTBEAT = 4.8  # seconds: never more than 5 without a word
@@ -29,7 +30,7 @@ class Progress:
         """Start, with `done` of `total` runs finished already."""
         self.done, self.total = done, total
         if self.terminal and done < total:
-            form = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed} {desc}"
+            form = "{n_fmt}/{total_fmt} runs |{bar:10}| {elapsed} {desc}"
             bar = tqdm(total=total, initial=done, bar_format=form, file=self.stream, leave=False)
             self.bars.append(bar)
 
@@ -56,15 +57,19 @@ class Progress:
             text = outcome.problem
         self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
-    def tick(self, children: Sequence[Working], seconds: float, complete: bool) -> None:
-        """Show the latest of each running child; `seconds` are left, or more if not `complete`."""
-        eta = f"{'' if complete else 'over '}{clock(seconds)} left"
-        if not complete and not seconds:
-            eta = "time left not known yet"
-        news = [
-            f"{child.run} ({clock(child.seconds)}): {child.latest or STARTING}"
-            for child in children
-        ]
+    def tick(self, children: Sequence[Working], seconds: float, unknown: int) -> None:
+        """Show the latest of each running child, and how long all runs take.
+
+        Args:
+            children: that are running.
+            seconds: that are left for those runs whose length can be estimated.
+            unknown: the number of the others.
+        """
+        eta = f"about {clock(seconds)} left"
+        if unknown:
+            more = f"{unknown} run{'s' * (unknown > 1)} not timed yet"
+            eta = f"{eta} ({more})" if seconds else "time left not known yet"
+        news = [_news(child) for child in children]
         if self.bars:
             self._draw(news, eta)
         elif news and time.monotonic() - self.last > HEARTBEAT:
@@ -91,6 +96,16 @@ class Progress:
             tqdm.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
+
+
+def _news(child: Working) -> str:
+    """Loss, accuracy and time left, then the run: a terminal cuts off the end."""
+    words = numbers(child.latest)
+    if words and child.left is not None:
+        words.append(f"{clock(child.left)} left")
+    first = f"{', '.join(words)} | " if words else ""
+    rest = child.latest.split(" loss ")[0] if words else child.latest or STARTING
+    return f"{first}{child.run} ({clock(child.seconds)}): {rest}"
 
 
 def clock(seconds: float) -> str:

@@ -5,6 +5,7 @@ own path, half precision against float32, the same bits twice, the memory that a
 against the plan, and time and logits against a naive reference.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,10 +90,12 @@ def bytes_kept(model: Model) -> Iterator[dict[int, int]]:
 
 
 def checks(device: str, threads: int) -> Iterator[Check]:
-    """Each check, as soon as it is done."""
+    """Each check, as soon as it is done; stderr says what is being done."""
     backbone, classes, batch = SIZES[device]
     case = Case("ALIGN", GEOMETRY[backbone], classes, batch, device, "fp32", threads)
+    _say("fused kernels")
     yield kernels(case)
+    _say(f"steps in float32: {backbone}, {classes} classes, {batch} images")
     ours = take_step(case, REPEATS)
     yield Check(
         "memory of a step",
@@ -101,7 +104,9 @@ def checks(device: str, threads: int) -> Iterator[Check]:
         ours.kept <= MEMORY * ours.planned,
     )
     for precision in PRECISIONS[device]:
+        _say(f"a step with {precision}")
         yield from half(precision, take_step(replace(case, precision=precision), 0), ours)
+    _say("steps of the naive reference")
     naive = take_step(case, 1, NaiveModel)
     apart = (ours.logits - naive.logits).abs().max().item()
     yield Check("logits of the reference", f"{apart:.1e} apart", f"at most {SAME_LOGIT}",
@@ -113,12 +118,17 @@ def checks(device: str, threads: int) -> Iterator[Check]:
         "less than the reference",
         faster > 1,
     )
+    _say("the same step again")
     first = ours
     if device == "cuda":
         make_deterministic()  # as TRAINER.DETERMINISTIC
         first = take_step(case, 0)
     same = first.same_as(take_step(case, 0))
     yield Check("the same step twice", "the same bits" if same else "other bits", "the same", same)
+
+
+def _say(what: str) -> None:
+    print(f"now: {what}", file=sys.stderr, flush=True)
 
 
 def kernels(case: Case) -> Check:

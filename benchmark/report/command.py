@@ -86,6 +86,10 @@ def build_parser() -> Parser:
     )  # fmt: skip
     add("--seeds", type=each(seed), help="only runs with these (default: all that were run)")
     add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
+    add(
+        "--deviations", action="store_true",
+        help="of LaTeX: standard deviations (with --interval: intervals) after the means",
+    )  # fmt: skip
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--compare", metavar="METHOD",
@@ -130,6 +134,8 @@ def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
     if args.metric != "accuracy" and not args.compare:
         raise UserError(f"--metric {args.metric} goes with --compare METHOD, which names a method")
+    if args.deviations and args.format != "latex":
+        raise UserError("--deviations goes with --format latex: other formats have them anyway")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     outcomes = found_in(list(dict.fromkeys(args.outputs)), protocols)
     read, unknown = logs.read(args.logs)
@@ -161,7 +167,7 @@ def main(argv: list[str]) -> None:
     if view:
         print(formatted_view(view, args.format, listed))
     else:
-        print(render(listed, args.format, args.published == "all"))
+        print(render(listed, args.format, args.published == "all", args.deviations))
 
 
 def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:

@@ -42,17 +42,21 @@ ESCAPED = str.maketrans(
 PAGE = 88
 SIZES = ((60, r"\small"), (70, r"\footnotesize"))
 SMALLEST = r"\scriptsize"
+SMALL = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
-def papers(rows: pd.DataFrame, all_published: bool) -> str:
+def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) -> str:
     """The tables of these rows.
 
     Args:
         rows: as `rows` makes them.
         all_published: published numbers of methods that were not run are lines, too.
+        deviations: the spread of each mean over the seeds stands after it.
     """
     found = [PACKAGES]
+    if not deviations:
+        rows = rows.assign(spread=None)
     for _, members in rows.groupby("group", sort=False):
         protocol = members.iloc[0]["protocol"]
         group = tables(members, all_published, paper=not protocol.by_variant)[protocol]
@@ -70,8 +74,7 @@ def as_latex(table: Table) -> str:
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
     body = tabular("l" + "r" * (len(head) - 1), [_row(head)], table)
-    size = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
-    return floating("table", caption, "", [size, *body], table.problems)
+    return floating("table", caption, "", [SMALL, *body], table.problems)
 
 
 def escape(text: str) -> str:
@@ -89,9 +92,12 @@ def marked(table: Table) -> list[list[str]]:
 
     def mark(i: int, j: int, cell: Cell) -> str:
         text = escape(cell.text)
+        spread = "" if cell.spread is None else rf"$_{{\pm{cell.spread:.2f}}}$"
         if i in best[j]:
-            return rf"\textbf{{{text}}}"
-        return rf"\underline{{{text}}}" if i in second[j] else text
+            text = rf"\textbf{{{text}}}"
+        elif i in second[j]:
+            text = rf"\underline{{{text}}}"
+        return text + spread
 
     return [[mark(i, j, cell) for j, cell in enumerate(line)] for i, line in enumerate(table.lines)]
 
@@ -160,7 +166,8 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
     text = escape(" ".join([f"{what}: accuracy (%).", *caption]))
-    sheet, *others = _sheets(blocks, 2 if by_shots else 3)
+    beside = 2 if by_shots else 3
+    sheet, *others = _sheets(blocks, beside - 1 if has_spread(group) else beside)
     found = [floating("table*", text, label, sheet, _problems(members))]
     same = r"\addtocounter{table}{-1}"
     found += [floating("table*", f"{what} (continued).", "", [same, *body], []) for body in others]
@@ -197,7 +204,8 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
         groups.append(rf"\multicolumn{{{len(names) - 1}}}{{c}}{{Target}}")
         rules = rf"\cmidrule(lr){{2-2}}\cmidrule(l){{3-{1 + len(names)}}}"
     head = [_row(["", *groups]), rules, _row(["", *heads])]
-    body = [r"\small\setlength{\tabcolsep}{4pt}"]
+    wide = turned and has_spread([table])
+    body = [r"\scriptsize\setlength{\tabcolsep}{2pt}" if wide else SMALL]
     body += tabular("l" + "c" * len(names), head, table)
     what = f"{first.protocol.title} from {dataset_title(first.source)}, {shots}"
     caption = escape(" ".join([f"{what}: accuracy (%).", *_caption([table])]))
@@ -208,12 +216,21 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
 def _caption(group: list[Table]) -> list[str]:
     """Sentences below the title of a float."""
     seeds = max(table.seeds for table in group)
-    found = [f"Means over {seeds} seeds." if seeds > 1 else "One seed."]
+    means = "Means"
+    if has_spread(group):
+        spread = "95% intervals" if group[0].first.interval else "standard deviations"
+        means = f"Means ± {spread}"
+    found = [f"{means} over {seeds} seeds." if seeds > 1 else "One seed."]
     found.append("Best in bold, second best underlined.")
     cited = set().union(*(table.cited for table in group))
     marks = set().union(*(table.marks for table in group))
     sources = published.caption(group[0].first.protocol, cited, marks)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
+
+
+def has_spread(group: Sequence[Table]) -> bool:
+    """Whether a mean of these tables has its spread."""
+    return any(cell.spread is not None for table in group for line in table.lines for cell in line)
 
 
 def _problems(members: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from recipe.metrics import BINS, reliability
 from trainers.prompting.errors import printable
@@ -21,6 +22,7 @@ from .plots import RC, Drawing
 from .tables import seeds_text
 
 COLUMNS = 3  # panels side by side
+MOST_NUMBERS = 12  # with more classes the numbers of cells cannot be read
 MOST_NAMES = 40  # with more classes their names cannot be read
 
 # Labels, predictions and their probabilities (n,) of a method, of all its seeds in turn.
@@ -34,12 +36,12 @@ def figures(tests: list[Test], name: str) -> Drawing:
         tests: those with predictions are drawn.
         name: a key of PICTURES.
     """
-    sentence, panel, side = PICTURES[name]
+    sentence, panel, size = PICTURES[name]
     found = {}
     for test in tests:
         arrays = {method: said for method in test.runs if (said := _arrays(test, method))}
         if arrays:
-            figure = _draw(test, arrays, panel, side)
+            figure = _draw(test, arrays, panel, size)
             found[f"{name}_{test.name}"] = figure, f"{sentence}: {test.where}"
     return found
 
@@ -60,12 +62,14 @@ def _arrays(test: Test, method: str) -> Arrays | None:
     return {name: np.concatenate(column) for name, column in columns.items()}
 
 
-def _draw(test: Test, arrays: dict[str, Arrays], panel: Callable, side: float) -> Figure:
+def _draw(
+    test: Test, arrays: dict[str, Arrays], panel: Callable, size: tuple[float, float]
+) -> Figure:
     columns = min(COLUMNS, len(arrays))
     lines = math.ceil(len(arrays) / columns)
     with matplotlib.rc_context(RC):
-        size = (max(side * columns, 4.0), (side + 0.12) * lines + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
+        whole = (max(size[0] * columns, 4.0), size[1] * lines + 0.4)
+        figure = Figure(figsize=whole, layout="constrained")
         figure.suptitle(test.where)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis in axes[len(arrays) :]:
@@ -86,9 +90,17 @@ def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool)
     axis.bar(centres[some], accuracies[some], 0.95 / BINS, color="#88CCEE")
     axis.plot(confidences[some], accuracies[some], "o", markersize=3, color="#332288")
     axis.plot([0, 1], [0, 1], "--", linewidth=0.8, color="#555555")
-    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Confidence", aspect="equal")
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.tick_params(labelbottom=False)
+    below = axis.inset_axes((0, -0.38, 1, 0.3), sharex=axis)
+    below.bar(centres[some], counts[some], 0.95 / BINS, color="#BBBBBB")
+    below.set_xlabel("Confidence")
+    below.set_xticks([0, 0.5, 1])
+    below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     if first:
-        axis.set_ylabel("Accuracy")
+        for part, name in ((axis, "Accuracy"), (below, "Images")):
+            part.set_ylabel(name)
+            part.yaxis.set_label_coords(-0.27, 0.5)  # one below the other
     errors = test.values(method, "calibration_error")  # of each seed, as in the table
     note = f": ECE {mean(errors):.1f}%" if errors else ""
     axis.set_title(method_name(method) + note, fontsize="medium")
@@ -105,6 +117,11 @@ def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -
     axis.grid(False)
     axis.set_xlabel("Predicted class")
     axis.set_title(method_name(method), fontsize="medium")
+    if classes <= MOST_NUMBERS:
+        for (true, predicted), share in np.ndenumerate(matrix):
+            if share:
+                axis.text(predicted, true, f"{100 * share:.0f}", ha="center", va="center",
+                          fontsize=7, color="white" if share > 0.5 else "black")  # fmt: skip
     if len(names) == classes <= MOST_NAMES:
         size = 6 if classes > 12 else 8
         axis.set_xticks(range(classes), names, rotation=90, fontsize=size)
@@ -114,12 +131,17 @@ def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -
     return drawn
 
 
-# What is seen, what draws a panel, and how wide that is, in inches.
-PICTURES: dict[str, tuple[str, Callable, float]] = {
-    "reliability": ("Accuracy against confidence", _reliability, 2.4),
+# What is seen, what draws a panel, and its width and height in inches.
+PICTURES: dict[str, tuple[str, Callable, tuple[float, float]]] = {
+    "reliability": (
+        "Accuracy against confidence, and the number of images below",
+        _reliability,
+        (2.4, 3.0),
+    ),
     "confusion": (
-        "Share of the predicted classes in each true class, from white (0) to dark blue (1)",
+        "Share of the predicted classes in each true class, from white (0) to dark blue (1), "
+        "in percent where there are few classes",
         _confusion,
-        4.2,
+        (4.2, 4.32),
     ),
 }

@@ -3,7 +3,7 @@
 import io
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..protocols.base import Plot, shots_text
 from .joint import RELATIVE_TO, relative
@@ -210,7 +211,8 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
             title = panel.title or title
             axis.set_title(f"{names[0]}: {title}" if len(names) == 1 else title, fontsize="medium")
             axis.set_xlabel(panel.x_label)
-            handles |= DRAWINGS[plot.kind](axis, panel, styles)
+            here = {name: style for name, style in styles.items() if name in panel.curves}
+            handles |= DRAWINGS[plot.kind](axis, panel, here)
         if plot.x_label:
             figure.supxlabel(plot.x_label, fontsize="medium")
         if plot.y_label:
@@ -231,9 +233,8 @@ def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
 
 
 def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """Points beside each other where several methods have the same x, joined by lines."""
+    """The points of each method, joined by lines."""
     xs = sorted({point.x for points in panel.curves.values() for point in points})
-    gap = min((b - a for a, b in zip(xs, xs[1:], strict=False)), default=1)
     places = sorted(panel.ticks) if panel.ticks else xs
     axis.set_xticks(places, [panel.ticks.get(x, f"{x:g}") for x in places])
     at_zero = [name for name, points in panel.curves.items() if panel.ticks.get(points[0].x) == "0"]
@@ -242,26 +243,36 @@ def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
         handles[method] = _points(axis, panel.curves[method], styles[method])
         level, color = panel.curves[method][0].y, styles[method]["color"]
         axis.axhline(level, color=color, linewidth=0.8, linestyle=":")
-    for method, shift in _dodged([name for name in panel.curves if name not in at_zero], styles):
-        points = [p._replace(x=p.x + shift * gap) for p in sorted(panel.curves[method])]
-        handles[method] = _points(axis, points, styles[method])
+    for method in (method for method in styles if method not in at_zero):
+        handles[method] = _points(axis, sorted(panel.curves[method]), styles[method])
     return handles
 
 
 def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     """New against base classes, over lines of equal H."""
-    handles = {}
-    for method in styles:
-        if method in panel.curves:
-            style = styles[method] | {"linestyle": "none"}
-            handles[method] = _points(axis, panel.curves[method], style)
+    handles = {
+        method: _points(axis, panel.curves[method], style | {"linestyle": "none"})
+        for method, style in styles.items()
+    }
     axis.margins(0.15)
     base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
-    levels = axis.contour(base, new, h, levels=5, colors="#999999", linewidths=0.6, zorder=0.5)
-    axis.clabel(levels, fmt="H %g", fontsize=7)
+    levels = MaxNLocator(5).tick_values(h.min(), h.max())
+    axis.contour(base, new, h, levels=levels, colors="#999999", linewidths=0.6, zorder=0.5)
+    small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
+    for level in levels:  # named where its line ends: inside, the names would hit markers
+        right = _other(level, base[-1])
+        if new[0] <= right <= new[-1]:
+            axis.annotate(f" H {level:g}", (base[-1], right), va="center", **small)
+        elif base[0] <= (top := _other(level, new[-1])) <= base[-1]:
+            axis.annotate(f"H {level:g}", (top, new[-1]), ha="center", va="bottom", **small)
     axis.grid(False)
     return handles
+
+
+def _other(h: float, accuracy: float) -> float:
+    """The accuracy that has this harmonic mean with another; infinite where none has."""
+    return h * accuracy / (2 * accuracy - h) if 2 * accuracy > h else math.inf
 
 
 def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
@@ -271,8 +282,9 @@ def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     for place in panel.ticks:
         axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
     axis.set_ylim(min(panel.ticks) - 0.5, max(panel.ticks) + 0.5)
-    handles = {}
-    for method, shift in _dodged(panel.curves, styles):
+    handles, step = {}, min(0.12, 0.7 / max(1, len(styles)))
+    for number, method in enumerate(styles):
+        shift = (number - (len(styles) - 1) / 2) * step
         points = [point._replace(y=point.y - shift) for point in panel.curves[method]]
         handles[method] = _points(axis, points, styles[method] | {"linestyle": "none"})
     return handles
@@ -282,7 +294,7 @@ def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     """Points over a logarithmic axis, and a level of what costs nothing."""
     handles = {}
     for method in styles:
-        for point in panel.curves.get(method, []):
+        for point in panel.curves[method]:
             if point.x:
                 handles[method] = _points(axis, [point], styles[method] | {"linestyle": "none"})
             else:
@@ -292,13 +304,6 @@ def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
     axis.margins(0.15)
     return handles
-
-
-def _dodged(names: Collection[str], styles: dict[str, dict]) -> list[tuple[str, float]]:
-    """These methods in their order, each with its shift in a space of width 1."""
-    drawn = [method for method in styles if method in names]
-    step = min(0.12, 0.7 / max(1, len(drawn)))
-    return [(method, (i - (len(drawn) - 1) / 2) * step) for i, method in enumerate(drawn)]
 
 
 DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {

@@ -150,7 +150,7 @@ def kinds(protocol: Protocol, trainer: str) -> list[str]:
 
 
 def marked(name: str, marks: Iterable[str]) -> str:
-    """A name with marks, some of BEYOND, behind it."""
+    """A name followed by marks, some of BEYOND."""
     text = ", ".join(marks)
     return f"{name} ({text})" if text else name
 

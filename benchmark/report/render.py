@@ -20,16 +20,19 @@ FORMATS = (*TABLE_STYLES, "csv", "json", "html")
 WIDTH = 120  # characters of a line of text; wider tables are folded
 
 
-def render(rows: pd.DataFrame, form: str, all_published: bool = False) -> str:
+def render(
+    rows: pd.DataFrame, form: str, all_published: bool = False, deviations: bool = False
+) -> str:
     """All tables of these rows, or for machines the rows themselves, in one of FORMATS.
 
     Args:
         rows: as `rows` makes them.
         form: the format.
         all_published: the tables have the published numbers of methods that were not run, too.
+        deviations: LaTeX has the spread of each mean, as all others do.
     """
     if form == "latex":
-        return papers(rows, all_published)
+        return papers(rows, all_published, deviations)
     if form == "html":
         from .page import page  # with matplotlib
 

@@ -38,12 +38,13 @@ class Cell(NamedTuple):
     """A cell of a table; those with a `value` compete for the best of their column.
 
     The first of a line is `beside` where the line is not ours: of published numbers, or what ours
-    differ from them by.
+    differ from them by. In a paper, `spread` may stand after the text.
     """
 
     text: str
     value: float | None = None
     beside: bool = False
+    spread: float | None = None
 
 
 @dataclass
@@ -105,8 +106,8 @@ def tables(
     Args:
         rows: as `rows` makes them.
         all_published: the published numbers of methods that were not run are shown, too.
-        paper: they are as papers have them: means alone, without differences and costs, and
-            published numbers compete for the best.
+        paper: they are as papers have them: means, with their spreads apart, without differences
+            and costs, and published numbers compete for the best.
     """
     found = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
@@ -187,8 +188,11 @@ def _ours(row, paper: bool) -> Cell | None:
         return None
     if row.mean is None:
         return Cell(row.cell)
-    text = f"{row.mean:.2f}{'' if row.complete else INCOMPLETE}" if paper else row.cell
-    return Cell(text, row.mean if row.complete else None)
+    value = row.mean if row.complete else None
+    if not paper:
+        return Cell(row.cell, value)
+    text = f"{row.mean:.2f}{'' if row.complete else INCOMPLETE}"
+    return Cell(text, value, spread=row.spread)
 
 
 def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) -> Cell:

@@ -1,9 +1,11 @@
 """Two steps and an evaluation of every method, for test_ranks.py, in one process or under torchrun.
 
-`torchrun --nproc_per_node W rank_steps.py FILE` writes what the first rank found.
+`torchrun --nproc_per_node W rank_steps.py FILE [NAME ...]` writes what the first rank found, of all
+methods where none is named.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -72,6 +74,7 @@ class Own(Method):
         return {"ce": F.cross_entropy(output.logits, batch.labels), "size": size, "spread": spread}
 
 
+OWN = "a user's own"
 # Points beside the defaults, by a name of their own.
 MORE = {
     "ALIGN released": ("ALIGN", {"FORM": "released"}),
@@ -127,23 +130,26 @@ def steps(method: Method) -> dict[str, torch.Tensor]:
     return found
 
 
-def everything() -> dict[str, dict[str, torch.Tensor]]:
+def steps_of(names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     clip = str(ROOT / "tests" / "golden" / "tiny_clip_seed0.safetensors")
     ours = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
     points = {name: (name, {}) for name in ours} | MORE  # a test before may have loaded plug-ins
     found = {}
-    for title, (name, node) in points.items():
+    for title in names or [*points, OWN]:
         torch.manual_seed(0)
-        node = settings(name) | node
-        method = build_method(name, node, load_clip(clip), NAMES, support=support_of(name, NAMES))
+        if title == OWN:
+            method = Own(read_node(Own, {}), load_clip(clip), NAMES)
+        else:
+            name, node = points[title]
+            node = settings(name) | node
+            support = support_of(name, NAMES)
+            method = build_method(name, node, load_clip(clip), NAMES, support=support)
         found[title] = steps(method)
-    torch.manual_seed(0)
-    found["a user's own"] = steps(Own(read_node(Own, {}), load_clip(clip), NAMES))
     return found
 
 
 if __name__ == "__main__":
     with ranks.joined():
-        found = everything()
+        found = steps_of(sys.argv[2:])
         if ranks.is_first():
             torch.save(found, sys.argv[1])

@@ -1,4 +1,4 @@
-"""What a method may take beyond labelled images and the names of the classes, by its mark."""
+"""Marks of methods that take more than labelled images and the names of the classes."""
 
 PER_DATASET = "per data set"
 BEYOND = {

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from trainers.prompting.storage.files import held, read_file, write_whole
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
 from ...report.results import RESULTS, Outcome, failure
-from ..child import last_epoch
+from ..child import Pace, last_epoch
 from ..engine import Engine
 from ..progress import Progress
 from .arrays import LOGS, Array, dry_run, plan, relative, script
@@ -158,7 +159,7 @@ class Distant:
 
     run: Run
     latest: str
-    fraction: float | None
+    left: float | None
     seconds: float
 
 
@@ -170,6 +171,7 @@ class _Watch:
         self.book = Book(slurm.output)
         self.gone: dict[Run, int] = {}  # looks since the job has left the queue
         self.since: dict[Run, float] = {}
+        self.paces: defaultdict[Run, Pace] = defaultdict(Pace)
 
     def until_done(self) -> None:
         """Return when every run has an outcome."""
@@ -180,8 +182,8 @@ class _Watch:
         try:
             while left:
                 running = self._look()
-                seconds, complete = self.engine.remaining(running)
-                self.progress.tick(running, seconds / max(1, len(running)), complete)
+                at_once = max(1, len(running))
+                self.progress.tick(running, *self.engine.remaining(running, at_once))
                 left = [run for run in left if run not in self.engine.outcomes]
                 time.sleep(pause if left else 0)
                 pause = min(1.2 * pause, longest)
@@ -227,8 +229,10 @@ class _Watch:
 
     def _distant(self, run: Run) -> Distant:
         since = self.since.setdefault(run, time.monotonic())
+        seconds = time.monotonic() - since
         latest, fraction = last_epoch(run)
-        return Distant(run, latest, fraction, time.monotonic() - since)
+        self.paces[run].see(seconds, fraction)
+        return Distant(run, latest, self.paces[run].left(seconds), seconds)
 
 
 def ending(entry, task: Task | None) -> str:

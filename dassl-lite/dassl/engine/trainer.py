@@ -208,13 +208,18 @@ class TrainerX(SimpleTrainer):
         before, total = self.count_steps()
         eta = datetime.timedelta(seconds=int(batch_time.avg * (total - before - done)))
         lr = self.get_current_lr()
-        print(
-            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]"
-            f" time {batch_time.val:.3f} ({batch_time.avg:.3f})"
-            f" data {data_time.val:.3f} ({data_time.avg:.3f})"
-            f" {losses} lr {lr:.4e} eta {eta}",
-            flush=True,
-        )
+        first = [name for name in ("loss", "acc") if name in losses.meters]
+        others = [name for name in losses.meters if name not in first]
+        words = [  # what fits into 80 columns first
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]",
+            *map(losses.shown, first),
+            f"eta {eta}",
+            *map(losses.shown, others),
+            f"lr {lr:.4e}",
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+        ]
+        print(" ".join(words), flush=True)
         step = before + self.batch_idx
         for name, meter in losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)

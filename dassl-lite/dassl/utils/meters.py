@@ -56,6 +56,9 @@ class MetricMeter:
 
     def __str__(self):
         """The last value and the average of each meter."""
-        return self.delimiter.join(
-            f"{name} {meter.val:.4f} ({meter.avg:.4f})" for name, meter in self.meters.items()
-        )
+        return self.delimiter.join(map(self.shown, self.meters))
+
+    def shown(self, name):
+        """The last value and the average of one meter."""
+        meter = self.meters[name]
+        return f"{name} {meter.val:.4f} ({meter.avg:.4f})"

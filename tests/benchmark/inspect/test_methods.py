@@ -1,11 +1,8 @@
 """The table of methods, and the words behind learned contexts."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from paths import ROOT
+from rank_steps import settings
 from tiny import run
 
 from benchmark.__main__ import main
@@ -46,8 +43,7 @@ def test_the_counts_are_those_of_the_papers_and_of_the_models(tiny_clip, monkeyp
     tiny = (64, 32, 4, 128, 8, 77, 49408, 128, 2, 4)
     monkeypatch.setitem(methods.GEOMETRY, "tiny", tiny)
     for method in METHODS:
-        keys = METHODS[method].defaults
-        node = {key: 2 for key in keys if "DEPTH" in key or key == "INSERT_BLOCK"}
+        node = settings(method)
         built = build_method(method, node, tiny_clip, ["forest", "sea"])
         built.make_room(32)
         count = sum(p.numel() for p in built.model.public_parameters().values())
@@ -118,11 +114,3 @@ def test_words_without_something_to_read(tmp_path, capsys):
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "gone.pt" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_reader_that_has_had_enough_sees_no_traceback():
-    command = [sys.executable, "-m", "benchmark", "methods"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.close()
-        assert (process.wait(), process.stderr.read()) == (1, "")

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import dassl.utils
 import pytest
@@ -16,11 +18,13 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load
 from tiny import COLOURS
+from torch import nn
 
 from benchmark.__main__ import main
-from benchmark.inspect.export import text_features
 from trainers.prompting import UserError, load_clip, load_run
+from trainers.prompting.method import METHODS
 from trainers.prompting.model.parts import Parts
+from trainers.prompting.use.commands.export import exported, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -285,3 +289,32 @@ def test_an_onnx_file_gives_the_same_logits(runs, capsys, tmp_path, method):
         x = torch.randn(count, 3, 32, 32)
         (logits,) = session.run(None, {"images": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(logits), loaded.model(x), atol=1e-4, rtol=0)
+
+
+class Steered(nn.Module):
+    def forward(self, images):
+        return images[:, 0].flatten(1) * (2 if images.sum() > 0 else 1)
+
+
+class Counted(nn.Module):
+    def forward(self, images):
+        return images.new_zeros(len(images), 2) + images.mean()
+
+
+@pytest.mark.parametrize(
+    ("traced", "remedy"), [(Steered, "may steer its Python code"), (Counted, "use x.shape[0]")]
+)
+def test_a_plug_in_that_cannot_be_traced_says_why(monkeypatch, traced, remedy):
+    """By what PyTorch has said."""
+
+    def program(model, size):
+        batch = {0: torch.export.Dim("batch")}
+        images = torch.randn(3, 3, size, size)
+        return torch.export.export(traced(), (images,), dynamic_shapes=(batch,), strict=False)
+
+    monkeypatch.setattr("trainers.prompting.use.export.program", program)
+    monkeypatch.setitem(METHODS, "Outside", type("Outside", (), {"__module__": "outside"}))
+    settings = SimpleNamespace(INPUT=SimpleNamespace(SIZE=(32, 32)))
+    run = SimpleNamespace(method="Outside", model=None, settings=settings)
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        exported(run)

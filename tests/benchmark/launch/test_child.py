@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from checkout import wait_for
 
-from benchmark.launch.child import Child, fraction_done, last_sentence
+from benchmark.launch.child import Child, Pace, fraction_done, last_sentence, numbers
 from benchmark.launch.start import Starter
 from benchmark.protocols import FEW_SHOT
 
@@ -27,6 +27,30 @@ def test_fraction_done():
     assert fraction_done("batch [10/20]") is None
 
 
+def test_time_left_of_a_run_leaves_out_its_start_and_what_an_earlier_one_did():
+    pace = Pace()
+    pace.see(30.0, None)
+    pace.see(60.0, 0.5)  # a minute of start-up, resumed in the middle
+    assert pace.left(60.0) is None
+    pace.see(70.0, 0.6)
+    pace.see(70.5, 0.6)  # another line of the same batch
+    assert pace.left(70.0) == pytest.approx(40.0) and pace.left(75.0) == pytest.approx(35.0)
+    assert pace.left(200.0) == 0
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("epoch [1/2] batch [1/4] loss 0.5 (0.6) acc 40 (41.5) eta 0:01 ce 1 (2)",
+         ["loss 0.6", "acc 41.5"]),
+        ("epoch [1/2] batch [1/4] time 1 (2) data 0 (0) loss nan eta 0:01", ["loss nan"]),
+        ("Evaluate on the *test* set", []),
+    ],
+)  # fmt: skip
+def test_loss_and_accuracy_of_a_line(line, expected):
+    assert numbers(line) == expected
+
+
 def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
@@ -34,7 +58,7 @@ def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
         process = Starter(forks=False).start(command, {})
         child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
         wait_for(child.ended)
-        assert child.failure() is None and child.fraction == 1 / 8
+        assert child.failure() is None and child.left is None
         child.close("# failed: a note that has no room either")
         assert console.closed
 

@@ -2,8 +2,8 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
-import pytest
 from checkout import working
 
 from benchmark.launch.engine import Engine, Settings
@@ -32,16 +32,20 @@ def test_a_finished_run_with_other_options_is_refused(checkout):
     assert len(checkout.calls()) == 2
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"accuracy": NaN}', '{"accuracy": null}'])
-def test_corrupt_results_are_named_and_redone(checkout, text):
-    checkout.base2new(*ONE)
-    results = checkout.folder("CoOp", 1, "test_new") / "results.json"
-    results.write_text(text)
+def test_corrupt_results_are_named_and_redone(checkout):
+    words = ("--trainers", "CoOp", "--seeds", "1 2 3 4")
+    checkout.base2new(*words)
+    texts = "{", "[]", '{"accuracy": NaN}', '{"accuracy": null}'
+    files = [checkout.folder("CoOp", seed, "test_new") / "results.json" for seed in (1, 2, 3, 4)]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
     told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
-    assert f"- CoOp, new: corrupt: {results.relative_to(checkout.root)}" in told
-    again = checkout.base2new(*ONE)
-    assert str(results) in again.stderr and "taken as unfinished" in again.stderr
-    assert checkout.runs() == ["CoOp/1/base", "CoOp/1/new", "CoOp/1/new"]
+    again = checkout.base2new(*words).stderr
+    for file in files:
+        assert f"- CoOp, new: corrupt: {file.relative_to(checkout.root)}" in told
+        (line,) = (line for line in again.splitlines() if str(file) in line)
+        assert "taken as unfinished" in line
+    assert sorted(checkout.runs()[8:]) == [f"CoOp/{seed}/new" for seed in (1, 2, 3, 4)]
 
 
 def test_an_evaluation_is_redone_with_its_training(checkout):
@@ -98,5 +102,10 @@ def test_time_left_counts_what_is_known_and_says_so(tmp_path):
     finished |= {"subsample_classes": "base", "train_seconds": 20.0, "test_seconds": 10.0}
     runs[0].folder.mkdir(parents=True)
     (runs[0].folder / "results.json").write_text(json.dumps(finished))
-    assert Engine(runs[:3], Settings()).remaining() == (60.0, True)
-    assert Engine(runs, Settings()).remaining() == (60.0, False)
+    assert Engine(runs[:3], Settings()).remaining() == (60.0, 0)
+    assert Engine(runs, Settings()).remaining() == (60.0, 3)
+    children = [SimpleNamespace(run=runs[1], seconds=100.0, left=20.0)]  # slower than the first
+    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)
+    assert Engine(runs, Settings()).remaining(children, at_once=4) == (30.0, 3)
+    children.append(SimpleNamespace(run=runs[3], seconds=10.0, left=None))
+    assert Engine(runs, Settings()).remaining(children) == (20.0 + 30.0, 3)

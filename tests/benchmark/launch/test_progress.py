@@ -35,12 +35,35 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
 def test_plain_lines_have_a_heartbeat(monkeypatch):
     stream = io.StringIO()
     run = outcome("CoOp", 1, "base", 50.0).run
-    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch [1/2]")
+    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch [1/2]", left=None)
     progress = Progress(stream)
-    progress.tick([child], 100.0, complete=False)
+    progress.tick([child], 100.0, 0)
     assert stream.getvalue() == ""
     monkeypatch.setattr(progress_module, "HEARTBEAT", -1.0)
-    progress.tick([child], 100.0, complete=False)
-    expected = "CoOp on emoji, seed 1, base (1:05): epoch [1/2] | all: over 1:40 left\n"
-    assert stream.getvalue() == expected
+    for seconds, unknown in ((100.0, 0), (100.0, 3), (0.0, 1)):
+        progress.tick([child], seconds, unknown)
+    of_run = "CoOp on emoji, seed 1, base (1:05): epoch [1/2] | all: "
+    assert stream.getvalue().splitlines() == [
+        of_run + "about 1:40 left",
+        of_run + "about 1:40 left (3 runs not timed yet)",
+        of_run + "time left not known yet",
+    ]
     assert clock(3723) == "1:02:03"
+
+
+def test_a_narrow_terminal_shows_loss_accuracy_and_time_left(monkeypatch):
+    run = outcome("PromptSRC", 1, "base", 50.0, "describable_textures").run
+    line = "epoch [12/50] batch [3/90] loss 0.1234 (0.2345) acc 90.0000 (93.7500) eta 0:00:12"
+    child = SimpleNamespace(run=run, seconds=65.0, latest=line, left=12.0)
+    shown = "loss 0.2345, acc 93.7500, 0:12 left | PromptSRC on describable_textures, seed 1, base"
+    for columns in (80, 120):
+        stream = io.StringIO()
+        stream.isatty = lambda: True
+        monkeypatch.setenv("COLUMNS", str(columns))
+        progress = Progress(stream)
+        progress.begin(100, 300)
+        progress.tick([child], 4000.0, 100)
+        overall, of_run = (bar.desc for bar in progress.bars)
+        progress.end()
+        assert len("100/300 runs |##########| 1:02:03 " + overall) < 80
+        assert (of_run + " " * 80).startswith(shown[: columns - 1])

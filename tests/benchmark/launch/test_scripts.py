@@ -3,6 +3,7 @@
 import json
 import shlex
 
+import pytest
 from checkout import REPOSITORY
 
 from benchmark.protocols import (
@@ -48,6 +49,7 @@ def test_the_embedded_benchmark_runs_the_parts_that_are_asked_for(checkout, tmp_
     assert f"--output-dir {tmp_path}/out/ablation/" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_benchmark_reports_what_was_run(checkout):
     script = checkout.root / "scripts" / "embedded_benchmark.sh"
     asked = {"STAGES": "ablation report", "DATASETS": "emoji", "SEEDS": "1", "OUTPUT": "out"}

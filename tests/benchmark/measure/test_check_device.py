@@ -31,7 +31,10 @@ def tiny(monkeypatch):
 
 def said(capsys) -> tuple[dict[str, str], str]:
     """Whether each check holds, and the closing sentence."""
-    table, _, sentence = capsys.readouterr().out.rstrip().rpartition("\n\n")
+    printed = capsys.readouterr()
+    assert [line.split(":")[0] for line in printed.err.splitlines()] == ["now"] * 5
+    assert "now: steps of the naive reference\n" in printed.err
+    table, _, sentence = printed.out.rstrip().rpartition("\n\n")
     lines = table.splitlines()[2:]
     names = {name: next(line for line in lines if line.startswith(name)) for name in CHECKS}
     assert len(lines) == len(CHECKS)

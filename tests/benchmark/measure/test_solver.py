@@ -1,13 +1,11 @@
 """`python -m benchmark solver`: that both solve the same, and that it would tell if not."""
 
 import json
-import subprocess
 import sys
 
 import ot
 import pytest
 import torch
-from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.measure import solver
@@ -24,22 +22,17 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_the_command(tmp_path):
+def test_the_command(threads, tmp_path, capsys):
     file = tmp_path / "solver.json"
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmark", *SMALL, "--format", "markdown", "--json", str(file)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
+    assert main([*SMALL, "--format", "markdown", "--json", str(file)]) == 0
+    out, err = capsys.readouterr()
     found = json.loads(file.read_text())
     assert (found["pot"], found["torch"]) == (ot.__version__, torch.__version__)
     assert [record["name"] for record in found["records"]] == [str(shape) for shape in shapes([2])]
     for record in found["records"]:
         name = record["name"]
-        assert name in process.stderr.splitlines()
-        (line,) = [x for x in process.stdout.splitlines() if x.startswith(f"| {name} ")]
+        assert name in err.splitlines()
+        (line,) = [x for x in out.splitlines() if x.startswith(f"| {name} ")]
         shown = [cell.strip() for cell in line.strip("|").split("|")]
         assert f"{1000 * record['seconds']['ours'][0]:.3g}" in shown
         assert f"{record['ratios'][0]:.3g}" in shown

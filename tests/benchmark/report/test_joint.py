@@ -255,6 +255,9 @@ def test_a_metric_that_there_is_none_of(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--metric", "joint_accuracy"]) == 2
     told = capsys.readouterr().err
     assert "--metric joint_accuracy goes with --compare METHOD" in told and told.count("\n") == 1
+    assert main(["report", str(tmp_path), "--deviations"]) == 2
+    told = capsys.readouterr().err
+    assert "--deviations goes with --format latex" in told and told.count("\n") == 1
     with pytest.raises(SystemExit, match="2"):
         main([*compared, "joint"])
     told = capsys.readouterr().err

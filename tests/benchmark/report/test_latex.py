@@ -26,8 +26,8 @@ def base2new(**accuracies):
     ]
 
 
-def latex(outcomes, all_published=False, **options) -> str:
-    return render(rows(outcomes, **options), "latex", all_published)
+def latex(outcomes, all_published=False, deviations=False, **options) -> str:
+    return render(rows(outcomes, **options), "latex", all_published, deviations)
 
 
 def numbers(text: str, line: str) -> list[list[str]]:
@@ -47,6 +47,28 @@ def test_base_to_new_is_one_table_of_the_average_and_eleven_blocks():
     assert numbers(text, "MaPLe")[0] == [
         r"\underline{81.00}", r"\textbf{70.00}", r"\textbf{75.10}",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "interval, expected",
+    [(False, ("standard deviations", 1.41)), (True, ("95\\% intervals", 12.71))],
+)
+def test_deviations_stand_after_the_means_on_demand(interval, expected):
+    outcomes = [outcome("CoOp", 1, "base", 80), outcome("CoOp", 2, "base", 82)]
+    outcomes += few_shot("CoOp", 4, (60, 62)) + few_shot("ALIGN", 4, (63, 65))
+    targets = {"imagenet": 70.0, "dtd": 40.0}
+    for seed in (1, 2):
+        more = {name: value + 2 * seed for name, value in targets.items()}
+        outcomes += transfer("CoOp", "imagenet", more, seed)
+    words, spread = expected
+    options = {"beside_published": False, "interval": interval}
+    text = latex(outcomes, deviations=True, **options)
+    assert rf"CoOp & 81.00$_{{\pm{spread}}}$ & --" in text
+    assert rf"\textbf{{64.00}}$_{{\pm{spread}}}$" in text
+    assert rf"73.00$_{{\pm{spread}}}$ & 43.00$_{{\pm{spread}}}$" in text
+    assert text.count(rf"Means $\pm$ {words} over 2 seeds.") == 3
+    plain = latex(outcomes, **options)
+    assert "pm" not in plain and "81.00" in plain and "Means over 2 seeds." in plain
 
 
 def test_published_numbers_are_marked_and_their_source_is_said():
@@ -83,7 +105,7 @@ def test_the_tables_compile(tmp_path):
     outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^", 4, (50, 51))
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
     outcomes += transfer("ALIGN", "imagenet", targets) + ablation("beta0.5", (50, 51), (60, 61))
-    text = latex(outcomes, all_published=True)
+    text = latex(outcomes, all_published=True) + latex(outcomes, deviations=True)
     document = rf"""\documentclass[twocolumn]{{article}}
 \usepackage{{booktabs,graphicx}}
 \begin{{document}}

@@ -1,4 +1,4 @@
-"""What a method takes beyond labelled images is marked wherever its line stands."""
+"""Marks of methods that take more than labelled images, in tables and plots."""
 
 from dataclasses import replace
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from outcomes import few_shot, leave, lines, outcome
 
-from benchmark.report import command
+from benchmark.protocols import FEW_SHOT
+from benchmark.report import command, pictures
 from benchmark.report.metrics import Classes, Metrics
+from benchmark.report.results import from_folder
 from benchmark.report.rows import rows
 from recipe.predictions import write_predictions
 
@@ -74,5 +76,14 @@ def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
     drawn = sorted(path.name for path in plots.iterdir())
     stem = f"{name}_few_shot_recognition_dtd_16_shots"
     assert drawn == [f"{stem}.{form}" for form in ("pdf", "png", "svg")]
+    listed = rows([from_folder(run) for run in FEW_SHOT.on_disk(output)])
+    view = {"reliability": Metrics, "confusion": Classes}[name](listed)
+    ((figure, _),) = pictures.figures(view.tests, name).values()
+    first, *_ = figure.axes
+    if name == "confusion":  # of classes 0, 1 and 2, all right
+        assert [text.get_text() for text in first.texts] == ["100"] * 3
+    else:
+        (counts,) = first.child_axes
+        assert [bar.get_height() for bar in counts.patches] == [6]  # images, all of one confidence
     (records,) = json.loads(capsys.readouterr().out).values()
     assert {record["method"] for record in records} == {"CoOp", "ALIGN"}

@@ -319,6 +319,7 @@ SETTINGS = {
         ({"TOPK": [0]}, r"TOPK is \[0\]"),
         ({"N_LOCAL_PROMPTS": 0}, "N_LOCAL_PROMPTS is 0"),
         ({"GLOBAL_DROPOUT_P": -0.1}, "GLOBAL_DROPOUT_P is -0.1"),
+        ({"USE_GLOBAL_LOSS": False, "USE_LOCAL_LOSS": False}, "are False: set one to True"),
     ],
 }
 

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from tiny import TinyOthers, run
 
 from recipe.predictions import read_predictions
-from trainers.prompting import PromptSpec, load_clip
+from trainers.prompting import Parts, PromptSpec, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.model.parts import Output
@@ -38,6 +38,10 @@ def softmax(*cosines):
     return [exp(c) / sum(map(exp, cosines)) for c in cosines]
 
 
+def clip_like(spec):
+    return SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec, parts=Parts())
+
+
 def output(cosines, r=None, h=None):
     z = torch.ones(len(cosines), 1, 2)
     h = torch.ones(1, 2, 2) if h is None else h
@@ -45,7 +49,7 @@ def output(cosines, r=None, h=None):
 
 
 def test_mcm_by_hand():
-    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=PromptSpec(M=0, N=0, beta=0))
+    model = clip_like(PromptSpec(M=0, N=0, beta=0))
     found = scores(model, output([[0.3, 0.1, 0.2], [0.2, 0.2, 0.2]]))
     expected = [softmax(0.3, 0.1, 0.2)[0], 1 / 3]
     assert found.keys() == {"mcm"} and found["mcm"].tolist() == pytest.approx(expected, abs=1e-6)
@@ -56,7 +60,7 @@ def test_gl_mcm_by_hand():
     r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
     spec = PromptSpec(M=2, N=2, text_length=1, vision_length=1, templates=("X {}",) * 2)
-    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec)
+    model = clip_like(spec)
     found = scores(model, output([[0.5, 0.1]], r[None], h))
     # patch 1: to class 1 the mean of 1, 1, 0.6, 0.6; to class 2 of 0, 0.6, 0.8, 1
     local = max(softmax(0.8, 0.6)[0], softmax(0.6, (0.8 + 1) / 2)[1])
@@ -68,7 +72,7 @@ def test_gl_mcm_by_hand():
 def test_a_text_of_each_image_has_local_scores_of_its_own():
     spec = PromptSpec(M=0, N=1, beta=0, templates=("X X {}",), image_conditional=True,
                       score="cosine", coupling="none", text_depth=1)  # fmt: skip
-    model = SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec)
+    model = clip_like(spec)
     r = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.8, 0.6]]])
     found = scores(model, output([[0.5, 0.5], [0.5, 0.5]], r, h))

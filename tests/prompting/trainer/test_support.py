@@ -110,7 +110,7 @@ def logits_of(folder):
 
 
 def test_a_run_with_support(tmp_path, kind, capsys):
-    """It is taken once and kept in checkpoints; a resumed run ends with the same bits."""
+    """Taken once, kept in checkpoints of any length; a resumed run ends with the same bits."""
     frequent = ["TRAIN.CHECKPOINT_FREQ", "1"]
     assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
     assert "features of 16 training images, each seen 2 times" in capsys.readouterr().out

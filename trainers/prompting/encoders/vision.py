@@ -35,6 +35,20 @@ class ImageFeatures(NamedTuple):
     untouched: torch.Tensor | None = None
 
 
+def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
+    """`ImageFeatures.values` (B, M, P, W) as normalised features (B, M, P, D), float32.
+
+    Args:
+        visual: the `visual` module of a CLIP; a ResNet's values are projected already.
+        values: as in `ImageFeatures`.
+        first: a module on (..., W) before the projection, if any.
+    """
+    with no_autocast(values.device.type):
+        x = values.float() if first is None else first(values.float())
+        proj = getattr(visual, "proj", None)
+        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
+
+
 class ImageEncoder(nn.Module):
     """CLIP's vision transformer under M prompts: an image passes once per prompt.
 
@@ -44,8 +58,8 @@ class ImageEncoder(nn.Module):
         patches: whether the token-level features are wanted.
 
     Raises:
-        UserError: the backbone is a ResNet although the method has visual prompts, or the depth
-            exceeds the encoder's.
+        UserError: the backbone is a ResNet although the method has visual prompts or reads states,
+            or the depth exceeds the encoder's.
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
@@ -59,6 +73,11 @@ class ImageEncoder(nn.Module):
             raise UserError(
                 f"M is {spec.M} but the backbone is a ResNet, which has no place for visual "
                 "prompts: choose a ViT, or M = 0"
+            )
+        if not self.is_vit and spec.states:
+            raise UserError(
+                "The backbone has a ResNet for images but the method reads states of a "
+                "transformer: choose a ViT"
             )
         if self.is_vit and spec.M:
             layers = len(visual.transformer.resblocks)

@@ -87,7 +87,7 @@ class CLIPLoRA(Method):
             default_factory=lambda: ["q", "k", "v"]
         )  # of q, k, v, o, fc, proj
         R: int = 2
-        ALPHA: float = 1
+        ALPHA: float = 1.0
         DROPOUT_RATE: float = 0.25
         SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own, the public code 100
 
@@ -141,7 +141,7 @@ class CLIPLoRA(Method):
     def write_public(self):
         """The content of `lora_weights.pt`."""
         if others := set(self.settings.PARAMS) - set("qkvo"):
-            raise UserError(f"lora_weights.pt has no place for updates of {', '.join(others)}")
+            raise UserError(f"lora_weights.pt cannot hold updates of {', '.join(others)}")
         state = self.model.public_state_dict()
         weights: dict[str, dict] = {}
         for n, layer in enumerate(self._layers()):

@@ -38,10 +38,10 @@ def plain_key(key: str) -> str:
 
 
 def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
-    """The keys that have a value for each data set, after sources of which the later ones count.
+    """The keys that have a value for each data set.
 
     Args:
-        sources: dotted keys and values, with sections.
+        sources: dotted keys and values, with sections. Later ones replace earlier ones.
     """
     found: set[str] = set()
     for keys in sources:
