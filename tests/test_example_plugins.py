@@ -195,7 +195,7 @@ def test_from_end_to_end(tmp_path):
         ("DeepATPrompt", "MultiModalPromptLearner"),
         ("DePT", "PromptLearner"),
     ):
-        assert re.search(rf"^{trainer} +\d", done.stdout, re.MULTILINE)
+        assert re.search(rf"^{trainer}( \(llm\))? +\d", done.stdout, re.MULTILINE)
         (run,) = tmp_path.glob(f"base2new/train_base/emoji/*/{trainer}/emoji/seed1")
         assert (run / folder / "model.pth.tar-1").is_file()
         assert json.loads((run / "results.json").read_text())["trainer"] == trainer

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import re
 import shutil
 import stat
 import sys
@@ -93,6 +94,33 @@ def fetch(url: str, target: Path) -> Path:
             time.sleep(PAUSE)
 
 
+def stated_size(url: str) -> int | None:
+    """The bytes of the file at an address, if the server says so."""
+    headers = {"Accept-Encoding": "identity"}
+    try:
+        with requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT) as answer:
+            length = _stated(answer, "X-Linked-Size") or answer.headers.get("Content-Length", "")
+            return int(length) if answer.ok and length.isdecimal() else None
+    except requests.RequestException:
+        return None
+
+
+def check_stated(received: Path) -> None:
+    """Raise UserError if a fetched file is not what its server said: the SHA-256, if it gave one.
+
+    Hugging Face states that of large files in the answer that redirects to them.
+    """
+    stated = received.with_name(received.name + ".sha256")
+    if stated.exists():
+        check_sum(received, "sha256", stated.read_text())
+
+
+def _stated(answer: requests.Response, header: str) -> str:
+    """A header of an answer, or of one that has led to it; empty without any."""
+    found = [one.headers.get(header) for one in (*answer.history, answer)]
+    return next((text for text in found if text), "")
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -119,6 +147,11 @@ def _receive(url: str, part: Path, archive: bool) -> None:
         if answer.status_code != 206:
             have = 0
             _remember(tag, answer.headers.get("ETag", ""))
+            sha256 = part.with_name(part.name + ".sha256")
+            stated = _stated(answer, "X-Linked-ETag").strip('"')
+            sha256.unlink(missing_ok=True)  # of what another address gave
+            if re.fullmatch("[0-9a-f]{64}", stated):
+                sha256.write_text(stated)
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         if total:  # an archive of images takes about as much again when it is unpacked

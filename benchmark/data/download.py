@@ -6,15 +6,27 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from tqdm import tqdm
+
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.storage.files import held
 
 from ..cli import Parser
 from ..protocols.configs import CONFIGS
-from .archives import check_sum, fetch, fetch_drive, find, place, unpacked
+from .archives import (
+    check_stated,
+    check_sum,
+    fetch,
+    fetch_drive,
+    find,
+    place,
+    stated_size,
+    unpacked,
+)
 
 TABLE = CONFIGS / "downloads.yaml"
+COPY = "copy.zip"  # as a copy of a whole data set is called here: an original may have its name
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ def main(argv: list[str]) -> int:
     table = read_tree(TABLE)
     parser = Parser(
         prog="python -m benchmark download",
-        description=f"{__doc__} What is there already is kept, and what broke off goes on.",
+        description=f"{__doc__} What is there already is kept, and what broke off goes on. A data "
+        "set with a file that cannot be had is taken from a copy of all of it.",
         epilog="The addresses (configs/downloads.yaml) are those that the data sets' own pages, "
         "torchvision and CoOp name, or copies. Sites move: a file that cannot be had this way, but "
         "another, can be put where the message says. `check-data` then compares the data with the "
@@ -62,6 +75,7 @@ def main(argv: list[str]) -> int:
     names = [check_name("data set", name, table) for name in dict.fromkeys(args.datasets)]
     root = args.root.expanduser().absolute()
     try:
+        print(sizes(names, table, root, args.mirror), end="", flush=True)
         failed = [name for name in names if not provide(name, table[name], root, args.mirror)]
     except KeyboardInterrupt:
         print("Interrupted. Running the same command again continues.", file=sys.stderr)
@@ -92,11 +106,13 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
         with held(folder.with_name(f".{folder.name}.lock")) as alone:
             if not alone:
                 raise UserError(f"another download is at work in '{folder}'")
-            for source in todo:
-                try:
-                    install(source, folder, mirror)
-                except (UserError, OSError) as error:
-                    problems.append(f"{source.name}: {error}")
+            problems = attempt(todo, folder, mirror, "copy" in entry and not mirror)
+            if problems and "copy" in entry and not mirror:
+                print(f"{name}: {'; '.join(problems)}; next, a copy of the whole data set")
+                rest = [path for source in sources for path in source.gives]
+                rest = [path for path in rest if lacks(folder, [path])]
+                copy = Source(COPY, (entry["copy"],), holds=dict(zip(rest, rest, strict=True)))
+                problems = attempt([copy], folder, None)
     except (UserError, OSError) as error:
         problems.append(str(error))
     if lacks(folder, by_hand["needs"]):
@@ -104,8 +120,56 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
+        for part in folder.glob(f"{COPY}.part*"):  # its files have come from elsewhere
+            part.unlink()
         print(f"{name}: is complete in '{folder}'")
     return not problems
+
+
+def attempt(
+    sources: list[Source], folder: Path, mirror: str | None, copied: bool = False
+) -> list[str]:
+    """Install files, the small ones first; a sentence for each that cannot be had.
+
+    Args:
+        sources: the files.
+        folder: of the data set.
+        mirror: as of `install`.
+        copied: a copy has everything: after a failure, archives that are not there yet are left
+            to it, since they would be downloaded twice.
+    """
+    problems: list[str] = []
+    for source in sorted(sources, key=lambda source: bool(source.holds)):
+        if problems and copied and source.holds and not (folder / source.name).exists():
+            continue
+        try:
+            install(source, folder, mirror)
+        except (UserError, OSError) as error:
+            problems.append(f"{source.name}: {error}")
+    return problems
+
+
+def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
+    """A line for each data set that lacks files: these, with the sizes that their servers state."""
+    lines = []
+    for name in names:
+        sources = [Source(**file) for file in table[name]["files"]]
+        files = []
+        for source in sources:
+            folder = root / table[name]["folder"]
+            if lacks(folder, source.gives) and not (folder / source.name).exists():
+                first = addresses(source, mirror)[:1]
+                size = stated_size(first[0]) if first else None
+                known = tqdm.format_sizeof(size, "B") if size else "size unknown"
+                files.append(f"{source.name} ({known})")
+        if files:
+            lines.append(f"{name}: {', '.join(files)}\n")
+    return "".join(lines)
+
+
+def addresses(source: Source, mirror: str | None) -> list[str]:
+    """Where a file is, besides Google Drive."""
+    return [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else list(source.urls)
 
 
 def lacks(folder: Path, paths: list[str]) -> bool:
@@ -130,9 +194,15 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
         except UserError as error:
             raise UserError(f"'{path}' is another file, move it away: {error}") from None
     with unpacked(path, folder / ".unpacking", source.inside) as content:
+        missing = []
         for name, origin in source.holds.items():
             if not (folder / name).exists():
-                place(find(content, origin), folder / name)
+                try:
+                    place(find(content, origin), folder / name)
+                except UserError as error:
+                    missing.append(str(error))
+    if missing:
+        raise UserError("; ".join(missing))
     if there:
         print(f"{source.name}: is unpacked; '{path}' is not needed any more")
     else:
@@ -145,8 +215,7 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
     Raises:
         UserError: no address gives it. A file with another hash is kept under another name.
     """
-    urls = [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else source.urls
-    ways = {url: partial(fetch, url) for url in urls}
+    ways = {url: partial(fetch, url) for url in addresses(source, mirror)}
     if source.drive and not mirror:
         ways["Google Drive"] = partial(fetch_drive, source.drive)
     reasons = []
@@ -159,12 +228,13 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
             continue
         try:
             source.check(received)
+            check_stated(received)
         except UserError as error:
             wrong = received.rename(path.with_name(path.name + ".wrong"))
             reasons.append(f"the file from {where} is kept as '{wrong}', for {error}")
             continue
         received.rename(path)
-        for rest in (".part", ".part.etag"):
+        for rest in (".part", ".part.etag", ".part.sha256"):
             path.with_name(path.name + rest).unlink(missing_ok=True)
         return
     raise UserError(

@@ -123,6 +123,7 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
         plugins=args.plugins,
         opts=args.opts + other_sets(args.ood, runs),
     )
+    settings.check_own_images({run.dataset for run in runs})
     return runs, settings
 
 
@@ -160,7 +161,7 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
         from ..measure.cost import estimated_seconds  # slow to import: PyTorch
 
         runs = {run: engine.settings.asked(run) for run in engine.todo}
-        seconds = estimated_seconds(runs, asked.gpu, engine.settings.root)
+        seconds = estimated_seconds(runs, asked.gpu, engine.settings.given_root)
     executor = Slurm(args.output, protocol.name, words, asked, seconds)
     if args.dry_run:
         print(executor.dry_run(engine))

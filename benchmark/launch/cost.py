@@ -85,5 +85,7 @@ def costs_of(
         if run.folder not in seen:
             seen.add(run.folder)
             asked = settings.asked(run)
-            costs[run.trainer].append(cost(run, asked, device(gpu), settings.root))
+            costs[run.trainer].append(
+                cost(run, asked, device(gpu), settings.given_root(run.dataset))
+            )
     return costs

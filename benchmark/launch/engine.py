@@ -15,7 +15,7 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.trainer.by_run import for_run
 
 from ..protocols.base import Run
-from ..protocols.configs import ROOT, dataset_file, dataset_name, keys_in
+from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, keys_in
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
 from .child import last_command
@@ -40,9 +40,34 @@ class Settings:
             keys["MODEL.BACKBONE.NAME"] = self.backbone
         return keys | read_pairs(run.opts + self.opts)
 
+    def given_root(self, dataset: str) -> Path | None:
+        """The --root of a data set: for `image_folder=NAME` the NAME below it with class folders.
+
+        Where there is no such folder, it is --root itself.
+        """
+        name = dataset.partition("=")[2]
+        if self.root and name and any(path.is_dir() for path in (self.root / name).glob("*")):
+            return self.root / name
+        return self.root
+
+    def check_own_images(self, datasets: Iterable[str]) -> None:
+        """Raise a UserError where two of the user's sets would be the images of one folder."""
+        read: dict[Path, str] = {}
+        for dataset in sorted(datasets):
+            root = self.given_root(dataset)
+            if root and dataset.startswith(IMAGE_FOLDER):
+                other = read.setdefault(root, dataset)
+                if other != dataset:
+                    raise UserError(
+                        f"{other} and {dataset} would both read '{root}': put the class folders "
+                        f"of each into a folder of its name there ('{root / 'NAME'}')"
+                    )
+
     def root_of(self, run: Run) -> str | None:
         """The folder of the run's data, or of all data sets; None where it is left open."""
-        root = self.root or keys_in(dataset_file(run.dataset)).get("DATASET.ROOT")
+        root = self.given_root(run.dataset) or keys_in(dataset_file(run.dataset)).get(
+            "DATASET.ROOT"
+        )
         return str(root) if root else None
 
 
@@ -51,8 +76,8 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     words = [sys.executable, ROOT / "train.py"]
     for plugin in settings.plugins:
         words += ["--plugin", plugin]
-    if settings.root:
-        words += ["--root", settings.root]
+    if root := settings.given_root(run.dataset):
+        words += ["--root", root]
     words += ["--seed", run.seed, "--trainer", run.trainer]
     words += ["--dataset-config-file", dataset_file(run.dataset)]
     words += ["--config-file", run.config_file]

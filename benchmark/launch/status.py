@@ -12,6 +12,7 @@ from trainers.prompting.errors import UserError, printable
 from ..cli import Parser
 from ..protocols import PROTOCOLS
 from ..protocols.base import Run
+from ..protocols.places import outputs_below
 from ..protocols.tuning import TUNING
 from ..report.results import CONSOLE, Outcome, from_folder
 from .child import last_epoch
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m benchmark status", description=__doc__)
     parser.add_argument("output", type=Path, nargs="?", default=Path("output"))
     output = parser.parse_args(argv).output.absolute()
-    found = statuses(output)
+    found = [status for place in outputs_below(output) for status in statuses(place)]
     if not found:
         raise UserError(f"There are no runs in '{output}': start some first")
     for status in found:

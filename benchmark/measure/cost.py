@@ -4,7 +4,7 @@ docs/scaling.md has the model, what it leaves out, and how it was checked.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -152,10 +152,13 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
 
 
 def estimated_seconds(
-    runs: Mapping[Run, Mapping[str, object]], gpu: str, root: Path | None
+    runs: Mapping[Run, Mapping[str, object]], gpu: str, root_of: Callable[[str], Path | None]
 ) -> dict[Run, float]:
-    """The seconds of runs, with what is asked of each."""
-    return {run: cost(run, keys, device(gpu), root).seconds for run, keys in runs.items()}
+    """The seconds of runs, with what is asked of each, by the roots of their data sets."""
+    return {
+        run: cost(run, keys, device(gpu), root_of(run.dataset)).seconds
+        for run, keys in runs.items()
+    }
 
 
 @cache

@@ -14,6 +14,7 @@ from trainers.prompting.errors import UserError
 from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
+from ..protocols.places import outputs_below
 from . import logs
 from .compare import RESAMPLE, Comparisons
 from .joint import MEASURES
@@ -21,6 +22,7 @@ from .metrics import Classes, Metrics
 from .packs import Pack
 from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
+from .single import is_run, overview, runs_below, single_runs
 from .tables import seeds_text
 
 if TYPE_CHECKING:
@@ -37,11 +39,20 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
 
 
 def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
-    """The outcomes of the runs in folders and packs; if several, they say where they are from.
+    """The outcomes of the runs in packs and folders, or in the nearest subfolders that have any.
+
+    If there are several places, the outcomes say where they are from.
 
     Raises:
         UserError: one of several is not there, or a pack is refused.
     """
+    if len(outputs) > 1 and (gone := [output for output in outputs if not output.exists()]):
+        raise UserError(f"there is no folder and no pack '{gone[0]}'")
+    outputs = [
+        output
+        for given in outputs
+        for output in ([given] if given.is_file() else outputs_below(given))
+    ]
     found: list[Outcome] = []
     for output in outputs:
         if output.is_file():
@@ -49,8 +60,6 @@ def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Out
         else:
             outcomes = [outcome for protocol in protocols for outcome in on_disk(output, protocol)]
         if len(outputs) > 1:
-            if not output.exists():
-                raise UserError(f"there is no folder and no pack '{output}'")
             alone = output.name and [other.name for other in outputs].count(output.name) == 1
             origin = output.name if alone else str(output)
             outcomes = [replace(outcome, origin=origin) for outcome in outcomes]
@@ -77,7 +86,8 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add(
         "outputs", type=Path, nargs="*", default=[Path("output")], metavar="OUTPUT",
-        help="folders of runs, or packs (default: output)",
+        help="folders with runs of protocols in them or in subfolders, packs, or the folders of "
+        "single runs, which are shown with their classes (default: output)",
     )  # fmt: skip
     add("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
     add(
@@ -137,7 +147,16 @@ def main(argv: list[str]) -> None:
     if args.deviations and args.format != "latex":
         raise UserError("--deviations goes with --format latex: other formats have them anyway")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    outcomes = found_in(list(dict.fromkeys(args.outputs)), protocols)
+    outputs = list(dict.fromkeys(args.outputs))
+    if single := [output for output in outputs if is_run(output)]:
+        if single != outputs or args.compare or args.plots or args.logs:
+            raise UserError(
+                f"'{single[0]}' is a single run: report it without other folders, --compare, "
+                "--plots and --logs"
+            )
+        print(single_runs(single, args.format))
+        return
+    outcomes = found_in(outputs, protocols)
     read, unknown = logs.read(args.logs)
     outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
     if args.seeds:
@@ -149,13 +168,18 @@ def main(argv: list[str]) -> None:
 
     listed = rows(outcomes, args.interval, args.published != "off")
     if listed.empty:
+        if not args.protocols and not args.seeds and not args.logs:
+            alone = [run for output in outputs if output.is_dir() for run in runs_below(output)]
+            if alone:
+                print(overview(alone, args.format))
+                return
         what = " or ".join(args.protocols or ["any protocol"])
         if args.seeds:
             what += f" with {seeds_text(args.seeds)}"
         where = " or ".join(f"'{output}'" for output in args.outputs)
         raise UserError(
-            f"no runs of {what} in {where}: run one first, "
-            "for example `python -m benchmark base2new`"
+            f"no runs of {what} in {where}: run one first, for example `python -m benchmark "
+            "base2new`, or name the folder of a single run"
         )
     view: View | None = None
     if args.compare:

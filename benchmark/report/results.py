@@ -100,12 +100,17 @@ class Outcome:
 
 
 def read(run: Run) -> dict | None:
-    """The run's results; None when it left none.
+    """The run's results; as `read_record`."""
+    return read_record(run.folder)
+
+
+def read_record(folder: Path) -> dict | None:
+    """The results in the folder of a run; None when it left none.
 
     Raises:
         BadResult: they cannot be used.
     """
-    path = run.folder / RESULTS
+    path = folder / RESULTS
     try:
         result = json.loads(read_file(path))
         why = flaw(result)

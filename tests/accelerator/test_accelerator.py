@@ -20,10 +20,8 @@ PROGRAM = Path(__file__).parent / "program.py"
 FEW = {
     ("step", "KgCoOp", "fp16"),
     ("step", "MaPLe", "amp"),
-    ("step", "PLOT", "fp16"),
     ("step", "ALIGN", "fp32"),
     ("step", "ALIGN", "fp16"),
-    ("step", "ALIGN, small lambda", "amp"),
     ("fused", "ALIGN", "fp16"),
     ("run", "CoOp", "fp16"),
 }

@@ -181,7 +181,7 @@ def test_pretraining_runs_resumes_and_is_measured(data, tmp_path, monkeypatch, c
     assert (tmp_path / "twice" / "clip.safetensors").read_bytes() == file.read_bytes()
 
     clips_loss = tmp_path / "clips loss"  # the token-level term has trained the patch states
-    run_pretrain(monkeypatch, data, clips_loss, "--steps", "2", "--token-weight", "0")
+    run_pretrain(monkeypatch, data, clips_loss, "--steps", "2", "--token-weight", "0.5")
     plain = torch.load(clips_loss / "checkpoint.pt", weights_only=True)["model"]
     assert not torch.equal(plain["visual.proj"], once["model"]["visual.proj"])
 

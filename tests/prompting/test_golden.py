@@ -152,7 +152,7 @@ def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch
     golden = read(GOLDEN / "gallop.safetensors")
     method = build(golden, tiny_clip, tmp_path, GLOBAL_DROPOUT_P=0.75)
     drawn = golden.tensors["dropout/index"]
-    monkeypatch.setattr(torch, "randint", lambda high, size: drawn.reshape(size))
+    monkeypatch.setattr(torch, "randint", lambda high, size, device: drawn.reshape(size))
     check_step(method, golden, "dropout/")
 
 
@@ -206,7 +206,8 @@ def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, metho
     assert torch.equal(first, second)
     assert not first.requires_grad
     if not model.spec.image_conditional:
-        assert len(calls) == 1
+        made = 0 if method.support_passes else 1  # with the support, before
+        assert len(calls) == made
 
 
 def test_public_names_and_shapes_survive_a_round_trip(golden, method):

@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.cuts = {}  # name: after how many bytes each of the next connections breaks off
         self.no_ranges = False
         self.headers = {}  # name: headers to send besides
+        self.redirects = {}  # name: where to
         self.log = []  # (name, Range, status)
 
     def handle_error(self, *_):
@@ -37,10 +38,24 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_HEAD(self):
+        body = self.server.files.get(self.path.lstrip("/"))
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+
     def do_GET(self):
         server = self.server
         name = unquote(urlsplit(self.path).path).lstrip("/")
         wanted = self.headers.get("Range")
+        if name in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[name])
+            self.send_header("Content-Length", "0")
+            for header, value in server.headers.get(name, {}).items():
+                self.send_header(header, value)
+            self.end_headers()
+            return
         body = server.files.get(name)
         start, status = 0, 404 if body is None else 200
         etag = body and f'"{hashlib.md5(body).hexdigest()}"'

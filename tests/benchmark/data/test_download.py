@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
-from served import CLASSNAMES, PUBLIC, TREE, arrived, tar
+from served import CLASSNAMES, PUBLIC, TREE, arrived, tar, zipped
 
 import datasets  # noqa: F401 (registers the data sets)
 from benchmark.data import archives, download
@@ -28,6 +28,7 @@ def test_the_table_is_whole():
         assert entry["folder"] == dataset.dataset_dir
         sources = [download.Source(**file) for file in entry["files"]]
         given = {path for source in sources for path in source.gives}
+        assert name == "imagenet" or re.fullmatch(r"https://.*/[0-9a-f]{40}/.*\.zip", entry["copy"])
         assert dataset.image_dir.split("/")[0] in given | {"", "images"}
         assert not dataset.split_file or dataset.split_file in given
         for source in sources:
@@ -61,6 +62,63 @@ def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     server.log.clear()
     assert get(name, "--mirror", server.url).out == f"{name}: is already in '{folder}'\n"
     assert not server.log
+
+
+WHOLE = {"set/" + name.removeprefix("top/"): content for name, content in TREE.items()}
+WHOLE |= {"set/split.json": b"{}", "set/more.txt": b"not asked for"}
+
+
+@pytest.fixture
+def copied(server, table):
+    """A data set whose split file is only in a copy, which breaks off once.
+
+    As at Hugging Face, an answer that redirects there states the hash.
+    """
+    server.files = {"toy.tar.gz": tar(TREE), "whole.zip": zipped(WHOLE)}
+    server.cuts["whole.zip"] = [100_000]
+    digest = hashlib.sha256(server.files["whole.zip"]).hexdigest()
+    server.redirects["resolve.zip"] = f"{server.url}/whole.zip"
+    server.headers["resolve.zip"] = {"X-Linked-ETag": f'"{digest}"'}
+    archive = {"name": "toy.tar.gz", "urls": [f"{server.url}/toy.tar.gz"]}
+    split = {"name": "split.json", "urls": [f"{server.url}/gone.json"]}
+    files = [archive | {"holds": {"images": "images"}}, split]
+    table({"toy": {"folder": "toy", "copy": f"{server.url}/resolve.zip", "files": files}})
+
+
+def test_a_file_that_cannot_be_had_is_taken_from_a_copy(copied, server, get, tmp_path):
+    ran = get("toy")
+    folder = tmp_path / "data/toy"
+    assert ran.code == 0, ran.err
+    assert sorted(path.name for path in folder.iterdir()) == ["images", "split.json"]
+    assert arrived(folder) and (folder / "split.json").read_bytes() == b"{}"
+    assert "gone.json' answers 404" in ran.out and "next, a copy of the whole data set" in ran.out
+    size = re.escape(archives.tqdm.format_sizeof(len(server.files["toy.tar.gz"]), "B"))
+    assert re.match(rf"toy: toy.tar.gz \({size}\), split.json \(size unknown\)\n", ran.out)
+    asked = [(name, status) for name, _, status in server.log]
+    assert asked == [("gone.json", 404), ("whole.zip", 200), ("whole.zip", 206)]  # no toy.tar.gz
+
+
+def test_a_copy_that_is_not_what_the_server_states_is_not_taken(copied, server, get, tmp_path):
+    server.headers["resolve.zip"] = {"X-Linked-ETag": f'"{"0" * 64}"'}
+    ran = get("toy")
+    assert ran.code == 1 and f"not {'0' * 64}" in ran.err
+    assert (tmp_path / "data/toy/copy.zip.wrong").exists()
+    assert not (tmp_path / "data/toy/images").exists()
+    server.headers = {}  # another server, which states nothing: the hash of the first is forgotten
+    server.cuts["whole.zip"] = [100_000, 0, 0, 0, 0]
+    assert get("toy").code == 1 and (tmp_path / "data/toy/copy.zip.part").exists()
+    server.cuts, server.files["gone.json"] = {}, b"{}"
+    assert get("toy").code == 0  # without the copy, of which nothing is left
+    names = sorted(path.name for path in (tmp_path / "data/toy").iterdir())
+    assert names == ["copy.zip.wrong", "images", "split.json"]
+
+
+def test_a_copy_that_lacks_a_file_gives_the_others(copied, server, get, tmp_path):
+    rest = {name: content for name, content in WHOLE.items() if "split" not in name}
+    server.files["whole.zip"], server.headers = zipped(rest), {}
+    ran = get("toy")
+    assert ran.code == 1 and "copy.zip: the archive holds no 'split.json'" in ran.err
+    assert arrived(tmp_path / "data/toy")
 
 
 def test_one_failure_does_not_stop_the_others(server, table, get):

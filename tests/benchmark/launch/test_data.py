@@ -133,6 +133,22 @@ def test_a_name_keeps_sets_of_images_apart(output, tmp_path, capsys):
     assert capsys.readouterr().out == skip
 
 
+def test_several_sets_of_images_are_folders_of_their_names(output, tmp_path, capsys):
+    for name, classes in (("insects", "ab"), ("pets", "cd")):
+        fill(tmp_path / "mine" / name, *classes)
+    asked = ["few_shot", "--trainers", "CoOp", "--shots", "4", "--seeds", "1", "--config", "emoji"]
+    asked += ["--output", str(output), "--root", str(tmp_path / "mine"), "--dry-run"]
+    assert main([*asked, "image_folder=insects", "image_folder=pets"]) == 0
+    told = capsys.readouterr().out
+    assert [f"--root {tmp_path / 'mine' / name} " in told for name in ("insects", "pets")] == [
+        True
+    ] * 2
+    assert main([*asked, "image_folder=pets", "image_folder=birds", "image_folder=cars"]) == 2
+    told = capsys.readouterr().err
+    assert "image_folder=birds and image_folder=cars would both read" in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [

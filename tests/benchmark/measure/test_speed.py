@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -223,10 +224,15 @@ def test_a_process_without_memory(function):
     assert not multiprocessing.active_children()
 
 
-def test_a_budget_that_is_too_small():
+@pytest.mark.parametrize(
+    "call",
+    [Model, pytest.param(partial(in_process, Model), marks=pytest.mark.slow)],
+    ids=["here", "in a process"],
+)
+def test_a_budget_that_is_too_small(call):
     small = Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
     with pytest.raises(UserError, match="keeps at least .* GiB"):
-        in_process(Model, small)
+        call(small)
 
 
 @pytest.mark.parametrize(

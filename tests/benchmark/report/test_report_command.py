@@ -1,9 +1,23 @@
 """The command `report`."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 from outcomes import few_shot, leave, outcome
+from paths import ROOT
 
 from benchmark.__main__ import main
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback(tmp_path):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    command = [sys.executable, "-m", "benchmark", "report", str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (1, "")
 
 
 def test_report_finds_all_protocols(tmp_path, capsys):
@@ -28,6 +42,52 @@ def test_seeds_choose_the_runs(tmp_path, capsys):
     assert "45.00" in capsys.readouterr().out
     assert main(["report", str(tmp_path), "--seeds", "7"]) == 2
     assert "no runs of any protocol with seed 7 in" in capsys.readouterr().err
+
+
+def test_runs_are_found_in_subfolders(tmp_path, capsys):
+    for name, accuracy in (("small", 40.0), ("large", 50.0)):
+        place = tmp_path / "sizes" / name
+        leave(place, [outcome("CoOp", 1, part, accuracy) for part in ("base", "new")])
+        leave(place / "again", few_shot("CoOp", 1, (48,)))  # below an output: another one
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "CoOp (large)" in told and "CoOp (small)" in told and "Few-shot" not in told
+    assert main(["status", str(tmp_path)]) == 0
+    assert "4 runs: 4 done." in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "sizes" / "small")]) == 0
+    told = capsys.readouterr().out
+    assert "CoOp " in told and "(small)" not in told
+
+
+def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
+    tmp_path = tmp_path / "mine" / "run"
+    tmp_path.mkdir(parents=True)
+    (o,) = few_shot("ALIGN", -1, (61.25,))
+    classes = {"cat": 90.0, "=dog": 32.5, "cow": None}
+    record = o.result | {"trainer": "ALIGN", "shots": -1, "per_class_accuracy": classes}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    assert main(["report", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    lines = [line.split() for line in told.splitlines()]
+    assert ["Accuracy", "(%)", "61.25"] in lines and ["Method", "ALIGN"] in lines
+    assert ["Shots", "all", "training", "images"] in lines
+    at = lines.index(["=dog", "32.50"])
+    assert lines[at + 1 : at + 3] == [["cat", "90.00"], ["cow", "-"]]
+    for form in ("markdown", "latex", "csv", "json"):
+        assert main(["report", str(tmp_path), "--format", form]) == 0
+        told = capsys.readouterr().out
+        assert "dog" in told and ("32.5" in told)
+    assert json.loads(told)[0]["per_class_accuracy"] == classes
+    assert main(["report", str(tmp_path.parent)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [str(tmp_path), "ALIGN", "61.25"] == [said[3].split()[i] for i in (0, 1, -1)]
+    for more in (["--compare", "CoOp"], ["--format", "html"], [str(tmp_path / "other")]):
+        assert main(["report", str(tmp_path), *more]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and ("single run" in told or "one run" in told)
+    (tmp_path / "results.json").write_text("{")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "results.json cannot be read" in capsys.readouterr().err
 
 
 def test_no_plots_are_told(tmp_path, capsys):
