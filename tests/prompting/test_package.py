@@ -12,7 +12,8 @@ import venv
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from other_checkout import run_in, write_checkout
+from paths import GOLDEN, ROOT
 
 from trainers import prompting
 from trainers.prompting import __version__
@@ -102,6 +103,24 @@ def test_a_copied_folder_and_an_installed_package_of_other_versions(first, tmp_p
         assert words in said
     copy(tmp_path / "same" / "promptedclip", "0.3.1")
     assert run(code, tmp_path, [tmp_path / "same"]) == ""
+
+
+def test_in_a_checkout_of_the_family_the_installed_package_does_what_a_copied_folder_does(tmp_path):
+    """With its two lines; a method that was written for the folder is found, too."""
+    copy(tmp_path / "installed" / "promptedclip")
+    checkout = tmp_path / "checkout"
+    write_checkout(checkout, extend="promptedclip.extend_cfg(cfg)",
+                   before="import promptedclip\nimport a")  # fmt: skip
+    (checkout / "a.py").write_text(
+        textwrap.dedent(METHOD.format(name="trainers.prompting", number=1))
+    )
+    first = f"import sys\nsys.path.append({str(tmp_path / 'installed')!r})\n"
+    tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
+    told, _ = run_in(checkout, ("CoOp", "small", ""), ("PromptedCoOp", tiny, ""),
+                     ("Mine1", tiny, ""), first=first)  # fmt: skip
+    ours = "promptedclip.trainer.trainer"
+    assert told["CoOp"] == "trainers.coop"
+    assert told["PromptedCoOp"] == told["Mine1"] == ours
 
 
 @pytest.fixture
