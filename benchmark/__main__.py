@@ -2,13 +2,15 @@
 
 import argparse
 import importlib
-import os
 import sys
 
 from trainers.prompting import __version__
-from trainers.prompting.errors import check_name, printable
+from trainers.prompting.errors import check_name
+from trainers.prompting.use import commands
 
 from .cli import Parser
+
+OF_PLUG_IN = "trainers.prompting"
 
 # The commands beside the protocols: a module, whose `main(argv)` is called, and what it does. A
 # module is imported only when asked for: some need PyTorch.
@@ -28,52 +30,39 @@ COMMANDS = {
         "compare kernels, half precision, memory and time with references",
     ),
     "solver": ("measure.solver", "time the transport solver beside that of POT"),
-    "predict": ("inspect.predict", "name the classes of images by a trained run"),
-    "export": ("inspect.export", "write a trained run for use without this project"),
+    **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
     "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
 }
 PROG = "python -m benchmark"
+INSTALL = "-r requirements.txt"
 
 
 def main(argv: list[str]) -> int:
     """Carry out a command; bad input is one sentence and the exit code that it asks for."""
-    prefix = PROG
-    if hasattr(sys.stdout, "reconfigure"):  # names may have letters that a console lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+
+    def command() -> int:
         from .protocols import PROTOCOLS  # needs PyYAML, which may be missing
 
-        command = parse_command(argv[:1], {p.name: p.summary for p in PROTOCOLS.values()})
-        prefix = f"{PROG} {command}"
-        check_name("command", command, [*PROTOCOLS, *COMMANDS])
-        if command in PROTOCOLS:
-            from .launch.command import launch
+        name = parse_command(argv[:1], {p.name: p.summary for p in PROTOCOLS.values()})
+        return commands.exit_code(lambda: run_command(name, argv[1:]), f"{PROG} {name}", INSTALL)
 
-            code = launch(PROTOCOLS[command], argv[1:])
-        else:
-            module = importlib.import_module(f"{__package__}.{COMMANDS[command][0]}")
-            code = module.main(argv[1:]) or 0
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print(f"{prefix}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == __package__:
-            raise
-        wanted = f"{error.name} is missing: `pip install -r requirements.txt` installs it"
-        print(f"{prefix}: {wanted}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        refused = getattr(error, "exit_code", None)  # a user's mistake, also one of Dassl's
-        if refused is None:
-            raise
-        print(f"{prefix}: {printable(error)}", file=sys.stderr)
-        return refused
+    return commands.exit_code(command, PROG, INSTALL)
+
+
+def run_command(name: str, argv: list[str]) -> int:
+    """Exit code of a command or a protocol."""
+    from .protocols import PROTOCOLS
+
+    check_name("command", name, [*PROTOCOLS, *COMMANDS])
+    if name in PROTOCOLS:
+        from .launch.command import launch
+
+        return launch(PROTOCOLS[name], argv)
+    place = COMMANDS[name][0]
+    if place == OF_PLUG_IN:
+        return commands.run_command(name, argv, f"{PROG} {name}", INSTALL)
+    return importlib.import_module(f"{__package__}.{place}").main(argv) or 0
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:

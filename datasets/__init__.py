@@ -1,5 +1,7 @@
 """The data sets; importing this package registers them with Dassl."""
 
+import trainers  # noqa: F401 (which finds dassl-lite)
+
 from . import (  # noqa: F401 (registers them)
     annotated,
     class_folders,

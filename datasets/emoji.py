@@ -1,6 +1,7 @@
 """The embedded benchmark: emoji in styles that the embedded CLIP has never seen.
 
-The images come with this repository (assets/emoji.zip, made by assets/builders/archive.py).
+The images come with this repository: assets/emoji.zip, made by assets/builders/archive.py, and
+assets/emoji_artists.zip, made by assets/builders/artists.py.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from .base import ImageDataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARCHIVE = REPOSITORY / "assets" / "emoji.zip"
+ARTISTS = REPOSITORY / "assets" / "emoji_artists.zip"
 
 
 def unpack(archive, root):
@@ -68,12 +70,14 @@ class Emoji(ImageDataset):
     """OpenMoji in colour, 37 CLDR subgroups, split by motif."""
 
     split_file = "split_emoji.json"
+    archive = ARCHIVE
     embedded = True
 
     def locate(self, cfg):
         """Below DATASET.ROOT, or below data/ in the repository when there is none."""
         root = cfg.DATASET.ROOT
-        return unpack(ARCHIVE, Path(root).expanduser().absolute() if root else REPOSITORY / "data")
+        root = Path(root).expanduser().absolute() if root else REPOSITORY / "data"
+        return unpack(self.archive, root)
 
 
 # OpenMoji and Fluent 3D in other styles, with the same emoji in each part as in `Emoji`; and with a
@@ -83,3 +87,10 @@ for name in (
 ):  # fmt: skip
     split = {"split_file": f"split_emoji_{name.lower()}.json"}
     DATASET_REGISTRY.register(type(f"Emoji{name}", (Emoji,), split))
+
+# One an artist, with the same motifs in each part of all; in `a` and in `b` other classes are base.
+for artist in ("Openmoji", "Fluent", "Emojione", "Symbola"):
+    for half in "ab":
+        file = f"split_emoji_{artist.lower()}_{half}.json"
+        own = {"split_file": file, "archive": ARTISTS}
+        DATASET_REGISTRY.register(type(f"Emoji{artist}{half.upper()}", (Emoji,), own))

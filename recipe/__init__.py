@@ -1,1 +1,3 @@
 """What train.py is made of: settings, the output folder, the record of a run."""
+
+import trainers  # noqa: F401 (which finds dassl-lite)

@@ -92,19 +92,23 @@ def _own(cfg):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    places = {place for method in METHODS.values() for place in _places(method)} - _places(own)
-    for place in places:
-        *path, key = place.split(".")
-        node = cfg
-        for part in path:
-            node = node[part]
-        node.pop(key, None)
+    for place in {place for method in METHODS.values() for place in _places(method)} - _places(own):
+        _drop(cfg, place)
     return cfg
 
 
 def _places(method) -> set[str]:
-    """Where a method's settings stand in a cfg: its node, and keys elsewhere."""
-    return {f"TRAINER.{method.node}", *method.outside.values()}
+    """The places of a method's keys in a cfg, some of them in the node of another method."""
+    return {method.place(key) for key in (*method.defaults, *method.ignored)}
+
+
+def _drop(node, place: str) -> None:
+    """Remove a key, and the nodes that are empty then."""
+    first, _, rest = place.partition(".")
+    if rest:
+        _drop(node[first], rest)
+    if not rest or not node[first]:
+        del node[first]
 
 
 def _names(value: object) -> list[str]:

@@ -9,6 +9,9 @@ import torch
 from paths import GOLDEN, ROOT
 
 sys.path.insert(0, str(ROOT))
+# also in the processes that tests start
+here = [str(ROOT / "dassl-lite"), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
 
 
 def pytest_collection_modifyitems(items):

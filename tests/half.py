@@ -8,6 +8,7 @@ error over theirs.
 
 import math
 import statistics
+from copy import deepcopy
 from functools import cache
 from typing import NamedTuple
 
@@ -28,6 +29,11 @@ MORE = 1.1
 CHANCE = 2
 LOUD = 300.0  # three channels of real CLIPs have states of hundreds
 CPU = torch.device("cpu")
+
+
+@cache
+def tiny():
+    return load_clip(TINY)
 
 
 def make_loud(clip_model, kind: str, channels: torch.Tensor) -> None:
@@ -65,11 +71,12 @@ def vary(clip_model) -> None:
     """Another CLIP near this one, so that no two draws round alike.
 
     Its weights are numbers of both half types, as public weights are numbers of float16: what is
-    compared is arithmetic.
+    compared is arithmetic. Of the words, most of the weights, few are read: these stay.
     """
     for weight in clip_model.parameters():
-        other = weight.data * (1 + 0.1 * torch.randn_like(weight))
-        weight.data = other.bfloat16().float()
+        if weight is not clip_model.token_embedding.weight:
+            weight.data *= 1 + 0.1 * torch.randn_like(weight)
+        weight.data = weight.data.bfloat16().float()
 
 
 def precision_of(kind: str, device: torch.device) -> Precision:
@@ -92,7 +99,7 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     """One step; `stock`: computed by OpenAI's modules as they are."""
     name, node, *dataset = SETTINGS[setting]
     torch.manual_seed(seed)
-    clip_model = load_clip(TINY)
+    clip_model = deepcopy(tiny())
     make_loud(clip_model, loud, torch.randperm(len(clip_model.ln_final.weight))[:3])
     vary(clip_model)
     method = build_method(name, node, clip_model, NAMES, *dataset)

@@ -30,19 +30,21 @@ def block(language: str, having: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the repository with the page's two files, where the page says that they are."""
-    for name in ("assets", "benchmark", "configs", "datasets", "scripts", "trainers", "train.py"):
+    """A copy of the repository with the page's files, where the page says that they are."""
+    folders = "assets benchmark configs dassl-lite datasets recipe scripts trainers"
+    for name in (*folders.split(), "train.py"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path)
-    for recipe in ROOT.glob("recipe"):
-        shutil.copytree(recipe, tmp_path / "recipe", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "anchored.py").write_text(block("python", "class AnchoredCoOp"))
     config = tmp_path / "configs" / "trainers" / "AnchoredCoOp" / "emoji.yaml"
     config.parent.mkdir()
     config.write_text(block("yaml", "OPTIM"))
+    (tmp_path / "adapted.py").write_text(block("python", "class TwoCosines"))
+    (tmp_path / "TwoCosines").mkdir()
+    shutil.copy(config, tmp_path / "TwoCosines")
     return tmp_path
 
 
@@ -62,8 +64,12 @@ def call(checkout, command: str) -> str:
 
 
 def test_from_nothing_to_a_row_in_a_table(checkout):
-    command = block("bash", "PLUGINS").strip() + " OPTIM.MAX_EPOCH 2 OPTIM.WARMUP_EPOCH 1"
-    printed = call(checkout, command)
+    """The second command, which makes what the first does, and a row more."""
+    first, second = block("bash", "PLUGINS=anchored"), block("bash", 'PLUGINS="anchored')
+    assert second == first.replace("anchored.py", '"anchored.py adapted.py"').replace(
+        'CoOp"', 'CoOp TwoCosines"'
+    )
+    printed = call(checkout, second.strip() + " OPTIM.MAX_EPOCH 2 OPTIM.WARMUP_EPOCH 1")
     assert re.search(r"^\W*CoOp ", printed, re.MULTILINE)
     row = re.search(r"^.*AnchoredCoOp.*$", printed, re.MULTILINE).group()
     assert "512" in row, "4 context vectors of width 128"
@@ -72,6 +78,8 @@ def test_from_nothing_to_a_row_in_a_table(checkout):
     assert record["trainer"] == "AnchoredCoOp"
     assert (run / "prompt_learner" / "model.pth.tar-2").is_file()
     assert "apart" in (run / "log.txt").read_text()
+    trained = re.search(r"^.*TwoCosines.*$", printed, re.MULTILINE).group()
+    assert "4,369" in trained, "an adapter of rank 16, 128 weights, and a share"
 
 
 def rows(first: str) -> dict[str, list[str]]:
@@ -97,9 +105,9 @@ def test_every_place_for_parts_is_on_the_page():
 def test_all_that_a_class_may_say_is_on_the_page():
     kinds = Method.__annotations__ | PublicFiles.__annotations__
     declared = {name for name, kind in kinds.items() if "ClassVar" in str(kind)}
-    hooks = {"point", "setup", "loss", "backward", "after_epoch", "make_room"}
+    hooks = {"point", "setup", "loss", "backward", "after_epoch", "make_room", "load_checkpoint"}
     hooks |= {"support_passes", "take_support", "searches", "take_validation", "takes"}
-    hooks |= {"read_public", "write_public"}
+    hooks |= {"read_public", "write_public", "keep_classes"}
     assert rows("in the class").keys() == declared - {"defaults"} | hooks | {"Settings"}
 
 

@@ -1,5 +1,6 @@
 """What train.py says to a mistake: one sentence, without a traceback."""
 
+import io
 import json
 import os
 import subprocess
@@ -176,26 +177,25 @@ sys.exit(train.run())
 """
 
 
-def child(stdout, *flags) -> tuple[int, str]:
-    """Exit code and stderr of train.py; its stdout goes to a file, or to nobody for None."""
-    command = [sys.executable, "-u", "-c", CHILD, str(ROOT), str(ROOT / "tests"), *flags]
-    with subprocess.Popen(
-        command, stdout=stdout or subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        if process.stdout:
-            process.stdout.close()
-        return process.wait(), process.stderr.read()
-
-
 def test_a_reader_that_has_had_enough(tmp_path):
-    code, error = child(None, *arguments(tmp_path, "ZeroshotCLIP"))
-    assert code == 1
+    command = [sys.executable, "-u", "-c", CHILD, str(ROOT), str(ROOT / "tests")]
+    command += arguments(tmp_path, "ZeroshotCLIP")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert process.wait() == 1
+        error = process.stderr.read()
     assert error == "nobody reads on: the same command goes on from the last epoch\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
-def test_a_full_device_behind_stdout_is_not_taken_for_the_output_folder(tmp_path):
-    with open("/dev/full", "w") as full:
-        code, error = child(full, *arguments(tmp_path, "ZeroshotCLIP"))
-    assert code == 1
+def test_a_full_device_behind_stdout_is_not_taken_for_the_output_folder(
+    tmp_path, capsys, monkeypatch
+):
+    # what is written is at the device at once, and nothing is left for when it is closed
+    full = io.FileIO("/dev/full", "w")
+    full.name = "<stdout>"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
+    assert run(tmp_path, "ZeroshotCLIP") == 1
+    error = capsys.readouterr().err
     assert error.startswith("error: '<stdout>' cannot be written or read (No space left on device)")

@@ -3,11 +3,14 @@
 import ast
 import graphlib
 import importlib.metadata
-import re
+import importlib.util
+import runpy
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from paths import ROOT
 
 from trainers.prompting import __version__
@@ -93,7 +96,9 @@ def test_nothing_imports_the_tools():
 ROOMS = {
     "beyond": "",
     "errors": "",
-    "storage": "errors",
+    "dassl_parts": "",
+    "one_package": "errors",
+    "storage": "dassl_parts errors",
     "spec": "errors",
     "transport": "errors",
     "backbones": "errors storage",
@@ -107,12 +112,12 @@ ROOMS = {
     "diagnostics": "encoders model scores spec transport",
     "node": "errors spec",
     "method": "beyond errors model node regularizers spec storage teacher",
-    "methods": "averaging backbones encoders errors method model node regularizers scores spec "
-    "teacher transport",
+    "methods": "averaging backbones beyond encoders errors method model node regularizers scores "
+    "spec teacher transport",
     "plugins": "errors method methods",
     "step": "errors method model running",
     "trainer": "backbones diagnostics errors method methods model node running spec step storage",
-    "use": "backbones encoders errors method model plugins scores spec storage trainer",
+    "use": "backbones dassl_parts encoders errors method model plugins scores spec storage trainer",
 }
 
 
@@ -124,25 +129,33 @@ def test_the_rooms_of_the_plug_in_import_in_one_direction():
         if module.startswith(base):
             room = module.removeprefix(base).partition(".")[0]
             found = {name.removeprefix(base).partition(".")[0] for name in imported}
-            assert found - {room, base.strip(".")} <= rooms[room], module
+            assert found - {room, base.partition(".")[0]} <= rooms[room], module
 
 
 def required() -> set[str]:
-    """Normalised names of the distributions that are listed; a folder's is its package's."""
-    names = set()
+    """Normalised names of the distributions that are listed.
+
+    Raises:
+        packaging.requirements.InvalidRequirement: a line is none that holds in any folder.
+    """
     lists = "requirements.txt", "requirements-extra.txt"
-    for line in "\n".join((ROOT / file).read_text() for file in lists).splitlines():
-        if line.startswith("./"):
-            line = re.search(r'^name = "(.+)"', (ROOT / line / "pyproject.toml").read_text(), re.M)[
-                1
-            ]
-        if name := re.match(r"[\w.-]+", line):
-            names.add(name[0].lower().replace("_", "-"))
-    return names
+    lines = "\n".join((ROOT / file).read_text() for file in lists).splitlines()
+    names = [Requirement(line).name for line in lines if line and line[0] != "#"]
+    return {name.lower().replace("_", "-") for name in names}
+
+
+@pytest.mark.parametrize("found", [None, ModuleSpec("dassl", None, is_package=True)])
+def test_dassl_lite_takes_the_place_of_a_dassl_that_is_not_installed(found, monkeypatch):
+    """A folder of that name is none."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(ROOT / "trainers" / "__init__.py"))
+    assert sys.path[-1] == str(ROOT / "dassl-lite")
 
 
 def test_every_imported_package_is_required():
     own = {path.name.removesuffix(".py") for path in [*ROOT.iterdir(), *ROOT.glob("tests/**/*.py")]}
+    own |= {"dassl", "promptedclip"}
     distributions = importlib.metadata.packages_distributions()
     missing = {}
     for module, imported in modules(*PROGRAM, "dassl-lite", "tests").items():

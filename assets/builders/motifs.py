@@ -8,7 +8,17 @@ import re
 from collections import defaultdict
 from itertools import product
 
-from .packages import code, draw, icon_svg, open_package, plain, read_files, read_iconify
+from .packages import (
+    code,
+    draw,
+    draw_glyph,
+    icon_svg,
+    open_font,
+    open_package,
+    plain,
+    read_files,
+    read_iconify,
+)
 
 EVALUATED = ("openmoji", "fluent_3d", "emojione")  # artists whose pictures no pre-training sees
 FILES = {  # emoji sets that know their pictures by code point: package, folder, kind of file
@@ -88,8 +98,14 @@ def match_names(emoji, pictures, looks, keys=NAMES):
 def emoji_set(folder, artist, emoji):
     """{code: RGBA image} of one emoji set, of the emoji of the benchmark.
 
-    Sets that are not in FILES are those of Iconify, which know their pictures by name alone.
+    Symbola is a font, which has emoji of one code point alone. Other sets that are not in FILES
+    are those of Iconify, which know their pictures by name alone.
     """
+    if artist == "symbola":
+        font = open_font(folder)
+        codes = [item["code"] for item in emoji if "-" not in item["code"]]
+        glyphs = {key: draw_glyph(font, chr(int(key, 16))) for key in codes}
+        return {key: glyph for key, glyph in glyphs.items() if glyph}
     if artist in FILES:
         files = read_files(folder, *FILES[artist])
     else:

@@ -1,7 +1,8 @@
-"""The npm packages that pictures come from: fetching, reading and drawing them.
+"""The packages that pictures come from: fetching, reading and drawing them.
 
 An emoji set knows its pictures by code point or by name; an icon set of Iconify is one JSON file of
-SVG bodies with names. Versions are fixed, so that the same pictures come out every time.
+SVG bodies with names; a font is a file in a wheel. Versions are fixed, so that the same pictures
+come out every time.
 """
 
 import io
@@ -11,9 +12,10 @@ import subprocess
 import sys
 import tarfile
 import unicodedata
+import zipfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 64
 PACKAGES = {
@@ -45,19 +47,37 @@ ICONIFY = {
     "solar": "1.2.13",
     "tabler": "1.2.41",
 }
+WHEEL = "rinoh-typeface-symbola==0.1.1"  # Symbola 9.00, on PyPI
+FONT = "rinoh_typeface_symbola/Symbola.ttf"  # in the wheel
+FONT_SIZE = 4 * SIZE  # a glyph is drawn larger than it is kept
+MARGIN = 0.04  # of a glyph's longer side
 PACKAGES |= {f"@iconify-json/{name}": version for name, version in ICONIFY.items()}
 
 
 def open_package(folder, name):
     """The tar file of an npm package, fetched with `npm pack` when it is not in `folder`."""
     path = folder / f"{name.lstrip('@').replace('/', '-')}-{PACKAGES[name]}.tgz"
+    command = ["npm", "pack", "--pack-destination", str(folder), f"{name}@{PACKAGES[name]}"]
+    return tarfile.open(fetched(path, command))
+
+
+def open_font(folder):
+    """Symbola, from its wheel, fetched with `pip download` when it is not in `folder`."""
+    path = folder / f"{WHEEL.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
+    with zipfile.ZipFile(fetched(path, command)) as wheel:
+        return ImageFont.truetype(io.BytesIO(wheel.read(FONT)), FONT_SIZE)
+
+
+def fetched(path, command):
+    """The path of a package, once the command has fetched it if it was not there."""
     if not path.exists():
-        command = ["npm", "pack", "--pack-destination", str(folder), f"{name}@{PACKAGES[name]}"]
         try:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
-            sys.exit(f"{path.name} is not in {folder} and npm could not fetch it: {error}")
-    return tarfile.open(path)
+            tool = "npm" if command[0] == "npm" else "pip"
+            sys.exit(f"{path.name} is not in {path.parent} and {tool} could not fetch it: {error}")
+    return path
 
 
 def code(hexcode):
@@ -130,4 +150,19 @@ def draw(picture):
     whole = Image.new("RGBA", (SIZE, SIZE))
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     whole.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
+    return whole
+
+
+def draw_glyph(font, character):
+    """A character in black as RGBA, (SIZE, SIZE), as large as fits; None if the font lacks it."""
+    if bytes(font.getmask(character)) == bytes(font.getmask("\U0010ffff")):  # both are the box
+        return None
+    ink = Image.new("L", (3 * FONT_SIZE, 3 * FONT_SIZE))
+    ImageDraw.Draw(ink).text((FONT_SIZE, FONT_SIZE), character, font=font, fill=255)
+    ink = ink.crop(ink.getbbox())
+    side = round(max(ink.size) * (1 + 2 * MARGIN))
+    square = Image.new("L", (side, side))
+    square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
+    whole = Image.new("RGBA", (SIZE, SIZE))
+    whole.putalpha(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
     return whole

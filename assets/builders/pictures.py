@@ -1,6 +1,7 @@
-"""Draw the pictures that the embedded CLIP is pre-trained on.
+r"""Draw the pictures that the embedded CLIP is pre-trained on.
 
-    python -m assets.builders.pictures --packages FOLDER --output pictures.npz
+    python -m assets.builders.pictures --packages FOLDER --output pictures.npz \
+        --withhold assets/emoji_artists.zip
 
 FOLDER holds npm packages as `npm pack` writes them; those that are missing are fetched (200 MB).
 The file has `images` (N, 64, 64, 4) uint8, `emoji` (N,) and `style` (N,) indices, and `meta`, a
@@ -11,6 +12,7 @@ JSON string with the emoji, and name, look and whether it is an emoji set of eac
 import argparse
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +91,34 @@ def draw_pictures(folder):
     return emoji, styles, rows
 
 
+def withhold(codes, emoji, rows):
+    """The emoji and pictures without the emoji of these codes, in every style.
+
+    Icons have been matched with all emoji before, so none is taken for another emoji instead.
+    """
+    kept = [i for i, item in enumerate(emoji) if item["code"] not in codes]
+    position = {i: place for place, i in enumerate(kept)}
+    rows = [(image, position[i], style) for image, i, style in rows if i in position]
+    return [emoji[i] for i in kept], rows
+
+
 def main():
     """Draw the pictures as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, required=True, help="the npz to write")
+    parser.add_argument(
+        "--withhold", type=Path, metavar="ARCHIVE",
+        help="archive of assets.builders.artists: leave out the emoji of its withheld.json",
+    )  # fmt: skip
     args = parser.parse_args()
     args.packages.mkdir(parents=True, exist_ok=True)
+    codes = set()
+    if args.withhold:
+        with zipfile.ZipFile(args.withhold) as archive:
+            codes = set(json.loads(archive.read("withheld.json")))
     emoji, styles, rows = draw_pictures(args.packages)
+    emoji, rows = withhold(codes, emoji, rows)
     pixels, index, style = zip(*rows, strict=True)
     np.savez(
         args.output,

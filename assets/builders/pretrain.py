@@ -4,10 +4,9 @@
     python -m assets.builders.pretrain --data pictures.npz --output FOLDER
 
 The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss
-(arXiv 2103.00020) with all true pairs of the batch as positives, plus the same loss on a
-token-level score: late interaction of image patches and words, as in FILIP (arXiv 2111.07783), with
-a soft maximum. CLIP's loss trains only the CLS state, and at this size the patch states would carry
-little meaning.
+(arXiv 2103.00020) with all true pairs of the batch as positives. `--token-weight` adds the same
+loss on a token-level score: late interaction of image patches and words, as in FILIP (arXiv
+2111.07783), with a soft maximum. CLIP's loss alone trains only the CLS state.
 
 The same seed gives the same weights on the same machine. Every few minutes and at the end FOLDER
 gets a checkpoint, from which the same command goes on, and `clip.safetensors`, the moving average
@@ -209,7 +208,7 @@ def train(args, pictures):
         batch = pictures.draw(args.batch, args.seed, step, few_patches=step < FULL * args.steps)
         loss, token_loss = losses(run.clip_model, batch)
         rate = args.lr * rate_factor(step, args.steps, args.warmup)
-        run.update(loss + args.token_weight * token_loss, rate)
+        run.update(loss + args.token_weight * token_loss if args.token_weight else loss, rate)
         found = np.array([loss.item(), token_loss.item()])
         if not np.isfinite(found).all():
             sys.exit(f"The loss is not finite at step {step}; the last checkpoint is kept")
@@ -234,7 +233,7 @@ def main():
     add("--batch", type=int, default=256)
     add("--lr", type=float, default=1.2e-3)
     add("--warmup", type=int, default=150, help="steps")
-    add("--token-weight", type=float, default=0.5, help="of the token-level term; 0: CLIP's loss")
+    add("--token-weight", type=float, default=0.0, help="of a token-level term (default: none)")
     add("--seed", type=int, default=1)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whether the public data sets below a folder are complete, by the counts of their papers."""
+"""Compare public data sets below a folder with published counts, or zero-shot accuracies."""
 
 import io
 import os
@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser
+from ..cli import Parser, from_one
 from ..protocols.configs import CONFIGS, dataset_name
+from . import zero_shot
+from .zero_shot import BACKBONE, check_printed
 
 COUNTS = ("classes", "train", "val", "test")
 
@@ -26,6 +28,7 @@ class Finding:
     found: bool
     counts: tuple = (None,) * len(COUNTS)
     problem: str = ""
+    parts: tuple[list, ...] = ()  # train, val and test
 
     def row(self) -> list[str]:
         """The line of the table."""
@@ -38,7 +41,15 @@ def main(argv: list[str]) -> int:
     parser = Parser(prog="python -m benchmark check-data", description=__doc__)
     parser.add_argument("--root", default=os.environ.get("DATA"), help="default: $DATA")
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all 15)")
+    parser.add_argument(
+        "--zero-shot", action="store_true",
+        help="classify the test images by zero-shot CLIP; with the published accuracies",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=from_one, metavar="N", help="so many test images at most")
+    parser.add_argument("--backbone", help=f"name or file of the CLIP (default: {BACKBONE})")
     args = parser.parse_args(argv)
+    if not args.zero_shot and (args.limit or args.backbone):
+        raise UserError("--limit and --backbone are for --zero-shot: add that, or leave them out")
     if not args.root:
         raise UserError("which folder? Give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()
@@ -46,13 +57,27 @@ def main(argv: list[str]) -> int:
         raise UserError(f"'{root}' is no folder: --root is the one that holds the data sets")
     known = public_datasets()
     names = [check_name("data set", name, known) for name in args.names] or list(known)
+    if args.zero_shot:
+        check_printed(names)
     findings = []
     bar = tqdm(names, leave=False, disable=None)
     for name in bar:
         bar.set_description(name)
         findings.append(check(name, known[name], root))
     print(render(findings, root))
-    return int(any(f.problem for f in findings) or not any(f.found for f in findings))
+    code = int(any(f.problem for f in findings) or not any(f.found for f in findings))
+    return classify(findings, known, args) or code if args.zero_shot else code
+
+
+def classify(findings: list[Finding], known: dict, args) -> int:
+    """Print the table of zero-shot accuracies; 1 if one is not as published."""
+    there = [finding for finding in findings if finding.parts]
+    if not there:
+        return 1
+    checker = zero_shot.Checker(args.backbone or BACKBONE, args.limit)
+    found = [checker.compare(f.name, known[f.name], f.parts, f.problem) for f in there]
+    print(f"\n{zero_shot.render(found, checker)}")
+    return int(any(one.reason for one in found))
 
 
 def public_datasets() -> dict:
@@ -89,7 +114,7 @@ def check(name: str, cls, root: Path) -> Finding:
         finding.problem = str(error)
         return finding
     labels = {item.label for part in parts for item in part}
-    finding.counts = (len(labels), *map(len, parts))
+    finding.counts, finding.parts = (len(labels), *map(len, parts)), tuple(parts)
     finding.problem = " ".join(told.getvalue().split()) or miscount(finding)
     return finding
 

@@ -1,40 +1,8 @@
-"""A run for the commands that look into one."""
+"""The images of a run for the commands that look into one."""
 
-import argparse
-import io
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
+from trainers.prompting.use.commands.load import load_run, quiet, run_parser
 
-from ..cli import Parser, add_plugin, from_one
-
-
-def run_parser(command: str, description: str) -> Parser:
-    """A parser of a command, with the arguments that `load_run` takes."""
-    parser = Parser(prog=f"python -m benchmark {command}", description=description)
-    add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
-    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
-    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
-    add_plugin(parser)
-    add("--trust-run", action="store_true", help="import the plug-ins that the run names")
-    return parser
-
-
-def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
-    """The run that the arguments of `run_parser` stand for."""
-    from trainers.prompting import load_run
-
-    with quiet():
-        return load_run(
-            args.model_dir,
-            classnames,
-            args.load_epoch,
-            args.backbone,
-            args.plugin,
-            args.trust_run,
-        )
+__all__ = ["load_run", "run_parser", "test_images"]
 
 
 def test_images(run) -> list:
@@ -45,16 +13,3 @@ def test_images(run) -> list:
 
     with quiet():
         return build_dataset(run.settings).test
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What is printed appears, on stderr, only if it ends in an error that nobody foresaw."""
-    said = io.StringIO()
-    try:
-        with redirect_stdout(said):
-            yield
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            print(said.getvalue(), file=sys.stderr)
-        raise

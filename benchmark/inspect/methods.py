@@ -5,9 +5,9 @@ import io
 
 import torch
 
-from trainers.prompting.method import METHODS
+from trainers.prompting.method import METHODS, Method
 from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.config import build_method, prompt_spec
+from trainers.prompting.trainer.config import build_method
 
 from ..cli import Parser, add_plugin
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
@@ -31,15 +31,24 @@ def trained_parameters(
     The node is as `build_method` takes it. The number of classes matters for class-specific
     contexts, prototypes, and what is trained of each of SHOTS images a class.
     """
+    return _trained(_built(method, node, backbone, classes))
+
+
+def _built(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
     with torch.device("meta"):
         built = build_method(method, node, weightless_clip(backbone), class_names(classes))
         built.make_room(SHOTS * classes)
+    return built
+
+
+def _trained(built: Method) -> int:
     return sum(p.numel() for p in built.model.trained().parameters())
 
 
 def row(method: str, backbone: str) -> list[str]:
     """One line of the table, under HEAD."""
-    spec = prompt_spec(method, {})
+    built = _built(method, {}, backbone)
+    spec = built.model.spec
 
     def sides(text: int, vision: int) -> str:
         return f"{text if spec.N else '-'} / {vision if spec.M else '-'}"
@@ -53,7 +62,7 @@ def row(method: str, backbone: str) -> list[str]:
         spec.score,
         sides(spec.text_length, spec.vision_length),
         sides(spec.text_depth, spec.vision_depth),
-        f"{trained_parameters(method, {}, backbone):,}",
+        f"{_trained(built):,}",
     ]
 
 

@@ -38,7 +38,7 @@ class Block(NamedTuple):
 def build_parser() -> Parser:
     """The arguments of `python -m benchmark visualize`."""
     parser = run_parser(
-        "visualize",
+        "python -m benchmark visualize",
         "Where on an image each word of a prompt is transported to, for some prompts. "
         "Several classes and test images make a sheet.",
     )

@@ -10,7 +10,7 @@ from .load import load_run, run_parser
 def main(argv: list[str]) -> int:
     """Print, for every learned token of every textual prompt, its nearest words and distances."""
     parser = run_parser(
-        "words",
+        "python -m benchmark words",
         f"{__doc__} Contexts of the first block, in its space: Euclidean distances. "
         "A word with a dash behind it is the beginning of longer words.",
     )

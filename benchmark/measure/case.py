@@ -142,6 +142,8 @@ class Model:
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
+            if self.method.trains_on_support:
+                self.images = torch.randn(case.batch, self.model.feature_width).to(case.device)
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
@@ -175,8 +177,6 @@ class Model:
 
     def first_step(self) -> torch.Tensor:
         """Make a step with a strict solver; returns its logits (B, K), to be compared."""
-        if not self.case.spec.N:  # the text features are constant: later steps find them kept
-            self.encode_text()
         spec = self.net.spec
         self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
         self.step()
@@ -185,21 +185,14 @@ class Model:
 
     def prepare_score(self):
         """Keep the features of the images and the classes, apart from what made them."""
-        with torch.no_grad(), self.precision.autocast():
-            contexts = self.model.prompt_learner()
-            self.features = [
-                self.model.image_encoder(self.images, contexts.vision),
-                self.model.text_encoder(contexts.text),
-            ]
+        with self.precision.autocast():
+            output = self.model.output(self.images)
+        self.features = [as_leaves(features) for features in (output.image, output.text)]
 
     def score(self):
         """Compute the scores of a step from its features, and their gradient."""
-        spec = self.case.spec
-        image, text = self.features
-        image = with_gradient(image, ("z", "r"), spec.M)
-        text = with_gradient(text, ("h", "raw", "s"), spec.N)
         with self.precision.autocast():
-            logits = self.model.score(image, text)
+            logits = self.model.score(*self.features)
         F.cross_entropy(logits, self.labels).backward()
 
     @torch.no_grad()
@@ -210,10 +203,10 @@ class Model:
 
     @torch.no_grad()
     def encode_images(self):
-        """Compute the states of the images, under the same visual prompts."""
+        """Compute the states of the images, under the same visual prompts and additions."""
         with self.precision.autocast():
-            vision = self.model.prompt_learner().vision if self.case.spec.M else None
-            self.model.image_encoder(self.images, vision)
+            vision = self.model.contexts().vision if self.case.spec.M else None
+            self.model.image_encoder(self.images, vision, self.model.parts.blocks("image"))
 
     def encode_text(self):
         """Make the text features, which evaluation keeps."""
@@ -240,14 +233,11 @@ class NaiveModel(Model):
         self.logits = output.logits.detach()
 
 
-def with_gradient(features, names, wanted):
-    """The features as leaves, of which `names` ask for their gradient where it is wanted."""
-    leaves = {
-        name: getattr(features, name).detach().requires_grad_(bool(wanted))
-        for name in names
-        if getattr(features, name) is not None
-    }
-    return features._replace(**leaves)
+def as_leaves(features):
+    """The features without what made them; those that had a gradient ask for one."""
+    return type(features)(
+        *(x.detach().requires_grad_(x.requires_grad) if torch.is_tensor(x) else x for x in features)
+    )
 
 
 def device_name(device: str) -> str:

@@ -181,10 +181,7 @@ def counted(
     with torch.device("meta"), redirect_stdout(StringIO()):
         settings = read_node(kind, dict(node), dataset)
         method = kind(settings, clip_model, names, dataset)
-    necessary = necessary_flops(method, batch)
-    if kind.trains_on_support:
-        necessary["image"] = 0
-    training = OVER_NECESSARY * sum(necessary.values())
+    training = OVER_NECESSARY * sum(necessary_flops(method, batch).values())
     plan = 0.0
     if kind.trains:
         plan = method.model.fit_memory(int(0.9 * memory), batch, itemsize).needed

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from trainers.prompting import Method, build_clip
+from trainers.prompting.encoders.added import NOTHING, entering
 from trainers.prompting.encoders.sentences import shared_length
 
 ARGUMENTS = (
@@ -47,19 +48,27 @@ def class_names(count: int) -> list[str]:
 class Work(NamedTuple):
     """The work of one transformer block on all its sequences, counted in positions.
 
-    q, kv: positions projected to queries, and to keys and values; out: those that pass the
-    output projection and the MLP; products: pairs of a query and a key, once for each matrix
-    product over them.
+    q, kv: positions projected to queries, and to keys and values; o, fc, proj: those that pass the
+    output projection and both matrices of the MLP; products: pairs of a query and a key, once for
+    each matrix product over them.
     """
 
     q: int
     kv: int
-    out: int
+    o: int
+    fc: int
+    proj: int
     products: int
+
+    @classmethod
+    def of(cls, q: int, kv: int, out: int, products: int) -> "Work":
+        """The work of a block, of which `out` positions are read."""
+        return cls(q, kv, out, out, out, products)
 
     def flops(self, width: int) -> int:
         """Operations, where states have a width."""
-        return width**2 * (2 * self.q + 4 * self.kv + 18 * self.out) + 2 * width * self.products
+        matrices = 2 * self.q + 4 * self.kv + 2 * self.o + 8 * (self.fc + self.proj)
+        return width**2 * matrices + 2 * width * self.products
 
 
 # What a step of a method has beside the forward and backward pass of its prompted CLIP.
@@ -75,22 +84,31 @@ def necessary_flops(method: Method, batch: int) -> dict[str, int]:
     prompt yet is the same for all of them. Only what is read later is computed: in the last block
     no more than the scores use, and not the states that the next block's prompts replace. The
     backward pass needs one product for a frozen layer (for its input alone) and none for what
-    depends on no prompt; attention and similarity need two for one. Text without prompts needs
-    nothing: its features are constant. Left out, because small: the prompt learner, the solver's
-    iterations and all that is not a matrix product.
+    depends on nothing that is trained; attention and similarity need two for one. What a method
+    adds to a block passes once at each position, and goes back twice. Text is constant up to where
+    something is trained, and images are where a method trains on features that it keeps. Left
+    out, because small: the prompt learner, parts around the encoders, the solver's iterations and
+    all that is not a matrix product.
 
     Args:
         method: with a ViT, and contexts that stand before the class name.
         batch: images of a step.
     """
-    model, name = method.model, type(method).__name__
+    model, spec, name = method.model, method.model.spec, type(method).__name__
     passes = BACKWARD_PASSES.get(name, 1)
-    frozen = FROZEN_IMAGES.get(name, 0)
+    image = frozen = 0
+    if not method.trains_on_support:
+        added = model.parts.blocks("image")
+        as_it_is = spec.with_(M=0, beta=0, states=0, values=False)
+        image = _image(model, spec, batch, passes, added)
+        frozen = FROZEN_IMAGES.get(name, 0) * _image(model, as_it_is, batch, 0, {})
+        if spec.untouched and added:  # up to the first addition it is the same
+            frozen += _image(model, as_it_is, batch, 0, {}, min(added))
     return {
-        "image": _image(model, model.spec, batch, passes),
+        "image": image,
         "text": _text(model, batch, passes),
-        "similarity": _similarity(model, batch, passes),
-        "frozen": frozen * _image(model, model.spec.with_(M=0, beta=0), batch, 0),
+        "similarity": _similarity(method, batch, passes),
+        "frozen": frozen,
     }
 
 
@@ -98,81 +116,154 @@ def evaluation_flops(method: Method) -> tuple[int, int]:
     """Operations of an evaluation, as `necessary_flops`: once for the text, and for each image."""
     model = method.model
     text = _text(model, 1, 0)
-    image = _image(model, model.spec, 1, 0) + _similarity(model, 1, 0)
+    image = _image(model, model.spec, 1, 0, model.parts.blocks("image"))
+    image += _similarity(method, 1, 0)
     return (0, image + text) if model.spec.image_conditional else (text, image)
 
 
-def _image(model, spec, batch, passes) -> int:
+def _block(width: int, here: Work, back: Work, fresh: Work | None, added, live, passes) -> int:
+    """Operations of a block: forward, and `passes` times backward.
+
+    Args:
+        width: of the states.
+        here: its work in the forward pass.
+        back: in the backward pass, if it is live.
+        fresh: likewise, if only tokens that are new here have a gradient.
+        added: what a method adds.
+        live: whether the block's input has a gradient.
+        passes: backward passes.
+    """
+    places = {"q": here.q, "k": here.kv, "v": here.kv, "o": here.o, "fc": here.fc, "proj": here.o}
+    own = sum(places[name] * _size(update) for name, update in added.weights.items())
+    if added.beside is not None:
+        own += here.o * _size(added.beside)
+    if not live:
+        back = fresh or _back_from(added.weights.keys(), here)
+    own *= 2 + 2 * passes * (1 + live)  # the gradients of its weights, and of its input
+    return here.flops(width) + own + passes * back.flops(width)
+
+
+def _back_from(updated, here: Work) -> Work:
+    """The backward work of a block with updated matrices, whose input has no gradient."""
+    products = here.products // 2
+    attention = not updated.isdisjoint("qkv")
+    o = here.o * attention
+    fc = here.fc * (attention or "o" in updated)
+    proj = fc or here.proj * ("fc" in updated)
+    scores = len(updated & {"q", "k"})
+    return Work(0, 0, o, fc, proj, products * (("v" in updated) + scores + (scores > 0)))
+
+
+def _size(module) -> int:
+    """Numbers in the matrices of a module that acts on each position."""
+    return sum(p.numel() for p in module.parameters() if p.dim() == 2)
+
+
+def _entered(added, i: int) -> int:
+    """Tokens that have entered when block i computes."""
+    return entering({j: here for j, here in added.items() if j <= i})
+
+
+def _replaced(added, i: int) -> int:
+    """Entered tokens of block i that the next one replaces."""
+    following = added.get(i + 1, NOTHING).enter
+    return 0 if following is None else _entered(added, i)
+
+
+def _image(model, spec, batch, passes, added, since=0) -> int:
     visual = model.image_encoder.visual
     width, features = visual.proj.shape
     patches = len(visual.positional_embedding) - 1
     b = spec.vision_length if spec.M else 0
-    views, length = batch * max(spec.M, 1), 1 + patches + b
-    read = length if spec.token_level else 1
-    if spec.score == "plot":
-        read = patches + spec.add_global
-    layers = len(visual.transformer.resblocks)
-    total = 2 * batch * patches * visual.conv1.weight.numel()
-    passes *= bool(spec.M)  # without visual prompts nothing goes back
-    total += (1 + passes) * 2 * views * read * width * features
-    for i in range(layers):
-        replaced = b if i + 1 < spec.vision_depth else 0
-        out = views * (read if i == layers - 1 else length - replaced)
-        pairs = out * length
+    views, layers = batch * max(spec.M, 1), len(visual.transformer.resblocks)
+    first = 0 if spec.M else min(added, default=layers)  # before it nothing is trained
+    passes *= first < layers
+    total = 0 if since else 2 * batch * patches * visual.conv1.weight.numel()
+    if 0 in added and added[0].before is not None:
+        total += 2 * (1 + passes) * batch * (1 + patches) * _size(added[0].before)
+    for i in range(since, layers):
+        here, n = added.get(i, NOTHING), _entered(added, i)
+        length = 1 + patches + b + n
+        replaced = (b if i + 1 < spec.vision_depth else 0) + _replaced(added, i)
+        read = views * (length - replaced)
+        if i == layers - 1:
+            read = views * (length if spec.token_level else 1 + spec.states)
+            if spec.score == "plot":
+                read = views * (patches + spec.add_global)
+        out = read + views * patches * (spec.values and i == layers - 1)
+        new = n if here.enter is not None else 0
         if i == 0:
+            new += b
             static = batch * (1 + patches)
-            prompts = views * (b - replaced), views * b
-            total += Work(static + prompts[0], static + prompts[1], out, 2 * pairs).flops(width)
-            backward = Work(*prompts, out, pairs)
+            work = static + views * (new - replaced), static + views * new
         else:
-            total += Work(out, views * length, out, 2 * pairs).flops(width)
-            backward = Work(out, views * length, out, 4 * pairs)
-        total += passes * backward.flops(width)
-    return total
+            work = read, views * length
+        pairs = read * length
+        total += _block(
+            width,
+            Work.of(*work, out, 2 * pairs),
+            Work.of(read, views * length, out, 4 * pairs),
+            Work.of(views * (new - replaced), views * new, out, pairs) if new else None,
+            here,
+            i > first or (i == 0 and here.before is not None),
+            passes * (i >= first),
+        )
+    return total + (1 + passes) * 2 * (out - views * spec.states) * width * features
 
 
 def _text(model, batch, passes) -> int:
-    spec, text = model.spec, model.text_encoder
-    if not spec.N:
-        return 0
+    spec, text, added = model.spec, model.text_encoder, model.parts.blocks("text")
     width, features = text.text_projection.shape
-    row, b = text.sentences[0], spec.text_length
+    row, b = text.sentences[0], spec.text_length if spec.N else 0
     layers = len(text.transformer.resblocks)
+    first = 0 if spec.N else min(added, default=layers)  # before it nothing is trained
     insert = text.insert_block or layers  # from there on classes share SOS alone
     cuts = [shared_length(row, spec.class_specific)] * insert
     cuts += [shared_length(row, class_specific=True)] * (layers - insert)
-    classes, prompts = len(row), batch if spec.image_conditional else spec.N
+    classes, prompts = len(row), batch if spec.image_conditional else max(spec.N, 1)
     total = 0
-    for i, prefix in enumerate(cuts):
-        last = i == layers - 1
-        suffixes = [sentence.eos + 1 - prefix for sentence in row]
+    for i, cut in enumerate(cuts):
+        if passes and i < first:
+            continue
+        last, here, n = i == layers - 1, added.get(i, NOTHING), _entered(added, i)
+        prefix = cut + n
+        suffixes = [sentence.eos + 1 - cut for sentence in row]
         length = prefix + sum(suffixes)
-        pairs = prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in suffixes)
+        pairs = prefix * (prefix + 1) // 2 + sum(m * prefix + m * (m + 1) // 2 for m in suffixes)
         replaced = b if i + 1 < spec.text_depth or i + 1 == insert < layers else 0
+        replaced += _replaced(added, i)
         out, seen = prompts * (length - replaced), prompts * pairs
         moved = out - prompts  # SOS sees no prompt
         if last and spec.token_level:  # neither SOS nor the full stops
             out = moved = prompts * (length - 1 - classes)
-            seen -= prompts * (1 + sum(prefix + n - 1 for n in suffixes))
+            seen -= prompts * (1 + sum(prefix + m - 1 for m in suffixes))
         elif last:
             out = moved = prompts * classes
-            seen = prompts * sum(prefix + n for n in suffixes)
+            seen = prompts * sum(prefix + m for m in suffixes)
         if last:
             total += 2 * (1 + passes) * out * width * features
+        new = n if here.enter is not None else 0
+        work = out, prompts * length
         if i == 0:
-            learned = prompts * (b - replaced), prompts * b
-            static = length - b
-            total += Work(static + learned[0], static + learned[1], out, 2 * seen).flops(width)
-            total += passes * Work(*learned, moved, seen).flops(width)
-        else:
-            total += Work(out, prompts * length, out, 2 * seen).flops(width)
-            back = Work(moved, prompts * (length - 1), moved, 4 * seen)
-            total += passes * back.flops(width)
+            new += b
+            work = length - new + prompts * (new - replaced), length - new + prompts * new
+            if here.before is not None:
+                total += 2 * (1 + passes) * (length - new) * _size(here.before)
+        total += _block(
+            width,
+            Work.of(*work, out, 2 * seen),
+            Work.of(moved, prompts * (length - 1), moved, 4 * seen),
+            Work.of(prompts * (new - replaced), prompts * new, moved, seen) if new else None,
+            here,
+            i > first or (i == 0 and here.before is not None),
+            passes,
+        )
     return total
 
 
-def _similarity(model, batch, passes) -> int:
-    spec, text, visual = model.spec, model.text_encoder, model.image_encoder.visual
+def _similarity(method, batch, passes) -> int:
+    model, spec = method.model, method.model.spec
+    text, visual = model.text_encoder, model.image_encoder.visual
     patches = len(visual.positional_embedding) - 1
     sentences = text.sentences
     classes, features = len(sentences[0]), text.text_projection.shape[1]
@@ -183,4 +274,7 @@ def _similarity(model, batch, passes) -> int:
         words = sum(sentence.end - 1 for row in sentences for sentence in row)
         words -= (classes - 1) * len(sentences) * text.layout.token_weights.shared
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
-    return (1 + passes * (bool(spec.M) + bool(spec.N))) * 2 * pairs * features
+    sides = bool(spec.M or model.parts.blocks("image")) + bool(spec.N or model.parts.blocks("text"))
+    if method.trains_on_support:  # of the text only
+        sides = 1
+    return (1 + passes * sides) * 2 * pairs * features

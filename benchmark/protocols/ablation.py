@@ -11,7 +11,7 @@ from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
 
 FORMS = {"convex": "beta", "additive": "additive-beta"}  # with the names of their variants
-PLANS = ("sinkhorn", "uniform", "nearest")
+PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
@@ -60,7 +60,7 @@ class Ablation(Protocol):
     variant_notes = {
         "beta": "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d.",
         "additive beta": "beta weighs the token level: cost (1 - cos) + beta d.",
-        "plan": "The plan of both levels: transport by sinkhorn, uniform or nearest.",
+        "plan": "Plans in place of transport (sinkhorn): docs/methods.md, section 3.",
     }
     plot = Plot(
         name="ablation_beta",

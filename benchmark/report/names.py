@@ -25,9 +25,16 @@ DATASETS = {
 
 # Who drew the embedded data sets with base and new classes: the same motifs in each.
 ARTISTS = {
-    "OpenMoji": ["emoji", "emoji_blur", "emoji_fog", "emoji_hue"],
-    "Fluent 3D": ["emoji_dither", "emoji_motion", "emoji_night", "emoji_pixels"],
-}
+    "OpenMoji": [
+        "emoji", "emoji_blur", "emoji_fog", "emoji_hue", "emoji_openmoji_a", "emoji_openmoji_b",
+    ],
+    "Fluent 3D": [
+        "emoji_dither", "emoji_motion", "emoji_night", "emoji_pixels", "emoji_fluent_a",
+        "emoji_fluent_b",
+    ],
+    "EmojiOne": ["emoji_emojione_a", "emoji_emojione_b"],
+    "Symbola": ["emoji_symbola_a", "emoji_symbola_b"],
+}  # fmt: skip
 
 
 def embedded(dataset: str) -> bool:

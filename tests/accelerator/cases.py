@@ -36,5 +36,12 @@ SETTINGS = {
     "ALIGN, regularised": (
         "ALIGN", ALIGN | {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]},
     ),
+    "CLIPLoRA": ("CLIPLoRA", {}),
+    "MultiModalAdapter": ("MultiModalAdapter", {"ADAPTER_START": 2, "ADAPTER_END": 4}),
+    "MMRL": ("MMRL", {"REP_LAYERS": [2, 3, 4], "REP_DIM": 32}),
+    "GalLoP": ("GalLoP", {"TOPK": [2, 4, 6, 8]}),
+    "CLIPAdapter": ("CLIPAdapter", {}),
+    "TipAdapterF": ("TipAdapterF", {"SCALE": 0.0}),
+    "CLAP": ("CLAP", {}),
 }  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "amp")

@@ -33,11 +33,13 @@ HALF_DRAWS = 6
 def build(setting: str):
     """The method, and its CLIP."""
     from trainers.prompting import build_method, load_clip
+    from trainers.prompting.method import METHODS
 
     name, node, *dataset = SETTINGS[setting]
     torch.manual_seed(0)
     clip_model = load_clip(TINY)
-    return build_method(name, node, clip_model, NAMES, *dataset), clip_model
+    support = {"images": IMAGES, "labels": LABELS} if METHODS[name].support_passes else None
+    return build_method(name, node, clip_model, NAMES, *dataset, support=support), clip_model
 
 
 def take_steps(setting: str, precision: str, device: torch.device) -> dict:

@@ -20,10 +20,8 @@ PROGRAM = Path(__file__).parent / "program.py"
 FEW = {
     ("step", "KgCoOp", "fp16"),
     ("step", "MaPLe", "amp"),
-    ("step", "PLOT", "fp16"),
     ("step", "ALIGN", "fp32"),
     ("step", "ALIGN", "fp16"),
-    ("step", "ALIGN, small lambda", "amp"),
     ("fused", "ALIGN", "fp16"),
     ("run", "CoOp", "fp16"),
 }
@@ -36,8 +34,14 @@ HALVES = {
     for loud in ("quiet", "start", "blocks")
 }
 STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
-RUNS = {("run", setting, "fp16") for setting in SETTINGS if " " not in setting}
-RUNS |= {("run", "PromptSRC", "amp"), ("run", "ALIGN", "amp"), ("run", "ALIGN, released", "amp")}
+# Whole runs of those that ask a trainer for more than a step: own gradients, a mean over epochs,
+# a text per image, parts, views, dropout, additions inside the encoders.
+RUNS = {
+    ("run", setting, "fp16")
+    for setting in ("ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt", "CLIPLoRA",
+                    "MMRL", "ALIGN")
+}  # fmt: skip
+RUNS |= {("run", "ALIGN, released", "amp")}
 ALL = (STEPS | RUNS | HALVES) - FEW
 
 # Logits and gradients in half precision, beside float32: logits spread over several units.

@@ -11,10 +11,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from assets.builders import archive, pictures
-from assets.builders.packages import PACKAGES, draw, icon_svg, open_package
+from assets.builders import archive, artists, pictures
+from assets.builders.packages import (
+    PACKAGES,
+    draw,
+    draw_glyph,
+    icon_svg,
+    open_font,
+    open_package,
+)
 
 
 def pack(folder, name, version, files):
@@ -159,3 +166,89 @@ def test_the_builder_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="npm could not fetch"):
         open_package(tmp_path, "openmoji")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(SystemExit, match="rinoh_typeface_symbola-0.1.1.*pip could not fetch"):
+        open_font(tmp_path)
+
+
+# ---- the data sets that are one an artist
+
+
+@pytest.mark.parametrize(
+    "name, motif",
+    [
+        ("oncoming police car", "police car"),
+        ("woman cook", "cook"),
+        ("men with bunny ears", "with bunny ears"),
+        ("green apple", "apple"),
+        ("dog face", "dog"),
+        ("three-thirty", "clock"),
+        ("full moon face", "moon"),
+        ("moon cake", "moon cake"),
+        ("medium-small white circle", "circle"),
+        ("person", "person"),
+    ],
+)
+def test_variants_are_one_motif(name, motif):
+    assert artists.motif_of(name) == motif
+
+
+def some_motifs(count):
+    return {name: {f"{name} {i}": f"{name} {i:x}" for i in range(count)} for name in ("a", "b")}
+
+
+def test_every_class_has_as_many_to_train_on():
+    parts, unseen = artists.divide(some_motifs(30))
+    sizes = {part: {len(codes) for codes in classes.values()} for part, classes in parts.items()}
+    assert sizes == {"train": {16}, "val": {4}, "test": {10}}
+    assert len(unseen) == 2 * (4 + 10)
+    codes = [code for classes in parts.values() for some in classes.values() for code in some]
+    assert len(codes) == len(set(codes)) == 60
+    with pytest.raises(SystemExit, match="a has 27 motifs that all artists drew: too few"):
+        artists.divide(some_motifs(27))
+
+
+def test_a_motif_is_one_that_all_artists_drew():
+    emoji = [
+        {"code": c, "name": n, "subgroup": "animal-mammal".replace("-", " ")}
+        for c, n in (
+            ("1", "dog face"),
+            ("2", "dog"),
+            ("3", "cat"),
+            ("4", "fox"),
+            ("5", "white fox"),
+        )
+    ]
+    images = {"openmoji": dict.fromkeys("12345"), "symbola": dict.fromkeys("1245")}
+    assert artists.common_motifs(emoji, images)["mammal"] == {"dog": "1", "fox": "4"}
+
+
+def test_withheld_emoji_are_in_no_picture_and_no_caption(packages, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("withheld.json", json.dumps(["1f400", "1f41d"]))
+    monkeypatch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=drawn))
+    paths = ["x", "--packages", str(packages)]
+    for name, options in (("all", []), ("less", ["--withhold", str(tmp_path / "a.zip")])):
+        output = ["--output", str(tmp_path / f"{name}.npz")]
+        monkeypatch.setattr(sys, "argv", [*paths, *output, *options])
+        pictures.main()
+    whole, less = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("all", "less"))
+    codes, names = (
+        [item["code"] for item in json.loads(str(f["meta"]))["emoji"]] for f in (whole, less)
+    )
+    assert names == [code for code in codes if code not in ("1f400", "1f41d")]
+    kept = [i for i, e in enumerate(whole["emoji"]) if codes[e] in names]
+    assert len(kept) < len(whole["emoji"])
+    assert np.array_equal(less["images"], whole["images"][kept])
+    assert [names[e] for e in less["emoji"]] == [codes[e] for e in whole["emoji"][kept]]
+
+
+def test_a_glyph_fills_its_picture():
+    font = ImageFont.load_default(256)
+    for character in "A.":  # large or small in the font
+        alpha = np.asarray(draw_glyph(font, character))[..., 3] > 127
+        rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+        longer = max(np.ptp(rows), np.ptp(columns)) + 1
+        assert 56 <= longer <= 62
+        assert abs(rows[0] + rows[-1] - 63) <= 2 and abs(columns[0] + columns[-1] - 63) <= 2
+    assert draw_glyph(font, "\U0001f400") is None

@@ -25,8 +25,10 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # what is light of it
-        light = ("__init__.py", "errors.py", "beyond.py", "trainer/by_run.py", "storage/files.py")
-        for name in (*light, "trainer/__init__.py", "storage/__init__.py"):
+        light = ["__init__.py", "beyond.py", "errors.py", "one_package.py", "storage/files.py"]
+        light += ["trainer/by_run.py", "use/commands/arguments.py"]
+        packages = ("storage", "trainer", "use", "use/commands")
+        for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")

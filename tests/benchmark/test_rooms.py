@@ -12,7 +12,7 @@ ALLOWED = {
     "report": {"cli", "protocols"},
     "launch": {"cli", "protocols", "report", "measure"},
     "tune": {"cli", "protocols", "report", "launch"},
-    "data": {"cli", "protocols"},
+    "data": {"cli", "protocols", "report"},
     "pack": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},
     "measure": {"cli", "protocols", "report", "data"},

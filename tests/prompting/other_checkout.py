@@ -243,7 +243,7 @@ def run_in(folder, *trainers, first=""):
     result = subprocess.run(
         [sys.executable, "-c", first + DRIVE, json.dumps(asked)],
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "dassl-lite")},
         capture_output=True,
         text=True,
         timeout=600,

@@ -1,11 +1,14 @@
 """Methods that learn after the encoders: more than what test_golden.py asks of every method."""
 
+import numpy as np
 import pytest
+import tiny
 import torch
 from paths import GOLDEN
 from test_golden import check_step, read
 
-from trainers.prompting import UserError, build_method, prompt_spec
+from recipe.predictions import read_predictions
+from trainers.prompting import UserError, build_method, load_run, prompt_spec
 from trainers.prompting.storage.checkpoints import read_checkpoint
 
 FILES = {
@@ -53,7 +56,9 @@ def test_the_cache_and_what_it_says(tiny_clip):
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
 def test_alpha_and_beta_of_validation_images(tiny_clip, name, capsys):
     method, golden = made(name, tiny_clip)
-    assert method.searches and not made(name, tiny_clip, SEARCH_HP=False)[0].searches
+    plain, _ = made(name, tiny_clip, SEARCH_HP=False)
+    assert method.searches and method.takes == ("per data set",)
+    assert not plain.searches and plain.takes == ()
     tensors = golden.tensors
     trained = name == "TipAdapterF"
     if trained:
@@ -164,6 +169,28 @@ def test_public_checkpoints(tiny_clip, name, file):
             other.load_checkpoint(checkpoint, few)
 
 
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
+def test_some_of_the_classes(tiny_clip, name):
+    """As on the variants of ImageNet that have 200 of its classes."""
+    method, golden = made(name, tiny_clip)
+    names, images = golden.meta["classnames"], golden.tensors["image"]
+    state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
+    state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
+    few = [names[4], names[1]]
+    other = build_method(name, method.defaults | {"PREC": "fp32"}, tiny_clip, few, "EuroSAT")
+    other.load_checkpoint(state, few)
+    expected = method.eval().model(images)[:, [4, 1]]
+    near(other.eval().model(images), expected, atol=1e-4)
+    other.load_checkpoint(state | {"classnames": [*names[:5], names[1]]}, few)
+    near(other.model(images), expected, atol=1e-4)
+    assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
+               if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
+    with pytest.raises(UserError, match="has learned something for each of its classes"):
+        build_method(name, {}, tiny_clip, ["moon", names[1]]).load_checkpoint(
+            state, ["moon", names[1]]
+        )
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -199,6 +226,34 @@ def test_what_does_not_fit(tiny_clip):
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
     with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
+    with pytest.raises(UserError, match="CONSTRAINT l2.* by the training images: give `build_meth"):
+        build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
     with pytest.raises(UserError, match="There is no cache of training images yet"):
         empty.model(torch.zeros(1, 3, 32, 32))
+
+
+# ------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("TipAdapter", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
+        ("TipAdapterF", ["TRAINER.TIP_ADAPTER.SEARCH_HP", "True"]),
+        ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
+    ],
+)
+def test_a_run_is_evaluated_as_it_ended(tmp_path, name, keys):
+    data, ran, again = (tmp_path / name for name in ("data", "ran", "again"))
+    tiny.write_halves(data)
+    extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", *keys]
+    assert tiny.run(data, name, ran, 2, extra=extra) == 0
+    flags = ("--eval-only", "--model-dir", str(ran))
+    assert tiny.run(data, name, again, 2, *flags, extra=extra) == 0
+    said = [read_predictions(folder) for folder in (ran, again)]
+    for key in said[0]:
+        np.testing.assert_array_equal(*(found[key] for found in said), err_msg=key)
+    run = load_run(ran)
+    assert run.classnames == tiny.HALVES and run.model.num_classes == 5
+    assert run.model(torch.zeros(1, 3, 32, 32)).isfinite().all()

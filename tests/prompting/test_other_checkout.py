@@ -127,6 +127,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, tiny_clip):
     write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
     plug_in(tmp_path)

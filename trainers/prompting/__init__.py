@@ -1,12 +1,14 @@
 """The plug-in: prompted CLIPs, the methods that train them, and their trainers for Dassl.
 
-This one folder can be copied into any checkout of the CoOp family. It imports nothing of the
-checkout, and each name only when it is asked for: PyTorch takes seconds to load.
+This one folder can be copied into any checkout of the CoOp family, or installed, as `promptedclip`.
+It imports nothing of the checkout, and each name only when it is asked for: PyTorch takes seconds.
 """
 
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
+
+from .one_package import share
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getattr__
     from .backbones import build_clip as build_clip
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .use.run import load_run as load_run
 
 __version__ = "0.3.0"
+share(__name__, __version__)
 
 _MODULES = {
     "Added": "encoders.added",

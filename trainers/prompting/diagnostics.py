@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .encoders.vision import ImageFeatures
 from .scores import similarity
+from .transport.plans import token_plan
 from .transport.released import sinkhorn_released
-from .transport.solver import sinkhorn
 
 if TYPE_CHECKING:
     from .encoders.text import TextFeatures
@@ -43,7 +43,7 @@ def has_plans(spec: PromptSpec) -> bool:
     several = max(spec.M, 1) * max(spec.N, 1) > 1
     return (
         spec.score in ("ot", "released")
-        and spec.plan == "sinkhorn"
+        and spec.plan in ("sinkhorn", "scaled", "unbalanced")
         and (spec.token_level or several)
     )
 
@@ -69,6 +69,7 @@ def plans(
         S = image.r[:, 0].float() @ h.mT
         return {"prompts": _uniform_weights(sinkhorn_released(1 - S, reg=spec.reg).plan)}
     found, d = {}, None
+    how = spec.reg, spec.rho, spec.tol, spec.max_iter
     S = z @ h.mT
     if spec.token_level:
         assert image.r is not None and text.s is not None and text.s_weights is not None
@@ -79,7 +80,8 @@ def plans(
             T = sinkhorn_released(C, b=b, reg=spec.reg, group_dims=2).plan
             d = -(T * (1 - C)).sum((-2, -1))
         else:
-            T, d, *_ = sinkhorn(C, b=b, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter)
+            T = token_plan(spec.plan, C, b, *how)
+            d = (T * C).sum((-2, -1))
         found["tokens"] = Problem(T, torch.full_like(T[..., 0], 1 / T.shape[-2]), b)
     if S[0].numel() > 1:
         if spec.score == "released":
@@ -87,7 +89,8 @@ def plans(
             T = sinkhorn_released(C, reg=spec.reg).plan
         else:
             C = 1 - similarity(spec, S, d)
-            T = sinkhorn(C, reg=spec.reg, tol=spec.tol, max_iter=spec.max_iter).plan
+            plan = "scaled" if spec.plan == "scaled" else "sinkhorn"
+            T = token_plan(plan, C, torch.full_like(C[..., 0, :], 1 / C.shape[-1]), *how)
         found["prompts"] = _uniform_weights(T)
     return found
 

@@ -195,6 +195,15 @@ class Method(PublicFiles, nn.Module):
         or buffer with no elements takes the size that the checkpoint has.
         """
 
+    def keep_classes(self, index: Sequence[int]) -> None:
+        """Keep what was learned for some of the classes of a checkpoint that has been loaded.
+
+        Where a `class_bound` method has this, its checkpoints are taken for these classes, too.
+
+        Args:
+            index: for each class of the method, its number among those of the checkpoint.
+        """
+
     def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Take the training set, before the first step; not called where a checkpoint is loaded.
 
@@ -307,6 +316,12 @@ class Method(PublicFiles, nn.Module):
             )
         others = saved is not None and list(saved) != list(classnames)
         class_specific = self.model.spec.class_specific
+        some = []  # numbers of these classes among its own
+        if others and type(self).keep_classes is not Method.keep_classes:
+            names = list(saved or ())  # of several with one name the first counts
+            number = {name: k for k, name in reversed([*enumerate(names)])}
+            some = [number[name] for name in classnames if name in number]
+        others = others and len(some) < len(classnames)
         if others and (self.class_bound or class_specific):
             raise UserError(
                 f"{name} has learned something for each of its classes"
@@ -325,6 +340,8 @@ class Method(PublicFiles, nn.Module):
                 return
             state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
         self.load_own_state(kept)
+        if some:
+            self.keep_classes(some)
 
 
 # What a class must say, in words and as a test.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import check_name
-from .transport.plans import prompt_plan
+from .transport.plans import pooled_token_distances, prompt_plan, scaled_plan
 from .transport.precision import no_autocast
 from .transport.problems import TokenProblems
 from .transport.released import sinkhorn_released
@@ -164,7 +164,7 @@ def token_problems(
 ) -> TokenProblems:
     """The token problems of a batch."""
     assert image.r is not None and text.s is not None and text.s_weights is not None
-    how = spec.reg, spec.tol, spec.max_iter, chunk_bytes
+    how = spec.reg, spec.tol, spec.max_iter, chunk_bytes, spec.rho
     return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
@@ -193,11 +193,13 @@ def hierarchical_ot(
     """
     d = token_distance(spec, image, text, chunk_bytes) if spec.token_level else None
     S = similarity(spec, prompt_similarity(image.z, text.h), d)
-    if spec.plan == "sinkhorn":
+    if spec.plan in ("uniform", "nearest"):
+        T = prompt_plan(S, spec.plan)
+    elif spec.plan == "scaled":
+        T = scaled_plan(1 - S, None, Sinkhorn(spec.reg, spec.tol, spec.max_iter))
+    else:
         solver = Sinkhorn(spec.reg, spec.tol, spec.max_iter, spread=2 + 2 * spec.beta)
         T = solver(1 - S.detach()).plan  # Eq. 7
-    else:
-        T = prompt_plan(S, spec.plan)
     return (T * S).sum((-2, -1))
 
 
@@ -212,7 +214,10 @@ def token_distance(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
     """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N) (Eq. 5, 8)."""
-    return token_distances(token_problems(spec, image, text, chunk_bytes), spec.plan)
+    problems = token_problems(spec, image, text, chunk_bytes)
+    if spec.plan == "pooled":
+        return pooled_token_distances(problems, text.h)
+    return token_distances(problems, spec.plan)
 
 
 @_register("released", _if_token_level, takes_total=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
-PLANS = ("sinkhorn", "uniform", "nearest")
+PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 CLASS_POSITIONS = ("end", "middle", "front")
 MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs over it are far within float32
@@ -53,14 +53,17 @@ class PromptSpec:
         insert_block: text block, counted from 0, at whose entry each class's own tokens replace
             the learned ones (TCP); 0 if none do.
         add_global: PLOT's rule for ImageNet: the global logits are added.
-        plan: of both transport levels: `sinkhorn` (entropic), or, to compare with, `uniform` or
-            `nearest` (`transport.plans`).
+        plan: of the transport: `sinkhorn` (entropic), or, to compare with, `uniform`, `nearest`,
+            `scaled`, `unbalanced` or `pooled` (`transport.plans`).
+        rho: how strongly the marginals of the plan `unbalanced` hold.
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
-        own_contexts: the method's `Parts` makes the text contexts of the N prompts; the prompt
-            learner has none.
+        own_contexts: the method's `Parts` makes the contexts of both sides; the prompt learner has
+            none, the coupling is `none`, and with a `text_length` of 0 all tokens of the template
+            before the class name are the context.
         states: n, to have the last states of the image's first 1 + n positions in `image.states`.
         values: whether `image.values` has the patches by the value path of the last block.
+        untouched: whether `image.untouched` has the features without additions, for a loss.
         settings: the `Settings` of the method, for its score; `Method` sets it.
 
     Raises:
@@ -89,17 +92,19 @@ class PromptSpec:
     insert_block: int = 0
     add_global: bool = False
     plan: str = "sinkhorn"
+    rho: float = 1.0
     reg: float = 0.1
     tol: float = 1e-4
     max_iter: int = 100
     own_contexts: bool = False
     states: int = 0
     values: bool = False
+    untouched: bool = False
     settings: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_words()
-        if self.M == 0 or self.N == 0:
+        if self.M == 0 or self.N == 0 or self.own_contexts:
             object.__setattr__(self, "coupling", "none")
         self._check_numbers()
         self._check_sides()
@@ -125,17 +130,19 @@ class PromptSpec:
             LEAST_LAMBDA <= self.reg < math.inf,
             f"LAMBDA is {self.reg}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
         )
+        need(self.rho > 0, f"RHO is {self.rho}: the weight of the marginals must be positive")
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
 
     def _check_sides(self) -> None:
         need(
-            self.coupling != "none" or self.M == 0 or self.N == 0,
+            self.coupling != "none" or self.M == 0 or self.N == 0 or self.own_contexts,
             f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, project "
             "or unified",
         )
         if self.N:
-            need(self.text_length >= 1, f"N_CTX is {self.text_length}: at least 1 is needed")
+            least = 0 if self.own_contexts else 1
+            need(self.text_length >= least, f"N_CTX is {self.text_length}: at least 1 is needed")
             need(self.text_depth >= 1, f"the text prompt depth is {self.text_depth}: at least 1")
             need(
                 len(self.templates) == self.N,
@@ -176,11 +183,9 @@ class PromptSpec:
                 self.text_depth == 1,
                 "CSC and class names at the middle or front need prompts in the first block alone",
             )
-        need(
-            not self.own_contexts or (self.N > 0 and self.coupling in ("none", "independent")),
-            "own_contexts needs N >= 1 and visual prompts, if any, of coupling 'independent'",
-        )
+        need(not self.own_contexts or self.N > 0, "own_contexts needs N >= 1")
         need(self.states >= 0, f"states is {self.states}: the number cannot be negative")
+        need(not self.untouched or self.M == 0, f"untouched needs M = 0, but M is {self.M}")
         need(not self.class_specific or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
         if self.image_conditional:
             need(

@@ -78,7 +78,9 @@ class Teacher:
     def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
             self._text[name] = compute()
-        return self._text[name].to(self.clip_model.positional_embedding.device)
+        device = self.clip_model.positional_embedding.device
+        self._text[name] = self._text[name].to(device)  # not in every step
+        return self._text[name]
 
     @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:

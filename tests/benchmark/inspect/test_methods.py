@@ -1,11 +1,7 @@
 """The table of methods, and the words behind learned contexts."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from paths import ROOT
 from rank_steps import settings
 from tiny import run
 
@@ -118,11 +114,3 @@ def test_words_without_something_to_read(tmp_path, capsys):
     capsys.readouterr()
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "gone.pt" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_reader_that_has_had_enough_sees_no_traceback():
-    command = [sys.executable, "-m", "benchmark", "methods"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.close()
-        assert (process.wait(), process.stderr.read()) == (1, "")

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import run
 
 from benchmark.__main__ import main
-from benchmark.inspect import predict as module
+from trainers.prompting.use.commands import predict as module
 
 HOSTILE = b"\xff\x1b[2J.png"  # not UTF-8, and clears a terminal
 

@@ -21,10 +21,10 @@ from tiny import COLOURS
 from torch import nn
 
 from benchmark.__main__ import main
-from benchmark.inspect.export import exported, text_features
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.model.parts import Parts
+from trainers.prompting.use.commands.export import exported, text_features
 
 NAMES = sorted(COLOURS)
 

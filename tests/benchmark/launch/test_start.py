@@ -84,6 +84,7 @@ def test_a_fork_computes_what_a_program_computes_reads_nothing_and_writes_any_na
         assert value == other if name == "answers" else torch.equal(value, other), name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_after_a_plug_in_that_computes_in_threads_runs_are_programs(tmp_path):
     plugin = tmp_path / "threads.py"

@@ -14,6 +14,7 @@ from benchmark.protocols import (
 )
 from benchmark.protocols.configs import known_trainers
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from trainers.prompting.methods import METHODS as REGISTERED
 
 METHODS = known_trainers()
 
@@ -30,6 +31,8 @@ NODES = {
     "PLOT": {"PLOT.N_CTX": "4"},
     "PromptSRC": {"PROMPTSRC.PROMPT_DEPTH_VISION": "2", "PROMPTSRC.PROMPT_DEPTH_TEXT": "2"},
     "CoPrompt": {"CoPrompt.PROMPT_DEPTH": "2"},
+    "MMRL": {"MMRL.REP_LAYERS": "[2, 3]"},
+    "MultiModalAdapter": {"MMADAPTER.ADAPTER_START": "2", "MMADAPTER.ADAPTER_END": "3"},
 }
 
 
@@ -181,7 +184,7 @@ def test_runs_are_told_apart_by_their_names_and_folders(planned):
         assert len({str(run) for run in runs}) == len(runs), protocol.name
 
 
-OF_ANY_CLASSES = [name for name, kind in METHODS.items() if not kind.class_bound]
+OF_ANY_CLASSES = [name for name in METHODS if not REGISTERED[name].class_bound]
 
 
 @pytest.mark.parametrize("method", [name for name in OF_ANY_CLASSES if name != "ZeroshotCLIP"])

@@ -1,11 +1,23 @@
 """The command `report`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from outcomes import few_shot, leave, outcome
+from paths import ROOT
 
 from benchmark.__main__ import main
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback(tmp_path):
+    leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    command = [sys.executable, "-m", "benchmark", "report", str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (1, "")
 
 
 def test_report_finds_all_protocols(tmp_path, capsys):

@@ -15,6 +15,7 @@ from trainers.prompting import (
     Method,
     Parts,
     PromptSpec,
+    Teacher,
     UserError,
     blocks_of,
     build_clip,
@@ -196,7 +197,7 @@ def test_images_with_tokens_that_enter(tiny_clip):
     )  # fmt: skip
     added = {i: Added(enter=0.3 * torch.randn(3, W), beside=Beside()) for i in (1, 3)}
     model = method_with(Given(image=added), tiny_clip, spec).model.eval()
-    z, r, states, values = model.output(images()).image
+    z, r, states, values, _ = model.output(images()).image
     visual, prompts = tiny_clip.visual, model.contexts().vision
     for m in range(2):
         x = visual.conv1(images()).flatten(2).transpose(1, 2)
@@ -223,6 +224,39 @@ def test_images_with_tokens_that_enter(tiny_clip):
         u = u + block.mlp(block.ln_2(u)) + added[3].beside(before, y)
         patches = visual.ln_post(u)[:, 1 + n : 1 + n + 16]
         torch.testing.assert_close(values[:, m], patches, rtol=0, atol=1e-4)
+
+
+def test_text_before_the_first_addition_is_kept_from_step_to_step(tiny_clip, monkeypatch):
+    clip_model = copy.deepcopy(tiny_clip)
+    model = method_with(Given(text={2: Added(updates())}), clip_model).model.train()
+    computed = []
+    block_of = model.text_encoder._block
+
+    def block(block, *args, **kwargs):
+        computed.append(list(clip_model.transformer.resblocks).index(block))
+        return block_of(block, *args, **kwargs)
+
+    monkeypatch.setattr(model.text_encoder, "_block", block)
+    first, second = (model.output(images()).text.h for _ in range(2))
+    assert computed == [0, 1, 2, 2] and torch.equal(first, second) and second.requires_grad
+    with torch.no_grad():
+        clip_model.transformer.resblocks[0].mlp.c_proj.bias.add_(torch.randn(W))
+    changed = model.output(images()).text.h
+    assert computed[4:] == [0, 1, 2] and not torch.allclose(changed, first, atol=1e-3)
+    expected = model.eval().output(images()).text.h
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("added", [{}, {0: Added(updates())}, {2: Added(enter=torch.ones(3, W))}])
+def test_untouched_features_are_those_of_a_teacher(tiny_clip, added):
+    spec = FIXED.with_(untouched=True, states=1)
+    model = method_with(Given(image=added), tiny_clip, spec).model
+    image = model.train().output(images()).image
+    teacher = Teacher(tiny_clip, NAMES, ["a photo of a {}."])
+    assert torch.equal(image.untouched[:, 0], teacher.z(images()))
+    assert not image.untouched.requires_grad
+    assert torch.allclose(image.z, image.untouched, atol=1e-3) == (not added)
+    assert model.eval().output(images()).image.untouched is None
 
 
 TOKENS = torch.zeros(2, W)
@@ -285,6 +319,7 @@ SETTINGS = {
         ({"TOPK": [0]}, r"TOPK is \[0\]"),
         ({"N_LOCAL_PROMPTS": 0}, "N_LOCAL_PROMPTS is 0"),
         ({"GLOBAL_DROPOUT_P": -0.1}, "GLOBAL_DROPOUT_P is -0.1"),
+        ({"USE_GLOBAL_LOSS": False, "USE_LOCAL_LOSS": False}, "are False: set one to True"),
     ],
 }
 

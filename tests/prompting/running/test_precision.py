@@ -5,14 +5,14 @@ from half import CPU, compare, worse
 
 # Draws of a case, and what it is tried with. Errors spread little where no channel is loud, or
 # where it is loud from the start, and much where every block adds to it.
-QUICK = [("ALIGN", "bf16", "start"), ("MaPLe", "fp16", "start"), ("MaPLe", "amp", "quiet")]
+QUICK = [("ALIGN", "bf16", "start"), ("MaPLe", "fp16", "start")]
 SLOW = [
     (setting, kind, loud)
     for setting in ("ALIGN", "MaPLe")
     for kind in ("fp16", "amp", "bf16")
     for loud in ("quiet", "start", "blocks", "gains")
 ]
-DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
+DRAWS = {"quiet": 12, "start": 12, "blocks": 30, "gains": 30}
 
 
 @pytest.mark.parametrize(("setting", "kind", "loud"), QUICK)

@@ -11,8 +11,12 @@ from trainers.prompting.running import ranks
 pytestmark = pytest.mark.processes
 
 
-# One of each kind: a shared text, one per image, one per class, all images at once, own tokens.
-FEW = ["KgCoOp", "CoCoOp", "CoOp with a context for each class", "ALIGN released", "TCP", OWN]
+# One of each kind: a shared text, one per image, one per class, all images at once, own tokens,
+# tokens and adapters inside the encoders.
+FEW = [
+    "KgCoOp", "CoCoOp", "CoOp with a context for each class", "ALIGN released", "TCP", "MMRL",
+    "MultiModalAdapter", OWN,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(

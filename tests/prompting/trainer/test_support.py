@@ -1,5 +1,7 @@
 """The training images as a method sees them before the first step."""
 
+from copy import deepcopy
+
 import pytest
 import tiny
 import torch
@@ -9,7 +11,8 @@ from torch import nn
 from trainers.prompting import Method, PromptSpec, UserError, build_method, load_run
 from trainers.prompting.method import register
 from trainers.prompting.model.parts import Parts
-from trainers.prompting.trainer.support import Passes, Rows
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.trainer.support import Passes, Rows, encode
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])
@@ -223,3 +226,17 @@ def test_rows():
     assert all(torch.equal(b["img"][:, 0], b["label"].float()) for b in batches)
     (short,) = Rows(features, labels, size=99, batches=1)
     assert len(short["label"]) == 10
+
+
+@pytest.mark.parametrize("name", ["CLAP", "TipAdapterF"])
+def test_sentences_in_half_precision(tiny_clip, name):
+    """What a method asks of them outside of a step is there: weights of 16 bits want autocast."""
+    clip_model = deepcopy(tiny_clip)
+    method = build_method(name, {}, clip_model, NAMES)
+    precision = Precision("amp", torch.device("cpu"))
+    precision.place(method.model, clip_model)
+    features, labels = encode(method, [(IMAGES[0], LABELS)], precision)
+    method.make_room(len(labels))
+    method.take_support(features[None], labels)
+    method.take_validation(features, labels)
+    assert all(p.isfinite().all() and p.any() for p in method.model.parts.parameters())

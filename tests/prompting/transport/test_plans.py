@@ -1,11 +1,17 @@
 """Plans without a solver, against their definitions."""
 
+import itertools
+import math
+
+import ot
 import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting.transport.plans import prompt_plan
+from trainers.prompting import UserError, build_method, sinkhorn
+from trainers.prompting.transport.plans import prompt_plan, unbalanced_plan
 from trainers.prompting.transport.problems import TokenProblems, TokenWeights
+from trainers.prompting.transport.solver import Sinkhorn
 from trainers.prompting.transport.token_level import token_distances
 
 
@@ -49,6 +55,72 @@ def test_token_level(plan, chunk_bytes):
         grad[:, 0, :shared] = grad[:, :, :shared].sum(1)
         grad[:, 1:, :shared] = 0
     torch.testing.assert_close(own[1], wanted[1])
+
+
+@pytest.mark.parametrize(("reg", "rho"), [(0.1, 1.0), (0.01, 0.1), (0.5, 0.05)])
+def test_relaxed_marginals_are_those_of_pot(reg, rho):
+    torch.manual_seed(0)
+    C, b = 2 * torch.rand(3, 6, 4, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64)
+    b[0, 2] = 0  # padding
+    b /= b.sum(-1, keepdim=True)
+    found = unbalanced_plan(C, b, reg, rho, 1e-12, 10_000)
+    a = torch.full((6,), 1 / 6, dtype=torch.float64)
+    for i in range(3):
+        real = b[i] > 0
+        T = ot.sinkhorn_unbalanced(
+            a, b[i][real], C[i][:, real], reg, rho, reg_type="kl", numItermax=100_000,
+            stopThr=1e-14,
+        )  # fmt: skip
+        torch.testing.assert_close(found[i][:, real], T / T.sum(), rtol=1e-5, atol=1e-9)
+        assert (found[i][:, ~real] == 0).all()
+        alone = unbalanced_plan(C[i], b[i], reg, rho, 1e-4, 100)
+        batched = unbalanced_plan(C, b, reg, rho, 1e-4, 100)[i]
+        torch.testing.assert_close(alone, batched, rtol=0, atol=1e-14)
+    balanced = unbalanced_plan(C, b, 0.5, math.inf, 1e-12, 10_000)
+    expected = Sinkhorn(0.5, 1e-12, 10_000)(C, b=b).plan
+    torch.testing.assert_close(balanced, expected, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("plan", ["scaled", "unbalanced", "pooled"])
+def test_plans_at_the_token_level(tiny_clip, plan):
+    """The logits of a model, by the definition of its plan."""
+    names = ["forest", "annual crop land"]
+    node = {"M": 2, "N": 2, "DEPTH": 2, "PLAN": plan, "RHO": 0.2, "LAMBDA": 0.3}
+    node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
+    method = build_method("ALIGN", node, tiny_clip, names).eval()
+    output = method.model.output(torch.randn(3, 3, 32, 32))
+    (z, r, *_), text = output.image, output.text
+    for j, k in itertools.product(range(3), range(2)):
+        d = torch.zeros(2, 2)
+        for m, n in itertools.product(range(2), range(2)):
+            C = 1 - r[j, m] @ text.s[n, k].T
+            b = text.s_weights.mass[n, k]
+            if plan == "pooled":
+                d[m, n] = 1 - r[j, m].mean(0) @ text.h[n, k]
+                continue
+            T = unbalanced_plan(C, b, 0.3, 0.2, 1e-7, 2000)
+            if plan == "scaled":
+                C, b = C[:, b > 0], b[b > 0]
+                reg = 0.3 * float(C.std(correction=0))
+                T = sinkhorn(C, b=b, reg=reg, tol=1e-7, max_iter=2000).plan
+            d[m, n] = (T * C).sum()
+        S = z[j] @ text.h[:, k].T - d
+        deviation = float(S.std(correction=0)) if plan == "scaled" else 1.0
+        T = sinkhorn(1 - S, reg=0.3 * deviation, tol=1e-7, max_iter=2000).plan
+        expected = method.model.logit_scale * (T * S).sum()
+        torch.testing.assert_close(output.logits[j, k], expected, rtol=0, atol=2e-4)
+
+
+def test_patches_of_the_value_path(tiny_clip):
+    method = build_method("ALIGN", {"DEPTH": 2, "PATCHES": "values"}, tiny_clip, ["sea", "road"])
+    output = method.train().model.output(torch.randn(3, 3, 32, 32))
+    assert output.image.r.shape == (3, 4, 16, 64) and output.image.values is None
+    method.backward({"loss": output.logits.logsumexp(1).mean()})
+    assert method.model.prompt_learner.ctx.grad.abs().max() > 0
+    with pytest.raises(UserError, match="PATCHES is 'value' but must be one of states, values"):
+        build_method("ALIGN", {"PATCHES": "value"}, tiny_clip, ["sea", "road"])
+    with pytest.raises(UserError, match="RHO is 0"):
+        build_method("ALIGN", {"RHO": 0.0, "DEPTH": 2}, tiny_clip, ["sea", "road"])
 
 
 @pytest.mark.parametrize("plan", ["uniform", "nearest"])

@@ -78,6 +78,7 @@ class TextEncoder(nn.Module):
         self.spec = spec
         self.insert_block = spec.insert_block
         self.recompute = False  # the blocks' activations in the backward pass
+        self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self._check_depth()
 
         writer = Writer(self.tokenizer, clip_model.context_length)
@@ -188,13 +189,16 @@ class TextEncoder(nn.Module):
         Returns:
             `TextFeatures`.
         """
-        layout = self.layout
-        before = added.get(0, NOTHING).before
-        shared, suffix = self._embed(contexts[0] if contexts else None, before)
+        layout, first = self.layout, 0
+        if self.training and not contexts and (first := min(added, default=0)):
+            shared, suffix = self._constant(first)
+        else:
+            before = added.get(0, NOTHING).before
+            shared, suffix = self._embed(contexts[0] if contexts else None, before)
         n = 0  # tokens that have entered after SOS
         layers = self.transformer.resblocks
-        for i, block in enumerate(layers):
-            here = added.get(i, NOTHING)
+        for i in range(first, len(layers)):
+            block, here = layers[i], added.get(i, NOTHING)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the states of the slots
                 end = 1 + n + contexts[0].shape[1]
                 start = end - contexts[i].shape[1]
@@ -236,6 +240,20 @@ class TextEncoder(nn.Module):
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
+
+    @torch.no_grad()
+    def _constant(self, first: int) -> Sequence[torch.Tensor]:
+        """States at the entry of a block before which nothing is trained, kept from step to step.
+
+        A change of weights, or of where or in what type they are, makes them anew.
+        """
+        key = first, *((p.data_ptr(), p._version, p.device) for p in self.parameters())
+        if self._kept is None or self._kept[0] != key:
+            states = self._embed(None, None)
+            for i in range(first):
+                states = self._block(self.transformer.resblocks[i], self.layout, *states)
+            self._kept = key, states
+        return self._kept[1]
 
     def _insert(self, inserted, shared, suffix):
         """From what classes share to what each has for itself: to `own_layout`."""

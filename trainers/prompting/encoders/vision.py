@@ -24,12 +24,29 @@ class ImageFeatures(NamedTuple):
     For methods that ask for them, the last block's outputs after `ln_post`, not yet projected to D:
     states: (B, M, 1 + n, W) of the first 1 + n positions (`PromptSpec.states`); values: (B, M, P,
     W) of the patches, if each attended to itself only (`PromptSpec.values`; a ResNet has D for W).
+
+    untouched: (B, 1, D) z without additions, in training only (`PromptSpec.untouched`).
     """
 
     z: torch.Tensor
     r: torch.Tensor | None
     states: torch.Tensor | None = None
     values: torch.Tensor | None = None
+    untouched: torch.Tensor | None = None
+
+
+def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
+    """`ImageFeatures.values` (B, M, P, W) as normalised features (B, M, P, D), float32.
+
+    Args:
+        visual: the `visual` module of a CLIP; a ResNet's values are projected already.
+        values: as in `ImageFeatures`.
+        first: a module on (..., W) before the projection, if any.
+    """
+    with no_autocast(values.device.type):
+        x = values.float() if first is None else first(values.float())
+        proj = getattr(visual, "proj", None)
+        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
 
 
 class ImageEncoder(nn.Module):
@@ -41,8 +58,8 @@ class ImageEncoder(nn.Module):
         patches: whether the token-level features are wanted.
 
     Raises:
-        UserError: the backbone is a ResNet although the method has visual prompts, or the depth
-            exceeds the encoder's.
+        UserError: the backbone is a ResNet although the method has visual prompts or reads states,
+            or the depth exceeds the encoder's.
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
@@ -56,6 +73,11 @@ class ImageEncoder(nn.Module):
             raise UserError(
                 f"M is {spec.M} but the backbone is a ResNet, which has no place for visual "
                 "prompts: choose a ViT, or M = 0"
+            )
+        if not self.is_vit and spec.states:
+            raise UserError(
+                "The backbone has a ResNet for images but the method reads states of a "
+                "transformer: choose a ViT"
             )
         if self.is_vit and spec.M:
             layers = len(visual.transformer.resblocks)
@@ -126,8 +148,12 @@ class ImageEncoder(nn.Module):
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n = 0  # tokens that have entered after CLS
         layers = v.transformer.resblocks
+        branch = min(added, default=len(layers) - 1) if self.training else None
+        untouched = None
         for i, block in enumerate(layers):
             here = added.get(i, NOTHING)
+            if self.spec.untouched and i == branch:
+                untouched = self._from(i, x)
             if here.before is not None:
                 x = x + summand(here.before, x)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the last b states
@@ -146,9 +172,17 @@ class ImageEncoder(nn.Module):
         if values is not None:
             values = v.ln_post(values.unflatten(0, (B, M)))
         if not (self.patches and unit):
-            return ImageFeatures(self._project(x[:, :, 0], unit), None, states, values)
+            return ImageFeatures(self._project(x[:, :, 0], unit), None, states, values, untouched)
         x = self._project(x)
-        return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values)
+        return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values, untouched)
+
+    @torch.no_grad()
+    def _from(self, i: int, x):
+        """Features (B, 1, D) of states (B, 1 + P, W) at the entry of block i, without additions."""
+        *inner, last = list(self.visual.transformer.resblocks)[i:]
+        for block in inner:
+            x = self._block(block, x)
+        return self._project(self._last(last, x, 1, None)[0])
 
     def footprint(self, batch: int, itemsize: float, added: Additions = NONE) -> Footprint:
         """What a training step on `batch` images keeps for the backward pass."""

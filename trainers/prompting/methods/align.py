@@ -4,13 +4,28 @@ Tuning Multi-mode Token-level Prompt Alignment across Modalities.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
+from ..encoders.vision import projected
 from ..errors import UserError
 from ..method import Method, register
+from ..model.parts import Parts
 from ..regularizers import weights_of
-from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence, one_of
 from ..teacher import Teacher
+
+
+class ValuePatches(Parts):
+    """Patches by the value path of the last block, in the place of all token-level features."""
+
+    def __init__(self, visual: Any):
+        super().__init__()
+        self._visual = [visual]  # in a list: frozen, and not a part of this
+
+    def image(self, features):
+        """Project the patches, and normalise them."""
+        return features._replace(r=projected(self._visual[0], features.values), values=None)
 
 
 @register
@@ -47,6 +62,8 @@ class ALIGN(Method):
         REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
         REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # none: as published
         PLAN: str = "sinkhorn"
+        RHO: float = 1.0  # of the plan `unbalanced`
+        PATCHES: str = "states"  # or values, of the last block
 
     settings: Settings
 
@@ -55,6 +72,7 @@ class ALIGN(Method):
         """The point of these settings."""
         if settings.FORM not in ("paper", "released"):
             raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
+        one_of("PATCHES", settings.PATCHES, ("states", "values"))
         words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
         return PromptSpec(
             M=settings.M,
@@ -72,6 +90,8 @@ class ALIGN(Method):
             text_depth=settings.DEPTH,
             vision_depth=settings.DEPTH,
             plan=settings.PLAN,
+            rho=settings.RHO,
+            values=settings.PATCHES == "values",
             reg=settings.LAMBDA,
             tol=settings.SINKHORN_TOL,
             max_iter=settings.SINKHORN_MAX_ITER,
@@ -79,6 +99,8 @@ class ALIGN(Method):
 
     def setup(self, clip_model, classnames, dataset):
         """Make the teachers of the regularisers that are asked for."""
+        if self.settings.PATCHES == "values":
+            self.model.parts = ValuePatches(clip_model.visual)
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
         self.regularizers = []
         if "kg" in weights:

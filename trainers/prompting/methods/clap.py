@@ -29,20 +29,19 @@ class Prototypes(Parts):
     Args:
         teacher: has the sentences.
         dim: D of the features.
-        num_classes: K.
     """
 
     prefix = "adapter."
     alpha: torch.Tensor
     rho: torch.Tensor
 
-    def __init__(self, teacher: Teacher, dim: int, num_classes: int):
+    def __init__(self, teacher: Teacher, dim: int):
         super().__init__()
         self.teacher = teacher
         self.prototypes = nn.Parameter(torch.empty(0, dim))
         # how much each class is held, and by how much more after the next epoch
         for name in ("alpha", "rho"):
-            self.register_buffer(name, torch.zeros(num_classes))
+            self.register_buffer(name, torch.empty(0))
 
     def start(self) -> None:
         """Give each class its feature in the untouched CLIP, (K, D)."""
@@ -105,7 +104,7 @@ class CLAP(Method):
         sentences = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
         self.teacher = Teacher(clip_model, classnames, sentences)
         self.classnames = list(classnames)
-        self.model.parts = Prototypes(self.teacher, self.model.feature_width, len(classnames))
+        self.model.parts = Prototypes(self.teacher, self.model.feature_width)
 
     @property
     def prototypes(self) -> Prototypes:
@@ -115,7 +114,9 @@ class CLAP(Method):
 
     def make_room(self, n):
         """Leave the prototypes to be started, or to a checkpoint."""
-        w = self.prototypes.prototypes
+        parts = self.prototypes
+        w = parts.prototypes
+        parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
         w.data = w.new_zeros(self.model.num_classes if n else 0, self.model.feature_width)
 
     def load_checkpoint(self, checkpoint, classnames):
@@ -128,37 +129,51 @@ class CLAP(Method):
                 f"{len(classnames)}: CLAP cannot name others"
             )
 
+    def keep_classes(self, index):
+        """Keep the prototypes of these classes."""
+        parts = self.prototypes
+        parts.prototypes.data = parts.prototypes.data[index]
+        if len(parts.alpha):
+            parts.alpha, parts.rho = parts.alpha[index], parts.rho[index]
+
     @torch.no_grad()
     def take_support(self, features, labels):
         """Start the prototypes, and weigh the constraint of each class."""
-        self.prototypes.start()
-        if self.distance == "none":
-            return
-        h, alpha = self.teacher.h, self.prototypes.alpha
+        parts = self.prototypes
+        parts.start()
+        if self.distance != "none":
+            parts.alpha = self._weights(features, labels)
+            parts.rho = torch.zeros_like(parts.alpha)
+
+    def _weights(self, features, labels):
+        """The weight of each class in the constraint, (K,)."""
         if self.weights == "balanced":
-            alpha.fill_(1)
-            return
+            return features.new_ones(self.model.num_classes)
         own = F.one_hot(labels, self.model.num_classes).float()  # (n, K)
         if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
             raise UserError(
                 f"The class '{self.classnames[missing[0]]}' has no training image, but CLAP weighs "
                 "its constraint by them: add one, or set CONSTRAINT l2_balanced or none"
             )
-        sums = torch.zeros_like(alpha)
+        sums = features.new_zeros(self.model.num_classes)
         for x in features:
-            zero_shot = self.model.logit_scale * F.normalize(x, dim=-1) @ h.T
+            zero_shot = self.model.logit_scale * F.normalize(x, dim=-1) @ self.teacher.h.T
             sums += (own * zero_shot.softmax(1)).sum(0)
-        alpha.copy_(sums / len(features) / own.sum(0))
+        alpha = sums / len(features) / own.sum(0)
         if self.weights == "corrected":
-            alpha.mul_(len(alpha) / alpha.sum())
-        elif self.weights == "constant":
-            alpha.fill_(alpha.mean())
+            return alpha * len(alpha) / alpha.sum()
+        return alpha.mean().expand_as(alpha).clone() if self.weights == "constant" else alpha
 
     def loss(self, output, batch):
         """The cross-entropy, and the constraint."""
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         if self.distance == "none":
             return terms
+        if not len(self.prototypes.alpha):
+            raise UserError(
+                f"CLAP weighs its constraint (CONSTRAINT {self.settings.CONSTRAINT}) by the "
+                "training images: give `build_method` its `support`, or set CONSTRAINT none"
+            )
         w, w0 = self.prototypes.prototypes, self.teacher.raw
         apart = (w - w0).pow(2).sum(1) if self.distance == "l2" else 1 - F.cosine_similarity(w, w0)
         return {**terms, "constraint": (self.prototypes.alpha * apart).mean()}
@@ -167,7 +182,7 @@ class CLAP(Method):
     def after_epoch(self, epoch, last):
         """With `_adaptative`, hold a class more the farther it went in the epoch before."""
         parts = self.prototypes
-        if self.weights == "adaptative":
+        if self.weights == "adaptative" and len(parts.alpha):
             apart = (parts.prototypes - self.teacher.raw).pow(2).sum(1)
             parts.alpha += parts.rho * apart
             parts.rho.copy_(apart)

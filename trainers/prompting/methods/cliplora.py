@@ -87,7 +87,7 @@ class CLIPLoRA(Method):
             default_factory=lambda: ["q", "k", "v"]
         )  # of q, k, v, o, fc, proj
         R: int = 2
-        ALPHA: float = 1
+        ALPHA: float = 1.0
         DROPOUT_RATE: float = 0.25
         SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own, the public code 100
 

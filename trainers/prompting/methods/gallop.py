@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders.vision import projected
 from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts, word_embeddings
 from ..model.parts import Parts
 from ..scores import register_score
 from ..spec import PromptSpec
-from ..transport.precision import no_autocast
 
 
 def global_cosines(z: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
@@ -34,18 +34,17 @@ def local_cosines(r: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
 
 def of_top_patches(R: torch.Tensor, topk: list[int]) -> torch.Tensor:
     """T (B, K, N): the mean of the TOPK_n largest cosines over the patches, for prompt n."""
-    counts = torch.tensor(topk, device=R.device).clamp(max=R.shape[1])
-    most = min(max(topk), R.shape[1])
-    top = R.topk(most, dim=1).values
-    is_counted = torch.arange(most, device=R.device)[:, None] < counts  # (most, N)
-    return torch.einsum("bpkn,pn->bkn", top, is_counted / counts)
+    top = R.topk(min(max(topk), R.shape[1]), dim=1).values
+    return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
 
 @register_score("gallop", by_images=True)
 def gallop(spec, image, text, chunk_bytes):
-    """(mean_m G + mean_n T) / 2, (B, K)."""
+    """(mean_m G + mean_n T) / 2, (B, K), or mean_m G without USE_LOCAL_FEATURES."""
     M = spec.settings.N_GLOBAL_PROMPTS
     G = global_cosines(image.z, text.h, M)
+    if not spec.settings.USE_LOCAL_FEATURES:
+        return G.mean(-1)
     T = of_top_patches(local_cosines(image.r, text.h, M), spec.settings.topk)
     return (G.mean(-1) + T.mean(-1)) / 2
 
@@ -77,11 +76,8 @@ class GlobalLocal(Parts):
 
     def image(self, features):
         """The patches of the value path, mapped and projected, as r."""
-        proj = getattr(self._visual[0], "proj", None)
-        with no_autocast(features.values.device.type):
-            r = self.local_proj["linear"](features.values.float())
-            r = r if proj is None else r @ proj.float()
-        return features._replace(r=F.normalize(r, dim=-1), values=None)
+        r = projected(self._visual[0], features.values, self.local_proj["linear"])
+        return features._replace(r=r, values=None)
 
     def cosines(self, image, text):
         """Without local features of the global prompts, and the other way round."""
@@ -102,7 +98,10 @@ class GalLoP(Method):
     node = "GALLOP"
     checkpoint = "gallop"
     public_files = ("*.ckpt",)
-    training_only = ("GLOBAL_DROPOUT_P",)
+    training_only = ("GLOBAL_DROPOUT_P", "USE_GLOBAL_LOSS", "USE_LOCAL_LOSS")
+    ignored = (
+        "OOD_METHOD", "OOD_TEMP_SCALE", "PROMPTS_BATCH_SIZE", "CHECKPOINTING_SEGMENTS", "USE_FP16",
+    )  # fmt: skip
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -113,6 +112,12 @@ class GalLoP(Method):
         N_LOCAL_PROMPTS: int = 4
         TOPK: list[int] = field(default_factory=lambda: [5, 10, 15, 20])
         GLOBAL_DROPOUT_P: float = 0.75
+        USE_LOCAL_FEATURES: bool = True  # in the score
+        USE_GLOBAL_LOSS: bool = True
+        USE_LOCAL_LOSS: bool = True
+        LEARN_GLOBAL_PROMPT: bool = True
+        LEARN_LOCAL_PROMPTS: bool = True
+        LEARN_LOCAL_PROJ: bool = True
 
         @property
         def topk(self) -> list[int]:
@@ -134,6 +139,8 @@ class GalLoP(Method):
             )
         if not 0 <= settings.GLOBAL_DROPOUT_P <= 1:
             raise UserError(f"GLOBAL_DROPOUT_P is {settings.GLOBAL_DROPOUT_P}, not in [0, 1]")
+        if not (settings.USE_GLOBAL_LOSS or settings.USE_LOCAL_LOSS):
+            raise UserError("USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True")
         words = settings.TEMPLATE.partition("{}")[0].split()
         count = settings.N_GLOBAL_PROMPTS + settings.N_LOCAL_PROMPTS
         return PromptSpec(
@@ -170,18 +177,25 @@ class GalLoP(Method):
         settings = self.settings
         words = word_embeddings(clip_model, settings.TEMPLATE.partition("{}")[0])
         counts = settings.N_GLOBAL_PROMPTS, settings.N_LOCAL_PROMPTS
-        self.model.parts = GlobalLocal(
-            words[: self.model.spec.text_length], *counts, clip_model.visual
-        )
+        parts = GlobalLocal(words[: self.model.spec.text_length], *counts, clip_model.visual)
+        parts.global_prompt.requires_grad_(settings.LEARN_GLOBAL_PROMPT)
+        parts.local_prompts.requires_grad_(settings.LEARN_LOCAL_PROMPTS)
+        parts.local_proj.requires_grad_(settings.LEARN_LOCAL_PROJ)
+        self.model.parts = parts
 
     def loss(self, output, batch):
         """CE of the global prompts that an image sees, and the mean CE of the local ones."""
         settings, s, labels = self.settings, self.model.logit_scale, batch.labels
-        M, p, h = settings.N_GLOBAL_PROMPTS, settings.GLOBAL_DROPOUT_P, output.text.h
-        G = global_cosines(output.image.z, h, M)
-        if p:
-            drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1))).to(G.device)
-            G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
-        T = of_top_patches(local_cosines(output.image.r, h, M), settings.topk)
-        of_local = F.cross_entropy(s * T, labels[:, None].expand(-1, T.shape[2]))
-        return {"global": F.cross_entropy(s * G.mean(-1), labels), "local": of_local}
+        M, p, (image, text) = settings.N_GLOBAL_PROMPTS, settings.GLOBAL_DROPOUT_P, output[1:]
+        terms = {}
+        if settings.USE_GLOBAL_LOSS:
+            G = global_cosines(image.z, text.h, M)
+            if p:
+                drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1)), device=G.device)
+                G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
+            terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
+        if settings.USE_LOCAL_LOSS:
+            T = of_top_patches(local_cosines(image.r, text.h, M), settings.topk)
+            of_each = labels[:, None].expand(-1, T.shape[2])
+            terms["local"] = F.cross_entropy(s * T, of_each)
+        return terms

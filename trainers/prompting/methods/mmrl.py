@@ -123,7 +123,8 @@ class MMRL(Method):
                 raise UserError(f"{key} is {getattr(settings, key)}: at least 1 is needed")
         if not 0 <= settings.ALPHA <= 1:
             raise UserError(f"ALPHA is {settings.ALPHA} but must be in [0, 1]")
-        return PromptSpec(M=0, N=0, beta=0, score="cosine", states=settings.N_REP_TOKENS)
+        states = settings.N_REP_TOKENS
+        return PromptSpec(M=0, N=0, beta=0, score="cosine", states=states, untouched=True)
 
     def setup(self, clip_model, classnames, dataset):
         """Make the tokens with their head, and the teacher with the same sentence."""
@@ -152,7 +153,7 @@ class MMRL(Method):
         own = scale * output.image.z[:, 0].float() @ output.text.h[0].float().T
         parts = cast(Representation, self.model.parts)
         other = parts.logits_of_tokens(output.image, output.text, scale)
-        z0 = self.teacher.z(batch.images)
+        z0 = output.image.untouched[:, 0].float()
         return {
             "ce": settings.ALPHA * F.cross_entropy(own, batch.labels),
             "ce_rep": (1 - settings.ALPHA) * F.cross_entropy(other, batch.labels),

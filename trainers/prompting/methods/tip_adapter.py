@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..beyond import PER_DATASET
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
 from ..errors import UserError
@@ -90,6 +91,7 @@ class TipAdapter(Method):
     ignored = ("LR", "SHOTS", "TRAIN_EPOCH", "LOAD_CACHE", "LOAD_PRE_FEAT")
     support_passes = property(lambda self: self.settings.AUGMENT_EPOCH)
     searches = property(lambda self: self.settings.SEARCH_HP)
+    takes = property(lambda self: (PER_DATASET,) if self.settings.SEARCH_HP else ())
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -169,7 +171,11 @@ class TipAdapter(Method):
         """Leave keys of n images to be filled, and no labels."""
         cache = self.cache
         cache.key().data = cache.key().new_zeros(n, self.model.feature_width)
-        cache.values = cache.values[:0]
+        cache.values = cache.values.new_empty(0, self.model.num_classes)
+
+    def keep_classes(self, index):
+        """Keep the votes for these classes."""
+        self.cache.values = self.cache.values[:, index]
 
     def take_support(self, features, labels):
         """Keys are normalised means over the passes, values are one-hot labels."""

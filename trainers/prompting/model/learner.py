@@ -140,7 +140,7 @@ class PromptLearner(nn.Module):
             for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):  # starts as identity
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
-        elif spec.M:
+        elif spec.M and not spec.own_contexts:
             several = spec.M > 1 or spec.score != "cosine"
             one = (spec.vision_length, visual_width)
             shapes = [(spec.M, *one) if several else one] * spec.vision_depth
@@ -170,12 +170,14 @@ class PromptLearner(nn.Module):
                 contexts are then one per image, (B, b, W).
         """
         spec = self.spec
+        if spec.own_contexts:
+            return Contexts(None, None)
         if spec.image_conditional:
             return Contexts([self.ctx + self.meta_net(z)[:, None]], None)
         if spec.coupling == "unified":
             return self._unified()
         text = vision = None
-        if spec.N and not spec.own_contexts:
+        if spec.N:
             deep = self.compound_prompts_text if spec.coupling == "project" else self.deep_text
             base = [as_batch(c) for c in (self.ctx, *deep)]
             text = base if spec.class_specific else [c[: spec.N] for c in base]

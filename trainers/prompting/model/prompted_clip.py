@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import scores
+from ..backbones import family_of
 from ..encoders import blocks
 from ..encoders.added import SIDES, Additions, blocks_of, check_added
-from ..encoders.sentences import check_names
+from ..encoders.sentences import around_name, check_names
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import UserError
@@ -75,6 +76,9 @@ class PromptedCLIP(nn.Module):
         clip_model.requires_grad_(False)
         if spec.score == "plot" and dataset == "ImageNet":
             spec = spec.with_(add_global=True)
+        if spec.N and not spec.text_length:  # the words, whose tokens only the tokenizer counts
+            words = around_name(spec.templates[0])[0]
+            spec = spec.with_(text_length=len(family_of(clip_model).tokenizer.encode(words)))
         self.spec = spec
         self.chunk_bytes = chunk_bytes
         wanted = scores.needs(spec)
@@ -105,8 +109,8 @@ class PromptedCLIP(nn.Module):
     def output(self, images: torch.Tensor) -> Output:
         """Logits, and the features that they come from, of normalised images (B, 3, H, W).
 
-        Where the image encoder has neither prompts nor patches, `image_features` may stand for the
-        images.
+        Where only the feature of CLIP's own image encoder is read, `image_features` may stand for
+        the images.
 
         Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
         for logits there; with the scores `released` and `plot`, which solve transport for the
@@ -224,9 +228,11 @@ class PromptedCLIP(nn.Module):
     def _check(self, images: torch.Tensor) -> None:
         """Refuse what `output` does not read."""
         spec, encoder = self.spec, self.image_encoder
-        more = spec.M or spec.states or spec.values or encoder.patches or self.parts.blocks("image")
-        if more or not (images.dim() == 2 and images.shape[1] == self.feature_width):
-            self.image_encoder.check(images)
+        if images.dim() == 2 and images.shape[1] == self.feature_width:
+            more = spec.M or spec.states or spec.values or encoder.patches
+            if not (more or self.parts.blocks("image")):
+                return
+        encoder.check(images)
 
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         B = len(images)
@@ -366,9 +372,9 @@ class PromptedCLIP(nn.Module):
 
     # ------------------------------------------------------------------ what is trained
 
-    def trained(self) -> nn.ModuleList:
+    def trained(self) -> nn.ModuleDict:
         """What an optimiser is to train: the prompt learner and the parts beside it."""
-        return nn.ModuleList([self.prompt_learner, self.parts])
+        return nn.ModuleDict({"prompt_learner": self.prompt_learner, "parts": self.parts})
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters under their names in public whole-model checkpoints."""

@@ -1,6 +1,5 @@
 """Checkpoints: the names of the public repositories, and the files of a run."""
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..dassl_parts import dassl
 from ..errors import UserError
 from .files import damaged_part
 
@@ -117,7 +117,7 @@ def read_checkpoint(path: str, kind: type = dict) -> Any:
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.
     """
-    utils = importlib.import_module("dassl.utils")  # late: importing this needs no Dassl
+    utils = dassl("utils")  # late: importing this needs no Dassl
 
     if damaged := damaged_part(path):
         raise UserError(

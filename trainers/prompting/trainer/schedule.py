@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from yacs.config import CfgNode
@@ -66,6 +65,8 @@ def build_optim(model: nn.Module, optim: CfgNode, n: int) -> tuple[torch.optim.O
     Where the learning rate changes by step, all that Dassl counts in epochs is counted in steps,
     the warm-up included.
     """
+    from dassl.optim import build_lr_scheduler, build_optimizer  # only a training needs Dassl
+
     optimizer = build_optimizer(model, optim)
     for group in optimizer.param_groups:
         if "eps" in group:

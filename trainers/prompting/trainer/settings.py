@@ -24,14 +24,16 @@ FREE = (
 def settings_of(cfg: CfgNode, method) -> dict[str, str]:
     """Every setting that can change the outcome of a run, by its dotted key, as text.
 
-    Nodes of other methods are left out.
+    Nodes of other methods are left out, but for keys that this one has there.
     """
+    own = _own(method)
     others = {m.node for m in METHODS.values()} - {method.node}
     left_out = FREE + tuple(f"TRAINER.{node}." for node in others)
     return {
         key: _text(key, value)
         for key, value in leaves(cfg)
-        if not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
+        if key in own
+        or not (key + ".").startswith(tuple(name.rstrip(".") + "." for name in left_out))
     }
 
 

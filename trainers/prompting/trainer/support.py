@@ -164,6 +164,8 @@ def encode(
     """Features (., D), float32 and not normalised, and labels (.,), on the device of the method."""
     training = method.training
     method.eval()
+    with precision.autocast():
+        method.model.text_features()  # kept for what the method does with them outside of autocast
     features, labels = [], []
     for images, label in batches:
         with precision.autocast():

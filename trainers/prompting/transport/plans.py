@@ -1,27 +1,93 @@
-"""Plans that need no solver, to compare transport with.
+"""Plans to compare the balanced one with.
 
-Both are constants in the backward pass, as an entropic plan is. With weights a of the rows (image
-tokens, visual prompts) and b of the columns (text tokens, textual prompts):
+All are constants in the backward pass, as that is. With weights a of the rows (image tokens, visual
+prompts) and b of the columns (text tokens, textual prompts):
 
-    uniform   T = a b'                  mass goes everywhere alike
-    nearest   T[p, l] = b[l] where p = argmin_p' C[p', l], else 0
+    uniform      T = a b'               mass goes everywhere alike
+    nearest      T[p, l] = b[l] where p = argmin_p' C[p', l], else 0
+    scaled       the balanced plan whose lambda is LAMBDA times the standard deviation of C
+    unbalanced   argmin <T, C> + lambda KL(T | a b') + rho (KL(T 1 | a) + KL(T' 1 | b)), over its
+                 mass
+    pooled       no plan: patches and the whole text, d = sum_p a[p] (1 - r[p] . h)
 
 `nearest` is what remains of transport without entropy when only T' 1 = b has to hold (the relaxed
 problem of Kusner et al. 2015, Eq. 8): each word, and each textual prompt, takes the nearest part
-of the image. Of equally near ones it takes one.
+of the image. Of equally near ones it takes one. Where `unbalanced` and `pooled` concern tokens,
+prompts have the balanced plan.
 
 Kusner et al. From Word Embeddings To Document Distances. ICML 2015.
+Chizat et al. Scaling Algorithms for Unbalanced Optimal Transport Problems. Math. Comp. 2018.
+arXiv:1607.05816.
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 from .problems import TokenProblems
+from .solver import Sinkhorn
 
 
 def nearest_distance(C: Tensor, b: Tensor) -> Tensor:
     """<T, C> = sum_l b[l] min_p C[p, l] for costs (..., P, L) and weights (..., L) of mass 1."""
     return (b * C.min(-2).values).sum(-1)
+
+
+def scaled_plan(C: Tensor, b: Tensor | None, solver: Sinkhorn) -> Tensor:
+    """The balanced plan of costs (..., P, L) over their standard deviation."""
+    C = C.detach()
+    deviation = C.std((-2, -1), correction=0, keepdim=True)
+    return solver(C / deviation.clamp_min(torch.finfo(C.dtype).tiny), b=b).plan
+
+
+@torch.no_grad()
+def unbalanced_plan(
+    C: Tensor, b: Tensor, reg: float, rho: float, tol: float, max_iter: int
+) -> Tensor:
+    """The plan with relaxed marginals, of mass 1 (Chizat et al. 2018, Algorithm 1, on logarithms).
+
+    Args:
+        C: costs (..., P, L); the weights of the rows are uniform.
+        b: weights of the columns (..., L), of mass 1.
+        reg: lambda.
+        rho: how strongly the marginals hold; infinity is balanced.
+        tol: a problem has converged when no logarithm of its v moves further.
+        max_iter: iterations at most.
+    """
+    has_mass = b[..., None, :] > 0
+    log_a, log_b = -math.log(C.shape[-2]), b[..., None, :].clamp_min(1e-30).log()
+    x = (log_a + log_b - C / reg).masked_fill(~has_mass, -math.inf)
+    share = 1.0 if rho == math.inf else rho / (rho + reg)
+    log_v = torch.zeros_like(x[..., :1, :])
+    active = torch.ones_like(x[..., :1, :1], dtype=torch.bool)
+    for _ in range(max_iter):
+        log_u = share * (log_a - torch.logsumexp(x + log_v, -1, keepdim=True))
+        rows = torch.logsumexp((x + log_u).masked_fill(~has_mass, 0), -2, keepdim=True)
+        new = torch.where(active, share * (log_b - rows), log_v)
+        active = active & ((new - log_v) * has_mass).abs().amax(-1, keepdim=True).gt(tol)
+        log_v = new
+        if not torch.compiler.is_compiling() and not C.is_cuda and not active.any():
+            break
+    log_u = share * (log_a - torch.logsumexp(x + log_v, -1, keepdim=True))
+    T = (x + log_u + log_v).exp()
+    return T / T.sum((-2, -1), keepdim=True)
+
+
+def token_plan(
+    plan: str, C: Tensor, b: Tensor, reg: float, rho: float, tol: float, max_iter: int
+) -> Tensor:
+    """The `sinkhorn`, `scaled` or `unbalanced` plan of costs (..., P, L), without gradient."""
+    if plan == "scaled":
+        return scaled_plan(C, b, Sinkhorn(reg, tol, max_iter))
+    if plan == "unbalanced":
+        return unbalanced_plan(C, b, reg, rho, tol, max_iter)
+    return Sinkhorn(reg, tol, max_iter)(C.detach(), b=b).plan
+
+
+def pooled_token_distances(problems: TokenProblems, h: Tensor) -> Tensor:
+    """1 - mean_p r[p] . h, (B, K, M, N), of the features h (N, K, D) of whole texts."""
+    return 1 - torch.einsum("bmd,nkd->bkmn", problems.r.float().mean(2), h.float())
 
 
 def uniform_token_distances(problems: TokenProblems) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plans import nearest_distance, uniform_token_distances
+from .plans import nearest_distance, token_plan, uniform_token_distances
 from .precision import full_precision
 from .problems import TokenProblems
 from .scalings import LEAST_REG, SharedScalings, over_rows
@@ -32,12 +32,15 @@ def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
 
     Args:
         problems: the token problems of a batch.
-        plan: `sinkhorn`, or a plan of `plans`: `uniform`, `nearest`.
+        plan: `sinkhorn`, or a plan of `plans`: `uniform`, `nearest`, `scaled`, `unbalanced`.
     """
     if plan == "uniform":
         return uniform_token_distances(problems)
     if plan == "nearest":
         return problems.solve(lambda C, mass: nearest_distance(C, mass))
+    if plan in ("scaled", "unbalanced"):
+        how = problems.reg, problems.rho, problems.tol, problems.max_iter
+        return problems.solve(lambda C, mass: (token_plan(plan, C, mass, *how) * C).sum((-2, -1)))
     if problems.r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         try:
             from . import triton_kernels as kernels

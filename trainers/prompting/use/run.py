@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dassl.config import get_cfg_default
-from dassl.data.transforms import build_transform
 from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip
+from ..dassl_parts import dassl
 from ..errors import UserError, no_exit
 from ..method import METHODS, Method, find_method
 from ..model.prompted_clip import PromptedCLIP
@@ -94,9 +93,7 @@ def load_run(
         Traceback (most recent call last):
         UserError: 'no/run' is not there: give the output folder of one training
     """
-    load_plugins(plugins)
-    path = find_checkpoint(_model_folder(Path(folder)), epoch)
-    state = _read(path)
+    path, state = read_run(folder, epoch, plugins)
     kind = _kind(state, path, trust)
     cfg = _cfg(state["settings"], path)
     backbone = backbone or state["backbone"]
@@ -110,7 +107,7 @@ def load_run(
     return Run(
         method.model.eval().requires_grad_(False),
         names,
-        build_transform(cfg, is_train=False),
+        dassl("data.transforms").build_transform(cfg, is_train=False),
         cfg,
         method,
         kind.__name__,
@@ -118,6 +115,18 @@ def load_run(
         path,
         state["epoch"],
     )
+
+
+def read_run(
+    folder: str | os.PathLike[str], epoch: int | None = None, plugins: Iterable[str] = ()
+) -> tuple[str, dict[str, Any]]:
+    """The checkpoint of a run: its path and its content, with all of NEEDED.
+
+    Args, raises: as `load_run`, as far as no backbone is needed.
+    """
+    load_plugins(plugins)
+    path = find_checkpoint(_model_folder(Path(folder)), epoch)
+    return path, _read(path)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
     Raises:
         UserError: names one that cannot be: a value where a node is, or one of another kind.
     """
-    cfg = get_cfg_default()
+    cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
     for place, text in settings.items():
         *above, key = place.split(".")

@@ -3,7 +3,7 @@
 from torchvision import transforms as T
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
-from dassl.utils import unknown_name
+from ...utils import unknown_name
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,

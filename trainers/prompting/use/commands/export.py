@@ -7,11 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from trainers.prompting.errors import UserError, check_name
-from trainers.prompting.method import METHODS
-from trainers.prompting.storage.public import names_beside
-
-from ..cli import write_output
+from ...errors import UserError, check_name
+from ...method import METHODS
+from ...storage.public import names_beside
+from .arguments import write_output
 from .load import load_run, run_parser
 from .predict import read_names
 
@@ -20,7 +19,7 @@ FORMATS = {
     ".onnx": "the same as ONNX",
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
-OURS = "trainers.prompting."
+OURS = __name__.removesuffix("use.commands.export")
 # What PyTorch says where a program cannot be traced, and what to do.
 UNTRACED = {
     "specialized it to be a constant": "its code reads the number of images as a number of Python "
@@ -34,10 +33,10 @@ LINEAR = (
 )
 
 
-def main(argv: list[str]) -> int:
-    """`python -m benchmark export`."""
+def main(argv: list[str], prog: str) -> int:
+    """Exit code of the command."""
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
-    parser = run_parser("export", f"{__doc__} As {forms}.")
+    parser = run_parser(prog, f"{__doc__} As {forms}.")
     add = parser.add_argument
     add("--output", type=Path, required=True,
         help=f"a file that ends in {', '.join(FORMATS)}, or one that the method's public code "
@@ -88,7 +87,7 @@ def text_features(run) -> tuple[bytes, str]:
     """A safetensors file with `weight` (K, D) and `logit_scale`."""
     from safetensors.torch import save
 
-    from trainers.prompting.use.export import is_linear, text_classifier
+    from ..export import is_linear, text_classifier
 
     if not is_linear(run.model):
         raise UserError(f"{run.method} has no such features: {LINEAR}")
@@ -105,7 +104,7 @@ def exported(run):
     """
     import torch
 
-    from trainers.prompting.use.export import program, random_images
+    from ..export import program, random_images
 
     size = run.settings.INPUT.SIZE[0]
     try:
@@ -163,7 +162,7 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 def told(run, apart: float) -> str:
     """What a program is, once it is found to compute what the model computes."""
-    from trainers.prompting.use.export import TOLERANCE
+    from ..export import TOLERANCE
 
     if not apart <= TOLERANCE:
         raise UserError(

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from trainers.prompting.errors import UserError, printable
-
-from ..cli import Parser, csv_text, files_below, from_one
+from ...dassl_parts import dassl
+from ...errors import UserError, printable
+from .arguments import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
 Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
@@ -21,9 +21,9 @@ THREADS = 4  # that decode the images of a batch
 EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
 
 
-def build_parser() -> Parser:
-    """The arguments of `python -m benchmark predict`."""
-    parser = run_parser("predict", "The likeliest classes of images, and their probabilities.")
+def build_parser(prog: str) -> Parser:
+    """The arguments of the command."""
+    parser = run_parser(prog, "The likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
@@ -35,9 +35,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str]) -> int:
-    """`python -m benchmark predict`: 0, or 1 when some images or folders could not be read."""
-    args = build_parser().parse_args(argv)
+def main(argv: list[str], prog: str) -> int:
+    """Exit code of the command: 1 when some images or folders could not be read."""
+    args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     shut: list[str] = []
     paths = list(found(args.images, shut.append))
@@ -150,7 +150,6 @@ def read_frame(path: Path):
     Raises:
         UserError: it cannot be decoded, or has several frames.
     """
-    from dassl.utils import read_image
     from PIL import Image
 
     if kind_of(path) == "video":
@@ -158,7 +157,7 @@ def read_frame(path: Path):
     if not path.is_file():
         raise UserError(f"'{path}' is not there, or not a file")
     try:
-        image = read_image(str(path))
+        image = dassl("utils").read_image(str(path))
         with Image.open(path) as opened:
             frames = getattr(opened, "n_frames", 1)
             several = frames > 1 and opened.format != "MPO"

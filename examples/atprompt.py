@@ -1,0 +1,148 @@
+"""ATPrompt (Li et al., ICCV 2025; arXiv:2412.09442).
+
+Advancing Textual Prompt Learning with Anchored Attributes. Frozen words for attributes stand
+between learned tokens: [T]..[T] color [T]..[T] shape [T]..[T] {class name}.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainers.prompting import Method, Parts, PromptSpec, UserError, register, word_embeddings
+
+
+def tokens(n, width, std=0.02):
+    """Learned tokens (n, width), N(0, std^2)."""
+    return nn.Parameter(std * torch.randn(n, width))
+
+
+class Attributes(Parts):
+    """Contexts of learned tokens and words; with a visual width, MaPLe's maps for the images.
+
+    Args:
+        words: embeddings (t, W) of each attribute, which has t tokens.
+        lengths: numbers of learned tokens before each.
+        n: number of those before the class name, which alone differ between the depths.
+        depth: J.
+        visual_width: of the image encoder.
+    """
+
+    prefix = "prompt_learner."
+
+    def __init__(self, words, lengths, n, depth=1, visual_width=0):
+        super().__init__()
+        width = words[0].shape[1]
+        self.ctx = tokens(n, width)
+        for i, (word, length) in enumerate(zip(words, lengths, strict=True), start=1):
+            self.register_buffer(f"word{i}", word, persistent=False)  # not learned, not saved
+            self.register_parameter(f"ctx_att{i}", tokens(length, width, 0.01))
+        self.count, self.to_images = len(words), bool(visual_width)
+        if self.to_images:
+            self.compound_prompts_text = nn.ParameterList(
+                tokens(n, width) for _ in range(depth - 1)
+            )
+            self.proj, *rest = (nn.Linear(width, visual_width) for _ in range(depth))
+            self.compound_prompt_projections = nn.ModuleList(rest)
+
+    def contexts(self, contexts):
+        """Text (1, b, W), then (1, n, W), which replace the last n; images (1, n, visual width)."""
+        first = []
+        for i in range(1, self.count + 1):
+            first += [getattr(self, f"ctx_att{i}"), getattr(self, f"word{i}")]
+        text = [torch.cat([*first, self.ctx])]
+        if not self.to_images:
+            return contexts._replace(text=[text[0][None]])
+        deep = list(self.compound_prompts_text)
+        maps = [self.proj, *self.compound_prompt_projections]
+        vision = [f(c)[None] for f, c in zip(maps, [self.ctx, *deep], strict=True)]
+        return contexts._replace(text=[c[None] for c in text + deep], vision=vision)
+
+
+@register
+class ATPrompt(Method):
+    """The shallow version: CoOp's context with attributes before it. L = CE.
+
+    The public code reads one token of an attribute and shifts what follows if it has several
+    (`playfulness`, of OxfordPets); here all of its tokens stay.
+    """
+
+    node = "ATPROMPT"
+    outside = {key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")}
+    ignored = ("USE_ATPROMPT",)  # CoOp is the method without
+    takes = ("llm",)  # which proposed the attributes
+    saves_submodule = True
+    dead_weights = ("ctx_att", "token_middle")  # public files have tokens of attributes not in use
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The public keys and defaults; attributes are those of ImageNet, where it has none."""
+
+        N_CTX: int = 16
+        ATT_NUM: int = 2
+        N_ATT1: int = 4
+        N_ATT2: int = 4
+        N_ATT3: int = 4
+        ATT1_TEXT: str = "color"
+        ATT2_TEXT: str = "shape"
+        ATT3_TEXT: str = "none"
+
+    @staticmethod
+    def attributes(settings):
+        """The words of each attribute in use, and the number of learned tokens before it."""
+        if settings.ATT_NUM not in (1, 2, 3):
+            raise UserError(f"ATT_NUM is {settings.ATT_NUM} but must be 1, 2 or 3")
+        keys = range(1, settings.ATT_NUM + 1)
+        lengths = {f"N_ATT{i}": getattr(settings, f"N_ATT{i}") for i in keys}
+        for key, length in {"N_CTX": settings.N_CTX, **lengths}.items():
+            if length < 1:
+                raise UserError(f"{key} is {length}: at least 1 is needed")
+        return [getattr(settings, f"ATT{i}_TEXT") for i in keys], [*lengths.values()]
+
+    @classmethod
+    def point(cls, settings, **deep):
+        """One textual prompt; its length is that of the template."""
+        pieces = [f"{'X ' * n}{word} " for word, n in zip(*cls.attributes(settings), strict=True)]
+        template = "".join(pieces) + " ".join("X" * settings.N_CTX)
+        spec = {"M": 0, "N": 1, "beta": 0, "score": "cosine", "text_depth": 1} | deep
+        return PromptSpec(templates=(template,), text_length=0, own_contexts=True, **spec)
+
+    def setup(self, clip_model, classnames, dataset, **deep):
+        """Make the contexts."""
+        names, lengths = self.attributes(self.settings)
+        words = [word_embeddings(clip_model, name) for name in names]
+        for i, (name, word) in enumerate(zip(names, words, strict=True), start=1):
+            if not len(word) or "{}" in name:
+                raise UserError(
+                    f"ATT{i}_TEXT is '{name}': give a word for an attribute, or lower ATT_NUM"
+                )
+        self.model.parts = Attributes(words, lengths, self.settings.N_CTX, **deep)
+
+
+@register
+class DeepATPrompt(ATPrompt):
+    """The deep version, with MaPLe: the first PROMPT_DEPTH blocks renew the tokens of the class."""
+
+    outside = {key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")}
+    checkpoint = "MultiModalPromptLearner"
+    saves_submodule = False
+
+    @dataclass(frozen=True)
+    class Settings(ATPrompt.Settings):
+        """MaPLe's keys instead of CoOp's."""
+
+        N_CTX: int = 2
+        PROMPT_DEPTH: int = 9
+
+    @classmethod
+    def point(cls, settings):
+        """One prompt on each side."""
+        J, n = settings.PROMPT_DEPTH, settings.N_CTX
+        return super().point(settings, M=1, text_depth=J, vision_length=n, vision_depth=J)
+
+    def setup(self, clip_model, classnames, dataset):
+        """Make the contexts and maps."""
+        width = clip_model.visual.conv1.weight.shape[0]
+        super().setup(
+            clip_model, classnames, dataset, depth=self.settings.PROMPT_DEPTH, visual_width=width
+        )

@@ -1,0 +1,229 @@
+"""`python -m benchmark check-data --zero-shot`, with a small EuroSAT and the tiny CLIP."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from paths import GOLDEN
+from PIL import Image
+
+import train
+from benchmark.__main__ import main
+from benchmark.data import zero_shot
+from benchmark.data.check_data import public_datasets
+from benchmark.data.zero_shot import Share
+from benchmark.report import published
+from trainers.prompting.use.export import text_classifier
+
+CLIP = str(GOLDEN / "tiny_clip_seed0.safetensors")
+NAMES = ["annual crop", "forest", "river", "road", "sea"]  # three are base classes
+EACH = 40  # images of a class, half of them to test on
+RIGHT: list[float] = []  # accuracies of the data as they are, once computed
+
+
+def write_split(root, names):
+    rows = [[f"{k}_{i}.png", k, names[k]] for k in range(len(names)) for i in range(EACH)]
+    split = {"train": rows[::4], "val": rows[1::4], "test": rows[2::4] + rows[3::4]}
+    (root / "eurosat" / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Smooth squares, each of which has a class at which the tiny CLIP is not always right."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "eurosat" / "2750").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(len(NAMES)):
+        for i in range(EACH):
+            pixels = rng.integers(0, 255, (9, 9, 3)).astype("uint8")
+            image = Image.fromarray(pixels).resize((50, 50), Image.Resampling.NEAREST)
+            image.save(root / "eurosat" / "2750" / f"{k}_{i}.png")
+    return root
+
+
+@pytest.fixture
+def eurosat(pictures, monkeypatch):
+    """The data as if they were the published EuroSAT, whose classes are these."""
+    write_split(pictures, NAMES)
+    cls, half = public_datasets()["eurosat"], EACH * len(NAMES) // 4
+    monkeypatch.setattr(cls, "expected", type(cls.expected)(len(NAMES), half, half, 2 * half))
+    monkeypatch.setattr(zero_shot, "BACKBONE", CLIP)
+    monkeypatch.setattr("benchmark.data.check_data.BACKBONE", CLIP)
+    return pictures
+
+
+@pytest.fixture
+def printed(tmp_path, monkeypatch):
+    """Puts other numbers in the place of the published ones."""
+
+    def put(base, new, every):
+        for name, columns in {
+            "base2new": {"base": base, "new": new, "h": 0},
+            "cross_dataset": {"accuracy": every},
+        }.items():
+            head = f"method,dataset,{','.join(columns)},kind,source\n"
+            values = ",".join(f"{value:.2f}" for value in columns.values())
+            row = f"CLIP,eurosat,{values},plain,made up\n"
+            (tmp_path / f"{name}.csv").write_text(head + row)
+        monkeypatch.setattr(published, "FOLDER", tmp_path)
+        published.numbers.cache_clear()
+
+    yield put
+    published.numbers.cache_clear()
+
+
+def check(capsys, root, *more):
+    code = main(["check-data", "--zero-shot", "eurosat", "--root", str(root), *more])
+    captured = capsys.readouterr()
+    row = [line for line in captured.out.splitlines() if line.startswith("eurosat")]
+    return code, row[-1].split() if row else [], captured.out, captured.err
+
+
+def accuracy_of_a_run(root, output, subset):
+    """As `train.py` evaluates ZeroshotCLIP."""
+    words = ["--root", root, "--seed", 1, "--trainer", "ZeroshotCLIP", "--backbone", CLIP,
+             "--output-dir", output / subset, "DATASET.NAME", "EuroSAT", "INPUT.SIZE", "(32, 32)",
+             "INPUT.TRANSFORMS", "['normalize']", "DATASET.SUBSAMPLE_CLASSES", subset,
+             "DATALOADER.NUM_WORKERS", 0]  # fmt: skip
+    assert train.run(list(map(str, words))) == 0
+    return json.loads((output / subset / "results.json").read_text())["accuracy"]
+
+
+def test_accuracies_are_those_of_a_run_and_agree_where_they_are_published(
+    eurosat, printed, capsys, tmp_path
+):
+    expected = [accuracy_of_a_run(eurosat, tmp_path, part) for part in ("base", "new", "all")]
+    assert len(set(expected)) == 3 and min(expected) > 0
+    printed(*expected)
+    code, row, out, _ = check(capsys, eurosat)
+    numbers = [f"{value:.2f}" for value in expected for _ in range(2)]
+    assert row == ["eurosat", "100", *numbers] and code == 0
+    assert "1 of 1 agree with the published numbers" in out
+    printed(expected[0] + 0.09, expected[1] - 0.09, 3)
+    assert check(capsys, eurosat)[0] == 0
+    printed(expected[0] + 0.12, expected[1], expected[2])
+    code, _, out, _ = check(capsys, eurosat)
+    assert code == 1 and "0 of 1 agree" in out and "neither the order and spelling" in out
+
+
+@pytest.fixture
+def right(eurosat, printed, capsys):
+    """Puts what is right for the data as they are in the place of the published numbers."""
+    if not RIGHT:
+        printed(0, 0, 0)
+        row = check(capsys, eurosat)[1]
+        RIGHT.extend(float(row[i]) for i in (2, 4, 6))
+    printed(*RIGHT)
+
+
+def reason(capsys, root, *more):
+    code, _, out, _ = check(capsys, root, *more)
+    assert code == 1
+    return out.splitlines()[-1].removeprefix("- eurosat: ")
+
+
+def test_another_spelling_is_found(right, eurosat, printed, capsys):
+    assert check(capsys, eurosat)[0] == 0
+    write_split(eurosat, ["AnnualCrop", *NAMES[1:]])
+    said = reason(capsys, eurosat)
+    assert "spelling of the names" in said and "in place of 'AnnualCrop'" in said
+
+
+def test_other_classes_in_the_halves_are_found(right, eurosat, capsys):
+    """The published halves are of the names in their order, those of the split are not."""
+    order = [3, 4, 0, 1, 2]
+    split = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
+    parts = json.loads(split.read_text())
+    for rows in parts.values():
+        for item in rows:
+            item[1] = order.index(item[1])
+    split.write_text(json.dumps(parts))
+    assert "halved in the order of their names" in reason(capsys, eurosat)
+
+
+def test_images_resized_in_another_way_are_found(right, eurosat, printed, capsys, monkeypatch):
+    features = zero_shot.Checker._features
+    monkeypatch.setattr(
+        zero_shot.Checker, "_features",
+        lambda self, title, items, interpolation="": features(
+            self, title, items, "" if interpolation else "nearest"
+        ),
+    )  # fmt: skip
+    assert "the interpolation" in reason(capsys, eurosat)
+
+
+def test_weights_of_another_clip_are_named(right, eurosat, capsys):
+    assert "'emoji' is not OpenAI's" in reason(capsys, eurosat, "--backbone", "emoji")
+
+
+def test_data_of_another_split_are_named(right, eurosat, capsys):
+    split = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
+    parts = json.loads(split.read_text())
+    parts["train"] += parts["test"][:50]
+    del parts["test"][:50]
+    split.write_text(json.dumps(parts))
+    said = reason(capsys, eurosat)
+    assert "another source than CoOp's (100 train images instead of 50)" in said
+
+
+def test_names_at_other_labels_are_seen():
+    """Features that are those of the next class."""
+    checker = zero_shot.Checker(CLIP)
+    case = zero_shot.Case("EuroSAT", NAMES, torch.eye(5), torch.arange(5).roll(1), {})
+    weight = text_classifier(checker._method("EuroSAT", NAMES).model)["weight"]
+    said = checker._of_other_labels(case._replace(z=weight))
+    assert "5 of 5 classes are mostly taken for another" in said
+    assert not checker._of_other_labels(case._replace(z=weight, labels=torch.arange(5)))
+
+
+def test_a_limit_leaves_an_interval(right, eurosat, printed, capsys):
+    code, row, out, _ = check(capsys, eurosat, "--limit", "40")
+    assert code == 0 and row[1] == "40" and "99% intervals" in out and "[" in row[3]
+    printed(99.9, 99.9, 99.9)
+    assert check(capsys, eurosat, "--limit", "40")[0] == 1
+    assert check(capsys, eurosat, "--limit", "400")[1][1] == "100"
+
+
+def test_intervals_cover_and_close():
+    """Of 300 draws without replacement, 99% of the intervals hold the accuracy of all images."""
+    rng = np.random.default_rng(0)
+    for N, right, n in ((1000, 620, 200), (300, 290, 100), (500, 5, 50)):
+        hits = rng.hypergeometric(right, N - right, n, size=300)
+        held = [
+            low <= 100 * right / N <= high
+            for low, high in (Share(int(k), n, N).interval() for k in hits)
+        ]
+        assert np.mean(held) > 0.97
+    assert Share(3, 10, 10).interval() == (30, 30) and math.isnan(Share(0, 0, 9).accuracy)
+    low, high = Share(100, 200, 10_000).interval()
+    assert high - low == pytest.approx(2 * 9, abs=0.5)
+
+
+def test_every_public_data_set_has_published_accuracies():
+    assert all(zero_shot.printed_numbers(name) for name in public_datasets())
+    assert zero_shot.printed_numbers("eurosat")["base"] == 56.48
+    assert zero_shot.printed_numbers("eurosat")["new"] == 64.05
+    assert zero_shot.judged(zero_shot.printed_numbers("imagenetv2")) == ["all"]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--limit", "0"], "'0' is not a whole number from 1 on"),
+        (["--backbone", "ViT-B/61"], "No backbone and no file is called 'ViT-B/61'"),
+    ],
+)
+def test_bad_requests(eurosat, capsys, words, sentence):
+    try:
+        code = main(["check-data", "--zero-shot", "eurosat", "--root", str(eurosat), *words])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2 and sentence in capsys.readouterr().err
+
+
+def test_flags_that_need_zero_shot(eurosat, capsys):
+    assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
+    assert "are for --zero-shot" in capsys.readouterr().err
+    assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1

@@ -1,0 +1,70 @@
+"""`info`: what a run is, of its folder."""
+
+import json
+import shutil
+
+import torch
+
+from benchmark.__main__ import main
+from trainers.prompting.use import commands
+
+
+def info(capsys, folder, *more):
+    code = main(["info", "--model-dir", str(folder), *more])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_run_says_what_it_is(runs, capsys):
+    record = json.loads((runs / "ALIGN" / "results.json").read_text())
+    code, out, _ = info(capsys, runs / "ALIGN")
+    facts = dict(line.split(":", 1) for line in out.splitlines() if not line.startswith(" "))
+    facts = {title: text.strip() for title, text in facts.items()}
+    assert code == 0 and facts["Method"] == "ALIGN" and facts["Classes"].startswith("4: forest, ")
+    assert facts["Backbone"].endswith("tiny_clip_seed0.safetensors")
+    assert facts["Data"] == "TinyColours, 4 shots, seed 1"
+    assert facts["Accuracy"].startswith(f"{record['accuracy']:.2f}% of 16 images (TinyColours")
+    assert "\n  OPTIM.LR 0.01\n" in out and "TRAINER.ALIGN.M 2" in out and "BETA" not in out
+    code, out, _ = info(capsys, runs / "ALIGN", "--format", "json")
+    found = json.loads(out)
+    assert found["settings"]["TRAINER.ALIGN.BETA"] == 1.0 and found["epoch"] == 1
+    assert found["record"]["accuracy"] == record["accuracy"]
+
+
+def test_the_package_has_the_same_command(runs, capsys):
+    assert commands.main(["info", "--model-dir", str(runs / "CoOp")]) == 0
+    assert "Method:     CoOp" in capsys.readouterr().out
+    assert commands.main(["info", "--model-dir", str(runs)]) == 2
+    assert capsys.readouterr().err.startswith(f"promptedclip info: '{runs}' holds no run to load")
+    assert commands.main(["inform"]) == 2
+    assert "promptedclip: There is no command 'inform': did you mean" in capsys.readouterr().err
+
+
+def test_records_that_are_missing_or_broken_and_old_checkpoints(runs, capsys, tmp_path):
+    shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
+    assert "not known: there is no results.json" in info(capsys, tmp_path)[1]
+    for text, sentence in {
+        "{": "repeat the run, or remove that file",
+        '{"accuracy": "high"}': "has no accuracy",
+    }.items():
+        (tmp_path / "results.json").write_text(text)
+        code, _, err = info(capsys, tmp_path)
+        assert code == 2 and sentence in err and err.count("\n") == 1
+    path = tmp_path / "prompt_learner" / "model.pth.tar-1"
+    state = torch.load(path, weights_only=False)
+    del state["classnames"]
+    torch.save(state, path)
+    code, _, err = info(capsys, tmp_path)
+    assert code == 2 and "does not say what made it (class names, settings)" in err
+
+
+def test_a_run_of_a_plug_in_that_is_not_there(runs, capsys, tmp_path):
+    """Its code is not needed to tell what it is; the settings of its node are all shown."""
+    shutil.copytree(runs / "CoOp", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "prompt_learner" / "model.pth.tar-1"
+    state = torch.load(path, weights_only=False)
+    state |= {"trainer": "Gone", "plugins": ["gone.py"]}
+    state["settings"] |= {"TRAINER.GONE.W": "3"}
+    torch.save(state, path)
+    code, out, _ = info(capsys, tmp_path)
+    assert code == 0 and "Plug-ins:   gone.py" in out and "\n  TRAINER.GONE.W 3" in out

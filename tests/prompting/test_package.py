@@ -1,0 +1,238 @@
+"""One package under two names, `trainers.prompting` and `promptedclip`, and as a wheel."""
+
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import venv
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+from trainers import prompting
+from trainers.prompting import __version__
+from trainers.prompting.dassl_parts import dassl
+
+FOLDER = ROOT / "trainers" / "prompting"
+
+
+def run(code, cwd, path=(), python=sys.executable):
+    """What a program prints in a fresh interpreter, or the last line of its error."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([python, "-c", textwrap.dedent(code)], cwd=cwd, env=env,
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+
+def copy(place, version=__version__):
+    """The folder under another name, and of another version."""
+    shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+    file = place / "__init__.py"
+    file.write_text(file.read_text().replace(f'"{__version__}"', f'"{version}"'))
+    return place.parent
+
+
+METHOD = """
+    from {name} import Method, PromptSpec, register
+    from {name}.methods.coop import CoOp
+
+    @register
+    class Mine{number}(CoOp):
+        pass
+"""
+BOTH = """
+    import sys
+    import {first}
+    import {second}.method
+    from {second} import list_methods
+    from {first}.method import METHODS
+    import a, b
+    assert {second} is {first} and {second}.method is {first}.method
+    assert {second}.method.__spec__.name == {first}.method.__name__ == "{first}.method"
+    assert METHODS is {second}.method.METHODS and {{"Mine1", "Mine2"}} <= set(list_methods())
+    assert len({{id(m.METHODS) for n, m in sys.modules.items() if n.endswith(".method")
+                and hasattr(m, "METHODS")}}) == 1
+    from {second}.errors import UserError
+    assert UserError is {first}.UserError
+    print(METHODS["ALIGN"].__module__)
+"""
+
+
+@pytest.mark.parametrize("first", ["trainers.prompting", "promptedclip"])
+def test_methods_written_with_either_name_are_in_one_registry(first, tmp_path):
+    names = ["trainers.prompting", "promptedclip"]
+    names.remove(first)
+    copy(tmp_path / "installed" / "promptedclip")
+    (tmp_path / "a.py").write_text(textwrap.dedent(METHOD.format(name=first, number=1)))
+    (tmp_path / "b.py").write_text(textwrap.dedent(METHOD.format(name=names[0], number=2)))
+    path = [tmp_path / "installed", ROOT]
+    code = BOTH.format(first=first, second=names[0])
+    assert run(code, tmp_path, path) == f"{first}.methods.align\n"
+
+
+def test_where_there_is_no_trainers_folder_its_name_stands_for_the_package(tmp_path):
+    copy(tmp_path / "installed" / "promptedclip")
+    code = """
+        import promptedclip
+        from trainers.prompting.errors import UserError
+        assert UserError.__module__ == "promptedclip.errors"
+        import trainers.nothing
+    """
+    found = run(code, tmp_path, [tmp_path / "installed"])
+    assert found == "ModuleNotFoundError: No module named 'trainers.nothing'"
+
+
+@pytest.mark.parametrize("first", ["trainers.prompting", "promptedclip"])
+def test_a_copied_folder_and_an_installed_package_of_other_versions(first, tmp_path):
+    copy(tmp_path / "installed" / "promptedclip", "0.2.9")
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "trainers" / "__init__.py").touch()
+    copy(tmp_path / "trainers" / "prompting", "0.3.1")
+    code = "import trainers.prompting, promptedclip"
+    if first == "promptedclip":
+        code = "import promptedclip, trainers.prompting"
+    said = run(code, tmp_path, [tmp_path / "installed"])
+    for words in ("UserError: ", "trainers.prompting", "promptedclip", "0.2.9", "0.3.1",
+                  str(tmp_path / "installed"), "install or copy the same version"):  # fmt: skip
+        assert words in said
+    copy(tmp_path / "same" / "promptedclip", "0.3.1")
+    assert run(code, tmp_path, [tmp_path / "same"]) == ""
+
+
+@pytest.fixture
+def pyproject():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer have it")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_wheel_has_every_folder(pyproject):
+    stated = pyproject["tool"]["setuptools"]["packages"]
+    ours = {
+        ".".join(["promptedclip", *path.relative_to(FOLDER).parts])
+        for path in [FOLDER, *FOLDER.rglob("*")]
+        if path.is_dir() and path.name != "__pycache__"
+    }
+    assert {name for name in stated if "dassl_lite" not in name} == ours
+    assert len(stated) == len(set(stated))
+
+
+def test_the_base_requirements_are_those_of_the_repository(pyproject):
+    project = pyproject["project"]
+    lines = [(ROOT / f"requirements{more}.txt").read_text() for more in ("", "-extra")]
+    listed = set("\n".join(lines).splitlines())
+    for group in (project["dependencies"], *project["optional-dependencies"].values()):
+        assert set(group) <= listed
+
+
+def test_without_dassl_the_parts_that_come_with_the_package_are_taken(tmp_path, monkeypatch):
+    assert dassl("utils") is sys.modules["dassl.utils"]
+    monkeypatch.setitem(sys.modules, "dassl", None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match="import of dassl halted"):
+        dassl("utils")
+    (tmp_path / "dassl_lite").symlink_to(ROOT / "dassl-lite" / "dassl")  # as a wheel has it
+    monkeypatch.setattr(prompting, "__path__", [*prompting.__path__, str(tmp_path)])
+    before = set(sys.modules)
+    try:
+        assert dassl("utils").__name__ == "trainers.prompting.dassl_lite.utils"
+        assert dassl("config").get_cfg_default().INPUT.SIZE == (224, 224)
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+
+LOAD = """
+    import sys
+    sys.modules["dassl"] = None  # as if it were not installed
+    import torch
+    from PIL import Image
+    from promptedclip import PromptedCLIP, build_method, list_backbones, list_methods, load_run
+    from promptedclip import sinkhorn
+    run = load_run("{run}")
+    images = torch.stack([run.preprocess(Image.new("RGB", (40, 50), c)) for c in ("red", "blue")])
+    assert isinstance(run.model, PromptedCLIP) and "ALIGN" in list_methods()
+    print(len(run.classnames), tuple(run.model(images).shape), run.model.training)
+"""
+
+
+def make_run(folder):
+    """A training of a few steps, in a process of its own: it takes over the streams."""
+    code = f"""
+        import sys
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "dassl-lite")!r}]
+        import tiny
+        sys.exit(tiny.run({str(folder)!r}, "CoOp", {str(folder / "CoOp")!r}, 1))
+    """
+    run(code, ROOT)
+    assert (folder / "CoOp" / "results.json").is_file()
+    return folder / "CoOp"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A fresh environment with the wheel of this project, and the present one's other packages."""
+    folder = tmp_path_factory.mktemp("package")
+    source = folder / "source"
+    for name in ("trainers", "dassl-lite", "pyproject.toml", "README.md", "LICENSE"):
+        place = ROOT / name
+        if place.is_dir():
+            shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(place, source)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation",
+                    "--wheel-dir", folder, source], check=True, timeout=300)  # fmt: skip
+    (wheel,) = folder.glob("promptedclip-*.whl")
+    venv.create(folder / "venv")
+    bin_folder = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    python = bin_folder / "python"
+    subprocess.run([*pip, "--python", python, "install", "-q", "--no-deps", "--no-index", wheel],
+                   check=True, timeout=300)  # fmt: skip
+    own = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    others = {sysconfig.get_path("purelib"), *site.getsitepackages()}
+    lines = [*sorted(others), "import sys; sys.modules['dassl'] = None"]  # which it must not need
+    (Path(own) / "others.pth").write_text("\n".join(lines) + "\n")
+    return bin_folder, folder
+
+
+@pytest.mark.slow
+def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
+    bin_folder, folder = installed
+    python = bin_folder / "python"
+    where = "import promptedclip as p, trainers.prompting as t; print(p.__file__, t is p)"
+    place, same = run(where, folder, python=python).split()
+    assert str(folder / "venv") in place and same == "True"
+    trained = make_run(folder / "run")
+    assert run(LOAD.format(run=trained), folder, python=python) == "4 (2, 4) False\n"
+    emoji = "import promptedclip as p; print(p.load_clip('emoji').visual.input_resolution)"
+    assert run(emoji, folder, python=python) == "64\n"
+
+    def command(*words):
+        env = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([bin_folder / "promptedclip", *map(str, words)], cwd=folder, env=env,
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    assert command("--version")[1] == f"promptedclip {__version__}\n"
+    image = next((folder / "run" / "tiny_colours").glob("test_forest_*.png"))
+    code, out, err = command("predict", "--model-dir", trained, image, "--format", "json")
+    assert code == 0, err
+    record = json.loads((trained / "results.json").read_text())
+    assert len(json.loads(out)[0]["classes"]) == record["num_classes"]
+    code, out, err = command("info", "--model-dir", trained)
+    assert code == 0 and f"{record['accuracy']:.2f}%" in out, err
+    code, _, err = command("export", "--model-dir", trained, "--output", "x.safetensors")
+    assert code == 0 and (folder / "x.safetensors").is_file(), err
+    code, _, err = command("predict", "--model-dir", "nowhere", image)
+    assert code == 2 and err == (
+        "promptedclip predict: 'nowhere' is not there: give the output folder of one training\n"
+    )
+    code, _, err = command("predcit")
+    assert code == 2 and "did you mean 'predict'" in err

@@ -1,0 +1,204 @@
+"""The plug-ins in examples/: parity with the public codes, mistakes, and runs from end to end.
+
+The files in golden/examples were computed with modules of zhengli97/ATPrompt (86980a1) and
+Koorye/DePT (d4ff416), in float32, on the tiny CLIP of the other golden numbers.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import GOLDEN, ROOT
+from test_golden import build, check_step, read
+
+from recipe.configs import read_keys
+from recipe.settings import build_cfg, shown
+from trainers.prompting import UserError, build_clip, build_method, load_run, plugins
+from trainers.prompting.method import METHODS
+from trainers.prompting.trainer.schedule import build_optim
+from trainers.prompting.trainer.settings import settings_of
+
+FILES = sorted((GOLDEN / "examples").glob("*.safetensors"))
+EXAMPLES = [str(ROOT / "examples" / name) for name in ("atprompt.py", "dept.py")]
+NAMES = ["annual crop land", "forest", "sea_or_lake"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded():
+    """The plug-ins, which are gone at the end."""
+    registered = dict(METHODS)
+    plugins.load_plugins(EXAMPLES)
+    yield
+    METHODS.clear()
+    METHODS.update(registered)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_logits_loss_and_gradients(path, tiny_clip, tmp_path):
+    golden = read(path)
+    method = build(golden, tiny_clip, tmp_path)
+    check_step(method, golden)
+    state = method.model.public_state_dict()
+    unused = {"ctx_att3", "prompt_learner.ctx_att3"}  # that the public code keeps
+    assert {k: v.shape for k, v in state.items()} == {
+        k: v.shape for k, v in golden.params.items() if k not in unused
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_classes_of_the_training_and_others(path, tiny_clip, tmp_path):
+    golden = read(path)
+    method = build(golden, tiny_clip, tmp_path).eval()
+    state = {"state_dict": golden.params}
+    names, images = golden.meta["classnames"], golden.tensors["image"]
+    for of, wanted in ((names, "logits"), (["cat", "dog"], "logits_new")):
+        method.load_checkpoint(state | {"classnames": of}, names)
+        expected = golden.tensors.get(wanted, golden.tensors["logits"])
+        assert (method.model(images) - expected).abs().max() < 1e-4
+
+
+def dept(clip_model, names=NAMES, dataset="", **node):
+    return build_method("DePT", {"N_CTX": 4} | node, clip_model, names, dataset)
+
+
+def test_dept_without_fusion(tiny_clip, tmp_path):
+    golden = read(GOLDEN / "examples" / "dept.safetensors")
+    method = build(golden, tiny_clip, tmp_path, TEST_TIME_FUSION=False).eval()
+    assert (
+        method.model(golden.tensors["image"]) - golden.tensors["logits_head"]
+    ).abs().max() < 1e-4
+
+
+def test_dept_names_other_classes_than_it_has_rows_for(tiny_clip):
+    trained, images = dept(tiny_clip), torch.randn(2, 3, 32, 32)
+    checkpoint = {"state_dict": trained.model.public_state_dict(), "classnames": NAMES}
+    other = dept(tiny_clip, ["golden retriever", "highway or road"]).eval()
+    other.load_checkpoint(checkpoint, ["golden retriever", "highway or road"])
+    assert other.model.parts.linear_probe_proj.weight.shape == (3, 64)
+    coop = build_method("CoOp", {"N_CTX": 4}, tiny_clip, ["golden retriever", "highway or road"])
+    coop.model.load_public_state_dict({"ctx": trained.model.prompt_learner.ctx})
+    torch.testing.assert_close(other.model(images), coop.eval().model(images))
+
+
+@pytest.mark.parametrize(
+    ("classes", "dataset", "own"),
+    [("base", "", True), ("new", "", False), ("all", "", False), ("all", "ImageNetV2", True)],
+)
+def test_dept_of_a_public_checkpoint(tiny_clip, classes, dataset, own):
+    method = dept(tiny_clip, dataset=dataset, SUBSAMPLE_CLASSES=classes)
+    method.load_checkpoint({"state_dict": method.model.public_state_dict()}, NAMES)
+    assert method.model.parts.own_classes == own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attribute", ["golden retriever", "sea"])
+def test_all_tokens_of_an_attribute_stay(tiny_clip, attribute):
+    """As a CoOp whose context is the same."""
+    node = {"N_CTX": 2, "ATT_NUM": 1, "N_ATT1": 3, "ATT1_TEXT": attribute}
+    method = build_method("ATPrompt", node, tiny_clip, NAMES).eval()
+    own = method.model.public_state_dict()
+    assert own.keys() == {"prompt_learner.ctx", "prompt_learner.ctx_att1"}
+    words = len(attribute.split())
+    coop = build_method("CoOp", {"N_CTX": 5 + words}, tiny_clip, NAMES).eval()
+    start = build_method("CoOp", {"CTX_INIT": attribute}, tiny_clip, NAMES).model.prompt_learner.ctx
+    pieces = own["prompt_learner.ctx_att1"], start.detach(), own["prompt_learner.ctx"]
+    coop.model.prompt_learner.ctx.copy_(torch.cat(pieces))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(method.model(images), coop.model(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "sentence"),
+    [
+        ("ATPrompt", {"ATT2_TEXT": " "}, "ATT2_TEXT is ' ': give a word for an attribute"),
+        ("ATPrompt", {"ATT1_TEXT": "the {}"}, "ATT1_TEXT is 'the {}': give a word"),
+        ("ATPrompt", {"ATT_NUM": 4}, "ATT_NUM is 4 but must be 1, 2 or 3"),
+        ("ATPrompt", {"N_ATT2": 0}, "N_ATT2 is 0: at least 1 is needed"),
+        ("ATPrompt", {"N_CTX": -1}, "N_CTX is -1: at least 1 is needed"),
+        ("DeepATPrompt", {"PROMPT_DEPTH": 0}, "the text prompt depth is 0: at least 1"),
+        ("DeepATPrompt", {"PROMPT_DEPTH": 5}, "has 4 blocks"),
+        ("DePT", {"WEIGHT": -0.1}, "TRAINER.LINEAR_PROBE.WEIGHT is -0.1, not in [0, 1]"),
+        ("DePT", {"WEIGHT": 1.5}, "TRAINER.LINEAR_PROBE.WEIGHT is 1.5, not in [0, 1]"),
+        ("DePT", {"TYPE": "mlp"}, "TYPE is 'mlp' but must be linear or similarity"),
+    ],
+)
+def test_mistakes(tiny_clip, name, node, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        build_method(name, node, tiny_clip, NAMES)
+
+
+def test_dept_needs_a_transformer():
+    arch = {
+        "embed_dim": 32, "image_resolution": 32, "vision_layers": (1, 1, 1, 1), "vision_width": 8,
+        "vision_patch_size": None, "context_length": 77, "vocab_size": 49408,
+        "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="has a ResNet for images but .* choose a ViT"):
+        dept(build_clip(arch))
+
+
+def read_config(trainer, name, dataset="OxfordFlowers"):
+    path = f"examples/{trainer}/{name}.yaml"
+    flags = {"TRAINER.NAME": trainer, "DATASET.NAME": dataset}
+    return build_cfg([(path, read_keys(str(ROOT / path))), ("a flag", flags)])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "there", "away"),
+    [
+        ("ATPrompt", ["COOP:", "N_CTX: 2", "ATT3_TEXT: growth"], ["MAPLE:", "FILM:", "CTX_INIT"]),
+        ("DeepATPrompt", ["MAPLE:", "PROMPT_DEPTH:", "ATT3_TEXT: growth"], ["COOP:", "FILM:"]),
+        ("DePT", ["COOP:", "N_CTX: 16", "WEIGHT: 0.7", "FILM:"], ["MAPLE:", "ATPROMPT:"]),
+    ],
+)
+def test_configs_and_what_a_run_shows_of_them(trainer, there, away):
+    """Keys in the nodes of other methods are shown, and nothing else of those."""
+    text = shown(read_config(trainer, "base2new"))
+    assert [word for word in there if word not in text] == []
+    assert [word for word in away if word in text] == []
+    cfg = read_config(trainer, "emoji", "Emoji")
+    assert cfg.MODEL.BACKBONE.NAME == "emoji"
+    method = METHODS[trainer]
+    own = {method.place(key) for key in method.defaults}  # what a checkpoint is compared by
+    assert own <= settings_of(cfg, method).keys()
+
+
+def test_the_head_of_dept_learns_faster(tiny_clip):
+    model = dept(tiny_clip).model
+    optim = build_optim(model.trained(), read_config("DePT", "base2new").OPTIM, 1)[0]
+    prompt, head = optim.param_groups
+    assert list(map(id, prompt["params"])) == list(map(id, model.prompt_learner.parameters()))
+    assert list(map(id, head["params"])) == list(map(id, model.parts.parameters()))
+    assert prompt["initial_lr"] == pytest.approx(0.0035) and head["initial_lr"] == 0.0035 * 6.5
+
+
+@pytest.mark.slow
+def test_from_end_to_end(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable, "SEEDS": "1", "SHOTS": "1"}
+    environment |= {"OUTPUT": str(tmp_path), "PLUGINS": " ".join(EXAMPLES)}
+    environment |= {"TRAINERS": "ATPrompt DeepATPrompt DePT"}
+    command = ["bash", "scripts/base2new.sh", "emoji", "OPTIM.MAX_EPOCH", "1"]
+    done = subprocess.run(
+        [*command, "OPTIM.WARMUP_EPOCH", "0"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for trainer, folder in (
+        ("ATPrompt", "prompt_learner"),
+        ("DeepATPrompt", "MultiModalPromptLearner"),
+        ("DePT", "PromptLearner"),
+    ):
+        assert re.search(rf"^{trainer}( \(llm\))? +\d", done.stdout, re.MULTILINE)
+        (run,) = tmp_path.glob(f"base2new/train_base/emoji/*/{trainer}/emoji/seed1")
+        assert (run / folder / "model.pth.tar-1").is_file()
+        assert json.loads((run / "results.json").read_text())["trainer"] == trainer
+        loaded = load_run(run)
+        logits = loaded.model(torch.randn(2, 3, 64, 64))
+        assert loaded.method == trainer and logits.shape == (2, len(loaded.classnames))

@@ -1,0 +1,104 @@
+"""One package under two names: `trainers.prompting` in a repository, `promptedclip` installed.
+
+Whichever is imported first is the package. The other name, and every module below it, then stands
+for the same modules: a method that is registered under one is known under both.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+NAMES = ("trainers.prompting", "promptedclip")
+
+
+def share(own: str, version: str) -> None:
+    """Let the other names stand for the package that is being imported.
+
+    Args:
+        own: its name.
+        version: of it.
+    """
+    sys.meta_path.insert(0, _OtherNames(own, version))
+    if own == NAMES[1]:
+        sys.meta_path.append(_Parent())
+
+
+class _OtherNames(MetaPathFinder, Loader):
+    """Finds `promptedclip.x` where `trainers.prompting.x` is, or the other way round."""
+
+    def __init__(self, own: str, version: str):
+        self.own, self.version = own, version
+        self.others = [name for name in NAMES if name != own]
+        self.specs: dict[str, ModuleSpec | None] = {}
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec of a module below another name.
+
+        Raises:
+            UserError: there is a copy of another version under that name.
+        """
+        for other in self.others:
+            if name == other:
+                self._check_version(name, path)
+            if name == other or name.startswith(f"{other}."):
+                return ModuleSpec(name, self, loader_state=self.own + name.removeprefix(other))
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module itself, imported under its own name."""
+        module = importlib.import_module(spec.loader_state)
+        self.specs[spec.name] = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give it back its own spec, which the import system has just replaced."""
+        assert module.__spec__ is not None
+        module.__spec__ = self.specs.pop(module.__spec__.name)
+
+    def _check_version(self, name: str, path: Sequence[str] | None) -> None:
+        from .errors import UserError
+
+        here = Path(__file__).parent
+        there = _folder(name, path)
+        if there is None or there == here.resolve():
+            return
+        found = re.search(
+            r'^__version__ = "(.+)"', (there / "__init__.py").read_text("utf-8"), re.M
+        )
+        if found and found[1] != self.version:
+            raise UserError(
+                f"{self.own} {self.version} in '{here}' is in use, but {name} in '{there}' is "
+                f"{found[1]}: install or copy the same version, or remove one of the two"
+            )
+
+
+def _folder(name: str, path: Sequence[str] | None) -> Path | None:
+    """The folder where a package would be imported from by its name; None if nowhere."""
+    for finder in sys.meta_path:
+        find: Any = getattr(finder, "find_spec", None)
+        if find is None or isinstance(finder, (_OtherNames, _Parent)):
+            continue
+        spec = find(name, path)
+        if spec is not None:
+            return Path(spec.origin).resolve().parent if spec.has_location else None
+    return None
+
+
+class _Parent(MetaPathFinder):
+    """Finds an empty `trainers` where there is none, for code that imports `trainers.prompting`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Its spec."""
+        if name != NAMES[0].partition(".")[0]:
+            return None
+        return ModuleSpec(name, None, is_package=True)

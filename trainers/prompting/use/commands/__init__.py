@@ -1,0 +1,83 @@
+"""The commands of the installed package: `promptedclip COMMAND ...`, of a trained run."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from ... import __version__
+from ...errors import check_name, printable
+from .arguments import Parser
+
+PROG = "promptedclip"
+# A module here, whose `main(argv, prog)` is called when it is asked for, and what it does.
+COMMANDS = {
+    "predict": "name the classes of images by a trained run",
+    "export": "write a trained run for use without this project",
+    "info": "tell what a run is: method, classes, backbone, settings, accuracy",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out a command; bad input is one sentence and the exit code that it asks for."""
+    words = sys.argv[1:] if argv is None else argv
+
+    def command() -> int:
+        parser = Parser(
+            prog=PROG,
+            usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
+            epilog="\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+        parser.add_argument("command", metavar="COMMAND", help="one of these:")
+        name = check_name("command", parser.parse_args(words[:1]).command, COMMANDS)
+        return run_command(name, words[1:], f"{PROG} {name}")
+
+    return exit_code(command, PROG)
+
+
+def run_command(name: str, argv: list[str], prog: str, install: str = "{}") -> int:
+    """Exit code of one of COMMANDS; `prog` and `install` as in `exit_code`."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    return exit_code(lambda: module.main(argv, prog), prog, install)
+
+
+def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") -> int:
+    """Do what a command does; its exit code, after one sentence on a user's mistake.
+
+    Args:
+        work: returns the exit code; None is 0.
+        prog: the name of the command, which begins the sentence.
+        install: what pip is to install where a package is missing, whose name takes the place
+            of `{}`.
+
+    Raises:
+        Exception: the error is not the user's.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # names may have letters that a console lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "benchmark", __name__.partition(".")[0]):
+            raise
+        remedy = f"`pip install {install.format(missing)}` installs it"
+        print(f"{prog}: {missing} is missing: {remedy}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        refused = getattr(error, "exit_code", None)  # a user's mistake, also one of Dassl's
+        if refused is None:
+            raise
+        print(f"{prog}: {printable(error)}", file=sys.stderr)
+        return refused

@@ -1,0 +1,85 @@
+"""What commands share: their parser, kinds of arguments, and files that a user asks for."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ...errors import UserError, printable
+from ...storage.files import write_whole
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one sentence, without the usage."""
+
+    def error(self, message: str):
+        """Print the message on one line and leave with code 2."""
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for methods from outside."""
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="NAME",
+        help="a Python module or a .py file that registers a method; may be repeated",
+    )  # fmt: skip
+
+
+def from_one(text: str, least: int = 1) -> int:
+    """A whole number from 1 (or `least`) on."""
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+    return int(text)
+
+
+def files_below(
+    folder: str | os.PathLike[str], shut: Callable[[str], object], above: frozenset = frozenset()
+) -> Iterator[Path]:
+    """The files in a folder and below it, sorted; links are followed, but not back.
+
+    A link to nothing counts as a file: whoever reads it can say that it is broken.
+
+    Args:
+        folder: where to look.
+        shut: takes a sentence about each folder, or link, that cannot be read.
+        above: the real paths of the folders that have led here.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    try:
+        with os.scandir(os.fspath(folder)) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        shut(printable(f"'{folder}' cannot be read ({error.strerror})"))
+        return
+    for entry in listed:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # of what a link leads to
+            shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
+            continue
+        if is_folder:
+            yield from files_below(entry.path, shut, above | {here})
+        elif is_file or entry.is_symlink():
+            yield Path(entry.path)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write a file that the user asked for, and the folders above it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def csv_text(text: str) -> str:
+    """Text for a cell of a CSV file: one line, which a spreadsheet does not take for a formula."""
+    text = printable(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

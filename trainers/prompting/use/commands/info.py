@@ -1,0 +1,116 @@
+"""What a run is: its method, classes, backbone and settings, and its accuracy if that is there."""
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError, printable
+from ...storage.files import read_json
+from .arguments import Parser, add_plugin, from_one
+
+RECORD = "results.json"
+SHOWN = 8  # class names in the text
+
+
+def main(argv: list[str], prog: str) -> int:
+    """Exit code of the command."""
+    parser = Parser(prog=prog, description=__doc__)
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--format", choices=("text", "json"), default="text", help="(default: %(default)s)")
+    add_plugin(parser)
+    args = parser.parse_args(argv)
+    found = described(args.model_dir, args.load_epoch, args.plugin)
+    print(json.dumps(found, indent=1) if args.format == "json" else as_text(found))
+    return 0
+
+
+def described(folder: Path, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
+    """The facts about a run, of its checkpoint and its record; the backbone is not loaded.
+
+    Raises:
+        UserError: there is no run, or its checkpoint does not say what made it.
+    """
+    from ..run import read_run
+
+    path, state = read_run(folder, epoch, plugins or ())
+    settings = {key: _value(text) for key, text in state["settings"].items()}
+    return {
+        "method": state["trainer"],
+        "classnames": list(state["classnames"]),
+        "backbone": state["backbone"],
+        "dataset": settings.get("DATASET.NAME", ""),
+        "shots": settings.get("DATASET.NUM_SHOTS"),
+        "seed": settings.get("SEED"),
+        "checkpoint": path,
+        "epoch": state["epoch"],
+        "plugins": list(state.get("plugins") or ()),
+        "settings": settings,
+        "changed": sorted(_changed(state["trainer"], settings)),
+        "record": _record(folder / RECORD),
+    }
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _changed(method: str, settings: dict[str, Any]) -> list[str]:
+    """The keys whose value is not Dassl's or the method's default, or that have none."""
+    from ...dassl_parts import dassl
+    from ...method import METHODS
+    from ...trainer.by_run import leaves
+    from ...trainer.config import add_nodes
+
+    cfg = dassl("config").get_cfg_default()
+    add_nodes(cfg)
+    defaults = dict(leaves(cfg))
+    if own := METHODS.get(method):  # several share keys, each with a default of its own
+        defaults |= {own.place(key): default for key, default in own.defaults.items()}
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
+    return [key for key, value in settings.items() if key not in plain or plain[key] != value]
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """The numbers of the run's last evaluation; None if it has no record."""
+    if not path.is_file():
+        return None
+    record = read_json(path, "repeat the run, or remove that file")
+    keys = ("accuracy", "macro_f1", "dataset", "subsample_classes", "split", "num_test")
+    found = {key: record.get(key) for key in keys}
+    if not isinstance(found["accuracy"], (int, float)):
+        raise UserError(f"'{path}' has no accuracy: repeat the run, or remove that file")
+    return found
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """A line for each fact, and the settings that are no defaults."""
+    names = found["classnames"]
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    lines = {
+        "Method": found["method"],
+        "Classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}",
+        "Backbone": found["backbone"],
+        "Data": f"{found['dataset']}, {found['shots']} shots, seed {found['seed']}",
+        "Checkpoint": f"{found['checkpoint']}, epoch {found['epoch']}",
+        "Accuracy": _accuracy(found["record"]),
+    }
+    if found["plugins"]:
+        lines["Plug-ins"] = ", ".join(found["plugins"])
+    told = [printable(f"{title + ':':12}{text}") for title, text in lines.items()]
+    settings = [printable(f"  {key} {found['settings'][key]}") for key in found["changed"]]
+    return "\n".join([*told, "Settings that are no defaults (--format json has all):", *settings])
+
+
+def _accuracy(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return f"not known: there is no {RECORD} in the folder"
+    return (
+        f"{record['accuracy']:.2f}% of {record['num_test']} images ({record['dataset']}, "
+        f"{record['split']}, {record['subsample_classes']} classes)"
+    )

@@ -1,0 +1,50 @@
+"""A run for the commands that look into one."""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+from .arguments import Parser, add_plugin, from_one
+
+
+def run_parser(prog: str, description: str) -> Parser:
+    """A parser of a command, with the arguments that `load_run` takes."""
+    parser = Parser(prog=prog, description=description)
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--backbone", help="name or file of the CLIP, if it has moved since the run")
+    add_plugin(parser)
+    add("--trust-run", action="store_true", help="import the plug-ins that the run names")
+    return parser
+
+
+def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
+    """The run that the arguments of `run_parser` stand for."""
+    from ..run import load_run
+
+    with quiet():
+        return load_run(
+            args.model_dir,
+            classnames,
+            args.load_epoch,
+            args.backbone,
+            args.plugin,
+            args.trust_run,
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What is printed appears, on stderr, only if it ends in an error that nobody foresaw."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            print(said.getvalue(), file=sys.stderr)
+        raise
