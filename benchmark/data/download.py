@@ -58,8 +58,8 @@ def main(argv: list[str]) -> int:
     table = read_tree(TABLE)
     parser = Parser(
         prog="python -m benchmark download",
-        description=f"{__doc__} What is there already is kept, and what broke off goes on. A data "
-        "set with a file that cannot be had is taken from a copy of all of it.",
+        description=f"{__doc__} Existing files are kept, and interrupted downloads are resumed. "
+        "A data set with a file that cannot be had is taken from a copy of all of it.",
         epilog="The addresses (configs/downloads.yaml) are those that the data sets' own pages, "
         "torchvision and CoOp name, or copies. Sites move: a file that cannot be had this way, but "
         "another, can be put where the message says. `check-data` then compares the data with the "
@@ -168,7 +168,7 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
 
 
 def addresses(source: Source, mirror: str | None) -> list[str]:
-    """Where a file is, besides Google Drive."""
+    """The addresses of a file, except for Google Drive."""
     return [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else list(source.urls)
 
 

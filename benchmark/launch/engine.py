@@ -43,7 +43,7 @@ class Settings:
     def given_root(self, dataset: str) -> Path | None:
         """The --root of a data set: for `image_folder=NAME` the NAME below it with class folders.
 
-        Where there is no such folder, it is --root itself.
+        Without such a folder, it is --root itself.
         """
         name = dataset.partition("=")[2]
         if self.root and name and any(path.is_dir() for path in (self.root / name).glob("*")):

@@ -108,7 +108,7 @@ def test_a_copy_that_is_not_what_the_server_states_is_not_taken(copied, server, 
     server.cuts["whole.zip"] = [100_000, 0, 0, 0, 0]
     assert get("toy").code == 1 and (tmp_path / "data/toy/copy.zip.part").exists()
     server.cuts, server.files["gone.json"] = {}, b"{}"
-    assert get("toy").code == 0  # without the copy, of which nothing is left
+    assert get("toy").code == 0  # without the copy, which is removed
     names = sorted(path.name for path in (tmp_path / "data/toy").iterdir())
     assert names == ["copy.zip.wrong", "images", "split.json"]
 

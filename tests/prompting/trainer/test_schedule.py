@@ -49,7 +49,7 @@ def test_a_number_of_steps_and_a_run_that_goes_on(tmp_path, seen, monkeypatch):
     assert json.loads((whole / "results.json").read_text())["train_steps"] == 10
     assert [step for tag, step in drawn if tag == "train/lr"] == list(range(10))
     said = (whole / "log.txt").read_text()
-    assert "epoch [3/3] batch [2/2]" in said and "lr 1.0000e-03 eta 0:00:00" in said
+    assert "epoch [3/3] batch [2/2]" in said and "eta 0:00:00 lr 1.0000e-03" in said
     assert "10 steps: 3 epochs of 4, the last of 2" in said
 
     after_epoch = PromptTrainer.after_epoch
