@@ -1,4 +1,7 @@
-"""Additions inside the encoders: beside a plain CLIP, in training and evaluation, and mistakes."""
+"""Additions inside the encoders: beside a plain CLIP, in training and evaluation, and mistakes.
+
+It is long because each place of an addition is compared with a plain CLIP.
+"""
 
 import copy
 

@@ -5,6 +5,9 @@ computed; and the positions before the class name are the same for all classes o
 their keys and values are computed once per prompt (the prefix) and shared by the rest of the
 sentences (the suffixes), which are packed without padding (`layout`).
 
+It is long because a block is computed in three ways: at every position, at EOS only, and once for
+all steps where nothing is trained before.
+
 Letters: N prompts, K classes, b learnable tokens of a prompt, J depths, W the width of the
 encoder, D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
 """
