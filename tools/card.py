@@ -25,20 +25,23 @@ VARIANTS = {  # of ALIGN, with the keys of its node in which each differs
 
 
 def read(path):
-    """The settings of a record that did not fail, the best first, with values as YAML has them."""
+    """The settings of a record, the best first and those that failed last; how many did not fail.
+
+    Values are as YAML has them.
+    """
     found = json.loads(Path(path).read_text())["settings"]
-    return [
+    settings = [
         {key: float(v) if key == RATE else yaml.safe_load(v) for key, v in one["setting"].items()}
         for one in found
-        if one["average"] is not None
     ]
+    return settings, sum(one["average"] is not None for one in found)
 
 
 def missing_rate(settings):
     """The rate beyond the best setting's in steps of three, or None where both sides were tried.
 
     Args:
-        settings: all that were tried, the best first.
+        settings: all that were tried, the best first. A rate that failed was tried.
     """
     best = settings[0]
     alike = [s[RATE] for s in settings if {**s, RATE: 0} == {**best, RATE: 0}]
@@ -79,9 +82,9 @@ def main(argv=None):
     if args.command == "variants":
         write_variants(args.path)
         return
-    settings = read(args.path)
+    settings, sound = read(args.path)
     if args.command == "finalists":
-        settings = settings[:2]
+        settings = settings[: min(2, sound)]
     elif (rate := missing_rate(settings)) is None:
         print("done")
         return
