@@ -2,10 +2,11 @@
 
     python -m tools.card wider RECORD SPACE      one rate more, where the best is at an edge
     python -m tools.card finalists RECORD SPACE  the best two settings
-    python -m tools.card variants CONFIG         ALIGN without what makes it ALIGN
+    python -m tools.card variants CONFIG FOLDER  ALIGN without what makes it ALIGN
 
 RECORD is the .json that `python -m benchmark tune` writes for a method. The first two write SPACE,
-a file for its `--space`. `wider` prints `done` and writes nothing where no rate is missing.
+a file for its `--space`, the last a config file for each variant. `wider` prints `done` and writes
+nothing where no rate is missing.
 """
 
 import argparse
@@ -64,12 +65,13 @@ def as_space(settings):
     return yaml.safe_dump(grids, sort_keys=False)
 
 
-def write_variants(config):
-    """Write a config file for each variant, next to that of ALIGN."""
+def write_variants(config, folder):
+    """Write a config file for each variant of ALIGN as its config file has it."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, keys in VARIANTS.items():
         tree = yaml.safe_load(config.read_text())
         tree["TRAINER"]["ALIGN"] |= keys
-        config.with_name(f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
 def main(argv=None):
@@ -77,10 +79,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("command", choices=["wider", "finalists", "variants"])
     parser.add_argument("path", type=Path, metavar="RECORD|CONFIG")
-    parser.add_argument("space", type=Path, nargs="?")
+    parser.add_argument("output", type=Path, metavar="SPACE|FOLDER")
     args = parser.parse_args(argv)
     if args.command == "variants":
-        write_variants(args.path)
+        write_variants(args.path, args.output)
         return
     settings, sound = read(args.path)
     if args.command == "finalists":
@@ -90,7 +92,7 @@ def main(argv=None):
         return
     else:
         settings.append({**settings[0], RATE: rate})
-    args.space.write_text(as_space(settings))
+    args.output.write_text(as_space(settings))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_variants_of_align_keep_its_settings(tmp_path):
     config = tmp_path / "emoji_tuned.yaml"
     node = {"M": 4, "N": 4, "CTX_INIT": ["a"] * 4, "BETA": 1.0, "DEPTH": 3}
     config.write_text(yaml.safe_dump({"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node}}))
-    card.main(["variants", str(config)])
+    card.main(["variants", str(config), str(tmp_path / "variants")])
     for name, keys in card.VARIANTS.items():
-        found = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        found = yaml.safe_load((tmp_path / "variants" / f"{name}.yaml").read_text())
         assert found == {"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node | keys}}
