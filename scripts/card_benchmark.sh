@@ -82,9 +82,9 @@ variants() { # CLIP SHOTS SEEDS DATASETS ...: ALIGN with beta 0, a uniform plan,
     local number=$1 shots=$2 seeds=$3 datasets=$4 variant
     shift 4
     if dry; then return; fi
-    py -m tools.card variants "$chosen/ALIGN/emoji_tuned.yaml"
+    py -m tools.card variants "$chosen/ALIGN/emoji_tuned.yaml" "$card/clip1/tune/variants"
     for variant in beta0 uniform one_prompt; do
-        SHOTS=$shots SEEDS=$seeds TRAINERS=ALIGN CONFIG=$chosen/ALIGN/$variant.yaml \
+        SHOTS=$shots SEEDS=$seeds TRAINERS=ALIGN CONFIG=$card/clip1/tune/variants/$variant.yaml \
             OUTPUT=$card/clip$number BACKBONE=$(clip "$number") \
             bash "$here/base2new.sh" $datasets "$@"
     done
@@ -149,7 +149,7 @@ if stage report && ! dry; then
             py -m benchmark report "$folder" --protocol base2new --seeds "$seeds" --metrics
             for metric in accuracy joint_accuracy; do
                 py -m benchmark report "$folder" --protocol base2new --seeds "$seeds" \
-                    --metric "$metric" --compare "ALIGN (emoji_tuned)"
+                    --metric "$metric" --compare "ALIGN (emoji_tuned@clip)"
             done
             py -m benchmark pack "$folder" --output "$folder.zip"
         fi

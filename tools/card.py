@@ -2,10 +2,11 @@
 
     python -m tools.card wider RECORD SPACE      one rate more, where the best is at an edge
     python -m tools.card finalists RECORD SPACE  the best two settings
-    python -m tools.card variants CONFIG         ALIGN without what makes it ALIGN
+    python -m tools.card variants CONFIG FOLDER  ALIGN without what makes it ALIGN
 
 RECORD is the .json that `python -m benchmark tune` writes for a method. The first two write SPACE,
-a file for its `--space`. `wider` prints `done` and writes nothing where no rate is missing.
+a file for its `--space`, the last a config file for each variant. `wider` prints `done` and writes
+nothing where no rate is missing.
 """
 
 import argparse
@@ -25,20 +26,23 @@ VARIANTS = {  # of ALIGN, with the keys of its node in which each differs
 
 
 def read(path):
-    """The settings of a record that did not fail, the best first, with values as YAML has them."""
+    """The settings of a record, the best first and those that failed last; how many did not fail.
+
+    Values are as YAML has them.
+    """
     found = json.loads(Path(path).read_text())["settings"]
-    return [
+    settings = [
         {key: float(v) if key == RATE else yaml.safe_load(v) for key, v in one["setting"].items()}
         for one in found
-        if one["average"] is not None
     ]
+    return settings, sum(one["average"] is not None for one in found)
 
 
 def missing_rate(settings):
     """The rate beyond the best setting's in steps of three, or None where both sides were tried.
 
     Args:
-        settings: all that were tried, the best first.
+        settings: all that were tried, the best first. A rate that failed was tried.
     """
     best = settings[0]
     alike = [s[RATE] for s in settings if {**s, RATE: 0} == {**best, RATE: 0}]
@@ -61,12 +65,13 @@ def as_space(settings):
     return yaml.safe_dump(grids, sort_keys=False)
 
 
-def write_variants(config):
-    """Write a config file for each variant, next to that of ALIGN."""
+def write_variants(config, folder):
+    """Write a config file for each variant of ALIGN as its config file has it."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, keys in VARIANTS.items():
         tree = yaml.safe_load(config.read_text())
         tree["TRAINER"]["ALIGN"] |= keys
-        config.with_name(f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
 def main(argv=None):
@@ -74,20 +79,20 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("command", choices=["wider", "finalists", "variants"])
     parser.add_argument("path", type=Path, metavar="RECORD|CONFIG")
-    parser.add_argument("space", type=Path, nargs="?")
+    parser.add_argument("output", type=Path, metavar="SPACE|FOLDER")
     args = parser.parse_args(argv)
     if args.command == "variants":
-        write_variants(args.path)
+        write_variants(args.path, args.output)
         return
-    settings = read(args.path)
+    settings, sound = read(args.path)
     if args.command == "finalists":
-        settings = settings[:2]
+        settings = settings[: min(2, sound)]
     elif (rate := missing_rate(settings)) is None:
         print("done")
         return
     else:
         settings.append({**settings[0], RATE: rate})
-    args.space.write_text(as_space(settings))
+    args.output.write_text(as_space(settings))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ def test_an_edge_is_that_of_the_best_weight(tmp_path):
         (9, {"OPTIM.LR": "0.003", "W": "8.0", "INIT": "['a', 'b']"}),
         (8, {"OPTIM.LR": "0.01", "W": "1.0", "INIT": "['a', 'b']"}),
         (7, {"OPTIM.LR": "0.001", "W": "8.0", "INIT": "['a', 'b']"}),
-        (None, {"OPTIM.LR": "0.01", "W": "8.0", "INIT": "['a', 'b']"}),  # failed: not tried
     )
     card.main(["wider", str(record), str(tmp_path / "s.yaml")])
     found = yaml.safe_load((tmp_path / "s.yaml").read_text())
@@ -58,11 +57,21 @@ def test_an_edge_is_that_of_the_best_weight(tmp_path):
     assert [grid["OPTIM.LR"] for grid in best] == [[0.003], [0.01]]
 
 
+def test_a_rate_that_failed_is_the_end(tmp_path, capsys):
+    tried = [(9, {"OPTIM.LR": "0.3"}), (8, {"OPTIM.LR": "0.1"}), (None, {"OPTIM.LR": "1.0"})]
+    record, space = write_record(tmp_path / "r.json", *tried), tmp_path / "s.yaml"
+    card.main(["wider", str(record), str(space)])
+    assert capsys.readouterr().out == "done\n"
+    write_record(record, tried[0], tried[2])
+    card.main(["finalists", str(record), str(space)])
+    assert yaml.safe_load(space.read_text()) == [{"OPTIM.LR": [0.3]}]
+
+
 def test_variants_of_align_keep_its_settings(tmp_path):
     config = tmp_path / "emoji_tuned.yaml"
     node = {"M": 4, "N": 4, "CTX_INIT": ["a"] * 4, "BETA": 1.0, "DEPTH": 3}
     config.write_text(yaml.safe_dump({"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node}}))
-    card.main(["variants", str(config)])
+    card.main(["variants", str(config), str(tmp_path / "variants")])
     for name, keys in card.VARIANTS.items():
-        found = yaml.safe_load((tmp_path / f"{name}.yaml").read_text())
+        found = yaml.safe_load((tmp_path / "variants" / f"{name}.yaml").read_text())
         assert found == {"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node | keys}}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 from checkout import REPOSITORY
@@ -58,6 +59,43 @@ def test_the_embedded_benchmark_reports_what_was_run(checkout):
     for variant in ("additive beta = 1", "beta = 0", "M = 4, N = 4", "plan = sinkhorn"):
         assert f"{variant} minus each other on test images" in done.stdout
     assert "Base-to-new" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
+    """With files in the place of CLIPs, and a training that learns nothing."""
+    shutil.copytree(REPOSITORY / "tools", checkout.root / "tools")
+    card = checkout.root / "tools" / "card.py"  # the training takes beta from options alone
+    card.write_text(card.read_text().replace('{"BETA": 0.0}', '{"DEPTH": 2}'))
+    shutil.copytree(REPOSITORY / "configs" / "tune", checkout.root / "configs" / "tune")
+    for file in (REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"):
+        path = checkout.root / "configs" / "datasets" / file.name
+        path.write_text(f"DATASET:\n  NAME: {file.stem.title()}\n")
+    align = checkout.root / "configs" / "trainers" / "ALIGN" / "emoji.yaml"
+    align.write_text("TRAINER: {ALIGN: {DEPTH: 3}}")
+    space = checkout.root / "configs" / "tune" / "card.yaml"
+    space.write_text("BY_TRAINER: {ALIGN: {OPTIM.LR: [0.3, 1.0]}}")  # the larger the better ...
+    stub = "def check_validation(engine):\n    pass\n"  # that needs Dassl and the data
+    (checkout.root / "benchmark" / "tune" / "validation.py").write_text(stub)
+    script = checkout.root / "scripts" / "card_benchmark.sh"
+    asked = {"TRAINERS": "ALIGN", "PRIMARY": "ALIGN", "SEEDS": "1"}
+    asked |= {"OUTPUT": str(tmp_path / "card"), "FAKE": json.dumps({"emoji": "answers"})}
+    done = checkout.run("bash", script, **asked, STAGES="tune")
+    assert done.returncode == 0, done.stderr
+    chosen = tmp_path / "card" / "clip1" / "tune" / "base2new" / "chosen" / "ALIGN"
+    one_seed, final = (
+        json.loads((chosen / f"emoji_tuned{end}.json").read_text())["settings"]
+        for end in ("_one_seed", "")
+    )  # ... and 10 has 151%, which is a failure
+    assert [s["setting"]["OPTIM.LR"] for s in one_seed] == ["3.0", "1.0", "0.3", "10.0"]
+    assert [s["setting"]["OPTIM.LR"] for s in final] == ["3.0", "1.0"]
+
+    done = checkout.run("bash", script, **asked, STAGES="clips report")
+    assert done.returncode == 0, done.stderr
+    assert "ALIGN (emoji_tuned@clip) minus each other" in done.stdout
+    for name in ("beta0", "uniform", "one_prompt"):
+        assert f"ALIGN ({name}@clip)" in done.stdout
+    assert {path.name for path in (tmp_path / "card").glob("*.zip")} == {"clip2.zip", "clip3.zip"}
 
 
 def test_script_runs_to_the_table(checkout):
