@@ -1,4 +1,4 @@
-"""Zero-shot CLIP on public data beside its published accuracies: a proof before any training.
+"""Zero-shot CLIP on public data compared with published accuracies: a proof before any training.
 
 Letters: n images, K classes, D the width of features.
 """

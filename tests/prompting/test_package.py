@@ -179,7 +179,7 @@ LOAD = """
 
 
 def make_run(folder):
-    """A training of a few steps, in a process of its own: it takes over the streams."""
+    """Train for a few steps in a separate process, since training takes over the streams."""
     code = f"""
         import sys
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}, {str(ROOT / "dassl-lite")!r}]

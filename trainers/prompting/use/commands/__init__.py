@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> int:
         parser = Parser(
             prog=PROG,
-            usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
+            usage="%(prog)s COMMAND ...   (for more: COMMAND --help)",
             epilog="\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items()),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

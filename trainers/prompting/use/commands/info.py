@@ -70,7 +70,7 @@ def _changed(method: str, settings: dict[str, Any]) -> list[str]:
     cfg = dassl("config").get_cfg_default()
     add_nodes(cfg)
     defaults = dict(leaves(cfg))
-    if own := METHODS.get(method):  # several share keys, each with a default of its own
+    if own := METHODS.get(method):  # methods share keys with different defaults
         defaults |= {own.place(key): default for key, default in own.defaults.items()}
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in defaults.items()}
     return [key for key, value in settings.items() if key not in plain or plain[key] != value]
