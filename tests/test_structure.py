@@ -133,14 +133,10 @@ def test_the_rooms_of_the_plug_in_import_in_one_direction():
 
 
 def required() -> set[str]:
-    """Normalised names of the distributions that are listed.
-
-    Raises:
-        packaging.requirements.InvalidRequirement: a line is none that holds in any folder.
-    """
+    """Normalised names of the distributions that are listed."""
     lists = "requirements.txt", "requirements-extra.txt"
     lines = "\n".join((ROOT / file).read_text() for file in lists).splitlines()
-    names = [Requirement(line).name for line in lines if line and line[0] != "#"]
+    names = [Requirement(line).name for line in lines if line and line[0] not in "#."]
     return {name.lower().replace("_", "-") for name in names}
 
 
