@@ -68,7 +68,8 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     card = checkout.root / "tools" / "card.py"  # the training takes beta from options alone
     card.write_text(card.read_text().replace('{"BETA": 0.0}', '{"DEPTH": 2}'))
     shutil.copytree(REPOSITORY / "configs" / "tune", checkout.root / "configs" / "tune")
-    for file in (REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"):
+    datasets = list((REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"))
+    for file in datasets:
         path = checkout.root / "configs" / "datasets" / file.name
         path.write_text(f"DATASET:\n  NAME: {file.stem.title()}\n")
     align = checkout.root / "configs" / "trainers" / "ALIGN" / "emoji.yaml"
@@ -79,7 +80,7 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     (checkout.root / "benchmark" / "tune" / "validation.py").write_text(stub)
     script = checkout.root / "scripts" / "card_benchmark.sh"
     asked = {"TRAINERS": "ALIGN", "PRIMARY": "ALIGN", "SEEDS": "1"}
-    asked |= {"OUTPUT": str(tmp_path / "card"), "FAKE": json.dumps({"emoji": "answers"})}
+    asked |= {"OUTPUT": str(tmp_path / "card")}
     done = checkout.run("bash", script, **asked, STAGES="tune")
     assert done.returncode == 0, done.stderr
     chosen = tmp_path / "card" / "clip1" / "tune" / "base2new" / "chosen" / "ALIGN"
@@ -90,7 +91,8 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     assert [s["setting"]["OPTIM.LR"] for s in one_seed] == ["3.0", "1.0", "0.3", "10.0"]
     assert [s["setting"]["OPTIM.LR"] for s in final] == ["3.0", "1.0"]
 
-    done = checkout.run("bash", script, **asked, STAGES="clips report")
+    answers = json.dumps({file.stem: "answers" for file in datasets})
+    done = checkout.run("bash", script, **asked, STAGES="clips report", FAKE=answers)
     assert done.returncode == 0, done.stderr
     assert "ALIGN (emoji_tuned@clip) minus each other" in done.stdout
     for name in ("beta0", "uniform", "one_prompt"):
