@@ -87,6 +87,8 @@ def loaded(backbones):
 def test_every_method_learns_on_them(loaded, library, method):
     kind = METHODS[method]
     node = {key: 2 for key in kind.defaults if "DEPTH" in key or key == "INSERT_BLOCK"}
+    shallow = {"ADAPTER_START": 1, "ADAPTER_END": 2, "REP_LAYERS": [1, 2]}
+    node |= {key: value for key, value in shallow.items() if key in kind.defaults}
     if "SENTENCES" in kind.defaults:
         node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
     clip_model = loaded[library]
