@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainers.prompting import Method, PromptSpec, UserError, build_method, load_run
-from trainers.prompting.method import register
+from trainers.prompting.method import METHODS, register
 from trainers.prompting.model.parts import Parts
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.support import Passes, Rows, encode
@@ -33,7 +33,6 @@ class Head(Parts):
         return logits + image.z[:, 0] @ (self.means + self.weight.mean(0)).T + self.shift
 
 
-@register
 class Prototypes(Method):
     """The means of the classes, of their training images."""
 
@@ -71,7 +70,9 @@ class Prototypes(Method):
 @pytest.fixture
 def kind():
     Prototypes.taken = 0
-    return Prototypes
+    register(Prototypes)
+    yield Prototypes
+    del METHODS["Prototypes"]  # other tests go through all methods
 
 
 def test_support_in_memory(tiny_clip, kind):
