@@ -27,7 +27,7 @@ from paths import GOLDEN
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0])
-HALF_DRAWS = 6
+HALF_DRAWS = 12
 
 
 def build(setting: str):

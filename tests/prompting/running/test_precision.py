@@ -12,7 +12,7 @@ SLOW = [
     for kind in ("fp16", "amp", "bf16")
     for loud in ("quiet", "start", "blocks", "gains")
 ]
-DRAWS = {"quiet": 12, "start": 12, "blocks": 30, "gains": 30}
+DRAWS = {"quiet": 12, "start": 12, "blocks": 50, "gains": 50}
 
 
 @pytest.mark.parametrize(("setting", "kind", "loud"), QUICK)
