@@ -1,6 +1,5 @@
 """`python -m benchmark COMMAND ...`: the one way in; `python -m benchmark --help` lists all."""
 
-import argparse
 import importlib
 import sys
 
@@ -8,7 +7,7 @@ from trainers.prompting import __version__
 from trainers.prompting.errors import check_name
 from trainers.prompting.use import commands
 
-from .cli import Parser
+from .cli import command_parser
 
 OF_PLUG_IN = "trainers.prompting"
 
@@ -68,15 +67,7 @@ def run_command(name: str, argv: list[str]) -> int:
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
     """The name of the command; --help lists all, the protocols first."""
     summaries = protocols | {name: summary for name, (_, summary) in COMMANDS.items()}
-    parser = Parser(
-        prog=PROG,
-        usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
-        epilog="\n".join(f"  {name:23}{summary}" for name, summary in summaries.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
-    parser.add_argument("command", metavar="COMMAND", help="one of these:")
-    return parser.parse_args(argv).command
+    return command_parser(PROG, f"ALIGN {__version__}", summaries).parse_args(argv).command
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the commands share: those of the plug-in, and more kinds of arguments."""
+"""Shared parts of the commands: those of the plug-in, and more kinds of arguments."""
 
 import argparse
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from trainers.prompting.use.commands.arguments import (
     Parser,
     add_plugin,
+    command_parser,
     csv_text,
     files_below,
     from_one,
@@ -14,8 +15,8 @@ from trainers.prompting.use.commands.arguments import (
 )
 
 __all__ = [
-    "Parser", "add_plugin", "csv_text", "each", "files_below", "from_one", "from_zero",
-    "number_pairs", "one_of", "seed", "weight", "words", "write_output",
+    "Parser", "add_plugin", "command_parser", "csv_text", "each", "files_below", "from_one",
+    "from_zero", "number_pairs", "one_of", "seed", "weight", "words", "write_output",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What scripts/card_benchmark.sh decides between two calls of `python -m benchmark`.
+"""The decisions of scripts/card_benchmark.sh between two calls of `python -m benchmark`.
 
     python -m tools.card wider RECORD SPACE      one rate more, where the best is at an edge
     python -m tools.card finalists RECORD SPACE  the best two settings

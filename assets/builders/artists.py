@@ -82,7 +82,7 @@ VARIANTS = {
 
 
 def motif_of(name):
-    """What an emoji of this name shows: `police car` of `oncoming police car`."""
+    """The motif of an emoji of this name: `police car` of `oncoming police car`."""
     name = name.lower()
     for series, motif in SERIES.items():
         if series.search(name):

@@ -65,7 +65,7 @@ class Share(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is computed of a data set: features of images, and what classes there are."""
+    """Computed parts of a data set: features of its images, and its classes."""
 
     dataset: str  # its class, which selects the sentence
     names: list[str]

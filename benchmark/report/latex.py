@@ -229,7 +229,7 @@ def _caption(group: list[Table]) -> list[str]:
 
 
 def has_spread(group: Sequence[Table]) -> bool:
-    """Whether a mean of these tables has its spread."""
+    """True if a mean of these tables has its spread."""
     return any(cell.spread is not None for table in group for line in table.lines for cell in line)
 
 

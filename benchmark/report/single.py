@@ -14,7 +14,7 @@ from .tables import Cell, Table, memory
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a finished run."""
+    """True for the folder of a finished run."""
     return (folder / RESULTS).is_file()
 
 

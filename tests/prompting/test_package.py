@@ -23,7 +23,7 @@ FOLDER = ROOT / "trainers" / "prompting"
 
 
 def run(code, cwd, path=(), python=sys.executable):
-    """What a program prints in a fresh interpreter, or the last line of its error."""
+    """The output of a program in a fresh interpreter, or the last line of its error."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([python, "-c", textwrap.dedent(code)], cwd=cwd, env=env,
                           capture_output=True, text=True, timeout=300)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What scripts/card_benchmark.sh decides between two calls."""
+"""The decisions of scripts/card_benchmark.sh between two calls."""
 
 import json
 

@@ -231,7 +231,7 @@ def test_rows():
 
 @pytest.mark.parametrize("name", ["CLAP", "TipAdapterF"])
 def test_sentences_in_half_precision(tiny_clip, name):
-    """What a method asks of them outside of a step is there: weights of 16 bits want autocast."""
+    """They are there when a method asks outside of a step: weights of 16 bits want autocast."""
     clip_model = deepcopy(tiny_clip)
     method = build_method(name, {}, clip_model, NAMES)
     precision = Precision("amp", torch.device("cpu"))

@@ -94,7 +94,7 @@ class Added(NamedTuple):
 
     @property
     def states(self) -> float:
-        """What it keeps of a position for the backward pass, in units of W."""
+        """Its states of a position that are kept for the backward pass, in units of W."""
         kept = sum(
             MATRICES[name] * (1.25 if update.dropout else 1)  # with a mask of bytes
             for name, update in self.weights.items()
@@ -202,7 +202,7 @@ def merge(added: Additions, blocks: Sequence[Any]) -> None:
 
 
 def without_updates(added: Additions) -> Additions:
-    """What is left of additions that `merge` has added to the matrices."""
+    """The additions that remain after `merge` has added the updates to the matrices."""
     return {i: here._replace(weights={}) for i, here in added.items()}
 
 

@@ -263,7 +263,7 @@ class PromptedCLIP(nn.Module):
         return TextFeatures(h, raw, s, self.token_weights)
 
     def _added(self, side: str, rows: int) -> Additions:
-        """What the parts add inside an encoder that computes a share of some rows."""
+        """The additions to an encoder that computes a share of some rows."""
         added = self.parts.blocks(side)
         if ranks.shares(rows) and self.training:
             return {i: here.for_share(rows) for i, here in added.items()}
@@ -271,7 +271,7 @@ class PromptedCLIP(nn.Module):
 
     @property
     def _text_learns(self) -> bool:
-        """Whether something inside the text encoder is trained."""
+        """True if something inside the text encoder is trained."""
         return self.spec.N > 0 or bool(self.parts.blocks("text"))
 
     def _text(self, contexts: Contexts) -> TextFeatures:
@@ -286,7 +286,7 @@ class PromptedCLIP(nn.Module):
 
     @torch.no_grad()
     def _encoded_text(self) -> TextFeatures:
-        """What the text encoder gives, computed once and kept until that changes."""
+        """The output of the text encoder, computed once and kept until it changes."""
         values: Iterable[torch.Tensor] = self.text_encoder.parameters()
         if self._text_learns:
             values = chain(self.parameters(), self.parts.buffers())

@@ -155,7 +155,7 @@ def read(tensors: MaybeMany, n: int) -> MaybeMany:
 
 
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Dropout of a share, at the rate p; the ranks go on with the same random numbers."""
+    """Dropout of a share, at the rate p; afterwards all ranks draw the same random numbers."""
     if _WORLD.size == 1:
         return F.dropout(x, p)
     seed = int(torch.randint(1 << 62, ())) + _WORLD.rank

@@ -9,7 +9,7 @@ from .checkpoints import read_checkpoint
 
 
 class PublicFiles:
-    """What a method says of such files; a base of `Method`.
+    """The description of such files by a method; a base of `Method`.
 
     Class attributes:
         public_files: their names. `*` stands for one or more characters, the same in all files
@@ -65,7 +65,7 @@ def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:
 
 
 def _part(name: str, pattern: str) -> str | None:
-    """What stands for the `*` of a pattern in a name; None if the name does not fit."""
+    """The part of a name that matches the `*` of a pattern; None if the name does not fit."""
     before, star, after = pattern.partition("*")
     part = name.removeprefix(before).removesuffix(after)
     return part if f"{before}{part}{after}" == name and bool(part) == bool(star) else None

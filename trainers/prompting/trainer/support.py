@@ -46,6 +46,7 @@ class Passes(Dataset):
 
 @contextmanager
 def _seeded(seed: int):
+    """As `local_seed` of dassl-lite, which other Dassls lack."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

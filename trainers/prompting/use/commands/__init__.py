@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ... import __version__
 from ...errors import check_name, printable
-from .arguments import Parser
+from .arguments import command_parser
 
 PROG = "promptedclip"
 # A module here, whose `main(argv, prog)` is called when it is asked for, and what it does.
@@ -24,14 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        parser = Parser(
-            prog=PROG,
-            usage="%(prog)s COMMAND ...   (for more: COMMAND --help)",
-            epilog="\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items()),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-        parser.add_argument("command", metavar="COMMAND", help="one of these:")
+        parser = command_parser(PROG, f"{PROG} {__version__}", COMMANDS)
         name = check_name("command", parser.parse_args(words[:1]).command, COMMANDS)
         return run_command(name, words[1:], f"{PROG} {name}")
 

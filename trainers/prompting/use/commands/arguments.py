@@ -1,9 +1,9 @@
-"""What commands share: their parser, kinds of arguments, and files that a user asks for."""
+"""Shared parts of the commands: a parser, kinds of arguments, and files that a user asks for."""
 
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...errors import UserError, printable
@@ -16,6 +16,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Print the message on one line and leave with code 2."""
         self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def command_parser(prog: str, version: str, summaries: Mapping[str, str]) -> Parser:
+    """A parser for the name of a command; --help lists all of them."""
+    width = max(map(len, summaries)) + 2
+    parser = Parser(
+        prog=prog,
+        usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
+        epilog="\n".join(f"  {name:{width}}{summary}" for name, summary in summaries.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("command", metavar="COMMAND", help="one of these:")
+    return parser
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:

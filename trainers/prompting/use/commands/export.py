@@ -61,7 +61,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def as_file(content: object) -> bytes:
-    """What `torch.save` writes."""
+    """The bytes that `torch.save` writes."""
     import torch
 
     stream = io.BytesIO()

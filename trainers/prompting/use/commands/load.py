@@ -39,7 +39,7 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What is printed appears, on stderr, only if it ends in an error that nobody foresaw."""
+    """Show printed lines, on stderr, only if the block ends in an error that nobody foresaw."""
     said = io.StringIO()
     try:
         with redirect_stdout(said):
