@@ -1,6 +1,5 @@
 """The commands of the installed package: `promptedclip COMMAND ...`, of a trained run."""
 
-import argparse
 import importlib
 import os
 import sys
