@@ -92,7 +92,7 @@ class Method(PublicFiles, nn.Module):
     Raises:
         UserError: the settings contradict each other or do not fit the backbone.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> method = build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"])
         >>> method.backward(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
@@ -377,7 +377,7 @@ def register(cls: type[Method]) -> type[Method]:
     Raises:
         UserError: it is no class of a method, or there is one of that name.
 
-    Example:
+    Examples:
         >>> from trainers.prompting.methods.coop import CoOp
         >>> @register
         ... class Softened(CoOp):

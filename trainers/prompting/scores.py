@@ -77,7 +77,7 @@ def register_score(
     Raises:
         ValueError: there is a score of that name.
 
-    Example:
+    Examples:
         >>> @register_score("nearest", by_images=True)
         ... def nearest(spec, image, text, chunk_bytes):
         ...     return prompt_similarity(image.z, text.h).amax((2, 3))

@@ -29,7 +29,7 @@ class Teacher:
         classnames: K names.
         templates: n sentences, with `{}` for the class name, or lists of K sentences, one a class.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip
         >>> teacher = Teacher(load_clip("emoji"), ["cat", "dog"], ["a {}.", "the {}."])
         >>> teacher.h.shape, teacher.h_each.shape

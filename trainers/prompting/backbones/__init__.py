@@ -32,7 +32,7 @@ __all__ = [
 def list_backbones() -> list[str]:
     """The names that `load_clip` takes, without those of open_clip and of Hugging Face.
 
-    Example:
+    Examples:
         >>> list_backbones()[-3:]
         ['ViT-L/14', 'ViT-L/14@336px', 'emoji']
     """
@@ -54,7 +54,7 @@ def load_clip(name: str) -> Any:
         UserError: the name is unknown, the weights are not known to fit or not on this machine,
             the download failed, a package is missing, or the model cannot be prompted.
 
-    Example:
+    Examples:
         >>> load_clip("emoji").visual.input_resolution
         64
     """

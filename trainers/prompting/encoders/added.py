@@ -28,12 +28,13 @@ class LowRank(nn.Module):
     mask for every matrix and position. An evaluation in float32 adds B A to the matrix.
 
     Args:
-        inputs, outputs: sizes of the matrix (outputs, inputs).
+        inputs: columns of the matrix.
+        outputs: its rows.
         rank: R.
         scale: of the update.
         dropout: rate, of the input of the branch.
 
-    Example:
+    Examples:
         >>> update = LowRank(8, 4, rank=2, scale=0.5)
         >>> bool((update(torch.randn(3, 8)) == 0).all())  # B starts as 0
         True
@@ -77,7 +78,7 @@ class Added(NamedTuple):
         before: a module x -> (..., W) whose output is added to x, for block 0 only: on the text
             side to token embeddings before their positions, on the image side after `ln_pre`.
 
-    Example:
+    Examples:
         >>> Added(enter=torch.zeros(3, 128)).beside is None
         True
     """
@@ -212,7 +213,7 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
     Raises:
         UserError: it is a ResNet.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip
         >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
         [128, 128, 128, 128]

@@ -15,7 +15,7 @@ for _file in pkgutil.iter_modules(__path__):
 def list_methods() -> list[str]:
     """The names that `build_method` takes, those of plug-ins that are loaded among them.
 
-    Example:
+    Examples:
         >>> "ALIGN" in list_methods()
         True
     """

@@ -33,7 +33,7 @@ class Parts(nn.Module):
             a method that treats these in another way, which reads it; a checkpoint that is loaded
             for other classes makes it False. None for all others.
 
-    Example:
+    Examples:
         >>> class Scaled(Parts):
         ...     def __init__(self):
         ...         super().__init__()
