@@ -34,7 +34,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-class ParsedError(BaseException):
+class Parsed(BaseException):
     """Ends a command where its arguments have been read."""
 
 
@@ -44,8 +44,9 @@ def checkout(tmp_path, monkeypatch):
     for name in os.listdir(ROOT):
         if not name.startswith(".") and name not in ("data", "output"):
             (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("programs", "my_sets/birds", "my_sets/cars"):
+        (tmp_path / name).mkdir(parents=True)
     programs = tmp_path / "programs"
-    programs.mkdir()
     for name in ("python", "pip", "pytest", "git"):
         (programs / name).write_text(WRITE_DOWN)
         (programs / name).chmod(0o755)
@@ -86,9 +87,9 @@ def check(call: list[str], monkeypatch) -> None:
 
             def parse_only(*args):
                 parse_args(*args)
-                raise ParsedError
+                raise Parsed
 
-            with monkeypatch.context() as patch, pytest.raises(ParsedError):
+            with monkeypatch.context() as patch, pytest.raises(Parsed):
                 patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
                 run(words)
         case ["pip", "install", "-r", file]:
