@@ -216,7 +216,7 @@ def draw_prompt_level(sheet: Sheet, plan: torch.Tensor) -> None:
 
 
 def draw_features(sheet: Sheet) -> None:
-    """What goes from the encoders to the levels, and from one level to the other."""
+    """Arrows from the encoders to the levels, and from one level to the other."""
     for side, y, (start, rail, end), name, at in (
         ("image", 2.95, (3.55, 4.2, 3.99), "$z_j^m$", 4.34),
         ("text", 1.2, (0.62, 0.22, 0.41), "$h_k^n$", 0.1),
