@@ -5,7 +5,6 @@ called. What they were called with is then given to the real parsers, which star
 """
 
 import argparse
-import importlib
 import os
 import re
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from paths import ROOT
 
 import train
-from benchmark import __main__ as benchmark
+from benchmark.__main__ import run_command
 from benchmark.launch.command import build_parser, parse, planned
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
@@ -74,14 +73,7 @@ def check(call: list[str], monkeypatch) -> None:
         case ["python", "-m", "benchmark", name, *words] if name in PROTOCOLS:
             parser = build_parser(PROTOCOLS[name])
             planned(PROTOCOLS[name], parse(parser, site.joined(words, parser)))
-        case ["python", "-m", program, *words]:
-            run = importlib.import_module(program).main
-            if program == "benchmark":
-                name, *words = words
-
-                def run(words):
-                    return benchmark.run_command(name, words)
-
+        case ["python", "-m", "benchmark", name, *words]:
             parse_args = argparse.ArgumentParser.parse_args
 
             def parse_only(*args):
@@ -90,7 +82,7 @@ def check(call: list[str], monkeypatch) -> None:
 
             with monkeypatch.context() as patch, pytest.raises(Parsed):
                 patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-                run(words)
+                run_command(name, words)
         case ["pip", "install", "-r", file]:
             assert Path(file).is_file()
         case ["git", "clone", "URL", _] | ["pytest"]:
