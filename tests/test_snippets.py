@@ -42,7 +42,7 @@ def checkout(tmp_path, monkeypatch):
     for name in os.listdir(ROOT):
         if not name.startswith(".") and name not in ("data", "output"):
             (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("programs", "my_sets/birds", "my_sets/cars"):
+    for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van"):
         (tmp_path / name).mkdir(parents=True)
     programs = tmp_path / "programs"
     for name in ("python", "pip", "pytest", "git"):
