@@ -97,7 +97,7 @@ def test_a_loss_that_is_no_scalar(tiny_clip, case):
         def loss(self, output, batch):
             return LOSSES[case]
 
-    with pytest.raises(UserError, match="The loss of Wrong has no"):
+    with pytest.raises(UserError, match="The loss of Wrong (must be a scalar|has no terms)"):
         build(Wrong, tiny_clip).train().losses(IMAGES, LABELS)
 
 
@@ -251,7 +251,7 @@ def test_the_teacher_is_zero_shot_clip(tiny_clip):
 def test_a_name_is_registered_once():
     try:
         register(Mine)
-        with pytest.raises(UserError, match="has one of that name: rename the class"):
+        with pytest.raises(UserError, match="has registered that name: rename the class"):
             register(type("Mine", (Method,), {"__module__": "elsewhere"}))
         assert register(Mine) is Mine
     finally:

@@ -93,15 +93,15 @@ def bare(**said):
 
 GOOD = {"node": "BARE", "defaults": {"PREC": "fp32"}}
 WITHOUT = {
-    "a function": (a_function, "'a_function' is no class"),
-    "another class": (dict, "'dict' is no class"),
-    "an object": (Parts(), "is no class"),
+    "a function": (a_function, "'a_function' is not a method"),
+    "another class": (dict, "'dict' is not a method"),
+    "an object": (Parts(), "is not a method"),
     "no node": (bare(defaults={"PREC": "fp32"}), "`node` of the method Bare is None"),
     "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
     "no settings": (bare(node="BARE"), "The method Bare has no settings"),
     "no dataclass": (
         bare(node="BARE", Settings=type("Settings", (Method.Settings,), {})),
-        "Settings of Bare are no dataclass",
+        "`Settings` of Bare is not a dataclass",
     ),
     "no point": (type("Bare", (Method,), GOOD), "`point` of the method Bare is"),
     "no folder": (bare(**GOOD, checkpoint=""), "`checkpoint` of the method Bare is ''"),
@@ -157,7 +157,7 @@ class Astray(Mine):
 
 
 ASTRAY = {
-    "point": "`point` of Astray gives dict and no PromptSpec",
+    "point": "`point` of Astray returns dict, not a PromptSpec",
     "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
     "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
     "name": "'prompt_learner.ctx' would be the name of a prompt and of a part in checkpoints",

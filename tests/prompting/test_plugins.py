@@ -60,7 +60,7 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
         ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
         ("import sys; sys.exit()", "does not import (SystemExit"),
         ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
-        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is no class"),
+        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is not a method"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),
@@ -78,4 +78,4 @@ def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
 def test_a_file_with_the_name_of_a_loaded_module(tmp_path, load):
     (tmp_path / "plugins").mkdir()  # beside the program it would shadow the real one
     (tmp_path / "plugins" / "json.py").write_text(METHOD.format(name="Mine"))
-    assert "has the name of a module that is loaded already" in load("plugins/json.py")
+    assert "has the name of a module that is already loaded" in load("plugins/json.py")
