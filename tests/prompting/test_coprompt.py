@@ -75,7 +75,7 @@ SENTENCES = {
     "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),
     "lengths": (
         {"forest": ["green", "dark"], "sea": ["blue"]},
-        "has 2 sentences for 'forest' but 1 for 'sea': give all classes equally many",
+        "has 2 sentences for 'forest' but 1 for 'sea': give all classes the same number",
     ),
 }
 

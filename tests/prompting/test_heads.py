@@ -226,10 +226,10 @@ def test_what_does_not_fit(tiny_clip):
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
     with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
-    with pytest.raises(UserError, match="CONSTRAINT l2.* by the training images: give `build_meth"):
+    with pytest.raises(UserError, match="CONSTRAINT l2.* needs the training images: pass them to `build_meth"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
-    with pytest.raises(UserError, match="There is no cache of training images yet"):
+    with pytest.raises(UserError, match="The cache of training images is empty"):
         empty.model(torch.zeros(1, 3, 32, 32))
 
 
