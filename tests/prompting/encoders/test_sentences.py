@@ -71,7 +71,7 @@ BAD = {
     "too long": ("a photo of a", "very " * 80 + "cat", "'very very.*' is too long"),
     "too few words": ("a {} in the photo of a", "cat", "has 1 tokens before the class name"),
     "no words": ("{} texture.", "cat", "has 0 tokens before the class name"),
-    "no space": ("a photo of a{}.", "cat", "run into one word"),
+    "no space": ("a photo of a{}.", "cat", "form one word"),
 }
 
 

@@ -131,7 +131,7 @@ def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
 
 def test_prompts_that_end_differently(tiny_clip):
     spec = coop("a photo of a {}.", "a bad photo of a {} texture.")
-    with pytest.raises(UserError, match="let all prompts end alike"):
+    with pytest.raises(UserError, match="give all prompts the same ending"):
         PromptedCLIP(tiny_clip, NAMES, spec.with_(beta=1.0))
     alike = coop("a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet.")
     encoder = TextEncoder(tiny_clip, NAMES, alike, words=True)
