@@ -160,7 +160,7 @@ ASTRAY = {
     "point": "`point` of Astray returns dict, not a PromptSpec",
     "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
     "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
-    "name": "'prompt_learner.ctx' would be the name of a prompt and of a part in checkpoints",
+    "name": "'prompt_learner.ctx' would name both a prompt and a part in checkpoints",
     "more": "The logits have the shape (4, 8) but must have (4, 4)",
     "fewer": "The logits have the shape (1, 4) but must have (4, 4)",
 }
