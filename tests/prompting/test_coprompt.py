@@ -1,4 +1,4 @@
-"""CoPrompt: sentences about the classes, and a second view."""
+"""CoPrompt: its sentences about the classes and its second view."""
 
 import dataclasses
 import json

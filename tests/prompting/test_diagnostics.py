@@ -1,4 +1,4 @@
-"""Distance of transport plans from uniform."""
+"""Diagnostics: the distance of transport plans from the uniform plan."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_mean_cosine_by_hand():
     ],
 )
 def test_the_plans_are_those_that_make_the_logits(tiny_clip, name, node):
-    """One image at a time, as the released forms stop for a whole batch."""
+    """Takes one image at a time, because the released forms stop for a whole batch."""
     model = build(tiny_clip, name, **node).model
     spec, scale = model.spec, model.logit_scale
     for picture in torch.randn(2, 1, 3, 32, 32):

@@ -1,4 +1,4 @@
-"""Methods that learn after the encoders: more than what test_golden.py asks of every method."""
+"""Methods that learn after the encoders: their special cases, in addition to test_golden.py."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FILES = {
 
 
 def made(name, clip_model, dataset=None, support=True, **node):
-    """A method as in its parity file, without the parameters there, and the file."""
+    """Return a method with the settings of its golden file, but other parameters; and the file."""
     golden = read(GOLDEN / f"{FILES[name]}.safetensors")
     meta = golden.meta
     config = {key.upper(): value for key, value in meta["config"].items()} | node
@@ -171,7 +171,7 @@ def test_public_checkpoints(tiny_clip, name, file):
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
 def test_some_of_the_classes(tiny_clip, name):
-    """As on the variants of ImageNet that have 200 of its classes."""
+    """Some variants of ImageNet have 200 of its classes."""
     method, golden = made(name, tiny_clip)
     names, images = golden.meta["classnames"], golden.tensors["image"]
     state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}

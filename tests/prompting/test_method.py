@@ -1,4 +1,4 @@
-"""The hooks of a method, and what is told of a method that is wrong."""
+"""The hooks of a method, and the errors for bad settings and losses."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
 
 
 class Mine(Method):
-    """CoOp with two words, for the tests."""
+    """CoOp with two context tokens."""
 
     node = "MINE"
     defaults = {"N_CTX": 2, "PREC": "fp32"}
@@ -37,7 +37,7 @@ def build(kind, clip_model, **node):
 
 
 class Typed(Method):
-    """As Mine, with its keys in a dataclass."""
+    """The same as Mine, with its keys in a dataclass."""
 
     node = "MINE"
     point = staticmethod(Mine.point)
@@ -166,7 +166,7 @@ def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
     model = build(Held, tiny_clip).model
     layout = PublicLayout(model, submodule=True)
     assert set(model.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
-    for i, name in enumerate(("fc", "adapter.fc")):  # alone, or in the whole model
+    for i, name in enumerate(("fc", "adapter.fc")):  # the sub-module, or the whole model
         dead = {"adapter.base_x": torch.ones(3), "base_y": torch.ones(4)}
         layout.load_state_dict({name: torch.full((2,), float(i)), **dead})
         assert model.parts.fc.tolist() == [i, i]
@@ -181,7 +181,7 @@ def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
 
 
 def test_parts_may_have_the_last_word_on_logits(tiny_clip):
-    """In training, in evaluation, for the features of another model, and in an exported program."""
+    """Training, evaluation, features of another model and an exported program use the parts."""
 
     class Head(Parts):
         def __init__(self, dim):

@@ -1,4 +1,4 @@
-"""Mistakes in a method from outside: each is one sentence, and nothing is trained or recorded."""
+"""Mistakes in a plug-in method: each gives one sentence, and nothing is trained or recorded."""
 
 import pytest
 import tiny
@@ -38,7 +38,7 @@ def test_a_method_that_learns_nothing_from_its_loss(tiny_clip, kind):
 
 
 def turned(text=(4, 4), vision=(), **changes):
-    """Parts that return contexts of other lengths: so many tokens at each depth."""
+    """Return parts that make contexts with these numbers of tokens at each depth."""
 
     class Turned(Parts):
         def contexts(self, contexts):
@@ -87,7 +87,7 @@ def a_function():
 
 
 def bare(**said):
-    """A class of a method that says no more than this."""
+    """Return a class of a method with only these attributes."""
     return type("Bare", (Method,), {"point": Mine.point, **said})
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_registered(case):
 
 
 class Named(Parts):
-    """Called as a prompt is in a checkpoint."""
+    """Parts with the name of a prompt in checkpoints."""
 
     prefix = "prompt_learner."
 
@@ -140,7 +140,7 @@ class Single(Parts):
 
 
 class Astray(Mine):
-    """Trained parameters, and a point, parts or logits that are none."""
+    """A method that makes the mistake `case`."""
 
     node, case = "ASTRAY", ""
 

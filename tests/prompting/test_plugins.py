@@ -1,4 +1,4 @@
-"""Methods from outside: what loads, and what is told where one does not."""
+"""Loading of plug-ins, and the errors for those that do not load."""
 
 import sys
 
@@ -25,7 +25,7 @@ class {name}(Method):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch, capsys):
-    """A function that says what loading plug-ins prints; what they leave is removed at the end."""
+    """A function that loads plug-ins and returns the printed text; all is unloaded at the end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
@@ -76,6 +76,6 @@ def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
 
 
 def test_a_file_with_the_name_of_a_loaded_module(tmp_path, load):
-    (tmp_path / "plugins").mkdir()  # beside the program it would shadow the real one
+    (tmp_path / "plugins").mkdir()  # in a folder, as json.py would shadow the real module
     (tmp_path / "plugins" / "json.py").write_text(METHOD.format(name="Mine"))
     assert "has the name of a module that is already loaded" in load("plugins/json.py")

@@ -14,7 +14,7 @@ from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
 
 
 def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
-    """At the point where ALIGN is IVLP its terms are those of PromptSRC."""
+    """With settings that make ALIGN the same as IVLP, its terms are those of PromptSRC."""
     golden = read(GOLDEN / "promptsrc.safetensors")
     node = {"M": 1, "N": 1, "BETA": 0, "COUPLING": "independent", "N_CTX": 4, "DEPTH": 3}
     names = ["scl_text", "scl_image", "scl_logits"]

@@ -1,4 +1,4 @@
-"""CLIP's blocks taken apart: the hand-written derivative, and activations other than OpenAI's."""
+"""The steps of CLIP's blocks: the hand-written derivative, and activations other than OpenAI's."""
 
 import pytest
 import torch

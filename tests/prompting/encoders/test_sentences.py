@@ -1,4 +1,4 @@
-"""Sentences of templates with and without words behind the class name."""
+"""Sentences of templates with and without words after the class name."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""The space of methods: degenerate settings, gradients, caching, and what does not fit."""
+"""Prompted CLIPs: methods as special cases of ALIGN, gradients, caching, and bad settings."""
 
 import copy
 import itertools
@@ -73,7 +73,7 @@ def test_prompts_never_start_equal(tiny_clip):
 
 
 def test_logits_agree_with_stock_clip(tiny_clip):
-    """Zero-shot against CLIP's own forward pass on 77 positions."""
+    """Compares zero-shot logits with CLIP's own forward pass on 77 positions."""
     from trainers.prompting.backbones.openai_clip import clip
 
     template = template_of(ZERO_SHOT, "EuroSAT")
@@ -85,7 +85,7 @@ def test_logits_agree_with_stock_clip(tiny_clip):
 
 
 def test_prompted_text_agrees_with_stock_clip_on_77_positions(tiny_clip):
-    """The cut, shared and packed text encoder against the plain one, fed the same embeddings."""
+    """Compares our packed text encoder with CLIP's, for the same embeddings."""
     from trainers.prompting.backbones.openai_clip import clip
 
     model = model_of(tiny_clip, "CoOp", {"N_CTX": 4, "CTX_INIT": "a photo of a"})
@@ -142,7 +142,7 @@ def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
     model.parts = Shift()
     calls = []
     model.text_encoder.register_forward_hook(lambda *args: calls.append(1))
-    with torch.inference_mode():  # what it keeps must be good for training
+    with torch.inference_mode():  # training must be able to use the features kept here
         model.eval()(images())
     optimizer = torch.optim.SGD(model.parts.parameters(), lr=0.1)
     seen = []
@@ -268,7 +268,7 @@ def test_resnet_takes_the_methods_without_visual_prompts():
 
 
 def test_golden_folder_covers_every_public_method():
-    """Methods with a golden file; UPT has none, as its authors published no code."""
+    """UPT has no golden file, as its authors published no code."""
     stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
@@ -282,7 +282,7 @@ def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
     model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
     exact = model(images())
     with torch.autocast("cpu", torch.bfloat16):
-        cast = model.train().eval()(images())  # without the text features kept above
+        cast = model.train().eval()(images())  # `train` drops the text features kept above
         model.hold_weights_in(torch.bfloat16)
         held = model.train().eval()(images())
     assert torch.equal(cast, held)

@@ -1,4 +1,4 @@
-"""The precision of the program around a solver: it neither reaches it nor is lost."""
+"""The solver does not use the precision of the program around it, and does not change it."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ NEW = hasattr(matmul, "fp32_precision")  # since PyTorch 2.9
 
 
 def switches():
-    """What readers of each switch are told, or that PyTorch refuses to tell."""
+    """Return the value of each switch, or the name of the error if PyTorch refuses to read it."""
     found = {}
     for name, read in (
         ("old", torch.get_float32_matmul_precision),
@@ -64,7 +64,7 @@ def restored():
 )
 def test_whoever_reads_a_switch_inside_is_told_full_precision(restored, name, value):
     if not NEW and name in ("cuda", "mkldnn", "all"):
-        pytest.skip("this PyTorch has the old switches alone")
+        pytest.skip("this PyTorch has only the old switches")
     set_to(name, value)
     before = switches()
     with full_precision("cpu"):
