@@ -81,7 +81,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("case", SENTENCES)
-def test_sentences_that_do_not_do(tmp_path, case):
+def test_invalid_sentences_are_refused(tmp_path, case):
     content, part = SENTENCES[case]
     source = content
     if content and source != "nowhere.json":

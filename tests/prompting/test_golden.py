@@ -179,7 +179,7 @@ def test_scores_for_other_classes(tiny_clip, tmp_path):
         assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
 
 
-def test_other_classes_have_one_head(tiny_clip, tmp_path):
+def test_other_classes_use_only_clips_head(tiny_clip, tmp_path):
     golden = read(GOLDEN / "mmrl.safetensors")
     method = build(golden, tiny_clip, tmp_path).eval()
     state = {"state_dict": method.model.public_state_dict()}
@@ -191,7 +191,7 @@ def test_other_classes_have_one_head(tiny_clip, tmp_path):
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
-def test_what_is_frozen(golden, method):
+def test_frozen_features(golden, method):
     assert golden.part("frozen/")
     check_frozen(method, golden)
 

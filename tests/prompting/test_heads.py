@@ -40,7 +40,7 @@ def near(found, expected, atol=1e-5, rtol=1e-5):
 # ------------------------------------------------------------------ Tip-Adapter
 
 
-def test_the_cache_and_what_it_says(tiny_clip):
+def test_the_cache_and_its_logits(tiny_clip):
     method, golden = made("TipAdapter", tiny_clip)
     cache, tensors, images = method.cache, golden.tensors, golden.tensors["image"]
     near(cache.keys.T, tensors["cache/keys"])
@@ -54,7 +54,7 @@ def test_the_cache_and_what_it_says(tiny_clip):
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
-def test_alpha_and_beta_of_validation_images(tiny_clip, name, capsys):
+def test_alpha_and_beta_are_searched_on_validation_images(tiny_clip, name, capsys):
     method, golden = made(name, tiny_clip)
     plain, _ = made(name, tiny_clip, SEARCH_HP=False)
     assert method.searches and method.takes == ("per data set",)
@@ -135,7 +135,7 @@ def test_other_constraints(tiny_clip, constraint, block):
     check_step(load(method, golden), golden, block)
 
 
-def test_weights_that_grow(tiny_clip):
+def test_adaptive_weights(tiny_clip):
     method, golden = made("CLAP", tiny_clip, CONSTRAINT="l2_adaptative")
     load(method, golden)
     for epoch in (1, 2):
@@ -220,7 +220,7 @@ def test_bad_settings_are_one_sentence(name, key, value, sentence):
         prompt_spec(name, {key: value})
 
 
-def test_what_does_not_fit(tiny_clip):
+def test_parts_and_supports_that_do_not_fit(tiny_clip):
     with pytest.raises(UserError, match="REDUCTION is 65 but must be from 1 to 64, the width"):
         build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
@@ -244,7 +244,7 @@ def test_what_does_not_fit(tiny_clip):
         ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
     ],
 )
-def test_a_run_is_evaluated_as_it_ended(tmp_path, name, keys):
+def test_an_evaluation_repeats_the_result_of_the_run(tmp_path, name, keys):
     data, ran, again = (tmp_path / name for name in ("data", "ran", "again"))
     tiny.write_halves(data)
     extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", *keys]

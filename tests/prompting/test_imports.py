@@ -55,7 +55,7 @@ SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_is_imported_that_the_original_dassl_or_another_checkout_lacks(path):
+def test_imports_exist_in_the_original_dassl_and_other_checkouts(path):
     others = OTHERS | OPTIONAL.get(path.name, set())
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not node.level:
@@ -80,7 +80,7 @@ def test_the_trainer_uses_what_the_original_trainer_has():
     assert "cfg" in used and used - own <= TRAINER
 
 
-def test_every_public_name_is_there_and_known_to_type_checkers():
+def test_every_public_name_exists_and_is_known_to_type_checkers():
     package = trainers.prompting
     for name in package.__all__:
         assert getattr(package, name).__name__ == name

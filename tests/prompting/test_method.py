@@ -92,7 +92,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("case", LOSSES)
-def test_a_loss_that_is_no_scalar(tiny_clip, case):
+def test_a_loss_must_be_a_scalar(tiny_clip, case):
     class Wrong(Mine):
         def loss(self, output, batch):
             return LOSSES[case]
@@ -101,7 +101,7 @@ def test_a_loss_that_is_no_scalar(tiny_clip, case):
         build(Wrong, tiny_clip).train().losses(IMAGES, LABELS)
 
 
-def test_a_count_may_stand_beside_the_loss(tiny_clip):
+def test_a_count_may_be_returned_with_the_loss(tiny_clip):
     class Counted(Mine):
         def loss(self, output, batch):
             hits = (output.logits.argmax(1) == batch.labels).sum()
@@ -144,7 +144,7 @@ def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
     assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
 
 
-def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
+def test_public_checkpoints_may_hold_only_a_submodule(tiny_clip):
     class Weight(Parts):
         prefix = "adapter."
 
@@ -180,7 +180,7 @@ def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
         register(Misnamed)
 
 
-def test_parts_may_have_the_last_word_on_logits(tiny_clip):
+def test_parts_may_change_the_logits(tiny_clip):
     """Training, evaluation, features of another model and an exported program use the parts."""
 
     class Head(Parts):
@@ -212,7 +212,7 @@ def test_parts_may_have_the_last_word_on_logits(tiny_clip):
         torch.testing.assert_close(found, expected.detach())
 
 
-def test_own_state_is_the_buffers_of_the_method_alone(tiny_clip):
+def test_own_state_has_only_the_buffers_of_the_method(tiny_clip):
     class Counting(Mine):
         def setup(self, clip_model, classnames, dataset):
             self.register_buffer("seen", torch.zeros(()))

@@ -111,7 +111,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("case", WITHOUT)
-def test_what_cannot_be_registered(case):
+def test_invalid_methods_are_not_registered(case):
     what, said = WITHOUT[case]
     before = dict(METHODS)
     with pytest.raises(UserError) as error:
@@ -167,7 +167,7 @@ ASTRAY = {
 
 
 @pytest.mark.parametrize("case", ASTRAY)
-def test_a_method_that_goes_astray(tmp_path, capsys, monkeypatch, case):
+def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case):
     monkeypatch.setattr(Astray, "case", case)
     monkeypatch.setitem(METHODS, "Astray", Astray)
     assert tiny.run(tmp_path, "Astray", None, 1) == 2

@@ -71,7 +71,7 @@ def test_a_teacher_of_several_sentences(tiny_clip):
     assert torch.equal(given.h, teacher.h)
 
 
-def test_the_teacher_is_that_of_the_classes(tiny_clip):
+def test_the_teacher_has_the_test_classes(tiny_clip):
     """TCP's tokens come from the text features of the test classes (base-to-new)."""
     trained = build("TCP", tiny_clip)
     new = build("TCP", tiny_clip, OTHERS)
@@ -102,7 +102,7 @@ def test_without_a_distillation_gradient_nothing_is_projected(tiny_clip):
     assert torch.equal(ctx.grad, plain) and ctx.grad.isfinite().all()
 
 
-def test_a_gradient_that_overflows_is_seen(tiny_clip):
+def test_an_overflow_of_the_gradient_is_kept(tiny_clip):
     """The gradient scaler can then skip the step, as for any method."""
     method = build("ProGrad", tiny_clip, N_CTX=4)
     terms = method.train().losses(IMAGES, LABELS)
@@ -128,7 +128,7 @@ def test_weights_of_a_mean_far_away_are_numbers():
 
 
 @pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt"])
-def test_a_run_goes_on_bit_by_bit(tmp_path, monkeypatch, trainer):
+def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
     """PromptSRC resumes its sum, CoPrompt its draws of sentences."""
 
     def train(folder):

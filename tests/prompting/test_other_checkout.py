@@ -56,7 +56,7 @@ class Shallow(Method):
 @pytest.mark.parametrize(
     "order, details", [("before", EDITED), pytest.param("after", {}, marks=pytest.mark.slow)]
 )
-def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
+def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, details):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
     theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
     write_checkout(tmp_path / "without", **details)
@@ -149,7 +149,7 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
 
 
 @pytest.mark.parametrize("package", ["clip", pytest.param("ftfy", marks=pytest.mark.slow)])
-def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_path, package):
+def test_the_checkouts_own_trainers_run_if_a_package_that_we_need_is_missing(tmp_path, package):
     first, remedy = MISSING[package]
     write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
     plug_in(tmp_path)
@@ -187,7 +187,7 @@ def settings_in(nodes, method, file=None, pairs=""):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_config_files_mean_the_same_where_a_node_has_words_and_where_it_has_a_switch(kind, file):
+def test_config_files_mean_the_same_for_words_and_for_a_switch(kind, file):
     method = {"coprompt": "CoPrompt"}.get(file.stem, file.parent.name)
     assert settings_in(KINDS[kind], method, file) == settings_in({}, method, file)
 

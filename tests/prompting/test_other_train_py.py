@@ -49,7 +49,7 @@ def test_arguments_of_other_checkouts(trained, case):
     assert len(trainer.predictions.files) == 16
 
 
-def test_prompts_that_nobody_has_trained_or_loaded_are_not_evaluated(trained):
+def test_prompts_that_are_neither_trained_nor_loaded_are_not_evaluated(trained):
     """`--eval-only` of PLOT++ would do so, as it does not read --model-dir."""
     folder, first = trained
     with pytest.raises(UserError, match="neither trained nor loaded.*MODEL.INIT_WEIGHTS"):

@@ -76,7 +76,7 @@ def test_methods_written_with_either_name_are_in_one_registry(first, tmp_path):
     assert run(code, tmp_path, path) == f"{first}.methods.align\n"
 
 
-def test_where_there_is_no_trainers_folder_its_name_stands_for_the_package(tmp_path):
+def test_without_a_trainers_folder_its_name_is_the_package(tmp_path):
     copy(tmp_path / "installed" / "promptedclip")
     code = """
         import promptedclip

@@ -67,7 +67,7 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
         (None, "There is no plug-in file 'mine.py'"),
     ],
 )
-def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
+def test_a_broken_plugin_is_one_sentence(tmp_path, load, content, sentence):
     if content is not None:
         (tmp_path / "mine.py").write_text(content)
     printed = load("mine.py")

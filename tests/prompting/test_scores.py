@@ -35,7 +35,7 @@ def spec_of(score):
 
 
 @pytest.mark.parametrize(("patches", "words"), [(True, True), (True, False), (False, True)])
-def test_a_score_from_elsewhere(registry, tiny_clip, patches, words):
+def test_a_registered_score(registry, tiny_clip, patches, words):
     seen = []
 
     @register_score("late interaction", patches=patches, words=words)
@@ -61,17 +61,17 @@ def test_an_unknown_score_names_the_nearest(tiny_clip):
     assert "\n" not in str(error.value)
 
 
-def test_a_name_is_given_once(registry):
+def test_a_score_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="score 'cosine' already"):
         register_score("cosine")(print)
 
 
-def test_scores_know_of_no_other_process():
+def test_scores_do_not_import_ranks():
     assert "ranks" not in vars(scores)
 
 
 @pytest.mark.parametrize(("method", "node"), [("PLOT", {}), ("ALIGN", {"FORM": "released"})])
-def test_images_elsewhere_have_a_say_in_when_a_batch_stops(tiny_clip, method, node):
+def test_images_on_other_ranks_count_for_the_stopping_rule(tiny_clip, method, node):
     """Many images on other ranks, which hardly change, stop the iteration after the first."""
     names = ["dog", "hot dog", "fire truck"]
     node = node | ({"DEPTH": 2} if method == "ALIGN" else {})
@@ -130,7 +130,7 @@ def test_plans_of_both_levels(tiny_clip, beta, form):
         ({"PLAN": "uniform", "FORM": "released"}, "PLAN 'uniform' needs the score of ALIGN's FORM"),
     ],
 )
-def test_a_plan_that_means_nothing_is_refused(node, sentence):
+def test_an_invalid_plan_is_refused(node, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         prompt_spec("ALIGN", node)
     assert "\n" not in str(error.value)

@@ -74,7 +74,7 @@ def updates(rank=2, dropout=0.0):
     return found
 
 
-def test_updates_are_those_of_the_matrices(tiny_clip):
+def test_updates_equal_changed_matrices(tiny_clip):
     torch.manual_seed(0)
     added = {side: {1: Added(updates()), 3: Added(updates())} for side in ("text", "image")}
     model = method_with(Given(**added), tiny_clip).model
@@ -93,7 +93,7 @@ def test_updates_are_those_of_the_matrices(tiny_clip):
     assert not list(program.parts.parameters())
 
 
-def test_dropout_is_of_the_branch_and_of_training_only(tiny_clip):
+def test_dropout_is_on_only_in_training(tiny_clip):
     torch.manual_seed(0)
     model = method_with(Given(image={0: Added(updates(dropout=0.5))}), tiny_clip).model
     model.train()
@@ -330,7 +330,7 @@ SETTINGS = {
 @pytest.mark.parametrize(
     ("name", "node", "sentence"), [(name, *case) for name, of in SETTINGS.items() for case in of]
 )
-def test_settings_that_mean_nothing(tiny_clip, name, node, sentence):
+def test_invalid_settings_are_refused(tiny_clip, name, node, sentence):
     with pytest.raises(UserError, match=sentence):
         build_method(name, node, tiny_clip, NAMES)
 

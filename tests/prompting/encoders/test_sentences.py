@@ -45,7 +45,7 @@ def test_words_stand_around_the_class_name(template, whole, behind):
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["", "{} in it.", "a {}"]))
-def test_what_is_shared_is_the_longest_common_start(names, end):
+def test_the_longest_common_start_is_shared(names, end):
     template = "a photo of a " + end
     row = [WRITER.write_prompt(template, name, spec(2)) for name in names]
     for sentence, name in zip(row, names, strict=True):

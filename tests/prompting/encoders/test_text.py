@@ -86,7 +86,7 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     assert features.s_weights.shared == 0
 
 
-def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):
+def test_shared_positions_are_computed_once_up_to_the_insertion(tiny_clip):
     """A forward pass has the operations that are counted here by hand, and hardly any more."""
     names = [f"red {a} {b}" for a in ("fox", "cat", "dog", "cow") for b in ("cub", "tail", "ear")]
     template = "a bad blurry photo of a person doing {}."
@@ -129,7 +129,7 @@ def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
         TextEncoder(tiny_clip, NAMES, spec.with_(insert_block=block))
 
 
-def test_prompts_that_end_differently(tiny_clip):
+def test_prompts_that_end_differently_are_refused(tiny_clip):
     spec = coop("a photo of a {}.", "a bad photo of a {} texture.")
     with pytest.raises(UserError, match="give all prompts the same ending"):
         PromptedCLIP(tiny_clip, NAMES, spec.with_(beta=1.0))
@@ -144,7 +144,7 @@ def test_prompts_that_end_differently(tiny_clip):
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_whole_sentences_as_clip_encodes_them(tiny_clip, chunk):
+def test_whole_sentences_equal_clips(tiny_clip, chunk):
     sentences = [
         template.format(name)
         for template in ("a photo of a {}.", "itap of my {}", "{}")

@@ -34,7 +34,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("method", SAME)
-def test_align_degenerates_to_the_method(tiny_clip, method):
+def test_a_method_is_a_special_case_of_align(tiny_clip, method):
     node, settings = SAME[method]
     model = model_of(tiny_clip, method, node)
     logits, grads = outcome(model)
@@ -129,7 +129,7 @@ def test_text_features_are_computed_once_until_a_prompt_changes(tiny_clip):
     assert len(calls) == 3
 
 
-def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
+def test_fixed_text_is_encoded_once_even_if_later_parts_are_trained(tiny_clip):
     class Shift(Parts):
         def __init__(self):
             super().__init__()
@@ -211,12 +211,12 @@ def test_bad_settings_are_one_sentence(tiny_clip, case):
     assert "\n" not in str(error.value)
 
 
-def test_a_class_name_too_long_is_named(tiny_clip):
+def test_a_class_name_that_is_too_long_is_named(tiny_clip):
     with pytest.raises(UserError, match="'very very.*' is too long"):
         align(tiny_clip, 1, 1, ["very " * 80, "cat"])
 
 
-def test_unknown_method_is_told_with_the_nearest():
+def test_an_unknown_method_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'MaPLe'"):
         prompt_spec("Maple", {})
 
@@ -278,7 +278,7 @@ def test_golden_folder_covers_every_public_method():
         assert prefix.get(method, method.lower()) in stems
 
 
-def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
+def test_weights_held_in_half_precision_equal_autocasts(tiny_clip):
     model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
     exact = model(images())
     with torch.autocast("cpu", torch.bfloat16):

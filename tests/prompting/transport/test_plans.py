@@ -134,7 +134,7 @@ def test_prompt_level(plan):
             torch.testing.assert_close(T[i, k], expected)
 
 
-def test_of_equally_near_ones_one_is_taken():
+def test_one_of_several_nearest_is_taken():
     T = prompt_plan(torch.zeros(1, 1, 3, 4), "nearest")
     torch.testing.assert_close(T.sum(-2), torch.full((1, 1, 4), 0.25))
     assert ((T == 0) | (T == 0.25)).all()

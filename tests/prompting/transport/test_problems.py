@@ -34,7 +34,7 @@ def test_token_costs_and_their_gradient(shared):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 20])
 @pytest.mark.parametrize("shared", [1, 3])
-def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, chunk_bytes):
+def test_shared_tokens_and_lengths_change_no_distance(shared, chunk_bytes):
     """Classes have 3 to 6 tokens, unsorted; the reference solves each class separately."""
     torch.manual_seed(0)
     normalized = nn.functional.normalize
@@ -89,7 +89,7 @@ def test_every_problem_is_in_one_piece():
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_nothing_constant_is_looked_at(shared):
+def test_the_host_reads_no_values(shared):
     """Runs on the meta device, which has no values: reading one on the host raises."""
     lengths = torch.tensor([3, 2, 3])[:, None]
     weights = TokenWeights(((torch.arange(3) < lengths) / lengths)[None], shared).to("meta")

@@ -82,14 +82,14 @@ def test_released_rule_falls_back_to_the_kernel():
     assert (result.iterations[0] < 100).all()
 
 
-def test_the_host_never_looks():
+def test_the_host_reads_no_values():
     """Runs on the meta device, which has no values: reading one on the host raises."""
     cost, b = torch.rand(2, 3, 5, 4, device="meta"), torch.rand(4, device="meta")
     assert sinkhorn_released(cost, b=b).plan.shape == cost.shape
 
 
 @pytest.mark.parametrize("group_dims", [0, 1, 2])
-def test_without_looks_it_is_the_same(group_dims, monkeypatch):
+def test_without_reads_the_result_is_the_same(group_dims, monkeypatch):
     """If the host reads no values, as on an accelerator, each group still stops separately."""
     cost = torch.rand(6, 4, 9, 5, generator=torch.Generator().manual_seed(1))
     expected = sinkhorn_released(cost, group_dims=group_dims)

@@ -50,7 +50,7 @@ def both(problem, shared, reg=0.1, tol=1e-6, max_iter=100, chunk_bytes=MORE):
 @pytest.mark.parametrize("shared", [0, 1, 3])
 @pytest.mark.parametrize("peaked", [0.0, 0.7, 0.95])
 @pytest.mark.parametrize("max_iter", [1, 100])
-def test_they_are_those_of_the_solver(shared, peaked, max_iter):
+def test_distances_equal_those_of_the_solver(shared, peaked, max_iter):
     ours, solver = both(features(shared, peaked), shared, max_iter=max_iter)
     assert ours.shape == (B, K, M, N)
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
@@ -62,7 +62,7 @@ def test_chunks_change_nothing(chunk_bytes):
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
 
 
-def test_easy_problems_beside_hard_ones():
+def test_easy_problems_next_to_hard_ones():
     """Some images are easy, so their problems stop long before the others."""
     r, s, mass = features(2, 0.95)
     r[:2] = features(2, 0.0)[0][:2]

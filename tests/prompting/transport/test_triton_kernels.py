@@ -138,7 +138,7 @@ def problem(monkeypatch):
 
 
 @interpreted
-def test_score_takes_the_kernels(problem, monkeypatch, capsys):
+def test_score_uses_the_kernels(problem, monkeypatch, capsys):
     fused = scores.score(*problem)
     assert kernels._obstacles and not any(kernels._obstacles.values())
     assert not capsys.readouterr().out
