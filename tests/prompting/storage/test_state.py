@@ -284,7 +284,7 @@ def test_classes_that_are_no_names(runs, tmp_path, capsys):
     torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
     flags = "--eval-only", "--model-dir", str(tmp_path)
     assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 2
-    assert "does not tell its classes" in capsys.readouterr().err.splitlines()[-1]
+    assert "does not name its classes" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
