@@ -24,8 +24,8 @@ PARTS = {
     "rng": "has broken states of the random number generators",
     "method": "has no state of the method",
     "scaler": "has no state of the method, or of its loss scale",
-    "settings": "does not tell its settings",
-    "classnames": "does not tell its classes",
+    "settings": "has no valid settings",
+    "classnames": "has no valid class names",
     "train_seconds": "does not tell how long the run has trained",
 }
 OTHERWISE = {

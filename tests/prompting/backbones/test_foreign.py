@@ -135,7 +135,7 @@ REFUSED = {
     "not square": ({"vision": {"image_size": [32, 64]}}, r"images are \[32, 64\], not square"),
     "BERT": ({"text": {"hf_model_name": "roberta-base"}}, "text encoder is roberta-base"),
     "CoCa": ({"multimodal_cfg": {"layers": 2}}, "also a decoder"),
-    "ahead": ({"text": {"no_causal_mask": True}}, "also looks ahead"),
+    "ahead": ({"text": {"no_causal_mask": True}}, "attends to later tokens"),
     "last": ({"text": {"pool_type": "last"}}, "not the state of the end token"),
     "tokenizer": ({"text": {"hf_tokenizer_name": "xlm"}}, r"tokenizer is not CLIP's \(xlm\)"),
 }
@@ -172,7 +172,7 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
         state = {f"module.{name}": value for name, value in load_file(file).items()}
         file = tmp_path / "epoch_3.pt"
         torch.save({"epoch": 3, "state_dict": state}, file)
-    with pytest.raises(UserError, match="holds no weights of ViT-B-16") as error:
+    with pytest.raises(UserError, match="does not hold weights of ViT-B-16") as error:
         load_clip(f"open_clip:ViT-B-16/{file}")
     assert "\n" not in str(error.value)
     config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)
@@ -188,7 +188,7 @@ def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
         load_clip("o/clip")
     with pytest.raises(UserError, match="config.json' cannot be read"):
         load_clip(str(tmp_path))
-    for kind, reason in {"siglip2": "also looks ahead", "bert": "it is a 'bert', not"}.items():
+    for kind, reason in {"siglip2": "attends to later", "bert": "it is a 'bert', not"}.items():
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(UserError, match=f"cannot be prompted, as .*{reason}"):
             load_clip(str(tmp_path))

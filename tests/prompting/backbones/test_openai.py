@@ -36,7 +36,7 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "it is no state dict, tensors of real"),
+        "a list": ([1, 2], "it is not a state dict, which has tensors"),
     }
 
 
@@ -70,11 +70,11 @@ BROKEN = {
     "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
     "bits": (flip, "in it has changed since it was written"),
     "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
-    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors of real"),
+    "a word": (lambda path: with_(path, more="x"), "it is not a state dict, which has tensors"),
     **{
         f"a {kind} tensor": (
             lambda path, value=value: with_(path, logit_scale=value),
-            "it is no state dict, tensors of real",
+            "it is not a state dict, which has tensors",
         )
         for kind, value in {
             "sparse": torch.ones(2).to_sparse(),

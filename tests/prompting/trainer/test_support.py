@@ -152,7 +152,7 @@ def test_weights_that_a_run_starts_from_stay(tmp_path, kind):
 def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     search = ["TRAINER.PROTO.SEARCH", "True"]
     assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
-    assert "TinyColours has none that are not tested on: switch that off" in capsys.readouterr().err
+    assert "has none besides its test images: switch that off" in capsys.readouterr().err
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
     root = tiny.write_halves(tmp_path / "images")
     assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0
