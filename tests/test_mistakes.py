@@ -185,7 +185,7 @@ def test_a_reader_that_has_had_enough(tmp_path):
         process.stdout.close()
         assert process.wait() == 1
         error = process.stderr.read()
-    assert error == "nobody reads on: the same command goes on from the last epoch\n"
+    assert error == "output closed: rerun to resume from the last epoch\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")

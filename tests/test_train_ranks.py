@@ -82,7 +82,7 @@ def test_a_rank_that_dies_is_told_and_one_process_goes_on(tmp_path):
     done = train_on(2, tmp_path, "Dies", parts, 3, *more, DIES="1 2")
     assert done.returncode != 0 and not (parts / "results.json").exists()
     (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "Another rank of this run has died" in told and "goes on from the last epoch" in told
+    assert "Another rank of this run has died" in told and "rerun to resume from" in told
     assert run(tmp_path, "Dies", parts, 3, *more) == 0
     assert numbers(parts) == numbers(whole)
     assert_same_prompts(whole, parts, 3)

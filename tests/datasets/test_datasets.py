@@ -188,7 +188,7 @@ def test_other_names_than_those_trained_on_are_told(tmp_path, capsys):
 def test_classes_that_are_never_tested_are_told(tmp_path, capsys):
     write(tmp_path, broken(ROWS, test=ROWS[:1]))
     Small(config(tmp_path))
-    assert "no images of these classes to test on: bee\n" in capsys.readouterr().out
+    assert "has no test images of these classes: bee\n" in capsys.readouterr().out
 
 
 ROW = '{"train": [[%s]], "val": [], "test": []}'

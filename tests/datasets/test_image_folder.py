@@ -92,7 +92,7 @@ def test_names_come_from_a_file(tmp_path):
     "text, words",
     [
         ("ant Ameise\n", "no name for 1 of the 2 class folders .*bee"),
-        ("ant Ameise\nbee\n", "no class name behind 'bee'"),
+        ("ant Ameise\nbee\n", "no class name after 'bee'"),
         ("ant Ameise\nbee Biene\ncat Katze", "lacks 1 of its 3 class folders .cat"),
         ("ant \xff", "cannot be read"),
     ],
@@ -122,20 +122,20 @@ def test_images_of_kinds_that_are_not_read_are_told(tmp_path, capsys):
         (tmp_path / "bee" / name).touch()
     assert sum(counts(load(tmp_path))) == 8
     said = capsys.readouterr().out
-    assert f"Note: 2 files in '{tmp_path}' are images, but of other kinds than are read" in said
-    assert "left out: " in said and "a.GIF" in said
+    assert f"Note: 2 images in '{tmp_path}' are left out, as their formats are not read" in said
+    assert "a.GIF" in said
 
 
 def test_one_name_for_two_folders_is_told(tmp_path, capsys):
     fill(tmp_path, red_fox=4, **{"red fox": 4})
     assert load(tmp_path).classnames == ["red fox", "red fox"]
-    assert "one name, so that no method can tell them apart: red fox" in capsys.readouterr().out
+    assert "one name, so that no method can distinguish them: red fox" in capsys.readouterr().out
 
 
 def test_names_that_differ_in_case_alone_are_told(tmp_path, capsys):
     fill(tmp_path, Cat=4, cat=4, dog=4)
     assert load(tmp_path).classnames == ["Cat", "cat", "dog"]
-    assert "no method can tell them apart: Cat, cat\n" in capsys.readouterr().out
+    assert "no method can distinguish them: Cat, cat\n" in capsys.readouterr().out
 
 
 def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
@@ -145,12 +145,12 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 2
 
-    refused("'' is no folder", root="")
-    refused("nowhere' is no folder", root=tmp_path / "nowhere")
+    refused("'' is not a folder", root="")
+    refused("nowhere' is not a folder", root=tmp_path / "nowhere")
     refused(f"'{tmp_path}' has no class folders")
     for name in "ab":
         fill(tmp_path / "single", **{name: 1})
-    refused("single' has a single image, and so none to test on", root=tmp_path / "single")
+    refused("single' has a single image, and so no test image", root=tmp_path / "single")
     fill(tmp_path / "train", ant=2, bee=2)
     refused("has train/ but no test/")
     fill(tmp_path / "test", ant=1, cat=1)

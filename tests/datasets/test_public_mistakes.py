@@ -84,7 +84,7 @@ def test_a_class_folder_without_a_name_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000007")
-    with pytest.raises(UserError, match="no class name behind 'n00000007'"):
+    with pytest.raises(UserError, match="no class name after 'n00000007'"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000002 animal 7")
     with pytest.raises(UserError, match="two lines for 'n00000002'"):
@@ -181,7 +181,7 @@ def test_missing_image_folders_are_named(tmp_path):
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(
         json.dumps({part: [["a/1.jpg", 0, "a"]] for part in PARTS})
     )
-    with pytest.raises(UserError, match="belong in .*dtd/images', which is not there"):
+    with pytest.raises(UserError, match="belong in .*dtd/images', which does not exist"):
         load("dtd", tmp_path)
 
 

@@ -127,8 +127,8 @@ def test_a_full_disk_is_one_sentence_and_no_result(trainer, kib, small_disk, tmp
     out.mkdir(exist_ok=True)
     assert run(tmp_path, trainer, out) == 1
     assert capsys.readouterr().err == (
-        f"error: '{out}' cannot be written or read (No space left on device): make room, and the "
-        "same command goes on from the last checkpoint\n"
+        f"error: '{out}' cannot be written or read (No space left on device): make room, then "
+        "rerun to resume from the last checkpoint\n"
     )
     sys.stdout.flush()  # as at the end of the process
     left = {path.name for path in out.rglob("*") if path.is_file()}
