@@ -144,7 +144,7 @@ def test_test_images_do_not_stand_in_for_missing_ones_of_validation(tmp_path, ca
     for pairs in (["TEST.SPLIT", "val"], ["TEST.FINAL_MODEL", "best_val"]):
         assert run(tmp_path, "CoOp", extra=pairs) == 2
         assert (
-            "Validation images are asked for, but TinyColours has none" in capsys.readouterr().err
+            "Validation images are needed, but TinyColours has none" in capsys.readouterr().err
         )
 
 

@@ -17,7 +17,7 @@ MISSING = "missing"
 NONSENSE = ["nonsense", [3], 7, MISSING]
 # What the sentence says of a part that is broken.
 PARTS = {
-    "epoch": "tells no epoch",
+    "epoch": "has no valid epoch",
     "state_dict": "has no model",
     "optimizer": "has no state of the optimiser",
     "scheduler": "has no state of the scheduler",
@@ -26,10 +26,10 @@ PARTS = {
     "scaler": "has no state of the method, or of its loss scale",
     "settings": "has no valid settings",
     "classnames": "has no valid class names",
-    "train_seconds": "does not tell how long the run has trained",
+    "train_seconds": "has no valid training time",
 }
 OTHERWISE = {
-    ("epoch", "7"): "tells that it is of epoch 7",
+    ("epoch", "7"): "says that it is of epoch 7",
     ("optimizer", MISSING): "lacks optimizer",
     ("scheduler", MISSING): "lacks scheduler",
     ("rng", MISSING): "lacks rng",
@@ -83,7 +83,7 @@ def test_an_earlier_checkpoint_is_offered(killed, trainer):
     torch.save(checkpoint | {"epoch": 1}, file.with_name("model.pth.tar-1"))
     for key in ("scaler", "optimizer"):  # told here, and by dassl-lite
         torch.save(broken(checkpoint, key, "x"), file)
-        with pytest.raises(REFUSED, match="or write 'model.pth.tar-1' into it to go on from"):
+        with pytest.raises(REFUSED, match="or write 'model.pth.tar-1' into it to resume from"):
             trainer.resume_model_if_exist(str(root / "output"))
     file.with_name("model.pth.tar-1").unlink()
 

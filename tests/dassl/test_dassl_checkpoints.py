@@ -116,7 +116,7 @@ def test_what_is_no_checkpoint(tmp_path, content):
 def test_a_mark_that_names_no_checkpoint(tmp_path, mark):
     save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
     (tmp_path / "checkpoint").write_bytes(mark)
-    with pytest.raises(UserError, match="is to name the last checkpoint, but there is no") as error:
+    with pytest.raises(UserError, match="should name the last checkpoint, but there is no") as error:
         resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
     assert f"delete '{tmp_path}/checkpoint' to train from the start" in str(error.value)
     assert "or write 'model.pth.tar-1' into it" in str(error.value)
@@ -128,7 +128,7 @@ def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
         save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
     last = tmp_path / "model.pth.tar-2"
     torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
-    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch: delete"):
+    with pytest.raises(UserError, match="model.pth.tar-2' has no valid epoch: delete"):
         resume_from_checkpoint(str(tmp_path), model)
     last.write_bytes(b"half")
     with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
@@ -175,11 +175,11 @@ GROUP = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 0, "initial
 GROUP["params"] = [0, 1]
 # What stands in the checkpoint instead, and what is said of it.
 BROKEN = [
-    ("epoch", True, "tells no epoch"),
-    ("epoch", -1, "tells no epoch"),
-    ("epoch", 2, "tells that it is of epoch 2"),
+    ("epoch", True, "has no valid epoch"),
+    ("epoch", -1, "has no valid epoch"),
+    ("epoch", 2, "says that it is of epoch 2"),
     ("state_dict", [1], "has no model"),
-    ("train_seconds", "long", "does not tell how long the run has trained"),
+    ("train_seconds", "long", "has no valid training time"),
     ("optimizer", None, "has no state of the optimiser (it is missing)"),
     ("optimizer", [3], "has no state of the optimiser (it is list [3])"),
     ("optimizer", {}, "has no state of the optimiser ('state' is missing)"),

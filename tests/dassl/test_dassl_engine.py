@@ -132,7 +132,7 @@ def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path, capsys)
     torch.save(checkpoint, file)
     resumed = build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3))
     resumed.train()
-    assert "no states of the random number generators: the run goes on" in capsys.readouterr().out
+    assert "no states of the random number generators: the run continues" in capsys.readouterr().out
     assert resumed.start_epoch == 2
     assert (file.parent / "model.pth.tar-3").exists()
 

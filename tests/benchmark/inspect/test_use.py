@@ -170,7 +170,7 @@ def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
             load_run(folder)
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
-    assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+    assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
