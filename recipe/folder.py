@@ -34,13 +34,13 @@ def output_folder(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            alone = stack.enter_context(held(folder / ".lock", PATIENCE))
+            acquired = stack.enter_context(held(folder / ".lock", PATIENCE))
         except OSError as error:
             raise UserError(
                 f"The output folder '{folder}' cannot be written ({error.strerror}): "
                 f"{REMEDIES.get(error.errno or 0, 'choose another --output-dir')}"
             ) from None
-        if not alone:
+        if not acquired:
             raise UserError(
                 f"The output folder '{folder}' is being written by another run: wait until "
                 "it has ended, or choose another --output-dir"

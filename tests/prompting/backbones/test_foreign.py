@@ -1,4 +1,4 @@
-"""CLIPs of open_clip and Hugging Face: their own logits, a step of every method, refusals."""
+"""CLIPs of open_clip and Hugging Face: the libraries' logits, a step of every method, refusals."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_logits_are_those_of_open_clip(tmp_path, kind):
     torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_resnet_of_open_clip_takes_textual_prompts_alone(tmp_path):
+def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
     vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     config = open_clip_config(vision, quick_gelu=True)
     folder, model = open_clip_folder(tmp_path, config)
@@ -110,13 +110,13 @@ def test_every_method_learns_on_them(loaded, library, method):
 
 
 def test_a_backbone_says_how_images_are_prepared(backbones, tmp_path):
-    told = family_of(load_clip(backbones["Hugging Face"]))
-    assert told[1:] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+    family = family_of(load_clip(backbones["Hugging Face"]))
+    assert family[1:] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
     prepared = {"mean": [0.1, 0.2, 0.3], "interpolation": "bilinear", "resize_mode": "shortest"}
     folder, _ = open_clip_folder(tmp_path, open_clip_config(), prepared)
-    told = family_of(load_clip(f"open_clip:{folder}"))
-    assert told.mean == (0.1, 0.2, 0.3) and told.interpolation == "bilinear"
-    assert told.std == open_clip.OPENAI_DATASET_STD
+    family = family_of(load_clip(f"open_clip:{folder}"))
+    assert family.mean == (0.1, 0.2, 0.3) and family.interpolation == "bilinear"
+    assert family.std == open_clip.OPENAI_DATASET_STD
     for name in backbones.values():
         tokenizer = family_of(load_clip(name)).tokenizer
         assert tokenizer[2:] == (49406, 49407)
@@ -142,7 +142,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_clip_of_clips_shape_is_refused_with_the_reason(tmp_path, case):
+def test_a_model_unlike_clip_is_refused_with_the_reason(tmp_path, case):
     changes, reason = REFUSED[case]
     config = open_clip_config(**changes)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
@@ -212,7 +212,7 @@ def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
 @pytest.mark.parametrize(
     "name, package", [("open_clip:ViT-B-16/x", "open_clip_torch"), ("o/clip", "transformers")]
 )
-def test_a_package_that_is_missing_is_named(monkeypatch, name, package):
+def test_a_missing_package_is_named(monkeypatch, name, package):
     monkeypatch.setitem(__import__("sys").modules, package.removesuffix("_torch"), None)
     with pytest.raises(UserError, match=f"`pip install {package}`"):
         load_clip(name)

@@ -101,14 +101,14 @@ def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     """
     lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        alone = _acquired(lock)
+        acquired = _acquired(lock)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
-        alone = _acquired(lock)
+        acquired = _acquired(lock)
     try:
-        yield alone
+        yield acquired
     finally:
         lock.release()
 

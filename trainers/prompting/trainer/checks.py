@@ -137,7 +137,7 @@ def check_same_images(dataset, root: str) -> None:
         ]
         digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
         remedy = f"give all nodes the same DATASET.ROOT (now '{root}')"
-        ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
+        ranks.check_same(f"in {name}", f"{len(seen)} images ({digest})", remedy)
 
 
 def check_batch(size: int) -> None:
