@@ -1,4 +1,4 @@
-"""One run: its folder, log and seed, the training or evaluation, its results, its exit code."""
+"""Does one run: folder, log, seed, training or evaluation, results, exit code."""
 
 import os
 import sys
@@ -26,11 +26,11 @@ def do_run(cfg, args) -> None:
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
-            write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
+            write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
 
 
 def setup_run(cfg) -> None:
-    """Start the log, seed what draws by chance, and say what this run is: in the log in full."""
+    """Start the log, seed the random generators, and print the settings: all of them in the log."""
     if ranks.is_first():
         setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
@@ -50,7 +50,7 @@ def setup_run(cfg) -> None:
 
 
 def train_or_evaluate(trainer, args) -> None:
-    """Do what the flags ask for; from then on an earlier run's results.json is gone."""
+    """Train or evaluate, as the flags say; remove the results of an earlier run first."""
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
@@ -64,10 +64,10 @@ def train_or_evaluate(trainer, args) -> None:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a run; the exit code, after one sentence on a user's mistake.
+    """Do a run and return its exit code; a user's mistake is printed as one sentence.
 
     Raises:
-        Exception: the error is not the user's.
+        Exception: any other error.
     """
     try:
         with ranks.joined(), no_exit("the code of a method or plug-in"):
@@ -75,14 +75,14 @@ def exit_code(work: Callable[[], None]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         if ranks.tells():
-            print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+            print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("nobody reads on: the same command goes on from the last epoch", file=sys.stderr)
+        print("output closed: rerun to resume from the last epoch", file=sys.stderr)
         return 1
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
+        code = getattr(error, "exit_code", None)  # only a user's mistake has one
         tells = ranks.tells()
         if code is None:
             raise

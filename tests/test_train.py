@@ -1,4 +1,4 @@
-"""The command that trains and evaluates: its files, its determinism, its words to mistakes."""
+"""train.py: its files, its determinism, and its messages about mistakes."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ def prompts(folder, epoch, model="MultiModalPromptLearner"):
     return torch.load(folder / model / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
 
 
-def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path, capfd):
+def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out) == 0
     console = capfd.readouterr().out
@@ -93,7 +93,7 @@ def test_evaluation_of_a_trained_model(tmp_path):
 
 
 def test_training_learns_and_only_prompts_move(tmp_path):
-    """Four colours a random CLIP cannot name: some epochs of prompts must beat chance clearly."""
+    """A random CLIP cannot tell four colours apart; a few epochs must be clearly above chance."""
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out, 12) == 0
     assert results(out)["accuracy"] >= 50
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     assert not (out / "results.json").exists()
 
 
-def test_a_console_without_the_letters_of_a_class_name_stops_nothing(tmp_path, monkeypatch):
+def test_a_console_without_the_letters_of_a_class_name_does_not_stop_a_run(tmp_path, monkeypatch):
     import tiny
 
     monkeypatch.setattr(tiny, "COLOURS", {"forêt": (40, 200, 40), "海 1": (40, 40, 200)})

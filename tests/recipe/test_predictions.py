@@ -1,4 +1,4 @@
-"""predictions.npz: what a run said of each image."""
+"""predictions.npz: a run's predictions for each image, and damaged files."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.predictions import Predictions
 
 
-def test_a_run_leaves_what_its_accuracy_is_made_of_unless_told_not_to(tmp_path):
+def test_predictions_agree_with_the_accuracy_and_can_be_switched_off(tmp_path):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out, 1) == 0
     arrays = read_predictions(out)
@@ -80,7 +80,7 @@ def without(names):
 
 
 def overwrite(path):
-    """Damage what is compressed of an array."""
+    """Damage the compressed data of an array."""
     content = bytearray(path.read_bytes())
     start = content.index(b"label.npy") + len("label.npy") + 20  # after the sizes
     content[start : start + 8] = b"\xff" * 8

@@ -110,7 +110,7 @@ def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
     image = tmp_path / "eurosat" / "2750" / "River" / "River_3.jpg"
     content = image.read_bytes()
     image.unlink()
-    wrong(f"'{image}', which is not there (missing are 1 of 20)")
+    wrong(f"'{image}', which does not exist (missing are 1 of 20)")
     image.write_bytes(content)
 
     split = json.loads(file.read_text())
@@ -125,7 +125,7 @@ def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
     wrong("is not a split file")
     (tmp_path / "eurosat" / "2750").rename(tmp_path / "eurosat" / "images")
     file.write_text(json.dumps(split))
-    wrong("eurosat/2750', which is not there")
+    wrong("eurosat/2750', which does not exist")
 
 
 def test_without_the_split_file_the_raw_images_are_counted_and_nothing_is_written(

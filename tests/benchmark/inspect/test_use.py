@@ -150,7 +150,7 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
     ctx = state["state_dict"]["ctx"]
     for value in (ctx.long(), ctx.to(torch.complex64), ctx.to_sparse(), ctx.double() + 1e300):
         torch.save({**state, "state_dict": {"ctx": value}}, path)
-        with pytest.raises(UserError, match="no dense tensor of real numbers|are not finite"):
+        with pytest.raises(UserError, match="not a dense tensor of real numbers|are not finite"):
             load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"OPTIM.LR.X": "1"}}, path)
     with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
@@ -170,7 +170,7 @@ def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
             load_run(folder)
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
-    assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+    assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
