@@ -77,7 +77,7 @@ def test_operations_are_those_that_are_counted(trainer):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("eurosat", "Name one or several protocols first: "),
+        ("eurosat", "Name one or more protocols first: "),
         ("few_shot eurosat --backbone RN50", "The operations of 'RN50' are not known: there are"),
         ("few_shot eurosat --gpu v100", "invalid choice: 'v100'"),
         ("few_shot eurosats", "did you mean 'eurosat'"),

@@ -44,7 +44,7 @@ def test_corrupt_results_are_named_and_redone(checkout):
     for file in files:
         assert f"- CoOp, new: corrupt: {file.relative_to(checkout.root)}" in told
         (line,) = (line for line in again.splitlines() if str(file) in line)
-        assert "taken as unfinished" in line
+        assert "the run counts as unfinished" in line
     assert sorted(checkout.runs()[8:]) == [f"CoOp/{seed}/new" for seed in (1, 2, 3, 4)]
 
 

@@ -98,14 +98,14 @@ def test_interrupted_then_resumed(checkout):
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
         assert process.returncode == 130
-        assert told.endswith("Interrupted. Running the same command again continues.\n")
+        assert told.endswith("Interrupted. Rerun the same command to resume.\n")
         assert not alive(checkout.calls()[0]["pid"])
     unfinished = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
     assert "- CoOp, base: unfinished: no results yet [seed 1]" in unfinished
     listed = checkout.base2new(*ONE, "--dry-run").stdout
     assert "# resume: CoOp on emoji, seed 1, base" in listed
     done = checkout.base2new(*ONE)
-    assert "going on from its checkpoint" in done.stderr
+    assert "resumed from its checkpoint" in done.stderr
     assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
     assert checkout.calls()[2]["resume"] == ""
 

@@ -67,7 +67,7 @@ def test_a_job_that_is_cancelled_is_not_requeued_and_told(checkout, cluster):
     wait_for(lambda: not cluster.queued())
     told = checkout.run(sys.executable, "-m", "benchmark", "status", **cluster.variables).stdout
     assert "base: failed (its job has ended (CANCELLED, " in told
-    assert "new: not queued (it needs CoOp on emoji, seed 1, base, which is failed)" in told
+    assert "new: not queued (it needs CoOp on emoji, seed 1, base: failed)" in told
     again = checkout.base2new(*ONE, SLURM, "--wait", **cluster.variables)
     assert "[2/2]" in again.stderr and "Not complete" not in again.stdout
 

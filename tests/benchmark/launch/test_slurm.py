@@ -43,7 +43,7 @@ def test_submitted_once_done_and_the_table_of_the_local_engine(checkout, slurm):
     assert first.stdout == "" and not checkout.calls()
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: queued (job 1_3, PENDING, Priority)" in told
-    assert "12 runs: 12 queued. What remains cannot be told yet" in told
+    assert "12 runs: 12 queued. The time left is unknown" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
     assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
     nobody = checkout.run(sys.executable, "-m", "benchmark", "status", PATH="/nowhere")
@@ -65,9 +65,9 @@ def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_res
     assert "ALIGN/1/new" in checkout.runs() and "CoOp/1/new" not in checkout.runs()
     told = status(checkout, slurm)
     assert "seed 1, base: failed (The loss is not finite at step 31; see " in told
-    needed = "CoOp on emoji, seed 1, base, which is failed"
+    needed = "CoOp on emoji, seed 1, base: failed"
     assert f"CoOp on emoji, seed 1, new: not queued (it needs {needed})" in told
-    assert "8 runs: 6 done, 1 failed, 1 not queued. What remains: about 0.0" in told
+    assert "8 runs: 6 done, 1 failed, 1 not queued. Time left: about 0.0" in told
     again = checkout.base2new(*words, **slurm.variables)
     assert "6 were done, 0 in the queue, 2 have been submitted" in again.stderr
     work(checkout, slurm)
@@ -81,7 +81,7 @@ def test_what_needs_a_queued_run_waits_for_its_task(checkout, slurm):
     second["tasks"] = {"0": PENDING}  # one test was cancelled by hand
     slurm.keep(second)
     told = status(checkout, slurm)
-    assert "seed 2, new: failed (its job has ended before it wrote anything: cancelled, or" in told
+    assert "seed 2, new: failed (its job has ended before it wrote anything: it was" in told
     checkout.base2new(*words, **slurm.variables)
     assert slurm.jobs()[2]["tasks"] == {"1": PENDING} and slurm.jobs()[2]["after"] == first["id"]
 
@@ -159,7 +159,7 @@ def test_dry_run_without_a_controller(checkout, tmp_path):
     path = f"{deaf}:{os.environ['PATH']}"
     told = checkout.base2new(*ONE, SLURM, "--dry-run", PATH=path)
     assert told.stdout == checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
-    assert "failed: error: no controller: what is queued is not known\n" in told.stderr
+    assert "failed: error: no controller: runs in the queue are not known\n" in told.stderr
     refused = checkout.base2new(*ONE, SLURM, code=1, PATH=path)
     assert "failed: error: no controller\n" in refused.stderr
 
@@ -178,7 +178,7 @@ def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
     process.send_signal(10)  # SIGUSR1
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Job 6_1 goes back into the queue and on from the last epoch." in told
+    assert "Job 6_1 is requeued and resumes from the last epoch." in told
     assert "requeue 6_1" in (slurm.folder / "scontrol").read_text()
     assert subprocess.run(words, cwd=checkout.root, env=environment).returncode == 0
     assert checkout.calls()[1]["resume"] == str(folder)
@@ -189,9 +189,9 @@ def test_a_job_that_comes_back_and_gets_nowhere_is_given_up(slurm, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     assert "started 4 times" in requeue(advanced=False)
-    assert "goes back into the queue" in requeue(advanced=True)
+    assert "is requeued and resumes" in requeue(advanced=True)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "goes back into the queue" in requeue(advanced=False)
+    assert "is requeued and resumes" in requeue(advanced=False)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_job_that_comes_back_and_gets_nowhere_is_given_up(slurm, monkeypatch):
         (
             "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
             "The queue is full (Slurm temporarily unable to accept job, sleeping and retrying): "
-            "the same command later submits the rest (1 runs were submitted before)",
+            "rerun the command later to submit the rest (1 runs were submitted before this)",
         ),
     ],
 )
@@ -223,8 +223,8 @@ def test_what_slurm_refuses_is_told_in_its_words(checkout, slurm, refusal, sente
 @pytest.mark.parametrize(
     ("words", "variables", "sentence"),
     [
-        ([SLURM], {"PATH": "/nowhere"}, "There is no `sbatch` on the path"),
-        ([SLURM], {"SLURM_JOB_ID": "12"}, "this is inside of the Slurm job 12: leave it out"),
+        ([SLURM], {"PATH": "/nowhere"}, "`sbatch` is not on the PATH"),
+        ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number from 1 on"),

@@ -86,7 +86,7 @@ def test_of_several_outputs_each_method_says_where_it_is_from(earlier, tmp_path,
     assert main(["report", str(earlier), str(tmp_path / "results.zip")]) == 0
     assert f"ALIGN ({tmp_path / 'results.zip'})" in capsys.readouterr().out
     assert main([*both, str(tmp_path / "result.zip")]) == 2
-    assert f"there is no folder and no pack '{tmp_path}/result.zip'" in capsys.readouterr().err
+    assert f"'{tmp_path}/result.zip' is neither a folder nor a pack" in capsys.readouterr().err
 
 
 def test_a_damaged_pack_is_not_reported(earlier, tmp_path, capsys):
@@ -147,11 +147,11 @@ def test_runs_that_are_not_complete_are_left_out_and_named(tmp_path, capsys):
     assert main(["pack", str(output), "--output", str(pack)]) == 1
     said = capsys.readouterr().err
     for method, why in {
-        "CoOp": "no predictions, repeat with TEST.PREDICTIONS True",
+        "CoOp": "no predictions; repeat the run with TEST.PREDICTIONS True",
         "TCP": "unfinished: no results yet",
-        "VPT": "predictions that are not those of its results.json",
-        "UPT": "its folder has a name that not every system can have",
-        "PLOT": "its predictions name an image by where it was: '/home/anna/",
+        "VPT": "predictions that do not match results.json",
+        "UPT": "its folder name is not valid on every system",
+        "PLOT": "its predictions contain a local path of an image: '/home/anna/",
     }.items():
         place = f"base2new/test_new/emoji/shots_2/{method}/e{':' * (method == 'UPT')}moji/seed1"
         assert f"left out: {place}: {why}" in said
@@ -163,12 +163,12 @@ def test_runs_that_are_not_complete_are_left_out_and_named(tmp_path, capsys):
 
 def test_nothing_to_pack_is_one_sentence(tmp_path, capsys):
     assert main(["pack", str(tmp_path), "--output", str(tmp_path / "a.zip")]) == 2
-    assert "there are no complete runs with predictions in" in capsys.readouterr().err
+    assert "contains no complete runs with predictions" in capsys.readouterr().err
     assert not (tmp_path / "a.zip").exists()
 
 
 def test_more_files_than_a_zip_can_list_are_not_packed(few):
-    with pytest.raises(ValueError, match="are more than a pack may have"):
+    with pytest.raises(ValueError, match="exceed the limits of a pack"):
         as_zip({str(number): b"" for number in range(2**16 + 1)})
 
 
@@ -189,7 +189,7 @@ FORGED = {
     "a class": (of_a_class, "per_class_accuracy, animal bug is "),
     "images": (record(num_test=210), "num_test is 210 in its record, 209 by its predictions"),
     "joint": (record(joint_accuracy=50.0), "joint_accuracy is 50.0 in its record, None by its"),
-    "classes": (record(num_classes=3), "num_classes is 3 in its record, its predictions have"),
+    "classes": (record(num_classes=3), "num_classes is 3 in its record, but its predictions"),
     "many": (record(num_classes=2**40), f"num_classes is {2**40} in its record"),
     "no number": (record(num_classes=None), "num_classes is None in its record"),
     "a label": (column("label", lambda a: np.roll(a, 1)), "accuracy is 31.578947"),

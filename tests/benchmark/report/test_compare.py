@@ -144,10 +144,11 @@ def test_runs_that_cannot_be_compared_are_named(answered):
     assert found["CoOp"][1].startswith("+0.00") and found["MaPLe"][0].startswith("+0.00")
     text = "\n".join(table.problems)
     assert (
-        "CoOp, emoji, Base: no predictions, repeat with TEST.PREDICTIONS True [seeds 1 2]" in text
+        "CoOp, emoji, Base: no predictions; repeat the run with TEST.PREDICTIONS True [seeds 1 2]"
+        in text
     )
     assert "VPT, emoji, Base: other test images, or labels, than ALIGN" in text
-    assert "MaPLe, emoji, Base: predictions that are not those of its results.json" in text
+    assert "MaPLe, emoji, Base: predictions that do not match results.json" in text
     assert "MaPLe, emoji, Base: 1 of 2 seeds" in text
     assert "UPT, emoji, Base: no finished run" in text
 
@@ -156,7 +157,7 @@ def test_a_name_that_no_line_has(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     with pytest.raises(UserError, match="method to compare 'Align': did you mean 'ALIGN'"):
         Comparisons(rows(outcomes), "Align")
-    with pytest.raises(UserError, match="no other method beside ALIGN"):
+    with pytest.raises(UserError, match="only ALIGN was found"):
         Comparisons(rows(outcomes), "ALIGN")
 
 

@@ -117,10 +117,9 @@ def test_what_lacks_the_columns_is_named(tested):
     assert found["CoOp"] == found["TCP"] == [*BY_HAND[:3], *"-----"]
     assert found["UPT"] == [BY_HAND[0], *"-------"] and found["ALIGN"] == BY_HAND
     assert sorted(table.problems) == [
-        "CoOp, VPT: results without columns over base and new classes together, repeat the run "
-        "[seed 1]",
+        "CoOp, VPT: no predictions over base and new classes together; repeat the run [seed 1]",
         "MaPLe: MaPLe is made for its own classes [seed 1]",
-        "PLOT, TCP: predictions that do not number base classes before new ones, repeat the run "
+        "PLOT, TCP: predictions that do not number base classes before new ones; repeat the run "
         "[seed 1]",
         "UPT: no finished run on new classes [seed 1]",
     ]
@@ -251,13 +250,13 @@ def test_a_metric_that_there_is_none_of(tmp_path, capsys):
     compared = ["report", str(tmp_path), "--compare", "ALIGN", "--metric"]
     assert main([*compared, "openworld_auc"]) == 2
     told = capsys.readouterr().err
-    assert "--metric openworld_auc: it is over base and new" in told and told.count("\n") == 1
+    assert "--metric openworld_auc needs runs on base and new" in told and told.count("\n") == 1
     assert main(["report", str(tmp_path), "--metric", "joint_accuracy"]) == 2
     told = capsys.readouterr().err
-    assert "--metric joint_accuracy goes with --compare METHOD" in told and told.count("\n") == 1
+    assert "--metric joint_accuracy needs --compare METHOD" in told and told.count("\n") == 1
     assert main(["report", str(tmp_path), "--deviations"]) == 2
     told = capsys.readouterr().err
-    assert "--deviations goes with --format latex" in told and told.count("\n") == 1
+    assert "--deviations needs --format latex" in told and told.count("\n") == 1
     with pytest.raises(SystemExit, match="2"):
         main([*compared, "joint"])
     told = capsys.readouterr().err
@@ -324,7 +323,8 @@ def test_detection_is_a_table_of_its_own():
     assert lines(table)["CoOp"] == ["80.00", "30.00", "-"]
     best = {table.lines[i][0].text for j in (1, 2) for i in table.best(j)}
     assert best == {"ALIGN"}  # of false positives the fewest
-    assert table.problems == ["VPT: results without other data sets, repeat with --ood [seed 1]"]
+    problem = "VPT: not tested on other data sets; repeat the run with --ood [seed 1]"
+    assert table.problems == [problem]
     of = {record["method"]: record["ood_emoji_food_auroc_mcm"] for record in view.records()}
     assert of == {"CoOp": 80.0, "VPT": None, "ALIGN": 90.0}
 

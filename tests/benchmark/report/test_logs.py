@@ -142,10 +142,9 @@ def test_logs_stand_beside_ours_and_say_what_is_missing(tmp_path, capsys):
     assert mine[:5] == ["MaPLe", "90.00", "(1", "of", "2)"]
     assert others[:4] == ["published", "81.00", "±", "1.41"]
     assert others[4:8] == ["80.00", "(1", "of", "2)"]
-    assert (
-        "- published, new: unfinished:" in told.out and "log.txt ends without a result" in told.out
-    )
-    assert told.err == f"logs whose folder does not tell the run: {theirs / 'elsewhere'}\n"
+    assert "- published, new: unfinished:" in told.out and "log.txt has no final result" in told.out
+    skipped = "skipped logs whose folder name does not identify the run"
+    assert told.err == f"{skipped}: {theirs / 'elsewhere'}\n"
 
 
 def test_logs_are_never_compared_with_the_paper(tmp_path):
@@ -181,12 +180,12 @@ def test_names_keep_methods_apart(tmp_path):
 
 def test_bad_folders_are_one_sentence(tmp_path):
     for spec in (tmp_path / "none", f"CoOp={tmp_path / 'none'}"):
-        with pytest.raises(UserError, match="there is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             read(spec)
     with pytest.raises(UserError, match="no log.txt in"):
         read(tmp_path)
     leave(tmp_path / "seed1", result(100))
-    with pytest.raises(UserError, match="does not tell its run: folders must be named"):
+    with pytest.raises(UserError, match="does not identify a run: name folders as"):
         read(tmp_path)
 
 

@@ -49,7 +49,7 @@ def test_results_without_metrics_are_named():
     for view in (Metrics(rows(outcomes)), Classes(rows(outcomes))):
         (table,) = view.tables().popitem()[1]
         assert len(table.problems) == 1
-        assert table.problems[0].startswith("VPT: results without these metrics")
+        assert table.problems[0].startswith("VPT: metrics missing in results.json")
         assert table.problems[0].endswith("[seed 1, 2]")
 
 
@@ -66,7 +66,7 @@ def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
     outcomes = [replace(o, result=o.result | {"accuracy": 100.0}) for o in some()]
     leave(output, outcomes)
     command.main([str(output), flag, "--plots", str(plots)])
-    assert "no plots: they show runs with predictions" in capsys.readouterr().err
+    assert "no plots: there are no runs with predictions" in capsys.readouterr().err
     label, top = np.arange(6) % 3, np.array([[0, 1], [1, 2], [2, 0]] * 2)
     columns = {"image": list("abcdef"), "label": label, "prediction": top[:, 0], "top": top}
     columns |= {"probability": np.tile([0.7, 0.2], (6, 1)), "label_log_probability": np.zeros(6)}

@@ -215,14 +215,14 @@ def test_a_misprint_of_a_method_that_was_not_run_is_marked_too():
     [
         ("CoOp,dtd,79.x,41.18,54.24,plain,here", "base is '79.x', not a number from 0 to 100"),
         ("CoOp,dtd,179,41.18,54.24,plain,here", "base is '179', not a number"),
-        ("CoOp,dtd,79.44,41.18,54.24,plain", "there is no source"),
-        ("CoOp,dtd,79.44,41.18,54.24,,here", "there is no kind"),
-        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor some of llm"),
+        ("CoOp,dtd,79.44,41.18,54.24,plain", "the source is missing"),
+        ("CoOp,dtd,79.44,41.18,54.24,,here", "the kind is missing"),
+        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor one or"),
         ("CoOp,dtd,79.44,41.18,54.24,llm+magic,here", "kind is 'llm+magic'"),
         ("CoOp,dtd,79.44,41.18,54.24,plain+llm,here", "kind is 'plain+llm'"),
         ("CoOp,dtd,79.44,41.18,54.24,plain,here,more", "more values than columns"),
         ("CoOp,textures,79.44,41.18,54.24,plain,here", "'textures' is not the name of a data set"),
-        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is there twice"),
+        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is repeated"),
     ],
 )
 def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):

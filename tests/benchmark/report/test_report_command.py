@@ -93,7 +93,7 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
 def test_no_plots_are_told(tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, "base", 50.0)])
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "none")]) == 0
-    assert "no plots: they show means of finished runs" in capsys.readouterr().err
+    assert "no plots: there are no means of finished runs" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

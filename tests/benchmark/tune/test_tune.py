@@ -107,7 +107,7 @@ def test_an_interruption_loses_nothing(tuned):
     wait_for(lambda: any((tuned.output / "tune").rglob("OPTIM.LR=0.3/seed1/*/checkpoint")))
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
-    assert process.returncode == 130 and "the same command again continues" in told
+    assert process.returncode == 130 and "Rerun the same command to resume" in told
     assert not (tuned.output / CHOSEN).exists()
     tuned.protocol("tune", *words)
     assert [bool(call["resume"]) for call in tuned.calls()] == [False, False, True, False]
@@ -149,8 +149,8 @@ def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
         (["OPTIM.LR="], "'OPTIM.LR=' is no range: write KEY=VALUE,VALUE"),
         (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is no range"),
         ([RATES, "--budget", "1"], "--budget 1 leaves nothing to choose: give 2 or more"),
-        ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as an option: tune sets it"),
-        ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as an option: tune sets it"),
+        ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as KEY VALUE: tune sets it"),
+        ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as KEY VALUE: tune sets it"),
         (["DATASET.NUM_SHOTS=1,2"], "DATASET.NUM_SHOTS cannot be varied: --shots sets it"),
         (["SEED=1,2"], "SEED cannot be varied: --seeds sets it"),
         ([RATES, "--trainers", "ZeroshotCLIP"], "names no method that learns anything"),

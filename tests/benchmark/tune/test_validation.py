@@ -25,8 +25,8 @@ def tune(tmp_path, capsys, *words) -> str:
 def test_data_without_validation_images(tmp_path, capsys):
     line = tune(tmp_path, capsys, "emoji_food", "--root", str(tmp_path), "OPTIM.LR=0.1,0.2")
     assert line == (
-        "python -m benchmark tune: emoji_food has no validation images to choose on: tune on other "
-        "data sets, and use here what is chosen there (--config)"
+        "python -m benchmark tune: emoji_food lacks validation images: tune on other "
+        "data sets, and use the settings chosen there (--config)"
     )
 
 
@@ -39,7 +39,7 @@ def test_validation_images_that_are_test_images(tmp_path):
     """As those of ImageNet."""
     names = {"trainer": "CoOp", "config": "a", "seed": 1, "shots": 1, "dataset": "imagenet"}
     run = BASE2NEW.run(tmp_path, "base", **names)
-    with pytest.raises(UserError, match="of imagenet are its test images, on which nothing may be"):
+    with pytest.raises(UserError, match="of imagenet are its test images, on which settings must"):
         check(run, {"a.png", "b.png"}, {"b.png"})
     check(run, {"a.png"}, {"b.png"})
 
