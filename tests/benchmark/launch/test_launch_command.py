@@ -1,4 +1,4 @@
-"""The commands of the protocols: what is asked for, refused and listed."""
+"""The commands of protocols: arguments, refusals and listings."""
 
 import json
 import shlex
@@ -63,18 +63,18 @@ def test_other_data_sets_go_to_every_run(checkout):
 @pytest.mark.parametrize(
     ("tested", "other"), [("emoji", "image_folder"), ("image_folder=a", "dtd")]
 )
-def test_own_images_have_no_place_beside_other_data_sets(tested, other):
-    with pytest.raises(UserError, match="image_folder cannot be compared with other data sets"):
+def test_own_images_cannot_be_used_with_ood(tested, other):
+    with pytest.raises(UserError, match="--ood cannot be used with image_folder"):
         other_sets([other], [SimpleNamespace(dataset=tested)])
 
 
-def test_finished_runs_without_other_data_sets_are_not_taken_for_runs_with_them(checkout):
+def test_finished_runs_without_ood_do_not_count_as_runs_with_it(checkout):
     checkout.base2new(*ONE)
     refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)
     assert "TEST.OOD [], not ['Emoji_Food']" in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_zero_shot_loads_nothing(checkout):
+def test_zero_shot_loads_no_checkpoint(checkout):
     listed = checkout.base2new("--trainers", "ZeroshotCLIP", "--seeds", "1", "--dry-run").stdout
     assert "--eval-only" in listed and "--model-dir" not in listed
 
@@ -119,7 +119,7 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--ood", " "], "--ood is empty"),
         (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),
-        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it: name other data sets"),
+        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it anyway: name"),
         (["TEST.OOD", "[]"], "TEST.OOD cannot be given as KEY VALUE: --ood sets it"),
     ],
 )
@@ -154,7 +154,7 @@ def test_bad_input_of_a_protocol_is_one_sentence(refused, protocol, words, sente
     assert sentence in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
-def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
+def test_class_specific_contexts_are_refused_where_other_classes_are_tested(
     checkout,
 ):
     asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
@@ -167,10 +167,11 @@ def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
     checkout.base2new(*asked, "TRAINER.COOP.CTX_INIT", "a photo of a")
 
 
-def test_the_launcher_keeps_the_numbers_of_all_runs_and_says_where(tmp_path, capsys):
+def test_the_launcher_saves_the_table_of_all_runs(tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
     keep_table(BASE2NEW, tmp_path)
     path = tmp_path / "base2new" / "table.json"
     (kept,) = json.loads(path.read_text())["rows"]
     assert (kept["h_mean"], kept["h_n"]) == (50.0, 1)
-    assert capsys.readouterr().err.rstrip().endswith(f"all of base2new in {tmp_path} are in {path}")
+    said = f"{path} has all runs of base2new in {tmp_path}"
+    assert capsys.readouterr().err.rstrip().endswith(said)

@@ -1,4 +1,4 @@
-"""What is told while runs are running."""
+"""Progress of runs on stderr."""
 
 import fcntl
 import io

@@ -19,19 +19,19 @@ from recipe import zips
 
 
 def named(name):
-    """A further file of this name."""
+    """Add a file of this name."""
     return lambda files: as_zip(files | {name: b"x"})
 
 
 def member(change, name="more", content=b"x"):
-    """A further member, made by hand."""
+    """Add a member whose zip entry is altered by `change`."""
 
     def changed(files):
         stream = io.BytesIO(as_zip(files))
         with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:
             info = zipfile.ZipInfo(name)
             change(info)
-            with warnings.catch_warnings():  # about a name that is there
+            with warnings.catch_warnings():  # about a repeated name
                 warnings.simplefilter("ignore")
                 archive.writestr(info, content)
         return stream.getvalue()
@@ -40,7 +40,7 @@ def member(change, name="more", content=b"x"):
 
 
 def replaced(name, content):
-    """Another content, with a manifest that is about it."""
+    """Replace the content of a file, with a manifest that fits it."""
     return lambda files: as_zip(with_manifest(files | {name: content}))
 
 
@@ -57,14 +57,14 @@ def only(content):
 
 
 def flipped(files):
-    """A bit of a compressed member is another one."""
+    """Flip a bit of a compressed member."""
     content = bytearray(as_zip(files))
     content[content.index(PREDICTIONS.encode()) + len(PREDICTIONS) + 40] ^= 1
     return bytes(content)
 
 
 def listed_as(place, byte):
-    """Another byte in what the list of members says of the first."""
+    """Change a byte in the central directory's entry of the first member."""
 
     def changed(files):
         content = bytearray(as_zip(files))
@@ -75,7 +75,7 @@ def listed_as(place, byte):
 
 
 def lying(files):
-    """Both headers of a member say that it has 100 bytes."""
+    """Make both headers of a large member claim that it has 100 bytes."""
     content = bytearray(replaced(RECORD, b" " * 2**23 + b"{}")(files))
     local, central = content.index(RECORD.encode()), content.rindex(RECORD.encode())
     struct.pack_into("<L", content, local - 30 + 22, 100)
@@ -84,7 +84,7 @@ def lying(files):
 
 
 def ending(size):
-    """Another end of the zip, with another `size` of the list of members."""
+    """Change the size of the central directory in the end record of the zip."""
 
     def changed(files):
         content = as_zip(files)
@@ -96,7 +96,7 @@ def ending(size):
 
 
 def zip64(files):
-    """The end of a zip of any size."""
+    """Replace the end record by one of Zip64, which allows any size."""
     content = as_zip(files)
     _, *numbers, count, size, start, _ = zips.END.unpack(content[-22:])
     end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
@@ -112,7 +112,7 @@ def npy(shape, dtype="<i4", content=b"\0" * 16) -> bytes:
 
 
 def npz(**members):
-    """Predictions with other members."""
+    """Replace members of the predictions."""
 
     def changed(files):
         stream = io.BytesIO()
@@ -135,21 +135,21 @@ def bzip2_npz(files):
 
 
 def wide_npz(files):
-    """Predictions in a zip that says much of its members."""
+    """Make predictions in a zip that claims a huge central directory."""
     return replaced(PREDICTIONS, ending(size=2**25)({"a": b""}))(files)
 
 
 class Harm:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("harm",)
 
 
 def objects() -> bytes:
-    """An array of as many objects as its bytes, by their size, could be."""
+    """Return an array of pickled objects, whose number fits its bytes."""
     content = pickle.dumps(Harm())
-    content += b"\0" * (-len(content) % 8)  # which are not read
+    content += b"\0" * (-len(content) % 8)  # padding, which pickle ignores
     return npy((len(content) // 8,), "|O", content)
 
 
@@ -164,7 +164,7 @@ def link(info):
 
 
 def other_ways(files):
-    """All is compressed by bzip2, which is not read in parts."""
+    """Compress all members by bzip2, which cannot be read in parts."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_BZIP2) as archive:
         for name, content in files.items():
@@ -173,7 +173,7 @@ def other_ways(files):
 
 
 def at(place, value):
-    """Set a value in the manifest, `place` being keys apart by spaces."""
+    """Set a value in the manifest; `place` is a path of keys, separated by spaces."""
 
     def change(tree):
         *path, last = place.replace("RUN", RUN).split()
@@ -185,7 +185,7 @@ def at(place, value):
 
 
 def elsewhere(name):
-    """A run in another folder, which the manifest lists."""
+    """Move a run to another folder, which the manifest lists."""
 
     def changed(files):
         moved = {n.replace(RUN, name): content for n, content in files.items()}
@@ -331,7 +331,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_what_is_no_file_is_refused(case, tmp_path, capsys, deadline):
+def test_a_pack_that_is_not_a_file_is_refused(case, tmp_path, capsys, deadline):
     make, sentence = PLACES[case]
     make(tmp_path / "pack.zip")
     assert main(["verify", str(tmp_path / "pack.zip")]) in (1, 2)

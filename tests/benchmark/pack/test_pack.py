@@ -1,4 +1,4 @@
-"""Runs are packed, and the numbers of packs follow from their predictions."""
+"""Packing runs, reporting packs, and verifying that their numbers follow from predictions."""
 
 import getpass
 import io
@@ -70,7 +70,7 @@ def test_a_pack_is_reported_as_its_folder(view, earlier, capsys):
     assert said[0] == said[1] and "ALIGN" in said[0].out
 
 
-def test_of_several_outputs_each_method_says_where_it_is_from(earlier, tmp_path, capsys):
+def test_with_several_outputs_each_method_names_its_origin(earlier, tmp_path, capsys):
     both = ["report", str(earlier), str(EARLIER)]
     assert main([*both, "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -123,7 +123,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_only_the_last_name_is_left_of_a_path_of_a_machine(text):
+def test_local_paths_are_reduced_to_their_last_name(text):
     assert without_place(text) == TEXTS[text]
 
 
@@ -208,12 +208,12 @@ def test_a_number_that_does_not_follow_from_the_predictions_is_named(case, few, 
     said = capsys.readouterr().out
     assert f"MISMATCH {RUN}: {sentence}" in said
     assert "1 of the runs have numbers that do not follow from their predictions" in said
-    if case == "accuracy":  # tables are about what was predicted
+    if case == "accuracy":  # tables show the recomputed number
         assert "31.58" in said and "31.60" not in said
 
 
 @pytest.mark.parametrize("recorded, code", [(100 * 50 / 209, 0), (24.0, 1)])
-def test_the_accuracy_over_base_and_new_classes_follows_too(recorded, code, few, tmp_path, capsys):
+def test_the_joint_accuracy_is_verified_too(recorded, code, few, tmp_path, capsys):
     joint = {name: np.full(209, 0.5, "f4") for name, (kind, _) in JOINT.items() if kind == "f"}
     joint |= {"joint_label": np.zeros(209, "i4"), "joint_prediction": np.ones(209, "i4")}
     joint["joint_prediction"][:50] = 0
@@ -228,7 +228,7 @@ def test_the_accuracy_over_base_and_new_classes_follows_too(recorded, code, few,
     assert wrong == bool(code)
 
 
-def test_classes_of_one_name_have_no_accuracies_to_compare(few, tmp_path, capsys):
+def test_repeated_class_names_are_not_compared(few, tmp_path, capsys):
     accuracies = json.loads(few[RECORD])["per_class_accuracy"]
     accuracies.pop("animal bug")
     files = record(per_class_accuracy=accuracies)(few)

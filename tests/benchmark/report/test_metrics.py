@@ -1,4 +1,4 @@
-"""Metrics, accuracies of classes, and the pictures of predictions."""
+"""Tables of metrics and of class accuracies, and plots of predictions."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_metrics_have_a_line_for_each_method():
         "61.00 ± 1.41", "50.00 ± 0.00", "90.00 ± 0.00", "8.00 ± 0.00", "1.50 ± 0.00",
     ]  # fmt: skip
     best = {table.lines[i][0].text for i in table.best(4)}, table.best(5)
-    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # of errors the least is best
+    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # lower errors are better
 
 
 def test_classes_have_a_line_each():
@@ -55,13 +55,13 @@ def test_results_without_metrics_are_named():
 
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
-    _, _, *tables = Metrics(rows(outcomes)).tables().popitem()[1]  # two of both come before
+    _, _, *tables = Metrics(rows(outcomes)).tables().popitem()[1]  # two over all classes come first
     titles = [table.title for table in tables]
     assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
 
 
 @pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
-def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
+def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     output, plots = tmp_path / "output", tmp_path / "plots"
     outcomes = [replace(o, result=o.result | {"accuracy": 100.0}) for o in some()]
     leave(output, outcomes)

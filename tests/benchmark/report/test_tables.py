@@ -22,7 +22,7 @@ def test_memory_is_the_most_of_the_trainings():
     assert memory == {"ZeroshotCLIP": "-", "CoOp": "612 MiB", "PLOT": "-", "ALIGN": "3.1 GiB"}
 
 
-def test_few_shot_has_a_line_for_each_method_whatever_its_configs():
+def test_few_shot_has_a_line_for_each_method_with_any_config():
     outcomes = few_shot("ALIGN", 16, (70, 72), config="long", dataset="emoji")
     outcomes += few_shot("ALIGN", 1, (50, 52, 54), config="short", dataset="emoji")
     outcomes += few_shot("ZeroshotCLIP", 4, (45,), dataset="emoji")
