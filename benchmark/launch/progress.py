@@ -12,7 +12,7 @@ from ..report.results import CONSOLE, Outcome
 from .child import numbers
 from .engine import Working
 
-HEARTBEAT = 4.8  # seconds between lines, so that there is one every 5 s
+HEARTBEAT = 4.8  # seconds between lines; more than 5 s of silence never occur
 STARTING = "starting"
 
 
