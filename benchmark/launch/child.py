@@ -149,7 +149,7 @@ class _Pipe:
             while piece := os.read(self._end, 1 << 16):
                 self._rest += self._decode(piece)
             if self._rest and not self._rest.endswith("\r"):
-                self._rest += "\n"  # it was the last line
+                self._rest += "\n"  # the last line may lack a line break
         except BlockingIOError:
             pass
         *complete, self._rest = END.split(self._rest)

@@ -11,7 +11,7 @@ from ..protocols.base import Run
 from ..protocols.configs import dataset_name
 from ..report.results import used
 
-IMAGES = "ImageFolder"  # the data set that --root itself is
+IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 
 
 def fingerprint(dataset: str, root: str) -> str | None:

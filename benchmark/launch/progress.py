@@ -12,7 +12,7 @@ from ..report.results import CONSOLE, Outcome
 from .child import numbers
 from .engine import Working
 
-HEARTBEAT = 4.8  # seconds between lines; more than 5 s of silence never occur
+HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
 STARTING = "starting"
 
 
@@ -68,7 +68,7 @@ class Progress:
         eta = f"about {clock(seconds)} left"
         if unknown:
             more = f"{unknown} run{'s' * (unknown > 1)} not timed yet"
-            eta = f"{eta} ({more})" if seconds else "time left unknown yet"
+            eta = f"{eta} ({more})" if seconds else "time left not yet known"
         news = [_news(child) for child in children]
         if self.bars:
             self._draw(news, eta)

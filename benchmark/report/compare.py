@@ -118,7 +118,7 @@ class Comparisons:
             "dataset": ours.dataset if of is None else "average",
             "embedded": ours.embedded,
             "artist": artist or None,
-            "datasets": len(blocks),  # how many it is over, and of how many
+            "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": of or 1,
             "shots": shots,
             "column": self.metric if over_both else ours.column,
@@ -311,7 +311,7 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
     found = []
     for (group, *_), pairs in groups.items():
         averaged = {"": datasets[group]}
-        if pairs[0][0].protocol.across != "dataset":  # there the average is a column
+        if pairs[0][0].protocol.across != "dataset":  # in transfer tables, the average is a column
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
             if of_artist := [pair for pair in pairs if pair[0].dataset in names]:

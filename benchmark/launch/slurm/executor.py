@@ -167,7 +167,7 @@ class Distant:
 
 
 class _Watch:
-    """Waits for the runs of an engine that are in the queue."""
+    """Waits for runs in the queue, and enters their outcomes."""
 
     def __init__(self, slurm: Slurm, engine: Engine, progress: Progress):
         self.slurm, self.engine, self.progress = slurm, engine, progress

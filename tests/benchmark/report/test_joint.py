@@ -293,7 +293,7 @@ def test_accuracy_is_drawn_against_cost():
         for part in ("base", "new"):
             outcomes.append(outcome("ZeroshotCLIP", 1, part, 50.0, dataset, **none))
     figure, _ = plots.figures(rows(outcomes))["base2new_cost"]
-    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # only of the average
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # of the average
     drawn = [
         {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.lines}
         for axis in figure.axes

@@ -156,7 +156,7 @@ def test_one_seed_is_the_paired_t_test():
 def test_if_only_seeds_differ_it_is_the_paired_t_test_of_seeds():
     share = np.array([[70, 80, 90], [60, 50, 55]])
     ours, theirs = np.arange(100) < share[..., None]
-    found = difference([[pair(ours, theirs, np.zeros(100, int))]])  # all show the same
+    found = difference([[pair(ours, theirs, np.zeros(100, int))]])  # all images show the same motif
     expected = ttest_rel(*share)
     assert found[1:3] == pytest.approx(tuple(expected.confidence_interval()))
     assert found.p == pytest.approx(expected.pvalue)

@@ -108,7 +108,7 @@ def test_a_point_that_lacks_seeds_is_hollow():
         [1],
         [60],
     )  # the second number of shots
-    assert not figure(outcomes, "few_shot").legends  # of one entry
+    assert not figure(outcomes, "few_shot").legends  # a single method needs none
 
 
 def test_beta_has_error_bars_and_the_order_of_beta():

@@ -48,7 +48,7 @@ def test_runs_are_found_in_subfolders(tmp_path, capsys):
     for name, accuracy in (("small", 40.0), ("large", 50.0)):
         place = tmp_path / "sizes" / name
         leave(place, [outcome("CoOp", 1, part, accuracy) for part in ("base", "new")])
-        leave(place / "again", few_shot("CoOp", 1, (48,)))  # below an output: another one
+        leave(place / "again", few_shot("CoOp", 1, (48,)))  # inside another output: not searched
     assert main(["report", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "CoOp (large)" in told and "CoOp (small)" in told and "Few-shot" not in told

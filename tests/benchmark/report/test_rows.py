@@ -25,7 +25,7 @@ def averages(outcomes):
 def test_h_is_computed_for_each_seed_and_then_averaged():
     coop, align = numbers(some_outcomes())
     assert (coop["h"].method, align["h"].method) == ("CoOp", "ALIGN")
-    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # of the means it would be 48
+    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # H of the means would be 48
     assert align["h"].std == pytest.approx(128**0.5)
     assert align["base"].std == pytest.approx(800**0.5)
     assert coop["base"].cell == "50.00 (1 of 2)" and coop["base"].std is None
@@ -56,7 +56,7 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
     assert average.title == "Base-to-new, average over 2 embedded data sets: accuracy (%), 16 shots"
     assert lines(average)["CoOp"] == ["50.00 (1 of 2)"] * 3 + ["1 of 2"]
     assert average.problems == ["CoOp, emoji, 16 shots: a mean over 1 of 2 seeds"]
-    assert average.best(1) == set()  # of a column with one whole number
+    assert average.best(1) == set()  # only one method is complete
 
 
 def test_problems_of_an_ablation_name_the_variant():

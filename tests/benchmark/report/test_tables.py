@@ -78,4 +78,4 @@ def test_ablation_is_in_the_order_of_its_settings():
     assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
     assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
     assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
-    assert prompts.title.endswith("seed 1")  # those of the other table do not count
+    assert prompts.title.endswith("seed 1")  # seeds of the other table do not count
