@@ -105,7 +105,7 @@ def test_a_machine_that_cannot_compile(monkeypatch):
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(UserError, match="--compile does not work here .*: leave it out"):
+    with pytest.raises(UserError, match="--compile does not work on this machine .*: leave it out"):
         model(compile=True)
 
 
