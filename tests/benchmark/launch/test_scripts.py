@@ -66,7 +66,12 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     """With files in the place of CLIPs, and a training that learns nothing."""
     shutil.copytree(REPOSITORY / "tools", checkout.root / "tools")
     card = checkout.root / "tools" / "card.py"  # the training takes beta from options alone
-    card.write_text(card.read_text().replace('{"BETA": 0.0}', '{"DEPTH": 2}'))
+    families = ("plan_scaled", "plan_uniform")
+    card.write_text(
+        card.read_text()
+        .replace('{"BETA": 0.0}', '{"DEPTH": 2}')
+        .replace("TWO_RATES =", f"FAMILIES = {{n: FAMILIES[n] for n in {families}}}\nTWO_RATES =")
+    )
     shutil.copytree(REPOSITORY / "configs" / "tune", checkout.root / "configs" / "tune")
     datasets = list((REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"))
     for file in datasets:
@@ -92,12 +97,14 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     assert [s["setting"]["OPTIM.LR"] for s in final] == ["3.0", "1.0"]
 
     answers = json.dumps({file.stem: "answers" for file in datasets})
-    done = checkout.run("bash", script, **asked, STAGES="clips report", FAKE=answers)
+    done = checkout.run("bash", script, **asked, STAGES="transport clips report", FAKE=answers)
     assert done.returncode == 0, done.stderr
-    assert "ALIGN (emoji_tuned@clip) minus each other" in done.stdout
-    for name in ("beta0", "uniform", "one_prompt"):
+    for name in ("emoji_tuned", "plan_uniform"):
+        assert f"ALIGN ({name}@clip) minus each other" in done.stdout
+    for name in ("beta0", "uniform", "one_prompt", *families):
         assert f"ALIGN ({name}@clip)" in done.stdout
-    assert {path.name for path in (tmp_path / "card").glob("*.zip")} == {"clip2.zip", "clip3.zip"}
+    packs = {path.name for path in (tmp_path / "card").glob("*.zip")}
+    assert packs == {"clip2.zip", "clip3.zip"} | {f"transport{n}.zip" for n in (1, 2, 3)}
 
 
 def test_script_runs_to_the_table(checkout):
