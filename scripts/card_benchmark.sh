@@ -4,7 +4,7 @@
 #
 #   bash scripts/card_benchmark.sh [options] [KEY VALUE ...]
 #
-# It takes about ten hours on 2 cores and continues where it was stopped when it is called again:
+# It takes about ten hours on 2 cores. Rerun to resume; to stop after a time:
 #   timeout -s INT 115m bash scripts/card_benchmark.sh
 #
 # Environment: STAGES ("pretrain tune main transport clips few_shot report"), TRAINERS (all methods that
@@ -30,7 +30,7 @@ cd "$here/.."
 stage() { [[ " $STAGES " == *" $1 "* ]]; }
 py() { "${PYTHON:-python}" "$@"; }
 dry() { [[ " $words " == *" --dry-run "* ]]; }
-clip() { # the file of a CLIP; without a run there is none
+clip() { # the weights of a CLIP; a dry run has none
     if dry; then echo emoji; else echo "$card/clip$1/clip.safetensors"; fi
 }
 

@@ -1,9 +1,9 @@
-"""The decisions of scripts/card_benchmark.sh between two calls of `python -m benchmark`.
+"""Make the decisions of scripts/card_benchmark.sh between two calls of `python -m benchmark`.
 
-    python -m tools.card wider RECORD SPACE      one rate more, where the best is at an edge
+    python -m tools.card wider RECORD SPACE      one more learning rate, if the best is at an edge
     python -m tools.card finalists RECORD SPACE  the best two settings
-    python -m tools.card variants CONFIG FOLDER  ALIGN without what makes it ALIGN
-    python -m tools.card plans CONFIG SPACE      what is tried of transport plans
+    python -m tools.card variants CONFIG FOLDER  ALIGN without each of its distinctive parts
+    python -m tools.card plans CONFIG SPACE      the settings to try of transport plans
     python -m tools.card families RECORD FOLDER  the best setting of each family of plans
 
 RECORD is the .json that `python -m benchmark tune` writes for a method, next to the config file of
@@ -20,14 +20,14 @@ from pathlib import Path
 import yaml
 
 RATE = "OPTIM.LR"
-MOST = 3  # rates more than the space has; then the edge is taken and reported
-VARIANTS = {  # of ALIGN, with the keys of its node in which each differs
+MOST = 3  # learning rates added to the space at most; then the edge is chosen and reported
+VARIANTS = {  # variants of ALIGN, with the keys of its node in which each differs
     "beta0": {"BETA": 0.0},
     "uniform": {"PLAN": "uniform"},
     "one_prompt": {"M": 1, "N": 1, "CTX_INIT": "a photo of a"},
 }
 NODE = "TRAINER.ALIGN."
-FAMILIES = {  # of plans: what is tried of each, in keys of ALIGN's node
+FAMILIES = {  # families of plans, with the values to try for keys of ALIGN's node
     "plan_sinkhorn": {"PLAN": ["sinkhorn"], "LAMBDA": [0.003, 0.01, 0.1]},
     "plan_uniform": {"PLAN": ["uniform"]},
     "plan_values": {"PLAN": ["sinkhorn"], "PATCHES": ["values"], "LAMBDA": [0.01, 0.1]},
@@ -36,13 +36,13 @@ FAMILIES = {  # of plans: what is tried of each, in keys of ALIGN's node
     "plan_scaled": {"PLAN": ["scaled"], "LAMBDA": [0.3, 1.0]},
     "plan_pooled": {"PLAN": ["pooled"]},
 }
-TWO_RATES = ("plan_sinkhorn", "plan_uniform")  # ALIGN's rate, and the next lower
+TWO_RATES = ("plan_sinkhorn", "plan_uniform")  # tried with ALIGN's rate and the next lower one
 
 
 def read(path):
-    """The settings of a record, the best first and those that failed last; how many did not fail.
+    """Return the settings of a record, best first and failed ones last, and how many did not fail.
 
-    Values are as YAML has them.
+    Values have the types of YAML.
     """
     found = json.loads(Path(path).read_text())["settings"]
     settings = [
@@ -53,10 +53,12 @@ def read(path):
 
 
 def missing_rate(settings):
-    """The rate beyond the best setting's in steps of three, or None where both sides were tried.
+    """Return the untried rate next to the best setting's, a factor of three up or down.
+
+    None if both neighbours were tried, or if MOST rates have been added.
 
     Args:
-        settings: all that were tried, the best first. A rate that failed was tried.
+        settings: all that were tried, also those that failed, the best first.
     """
     best = settings[0]
     alike = [s[RATE] for s in settings if {**s, RATE: 0} == {**best, RATE: 0}]
@@ -68,19 +70,19 @@ def missing_rate(settings):
 
 
 def step(rate, by):
-    """The next rate of 0.001, 0.003, 0.01, ... in a direction."""
+    """Return the next rate in 0.001, 0.003, 0.01, ...; `by` is 1 for up and -1 for down."""
     place = round(2 * math.log10(rate)) + by
     return float(f"{(1, 3)[place % 2]}e{place // 2}")
 
 
 def as_space(settings):
-    """The text of a space of exactly these settings."""
+    """Return the text of a search space with exactly these settings."""
     grids = [{key: [value] for key, value in setting.items()} for setting in settings]
     return yaml.safe_dump(grids, sort_keys=False)
 
 
 def write_variants(config, folder):
-    """Write a config file for each variant of ALIGN as its config file has it."""
+    """Write a config file for each variant of ALIGN, from ALIGN's config file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, keys in VARIANTS.items():
         tree = yaml.safe_load(config.read_text())
@@ -89,7 +91,7 @@ def write_variants(config, folder):
 
 
 def space_of_plans(config):
-    """The text of a space of all families, with the rate of ALIGN's config file."""
+    """Return the text of a search space of all families, with the rate of ALIGN's config file."""
     rate = yaml.safe_load(config.read_text())["OPTIM"]["LR"]
     grids = []
     for name, keys in FAMILIES.items():
@@ -99,7 +101,7 @@ def space_of_plans(config):
 
 
 def family_of(setting):
-    """The family that a setting was tried for."""
+    """Return the family that a setting belongs to."""
     own = {key.removeprefix(NODE): value for key, value in setting.items() if key != RATE}
     return next(
         name
@@ -130,7 +132,7 @@ def write_families(record, folder):
 
 
 def main(argv=None):
-    """Do what the command line asks."""
+    """Run the command that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("command", choices=["wider", "finalists", "variants", "plans", "families"])
     parser.add_argument("path", type=Path, metavar="RECORD|CONFIG")

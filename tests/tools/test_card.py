@@ -1,4 +1,4 @@
-"""The decisions of scripts/card_benchmark.sh between two calls."""
+"""Tests of tools/card.py, which decides between two calls in scripts/card_benchmark.sh."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from tools import card
 
 
 def write_record(path, *rows):
-    """A record as tuning writes it: (average, values of keys as text), the best first."""
+    """Write a tuning record from rows of (average, values of keys as text), the best first."""
     settings = [{"setting": pairs, "average": average} for average, pairs in rows]
     path.write_text(json.dumps({"settings": settings}))
     return path
@@ -33,7 +33,7 @@ def rates(*values):
         ([3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003], None),  # three more than six
     ],
 )
-def test_rates_go_on_until_the_best_is_inside(tmp_path, capsys, tried, missing):
+def test_rates_are_added_until_the_best_is_not_at_an_edge(tmp_path, capsys, tried, missing):
     record, space = write_record(tmp_path / "r.json", *rates(*tried)), tmp_path / "s.yaml"
     card.main(["wider", str(record), str(space)])
     if missing is None:
@@ -43,7 +43,7 @@ def test_rates_go_on_until_the_best_is_inside(tmp_path, capsys, tried, missing):
         assert found == [*tried, pytest.approx(missing)]
 
 
-def test_an_edge_is_that_of_the_best_weight(tmp_path):
+def test_an_edge_is_found_among_settings_like_the_best(tmp_path):
     record = write_record(
         tmp_path / "r.json",
         (9, {"OPTIM.LR": "0.003", "W": "8.0", "INIT": "['a', 'b']"}),
@@ -58,7 +58,7 @@ def test_an_edge_is_that_of_the_best_weight(tmp_path):
     assert [grid["OPTIM.LR"] for grid in best] == [[0.003], [0.01]]
 
 
-def test_a_rate_that_failed_is_the_end(tmp_path, capsys):
+def test_a_rate_that_failed_ends_the_search(tmp_path, capsys):
     tried = [(9, {"OPTIM.LR": "0.3"}), (8, {"OPTIM.LR": "0.1"}), (None, {"OPTIM.LR": "1.0"})]
     record, space = write_record(tmp_path / "r.json", *tried), tmp_path / "s.yaml"
     card.main(["wider", str(record), str(space)])

@@ -156,7 +156,7 @@ def test_several_own_data_sets_are_subfolders_by_name(output, tmp_path, capsys):
         ("image_folder=a/b", "'a/b' cannot name a data set"),
         ("image_folder=..", "'..' cannot name a data set"),
         ("image_folder=dtd", "'dtd' is the name of another data set"),
-        ("dtd=mine", "dtd=mine: only image_folder takes a name"),
+        ("dtd=mine", "dtd=mine: only image_folder can be followed by =NAME"),
         ("image_folders=mine", "There is no data set 'image_folders': did you mean 'image_folder'"),
     ],
 )

@@ -135,7 +135,7 @@ def test_bad_input_is_one_sentence(refused, words, sentence):
         ("few_shot", ["--shots", " "], "--shots is empty"),
         ("few_shot", ["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
         ("cross_dataset", [], "There is no data set 'imagenet'"),
-        ("cross_dataset", ["--source", "dtd"], "the source dtd has no usual targets: name some"),
+        ("cross_dataset", ["--source", "dtd"], "the source dtd has no default targets: name"),
         ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
         ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
         ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_blur'"),
@@ -159,7 +159,7 @@ def test_class_specific_contexts_are_refused_where_other_classes_are_tested(
 ):
     asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
     refused = checkout.protocol("cross_dataset", "--source", "emoji", *asked, code=2)
-    assert "CoOp with a context for each class (CSC) cannot be tested on other" in refused.stderr
+    assert "CoOp with a context for each class (CSC) can be tested only on" in refused.stderr
     assert refused.stderr.count("\n") == 1
     checkout.base2new(*asked, code=2)
     checkout.protocol("domain_generalization", "--source", "emoji", "emoji_pixels", *asked)

@@ -70,11 +70,11 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     asked = ("--trainers", "MyMethod", "--plugin", "my_method")
     for words, sentence in (
         (asked[:2], f"There is no trainer 'MyMethod': (valid: ALIGN, CoOp, "
-                    f"ZeroshotCLIP); a new one needs config files in {place}, or --config"),
+                    f"ZeroshotCLIP); a new trainer needs config files in {place}, or --config"),
         (asked, f"There is no config of MyMethod for emoji 'emoji': write {place / 'emoji.yaml'}, "
-                "or name a file by --config FILE.yaml"),
-        ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or name"),
-        ((*asked, "--config", "none.yaml"), "--config: there is no file 'none.yaml'"),
+                "or choose a file with --config FILE.yaml"),
+        ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or choose"),
+        ((*asked, "--config", "none.yaml"), "--config: 'none.yaml' does not exist"),
     ):  # fmt: skip
         refused = checkout.base2new(*words, code=2)
         assert sentence in refused.stderr and refused.stderr.count("\n") == 1

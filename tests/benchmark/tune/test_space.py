@@ -77,10 +77,10 @@ def test_lists_are_values_too():
     [
         ({"OPTIM.LR": None}, "OPTIM.LR has no values"),
         ({"OPTIM.LR": []}, "OPTIM.LR has no values"),
-        (["OPTIM.LR"], "is no search space"),
-        ({"BY_TRAINER": {"KgCoOp": [1]}}, "'1' is no search space"),
+        (["OPTIM.LR"], "is not a search space"),
+        ({"BY_TRAINER": {"KgCoOp": [1]}}, "'1' is not a search space"),
         ({"BY_TRAINER": {"KgCoop": {"OPTIM.LR": [1, 2]}}}, "did you mean 'KgCoOp'"),
-        ({"BY_TRAINER": 1}, "BY_TRAINER is to have a mapping"),
+        ({"BY_TRAINER": 1}, "below BY_TRAINER, write TRAINER:"),
     ],
 )
 def test_a_file_of_another_form(written, tree, sentence):

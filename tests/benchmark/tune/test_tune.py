@@ -74,7 +74,7 @@ def test_the_chosen_files_serve_the_other_commands(tuned):
         assert listed.count(shlex.quote(str(folder / f"{name}/emoji_tuned.yaml"))) == 2
     (folder / "CoOp/other.yaml").touch()
     refused = tuned.base2new(*asked, code=2)
-    assert "must have one config file, but has emoji_tuned.yaml, other.yaml" in refused.stderr
+    assert "exactly one .yaml file, but holds emoji_tuned.yaml, other.yaml" in refused.stderr
 
 
 def test_a_setting_that_fails_is_named_and_not_chosen(tuned):
@@ -136,7 +136,7 @@ def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
     assert done.returncode == 0 and done.stdout.count("# run: ") == 2 + 4, done.stderr
     assert done.stdout.count("DATASET.SUBSAMPLE_CLASSES all ") == 6
     assert "Left out, as it learns nothing: ZeroshotCLIP" in done.stderr
-    assert "(CoOp 2, ALIGN 4): --budget 2 gives all the same effort" in done.stderr
+    assert "(CoOp 2, ALIGN 4): with --budget 2 all get the same number" in done.stderr
     same = tuned.run("bash", script, "--dry-run", cwd=tmp_path, **asked, BUDGET="2")
     assert same.stdout.count("# run: ") == 2 + 2 and "effort" not in same.stderr
 
@@ -144,22 +144,22 @@ def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["OPTIM.LR=0.1"], "CoOp has a single setting, so there is nothing to choose: name"),
+        (["OPTIM.LR=0.1"], "CoOp has a single setting, so there is nothing to choose: give"),
         (["OPTIM.LR=0.1,0.1"], "CoOp has a single setting"),
-        (["OPTIM.LR="], "'OPTIM.LR=' is no range: write KEY=VALUE,VALUE"),
-        (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is no range"),
+        (["OPTIM.LR="], "'OPTIM.LR=' is not a list of values: write KEY="),
+        (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is not a list of values"),
         ([RATES, "--budget", "1"], "--budget 1 leaves nothing to choose: give 2 or more"),
         ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as KEY VALUE: tune sets it"),
         ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as KEY VALUE: tune sets it"),
         (["DATASET.NUM_SHOTS=1,2"], "DATASET.NUM_SHOTS cannot be varied: --shots sets it"),
         (["SEED=1,2"], "SEED cannot be varied: --seeds sets it"),
-        ([RATES, "--trainers", "ZeroshotCLIP"], "names no method that learns anything"),
+        ([RATES, "--trainers", "ZeroshotCLIP"], "--trainers has no method that learns"),
         ([RATES, "--protocol", "ablation"], "invalid choice: 'ablation'"),
         ([RATES, "--space", "no.yaml"], "There is no config file 'no.yaml'"),
         (
             ["emoji", "dtd", RATES, "--trainers", "ALIGN"],
             "ALIGN has different config files on these data sets (emoji for emoji, base2new for "
-            "dtd): tune them apart",
+            "dtd): tune them separately",
         ),
     ],
 )
@@ -175,5 +175,5 @@ def test_a_key_with_lower_case_letters_is_a_setting(tuned):
 
 
 def test_a_folder_of_config_files_must_have_one_of_the_trainer(tmp_path):
-    with pytest.raises(ValueError, match="must have one config file, but has none"):
+    with pytest.raises(ValueError, match="must hold exactly one .yaml file, but holds none"):
         TrainerConfigs(str(tmp_path)).find([], "CoOp", "emoji", 16)
