@@ -129,3 +129,9 @@ def test_plain_pytorch():
     exec(block("python", "build_method"), names)
     assert names["logits"].shape == (4, 2)
     assert all(p.grad is not None for p in names["method"].model.trained().parameters())
+
+
+def test_a_model_without_a_loss_and_the_solver():
+    names = {}
+    exec(block("python", "prompt_spec"), names)
+    assert names["logits"].shape == (4, 2) and names["result"].plan.shape == (8, 16, 5)
