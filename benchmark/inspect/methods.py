@@ -1,7 +1,10 @@
 """Print the methods as points in one space, as in the paper's Table 1, made from their specs."""
 
 import csv
+import inspect
 import io
+import re
+import sys
 
 import torch
 
@@ -11,6 +14,7 @@ from trainers.prompting.trainer.config import build_method
 
 from ..cli import Parser, add_plugin
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
+from ..protocols.configs import CONFIGS, ROOT
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 
@@ -20,6 +24,25 @@ TITLE = "Every method with its defaults, for {}"
 CAPTION = (
     "M visual and N textual prompts; beta weighs the token level; lengths and depths are text / "
     "vision (their prompts in the first blocks). Of two classes with 16 images each."
+)
+PAGE = """\
+# All methods
+
+Every method with its defaults: its place among the others, its equations, keys and config files.
+This page is made from the classes: `python -m benchmark methods --format page`.
+"""
+SECTION = """
+## {method}
+
+{summary}
+
+- Paper: {paper}
+- Equations: {equations}
+- Keys of `TRAINER.{node}`, with their defaults: {keys}
+- Config files in `configs/trainers/{method}/`: {configs}"""
+POINTS = (
+    "[3. Scores](methods.md#3-scores), "
+    "[4. The methods as points](methods.md#4-the-methods-as-points)"
 )
 
 
@@ -83,13 +106,54 @@ def render(backbone: str, form: str) -> str:
     return in_style({None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION])]}, form)
 
 
+def page(backbone: str) -> str:
+    """Return docs/all_methods.md: the table, then the keys and config files of each method."""
+    table = [HEAD, ["---"] * len(HEAD)]
+    sections = []
+    for method, made in sorted(METHODS.items()):
+        table.append([f"[{method}](#{method.lower()})", *row(method, backbone)[1:]])
+        paper = inspect.getdoc(sys.modules[made.__module__]) or ""
+        places = {key: made.outside.get(key, key) for key in made.defaults}
+        keys = [f"`{places[key]}` {value!r}" for key, value in made.defaults.items()]
+        configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
+        sections.append(
+            SECTION.format(
+                method=method,
+                summary=(inspect.getdoc(made) or "").partition("\n")[0],
+                paper=" ".join(paper.split("\n\n")[:2]),
+                equations=_equations(method),
+                node=made.node,
+                keys=", ".join(keys),
+                configs=", ".join(f"`{path.stem}`" for path in configs),
+            )
+        )
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([PAGE, *lines, "", CAPTION, *sections])
+
+
+def _equations(method: str) -> str:
+    """Return a link to the section of docs/ with the equations of a method.
+
+    Its heading has the method before the paper, as in `8. KgCoOp (Yao et al., CVPR 2023)`. Methods
+    without such a section are points in the space of sections 3 and 4.
+    """
+    for file in ("methods.md", "adaptation.md"):
+        text = (ROOT / "docs" / file).read_text("utf-8")
+        for heading in re.findall("^## (.+)$", text, re.MULTILINE):
+            names, of_paper, _ = heading.partition(" (")
+            if of_paper and method in names.split():
+                anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+                return f"[{names}]({file}#{anchor})"
+    return POINTS
+
+
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark methods`."""
     parser = Parser(prog="python -m benchmark methods", description=__doc__)
     parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
-    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv"], default="text")
+    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv", "page"], default="text")
     add_plugin(parser)
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
-    print(render(args.backbone, args.format))
+    print(page(args.backbone) if args.format == "page" else render(args.backbone, args.format))
     return 0

@@ -72,7 +72,7 @@ def extend_cfg(cfg: Any) -> None:
     Args:
         cfg: a `CfgNode` of Dassl, changed in place.
 
-    Example:
+    Examples:
         >>> from dassl.config import get_cfg_default
         >>> cfg = get_cfg_default()
         >>> extend_cfg(cfg)

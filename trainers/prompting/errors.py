@@ -15,7 +15,7 @@ class UserError(ValueError):
     A command prints only the sentence and exits with `exit_code`: 2 for a wrong request, 1 for a
     right one that could not be carried out.
 
-    Example:
+    Examples:
         >>> UserError("M is -1: give 0 or more").exit_code
         2
     """

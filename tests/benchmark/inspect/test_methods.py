@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from paths import ROOT
 from rank_steps import settings
 from tiny import run
 
@@ -25,6 +26,16 @@ def test_the_table_has_every_method_in_every_format(capsys):
     assert table["ZeroshotCLIP"] == "0,0,0,none,cosine,- / -,- / -,0"
     assert main(["methods", "--backbone", "ViT-L/14", "--format", "csv"]) == 0
     assert f"PLOT,0,4,-,none,plot,16 / -,1 / -,{4 * 16 * 768}" in capsys.readouterr().out
+
+
+def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):
+    ours = {name: kind for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
+    monkeypatch.setattr("benchmark.inspect.methods.METHODS", ours)
+    assert main(["methods", "--format", "page"]) == 0
+    page = (ROOT / "docs" / "all_methods.md").read_text("utf-8")
+    assert page == capsys.readouterr().out, (
+        "python -m benchmark methods --format page > docs/all_methods.md"
+    )
 
 
 def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch):

@@ -33,7 +33,7 @@ __all__ = [
 def list_backbones() -> list[str]:
     """Return the names that `load_clip` takes, without those of open_clip and Hugging Face.
 
-    Example:
+    Examples:
         >>> list_backbones()[-3:]
         ['ViT-L/14', 'ViT-L/14@336px', 'emoji']
     """
@@ -55,7 +55,7 @@ def load_clip(name: str) -> Any:
         UserError: the name is unknown, the weights may not fit or are not on this machine, the
             download failed, a package is missing, or the model cannot be prompted.
 
-    Example:
+    Examples:
         >>> load_clip("emoji").visual.input_resolution
         64
     """

@@ -40,7 +40,7 @@ OPENAI = Family(
 def build_clip(arch: dict):
     """Build a CLIP with random weights from its constructor's arguments, float32, in eval mode.
 
-    Example:
+    Examples:
         >>> arch = {"embed_dim": 32, "image_resolution": 32, "vision_layers": 1, "vision_width": 64}
         >>> arch |= {"vision_patch_size": 8, "context_length": 77, "vocab_size": 49408}
         >>> arch |= {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}

@@ -183,7 +183,7 @@ def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> Prompt
     Raises:
         UserError: unknown method or key, or values that contradict each other.
 
-    Example:
+    Examples:
         >>> prompt_spec("MaPLe", {"PROMPT_DEPTH": 3}).text_depth
         3
     """
@@ -219,7 +219,7 @@ def build_method(
     Raises:
         UserError: unknown method or key, values that contradict each other or do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trainers.prompting import load_clip
         >>> method = build_method("KgCoOp", {"N_CTX": 4}, load_clip("emoji"), ["cat", "dog"])

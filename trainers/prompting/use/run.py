@@ -88,7 +88,7 @@ def load_run(
             that is not named, the backbone is missing, class names are repeated or too long, or
             the prompts are made for their classes alone.
 
-    Example:
+    Examples:
         >>> load_run("no/run")
         Traceback (most recent call last):
         UserError: 'no/run' is not there: give the output folder of one training
