@@ -23,7 +23,15 @@ def share(own: str, version: str) -> None:
     Args:
         own: its name.
         version: of it.
+
+    Raises:
+        UserError: a copy that does not share is already imported under another name.
     """
+    for other in NAMES:
+        loaded = sys.modules.get(other)
+        if loaded not in (None, sys.modules.get(own)):
+            folder = Path(str(getattr(loaded, "__file__", other))).parent
+            raise _two(own, version, other, folder, getattr(loaded, "__version__", None))
     sys.meta_path.insert(0, _OtherNames(own, version))
     if own == NAMES[1]:
         sys.meta_path.append(_Parent())
@@ -64,20 +72,25 @@ class _OtherNames(MetaPathFinder, Loader):
         module.__spec__ = self.specs.pop(module.__spec__.name)
 
     def _check_version(self, name: str, path: Sequence[str] | None) -> None:
-        from .errors import UserError
-
-        here = Path(__file__).parent
         there = _folder(name, path)
-        if there is None or there == here.resolve():
+        if there is None or there == Path(__file__).resolve().parent:
             return
-        found = re.search(
-            r'^__version__ = "(.+)"', (there / "__init__.py").read_text("utf-8"), re.M
-        )
-        if found and found[1] != self.version:
-            raise UserError(
-                f"{self.own} {self.version} in '{here}' is in use, but {name} in '{there}' is "
-                f"{found[1]}: install or copy the same version, or remove one of the two"
-            )
+        file = there / "__init__.py"
+        text = file.read_text("utf-8") if file.is_file() else ""
+        found = re.search(r'^__version__ = "(.+)"', text, re.M)
+        if not found or found[1] != self.version:
+            raise _two(self.own, self.version, name, there, found and found[1])
+
+
+def _two(own: str, version: str, name: str, there: Path, found: str | None) -> Exception:
+    """The error about two copies in one program."""
+    from .errors import UserError
+
+    return UserError(
+        f"{own} {version} in '{Path(__file__).parent}' cannot be used together with {name} "
+        f"{found or 'without a version'} in '{there}': install or copy the same version, or remove "
+        "one of the two"
+    )
 
 
 def _folder(name: str, path: Sequence[str] | None) -> Path | None:

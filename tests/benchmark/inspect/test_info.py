@@ -45,7 +45,8 @@ def test_records_that_are_missing_or_broken_and_old_checkpoints(runs, capsys, tm
     assert "not known: there is no results.json" in info(capsys, tmp_path)[1]
     for text, sentence in {
         "{": "repeat the run, or remove that file",
-        '{"accuracy": "high"}': "has no accuracy",
+        '{"accuracy": "high"}': 'holds accuracy "high", which is not from 0 to 100: repeat the run',
+        "[]": "holds no accuracy: repeat the run",
     }.items():
         (tmp_path / "results.json").write_text(text)
         code, _, err = info(capsys, tmp_path)

@@ -24,7 +24,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.model.parts import Parts
-from trainers.prompting.use.commands.export import exported, text_features
+from trainers.prompting.use.commands.export import exported, facts, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -210,6 +210,23 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     code, told = export(capsys, runs / "ALIGN", tmp_path / "y.tflite")
     assert code == 2 and ".onnx, .pt2, .safetensors" in told
     assert not list(tmp_path.glob("y.*"))
+
+
+def test_without_normalisation_in_training_there_is_none_afterwards():
+    images = SimpleNamespace(
+        SIZE=(32, 32), PIXEL_MEAN=[0.4] * 3, PIXEL_STD=[0.2] * 3, INTERPOLATION="bicubic"
+    )
+    run = SimpleNamespace(
+        method="CoOp",
+        backbone="emoji",
+        classnames=["a", "b"],
+        settings=SimpleNamespace(INPUT=images),
+    )
+    for names, mean, std in ((["normalize"], 0.4, 0.2), (["random_flip"], 0.0, 1.0)):
+        images.TRANSFORMS = names
+        found = facts(run)
+        assert json.loads(found["image_mean"]) == [mean] * 3
+        assert json.loads(found["image_std"]) == [std] * 3
 
 
 class Sideways(Parts):

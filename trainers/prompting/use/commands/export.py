@@ -72,13 +72,14 @@ def as_file(content: object) -> bytes:
 def facts(run) -> dict[str, str]:
     """What has to be known of a file beside its numbers; JSON where it is no word."""
     images = run.settings.INPUT
+    normal = "normalize" in images.TRANSFORMS
     return {
         "method": run.method,
         "backbone": run.backbone,
         "classnames": json.dumps(run.classnames, ensure_ascii=False),
         "image_size": json.dumps(images.SIZE[0]),
-        "image_mean": json.dumps(images.PIXEL_MEAN),
-        "image_std": json.dumps(images.PIXEL_STD),
+        "image_mean": json.dumps(images.PIXEL_MEAN if normal else [0.0] * 3),
+        "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
         "interpolation": images.INTERPOLATION,
     }
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, printable
-from ...storage.files import read_json
+from ...storage.records import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one
 
-RECORD = "results.json"
 SHOWN = 8  # class names in the text
 
 
@@ -49,7 +48,7 @@ def described(folder: Path, epoch: int | None = None, plugins: list[str] | None 
         "plugins": list(state.get("plugins") or ()),
         "settings": settings,
         "changed": sorted(_changed(state["trainer"], settings)),
-        "record": _record(folder / RECORD),
+        "record": _record(folder),
     }
 
 
@@ -76,16 +75,14 @@ def _changed(method: str, settings: dict[str, Any]) -> list[str]:
     return [key for key, value in settings.items() if key not in plain or plain[key] != value]
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _record(folder: Path) -> dict[str, Any] | None:
     """The numbers of the run's last evaluation; None if it has no record."""
-    if not path.is_file():
-        return None
-    record = read_json(path, "repeat the run, or remove that file")
+    try:
+        record = read_record(folder)
+    except BadRecord as error:
+        raise UserError(f"{error}: repeat the run, or remove that file") from None
     keys = ("accuracy", "macro_f1", "dataset", "subsample_classes", "split", "num_test")
-    found = {key: record.get(key) for key in keys}
-    if not isinstance(found["accuracy"], (int, float)):
-        raise UserError(f"'{path}' has no accuracy: repeat the run, or remove that file")
-    return found
+    return record and {key: record.get(key) for key in keys}
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ...dassl_parts import dassl
 from ...errors import UserError, printable
@@ -17,7 +18,7 @@ from .arguments import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
 Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
-THREADS = 4  # that decode the images of a batch
+THREADS = min(16, os.cpu_count() or 4)  # that decode images
 EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
 
 
@@ -32,6 +33,8 @@ def build_parser(prog: str) -> Parser:
     add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
+    add("--device", metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
     return parser
 
 
@@ -45,8 +48,12 @@ def main(argv: list[str], prog: str) -> int:
         print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
         raise UserError(f"there are no images in {', '.join(args.images)}: name others")
+    from ...running.devices import usable_device, usual_device
+
+    device = usable_device(usual_device() if args.device is None else args.device)
     run = load_run(args, names)
-    print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
+    run.model.to(device)
+    print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     failed: list[Path] = []
     WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
     if failed:
@@ -117,11 +124,10 @@ def predicted(
             return error
 
     bar = tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty())
-    rest = iter(paths)
-    with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
-        while batch := list(islice(rest, batch_size)):
+    with bar, ThreadPoolExecutor(THREADS) as pool, torch.no_grad():
+        for batch, answers in read_ahead(pool, prepared, paths, batch_size):
             good, images = [], []
-            for path, image in zip(batch, pool.map(prepared, batch), strict=True):
+            for path, image in zip(batch, answers, strict=True):
                 if isinstance(image, UserError):
                     failed.append(path)
                     tqdm.write(f"skipped: {printable(image)}", file=sys.stderr)
@@ -129,7 +135,7 @@ def predicted(
                     good.append(path)
                     images.append(image)
             if good:
-                p = run.model(torch.stack(images)).softmax(-1)
+                p = probabilities(run.model, torch.stack(images))
                 if not p.isfinite().all():
                     spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
                     raise UserError(
@@ -142,6 +148,28 @@ def predicted(
                     classes = [run.classnames[k] for k in labels.tolist()]
                     yield str(path), list(zip(classes, values.tolist(), strict=True))
             bar.update(len(batch))
+
+
+def read_ahead(
+    pool: Executor, read: Callable[[Path], Any], paths: Iterable[Path], batch_size: int
+) -> Iterator[tuple[list[Path], Iterator[Any]]]:
+    """Each batch of paths with what is read of them; the next batch is being read meanwhile."""
+    rest, before = iter(paths), None
+    while batch := list(islice(rest, batch_size)):
+        now = batch, pool.map(read, batch)
+        if before is not None:
+            yield before
+        before = now
+    if before is not None:
+        yield before
+
+
+def probabilities(model, images):
+    """Probabilities (B, K), on the CPU, of images (B, 3, H, W); the host waits once a batch."""
+    device = model.logit_scale.device
+    if device.type == "cuda":
+        images = images.pin_memory().to(device, non_blocking=True)
+    return model(images.to(device)).softmax(-1).cpu()
 
 
 def read_frame(path: Path):
