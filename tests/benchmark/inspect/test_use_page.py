@@ -56,9 +56,7 @@ def test_an_exported_file_is_used_without_this_project(runs, tmp_path, method, f
     assert found.returncode == 0, found.stderr
     run = load_run(runs / method)
     image = run.preprocess(Image.open(tmp_path / "cat.jpg").convert("RGB"))
-    expected = dict(
-        zip(run.classnames, run.model(image[None]).softmax(-1)[0].tolist(), strict=True)
-    )
+    p = run.model(image[None]).softmax(-1)[0].tolist()
     said = dict(line.rsplit(" ", 1) for line in found.stdout.splitlines())
     assert list(said) == run.classnames
     assert list(map(float, said.values())) == pytest.approx(p, abs=1e-4)
