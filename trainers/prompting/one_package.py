@@ -22,7 +22,7 @@ def share(own: str, version: str) -> None:
 
     Args:
         own: its name.
-        version: of it.
+        version: its version.
 
     Raises:
         UserError: a copy that does not share is already imported under another name.
@@ -38,7 +38,7 @@ def share(own: str, version: str) -> None:
 
 
 class _OtherNames(MetaPathFinder, Loader):
-    """Finds `promptedclip.x` where `trainers.prompting.x` is, or the other way round."""
+    """Imports `promptedclip.x` as `trainers.prompting.x`, or the other way round."""
 
     def __init__(self, own: str, version: str):
         self.own, self.version = own, version
@@ -48,10 +48,10 @@ class _OtherNames(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec of a module below another name.
+        """Return the spec of a module under another name.
 
         Raises:
-            UserError: there is a copy of another version under that name.
+            UserError: a copy of another version has that name.
         """
         for other in self.others:
             if name == other:
@@ -61,13 +61,13 @@ class _OtherNames(MetaPathFinder, Loader):
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module itself, imported under its own name."""
+        """Return the module itself, imported under its own name."""
         module = importlib.import_module(spec.loader_state)
         self.specs[spec.name] = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give it back its own spec, which the import system has just replaced."""
+        """Restore its own spec, which the import system has just replaced."""
         assert module.__spec__ is not None
         module.__spec__ = self.specs.pop(module.__spec__.name)
 
@@ -83,7 +83,7 @@ class _OtherNames(MetaPathFinder, Loader):
 
 
 def _two(own: str, version: str, name: str, there: Path, found: str | None) -> Exception:
-    """The error about two copies in one program."""
+    """Return the error about two copies in one program."""
     from .errors import UserError
 
     return UserError(
@@ -94,7 +94,7 @@ def _two(own: str, version: str, name: str, there: Path, found: str | None) -> E
 
 
 def _folder(name: str, path: Sequence[str] | None) -> Path | None:
-    """The folder where a package would be imported from by its name; None if nowhere."""
+    """Return the folder that a package would be imported from; None if there is none."""
     for finder in sys.meta_path:
         find: Any = getattr(finder, "find_spec", None)
         if find is None or isinstance(finder, (_OtherNames, _Parent)):
@@ -106,12 +106,12 @@ def _folder(name: str, path: Sequence[str] | None) -> Path | None:
 
 
 class _Parent(MetaPathFinder):
-    """Finds an empty `trainers` where there is none, for code that imports `trainers.prompting`."""
+    """Provides an empty `trainers` if there is none, for code that imports `trainers.prompting`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Its spec."""
+        """Return the spec of `trainers`."""
         if name != NAMES[0].partition(".")[0]:
             return None
         return ModuleSpec(name, None, is_package=True)

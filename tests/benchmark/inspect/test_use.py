@@ -107,11 +107,11 @@ def test_other_class_names(runs, capsys, tmp_path):
     assert code == 0 and found == {"river", "forest", "pasture land"}
     long = "forest " * 80
     for text, part in {
-        "river\nforest\nriver": "'river' is there twice",
-        "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
-        "River\nriver": "'river' is there twice (also as 'River')",
-        "caf\u00e9\ncafe\u0301": "is there twice",
-        "river": "There is 1 class name",
+        "river\nforest\nriver": "'river' is repeated",
+        "pasture land\npasture_land": "'pasture_land' is repeated (also as 'pasture land')",
+        "River\nriver": "'river' is repeated (also as 'River')",
+        "caf\u00e9\ncafe\u0301": "is repeated",
+        "river": "The number of class names is 1",
         f"river\n{long}": "is too long",
     }.items():
         names.write_text(text)
@@ -182,7 +182,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_a_run_loads_without_its_results(runs, tmp_path):
-    """The checkpoint tells all: a folder in the place of results.json is no obstacle."""
+    """The checkpoint has all that is needed: results.json may be a folder."""
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
     (tmp_path / "results.json").mkdir()
     assert set(load_run(tmp_path).classnames) == set(NAMES)
@@ -262,7 +262,7 @@ def test_text_features_are_written_only_where_they_classify_alike(runs, parts):
         logits = weights["logit_scale"] * z @ weights["weight"].T
         torch.testing.assert_close(logits, loaded.model(x), atol=1e-4, rtol=1e-5)
         return
-    with pytest.raises(UserError, match="no classifier by themselves: .* off by"):
+    with pytest.raises(UserError, match="are not a classifier: .* off by"):
         text_features(loaded)
 
 
@@ -319,7 +319,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("traced", "remedy"), [(Steered, "may steer its Python code"), (Counted, "use x.shape[0]")]
+    ("traced", "remedy"), [(Steered, "must not branch on the values"), (Counted, "use x.shape[0]")]
 )
 def test_a_plug_in_that_cannot_be_traced_says_why(monkeypatch, traced, remedy):
     """By what PyTorch has said."""

@@ -1,4 +1,4 @@
-"""Classes and probabilities of images, by a trained run."""
+"""Classify images with a trained run: print the likeliest classes and their probabilities."""
 
 import csv
 import json
@@ -19,12 +19,12 @@ from .load import load_run, run_parser
 
 Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
 THREADS = min(16, os.cpu_count() or 4)  # that decode images
-EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
+EXTRACT = "predict takes single images: extract frames first, e.g. with ffmpeg"
 
 
 def build_parser(prog: str) -> Parser:
-    """The arguments of the command."""
-    parser = run_parser(prog, "The likeliest classes of images, and their probabilities.")
+    """Return the parser of the command."""
+    parser = run_parser(prog, "Print the likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
@@ -39,7 +39,7 @@ def build_parser(prog: str) -> Parser:
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Exit code of the command: 1 when some images or folders could not be read."""
+    """Run the command; its exit code is 1 if some images or folders could not be read."""
     args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     shut: list[str] = []
@@ -62,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def read_names(path: Path) -> list[str]:
-    """The class names in a file, one a line."""
+    """Return the class names in a file, one a line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -71,11 +71,11 @@ def read_names(path: Path) -> list[str]:
 
 
 def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
-    """The files that the arguments stand for; of a folder those that are called images or videos.
+    """Yield the files that the arguments name; of a folder, those named as images or videos.
 
     Args:
-        words: of the command line.
-        shut: takes a sentence about each folder that cannot be read.
+        words: paths, or `-` for standard input.
+        shut: is called with a sentence about each folder that cannot be read.
 
     Raises:
         UserError: an argument is neither a file nor a folder.
@@ -102,7 +102,7 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
 
 
 def kind_of(path: Path) -> str:
-    """`image` or `video` by a file's name; empty for any other."""
+    """Return `image` or `video` by the suffix of a file, else an empty text."""
     kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
     return kind if kind in ("image", "video") else ""
 
@@ -110,9 +110,9 @@ def kind_of(path: Path) -> str:
 def predicted(
     run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
 ) -> Iterator[Answer]:
-    """Each image that can be read, with its `top` classes, best first.
+    """Yield each readable image with its `top` classes, best first.
 
-    `failed` takes those that cannot; stderr has the reason of each.
+    The others are added to `failed`, and named on stderr with the reason.
     """
     import torch
     from tqdm import tqdm
@@ -153,7 +153,7 @@ def predicted(
 def read_ahead(
     pool: Executor, read: Callable[[Path], Any], paths: Iterable[Path], batch_size: int
 ) -> Iterator[tuple[list[Path], Iterator[Any]]]:
-    """Each batch of paths with what is read of them; the next batch is being read meanwhile."""
+    """Yield each batch of paths with its images, while the next batch is being read."""
     rest, before = iter(paths), None
     while batch := list(islice(rest, batch_size)):
         now = batch, pool.map(read, batch)
@@ -165,7 +165,7 @@ def read_ahead(
 
 
 def probabilities(model, images):
-    """Probabilities (B, K), on the CPU, of images (B, 3, H, W); the host waits once a batch."""
+    """Return probabilities (B, K) of images (B, 3, H, W), on the CPU: one wait for the device."""
     device = model.logit_scale.device
     if device.type == "cuda":
         images = images.pin_memory().to(device, non_blocking=True)
@@ -173,7 +173,7 @@ def probabilities(model, images):
 
 
 def read_frame(path: Path):
-    """An image as the run's own evaluation reads it; of a phone's photo (MPO) the photo itself.
+    """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame.
 
     Raises:
         UserError: it cannot be decoded, or has several frames.
@@ -198,23 +198,22 @@ def read_frame(path: Path):
 
 # ---------------------------------------------------------------------- how it is printed
 
-# Each takes (file, [(class, probability), ...]) one after the other and writes it at once: an
-# interrupted call has told what it found.
+# Each prints answers as they come, so that an interrupted command has printed what it found.
 
 
 def as_text(found: Iterable[Answer]) -> None:
-    """One line an image."""
+    """Print one line an image."""
     for file, answer in found:
         told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
         print(printable(f"{file}: {told}"), flush=True)
 
 
 def as_csv(found: Iterable[Answer]) -> None:
-    """One line an image and class; in no spreadsheet a formula."""
+    """Print one line an image and class, none of it a formula in a spreadsheet."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
     for file, answer in found:
-        if csv_text(file).startswith("'"):  # a relative path, which has a second form
+        if csv_text(file).startswith("'"):  # then it is relative: `./` changes only its form
             file = os.path.join(".", file)
         writer.writerows(
             [csv_text(file), i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)
@@ -223,7 +222,7 @@ def as_csv(found: Iterable[Answer]) -> None:
 
 
 def as_json(found: Iterable[Answer]) -> None:
-    """A list of objects with the image and its classes, which an error closes, too."""
+    """Print a list of objects with the image and its classes; an error still closes the list."""
     print("[", end="")
     start = "\n"
     try:
