@@ -1,6 +1,7 @@
 """Does one run: folder, log, seed, training or evaluation, results, exit code."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from .folder import output_folder
 from .results import remove_results, write_results
 from .settings import changed, shown
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def do_run(cfg, args) -> None:
     """Do one run in its folder and write its results."""
@@ -27,6 +30,8 @@ def do_run(cfg, args) -> None:
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
             write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
+            if not args.eval_only and hasattr(trainer, "method"):
+                print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
 
 def setup_run(cfg) -> None:
@@ -61,6 +66,18 @@ def train_or_evaluate(trainer, args) -> None:
         trainer.test()
     else:
         trainer.train()
+
+
+def predict_command(cfg, trainer) -> str:
+    """Return the command that classifies a test image with the trained run."""
+    image, folder = next(iter(trainer.dm.dataset.test)).impath, cfg.OUTPUT_DIR
+    words = ["python", "-m", "benchmark", "predict", "--model-dir"]
+    before = ""
+    if Path.cwd() != ROOT:  # where `python -m benchmark` works
+        image, folder = os.path.abspath(image), os.path.abspath(folder)
+        before = f"cd {shlex.quote(str(ROOT))} && "
+    plugins = [word for name in cfg.TRAINER.PLUGINS for word in ("--plugin", name)]
+    return before + shlex.join([*words, folder, *plugins, image])
 
 
 def exit_code(work: Callable[[], None]) -> int:

@@ -116,7 +116,8 @@ PACKAGES = {
     "plugins": "errors method methods",
     "step": "errors method model running",
     "trainer": "backbones diagnostics errors method methods model node running spec step storage",
-    "use": "backbones dassl_parts encoders errors method model plugins scores spec storage trainer",
+    "use": "backbones dassl_parts encoders errors method model plugins running scores spec storage "
+    "trainer",
 }
 
 

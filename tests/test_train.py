@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shlex
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from PIL import Image
 from tiny import arguments, run
 
 import train
+from benchmark.__main__ import main
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 
@@ -48,6 +50,11 @@ def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
         assert "TRAINER.ALIGN.COUPLING: project" not in settings
     assert "COUPLING: project" in log and "COUPLING" not in console
     assert list((out / "tensorboard").iterdir())
+    command = console.splitlines()[-1]
+    assert command == log.splitlines()[-1]
+    assert main(shlex.split(command.partition("python -m benchmark ")[2])) == 0
+    image = str(tmp_path / "tiny_colours" / "test_forest_0.png")
+    assert capfd.readouterr().out.startswith(f"{image}: ")
     folder = out / "MultiModalPromptLearner"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]
     assert sum(v.numel() for v in prompts(out, 2).values()) == record["num_params"]

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import NamedTuple
 from recipe.configs import read_pairs
 from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import printable
+from trainers.prompting.storage import records
 from trainers.prompting.storage.files import read_file
+from trainers.prompting.storage.records import RECORD as RESULTS
+from trainers.prompting.storage.records import BadRecord as BadResult
+from trainers.prompting.storage.records import is_number, is_percent
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
 
-RESULTS = "results.json"
 CONSOLE = "console.txt"
 
 # Keys of the config that may differ between equal runs: they do not change what is computed, or
@@ -73,10 +75,6 @@ METRICS = {
 }
 
 
-class BadResult(Exception):
-    """Raised for a results.json that cannot be used; the message says why."""
-
-
 @dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable
 class Outcome:
     """The outcome of a run: its record, or a problem as `kind: why` (`failed: no memory`)."""
@@ -110,34 +108,14 @@ def read_record(folder: Path) -> dict | None:
     Raises:
         BadResult: the record cannot be used.
     """
-    path = folder / RESULTS
-    try:
-        result = json.loads(read_file(path))
-        why = flaw(result)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadResult(f"{path} cannot be read ({error})") from None
-    if why:
-        raise BadResult(f"{path} {why}")
-    return result
-
-
-def _number(value, most: float = sys.float_info.max) -> bool:
-    """Return True if a value is a finite number from 0 to `most`."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and 0 <= value <= most
-
-
-def _percent(value) -> bool:
-    return _number(value, 100)
+    return records.read_record(folder, flaw)
 
 
 # Types of the values of a record, in words and as a test, with the keys that must have them.
 KINDS = {
-    "from 0 to 100": (_percent, [key for key, metric in METRICS.items() if metric.percent]),
+    "from 0 to 100": (is_percent, [key for key, metric in METRICS.items() if metric.percent]),
     "a number, 0 or more": (
-        _number,
+        is_number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
          "num_params", "num_classes", "num_test", "train_seconds", "train_steps", "test_seconds",
          "peak_memory_mib", "temperature"],
@@ -148,12 +126,12 @@ KINDS = {
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
-        and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
+        and all(accuracy is None or is_percent(accuracy) for accuracy in value.values()),
         ("per_class_accuracy",),
     ),
     "groups of numbers": (
         lambda value: isinstance(value, dict)
-        and all(isinstance(of, dict) and all(map(_number, of.values())) for of in value.values()),
+        and all(isinstance(of, dict) and all(map(is_number, of.values())) for of in value.values()),
         ("ood",),
     ),
     f"a list of {', '.join(BEYOND)}": (
@@ -171,8 +149,8 @@ KINDS = {
 
 def flaw(result) -> str | None:
     """Return how a record differs from the format of train.py; None if it does not."""
-    if not isinstance(result, dict) or result.get("accuracy") is None:
-        return "holds no accuracy"
+    if why := records.flaw(result):
+        return why
     for wanted, (holds, keys) in KINDS.items():
         for key in keys:
             value = result.get(key)

@@ -42,10 +42,11 @@ def test_the_package_has_the_same_command(runs, capsys):
 
 def test_missing_or_broken_records_and_old_checkpoints_are_reported(runs, capsys, tmp_path):
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
-    assert "not known: there is no results.json" in info(capsys, tmp_path)[1]
+    assert "unknown: the folder has no results.json" in info(capsys, tmp_path)[1]
     for text, sentence in {
         "{": "repeat the run, or remove that file",
-        '{"accuracy": "high"}': "has no accuracy",
+        '{"accuracy": "high"}': 'holds accuracy "high", which is not from 0 to 100: repeat the run',
+        "[]": "holds no accuracy: repeat the run",
     }.items():
         (tmp_path / "results.json").write_text(text)
         code, _, err = info(capsys, tmp_path)

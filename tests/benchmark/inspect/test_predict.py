@@ -151,3 +151,28 @@ def test_an_image_deleted_in_the_meantime_is_skipped(predict, tmp_path, monkeypa
     told = predict(tmp_path, code=1)
     assert f"skipped: '{gone}' is not there, or not a file\n" in told.err
     assert told.out.startswith(f"{good}: ") and "1 of 2 images could not be read" in told.err
+
+
+def test_a_device_that_is_not_here_is_refused_before_the_run_is_loaded(tmp_path, capsys):
+    image = str(paint(tmp_path / "a.png"))
+    assert main(["predict", "--model-dir", "no/run", image, "--device", "cuda:99"]) == 2
+    err = capsys.readouterr().err
+    assert "predict: PyTorch cannot use the device 'cuda:99' here: give cpu" in err
+    assert err.count("\n") == 1
+
+
+def test_one_batch_is_read_ahead():
+    done = []
+
+    class Pool:
+        def map(self, read, batch):
+            done.append(("read", batch))
+            return map(read, batch)
+
+    for batch, answers in module.read_ahead(Pool(), str, [1, 2, 3, 4, 5], 2):
+        assert list(answers) == list(map(str, batch))
+        done.append(("use", batch))
+    assert done == [
+        ("read", [1, 2]), ("read", [3, 4]), ("use", [1, 2]), ("read", [5]), ("use", [3, 4]),
+        ("use", [5]),
+    ]  # fmt: skip

@@ -29,7 +29,7 @@ def test_invalid_settings_are_refused(runs, tmp_path, case):
     state["settings"] |= NO_SETTINGS[case]
     torch.save(state, tmp_path / "prompt_learner" / "model.pth.tar-1")
     (place,) = NO_SETTINGS[case]
-    with pytest.raises(UserError, match=f"for the setting {place}, which cannot be") as error:
+    with pytest.raises(UserError, match=f"for the setting {place}, which is impossible") as error:
         load_run(tmp_path)
     assert len(str(error.value)) < 500
 

@@ -24,7 +24,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.model.parts import Parts
-from trainers.prompting.use.commands.export import exported, text_features
+from trainers.prompting.use.commands.export import exported, facts, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -107,11 +107,11 @@ def test_other_class_names_are_used_or_refused(runs, capsys, tmp_path):
     assert code == 0 and found == {"river", "forest", "pasture land"}
     long = "forest " * 80
     for text, part in {
-        "river\nforest\nriver": "'river' is there twice",
-        "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
-        "River\nriver": "'river' is there twice (also as 'River')",
-        "caf\u00e9\ncafe\u0301": "is there twice",
-        "river": "There is 1 class name",
+        "river\nforest\nriver": "'river' is repeated",
+        "pasture land\npasture_land": "'pasture_land' is repeated (also as 'pasture land')",
+        "River\nriver": "'river' is repeated (also as 'River')",
+        "caf\u00e9\ncafe\u0301": "is repeated",
+        "river": "The number of class names is 1",
         f"river\n{long}": "is too long",
     }.items():
         names.write_text(text)
@@ -212,6 +212,23 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     assert not list(tmp_path.glob("y.*"))
 
 
+def test_without_normalisation_in_training_there_is_none_afterwards():
+    images = SimpleNamespace(
+        SIZE=(32, 32), PIXEL_MEAN=[0.4] * 3, PIXEL_STD=[0.2] * 3, INTERPOLATION="bicubic"
+    )
+    run = SimpleNamespace(
+        method="CoOp",
+        backbone="emoji",
+        classnames=["a", "b"],
+        settings=SimpleNamespace(INPUT=images),
+    )
+    for names, mean, std in ((["normalize"], 0.4, 0.2), (["random_flip"], 0.0, 1.0)):
+        images.TRANSFORMS = names
+        found = facts(run)
+        assert json.loads(found["image_mean"]) == [mean] * 3
+        assert json.loads(found["image_std"]) == [std] * 3
+
+
 class Sideways(Parts):
     """Parts that add visual prompts, although the method's spec has none."""
 
@@ -245,7 +262,7 @@ def test_text_features_are_exported_only_if_they_classify_as_the_model(runs, par
         logits = weights["logit_scale"] * z @ weights["weight"].T
         torch.testing.assert_close(logits, loaded.model(x), atol=1e-4, rtol=1e-5)
         return
-    with pytest.raises(UserError, match="no classifier by themselves: .* off by"):
+    with pytest.raises(UserError, match="are not a classifier: .* off by"):
         text_features(loaded)
 
 
@@ -302,7 +319,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("traced", "remedy"), [(Steered, "may steer its Python code"), (Counted, "use x.shape[0]")]
+    ("traced", "remedy"), [(Steered, "must not branch on the values"), (Counted, "use x.shape[0]")]
 )
 def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, remedy):
     """The remedy follows from PyTorch's error."""
