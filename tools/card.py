@@ -27,7 +27,9 @@ VARIANTS = {  # variants of ALIGN, with the keys of its node in which each diffe
     "one_prompt": {"M": 1, "N": 1, "CTX_INIT": "a photo of a"},
 }
 NODE = "TRAINER.ALIGN."
-FAMILIES: dict[str, dict[str, list]] = {  # families of plans, with the values to try for keys of ALIGN's node
+FAMILIES: dict[
+    str, dict[str, list]
+] = {  # families of plans, with the values to try for keys of ALIGN's node
     "plan_sinkhorn": {"PLAN": ["sinkhorn"], "LAMBDA": [0.003, 0.01, 0.1]},
     "plan_uniform": {"PLAN": ["uniform"]},
     "plan_values": {"PLAN": ["sinkhorn"], "PATCHES": ["values"], "LAMBDA": [0.01, 0.1]},
