@@ -1,4 +1,4 @@
-"""Adds the documents outside docs/ to the site. Files keep their places, and links their targets."""
+"""Add the documents outside docs/ to the site; files and link targets stay as they are."""
 
 from pathlib import Path
 

@@ -1,8 +1,9 @@
-"""Half precision beside float32, ours and that of OpenAI's modules, on CLIPs as loud as real ones.
+"""Errors of half precision, ours and those of OpenAI's modules, on CLIPs with large activations.
 
-One draw is a CLIP near the tests' tiny one, prompts, images and loud channels. A draw says little:
-how far off rounding is depends on chance, and where a few channels drown the others its errors
-spread over two orders of magnitude. So `compare` takes several and gives the geometric mean of our
+The error of a step is its distance from a step in float32. A draw is a CLIP near the tests' tiny
+one, with prompts, images and a few loud channels: channels with large states, as real CLIPs have.
+One draw says little, because rounding errors depend on chance; with loud channels they spread over
+two orders of magnitude. So `compare` takes several draws and returns the geometric mean of our
 error over theirs.
 """
 
@@ -23,11 +24,11 @@ from trainers.prompting.step import update
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 LABELS = torch.tensor([0, 1, 2, 0])
-# Our error may be larger than theirs by this factor: each rounds at places of its own. Beyond it,
-# by chance: two standard errors of a mean over draws.
+# Our error may be larger than theirs by the factor MORE, because both round in different places,
+# and in addition by CHANCE standard errors of the mean over draws.
 MORE = 1.1
 CHANCE = 2
-LOUD = 300.0  # three channels of real CLIPs have states of hundreds
+LOUD = 300.0  # in real CLIPs three channels have states of hundreds
 CPU = torch.device("cpu")
 
 
@@ -37,9 +38,10 @@ def tiny():
 
 
 def make_loud(clip_model, kind: str, channels: torch.Tensor) -> None:
-    """Give three channels of both towers large states, from the start on or by every block.
+    """Give three channels of both encoders large states, from the start on or by every block.
 
-    `gains` of LayerNorm saturate attention instead: there gradients depend on the last digits.
+    `gains` enlarges LayerNorm's gains instead, which saturates attention: gradients then depend on
+    the last digits.
     """
     towers = clip_model.transformer, clip_model.visual.transformer
     branches = [
@@ -68,10 +70,10 @@ def make_loud(clip_model, kind: str, channels: torch.Tensor) -> None:
 
 
 def vary(clip_model) -> None:
-    """Another CLIP near this one, so that no two draws round alike.
+    """Change the weights a little, so that draws have different rounding errors.
 
-    Its weights are numbers of both half types, as public weights are numbers of float16: what is
-    compared is arithmetic. Of the words, most of the weights, few are read: these stay.
+    The new weights are exact in both half types, as public weights are in float16, so that only the
+    arithmetic is compared. Token embeddings stay: they are most of the weights, and few are read.
     """
     for weight in clip_model.parameters():
         if weight is not clip_model.token_embedding.weight:
@@ -80,7 +82,7 @@ def vary(clip_model) -> None:
 
 
 def precision_of(kind: str, device: torch.device) -> Precision:
-    """`fp32`; `fp16` and `amp` in float16 as a GPU has them, on the CPU, too; `bf16`, its amp."""
+    """Return the precision `fp32`, `fp16` or `amp` (float16, even on the CPU), or `bf16` (amp)."""
     how = Precision("fp32" if kind == "fp32" else "amp", device)
     if kind in ("fp16", "amp"):
         how.name, how.half = kind, torch.float16
@@ -89,14 +91,14 @@ def precision_of(kind: str, device: torch.device) -> Precision:
 
 
 class Found(NamedTuple):
-    """What a step comes to: logits (B, K) less their mean over the classes, gradients in a row."""
+    """The result of a step: logits (B, K) minus their mean over classes, and flat gradients."""
 
     logits: torch.Tensor
     gradients: torch.Tensor
 
 
 def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = False) -> Found:
-    """One step; `stock`: computed by OpenAI's modules as they are."""
+    """Return the result of one step; with `stock` OpenAI's own modules compute it."""
     name, node, *dataset = SETTINGS[setting]
     torch.manual_seed(seed)
     clip_model = deepcopy(tiny())
@@ -105,7 +107,7 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     method = build_method(name, node, clip_model, NAMES, *dataset)
     images = torch.randn(4, 3, 32, 32)
     how = precision_of(kind, device)
-    if not (stock and how.name == "amp"):  # where autocast converts weights at each product
+    if not (stock and how.name == "amp"):  # there autocast converts weights at each product
         how.place(method.model, clip_model)
     model = Naive(clip_model, NAMES, method.model) if stock else method.model
     method.to(device).train()
@@ -127,17 +129,18 @@ def exact(setting: str, loud: str, seed: int) -> Found:
 
 
 def errors(found: Found, expected: Found) -> list[float]:
-    """|x - x32| / |x32| of logits and gradients."""
+    """Return |x - x32| / |x32| of logits and gradients."""
     return [((x - y).norm() / y.norm()).item() for x, y in zip(found, expected, strict=True)]
 
 
 def compare(setting: str, kind: str, device: torch.device, loud: str, draws: int) -> dict:
-    """Our error over that of OpenAI's modules, of logits and gradients, over several draws.
+    """Compare our error with that of OpenAI's modules over several draws.
 
     Returns:
-        For `logits` and `gradients`, of the draws in which neither overflows, the `ratio`
-        (geometric mean), how far it may be off by chance (`spread`, the factor of one standard
-        error), and the medians of both errors; and in how many draws each `overflows`.
+        For `logits` and for `gradients`, over the draws in which neither overflows: `ratio`, the
+        geometric mean of our error over theirs; `spread`, its standard error as a factor; and
+        `ours` and `stock`, the medians of both errors. `overflows`: the number of draws in which
+        each overflows.
     """
     pairs = []
     overflows = {"ours": 0, "stock": 0}
@@ -168,7 +171,7 @@ def summary(pairs: list[tuple[float, float]]) -> dict:
 
 
 def worse(found: dict) -> list[str]:
-    """Of what `compare` found, where ours is farther off than theirs, and not by chance."""
+    """Return the parts of `compare`'s result in which our error is significantly larger."""
     reasons = [
         f"{name}: {found[name]}"
         for name in Found._fields

@@ -1,4 +1,4 @@
-"""A data set of a few 32x32 images, and train.py on it with the tiny CLIP of the golden numbers."""
+"""A tiny data set of 32x32 images, and runs of train.py on it with the golden tests' tiny CLIP."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 
 import train
 
-# names whose words the tiny CLIP knows
+# class names with words that the tiny CLIP knows
 COLOURS = {
     "forest": (40, 200, 40),
     "sea": (40, 40, 200),
@@ -23,7 +23,7 @@ OTHERS = {"tower": (200, 40, 40), "bridge": (40, 200, 200), "snow field": (230, 
 
 @DATASET_REGISTRY.register()
 class TinyColours(DatasetBase):
-    """Noisy squares of one colour: six of each for training, two for validation, four for test."""
+    """Noisy squares of one colour per class: 6 training, 2 validation and 4 test images of each."""
 
     dataset_dir = "tiny_colours"
     colours = property(lambda self: COLOURS)
@@ -51,19 +51,19 @@ class TinyColours(DatasetBase):
 
 @DATASET_REGISTRY.register()
 class TinyOthers(TinyColours):
-    """Three other classes, outside of DATASET.ROOT, which `ImageFolder` reads."""
+    """Three other classes. Their folder is outside of DATASET.ROOT, which `ImageFolder` reads."""
 
     dataset_dir = "../tiny_others"
     colours = property(lambda self: OTHERS)
 
 
-# Classes of `write_halves`; `ImageFolder` sorts them, and three of them are the base classes.
+# The classes of `write_halves`, sorted as `ImageFolder` sorts them; three are the base classes.
 HALVES = ["annual crop", "forest", "river bank", "road", "sea"]
-OF_HALVES = ["DATASET.NAME", "ImageFolder", "DATASET.SUBSAMPLE_CLASSES"]  # then base, new or all
+OF_HALVES = ["DATASET.NAME", "ImageFolder", "DATASET.SUBSAMPLE_CLASSES"]  # add base, new or all
 
 
 def write_halves(root: Path) -> Path:
-    """A folder for `ImageFolder`: of five classes each 5 training, 2 validation, 3 test images."""
+    """Write a folder for `ImageFolder`: 5 classes, with 5 training, 2 validation, 3 test images."""
     rng = np.random.default_rng(0)
     for name in HALVES:
         folder = root / name.replace(" ", "_")
@@ -76,7 +76,7 @@ def write_halves(root: Path) -> Path:
 
 
 def write_sentences(folder: Path) -> str:
-    """Two sentences about each class, for CoPrompt; the path of their file."""
+    """Write two sentences about each class, for CoPrompt, and return the path of the file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "sentences.json"
     about = {name: [f"a photo of a {name}.", f"a {name} from above."] for name in COLOURS}
@@ -85,7 +85,7 @@ def write_sentences(folder: Path) -> str:
 
 
 def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
-    """The command line of a short run; `more` are further flags, before the KEY VALUE pairs."""
+    """Return the command line of a short run; `more` are flags, before the KEY VALUE pairs."""
     node = {
         "ALIGN": ["TRAINER.ALIGN.DEPTH", "2", "TRAINER.ALIGN.M", "2", "TRAINER.ALIGN.N", "2"],
         "PromptSRC": ["TRAINER.PROMPTSRC.GPA_MEAN", "1"],
@@ -113,9 +113,9 @@ def arguments(root, trainer="ALIGN", output=None, epochs=2, *more) -> list[str]:
 
 
 def run(*args, extra=()) -> int:
-    """Exit code of train.py, called in this process."""
+    """Run train.py in this process, and return its exit code."""
     return train.run([*arguments(*args), *extra])
 
 
-if __name__ == "__main__":  # train.py on this data set in a process of its own
+if __name__ == "__main__":  # train.py on this data set in a separate process
     sys.exit(train.run())

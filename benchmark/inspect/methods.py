@@ -1,4 +1,4 @@
-"""The methods as points in one space: the paper's Table 1, from the specs themselves."""
+"""Print the methods as points in one space, as in the paper's Table 1, made from their specs."""
 
 import csv
 import inspect
@@ -18,7 +18,7 @@ from ..protocols.configs import CONFIGS, ROOT
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 
-SHOTS = 16
+SHOTS = 16  # images per class, for methods that train a parameter for each image
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
@@ -49,10 +49,14 @@ POINTS = (
 def trained_parameters(
     method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
 ) -> int:
-    """Number of trained parameters on a backbone of `GEOMETRY`, without its weights.
+    """Return the number of a method's trained parameters on a backbone; no weights are loaded.
 
-    The node is as `build_method` takes it. The number of classes matters for class-specific
-    contexts, prototypes, and what is trained of each of SHOTS images a class.
+    Args:
+        method: name of the method.
+        node: its settings, as `build_method` takes them.
+        backbone: a name in `GEOMETRY`.
+        classes: their number; it matters for class-specific contexts, for prototypes, and for
+            methods that train a parameter for each of SHOTS images per class.
     """
     return _trained(_built(method, node, backbone, classes))
 
@@ -69,7 +73,7 @@ def _trained(built: Method) -> int:
 
 
 def row(method: str, backbone: str) -> list[str]:
-    """One line of the table, under HEAD."""
+    """Return the line of a method in the table, with the columns of HEAD."""
     built = _built(method, {}, backbone)
     spec = built.model.spec
 
@@ -90,7 +94,7 @@ def row(method: str, backbone: str) -> list[str]:
 
 
 def render(backbone: str, form: str) -> str:
-    """The table in one of TABLE_STYLES, or as comma-separated values."""
+    """Return the table in one of TABLE_STYLES, or as comma-separated values."""
     rows = [row(method, backbone) for method in METHODS]
     if form == "csv":
         text = io.StringIO()
@@ -144,7 +148,7 @@ def _equations(method: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark methods`."""
+    """Run `python -m benchmark methods`."""
     parser = Parser(prog="python -m benchmark methods", description=__doc__)
     parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
     parser.add_argument("--format", choices=[*TABLE_STYLES, "csv", "page"], default="text")

@@ -1,10 +1,10 @@
-"""Every method, score and form, in a size for the tiny CLIP of the golden numbers."""
+"""Every method, score and form, with settings that fit the tiny CLIP of the golden numbers."""
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SENTENCES = {name: [f"a photo of a {name}.", f"a {name} from above."] for name in NAMES}
 ALIGN = {"M": 2, "N": 2, "DEPTH": 2}
 
-# Method and keys of its node; a data set where it matters.
+# Method, keys of its node and, where it matters, the data set.
 SETTINGS = {
     "CoOp": ("CoOp", {"N_CTX": 4}),
     "CoOp, a context for each class": ("CoOp", {"N_CTX": 4, "CSC": True}),

@@ -1,4 +1,4 @@
-// Lets a PyTorch without CUDA switch to a device `cuda:0` that is not there: see pretend.py.
+// Lets a PyTorch without CUDA switch to a device `cuda:0` that does not exist: see pretend.py.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
@@ -20,7 +20,7 @@ struct PretendGuard final : c10::impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
   Stream exchangeStream(Stream) const noexcept override { return stream(); }
 };
 
-// What makes the device the accelerator of the process, which the backward pass asks for.
+// Makes the device the accelerator of the process, which the backward pass asks for.
 struct PretendHooks final : at::CUDAHooksInterface {
   explicit PretendHooks(at::CUDAHooksArgs) {}
   bool hasCUDA() const override { return true; }

@@ -1,15 +1,17 @@
-"""A pretend GPU, for tests where there is none: tensors on `cuda:0` that compute on the CPU.
+"""A pretend GPU, for tests on machines without one: tensors on `cuda:0` that compute on the CPU.
 
-After `install` PyTorch takes it for a GPU: `.to("cuda")`, autocast's lists for CUDA, GradScaler and
-`is_cuda` are the true ones. A tensor there wraps one on the CPU. Two things are as on a GPU:
+After `install` PyTorch treats it as a GPU: `.to("cuda")`, autocast's lists for CUDA, GradScaler and
+`is_cuda` are the real ones. A tensor there wraps a tensor on the CPU. As on a GPU,
 
-- tensors of two devices in one operation are an error, but for numbers (0 dimensions) that live on
-  the CPU;
-- what makes the host wait until the device has done its work is noted in `waits`, with the line
-  of this repository that asked for it.
+- an operation on tensors of two devices is an error, except for numbers (0 dimensions) on the CPU.
 
-The library of `build_guard` has to be loaded before PyTorch is imported, and `install` stays: it
-needs a process of its own (program.py).
+In addition,
+
+- operations for which the host has to wait until the device has finished are listed in `waits`,
+  each with the line of this repository that called it.
+
+The library of `build_guard` has to be loaded before PyTorch is imported, and `install` cannot be
+undone: use it in a separate process (program.py).
 """
 
 import subprocess
@@ -26,16 +28,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DEVICE = torch.device("cuda", 0)
 
-# Operations whose result, or the size of it, the host has to know.
+# Operations whose result, or its size, the host has to know.
 READS = {
     "_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
     "unique_consecutive", "bincount",
 }  # fmt: skip
-waits: list[str] = []  # `file:line function` of each time that the host waited
+waits: list[str] = []  # `file:line function` of each wait of the host
 
 
 def build_guard(folder: Path) -> Path:
-    """Compile guard.cpp, without which PyTorch knows no device of that name.
+    """Compile guard.cpp, without which PyTorch does not know the device.
 
     Raises:
         OSError: there is no C++ compiler.
@@ -54,7 +56,7 @@ def build_guard(folder: Path) -> Path:
 
 
 class Pretend(torch.Tensor):
-    """A tensor on the device; `inner` is the one that computes."""
+    """A tensor on the device; `inner` is the tensor on the CPU that computes."""
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor):
@@ -85,7 +87,7 @@ class Pretend(torch.Tensor):
 
 
 class PretendGPU(TorchDispatchMode):
-    """Catches what makes tensors on the device out of nothing or of those on the CPU."""
+    """Intercepts operations that create tensors on the device, also from tensors on the CPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
@@ -105,20 +107,20 @@ def wait(kind: str) -> None:
 
 @contextmanager
 def noted():
-    """Yields a list that has the waits of the block after it."""
+    """Yield a list that gets the waits of the block when the block ends."""
     before, found = len(waits), []
     yield found
     found += waits[before:]
 
 
 def compute(func, args, kwargs):
-    """An operation on tensors of which some are, or shall be, on the device."""
+    """Compute an operation with inputs or results on the device."""
     flat, spec = tree_flatten((args, kwargs))
     tensors = [x for x in flat if isinstance(x, torch.Tensor)]
     ours = [t for t in tensors if isinstance(t, Pretend)]
     name = func.overloadpacket.__name__
     wanted = kwargs.get("device")
-    if name == "_pin_memory":
+    if name in ("_pin_memory", "pin_memory"):
         pinned = args[0].clone()
         pinned.is_pinned_pretend = True
         return pinned
@@ -154,11 +156,11 @@ def compute(func, args, kwargs):
 
 
 def on_cpu(func, args, kwargs):
-    """The operation on the CPU, which lacks some in half precision: these in float32."""
+    """Compute the operation on the CPU; in float32 if the CPU lacks it in half precision."""
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
-        if "half to float conversion" in str(error):  # a softmax that CUDA does in one go
+        if "half to float conversion" in str(error):  # a softmax that CUDA computes at once
             return func(args[0].float(), args[1], False)
         if "not implemented for 'Half'" not in str(error):
             raise
@@ -171,12 +173,12 @@ def on_cpu(func, args, kwargs):
 
 
 def check_devices(func, name, tensors, ours):
-    """Raises what CUDA raises when tensors of two devices meet."""
+    """Raise the error of CUDA if an operation has tensors on two devices."""
     here = [t for t in tensors if not isinstance(t, Pretend)]
     if ours and name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         here = [t for t in here if t.dtype not in (torch.long, torch.bool)]  # copied, which waits
     if torch.Tag.pointwise in func.tags or name.startswith("_foreach"):
-        here = [t for t in here if t.dim()]  # numbers are handed over with the call
+        here = [t for t in here if t.dim()]  # numbers are passed with the call
     if ours and here:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
@@ -185,7 +187,7 @@ def check_devices(func, name, tensors, ours):
 
 
 def note_copy(name, args, kwargs):
-    """A copy between the devices waits, unless it was asked not to and comes from pinned memory."""
+    """Note a copy between devices, which waits unless it is non-blocking from pinned memory."""
     if name == "_to_copy":
         source, non_blocking = args[0], kwargs.get("non_blocking")
         target = kwargs.get("device", source.device)
@@ -195,7 +197,7 @@ def note_copy(name, args, kwargs):
     if source.device.type == torch.device(target).type:
         return
     if source.dim() == 0 and name == "copy_" and source.device.type == "cpu":
-        return  # a number is handed over with the call
+        return  # a number is passed with the call
     if not (non_blocking and hasattr(source, "is_pinned_pretend")):
         wait("copy")
 
@@ -212,13 +214,16 @@ def note_read(name, args, kwargs):
 
 
 def swap(parameter, moved, swap_tensors=torch.utils.swap_tensors) -> None:
-    """As PyTorch's, which refuses what a graph holds, also where nothing is to be moved."""
+    """Do the same as PyTorch's `swap_tensors`, but nothing if the tensor stays where it is.
+
+    PyTorch's refuses tensors that a graph holds, even then.
+    """
     if (parameter.device, parameter.dtype) != (moved.device, moved.dtype):
         swap_tensors(parameter, moved)
 
 
 def install() -> None:
-    """Make PyTorch take the pretend GPU for a real one."""
+    """Make PyTorch treat the pretend GPU as a real one."""
     answers = {
         "_lazy_init": None,
         "is_available": True,
@@ -239,8 +244,8 @@ def install() -> None:
     torch.accelerator.current_accelerator = lambda *args, **kwargs: DEVICE
     for switch in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{switch}_sdp")(False)
-    torch._C._set_only_lift_cpu_tensors(True)  # lets `torch.tensor(1, device="cuda")` be seen
-    # parameters that two modules share are still shared after `.to`
+    torch._C._set_only_lift_cpu_tensors(True)  # so that `torch.tensor(1, device="cuda")` is caught
+    # so that parameters that two modules share are still shared after `.to`
     torch.__future__.set_swap_module_params_on_conversion(True)
     torch.utils.swap_tensors = swap
     _foreach_supported_types.append(Pretend)

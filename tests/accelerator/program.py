@@ -1,12 +1,13 @@
-"""The cases of test_accelerator.py, in a process whose PyTorch has a pretend GPU.
+"""Runs the cases of test_accelerator.py in a process whose PyTorch has a pretend GPU.
 
-Usage: program.py GUARD FOLDER, and a JSON list of [kind, setting, precision] on stdin. Prints the
-same list with what each case came to.
+Usage: program.py GUARD FOLDER, with a JSON list of [kind, setting, precision] on stdin. Prints the
+same list with the result of each case.
 """
 
-# ruff: noqa: E402 (a library comes before PyTorch, and paths before what they lead to)
+# ruff: noqa: E402 (a library is loaded before PyTorch, and paths are set before imports)
 import contextlib
 import ctypes
+import io
 import json
 import os
 import sys
@@ -31,7 +32,7 @@ HALF_DRAWS = 12
 
 
 def build(setting: str):
-    """The method, and its CLIP."""
+    """Return the method and its CLIP."""
     from trainers.prompting import build_method, load_clip
     from trainers.prompting.method import METHODS
 
@@ -43,7 +44,7 @@ def build(setting: str):
 
 
 def take_steps(setting: str, precision: str, device: torch.device) -> dict:
-    """Two training steps and an evaluation; the waits are those of the second step."""
+    """Do two training steps and an evaluation; `waits` are those of the second step."""
     from trainers.prompting.running.precision import Precision
     from trainers.prompting.step import training_step
 
@@ -67,13 +68,13 @@ def take_steps(setting: str, precision: str, device: torch.device) -> dict:
     }  # fmt: skip
 
 
-@lru_cache(maxsize=1)  # a setting's precisions come one after the other
+@lru_cache(maxsize=1)  # the precisions of a setting are consecutive
 def reference(setting: str) -> dict:
     return take_steps(setting, "fp32", torch.device("cpu"))
 
 
 def step(setting: str, precision: str) -> dict:
-    """What a step on the device comes to, beside one in float32 on the CPU."""
+    """Compare a step on the device with one in float32 on the CPU."""
     found = take_steps(setting, precision, pretend.DEVICE)
     expected = reference(setting)
     a, b = found["gradients"], expected["gradients"]
@@ -86,7 +87,7 @@ def step(setting: str, precision: str) -> dict:
 
 
 def fused_step(setting: str, precision: str) -> dict:
-    """A step as a newer GPU takes it, with the fused kernels; these themselves are played."""
+    """Do a step as on a newer GPU, with fused kernels; the kernels themselves are replaced."""
     from trainers.prompting.transport import token_level, triton_kernels
 
     played = token_level.plain_token_distances
@@ -96,14 +97,14 @@ def fused_step(setting: str, precision: str) -> dict:
 
 
 def half(setting: str, precision: str, loud: str) -> dict:
-    """How near half precision is to float32: ours beside the stock modules'."""
+    """Compare our errors in half precision with those of the stock modules."""
     from half import compare
 
     return compare(setting, precision, pretend.DEVICE, loud, HALF_DRAWS)
 
 
 def whole_run(setting: str, precision: str, folder: Path) -> dict:
-    """train.py in one piece, and killed after an epoch and resumed, and its prompts evaluated."""
+    """Run train.py uninterrupted, killed after an epoch and resumed, and as an evaluation."""
     import tiny
 
     from trainers.prompting.method import METHODS
@@ -134,6 +135,7 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         codes.append(run("parts"))
     codes.append(run("parts"))
     codes.append(run("tested", "--eval-only", "--model-dir", str(folder / "whole")))
+    answers, waits = zip(*(predicted(folder, device) for device in ("cpu", "cuda")), strict=True)
     whole, parts = saved("whole"), saved("parts")
     results = [json.loads((folder / name / "results.json").read_text()) for name in
                ("whole", "parts", "tested")]  # fmt: skip
@@ -144,7 +146,22 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         "cuBLAS": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
         "accuracy": [record["accuracy"] for record in results],
+        "probabilities": max(abs(a - b) for a, b in zip(*answers, strict=True)),
+        "predict waits": waits[1],
     }
+
+
+def predicted(folder: Path, device: str) -> tuple[list[float], list[str]]:
+    """Probabilities of the 16 test images, in two batches, by `predict`; and what it waited for."""
+    from trainers.prompting.use import commands
+
+    images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
+    words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]
+    with contextlib.redirect_stdout(io.StringIO()) as said, pretend.noted() as waits:
+        assert commands.main([*words, "--format", "json", "--batch-size", "8"]) == 0
+    found = json.loads(said.getvalue())
+    best = [sorted((c["class"], c["probability"]) for c in image["classes"]) for image in found]
+    return [p for image in best for _, p in image], waits
 
 
 def main() -> None:
@@ -162,7 +179,7 @@ def main() -> None:
                 case "run":
                     result = whole_run(setting, precision, folder / str(i))
         found.append([kind, setting, precision, *more, result])
-    print(json.dumps(found), file=sys.__stdout__)  # train.py takes over sys.stdout
+    print(json.dumps(found), file=sys.__stdout__)  # train.py replaces sys.stdout
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Every method on a pretend GPU: one device, half precision, and how often the host waits for it.
+"""Every method on a pretend GPU: devices, half precision, and waits of the host for the device.
 
-pretend.py says what it is. The cases run in processes of their own.
+pretend.py explains the pretend GPU. The cases run in separate processes.
 """
 
 import json
@@ -16,7 +16,7 @@ from pretend import build_guard
 
 PROGRAM = Path(__file__).parent / "program.py"
 
-# What a few cases, which stand for all, are tried with; and what the slow tests try.
+# The cases of the quick test; the slow test tries the others.
 FEW = {
     ("step", "KgCoOp", "fp16"),
     ("step", "MaPLe", "amp"),
@@ -25,8 +25,8 @@ FEW = {
     ("fused", "ALIGN", "fp16"),
     ("run", "CoOp", "fp16"),
 }
-# Half precision beside that of OpenAI's modules under autocast's lists for CUDA; half.py says more,
-# and tests/prompting/test_precision.py tries more on the CPU.
+# Half precision compared with OpenAI's modules under autocast's lists for CUDA, see half.py;
+# tests/prompting/running/test_precision.py has more such cases on the CPU.
 HALVES = {
     ("half", setting, precision, loud)
     for setting in ("ALIGN", "MaPLe")
@@ -34,8 +34,8 @@ HALVES = {
     for loud in ("quiet", "start", "blocks")
 }
 STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
-# Whole runs of those that ask a trainer for more than a step: own gradients, a mean over epochs,
-# a text per image, parts, views, dropout, additions inside the encoders.
+# Whole runs of methods that need more from a trainer than a step: own gradients, a mean over
+# epochs, a text per image, parts, views, dropout, additions inside the encoders.
 RUNS = {
     ("run", setting, "fp16")
     for setting in ("ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt", "CLIPLoRA",
@@ -44,10 +44,11 @@ RUNS = {
 RUNS |= {("run", "ALIGN, released", "amp")}
 ALL = (STEPS | RUNS | HALVES) - FEW
 
-# Logits and gradients in half precision, beside float32: logits spread over several units.
+# Bounds against float32: the difference of logits, which spread over several units, and the cosine
+# of gradients.
 LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
-# Whose gradient jumps where rounding turns a sign (an L1 loss) or another patch is the nearest.
+# Methods whose gradient jumps if rounding changes a sign (an L1 loss) or the nearest patch.
 JUMPS = {"PromptSRC", "ALIGN, regularised", "ALIGN, nearest"}
 
 SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
@@ -56,7 +57,7 @@ SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has over
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
     if torch.version.cuda or torch.version.hip:
-        pytest.skip("the pretend GPU needs a PyTorch for the CPU alone")
+        pytest.skip("the pretend GPU needs a PyTorch build without CUDA")
     try:
         return build_guard(tmp_path_factory.mktemp("guard"))
     except OSError:
@@ -66,7 +67,7 @@ def guard(tmp_path_factory):
 
 
 def results(guard, folder, cases) -> dict:
-    """What the cases came to, computed in one process."""
+    """Return the results of the cases, computed in one process."""
     run = subprocess.run(
         [sys.executable, PROGRAM, guard, folder],
         input=json.dumps(sorted(cases, key=str)),
@@ -109,14 +110,17 @@ def check(kind, setting, precision, *loud, found):
         assert found["gradients"] > (0.98 if jumps else GRADIENTS[precision])
     if kind == "run":
         assert found["codes"] == [0, 130, 0, 0]
-        assert found["same"], "a resumed run ends in other prompts"
+        assert found["same"], "a resumed run ends with other prompts"
         assert len(set(found["accuracy"])) == 1
         assert (found["deterministic"], found["cuBLAS"]) == (True, ":4096:8")
         assert len(set(found["scaler"])) == 1
+        assert found["probabilities"] < 1e-3
+        per_batch = [wait for wait in found["predict waits"] if not wait.endswith(" main")]
+        assert [wait.split()[1] for wait in per_batch] == ["probabilities"] * 2, per_batch
     else:
         check_waits(precision, found["waits"])
 
 
 def check_waits(precision, waits):
-    """What docs/performance.md says of a step."""
+    """Check that the host waits in a step only where docs/performance.md says so."""
     assert [wait.split(":")[0] for wait in waits] == [SCALER] * (precision != "fp32"), waits

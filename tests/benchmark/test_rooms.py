@@ -1,11 +1,11 @@
-"""The rooms of benchmark/: which may import from which."""
+"""Test that the packages of benchmark/ import each other in one direction only."""
 
 import ast
 from pathlib import Path
 
 ROOM = Path(__file__).resolve().parents[2] / "benchmark"
 
-# Each may import from itself and these, which makes no circle.
+# Each package may import from itself and from these; there are no cycles.
 ALLOWED = {
     "cli": set(),
     "protocols": {"cli"},
@@ -20,7 +20,7 @@ ALLOWED = {
 
 
 def imported_rooms(path: Path) -> set[str]:
-    """The rooms that a file imports something from, by its relative imports."""
+    """Return the packages that a file imports from, by its relative imports."""
     package = path.relative_to(ROOM).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -31,7 +31,7 @@ def imported_rooms(path: Path) -> set[str]:
     return found
 
 
-def test_rooms_import_in_one_direction():
+def test_packages_import_in_one_direction():
     for path in ROOM.rglob("*.py"):
         room = path.relative_to(ROOM).parts[0].removesuffix(".py")
         if room in ALLOWED:

@@ -1,4 +1,4 @@
-"""Small random CLIPs of open_clip and Hugging Face, in folders as these packages save them."""
+"""Small random CLIPs of open_clip and Hugging Face, in folders as saved by these packages."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def images(count=4, size=32):
 
 @torch.no_grad()
 def spread(model):
-    """Give every parameter a value that is not that of the start, and return the model."""
+    """Change every vector and number from its initial value, and return the model."""
     for name, p in model.named_parameters():
         if p.dim() < 2:
             p.add_(torch.randn_like(p) * (0.01 if "logit" in name else 0.3))
@@ -43,7 +43,7 @@ def open_clip_config(vision=(), text=(), **more) -> dict:
 
 
 def open_clip_folder(folder: Path, config: dict, preprocess=()) -> tuple:
-    """The folder of a random model of open_clip, and the model."""
+    """Write the folder of a random open_clip model; return the folder and the model."""
     import open_clip
 
     arguments = {k: v for k, v in config.items() if k != "custom_text"}
@@ -58,7 +58,7 @@ def open_clip_folder(folder: Path, config: dict, preprocess=()) -> tuple:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """CLIP's tokenizer in the files of Hugging Face."""
+    """Write CLIP's tokenizer in Hugging Face's files."""
     tokenizer = clip._tokenizer
     (folder / "vocab.json").write_text(json.dumps(tokenizer.encoder))
     merges = [" ".join(pair) for pair in tokenizer.bpe_ranks]
@@ -72,7 +72,10 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def hugging_face_folder(folder: Path, **changes) -> tuple:
-    """The folder of a random CLIPModel, and the model; `changes` are of both towers."""
+    """Write the folder of a random CLIPModel; return the folder and the model.
+
+    `changes` go to the configs of both encoders.
+    """
     import transformers
 
     tower = {"hidden_size": 32, "intermediate_size": 48, "projection_dim": 24, **changes}

@@ -1,4 +1,4 @@
-"""Small models of methods on the tiny CLIP, images for them, and what a step makes of these."""
+"""Small models of methods on the tiny CLIP, with images, supports and gradients for them."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def images(count=3):
 
 
 def support_of(method, names=NAMES, size=32):
-    """Two training images of each class, seen twice, for a method that takes them, or None."""
+    """Return two training images per class in two passes, or None if the method takes none."""
     if not METHODS[method].support_passes:
         return None
     labels = torch.arange(2 * len(names)) % len(names)
@@ -36,7 +36,7 @@ def support_of(method, names=NAMES, size=32):
 
 
 def outcome(model, state=None):
-    """Logits, and the gradients by public name."""
+    """Return the logits of a step, and the gradients by public name."""
     if state is not None:
         model.load_public_state_dict(state)
     logits = model.train()(images())

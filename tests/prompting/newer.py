@@ -1,4 +1,4 @@
-"""Small builds of KgCoOp, ProGrad, PromptSRC, TCP, CoPrompt and ALIGN."""
+"""Small settings of KgCoOp, ProGrad, PromptSRC, TCP, CoPrompt and ALIGN for the tiny CLIP."""
 
 import torch
 
@@ -21,6 +21,6 @@ def build(name, clip_model, names=NAMES, dataset="EuroSAT", **node):
 
 
 def pairs(name: str) -> list[str]:
-    """The same on a command line."""
+    """Return the small settings of a method as KEY VALUE pairs of a command line."""
     node = {"CoPrompt": "CoPrompt", "PromptSRC": "PROMPTSRC", "TCP": "COOP"}.get(name, "")
     return [w for k, v in SMALL.get(name, {}).items() for w in (f"TRAINER.{node}.{k}", str(v))]

@@ -1,4 +1,4 @@
-"""A checkout of the CoOp family, small: trainers, an edited `clip`, and what is run in it."""
+"""A small checkout of the CoOp family: trainers, an edited `clip`, and a program that runs them."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import textwrap
 
 from paths import ROOT
 
-# A checkout in the shape of CoOp's and MaPLe's: an edited `clip` beside the trainers, whose `load`
-# knows no download_root, and trainers that import it, and each other.
+# The files of a checkout like CoOp's and MaPLe's: an edited `clip` next to the trainers, whose
+# `load` has no `download_root`, and trainers that import it and each other.
 CHECKOUT = {
     "clip/__init__.py": "from .clip import *",
     "clip/clip.py": """
@@ -188,8 +188,8 @@ CHECKOUT = {
             return trainer
         """,
 }
-# What else is met in public checkouts: a second argument of build_model, and nodes with keys of
-# their own, where a switch stands for words.
+# Further changes in public checkouts: a second argument of build_model, and nodes with other keys,
+# in which CTX_INIT is a switch instead of words.
 EDITED = {
     "more": ", design_details",
     "details": ', {"trainer": "CoOp"}',
@@ -199,7 +199,7 @@ OPTIONS = """
     DATASET.NAME Squares DATASET.ROOT . INPUT.SIZE (32,32) DATALOADER.NUM_WORKERS 0
     DATALOADER.TRAIN_X.BATCH_SIZE 4 OPTIM.NAME sgd OPTIM.LR_SCHEDULER cosine OPTIM.MAX_EPOCH 1
 """
-# Trains one trainer after the other in one process and prints where each came from.
+# Trains one trainer after the other in one process, and prints the module of each.
 DRIVE = """
 import json, sys
 import train
@@ -220,7 +220,7 @@ print("TOLD " + json.dumps(told))
 
 
 def write_checkout(folder, **gaps):
-    """Write the files of CHECKOUT; `gaps` are what fills the braces of their names in them."""
+    """Write the files of CHECKOUT; `gaps` has the text for each name in braces."""
     for name, text in CHECKOUT.items():
         text = textwrap.dedent(text)
         for gap in ("more", "details", "nodes", "before", "after", "extend"):
@@ -237,7 +237,7 @@ def run_in(folder, *trainers, first=""):
         first: code that runs before.
 
     Returns:
-        Where each came from, or the error, by name; and all that was printed.
+        The module of each trainer, or its error, by name; and the printed text.
     """
     asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
     result = subprocess.run(
@@ -258,7 +258,7 @@ def files_below(folder):
 
 
 def plug_in(folder):
-    """Copy the plug-in, as docs/extending.md says; the two lines are those of `write_checkout`."""
+    """Copy the plug-in as docs/extending.md says; `write_checkout` wrote the two lines."""
     before = files_below(folder)
     shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip

@@ -1,7 +1,7 @@
 """Two steps and an evaluation of every method, for test_ranks.py, in one process or under torchrun.
 
-`torchrun --nproc_per_node W rank_steps.py FILE [NAME ...]` writes what the first rank found, of all
-methods where none is named.
+`torchrun --nproc_per_node W rank_steps.py FILE [NAME ...]` writes the results of the first rank,
+for all methods if none is named.
 """
 
 import sys
@@ -23,20 +23,20 @@ from trainers.prompting.trainer.config import read_node
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["forest", "sea or lake", "annual crop land", "road", "river bank"]
-B = 7  # neither is divisible by 2 or 3
+B = 7  # like the number of names, not divisible by 2 or 3
 
 
-if "test of the whole batch" not in SCORES:  # as pytest imports this once more
+if "test of the whole batch" not in SCORES:  # pytest imports this file again
 
     @register_score("test of the whole batch")
     def of_the_whole_batch(spec, image, text, chunk_bytes):
-        """Images depend on each other."""
+        """A score in which images depend on each other."""
         z = image.z[:, 0] - 0.1 * image.z[:, 0].mean(0)
         return z @ text.h[0].T
 
 
 class Own(Method):
-    """A user's method: parts, a score and a loss that know nothing of ranks."""
+    """A user's method, with parts, a score and a loss that are written without ranks in mind."""
 
     node = "OWN"
     defaults = {"PREC": "fp32"}
@@ -75,7 +75,7 @@ class Own(Method):
 
 
 OWN = "a user's own"
-# Points beside the defaults, by a name of their own.
+# Settings other than the defaults, by a separate name.
 MORE = {
     "ALIGN released": ("ALIGN", {"FORM": "released"}),
     "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
@@ -86,14 +86,14 @@ MORE = {
 
 
 def settings(name: str) -> dict:
-    """A method's node on a CLIP of four blocks, whatever keys it has."""
+    """Return settings of a method that fit a CLIP with four blocks, for whichever keys it has."""
     node = {}
     for key in METHODS[name].defaults:
         if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START"):
             node[key] = 2
         elif key == "ADAPTER_END":
             node[key] = 3
-        elif key == "DROPOUT_RATE":  # ranks draw other masks
+        elif key == "DROPOUT_RATE":  # each rank draws other masks
             node[key] = 0.0
         elif key == "REP_LAYERS":
             node[key] = [2, 3]
@@ -107,7 +107,7 @@ def settings(name: str) -> dict:
 
 
 def steps(method: Method) -> dict[str, torch.Tensor]:
-    """What two steps compute, and the logits of an evaluation after them."""
+    """Return the results of two steps, and the logits of an evaluation after them."""
     torch.manual_seed(1)
     images, labels = torch.randn(2, B, 3, 32, 32), torch.arange(B) % len(NAMES)
     found = {}
@@ -133,7 +133,7 @@ def steps(method: Method) -> dict[str, torch.Tensor]:
 def steps_of(names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
     clip = str(ROOT / "tests" / "golden" / "tiny_clip_seed0.safetensors")
     ours = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
-    points = {name: (name, {}) for name in ours} | MORE  # a test before may have loaded plug-ins
+    points = {name: (name, {}) for name in ours} | MORE  # without plug-ins that tests have loaded
     found = {}
     for title in names or [*points, OWN]:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A small CLIP in files as OpenAI's release has them, and ways to break a file."""
+"""A small CLIP in files like those of OpenAI's release, and ways to damage a file."""
 
 import copy
 import zipfile
@@ -14,7 +14,7 @@ MARKS = {"input_resolution": 32, "context_length": 16, "vocab_size": 60}
 
 
 def released(model) -> dict:
-    """A state dict with the entries of OpenAI's release."""
+    """Return a state dict with the entries of OpenAI's release."""
     return {**model.state_dict(), **{name: torch.tensor(n) for name, n in MARKS.items()}}
 
 
@@ -24,13 +24,13 @@ def same_weights(one, other) -> bool:
 
 
 def archive_of(model, path, half=False):
-    """Write a TorchScript archive as OpenAI's are; returns its state dict as PyTorch reads it."""
+    """Write a TorchScript archive like OpenAI's, and return the state dict that PyTorch reads."""
     traced = copy.deepcopy(model)
     for name, value in MARKS.items():
         traced.__dict__.pop(name, None)
         traced.register_buffer(name, torch.tensor(value))
     torch.jit.trace(traced, (torch.randn(1, 3, 32, 32), torch.randint(60, (1, 16)))).save(path)
-    if half:  # CPUs cannot run it, so it is converted when it has been traced
+    if half:  # converted after tracing, because CPUs cannot run it
         loaded = torch.jit.load(path)
         for value in loaded.parameters():
             value.data = value.data.half() if value.dim() > 1 else value.data
@@ -39,7 +39,7 @@ def archive_of(model, path, half=False):
 
 
 def rewritten(path, change=lambda name, content: content, method=zipfile.ZIP_STORED):
-    """Write an archive again, with other parts; None leaves a part out."""
+    """Rewrite an archive with changed parts; a part that is changed to None is left out."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -49,7 +49,7 @@ def rewritten(path, change=lambda name, content: content, method=zipfile.ZIP_STO
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """An object that is pickled as a call of a function."""
 
     def __init__(self, function, *args):
         self.call = function, args

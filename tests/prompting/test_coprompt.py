@@ -1,4 +1,4 @@
-"""CoPrompt: sentences about the classes, and a second view."""
+"""CoPrompt: its sentences about the classes and its second view."""
 
 import dataclasses
 import json
@@ -75,13 +75,13 @@ SENTENCES = {
     "no list": ({"forest": "green", "sea": "b"}, "no list of sentences for the class 'forest'"),
     "lengths": (
         {"forest": ["green", "dark"], "sea": ["blue"]},
-        "has 2 sentences for 'forest' but 1 for 'sea': give all classes equally many",
+        "has 2 sentences for 'forest' but 1 for 'sea': give all classes the same number",
     ),
 }
 
 
 @pytest.mark.parametrize("case", SENTENCES)
-def test_sentences_that_do_not_do(tmp_path, case):
+def test_invalid_sentences_are_refused(tmp_path, case):
     content, part = SENTENCES[case]
     source = content
     if content and source != "nowhere.json":

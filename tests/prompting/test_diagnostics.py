@@ -1,4 +1,4 @@
-"""Distance of transport plans from uniform."""
+"""Diagnostics: the distance of transport plans from the uniform plan."""
 
 import json
 import math
@@ -58,8 +58,8 @@ def test_mean_cosine_by_hand():
         ("PLOT", {}),
     ],
 )
-def test_the_plans_are_those_that_make_the_logits(tiny_clip, name, node):
-    """One image at a time, as the released forms stop for a whole batch."""
+def test_the_plans_reproduce_the_logits(tiny_clip, name, node):
+    """Takes one image at a time, because the released forms stop for a whole batch."""
     model = build(tiny_clip, name, **node).model
     spec, scale = model.spec, model.logit_scale
     for picture in torch.randn(2, 1, 3, 32, 32):
@@ -135,7 +135,7 @@ def test_which_methods_have_plans(tiny_clip, name, node, expected):
     assert has_plans(build(tiny_clip, name, **node).model.spec) is expected
 
 
-def test_a_record_and_its_log_tell_of_transport(tmp_path):
+def test_record_and_log_report_transport(tmp_path):
     assert run(tmp_path, "ALIGN", tmp_path / "out") == 0
     record = json.loads((tmp_path / "out" / "results.json").read_text())["transport"]
     assert record["images"] == 16 and record["tokens"]["total_variation"] < 0.1

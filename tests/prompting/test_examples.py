@@ -1,18 +1,18 @@
-"""The example of every public name, which says what its docstring promises."""
+"""The example in the docstring of every public name runs, and prints what it says."""
 
 import doctest
 
 import pytest
 
 from trainers import prompting
-from trainers.prompting import methods  # noqa: F401 (registers those that are built in)
+from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
 from trainers.prompting.method import METHODS
 from trainers.prompting.scores import SCORES
 
 
 @pytest.fixture(autouse=True)
 def registries():
-    """Methods and scores that examples register are removed after them."""
+    """Remove the methods and scores that an example registers."""
     before = [(table, dict(table)) for table in (METHODS, SCORES)]
     yield
     for table, content in before:

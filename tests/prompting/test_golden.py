@@ -24,7 +24,7 @@ class Golden(NamedTuple):
     tensors: dict
 
     def part(self, prefix: str) -> dict:
-        """The tensors under a prefix, named without it."""
+        """Return the tensors under a prefix, named without it."""
         found = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
         return {k.removeprefix(prefix): v for k, v in found.items()}
 
@@ -34,7 +34,7 @@ class Golden(NamedTuple):
 
     @property
     def support(self) -> dict | None:
-        """Of methods that take it: training images, in several passes, and their labels."""
+        """Training images, in several passes, and labels, if the method takes a support."""
         found = self.part("cache/") or self.part("support/")
         return {"images": found["image"], "labels": found["label"]} if found else None
 
@@ -51,11 +51,11 @@ def read(path) -> Golden:
 
 
 def node_of(golden: Golden, **more) -> dict:
-    """The node of a file, on which `more` has the last word."""
+    """Return the node of a file, with the changes in `more`."""
     meta = golden.meta
     known = METHODS[meta["method"]].defaults
     node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
-    if meta["method"] == "GalLoP":  # what is no key is a constant here
+    if meta["method"] == "GalLoP":  # only some of its arguments are keys
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
         node["SCALE"] = meta["extra"]["logit_scale"]
@@ -70,7 +70,7 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
         node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
     if meta["method"] == "PromptSRC":
         node["MAX_EPOCH"] = meta["extra"]["epochs"]
-    if "sentences" in meta:  # those of the step in the file
+    if "sentences" in meta:  # only the sentences that the file's step drew
         index = meta["extra"]["sentence_index"]
         sentences = folder / "sentences.json"
         drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
@@ -96,10 +96,10 @@ def method(golden, tiny_clip, tmp_path):
 
 
 def check_step(method: Method, golden: Golden, block: str = "") -> None:
-    """Logits, terms, total and gradients of a step, and what of it is frozen.
+    """Check logits, terms, total and gradients of a step, and which parameters have a gradient.
 
     Args:
-        block: beginning of the names of what is expected, as in `full/`.
+        block: prefix of the expected tensors' names, such as `full/`.
     """
     tensors = golden.tensors
     label = tensors.get(block + "label", tensors["label"])
@@ -157,7 +157,7 @@ def test_global_prompts_are_dropped_in_the_loss(tiny_clip, tmp_path, monkeypatch
 
 
 def test_ablations_of_gallop(tiny_clip, tmp_path):
-    """By the parts of the file: one loss, the global score, a fixed map of the patches."""
+    """Compares with parts of the file: one loss, the global score, a fixed map of the patches."""
     golden = read(GOLDEN / "gallop.safetensors")
     off = {"USE_LOCAL_LOSS": False, "USE_LOCAL_FEATURES": False, "LEARN_LOCAL_PROJ": False}
     method = build(golden, tiny_clip, tmp_path, **off)
@@ -179,7 +179,7 @@ def test_scores_for_other_classes(tiny_clip, tmp_path):
         assert (found[name] + golden.tensors[f"ood/{name}"]).abs().max() < 1e-6
 
 
-def test_other_classes_have_one_head(tiny_clip, tmp_path):
+def test_other_classes_use_only_clips_head(tiny_clip, tmp_path):
     golden = read(GOLDEN / "mmrl.safetensors")
     method = build(golden, tiny_clip, tmp_path).eval()
     state = {"state_dict": method.model.public_state_dict()}
@@ -191,7 +191,7 @@ def test_other_classes_have_one_head(tiny_clip, tmp_path):
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
-def test_what_is_frozen(golden, method):
+def test_frozen_features(golden, method):
     assert golden.part("frozen/")
     check_frozen(method, golden)
 
@@ -217,7 +217,7 @@ def test_public_names_and_shapes_survive_a_round_trip(golden, method):
 
 
 def test_contexts_start_from_words(golden, tiny_clip):
-    """`init/` has the words of a context; where it is random there is none."""
+    """A file has `init/` if its contexts start from words."""
     meta = golden.meta
     words = {k: v for k, v in golden.part("init/").items() if not k.startswith("adapter.")}
     if words:
@@ -228,7 +228,7 @@ def test_contexts_start_from_words(golden, tiny_clip):
 
 
 def test_transport_distances(tiny_clip, tmp_path):
-    """`token_ot` and `distance` of the paper form, beside its logits."""
+    """Compares with `token_ot` and `distance` of the paper form."""
     from trainers.prompting.scores import token_distance
 
     files = [p for p in FILES if p.name.startswith("align_paper") and "beta0" not in p.name]
@@ -247,7 +247,7 @@ def test_transport_distances(tiny_clip, tmp_path):
         assert (distance - golden.tensors["distance"]).abs().max() < 1e-5
 
 
-# ------------------------------------------------------------------ what one method alone has
+# ------------------------------------------------------------------ only in one method
 
 
 def one(name: str, clip_model, folder) -> tuple[Golden, Method]:
@@ -256,7 +256,7 @@ def one(name: str, clip_model, folder) -> tuple[Golden, Method]:
 
 
 def test_prograd_projects_only_what_contradicts(tiny_clip, tmp_path):
-    """Its file has labels for which the two gradients agree, and others for which they do not."""
+    """The file has labels for which the two gradients agree, and labels for which they do not."""
     golden, method = one("prograd", tiny_clip, tmp_path)
     check_step(method, golden, "aligned/")
     plain, projected = golden.part("grad_ce/"), golden.part("grad/")

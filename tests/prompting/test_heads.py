@@ -1,4 +1,4 @@
-"""Methods that learn after the encoders: more than what test_golden.py asks of every method."""
+"""Methods that learn after the encoders: their special cases, in addition to test_golden.py."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FILES = {
 
 
 def made(name, clip_model, dataset=None, support=True, **node):
-    """A method as in its parity file, without the parameters there, and the file."""
+    """Return a method with the settings of its golden file, but other parameters; and the file."""
     golden = read(GOLDEN / f"{FILES[name]}.safetensors")
     meta = golden.meta
     config = {key.upper(): value for key, value in meta["config"].items()} | node
@@ -40,7 +40,7 @@ def near(found, expected, atol=1e-5, rtol=1e-5):
 # ------------------------------------------------------------------ Tip-Adapter
 
 
-def test_the_cache_and_what_it_says(tiny_clip):
+def test_the_cache_and_its_logits(tiny_clip):
     method, golden = made("TipAdapter", tiny_clip)
     cache, tensors, images = method.cache, golden.tensors, golden.tensors["image"]
     near(cache.keys.T, tensors["cache/keys"])
@@ -54,7 +54,7 @@ def test_the_cache_and_what_it_says(tiny_clip):
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
-def test_alpha_and_beta_of_validation_images(tiny_clip, name, capsys):
+def test_alpha_and_beta_are_searched_on_validation_images(tiny_clip, name, capsys):
     method, golden = made(name, tiny_clip)
     plain, _ = made(name, tiny_clip, SEARCH_HP=False)
     assert method.searches and method.takes == ("per data set",)
@@ -135,7 +135,7 @@ def test_other_constraints(tiny_clip, constraint, block):
     check_step(load(method, golden), golden, block)
 
 
-def test_weights_that_grow(tiny_clip):
+def test_adaptive_weights(tiny_clip):
     method, golden = made("CLAP", tiny_clip, CONSTRAINT="l2_adaptative")
     load(method, golden)
     for epoch in (1, 2):
@@ -171,7 +171,7 @@ def test_public_checkpoints(tiny_clip, name, file):
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "CLAP"])
 def test_some_of_the_classes(tiny_clip, name):
-    """As on the variants of ImageNet that have 200 of its classes."""
+    """Some variants of ImageNet have 200 of its classes."""
     method, golden = made(name, tiny_clip)
     names, images = golden.meta["classnames"], golden.tensors["image"]
     state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
@@ -220,16 +220,16 @@ def test_bad_settings_are_one_sentence(name, key, value, sentence):
         prompt_spec(name, {key: value})
 
 
-def test_what_does_not_fit(tiny_clip):
+def test_parts_and_supports_that_do_not_fit(tiny_clip):
     with pytest.raises(UserError, match="REDUCTION is 65 but must be from 1 to 64, the width"):
         build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
     with pytest.raises(UserError, match="The class 'dog' has no training image, but CLAP"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"], support=support)
-    with pytest.raises(UserError, match="CONSTRAINT l2.* by the training images: give `build_meth"):
+    with pytest.raises(UserError, match="CONSTRAINT l2.* needs the training images: pass them to"):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
-    with pytest.raises(UserError, match="There is no cache of training images yet"):
+    with pytest.raises(UserError, match="The cache of training images is empty"):
         empty.model(torch.zeros(1, 3, 32, 32))
 
 
@@ -244,7 +244,7 @@ def test_what_does_not_fit(tiny_clip):
         ("CLAP", ["TRAINER.ADAPTER.CONSTRAINT", "l2_adaptative"]),
     ],
 )
-def test_a_run_is_evaluated_as_it_ended(tmp_path, name, keys):
+def test_an_evaluation_repeats_the_result_of_the_run(tmp_path, name, keys):
     data, ran, again = (tmp_path / name for name in ("data", "ran", "again"))
     tiny.write_halves(data)
     extra = [*tiny.OF_HALVES, "all", "DATASET.NUM_SHOTS", "2", *keys]

@@ -1,4 +1,4 @@
-"""The plug-in imports, and uses of Dassl, nothing that another checkout lacks."""
+"""The plug-in imports only what other checkouts have, and uses only what Dassl 0.6.3 has."""
 
 import ast
 import sys
@@ -8,7 +8,7 @@ from paths import ROOT
 
 import trainers.prompting
 
-# What Dassl 0.6.3 offers under the names of these packages.
+# The names that these packages of Dassl 0.6.3 offer.
 DASSL = {
     "dassl.config": {"get_cfg_default", "clean_cfg"},
     "dassl.data": {"DataManager"},
@@ -27,7 +27,7 @@ DASSL = {
         "mkdir_if_missing", "read_image", "AverageMeter", "MetricMeter",
     },
 }  # fmt: skip
-# What a TrainerX of Dassl 0.6.3 has.
+# The attributes of a TrainerX of Dassl 0.6.3.
 TRAINER = {
     "_models", "_optims", "_scheds", "_writer", "batch_idx", "before_train", "after_train",
     "before_epoch", "after_epoch", "best_result", "build_data_loader", "build_model", "cfg",
@@ -43,7 +43,7 @@ TRAINER = {
 OTHERS = {"torch", "yacs", "safetensors", "packaging", "ot", "filelock"}
 OTHERS |= {"numpy", "scipy"}  # which `ot` requires
 OTHERS |= sys.stdlib_module_names
-# not imported where that is missing
+# imported in functions or guarded, by file
 OPTIONAL = {
     "triton_kernels.py": {"triton"},
     "openclip.py": {"open_clip", "huggingface_hub"},
@@ -55,7 +55,7 @@ SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_nothing_is_imported_that_the_original_dassl_or_another_checkout_lacks(path):
+def test_imports_exist_in_the_original_dassl_and_other_checkouts(path):
     others = OTHERS | OPTIONAL.get(path.name, set())
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not node.level:
@@ -80,7 +80,7 @@ def test_the_trainer_uses_what_the_original_trainer_has():
     assert "cfg" in used and used - own <= TRAINER
 
 
-def test_every_public_name_is_there_and_known_to_type_checkers():
+def test_every_public_name_exists_and_is_known_to_type_checkers():
     package = trainers.prompting
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
@@ -98,7 +98,7 @@ def test_names_are_listed():
 
 
 def test_no_path_leads_out_of_the_folder():
-    """Data that the package needs lie in it: it is copied into other checkouts."""
+    """The package contains all data that it needs, because it is copied into other checkouts."""
     for path in SOURCES:
         depth = len(path.relative_to(ROOT / "trainers" / "prompting").parts)
         for node in ast.walk(ast.parse(path.read_text())):

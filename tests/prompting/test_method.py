@@ -1,4 +1,4 @@
-"""The hooks of a method, and what is told of a method that is wrong."""
+"""The hooks of a method, and the errors for bad settings and losses."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
 
 
 class Mine(Method):
-    """CoOp with two words, for the tests."""
+    """CoOp with two context tokens."""
 
     node = "MINE"
     defaults = {"N_CTX": 2, "PREC": "fp32"}
@@ -37,7 +37,7 @@ def build(kind, clip_model, **node):
 
 
 class Typed(Method):
-    """As Mine, with its keys in a dataclass."""
+    """The same as Mine, with its keys in a dataclass."""
 
     node = "MINE"
     point = staticmethod(Mine.point)
@@ -92,16 +92,16 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("case", LOSSES)
-def test_a_loss_that_is_no_scalar(tiny_clip, case):
+def test_a_loss_must_be_a_scalar(tiny_clip, case):
     class Wrong(Mine):
         def loss(self, output, batch):
             return LOSSES[case]
 
-    with pytest.raises(UserError, match="The loss of Wrong has no"):
+    with pytest.raises(UserError, match="The loss of Wrong (must be a scalar|has no terms)"):
         build(Wrong, tiny_clip).train().losses(IMAGES, LABELS)
 
 
-def test_a_count_may_stand_beside_the_loss(tiny_clip):
+def test_a_count_may_be_returned_with_the_loss(tiny_clip):
     class Counted(Mine):
         def loss(self, output, batch):
             hits = (output.logits.argmax(1) == batch.labels).sum()
@@ -144,7 +144,7 @@ def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
     assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
 
 
-def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
+def test_public_checkpoints_may_hold_only_a_submodule(tiny_clip):
     class Weight(Parts):
         prefix = "adapter."
 
@@ -166,7 +166,7 @@ def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
     model = build(Held, tiny_clip).model
     layout = PublicLayout(model, submodule=True)
     assert set(model.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
-    for i, name in enumerate(("fc", "adapter.fc")):  # alone, or in the whole model
+    for i, name in enumerate(("fc", "adapter.fc")):  # the sub-module, or the whole model
         dead = {"adapter.base_x": torch.ones(3), "base_y": torch.ones(4)}
         layout.load_state_dict({name: torch.full((2,), float(i)), **dead})
         assert model.parts.fc.tolist() == [i, i]
@@ -180,8 +180,8 @@ def test_a_submodule_that_public_checkpoints_hold_alone(tiny_clip):
         register(Misnamed)
 
 
-def test_parts_may_have_the_last_word_on_logits(tiny_clip):
-    """In training, in evaluation, for the features of another model, and in an exported program."""
+def test_parts_may_change_the_logits(tiny_clip):
+    """Training, evaluation, features of another model and an exported program use the parts."""
 
     class Head(Parts):
         def __init__(self, dim):
@@ -212,7 +212,7 @@ def test_parts_may_have_the_last_word_on_logits(tiny_clip):
         torch.testing.assert_close(found, expected.detach())
 
 
-def test_own_state_is_the_buffers_of_the_method_alone(tiny_clip):
+def test_own_state_has_only_the_buffers_of_the_method(tiny_clip):
     class Counting(Mine):
         def setup(self, clip_model, classnames, dataset):
             self.register_buffer("seen", torch.zeros(()))
@@ -251,7 +251,7 @@ def test_the_teacher_is_zero_shot_clip(tiny_clip):
 def test_a_name_is_registered_once():
     try:
         register(Mine)
-        with pytest.raises(UserError, match="has one of that name: rename the class"):
+        with pytest.raises(UserError, match="has registered that name: rename the class"):
             register(type("Mine", (Method,), {"__module__": "elsewhere"}))
         assert register(Mine) is Mine
     finally:

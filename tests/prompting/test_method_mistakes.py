@@ -1,4 +1,4 @@
-"""Mistakes in a method from outside: each is one sentence, and nothing is trained or recorded."""
+"""Mistakes in a plug-in method: each gives one sentence, and nothing is trained or recorded."""
 
 import pytest
 import tiny
@@ -38,7 +38,7 @@ def test_a_method_that_learns_nothing_from_its_loss(tiny_clip, kind):
 
 
 def turned(text=(4, 4), vision=(), **changes):
-    """Parts that return contexts of other lengths: so many tokens at each depth."""
+    """Return parts that make contexts with these numbers of tokens at each depth."""
 
     class Turned(Parts):
         def contexts(self, contexts):
@@ -87,21 +87,21 @@ def a_function():
 
 
 def bare(**said):
-    """A class of a method that says no more than this."""
+    """Return a class of a method with only these attributes."""
     return type("Bare", (Method,), {"point": Mine.point, **said})
 
 
 GOOD = {"node": "BARE", "defaults": {"PREC": "fp32"}}
 WITHOUT = {
-    "a function": (a_function, "'a_function' is no class"),
-    "another class": (dict, "'dict' is no class"),
-    "an object": (Parts(), "is no class"),
+    "a function": (a_function, "'a_function' is not a method"),
+    "another class": (dict, "'dict' is not a method"),
+    "an object": (Parts(), "is not a method"),
     "no node": (bare(defaults={"PREC": "fp32"}), "`node` of the method Bare is None"),
     "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
     "no settings": (bare(node="BARE"), "The method Bare has no settings"),
     "no dataclass": (
         bare(node="BARE", Settings=type("Settings", (Method.Settings,), {})),
-        "Settings of Bare are no dataclass",
+        "`Settings` of Bare is not a dataclass",
     ),
     "no point": (type("Bare", (Method,), GOOD), "`point` of the method Bare is"),
     "no folder": (bare(**GOOD, checkpoint=""), "`checkpoint` of the method Bare is ''"),
@@ -111,7 +111,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("case", WITHOUT)
-def test_what_cannot_be_registered(case):
+def test_invalid_methods_are_not_registered(case):
     what, said = WITHOUT[case]
     before = dict(METHODS)
     with pytest.raises(UserError) as error:
@@ -120,7 +120,7 @@ def test_what_cannot_be_registered(case):
 
 
 class Named(Parts):
-    """Called as a prompt is in a checkpoint."""
+    """Parts with the name of a prompt in checkpoints."""
 
     prefix = "prompt_learner."
 
@@ -140,7 +140,7 @@ class Single(Parts):
 
 
 class Astray(Mine):
-    """Trained parameters, and a point, parts or logits that are none."""
+    """A method that makes the mistake `case`."""
 
     node, case = "ASTRAY", ""
 
@@ -157,17 +157,17 @@ class Astray(Mine):
 
 
 ASTRAY = {
-    "point": "`point` of Astray gives dict and no PromptSpec",
+    "point": "`point` of Astray returns dict, not a PromptSpec",
     "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
     "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
-    "name": "'prompt_learner.ctx' would be the name of a prompt and of a part in checkpoints",
+    "name": "'prompt_learner.ctx' would name both a prompt and a part in checkpoints",
     "more": "The logits have the shape (4, 8) but must have (4, 4)",
     "fewer": "The logits have the shape (1, 4) but must have (4, 4)",
 }
 
 
 @pytest.mark.parametrize("case", ASTRAY)
-def test_a_method_that_goes_astray(tmp_path, capsys, monkeypatch, case):
+def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case):
     monkeypatch.setattr(Astray, "case", case)
     monkeypatch.setitem(METHODS, "Astray", Astray)
     assert tiny.run(tmp_path, "Astray", None, 1) == 2

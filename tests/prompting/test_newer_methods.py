@@ -1,4 +1,4 @@
-"""KgCoOp, ProGrad, PromptSRC and TCP: what a golden file does not show, and mistakes."""
+"""KgCoOp, ProGrad, PromptSRC and TCP: cases that golden files do not cover, and mistakes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from trainers.prompting.trainer.trainer import PromptTrainer
     "dataset, words, fixed",
     [
         ("EuroSAT", "a centered satellite photo of", ""),
-        ("OxfordPets", "a type of pet, a photo of a", "a"),  # the comma is a token of its own
+        ("OxfordPets", "a type of pet, a photo of a", "a"),  # the comma is a separate token
         ("Food101", "a type of food, a photo of", "of"),
         ("Caltech101", "a photo of a", ""),
     ],
@@ -62,7 +62,7 @@ def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
 
 
 def test_a_teacher_of_several_sentences(tiny_clip):
-    """Features are averaged before they are normalised; `h_each` keeps them apart."""
+    """Features are averaged, then normalised; `h_each` has them for each sentence."""
     templates = ["a photo of a {}.", "a photo of many {}.", "a sculpture of a {}."]
     teacher = Teacher(tiny_clip, NAMES, templates)
     alone = [Teacher(tiny_clip, NAMES, [template]).h for template in templates]
@@ -71,8 +71,8 @@ def test_a_teacher_of_several_sentences(tiny_clip):
     assert torch.equal(given.h, teacher.h)
 
 
-def test_the_teacher_is_that_of_the_classes(tiny_clip):
-    """Base to new: TCP's tokens come from the text features of the classes that are tested."""
+def test_the_teacher_has_the_test_classes(tiny_clip):
+    """TCP's tokens come from the text features of the test classes (base-to-new)."""
     trained = build("TCP", tiny_clip)
     new = build("TCP", tiny_clip, OTHERS)
     new.model.load_public_state_dict(trained.model.public_state_dict())
@@ -102,8 +102,8 @@ def test_without_a_distillation_gradient_nothing_is_projected(tiny_clip):
     assert torch.equal(ctx.grad, plain) and ctx.grad.isfinite().all()
 
 
-def test_a_gradient_that_overflows_is_seen(tiny_clip):
-    """The scaler of half precision then skips the step, as with any method."""
+def test_an_overflow_of_the_gradient_is_kept(tiny_clip):
+    """The gradient scaler can then skip the step, as for any method."""
     method = build("ProGrad", tiny_clip, N_CTX=4)
     terms = method.train().losses(IMAGES, LABELS)
     method.backward(terms | {"kd": float("inf") * terms["kd"]})
@@ -128,8 +128,8 @@ def test_weights_of_a_mean_far_away_are_numbers():
 
 
 @pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt"])
-def test_a_run_goes_on_bit_by_bit(tmp_path, monkeypatch, trainer):
-    """PromptSRC's sum, CoPrompt's draws of sentences."""
+def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
+    """PromptSRC resumes its sum, CoPrompt its draws of sentences."""
 
     def train(folder):
         return run(tmp_path, trainer, tmp_path / folder, 3, extra=pairs(trainer))
@@ -195,7 +195,7 @@ def test_contexts_of_each_class_do_not_fit_others(tiny_clip):
 
 
 def test_the_published_test_scripts_leave_out_what_only_training_reads(tmp_path, capsys):
-    """KgCoOp's says W when it trains and not when it tests."""
+    """KgCoOp's scripts set W for training, but not for tests."""
     out = tmp_path / "out"
     assert run(tmp_path, "KgCoOp", out, 1, extra=["TRAINER.COOP.W", "8.0"]) == 0
     flags = ("--eval-only", "--model-dir", str(out), "--load-epoch", "1")

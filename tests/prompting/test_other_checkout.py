@@ -1,4 +1,4 @@
-"""The plug-in in another checkout of the CoOp family, beside its trainers and its edited `clip`."""
+"""The plug-in in another checkout of the CoOp family, next to its trainers and edited `clip`."""
 
 import sys
 from pathlib import Path
@@ -16,14 +16,14 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
-# What starts a context in the nodes of public codes: words, or a switch.
+# CTX_INIT in the nodes of public codes: words or a switch.
 KINDS = {
     "CoOp, MaPLe, PromptSRC": {"COOP": "", "COCOOP": ""},
     "KgCoOp, ProGrad, TCP": {"COOP": False, "COCOOP": False},
     "ATPrompt": {"COOP": False, "COCOOP": ""},
     "DePT, SkipTuning": {"COOP": "", "COCOOP": "a photo of a"},
 }
-# Keys of public command lines, and what the method reads in them.
+# Command lines of public codes, and the settings that the method reads from them.
 LINES = {
     "CoOp": ("TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC True TRAINER.COOP.CLASS_TOKEN_POSITION middle",
              {"N_CTX": 4, "CSC": True, "CLASS_TOKEN_POSITION": "middle", "CTX_INIT": ""}),
@@ -40,7 +40,7 @@ LINES = {
 }  # fmt: skip
 
 
-# A method from outside, which a third line imports.
+# A plug-in method, which a third line imports.
 SHALLOW = """
 from trainers.prompting.method import Method, register
 from trainers.prompting.methods.coop import CoOp
@@ -56,7 +56,7 @@ class Shallow(Method):
 @pytest.mark.parametrize(
     "order, details", [("before", EDITED), pytest.param("after", {}, marks=pytest.mark.slow)]
 )
-def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, details):
+def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, details):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
     theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
     write_checkout(tmp_path / "without", **details)
@@ -94,7 +94,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
         "Shallow": ours,
         "clip": [str(checkout / "clip" / "__init__.py"), str(checkout / "clip" / "clip.py")],
     }
-    for name, _, _ in theirs:  # to the last bit as without us
+    for name, _, _ in theirs:  # bit for bit the same as without the plug-in
         file = Path("out", name, "prompt_learner", "model.pth.tar-1")
         states = [
             load_checkpoint(str(tmp_path / w / file))["state_dict"] for w in ("with", "without")
@@ -106,7 +106,7 @@ def test_beside_the_trainers_and_the_clip_of_another_checkout(tmp_path, order, d
     assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says
 
 
-# Where a package is missing: it cannot be imported, or no distribution has it.
+# Code that hides a package: it cannot be imported, or it is not installed as a distribution.
 NO_MODULE = """
 import sys
 sys.modules[{name!r}] = None
@@ -149,7 +149,7 @@ def test_without_safetensors_only_files_of_that_kind_cannot_be_read(tmp_path, ti
 
 
 @pytest.mark.parametrize("package", ["clip", pytest.param("ftfy", marks=pytest.mark.slow)])
-def test_the_checkouts_own_trainers_run_where_a_package_of_ours_is_missing(tmp_path, package):
+def test_the_checkouts_own_trainers_run_if_a_package_that_we_need_is_missing(tmp_path, package):
     first, remedy = MISSING[package]
     write_checkout(tmp_path, **TWO_LINES, before="import trainers.prompting")
     plug_in(tmp_path)
@@ -168,12 +168,12 @@ def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
 
 
 def settings_in(nodes, method, file=None, pairs=""):
-    """A method's settings in a cfg with these nodes, after a config file and a command line."""
+    """Return a method's settings from a cfg with these nodes, a config file and a command line."""
     cfg = get_cfg_default()
     for name, start in nodes.items():
         cfg.TRAINER[name] = CfgNode({"N_CTX": 16, "CTX_INIT": start, "PREC": "fp16"})
     extend_cfg(cfg)
-    for name, start in nodes.items():  # their trainers ask whether there is a start
+    for name, start in nodes.items():  # the checkout's trainers read CTX_INIT as true or false
         assert bool(cfg.TRAINER[name].CTX_INIT) == bool(start)
     if file:
         cfg.merge_from_file(str(file))
@@ -187,7 +187,7 @@ def settings_in(nodes, method, file=None, pairs=""):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_config_files_mean_the_same_where_a_node_has_words_and_where_it_has_a_switch(kind, file):
+def test_config_files_mean_the_same_for_words_and_for_a_switch(kind, file):
     method = {"coprompt": "CoPrompt"}.get(file.stem, file.parent.name)
     assert settings_in(KINDS[kind], method, file) == settings_in({}, method, file)
 

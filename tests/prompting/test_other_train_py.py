@@ -1,4 +1,4 @@
-"""Calls of the trainer by the train.py of other checkouts."""
+"""The trainer accepts the calls that the train.py of other checkouts make."""
 
 import pytest
 import tiny
@@ -20,7 +20,7 @@ def built(folder, trainer="ALIGN", *pairs):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder of a trained run, and the file of its first epoch."""
+    """The folder of a trained run, and the checkpoint of its first epoch."""
     folder = tmp_path_factory.mktemp("trained")
     built(folder, "ALIGN", "TRAIN.CHECKPOINT_FREQ", "1").train()
     return folder, folder / "output" / "MultiModalPromptLearner" / "model.pth.tar-1"
@@ -49,13 +49,13 @@ def test_arguments_of_other_checkouts(trained, case):
     assert len(trainer.predictions.files) == 16
 
 
-def test_prompts_that_nobody_has_trained_or_loaded_are_not_evaluated(trained):
-    """As `--eval-only` of PLOT++ would, which reads no --model-dir."""
+def test_prompts_that_are_neither_trained_nor_loaded_are_not_evaluated(trained):
+    """`--eval-only` of PLOT++ would do so, as it does not read --model-dir."""
     folder, first = trained
     with pytest.raises(UserError, match="neither trained nor loaded.*MODEL.INIT_WEIGHTS"):
         built(folder).test()
     trainer = built(folder)
-    trainer.load_model("")  # as CoOp's train.py has it for --eval-only without --model-dir
+    trainer.load_model("")  # as CoOp's train.py does for --eval-only without --model-dir
     untrained = trainer.test()
     loaded = built(folder, "ALIGN", "MODEL.INIT_WEIGHTS", str(first))
     assert loaded.test() == loaded.test(split="test") and 0 <= untrained <= 100

@@ -1,4 +1,4 @@
-"""One package under two names, `trainers.prompting` and `promptedclip`, and as a wheel."""
+"""The package under its two names, `trainers.prompting` and `promptedclip`, and as a wheel."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FOLDER = ROOT / "trainers" / "prompting"
 
 
 def run(code, cwd, path=(), python=sys.executable):
-    """The output of a program in a fresh interpreter, or the last line of its error."""
+    """Run code in a fresh interpreter; return its output, or the last line of its error."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([python, "-c", textwrap.dedent(code)], cwd=cwd, env=env,
                           capture_output=True, text=True, timeout=300)  # fmt: skip
@@ -31,7 +31,7 @@ def run(code, cwd, path=(), python=sys.executable):
 
 
 def copy(place, version=__version__):
-    """The folder under another name, and of another version."""
+    """Copy the package to a place, as another version, and return the parent folder."""
     shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
     file = place / "__init__.py"
     file.write_text(file.read_text().replace(f'"{__version__}"', f'"{version}"'))
@@ -76,7 +76,7 @@ def test_methods_written_with_either_name_are_in_one_registry(first, tmp_path):
     assert run(code, tmp_path, path) == f"{first}.methods.align\n"
 
 
-def test_where_there_is_no_trainers_folder_its_name_stands_for_the_package(tmp_path):
+def test_without_a_trainers_folder_its_name_is_the_package(tmp_path):
     copy(tmp_path / "installed" / "promptedclip")
     code = """
         import promptedclip
@@ -98,15 +98,32 @@ def test_a_copied_folder_and_an_installed_package_of_other_versions(first, tmp_p
     if first == "promptedclip":
         code = "import promptedclip, trainers.prompting"
     said = run(code, tmp_path, [tmp_path / "installed"])
-    for words in ("UserError: ", "trainers.prompting", "promptedclip", "0.2.9", "0.3.1",
-                  str(tmp_path / "installed"), "install or copy the same version"):  # fmt: skip
+    for words in ("UserError: ", "trainers.prompting 0.3.1", "promptedclip 0.2.9",
+                  str(tmp_path / "trainers"), str(tmp_path / "installed"),
+                  "install or copy the same version"):  # fmt: skip
         assert words in said
     copy(tmp_path / "same" / "promptedclip", "0.3.1")
     assert run(code, tmp_path, [tmp_path / "same"]) == ""
 
 
+@pytest.mark.parametrize("version", ["0.3.0", "without a version"])
+def test_a_copied_folder_of_a_version_that_knows_no_second_name(version, tmp_path):
+    """Without an error there would be two registries, or the copy would not be what is imported."""
+    copy(tmp_path / "installed" / "promptedclip")
+    (tmp_path / "trainers" / "prompting").mkdir(parents=True)
+    line = f'__version__ = "{version}"\n' if version[0].isdigit() else ""
+    (tmp_path / "trainers" / "prompting" / "__init__.py").write_text(line)
+    code = "import trainers.prompting, promptedclip"
+    if not line:
+        code = "import promptedclip, trainers.prompting"
+    said = run(code, tmp_path, [tmp_path / "installed"])
+    for words in ("UserError: ", f"promptedclip {__version__} in", str(tmp_path / "installed"),
+                  f"trainers.prompting {version} in", str(tmp_path / "trainers")):  # fmt: skip
+        assert words in said
+
+
 def test_in_a_checkout_of_the_family_the_installed_package_does_what_a_copied_folder_does(tmp_path):
-    """With its two lines; a method that was written for the folder is found, too."""
+    """The checkout has the two lines; a method written for the copied folder is found, too."""
     copy(tmp_path / "installed" / "promptedclip")
     checkout = tmp_path / "checkout"
     write_checkout(checkout, extend="promptedclip.extend_cfg(cfg)",
@@ -193,7 +210,7 @@ def make_run(folder):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A fresh environment with the wheel of this project, and the present one's other packages."""
+    """A fresh environment with this project's wheel and the packages of the current environment."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     for name in ("trainers", "dassl-lite", "pyproject.toml", "README.md", "LICENSE"):
@@ -216,7 +233,7 @@ def installed(tmp_path_factory):
         check=True, capture_output=True, text=True,
     ).stdout.strip()  # fmt: skip
     others = {sysconfig.get_path("purelib"), *site.getsitepackages()}
-    lines = [*sorted(others), "import sys; sys.modules['dassl'] = None"]  # which it must not need
+    lines = [*sorted(others), "import sys; sys.modules['dassl'] = None"]  # it must work without
     (Path(own) / "others.pth").write_text("\n".join(lines) + "\n")
     return bin_folder, folder
 

@@ -1,4 +1,4 @@
-"""Methods from outside: what loads, and what is told where one does not."""
+"""Loading of plug-ins, and the errors for those that do not load."""
 
 import sys
 
@@ -25,7 +25,7 @@ class {name}(Method):
 
 @pytest.fixture
 def load(tmp_path, monkeypatch, capsys):
-    """A function that says what loading plug-ins prints; what they leave is removed at the end."""
+    """A function that loads plug-ins and returns the printed text; all is unloaded at the end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
@@ -60,14 +60,14 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
         ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
         ("import sys; sys.exit()", "does not import (SystemExit"),
         ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
-        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is no class"),
+        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is not a method"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),
         (None, "There is no plug-in file 'mine.py'"),
     ],
 )
-def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
+def test_a_broken_plugin_is_one_sentence(tmp_path, load, content, sentence):
     if content is not None:
         (tmp_path / "mine.py").write_text(content)
     printed = load("mine.py")
@@ -76,6 +76,6 @@ def test_what_is_no_plugin_is_one_sentence(tmp_path, load, content, sentence):
 
 
 def test_a_file_with_the_name_of_a_loaded_module(tmp_path, load):
-    (tmp_path / "plugins").mkdir()  # beside the program it would shadow the real one
+    (tmp_path / "plugins").mkdir()  # in a folder, as json.py would shadow the real module
     (tmp_path / "plugins" / "json.py").write_text(METHOD.format(name="Mine"))
-    assert "has the name of a module that is loaded already" in load("plugins/json.py")
+    assert "has the name of a module that is already loaded" in load("plugins/json.py")

@@ -14,7 +14,7 @@ from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
 
 
 def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
-    """At the point where ALIGN is IVLP its terms are those of PromptSRC."""
+    """With settings that make ALIGN the same as IVLP, its terms are those of PromptSRC."""
     golden = read(GOLDEN / "promptsrc.safetensors")
     node = {"M": 1, "N": 1, "BETA": 0, "COUPLING": "independent", "N_CTX": 4, "DEPTH": 3}
     names = ["scl_text", "scl_image", "scl_logits"]
@@ -63,12 +63,12 @@ def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
         ({"REGULARIZER_WEIGHTS": ["one"]}, "must be a list of numbers"),
     ],
 )
-def test_regularisers_that_cannot_be(tiny_clip, node, part):
+def test_invalid_regularisers_are_refused(tiny_clip, node, part):
     with pytest.raises(UserError, match=part):
         build("ALIGN", tiny_clip, **node)
 
 
-def test_align_without_regularisers_asks_no_teacher(tiny_clip, monkeypatch):
+def test_align_without_regularisers_has_no_teacher(tiny_clip, monkeypatch):
     def refuse(*args):
         raise AssertionError("a teacher, or a regulariser, without need")
 

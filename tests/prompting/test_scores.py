@@ -1,4 +1,4 @@
-"""Scores: what they need, how one is added, and ALIGN's under other plans."""
+"""Scores: their needs, registering one, and ALIGN's scores with other plans."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def spec_of(score):
 
 
 @pytest.mark.parametrize(("patches", "words"), [(True, True), (True, False), (False, True)])
-def test_a_score_from_elsewhere(registry, tiny_clip, patches, words):
+def test_a_registered_score(registry, tiny_clip, patches, words):
     seen = []
 
     @register_score("late interaction", patches=patches, words=words)
@@ -61,18 +61,18 @@ def test_an_unknown_score_names_the_nearest(tiny_clip):
     assert "\n" not in str(error.value)
 
 
-def test_a_name_is_given_once(registry):
+def test_a_score_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="score 'cosine' already"):
         register_score("cosine")(print)
 
 
-def test_scores_know_of_no_other_process():
+def test_scores_do_not_import_ranks():
     assert "ranks" not in vars(scores)
 
 
 @pytest.mark.parametrize(("method", "node"), [("PLOT", {}), ("ALIGN", {"FORM": "released"})])
-def test_images_elsewhere_have_a_say_in_when_a_batch_stops(tiny_clip, method, node):
-    """Images that hardly change, far more than those here, stop it after one iteration."""
+def test_images_on_other_ranks_count_for_the_stopping_rule(tiny_clip, method, node):
+    """Many images on other ranks, which hardly change, stop the iteration after the first."""
     names = ["dog", "hot dog", "fire truck"]
     node = node | ({"DEPTH": 2} if method == "ALIGN" else {})
     model = build_method(method, node, tiny_clip, names).model.eval()
@@ -88,14 +88,14 @@ def test_images_elsewhere_have_a_say_in_when_a_batch_stops(tiny_clip, method, no
             return part * torch.tensor([1e-6, 1.0])[:, None] if len(part) == 2 else part
 
         together = scores.score(*features, total)
-    assert len(asked) == 2  # one iteration, and the look for nan in the plans
+    assert len(asked) == 2  # one iteration, and the check for nan in the plans
     assert not torch.equal(here, together)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.7])
 @pytest.mark.parametrize("form", ["additive", "convex"])
 def test_plans_of_both_levels(tiny_clip, beta, form):
-    """Uniform: means over everything. Nearest: each column takes its least cost."""
+    """The uniform plan takes means over all pairs; with `nearest` each column takes its minimum."""
     model = align(tiny_clip, 2, 3, BETA=beta, BETA_FORM=form, PLAN="uniform").eval()
     with torch.no_grad():
         image = model.image_encoder(images(), model.prompt_learner().vision)
@@ -130,7 +130,7 @@ def test_plans_of_both_levels(tiny_clip, beta, form):
         ({"PLAN": "uniform", "FORM": "released"}, "PLAN 'uniform' needs the score of ALIGN's FORM"),
     ],
 )
-def test_a_plan_that_means_nothing_is_refused(node, sentence):
+def test_an_invalid_plan_is_refused(node, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         prompt_spec("ALIGN", node)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""A mean of parameters over the epochs of a run."""
+"""The weighted mean of the trained parameters over the epochs of a run."""
 
 import math
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from torch import nn
 
 
 class GaussianMean(nn.Module):
-    """theta = sum_a w_a theta_a over the epochs a = 1..E, w_a from a normal density of a.
+    """The mean theta = sum_a w_a theta_a over the epochs a = 1..E, w_a from a normal density of a.
 
-    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is
-    in buffers, float32, so that a run that goes on has it again.
+    This is the aggregation of PromptSRC (arXiv:2307.06948, section 3.2). The sum so far is kept
+    in float32 buffers, so that checkpoints hold it and a run can resume.
 
     Args:
-        parameters: what is averaged, by name.
+        parameters: the parameters to average, by name.
         mean, std: of the density, in epochs.
     """
 
@@ -29,15 +29,15 @@ class GaussianMean(nn.Module):
         return name.replace(".", "/")
 
     def weights(self, last: int) -> list[float]:
-        """w_1 to w_E, which sum to 1, for E = `last`."""
+        """Return w_1 to w_E, which sum to 1, for E = `last`."""
         distances = [(a - self.mean) / self.std for a in range(1, last + 1)]
-        nearest = min(d * d for d in distances)  # far from the mean all densities may be 0
+        nearest = min(d * d for d in distances)  # subtracted, or all densities may underflow to 0
         densities = [math.exp((nearest - d * d) / 2) for d in distances]
         return [density / sum(densities) for density in densities]
 
     @torch.no_grad()
     def add(self, parameters: Mapping[str, nn.Parameter], epoch: int, last: int) -> None:
-        """Take the parameters of an epoch, 1 to `last`; those of the last become the mean."""
+        """Add the parameters of an epoch, 1 to `last`; after the last, set them to the mean."""
         weight = self.weights(last)[epoch - 1]
         for name, parameter in parameters.items():
             total = getattr(self, self._own(name))

@@ -1,4 +1,4 @@
-"""Marks of methods that take more than labelled images and the names of the classes."""
+"""Marks in tables for methods that use more than labelled images and class names."""
 
 PER_DATASET = "per data set"
 BEYOND = {

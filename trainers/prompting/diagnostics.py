@@ -1,8 +1,8 @@
-"""The distance of a model's transport from the uniform plan, which solves nothing.
+"""Diagnostics of transport: how far a model's plans are from the uniform plan.
 
 Letters as in `scores`. A plan T with weights a of its rows and b of its columns is compared with
-the uniform plan a b': by its entropy, of which a b' has the greatest (Cuturi 2013, section 3), and
-by the total variation sum |T - a b'| / 2, from 0 to 1.
+the uniform plan a b', which matches nothing: by entropy, where a b' has the maximum (Cuturi 2013,
+section 3), and by the total variation sum |T - a b'| / 2, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .model.prompted_clip import PromptedCLIP
     from .spec import PromptSpec
 
-IMAGES = 32  # of an evaluation
-NEARLY_UNIFORM = 0.1  # total variation
+IMAGES = 32  # sampled in an evaluation
+NEARLY_UNIFORM = 0.1  # total variation below which the log has a remark
 
 
 class Problem(NamedTuple):
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 
 def has_plans(spec: PromptSpec) -> bool:
-    """True if the score of a method solves transport problems."""
+    """Return True if the score of a method solves transport problems."""
     if spec.score == "plot":
         return True
     several = max(spec.M, 1) * max(spec.N, 1) > 1
@@ -51,17 +51,18 @@ def has_plans(spec: PromptSpec) -> bool:
 def plans(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, k: Tensor
 ) -> dict[str, Problem]:
-    """The plans between B images and one class each, as the method's score solves them.
+    """Return the plans between B images and one class each, as the method's score solves them.
 
     Args:
-        spec: the method, which `has_plans`.
+        spec: the method; `has_plans` must hold.
         image: features of the images.
         text: features of the classes.
         k: (B,), the number of each image's class.
 
     Returns:
-        `tokens`: plans (B, M, N, P, L), where the method has a token level; `prompts`: plans
-        (B, M, N), where there are several prompts; PLOT's are (B, P, N), of patches and prompts.
+        `tokens`: plans (B, M, N, P, L), if the method has a token level; `prompts`: plans
+        (B, M, N), if there are several prompts. PLOT has `prompts` (B, P, N), between patches and
+        prompts.
     """
     z, h = image.z.float(), text.h.float()[:, k].transpose(0, 1)  # (B, M, D), (B, N, D)
     if spec.score == "plot":
@@ -101,10 +102,10 @@ def _uniform_weights(T: Tensor) -> Problem:
 
 
 def departure(problem: Problem) -> dict[str, float]:
-    """The distance of plans from uniform, averaged over the problems.
+    """Return the distance of plans from the uniform plan, averaged over the problems.
 
     Returns:
-        `entropy`, over the greatest: 1 of the uniform plan; `total_variation`: 0 of it.
+        `entropy`, divided by the maximum: 1 for the uniform plan; `total_variation`: 0 for it.
     """
     T, a, b = problem
     uniform = a[..., :, None] * b[..., None, :]
@@ -116,7 +117,10 @@ def departure(problem: Problem) -> dict[str, float]:
 
 
 def mean_cosine(x: Tensor) -> float | None:
-    """The mean cosine between two of n prompts, of features (..., n, D); None for one prompt."""
+    """Return the mean cosine between pairs of n prompts, from features (..., n, D).
+
+    None if n is 1.
+    """
     n = x.shape[-2]
     if n < 2:
         return None
@@ -125,11 +129,11 @@ def mean_cosine(x: Tensor) -> float | None:
 
 
 class TransportSample:
-    """Images of an evaluation, every so many, whose plans are looked at when it ends.
+    """An evenly spaced sample of an evaluation's images, whose plans are measured at the end.
 
     Args:
-        model: that is evaluated, by a method that `has_plans`.
-        total: images in the evaluation.
+        model: the model that is evaluated; `has_plans` must hold for its spec.
+        total: number of images in the evaluation.
     """
 
     def __init__(self, model: PromptedCLIP, total: int):
@@ -138,10 +142,10 @@ class TransportSample:
         self._seen = 0
         self._z: list[Tensor] = []
         self._r: list[Tensor] = []
-        self._k: list[Tensor] = []  # the class that each is taken for
+        self._k: list[Tensor] = []  # predicted classes
 
     def add(self, output: Output) -> None:
-        """Keep the features of the chosen images of a batch."""
+        """Keep the features and predicted classes of the sampled images of a batch."""
         first = -self._seen % self._every
         rows = slice(first, None, self._every)
         self._seen += len(output.logits)
@@ -153,11 +157,11 @@ class TransportSample:
 
     @torch.no_grad()
     def measure(self) -> dict[str, object]:
-        """The entry on transport in the record.
+        """Return the entry on transport for the record.
 
         Returns:
-            `images`, how many; the `departure` from uniform of each level, by its name in `plans`;
-            `visual_cosine` and `textual_cosine`, between two prompts of a side.
+            `images`, their number; the `departure` of each level, under its name in `plans`;
+            `visual_cosine` and `textual_cosine`, the `mean_cosine` of each side's prompts.
         """
         spec, text = self._model.spec, self._model.text_features()
         z, k = torch.cat(self._z), torch.cat(self._k)
@@ -172,7 +176,7 @@ class TransportSample:
 
 
 def remark(measured: dict) -> str | None:
-    """A line for the log where plans are nearly uniform; None where they are not."""
+    """Return a line for the log if plans are nearly uniform, or None."""
     uniform = {
         level: measured[level]["total_variation"]
         for level in ("tokens", "prompts")

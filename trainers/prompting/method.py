@@ -1,6 +1,7 @@
-"""A method: a point in the space of prompts, and a loss. The base of all, and their registry.
+"""The base class of all methods, and their registry.
 
-It is long because all that a method may say is documented in one place.
+A method is a choice of prompts, its `PromptSpec`, and a loss. The file is long because everything
+that a method can define is documented in one place.
 """
 
 import re
@@ -29,63 +30,65 @@ Scale = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Batch(NamedTuple):
-    """What a step trains on: views, each (B, 3, H, W), of the same B images; labels (B,)."""
+    """A batch of a training step: views of the same B images, each (B, 3, H, W); labels (B,)."""
 
     views: list[torch.Tensor]
     labels: torch.Tensor
 
     @property
     def images(self) -> torch.Tensor:
-        """The first view, on which the model's output was computed."""
+        """The first view, from which the model's output is computed."""
         return self.views[0]
 
 
 class Method(PublicFiles, nn.Module):
-    """Base of all methods: one file each, whose class has the name that `--trainer` takes.
+    """Base class of all methods; `--trainer` takes the name of a subclass.
 
-    A subclass names its node and its point; the rest has a default: cross-entropy, one backward
-    pass, one view, nothing trained but prompts, no state but the parameters.
+    A subclass defines `node`, `Settings` and `point`. The rest has defaults: cross-entropy, one
+    backward pass, one view, only the prompts are trained, and the parameters are the only state.
 
-    Buffers of the method and of `model.parts` are saved with every checkpoint, and loaded wherever
-    the prompts are: by a run that goes on, an evaluation, `load_run`. They must not depend on the
-    class names, which may be others then: register what `setup` makes from these with
-    `persistent=False`. A buffer whose length is not known before training starts empty.
+    Buffers of the method and of `model.parts` are saved in every checkpoint, and loaded together
+    with the prompts: when a run resumes, in an evaluation, by `load_run`. They must not depend on
+    the class names, which may differ then: if `setup` makes a buffer from the class names, register
+    it with `persistent=False`. A buffer whose length is unknown before training starts empty.
 
     Class attributes:
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
             the node, with its type and its public value. Plug-ins of version 0.2 have a dict
-            `defaults` of keys and values instead, of which these are made.
+            `defaults` of keys and values instead, from which `Settings` is made.
         defaults: the keys of `Settings` with their values.
-        outside: keys that the public code keeps elsewhere in the cfg, with their places, as in
-            `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
-        ignored: keys of the public node that mean nothing here; a run that sets one is warned.
-        training_only: keys of `Settings` that an evaluation may set otherwise than the training.
-        checkpoint: name of the folder that the public method saves its model in.
-        saves_submodule: whether public checkpoints hold the `prompt_learner` alone, or the name
-            of another sub-module that they hold.
-        dead_weights: beginnings of names in public checkpoints that mean nothing here, without
-            that of the sub-module.
-        views: how many augmentations of an image a step needs (`DATALOADER.K_TRANSFORMS`).
-        trains: False for what has nothing to learn and is evaluated as it is.
-        takes: marks of `BEYOND` for what it takes beyond labelled images; tables show them. It may
-            be a property, of the settings.
-        class_bound: True for what learns something for each class, such as prototypes or a cache
-            with labels; its checkpoints are refused for other classes.
-        support_passes: how often `take_support` is to see each training image; 0 for a method that
-            takes no support. It may be a property, of the settings.
-        trains_on_support: True for steps on the features of the support in the place of images.
-        searches: True for a method that `take_validation` is called of. It may be a property.
+        outside: keys that the public code keeps elsewhere in the cfg, with their full names, such
+            as `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
+        ignored: keys of the public node that have no effect here; a run that sets one gets a
+            warning.
+        training_only: keys of `Settings` that may differ between training and evaluation.
+        checkpoint: name of the folder in which the public code saves its model.
+        saves_submodule: True if public checkpoints hold only the `prompt_learner`, or the name of
+            the sub-module that they hold.
+        dead_weights: prefixes of names in public checkpoints that have no effect here, without
+            the name of the sub-module.
+        views: number of augmentations of an image that a step needs (`DATALOADER.K_TRANSFORMS`).
+        trains: False if nothing is trained and the method is only evaluated.
+        takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
+            them. May be a property that depends on the settings.
+        class_bound: True if something is learned for each class, such as prototypes or a cache
+            with labels; checkpoints are then refused for other classes.
+        support_passes: number of times that `take_support` sees each training image; 0 if the
+            method takes no support. May be a property that depends on the settings.
+        trains_on_support: True if steps take the features of the support instead of images.
+        searches: True if `take_validation` is called. May be a property.
 
     Attributes:
         model: the `PromptedCLIP`.
         settings: the `Settings` of this instance.
-        regularizers: terms beside the cross-entropy, with weights and teacher; `setup` names them.
+        regularizers: terms added to the cross-entropy, as (weights by name, teacher); set by
+            `setup`.
         class_buffers: digests of the buffers that `setup` may have made from the class names.
 
     Args:
-        settings: the node in full, as `config.read_node` gives it.
-        clip_model: what `load_clip` gives.
+        settings: the node in full, as `config.read_node` returns it.
+        clip_model: a CLIP from `load_clip`.
         classnames: K names.
         dataset: name of the data set, which selects hand-written sentences.
 
@@ -140,7 +143,7 @@ class Method(PublicFiles, nn.Module):
         self.settings = settings
         name, point = type(self).__name__, self.point(settings)
         if not isinstance(point, PromptSpec):
-            raise UserError(f"`point` of {name} gives {type(point).__name__} and no PromptSpec")
+            raise UserError(f"`point` of {name} returns {type(point).__name__}, not a PromptSpec")
         point = point.with_(settings=settings)
         self.model = PromptedCLIP(clip_model, classnames, point, dataset)
         self.model.dead_weights = self.dead_weights
@@ -150,21 +153,21 @@ class Method(PublicFiles, nn.Module):
         self.model.check_parts(name, clip_model)
         self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
 
-    # ------------------------------------------------------------------ what a method may say
+    # ------------------------------------------------------------------ what a method may define
 
     @staticmethod
     def point(settings: Any) -> PromptSpec:
-        """The method's point in the space of prompts, of its `Settings`."""
+        """Return the `PromptSpec` for these `Settings`, the method's point in the prompt space."""
         raise NotImplementedError
 
     def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
-        """Make what a method needs besides prompts: a teacher, `self.model.parts`, buffers."""
+        """Make what the method needs besides prompts: a teacher, `self.model.parts`, buffers."""
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """The loss of a step: the cross-entropy, and the regularisers with their weights.
+        """Return the loss of a step: by default the cross-entropy and the weighted regularisers.
 
         Returns:
-            A scalar, or terms by name: their sum is minimised, or the one called `loss`.
+            A scalar, or terms by name. The term called `loss` is minimised; without one, the sum.
         """
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         for weights, teacher in self.regularizers:
@@ -172,14 +175,15 @@ class Method(PublicFiles, nn.Module):
         return terms if self.regularizers else terms["ce"]
 
     def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
-        """Leave in `.grad` of each trained parameter what the optimiser is to see.
+        """Write the gradient for the optimiser to `.grad` of each trained parameter.
 
         Args:
-            terms: as `losses` gives them.
-            scale: multiplies a loss for the sake of half precision; gradients are to be scaled.
+            terms: as returned by `losses`.
+            scale: multiplies a loss, against underflow in half precision; the gradients that are
+                written must be scaled.
 
         Raises:
-            UserError: the loss depends on nothing that is trained.
+            UserError: the loss does not depend on any trained parameter.
         """
         if not terms["loss"].requires_grad:
             raise UserError(
@@ -189,32 +193,32 @@ class Method(PublicFiles, nn.Module):
         scale(terms["loss"]).backward()
 
     def make_room(self, n: int) -> None:
-        """Give what `take_support` fills the size that n training images need.
+        """Resize the tensors that `take_support` fills to n training images.
 
         Called before an optimiser is made and, with 0, before a checkpoint is loaded: a parameter
-        or buffer with no elements takes the size that the checkpoint has.
+        or buffer without elements takes its size from the checkpoint.
         """
 
     def keep_classes(self, index: Sequence[int]) -> None:
-        """Keep what was learned for some of the classes of a checkpoint that has been loaded.
+        """Reduce what a loaded checkpoint has for each of its classes to the method's classes.
 
-        Where a `class_bound` method has this, its checkpoints are taken for these classes, too.
+        A `class_bound` method that overrides this accepts checkpoints that have more classes.
 
         Args:
-            index: for each class of the method, its number among those of the checkpoint.
+            index: for each class of the method, its number among the classes of the checkpoint.
         """
 
     def take_support(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take the training set, before the first step; not called where a checkpoint is loaded.
+        """Take the training set before the first step; not called if a checkpoint is loaded.
 
         Args:
-            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; in every
-                pass under other augmentations.
+            features: (passes, n, D), float32, of CLIP's image encoder, not normalised; each pass
+                sees other augmentations.
             labels: (n,).
         """
 
     def take_validation(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take validation images, after the last step.
+        """Take the validation images after the last step.
 
         Args:
             features: (n, D), as in `take_support`, without augmentation.
@@ -222,27 +226,27 @@ class Method(PublicFiles, nn.Module):
         """
 
     def after_epoch(self, epoch: int, last: int) -> None:
-        """Called after the last step of epoch 1 to `last`, before it is saved or tested."""
+        """Do what follows the last step of an epoch, 1 to `last`, before it is saved or tested."""
 
-    # ------------------------------------------------------------------ what calls it
+    # ------------------------------------------------------------------ what calls the above
 
     @classmethod
     def place(cls, key: str) -> str:
-        """The dotted name in a cfg of a key of the node."""
+        """Return the full dotted name in a cfg of a key of the node."""
         return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The terms of a step's loss, with their total as `loss`.
+        """Return the terms of a step's loss, with their total as `loss`.
 
         Args:
-            images: (B, 3, H, W), normalised, or a list of views of that shape.
+            images: (B, 3, H, W), normalised, or a list of views of this shape.
             labels: (B,).
         """
         batch = self.batch(images, labels)
         return self.terms(self.model.output(batch.images), batch)
 
     def batch(self, images: Images, labels: torch.Tensor) -> Batch:
-        """A batch of a loader.
+        """Return images and labels of a loader as a `Batch`.
 
         Raises:
             UserError: there are fewer views than the method needs.
@@ -256,10 +260,10 @@ class Method(PublicFiles, nn.Module):
         return Batch(views, labels)
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        """As `losses`, for an output that is there already.
+        """Return the same as `losses` for an output that has been computed.
 
         Raises:
-            UserError: `loss` gives no scalar.
+            UserError: `loss` returns something other than scalars.
         """
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
@@ -271,8 +275,8 @@ class Method(PublicFiles, nn.Module):
                 if value.numel() == 1 and (value.is_floating_point() or not minimised):
                     continue
             raise UserError(
-                f"The loss of {type(self).__name__} has no scalar as '{name}' but {what}: return "
-                "one real number as a tensor, or a dict of such"
+                f"The loss of {type(self).__name__} must be a scalar, but '{name}' is {what}: "
+                "return one real number as a tensor, or a dict of them"
             )
         terms = {name: value.reshape(()) for name, value in terms.items()}
         if not terms:
@@ -281,7 +285,7 @@ class Method(PublicFiles, nn.Module):
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     def own_state(self) -> dict[str, Any]:
-        """The buffers of the method and of its parts, which belong to what it has learned."""
+        """Return the buffers of the method and its parts, which checkpoints hold."""
         parameters = self.model.parts.named_parameters(remove_duplicate=False)
         trained = {state.PARTS + name for name, _ in parameters}
         return {
@@ -292,33 +296,33 @@ class Method(PublicFiles, nn.Module):
         }
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
-        """Load what `own_state` has given.
+        """Load what `own_state` returned.
 
         Raises:
-            UserError: the state is of another method, or a value does not fit.
+            UserError: the state belongs to another method, or a value does not fit.
         """
         state.load_buffers(self, self.own_state(), state_dict)
 
     def load_checkpoint(self, checkpoint: Mapping[str, Any], classnames: Sequence[str]) -> None:
-        """Load what a checkpoint, ours or a public one, holds: prompts, parts, buffers.
+        """Load prompts, parts and buffers from a checkpoint, ours or a public one.
 
         Args:
-            checkpoint: as `read_checkpoint` gives it.
+            checkpoint: as `read_checkpoint` returns it.
             classnames: K names, those that the method was built for.
 
         Raises:
-            UserError: it does not fit the method, or is for its own classes alone.
+            UserError: it does not fit the method, or cannot be used for other classes.
         """
         name, saved = type(self).__name__, checkpoint.get("classnames")
         if saved is not None and not state.are_texts(saved):
             raise UserError(
-                "The checkpoint does not tell its classes: take another, or train again"
+                "The checkpoint does not name its classes: take another, or train again"
             )
         others = saved is not None and list(saved) != list(classnames)
         class_specific = self.model.spec.class_specific
-        some = []  # numbers of these classes among its own
+        some = []  # for each class of the method, its number in the checkpoint
         if others and type(self).keep_classes is not Method.keep_classes:
-            names = list(saved or ())  # of several with one name the first counts
+            names = list(saved or ())  # if a name is repeated, the first counts
             number = {name: k for k, name in reversed([*enumerate(names)])}
             some = [number[name] for name in classnames if name in number]
         others = others and len(some) < len(classnames)
@@ -332,11 +336,11 @@ class Method(PublicFiles, nn.Module):
         if self.model.parts.own_classes is not None:
             self.model.parts.own_classes = not others
         kept = checkpoint.get("method")
-        if kept is None or checkpoint.get("trainer") != name:  # of another code or method
+        if kept is None or checkpoint.get("trainer") != name:  # written by other code or method
             return
         if others:
             made = checkpoint.get("class_buffers")
-            if not isinstance(made, Mapping):  # of an older version, which loaded none
+            if not isinstance(made, Mapping):  # written by an older version, which loaded none
                 return
             state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
         self.load_own_state(kept)
@@ -344,7 +348,7 @@ class Method(PublicFiles, nn.Module):
             self.keep_classes(some)
 
 
-# What a class must say, in words and as a test.
+# The attributes that a class must have: for each, what it must be, in words and as a test.
 DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
     "point": ("a function of the settings", lambda value: value is not Method.point),
@@ -372,10 +376,11 @@ DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Make a method known under the name of its class.
+    """Add a method to the registry, under the name of its class.
 
     Raises:
-        UserError: it is no class of a method, or there is one of that name.
+        UserError: it is not a subclass of `Method`, an attribute is invalid, or another method has
+            the same name.
 
     Examples:
         >>> from trainers.prompting.methods.coop import CoOp
@@ -389,13 +394,12 @@ def register(cls: type[Method]) -> type[Method]:
     name = getattr(cls, "__name__", repr(cls))
     if not (isinstance(cls, type) and issubclass(cls, Method)):
         raise UserError(
-            f"'{name}' is no class of a method: put @register above a class that inherits from "
-            "`Method`"
+            f"'{name}' is not a method: put @register above a class that inherits from `Method`"
         )
     known = METHODS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, name):
         raise UserError(
-            f"{cls.__module__} registers a method '{name}', but {known.__module__} has one of "
+            f"{cls.__module__} registers a method '{name}', but {known.__module__} has registered "
             "that name: rename the class"
         )
     for key, (wanted, holds) in DECLARED.items():
@@ -407,9 +411,9 @@ def register(cls: type[Method]) -> type[Method]:
             f"The method {name} has no settings: give it a dataclass `Settings`, or a dict "
             "`defaults`"
         )
-    if "__dataclass_fields__" not in vars(cls.Settings):  # of its own, not of its base
+    if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base
         raise UserError(
-            f"The Settings of {name} are no dataclass: put @dataclass(frozen=True) above them, and "
+            f"`Settings` of {name} is not a dataclass: put @dataclass(frozen=True) above it, and "
             "@register above the method"
         )
     METHODS[name] = cls
@@ -417,9 +421,9 @@ def register(cls: type[Method]) -> type[Method]:
 
 
 def find_method(name: str) -> type[Method]:
-    """The method of a name.
+    """Return the method of this name.
 
     Raises:
-        UserError: there is none; says which is nearest.
+        UserError: there is none; names the nearest.
     """
     return METHODS[check_name("method", name, METHODS)]

@@ -1,4 +1,4 @@
-"""Methods from outside: Python modules or files that register them."""
+"""Loading of plug-ins: modules or files from outside the repository that register methods."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import methods  # noqa: F401 (a plug-in must not take their names)
+from . import methods  # noqa: F401 (registers their names, which a plug-in must not take)
 from .errors import UserError
 from .method import METHODS
 
@@ -15,12 +15,13 @@ _loaded: set[str] = set()
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import modules that register methods; what was imported before is not imported again.
+    """Import plug-ins that were not imported before, and print their methods to stderr.
 
-    Names are those of modules that can be imported, or of `.py` files; each is named on stderr.
+    Args:
+        names: importable modules, or `.py` files.
 
     Raises:
-        UserError: a module does not import, registers nothing, or a name that there is already.
+        UserError: a plug-in does not import, or registers no method or a name that is taken.
     """
     for name in names:
         place = os.path.abspath(name) if name.endswith(".py") else name
@@ -48,15 +49,15 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def _import(name: str) -> str:
-    """Import a module or a file; returns the module's name."""
+    """Import a module or a file, and return the module's name."""
     if not name.endswith(".py"):
         return importlib.import_module(name).__name__
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"There is no plug-in file '{name}': check the path behind --plugin")
+        raise UserError(f"There is no plug-in file '{name}': check the path after --plugin")
     if path.stem in sys.modules:
         raise UserError(
-            f"The plug-in file '{name}' has the name of a module that is loaded already: rename it"
+            f"The plug-in file '{name}' has the name of a module that is already loaded: rename it"
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader, "a .py file has a loader"

@@ -1,9 +1,10 @@
-"""Terms of a loss that keep prompts near to the untouched CLIP; h0, z0 are its features.
+"""Regularisers: terms of a loss that keep prompted features close to those of the untouched CLIP.
 
-`kg` is of KgCoOp (arXiv:2303.13283), the others are of PromptSRC (arXiv:2307.06948, section 3.2);
-equations: docs/methods.md, sections 8 and 10.
-For any numbers of prompts: where a side has several, each is kept near to the one feature of the
-untouched CLIP. Each function takes the model's `Output` and a `Frozen` and gives a scalar.
+h0 and z0 are the features of the untouched CLIP: text and image. `kg` is from KgCoOp
+(arXiv:2303.13283), the others are from PromptSRC (arXiv:2307.06948, section 3.2); equations:
+docs/methods.md, sections 8 and 10. If a side has several prompts, the features of each are compared
+with the one feature of the untouched CLIP. Each function takes the model's `Output` and a `Frozen`,
+and returns a scalar.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from .teacher import Teacher
 
 
 class Frozen:
-    """What the untouched CLIP makes of a batch; nothing is computed before it is asked for."""
+    """Features and logits of the untouched CLIP for a batch, computed when they are first read."""
 
     def __init__(self, teacher: Teacher, images: torch.Tensor):
         self.teacher, self.images = teacher, images
@@ -35,45 +36,47 @@ class Frozen:
 
     @cached_property
     def logits(self) -> torch.Tensor:
-        """(B, K)."""
+        """Zero-shot logits (B, K)."""
         return self.teacher.logits(self.z)
 
 
 def apart(x: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
-    """1 - mean cosine of normalised features (..., D)."""
+    """Return 1 - mean cosine of normalised features (..., D)."""
     return 1 - (x.float() * x0).sum(-1).mean()
 
 
 def kg(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Knowledge guidance, over all classes (KgCoOp)."""
+    """Return the knowledge guidance, over all classes (KgCoOp)."""
     return apart(output.text.h, frozen.h)
 
 
 def scl_text(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the text features, a mean L1 distance (PromptSRC)."""
+    """Return the self-consistency of the text features, a mean L1 distance (PromptSRC)."""
     return F.l1_loss(output.text.h.float(), frozen.h.expand_as(output.text.h))
 
 
 def scl_image(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the image features, a mean L1 distance (PromptSRC)."""
+    """Return the self-consistency of the image features, a mean L1 distance (PromptSRC)."""
     return F.l1_loss(output.image.z.float(), frozen.z[:, None].expand_as(output.image.z))
 
 
 def scl_logits(output: Output, frozen: Frozen) -> torch.Tensor:
-    """Self-consistency of the predictions, KL(q | p) over B * K entries (PromptSRC)."""
+    """Return the self-consistency of the predictions, KL(q | p) over B * K entries (PromptSRC)."""
     log_p, log_q = output.logits.log_softmax(-1), frozen.logits.log_softmax(-1)
     return F.kl_div(log_p, log_q, reduction="sum", log_target=True) / log_p.numel()
 
 
 REGULARIZERS = {f.__name__: f for f in (kg, scl_text, scl_image, scl_logits)}
-PUBLISHED = {"kg": 8.0, "scl_text": 25.0, "scl_image": 10.0, "scl_logits": 1.0}  # weights
+# the published weights
+PUBLISHED = {"kg": 8.0, "scl_text": 25.0, "scl_image": 10.0, "scl_logits": 1.0}
 
 
 def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
-    """Terms that a config names, with their weights; those that were published where it has none.
+    """Return the weights of the terms that a config names; without weights, the published ones.
 
     Raises:
-        UserError: there is no such term, it is named twice, or weights are too few or too many.
+        UserError: there is no such term, it is named twice, or there are too few or too many
+            weights.
     """
     for name in names:
         check_name("regulariser", name, REGULARIZERS)
@@ -84,7 +87,7 @@ def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, floa
     if weights and len(weights) != len(names):
         raise UserError(
             f"REGULARIZER_WEIGHTS has {len(weights)} numbers for {len(names)} REGULARIZERS: give "
-            "one each, or none for those that were published"
+            "one each, or none for the published ones"
         )
     return dict(zip(names, weights or [PUBLISHED[name] for name in names], strict=True))
 
@@ -92,6 +95,6 @@ def weights_of(names: Sequence[str], weights: Sequence[float]) -> dict[str, floa
 def regularize(
     weights: Mapping[str, float], teacher: Teacher, output: Output, images: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """The wanted terms by name, each with its weight, of images (B, 3, H, W)."""
+    """Return the terms in `weights` by name, each times its weight, for images (B, 3, H, W)."""
     frozen = Frozen(teacher, images)
     return {name: w * REGULARIZERS[name](output, frozen) for name, w in weights.items()}

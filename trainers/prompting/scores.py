@@ -1,11 +1,11 @@
-"""From features to similarities: the equations of the methods, and nothing else.
+"""The scores: functions from image and text features to similarities, and their registry.
 
 Letters as in the papers: z, h prompt-level features of image and class, r, s their token-level
 features, C costs, S similarities, T transport plans, d distances; B images, M visual and N textual
-prompts, K classes, D width. Everything is computed in float32 whatever the encoders' precision.
-Equations without a name are ALIGN's (arXiv:2309.13847).
+prompts, K classes, D width. All is computed in float32, in whichever precision the encoders run.
+Equations without the name of a method are ALIGN's (arXiv:2309.13847).
 
-A score is a function of features; `register_score` adds one, from any file that is imported.
+`register_score` adds a score, from any file that is imported.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ if TYPE_CHECKING:
 
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
-Total = Callable[[torch.Tensor], torch.Tensor]  # of the parts of a batch on all ranks
+Total = Callable[[torch.Tensor], torch.Tensor]  # the sum over the parts of a batch on all ranks
 
 
 class Needs(NamedTuple):
-    """Which token-level features a score reads: r of the image, s of the text."""
+    """The token-level features that a score reads: `patches` is r, `words` is s."""
 
     patches: bool = False
     words: bool = False
 
 
 class Score(NamedTuple):
-    """A function of features, and what it needs, which may depend on the method.
+    """A registered score.
 
-    by_images: an image's similarities do not depend on those of the batch on other ranks, so that
-    ranks may share the images; or the function takes `total`, by which it asks for them.
+    function: as in `register_score`.
+    needs: returns the token-level features to compute, which may depend on the method.
+    by_images: True if the similarities of an image do not depend on the other images, so that
+    ranks can share the images.
+    takes_total: True if the function depends on all images, and takes `total` to sum over ranks.
     """
 
     function: Callable[..., torch.Tensor]
@@ -60,22 +63,22 @@ SCORES: dict[str, Score] = {}
 def register_score(
     name: str, patches: bool = False, words: bool = False, by_images: bool = False
 ) -> Callable[[Function], Function]:
-    """Decorator: make a function the score of that name, for `PromptSpec(score=name)`.
+    """Return a decorator that registers a function as a score, for `PromptSpec(score=name)`.
 
-    The function is called with (spec, image, text, chunk_bytes): the method; z (B, M, D) and r
-    (B, M, P, D) of `ImageFeatures`; h (N, K, D) and s (N, K, L, D) of `TextFeatures`, normalised;
-    and the most memory that a large intermediate may take. It returns similarities (B, K), float32,
-    of which CLIP's logit scale makes logits.
+    The function is called with (spec, image, text, chunk_bytes): the `PromptSpec`; `ImageFeatures`
+    with z (B, M, D) and r (B, M, P, D); `TextFeatures` with h (N, K, D) and s (N, K, L, D), all
+    normalised; and the most bytes that a large intermediate may take. It returns similarities
+    (B, K), float32, which are then multiplied by CLIP's logit scale.
 
     Args:
         name: of the score.
-        patches: whether it reads r, which is None else.
-        words: whether it reads s and its weights, which are None else.
-        by_images: whether an image's similarities are the same whatever other images there are; a
-            run on several ranks then computes them in shares.
+        patches: True if it reads r; otherwise r is None.
+        words: True if it reads s and its weights; otherwise both are None.
+        by_images: True if the similarities of an image do not depend on the other images; several
+            ranks then share the images.
 
     Raises:
-        ValueError: there is a score of that name.
+        ValueError: the name is taken.
 
     Examples:
         >>> @register_score("nearest", by_images=True)
@@ -96,7 +99,7 @@ def _register(
 ) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
         if name in SCORES:
-            raise ValueError(f"There is a score '{name}' already: choose another name")
+            raise ValueError(f"A score '{name}' already exists: choose another name")
         SCORES[name] = Score(function, needs, by_images, takes_total)
         return function
 
@@ -104,7 +107,7 @@ def _register(
 
 
 def needs(spec: PromptSpec) -> Needs:
-    """What the encoders have to compute for a method's score.
+    """Return the token-level features that a method's score needs.
 
     Raises:
         UserError: there is no such score.
@@ -113,7 +116,7 @@ def needs(spec: PromptSpec) -> Needs:
 
 
 def by_images(spec: PromptSpec) -> bool:
-    """Whether ranks may share the images of a method's score."""
+    """Return True if ranks can share the images when they compute a method's score."""
     return SCORES[spec.score].by_images
 
 
@@ -125,15 +128,20 @@ def score(
     chunk_bytes: int,
     total: Total = lambda part: part,
 ) -> torch.Tensor:
-    """Logits (B, K), float32: similarity of every image to every class, times the logit scale.
+    """Return logits (B, K), float32: the similarity of each image and class, times the scale.
 
-    The scale is 1 / tau, CLIP's; token-level costs of one chunk take `chunk_bytes` at most; `total`
-    adds up a number over the parts of the batch that are elsewhere.
+    Args:
+        spec: the method.
+        image: features of B images, or of a rank's share.
+        text: features of K classes.
+        scale: (), CLIP's logit scale 1 / tau.
+        chunk_bytes: the most memory for the token-level costs of one chunk.
+        total: sums a tensor over all ranks, which have the other parts of the batch.
     """
     chosen = SCORES[spec.score]
     more = {"total": total} if chosen.takes_total else {}
     with no_autocast(image.z.device.type):
-        image = image._replace(z=image.z.float())  # the large r and s where they are read
+        image = image._replace(z=image.z.float())  # r and s are large: converted where read
         text = text._replace(h=text.h.float(), raw=text.raw.float())
         return scale.float() * chosen.function(spec, image, text, chunk_bytes, **more)
 
@@ -146,7 +154,7 @@ def finish(
     scale: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Logits (B, K), float32, of those of the score: by way of a head, and with CLIP's bias."""
+    """Return the final logits (B, K), float32: a head applied to the score's, plus CLIP's bias."""
     with no_autocast(image.z.device.type):
         image = image._replace(z=image.z.float())
         text = text._replace(h=text.h.float(), raw=text.raw.float())
@@ -155,14 +163,14 @@ def finish(
 
 
 def prompt_similarity(z: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    """sim(z_j^m, h_k^n), (B, M, D) x (N, K, D) -> (B, K, M, N)."""
+    """Return sim(z_j^m, h_k^n), (B, M, D) x (N, K, D) -> (B, K, M, N)."""
     return torch.einsum("bmd,nkd->bkmn", z, h)
 
 
 def token_problems(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> TokenProblems:
-    """The token problems of a batch."""
+    """Return the token-level transport problems of a batch."""
     assert image.r is not None and text.s is not None and text.s_weights is not None
     how = spec.reg, spec.tol, spec.max_iter, chunk_bytes, spec.rho
     return TokenProblems(image.r, text.s, text.s_weights, *how)
@@ -172,11 +180,11 @@ def token_problems(
 def cosine(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
-    """sim(z_j, h_k) with at most one prompt a side; h may also be one text pass per image."""
+    """Return sim(z_j, h_k), (B, K), for one feature a side; h is (1, K, D), or (B, K, D)."""
     z = image.z[:, 0]
     if text.h.shape[0] == 1:
         return z @ text.h[0].T
-    return torch.einsum("bd,bkd->bk", z, text.h)  # CoCoOp: every image has its own text features
+    return torch.einsum("bd,bkd->bk", z, text.h)  # CoCoOp: text features for each image
 
 
 def _if_token_level(spec: PromptSpec) -> Needs:
@@ -187,9 +195,9 @@ def _if_token_level(spec: PromptSpec) -> Needs:
 def hierarchical_ot(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
-    """1 - d_jk: transport between prompts, with transport between tokens in its cost.
+    """Return 1 - d_jk, (B, K): transport between prompts, whose cost has that between tokens.
 
-    With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which rounds less.
+    With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which has smaller rounding errors.
     """
     d = token_distance(spec, image, text, chunk_bytes) if spec.token_level else None
     S = similarity(spec, prompt_similarity(image.z, text.h), d)
@@ -204,7 +212,7 @@ def hierarchical_ot(
 
 
 def similarity(spec: PromptSpec, S: torch.Tensor, d: torch.Tensor | None) -> torch.Tensor:
-    """1 - C between prompts, of their cosines S (Eq. 4) and their token-level distances d."""
+    """Return 1 - C between prompts, from cosines S (Eq. 4) and token-level distances d."""
     if spec.beta_form == "convex":  # appendix, Eq. 1
         S = spec.beta + (1 - spec.beta) * S
     return S if d is None else S - spec.beta * d  # Eq. 6
@@ -213,7 +221,7 @@ def similarity(spec: PromptSpec, S: torch.Tensor, d: torch.Tensor | None) -> tor
 def token_distance(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
-    """d_token = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N) (Eq. 5, 8)."""
+    """Return d_token = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5, 8)."""
     problems = token_problems(spec, image, text, chunk_bytes)
     if spec.plan == "pooled":
         return pooled_token_distances(problems, text.h)
@@ -224,19 +232,19 @@ def token_distance(
 def released(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
 ) -> torch.Tensor:
-    """What the published ALIGN code computes (docs/methods.md, section 3, form `released`)."""
+    """Return what the published ALIGN code computes (docs/methods.md, section 3, `released`)."""
     S = prompt_similarity(image.z, text.h)
     C = 1 - S
     if spec.token_level:
 
         def similarity(
             C: torch.Tensor, mass: torch.Tensor
-        ) -> torch.Tensor:  # one stopping decision per image and class
+        ) -> torch.Tensor:  # the iteration stops for each image and class separately
             T = sinkhorn_released(C, b=mass, reg=spec.reg, group_dims=2).plan
             return (T * (1 - C)).sum((-2, -1))
 
         C = C + token_problems(spec, image, text, chunk_bytes).solve(similarity)
-    # one decision for all images, of all ranks, and classes
+    # this iteration stops for all images, of all ranks, and all classes together
     T = sinkhorn_released(C, reg=spec.reg, total=total).plan
     return (T * S).sum((-2, -1))
 
@@ -245,7 +253,7 @@ def released(
 def plot(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
 ) -> torch.Tensor:
-    """PLOT (arXiv:2210.01253): transport between the patches of an image and N prompts."""
+    """Return PLOT's similarities (arXiv:2210.01253): transport between patches and N prompts."""
     assert image.r is not None
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
     T = sinkhorn_released(1 - S, reg=spec.reg, total=total).plan

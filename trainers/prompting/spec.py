@@ -1,4 +1,4 @@
-"""The space of methods: every method is one point in it."""
+"""The space of prompts: a `PromptSpec` says how a method prompts CLIP and compares features."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -9,20 +9,20 @@ from .errors import UserError
 COUPLINGS = ("none", "independent", "project", "unified")
 PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 CLASS_POSITIONS = ("end", "middle", "front")
-MOST_TOKENS = 100_000  # that are learned; ALIGN has some hundreds
-LEAST_LAMBDA = 1e-30  # costs over it are far within float32
+MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
+LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
-SLOT = "X"  # a word of a template that does not matter: its token is learnable or random
+SLOT = "X"  # a placeholder in a template, whose word does not matter: it starts at random
 
 
 def need(condition: bool, sentence: str) -> None:
-    """Refuse a point that does not hold a condition."""
+    """Raise a `UserError` with this sentence unless the condition holds."""
     if not condition:
         raise UserError(sentence)
 
 
 def one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    """Refuse a word that is none of those that mean something."""
+    """Refuse a value that is not one of the valid words."""
     need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
 
 
@@ -37,33 +37,33 @@ class PromptSpec:
             token level out.
         beta_form: `additive` (Eq. 6) or `convex` (appendix, Eq. 1).
         coupling: where visual contexts come from: `independent` parameters, a linear map of the
-            textual ones (`project`), or `unified` prompts that both sides share; `none` when one
-            side has no prompts.
-        score: `cosine`, `ot` (hierarchical transport as the paper has it), `released` (as the
-            published code computes it), `plot` (prompts against patches), or a registered one.
-        templates: the words of each textual prompt, N strings; the first `text_length` tokens of
-            each are learnable, started from the words, or at random where the word is `X`.
-        sentence: the fixed sentence with `{}` for the class when N = 0; None means the data set's.
-        text_length, vision_length: b, learnable tokens of a prompt on each side.
-        text_depth, vision_depth: J, transformer blocks that receive prompts, counted from the
-            first.
+            textual ones (`project`), or `unified` prompts that both sides share; `none` if one
+            side has 0 prompts.
+        score: `cosine`, `ot` (hierarchical transport as in the paper), `released` (as in the
+            published code), `plot` (prompts against patches), or a registered one.
+        templates: the words of each textual prompt, N strings. The first `text_length` tokens of
+            each are learned; they start from the words, or at random where the word is `X`.
+        sentence: the fixed sentence with `{}` for the class if N = 0; None takes the data set's.
+        text_length, vision_length: b, learned tokens of a prompt on each side.
+        text_depth, vision_depth: J, the number of transformer blocks that receive prompts, from
+            the first on.
         class_position: class name at the `end`, in the `middle` or at the `front` of the context.
         class_specific: one context per class (CoOp's CSC).
         image_conditional: contexts shifted by a meta-net of the image feature (CoCoOp).
-        insert_block: text block, counted from 0, at whose entry each class's own tokens replace
-            the learned ones (TCP); 0 if none do.
+        insert_block: text block, counted from 0, at whose entry tokens of each class replace the
+            learned ones (TCP); 0 for none.
         add_global: PLOT's rule for ImageNet: the global logits are added.
-        plan: of the transport: `sinkhorn` (entropic), or, to compare with, `uniform`, `nearest`,
+        plan: the transport plan: `sinkhorn` (entropic), or, for comparison, `uniform`, `nearest`,
             `scaled`, `unbalanced` or `pooled` (`transport.plans`).
-        rho: how strongly the marginals of the plan `unbalanced` hold.
+        rho: weight of the marginals in the plan `unbalanced`.
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
-        own_contexts: the method's `Parts` makes the contexts of both sides; the prompt learner has
-            none, the coupling is `none`, and with a `text_length` of 0 all tokens of the template
-            before the class name are the context.
-        states: n, to have the last states of the image's first 1 + n positions in `image.states`.
-        values: whether `image.values` has the patches by the value path of the last block.
-        untouched: whether `image.untouched` has the features without additions, for a loss.
+        own_contexts: the method's `Parts` make the contexts of both sides. The prompt learner has
+            none and the coupling is `none`; if `text_length` is 0, the context is all tokens of
+            the template before the class name.
+        states: n: `image.states` gets the last states of the image's first 1 + n positions.
+        values: `image.values` gets the patches by the value path of the last block.
+        untouched: `image.untouched` gets the features without additions, for a loss.
         settings: the `Settings` of the method, for its score; `Method` sets it.
 
     Raises:
@@ -181,7 +181,8 @@ class PromptSpec:
         if self.class_position != "end" or self.class_specific:
             need(
                 self.text_depth == 1,
-                "CSC and class names at the middle or front need prompts in the first block alone",
+                "CSC and class names in the middle or at the front need prompts in the first block "
+                "only",
             )
         need(not self.own_contexts or self.N > 0, "own_contexts needs N >= 1")
         need(self.states >= 0, f"states is {self.states}: the number cannot be negative")
@@ -193,36 +194,36 @@ class PromptSpec:
                 and self.N == 1
                 and self.text_depth == 1
                 and not (self.class_specific or self.own_contexts),
-                "image-conditional contexts need M = 0, N = 1 and prompts in the first block alone",
+                "image-conditional contexts need M = 0, N = 1 and prompts in the first block only",
             )
 
     @property
     def token_level(self) -> bool:
-        """Whether image patches and text tokens are compared at all."""
+        """True if image patches and text tokens are compared."""
         return self.score in ("ot", "released") and self.beta > 0
 
     @property
     def num_contexts(self) -> int:
-        """Number of base contexts: both sides share them when visual prompts are derived."""
+        """Number of base contexts, which both sides share if visual prompts are derived."""
         return max(self.M, self.N) if self.coupling in ("project", "unified") else self.N
 
     def with_(self, **changes: Any) -> "PromptSpec":
-        """The same point with some coordinates changed."""
+        """Return a copy with some attributes changed."""
         return replace(self, **changes)
 
 
 def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
-    """One template per prompt from what a user writes as `CTX_INIT` (docs/methods.md, section 5).
+    """Return one template per prompt from a user's `CTX_INIT` (docs/methods.md, section 5).
 
-    A template starts prompt 1 (and those behind a tab the next ones, as in the published code); the
-    others get `X` for each learnable token. Without words, or with more than four learnable tokens,
-    every prompt is `X X ... X`.
+    Prompt 1 starts from the template; templates after a tab start the next prompts, as in the
+    published code. The other prompts get `X` for each learned token. Without words, or with more
+    than four learned tokens, every prompt is `X X ... X`.
 
     Args:
         words: a template, a list of N templates, or an empty string.
         N: number of textual prompts.
-        length: b, learnable tokens of a prompt.
-        keep_fixed: prompts 2..N keep the fixed words behind the learnable ones (the paper); the
+        length: b, learned tokens of a prompt.
+        keep_fixed: prompts 2..N keep the fixed words after the learned ones (the paper); the
             released code drops them.
     """
     slots = [SLOT] * length
@@ -236,21 +237,21 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
 
 
 def split_templates(words: Words) -> tuple[str, ...]:
-    """The templates in a `CTX_INIT`: a list, or words with tabs between the templates."""
+    """Return the templates in a `CTX_INIT`, a list or one string with tabs between them."""
     given = words.split("\t") if isinstance(words, str) else words or ()
     return tuple(clean(template) for template in given)
 
 
 def clean(words: str) -> str:
-    """Underscores read as spaces, runs of white space as one."""
+    """Return the words with underscores as spaces and runs of white space as one space."""
     return " ".join(words.replace("_", " ").split())
 
 
 def only_template(words: Words) -> str:
-    """The template in a `CTX_INIT` of a method that has one prompt.
+    """Return the template in a `CTX_INIT` of a method that has one prompt.
 
     Raises:
-        UserError: it is a list of several.
+        UserError: it has several.
     """
     given = (clean(words),) if isinstance(words, str) else split_templates(words)
     if len(given) != 1:
@@ -259,17 +260,17 @@ def only_template(words: Words) -> str:
 
 
 def fixed_sentence(words: Words) -> str:
-    """The sentence of one class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
+    """Return the sentence of a class without textual prompts, `{words} {}.`, from a `CTX_INIT`."""
     return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
 def text_prompt(length: int, words: Words, **special: Any) -> PromptSpec:
-    """One textual prompt in the first block, whose words are all learnable (CoOp's family).
+    """Return the spec of one textual prompt in the first block, all of it learned (as in CoOp).
 
     Args:
-        length: b, when there are no words.
-        words: what the prompt starts from; their number replaces `length`.
-        special: further coordinates of the point.
+        length: b, if there are no words.
+        words: the words from which the prompt starts; their number replaces `length`.
+        special: further attributes of the spec.
     """
     words = only_template(words or "")
     return PromptSpec(
@@ -285,7 +286,7 @@ def text_prompt(length: int, words: Words, **special: Any) -> PromptSpec:
 
 
 def shared_prompt(coupling: str, node: Any) -> PromptSpec:
-    """One prompt on each side that both take from one context (MaPLe, UPT)."""
+    """Return the spec of one prompt on each side, both made from one context (MaPLe, UPT)."""
     return PromptSpec(
         M=1,
         N=1,

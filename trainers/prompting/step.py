@@ -1,4 +1,4 @@
-"""One training step of a method, as the trainer takes it and the speed benchmark measures it."""
+"""One training step of a method, for the trainer and the speed benchmark."""
 
 import torch
 
@@ -12,10 +12,10 @@ from .running.precision import Precision
 def training_step(
     method: Method, batch: Batch, optimizer: torch.optim.Optimizer, precision: Precision
 ) -> tuple[Output, dict[str, torch.Tensor]]:
-    """Forward, backward, update.
+    """Do one training step: forward, backward, update.
 
     Returns:
-        The output, and the terms of the loss by name, `loss` among them.
+        The output, and the terms of the loss by name, including the total `loss`.
     """
     with precision.autocast():
         output = method.model.output(batch.images)
@@ -30,7 +30,7 @@ def update(
     optimizer: torch.optim.Optimizer,
     precision: Precision,
 ) -> None:
-    """Gradients from the terms of a loss, and the optimiser's step with them.
+    """Compute gradients from the terms of a loss, and take the optimiser's step.
 
     Raises:
         UserError: `backward` leaves no gradient.

@@ -1,4 +1,4 @@
-"""The untouched CLIP beside a prompted one: what prompts are to stay near to."""
+"""A frozen teacher: the CLIP without prompts, which regularisers compare the prompted one with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,16 +18,17 @@ EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.jso
 
 
 class Teacher:
-    """Features and logits of a frozen CLIP without prompts, on the classes of a method.
+    """Features and logits of the frozen CLIP without prompts, for the classes of a method.
 
-    Nothing of it is trained or copied: it computes with the modules that the prompted encoders
-    share, wherever these are and in the type they have. Features carry no gradient; those of
-    sentences are computed when first asked for, and kept.
+    It uses the modules of the prompted encoders, on their device and in their type; nothing is
+    copied or trained. Features carry no gradient. Text features are computed when they are first
+    read, and kept.
 
     Args:
-        clip_model: what `load_clip` gives.
+        clip_model: a CLIP from `load_clip`.
         classnames: K names.
-        templates: n sentences, with `{}` for the class name, or lists of K sentences, one a class.
+        templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
+            one for each class.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -56,18 +57,18 @@ class Teacher:
     def h(self) -> torch.Tensor:
         """h0, the normalised text features (K, D), float32.
 
-        Features of several sentences are averaged before they are normalised.
+        Features of n sentences are averaged, then normalised.
         """
         return self._kept("mean", lambda: F.normalize(self.raw, dim=-1))
 
     @property
     def raw(self) -> torch.Tensor:
-        """As `h`, before it is normalised."""
+        """`h` before it is normalised, (K, D)."""
         return self._kept("raw", lambda: self._encode().mean(0))
 
     @property
     def h_each(self) -> torch.Tensor:
-        """As `h`, of each sentence by itself: (n, K, D)."""
+        """The normalised features of each of the n sentences, (n, K, D)."""
         return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
 
     def _encode(self) -> torch.Tensor:
@@ -79,42 +80,43 @@ class Teacher:
         if name not in self._text:
             self._text[name] = compute()
         device = self.clip_model.positional_embedding.device
-        self._text[name] = self._text[name].to(device)  # not in every step
+        self._text[name] = self._text[name].to(device)  # kept, so copied once and not in each step
         return self._text[name]
 
     @torch.no_grad()
     def z(self, images: torch.Tensor) -> torch.Tensor:
-        """z0, the normalised features (B, D), float32, of images (B, 3, H, W).
+        """Return z0, the normalised features (B, D), float32, of images (B, 3, H, W).
 
-        A method without visual prompts has them in its output already.
+        A method without visual prompts already has z0 in its output.
         """
         features: ImageFeatures = self._images(ranks.own(images))
         return ranks.whole(features.z[:, 0].float(), len(images))
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
-        """Zero-shot logits (B, K) of normalised image features (B, D)."""
+        """Return zero-shot logits (B, K) of normalised image features (B, D)."""
         scale: torch.Tensor = self.clip_model.logit_scale.detach().exp().float()
         return scale * z.detach().float() @ self.h.T
 
 
 def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
-    """Sentences about each class, `{class name: [sentence, ...], ...}`.
+    """Read sentences about each class, `{class name: [sentence, ...], ...}`.
 
     Args:
-        source: a JSON file, `emoji` for the one of the embedded data sets, or what a file would
-            hold. In a name `_` reads as a space. Sentences under `*`, with `{}` for the name, are
-            about every class that is not named.
+        source: a JSON file, `emoji` for the file of the embedded data sets, or a mapping with the
+            content of such a file. In a class name `_` reads as a space. The sentences under `*`,
+            with `{}` for the class name, are for every class that is not listed.
         classnames: K names.
 
     Returns:
-        [n][K]: as many as each class has.
+        [n][K] sentences, n for each class.
 
     Raises:
-        UserError: there is no such file, it lacks a class, or classes have different numbers.
+        UserError: the file does not exist, it lacks a class, or classes differ in the number of
+            their sentences.
     """
     if not source:
         raise UserError(
-            "There are no sentences about the classes to learn from: set SENTENCES to a JSON file "
+            "Sentences about the classes are missing: set SENTENCES to a JSON file "
             'like {"class name": ["a sentence about it", ...], ...}'
         )
     about, where = source, "SENTENCES"
@@ -131,12 +133,12 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
         if not valid or not sentences:
             raise UserError(
                 f"{where} has no list of sentences for the class '{name}': add one, or one under "
-                "'*' for all classes that are not named"
+                "'*' for all classes that are not listed"
             )
         if rows and len(sentences) != len(rows[0]):
             raise UserError(
                 f"{where} has {len(rows[0])} sentences for '{names[0]}' but {len(sentences)} for "
-                f"'{name}': give all classes equally many"
+                f"'{name}': give all classes the same number"
             )
         rows.append(sentences if name in lists else [s.replace("{}", name) for s in sentences])
     return [list(row) for row in zip(*rows, strict=True)]

@@ -1,6 +1,6 @@
-"""Additions inside the encoders: beside a plain CLIP, in training and evaluation, and mistakes.
+"""Additions inside the encoders, compared with a plain CLIP in training and evaluation; mistakes.
 
-It is long because each place of an addition is compared with a plain CLIP.
+The file is long because each place of an addition is compared with a plain CLIP.
 """
 
 import copy
@@ -33,7 +33,7 @@ W = 128  # of both encoders of the tiny CLIP
 
 
 class Given(Parts):
-    """Parts with these additions, for each side."""
+    """Parts with given additions for each side."""
 
     def __init__(self, **sides):
         super().__init__()
@@ -67,14 +67,14 @@ def method_with(parts, clip_model, spec=FIXED, names=NAMES):
 
 
 def updates(rank=2, dropout=0.0):
-    """Low-rank updates of every matrix, which change something."""
+    """Return low-rank updates of every matrix that are not 0."""
     found = {name: LowRank.of(name, W, rank, 0.7, dropout) for name in MATRICES}
     for update in found.values():
         nn.init.normal_(update.w_lora_B, std=0.02)
     return found
 
 
-def test_updates_are_those_of_the_matrices(tiny_clip):
+def test_updates_equal_changed_matrices(tiny_clip):
     torch.manual_seed(0)
     added = {side: {1: Added(updates()), 3: Added(updates())} for side in ("text", "image")}
     model = method_with(Given(**added), tiny_clip).model
@@ -93,7 +93,7 @@ def test_updates_are_those_of_the_matrices(tiny_clip):
     assert not list(program.parts.parameters())
 
 
-def test_dropout_is_of_the_branch_and_of_training_only(tiny_clip):
+def test_dropout_is_on_only_in_training(tiny_clip):
     torch.manual_seed(0)
     model = method_with(Given(image={0: Added(updates(dropout=0.5))}), tiny_clip).model
     model.train()
@@ -105,7 +105,7 @@ def test_dropout_is_of_the_branch_and_of_training_only(tiny_clip):
 
 @pytest.mark.parametrize("random", [False, True])
 def test_recomputed_blocks_have_the_same_gradients(tiny_clip, random):
-    """With dropout, too, whose masks are the same both times."""
+    """Dropout has the same masks both times."""
     torch.manual_seed(0)
     beside = Beside()
     added = {
@@ -133,7 +133,7 @@ class Beside(nn.Module):
 
 
 class Contextual(Given):
-    """With contexts of its own, of which later ones are shorter."""
+    """Given additions, and contexts, which may be shorter at later depths."""
 
     def __init__(self, contexts, **sides):
         super().__init__(**sides)
@@ -144,7 +144,7 @@ class Contextual(Given):
 
 
 def reference_text(model, added, contexts, sentence):
-    """h (D,) of one prompt and class: all positions of the sentence, in CLIP's own blocks."""
+    """Return h (D,) of one prompt and class, from all positions, computed by CLIP's blocks."""
     tokens = clip.tokenize([sentence])[0]
     eos = int(tokens.argmax())
     b = contexts[0].shape[0]
@@ -192,7 +192,7 @@ def test_text_with_tokens_that_enter_and_shorter_deep_contexts(tiny_clip):
 
 @torch.no_grad()
 def test_images_with_tokens_that_enter(tiny_clip):
-    """Between visual prompts; r has the patches and the prompts, and not what has entered."""
+    """Together with visual prompts; r has patches and prompts, but not the tokens that entered."""
     torch.manual_seed(0)
     spec = PromptSpec(
         M=2, N=0, beta=1, score="ot", vision_length=2, vision_depth=2, states=3, values=True,
@@ -330,7 +330,7 @@ SETTINGS = {
 @pytest.mark.parametrize(
     ("name", "node", "sentence"), [(name, *case) for name, of in SETTINGS.items() for case in of]
 )
-def test_settings_that_mean_nothing(tiny_clip, name, node, sentence):
+def test_invalid_settings_are_refused(tiny_clip, name, node, sentence):
     with pytest.raises(UserError, match=sentence):
         build_method(name, node, tiny_clip, NAMES)
 

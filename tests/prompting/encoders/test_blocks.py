@@ -1,4 +1,4 @@
-"""CLIP's blocks taken apart: the hand-written derivative, and activations other than OpenAI's."""
+"""The steps of CLIP's blocks: the hand-written derivative, and activations other than OpenAI's."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def plain_mlp(x, up, up_bias, down, down_bias):
     return nn.functional.linear(hidden * torch.sigmoid(1.702 * hidden), down, down_bias)
 
 
-def test_the_frozen_mlp_is_clips():
+def test_the_frozen_mlp_equals_clips():
     shapes = (2, 3, 4), (16, 4), (16,), (4, 16), (4,)
     x, *weights = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
     x.requires_grad_(True)
@@ -26,7 +26,7 @@ def test_the_frozen_mlp_is_clips():
 
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.ReLU])
-def test_a_model_with_another_activation_computes_that(activation):
+def test_another_activation_is_used(activation):
     model = build_clip(
         {
             "embed_dim": 32, "image_resolution": 32, "vision_layers": 2, "vision_width": 64,

@@ -1,4 +1,4 @@
-"""The layout holds every token of every sentence once, at a place that it knows."""
+"""The layout holds every token of every sentence once, at the place that it returns."""
 
 import torch
 from hypothesis import given
@@ -12,7 +12,10 @@ HEADS = st.lists(st.lists(st.integers(4, 9), min_size=2, max_size=6), min_size=1
 
 
 def sentences_of(heads, tails):
-    """SOS, a head of each prompt, of which two tokens are slots, a tail of each class, EOS."""
+    """Return sentences [N][K]: SOS, the prompt's head, the class's tail, EOS.
+
+    The first two tokens of a head are slots.
+    """
     return [
         [
             Sentence(ids := [100, *head, *tail, 101], {1: 0, 2: 1}, len(ids) - 2, len(ids) - 1)
@@ -24,7 +27,7 @@ def sentences_of(heads, tails):
 
 @given(HEADS, TAILS, st.booleans())
 def test_every_position_is_found(heads, tails, own):
-    if own:  # what only one prompt may have
+    if own:  # only for one prompt
         heads = heads[:1]
     sentences = sentences_of(heads, tails)
     cut = [shared_length(row, own) for row in sentences]
@@ -43,7 +46,7 @@ def test_every_position_is_found(heads, tails, own):
             real = layout.token_weights.mass[n, k] > 0
             assert layout.token_index[n, k, real].tolist() == places[1 : sentence.end]
             torch.testing.assert_close(layout.token_weights.mass[n, k].sum(), torch.tensor(1.0))
-            # its EOS sees all of its positions and no other
+            # EOS sees all positions of its sentence and no others
             mask = layout.mask[n % len(layout.mask), layout.eos_offset[k]]
             assert mask.sum() == len(sentence.ids)
     packed = layout.suffix_ids[0]

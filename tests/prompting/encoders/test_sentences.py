@@ -1,4 +1,4 @@
-"""Sentences of templates with and without words behind the class name."""
+"""Sentences of templates with and without words after the class name."""
 
 from types import SimpleNamespace
 
@@ -45,7 +45,7 @@ def test_words_stand_around_the_class_name(template, whole, behind):
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["", "{} in it.", "a {}"]))
-def test_what_is_shared_is_the_longest_common_start(names, end):
+def test_the_longest_common_start_is_shared(names, end):
     template = "a photo of a " + end
     row = [WRITER.write_prompt(template, name, spec(2)) for name in names]
     for sentence, name in zip(row, names, strict=True):
@@ -71,7 +71,7 @@ BAD = {
     "too long": ("a photo of a", "very " * 80 + "cat", "'very very.*' is too long"),
     "too few words": ("a {} in the photo of a", "cat", "has 1 tokens before the class name"),
     "no words": ("{} texture.", "cat", "has 0 tokens before the class name"),
-    "no space": ("a photo of a{}.", "cat", "run into one word"),
+    "no space": ("a photo of a{}.", "cat", "form one word"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The text encoder against CLIP's own modules on whole, unshared sentences."""
+"""The text encoder, compared with CLIP's own modules on whole sentences without sharing."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def coop(*templates, **special) -> PromptSpec:
 
 
 def whole(clip_model, template, ctx, block=None, inserted=None):
-    """States (K, 77, W) of all classes, by CLIP's modules, and the positions of EOS."""
+    """Return states (K, 77, W) of all classes from CLIP's modules, and the positions of EOS."""
     ids = clip.tokenize([template.format(name.replace("_", " ")) for name in NAMES])
     x = clip_model.token_embedding(ids)
     x = torch.cat([x[:, :1], ctx.expand(len(x), -1, -1), x[:, 5:]], dim=1)
@@ -35,7 +35,7 @@ def whole(clip_model, template, ctx, block=None, inserted=None):
 
 
 def gradients(features, *leaves):
-    """Of a weighted sum of the features."""
+    """Return the gradients of a weighted sum of the features."""
     weights = torch.linspace(-1, 1, features.numel()).reshape(features.shape)
     return torch.autograd.grad((features * weights).sum(), leaves)
 
@@ -64,7 +64,7 @@ def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, re
     own = gradients(raw, ctx, inserted)
     for grad, wanted in zip(own, gradients(expected, ctx, inserted), strict=True):
         assert (grad - wanted).norm() < 1e-4 * wanted.norm()
-    without = encoder([ctx]).raw[0]  # the same encoder without them is the plain one
+    without = encoder([ctx]).raw[0]  # without `inserted` the encoder is the plain one
     plain = TextEncoder(tiny_clip, NAMES, coop(template))([ctx]).raw[0]
     assert torch.equal(without, plain) and (without - raw).abs().max() > 1e-2
 
@@ -77,7 +77,7 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     features = encoder([ctx], inserted)
     x, eos = whole(tiny_clip, template, ctx[0], 2, inserted)
     for k, end in enumerate(eos.tolist()):
-        words = F.normalize(x[k, 1:end], dim=-1)  # to the last word, as there is no full stop
+        words = F.normalize(x[k, 1:end], dim=-1)  # to the last word: no full stop follows
         torch.testing.assert_close(features.s[0, k, : len(words)], words, atol=1e-4, rtol=1e-4)
         mass = features.s_weights.mass[0, k]
         assert torch.equal(mass > 0, torch.arange(len(mass)) < len(words))
@@ -86,21 +86,21 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     assert features.s_weights.shared == 0
 
 
-def test_what_classes_share_is_computed_once_up_to_the_insertion(tiny_clip):
-    """Operations of a forward pass, by hand: projections and MLP of the positions computed."""
+def test_shared_positions_are_computed_once_up_to_the_insertion(tiny_clip):
+    """A forward pass has the operations that are counted here by hand, and hardly any more."""
     names = [f"red {a} {b}" for a in ("fox", "cat", "dog", "cow") for b in ("cub", "tail", "ear")]
     template = "a bad blurry photo of a person doing {}."
     encoder = TextEncoder(tiny_clip, names, coop(template).with_(insert_block=2))
     contexts = [torch.randn(1, 4, 128)], torch.randn(len(names), 4, 128)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as count:
         encoder(*contexts)
-    prefix, length = 10, 14  # with `red`; all sentences have 10 + 2 words, full stop and EOS
+    prefix, length = 10, 14  # `red` is shared; a sentence is 10 + 2 words, full stop and EOS
     shared = prefix + len(names) * (length - prefix)
     own = 1 + len(names) * (length - 1)
     block = 24 * 128**2
     necessary = (2 * shared + own) * block + own * block // 6 + len(names) * block * 5 // 6
     necessary += 2 * len(names) * 128 * 64
-    attention = 4 * 128 * len(names) * length * length * 3  # as if nothing were shared
+    attention = 4 * 128 * len(names) * length * length * 3  # an upper bound, without sharing
     assert necessary < count.get_total_flops() < 1.1 * necessary + attention
 
 
@@ -129,9 +129,9 @@ def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
         TextEncoder(tiny_clip, NAMES, spec.with_(insert_block=block))
 
 
-def test_prompts_that_end_differently(tiny_clip):
+def test_prompts_that_end_differently_are_refused(tiny_clip):
     spec = coop("a photo of a {}.", "a bad photo of a {} texture.")
-    with pytest.raises(UserError, match="let all prompts end alike"):
+    with pytest.raises(UserError, match="give all prompts the same ending"):
         PromptedCLIP(tiny_clip, NAMES, spec.with_(beta=1.0))
     alike = coop("a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet.")
     encoder = TextEncoder(tiny_clip, NAMES, alike, words=True)
@@ -144,7 +144,7 @@ def test_prompts_that_end_differently(tiny_clip):
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
-def test_whole_sentences_as_clip_encodes_them(tiny_clip, chunk):
+def test_whole_sentences_equal_clips(tiny_clip, chunk):
     sentences = [
         template.format(name)
         for template in ("a photo of a {}.", "itap of my {}", "{}")

@@ -1,4 +1,4 @@
-"""The space of methods: degenerate settings, gradients, caching, and what does not fit."""
+"""Prompted CLIPs: methods as special cases of ALIGN, gradients, caching, and bad settings."""
 
 import copy
 import itertools
@@ -34,7 +34,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("method", SAME)
-def test_align_degenerates_to_the_method(tiny_clip, method):
+def test_a_method_is_a_special_case_of_align(tiny_clip, method):
     node, settings = SAME[method]
     model = model_of(tiny_clip, method, node)
     logits, grads = outcome(model)
@@ -73,7 +73,7 @@ def test_prompts_never_start_equal(tiny_clip):
 
 
 def test_logits_agree_with_stock_clip(tiny_clip):
-    """Zero-shot against CLIP's own forward pass on 77 positions."""
+    """Compares zero-shot logits with CLIP's own forward pass on 77 positions."""
     from trainers.prompting.backbones.openai_clip import clip
 
     template = template_of(ZERO_SHOT, "EuroSAT")
@@ -85,7 +85,7 @@ def test_logits_agree_with_stock_clip(tiny_clip):
 
 
 def test_prompted_text_agrees_with_stock_clip_on_77_positions(tiny_clip):
-    """The cut, shared and packed text encoder against the plain one, fed the same embeddings."""
+    """Compares our packed text encoder with CLIP's, for the same embeddings."""
     from trainers.prompting.backbones.openai_clip import clip
 
     model = model_of(tiny_clip, "CoOp", {"N_CTX": 4, "CTX_INIT": "a photo of a"})
@@ -129,7 +129,7 @@ def test_text_features_are_computed_once_until_a_prompt_changes(tiny_clip):
     assert len(calls) == 3
 
 
-def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
+def test_fixed_text_is_encoded_once_even_if_later_parts_are_trained(tiny_clip):
     class Shift(Parts):
         def __init__(self):
             super().__init__()
@@ -142,7 +142,7 @@ def test_fixed_text_is_encoded_once_though_what_follows_it_learns(tiny_clip):
     model.parts = Shift()
     calls = []
     model.text_encoder.register_forward_hook(lambda *args: calls.append(1))
-    with torch.inference_mode():  # what it keeps must be good for training
+    with torch.inference_mode():  # training must be able to use the features kept here
         model.eval()(images())
     optimizer = torch.optim.SGD(model.parts.parameters(), lr=0.1)
     seen = []
@@ -211,12 +211,12 @@ def test_bad_settings_are_one_sentence(tiny_clip, case):
     assert "\n" not in str(error.value)
 
 
-def test_a_class_name_too_long_is_named(tiny_clip):
+def test_a_class_name_that_is_too_long_is_named(tiny_clip):
     with pytest.raises(UserError, match="'very very.*' is too long"):
         align(tiny_clip, 1, 1, ["very " * 80, "cat"])
 
 
-def test_unknown_method_is_told_with_the_nearest():
+def test_an_unknown_method_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'MaPLe'"):
         prompt_spec("Maple", {})
 
@@ -268,7 +268,7 @@ def test_resnet_takes_the_methods_without_visual_prompts():
 
 
 def test_golden_folder_covers_every_public_method():
-    """Methods with a golden file; UPT has none, as its authors published no code."""
+    """UPT has no golden file, as its authors published no code."""
     stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
@@ -278,11 +278,11 @@ def test_golden_folder_covers_every_public_method():
         assert prefix.get(method, method.lower()) in stems
 
 
-def test_weights_held_in_half_precision_are_those_of_autocast(tiny_clip):
+def test_weights_held_in_half_precision_equal_autocasts(tiny_clip):
     model = align(copy.deepcopy(tiny_clip), 2, 2).eval()
     exact = model(images())
     with torch.autocast("cpu", torch.bfloat16):
-        cast = model.train().eval()(images())  # without the text features kept above
+        cast = model.train().eval()(images())  # `train` drops the text features kept above
         model.hold_weights_in(torch.bfloat16)
         held = model.train().eval()(images())
     assert torch.equal(cast, held)

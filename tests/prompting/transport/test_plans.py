@@ -1,4 +1,4 @@
-"""Plans without a solver, against their definitions."""
+"""Plans other than the balanced one, compared with their definitions."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from trainers.prompting.transport.token_level import token_distances
 
 
 def naive_plan(C, b, plan):
-    """T of one problem, C (P, L) and b (L)."""
+    """Return T of one problem with costs C (P, L) and weights b (L,)."""
     P, L = C.shape
     if plan == "uniform":
         return torch.full((P, 1), 1 / P) * b
@@ -51,7 +51,7 @@ def test_token_level(plan, chunk_bytes):
     own = torch.autograd.grad((weight * found).sum(), (r, s))
     wanted = torch.autograd.grad((weight * expected).sum(), (r, s))
     torch.testing.assert_close(own[0], wanted[0])
-    for grad in (own[1], wanted[1]):  # that of shared tokens may come through the first class
+    for grad in (own[1], wanted[1]):  # shared tokens may get theirs through the first class
         grad[:, 0, :shared] = grad[:, :, :shared].sum(1)
         grad[:, 1:, :shared] = 0
     torch.testing.assert_close(own[1], wanted[1])
@@ -83,7 +83,7 @@ def test_relaxed_marginals_are_those_of_pot(reg, rho):
 
 @pytest.mark.parametrize("plan", ["scaled", "unbalanced", "pooled"])
 def test_plans_at_the_token_level(tiny_clip, plan):
-    """The logits of a model, by the definition of its plan."""
+    """Compares the logits of a model with the definition of its plan."""
     names = ["forest", "annual crop land"]
     node = {"M": 2, "N": 2, "DEPTH": 2, "PLAN": plan, "RHO": 0.2, "LAMBDA": 0.3}
     node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
@@ -134,7 +134,7 @@ def test_prompt_level(plan):
             torch.testing.assert_close(T[i, k], expected)
 
 
-def test_of_equally_near_ones_one_is_taken():
+def test_one_of_several_nearest_is_taken():
     T = prompt_plan(torch.zeros(1, 1, 3, 4), "nearest")
     torch.testing.assert_close(T.sum(-2), torch.full((1, 1, 4), 0.25))
     assert ((T == 0) | (T == 0.25)).all()

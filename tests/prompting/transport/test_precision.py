@@ -1,4 +1,4 @@
-"""The precision of the program around a solver: it neither reaches it nor is lost."""
+"""The solver does not use the precision of the program around it, and does not change it."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ NEW = hasattr(matmul, "fp32_precision")  # since PyTorch 2.9
 
 
 def switches():
-    """What readers of each switch are told, or that PyTorch refuses to tell."""
+    """Return the value of each switch, or the name of the error if PyTorch refuses to read it."""
     found = {}
     for name, read in (
         ("old", torch.get_float32_matmul_precision),
@@ -62,9 +62,9 @@ def restored():
         ("all", "tf32"),
     ],
 )
-def test_whoever_reads_a_switch_inside_is_told_full_precision(restored, name, value):
+def test_switches_read_inside_say_full_precision(restored, name, value):
     if not NEW and name in ("cuda", "mkldnn", "all"):
-        pytest.skip("this PyTorch has the old switches alone")
+        pytest.skip("this PyTorch has only the old switches")
     set_to(name, value)
     before = switches()
     with full_precision("cpu"):
@@ -76,7 +76,7 @@ def test_whoever_reads_a_switch_inside_is_told_full_precision(restored, name, va
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_the_solver_is_as_exact_as_ever(restored, precision):
+def test_the_solver_stays_exact(restored, precision):
     generator = torch.Generator().manual_seed(9)
     cost = 2 * torch.rand(8, 64, 8, generator=generator)
     expected = sinkhorn(cost)
@@ -87,7 +87,7 @@ def test_the_solver_is_as_exact_as_ever(restored, precision):
     assert torch.equal(result.plan, expected.plan)
 
 
-def test_it_comes_back_after_an_error(restored):
+def test_switches_are_restored_after_an_error(restored):
     torch.set_float32_matmul_precision("high")
     with pytest.raises(ZeroDivisionError), full_precision("cpu"):
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""Token costs and their gradient, and what classes share of them."""
+"""Token-level problems: costs and gradients, shared tokens, groups and pieces."""
 
 import pytest
 import torch
@@ -34,8 +34,8 @@ def test_token_costs_and_their_gradient(shared):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 1 << 20])
 @pytest.mark.parametrize("shared", [1, 3])
-def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, chunk_bytes):
-    """Classes of 3 to 6 tokens in no order; problems one by one are the reference."""
+def test_shared_tokens_and_lengths_change_no_distance(shared, chunk_bytes):
+    """Classes have 3 to 6 tokens, unsorted; the reference solves each class separately."""
     torch.manual_seed(0)
     normalized = nn.functional.normalize
     r = normalized(torch.randn(3, 2, 7, 8), dim=-1).requires_grad_(True)
@@ -61,7 +61,7 @@ def test_what_classes_share_and_how_long_they_are_changes_no_distance(shared, ch
     one_by_one = r.grad, s.grad.clone()
     r.grad = s.grad = None
     (together * weights).sum().backward()
-    # what classes share gets its gradient through the first of them
+    # shared tokens get their gradient through the first class
     summed = one_by_one[1], s.grad
     for grad in summed:
         grad[:, 0, :shared] = grad[:, :, :shared].sum(1)
@@ -74,7 +74,7 @@ def test_every_problem_is_in_one_piece():
     mass = torch.zeros(2, 6, 5)
     for k, length in enumerate([5, 2, 4, 2, 2, 1]):
         mass[:, k, :length] = 1 / length
-    mass[1, 2] = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])  # shorter under one prompt
+    mass[1, 2] = torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0])  # shorter with one of the prompts
     weights = TokenWeights(mass)
     groups = [(length, classes.tolist()) for length, classes in weights.groups]
     assert groups == [(1, [5]), (2, [1, 3, 4]), (4, [2]), (5, [0])]
@@ -89,8 +89,8 @@ def test_every_problem_is_in_one_piece():
 
 
 @pytest.mark.parametrize("shared", [0, 1])
-def test_nothing_constant_is_looked_at(shared):
-    """On the meta device, which has no values, a look of the host raises."""
+def test_the_host_reads_no_values(shared):
+    """Runs on the meta device, which has no values: reading one on the host raises."""
     lengths = torch.tensor([3, 2, 3])[:, None]
     weights = TokenWeights(((torch.arange(3) < lengths) / lengths)[None], shared).to("meta")
     r = torch.rand(2, 1, 5, 4, device="meta", requires_grad=True)

@@ -1,4 +1,4 @@
-"""The rule of the published codes, against a plain loop."""
+"""The solver of the published codes, compared with a plain loop."""
 
 import math
 
@@ -16,7 +16,7 @@ def test_group_dims_must_exist():
 
 
 def naive_released(cost, a, b, reg=0.1, tol=1e-2, max_iter=100):
-    """One group (n, P, L), as the public code has it."""
+    """Solve one group (n, P, L) as the public code does; return plans and iterations."""
     K = torch.exp(-cost / reg)
     r, c = torch.ones_like(a), torch.ones_like(b)
     for t in range(max_iter):  # noqa: B007
@@ -31,7 +31,7 @@ def naive_released(cost, a, b, reg=0.1, tol=1e-2, max_iter=100):
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 8.0])
 def test_released_rule_with_padding(scale, monkeypatch):
-    """Token level: (images, classes) groups of M * N problems, classes of different lengths."""
+    """As at the token level: a group of M * N problems for each image and class, with padding."""
     B, K, M, N, P, L = 2, 3, 2, 2, 13, 6
     g = torch.Generator().manual_seed(0)
     cost = scale * torch.rand(B, K, M, N, P, L, generator=g)
@@ -62,7 +62,7 @@ def test_released_rule_with_padding(scale, monkeypatch):
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_released_rule_over_everything(scale):
-    """Prompt level and PLOT: one decision for all problems."""
+    """As at the prompt level and in PLOT: all problems are one group."""
     cost = scale * torch.rand(20, 4, 4, generator=torch.Generator().manual_seed(12))
     expected, t = naive_released(cost, torch.full((20, 4), 0.25), torch.full((20, 4), 0.25))
     result = sinkhorn_released(cost.view(5, 4, 4, 4))
@@ -82,15 +82,15 @@ def test_released_rule_falls_back_to_the_kernel():
     assert (result.iterations[0] < 100).all()
 
 
-def test_the_host_never_looks():
-    """On the meta device, which has no values, a look raises."""
+def test_the_host_reads_no_values():
+    """Runs on the meta device, which has no values: reading one on the host raises."""
     cost, b = torch.rand(2, 3, 5, 4, device="meta"), torch.rand(4, device="meta")
     assert sinkhorn_released(cost, b=b).plan.shape == cost.shape
 
 
 @pytest.mark.parametrize("group_dims", [0, 1, 2])
-def test_without_looks_it_is_the_same(group_dims, monkeypatch):
-    """Where the host never looks, as on an accelerator, every group still stops on its own."""
+def test_without_reads_the_result_is_the_same(group_dims, monkeypatch):
+    """If the host reads no values, as on an accelerator, each group still stops separately."""
     cost = torch.rand(6, 4, 9, 5, generator=torch.Generator().manual_seed(1))
     expected = sinkhorn_released(cost, group_dims=group_dims)
     assert (expected.iterations < 100).all()

@@ -1,6 +1,6 @@
-"""The batched Sinkhorn solver: against POT, alone and among neighbours, at the extremes.
+"""The batched Sinkhorn solver: compared with POT, independent problems, extreme inputs.
 
-It is long because the extremes share their problems and the comparison with POT.
+The file is long because the extreme cases share the problems and the comparison with POT.
 """
 
 import math
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**31)
 
 
 def random_problems(seed, n, P, L, zeros=False, scale=2.0, dtype=torch.float32):
-    """Costs in [0, scale] and weights, some of them 0 if wanted."""
+    """Return costs in [0, scale] and weights; with `zeros` some weights are 0."""
     g = torch.Generator().manual_seed(seed)
     cost = scale * torch.rand(n, P, L, generator=g, dtype=torch.float64)
     weights = []
@@ -36,7 +36,7 @@ def random_problems(seed, n, P, L, zeros=False, scale=2.0, dtype=torch.float32):
 
 
 def pot(cost, a, b, reg):
-    """POT's plan of one problem in float64, run to a tight tolerance without the zero weights."""
+    """Return POT's plan of one problem, in float64 without zero weights, and if it converged."""
     cost, a, b = cost.double(), a.double(), b.double()
     rows, columns = a > 0, b > 0
     plan = torch.zeros_like(cost)
@@ -62,11 +62,11 @@ def test_equals_pot(reg, dtype):
     for i, (P, L) in enumerate(shapes):
         cost, a, b = (x[0] for x in random_problems(i, 1, P, L, zeros=i % 2, dtype=dtype))
         if dtype in (torch.float16, torch.bfloat16):
-            a, b = None, None  # rounded weights would have two different masses
+            a, b = None, None  # rounded weights would have different masses
         ones = (torch.full((n,), 1 / n, dtype=torch.float64) for n in (P, L))
         a_, b_ = (w if given is None else given for given, w in zip((a, b), ones, strict=True))
         expected, converged = pot(cost, a_, b_, reg)
-        if not converged:  # small reg can take POT tens of thousands of iterations
+        if not converged:  # with a small reg POT can need tens of thousands of iterations
             continue
         compared += 1
         tol = 1e-9 if dtype == torch.float64 else 1e-6
@@ -103,7 +103,7 @@ def test_marginals_hold(seed, n, P, L, reg, zeros, dtype):
 
 @settings(quick, max_examples=12)
 @given(seed=seeds, P=st.integers(1, 60), L=st.integers(1, 12), reg=st.sampled_from([0.02, 0.1]))
-def test_a_problem_does_not_see_its_neighbours(seed, P, L, reg):
+def test_a_problem_does_not_depend_on_its_neighbours(seed, P, L, reg):
     easy, a, b = random_problems(seed, 5, P, L)
     hard, *_ = random_problems(seed + 1, 3, P, L, scale=20.0)
     very_hard, *_ = random_problems(seed + 2, 2, P, L, scale=1e4)
@@ -136,8 +136,8 @@ def test_chunks_change_nothing(monkeypatch):
 
 @pytest.mark.parametrize("junk", [0.0, 1e30, math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("reg", [0.005, 0.1])
-def test_padding_is_never_seen(junk, reg):
-    """Ragged problems padded to one shape equal the problems as they are, rows and columns."""
+def test_padding_changes_nothing(junk, reg):
+    """Problems of different sizes, padded to one shape, have the same results as unpadded."""
     problems = [random_problems(i, 1, P, L) for i, (P, L) in enumerate([(9, 1), (4, 7), (12, 3)])]
     cost = torch.full((3, 12, 7), junk)
     a, b = torch.zeros(3, 12), torch.zeros(3, 7)
@@ -187,7 +187,7 @@ def test_a_constant_added_to_the_costs_changes_nothing_but_the_distance():
     torch.testing.assert_close(near.distance + 1024, far.distance, rtol=1e-6, atol=0)
 
 
-def test_forms_that_are_known():
+def test_known_solutions():
     for cost in (torch.zeros(3, 5, 4), torch.full((3, 5, 4), 7.0)):
         result = sinkhorn(cost)
         torch.testing.assert_close(result.plan, torch.full((3, 5, 4), 1 / 20))
@@ -265,15 +265,15 @@ def test_batches_broadcasting_and_layout():
     assert torch.equal(swapped.plan, result.plan.permute(2, 0, 1, 3, 4))
 
 
-def test_the_same_twice():
+def test_two_calls_give_the_same():
     cost, a, b = random_problems(8, 50, 30, 7, zeros=True)
     first, second = sinkhorn(cost, a, b), sinkhorn(cost, a, b)
     assert torch.equal(first.plan, second.plan)
     assert torch.equal(first.distance, second.distance)
 
 
-def test_without_looks_it_is_the_same(monkeypatch):
-    """Where the host never looks, as on an accelerator, every problem still stops on its own."""
+def test_without_reads_the_result_is_the_same(monkeypatch):
+    """If the host reads no values, as on an accelerator, each problem still stops separately."""
     cost, a, b = random_problems(10, 40, 30, 5, scale=4.0)
     expected = sinkhorn(cost, a, b)
     monkeypatch.setattr(solver, "looks_are_free", lambda device: False)
@@ -330,7 +330,7 @@ def test_bad_input_is_one_sentence(solve, kwargs, sentence):
 @pytest.mark.parametrize("junk", [math.nan, -math.inf])
 @pytest.mark.parametrize("reg", [0.005, 0.1])
 @pytest.mark.parametrize("n", [1, 3000])
-def test_a_cost_that_is_no_number_is_refused(junk, reg, n):
+def test_a_nan_cost_is_refused(junk, reg, n):
     cost = torch.rand(n, 3, 4)
     cost[n // 2, 1, 2] = junk
     with pytest.raises(ValueError, match="nan or -inf where there is mass") as error:
@@ -352,17 +352,17 @@ def test_a_known_spread_changes_nothing_and_lets_nan_through():
     cost, _, b = random_problems(13, 20, 9, 5)
     looked, known = Sinkhorn()(cost, b=b), Sinkhorn(spread=2.0)(cost, b=b)
     assert torch.equal(looked.plan, known.plan)
-    far, close = 30 * cost, Sinkhorn(spread=60.0)  # more than float32 can hold: it looks
+    far, close = 30 * cost, Sinkhorn(spread=60.0)  # too large for float32, so costs are read
     assert torch.equal(sinkhorn(far).plan, close(far).plan)
     cost[3, 0, 0] = math.nan
     found = Sinkhorn(spread=2.0)(cost, b=b).distance
     assert found.isnan().nonzero().tolist() == [[3]]
 
 
-def test_the_host_looks_when_it_must():
-    """On the meta device, which has no values, a look raises: so there is none elsewhere."""
+def test_the_host_reads_costs_only_if_the_spread_is_unknown():
+    """Runs on the meta device, which has no values: reading one on the host raises."""
     cost, b = torch.rand(6, 5, 4, device="meta"), torch.rand(6, 4, device="meta")
-    for reg in (0.1, 0.02, 0.005):  # of each arithmetic
+    for reg in (0.1, 0.02, 0.005):  # one for each arithmetic
         solver = Sinkhorn(reg, spread=2.0)
         assert solver(cost).plan.shape == cost.shape
         assert solver(cost, b=b).plan.shape == cost.shape

@@ -1,4 +1,4 @@
-"""Token-level distances without gradient: those of the solver, whatever shape and chunks are."""
+"""Token-level distances without gradient equal those of the solver, for any shapes and chunks."""
 
 import pytest
 import torch
@@ -14,9 +14,14 @@ MORE = 1 << 24
 
 
 def features(shared, peaked=0.0, seed=0):
-    """r (B, M, P, D), s (N, K, L, D) with 1 to L - shared tokens of their own, and their weights.
+    """Return r (B, M, P, D), s (N, K, L, D) and the weights of s.
 
-    peaked: how close every patch is to a token of some class.
+    Classes have `shared` common tokens and 1 to L - shared others.
+
+    Args:
+        shared: number of common tokens.
+        peaked: from 0 to 1, closeness of every patch to a token of some class.
+        seed: of the random numbers.
     """
     g = torch.Generator().manual_seed(seed)
     s = torch.randn(N, K, L, D, generator=g)
@@ -31,9 +36,9 @@ def features(shared, peaked=0.0, seed=0):
 
 
 def both(problem, shared, reg=0.1, tol=1e-6, max_iter=100, chunk_bytes=MORE):
-    """Without gradient, and as the solver finds it on the costs.
+    """Return the distances computed without gradient, and those of the solver on the costs.
 
-    With a larger `tol` rounding may decide who takes four iterations more.
+    `tol` is small: with a larger one, rounding can decide if a problem takes four more iterations.
     """
     r, s, mass = problem
     how = TokenWeights(mass, shared), reg, tol, max_iter
@@ -45,7 +50,7 @@ def both(problem, shared, reg=0.1, tol=1e-6, max_iter=100, chunk_bytes=MORE):
 @pytest.mark.parametrize("shared", [0, 1, 3])
 @pytest.mark.parametrize("peaked", [0.0, 0.7, 0.95])
 @pytest.mark.parametrize("max_iter", [1, 100])
-def test_they_are_those_of_the_solver(shared, peaked, max_iter):
+def test_distances_equal_those_of_the_solver(shared, peaked, max_iter):
     ours, solver = both(features(shared, peaked), shared, max_iter=max_iter)
     assert ours.shape == (B, K, M, N)
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
@@ -57,8 +62,8 @@ def test_chunks_change_nothing(chunk_bytes):
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
 
 
-def test_easy_problems_beside_hard_ones():
-    """Half of the images are easy, so their problems stop long before the others."""
+def test_easy_problems_next_to_hard_ones():
+    """Some images are easy, so their problems stop long before the others."""
     r, s, mass = features(2, 0.95)
     r[:2] = features(2, 0.0)[0][:2]
     ours, solver = both((r, s, mass), 2)

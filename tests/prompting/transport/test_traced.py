@@ -1,4 +1,4 @@
-"""The loop as `torch.export` traces it, compared with the one that Python runs."""
+"""The solver's loop as traced by `torch.export`, compared with the loop in Python."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from trainers.prompting.transport.solver import Sinkhorn
 
 
 def plain_loop(goes_on, update, state):
-    """`while_loop` in Python: PyTorch's own compiles first, which takes seconds."""
+    """Do the same as `while_loop`, in Python: PyTorch's compiles first, which takes seconds."""
     while goes_on(*state):
         state = update(*state)
     return state
@@ -17,7 +17,7 @@ def plain_loop(goes_on, update, state):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Calls a function as if it were traced, which may read no number."""
+    """A function that calls another as if it were traced, which must not read values."""
 
     def call(function, *args, **kwargs):
         with monkeypatch.context() as patch:
@@ -29,7 +29,7 @@ def traced(monkeypatch):
 
 
 def problems(padded: bool):
-    """Costs (2, 3, 5, 4) that take different numbers of iterations, and weights of columns."""
+    """Return costs (2, 3, 5, 4) that need different numbers of iterations, and column weights."""
     cost = torch.rand(2, 3, 5, 4) * torch.tensor([0.1, 1, 2])[:, None, None]
     b = torch.full((3, 4), 0.25)
     if padded:

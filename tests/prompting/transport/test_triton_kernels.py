@@ -1,7 +1,7 @@
-"""The fused kernels against the PyTorch path: run by Triton's interpreter, compiled without a GPU.
+"""The fused kernels compared with PyTorch, in Triton's interpreter, and compiled without a GPU.
 
-The interpreter has to be chosen before Triton is imported, so the tests that need it are run by
-one that starts pytest anew.
+The interpreter has to be chosen before Triton is imported, so one test starts another pytest, which
+runs the tests that need the interpreter.
 """
 
 import functools
@@ -49,7 +49,7 @@ def test_in_the_interpreter():
 @pytest.mark.parametrize(("name", "capability"), [("_solve", 80), ("_plans", 90)])
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 def test_compiles_for_a_gpu(name, capability, tmp_path, monkeypatch):
-    """Down to machine code, at the sizes of ViT-B/16, without a GPU."""
+    """Compiles to machine code without a GPU, for the sizes of ViT-B/16."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -66,12 +66,12 @@ def test_compiles_for_a_gpu(name, capability, tmp_path, monkeypatch):
         kinds = {argument: kind for argument, kind in kinds.items() if kind != "constexpr"}
         source = ASTSource(kernel, kinds, constants)
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 8})
-    assert compiled.metadata.shared <= 99 << 10  # what a program may have on every such GPU
+    assert compiled.metadata.shared <= 99 << 10  # the limit of a program on every such GPU
     assert compiled.asm["cubin"]
 
 
 def features(B, M, N, K, P, L, D, lengths, dtype=torch.float32):
-    """Random normalised features, and weights over the first tokens of each class."""
+    """Return random normalised features, and uniform weights of each class's first tokens."""
     r = F.normalize(torch.randn(B, M, P, D), dim=-1).to(dtype).requires_grad_()
     s = F.normalize(torch.randn(N, K, L, D), dim=-1).to(dtype).requires_grad_()
     lengths = torch.tensor(lengths)[:, None]
@@ -80,7 +80,7 @@ def features(B, M, N, K, P, L, D, lengths, dtype=torch.float32):
 
 
 def check(r, s, mass, how, tolerance=1e-5):
-    """Distances and gradients of both ways."""
+    """Compare distances and gradients of kernels and PyTorch."""
     problems = TokenProblems(r, s, TokenWeights(mass), *how)
     own, expected = kernels.token_distances(problems), plain_token_distances(problems)
     weight = torch.randn(expected.shape)
@@ -94,7 +94,7 @@ def check(r, s, mass, how, tolerance=1e-5):
 
 @interpreted
 def test_ragged_problems_in_chunks():
-    """Text sets that fill more than one program, plans in chunks along both axes."""
+    """The text sets need more than one program, and the plans several chunks along both axes."""
     r, s, mass = features(2, 2, 3, 3, 20, 5, 40, [5, 1, 3])
     check(r, s, mass, (*HOW[:3], 5 * 20 * 5 * 4))
     check(r, s, mass, (*HOW[:3], 20 * 20 * 5 * 4))
@@ -116,7 +116,7 @@ def test_weights_with_zeros_anywhere():
 @interpreted
 @pytest.mark.parametrize(("tol", "max_iter"), [(0.03, 100), (1e-5, 7)])
 def test_stops_where_the_pytorch_path_stops(tol, max_iter):
-    """Hard problems (few dimensions) stopped early, where an iteration more or less is seen."""
+    """Stops hard problems (few dimensions) early, when one iteration more changes the result."""
     r, s, mass = features(1, 1, 1, 6, 20, 4, 3, [4, 4, 2, 3, 4, 4])
     cost = 1 - torch.einsum("pd,kld->kpl", r[0, 0], s[0])
     stopped = sinkhorn(cost, b=mass[0], tol=tol, max_iter=max_iter)
@@ -127,7 +127,7 @@ def test_stops_where_the_pytorch_path_stops(tol, max_iter):
 
 @pytest.fixture
 def problem(monkeypatch):
-    """The arguments of `score`; nothing has been tried or said before."""
+    """The arguments of `score`, with no kernels tried and no message printed before."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(kernels, "_obstacles", {})
     monkeypatch.setattr(token_level, "say_once", functools.cache(print))
@@ -138,7 +138,7 @@ def problem(monkeypatch):
 
 
 @interpreted
-def test_score_takes_the_kernels(problem, monkeypatch, capsys):
+def test_score_uses_the_kernels(problem, monkeypatch, capsys):
     fused = scores.score(*problem)
     assert kernels._obstacles and not any(kernels._obstacles.values())
     assert not capsys.readouterr().out
@@ -161,7 +161,7 @@ def wrong(problems):
         ("missing", "triton"),
         (no_compiler, "RuntimeError: Failed to find C compiler.\n"),
         (wrong, "on this device they do not give the same numbers\n"),
-        (0.05, "lambda is 0.05, below 0.090"),
+        (0.05, "lambda is 0.05, and below 0.090"),
         (5000, "5000 x 4 costs do not fit into registers"),
     ],
 )

@@ -1,1 +1,1 @@
-"""CLIP's two encoders with prompts, from CLIP's own modules."""
+"""CLIP's two encoders with prompts, built from the modules of the CLIP."""

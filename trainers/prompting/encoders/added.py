@@ -1,7 +1,7 @@
-"""Additions to a frozen encoder: four places in each block, all empty by default.
+"""Additions to a frozen encoder: updates of weights, tokens and modules in any of its blocks.
 
 Letters: W the width of the encoder, n tokens that enter, R the rank of an update; x is the input of
-a block, y = ln_1(x) its first LayerNorm; both have the shape (..., W).
+a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (..., W).
 """
 
 import math
@@ -17,22 +17,22 @@ from ..errors import UserError
 from ..running import ranks
 
 SIDES = ("text", "image")
-# The frozen matrices of a block, and the width of what each reads, in units of W.
+# The frozen matrices of a block, with their input widths in units of W.
 MATRICES = {"q": 1, "k": 1, "v": 1, "o": 1, "fc": 1, "proj": 4}
 
 
 class LowRank(nn.Module):
     """A low-rank update of a frozen matrix, W0 + scale B A (LoRA, arXiv:2106.09685).
 
-    In training it is a branch beside the matrix, scale * drop(y) A^T B^T, whose dropout draws a
-    mask for every matrix and position. An evaluation in float32 adds B A to the matrix.
+    In training it is a branch parallel to the matrix, scale * drop(y) A^T B^T, whose dropout draws
+    a mask for every matrix and position. An evaluation in float32 adds scale B A to the matrix.
 
     Args:
         inputs: columns of the matrix.
         outputs: its rows.
         rank: R.
-        scale: of the update.
-        dropout: rate, of the input of the branch.
+        scale: factor of the update.
+        dropout: rate of the dropout on the branch's input.
 
     Examples:
         >>> update = LowRank(8, 4, rank=2, scale=0.5)
@@ -49,34 +49,34 @@ class LowRank(nn.Module):
 
     @classmethod
     def of(cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0) -> "LowRank":
-        """An update of a matrix, by its name in `Added.weights`, of a block of width W."""
+        """Return an update for a matrix, by its name in `Added.weights`, in a block of width W."""
         return cls(MATRICES[name] * W, W * (4 if name == "fc" else 1), rank, scale, dropout)
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        """The update of the matrix's output: (..., inputs) -> (..., outputs)."""
+        """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
         if self.training and self.dropout:
             y = ranks.dropout(y, self.dropout)
         A, B = self.w_lora_A.to(y.dtype), self.w_lora_B.to(y.dtype)
         return self.scale * F.linear(F.linear(y, A), B)
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """The matrix (outputs, inputs) with its update."""
+        """Return the matrix (outputs, inputs) with its update added."""
         return torch.addmm(weight, self.w_lora_B, self.w_lora_A, alpha=self.scale)
 
 
 class Added(NamedTuple):
-    """A method's additions to one block of an encoder; nothing by default.
+    """A method's additions to one block of an encoder; all empty by default.
 
     Attributes:
-        weights: updates of its matrices, by name: `q`, `k`, `v`, `o` of the attention, `fc` and
-            `proj` of the MLP.
-        enter: (n, W), tokens that stand after the first position, CLS or SOS, from this block on:
-            the first block that has some inserts them, a later one replaces them. All have the
-            same n. They get no positional embedding.
+        weights: updates of the block's matrices, by name: `q`, `k`, `v`, `o` of the attention,
+            `fc` and `proj` of the MLP.
+        enter: (n, W), tokens that follow the first position, CLS or SOS, from this block on. The
+            first block that has some inserts them; in later blocks they replace those of before.
+            n is the same everywhere. They get no positional embedding.
         beside: a module (x, y) -> (..., W) whose output is added to that of the block. It must
-            treat each position by itself: the last block computes only those that are read.
-        before: a module x -> (..., W) whose output is added to x, for block 0 only: on the text
-            side to token embeddings before their positions, on the image side after `ln_pre`.
+            treat each position separately: the last block computes only positions that are read.
+        before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
+            encoder before positional embeddings are added, in the image encoder after `ln_pre`.
 
     Examples:
         >>> Added(enter=torch.zeros(3, 128)).beside is None
@@ -95,9 +95,9 @@ class Added(NamedTuple):
 
     @property
     def states(self) -> float:
-        """Its states of a position that are kept for the backward pass, in units of W."""
+        """Memory that the additions keep per position for the backward pass, in units of W."""
         kept = sum(
-            MATRICES[name] * (1.25 if update.dropout else 1)  # with a mask of bytes
+            MATRICES[name] * (1.25 if update.dropout else 1)  # the mask has one byte per value
             for name, update in self.weights.items()
         )
         if not {"fc", "proj"}.isdisjoint(self.weights):  # the MLP's hidden states are kept twice
@@ -105,7 +105,10 @@ class Added(NamedTuple):
         return kept + (self.beside is not None)
 
     def for_share(self, n: int) -> "Added":
-        """The same for the computation of a rank's share of n rows (see `ranks.read`)."""
+        """Return the same additions for the computation of a rank's share of n rows.
+
+        Their parameters pass through `ranks.read`.
+        """
         (enter,) = ranks.read([self.enter], n) if self.enter is not None else [None]
         return Added(
             {name: _Read(update, n) for name, update in self.weights.items()},  # type: ignore[misc]
@@ -121,17 +124,20 @@ NONE: Additions = {}
 
 
 def entering(added: Additions) -> int:
-    """The tokens that enter: n, or 0."""
+    """Return n, the number of tokens that enter, or 0."""
     return max((len(x.enter) for x in added.values() if x.enter is not None), default=0)
 
 
 def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
-    """States with tokens after the first position, in place of those that are there.
+    """Insert tokens after the first position, in place of those that entered before.
 
-    Tokens (m, W), or None, stand in states x (B, T, W), of which n have entered before.
+    Args:
+        tokens: (m, W), or None to change nothing.
+        x: states (B, T, W), which contain n tokens that entered before.
+        n: their number.
 
     Returns:
-        The states (B, T - n + m, W), and the number of tokens there now.
+        The states (B, T - n + m, W), and the number of tokens that have entered.
     """
     if tokens is None:
         return x, n
@@ -140,7 +146,7 @@ def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.
 
 
 class _Read(nn.Module):
-    """A module whose parameters are read for a share of n rows."""
+    """A module whose parameters pass through `ranks.read`, for a share of n rows."""
 
     def __init__(self, module: nn.Module, n: int):
         super().__init__()
@@ -149,7 +155,7 @@ class _Read(nn.Module):
         self._call = module, dict(zip(names, ranks.read(parameters, n), strict=True))
 
     def forward(self, *args: torch.Tensor) -> torch.Tensor:
-        """As the module."""
+        """Return the module's output."""
         module, parameters = self._call
         out: torch.Tensor = functional_call(module, parameters, args)
         return out
@@ -161,17 +167,17 @@ def linear(
     bias: torch.Tensor,
     updates: Sequence[LowRank | None],
 ) -> Sequence[torch.Tensor]:
-    """Outputs (..., W) of frozen matrices that lie one below the other, with their updates.
+    """Return the outputs (..., W) of stacked frozen matrices, with their updates.
 
     Args:
         y: (..., inputs).
-        weight: (sum of the outputs, inputs).
+        weight: (sum of the outputs, inputs), the stacked matrices.
         bias: (sum of the outputs,).
-        updates: one for each matrix, or None.
+        updates: for each matrix an update, or None.
     """
     count = len(updates)
     given = [update for update in updates if update is not None]
-    # half precision would round an update to nothing
+    # only in float32: half precision would round a small update away
     if given and not given[0].training and weight.dtype == torch.float32:
         pairs = zip(weight.chunk(count), updates, strict=True)
         weight = torch.cat([w if update is None else update.merged(w) for w, update in pairs])
@@ -184,7 +190,7 @@ def linear(
 
 
 def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | int:
-    """The output of a module of an `Added`, float32 within half precision; 0 if there is none."""
+    """Return the output of a module of an `Added`, computed in float32; 0 if there is none."""
     if module is None:
         return 0
     out: torch.Tensor = module(*(x.float() for x in inputs))
@@ -193,7 +199,7 @@ def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | i
 
 @torch.no_grad()
 def merge(added: Additions, blocks: Sequence[Any]) -> None:
-    """Add the updates of matrices to the blocks of an encoder, in place."""
+    """Add the updates to the matrices of an encoder's blocks, in place."""
     for i, here in added.items():
         attn, mlp = blocks[i].attn, blocks[i].mlp
         matrices = dict(zip("qkv", attn.in_proj_weight.chunk(3), strict=True))
@@ -203,15 +209,15 @@ def merge(added: Additions, blocks: Sequence[Any]) -> None:
 
 
 def without_updates(added: Additions) -> Additions:
-    """The additions that remain after `merge` has added the updates to the matrices."""
+    """Return the additions that remain after `merge` has added the updates to the matrices."""
     return {i: here._replace(weights={}) for i, here in added.items()}
 
 
 def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
-    """The blocks of an encoder, `text` or `image`.
+    """Return the blocks of an encoder, `text` or `image`.
 
     Raises:
-        UserError: it is a ResNet.
+        UserError: the encoder is a ResNet.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -234,11 +240,11 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
     Args:
         name: of the method.
         side: `text` or `image`.
-        added: as `Parts.blocks` gives them.
-        blocks: of that side.
+        added: as returned by `Parts.blocks`.
+        blocks: the blocks of that side's encoder.
 
     Raises:
-        UserError: says what and where.
+        UserError: says what does not fit, and where.
     """
 
     def need(condition: bool, sentence: str) -> None:

@@ -1,7 +1,7 @@
-"""One residual attention block of CLIP, taken apart so that prompts and shared keys fit between.
+"""The steps of CLIP's residual attention block as functions, for prompts and shared keys.
 
-The functions run CLIP's own modules and weights; nothing of CLIP is copied or edited. Letters here:
-B sequences, Q positions that look, R positions that are looked at, W the width.
+The functions use the modules and weights of the CLIP; nothing is copied or edited. Letters: B
+sequences, Q positions of queries, R positions of keys and values, W the width.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,24 @@ from torch.utils.checkpoint import checkpoint
 
 from .added import NOTHING, Added, linear, summand
 
-# States of a position that one block keeps for its backward pass, in units of its width: the
-# inputs of both LayerNorms, queries, keys, values and what they attend to, and the MLP's hidden 4.
+# Memory per position that a block keeps for its backward pass, in units of its width: 2 inputs of
+# LayerNorms, queries, keys, values, the attention's output, and 4 hidden states of the MLP.
 STATES = 10
 SLOPE = 1.702  # of QuickGELU
 
 
 def project_qkv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
-    """Queries, keys and values (..., W), heads side by side, of y = ln_1(x) (..., W)."""
+    """Return queries, keys and values (..., W), heads concatenated, of y = ln_1(x) (..., W)."""
     return _project(block, y, added, "qkv")
 
 
 def project_q(block, y: torch.Tensor, added: Added = NOTHING) -> torch.Tensor:
-    """Only the queries, where other positions have the keys and values."""
+    """Return only the queries (..., W), for positions that attend to the keys of others."""
     return _project(block, y, added, "q")[0]
 
 
 def project_kv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
-    """Only keys and values, of positions whose own output nobody reads."""
+    """Return only keys and values (..., W), for positions whose output is not read."""
     return _project(block, y, added, "kv")
 
 
@@ -41,7 +41,7 @@ def _project(block, y, added, names) -> Sequence[torch.Tensor]:
 
 
 def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
-    """Scaled dot-product attention over the heads of a block.
+    """Return the scaled dot-product attention over the heads of a block.
 
     Args:
         block: the block, for its number of heads.
@@ -49,7 +49,7 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
         k: (B, R, W), keys.
         v: (B, R, W), values.
         mask: boolean, broadcastable to (B, heads, Q, R); True lets a query see a key.
-        causal: without a mask, and Q = R: each position sees itself and those before it.
+        causal: each position sees itself and those before it; without a mask, and for Q = R.
 
     Returns:
         (B, Q, W), before the output projection.
@@ -61,14 +61,14 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
 
 
 def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
-    """The rest of a block: output projection, residuals and MLP; shapes (..., W).
+    """Return a block's output after the attention: projection, residuals and MLP, (..., W).
 
     Args:
         block: the block.
-        x: its input.
-        attended: as `attend` gives it.
-        y: ln_1(x).
-        added: what a method adds to the block.
+        x: its input, (..., W).
+        attended: the output of `attend`, (..., W).
+        y: ln_1(x), (..., W).
+        added: a method's additions to the block.
     """
     out = block.attn.out_proj
     (out,) = linear(attended, out.weight, out.bias, [added.weights.get("o")])
@@ -84,22 +84,21 @@ def _mlp(block, x, added: Added) -> torch.Tensor:
         (hidden,) = linear(x, up.weight, up.bias, updates[:1])
         (out,) = linear(block.mlp.gelu(hidden), down.weight, down.bias, updates[1:])
         return out
-    if type(block.mlp.gelu).__name__ != "QuickGELU":  # the name in every copy of OpenAI's class
+    if type(block.mlp.gelu).__name__ != "QuickGELU":  # by name: checkouts have copies of the class
         return block.mlp(x)
     return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
 
 
 class FrozenMLP(torch.autograd.Function):
-    """OpenAI's MLP, with QuickGELU x * sigmoid(1.702 x), whose weights have no gradient.
+    """OpenAI's MLP with QuickGELU, x * sigmoid(1.702 x), and frozen weights, in less memory.
 
-    QuickGELU is SiLU(1.702 x) / 1.702. The matrix products take the two factors along, and in the
-    backward pass they cancel: nothing but SiLU itself passes over the hidden states, and they are
-    kept once.
+    QuickGELU is SiLU(1.702 x) / 1.702. The matrix products apply both factors, which cancel in the
+    backward pass. So the only pass over the hidden states is SiLU, and they are stored only once.
     """
 
     @staticmethod
     def forward(ctx, x, up, up_bias, down, down_bias):
-        """x: (..., W); up: (4W, W); down: (W, 4W)."""
+        """Return the MLP's output (..., W) for x (..., W), up (4W, W) and down (W, 4W)."""
         hidden = torch.addmm(up_bias, x.flatten(0, -2), up.T, beta=SLOPE, alpha=SLOPE)
         ctx.save_for_backward(hidden, up.to(hidden.dtype), down.to(hidden.dtype))
         active = F.silu(hidden, inplace=not ctx.needs_input_grad[0])
@@ -108,7 +107,7 @@ class FrozenMLP(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        """The gradient of x; the weights have none."""
+        """Return the gradient of x; the weights have none."""
         hidden, up, down = ctx.saved_tensors
         inner = grad.flatten(0, -2) @ down
         torch.ops.aten.silu_backward(inner, hidden, grad_input=inner)
@@ -116,7 +115,7 @@ class FrozenMLP(torch.autograd.Function):
 
 
 def hold_weights_in(dtype: torch.dtype, blocks):
-    """Convert the weights of the blocks' matrix products, which autocast else does at each."""
+    """Convert the weights of the blocks' matrix products once, instead of by autocast each time."""
     for block in blocks:
         attn = block.attn
         for p in (attn.in_proj_weight, attn.in_proj_bias):
@@ -126,7 +125,7 @@ def hold_weights_in(dtype: torch.dtype, blocks):
 
 
 def run(function, recompute: bool, *args, added: Added = NOTHING):
-    """`function(*args, added)`; with `recompute` its activations are computed once more."""
+    """Return `function(*args, added)`; `recompute` recomputes activations in the backward pass."""
     args += (added,) if added is not NOTHING else ()
     if recompute and torch.is_grad_enabled():
         random = added.is_random

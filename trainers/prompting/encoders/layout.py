@@ -1,4 +1,4 @@
-"""Where the text encoder computes each position of its sentences."""
+"""The layout of a text encoder's sentences: shared prefixes, and packed suffixes of the classes."""
 
 from itertools import accumulate, chain
 
@@ -11,13 +11,13 @@ from .sentences import Sentence
 
 
 class Layout(nn.Module):
-    """N x K sentences, cut in two so that nothing is computed twice.
+    """The indices of N x K sentences, each split into a prefix and a suffix.
 
-    The first positions of a prompt's sentences are the same for all classes: its *prefix*, one for
-    each prompt and padded behind to the longest, (N, P). The rest of a sentence is its *suffix*.
-    The suffixes of a prompt lie *packed*, one class behind the other without padding, (N, T); for
-    attention alone they are *padded* to the longest, (N * K, S). L is the largest number of
-    token-level features of a sentence.
+    The first positions of a prompt's sentences are the same for all classes. They are its *prefix*,
+    which is computed once per prompt: (N, P), padded at the end to the longest. The rest of a
+    sentence is its *suffix*. The suffixes of a prompt are *packed*, one class after another without
+    padding, (N, T); only for attention they are *padded* to the longest, (N * K, S). L is the
+    largest number of token-level features of a sentence.
 
     Args:
         sentences: [N][K].
@@ -25,27 +25,27 @@ class Layout(nn.Module):
         spans: [N][K] positions of the token-level features, or None.
 
     Raises:
-        UserError: the prompts of one class end differently.
+        UserError: the prompts of one class have different numbers of tokens after the prefix.
     """
 
-    # These follow the module to its device.
+    # These are buffers, which follow the module to its device.
     prefix_ids: torch.Tensor  # (N, P) token ids
     suffix_ids: torch.Tensor  # (N, T) token ids
-    suffix_positions: torch.Tensor  # (N, T) the place of each packed position in its sentence
-    pad_index: torch.Tensor  # (K * S,) packed -> padded; behind a suffix stands anything
+    suffix_positions: torch.Tensor  # (N, T) the position in its sentence of each packed position
+    pad_index: torch.Tensor  # (K * S,) packed -> padded; arbitrary after the end of a suffix
     pack_index: torch.Tensor  # (T,) padded -> packed
-    # (N, S, P + S), or (1, ...) when all prefixes are equally long: True where a position of a
-    # padded suffix sees one of its prefix or of itself
+    # (N, S, P + S), or (1, ...) if all prefixes have the same length: True where a position of a
+    # padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
-    eos: torch.Tensor  # (K,) EOS among the packed positions
-    eos_offset: torch.Tensor  # (K,) EOS within its suffix
+    eos: torch.Tensor  # (K,) the packed position of EOS
+    eos_offset: torch.Tensor  # (K,) the position of EOS in its suffix
     suffix_slots: torch.Tensor  # (3, .) slots in the suffixes: packed position, class, slot
-    # (N, K, L), with `spans` alone: the tokens of the token level, in the prefix and, behind it,
-    # the packed suffixes; and their weights, of which the prefixes' are shared
+    # Only with `spans`. token_index (N, K, L): positions of the token-level features in the prefix
+    # followed by the packed suffixes. token_weights: their weights; all classes share the prefix.
     token_index: torch.Tensor | None
     token_weights: TokenWeights | None
 
-    prefix_slots: int  # slots in a prefix, which begin right behind SOS
+    prefix_slots: int  # number of slots in a prefix, the first of which follows SOS
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Layout(nn.Module):
         lengths = [len(ids) for ids in suffixes[0]]
         if any([len(ids) for ids in row] != lengths for row in suffixes):
             raise UserError(
-                "The templates of CTX_INIT have different numbers of words behind the class name: "
-                "let all prompts end alike"
+                "The templates of CTX_INIT have different numbers of words after the class name: "
+                "give all prompts the same ending"
             )
         self.cut, self.P = cut, max(cut)
         self.starts = [0, *accumulate(lengths[:-1])]
@@ -88,7 +88,7 @@ class Layout(nn.Module):
         self._keep_tokens(spans)
 
     def _keep_slots(self, row: list[Sentence]) -> None:
-        """Where the learnable tokens stand, the same in all prompts."""
+        """Set the places of the learned tokens, which are the same in all prompts."""
         slots = [
             (self.place(0, k, p) - self.P, k, j)
             for k, sentence in enumerate(row)
@@ -99,7 +99,7 @@ class Layout(nn.Module):
         self.prefix_slots = sum(p < self.cut[0] for p in row[0].slots)
 
     def _keep_tokens(self, spans: list[list[range]] | None) -> None:
-        """Where the token-level features are, and their weights."""
+        """Set the positions of the token-level features, and their weights."""
         if not spans:
             self.token_weights = None
             return self._keep("token_index", None)
@@ -113,7 +113,7 @@ class Layout(nn.Module):
         self._keep("token_index", padded(places).reshape(N, K, -1))
 
     def place(self, n: int, k: int, p: int) -> int:
-        """Position p of a sentence in its prefix and, behind it, the packed suffixes."""
+        """Return the index of position p of a sentence in prefix followed by packed suffixes."""
         c = self.cut[n]
         return p if p < c else self.P + self.starts[k] + p - c
 
@@ -122,9 +122,10 @@ class Layout(nn.Module):
 
 
 def lengthened(sentences, spans):
-    """The sentences, so long that every span lies in them.
+    """Return the sentences, extended until every span lies inside its sentence.
 
-    The released form may look past EOS of a shorter prompt: those positions are real.
+    In the released form a span may extend past EOS of a shorter prompt, to positions that are then
+    computed.
     """
     beyond = max(
         span.stop - 1 - s.eos
@@ -135,13 +136,13 @@ def lengthened(sentences, spans):
 
 
 def padded(rows: list[list[int]]) -> torch.Tensor:
-    """Rows of different lengths as one tensor, with 0 behind the shorter ones."""
+    """Return rows of different lengths as one tensor, shorter ones padded with 0."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     return nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 def suffix_mask(cut: list[int], S: int) -> torch.Tensor:
-    """Who sees whom: a suffix sees its whole prefix and, causally, itself."""
+    """Return the attention mask: a suffix sees its whole prefix and, causally, itself."""
     N, P = len(cut), max(cut)
     sees_prefix = torch.arange(P) < torch.tensor(cut)[:, None]
     causal = torch.ones(S, S, dtype=torch.bool).tril()

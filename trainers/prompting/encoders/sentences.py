@@ -1,4 +1,4 @@
-"""Sentences: a template and a class name as token ids, with the places of what is learned."""
+"""Sentences: a template with a class name as token ids, and the positions of learned tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,27 +11,27 @@ CSC_SLOT = -1  # marks a slot that differs between classes
 
 
 def check_names(classnames: Sequence[str]) -> None:
-    """Refuse what is no list of class names.
+    """Refuse class names that are not a list of strings.
 
     Raises:
-        TypeError: they are no list of strings.
-        ValueError: there are none.
+        TypeError: they are not a list of strings.
+        ValueError: the list is empty.
     """
     if isinstance(classnames, str):
         raise TypeError(f"classnames is the text '{classnames}': give a list of names")
     for name in classnames:
         if not isinstance(name, str):
-            raise TypeError(f"classnames has {name!r}, which is no text: give a list of names")
+            raise TypeError(f"classnames has {name!r}, which is not text: give a list of names")
     if not len(classnames):
         raise ValueError("classnames is empty: give at least one name")
 
 
 class Sentence(NamedTuple):
-    """Token ids from SOS to EOS, and places in them.
+    """Token ids from SOS to EOS, and positions in them.
 
-    ids: the tokens; slots: position -> index of the learnable token that stands there; end: the
-    position behind the last word, which is that of the template's full stop, or else EOS; eos: the
-    position of EOS.
+    ids: the token ids; slots: position -> index of the learned token at that position; end: the
+    position after the last word, which is that of the template's full stop, or of EOS without one;
+    eos: the position of EOS.
     """
 
     ids: list[int]
@@ -41,16 +41,17 @@ class Sentence(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Writes sentences for one text encoder, which reads `context_length` tokens."""
+    """A writer of sentences for a text encoder that reads `context_length` tokens."""
 
     tokenizer: Tokenizer
     context_length: int
 
     def write(self, template: str, name: str) -> Sentence:
-        """The sentence of a class without anything learnable.
+        """Return the sentence of a class, without learned tokens.
 
         Args:
-            template: `{}` stands for the class name; without one it is `{template} {name}.`.
+            template: `{}` stands for the class name; without it, the sentence is `{template}
+                {name}.`.
             name: of the class.
 
         Raises:
@@ -71,7 +72,7 @@ class Writer(NamedTuple):
         return Sentence(ids, {}, eos - after.endswith("."), eos)
 
     def write_prompt(self, template: str, name: str, spec: PromptSpec) -> Sentence:
-        """The sentence of a class whose first `text_length` tokens are learnable.
+        """Return the sentence of a class whose first `text_length` tokens are learned.
 
         Raises:
             UserError: as `write`, or the template has too few words before the class name.
@@ -86,7 +87,7 @@ class Writer(NamedTuple):
             )
         if ids[1 : 1 + b] != head[:b]:
             raise UserError(
-                f"CTX_INIT '{template}' and the class name '{name}' run into one word: put a space "
+                f"CTX_INIT '{template}' and the class name '{name}' form one word: put a space "
                 "before {}"
             )
         if spec.class_position == "end":
@@ -102,20 +103,20 @@ class Writer(NamedTuple):
 
 
 def around_name(template: str) -> tuple[str, str]:
-    """What stands before and behind the class name."""
+    """Return the parts of a template before and after the class name."""
     before, place, after = template.partition("{}")
     return (before, after) if place else (template + " ", ".")
 
 
 def shared_length(row: list[Sentence], class_specific: bool) -> int:
-    """Number of leading positions that are the same in all sentences of one prompt.
+    """Return the number of leading positions that are the same in all sentences of one prompt.
 
-    Slots among them begin right behind SOS: those behind a class name, which sentences of a single
-    class share, are not counted.
+    Slots are included only if they follow SOS directly. Slots after a class name, which are the
+    same if there is a single class, are not.
 
     Args:
-        row: one sentence a class.
-        class_specific: what stands in the slots differs between the classes.
+        row: one sentence per class.
+        class_specific: True if the learned tokens differ between classes.
     """
 
     def content(s: Sentence, p: int):
@@ -123,7 +124,7 @@ def shared_length(row: list[Sentence], class_specific: bool) -> int:
             return "word", s.ids[p]
         return "slot", CSC_SLOT if class_specific else s.slots[p]
 
-    limit = min(s.eos for s in row)  # EOS itself never belongs to what is shared
+    limit = min(s.eos for s in row)  # EOS itself is never shared
     for p in range(limit):
         first = content(row[0], p)
         if p in row[0].slots and p > 1 and p - 1 not in row[0].slots:

@@ -1,6 +1,6 @@
-"""Hand-written sentences for the classes of each data set, as published codes have them.
+"""Hand-written sentences for the classes of each data set, as in the published code of each method.
 
-A table names the data sets that differ from `DEFAULT`; `{}` stands for the class name.
+A table lists the data sets that differ from `DEFAULT`; `{}` stands for the class name.
 """
 
 DEFAULT = "a photo of a {}."
@@ -16,7 +16,7 @@ ZERO_SHOT = {
     "UCF101": "a photo of a person doing {}.",
 }
 
-# the seven of CLIP's 80 sentences for ImageNet that serve best, as Tip-Adapter uses them
+# the best seven of CLIP's 80 sentences for ImageNet, as Tip-Adapter uses them
 IMAGENET = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -27,7 +27,7 @@ IMAGENET = (
     "a photo of the small {}.",
 )
 
-# what the prompts of KgCoOp, ProGrad and TCP are to stay near to
+# the sentences that KgCoOp, ProGrad and TCP keep their prompts close to
 KGCOOP = ZERO_SHOT | {"DescribableTextures": "a photo of a {}, a type of texture."}
 TCP = KGCOOP | {
     "FGVCAircraft": "a photo of an aircraft {}.",
@@ -41,7 +41,7 @@ PROGRAD = ZERO_SHOT | {
     "Food101": "a type of food, a photo of {}.",
 }
 
-# TCP: what stands behind the learned tokens, by default the class name and a full stop
+# TCP: the words after the learned tokens, by default the class name and a full stop
 TCP_ENDS = {
     "OxfordPets": "{}, a type of pet.",
     "OxfordFlowers": "{}, a type of flower.",
@@ -52,8 +52,8 @@ TCP_ENDS = {
     "StanfordCars": "{}, a type of car",  # without a full stop
 }
 
-# PromptSRC: 60 of the 80 sentences of CLIP's notebook, for every data set; the class name comes
-# last where it has no place of its own
+# PromptSRC: 60 of the 80 sentences of CLIP's notebook, for every data set; without `{}` the class
+# name comes last
 _PROMPTSRC = """
     a photo of a, a bad photo of a, a photo of many, a sculpture of a, a photo of the hard to see,
     a low resolution photo of the, a rendering of a, graffiti of a, a bad photo of the, a cropped
@@ -76,5 +76,5 @@ PROMPTSRC = tuple(
 
 
 def template_of(table: dict[str, str], dataset: str) -> str:
-    """The sentence of a data set, with `{}` for the class name."""
+    """Return the sentence of a data set, with `{}` for the class name."""
     return table.get(dataset, DEFAULT)

@@ -1,15 +1,15 @@
 """The prompted text encoder.
 
-Causality gives two exact savings. Nothing after EOS can matter, so only the real positions are
-computed; and the positions before the class name are the same for all classes of a prompt, so
-their keys and values are computed once per prompt (the prefix) and shared by the rest of the
-sentences (the suffixes), which are packed without padding (`layout`).
+Causal attention allows two exact savings. Positions after EOS do not matter, so they are not
+computed. The positions before the class name are the same for all classes of a prompt, so their
+keys and values are computed once per prompt (the prefix); the rest of the sentences (the suffixes)
+share them and are packed without padding (`layout`).
 
-It is long because a block is computed in three ways: at every position, at EOS only, and once for
-all steps where nothing is trained before.
+The file is long because a block is computed in three ways: at every position, at EOS only, and once
+for all steps if nothing before it is trained.
 
-Letters: N prompts, K classes, b learnable tokens of a prompt, J depths, W the width of the
-encoder, D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
+Letters: N prompts, K classes, b learned tokens of a prompt, J depths, W the width of the encoder,
+D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
 """
 
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ from .templates import ZERO_SHOT, template_of
 
 
 class TextFeatures(NamedTuple):
-    """Text side of the scores; h and s are L2-normalised.
+    """The text features that scores read; h and s are L2-normalised.
 
     h: (N, K, D) prompt-level features; raw: (N, K, D) the same before normalisation;
-    s: (N, K, L, D) token-level features, of which a class's real ones come first, or None;
-    s_weights: their weights, 0 behind the real ones, and how many of the L tokens, the first, are
-    the same for all classes, or None.
+    s: (N, K, L, D) token-level features, a class's own first and then padding, or None;
+    s_weights: the weights of s, 0 for padding, with the number of leading tokens that are the same
+    for all classes, or None.
     """
 
     h: torch.Tensor
@@ -53,9 +53,9 @@ class TextEncoder(nn.Module):
     Args:
         clip_model: a CLIP (see `backbones`); its modules are used, not copied.
         classnames: K names; `_` reads as a space.
-        spec: the method; `templates`, or `sentence` when N = 0, make the sentences.
-        dataset: selects the hand-written sentence when the spec has none.
-        words: whether the token-level features are wanted.
+        spec: the method; it makes the sentences from `templates`, or from `sentence` if N = 0.
+        dataset: selects the hand-written sentence if the spec has none.
+        words: True to compute the token-level features.
 
     Raises:
         UserError: a class name does not fit, or the prompt depth or `spec.insert_block` exceeds
@@ -80,7 +80,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = family_of(clip_model).tokenizer
         self.spec = spec
         self.insert_block = spec.insert_block
-        self.recompute = False  # the blocks' activations in the backward pass
+        self.recompute = False  # activations of the blocks, in the backward pass
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
         self._check_depth()
 
@@ -120,7 +120,7 @@ class TextEncoder(nn.Module):
         if not 0 < self.insert_block < layers:
             raise UserError(
                 f"INSERT_BLOCK is {self.insert_block} but the text encoder of this backbone has "
-                f"blocks 0 to {layers - 1}: choose one of them behind the first"
+                f"blocks 0 to {layers - 1}: choose one of them after the first"
             )
         if spec.N != 1 or spec.text_depth > self.insert_block:
             raise UserError(
@@ -131,17 +131,17 @@ class TextEncoder(nn.Module):
 
     def _lay_out(self, spans, class_specific: bool) -> Layout:
         cut = [shared_length(row, class_specific) for row in self.sentences]
-        with torch.device("cpu"):  # where it is read, even if the weights are on no device at all
+        with torch.device("cpu"):  # its values are read here, even if the weights are on "meta"
             return Layout(self.sentences, cut, spans)
 
     def _span(self, n: int, k: int) -> range:
-        """Positions whose states are the token-level features of prompt n and class k."""
-        if self.spec.score == "released":  # SOS is in, and the end is that of the first prompt
+        """Return the positions of the token-level features of prompt n and class k."""
+        if self.spec.score == "released":  # with SOS, and with the end of the first prompt
             return range(0, self.sentences[0][k].end)
-        return range(1, self.sentences[n][k].end)  # neither SOS, nor the full stop, nor EOS
+        return range(1, self.sentences[n][k].end)  # without SOS, full stop and EOS
 
     def words(self, k: int, n: int) -> list[str]:
-        """The tokens behind the token-level features of class k and prompt n, to be read."""
+        """Return the tokens of the token-level features of class k and prompt n, as text."""
         sentence = self.sentences[n][k]
         return [
             f"context {sentence.slots[p] + 1}"
@@ -151,7 +151,7 @@ class TextEncoder(nn.Module):
         ]
 
     def footprint(self, passes: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """Memory of a step that encodes the text `passes` times: once, or once per image."""
+        """Return the memory of a step that encodes the text `passes` times: 1, or once an image."""
         layers = len(self.transformer.resblocks)
         first = 0 if self.spec.N else min(added, default=layers)  # before it no gradient is needed
         if first == layers:
@@ -160,11 +160,12 @@ class TextEncoder(nn.Module):
         layouts = [self.layout] * before
         if self.insert_block:
             layouts += [self.own_layout] * (layers - before)
-        state = passes * max(self.spec.N, 1) * self.text_projection.shape[0] * itemsize  # of one
+        # bytes of the states at one position of all prompts
+        state = passes * max(self.spec.N, 1) * self.text_projection.shape[0] * itemsize
         n = entering(added)
         lengths = [(layout.P + n, len(layout.pack_index)) for layout in layouts[first:]]
         own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
-        # suffixes attend once more
+        # the attention of suffixes is recomputed, so one state less is kept
         kept = [state * ((s - 1) * T + s * P) for s, (P, T) in zip(own, lengths, strict=True)]
         inputs = sum(state * (T + P) for P, T in lengths)
         return Footprint(stored=sum(kept), inputs=inputs, block=max(kept))
@@ -180,14 +181,14 @@ class TextEncoder(nn.Module):
         """Encode every class under every prompt.
 
         Args:
-            contexts: per depth i < J the learnable tokens: (N, b, W), or (K, b, W) when they are
-                class-specific; None when N = 0. More contexts than templates reuse the only
-                template (image-conditional prompts). Those of a later depth may have fewer tokens:
-                they replace the last ones.
-            inserted: (K, b, W) states of each class, which replace those of the slots at the entry
-                of block `insert_block`, without a positional embedding (TCP). What classes share
-                is computed once up to there.
-            added: what a method adds to the blocks.
+            contexts: the learned tokens for each depth i < J: (N, b, W), or (K, b, W) if they are
+                class-specific; None if N = 0. If there are more contexts than templates
+                (image-conditional prompts), all take the only template. A later depth may have
+                fewer tokens, which replace the last ones.
+            inserted: (K, b, W), states for each class that replace those of the learned tokens at
+                the entry of block `insert_block`, without a positional embedding (TCP). Up to that
+                block, positions that classes share are computed once.
+            added: a method's additions to the blocks.
 
         Returns:
             `TextFeatures`.
@@ -202,7 +203,7 @@ class TextEncoder(nn.Module):
         layers = self.transformer.resblocks
         for i in range(first, len(layers)):
             block, here = layers[i], added.get(i, NOTHING)
-            if contexts and 1 <= i < len(contexts):  # deep prompts replace the states of the slots
+            if contexts and 1 <= i < len(contexts):  # deep prompts replace states of the slots
                 end = 1 + n + contexts[0].shape[1]
                 start = end - contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
@@ -222,9 +223,9 @@ class TextEncoder(nn.Module):
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     def _embed(self, ctx, before):
-        """Input states of the prefixes (N, P, W) and of the packed suffixes (N, T, W)."""
+        """Return the input states of prefixes (N, P, W) and packed suffixes (N, T, W)."""
         layout = self.layout
-        dtype = self.text_projection.dtype  # with amp float32, unlike the blocks' weights
+        dtype = self.text_projection.dtype  # with amp float32, unlike the weights of the blocks
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
@@ -246,9 +247,10 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def _constant(self, first: int) -> Sequence[torch.Tensor]:
-        """States at the entry of a block before which nothing is trained, kept from step to step.
+        """Return the states at the entry of a block before which nothing is trained.
 
-        A change of weights, or of where or in what type they are, makes them anew.
+        They are kept from step to step, and recomputed if the weights, their type or their device
+        change.
         """
         key = first, *((p.data_ptr(), p._version, p.device) for p in self.parameters())
         if self._kept is None or self._kept[0] != key:
@@ -259,19 +261,19 @@ class TextEncoder(nn.Module):
         return self._kept[1]
 
     def _insert(self, inserted, shared, suffix):
-        """From what classes share to what each has for itself: to `own_layout`."""
+        """Insert the tokens of each class, and change to `own_layout`, which shares less."""
         place, k, j = self.own_layout.suffix_slots
         own = torch.cat([shared, suffix], dim=1).index_select(1, self.regroup)
         own = own.index_copy(1, place, inserted[k, j][None].to(own.dtype))
         return shared[:, : self.own_layout.P], own
 
     def _block(self, block, layout, shared, suffix, added=NOTHING):
-        """One block over prefixes (N, P, W) and packed suffixes (N, T, W)."""
+        """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
         y = block.ln_1(shared)
         query, key, value = blocks.project_qkv(block, y, added)
         out = blocks.attend(block, query, key, value, causal=True)
         shared = blocks.finish(block, shared, out, y, added)
-        # padded queries, keys and values are large, and quickly made once more
+        # padded queries, keys and values are large, and cheap to recompute
         y = block.ln_1(suffix)
         own = blocks.project_qkv(block, y, added)
         out = blocks.run(self._attend, True, block, layout, key, value, *own)
@@ -279,7 +281,7 @@ class TextEncoder(nn.Module):
 
     @staticmethod
     def _attend(block, layout, key, value, own_query, own_key, own_value):
-        """What the packed suffixes attend to: (N, T, W) from keys and values of both parts."""
+        """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         N, _, W = own_query.shape
         K, mask = len(layout.eos), seen(layout, key)
         mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
@@ -289,7 +291,7 @@ class TextEncoder(nn.Module):
 
     @staticmethod
     def _read_eos(block, layout, shared, suffix, added=NOTHING):
-        """The last block at EOS alone: (N, K, W)."""
+        """Return the last block's output at EOS only, (N, K, W)."""
         y = block.ln_1(suffix)
         x, y_eos = suffix[:, layout.eos], y[:, layout.eos]
         N, K, W = x.shape
@@ -303,12 +305,12 @@ class TextEncoder(nn.Module):
         return blocks.finish(block, x, out, y_eos, added)
 
     def _project(self, x):
-        """States to features, which autocast would round to half precision."""
+        """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
             return self.ln_final(x) @ self.text_projection
 
     def _features(self, layout, shared, suffix) -> TextFeatures:
-        """Prompt- and token-level features of states (N, P, W) and (N, T, W)."""
+        """Return the features, with token-level ones, of states (N, P, W) and (N, T, W)."""
         states = self._project(torch.cat([shared, suffix], dim=1))
         raw = states[:, layout.P + layout.eos]
         states = F.normalize(states, dim=-1)
@@ -320,33 +322,33 @@ class TextEncoder(nn.Module):
 
 
 def padded(layout: Layout, x: torch.Tensor) -> torch.Tensor:
-    """Packed suffixes (N, T, W) -> (N * K, S, W)."""
+    """Pad packed suffixes: (N, T, W) -> (N * K, S, W)."""
     return x.index_select(1, layout.pad_index).reshape(-1, layout.mask.shape[1], x.shape[2])
 
 
 def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:
-    """The layout's mask for a prefix (N, P + n, W) into which n tokens have entered."""
+    """Return the layout's mask for a prefix (N, P + n, W) into which n tokens have entered."""
     n = shared.shape[1] - layout.P
     return F.pad(layout.mask, (n, 0), value=True) if n else layout.mask
 
 
 def behind(layout: Layout, shared: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:
-    """The prefix (N, P, W) and, behind it, each suffix of (N, T, W): (N * K, P + S, W)."""
+    """Return prefixes (N, P, W), each followed by its suffixes (N, T, W): (N * K, P + S, W)."""
     shared = shared.repeat_interleave(len(layout.eos), 0)
     return torch.cat([shared, padded(layout, suffix)], dim=1)
 
 
 @torch.no_grad()
 def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> torch.Tensor:
-    """Features of whole sentences in CLIP's untouched text encoder, without gradient.
+    """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
 
-    For a frozen teacher: the classes in one or in many hand-written templates.
+    A teacher encodes the classes in hand-written templates with it.
 
     Args:
         clip_model: a CLIP (see `backbones`).
-        sentences: n of them, where `_` reads as a space; what all of a chunk begin with is
+        sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
             computed once, so order them by template.
-        chunk: sentences encoded at a time.
+        chunk: number of sentences encoded at a time.
 
     Returns:
         (n, D), not normalised.

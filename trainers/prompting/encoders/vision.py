@@ -15,17 +15,16 @@ from .added import NONE, NOTHING, Additions, entering, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
-    """Image side of the scores.
+    """The image features that scores read.
 
     z: (B, M, D) prompt-level features, M = 1 without prompts; r: (B, M, P + b, D) token-level
-    features (all states but CLS and tokens that a method lets enter), or None. Both are
-    L2-normalised.
+    features (of all positions but CLS and tokens that entered), or None. Both are L2-normalised.
 
-    For methods that ask for them, the last block's outputs after `ln_post`, not yet projected to D:
+    Some methods ask for outputs of the last block after `ln_post`, before the projection to D:
     states: (B, M, 1 + n, W) of the first 1 + n positions (`PromptSpec.states`); values: (B, M, P,
-    W) of the patches, if each attended to itself only (`PromptSpec.values`; a ResNet has D for W).
+    W) of the patches, each attending only to itself (`PromptSpec.values`; a ResNet has D for W).
 
-    untouched: (B, 1, D) z without additions, in training only (`PromptSpec.untouched`).
+    untouched: (B, 1, D) z without additions, only in training (`PromptSpec.untouched`).
     """
 
     z: torch.Tensor
@@ -36,12 +35,12 @@ class ImageFeatures(NamedTuple):
 
 
 def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
-    """`ImageFeatures.values` (B, M, P, W) as normalised features (B, M, P, D), float32.
+    """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
 
     Args:
-        visual: the `visual` module of a CLIP; a ResNet's values are projected already.
+        visual: the `visual` module of a CLIP; a ResNet's values are already projected.
         values: as in `ImageFeatures`.
-        first: a module on (..., W) before the projection, if any.
+        first: a module on (..., W) to apply before the projection, or None.
     """
     with no_autocast(values.device.type):
         x = values.float() if first is None else first(values.float())
@@ -50,16 +49,16 @@ def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's vision transformer under M prompts: an image passes once per prompt.
+    """CLIP's image encoder under M prompts: an image passes through it once per prompt.
 
     Args:
         visual: the `visual` module of a CLIP (see `backbones`); its modules are used, not copied.
         spec: the method.
-        patches: whether the token-level features are wanted.
+        patches: True to compute the token-level features.
 
     Raises:
-        UserError: the backbone is a ResNet although the method has visual prompts or reads states,
-            or the depth exceeds the encoder's.
+        UserError: the backbone is a ResNet but the method has visual prompts or reads states, or
+            the depth exceeds the encoder's.
     """
 
     def __init__(self, visual, spec: PromptSpec, patches: bool):
@@ -67,12 +66,12 @@ class ImageEncoder(nn.Module):
         self.visual = visual
         self.spec = spec
         self.patches = patches
-        self.recompute = False  # the blocks' activations in the backward pass
+        self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         if not self.is_vit and spec.M:
             raise UserError(
-                f"M is {spec.M} but the backbone is a ResNet, which has no place for visual "
-                "prompts: choose a ViT, or M = 0"
+                f"M is {spec.M} but the backbone is a ResNet, which cannot take visual prompts: "
+                "choose a ViT, or M = 0"
             )
         if not self.is_vit and spec.states:
             raise UserError(
@@ -89,15 +88,15 @@ class ImageEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """Width of the tokens that prompts are appended to."""
+        """W, the width of the encoder."""
         return self.visual.conv1.weight.shape[0]
 
     def check(self, images: torch.Tensor) -> None:
-        """Refuse images that mean nothing here.
+        """Refuse images that this encoder cannot read.
 
         Raises:
-            ValueError: images that this encoder does not read. Pixels that are nan or infinite are
-                found on the CPU alone: for any other device the host would have to wait.
+            ValueError: the images have another shape, or pixels that are nan or infinite. Pixels
+                are checked on the CPU only: on another device the host would have to wait.
         """
         size = self.visual.input_resolution
         if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
@@ -108,8 +107,7 @@ class ImageEncoder(nn.Module):
         look = images.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and not images.sum(dtype=torch.float32).isfinite():
             raise UserError(
-                "images has pixels that are nan or infinite, of which there are no logits: check "
-                "how they were read and normalised"
+                "images has pixels that are nan or infinite: check how it was read and normalised"
             )
 
     def forward(
@@ -123,10 +121,10 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            contexts: per depth i < J the visual prompts (M, b, width); None when M = 0. Those of a
-                later depth may have fewer tokens: they replace the last ones.
-            added: what a method adds to the blocks.
-            unit: whether features are normalised; else there are none of tokens.
+            contexts: the visual contexts (M, b, W) for each depth i < J; None if M = 0. A later
+                depth may have fewer tokens, which replace the last ones.
+            added: a method's additions to the blocks.
+            unit: normalise the features; if False, token-level features are not computed.
 
         Returns:
             `ImageFeatures`.
@@ -139,7 +137,7 @@ class ImageEncoder(nn.Module):
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
-        x = v.ln_pre(x)  # LayerNorm is per token: image tokens need it once for all prompts
+        x = v.ln_pre(x)  # LayerNorm is per token: once for the image tokens of all prompts
         B, P, M = x.shape[0], x.shape[1] - 1, len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
@@ -178,14 +176,14 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def _from(self, i: int, x):
-        """Features (B, 1, D) of states (B, 1 + P, W) at the entry of block i, without additions."""
+        """Return features (B, 1, D) of block i's input (B, 1 + P, W), without additions."""
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
             x = self._block(block, x)
         return self._project(self._last(last, x, 1, None)[0])
 
     def footprint(self, batch: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """What a training step on `batch` images keeps for the backward pass."""
+        """Return the memory that a training step on `batch` images keeps for the backward pass."""
         layers = len(self.visual.transformer.resblocks) if self.is_vit else 0
         first = 0 if self.spec.M else min(added, default=layers)  # before it nothing has a gradient
         if first == layers:
@@ -203,12 +201,12 @@ class ImageEncoder(nn.Module):
         return blocks.finish(block, x, out, y, added)
 
     def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
-        """The last block where it is read: (B*M, places, W), and the patches' values or None."""
+        """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
             return self._block(block, x, added), None
         y = block.ln_1(x)
         key, value = blocks.project_kv(block, y, added)
-        # contiguous, or the bits of a matrix product may depend on where its operands lie
+        # contiguous: otherwise the bits of a matrix product may depend on the memory layout
         first, y_first = (t[:, :places].contiguous() for t in (x, y))
         out = blocks.attend(block, blocks.project_q(block, y_first, added), key, value)
         read = blocks.finish(block, first, out, y_first, added)
@@ -218,13 +216,13 @@ class ImageEncoder(nn.Module):
         return read, blocks.finish(block, own, v, y_own, added)
 
     def _project(self, x, unit: bool = True):
-        """States to features, which autocast would round to half precision."""
+        """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
             x = self.visual.ln_post(x) @ self.visual.proj
             return F.normalize(x, dim=-1) if unit else x
 
     def _resnet(self, images, unit: bool) -> ImageFeatures:
-        """Global and local features of a ResNet: the attention pool's output at each position."""
+        """Return a ResNet's features, global and local: the attention pool's at each position."""
         if not ((self.patches or self.spec.values) and unit):
             x = self.visual(images)[:, None]
             return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)

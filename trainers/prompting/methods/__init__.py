@@ -1,6 +1,6 @@
-"""One file a method: its cfg node, its point in the space, and its loss where it has one.
+"""The methods, one file each: settings, prompts (`PromptSpec`), and the loss if it has its own.
 
-Importing this package imports, and so registers, every file in it.
+Importing this package imports every file in it, which registers the methods.
 """
 
 import importlib
@@ -13,7 +13,7 @@ for _file in pkgutil.iter_modules(__path__):
 
 
 def list_methods() -> list[str]:
-    """The names that `build_method` takes, those of plug-ins that are loaded among them.
+    """Return the names that `build_method` takes, including those of loaded plug-ins.
 
     Examples:
         >>> "ALIGN" in list_methods()

@@ -17,14 +17,14 @@ from ..teacher import Teacher
 
 
 class ValuePatches(Parts):
-    """Patches by the value path of the last block, in the place of all token-level features."""
+    """Replaces the image's token-level features by its patches, by the last block's value path."""
 
     def __init__(self, visual: Any):
         super().__init__()
-        self._visual = [visual]  # in a list: frozen, and not a part of this
+        self._visual = [visual]  # in a list, so that it is not registered as a sub-module
 
     def image(self, features):
-        """Project the patches, and normalise them."""
+        """Project the patches and normalise them."""
         return features._replace(r=projected(self._visual[0], features.values), values=None)
 
 
@@ -32,11 +32,12 @@ class ValuePatches(Parts):
 class ALIGN(Method):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
-    Visual prompts are projections of the textual ones (as in MaPLe); an image is classified by
-    the transport distance between its M views and the N descriptions of a class (Eq. 7), whose
-    cost holds the transport distance between patches and words (Eq. 6). `FORM released` computes
-    what the published code computes. Other methods are degenerate settings of M, N and BETA.
-    REGULARIZERS adds terms of newer methods that keep prompts near to the untouched CLIP.
+    Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
+    transport distance between its M prompted views and the N prompts of a class (Eq. 7). The cost
+    of this transport contains the transport distance between patches and words (Eq. 6). `FORM
+    released` computes what the published code computes. Other methods are special cases, with
+    other M, N and BETA. REGULARIZERS adds terms of newer methods that keep the prompted features
+    close to those of the untouched CLIP.
     """
 
     node = "ALIGN"
@@ -50,7 +51,7 @@ class ALIGN(Method):
         M: int = 4
         N: int = 4
         N_CTX: int = 2
-        CTX_INIT: Words = None  # a template, or a list of N; None means "a photo of a"
+        CTX_INIT: Words = None  # a template, or a list of N; None is "a photo of a"
         DEPTH: int = 9
         BETA: float = 1.0
         BETA_FORM: str = "additive"
@@ -60,16 +61,16 @@ class ALIGN(Method):
         COUPLING: str = "project"
         FORM: str = "paper"
         REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
-        REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # none: as published
+        REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # empty: as published
         PLAN: str = "sinkhorn"
-        RHO: float = 1.0  # of the plan `unbalanced`
-        PATCHES: str = "states"  # or values, of the last block
+        RHO: float = 1.0  # weight of the marginals in the plan `unbalanced`
+        PATCHES: str = "states"  # of the last block, or its "values"
 
     settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         if settings.FORM not in ("paper", "released"):
             raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
         one_of("PATCHES", settings.PATCHES, ("states", "values"))
@@ -98,7 +99,7 @@ class ALIGN(Method):
         )
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the teachers of the regularisers that are asked for."""
+        """Make the parts for PATCHES, and the teachers of the chosen regularisers."""
         if self.settings.PATCHES == "values":
             self.model.parts = ValuePatches(clip_model.visual)
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)

@@ -24,11 +24,11 @@ WEIGHTS = ("", "corrected", "constant", "balanced", "adaptative")
 
 
 class Prototypes(Parts):
-    """A feature of each class, which starts from that of its sentences.
+    """A trained feature for each class, which starts from the text feature of its sentences.
 
     Args:
-        teacher: has the sentences.
-        dim: D of the features.
+        teacher: computes the features of the sentences.
+        dim: D, the width of the features.
     """
 
     prefix = "adapter."
@@ -39,16 +39,16 @@ class Prototypes(Parts):
         super().__init__()
         self.teacher = teacher
         self.prototypes = nn.Parameter(torch.empty(0, dim))
-        # how much each class is held, and by how much more after the next epoch
+        # the weight of each class in the constraint, and the change after the next epoch
         for name in ("alpha", "rho"):
             self.register_buffer(name, torch.empty(0))
 
     def start(self) -> None:
-        """Give each class its feature in the untouched CLIP, (K, D)."""
+        """Set the prototypes (K, D) to the text features of the untouched CLIP."""
         self.prototypes.data = self.teacher.raw.to(self.prototypes).clone()
 
     def text(self, features: TextFeatures) -> TextFeatures:
-        """The prototypes, in the place of text features."""
+        """Replace the text features by the prototypes."""
         if not self.prototypes.numel():
             self.start()
         raw = self.prototypes[None]
@@ -57,11 +57,12 @@ class Prototypes(Parts):
 
 @register
 class CLAP(Method):
-    """A linear probe that starts from zero-shot CLIP, and is held there class by class.
+    """A linear probe that starts from zero-shot CLIP, with a constraint that keeps it close.
 
-    L = CE + mean_k alpha_k |w_k - w0_k|^2, alpha_k the mean zero-shot probability of the training
-    images of class k. CONSTRAINT `none` is ZS-LP; `_corrected`, `_constant`, `_balanced` or
-    `_adaptative` may follow `l2` and `cosine` (docs/adaptation.md).
+    L = CE + mean_k alpha_k |w_k - w0_k|^2, where w0_k is the zero-shot feature of class k and
+    alpha_k the mean zero-shot probability of class k over its training images. CONSTRAINT `none`
+    is ZS-LP; `_corrected`, `_constant`, `_balanced` or `_adaptative` may follow `l2` and `cosine`
+    (docs/adaptation.md).
     """
 
     node = "ADAPTER"
@@ -75,7 +76,7 @@ class CLAP(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """The keys of the node, and how often each training image is seen."""
+        """The keys of the node, and the number of passes over the training images."""
 
         INIT: str = "ZS"
         CONSTRAINT: str = "l2"
@@ -86,7 +87,7 @@ class CLAP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         distance, _, weights = settings.CONSTRAINT.partition("_")
         one_of("CONSTRAINT", distance, DISTANCES)
         one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
@@ -98,7 +99,7 @@ class CLAP(Method):
         return PromptSpec(M=0, N=0, beta=0, score="cosine")
 
     def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
-        """Make the prototypes, which start when they are first needed."""
+        """Make empty prototypes, which are filled when they are first read."""
         self.distance, _, self.weights = self.settings.CONSTRAINT.partition("_")
         several = dataset.startswith("ImageNet")
         sentences = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
@@ -108,19 +109,19 @@ class CLAP(Method):
 
     @property
     def prototypes(self) -> Prototypes:
-        """The parts of the model."""
+        """The parts of the model, which are the prototypes."""
         assert isinstance(self.model.parts, Prototypes)
         return self.model.parts
 
     def make_room(self, n):
-        """Leave the prototypes to be started, or to a checkpoint."""
+        """Make room for the prototypes of K classes, or for those of a checkpoint (n = 0)."""
         parts = self.prototypes
         w = parts.prototypes
         parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
         w.data = w.new_zeros(self.model.num_classes if n else 0, self.model.feature_width)
 
     def load_checkpoint(self, checkpoint, classnames):
-        """As every method, and check that it has as many classes."""
+        """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
         found = len(self.prototypes.prototypes)
         if found != len(classnames):
@@ -138,7 +139,7 @@ class CLAP(Method):
 
     @torch.no_grad()
     def take_support(self, features, labels):
-        """Start the prototypes, and weigh the constraint of each class."""
+        """Initialise the prototypes, and weight the constraint of each class."""
         parts = self.prototypes
         parts.start()
         if self.distance != "none":
@@ -146,14 +147,14 @@ class CLAP(Method):
             parts.rho = torch.zeros_like(parts.alpha)
 
     def _weights(self, features, labels):
-        """The weight of each class in the constraint, (K,)."""
+        """Return the weight of each class in the constraint, (K,)."""
         if self.weights == "balanced":
             return features.new_ones(self.model.num_classes)
         own = F.one_hot(labels, self.model.num_classes).float()  # (n, K)
         if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
             raise UserError(
-                f"The class '{self.classnames[missing[0]]}' has no training image, but CLAP weighs "
-                "its constraint by them: add one, or set CONSTRAINT l2_balanced or none"
+                f"The class '{self.classnames[missing[0]]}' has no training image, but CLAP needs "
+                "one for its constraint: add one, or set CONSTRAINT l2_balanced or none"
             )
         sums = features.new_zeros(self.model.num_classes)
         for x in features:
@@ -165,14 +166,14 @@ class CLAP(Method):
         return alpha.mean().expand_as(alpha).clone() if self.weights == "constant" else alpha
 
     def loss(self, output, batch):
-        """The cross-entropy, and the constraint."""
+        """Return the cross-entropy and the constraint."""
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         if self.distance == "none":
             return terms
         if not len(self.prototypes.alpha):
             raise UserError(
-                f"CLAP weighs its constraint (CONSTRAINT {self.settings.CONSTRAINT}) by the "
-                "training images: give `build_method` its `support`, or set CONSTRAINT none"
+                f"The constraint of CLAP (CONSTRAINT {self.settings.CONSTRAINT}) needs the "
+                "training images: pass them to `build_method` as `support`, or set CONSTRAINT none"
             )
         w, w0 = self.prototypes.prototypes, self.teacher.raw
         apart = (w - w0).pow(2).sum(1) if self.distance == "l2" else 1 - F.cosine_similarity(w, w0)
@@ -180,7 +181,7 @@ class CLAP(Method):
 
     @torch.no_grad()
     def after_epoch(self, epoch, last):
-        """With `_adaptative`, hold a class more the farther it went in the epoch before."""
+        """With `_adaptative`, raise the weight of classes that moved far in the previous epoch."""
         parts = self.prototypes
         if self.weights == "adaptative" and len(parts.alpha):
             apart = (parts.prototypes - self.teacher.raw).pow(2).sum(1)

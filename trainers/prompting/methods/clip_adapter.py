@@ -17,7 +17,7 @@ from ..spec import PromptSpec, need
 
 
 class Adapter(nn.Module):
-    """x <- share ReLU(W2 ReLU(W1 x)) + (1 - share) x (..., D), without biases."""
+    """A bottleneck network: share ReLU(W2 ReLU(W1 x)) + (1 - share) x, (..., D), without biases."""
 
     def __init__(self, dim: int, share: float, reduction: int = 4):
         super().__init__()
@@ -30,28 +30,28 @@ class Adapter(nn.Module):
         self.fc = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of the same shape (..., D), float32."""
+        """Return adapted features of the same shape (..., D), float32."""
         return self.share * self.fc(x.float()) + (1 - self.share) * x.float()
 
 
 class ImageAdapter(Parts):
-    """An adapter of image features; the length of a feature does not change its direction."""
+    """An adapter of image features; the result's direction does not depend on a feature's norm."""
 
     def __init__(self, dim: int, share: float, reduction: int):
         super().__init__()
         self.adapter = Adapter(dim, share, reduction)
 
     def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Adapt the image features, and normalise them."""
+        """Adapt the image features and normalise them."""
         return features._replace(z=F.normalize(self.adapter(features.z), dim=-1))
 
 
 @register
 class CLIPAdapter(Method):
-    """A small network that makes RATIO of the image feature; the text stays as it is.
+    """An adapter after the image encoder, mixed with the image feature by RATIO; fixed sentences.
 
-    L = CE. The published code has the sentences of zero-shot CLIP, and no adapter of the text
-    (docs/adaptation.md).
+    L = CE. As in the published code, the sentences are those of zero-shot CLIP and the text has no
+    adapter (docs/adaptation.md).
     """
 
     node = "CLIP_ADAPTER"
@@ -60,7 +60,7 @@ class CLIPAdapter(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """The keys of the node; constants of the published code."""
+        """The keys of the node; their defaults are constants of the published code."""
 
         PREC: str = "fp32"
         RATIO: float = 0.2
@@ -70,7 +70,7 @@ class CLIPAdapter(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         need(0 <= settings.RATIO <= 1, f"RATIO is {settings.RATIO} but must be from 0 to 1")
         return PromptSpec(M=0, N=0, beta=0, score="cosine")
 

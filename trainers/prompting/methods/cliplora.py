@@ -33,7 +33,7 @@ METADATA = ("r", "alpha", "encoder", "params", "position")
 
 
 def _group(content: object, key: str) -> dict:
-    """A dict in a dict."""
+    """Return `content[key]`, which must be a dict."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, dict):
         raise UserError(f"The checkpoint has no '{key}' as CLIP-LoRA's public code writes it")
@@ -41,7 +41,7 @@ def _group(content: object, key: str) -> dict:
 
 
 class Updates(Parts):
-    """Low-rank updates by side, block and matrix."""
+    """The low-rank updates of both encoders, by side, block and matrix."""
 
     def __init__(self, updates: dict[str, dict[int, dict[str, LowRank]]]):
         super().__init__()
@@ -54,22 +54,22 @@ class Updates(Parts):
         }
 
     def public_name(self, name):
-        """`visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
+        """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
         _, side, i, matrix, factor = name.split(".")
         tower = "visual." if side == "image" else ""
         return f"{tower}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
 
     def blocks(self, side):
-        """The updates of a side."""
+        """Return the updates of a side's blocks."""
         return self._added[side]
 
 
 @register
 class CLIPLoRA(Method):
-    """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; the words are fixed.
+    """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; fixed sentences.
 
-    L = CE (docs/adaptation.md). The public code draws a dropout mask for every position
-    of every sentence; here positions that all classes share have one for all.
+    L = CE (docs/adaptation.md). The public code draws a dropout mask for every position of every
+    sentence; here a position that all classes share has one mask for all classes.
     """
 
     node = "CLIPLORA"
@@ -89,13 +89,13 @@ class CLIPLoRA(Method):
         R: int = 2
         ALPHA: float = 1.0
         DROPOUT_RATE: float = 0.25
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own, the public code 100
+        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
 
     settings: Settings
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         check_name("ENCODER", settings.ENCODER, ("both", "text", "vision"))
         check_name("POSITION", settings.POSITION, POSITIONS)
         for name in settings.PARAMS:
@@ -119,14 +119,14 @@ class CLIPLoRA(Method):
         )
 
     def read_public(self, files):
-        """The updates of `lora_weights.pt`, which has them by layer, and what it says of them."""
+        """Return the updates in a `lora_weights.pt`, after a check of its metadata."""
         content = files["lora_weights.pt"]
-        layers, told = (_group(content, key) for key in ("weights", "metadata"))
+        layers, metadata = (_group(content, key) for key in ("weights", "metadata"))
         for key, own in self._metadata().items():
-            if told.get(key) != own:
+            if metadata.get(key) != own:
                 raise UserError(
-                    f"The checkpoint was made with {key} {told.get(key)}, but TRAINER.CLIPLORA."
-                    f"{key.upper()} is {own}: evaluate it with that"
+                    f"The checkpoint was made with {key} {metadata.get(key)}, but TRAINER.CLIPLORA."
+                    f"{key.upper()} is {own}: evaluate it with the same"
                 )
         public = dict(zip([f"layer_{n}" for n in range(len(layers))], self._layers(), strict=False))
         return {
@@ -139,7 +139,7 @@ class CLIPLoRA(Method):
         }
 
     def write_public(self):
-        """The content of `lora_weights.pt`."""
+        """Return the content of `lora_weights.pt`."""
         if others := set(self.settings.PARAMS) - set("qkvo"):
             raise UserError(f"lora_weights.pt cannot hold updates of {', '.join(others)}")
         state = self.model.public_state_dict()
@@ -153,7 +153,7 @@ class CLIPLoRA(Method):
         return {"lora_weights.pt": {"weights": weights, "metadata": self._metadata()}}
 
     def _layers(self) -> list[str]:
-        """The public names of the adapted blocks, in the public order: those of the text first."""
+        """Return the public names of the adapted blocks, in the public order: text first."""
         names = {name.partition(".attn.")[0] for name in self.model.public_parameters()}
         return sorted(names, key=lambda name: ("visual" in name, int(name.rpartition(".")[2])))
 

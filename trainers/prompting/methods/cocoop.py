@@ -11,7 +11,7 @@ from ..spec import PromptSpec, Words, text_prompt
 
 @register
 class CoCoOp(Method):
-    """CoOp's context, shifted by a network of the image feature: one text pass per image."""
+    """CoOp's context, shifted by a small network of the image feature: one text pass per image."""
 
     node = "COCOOP"
     saves_submodule = True
@@ -25,5 +25,5 @@ class CoCoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return text_prompt(settings.N_CTX, settings.CTX_INIT, image_conditional=True)

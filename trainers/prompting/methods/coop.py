@@ -11,7 +11,10 @@ from ..spec import PromptSpec, Words, text_prompt
 
 @register
 class CoOp(Method):
-    """One textual prompt in the first block: random vectors or words, shared or per class."""
+    """One learned textual prompt in the first block, from random vectors or words.
+
+    Its context is shared by all classes, or one per class (CSC).
+    """
 
     node = "COOP"
     saves_submodule = True
@@ -27,11 +30,11 @@ class CoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return text_prompt(
             settings.N_CTX,
             settings.CTX_INIT,
             class_position=settings.CLASS_TOKEN_POSITION,
-            # words start one context for all
+            # with words there is one context for all classes
             class_specific=settings.CSC and not settings.CTX_INIT,
         )

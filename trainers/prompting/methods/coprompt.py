@@ -22,11 +22,11 @@ from .clip_adapter import Adapter
 
 
 class Adapters(Parts):
-    """One for each side; the length of a feature does not change where its result points.
+    """An adapter for each side; the result's direction does not depend on a feature's norm.
 
     Args:
-        dim: D of the features.
-        image, text: what share the network has in a feature.
+        dim: D, the width of the features.
+        image, text: share of the adapter's network in the feature of that side.
     """
 
     def __init__(self, dim: int, image: float, text: float):
@@ -35,22 +35,23 @@ class Adapters(Parts):
         self.adapter_text = Adapter(dim, text)
 
     def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Adapt the image features, and normalise them."""
+        """Adapt the image features and normalise them."""
         return features._replace(z=F.normalize(self.adapter_image(features.z), dim=-1))
 
     def text(self, features: TextFeatures) -> TextFeatures:
-        """Adapt the text features, and normalise them."""
+        """Adapt the text features and normalise them."""
         raw = self.adapter_text(features.raw)
         return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
 
 @register
 class CoPrompt(Method):
-    """MaPLe with adapters, consistent with the untouched CLIP on other words and another view.
+    """MaPLe with adapters, trained to agree with the untouched CLIP on other words and views.
 
     L = CE + W (d(h, h0) + d(z, z0)), d the mean cosine distance, or with DISTILL mse the mean
-    squared error. z0 is of a second augmentation of the image; h0_k of a sentence about class k
-    from the file SENTENCES, whose number is drawn anew in each step (docs/methods.md, section 12).
+    squared error. z0 is the feature of a second augmentation of the image. h0_k is the feature of
+    a sentence about class k from the file SENTENCES; its number is drawn in each step
+    (docs/methods.md, section 12).
     """
 
     node = "CoPrompt"
@@ -76,13 +77,13 @@ class CoPrompt(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         if settings.DISTILL not in ("cosine", "mse"):
             raise UserError(f"TRAINER.DISTILL is '{settings.DISTILL}' but must be cosine or mse")
         return shared_prompt("project", settings)
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the adapters; the teacher follows in the first step."""
+        """Make the adapters; the teacher is made in the first step."""
 
         def teacher():
             sentences = read_sentences(self.settings.SENTENCES, classnames)
@@ -93,11 +94,11 @@ class CoPrompt(Method):
 
     @cached_property
     def teacher(self) -> Teacher:
-        """Made in the first step: an evaluation needs no sentences."""
+        """The untouched CLIP, made in the first step: an evaluation needs no sentences."""
         return self._make_teacher()
 
     def loss(self, output, batch):
-        """CE + W (d(h, h0) + d(z, z0)), by its terms."""
+        """Return the terms of CE + W (d(h, h0) + d(z, z0))."""
         settings = self.settings
         sentences = self.teacher.h_each
         h0 = sentences[int(torch.randint(len(sentences), ()))]

@@ -2,8 +2,8 @@
 
 GalLoP: Learning Global and Local Prompts for Vision-Language Models.
 
-Letters: M global and N local prompts, z the feature of an image, r those of its P patches, h those
-of K classes under all M + N prompts; G = z . h and R = r . h are cosines.
+Letters: M global and N local prompts; features z of an image, r of its P patches, h of K classes
+under all M + N prompts; G = z . h and R = r . h are cosines.
 """
 
 from dataclasses import dataclass, field
@@ -23,24 +23,24 @@ from ..spec import PromptSpec
 
 
 def global_cosines(z: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
-    """G (B, K, M), of z (B, 1, D) and h (M + N, K, D)."""
+    """Return G (B, K, M) from z (B, 1, D) and h (M + N, K, D)."""
     return torch.einsum("bd,mkd->bkm", z[:, 0].float(), h[:M].float())
 
 
 def local_cosines(r: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
-    """R (B, P, K, N), of r (B, 1, P, D) and h (M + N, K, D)."""
+    """Return R (B, P, K, N) from r (B, 1, P, D) and h (M + N, K, D)."""
     return torch.einsum("bpd,nkd->bpkn", r[:, 0].float(), h[M:].float())
 
 
 def of_top_patches(R: torch.Tensor, topk: list[int]) -> torch.Tensor:
-    """T (B, K, N): the mean of the TOPK_n largest cosines over the patches, for prompt n."""
+    """Return T (B, K, N): the mean of the TOPK_n largest cosines over the patches, for prompt n."""
     top = R.topk(min(max(topk), R.shape[1]), dim=1).values
     return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
 
 @register_score("gallop", by_images=True)
 def gallop(spec, image, text, chunk_bytes):
-    """(mean_m G + mean_n T) / 2, (B, K), or mean_m G without USE_LOCAL_FEATURES."""
+    """Return (mean_m G + mean_n T) / 2, (B, K), or mean_m G without USE_LOCAL_FEATURES."""
     M = spec.settings.N_GLOBAL_PROMPTS
     G = global_cosines(image.z, text.h, M)
     if not spec.settings.USE_LOCAL_FEATURES:
@@ -50,10 +50,10 @@ def gallop(spec, image, text, chunk_bytes):
 
 
 class GlobalLocal(Parts):
-    """All prompts, and a linear map of the patches, which starts as the identity.
+    """The global and local prompts, and a linear map of the patches that starts as the identity.
 
     Args:
-        words: (b, W), embeddings that every prompt starts from.
+        words: (b, W), embeddings from which every prompt starts.
         M, N: numbers of global and local prompts.
         visual: the `visual` module of the CLIP.
     """
@@ -63,24 +63,24 @@ class GlobalLocal(Parts):
         self.global_prompt, self.local_prompts = (
             nn.Parameter(words.expand(count, *words.shape).clone()) for count in (M, N)
         )
-        proj = getattr(visual, "proj", None)  # a ResNet's patches are projected already
+        proj = getattr(visual, "proj", None)  # a ResNet's patches are already projected
         width = visual.output_dim if proj is None else len(proj)
         linear = nn.Linear(width, width, bias=False)
         nn.init.eye_(linear.weight)
         self.local_proj = nn.ModuleDict({"linear": linear})
-        self._visual = [visual]  # in a list: frozen, and not a part of this
+        self._visual = [visual]  # in a list, so that it is not registered as a sub-module
 
     def contexts(self, contexts):
-        """The contexts of all prompts, global ones first."""
+        """Return the contexts of all prompts, global ones first."""
         return Contexts([torch.cat([self.global_prompt, self.local_prompts])], contexts.vision)
 
     def image(self, features):
-        """The patches of the value path, mapped and projected, as r."""
+        """Set r to the patches of the value path, mapped and projected."""
         r = projected(self._visual[0], features.values, self.local_proj["linear"])
         return features._replace(r=r, values=None)
 
     def cosines(self, image, text):
-        """Without local features of the global prompts, and the other way round."""
+        """Return the cosines of images with global prompts, and of patches with local prompts."""
         M = len(self.global_prompt)
         G, R = global_cosines(image.z, text.h, M), local_cosines(image.r, text.h, M)
         return G.mean(-1), R.mean(-1)
@@ -88,11 +88,11 @@ class GlobalLocal(Parts):
 
 @register
 class GalLoP(Method):
-    """Global prompts see the image, local ones its patches that fit best; both are averaged.
+    """Global prompts compared with the image, local ones with the patches that fit best.
 
-    L = CE(s G) + mean_n CE(s T_n), where each image sees global prompts drawn with replacement,
-    max(M - int(p M), 1) of them, p = GLOBAL_DROPOUT_P (docs/adaptation.md); with p = 0 it
-    sees every one once.
+    The similarity is the mean of both. L = CE(s G) + mean_n CE(s T_n), s the logit scale. For each
+    image max(M - int(p M), 1) global prompts are drawn with replacement, p = GLOBAL_DROPOUT_P; with
+    p = 0 each is used once (docs/adaptation.md).
     """
 
     node = "GALLOP"
@@ -107,7 +107,7 @@ class GalLoP(Method):
     class Settings(Method.Settings):
         """The arguments of the public code, in upper case, with the values of its scripts."""
 
-        TEMPLATE: str = "A photo of a {}"  # whose words before the name are learned
+        TEMPLATE: str = "A photo of a {}"  # the words before the class name are learned
         N_GLOBAL_PROMPTS: int = 4
         N_LOCAL_PROMPTS: int = 4
         TOPK: list[int] = field(default_factory=lambda: [5, 10, 15, 20])
@@ -128,7 +128,7 @@ class GalLoP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
             if getattr(settings, key) < 1:
                 raise UserError(f"{key} is {getattr(settings, key)}: at least 1 is needed")
@@ -156,7 +156,7 @@ class GalLoP(Method):
         )
 
     def read_public(self, files):
-        """The `state_dict` of a .ckpt, whose arguments give the numbers of patches."""
+        """Return the `state_dict` of a .ckpt, after a check of its numbers of patches (topk)."""
         content = files["*.ckpt"]
         if not isinstance(content, dict) or "state_dict" not in content:
             raise UserError("The checkpoint has no 'state_dict' as GalLoP's public code writes it")
@@ -164,12 +164,12 @@ class GalLoP(Method):
         if topk != list(self.settings.TOPK):
             raise UserError(
                 f"The checkpoint was made with topk {topk}, but TRAINER.GALLOP.TOPK is "
-                f"{list(self.settings.TOPK)}: evaluate it with that"
+                f"{list(self.settings.TOPK)}: evaluate it with the same"
             )
         return {"state_dict": content["state_dict"]}
 
     def write_public(self):
-        """A .ckpt with the part that the public code reads."""
+        """Return the content of a .ckpt, with the part that the public code reads."""
         return {"*.ckpt": {"state_dict": self.model.public_state_dict()}}
 
     def setup(self, clip_model, classnames, dataset):
@@ -184,7 +184,7 @@ class GalLoP(Method):
         self.model.parts = parts
 
     def loss(self, output, batch):
-        """CE of the global prompts that an image sees, and the mean CE of the local ones."""
+        """Return CE of the global prompts that were drawn, and the mean CE of the local ones."""
         settings, s, labels = self.settings, self.model.logit_scale, batch.labels
         M, p, (image, text) = settings.N_GLOBAL_PROMPTS, settings.GLOBAL_DROPOUT_P, output[1:]
         terms = {}

@@ -8,7 +8,7 @@ from ..spec import PromptSpec, Words, expand_templates
 
 @register
 class IVLP(Method):
-    """One prompt on each side, with lengths and depths of their own and nothing between them."""
+    """One prompt on each side, with separate parameters, lengths and depths."""
 
     node = "IVLP"
     checkpoint = "VLPromptLearner"
@@ -25,9 +25,9 @@ class IVLP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return PromptSpec(
-            M=int(settings.N_CTX_VISION > 0 and settings.PROMPT_DEPTH_VISION > 0),  # 0: text alone
+            M=int(settings.N_CTX_VISION > 0 and settings.PROMPT_DEPTH_VISION > 0),  # 0: text only
             N=1,
             beta=0,
             coupling="independent",

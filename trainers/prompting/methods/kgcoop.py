@@ -16,7 +16,7 @@ WORDS = "a photo of a"
 
 @register
 class KgCoOp(Method):
-    """CoOp's context, and the distance of the text features from those of a hand-written sentence.
+    """CoOp's context, whose text features are kept close to those of a hand-written sentence.
 
     L = CE + W * (1 - mean_k cos(h_k, h0_k)) over all classes (docs/methods.md, section 8).
     `CTX_INIT` is a switch: any true value starts the context from the words `a photo of a`.
@@ -41,7 +41,7 @@ class KgCoOp(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         words = WORDS if settings.CTX_INIT else ""
         return text_prompt(settings.N_CTX, words, class_specific=settings.CSC and not words)
 

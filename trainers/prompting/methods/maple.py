@@ -8,7 +8,7 @@ from ..spec import PromptSpec, Words, shared_prompt
 
 @register
 class MaPLe(Method):
-    """One textual prompt, projected into the visual one by a linear layer per depth."""
+    """One textual prompt; a linear layer per depth projects it to the visual prompt."""
 
     node = "MAPLE"
     checkpoint = "MultiModalPromptLearner"
@@ -23,5 +23,5 @@ class MaPLe(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return shared_prompt("project", settings)

@@ -16,26 +16,26 @@ from ..spec import PromptSpec, Words, fixed_sentence, only_template
 
 
 class Bypass(nn.Module):
-    """SCALE * U(ReLU(S(ReLU(D y)))), (..., W) -> (..., W), of the last tensor that is given."""
+    """A bottleneck network: SCALE * U(ReLU(S(ReLU(D y)))), (..., W) -> (..., W)."""
 
     def __init__(self, own: nn.ModuleDict, shared: nn.Module, scale: float):
         super().__init__()
         self.own, self.shared, self.scale = own, shared, scale
 
     def forward(self, *states: torch.Tensor) -> torch.Tensor:
-        """Add this to the output of a block, or to the input of the first one."""
+        """Return what is added to a block's output; y is the last of `states`."""
         out: torch.Tensor = self.own["up"](self.shared(self.own["down"](states[-1])))
         return self.scale * out
 
 
 class Adapters(Parts):
-    """An adapter for each side and place j, whose middle layer both sides share.
+    """An adapter for each side and place j; both sides share its middle layer.
 
     Args:
-        places: the numbers j; 0 stands before the first block, j beside block j - 1.
+        places: the numbers j; 0 is before the first block, j in parallel to block j - 1.
         widths: W of each side.
-        dim: of the middle layer.
-        scale: of the adapters' outputs.
+        dim: width of the middle layer.
+        scale: factor of the adapters' outputs.
     """
 
     prefix = "adapter_learner."
@@ -63,16 +63,16 @@ class Adapters(Parts):
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
 
     def blocks(self, side):
-        """The bypasses of a side."""
+        """Return the adapters of a side's blocks."""
         return self._added[side]
 
 
 @register
 class MultiModalAdapter(Method):
-    """Adapters beside the later blocks of both encoders, tied by a shared layer; fixed words.
+    """Adapters parallel to the later blocks of both encoders, with a shared layer; fixed sentences.
 
-    L = CE (docs/adaptation.md). As in the public code, an adapter beside a block gets
-    1 / ADAPTER_SCALE times its gradient.
+    L = CE (docs/adaptation.md). As in the public code, the gradient of an adapter that is parallel
+    to a block is divided by ADAPTER_SCALE.
     """
 
     node = "MMADAPTER"
@@ -94,7 +94,7 @@ class MultiModalAdapter(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         if not 0 <= settings.ADAPTER_START <= settings.ADAPTER_END:
             raise UserError(
                 f"ADAPTER_START is {settings.ADAPTER_START} and ADAPTER_END "
@@ -123,9 +123,9 @@ class MultiModalAdapter(Method):
         self.model.parts = Adapters(places, widths, settings.ADAPTER_DIM, settings.ADAPTER_SCALE)
 
     def backward(self, terms, scale=lambda loss: loss):
-        """As the base, with the gradients of the adapters beside blocks divided by their scale."""
+        """Compute the gradients, and divide those of adapters parallel to blocks by their scale."""
         super().backward(terms, scale)
         for name, parameter in self.model.parts.named_parameters():
             gradient = parameter.grad
-            if gradient is not None and name.split(".")[1] != "0":  # 0: before the first block
+            if gradient is not None and name.split(".")[1] != "0":  # 0 is before the first block
                 gradient /= self.settings.ADAPTER_SCALE

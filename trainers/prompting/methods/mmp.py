@@ -1,4 +1,4 @@
-"""MMP: the name under which ALIGN's authors published it (NeurIPS 2023; arXiv:2309.13847)."""
+"""MMP: the name of ALIGN in its authors' published code (NeurIPS 2023; arXiv:2309.13847)."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,10 @@ from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 
 @register
 class MMP(Method):
-    """ALIGN in its released form, under the published node.
+    """ALIGN in its released form, with the name and keys of the published node.
 
     Visual prompts are projections of the textual ones at every depth, so the published code never
-    reads `VISION_PROMPT_DEPTH`. `USECT` switched to another score, which the paper does not have.
+    reads `VISION_PROMPT_DEPTH`. `USECT` chooses another score there, which is not in the paper.
     """
 
     node = "MMP"
@@ -23,7 +23,7 @@ class MMP(Method):
         """The keys of the node."""
 
         N_CTX: int = 2
-        CTX_INIT: Words = "a photo of a"  # a tab between the words of two prompts
+        CTX_INIT: Words = "a photo of a"  # several templates are separated by tabs
         TEXT_PROMPT_DEPTH: int = 9
         TEXT_PROMPT_NUMBER: int = 4
         VISION_PROMPT_NUMBER: int = 4
@@ -31,7 +31,7 @@ class MMP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         N = settings.TEXT_PROMPT_NUMBER
         return PromptSpec(
             M=settings.VISION_PROMPT_NUMBER,

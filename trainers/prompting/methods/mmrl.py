@@ -22,13 +22,13 @@ from ..teacher import Teacher
 
 
 class Representation(Parts):
-    """Tokens R (n, d) that enter both encoders, and an image head that reads them.
+    """Trained tokens R (n, d) that enter both encoders, and an image head that reads them.
 
     Args:
-        layers: numbers of blocks, from 1.
+        layers: numbers of the blocks, from 1, at whose entry R is projected and inserted.
         n, d: number and width of the tokens.
         widths: W of each side.
-        dim: D of the features.
+        dim: D, the width of the features.
         alpha: share of CLIP's head in the logits.
     """
 
@@ -53,11 +53,11 @@ class Representation(Parts):
         self.proj_rep = nn.Parameter(widths["image"] ** -0.5 * torch.randn(widths["image"], dim))
 
     def public_name(self, name):
-        """The head is in the image encoder, everything else in a module of its own."""
+        """Return the public name: the head is in the image encoder, the rest in another module."""
         return f"{'image_encoder' if name == 'proj_rep' else 'representation_learner'}.{name}"
 
     def blocks(self, side):
-        """The tokens of a side."""
+        """Return the tokens that enter a side's blocks."""
         text = side == "text"
         maps = self.compound_rep_tokens_r2tproj if text else self.compound_rep_tokens_r2vproj
         return {
@@ -66,12 +66,12 @@ class Representation(Parts):
         }
 
     def logits_of_tokens(self, image, text, scale) -> torch.Tensor:
-        """l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
+        """Return l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
         z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.proj_rep, dim=-1)
         return scale * z @ text.h[0].float().T
 
     def logits(self, logits, image, text, scale):
-        """ALPHA l + (1 - ALPHA) l^r of the classes it was trained on; l of others."""
+        """Return ALPHA l + (1 - ALPHA) l^r for the classes of the training, and l for others."""
         if not self.own_classes:
             return logits
         other = self.logits_of_tokens(image, text, scale)
@@ -82,10 +82,11 @@ class Representation(Parts):
 class MMRL(Method):
     """Tokens that both encoders share enter their later blocks; a second image head reads them.
 
-    L = ALPHA CE(l) + (1 - ALPHA) CE(l^r) + REG_WEIGHT (d(z, z0) + d(h, h0)), d = 1 - mean cosine
-    (docs/adaptation.md). An evaluation on the classes of the training fuses both heads,
-    on others it uses CLIP's only. A checkpoint of ours says which classes those are; for a public
-    one TASK does, by the rule of the public code.
+    L = ALPHA CE(l) + (1 - ALPHA) CE(l^r) + REG_WEIGHT (d(z, z0) + d(h, h0)), d = 1 - mean cosine,
+    l the logits of CLIP's head and l^r those of the second one (docs/adaptation.md). An evaluation
+    combines both heads on the classes of the training, and uses only CLIP's head on other classes.
+    Our checkpoints name the classes of the training; for a public checkpoint TASK decides, by the
+    rule of the public code.
     """
 
     node = "MMRL"
@@ -96,14 +97,14 @@ class MMRL(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """The keys of the node, and those that the public code has elsewhere."""
+        """The keys of the node, and those that the public code keeps elsewhere."""
 
         ALPHA: float = 0.7
         REG_WEIGHT: float = 1.0
         REP_LAYERS: list[int] = field(default_factory=lambda: [6, 7, 8, 9, 10, 11, 12])
         REP_DIM: int = 512
         N_REP_TOKENS: int = 5
-        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own, the public code 100
+        SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
         TASK: str = "B2N"  # or FS, CD
         SUBSAMPLE_CLASSES: str = "all"
 
@@ -111,12 +112,13 @@ class MMRL(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         check_name("TASK", settings.TASK, ("B2N", "FS", "CD"))
         layers = settings.REP_LAYERS
         if not layers or sorted(set(layers)) != list(layers) or layers[0] < 1:
             raise UserError(
-                f"REP_LAYERS is {list(layers)} but must be rising numbers of blocks, from 1"
+                f"REP_LAYERS is {list(layers)} but must be numbers of blocks in rising order, 1 or "
+                "more"
             )
         for key in ("REP_DIM", "N_REP_TOKENS"):
             if getattr(settings, key) < 1:
@@ -127,7 +129,7 @@ class MMRL(Method):
         return PromptSpec(M=0, N=0, beta=0, score="cosine", states=states, untouched=True)
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the tokens with their head, and the teacher with the same sentence."""
+        """Make the tokens and their head, and the teacher, which has the same sentence."""
         settings = self.settings
         self.model.set_scale(settings.SCALE)
         for side in SIDES:
@@ -135,7 +137,7 @@ class MMRL(Method):
             if settings.REP_LAYERS[-1] > depth:
                 raise UserError(
                     f"TRAINER.MMRL.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} encoder "
-                    f"has {depth} blocks: name those"
+                    f"has {depth} blocks: name only these"
                 )
         self.model.parts = Representation(
             settings.REP_LAYERS,
@@ -148,7 +150,7 @@ class MMRL(Method):
         self.teacher = Teacher(clip_model, classnames, [template_of(ZERO_SHOT, dataset)])
 
     def loss(self, output, batch):
-        """The terms of both heads, and the distances from the untouched CLIP."""
+        """Return the terms of both heads, and the distances from the untouched CLIP."""
         settings, scale = self.settings, self.model.logit_scale
         own = scale * output.image.z[:, 0].float() @ output.text.h[0].float().T
         parts = cast(Representation, self.model.parts)
@@ -162,7 +164,7 @@ class MMRL(Method):
         }
 
     def load_checkpoint(self, checkpoint, classnames):
-        """As the base; for a checkpoint without class names TASK says whether they are its own."""
+        """Load as every method does; without class names in it, TASK says if they are the same."""
         super().load_checkpoint(checkpoint, classnames)
         if checkpoint.get("classnames") is None:
             task, settings = self.settings.TASK, self.settings

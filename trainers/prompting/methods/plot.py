@@ -9,7 +9,7 @@ from .coop import CoOp
 
 @register
 class PLOT(Method):
-    """N of CoOp's prompts, compared with the patches of the unprompted image by transport."""
+    """N prompts as in CoOp, compared by transport with the patches of an image without prompts."""
 
     node = "PLOT"
     saves_submodule = True
@@ -22,6 +22,6 @@ class PLOT(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         one = CoOp.point(settings)
         return one.with_(N=settings.N, score="plot", templates=one.templates * settings.N)

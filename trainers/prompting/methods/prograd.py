@@ -14,19 +14,19 @@ from ..teacher import Teacher
 
 
 def _words(dataset: str) -> list[str]:
-    """The words before the class name in the data set's sentence."""
+    """Return the words before the class name in the data set's sentence."""
     return template_of(PROGRAD, dataset).removesuffix(" {}.").split()
 
 
 @register
 class ProGrad(Method):
-    """CoOp's context, which learns nothing that contradicts zero-shot CLIP.
+    """CoOp's context, whose gradient is kept from contradicting zero-shot CLIP.
 
-    Of the gradient a of the cross-entropy, the part against the gradient of a distillation term is
-    taken away: g = a - LAMBDA min(a . u, 0) u, u the direction of the latter. That term is
-    KD = -(T^2 / B) sum q log p, of the softmax q of zero-shot CLIP and p of ours at temperature T
-    (docs/methods.md, section 9). `CTX_INIT` is a switch: any true value starts the last vectors
-    from the data set's sentence, and the others from zero.
+    The gradient a of the cross-entropy loses its component against the gradient of a distillation
+    term: g = a - LAMBDA min(a . u, 0) u, u the direction of that gradient. The distillation term is
+    KD = -(T^2 / B) sum q log p, where q is the softmax of zero-shot CLIP and p that of the prompted
+    CLIP, at temperature T (docs/methods.md, section 9). `CTX_INIT` is a switch: any true value
+    starts the last vectors from the words of the data set's sentence, and the others from zero.
     """
 
     node = "COOP"
@@ -51,9 +51,9 @@ class ProGrad(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         if settings.NAME not in ("", "prograd"):
-            raise UserError(f"LOSS.NAME is '{settings.NAME}' but ProGrad has no loss but prograd")
+            raise UserError(f"LOSS.NAME is '{settings.NAME}' but ProGrad has only the loss prograd")
         words = _words(settings.dataset) if settings.CTX_INIT else []
         if len(words) > settings.N_CTX:
             raise UserError(
@@ -68,24 +68,24 @@ class ProGrad(Method):
         )
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the teacher, and set the vectors without a word to zero."""
+        """Make the teacher, and set the context vectors without a word to zero."""
         self.teacher = Teacher(clip_model, classnames, [template_of(PROGRAD, dataset)])
         if self.settings.CTX_INIT:
             ctx = self.model.prompt_learner.ctx
             ctx.data[: len(ctx) - len(_words(dataset))] = 0
 
     def loss(self, output, batch):
-        """The cross-entropy, and the distillation term that `backward` reads."""
+        """Return the cross-entropy, and the distillation term that `backward` reads."""
         T = self.settings.T
         q = (self.teacher.logits(output.image.z[:, 0]) / T).softmax(-1)
         ce = F.cross_entropy(output.logits, batch.labels)
         return {"loss": ce, "ce": ce, "kd": T**2 * F.cross_entropy(output.logits / T, q)}
 
     def backward(self, terms, scale=lambda loss: loss):
-        """Leave g = a - LAMBDA min(a . u, 0) u in each parameter's `.grad`."""
+        """Write g = a - LAMBDA min(a . u, 0) u to each parameter's `.grad`."""
         trained = list(self.model.trained().parameters())
         gradients = torch.autograd.grad(scale(terms["ce"]), trained, retain_graph=True)
         distilled = torch.autograd.grad(scale(terms["kd"]), trained)
         for parameter, a, b in zip(trained, gradients, distilled, strict=True):
-            u = b / b.norm().clamp_min(torch.finfo(b.dtype).tiny)  # none: nothing to contradict
+            u = b / b.norm().clamp_min(torch.finfo(b.dtype).tiny)  # 0 if b is 0
             parameter.grad = a - self.settings.LAMBDA * (a * u).sum().clamp_max(0) * u

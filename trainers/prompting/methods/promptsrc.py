@@ -15,12 +15,12 @@ from .ivlp import IVLP
 
 @register
 class PromptSRC(IVLP):
-    """IVLP whose features and predictions stay near to those of CLIP, and a mean over the epochs.
+    """IVLP, kept close to CLIP's features and predictions, and averaged over the epochs.
 
-    L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits, against 60 sentences a
-    class and the untouched image features (docs/methods.md, section 10). After the last epoch the
-    prompts become their mean over the epochs, weighted by a normal density with GPA_MEAN and
-    GPA_STD.
+    L = CE + TEXT_LOSS_WEIGHT L_text + IMAGE_LOSS_WEIGHT L_image + L_logits, which compare with 60
+    sentences per class and the image features of the untouched CLIP (docs/methods.md, section 10).
+    After the last epoch the prompts are set to their mean over the epochs, weighted by a normal
+    density with GPA_MEAN and GPA_STD.
     """
 
     node = "PROMPTSRC"
@@ -59,5 +59,5 @@ class PromptSRC(IVLP):
         self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
 
     def after_epoch(self, epoch, last):
-        """Take the epoch's prompts into their mean."""
+        """Add the epoch's prompts to their mean."""
         self.average.add(self.model.public_parameters(), epoch, last)

@@ -21,11 +21,11 @@ from ..spec import PromptSpec, text_prompt
 from ..teacher import Teacher
 from .kgcoop import WORDS
 
-KG_WEIGHT = 8.0  # a constant of the published code, as is the network's width, D / 4
+KG_WEIGHT = 8.0  # a constant of the published code, like the network's width D / 4
 
 
 class ClassTokens(Parts):
-    """t_k = W2 QuickGELU(W1 h0_k + b1) + b2, b tokens of the text width for each class."""
+    """A network that makes b tokens for each class: t_k = W2 QuickGELU(W1 h0_k + b1) + b2."""
 
     prefix = "prompt_learner."
 
@@ -41,21 +41,21 @@ class ClassTokens(Parts):
         self.meta_net = nn.Sequential(OrderedDict(layers))
 
     def tokens(self) -> torch.Tensor:
-        """(K, b, W)."""
+        """Return the tokens t (K, b, W)."""
         return self.meta_net(self.teacher.h).unflatten(-1, self.shape)
 
     def contexts(self, contexts: Contexts) -> Contexts:
-        """Add the tokens of each class."""
+        """Return the contexts with the tokens of each class as `inserted`."""
         return contexts._replace(inserted=self.tokens())
 
 
 @register
 class TCP(Method):
-    """CoOp's context, which tokens of each class replace from text block INSERT_BLOCK on.
+    """CoOp's context, replaced by tokens of each class at text block INSERT_BLOCK.
 
-    A small network makes these of the text feature h0_k of a hand-written sentence.
+    A small network makes these tokens from the text feature h0_k of a hand-written sentence.
     L = CE + 8 (1 - mean_k cos(h_k, h0_k)) (docs/methods.md, section 11). `CTX_INIT` is a switch,
-    as in KgCoOp. The published `W` reaches no loss.
+    as in KgCoOp. The key `W` does not affect the loss of the published code.
     """
 
     node = "COOP"
@@ -75,9 +75,9 @@ class TCP(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         if settings.CSC:
-            raise UserError("TCP has no contexts for each class (CSC), but tokens: set CSC False")
+            raise UserError("TCP has tokens instead of contexts for each class: set CSC False")
         point = text_prompt(
             settings.N_CTX, WORDS if settings.CTX_INIT else "", insert_block=settings.INSERT_BLOCK
         )
@@ -85,7 +85,7 @@ class TCP(Method):
         return point.with_(templates=(f"{words} {TCP_ENDS.get(settings.dataset, '{}.')}",))
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the teacher, and the network from its features to tokens."""
+        """Make the teacher, and the network from its text features to tokens."""
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
         self.regularizers = [({"kg": KG_WEIGHT}, self.teacher)]
         width, dim = clip_model.text_projection.shape

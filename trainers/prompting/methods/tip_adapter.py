@@ -22,12 +22,12 @@ from ..teacher import Teacher
 
 
 class Cache(Parts):
-    """Features of n training images, with labels: what is like them is of their class.
+    """A key-value cache of n training images: features as keys, one-hot labels as values.
 
     Args:
-        dim: D of the features.
+        dim: D, the width of the features.
         num_classes: K.
-        trained: the keys are a parameter, `weight`, else a buffer, `keys`.
+        trained: True if the keys are a parameter, `weight`; otherwise they are a buffer, `keys`.
     """
 
     prefix = "adapter."
@@ -39,7 +39,7 @@ class Cache(Parts):
     def __init__(self, dim: int, num_classes: int, trained: bool):
         super().__init__()
         self.trained = trained
-        self.sentences: Teacher | None = None  # where there are several
+        self.sentences: Teacher | None = None  # if there are several for each class
         empty = torch.empty(0, dim)
         if trained:
             self.weight = nn.Parameter(empty)
@@ -50,36 +50,36 @@ class Cache(Parts):
             self.register_buffer(name, torch.zeros(()))
 
     def key(self) -> torch.Tensor:
-        """The keys (n, D)."""
+        """Return the keys (n, D)."""
         return self.weight if self.trained else self.keys
 
     def text(self, features: TextFeatures) -> TextFeatures:
-        """The mean of the normalised features of several sentences, normalised."""
+        """Replace the features by the normalised mean over several sentences, if there are any."""
         if self.sentences is None:
             return features
         raw = self.sentences.h_each.mean(0, keepdim=True)
         return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
     def likeness(self, a: torch.Tensor, beta: torch.Tensor | float) -> torch.Tensor:
-        """sum_i exp(-beta (1 - a_ji)) values_ik (B, K), of cosines a (B, n) with the keys."""
+        """Return sum_i exp(-beta (1 - a_ji)) values_ik, (B, K); a (B, n) are cosines with keys."""
         return torch.exp(beta * a - beta) @ self.values
 
     def logits(self, logits, image, text, scale):
-        """SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik."""
+        """Return SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik, (B, K)."""
         if not len(self.values):
             raise UserError(
-                "There is no cache of training images yet: train the method, load a run of it "
-                "(--model-dir), or give `build_method` its `support`"
+                "The cache of training images is empty: train the method, load a run of it "
+                "(--model-dir), or pass the images to `build_method` as `support`"
             )
         return logits + self.alpha * self.likeness(image.z[:, 0] @ self.key().T, self.beta)
 
 
 @register
 class TipAdapter(Method):
-    """Zero-shot logits, and those of a cache of the training images; nothing is trained.
+    """Zero-shot logits plus those of a cache of the training images; nothing is trained.
 
     A key is the mean of an image's features under AUGMENT_EPOCH augmentations. alpha and beta are
-    INIT_ALPHA and INIT_BETA or, with SEARCH_HP, those with which most validation images are right
+    INIT_ALPHA and INIT_BETA or, with SEARCH_HP, the pair with the best validation accuracy
     (docs/adaptation.md).
     """
 
@@ -95,7 +95,7 @@ class TipAdapter(Method):
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """The keys of the node; those of ImageNet in the published configs, without the search."""
+        """The keys of the node; defaults as published for ImageNet, but without the search."""
 
         INIT_ALPHA: float = 1.17
         INIT_BETA: float = 1.0
@@ -109,7 +109,7 @@ class TipAdapter(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         for key in ("INIT_ALPHA", "INIT_BETA"):
             value = getattr(settings, key)
             need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
@@ -136,12 +136,12 @@ class TipAdapter(Method):
 
     @property
     def cache(self) -> Cache:
-        """The parts of the model."""
+        """The parts of the model, which are the cache."""
         assert isinstance(self.model.parts, Cache)
         return self.model.parts
 
     def read_public(self, files):
-        """Keys, trained or not, and values; no file has alpha and beta, which stay as they are."""
+        """Return keys and values as a checkpoint; no file has alpha and beta, which stay."""
         keys, values = files.get("best_F_*.pt"), files.get("values_*.pt")
         if keys is None and torch.is_tensor(files.get("keys_*.pt")):
             keys = files["keys_*.pt"].T
@@ -151,7 +151,7 @@ class TipAdapter(Method):
         if shapes != [(n, D), (n, K)]:
             raise UserError(
                 f"The files {' and '.join(map(repr, files))} have keys {shapes[0]} and values "
-                f"{shapes[1]}, where {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
+                f"{shapes[1]}, but {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
                 "those of one run with these classes and this backbone"
             )
         buffers = self.own_state() | {"model.parts.values": values.float()}
@@ -161,30 +161,30 @@ class TipAdapter(Method):
         return {"state_dict": state, "method": buffers, "trainer": type(self).__name__}
 
     def write_public(self):
-        """The keys, as they are at the end, and the values."""
+        """Return the final keys and the values, by file."""
         keys, values = self.cache.key().detach(), self.cache.values
-        # as the public code takes it: a Parameter, which becomes the weight of its nn.Linear
+        # a Parameter, as the public code makes it the weight of its nn.Linear
         trained = {"best_F_*.pt": nn.Parameter(keys)} if self.trains else {"keys_*.pt": keys.T}
         return {**trained, "values_*.pt": values}
 
     def make_room(self, n):
-        """Leave keys of n images to be filled, and no labels."""
+        """Make room for the keys of n images, and empty the values."""
         cache = self.cache
         cache.key().data = cache.key().new_zeros(n, self.model.feature_width)
         cache.values = cache.values.new_empty(0, self.model.num_classes)
 
     def keep_classes(self, index):
-        """Keep the votes for these classes."""
+        """Keep the values of these classes."""
         self.cache.values = self.cache.values[:, index]
 
     def take_support(self, features, labels):
-        """Keys are normalised means over the passes, values are one-hot labels."""
+        """Set keys to normalised means over the passes, and values to one-hot labels."""
         self.cache.key().data.copy_(F.normalize(features.mean(0), dim=-1))
         self.cache.values = F.one_hot(labels, self.model.num_classes).float()
 
     @torch.no_grad()
     def take_validation(self, features, labels):
-        """Choose alpha and beta, of a grid with beta outside, the first with most images right."""
+        """Choose alpha and beta by the accuracy on a grid; the first best pair, beta outermost."""
         cache, settings, model = self.cache, self.settings, self.model
         z = F.normalize(features, dim=-1)
         zero_shot = model.logit_scale * z @ model.text_features().h[0].T
@@ -201,14 +201,14 @@ class TipAdapter(Method):
         cache.beta.fill_(betas[best // len(alphas)])
         cache.alpha.fill_(alphas[best % len(alphas)])
         print(
-            f"Search: beta {float(cache.beta):.4g}, alpha {float(cache.alpha):.4g}, with which "
-            f"{int(right[best])} of {len(labels):,} validation images are right"
+            f"Search: beta {float(cache.beta):.4g}, alpha {float(cache.alpha):.4g} classify "
+            f"{int(right[best])} of {len(labels):,} validation images correctly"
         )
 
 
 @register
 class TipAdapterF(TipAdapter):
-    """Tip-Adapter whose keys are trained, from what they are there. L = CE."""
+    """Tip-Adapter whose keys are then trained. L = CE."""
 
     checkpoint = "tip_adapter_f"
     public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")

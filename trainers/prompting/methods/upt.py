@@ -8,7 +8,7 @@ from ..spec import PromptSpec, Words, shared_prompt
 
 @register
 class UPT(Method):
-    """One unified prompt a depth, mixed by a light transformer layer and split over both sides.
+    """One unified prompt per depth; a small transformer layer mixes it, then both sides get a part.
 
     The authors published no code; the layer starts as the identity (docs/methods.md, section 4).
     """
@@ -25,5 +25,5 @@ class UPT(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return shared_prompt("unified", settings)

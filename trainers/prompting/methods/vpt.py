@@ -25,7 +25,7 @@ class VPT(Method):
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return PromptSpec(
             M=1,
             N=0,

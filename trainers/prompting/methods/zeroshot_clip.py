@@ -11,14 +11,14 @@ class ZeroshotCLIP(Method):
     """No prompts on either side: nothing is trained."""
 
     node = "ZEROSHOT"
-    checkpoint = "zero_shot"  # a training in the same folder is not to go on from it
+    checkpoint = "zero_shot"  # so that a training in the same folder does not resume from it
     trains = False
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """None but the precision."""
+        """The keys of the node: only the precision."""
 
     @staticmethod
     def point(settings: Settings) -> PromptSpec:
-        """The point of these settings."""
+        """Return the spec for these settings."""
         return PromptSpec(M=0, N=0, beta=0, score="cosine")

@@ -1,4 +1,4 @@
-"""The prompted CLIP: a point in the space of prompts, what is trained, and the classifier."""
+"""The prompted CLIP: the classifier, its prompt learner, and the parts that a method adds."""
 
 from .parts import Output, Parts
 from .prompted_clip import PromptedCLIP

@@ -1,4 +1,4 @@
-"""What is trained: the contexts of both sides, and what couples them."""
+"""The prompt learner: the trained contexts of both sides, and the networks that couple them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +15,10 @@ STD = 0.02  # of every random context
 
 
 class Contexts(NamedTuple):
-    """Contexts per depth i < J: text (N, b, W) or (K, b, W), vision (M, b, width); None if none.
+    """The contexts that the encoders get, a list over the depths i < J for each side, or None.
 
-    inserted: (K, b, W) tokens of each class that enter the text encoder at `spec.insert_block`.
+    text: (N, b, W), or (K, b, W) if class-specific; vision: (M, b, width); inserted: (K, b, W),
+    tokens of each class that enter the text encoder at `spec.insert_block`.
 
     Examples:
         >>> Contexts(text=[torch.zeros(1, 4, 128)], vision=None).inserted is None
@@ -30,7 +31,7 @@ class Contexts(NamedTuple):
 
 
 def normal(*shape: int) -> nn.Parameter:
-    """A random context, N(0, 0.02^2)."""
+    """Return a random context, N(0, 0.02^2)."""
     return nn.Parameter(torch.randn(shape) * STD)
 
 
@@ -41,17 +42,17 @@ def initial_contexts(
     embedding: torch.Tensor,
     encode: Callable[[str], list[int]],
 ) -> torch.Tensor:
-    """Starting values of `count` contexts of `length` tokens (docs/methods.md, section 5).
+    """Return initial values of `count` contexts of `length` tokens (docs/methods.md, section 5).
 
-    Words start from their embeddings, `X` and contexts without a template at random. A template
-    that repeats an earlier one gets noise on top: prompts that start equal would stay equal.
+    Words start from their embeddings; `X` and contexts without a template start at random. A
+    template that repeats an earlier one gets noise added: prompts that start equal stay equal.
 
     Args:
-        templates: words of the first prompts; there may be fewer than `count`.
-        count: of prompts.
-        length: tokens of each.
-        embedding: (vocabulary, W) CLIP's token embedding.
-        encode: its tokenizer's, of a word.
+        templates: the words of the first prompts; there may be fewer than `count`.
+        count: number of prompts.
+        length: number of tokens of each.
+        embedding: (vocabulary, W), CLIP's token embedding.
+        encode: its tokenizer's function from a word to token ids.
 
     Returns:
         (count, length, W).
@@ -67,10 +68,10 @@ def initial_contexts(
 
 
 def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
-    """Embeddings (n, W), float32, of the n tokens of some words: where contexts may start.
+    """Return the embeddings (n, W), float32, of the n tokens of some words, to start contexts from.
 
     Args:
-        clip_model: what `load_clip` gives; W is the width of its text encoder.
+        clip_model: a CLIP from `load_clip`; W is the width of its text encoder.
         words: without SOS and EOS.
 
     Examples:
@@ -92,15 +93,15 @@ class MetaNet(nn.Module):
         self.linear2 = nn.Linear(dim // 16, width)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """(B, D) -> (B, width)."""
+        """Return the shift: (B, D) -> (B, width)."""
         shift: torch.Tensor = self.linear2(self.linear1(z).relu())
         return shift
 
 
 class PromptLearner(nn.Module):
-    """The trainable part of every method; parameters bear the names of public checkpoints.
+    """The trained contexts of a method, with parameters named as in public checkpoints.
 
-    Of the CLIP only its embedding and its dimensions are read, and initialise the contexts.
+    Only the token embedding and the dimensions of the CLIP are read, to initialise the contexts.
     """
 
     def __init__(self, clip_model: Any, spec: PromptSpec, num_classes: int):
@@ -111,9 +112,9 @@ class PromptLearner(nn.Module):
         visual_width = clip_model.visual.conv1.weight.shape[0]
         derived = spec.coupling in ("project", "unified")
 
-        if spec.own_contexts:  # which the parts make
+        if spec.own_contexts:  # the parts make them
             pass
-        elif spec.class_specific:  # prompts in the first block alone
+        elif spec.class_specific:  # prompts in the first block only
             self.ctx, self.deep_text = normal(num_classes, b, width), nn.ParameterList()
         elif spec.N:
             count = spec.num_contexts
@@ -137,7 +138,8 @@ class PromptLearner(nn.Module):
             self.proj = nn.Linear(width, visual_width)
             heads = clip_model.transformer.resblocks[0].attn.num_heads
             self.mixer = openai_model.ResidualAttentionBlock(width, heads)
-            for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):  # starts as identity
+            # 0, so that the mixer starts as the identity
+            for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
         elif spec.M and not spec.own_contexts:
@@ -149,7 +151,7 @@ class PromptLearner(nn.Module):
             self.meta_net = MetaNet(clip_model.text_projection.shape[1], width)
 
     def public_names(self) -> dict[str, str]:
-        """Own parameter name -> name in a public checkpoint (docs/methods.md, section 7)."""
+        """Return own parameter name -> name in a public checkpoint (docs/methods.md, section 7)."""
         names = {}
         for own, _ in self.named_parameters():
             kind, _, rest = own.partition(".")
@@ -163,11 +165,11 @@ class PromptLearner(nn.Module):
         return names
 
     def forward(self, z: torch.Tensor | None = None) -> Contexts:
-        """The contexts of all prompts.
+        """Return the contexts of all prompts.
 
         Args:
-            z: (B, D) normalised image features, for image-conditional contexts alone; the text
-                contexts are then one per image, (B, b, W).
+            z: (B, D) normalised image features, only for image-conditional contexts: there is then
+                one text context per image, (B, b, W).
         """
         spec = self.spec
         if spec.own_contexts:
@@ -189,7 +191,10 @@ class PromptLearner(nn.Module):
         return Contexts(text, vision)
 
     def _unified(self) -> Contexts:
-        """UPT: U'' = FFN(LN(U')) + U', U' = SA(LN(U)) + U, the layer shared by all depths."""
+        """Return UPT's contexts: U'' = FFN(LN(U')) + U', U' = SA(LN(U)) + U.
+
+        All depths share this layer.
+        """
         spec, b = self.spec, self.spec.text_length
         text, vision = [], []
         for unified in (self.ctx, *self.compound_prompts_text):
@@ -200,7 +205,7 @@ class PromptLearner(nn.Module):
 
 
 def as_batch(context: torch.Tensor) -> torch.Tensor:
-    """(b, W) or (N, b, W) -> (N, b, W)."""
+    """Reshape (b, W) to (1, b, W), and return (N, b, W) unchanged."""
     return context if context.dim() == 3 else context[None]
 
 
@@ -211,9 +216,14 @@ def check_contexts(
     towers: Sequence[Any],
     parts: nn.Module,
 ) -> None:
-    """Refuse contexts, made by `parts`, that the encoders would not read as they are meant.
+    """Refuse contexts from `parts` that do not fit the encoders.
 
-    The towers, of text and of images, have a `transformer` each; a ResNet has none.
+    Args:
+        contexts: as returned by `Parts.contexts`.
+        spec: the method.
+        num_classes: K.
+        towers: the text encoder and the image encoder, each with a `transformer` if not a ResNet.
+        parts: the parts, for the message.
 
     Raises:
         UserError: says what the contexts should be.
@@ -225,18 +235,18 @@ def check_contexts(
             name = type(parts).__name__
             raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")
 
-    need(isinstance(contexts, Contexts), f"{type(contexts).__name__}, no `Contexts`")
+    need(isinstance(contexts, Contexts), f"{type(contexts).__name__}, not `Contexts`")
     sides = zip(("text", "image"), contexts[:2], (spec.N, spec.M), towers, strict=True)
     for side, found, count, tower in sides:
         shapes = [tuple(context.shape) for context in found or ()]
-        need(bool(found) or not count, f"none for the {side} encoder, whose prompts get lost")
+        need(bool(found) or not count, f"none for the {side} encoder, which has prompts")
         if side == "text" and found:
-            need(count > 0, "some for the text encoder, which has no place for them: N is 0")
+            need(count > 0, "some for the text encoder, which has no prompts: N is 0")
             need(shapes[0][1] == b, f"{shapes[0][1]} tokens for the text encoder, but N_CTX is {b}")
         need(
             all(s[::2] == shapes[0][::2] and s[1] <= shapes[0][1] for s in shapes),
-            f"shapes {shapes} for the {side} encoder, but a later depth must be like the first, "
-            "with as many tokens or fewer",
+            f"shapes {shapes} for the {side} encoder, but a later depth must have the shape of the "
+            "first, with as many tokens or fewer",
         )
         blocks = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
         need(
@@ -247,6 +257,6 @@ def check_contexts(
         shape = tuple(contexts.inserted.shape)
         need(
             spec.insert_block > 0 and shape[:2] == (num_classes, b),
-            f"`inserted` of the shape {shape}: that needs `insert_block` in the PromptSpec, and "
+            f"`inserted` of the shape {shape}, which needs `insert_block` in the PromptSpec, and "
             f"{b} tokens for each of {num_classes} classes",
         )

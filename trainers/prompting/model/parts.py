@@ -1,4 +1,4 @@
-"""Seams of a prompted CLIP: what a loss reads of it, and what a method adds to it."""
+"""The interfaces of a prompted CLIP: `Output`, which losses read, and `Parts`, for methods."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from .learner import Contexts
 
 
 class Output(NamedTuple):
-    """What a loss may read of a forward pass.
+    """The output of a forward pass, for losses.
 
-    logits: (B, K), float32; image: z (B, M, D), r; text: h (N, K, D), or (B, K, D) where contexts
-    are conditional on the image, s. Features are those that the logits were computed from.
+    logits: (B, K), float32; image and text: the features from which the logits were computed, with
+    z (B, M, D) and h (N, K, D), or h (B, K, D) if contexts are conditional on the image.
     """
 
     logits: torch.Tensor
@@ -25,13 +25,15 @@ class Output(NamedTuple):
 
 
 class Parts(nn.Module):
-    """Trained parts beside the prompts, none here; a method replaces what it needs.
+    """Base class of what a method adds to the prompts, with methods to override; adds nothing.
+
+    Its parameters are trained together with the prompts.
 
     Attributes:
-        prefix: what stands before the parameters' names in public whole-model checkpoints.
-        own_classes: whether the class names are those that it was trained on: True in the class of
-            a method that treats these in another way, which reads it; a checkpoint that is loaded
-            for other classes makes it False. None for all others.
+        prefix: prefix of the parameters' names in public whole-model checkpoints.
+        own_classes: None if the method does not need it. A method that treats the classes of its
+            training differently sets True in the class; loading a checkpoint for other classes
+            then sets it to False.
 
     Examples:
         >>> class Scaled(Parts):
@@ -49,23 +51,23 @@ class Parts(nn.Module):
     own_classes: bool | None = None
 
     def public_name(self, name: str) -> str:
-        """The name of a parameter in public whole-model checkpoints."""
+        """Return the name of a parameter in public whole-model checkpoints."""
         return self.prefix + name
 
     def blocks(self, side: str) -> Mapping[int, Added]:
-        """Additions inside the encoder of a side, `text` or `image`: by block, from 0."""
+        """Return the additions to blocks of an encoder, `text` or `image`, by block, from 0."""
         return {}
 
     def contexts(self, contexts: Contexts) -> Contexts:
-        """Between the prompt learner and the encoders."""
+        """Change the contexts between the prompt learner and the encoders."""
         return contexts
 
     def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Between the image encoder and the score."""
+        """Change the image features between the image encoder and the score."""
         return features
 
     def text(self, features: TextFeatures) -> TextFeatures:
-        """Between the text encoder and the score."""
+        """Change the text features between the text encoder and the score."""
         return features
 
     def logits(
@@ -75,12 +77,12 @@ class Parts(nn.Module):
         text: TextFeatures,
         scale: torch.Tensor,
     ) -> torch.Tensor:
-        """Between the score and the loss, before the logit bias of a CLIP that has one.
+        """Change the logits between the score and the loss, before a CLIP's logit bias is added.
 
         Args:
             logits: (B, K), float32, of the score.
-            image: the features that they were computed from, z in float32.
-            text: likewise, h and `raw` in float32.
+            image: the image features from which they were computed, z in float32.
+            text: the text features, h and `raw` in float32.
             scale: (), CLIP's logit scale.
 
         Returns:
@@ -91,10 +93,10 @@ class Parts(nn.Module):
     def cosines(
         self, image: ImageFeatures, text: TextFeatures
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Cosines for the detection of other classes (TEST.OOD), if logits have others.
+        """Return cosines for the detection of other classes (TEST.OOD), if not the default ones.
 
         Returns:
-            (B, K) of images, and (B, P, K) of their patches; None takes those of the logits, and
-            the means over the prompts.
+            (B, K) for images and (B, P, K) for their patches. None takes the cosines of the logits
+            and the means over the prompts.
         """
         return None

@@ -1,6 +1,6 @@
 """A CLIP with prompts: learner, encoders and score, for every method.
 
-It is long because every way from images and prompts to logits is in one place.
+The file is long because every way from images and prompts to logits is in one place.
 """
 
 import math
@@ -32,17 +32,17 @@ OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoin
 
 
 class PromptedCLIP(nn.Module):
-    """A frozen CLIP whose prompts are trained, as a classifier of images over K class names.
+    """A frozen CLIP with trained prompts, as a classifier of images over K class names.
 
-    In train mode `logits` carry gradients for the prompts alone. In eval mode nothing carries a
-    gradient and the text features are computed once, until a prompt changes.
+    In train mode `logits` carry gradients only for the trained parameters. In eval mode nothing
+    carries a gradient, and text features are computed once and kept until a prompt changes.
 
-    On several ranks (`ranks`) each encodes its share of the images and of the classes. Contexts
-    that are conditional on the image make a text of each image and class: ranks share these by
-    images alone.
+    Several ranks (`ranks`) each encode a share of the images and of the classes. With contexts that
+    are conditional on the image, there is a text for each image and class, and ranks share only
+    the images.
 
     Args:
-        clip_model: a stock `clip.model.CLIP`. Its modules are shared and frozen, not copied.
+        clip_model: a stock `clip.model.CLIP`. Its modules are used and frozen, not copied.
         classnames: K names; `_` reads as a space.
         spec: the method.
         dataset: name of the data set; selects the zero-shot sentence and PLOT's ImageNet rule.
@@ -50,7 +50,7 @@ class PromptedCLIP(nn.Module):
 
     Raises:
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
-        ValueError, TypeError: `classnames` is no list of names.
+        ValueError, TypeError: `classnames` is not a list of names.
 
     Examples:
         >>> from trainers.prompting import load_clip, prompt_spec
@@ -76,7 +76,7 @@ class PromptedCLIP(nn.Module):
         clip_model.requires_grad_(False)
         if spec.score == "plot" and dataset == "ImageNet":
             spec = spec.with_(add_global=True)
-        if spec.N and not spec.text_length:  # the words, whose tokens only the tokenizer counts
+        if spec.N and not spec.text_length:  # all tokens before the class name
             words = around_name(spec.templates[0])[0]
             spec = spec.with_(text_length=len(family_of(clip_model).tokenizer.encode(words)))
         self.spec = spec
@@ -89,37 +89,37 @@ class PromptedCLIP(nn.Module):
             clip_model, classnames, spec, dataset, words=wanted.words
         )
         layout = encoder.own_layout if spec.insert_block else encoder.layout
-        self.token_weights = layout.token_weights  # of all classes
+        self.token_weights = layout.token_weights  # of all classes, not only of this rank's
         if ranks.count() > 1 and not spec.image_conditional:
             own = classnames[ranks.share(len(classnames))]
             self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
-        self.submodule = "prompt_learner"  # that public checkpoints may hold without its name
-        self.dead_weights: tuple[str, ...] = ()  # names in them that mean nothing
+        self.submodule = "prompt_learner"  # public checkpoints may omit this prefix of names
+        self.dead_weights: tuple[str, ...] = ()  # prefixes of names in them that have no effect
         self.register_buffer("logit_scale", clip_model.logit_scale.detach().exp())
         bias = getattr(clip_model, "logit_bias", None)  # of CLIPs with a sigmoid loss
         self.register_buffer("logit_bias", None if bias is None else bias.detach())
         self._cache: tuple[tuple[object, ...], TextFeatures] | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        """Return logits (B, K), float32, of normalised images (B, 3, H, W)."""
         return self.output(images).logits
 
     def output(self, images: torch.Tensor) -> Output:
-        """Logits, and the features that they come from, of normalised images (B, 3, H, W).
+        """Return the logits of normalised images (B, 3, H, W), and the features they come from.
 
-        Where only the feature of CLIP's own image encoder is read, `image_features` may stand for
-        the images.
+        If the method reads only the feature of CLIP's own image encoder, the output (B, D) of
+        `image_features` may replace the images.
 
-        Off the CPU nothing looks at the pixels. An image with one that is nan or infinite has nan
-        for logits there; with the scores `released` and `plot`, which solve transport for the
-        whole batch as their public codes do, the logits of the other images change, too.
+        Pixels are validated on the CPU only. On another device, an image with a pixel that is nan
+        or infinite gets nan for logits. With the scores `released` and `plot`, which like their
+        public codes solve transport for the whole batch, the other images' logits then change, too.
 
         Raises:
-            ValueError: images of another shape or, on the CPU, with pixels that are nan or
+            ValueError: the images have another shape or, on the CPU, pixels that are nan or
                 infinite.
-            UserError: the method's parts or its score give another number of logits.
+            UserError: the method's parts or its score return logits of another shape.
         """
         self._check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
@@ -139,13 +139,13 @@ class PromptedCLIP(nn.Module):
         return found
 
     def contexts(self, z: torch.Tensor | None = None) -> Contexts:
-        """The contexts that the encoders get, from the prompt learner by way of the parts.
+        """Return the contexts for the encoders: those of the prompt learner, changed by the parts.
 
         Args:
             z: as in `PromptLearner.forward`.
 
         Raises:
-            UserError: the parts return contexts that the encoders would read otherwise.
+            UserError: the parts return contexts that do not fit the encoders.
         """
         contexts = self.parts.contexts(self.prompt_learner(z))
         towers = self.text_encoder, self.image_encoder.visual
@@ -153,7 +153,7 @@ class PromptedCLIP(nn.Module):
         return contexts
 
     def set_scale(self, scale: float) -> None:
-        """Take another logit scale than CLIP's; 0 leaves it.
+        """Set the logit scale; 0 keeps CLIP's.
 
         Raises:
             UserError: it is negative, or not finite.
@@ -168,7 +168,7 @@ class PromptedCLIP(nn.Module):
 
         Args:
             name: of the method.
-            clip_model: that the model was built of.
+            clip_model: the CLIP from which the model was built.
 
         Raises:
             UserError: says which, where and why.
@@ -181,7 +181,7 @@ class PromptedCLIP(nn.Module):
                 check_added(name, side, added, blocks_of(clip_model, side))
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Logits (B, K), float32, of features: the score's, by way of the parts, and the bias."""
+        """Return logits (B, K), float32, of features: the score's, changed by parts and bias."""
         B = len(image.z)
         shared = scores.by_images(self.spec)
         own_image, own_text = image, text
@@ -201,9 +201,9 @@ class PromptedCLIP(nn.Module):
         )
 
     def logits(self, image: ImageFeatures) -> torch.Tensor:
-        """Logits (B, K), float32, in eval mode, of the `image` of another model's `output`.
+        """Return logits (B, K), float32, in eval mode, of the `image` of another model's `output`.
 
-        The other model has the same trained values, and other class names.
+        The other model has the same trained values, but other class names.
         """
         if self.spec.image_conditional:
             return self._image_conditional(image).logits
@@ -211,12 +211,12 @@ class PromptedCLIP(nn.Module):
 
     @property
     def feature_width(self) -> int:
-        """D of the features."""
+        """D, the width of the features."""
         return int(self.text_encoder.text_projection.shape[1])
 
     @torch.no_grad()
     def image_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (B, D), float32, without prompts and not normalised, of images (B, 3, H, W).
+        """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
 
         Raises:
             ValueError: as `output`.
@@ -226,7 +226,7 @@ class PromptedCLIP(nn.Module):
         return ranks.whole(features, len(images))
 
     def _check(self, images: torch.Tensor) -> None:
-        """Refuse what `output` does not read."""
+        """Refuse images, or features in their place, that `output` cannot read."""
         spec, encoder = self.spec, self.image_encoder
         if images.dim() == 2 and images.shape[1] == self.feature_width:
             more = spec.M or spec.states or spec.values or encoder.patches
@@ -258,12 +258,12 @@ class PromptedCLIP(nn.Module):
         h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
         s = found.s
         if s is not None and self.token_weights is not None:
-            missing = self.token_weights.mass.shape[2] - s.shape[2]  # longer names elsewhere
+            missing = self.token_weights.mass.shape[2] - s.shape[2]  # other ranks' longer names
             s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
         return TextFeatures(h, raw, s, self.token_weights)
 
     def _added(self, side: str, rows: int) -> Additions:
-        """The additions to an encoder that computes a share of some rows."""
+        """Return the additions to an encoder, for a rank's share of the rows."""
         added = self.parts.blocks(side)
         if ranks.shares(rows) and self.training:
             return {i: here.for_share(rows) for i, here in added.items()}
@@ -275,35 +275,38 @@ class PromptedCLIP(nn.Module):
         return self.spec.N > 0 or bool(self.parts.blocks("text"))
 
     def _text(self, contexts: Contexts) -> TextFeatures:
-        """The text features that the score gets."""
+        """Return the text features for the score."""
         encode_now = self.training and self._text_learns
         return self.parts.text(self._encode_text(contexts) if encode_now else self._encoded_text())
 
     @torch.no_grad()
     def text_features(self) -> TextFeatures:
-        """The text features of the present prompts and parts, without gradient."""
+        """Return the text features of the current prompts and parts, without gradient."""
         return self.parts.text(self._encoded_text())
 
     @torch.no_grad()
     def _encoded_text(self) -> TextFeatures:
-        """The output of the text encoder, computed once and kept until it changes."""
+        """Return the output of the text encoder, which is kept until a weight changes."""
         values: Iterable[torch.Tensor] = self.text_encoder.parameters()
         if self._text_learns:
             values = chain(self.parameters(), self.parts.buffers())
         key = tuple((x.data_ptr(), x._version, x.device) for x in values)
         if self._cache is None or self._cache[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # training may read it later
+            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
                 self._cache = key, self._encode_text(self.contexts())
         return self._cache[1]
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        """As `nn.Module.train`; in train mode cached text features that change are dropped."""
+        """Do the same as `nn.Module.train`, and drop cached text features that training changes."""
         if mode and self._text_learns:
             self._cache = None
         return super().train(mode)
 
     def _image_conditional(self, image: ImageFeatures) -> Output:
-        """CoCoOp: one text pass per image; in eval a few images at a time bound the memory."""
+        """Return the output with one text pass per image (CoCoOp).
+
+        An evaluation takes a few images at a time, to bound the memory.
+        """
         z = image.z[:, 0].float()
         step = len(z) if self.training else 8 * ranks.count()
         texts, logits = [], []
@@ -317,16 +320,16 @@ class PromptedCLIP(nn.Module):
         return Output(torch.cat(logits), image, text)
 
     def fit_memory(self, budget: int, batch: int, itemsize: float = 4) -> MemoryPlan:
-        """Recompute as little as makes a training step fit.
+        """Choose what to recompute so that a training step fits into memory: as little as possible.
 
         Args:
-            budget: bytes for what a step keeps for its backward pass (weights come on top); up
+            budget: bytes that a step may keep for its backward pass, in addition to the weights; up
                 to a sixteenth of it is for a chunk of token-level costs.
-            batch: images of a step, of all ranks.
+            batch: number of images of a step, on all ranks together.
             itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
 
         Raises:
-            UserError: the budget is too small; says what would do.
+            UserError: the budget is too small; says what would be enough.
         """
         conditional = self.spec.image_conditional
         batch = ranks.largest(batch)
@@ -352,17 +355,17 @@ class PromptedCLIP(nn.Module):
     def hold_weights_in(self, dtype: torch.dtype) -> None:
         """Convert the weights that autocast would convert to `dtype` in every forward pass.
 
-        What is between the blocks' matrix products stays float32.
+        Everything between the matrix products of the blocks stays float32.
         """
         blocks.hold_weights_in(dtype, self.text_encoder.transformer.resblocks)
         if self.image_encoder.is_vit:
             blocks.hold_weights_in(dtype, self.image_encoder.visual.transformer.resblocks)
 
     def compile_blocks(self) -> str | None:
-        """Let torch.compile fuse what surrounds the matrix products of both towers' blocks.
+        """Compile both encoders' blocks with torch.compile, which fuses all but matrix products.
 
         Returns:
-            What keeps the compiler from working, in which case nothing changes; None if it works.
+            None, or the reason why the compiler does not work; then nothing changes.
         """
         obstacle = compiling.obstacle(self.logit_scale)
         if obstacle is None:
@@ -370,18 +373,18 @@ class PromptedCLIP(nn.Module):
                 encoder._block = compiling.compiled(encoder._block)  # type: ignore[method-assign]
         return obstacle
 
-    # ------------------------------------------------------------------ what is trained
+    # ------------------------------------------------------------------ trained parameters
 
     def trained(self) -> nn.ModuleDict:
-        """What an optimiser is to train: the prompt learner and the parts beside it."""
+        """Return the modules that are trained: the prompt learner and the parts."""
         return nn.ModuleDict({"prompt_learner": self.prompt_learner, "parts": self.parts})
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters under their names in public whole-model checkpoints."""
+        """Return the trained parameters under their names in public whole-model checkpoints."""
         prompts, parts = self._public_prompts(), self._public_parts()
         if twice := prompts.keys() & parts.keys():
             raise UserError(
-                f"'{min(twice)}' would be the name of a prompt and of a part in checkpoints: give "
+                f"'{min(twice)}' would name both a prompt and a part in checkpoints: give "
                 f"the Parts '{type(self.parts).__name__}' another `prefix`"
             )
         return prompts | parts
@@ -394,15 +397,15 @@ class PromptedCLIP(nn.Module):
         return {self.parts.public_name(own): p for own, p in self.parts.named_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
-        """What is trained, under the names and in the shapes of public checkpoints."""
+        """Return the trained parameters, with the names and shapes of public checkpoints."""
         return {name: p.detach() for name, p in self.public_parameters().items()}
 
     def load_public_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load the prompts of a public checkpoint (docs/methods.md, section 7).
 
         Args:
-            state: names of the whole published model, or of its `submodule` alone. What is
-                frozen or dead in it is ignored.
+            state: the state of the whole published model, or only of its `submodule`. Frozen and
+                unused weights in it are ignored.
 
         Raises:
             UserError: a name is unknown or missing, or a shape does not fit.
@@ -411,7 +414,7 @@ class PromptedCLIP(nn.Module):
         load_public_state(*own, state, self._is_ignored, self.submodule)
 
     def _is_ignored(self, name: str) -> bool:
-        """Whether a name in a public checkpoint means nothing here: it is frozen or dead."""
+        """Return True if a name in a public checkpoint is that of a frozen or unused weight."""
         dead = name.removeprefix(self.submodule + ".").startswith(self.dead_weights)
         if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
             return True

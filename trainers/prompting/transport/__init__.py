@@ -1,1 +1,1 @@
-"""Batched optimal transport: the solver, and the token level of ALIGN."""
+"""Batched optimal transport: the solver, and its use for tokens in ALIGN."""

@@ -1,4 +1,4 @@
-"""Checks of what makes a transport problem, in one sentence each."""
+"""Checks of the inputs of the transport solver."""
 
 import math
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def check_settings(reg: float, tol: float, max_iter: int) -> None:
-    """Checks the numbers of a solver.
+    """Check the settings of a solver.
 
     Raises:
-        ValueError: it cannot work with one of them.
+        ValueError: one of them is out of range.
     """
     if not 0 < reg < math.inf:
         raise ValueError(f"reg is {reg}: it must be positive and finite")
@@ -21,13 +21,13 @@ def check_settings(reg: float, tol: float, max_iter: int) -> None:
 
 
 def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights a (..., P) and b (..., L) in full, of equal mass, in the type to compute in.
+    """Return weights a (..., P) and b (..., L), expanded, of equal mass, in the solver's type.
 
     Args:
         cost: C, (..., P, L).
-        a: weights that broadcast over the batch; None is uniform, of mass 1. Their values are
-            read on the CPU only: for any other device the host would have to wait.
-        b: as `a`.
+        a: weights of the rows, which broadcast over the batch; None is uniform, with mass 1.
+            Values are validated on the CPU only: on another device the host would have to wait.
+        b: weights of the columns, likewise.
 
     Raises:
         ValueError: types, shapes or weights do not make a transport problem.
@@ -47,17 +47,17 @@ def weights(cost: Tensor, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, T
     mass, mass_b = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
     if look and not ((mass - mass_b).abs() <= rounding * mass_b).all():
         raise ValueError("a and b do not sum to the same mass")
-    b = b * (mass / mass_b).nan_to_num(0)  # equal to the last bit, or the error would stay
+    b = b * (mass / mass_b).nan_to_num(0)  # exactly equal: a difference would stay as error
     return a.expand(*batch, P), b.expand(*batch, L)
 
 
 def _rounding(w: Tensor | None) -> float:
-    """The most that a sum of 1 may be off because of the type of its parts."""
+    """Return the tolerance for a sum of 1 whose terms were rounded to the type of w."""
     return 2 * torch.finfo(w.dtype).eps if w is not None and w.is_floating_point() else 0.0
 
 
 def _in_full(name, w, size, cost, dtype, look) -> Tensor:
-    """The weights of one side, (size) or more, in `dtype`."""
+    """Return the weights of one side in `dtype`, (size,) or with batch dimensions."""
     if w is None:
         return torch.full((size,), 1 / size, dtype=dtype, device=cost.device)
     batch = cost.shape[:-2]

@@ -1,19 +1,19 @@
-"""Plans to compare the balanced one with.
+"""Other transport plans, to compare the balanced entropic one with.
 
-All are constants in the backward pass, as that is. With weights a of the rows (image tokens, visual
-prompts) and b of the columns (text tokens, textual prompts):
+Like that one, all are constants in the backward pass. With weights a of the rows (image tokens,
+visual prompts) and b of the columns (text tokens, textual prompts):
 
-    uniform      T = a b'               mass goes everywhere alike
+    uniform      T = a b'
     nearest      T[p, l] = b[l] where p = argmin_p' C[p', l], else 0
     scaled       the balanced plan whose lambda is LAMBDA times the standard deviation of C
     unbalanced   argmin <T, C> + lambda KL(T | a b') + rho (KL(T 1 | a) + KL(T' 1 | b)), over its
                  mass
     pooled       no plan: patches and the whole text, d = sum_p a[p] (1 - r[p] . h)
 
-`nearest` is what remains of transport without entropy when only T' 1 = b has to hold (the relaxed
-problem of Kusner et al. 2015, Eq. 8): each word, and each textual prompt, takes the nearest part
-of the image. Of equally near ones it takes one. Where `unbalanced` and `pooled` concern tokens,
-prompts have the balanced plan.
+`nearest` solves transport without entropy if only T' 1 = b has to hold (the relaxed problem of
+Kusner et al. 2015, Eq. 8): each word, and each textual prompt, takes the nearest part of the image,
+and any one of several equally near. `unbalanced` and `pooled` are for tokens; prompts then have the
+balanced plan.
 
 Kusner et al. From Word Embeddings To Document Distances. ICML 2015.
 Chizat et al. Scaling Algorithms for Unbalanced Optimal Transport Problems. Math. Comp. 2018.
@@ -30,12 +30,12 @@ from .solver import Sinkhorn
 
 
 def nearest_distance(C: Tensor, b: Tensor) -> Tensor:
-    """<T, C> = sum_l b[l] min_p C[p, l] for costs (..., P, L) and weights (..., L) of mass 1."""
+    """Return <T, C> = sum_l b[l] min_p C[p, l], for costs (..., P, L), weights (..., L), mass 1."""
     return (b * C.min(-2).values).sum(-1)
 
 
 def scaled_plan(C: Tensor, b: Tensor | None, solver: Sinkhorn) -> Tensor:
-    """The balanced plan of costs (..., P, L) over their standard deviation."""
+    """Return the balanced plan of costs (..., P, L) divided by their standard deviation."""
     C = C.detach()
     deviation = C.std((-2, -1), correction=0, keepdim=True)
     return solver(C / deviation.clamp_min(torch.finfo(C.dtype).tiny), b=b).plan
@@ -45,15 +45,17 @@ def scaled_plan(C: Tensor, b: Tensor | None, solver: Sinkhorn) -> Tensor:
 def unbalanced_plan(
     C: Tensor, b: Tensor, reg: float, rho: float, tol: float, max_iter: int
 ) -> Tensor:
-    """The plan with relaxed marginals, of mass 1 (Chizat et al. 2018, Algorithm 1, on logarithms).
+    """Return the plan with relaxed marginals and mass 1 (Chizat et al. 2018, Algorithm 1).
+
+    The iteration is on logarithms.
 
     Args:
         C: costs (..., P, L); the weights of the rows are uniform.
         b: weights of the columns (..., L), of mass 1.
         reg: lambda.
-        rho: how strongly the marginals hold; infinity is balanced.
-        tol: a problem has converged when no logarithm of its v moves further.
-        max_iter: iterations at most.
+        rho: weight of the marginals; infinity is balanced.
+        tol: a problem has converged if no logarithm of its v changes by more than this.
+        max_iter: the most iterations.
     """
     has_mass = b[..., None, :] > 0
     log_a, log_b = -math.log(C.shape[-2]), b[..., None, :].clamp_min(1e-30).log()
@@ -77,7 +79,7 @@ def unbalanced_plan(
 def token_plan(
     plan: str, C: Tensor, b: Tensor, reg: float, rho: float, tol: float, max_iter: int
 ) -> Tensor:
-    """The `sinkhorn`, `scaled` or `unbalanced` plan of costs (..., P, L), without gradient."""
+    """Return the `sinkhorn`, `scaled` or `unbalanced` plan of costs (..., P, L), no gradient."""
     if plan == "scaled":
         return scaled_plan(C, b, Sinkhorn(reg, tol, max_iter))
     if plan == "unbalanced":
@@ -86,12 +88,12 @@ def token_plan(
 
 
 def pooled_token_distances(problems: TokenProblems, h: Tensor) -> Tensor:
-    """1 - mean_p r[p] . h, (B, K, M, N), of the features h (N, K, D) of whole texts."""
+    """Return 1 - mean_p r[p] . h, (B, K, M, N), with the prompt-level features h (N, K, D)."""
     return 1 - torch.einsum("bmd,nkd->bkmn", problems.r.float().mean(2), h.float())
 
 
 def uniform_token_distances(problems: TokenProblems) -> Tensor:
-    """<a b', C> = 1 - (sum_p a[p] r[p]) . (sum_l b[l] s[l]), (B, K, M, N): no pair is looked at."""
+    """Return <a b', C> = 1 - (sum_p a[p] r[p]) . (sum_l b[l] s[l]), (B, K, M, N), without C."""
     mass = problems.weights.mass.float()
     r = problems.r.float().mean(2)  # (B, M, D)
     s = (mass[..., None] * problems.s.float()).sum(2)  # (N, K, D)
@@ -99,7 +101,7 @@ def uniform_token_distances(problems: TokenProblems) -> Tensor:
 
 
 def prompt_plan(S: Tensor, plan: str) -> Tensor:
-    """The `uniform` or `nearest` plan of similarities S = 1 - C (..., M, N), uniform weights."""
+    """Return the `uniform` or `nearest` plan for S = 1 - C (..., M, N) and uniform weights."""
     M, N = S.shape[-2:]
     if plan == "uniform":
         return torch.full_like(S, 1 / (M * N))

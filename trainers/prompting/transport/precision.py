@@ -1,4 +1,4 @@
-"""Full precision inside a solver, whatever the program around it has chosen."""
+"""Full precision inside a solver, independent of autocast and PyTorch's TF32 switches."""
 
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -8,24 +8,24 @@ import torch
 
 @contextmanager
 def full_precision(device_type: str):
-    """No gradient, no autocast, and no TF32 or bfloat16 inside float32 products.
+    """Turn off gradients, autocast, and TF32 or bfloat16 inside float32 products.
 
-    PyTorch has two sets of switches for such products, of which the newer came with 2.9: both are
-    turned off and brought back, as it refuses to read one where the other says something else.
+    PyTorch has an old and, since 2.9, a new set of switches for such products. Both are turned off
+    and restored, because PyTorch refuses to read one if the other has another value.
     """
     with torch.no_grad(), no_autocast(device_type), _exact_products():
         yield
 
 
 def no_autocast(device_type: str):
-    """No autocast; nothing at all where it is off, as a program that is exported cannot hold it."""
+    """Turn autocast off. Do nothing if it is off: an exported program cannot contain autocast."""
     on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if on else nullcontext()
 
 
 @contextmanager
 def _exact_products():
-    if torch.compiler.is_compiling():  # a program has none of these switches
+    if torch.compiler.is_compiling():  # an exported program has none of these switches
         yield
         return
     backends: list[Any] = [torch.backends.cuda.matmul]
@@ -34,7 +34,7 @@ def _exact_products():
     new = [backend.fp32_precision for backend in backends]
     try:
         old = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the new switches differ: what the old one says counts for nothing
+    except RuntimeError:  # the new switches differ, so the old one has no meaning
         old = None
     if old == "highest" and {"none", "ieee"}.issuperset(new):
         yield
@@ -46,6 +46,6 @@ def _exact_products():
         if old is not None:
             torch.set_float32_matmul_precision(old)
         for backend, value in zip(backends, new, strict=True):
-            backend.fp32_precision = "none"  # inherited, as far as that gives the same
+            backend.fp32_precision = "none"  # inherit, if that gives the same value
             if backend.fp32_precision != value:
                 backend.fp32_precision = value

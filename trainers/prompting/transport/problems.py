@@ -1,9 +1,11 @@
-"""The token problems of a batch: transport between the tokens of every image and every class.
+"""The token-level transport problems of a batch: tokens of every image and every class.
+
+Classes have different numbers of tokens. They are solved in groups of equal length, so that little
+padding is computed, and in pieces that fit into memory.
 
 Letters: B images, M visual prompts, P image tokens (patches and prompt tokens), K classes, N
 textual prompts, L text tokens, D width; r, s the features of image and text tokens, normalised;
-C the costs 1 - r . s. Classes have different numbers of tokens. They are taken in groups of equal
-length, so that little padding is computed, and in pieces that fit into memory.
+C the costs 1 - r . s.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,18 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-CPU_CHUNK = 16 << 20  # bytes; memory of this size is reused, larger is fetched from the system
+CPU_CHUNK = 16 << 20  # bytes; memory of this size is reused, larger comes from the system
 
 
 class TokenWeights(nn.Module):
-    """The weights of the text tokens, and the groups of classes that follow from them.
+    """The weights of the text tokens, and the classes grouped by their number of tokens.
 
-    They are constants of a text encoder: made with it, they need no look of the host in a step.
+    They are constants of a text encoder and made with it, so a step does not read them on the host.
 
     Attributes:
-        mass: (N, K, L), which sum to 1 over the tokens of a class, the first of the L.
-        shared: how many of the L tokens, the first, are the same for all classes.
-        order: (K,), the classes by their number of tokens.
+        mass: (N, K, L), weights that sum to 1 over a class's tokens, which come first in L.
+        shared: number of leading tokens, of the L, that are the same for all classes.
+        order: (K,), the classes sorted by their number of tokens.
     """
 
     mass: Tensor
@@ -43,15 +45,15 @@ class TokenWeights(nn.Module):
 
     @property
     def groups(self) -> list[tuple[int, Tensor]]:
-        """A number of tokens and the classes (k,) that have it, every class once.
+        """Pairs of a number of tokens and the classes (k,) that have it; each class is in one pair.
 
-        Padded to the longest name, 1000 classes of mixed lengths took 2 to 3 times as long.
+        1000 classes of mixed lengths, padded to the longest name, took 2 to 3 times as long.
         """
         return [*zip(self._lengths, self.order.split(self._counts), strict=True)]
 
 
 class Piece(NamedTuple):
-    """Some images and some classes of one number of tokens, which are solved in one go."""
+    """Some images, and some classes with the same number of tokens, which are solved together."""
 
     images: slice
     classes: Tensor
@@ -60,11 +62,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenProblems:
-    """The problems of every image, class and pair of prompts, and how to solve them.
+    """The problems of every image, class and pair of prompts, with the solver's settings.
 
     Attributes:
         r: (B, M, P, D); s: (N, K, L, D), normalised.
-        weights: of the text tokens; those of the image's are uniform.
+        weights: of the text tokens; image tokens have uniform weights.
         reg, tol, max_iter: as in `sinkhorn`.
         chunk_bytes: the most memory that the costs of a piece may take.
         rho: as in `unbalanced_plan`.
@@ -81,15 +83,15 @@ class TokenProblems:
 
     @property
     def wants_gradient(self) -> bool:
-        """True where features ask for a gradient."""
+        """True if the features need a gradient."""
         return torch.is_grad_enabled() and (self.r.requires_grad or self.s.requires_grad)
 
     def pieces(self, most_bytes: int | None = None) -> Iterator[Piece]:
-        """All problems, in pieces whose costs take at most `chunk_bytes`, or fewer."""
+        """Yield all problems, in pieces whose costs take at most `chunk_bytes` and `most_bytes`."""
         limit = min(self.chunk_bytes, most_bytes or self.chunk_bytes)
         B, M, P, _ = self.r.shape
         for length, classes in self.weights.groups:
-            pair = 4 * M * len(self.s) * P * length  # bytes of an image and a class in float32
+            pair = 4 * M * len(self.s) * P * length  # bytes of an image and a class, float32
             pairs = max(1, limit // pair)
             for part in classes.split(pairs):
                 step = max(1, pairs // len(part))
@@ -97,13 +99,13 @@ class TokenProblems:
                     yield Piece(slice(start, start + step), part, length)
 
     def solve(self, reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Reduces the costs of each piece to a number a problem, (B, K, M, N), with gradient.
+        """Reduce the costs of each piece to one number per problem, (B, K, M, N), with gradient.
 
         Args:
             reduce: (costs (b, k, M, N, P, l), mass (k, 1, N, l)) -> (b, k, M, N).
         """
         r, s, mass = self.r.float(), self.s.float(), self.weights.mass.transpose(0, 1)[:, None]
-        if torch.compiler.is_compiling():  # in one go, as sizes may not be known
+        if torch.compiler.is_compiling():  # all at once, as sizes may be unknown
             return reduce(1 - torch.einsum("bmpd,nkld->bkmnpl", r, s), mass)
         found = r.new_empty(len(r), len(mass), r.shape[1], len(s))
         for images, classes, length in self.pieces(None if r.is_cuda else CPU_CHUNK):
@@ -113,10 +115,11 @@ class TokenProblems:
 
 
 def costs(r: Tensor, s: Tensor, classes: Tensor, shared: int, length: int) -> Tensor:
-    """Costs C[p, l] = 1 - r[p] . s[l] of some images and classes, (b, k, M, N, P, l).
+    """Return costs C[p, l] = 1 - r[p] . s[l] of some images and classes, (b, k, M, N, P, l).
 
-    Tokens that all classes share are multiplied once: with 1000 classes an evaluation would take
-    15% longer, in bfloat16 22%. Image tokens lie last in memory: they are read fastest.
+    Tokens that all classes share are multiplied once: otherwise an evaluation with 1000 classes
+    takes 15% longer, in bfloat16 22%. Image tokens are the last dimension in memory, which the
+    solver reads fastest.
     """
     parts = s[:, :1, :shared], s.index_select(1, classes)[:, :, shared:length]
     tokens = torch.cat([part.reshape(-1, s.shape[-1]) for part in parts])

@@ -1,4 +1,4 @@
-"""Sinkhorn's iteration as the published code of ALIGN and PLOT has it, to compare with.
+"""Sinkhorn's iteration as in the published code of ALIGN and PLOT, for the scores that follow it.
 
 arXiv:2309.13847 and arXiv:2210.01253; docs/methods.md, section 3.
 """
@@ -25,20 +25,21 @@ def sinkhorn_released(
     group_dims: int | None = None,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> SinkhornResult:
-    """Solves as the published code of ALIGN and PLOT does (`Released`); else as `sinkhorn`.
+    """Solve problems as the published code of ALIGN and PLOT does (see `Released`).
 
     Args:
         cost: C, shape (..., P, L), floating.
         a: weights of the rows, (..., P), as in `sinkhorn`.
         b: weights of the columns, (..., L).
         reg: the regularisation.
-        tol: a group of problems stops once u changes by less than this on average.
-        max_iter: updates of u at most.
-        group_dims: how many of the last batch dimensions make a group; None is all of them.
-        total: adds up a number of each group over what shares it, such as other processes.
+        tol: a group of problems stops as soon as u changes by less than this on average.
+        max_iter: the most updates of u.
+        group_dims: number of trailing batch dimensions that make a group; None is all of them.
+        total: sums a number of each group over the processes that share the group.
 
     Raises:
-        ValueError: as `sinkhorn`, but for costs; there are fewer dimensions than `group_dims`.
+        ValueError: as `sinkhorn`, but not for the values of costs; there are fewer batch
+            dimensions than `group_dims`.
     """
     batch = cost.shape[:-2] if torch.is_tensor(cost) else ()
     dims = len(batch) if group_dims is None else group_dims
@@ -50,14 +51,14 @@ def sinkhorn_released(
 
 @dataclass(frozen=True)
 class Released(Sinkhorn):
-    """The released form: other parts of the same loop.
+    """The solver of the published code: the loop of `Sinkhorn` with other steps.
 
-    K is taken as it is, u and v start at 1, and a group of problems stops once the mean of
-    |u - previous u| over it is below `tol`. Then v is updated once more. A group with a nan in its
-    plans has K for plans, so nothing is refused for its costs.
+    K = exp(-C / reg) is not shifted, u and v start at 1, and a group of problems stops as soon as
+    the mean of |u - previous u| over the group is below `tol`. Then v is updated once more. If the
+    plans of a group have a nan, K takes the place of its plans, so no costs are refused.
 
     Attributes:
-        size: how many problems in a row make a group; None is all.
+        size: number of consecutive problems in a group; None is all.
         total: as in `sinkhorn_released`.
     """
 
@@ -65,24 +66,24 @@ class Released(Sinkhorn):
     total: Callable[[Tensor], Tensor] = lambda part: part
 
     def scalings(self, C, a, b, padding):
-        """The steps for K = exp(-C / reg), for all problems."""
+        """Yield the steps for K = exp(-C / reg), for all problems."""
         yield slice(None), C, Scalings.of(C / -self.reg, a, b)
 
     def start(self, scalings):
-        """Both u and v are 1 where there is mass."""
+        """Return the first u and v: 1 where there is mass, else 0."""
         return tuple((x > 0).to(x.dtype) for x in (scalings.a, scalings.b))
 
     def waits(self, t):
-        """Every iteration tests."""
+        """Return False: every iteration tests for convergence."""
         return False
 
     def unfinished(self, scalings, before, u, v, w):
-        """True where u still changes in a problem's group."""
+        """Return True for problems in whose group u still changes."""
         change, rows = self.of_groups((u - before).abs(), (scalings.a > 0).to(u.dtype))
         return ~(change / rows < self.tol)
 
     def finish(self, scalings, state):
-        """T, and the L1 error of its row sums, (n, 1, 1)."""
+        """Return T, and the L1 error of its row sums, (n, 1, 1)."""
         T = scalings.kernel * state.u * scalings.v(state.w).mT
         (broken,) = self.of_groups(T.isnan().to(T.dtype))
         T = torch.where(broken > 0, scalings.kernel, T)
@@ -90,11 +91,11 @@ class Released(Sinkhorn):
         return T, (T.sum(1, keepdim=True) - scalings.a).abs().sum(-1, keepdim=True)
 
     def chunk_size(self, C):
-        """As many problems as make whole groups."""
+        """Return a chunk size that is a multiple of the group size."""
         return self.size * max(1, super().chunk_size(C) // self.size) if self.size else len(C)
 
     def of_groups(self, *numbers: Tensor) -> Tensor:
-        """Sums of the numbers (n, ...) over each problem's group, (_, n, 1, 1) or (_, 1, 1, 1)."""
+        """Return sums of numbers (n, ...) over problems' groups, (_, n, 1, 1) or (_, 1, 1, 1)."""
         sums = torch.stack([x.flatten(1).sum(1) for x in numbers])
         if self.size is None:
             sums = self.total(sums.sum(1, keepdim=True))

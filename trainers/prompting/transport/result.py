@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class SinkhornResult(NamedTuple):
-    """Solved problems.
+    """The solutions of a batch of problems.
 
     Attributes:
         plan: T, shape (..., P, L), without gradient; exactly 0 where a weight is 0.
-        distance: <T, C>, shape (...). T is a constant in the backward pass, so the gradient with
-            respect to `cost` is T, and there is no other.
-        iterations: how often each problem updated u, shape (...). After the fourth, convergence
-            is tested at every fourth.
+        distance: <T, C>, shape (...). T is a constant in the backward pass: the gradient with
+            respect to `cost` is T, and nothing else has a gradient.
+        iterations: number of updates of u of each problem, shape (...). After the fourth,
+            convergence is tested at every fourth.
         marginal_error: L1 error of the marginal that is not exact, shape (...).
     """
 
@@ -25,14 +25,14 @@ class SinkhornResult(NamedTuple):
 
 
 class PlanDistance(torch.autograd.Function):
-    """<T, C> with T constant: returns the value that the solver found, with T as its gradient.
+    """<T, C> with T constant: the value that the solver found, with T as its gradient.
 
-    Autograd's own would multiply costs without mass, which may be nan.
+    Computed by autograd, it would include costs without mass, which may be nan.
     """
 
     @staticmethod
     def forward(ctx, cost, plan, value):
-        """The value; nothing is computed."""
+        """Return the value."""
         ctx.save_for_backward(plan)
         ctx.dtype = cost.dtype
         return value.view_as(value)
@@ -40,6 +40,6 @@ class PlanDistance(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        """T times the gradient, for the costs."""
+        """Return the gradient of the costs: T times that of the value."""
         (plan,) = ctx.saved_tensors
         return (grad[..., None, None] * plan).to(ctx.dtype), None, None

@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def exponent_bound(dtype: torch.dtype) -> float:
-    """Bound on |x| below which K = exp(x), u, v and their products are in range."""
+    """Return a bound on |x| below which K = exp(x), u, v and their products are in range."""
     return math.log(torch.finfo(dtype).max) / 4
 
 
-LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs of cosines, which differ by 2 at most
+LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs 1 - cos, which differ by 2 at most
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The widest type that a device computes in."""
+    """Return the widest floating-point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -35,91 +35,91 @@ class Scalings:
 
     @classmethod
     def of(cls, x: Tensor, a: Tensor, b: Tensor):
-        """The steps for K = exp(x); x is overwritten."""
+        """Return the steps for K = exp(x); x is overwritten."""
         return cls(x.exp_(), a, b)
 
     def start(self) -> Tensor:
-        """The first v: 1, and 0 on padding, which therefore is never seen."""
+        """Return the first v: 1, and 0 on padding, which therefore never contributes."""
         return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.b.dtype)
 
     def u(self, v: Tensor) -> Tensor:
-        """Row scalings u = a / (K v)."""
+        """Return the row scalings u = a / (K v)."""
         return self.a / torch.bmm(v, self.kernel)
 
     def w(self, u: Tensor) -> Tensor:
-        """Column sums before scaling, w = K' u."""
+        """Return the column sums before scaling, w = K' u."""
         return torch.bmm(u, self.kernel.transpose(1, 2))
 
     def v(self, w: Tensor) -> Tensor:
-        """Column scalings v = b / w."""
+        """Return the column scalings v = b / w."""
         return self.b / w
 
     def error(self, v: Tensor, w: Tensor) -> Tensor:
-        """L1 error of the column sums v w, (n, 1, 1)."""
+        """Return the L1 error of the column sums v w, (n, 1, 1)."""
         return (v * w - self.b).abs().sum(-1, keepdim=True)
 
     def plan(self, u: Tensor, v: Tensor) -> Tensor:
-        """T = diag(v) K diag(u), (n, L, P), written over K: no other step can follow."""
+        """Return T = diag(v) K diag(u), (n, L, P); it overwrites K, so it is the last step."""
         return self.kernel.mul_(u).mul_(v.mT)
 
 
 class LogScalings(Scalings):
-    """The same with the logarithms of K, a, u, v and w in their places: nothing overflows."""
+    """The same steps on the logarithms of K, a, u, v and w, which cannot overflow."""
 
     @classmethod
     def of(cls, x, a, b):
-        """The steps for log K = x."""
+        """Return the steps for log K = x."""
         return cls(x, a.log(), b)
 
     def start(self):
-        """The first log v."""
+        """Return the first log v."""
         return super().start().log()
 
     def u(self, v):
-        """Log u from log v."""
+        """Return log u for log v."""
         return self.a - torch.logsumexp(self.kernel + v.mT, 1, keepdim=True)
 
     def w(self, u):
-        """Log w from log u."""
+        """Return log w for log u."""
         return torch.logsumexp(self.kernel + u, 2)[:, None]
 
     def v(self, w):
-        """Log v from log w."""
+        """Return log v for log w."""
         return self.b.log() - w
 
     def error(self, v, w):
-        """L1 error of the column sums, from log v and log w."""
+        """Return the L1 error of the column sums, from log v and log w."""
         return ((v + w).exp() - self.b).abs().sum(-1, keepdim=True)
 
     def plan(self, u, v):
-        """T, written over log K."""
+        """Return T; it overwrites log K."""
         return self.kernel.add_(u).add_(v.mT).exp_()
 
 
 @dataclass
 class SharedScalings(Scalings):
-    """Steps where the first c columns of K are the same for many problems in a row.
+    """The steps for problems in which many consecutive ones share the first c columns of K.
 
     Attributes:
-        kernel: each problem's own columns of K, (n, L - c, P).
-        shared: those of n / g problems in a row, (g, c, P).
+        kernel: the other columns of K of each problem, (n, L - c, P).
+        shared: the first c columns, each for n / g consecutive problems, (g, c, P).
     """
 
     shared: Tensor
 
     def u(self, v):
-        """Row scalings u = a / (K v)."""
+        """Return the row scalings u = a / (K v)."""
         g, c, P = self.shared.shape
         rows = torch.bmm(v[..., :c].reshape(g, len(v) // g, c), self.shared).view(len(v), 1, P)
         return self.a / torch.baddbmm(rows, v[..., c:], self.kernel, out=rows)
 
     def w(self, u):
-        """Column sums before scaling, w = K' u."""
+        """Return the column sums before scaling, w = K' u."""
         return over_rows(u, self.shared, self.kernel)
 
 
 def over_rows(u: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    """Products of u (n, 1, P) with X (g, c, P), shared, and with X (n, L - c, P): (n, 1, L)."""
+    """Return u (n, 1, P) times shared columns (g, c, P) and own ones (n, L - c, P): (n, 1, L)."""
     g, c, P = shared.shape
     first = torch.bmm(u.view(g, len(u) // g, P), shared.mT).view(len(u), 1, c)
     return torch.cat([first, torch.bmm(u, own.mT)], 2)

@@ -1,4 +1,4 @@
-"""Batched entropic optimal transport: many small problems at once, each judged on its own.
+"""Batched entropic optimal transport: many small problems at once, independent of each other.
 
 A problem has costs C and weights a of its P rows and b of its L columns, of equal mass. Its
 entropic plan is
@@ -12,11 +12,12 @@ and Sinkhorn's iteration (Algorithm 1) finds the scalings:
     w = K' u          v w are the plan's column sums; its row sums are exact
     v = b / w
 
-ALIGN solves it between the tokens of each pair of prompts, and again between the prompts (Eq. 4-8).
+ALIGN solves such problems between the tokens of each pair of prompts, and again between the prompts
+(Eq. 4-8).
 
-In code n problems stand in a row where the batch has become one dimension, and columns come before
-rows, since products along rows are several times as fast: C, K and T are (n, L, P); a and u
-(n, 1, P); b, v and w (n, 1, L). x are the exponents of K.
+Shapes in code: n is the flattened batch, and columns come before rows, because products along rows
+are several times as fast. C, K and T are (n, L, P); a and u (n, 1, P); b, v and w (n, 1, L). x are
+the exponents of K.
 
 Cuturi. Sinkhorn Distances: Lightspeed Computation of Optimal Transport. NeurIPS 2013.
 arXiv:1306.0895.
@@ -45,27 +46,28 @@ def sinkhorn(
     tol: float = 1e-4,
     max_iter: int = 100,
 ) -> SinkhornResult:
-    """Entropic transport plans and distances of a batch of problems (Cuturi 2013, Algorithm 1).
+    """Return entropic transport plans and distances of a batch (Cuturi 2013, Algorithm 1).
 
-    A problem's result never depends on the others: each has its own count of iterations and its
-    own arithmetic. That is float32, or float64 if `cost` is; where `reg` is small against the
-    costs, float64 in any case, because there rounding errors grow.
+    The result of a problem never depends on the others: each has its own number of iterations and
+    its own arithmetic. This is float32, or float64 if `cost` is; if `reg` is small compared with
+    the costs it is always float64, because rounding errors then grow.
 
-    Costs that lie in memory as (..., L, P), given as their transpose, are read faster.
+    Costs are read faster if they are the transpose of a tensor that is contiguous as (..., L, P).
 
     Args:
         cost: C, shape (..., P, L), floating.
         a: weights of the rows, (..., P), broadcast over the batch; None is uniform, mass 1. Where
-            a weight is 0, plan and gradient are 0 for any cost, even nan. Values are
-            checked on the CPU only: for another device the host would have to wait.
+            a weight is 0, plan and gradient are 0 for any cost, even nan. Values are validated on
+            the CPU only: on another device the host would have to wait.
         b: weights of the columns, (..., L).
         reg: the regularisation (lambda in ALIGN, 1 / lambda in Cuturi 2013).
-        tol: converged is a problem whose column sums have an L1 error of at most this, its row
-            sums being exact. (POT takes the L2 norm, which is never larger.)
-        max_iter: updates of u at most; a problem that has not converged is left as it is.
+        tol: a problem has converged if the L1 error of its column sums is at most this; its row
+            sums are exact. (POT takes the L2 norm, which is never larger.)
+        max_iter: the most updates of u. A problem that has not converged by then is returned as it
+            is; see `marginal_error`.
 
     Raises:
-        ValueError: types, shapes, weights or numbers do not make a transport problem; a cost is
+        ValueError: types, shapes, weights or settings do not make a transport problem; a cost is
             nan or -inf where there is mass.
 
     Examples:
@@ -80,10 +82,10 @@ class State(NamedTuple):
     """The state of n problems in the iteration.
 
     Attributes:
-        t: the iteration that comes next, from 1 on; a tensor in a program.
+        t: number of the next iteration, from 1 on; a tensor in a traced program.
         u, v, w: as above, or their logarithms.
-        active: whether a problem goes on, (n, 1, 1).
-        iterations: how many a problem has had, (n, 1, 1).
+        active: True for problems that have not converged, (n, 1, 1).
+        iterations: number of iterations of each problem, (n, 1, 1).
     """
 
     t: int | Tensor
@@ -95,7 +97,7 @@ class State(NamedTuple):
 
 
 def joined(parts: list[SinkhornResult]) -> SinkhornResult:
-    """Problems in a row that were solved in parts."""
+    """Concatenate the results of problems that were solved in parts."""
     return (
         parts[0] if len(parts) == 1 else SinkhornResult(*map(torch.cat, zip(*parts, strict=True)))
     )
@@ -103,20 +105,21 @@ def joined(parts: list[SinkhornResult]) -> SinkhornResult:
 
 @dataclass(frozen=True)
 class Sinkhorn:
-    """The solver: `sinkhorn` with settings that are checked once.
+    """The solver of `sinkhorn`, as an object whose settings are checked once.
 
     `iterate` is the loop; `scalings`, `start`, `waits`, `unfinished` and `finish` are its parts.
-    `torch.export` traces the same loop: all problems of a program go on together.
+    `torch.export` traces the same loop; all problems of a program then iterate together.
 
-    On an accelerator the host waits only for an unknown `spread`, once a chunk. There a known one
-    chooses the arithmetic, and all `max_iter` iterations are computed: to stop earlier, the host
-    would have to wait. A problem that has converged keeps its v, so the result is the same.
+    Converged problems keep their v, so extra iterations do not change a result. On an accelerator
+    all `max_iter` iterations are computed, because the host would have to wait to stop earlier. If
+    `spread` is given, it chooses the arithmetic; otherwise the host reads the costs once per chunk.
 
     Attributes:
         reg, tol, max_iter: as in `sinkhorn`.
-        spread: a bound on how much the costs of a problem differ, where it is known. If float32
-            can hold it over `reg`, nothing looks at the costs; nor on an accelerator, where the
-            first arithmetic is taken that is safe up to there. Here nan comes out as nan.
+        spread: a bound on the differences between the costs of a problem, or None if unknown. Costs
+            are then not read if the bound over `reg` is safe in float32, nor on an accelerator,
+            which takes the first arithmetic that is safe for the bound. If costs are not read, a
+            nan among them is not refused and gives nan.
     """
 
     reg: float = 0.1
@@ -130,7 +133,7 @@ class Sinkhorn:
     def __call__(
         self, cost: Tensor, a: Tensor | None = None, b: Tensor | None = None
     ) -> SinkhornResult:
-        """Solves a batch of problems, as `sinkhorn`."""
+        """Solve a batch of problems, as `sinkhorn`."""
         full_a, full_b = weights(cost, a, b)
         *batch, P, L = cost.shape
         n = math.prod(batch)
@@ -149,7 +152,7 @@ class Sinkhorn:
         return SinkhornResult(plan, distance, iterations, error)
 
     def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> SinkhornResult:
-        """Solves the problems of a chunk, whose plans are (n, L, P); `uniform`: no weight is 0."""
+        """Solve the problems of a chunk; plans are (n, L, P). With `uniform` no weight is 0."""
         C, padding = C.to(a.dtype).contiguous(), None
         if not uniform:
             padding = (a == 0) | (b == 0).mT
@@ -169,7 +172,7 @@ class Sinkhorn:
         return SinkhornResult(*(x[back] for x in joined(solved)))
 
     def iterate(self, scalings: Scalings) -> State:
-        """Updates u and v of each problem until it has converged; from then on it keeps its v."""
+        """Update u and v of each problem until it has converged; from then on it keeps its v."""
         traced = torch.compiler.is_compiling()
         looks = traced or looks_are_free(scalings.b.device)
 
@@ -205,14 +208,14 @@ class Sinkhorn:
     def scalings(
         self, C: Tensor, a: Tensor, b: Tensor, padding: Tensor | None
     ) -> Iterator[tuple[slice | Tensor, Tensor, Scalings]]:
-        """The steps for costs C, which are 0 at `padding`: entries without mass.
+        """Yield the steps for costs C, which are 0 at `padding`: entries without mass.
 
-        v absorbs any shift of a column. With x = (mean C - C) / reg, the mean taken over each
-        column, numbers are near 1, and v = 1 is so good a start that the token level takes two or
+        v absorbs any shift of a column. With x = (mean C - C) / reg, where the mean is over each
+        column, numbers are near 1, and v = 1 is a good start: the token level needs only two or
         three iterations.
 
         Yields:
-            for each arithmetic that is needed the index of its problems, their costs and steps.
+            for each arithmetic in use, the index of its problems, their costs and their steps.
         """
         mean = (torch.bmm(a, C.mT) / a.sum(-1, keepdim=True)).nan_to_num(0, 0, 0).mT
         if padding is not None:
@@ -220,12 +223,14 @@ class Sinkhorn:
         shifted = mean - C
         for Steps, dtype, index in self.arithmetics(shifted):
             costs, x, *weights_ = (z[index].to(dtype) for z in (C, shifted, a, b))
-            if dtype != C.dtype:  # without the rounding of what is narrower
+            if dtype != C.dtype:  # subtract in the wider type, without the rounding of the narrower
                 x = mean[index].to(dtype) - costs
             yield index, costs, Steps.of(x.div_(self.reg), *weights_)
 
     def arithmetics(self, shifted: Tensor) -> list[tuple[type[Scalings], torch.dtype, Any]]:
-        """For each problem the first arithmetic that is safe, by its mean C - C.
+        """Return the arithmetics in use, (steps, dtype, index of the problems).
+
+        Each problem gets the first arithmetic that is safe for its mean C - C.
 
         Raises:
             ValueError: see `sinkhorn`.
@@ -249,33 +254,33 @@ class Sinkhorn:
         return [(*c, index) for c, index in zip(choices, indices, strict=True) if len(index)]
 
     def start(self, scalings: Scalings) -> tuple[Tensor, Tensor]:
-        """The first u, which nothing reads, and v."""
+        """Return the first u, which is not read, and the first v."""
         return torch.zeros_like(scalings.a), scalings.start()
 
     def waits(self, t: int | Tensor) -> bool | Tensor:
-        """True where iteration t goes without a test, which costs as much as half of it."""
+        """Return True if iteration t has no convergence test, which costs half an iteration."""
         return (t > 4) & (t % 4 != 0) & (t < self.max_iter)
 
     def unfinished(
         self, scalings: Scalings, before: Tensor, u: Tensor, v: Tensor, w: Tensor
     ) -> Tensor:
-        """True where a problem has not converged; not for nan, which no iteration mends."""
+        """Return True for problems that have not converged; False for nan, which would stay nan."""
         return scalings.error(v, w) > self.tol
 
     def finish(self, scalings: Scalings, state: State) -> tuple[Tensor, Tensor]:
-        """T, and the L1 error of its column sums, (n, 1, 1)."""
+        """Return T, and the L1 error of its column sums, (n, 1, 1)."""
         return scalings.plan(state.u, state.v), scalings.error(state.v, state.w)
 
     def chunk_size(self, C: Tensor) -> int:
-        """The number of problems, of costs like C (n, L, P), that make a chunk."""
+        """Return the number of problems in a chunk, for costs C (n, L, P)."""
         return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
 
 
 def chunk_bytes_of(device: torch.device) -> int:
-    """Bytes of a chunk's K. On the CPU it stays in the cache over all iterations."""
+    """Return the bytes of a chunk's K, which on the CPU fits into the cache."""
     return torch.get_num_threads() << 20 if device.type == "cpu" else 1 << 28
 
 
 def looks_are_free(device: torch.device) -> bool:
-    """True where the host may look at a number without waiting for a device."""
+    """Return True if the host can read values without waiting for the device."""
     return device.type == "cpu"

@@ -1,11 +1,11 @@
 """Token-level transport distances of every image, class and pair of prompts.
 
-They are those of ALIGN, arXiv:2309.13847, Eq. 6.
+They are part of ALIGN's cost, arXiv:2309.13847, Eq. 6.
 
-The same numbers come about in three ways: on a GPU by fused kernels (`triton_kernels`); where a
-gradient is asked for, by `Sinkhorn` on the costs of a piece at a time; and without, in about half
-the passes over memory, by `without_gradient`. Letters as in `problems` and `scalings`; the
-kernels exp(x) are named in words, as K is the number of classes.
+There are three ways to the same numbers: fused kernels on a GPU (`triton_kernels`); `Sinkhorn` on
+the costs of a piece at a time, if a gradient is needed; and otherwise `without_gradient`, which
+makes about half as many passes over memory. Letters as in `problems` and `scalings`; the kernels
+exp(x) are called `kernel...` here, as K is the number of classes.
 """
 
 import math
@@ -22,13 +22,13 @@ from .problems import TokenProblems
 from .scalings import LEAST_REG, SharedScalings, over_rows
 from .solver import Sinkhorn, chunk_bytes_of
 
-WIDTH = 16  # products are faster on rows of a multiple of so many image tokens
-CHUNKS = 6  # of the solver's in a piece: there are fewer passes over it
-COSINES = 2.0  # costs 1 - cos differ by so much at most
+WIDTH = 16  # image tokens are padded to a multiple of this, which makes products faster
+CHUNKS = 6  # of the solver's chunks in a piece, for there are fewer passes over a piece
+COSINES = 2.0  # the most that costs 1 - cos differ
 
 
 def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
-    """Distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
+    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
 
     Args:
         problems: the token problems of a batch.
@@ -58,7 +58,7 @@ say_once = cache(print)
 
 
 def plain_token_distances(problems: TokenProblems) -> Tensor:
-    """`token_distances` in PyTorch, a piece at a time."""
+    """Return the distances of the plan `sinkhorn`, computed in PyTorch, a piece at a time."""
     simple = problems.wants_gradient or torch.compiler.is_compiling()
     if problems.reg >= LEAST_REG and not simple:
         return without_gradient(problems)
@@ -67,14 +67,14 @@ def plain_token_distances(problems: TokenProblems) -> Tensor:
 
 
 def without_gradient(problems: TokenProblems) -> Tensor:
-    """The distances that `Sinkhorn` finds for the costs C[p, l] = 1 - r[p] . s[l], as constants.
+    """Return the distances that `Sinkhorn` finds for C[p, l] = 1 - r[p] . s[l], without gradient.
 
-    With patches less their mean, over `reg`, a matrix product gives the exponents at once, and
-    columns of tokens that all classes share stand once for all. `reg` must be at least
-    `LEAST_REG`: float32 holds the exponents of all cosines then.
+    The exponents x are one matrix product with the patches minus their mean, divided by `reg`;
+    columns of tokens that all classes share are computed once. `reg` must be at least `LEAST_REG`,
+    so that float32 holds the exponents of all cosines.
 
-    Without this an evaluation with 1000 classes takes 3% longer, in bfloat16 4%; without `CHUNKS`
-    3%, in bfloat16 8%; without `WIDTH` 1 to 2%.
+    Without this function an evaluation with 1000 classes takes 3% longer, in bfloat16 4%; without
+    `CHUNKS` 3%, in bfloat16 8%; without `WIDTH` 1 to 2%.
     """
     reg, shared, mass = problems.reg, problems.weights.shared, problems.weights.mass
     solver = Sinkhorn(reg, problems.tol, problems.max_iter)

@@ -1,12 +1,12 @@
 """Token-level transport of Eq. 6 in two Triton kernels, for a GPU.
 
-Q sets of image tokens r (P, D) meet S sets of text tokens s (L, D), each of them all of the others.
-A program takes one image set and a few text sets: it computes their costs from the features and
-iterates on them in registers, so that no cost matrix and no iterate reaches memory. Out come the
-distances and, for the backward pass, the column scalings v, from which the second kernel
-recomputes the plans.
+Each of Q sets of image tokens r (P, D) is compared with each of S sets of text tokens s (L, D). A
+program takes one image set and a few text sets. It computes their costs from the features and
+iterates in registers, so that no cost matrix and no iterate is written to memory. The first kernel
+returns the distances and, for the backward pass, the column scalings v, from which the second
+kernel recomputes the plans.
 
-Start, steps and stopping rule are those of `Sinkhorn` in float32, problem by problem.
+Start, steps and stopping rule of each problem are those of `Sinkhorn` in float32.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from .problems import TokenProblems, TokenWeights
 from .scalings import LEAST_REG
 
 TILE = 1 << 13  # costs of a program: with their K, 64 KiB of registers
-COLUMNS = 64  # text tokens of a program: the more, the less often the image tokens are read
+COLUMNS = 64  # text tokens of a program: with more, image tokens are read less often
 
 
 @triton.jit
@@ -29,10 +29,10 @@ def _problems(
     GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Costs c and kernels exp((mean c - c) / reg) of a program, and column weights b.
+    """Return costs c and kernels exp((mean c - c) / reg) of a program, and column weights b.
 
-    The first two are (BLOCK_P, GROUP, BLOCK_L), and 0 where there is no row or no mass; a column's
-    scaling is then 0, too.
+    The first two are (BLOCK_P, GROUP, BLOCK_L), and 0 in padding rows and in columns without mass,
+    whose scalings are 0, too.
     """
     p = tl.arange(0, BLOCK_P)[:, None]
     column = tl.arange(0, GROUP * BLOCK_L)[None, :]
@@ -64,7 +64,7 @@ def _problems(
 
 @triton.jit
 def _rows(kernel, v, P):
-    """Row scalings u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
+    """Return row scalings u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
     total = tl.sum(kernel * v[None, :, :], 2)
     return tl.where(total > 0, 1 / (P * total), 0.0)
 
@@ -75,7 +75,7 @@ def _solve(
     GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """<T, C> of the problems of a program and, where `scaling` is not None, their v."""
+    """Store <T, C> of a program's problems and, if `scaling` is not None, their v."""
     c, kernel, b = _problems(
         r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
     )  # fmt: skip
@@ -107,7 +107,7 @@ def _plans(
     GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The plans of the problems of a program, each times its weight, into (Q, P, S, L)."""
+    """Store the plans of a program's problems, each times its weight, into (Q, P, S, L)."""
     c, kernel, b = _problems(
         r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
     )  # fmt: skip
@@ -125,10 +125,11 @@ def _plans(
 
 
 def token_distances(problems: TokenProblems) -> Tensor:
-    """<T, C>, C[p, l] = 1 - cos(r[p], s[l]), of every image, class and pair: (B, K, M, N), float32.
+    """Return <T, C>, C[p, l] = 1 - cos(r[p], s[l]), of every image, class and pair of prompts.
 
-    The plans are constants in the backward pass, which takes them up again in chunks: the second
-    kernel recomputes them, and two matrix products with the features give the gradients.
+    The distances are (B, K, M, N), float32. The plans are constants in the backward pass. There the
+    second kernel recomputes them in chunks, and two matrix products with the features give the
+    gradients.
     """
     r, s, mass = problems.r, problems.s, problems.weights.mass.float()
     images, texts = r.shape[:2], s.shape[:2]
@@ -138,7 +139,7 @@ def token_distances(problems: TokenProblems) -> Tensor:
 
 
 class _Distances(torch.autograd.Function):
-    """Distances (Q, S) of image sets r (Q, P, D) to text sets s (S, L, D) of weights (S, L)."""
+    """Distances (Q, S) of image sets r (Q, P, D) to text sets s (S, L, D) with weights (S, L)."""
 
     @staticmethod
     def forward(ctx, r, s, mass, how):
@@ -177,7 +178,7 @@ class _Distances(torch.autograd.Function):
 def _launch(kernel, r, s, mass, tensors, scalars):
     (Q, P, D), (S, L, _) = r.shape, s.shape
     blocks = _blocks(P, L)
-    halves = r.element_size() == s.element_size() == 2  # TF32 holds them exactly
+    halves = r.element_size() == s.element_size() == 2  # TF32 represents half precision exactly
     with torch.cuda.device_of(r):  # Triton launches on the current device
         kernel[(triton.cdiv(S, blocks["GROUP"]), Q)](
             *(r, s, mass, *tensors, S, P, L, D, *scalars),
@@ -188,7 +189,7 @@ def _launch(kernel, r, s, mass, tensors, scalars):
 
 
 def _blocks(P, L):
-    """The tile of a program: powers of two, and what `tl.dot` multiplies at least 16."""
+    """Return the tile of a program: powers of two, with at least 16 where `tl.dot` multiplies."""
     rows, columns = max(16, triton.next_power_of_2(P)), triton.next_power_of_2(L)
     together = max(16, columns, min(COLUMNS, TILE // rows))
     return {"GROUP": together // columns, "BLOCK_P": rows, "BLOCK_L": columns, "BLOCK_D": 16}
@@ -198,15 +199,14 @@ _obstacles: dict[tuple, str | None] = {}
 
 
 def obstacle(problems: TokenProblems, reference) -> str | None:
-    """The reason why the kernels are not the way to solve these problems; None if they are.
+    """Return the reason why the kernels cannot solve these problems, or None if they can.
 
-    What cannot be known here, whether this Triton compiles them for this device and gets them
-    right, is tried on a few of the problems, once for every kind of problem.
+    Once for every kind of problem, a few problems are solved to find out if this version of Triton
+    compiles the kernels correctly for this device.
 
     Args:
         problems: the token problems of a batch.
-        reference: the function to agree with, of the same argument and result as
-            `token_distances`.
+        reference: a function with the argument and result of `token_distances`, to compare with.
     """
     r, s = problems.r, problems.s
     key = r.device, r.dtype, s.dtype, r.shape[2:], s.shape[2:], problems.reg
@@ -218,7 +218,7 @@ def obstacle(problems: TokenProblems, reference) -> str | None:
 def _out_of_range(problems):
     P, L = problems.r.shape[2], problems.s.shape[2]
     if problems.reg < LEAST_REG:
-        return f"lambda is {problems.reg}, below {LEAST_REG:.3f} float32 may overflow"
+        return f"lambda is {problems.reg}, and below {LEAST_REG:.3f} float32 may overflow"
     blocks = _blocks(P, L)
     if blocks["GROUP"] * blocks["BLOCK_P"] * blocks["BLOCK_L"] > 2 * TILE:
         return f"{P} x {L} costs do not fit into registers"
@@ -228,7 +228,7 @@ def _out_of_range(problems):
 
 
 def _disagreement(problems, reference):
-    """The reason why both ways disagree when they solve a few problems, forward and backward."""
+    """Solve a few problems with gradients in both ways; return why they disagree, or None."""
     few = replace(
         problems,
         r=problems.r[:1, :2],
@@ -237,7 +237,7 @@ def _disagreement(problems, reference):
     )
     try:
         own = _with_gradients(token_distances, few)
-    except Exception as error:  # whatever the compiler or the driver has to say
+    except Exception as error:  # any error of the compiler or the driver
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     expected = _with_gradients(reference, few)
     for x, y, tolerance in zip(own, expected, (1e-4, 1e-2, 1e-2), strict=True):
