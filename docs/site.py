@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 # documents, and the files that they link to
 PATTERNS = [
     "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.png", "docs/**/*.svg",
+    "docs/site.css",
     "assets/README.md", "dassl-lite/README.md", "configs/tune/card.yaml", "examples/*.py",
     "scripts/*.sh",
 ]  # fmt: skip
