@@ -33,7 +33,7 @@ FILLINGS = {"subgroup": 0.15, "name": 0.6, "alias": 0.05, "tag": 0.16, "both": 0
 
 
 class Captions:
-    """Draws random captions, and says of which pictures each caption is true.
+    """Draws random captions, and knows the pictures that each caption is true of.
 
     A caption is a template with a filling, such as the name of an emoji.
 

@@ -107,7 +107,8 @@ class ImageEncoder(nn.Module):
         look = images.device.type == "cpu" and not torch.compiler.is_compiling()
         if look and not images.sum(dtype=torch.float32).isfinite():
             raise UserError(
-                "images has pixels that are nan or infinite: check how it was read and normalised"
+                "images has pixels that are nan or infinite: check how they were read and "
+                "normalised"
             )
 
     def forward(

@@ -102,7 +102,7 @@ class TipAdapter(Method):
         SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
         AUGMENT_EPOCH: int = 10
         SEARCH_HP: bool = False
-        SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # of beta, of alpha
+        SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # largest beta, alpha
         SEARCH_STEP: list[float] = field(default_factory=lambda: [200, 20])
 
     settings: Settings

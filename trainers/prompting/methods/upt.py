@@ -8,7 +8,7 @@ from ..spec import PromptSpec, Words, shared_prompt
 
 @register
 class UPT(Method):
-    """One unified prompt per depth; a small transformer layer mixes it, then both sides get a part.
+    """One unified prompt per depth, mixed by a small transformer layer and split over both sides.
 
     The authors published no code; the layer starts as the identity (docs/methods.md, section 4).
     """

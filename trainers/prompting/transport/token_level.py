@@ -23,8 +23,8 @@ from .scalings import LEAST_REG, SharedScalings, over_rows
 from .solver import Sinkhorn, chunk_bytes_of
 
 WIDTH = 16  # image tokens are padded to a multiple of this, which makes products faster
-CHUNKS = 6  # of the solver's chunks in a piece, for there are fewer passes over a piece
-COSINES = 2.0  # the most that costs 1 - cos differ
+CHUNKS = 6  # a piece is this many of the solver's chunks, as there are fewer passes over it
+COSINES = 2.0  # the largest difference of two costs 1 - cos
 
 
 def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
