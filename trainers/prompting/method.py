@@ -52,7 +52,7 @@ class Method(PublicFiles, nn.Module):
     the class names, which may differ then: if `setup` makes a buffer from the class names, register
     it with `persistent=False`. A buffer whose length is unknown before training starts empty.
 
-    Class attributes:
+    Attributes: Class attributes
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
             the node, with its type and its public value. Plug-ins of version 0.2 have a dict

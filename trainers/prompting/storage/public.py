@@ -11,7 +11,7 @@ from .checkpoints import read_checkpoint
 class PublicFiles:
     """A method's description of its public files; a base class of `Method`.
 
-    Class attributes:
+    Attributes: Class attributes
         public_files: their names. `*` stands for one or more characters, the same in all files
             that belong together: `keys_*.pt`, `values_*.pt`. Empty if the public code uses
             Dassl's folders.

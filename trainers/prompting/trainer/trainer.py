@@ -40,7 +40,7 @@ from .support import take_support, take_validation
 class PromptTrainer(TrainerX):
     """Trains and evaluates one method with Dassl; `extend_cfg` makes a subclass for each method.
 
-    Class attributes:
+    Attributes: Class attributes
         kind: the class of the method.
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
