@@ -1,6 +1,6 @@
 """Train or evaluate one method on one data set; the flags are those of CoOp's train.py."""
 
-# PyTorch takes seconds to import: the functions that need it do so, and --help answers at once.
+# PyTorch takes seconds to import, so only the functions that need it do: --help answers at once.
 
 import argparse
 import re
@@ -11,17 +11,17 @@ from recipe.configs import prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import printable
 
-KEY = re.compile(r"[A-Z]+(\.\w+)+")  # of a cfg, such as OPTIM.LR
+KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of CoOp's train.py, and some of this project."""
+    """Return the parser: the flags of CoOp's train.py, and a few of this project."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets")
     parser.add_argument("--output-dir", default="", help="folder of this run")
     parser.add_argument("--resume", default="", help="folder of the run to continue")
-    parser.add_argument("--seed", type=int, default=-1, help="only 0 and above fixes the seed")
+    parser.add_argument("--seed", type=int, default=-1, help="0 or more; not fixed if negative")
     parser.add_argument("--source-domains", nargs="+", help="source domains for DA/DG")
     parser.add_argument("--target-domains", nargs="+", help="target domains for DA/DG")
     parser.add_argument("--transforms", nargs="+", help="data augmentation")
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--trainer", default="", help="name of the method")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="NAME",
-        help="a Python module or a .py file with methods of its own; may be repeated",
+        help="a Python module or a .py file that adds methods; may be repeated",
     )  # fmt: skip
     parser.add_argument("--backbone", default="", help="name or file of the CLIP")
     parser.add_argument("--head", default="", help="name of the head")
@@ -45,14 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """The arguments of a command line (default: of this process)."""
+    """Return the parsed arguments of a command line (default: of this process)."""
     args = (parser or build_parser()).parse_args(argv)
     check_flags(args)
     return args
 
 
 def check_flags(args) -> None:
-    """Raise a UserError when a flag with several values has swallowed KEY VALUE pairs."""
+    """Raise a UserError if a flag with several values has swallowed KEY VALUE pairs."""
     for name in ("source_domains", "target_domains", "transforms"):
         for value in getattr(args, name) or ():
             if KEY.fullmatch(value):
@@ -63,7 +63,11 @@ def check_flags(args) -> None:
 
 
 def setup_cfg(args):
-    """Dassl's defaults, the two files, what the backbone needs, the flags, the KEY VALUE pairs."""
+    """Return the frozen cfg of a run.
+
+    Later sources replace earlier ones: Dassl's defaults, the two config files, the keys that the
+    backbone needs, the flags, the KEY VALUE pairs.
+    """
     from recipe.settings import build_cfg
 
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
@@ -98,7 +102,7 @@ def main(args) -> None:
 
 
 def warm_up(plugins: Iterable[str] = ()) -> None:
-    """Import what every run needs, and plug-ins; forks of this process then begin at once.
+    """Import what every run needs, and plug-ins, so that forks of this process start at once.
 
     Raises:
         UserError: a plug-in cannot be loaded.
@@ -113,7 +117,7 @@ def warm_up(plugins: Iterable[str] = ()) -> None:
 
 
 def run(argv=None) -> int:
-    """Exit code of the command: a user's mistake is one sentence, without a traceback."""
+    """Run the command and return its exit code; a user's mistake is printed as one sentence."""
     if hasattr(sys.stdout, "reconfigure"):  # class names may have letters that a console lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -1,7 +1,8 @@
 """`python -m benchmark COMMAND`: everything around the training of one run, which is train.py.
 
-A room imports only from those named before it: cli, protocols (which runs make a table), report
-(from results of runs to tables, plots and a page), data (download, check-data), measure (time,
-memory, operations), launch (from what is asked for to runs, and these to their results). Beside
-them, on protocols, report and measure, stands inspect (what a run has learned).
+Each package imports only from those listed before it: cli, protocols (the runs that make a table),
+report (tables, plots and a page from the records of runs), data (download, check-data), measure
+(time, memory, operations), launch (starts the runs of a protocol and collects their results). Three
+more depend on some of these: tune (chooses settings), pack (packs and verifies an output), and
+inspect (methods, and what a run has learned).
 """

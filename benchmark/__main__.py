@@ -1,4 +1,4 @@
-"""`python -m benchmark COMMAND ...`: the one way in; `python -m benchmark --help` lists all."""
+"""Entry point of `python -m benchmark COMMAND ...`; `python -m benchmark --help` lists commands."""
 
 import importlib
 import sys
@@ -11,24 +11,24 @@ from .cli import command_parser
 
 OF_PLUG_IN = "trainers.prompting"
 
-# The commands beside the protocols: a module, whose `main(argv)` is called, and what it does. A
-# module is imported only when asked for: some need PyTorch.
+# The commands besides the protocols: a module, whose `main(argv)` is called, and a summary. A
+# module is imported only when its command is called: some need PyTorch.
 COMMANDS = {
-    "download": ("data.download", "fetch public data sets into the layout that is read"),
-    "check-data": ("data.check_data", "compare the data below a root with the published counts"),
+    "download": ("data.download", "download public data sets into the layout that runs read"),
+    "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
     "tune": ("tune.command", "choose settings of methods on validation images"),
-    "status": ("launch.status", "tell of each run whether it is done, running, queued or failed"),
-    "cost": ("launch.cost", "estimate what the runs of protocols would cost, before any is made"),
-    "report": ("report.command", "print the tables again from the folders of an output"),
-    "pack": ("pack.pack", "put the records and predictions of an output into one file"),
-    "verify": ("pack.verify", "recompute the numbers of such a file from its predictions"),
+    "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
+    "cost": ("launch.cost", "estimate time and memory of the runs of protocols before they start"),
+    "report": ("report.command", "print the tables again from the run folders of an output"),
+    "pack": ("pack.pack", "write the records and predictions of an output to one file, a pack"),
+    "verify": ("pack.verify", "recompute the numbers of a pack from its predictions"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
-    "speed": ("measure.speed", "measure time, memory and arithmetic of training and evaluation"),
+    "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
     "check-device": (
         "measure.check_device",
         "compare kernels, half precision, memory and time with references",
     ),
-    "solver": ("measure.solver", "time the transport solver beside that of POT"),
+    "solver": ("measure.solver", "time the transport solver against POT's"),
     **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),
     "words": ("inspect.words", "list the vocabulary words nearest to the learned textual prompts"),
@@ -38,7 +38,7 @@ INSTALL = "-r requirements.txt"
 
 
 def main(argv: list[str]) -> int:
-    """Carry out a command; bad input is one sentence and the exit code that it asks for."""
+    """Run a command and return its exit code; a user's mistake is reported in one sentence."""
 
     def command() -> int:
         from .protocols import PROTOCOLS  # needs PyYAML, which may be missing
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_command(name: str, argv: list[str]) -> int:
-    """Exit code of a command or a protocol."""
+    """Run a command or protocol by its name and return its exit code."""
     from .protocols import PROTOCOLS
 
     check_name("command", name, [*PROTOCOLS, *COMMANDS])
@@ -65,7 +65,7 @@ def run_command(name: str, argv: list[str]) -> int:
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:
-    """The name of the command; --help lists all, the protocols first."""
+    """Parse the name of the command; --help lists all, the protocols first."""
     summaries = protocols | {name: summary for name, (_, summary) in COMMANDS.items()}
     return command_parser(PROG, f"ALIGN {__version__}", summaries).parse_args(argv).command
 

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: those of the plug-in, and more kinds of arguments."""
+"""Argument types and helpers that commands share, including those of `trainers.prompting`."""
 
 import argparse
 import math
@@ -21,29 +21,29 @@ __all__ = [
 
 
 def words(text: str) -> list[str]:
-    """Words apart by spaces or commas, each once."""
+    """Argument type: words separated by spaces or commas, without duplicates."""
     return list(dict.fromkeys(text.replace(",", " ").split()))
 
 
 def each(kind: Callable) -> Callable[[str], list]:
-    """The argument type of several values of one kind, each once."""
+    """Make an argument type: several values of one kind, without duplicates."""
     return lambda text: list(dict.fromkeys(kind(word) for word in words(text)))
 
 
 def from_zero(text: str) -> int:
-    """A whole number from 0 on."""
+    """Argument type: a whole number from 0 on."""
     return from_one(text, least=0)
 
 
 def seed(text: str) -> int:
-    """A seed that every generator takes."""
+    """Argument type: a seed that every random generator accepts."""
     if from_zero(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not a seed from 0 to {2**32 - 1}")
     return int(text)
 
 
 def weight(text: str) -> float:
-    """A number from 0 to 1."""
+    """Argument type: a number from 0 to 1."""
     try:
         number = float(text)
     except ValueError:
@@ -54,7 +54,7 @@ def weight(text: str) -> float:
 
 
 def one_of(known: Collection[str]) -> Callable[[str], str]:
-    """The argument type of a word among some."""
+    """Make an argument type: one of the known words."""
 
     def word(text: str) -> str:
         if text not in known:
@@ -65,7 +65,7 @@ def one_of(known: Collection[str]) -> Callable[[str], str]:
 
 
 def number_pairs(text: str) -> list[tuple[int, int]]:
-    """Pairs `M,N` of whole numbers from 1 on, apart by spaces, each once."""
+    """Argument type: pairs `M,N` of whole numbers from 1 on, separated by spaces, no duplicates."""
     found = []
     for word in text.split():
         pair = word.split(",")

@@ -1,4 +1,4 @@
-"""The data sets; importing this package registers them with Dassl."""
+"""The data sets. Importing this package registers them with Dassl."""
 
 import trainers  # noqa: F401 (which finds dassl-lite)
 

@@ -1,4 +1,4 @@
-"""The public data sets that come with annotation files."""
+"""The public data sets with annotation files: aircraft, flowers, pets, cars, scenes, actions."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from .files import PARTS, divide, hold_out, read_lines, read_mat, read_table
 class FGVCAircraft(ImageDataset):
     """100 variants of aircraft.
 
-    The set's own three parts: there is no split file.
+    The three parts are the published ones: there is no split file.
     """
 
     dataset_dir = "fgvc_aircraft"
@@ -23,7 +23,7 @@ class FGVCAircraft(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The published training, validation and test images of the 100 variants."""
+        """Return the published training, validation and test images of the 100 variants."""
         labels = {variant: i for i, variant in enumerate(read_lines(folder / "variants.txt"))}
 
         def annotated(part):
@@ -39,7 +39,7 @@ class FGVCAircraft(ImageDataset):
 class OxfordFlowers(ImageDataset):
     """102 kinds of flowers.
 
-    The set's own division, which trains on ten images of a class, is not used.
+    The published division, with ten training images for each class, is not used.
     """
 
     dataset_dir = "oxford_flowers"
@@ -49,7 +49,7 @@ class OxfordFlowers(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The labels of images 1, 2, ... are in a MATLAB file, names of labels in a JSON file."""
+        """Divide all images: labels are in a MATLAB file, class names in a JSON file."""
         labels = read_mat(folder / "imagelabels.mat", "labels").tolist()
         names = json.loads((folder / "cat_to_name.json").read_text(encoding="utf8"))
         images = folder / cls.image_dir
@@ -65,7 +65,7 @@ class OxfordFlowers(ImageDataset):
 class OxfordPets(ImageDataset):
     """37 breeds of cats and dogs.
 
-    The set's own test images, and a fifth of its training images for validation.
+    The test images are the published ones; a fifth of the training images is for validation.
     """
 
     dataset_dir = "oxford_pets"
@@ -74,13 +74,13 @@ class OxfordPets(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The published test images; validation images are held out of the training images."""
+        """Return the published parts, with validation images held out of the training images."""
         train, val = hold_out(cls.annotated(folder, "trainval.txt"))
         return train, val, cls.annotated(folder, "test.txt")
 
     @classmethod
     def annotated(cls, folder, file):
-        """The images of lines `Abyssinian_100 1 1 1`: breed and number, label from 1, and more."""
+        """Read images from lines `Abyssinian_100 1 1 1`: breed and number, label from 1, more."""
         items = []
         for image, label, _ in read_table(folder / "annotations" / file, 3):
             breed = image.rpartition("_")[0].lower()
@@ -93,7 +93,7 @@ class OxfordPets(ImageDataset):
 class StanfordCars(ImageDataset):
     """196 models of cars.
 
-    The set's own test images, and a fifth of its training images for validation.
+    The test images are the published ones; a fifth of the training images is for validation.
     """
 
     dataset_dir = "stanford_cars"
@@ -104,7 +104,7 @@ class StanfordCars(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The published test images; validation images are held out of the training images."""
+        """Return the published parts, with validation images held out of the training images."""
         devkit = folder / "devkit"
         names = [year_first(name) for name in read_mat(devkit / "cars_meta.mat", "class_names")]
 
@@ -121,7 +121,7 @@ class StanfordCars(ImageDataset):
 
 
 def year_first(name):
-    """`Audi TTS Coupe 2012` as one says it."""
+    """Return `Audi TTS Coupe 2012` as `2012 Audi TTS Coupe`."""
     model, _, year = name.rpartition(" ")
     return f"{year} {model}"
 
@@ -130,7 +130,7 @@ def year_first(name):
 class SUN397(ImageDataset):
     """397 kinds of scenes.
 
-    The first of the set's own divisions, and a fifth of its training images for validation.
+    The first of the published divisions; a fifth of its training images is for validation.
     """
 
     dataset_dir = "sun397"
@@ -140,7 +140,7 @@ class SUN397(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The first published partition; validation images are held out of the training images."""
+        """Return the first published division, with validation images held out of the training."""
         labels = {scene: i for i, scene in enumerate(read_lines(folder / "ClassName.txt"))}
 
         def annotated(file):
@@ -156,15 +156,15 @@ class SUN397(ImageDataset):
 
 
 def scene_name(scene):
-    """`/c/church/indoor` is an `indoor church`."""
+    """Return the class name of a scene: `indoor church` for `/c/church/indoor`."""
     return " ".join(reversed(PurePosixPath(scene).parts[2:]))
 
 
 @DATASET_REGISTRY.register()
 class UCF101(ImageDataset):
-    """101 actions of people, the middle frames of videos.
+    """101 human actions: the middle frames of videos.
 
-    The first of the set's own divisions, and a fifth of its training images for validation.
+    The first of the published divisions; a fifth of its training images is for validation.
     """
 
     dataset_dir = "ucf101"
@@ -174,7 +174,7 @@ class UCF101(ImageDataset):
 
     @classmethod
     def make_split(cls, folder):
-        """The first published partition; validation images are held out of the training images."""
+        """Return the first published division, with validation images held out of the training."""
         lists = folder / "ucfTrainTestlist"
         classes = read_table(lists / "classInd.txt", 2)
         labels = {action: int(label) - 1 for label, action in classes}

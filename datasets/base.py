@@ -1,4 +1,4 @@
-"""What all data sets share: folders, splits, few-shot sampling, base and new classes."""
+"""The base classes of all data sets: folders, splits, few-shot sampling, base and new classes."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ OTHER = {"base": "new", "new": "base"}
 
 
 class Counts(NamedTuple):
-    """Classes and images of a data set as published; None for a part that it does not have."""
+    """Published numbers of classes and images of a data set; None for a part that it lacks."""
 
     classes: int
     train: int | None
@@ -37,24 +37,24 @@ class Counts(NamedTuple):
 
 
 class ImageDataset(DatasetBase):
-    """A data set of `DATASET.ROOT`, cut to `DATASET.NUM_SHOTS` and `DATASET.SUBSAMPLE_CLASSES`.
+    """A data set in `DATASET.ROOT`, cut to `DATASET.NUM_SHOTS` and `DATASET.SUBSAMPLE_CLASSES`.
 
-    A subclass names its files, and finds in `make_split` what there is without a split file.
+    A subclass names its files; its `make_split` divides the images if there is no split file.
 
     Attributes:
-        fingerprint: tells the classes and files of the whole data set; None of embedded data.
-        other_classnames: with base or new classes, the names of the others, in their order.
-        validation: validation images of the base classes, in a run on new ones, too (of all classes
-            in a run on all), at most four of each and none that is tested on; labels are those of
-            a run on these classes.
+        fingerprint: hash of the classes and files of the whole data set; None for embedded data.
+        other_classnames: in a run on base or new classes, the names of the other half, in order.
+        validation: validation images on which a temperature is fitted, at most four of each class
+            and none that is also a test image. They are of the base classes, also in a run on new
+            classes, or of all classes in a run on all; labels are those of a run on these classes.
     """
 
     dataset_dir = ""  # the folder below DATASET.ROOT
     image_dir = "images"  # below dataset_dir; the paths of the split file start here
     split_file = ""  # below dataset_dir
-    layout = ""  # what the folder holds, for the error message; the two names when empty
+    layout = ""  # content of the folder, for the error message; if empty, the two names above
     expected: Counts | None = None  # the Counts of a public data set
-    embedded = False  # it comes with this repository: the same wherever it is unpacked
+    embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __init__(self, cfg):
         folder = self.locate(cfg)
@@ -80,7 +80,7 @@ class ImageDataset(DatasetBase):
             )
 
     def locate(self, cfg):
-        """The data set's folder.
+        """Return the data set's folder.
 
         Raises:
             UserError: it does not exist.
@@ -89,17 +89,17 @@ class ImageDataset(DatasetBase):
         if not folder.is_dir():
             layout = self.layout or f"{self.image_dir}/ and {self.split_file}"
             raise UserError(
-                f"{type(self).__name__} was looked for in '{folder}', which is not there: --root "
-                f"is the folder that holds {self.dataset_dir}/ with {layout} in it (the data set "
-                "`emoji` needs no data)"
+                f"{type(self).__name__} was looked for in '{folder}', which does not exist: "
+                f"--root is the folder that holds {self.dataset_dir}/ with {layout} in it (the "
+                "data set `emoji` needs no data)"
             )
         return folder
 
     @classmethod
     def read(cls, folder):
-        """Three lists of Datum: train, val, test.
+        """Read three lists of Datum, train, val and test, from the split file.
 
-        From the split file; when that is missing a split is made, told of, and written there.
+        If that is missing, a split is made and written there, and a printed note says so.
         """
         path, images = folder / cls.split_file, folder / cls.image_dir
         if path.is_file():
@@ -111,7 +111,7 @@ class ImageDataset(DatasetBase):
 
     @classmethod
     def look(cls, root):
-        """The folder below a root, and the three lists in it; no split is written there.
+        """Return the folder below a root, and the three lists in it, without writing a split.
 
         Raises:
             UserError: as a run would.
@@ -124,10 +124,10 @@ class ImageDataset(DatasetBase):
 
     @classmethod
     def own_split(cls, folder):
-        """What `make_split` finds, with its mistakes told in one sentence.
+        """Return the lists of `make_split`, with its errors turned into one sentence.
 
         Raises:
-            UserError: an annotation file or an image is missing, or cannot be understood.
+            UserError: an annotation file or an image is missing, or a file has another format.
         """
         lacks = f"no {cls.split_file} and " if cls.split_file else ""
         try:
@@ -141,30 +141,30 @@ class ImageDataset(DatasetBase):
         except (LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{cls.__name__} has {lacks}annotations in '{folder}' that do not have the usual "
-                f"form ({error!r}): fetch them again"
+                f"form ({error!r}): download them again"
             ) from None
         check_files(cls.__name__, parts)
         return parts
 
     @classmethod
     def make_split(cls, folder):
-        """Train, val and test from the data set's own annotations, by its own rule."""
+        """Make the lists train, val and test from the data set's annotations, by its own rule."""
         raise UserError(f"There is no split file '{folder / cls.split_file}'")
 
     def note_classes(self, train, test):
-        """Print what is odd about the classes but stops no run."""
+        """Print notes about odd classes that do not stop a run."""
         name = type(self).__name__
         names = {item.label: item.classname for item in train}
         read = Counter(clean(name).lower() for name in names.values())  # as CLIP reads them
         twice = [name for name in dict.fromkeys(names.values()) if read[clean(name).lower()] > 1]
         if twice:
             print(
-                f"Note: {name} gives several classes one name, so that no method can tell them "
-                f"apart: {some(twice)}"
+                f"Note: {name} gives several classes one name, so that no method can distinguish "
+                f"them: {some(twice)}"
             )
         tested = {item.label for item in test}
         if test and (left := [name for label, name in names.items() if label not in tested]):
-            print(f"Note: {name} has no images of these classes to test on: {some(left)}")
+            print(f"Note: {name} has no test images of these classes: {some(left)}")
         if self.expected and self.expected.classes != len(names):
             print(
                 f"Note: {name} has {len(names)} classes here, but {self.expected.classes} as "
@@ -172,9 +172,9 @@ class ImageDataset(DatasetBase):
             )
 
     def few_shot(self, train, val, shots, seed):
-        """`shots` images of each class of `train`, and at most four of `val`.
+        """Draw `shots` images of each class from `train`, and at most four from `val`.
 
-        The seed is set right here, so the picks do not depend on what ran before.
+        The seed is set here, so the choice does not depend on earlier random numbers.
         """
         if seed >= 0:
             random.seed(seed)
@@ -185,10 +185,10 @@ class ImageDataset(DatasetBase):
 
 
 class FolderDataset(ImageDataset):
-    """A data set whose raw form is class folders; its own rule is 50/20/30 by chance."""
+    """A data set of class folders; without a split file it is divided 50/20/30 by chance."""
 
-    class_names: dict[str, str] = {}  # of folders that are not called like their class
-    left_out: tuple[str, ...] = ()  # folders that are no class
+    class_names: dict[str, str] = {}  # of folders with another name than their class
+    left_out: tuple[str, ...] = ()  # folders that are not classes
 
     @classmethod
     def make_split(cls, folder):
@@ -199,7 +199,7 @@ class FolderDataset(ImageDataset):
 
 
 def fingerprint(folder, parts):
-    """A hash of the classes and files in lists of Datum, the same wherever their folder lies."""
+    """Return a hash of the classes and files in lists of Datum, independent of their folder."""
     digest = hashlib.sha256()
     for part in parts:
         for item in part:
@@ -211,12 +211,12 @@ def fingerprint(folder, parts):
 
 
 def check_labels(dataset, train, val, test):
-    """Every label up to the highest has one name, which training images carry.
+    """Check that every label up to the highest has one name, given by training images.
 
-    Other names of images that are not trained on are told of, but stop no run: nobody reads them.
+    If validation or test images have another name, a note is printed: these names are not used.
 
     Raises:
-        UserError: a label has no name or two.
+        UserError: a label has no name, or two.
     """
     first: dict[int, Datum] = {}  # label to an image of it
     for item in train:
@@ -256,7 +256,7 @@ def check_labels(dataset, train, val, test):
 
 
 def few(classes, most=4):
-    """At most so many items of each class, by chance but always the same ones.
+    """Draw at most `most` items of each class, with a fixed seed.
 
     Args:
         classes: lists of items.
@@ -270,7 +270,7 @@ def subsample_classes(*sources, subset="all"):
     """Keep the base classes (the first half, rounded up) or the new ones, relabelled from 0.
 
     Args:
-        sources: lists of Datum; the first decides which labels there are.
+        sources: lists of Datum; the first determines the set of labels.
         subset: `all`, `base` or `new`.
     """
     if subset == "all":

@@ -1,4 +1,4 @@
-"""The public data sets that come as class folders."""
+"""The public data sets of class folders: Caltech101, textures, EuroSAT, Food101."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 
@@ -7,7 +7,7 @@ from .base import Counts, FolderDataset
 
 @DATASET_REGISTRY.register()
 class Caltech101(FolderDataset):
-    """Objects of 100 categories: no background images, one of the two folders of faces."""
+    """Objects of 100 categories, without background images and the second folder of faces."""
 
     dataset_dir = "caltech-101"
     image_dir = "101_ObjectCategories"
@@ -24,7 +24,7 @@ class Caltech101(FolderDataset):
 
 @DATASET_REGISTRY.register()
 class DescribableTextures(FolderDataset):
-    """Textures, by 47 words for them; the set's own ten divisions are not used."""
+    """Textures in 47 categories; the ten published divisions are not used."""
 
     dataset_dir = "dtd"
     split_file = "split_zhou_DescribableTextures.json"
@@ -33,7 +33,7 @@ class DescribableTextures(FolderDataset):
 
 @DATASET_REGISTRY.register()
 class EuroSAT(FolderDataset):
-    """Satellite images of ten kinds of land, in RGB."""
+    """RGB satellite images of ten kinds of land use."""
 
     dataset_dir = "eurosat"
     image_dir = "2750"
@@ -55,7 +55,7 @@ class EuroSAT(FolderDataset):
 
 @DATASET_REGISTRY.register()
 class Food101(FolderDataset):
-    """Photos of 101 dishes; the set's own train and test lists are not used."""
+    """Photos of 101 dishes; the published training and test lists are not used."""
 
     dataset_dir = "food-101"
     split_file = "split_zhou_Food101.json"

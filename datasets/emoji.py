@@ -1,7 +1,7 @@
 """The embedded benchmark: emoji in styles that the embedded CLIP has never seen.
 
-The images come with this repository: assets/emoji.zip, made by assets/builders/archive.py, and
-assets/emoji_artists.zip, made by assets/builders/artists.py.
+The images are in this repository: assets/emoji.zip (built by assets/builders/archive.py) and
+assets/emoji_artists.zip (built by assets/builders/artists.py).
 """
 
 import contextlib
@@ -24,10 +24,10 @@ ARTISTS = REPOSITORY / "assets" / "emoji_artists.zip"
 
 
 def unpack(archive, root):
-    """Unpack the archive below `root` unless that is done already, and return its folder.
+    """Unpack the archive below `root` if it is not unpacked yet, and return its folder.
 
-    The folder's name has the archive's hash, so another archive gets another folder; it appears
-    by one rename, so several processes may do this at once.
+    The folder's name has the archive's hash, so another archive gets another folder. The folder
+    is created by one rename, so several processes may do this at once.
     """
     try:
         version = hashlib.sha256(Path(archive).read_bytes()).hexdigest()[:12]
@@ -41,7 +41,7 @@ def unpack(archive, root):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking-"))
-        temporary.chmod(0o755)  # mkdtemp's own rights would shut other users out
+        temporary.chmod(0o755)  # mkdtemp denies access to other users
         with zipfile.ZipFile(archive) as file:
             file.extractall(temporary)
         with contextlib.suppress(OSError):  # another process was faster
@@ -59,7 +59,7 @@ def unpack(archive, root):
 
 
 def remove_leftovers(parent):
-    """Remove what a killed process had begun to unpack an hour ago or earlier."""
+    """Remove folders that killed processes began to unpack more than an hour ago."""
     for left in parent.glob(".unpacking-*"):
         if time.time() - left.stat().st_mtime > 3600:
             shutil.rmtree(left, ignore_errors=True)
@@ -67,28 +67,29 @@ def remove_leftovers(parent):
 
 @DATASET_REGISTRY.register()
 class Emoji(ImageDataset):
-    """OpenMoji in colour, 37 CLDR subgroups, split by motif."""
+    """Colour OpenMoji in 37 classes (CLDR subgroups), split by motif."""
 
     split_file = "split_emoji.json"
     archive = ARCHIVE
     embedded = True
 
     def locate(self, cfg):
-        """Below DATASET.ROOT, or below data/ in the repository when there is none."""
+        """Return the folder below DATASET.ROOT, or if that is empty, below data/ here."""
         root = cfg.DATASET.ROOT
         root = Path(root).expanduser().absolute() if root else REPOSITORY / "data"
         return unpack(self.archive, root)
 
 
-# OpenMoji and Fluent 3D in other styles, with the same emoji in each part as in `Emoji`; and with a
-# class for each animal, and for each food or drink.
+# OpenMoji and Fluent 3D in other styles, with the same emoji in each part as in `Emoji`. In Animals
+# and Food, each animal or food is a class.
 for name in (
     "Blur", "Fog", "Hue", "Dither", "Motion", "Night", "Pixels", "Animals", "Food",
 ):  # fmt: skip
     split = {"split_file": f"split_emoji_{name.lower()}.json"}
     DATASET_REGISTRY.register(type(f"Emoji{name}", (Emoji,), split))
 
-# One an artist, with the same motifs in each part of all; in `a` and in `b` other classes are base.
+# Two data sets for each artist. The motifs in each part are the same for all artists; `a` and `b`
+# differ in their base classes.
 for artist in ("Openmoji", "Fluent", "Emojione", "Symbola"):
     for half in "ab":
         file = f"split_emoji_{artist.lower()}_{half}.json"

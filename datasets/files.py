@@ -1,4 +1,4 @@
-"""Files as data sets have them: split files, class folders, annotations; and splits made here."""
+"""Reads the files of data sets (split files, class folders, annotations), and makes splits."""
 
 import contextlib
 import json
@@ -17,9 +17,9 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file, write_whole
 
 PARTS = ("train", "val", "test")
-MANY = 100_000  # files, whose names are kept: on a network, listing them takes minutes
-SETTLED = 2.0  # seconds after which the time stamp of a folder tells of each further change
-SPLIT_SEED = 1  # of a split made here: the same whatever the seed of the run
+MANY = 100_000  # files from which names are cached: on a network, listing them takes minutes
+SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
+SPLIT_SEED = 1  # of a split made here, for any seed of the run
 OWN_SPLIT = (
     f"a split made here by chance (seed {SPLIT_SEED}), not the published one: accuracies are not "
     "comparable with published ones"
@@ -57,7 +57,7 @@ def read_split(path, image_dir):
             f"[path, label, class name]): {error!r}"
         ) from None
     if not os.path.isdir(image_dir):
-        raise UserError(f"The images of '{path}' belong in '{image_dir}', which is not there")
+        raise UserError(f"The images of '{path}' belong in '{image_dir}', which does not exist")
     check_files(path, parts)
     if "note" in split:
         print(f"Note: '{path}' is {split['note']}")
@@ -65,10 +65,10 @@ def read_split(path, image_dir):
 
 
 def inside(path):
-    """Return `path`.
+    """Return a relative path, after checking it.
 
     Raises:
-        ValueError: it leads out of the folder that it starts in.
+        ValueError: it leads out of its folder.
     """
     if os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise ValueError(f"'{path}' leads out of the folder of the images")
@@ -76,7 +76,7 @@ def inside(path):
 
 
 def write_split(path, image_dir, parts):
-    """Write a split that was made here, and say so; without leave to write, a run goes on."""
+    """Write a split that was made here, and print a note; if that is refused, the run continues."""
     split = {
         part: [[os.path.relpath(x.impath, image_dir), x.label, x.classname] for x in items]
         for part, items in zip(PARTS, parts, strict=True)
@@ -93,7 +93,7 @@ def write_split(path, image_dir, parts):
 
 
 def check_files(source, parts):
-    """Raise UserError when images are missing. One listing per folder beats many look-ups."""
+    """Raise a UserError if images are missing; each folder is listed once, which is fast."""
     listings, missing = {}, []
     for item in (item for part in parts for item in part):
         folder, name = os.path.split(item.impath)
@@ -103,8 +103,8 @@ def check_files(source, parts):
             missing.append(item.impath)
     if missing:
         raise UserError(
-            f"'{source}' names the image '{missing[0]}', which is not there (missing are "
-            f"{len(missing):,} of {sum(map(len, parts)):,}): restore them, or take the list that "
+            f"'{source}' names the image '{missing[0]}', which does not exist (missing are "
+            f"{len(missing):,} of {sum(map(len, parts)):,}): restore them, or use the list that "
             "belongs to these images"
         )
 
@@ -113,10 +113,10 @@ def check_files(source, parts):
 
 
 def class_folders(parent):
-    """The names of the visible folders in `parent`, sorted.
+    """Return the names of the visible folders in `parent`, sorted.
 
     Raises:
-        UserError: there is no such folder, or a name is not UTF-8: a prompt would lack letters.
+        UserError: `parent` is missing, or a name is not UTF-8 and cannot be part of a prompt.
     """
     try:
         with os.scandir(parent) as entries:
@@ -134,12 +134,12 @@ def class_folders(parent):
 
 
 def read_folders(parent, classes, source=None):
-    """The images in class folders as a list of Datum, in the order of the classes and file names.
+    """Return the images in class folders as a list of Datum, ordered by class and file name.
 
     Args:
-        parent: where the folders are.
-        classes: folder to class name, in the order of the labels.
-        source: the file that gave the names, if no folder may lack one.
+        parent: the folder of the class folders.
+        classes: folder -> class name, in the order of the labels.
+        source: the file with the class names, if it must name every folder.
 
     Raises:
         UserError: a folder is missing, has no name or has no images.
@@ -167,17 +167,17 @@ def read_folders(parent, classes, source=None):
         items += [Datum(f"{path}/{name}", label, 0, classname) for name in names]
     if unread:
         print(
-            f"Note: {len(unread):,} files in '{parent}' are images, but of other kinds than are "
-            f"read ({', '.join(IMG_EXTENSIONS)}), and left out: {some(unread)}"
+            f"Note: {len(unread):,} images in '{parent}' are left out, as their formats are not "
+            f"read (only {', '.join(IMG_EXTENSIONS)} are): {some(unread)}"
         )
     return items
 
 
 def file_names(parent, folders):
-    """The names of the files in each of these folders in `parent`.
+    """Return the names of the files in each of the given folders of `parent`.
 
-    Those of many files are kept in a file beside `parent`, and listed again where a folder has
-    changed since.
+    If there are many files, their names are cached in `PARENT.files.json`; folders that have
+    changed since are listed again.
 
     Raises:
         UserError: a folder cannot be read.
@@ -197,13 +197,13 @@ def file_names(parent, folders):
         except OSError as error:
             raise UserError(f"'{path}' cannot be read: {error.strerror}") from None
     if listed and sum(len(names) for _, names in found.values()) >= MANY:
-        with contextlib.suppress(OSError):  # without leave to write they are listed again
+        with contextlib.suppress(OSError):  # without permission to write, they are listed each time
             write_whole(kept, json.dumps(found))
     return {folder: names for folder, (_, names) in found.items()}
 
 
 def kept_names(path):
-    """Read what `file_names` keeps in a file; nothing where that is missing or damaged."""
+    """Read the names that `file_names` has cached; none if the file is missing or damaged."""
     try:
         known = json.loads(read_file(path))
         return {
@@ -216,30 +216,30 @@ def kept_names(path):
 
 
 def is_image(name):
-    """Whether a file is visible and, by its suffix, an image."""
+    """Return True for a visible file with the suffix of an image."""
     return not name.startswith(".") and name.lower().endswith(IMG_EXTENSIONS)
 
 
 def is_other_image(name):
-    """Whether a file is visible and, by its suffix, an image of a kind that is not read."""
+    """Return True for a visible file with the suffix of an image format that is not read."""
     suffix = os.path.splitext(name)[1].lower()
     return name[0] != "." and suffix in Image.registered_extensions() and not is_image(name)
 
 
 def some(names, most=5):
-    """A list for a sentence, cut when it is long."""
+    """Return names as a list in a sentence, shortened after `most`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def read_classnames(path, folders=()):
-    """Folder to class name, from a file with lines of a folder, a space and a name.
+    """Read the class name of each folder, from a file with lines of a folder, a space and a name.
 
     Args:
-        path: the file, as ImageNet's classnames.txt.
-        folders: those that there are, to know folders with spaces in their names.
+        path: the file, such as ImageNet's classnames.txt.
+        folders: existing folders, so that names with spaces are recognised.
 
     Raises:
-        UserError: the file is missing, or a line has no name, or a folder has two lines.
+        UserError: the file is missing, a line has no name, or a folder has two lines.
     """
     try:
         lines = read_lines(path)
@@ -252,7 +252,7 @@ def read_classnames(path, folders=()):
         folder = next((f for f in spaced if line.startswith((f"{f} ", f"{f}\t"))), first)
         name = line[len(folder) :].strip()
         if not name:
-            raise UserError(f"'{path}' has no class name behind '{folder}'")
+            raise UserError(f"'{path}' has no class name after '{folder}'")
         if folder in classes:
             raise UserError(f"'{path}' has two lines for '{folder}'")
         classes[folder] = name
@@ -263,13 +263,13 @@ def read_classnames(path, folders=()):
 
 
 def read_lines(path):
-    """The lines of a text file that are not blank, without the space around them."""
+    """Return the lines of a text file that are not blank, stripped."""
     lines = read_file(path).decode("utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
 def read_table(path, columns):
-    """The lines of a text file as lists of `columns` words, of which the last may have spaces.
+    """Return the lines of a text file as lists of `columns` words; the last may contain spaces.
 
     Raises:
         UserError: a line has fewer words.
@@ -279,24 +279,24 @@ def read_table(path, columns):
         if len(row) < columns:
             raise UserError(
                 f"'{path}' has the line '{' '.join(row)}', but every line should have {columns} "
-                "words: fetch it again"
+                "words: download it again"
             )
     return rows
 
 
 def read_mat(path, key):
-    """A variable of a MATLAB file, as an array with one axis.
+    """Return a variable of a MATLAB file, as an array with one axis.
 
     Raises:
         ValueError: the file is broken or has no such variable.
     """
     import numpy as np
-    from scipy.io import loadmat  # slow to import, and hardly ever needed
+    from scipy.io import loadmat  # slow to import, and rarely needed
 
     with open(path, "rb") as file:
         try:
             return np.atleast_1d(loadmat(file, squeeze_me=True)[key])
-        except Exception as error:  # the reader raises nearly every type there is
+        except Exception as error:  # the reader raises errors of many types
             raise ValueError(f"'{path}': {error!r}") from None
 
 
@@ -304,9 +304,9 @@ def read_mat(path, key):
 
 
 def divide(items):
-    """Divide the images of each class by chance: 50% to train on, 20% for validation, the rest.
+    """Divide the images of each class by chance: 50% training, 20% validation, 30% test.
 
-    A class with two images has one to test on.
+    Of a class with two images, one is for testing.
     """
     train, val, test = [], [], []
     for group in shuffled_classes(items):
@@ -320,7 +320,7 @@ def divide(items):
 
 
 def hold_out(items):
-    """Divide the images of each class by chance: 80% to train on, 20% for validation."""
+    """Divide the images of each class by chance: 80% training, 20% validation."""
     train, val = [], []
     for group in shuffled_classes(items):
         n_val = round(len(group) * 0.2)
@@ -330,7 +330,7 @@ def hold_out(items):
 
 
 def shuffled_classes(items):
-    """The images of each class by chance, but in the same order at every call."""
+    """Return the images of each class, shuffled with a fixed seed."""
     chance = random.Random(SPLIT_SEED)
     classes: dict[int, list] = {}
     for item in items:

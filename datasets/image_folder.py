@@ -1,4 +1,4 @@
-"""The user's own images: a folder of class folders."""
+"""The data set of a user's own images: a folder of class folders."""
 
 from pathlib import Path
 
@@ -21,49 +21,49 @@ from .files import (
 
 @DATASET_REGISTRY.register()
 class ImageFolder(ImageDataset):
-    """DATASET.ROOT with class folders, or with train/, val/ and test/ that have these.
+    """Images in DATASET.ROOT: class folders, or train/, val/ and test/ with class folders in each.
 
-    Without val/, 20% of the images of each class in train/ are held out; without these three, the
-    images of each class are divided 50/20/30. The class names are those of the folders, with
-    spaces for `_`, or those of a classnames.txt (lines of a folder, a space and a name).
+    Without val/, 20% of the images of each class in train/ are held out. Without the three
+    folders, the images of each class are divided 50/20/30. The classes are named by their folders,
+    with spaces for `_`, or by a classnames.txt (lines of a folder, a space and a name).
     """
 
     def locate(self, cfg):
-        """The folder that DATASET.ROOT names."""
+        """Return the folder that DATASET.ROOT names."""
         root = cfg.DATASET.ROOT
         folder = Path(root).expanduser().absolute()
         if not root or not folder.is_dir():
             raise UserError(
                 f"ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{root}' is "
-                "no folder"
+                "not a folder"
             )
         return folder
 
     @classmethod
     def read(cls, folder):
-        """Training, validation and test images, from folders of these names or divided here."""
+        """Return training, validation and test images, from train/, ... or divided here."""
         train = folder / "train"
         if train.is_dir() and (folders := class_folders(train)):  # else `train` may be a class
             return cls.read_parts(folder, folders)
         folders = class_folders(folder)
         if not folders:
             raise UserError(
-                f"'{folder}' has no class folders: put the images of each class into a folder of "
-                "its own"
+                f"'{folder}' has no class folders: put the images of each class into a separate "
+                "folder"
             )
         train, val, test = divide(read_folders(folder, *named(folder, folders)))
         if not test:
             raise UserError(
-                f"Each class folder of '{folder}' has a single image, and so none to test on: add "
+                f"Each class folder of '{folder}' has a single image, and so no test image: add "
                 "more"
             )
         print(f"Note: '{folder}' is divided by chance (seed {SPLIT_SEED}): of each class 50% of "
-              "the images to train on, 20% for validation, 30% to test on")  # fmt: skip
+              "the images for training, 20% for validation, 30% for testing")  # fmt: skip
         return train, val, test
 
     @classmethod
     def read_parts(cls, folder, folders):
-        """Train, val and test from the folders of these names."""
+        """Return the lists train, val and test from the folders of these names."""
         if not (folder / "test").is_dir():
             raise UserError(
                 f"'{folder}' has train/ but no test/: add test/ with the same class folders (a "
@@ -87,7 +87,7 @@ class ImageFolder(ImageDataset):
 
 
 def named(root, folders):
-    """Folder to class name in the order of the folders, and the file that gave them or None."""
+    """Return folder -> class name in the order of the folders, and the file with names or None."""
     source = root / "classnames.txt"
     if not source.exists():
         return {folder: folder.replace("_", " ") for folder in folders}, None

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) and its shifted domains."""
+"""ImageNet (ILSVRC 2012) and its shifted domains: V2, Sketch, A, R."""
 
 from dassl.data.datasets import DATASET_REGISTRY
 
@@ -8,7 +8,7 @@ from .files import class_folders, read_classnames, read_folders, some
 
 @DATASET_REGISTRY.register()
 class ImageNet(ImageDataset):
-    """The official validation images are both the test and the validation images."""
+    """ImageNet; its official validation images are both the test and the validation images."""
 
     dataset_dir = "imagenet"
     layout = "images/train/, images/val/ and classnames.txt"
@@ -16,7 +16,7 @@ class ImageNet(ImageDataset):
 
     @classmethod
     def read(cls, folder):
-        """Training, validation and test images."""
+        """Return training, validation and test images."""
         source = folder / "classnames.txt"
         classes = by_wnid(source)
         images = folder / cls.image_dir
@@ -24,21 +24,21 @@ class ImageNet(ImageDataset):
         return train, val, val
 
     def few_shot(self, train, val, shots, seed):
-        """Draws from the training images alone: those for validation are the test images."""
+        """Draw from the training images only: the validation images are the test images."""
         train, _ = super().few_shot(train, [], shots, seed)
         return train, val
 
 
 class ShiftedImageNet(ImageDataset):
-    """Images of ImageNet's classes from another source, to be tested on.
+    """Test images of ImageNet's classes from another source.
 
-    There is nothing to train on; Dassl reads class names from training images, so `train_x` is
-    the test set, whatever the number of shots.
+    There are no training images. Dassl reads class names from training images, so `train_x` is the
+    test set, for any number of shots.
     """
 
     @classmethod
     def read(cls, folder):
-        """Training, validation and test images."""
+        """Return training, validation and test images."""
         source = folder / "classnames.txt"
         if not source.exists():
             source = folder.parent / ImageNet.dataset_dir / source.name
@@ -48,46 +48,46 @@ class ShiftedImageNet(ImageDataset):
 
     @classmethod
     def classes(cls, images, names):
-        """Folder to class name, in the order of the labels.
+        """Return folder -> class name, in the order of the labels.
 
         Args:
             images: the folder of the class folders.
-            names: the same for ImageNet.
+            names: folder -> class name of ImageNet.
         """
         return names
 
     def few_shot(self, train, val, shots, seed):
-        """The images as they are: a shifted domain is only tested."""
+        """Return all images: a shifted domain is only tested."""
         return train, val
 
 
 class PartOfImageNet(ShiftedImageNet):
-    """A shifted domain with 200 of the classes, which are those whose folders are there."""
+    """A shifted domain with 200 of ImageNet's classes: those with an existing folder."""
 
     labels: frozenset[int] = frozenset()  # of the 200 classes among ImageNet's
 
     @classmethod
     def classes(cls, images, names):
-        """The classes whose folders are there."""
+        """Return the classes with an existing folder."""
         here = class_folders(images)
         if len(names) == ImageNet.expected.classes:  # else the labels are not ImageNet's
             lacking = [x for label, x in enumerate(names) if label in cls.labels and x not in here]
             if lacking:
                 print(
                     f"Note: '{images}' lacks {len(lacking):,} of its {len(cls.labels):,} class "
-                    f"folders ({some(lacking)}): only the other classes are told apart"
+                    f"folders ({some(lacking)}): only the other classes are used"
                 )
         return {folder: name for folder, name in names.items() if folder in here}
 
 
 def by_wnid(source):
-    """Folder to class name; sorted folders are the order of ImageNet's labels."""
+    """Read folder -> class name, sorted by folder: the order of ImageNet's labels."""
     return dict(sorted(read_classnames(source).items()))
 
 
 @DATASET_REGISTRY.register()
 class ImageNetV2(ShiftedImageNet):
-    """New test images, collected as those of ImageNet were, with matched frequencies."""
+    """New test images, collected like those of ImageNet, with matched frequencies."""
 
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"
@@ -96,20 +96,20 @@ class ImageNetV2(ShiftedImageNet):
 
     @classmethod
     def classes(cls, images, names):
-        """The folders are the numbers of the labels, which in a listing stand as 0, 1, 10, ..."""
+        """Name the folders by their labels: sorted as text they would be 0, 1, 10, ..."""
         return {str(label): name for label, name in enumerate(names.values())}
 
 
 @DATASET_REGISTRY.register()
 class ImageNetSketch(ShiftedImageNet):
-    """Drawings in black and white of all of ImageNet's classes."""
+    """Black and white drawings of all of ImageNet's classes."""
 
     dataset_dir = "imagenet-sketch"
     layout = "images/"
     expected = Counts(1_000, None, None, 50_889)
 
 
-# Of the classes of ImageNet-A, in ImageNet's order.
+# Labels of the classes of ImageNet-A in ImageNet.
 LABELS_OF_A = """
 6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113
 124 125 130 132 143 144 150 151 207 234 235 254 277 283 287 291 295 298 301 306 307 308 309 310
@@ -125,7 +125,7 @@ LABELS_OF_A = """
 
 @DATASET_REGISTRY.register()
 class ImageNetA(PartOfImageNet):
-    """Photos of 200 classes that deceived classifiers."""
+    """Photos of 200 classes that classifiers got wrong."""
 
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
@@ -134,7 +134,7 @@ class ImageNetA(PartOfImageNet):
     labels = frozenset(map(int, LABELS_OF_A.split()))
 
 
-# Of the classes of ImageNet-R, in ImageNet's order.
+# Labels of the classes of ImageNet-R in ImageNet.
 LABELS_OF_R = """
 1 2 4 6 8 9 11 13 22 23 26 29 31 39 47 63 71 76 79 84 90 94 96 97 99 100 105 107 113 122 125 130
 132 144 145 147 148 150 151 155 160 161 162 163 171 172 178 187 195 199 203 207 208 219 231 232
@@ -149,7 +149,7 @@ LABELS_OF_R = """
 
 @DATASET_REGISTRY.register()
 class ImageNetR(PartOfImageNet):
-    """Art, cartoons, toys and the like of 200 classes."""
+    """Renditions (art, cartoons, toys, ...) of 200 classes."""
 
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"

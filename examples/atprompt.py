@@ -1,7 +1,7 @@
 """ATPrompt (Li et al., ICCV 2025; arXiv:2412.09442).
 
-Advancing Textual Prompt Learning with Anchored Attributes. Frozen words for attributes stand
-between learned tokens: [T]..[T] color [T]..[T] shape [T]..[T] {class name}.
+Advancing Textual Prompt Learning with Anchored Attributes. The context has frozen words for
+attributes between learned tokens: [T]..[T] color [T]..[T] shape [T]..[T] {class name}.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from trainers.prompting import Method, Parts, PromptSpec, UserError, register, w
 
 
 def tokens(n, width, std=0.02):
-    """Learned tokens (n, width), N(0, std^2)."""
+    """Return learned tokens (n, width), drawn from N(0, std^2)."""
     return nn.Parameter(std * torch.randn(n, width))
 
 
 class Attributes(Parts):
-    """Contexts of learned tokens and words; with a visual width, MaPLe's maps for the images.
+    """Contexts of learned tokens and attribute words; with a visual width, also MaPLe's maps.
 
     Args:
         words: embeddings (t, W) of each attribute, which has t tokens.
-        lengths: numbers of learned tokens before each.
-        n: number of those before the class name, which alone differ between the depths.
-        depth: J.
-        visual_width: of the image encoder.
+        lengths: numbers of learned tokens before each attribute.
+        n: number of learned tokens before the class name; only these are new in deeper blocks.
+        depth: J, the number of blocks with own tokens.
+        visual_width: of the image encoder; 0 for no visual prompts.
     """
 
     prefix = "prompt_learner."
@@ -35,7 +35,7 @@ class Attributes(Parts):
         width = words[0].shape[1]
         self.ctx = tokens(n, width)
         for i, (word, length) in enumerate(zip(words, lengths, strict=True), start=1):
-            self.register_buffer(f"word{i}", word, persistent=False)  # not learned, not saved
+            self.register_buffer(f"word{i}", word, persistent=False)  # neither trained nor saved
             self.register_parameter(f"ctx_att{i}", tokens(length, width, 0.01))
         self.count, self.to_images = len(words), bool(visual_width)
         if self.to_images:
@@ -46,7 +46,7 @@ class Attributes(Parts):
             self.compound_prompt_projections = nn.ModuleList(rest)
 
     def contexts(self, contexts):
-        """Text (1, b, W), then (1, n, W), which replace the last n; images (1, n, visual width)."""
+        """Return contexts: text (1, b, W), then (1, n, W) for the last n; images (1, n, width)."""
         first = []
         for i in range(1, self.count + 1):
             first += [getattr(self, f"ctx_att{i}"), getattr(self, f"word{i}")]
@@ -61,22 +61,22 @@ class Attributes(Parts):
 
 @register
 class ATPrompt(Method):
-    """The shallow version: CoOp's context with attributes before it. L = CE.
+    """ATPrompt, shallow version: CoOp's context with attributes before it. L = CE.
 
-    The public code reads one token of an attribute and shifts what follows if it has several
-    (`playfulness`, of OxfordPets); here all of its tokens stay.
+    If an attribute has several tokens (`playfulness`, for OxfordPets), the public code uses only
+    the first and shifts what follows; here all of its tokens are used.
     """
 
     node = "ATPROMPT"
     outside = {key: f"TRAINER.COOP.{key}" for key in ("N_CTX", "PREC")}
-    ignored = ("USE_ATPROMPT",)  # CoOp is the method without
-    takes = ("llm",)  # which proposed the attributes
+    ignored = ("USE_ATPROMPT",)  # without attributes the method is CoOp
+    takes = ("llm",)  # a language model proposed the attributes
     saves_submodule = True
-    dead_weights = ("ctx_att", "token_middle")  # public files have tokens of attributes not in use
+    dead_weights = ("ctx_att", "token_middle")  # public files also have tokens of unused attributes
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
-        """The public keys and defaults; attributes are those of ImageNet, where it has none."""
+        """The public keys and defaults; the default attributes are those of ImageNet."""
 
         N_CTX: int = 16
         ATT_NUM: int = 2
@@ -89,7 +89,7 @@ class ATPrompt(Method):
 
     @staticmethod
     def attributes(settings):
-        """The words of each attribute in use, and the number of learned tokens before it."""
+        """Return the text of each attribute in use, and the number of learned tokens before it."""
         if settings.ATT_NUM not in (1, 2, 3):
             raise UserError(f"ATT_NUM is {settings.ATT_NUM} but must be 1, 2 or 3")
         keys = range(1, settings.ATT_NUM + 1)
@@ -101,7 +101,7 @@ class ATPrompt(Method):
 
     @classmethod
     def point(cls, settings, **deep):
-        """One textual prompt; its length is that of the template."""
+        """Return the spec of one textual prompt; its length is that of the template."""
         pieces = [f"{'X ' * n}{word} " for word, n in zip(*cls.attributes(settings), strict=True)]
         template = "".join(pieces) + " ".join("X" * settings.N_CTX)
         spec = {"M": 0, "N": 1, "beta": 0, "score": "cosine", "text_depth": 1} | deep
@@ -121,7 +121,7 @@ class ATPrompt(Method):
 
 @register
 class DeepATPrompt(ATPrompt):
-    """The deep version, with MaPLe: the first PROMPT_DEPTH blocks renew the tokens of the class."""
+    """ATPrompt, deep version, with MaPLe: PROMPT_DEPTH blocks have own tokens before the class."""
 
     outside = {key: f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "PROMPT_DEPTH", "PREC")}
     checkpoint = "MultiModalPromptLearner"
@@ -136,7 +136,7 @@ class DeepATPrompt(ATPrompt):
 
     @classmethod
     def point(cls, settings):
-        """One prompt on each side."""
+        """Return the spec of one textual and one visual prompt."""
         J, n = settings.PROMPT_DEPTH, settings.N_CTX
         return super().point(settings, M=1, text_depth=J, vision_length=n, vision_depth=J)
 

@@ -1,7 +1,7 @@
 """DePT (Zhang et al., CVPR 2024; arXiv:2309.07210).
 
-DePT: Decoupled Prompt Tuning. What only the base classes share is left to a head of their own, on
-features with scaled and shifted channels, so that CoOp's prompt keeps what new classes need, too.
+DePT: Decoupled Prompt Tuning. A separate head, on features with scaled and shifted channels, learns
+what is specific to the base classes, so that CoOp's prompt keeps what new classes need, too.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from trainers.prompting.methods.coop import CoOp
 
 
 class Channels(nn.Module):
-    """scale * x + bias for each of the D channels, at first x."""
+    """Computes scale * x + bias for each of the D channels; initially the identity."""
 
     def __init__(self, dim):
         super().__init__()
@@ -27,10 +27,10 @@ class Channels(nn.Module):
 
 
 class Head(Parts):
-    """The channel-adjusted transfer head; features are as they are before normalisation.
+    """The channel-adjusted transfer head, on features before normalisation.
 
     Args:
-        proj: (W, D), from the states of an image to its feature.
+        proj: (W, D), projects the states of an image to its feature.
         num_classes: K of the training.
         settings: of the method.
     """
@@ -47,19 +47,22 @@ class Head(Parts):
             self.linear_probe_proj = nn.Linear(dim, num_classes)
 
     def features(self, image, text):
-        """Of images (B, D) and classes (K, D), as the head reads them."""
+        """Return the features of images (B, D) and classes (K, D) that the head uses."""
         x, t = image.states[:, 0, 0].float() @ self.proj, text.raw[0].float()
         return (self.film_lp_img(x), self.film_lp_text(t)) if self.settings.FILM else (x, t)
 
     def of_head(self, image, text, scale, labels=None):
-        """The head's logits of the images, (B, K), and with labels also those of their classes."""
+        """Return the head's logits of images (B, K).
+
+        With labels, a linear head returns (2B, K): first the logits of the labels' text features.
+        """
         x, t = self.features(image, text)
         if self.settings.TYPE == "similarity":
             return scale * F.normalize(x, dim=-1) @ F.normalize(t, dim=-1).T
         return self.linear_probe_proj(x if labels is None else torch.cat([t[labels], x]))
 
     def logits(self, logits, image, text, scale):
-        """Both heads for the classes of the training, image-text matching for others."""
+        """Return the logits of both heads for training classes, and of matching for others."""
         if not self.own_classes:
             return logits
         other = self.of_head(image, text, scale)
@@ -69,11 +72,11 @@ class Head(Parts):
 
 @register
 class DePT(CoOp):
-    """L = (1 - WEIGHT) CE(matching) + WEIGHT CE(head).
+    """DePT with CoOp: L = (1 - WEIGHT) CE(matching) + WEIGHT CE(head).
 
-    The linear head learns from the images and from the text features of their classes. It is used
-    for the classes of the training by name; the public code also picks its rows for ImageNet-A and
-    ImageNet-R.
+    The linear head learns from images and from the text features of their classes. It is used only
+    if the class names are those of the training; the public code also selects its rows for
+    ImageNet-A and ImageNet-R.
     """
 
     checkpoint = "PromptLearner"
@@ -99,7 +102,7 @@ class DePT(CoOp):
 
     @staticmethod
     def point(settings):
-        """CoOp's."""
+        """Return CoOp's spec, with the states of the image that the head needs."""
         if not 0 <= settings.WEIGHT <= 1:
             raise UserError(f"TRAINER.LINEAR_PROBE.WEIGHT is {settings.WEIGHT}, not in [0, 1]")
         if settings.TYPE not in ("linear", "similarity"):
@@ -113,13 +116,13 @@ class DePT(CoOp):
         self.model.parts = Head(clip_model.visual.proj, len(classnames), self.settings)
 
     def make_room(self, n):
-        """Before a checkpoint is loaded: it has as many rows as there were classes in training."""
+        """Empty the head if n is 0, before a checkpoint with other classes is loaded."""
         head = getattr(self.model.parts, "linear_probe_proj", None)
         if head and not n:
             head.weight.data, head.bias.data = head.weight.data[:0], head.bias.data[:0]
 
     def loss(self, output, batch):
-        """The terms of both heads."""
+        """Return the loss terms of both heads."""
         parts, s, w = self.model.parts, self.model.logit_scale, self.settings.WEIGHT
         matching = s * output.image.z[:, 0].float() @ output.text.h[0].float().T
         head = parts.of_head(output.image, output.text, s, batch.labels)
@@ -130,7 +133,7 @@ class DePT(CoOp):
         }
 
     def load_checkpoint(self, checkpoint, classnames):
-        """Take the classes of a public checkpoint, which does not say them, from the protocol."""
+        """Load a checkpoint; a public one lacks its classes, which then follow the protocol."""
         super().load_checkpoint(checkpoint, classnames)
         if checkpoint.get("classnames") is None:
             of = self.settings.SUBSAMPLE_CLASSES

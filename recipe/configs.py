@@ -1,4 +1,7 @@
-"""Dotted keys: out of config files and command lines, into a cfg. Needs no PyTorch."""
+"""Reads dotted keys from config files and command lines, and sets them in a cfg.
+
+Needs no PyTorch.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,34 +13,34 @@ import yaml
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.trainer.by_run import leaves
 
-MOST_VALUES = 100_000  # of a config file
+MOST_VALUES = 100_000  # in a config file
 
 
 def read_keys(path: str | os.PathLike) -> dict[str, object]:
-    """The dotted keys of a config file, e.g. `OPTIM.LR`, and their values; raises as read_tree."""
+    """Return the dotted keys (`OPTIM.LR`) and values of a config file; raises as `read_tree`."""
     return dict(leaves(read_tree(path)))
 
 
 def read_tree(path: str | os.PathLike) -> dict:
-    """The keys in a YAML file.
+    """Return the nested keys of a YAML file.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or it holds no keys.
+        UserError: the file is missing, is not YAML, or has no keys.
     """
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise UserError(f"The config file '{path}' has no keys: it is to have lines of KEY: VALUE")
+        raise UserError(f"The config file '{path}' has no keys: write lines of KEY: VALUE")
     return tree
 
 
 def read_yaml(path: str | os.PathLike) -> object:
-    """What is in a YAML file; an empty mapping when that is nothing.
+    """Return the content of a YAML file; an empty mapping if the file is empty.
 
     Raises:
-        UserError: there is no such file, it is not YAML, or it has too many values.
+        UserError: the file is missing, is not YAML, or has too many values.
     """
     try:
-        with open(path, "rb") as file:  # UTF-8, whatever the locale
+        with open(path, "rb") as file:  # read as UTF-8 in any locale
             found = yaml.safe_load(file) or {}
         too_many = next(islice(_values(found), MOST_VALUES, None), None)
     except OSError:
@@ -56,7 +59,7 @@ def read_yaml(path: str | os.PathLike) -> object:
 
 
 def _values(tree: object) -> Iterator[bool]:
-    """An item for each value, mapping and list, as often as aliases repeat it."""
+    """Yield once for each value, mapping and list, as often as aliases repeat it."""
     yield True
     if isinstance(tree, dict | list):
         for value in tree.values() if isinstance(tree, dict) else tree:
@@ -64,14 +67,17 @@ def _values(tree: object) -> Iterator[bool]:
 
 
 def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[str, object]:
-    """What takes the place of a config file's TRAINER where it is written for another backbone.
+    """Return the TRAINER keys for a backbone other than that of the method's config file.
 
-    That is the TRAINER of the file beside it with the backbone's name, if there is one: a small
-    CLIP has no room for prompts as deep as those of a large one.
+    They come from the file BACKBONE.yaml in the same folder, if it exists: a small CLIP has fewer
+    blocks, and so takes shallower prompts, than a large one.
 
     Args:
         backbone: as the user names it.
         config_file: of the method; may be empty.
+
+    Returns:
+        Dotted keys and values; empty if nothing has to be replaced.
     """
     if not backbone or "/" in backbone or not config_file:
         return {}
@@ -82,7 +88,7 @@ def prompts_for(backbone: str | None, config_file: str | os.PathLike) -> dict[st
 
 
 def nested(keys: Mapping[str, object]) -> dict:
-    """The mapping of mappings that `leaves` makes these dotted keys of."""
+    """Return dotted keys as nested mappings: the inverse of `leaves`."""
     tree: dict = {}
     for key, value in keys.items():
         *path, last = key.split(".")
@@ -94,7 +100,7 @@ def nested(keys: Mapping[str, object]) -> dict:
 
 
 def read_pairs(words: Sequence[str]) -> dict[str, str]:
-    """The KEY VALUE pairs at the end of a command line; of a key that is there twice the last.
+    """Return the KEY VALUE pairs at the end of a command line; the last value of a key wins.
 
     Raises:
         UserError: a key has no value.
@@ -110,18 +116,18 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
 
     Args:
         cfg: a yacs node.
-        keys: values by dotted key; text is read as a Python literal where it is one.
+        keys: values by dotted key; a text that is a Python literal is read as such.
         source: where they come from, for the message.
 
     Raises:
-        UserError: a key is unknown (with the nearest valid one), or a value of the wrong type.
+        UserError: a key is unknown (the message names the nearest), or a value has the wrong type.
     """
     for key, value in keys.items():
         parent, name = _find(cfg, key, source)
         default = parent[name]
         if isinstance(default, float) and isinstance(value, (int, str)):
             value = _as_float(value)
-        if name == "CTX_INIT":  # words, or a list of them, one a prompt
+        if name == "CTX_INIT":  # words, or a list with words for each prompt
             parent[name] = None  # yacs lets any type replace None
         try:
             parent.merge_from_list([name, value])
@@ -135,7 +141,7 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
 
 
 def _find(cfg, key: str, source: str) -> tuple:
-    """The node that holds a dotted key, and the key's last part."""
+    """Return the node that holds a dotted key, and the last part of the key."""
     node, path = cfg, key.split(".")
     for depth, part in enumerate(path):
         valid = list(node) if isinstance(node, Mapping) else []
@@ -149,7 +155,7 @@ def _find(cfg, key: str, source: str) -> tuple:
 
 
 def _as_float(value: int | str) -> object:
-    """`1` for 1.0, and `nan` or `inf`, which are no Python literals; the rest as it is."""
+    """Convert numbers (`1`) and `nan` or `inf`, which are not Python literals; keep the rest."""
     if isinstance(value, bool):
         return value
     try:

@@ -1,4 +1,4 @@
-"""What a run computes with: versions, the commit, the memory that it took."""
+"""The environment of a run: versions, the commit, the memory that it used."""
 
 import platform
 import subprocess
@@ -12,14 +12,14 @@ from trainers.prompting import __version__
 
 try:
     import resource
-except ImportError:  # Windows does not count a process's memory
+except ImportError:  # Windows has no such count of a process's memory
     resource = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def versions() -> dict[str, str | int]:
-    """This project, Python, PyTorch and what it runs on."""
+    """Return the versions of this project, Python and PyTorch, the device and the threads."""
     return {
         "align": __version__,
         "python": platform.python_version(),
@@ -31,7 +31,7 @@ def versions() -> dict[str, str | int]:
 
 
 def git_commit() -> str:
-    """Commit of the code, with `+` when the tree has changes; empty outside a checkout."""
+    """Return the commit of the code, with `+` if the tree has changes; empty outside a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -40,7 +40,7 @@ def git_commit() -> str:
 
 
 def peak_memory_mib(device: torch.device | str) -> float:
-    """MiB that tensors took on a GPU at most, else that this process held; 0 if nobody counts."""
+    """Return the peak memory in MiB: of tensors on a GPU, else of this process; 0 if unknown."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     if resource is None:

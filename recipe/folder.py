@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time, and what the system refuses is told."""
+"""Reserves the output folder for one run at a time, and explains errors of the file system."""
 
 import errno
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from pathlib import Path
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import held
 
-# Seconds to wait for the lock: the data loading workers of a killed run keep it until they notice.
+# Seconds to wait for the lock: data loading workers of a killed run hold it until they notice.
 PATIENCE = 10
 
-# What the system refuses, and what a user can do about it.
+# Errors of the system, and what a user can do about them.
 REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
@@ -26,7 +26,7 @@ REMEDIES = {
 def output_folder(folder: Path) -> Iterator[None]:
     """Keep other runs out of a folder while this one writes there.
 
-    The lock ends with this process, however that ends.
+    The lock is released when this process ends, even if it is killed.
 
     Raises:
         UserError: another run is writing there, or the system refuses to write or to read.
@@ -34,16 +34,16 @@ def output_folder(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            alone = stack.enter_context(held(folder / ".lock", PATIENCE))
+            acquired = stack.enter_context(held(folder / ".lock", PATIENCE))
         except OSError as error:
             raise UserError(
                 f"The output folder '{folder}' cannot be written ({error.strerror}): "
                 f"{REMEDIES.get(error.errno or 0, 'choose another --output-dir')}"
             ) from None
-        if not alone:
+        if not acquired:
             raise UserError(
                 f"The output folder '{folder}' is being written by another run: wait until "
-                "that has ended, or choose another --output-dir"
+                "it has ended, or choose another --output-dir"
             )
         try:
             for left in (*folder.glob("*.tmp"), *folder.glob("*/*.tmp")):
@@ -54,6 +54,6 @@ def output_folder(folder: Path) -> Iterator[None]:
                 raise
             raise UserError(
                 f"'{error.filename or folder}' cannot be written or read ({error.strerror}): "
-                f"{REMEDIES[error.errno]}, and the same command goes on from the last checkpoint",
+                f"{REMEDIES[error.errno]}, then rerun to resume from the last checkpoint",
                 exit_code=1,
             ) from None

@@ -1,4 +1,7 @@
-"""What predictions are worth besides their accuracy. Needs no PyTorch."""
+"""Metrics of predictions besides accuracy: calibration, detection, base and new classes together.
+
+Needs no PyTorch.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,11 +10,11 @@ from scipy.stats import rankdata
 
 from trainers.prompting.errors import UserError
 
-BINS = 15  # of the calibration error, as wide as each other
+BINS = 15  # of the calibration error, of equal width
 
 
 def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict:
-    """Numbers of one evaluation.
+    """Compute the metrics of one evaluation.
 
     Args:
         arrays: as `recipe.predictions` reads them.
@@ -19,9 +22,9 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
 
     Returns:
         `top5_accuracy`, `calibration_error` and `per_class_accuracy` in %, the last by class
-        name (None for a class without images); `negative_log_likelihood` in nats. With the columns
-        that they need also, in %, `calibration_error_scaled`, after division by the temperature,
-        and `joint_accuracy`, over base and new classes together.
+        name (None for a class without images); `negative_log_likelihood` in nats. If their columns
+        are present, also, in %, `calibration_error_scaled`, after division by the temperature, and
+        `joint_accuracy`, over base and new classes together.
     """
     label = arrays["label"]
     hits = arrays["prediction"] == label
@@ -46,14 +49,14 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
 
 
 def reliability(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bins (0, 1/15], (1/15, 2/15], ... of the probability of what was predicted.
+    """Compute a reliability diagram: bins (0, 1/15], (1/15, 2/15], ... of predicted probabilities.
 
     Args:
-        confidence: (n,), probabilities.
-        hits: (n,), whether it was right.
+        confidence: (n,), probabilities of the predictions.
+        hits: (n,), True where a prediction is correct.
 
     Returns:
-        Of each bin the mean confidence, the accuracy (both from 0 to 1; 0 in an empty bin) and
+        For each bin, the mean confidence, the accuracy (both from 0 to 1; 0 in an empty bin) and
         the number of images.
     """
     confidence = confidence.astype(float)
@@ -65,17 +68,17 @@ def reliability(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, .
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray) -> float:
-    """The expected calibration error (%): the mean gap of confidence and accuracy over the bins."""
+    """Return the expected calibration error (%): the mean gap of confidence and accuracy."""
     mean, accuracy, counts = reliability(confidence, hits)
     return 100 * float((np.abs(mean - accuracy) * counts).sum() / counts.sum())
 
 
 def detection(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> dict:
-    """Numbers of out-of-distribution detection, in %.
+    """Compute the metrics of out-of-distribution detection, in %.
 
     Args:
-        inside: by the name of a score, those of the run's own images, (n,).
-        outside: the same of images of other classes, (m,).
+        inside: scores of the run's own images, (n,), by the name of the score.
+        outside: scores of images of other classes, (m,), likewise.
 
     Returns:
         `auroc_SCORE` and `fpr95_SCORE` of each score; `images`, m.
@@ -88,14 +91,14 @@ def detection(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
-    """The share of pairs whose inside score is the higher one, ties by half, from 0 to 1.
+    """Return the share of pairs whose inside score is higher, from 0 to 1; ties count half.
 
     Args:
-        inside: (n,), scores of images whose classes are known.
-        outside: (m,), of others.
+        inside: (n,), scores of images of the run's classes.
+        outside: (m,), scores of other images.
 
     Raises:
-        UserError: a side has no images.
+        UserError: one of the two has no images.
     """
     n, m = _sizes(inside, outside)
     ranks = rankdata(np.concatenate([inside, outside]))
@@ -103,9 +106,9 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
-    """The share of outside scores that pass the highest threshold that 95% of the inside pass.
+    """Return the share of outside scores accepted when 95% of the inside scores are, from 0 to 1.
 
-    Args, raises: as `auroc`; from 0 to 1.
+    Args, raises: as `auroc`.
     """
     n, _ = _sizes(inside, outside)
     threshold = np.sort(inside)[n - -(-95 * n // 100)]
@@ -113,7 +116,7 @@ def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def _sizes(*sides: np.ndarray) -> list[int]:
-    """The numbers of scores.
+    """Return the numbers of scores.
 
     Raises:
         UserError: one is 0.
@@ -126,16 +129,16 @@ def _sizes(*sides: np.ndarray) -> list[int]:
 def openworld_auc(
     base_score: np.ndarray, base_right: np.ndarray, new_score: np.ndarray, new_right: np.ndarray
 ) -> float:
-    """OpenworldAUC (Hua et al., ICML 2025, arXiv:2505.05180), from 0 to 1.
+    """Return OpenworldAUC (Hua et al., ICML 2025, arXiv:2505.05180), from 0 to 1.
 
-    The share of pairs of a base and a new image in which both are classified rightly in their
-    halves and the base image has the higher score; equal scores count half.
+    It is the share of pairs of a base and a new image in which both are classified correctly among
+    their half of the classes and the base image has the higher score; equal scores count half.
 
     Args:
-        base_score: (n,), how much images of base classes look like such.
-        base_right: (n,), whether they are classified rightly among base classes.
-        new_score: (m,), the same score of images of new classes.
-        new_right: (m,), whether they are classified rightly among new classes.
+        base_score: (n,), for images of base classes, the score of belonging to base classes.
+        base_right: (n,), True where they are classified correctly among base classes.
+        new_score: (m,), the same score for images of new classes.
+        new_right: (m,), True where they are classified correctly among new classes.
 
     Raises:
         UserError: there are no images of base classes, or of new ones.
@@ -150,17 +153,17 @@ def openworld_auc(
 def joint_metrics(
     base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
 ) -> dict[str, float] | None:
-    """Numbers of base and new classes together, of the two evaluations of one training.
+    """Compute metrics over base and new classes together, from the two evaluations of a training.
 
     Args:
-        base: what was said of the test images of base classes, as `recipe.predictions` reads it.
-        new: the same of new classes.
+        base: predictions for test images of base classes, as `recipe.predictions` reads them.
+        new: predictions for test images of new classes.
 
     Returns:
-        In %, of all images over all classes: `joint_accuracy`, `joint_accuracy_base` and
-        `joint_accuracy_new` of one half's images, `calibration_error`, `calibration_error_scaled`
-        (not without temperature); and `openworld_auc`, `auroc` of base against new images by the
-        probability of a base class. None where an evaluation has no such columns.
+        In %: `joint_accuracy` of all images, `joint_accuracy_base` and `joint_accuracy_new` of one
+        half's images, `calibration_error` and `calibration_error_scaled` (if there is a
+        temperature), all over all classes; `openworld_auc`, and `auroc` of base against new images
+        by the probability of a base class. None if an evaluation lacks the columns.
 
     Raises:
         UserError: these are not one evaluation of base classes and one of new ones.

@@ -1,4 +1,7 @@
-"""predictions.npz, what a run said of each image, beside its results.json. Needs no PyTorch."""
+"""Reads and writes predictions.npz, a run's prediction for each test image.
+
+The file is in the folder of results.json. Needs no PyTorch.
+"""
 
 import io
 import math
@@ -13,7 +16,7 @@ from trainers.prompting.storage.files import read_file, write_whole
 from .zips import opened, unpacked
 
 NAME = "predictions.npz"
-# By name, the kind of an array's type and the number of its axes; the first is of images.
+# Name of an array -> kind of its type, number of axes; the first axis is that of the images.
 ARRAYS = {
     "image": ("U", 1),
     "label": ("i", 1),
@@ -22,7 +25,7 @@ ARRAYS = {
     "probability": ("f", 2),
     "label_log_probability": ("f", 1),
 }
-# Columns that not every run has, and those over base and new classes together: all or none.
+# Optional columns, and those over base and new classes together: a run has all of JOINT or none.
 MORE = {"mcm": ("f", 1), "scaled_probability": ("f", 1)}
 JOINT = {
     "joint_label": ("i", 1),
@@ -37,11 +40,11 @@ MOST_BYTES = 2**28  # of a column: 600,000 images with paths of 100 letters
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
-    """Write what an evaluation said, compressed; the file appears whole.
+    """Write the predictions of an evaluation, compressed and atomically; return them as arrays.
 
     Args:
         folder: of the run.
-        columns: as `trainers.prompting.storage.predictions` gives them; returned as arrays.
+        columns: as `trainers.prompting.storage.predictions` returns them.
 
     Raises:
         OSError: as the system says.
@@ -54,27 +57,27 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that a run left, as `arrays_in` has them; None without a file.
+    """Read a run's arrays, as `arrays_in` returns them; None if there is no file.
 
     Raises:
-        UserError: the file is damaged, or not one of ours.
+        UserError: the file is damaged, or not of this project.
     """
     path = folder / NAME
     try:
         return arrays_in(read_file(path))
     except FileNotFoundError:
         return None
-    except Exception as error:  # unpacking raises nearly every type there is
+    except Exception as error:  # unpacking raises errors of many types
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
 
 
 def arrays_in(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays in the content of such a file, all of `ARRAYS` and some of the others.
+    """Return the arrays in the content of a predictions.npz: all of `ARRAYS`, some of the others.
 
-    Memory is taken for what is there, whatever headers claim.
+    Memory is allocated for the bytes that exist, not for those that headers claim.
 
     Raises:
-        Exception: it is damaged, or not one of ours; nearly every type there is.
+        Exception: the content is damaged, or not of this project; of almost any type.
     """
     with opened(io.BytesIO(content)) as archive:
         there = archive.namelist()
@@ -88,7 +91,7 @@ def arrays_in(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    """The array in a `.npy` file, whose header must be about the bytes that are there."""
+    """Return the array in a `.npy` file, after comparing its header with its number of bytes."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("an array is in another format")
@@ -100,7 +103,7 @@ def _array(content: bytes) -> np.ndarray:
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError where an array is not as `write_predictions` leaves it."""
+    """Raise a ValueError if an array is not as `write_predictions` writes it."""
     n = len(arrays["label"])
     joint, scaled = JOINT.keys() & arrays.keys(), "scaled_probability" in arrays
     wanted = {name for name in JOINT if scaled or "scaled" not in name}
@@ -111,6 +114,6 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
         if array.dtype.kind != kind or array.ndim != axes or len(array) != n or not array.size:
             raise ValueError(f"'{name}' is an array {array.shape} of {array.dtype}")
         if kind == "i" and array.min() < 0 or kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"'{name}' has numbers that cannot be")
+            raise ValueError(f"'{name}' has numbers that are negative or not finite")
     if arrays["top"].shape != arrays["probability"].shape:
         raise ValueError("'top' and 'probability' have different shapes")

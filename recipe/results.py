@@ -1,4 +1,4 @@
-"""results.json, the record of a complete run."""
+"""Writes results.json, the record of a complete run."""
 
 import json
 from pathlib import Path
@@ -15,23 +15,23 @@ from .metrics import detection, metrics
 
 
 def results_file(cfg) -> Path:
-    """The path of a run's record."""
+    """Return the path of a run's record."""
     return Path(cfg.OUTPUT_DIR) / "results.json"
 
 
 def remove_results(cfg) -> None:
-    """Remove what an earlier run left: it is not of the run that begins."""
+    """Remove the record and predictions of an earlier run in the same folder."""
     results_file(cfg).unlink(missing_ok=True)
     (Path(cfg.OUTPUT_DIR) / predictions.NAME).unlink(missing_ok=True)
 
 
 def write_results(cfg, trainer) -> None:
-    """Write `results.json` from the trainer's last evaluation, and its predictions before that.
+    """Write the predictions of the trainer's last evaluation, then `results.json`.
 
     Args:
         cfg: of the run.
         trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds`,
-            `test_seconds`, `predictions` and `detection` are written where it has them.
+            `test_seconds`, `predictions` and `detection` are written if it has them.
 
     Raises:
         OSError: as the system says.
@@ -75,14 +75,14 @@ def write_results(cfg, trainer) -> None:
 
 
 def beyond(cfg, trainer) -> list[str]:
-    """The marks of what a run takes beyond labelled images."""
+    """Return the marks (`BEYOND`) of what a run uses beyond labelled images and class names."""
     taken = {*getattr(getattr(trainer, "method", None), "takes", ())}
     taken |= {PER_DATASET} if cfg.TRAINER.PER_DATASET else set()
     return [mark for mark in BEYOND if mark in taken]
 
 
 def detections(trainer) -> dict[str, dict]:
-    """The numbers of detection by data set, each printed in a line."""
+    """Compute and print the metrics of out-of-distribution detection; return them by data set."""
     columns = getattr(getattr(trainer, "detection", None), "columns", {})
     others = {name: arrays for name, arrays in columns.items() if name != trainer.detection.own}
     numbers = {}
@@ -99,7 +99,7 @@ def detections(trainer) -> dict[str, dict]:
 
 
 def _steps(trainer) -> int:
-    """The steps of a training; 0 where nothing was trained."""
+    """Return the number of steps of the training; 0 if nothing was trained."""
     if not getattr(trainer, "train_seconds", 0.0):
         return 0
     return trainer.count_steps()[1]

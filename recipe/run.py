@@ -1,6 +1,7 @@
-"""One run: its folder, log and seed, the training or evaluation, its results, its exit code."""
+"""Does one run: folder, log, seed, training or evaluation, results, exit code."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,8 @@ from .folder import output_folder
 from .results import remove_results, write_results
 from .settings import changed, shown
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def do_run(cfg, args) -> None:
     """Do one run in its folder and write its results."""
@@ -26,11 +29,13 @@ def do_run(cfg, args) -> None:
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
-            write_results(trainer.cfg, trainer)  # whose images are as the backbone reads them
+            write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
+            if not args.eval_only and hasattr(trainer, "method"):
+                print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
 
 def setup_run(cfg) -> None:
-    """Start the log, seed what draws by chance, and say what this run is: in the log in full."""
+    """Start the log, seed the random generators, and print the settings: all of them in the log."""
     if ranks.is_first():
         setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
@@ -50,7 +55,7 @@ def setup_run(cfg) -> None:
 
 
 def train_or_evaluate(trainer, args) -> None:
-    """Do what the flags ask for; from then on an earlier run's results.json is gone."""
+    """Train or evaluate, as the flags say; remove the results of an earlier run first."""
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
@@ -63,11 +68,23 @@ def train_or_evaluate(trainer, args) -> None:
         trainer.train()
 
 
+def predict_command(cfg, trainer) -> str:
+    """Return the command that classifies a test image with the trained run."""
+    image, folder = next(iter(trainer.dm.dataset.test)).impath, cfg.OUTPUT_DIR
+    words = ["python", "-m", "benchmark", "predict", "--model-dir"]
+    before = ""
+    if Path.cwd() != ROOT:  # where `python -m benchmark` works
+        image, folder = os.path.abspath(image), os.path.abspath(folder)
+        before = f"cd {shlex.quote(str(ROOT))} && "
+    plugins = [word for name in cfg.TRAINER.PLUGINS for word in ("--plugin", name)]
+    return before + shlex.join([*words, folder, *plugins, image])
+
+
 def exit_code(work: Callable[[], None]) -> int:
-    """Do a run; the exit code, after one sentence on a user's mistake.
+    """Do a run and return its exit code; a user's mistake is printed as one sentence.
 
     Raises:
-        Exception: the error is not the user's.
+        Exception: any other error.
     """
     try:
         with ranks.joined(), no_exit("the code of a method or plug-in"):
@@ -75,14 +92,14 @@ def exit_code(work: Callable[[], None]) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         if ranks.tells():
-            print("interrupted: the same command goes on from the last epoch", file=sys.stderr)
+            print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("nobody reads on: the same command goes on from the last epoch", file=sys.stderr)
+        print("output closed: rerun to resume from the last epoch", file=sys.stderr)
         return 1
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # a user's mistake says so, and says it itself
+        code = getattr(error, "exit_code", None)  # only a user's mistake has one
         tells = ranks.tells()
         if code is None:
             raise

@@ -1,4 +1,4 @@
-"""One cfg out of defaults, plug-ins, config files, flags and KEY VALUE pairs."""
+"""Builds the cfg of a run from defaults, plug-ins, config files, flags and KEY VALUE pairs."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -28,23 +28,23 @@ PLUGINS = "TRAINER.PLUGINS"
 
 
 def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iterable[str] = ()):
-    """Dassl's defaults and the nodes of all methods, changed by each source in turn.
+    """Build a cfg from the defaults of Dassl and of all methods, changed by each source in turn.
 
     Args:
-        sources: where keys come from, for messages, and the values by dotted key; those that
-            one has for some runs alone (`by_run`) come before its others.
+        sources: pairs of a name, for messages, and values by dotted key. Within a source, values
+            for some runs only (`by_run`) replace the others.
         plugins: modules or files with methods, besides those that a source names.
 
     Raises:
-        UserError: a plug-in, a key, a value, a trainer or a data set that cannot be; of
-            dassl-lite's own type where it is a value.
+        UserError: a plug-in, key, value, trainer or data set is unknown or invalid. For values
+            that dassl-lite checks, it is dassl-lite's own class of this name.
     """
     settings = [(source, dict(keys)) for source, keys in sources]
     plugins = list(plugins)
     for _, keys in settings:
         plugins += _names(keys.pop(PLUGINS, []))
     plugins = list(dict.fromkeys(map(_absolute, plugins)))
-    load_plugins(plugins)  # before the cfg: they add nodes to it
+    load_plugins(plugins)  # before the cfg is made: they add nodes to it
     cfg = _defaults()
     cfg.TRAINER.PLUGINS = plugins
     given = {key: value for _, keys in settings for key, value in keys.items()}
@@ -59,7 +59,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
         check_values(cfg)
     check_optim(cfg.OPTIM)
     varied = by_dataset(keys for _, keys in settings)
-    if own := METHODS.get(cfg.TRAINER.NAME):  # epochs do not count, although some methods read them
+    if own := METHODS.get(cfg.TRAINER.NAME):  # OPTIM does not count, although some methods read it
         varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
         cfg.TRAINER.PER_DATASET = sorted(varied)
     return cfg
@@ -72,7 +72,7 @@ def _defaults():
 
 
 def changed(cfg) -> str:
-    """The settings of a cfg that differ from the defaults, a line for each."""
+    """Return the settings of a cfg that differ from the defaults, one in a line."""
     defaults = dict(leaves(_defaults()))
     return "\n".join(
         f"{key}: {value}"
@@ -82,13 +82,13 @@ def changed(cfg) -> str:
 
 
 def shown(cfg) -> str:
-    """The cfg as text, without what only other methods than its own read."""
+    """Return the cfg as text, without keys that only other methods read."""
     return str(_own(cfg))
 
 
 def _own(cfg):
     own = METHODS.get(cfg.TRAINER.NAME)
-    if own is None:  # not one of ours: what it reads is not known
+    if own is None:  # not a method of this project: its keys are not known
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
@@ -98,12 +98,12 @@ def _own(cfg):
 
 
 def _places(method) -> set[str]:
-    """The places of a method's keys in a cfg, some of them in the node of another method."""
+    """Return the places of a method's keys in a cfg; some are in the node of another method."""
     return {method.place(key) for key in (*method.defaults, *method.ignored)}
 
 
 def _drop(node, place: str) -> None:
-    """Remove a key, and the nodes that are empty then."""
+    """Remove a key, and the nodes that become empty."""
     first, _, rest = place.partition(".")
     if rest:
         _drop(node[first], rest)
@@ -112,12 +112,12 @@ def _drop(node, place: str) -> None:
 
 
 def _names(value: object) -> list[str]:
-    """A list of names, or a single one; on a command line either is text."""
+    """Return a value as a list of names: it is a list or one name, on a command line as text."""
     value = yaml.safe_load(value) if isinstance(value, str) else value
     names = value if isinstance(value, (list, tuple)) else [value]
     return [str(name) for name in names]
 
 
 def _absolute(name: str) -> str:
-    """A file from anywhere: what reads the finished run may have another working folder."""
+    """Return the name of a plug-in, with an absolute path for a file, valid in any folder."""
     return os.fspath(Path(name).expanduser().absolute()) if name.endswith(".py") else name

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# The benchmark of docs/benchmark_card.md, in its order: three CLIPs, settings, the main table, the
-# other two CLIPs, the side tables, the report.
+# The benchmark of docs/benchmark_card.md, in its order: three CLIPs, settings, the main table,
+# transport plans, the other two CLIPs, few-shot, the report.
 #
 #   bash scripts/card_benchmark.sh [options] [KEY VALUE ...]
 #
-# It takes about ten hours on 2 cores and continues where it was stopped when it is called again:
+# It takes about ten hours on 2 cores. Rerun to resume; to stop after a time:
 #   timeout -s INT 115m bash scripts/card_benchmark.sh
 #
-# Environment: STAGES ("pretrain tune main clips few_shot shots report"), TRAINERS (all methods that
+# Environment: STAGES ("pretrain tune main transport clips few_shot report"), TRAINERS (all methods that
 # learn), SEEDS ("1 2 3 4 5"), PACKAGES (the folder of the npm packages: npm), OUTPUT (output/card),
 # and JOBS, DATA and PYTHON as in run.sh. Options go to each part: see `python -m benchmark base2new -h`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-STAGES=${STAGES:-pretrain tune main clips few_shot shots report}
+STAGES=${STAGES:-pretrain tune main transport clips few_shot report}
 TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT KgCoOp ProGrad PromptSRC TCP CoPrompt MultiModalAdapter CLIPLoRA MMRL GalLoP ALIGN}
 PRIMARY=${PRIMARY:-CoOp MaPLe PLOT CoPrompt MultiModalAdapter CLIPLoRA ALIGN} # and zero-shot CLIP
 SEEDS=${SEEDS:-1 2 3 4 5}
-card=$(realpath -m "${OUTPUT:-output/card}") # parts run in the repository
-PACKAGES=$(realpath -m "${PACKAGES:-npm}")
+here_from() { realpath -m --relative-to "$here/.." "$1"; } # all runs in the repository
+card=$(here_from "${OUTPUT:-$here/../output/card}")
+PACKAGES=$(here_from "${PACKAGES:-npm}")
 split_a="emoji_openmoji_a emoji_fluent_a emoji_emojione_a emoji_symbola_a"
 both="$split_a emoji_openmoji_b emoji_fluent_b emoji_emojione_b emoji_symbola_b"
 three=$(cut -d " " -f 1-3 <<<"$SEEDS")
@@ -29,7 +30,7 @@ cd "$here/.."
 stage() { [[ " $STAGES " == *" $1 "* ]]; }
 py() { "${PYTHON:-python}" "$@"; }
 dry() { [[ " $words " == *" --dry-run "* ]]; }
-clip() { # the file of a CLIP; without a run there is none
+clip() { # the weights of a CLIP; a dry run has none
     if dry; then echo emoji; else echo "$card/clip$1/clip.safetensors"; fi
 }
 
@@ -90,6 +91,18 @@ variants() { # CLIP SHOTS SEEDS DATASETS ...: ALIGN with beta 0, a uniform plan,
     done
 }
 
+compared() { # the best family of plans and its uniform plan
+    py -m tools.card families "$card/transport/tune/base2new/chosen/ALIGN/emoji_tuned_tuned.json" \
+        "$card/transport/families"
+}
+plan() { # CLIP SEEDS DATASETS FAMILY ...: ALIGN with the best setting of a family of plans
+    local number=$1 seeds=$2 datasets=$3 family=$4
+    shift 4
+    SHOTS=4 SEEDS=$seeds TRAINERS=ALIGN CONFIG=$card/transport/families/$family.yaml \
+        OUTPUT=$card/transport/clip$number BACKBONE=$(clip "$number") \
+        bash "$here/base2new.sh" $datasets "$@"
+}
+
 if stage pretrain && ! dry; then
     mkdir -p "$card"
     if [[ ! -f $card/pictures.npz ]]; then
@@ -111,21 +124,36 @@ fi
 if stage main; then
     base2new 1 4 "$SEEDS" "$both" "ZeroshotCLIP $PRIMARY" "$@"
     variants 1 4 "$SEEDS" "$both" "$@"
-    base2new 1 4 "$SEEDS" "$both" "$TRAINERS" "$@"
+    base2new 1 4 "$three" "$both" "$TRAINERS" "$@"
     if ! dry; then
         py -m assets.builders.measure --weights "$(clip 1)" --archive assets/emoji_artists.zip \
             --datasets $both --shots 4 --choose-on base --seeds $three | tee "$card/layer_norms.txt"
     fi
 fi
+if stage transport && ! dry; then
+    mkdir -p "$card/transport"
+    py -m tools.card plans "$chosen/ALIGN/emoji_tuned.yaml" "$card/transport/space.yaml"
+    SHOTS=4 SEEDS=$(cut -d " " -f 1,2 <<<"$SEEDS") SPACE=$card/transport/space.yaml TRAINERS=ALIGN \
+        CONFIG=$chosen/ALIGN/emoji_tuned.yaml OUTPUT=$card/transport BACKBONE=$(clip 1) \
+        bash "$here/tune.sh" $split_a "$@"
+    both_plans=$(compared)
+    for family in "$card"/transport/families/*.yaml; do
+        plan 1 "$three" "$split_a" "$(basename "$family" .yaml)" "$@"
+    done
+    for family in $both_plans; do plan 1 "$SEEDS" "$both" "$family" "$@"; done
+fi
 if stage clips; then
     for number in 2 3; do
-        base2new "$number" 4 "$three" "$both" "ZeroshotCLIP $PRIMARY" "$@"
-        variants "$number" 4 "$three" "$both" "$@"
+        base2new "$number" 4 "$three" "$split_a" "ZeroshotCLIP $PRIMARY" "$@"
+        variants "$number" 4 "$three" "$split_a" "$@"
+        if [[ -d $card/transport/families ]] && ! dry; then
+            for family in $(compared); do plan "$number" "$three" "$split_a" "$family" "$@"; done
+        fi
     done
 fi
 if stage few_shot; then # all classes: the linear probe is CLAP without its constraint
     tune CLAP few_shot "$split_a" TRAINER.ADAPTER.CONSTRAINT none "$@"
-    for method in ZeroshotCLIP CoOp MaPLe PLOT ALIGN CLAP; do
+    for method in ZeroshotCLIP CoOp ALIGN CLAP; do
         config=$chosen more=()
         if [[ $method == CLAP ]]; then
             config=$card/clip1/tune/few_shot/chosen more=(TRAINER.ADAPTER.CONSTRAINT none)
@@ -137,21 +165,25 @@ if stage few_shot; then # all classes: the linear probe is CLAP without its cons
             BACKBONE=$(clip 1) bash "$here/few_shot.sh" $split_a ${more[@]+"${more[@]}"} "$@"
     done
 fi
-if stage shots; then # the side table: all training images of a class
-    base2new 1 16 "$three" "$split_a" "ZeroshotCLIP $PRIMARY" "$@"
-fi
 if stage report && ! dry; then
+    report() { # FOLDER SEEDS VARIANT: the tables, and ALIGN's variant minus each other
+        py -m benchmark report "$1" --protocol base2new --seeds "$2" --metrics
+        for metric in accuracy joint_accuracy; do
+            py -m benchmark report "$1" --protocol base2new --seeds "$2" \
+                --metric "$metric" --compare "ALIGN ($3@clip)"
+        done
+    }
     for number in 1 2 3; do
         folder=$card/clip$number
         if [[ -d $folder/base2new ]]; then
-            seeds=$three
-            if [[ $number == 1 ]]; then seeds=$SEEDS; fi
-            py -m benchmark report "$folder" --protocol base2new --seeds "$seeds" --metrics
-            for metric in accuracy joint_accuracy; do
-                py -m benchmark report "$folder" --protocol base2new --seeds "$seeds" \
-                    --metric "$metric" --compare "ALIGN (emoji_tuned@clip)"
-            done
+            report "$folder" "$three" emoji_tuned
+            if [[ $number == 1 ]]; then report "$folder" "$SEEDS" emoji_tuned; fi
             py -m benchmark pack "$folder" --output "$folder.zip"
+        fi
+        plans=$card/transport/clip$number
+        if [[ -d $plans/base2new ]]; then
+            for uniform in plan_uniform plan_values_uniform; do report "$plans" "$SEEDS" $uniform; done
+            py -m benchmark pack "$plans" --output "$card/transport$number.zip"
         fi
     done
     if [[ -d $card/clip1/few_shot ]]; then

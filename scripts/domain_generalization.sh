@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Domain generalization: train once on the source, test on its classes in other styles, end in a
-# table. The training is that of cross_dataset.sh, and is not repeated.
+# Domain generalization: train once on the source, test on its classes in other styles, and print a
+# table. The training is the same as in cross_dataset.sh and is not repeated.
 #
 #   bash scripts/domain_generalization.sh [TARGET ...] [options] [KEY VALUE ...]
 #
-# Environment: SOURCE (imagenet), TARGETS (V2, Sketch, A and R; of emoji: the other data sets
-# with its classes), TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and those in run.sh.
-# Options, and KEY VALUE pairs for train.py: see `--help`. A second call continues the first.
+# Environment: SOURCE (imagenet), TARGETS (default: ImageNet V2, Sketch, A and R; for SOURCE=emoji,
+# the seven shifted sets), TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and the variables in run.sh.
+# Options, and KEY VALUE pairs for train.py: see `--help`. Rerun to resume.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 
 run domain_generalization ${SOURCE:+--source "$SOURCE"} ${TRAINERS:+--trainers "$TRAINERS"} \

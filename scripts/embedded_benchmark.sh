@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Every number of docs/experiments.md: settings chosen on validation images, then base-to-new,
-# few-shot, ablations and transfer on the embedded data sets, then tables and plots.
+# Reproduce all numbers of docs/experiments.md: settings chosen on validation images, then
+# base-to-new, few-shot, ablations and transfer on the embedded data sets, then tables and plots.
 #
 #   bash scripts/embedded_benchmark.sh [options] [KEY VALUE ...]
 #
-# It takes hours on 2 cores, prints how long each part still needs, and continues where it was
-# stopped when it is called again.
+# It takes hours on 2 cores and prints how long each part still needs. Rerun to resume.
 #
 # Environment: STAGES ("measure tune base2new regularizers few_shot ablation transfer report"),
 # DATASETS (the eight with base and new classes), TRAINERS (all methods that learn), SEEDS
-# ("1 2 3 4 5 6 7 8 9"; base-to-new and the token level take all of them, the rest the first three),
-# and those in run.sh.
+# ("1 2 3 4 5 6 7 8 9"; base-to-new and the token level use all of them, the rest the first three),
+# and the variables in run.sh.
 # Options, and KEY VALUE pairs for train.py, go to each part: see `python -m benchmark base2new -h`.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -19,7 +18,7 @@ STAGES=${STAGES:-measure tune base2new regularizers few_shot ablation transfer r
 DATASETS=${DATASETS:-emoji emoji_blur emoji_fog emoji_hue emoji_dither emoji_motion emoji_night emoji_pixels}
 TRAINERS=${TRAINERS:-CoOp CoCoOp VPT IVLP MaPLe UPT PLOT ALIGN KgCoOp ProGrad PromptSRC TCP CoPrompt}
 export OUTPUT=${OUTPUT:-output/embedded} SEEDS=${SEEDS:-1 2 3 4 5 6 7 8 9}
-OUTPUT=$(realpath -m "$OUTPUT") # parts run in the repository
+OUTPUT=$(realpath -m "$OUTPUT") # the parts change to the repository's folder
 read -ra datasets <<<"$DATASETS"
 three=$(cut -d " " -f 1-3 <<<"$SEEDS")
 
@@ -31,13 +30,13 @@ if stage measure; then
         --weights trainers/prompting/embedded/emoji_clip.safetensors --datasets "${datasets[@]}") |
         tee "$OUTPUT/measure.txt"
 fi
-if stage tune; then # what it chooses is in configs/trainers/*/emoji.yaml
+if stage tune; then # the chosen settings are in configs/trainers/*/emoji.yaml
     SEEDS=1 TRAINERS=$TRAINERS bash "$here/tune.sh" "${datasets[@]}" "$@"
 fi
 if stage base2new; then
     TRAINERS="ZeroshotCLIP $TRAINERS" bash "$here/base2new.sh" "${datasets[@]}" "$@"
 fi
-if stage regularizers; then # ALIGN with those of KgCoOp and of PromptSRC
+if stage regularizers; then # ALIGN with the regularizers of KgCoOp and of PromptSRC
     for config in emoji emoji_kgcoop emoji_promptsrc; do
         if [[ $config != emoji ]]; then
             SEEDS=1 CONFIG=$config TRAINERS=ALIGN bash "$here/tune.sh" "${datasets[@]}" "$@"

@@ -1,8 +1,8 @@
-# Sourced by the scripts of the protocols. `run PROTOCOL ...` is `python -m benchmark PROTOCOL ...`
-# with options from the environment: SEEDS ("1 2 3"), SHOTS (16), DATA (the folder of the data
-# sets), OUTPUT (output), CONFIG (name of a config file, or the path of any), PLUGINS (modules or
-# files that register methods, apart by spaces), BACKBONE, OOD (data sets of other classes), JOBS,
-# SLURM (options for sbatch: submit the runs), PYTHON (python).
+# Sourced by the scripts of the protocols. `run PROTOCOL ...` calls `python -m benchmark PROTOCOL ...`
+# with options from environment variables: SEEDS ("1 2 3"), SHOTS (16), DATA (folder of the data
+# sets), OUTPUT (output), CONFIG (name or path of a config file), PLUGINS (modules or files that
+# register methods, separated by spaces), BACKBONE (name or file of the CLIP), OOD (data sets of other
+# classes), JOBS (runs at a time), SLURM (options for sbatch: submit the runs), PYTHON (python).
 set -euo pipefail
 
 run() {

@@ -1,4 +1,4 @@
-"""Public config files, command lines and nodes are accepted as they are."""
+"""Public config files, command lines and nodes are accepted unmodified."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from trainers.prompting.trainer.config import prompt_spec, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 
-# Files of the public repositories: batch, learning rate, epochs, and what they set in the node.
+# Files of the public repositories: batch, learning rate, epochs, and settings in the node.
 PUBLIC = {
     "CoOp/rn50": (32, 0.002, 200, {}),
     "CoOp/rn50_ep100": (32, 0.002, 100, {}),
@@ -52,8 +52,8 @@ PUBLIC = {
     "coprompt": (4, 0.0035, 8, {"N_CTX": 2, "PROMPT_DEPTH": 9}),
 }  # fmt: skip
 
-# What holds on one data set alone, where the authors' train.py, script or README says so: file,
-# data set, the keys there and elsewhere.
+# Settings for one data set only, according to the authors' train.py, script or README: file, data
+# set, key -> value on this data set, value on others.
 BY_DATASET = {
     ("TCP/vit_b16_ep100_ctxv1", "SUN397", "OPTIM.MAX_EPOCH"): (25, 50),
     ("TCP/base2new", "ImageNet", "OPTIM.MAX_EPOCH"): (25, 50),
@@ -74,7 +74,7 @@ BY_DATASET = {
      "TRAINER.PROMPTSRC.GPA_STD"): (5, 30),
 }  # fmt: skip
 
-# Epochs that the authors' train.py sets after it has read the file: data set, classes, shots.
+# Epochs that the authors' train.py sets after reading the file, by data set, classes and shots.
 MMP = "MMP/vit_b16_c2_ep5_batch4_2ctx"
 EPOCHS = {
     ("PLOT/rn50", "DescribableTextures", "all", 1): 50,
@@ -116,7 +116,7 @@ BASE2NEW = {
     "MMRL": (4, 0.001, 10),
     "MultiModalAdapter": (16, 0.0015, 5),
 }
-TRAINERS = {"coprompt": "CoPrompt"}  # of a file that lies in no folder of its method
+TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 
 
 def cfg_of(path, *more, trainer=None, dataset="TinyColours"):
@@ -160,7 +160,7 @@ def test_values_of_one_data_set(case):
     assert value(cfg_of(path), place) == elsewhere
     assert value(cfg_of(path, dataset=dataset), place) == there
     asked = cfg_of(path, place, str(elsewhere), dataset=dataset)
-    assert value(asked, place) == elsewhere, "the command line comes after the file"
+    assert value(asked, place) == elsewhere, "the command line takes precedence over the file"
 
 
 @pytest.mark.parametrize("case", EPOCHS, ids=str)
@@ -171,7 +171,7 @@ def test_epochs_by_shots(case):
     cfg = cfg_of(path, *run, dataset=dataset)
     assert EPOCHS[case] == cfg.OPTIM.MAX_EPOCH
     asked = cfg_of(path, *run, "OPTIM.MAX_EPOCH", "7", dataset=dataset)
-    assert asked.OPTIM.MAX_EPOCH == 7, "the command line comes after the file"
+    assert asked.OPTIM.MAX_EPOCH == 7, "the command line takes precedence over the file"
     plain = get_cfg_default()  # as another train.py merges it
     extend_cfg(plain)
     plain.merge_from_file(str(path))
@@ -186,8 +186,8 @@ def test_plots_batch_on_small_data_sets(dataset):
     assert (cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.MAX_EPOCH) == (32, 200)
 
 
-def test_values_of_one_data_set_in_another_train_py():
-    """Which merges the file as it is: the trainer takes what holds on the data set."""
+def test_values_of_one_data_set_with_another_train_py():
+    """It merges the file with its sections; the trainer resolves them for the data set."""
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.merge_from_file(str(ROOT / "configs/trainers/coprompt.yaml"))
@@ -243,7 +243,7 @@ def test_public_command_line():
     assert cfg.DATASET.NUM_SHOTS == 16 and cfg.MODEL.BACKBONE.NAME == "RN50"
 
 
-def test_prompts_in_the_text_alone():
+def test_prompts_only_in_the_text():
     path = ROOT / "configs/trainers/IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only.yaml"
     spec = spec_of(cfg_of(path))
     assert (spec.M, spec.N, spec.text_length, spec.text_depth) == (0, 1, 4, 12)
@@ -256,7 +256,7 @@ def test_the_published_align_takes_several_templates_with_tabs_between():
     assert prompt_spec("MMP", node | {"TEXT_PROMPT_NUMBER": 1}).templates == ("a photo of a",)
 
 
-def test_a_key_that_means_nothing_is_named_and_an_unknown_one_is_an_error(tmp_path, capsys):
+def test_an_ignored_key_is_named_and_an_unknown_one_is_an_error(tmp_path, capsys):
     same = prompt_spec("MMP", {})
     assert capsys.readouterr().out == ""
     assert prompt_spec("MMP", {"USECT": True}) == same
@@ -270,7 +270,7 @@ def test_a_key_that_means_nothing_is_named_and_an_unknown_one_is_an_error(tmp_pa
     assert "USE_CT" in error and "did you mean 'USECT'" in error
 
 
-def test_extending_a_cfg_keeps_what_the_checkout_around_us_put_there():
+def test_extending_a_cfg_keeps_keys_of_the_surrounding_checkout():
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.TRAINER.COOP.N_CTX = 4
@@ -302,5 +302,5 @@ def test_a_file_for_another_backbone_takes_the_prompts_that_fit_the_backbone(tmp
         config_file=folder / "base2new.yaml", dataset="image_folder", shots=16, subsample="base",
         opts=(),
     )  # fmt: skip
-    asked = Settings(backbone="emoji").asked(run)  # what a table's results must have
+    asked = Settings(backbone="emoji").asked(run)  # settings that the results of a table must have
     assert asked["TRAINER.ALIGN.DEPTH"] == 3 and asked["OPTIM.LR"] == 0.0035

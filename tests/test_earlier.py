@@ -24,14 +24,14 @@ IMAGES = 8
 
 @pytest.fixture(autouse=True, scope="module")
 def plugin():
-    """Other tests do not see the plug-in."""
+    """Remove the plug-in after these tests."""
     yield
     registered.pop("AnchoredBias")
 
 
 @pytest.fixture(scope="module")
 def emoji():
-    """The files of the embedded OpenMoji test images by name."""
+    """The paths of the embedded OpenMoji test images, by file name."""
     folder = unpack(ARCHIVE, ROOT / "data")
     split = json.loads((folder / "split_emoji.json").read_text())
     return {Path(image).name: folder / "images" / image for image, *_ in split["test"]}
@@ -42,7 +42,7 @@ def folder_of(method: str) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_loads_and_answers_as_it_did(method, emoji):
+def test_a_run_loads_and_predicts_as_before(method, emoji):
     said = read_predictions(folder_of(method))
     run = load_run(folder_of(method), plugins=[PLUGIN])
     assert run.method == method and len(run.classnames) == 19

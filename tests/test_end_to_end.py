@@ -1,4 +1,4 @@
-"""The real commands on the embedded benchmark: one script from images to table."""
+"""Base-to-new by the script, on the embedded benchmark: from images to the table."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SMALL = {"SEEDS": "1", "SHOTS": "1", "TRAINERS": "ZeroshotCLIP CoOp ALIGN"}
 
 
 def bash(tmp_path, *args, **environment):
-    """Run scripts/base2new.sh in an empty folder; returns the finished process."""
+    """Run scripts/base2new.sh in an empty folder; return the finished process."""
     return subprocess.run(
         ["bash", str(ROOT / "scripts" / "base2new.sh"), *args],
         cwd=tmp_path,
@@ -29,14 +29,14 @@ def bash(tmp_path, *args, **environment):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The script on one seed and one shot, one epoch each."""
+    """The folder and process of the script with one seed, one shot and one epoch."""
     tmp_path = tmp_path_factory.mktemp("base2new")
     process = bash(tmp_path, "emoji", "OPTIM.MAX_EPOCH", "1")
     assert process.returncode == 0, process.stdout + process.stderr
     return tmp_path, process
 
 
-def test_the_table_holds_what_the_runs_found(finished):
+def test_the_table_holds_the_results_of_the_runs(finished):
     tmp_path, process = finished
     for trainer in SMALL["TRAINERS"].split():
         accuracy = {}
@@ -68,7 +68,7 @@ def test_a_second_call_repeats_nothing(finished):
     assert first.stdout.splitlines()[-8:] == again.stdout.splitlines()[-8:]
 
 
-def test_a_failed_run_is_named_and_the_others_go_on_and_know_other_classes(tmp_path):
+def test_a_failed_run_is_named_and_the_others_continue_and_detect_other_classes(tmp_path):
     process = bash(tmp_path, "emoji_animals", "OPTIM.MAX_EPOCH", "1", "TRAINER.ALIGN.DEPTH", "9",
                    TRAINERS="ALIGN PLOT", OOD="emoji_food")  # fmt: skip
     assert process.returncode == 1
@@ -91,7 +91,7 @@ def test_a_failed_run_is_named_and_the_others_go_on_and_know_other_classes(tmp_p
         (["emoji"], {"SEEDS": "one"}, "one"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(tmp_path, args, environment, part):
+def test_mistakes_are_reported_before_anything_runs(tmp_path, args, environment, part):
     process = bash(tmp_path, *args, **environment)
     assert process.returncode == 2
     assert part in process.stderr and len(process.stderr.strip().splitlines()) == 1
@@ -105,7 +105,7 @@ def test_transport_plans_are_drawn(finished, capsys):
     command = ["visualize", "--model-dir", str(run)]
     assert main([*command, "--output", str(picture)]) == 0
     assert min(Image.open(picture).size) > 300
-    told = capsys.readouterr().out
-    assert "plans: tokens 0." in told and "; prompts 0." in told
+    out = capsys.readouterr().out
+    assert "plans: tokens 0." in out and "; prompts 0." in out
     assert main([*command, "--class-name", "unicorns"]) == 2
     assert "no class 'unicorns'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The plug-ins in examples/: parity with the public codes, mistakes, and runs from end to end.
+"""The plug-ins in examples/: parity with the public codes, mistakes, and a protocol end to end.
 
 The files in golden/examples were computed with modules of zhengli97/ATPrompt (86980a1) and
 Koorye/DePT (d4ff416), in float32, on the tiny CLIP of the other golden numbers.
@@ -29,7 +29,7 @@ NAMES = ["annual crop land", "forest", "sea_or_lake"]
 
 @pytest.fixture(autouse=True, scope="module")
 def loaded():
-    """The plug-ins, which are gone at the end."""
+    """Load the plug-ins for these tests, and remove them at the end."""
     registered = dict(METHODS)
     plugins.load_plugins(EXAMPLES)
     yield
@@ -43,7 +43,7 @@ def test_logits_loss_and_gradients(path, tiny_clip, tmp_path):
     method = build(golden, tiny_clip, tmp_path)
     check_step(method, golden)
     state = method.model.public_state_dict()
-    unused = {"ctx_att3", "prompt_learner.ctx_att3"}  # that the public code keeps
+    unused = {"ctx_att3", "prompt_learner.ctx_att3"}  # only the public code saves them
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in golden.params.items() if k not in unused
     }
@@ -73,7 +73,7 @@ def test_dept_without_fusion(tiny_clip, tmp_path):
     ).abs().max() < 1e-4
 
 
-def test_dept_names_other_classes_than_it_has_rows_for(tiny_clip):
+def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):
     trained, images = dept(tiny_clip), torch.randn(2, 3, 32, 32)
     checkpoint = {"state_dict": trained.model.public_state_dict(), "classnames": NAMES}
     other = dept(tiny_clip, ["golden retriever", "highway or road"]).eval()
@@ -97,7 +97,7 @@ def test_dept_of_a_public_checkpoint(tiny_clip, classes, dataset, own):
 @torch.no_grad()
 @pytest.mark.parametrize("attribute", ["golden retriever", "sea"])
 def test_all_tokens_of_an_attribute_stay(tiny_clip, attribute):
-    """As a CoOp whose context is the same."""
+    """The logits are those of a CoOp with the same context."""
     node = {"N_CTX": 2, "ATT_NUM": 1, "N_ATT1": 3, "ATT1_TEXT": attribute}
     method = build_method("ATPrompt", node, tiny_clip, NAMES).eval()
     own = method.model.public_state_dict()
@@ -155,15 +155,15 @@ def read_config(trainer, name, dataset="OxfordFlowers"):
         ("DePT", ["COOP:", "N_CTX: 16", "WEIGHT: 0.7", "FILM:"], ["MAPLE:", "ATPROMPT:"]),
     ],
 )
-def test_configs_and_what_a_run_shows_of_them(trainer, there, away):
-    """Keys in the nodes of other methods are shown, and nothing else of those."""
+def test_configs_and_the_settings_that_a_run_shows(trainer, there, away):
+    """Of the nodes of other methods, only the keys that the method reads are shown."""
     text = shown(read_config(trainer, "base2new"))
     assert [word for word in there if word not in text] == []
     assert [word for word in away if word in text] == []
     cfg = read_config(trainer, "emoji", "Emoji")
     assert cfg.MODEL.BACKBONE.NAME == "emoji"
     method = METHODS[trainer]
-    own = {method.place(key) for key in method.defaults}  # what a checkpoint is compared by
+    own = {method.place(key) for key in method.defaults}  # settings that checkpoints store
     assert own <= settings_of(cfg, method).keys()
 
 

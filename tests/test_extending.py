@@ -1,4 +1,4 @@
-"""docs/extending.md: its code, as it stands on the page, and that its tables are complete."""
+"""docs/extending.md: its code runs unmodified, and its tables are complete."""
 
 import ast
 import dataclasses
@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
 
 
 def block(language: str, having: str) -> str:
-    """The only code block of a language that has this text in it."""
+    """Return the only code block of a language that contains a text."""
     blocks = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     (found,) = [b for b in blocks if having in b]
     return found
@@ -30,7 +30,7 @@ def block(language: str, having: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the repository with the page's files, where the page says that they are."""
+    """A copy of the repository with the files of the page in the places that it names."""
     folders = "assets benchmark configs dassl-lite datasets recipe scripts trainers"
     for name in (*folders.split(), "train.py"):
         source = ROOT / name
@@ -64,7 +64,7 @@ def call(checkout, command: str) -> str:
 
 
 def test_from_nothing_to_a_row_in_a_table(checkout):
-    """The second command, which makes what the first does, and a row more."""
+    """The page's second command gives the table of its first, with one more row."""
     first, second = block("bash", "PLUGINS=anchored"), block("bash", 'PLUGINS="anchored')
     assert second == first.replace("anchored.py", '"anchored.py adapted.py"').replace(
         'CoOp"', 'CoOp TwoCosines"'
@@ -83,7 +83,10 @@ def test_from_nothing_to_a_row_in_a_table(checkout):
 
 
 def rows(first: str) -> dict[str, list[str]]:
-    """The other cells of a table, by the names in the first; `first` is that cell of its head."""
+    """Return the other cells of each row of a table, by the names in its first cell.
+
+    `first` is the first cell of the table's header.
+    """
     (table,) = re.findall(rf"^\| {first} \|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     return {name: row[1:] for row in cells for name in re.findall(r"`(\w+)[`(]", row[0])}
@@ -102,7 +105,7 @@ def test_every_place_for_parts_is_on_the_page():
         assert set(re.findall(r"`(\w+)`", found[name][-1])) == set(fields._fields)
 
 
-def test_all_that_a_class_may_say_is_on_the_page():
+def test_all_attributes_and_hooks_of_a_class_are_on_the_page():
     kinds = Method.__annotations__ | PublicFiles.__annotations__
     declared = {name for name, kind in kinds.items() if "ClassVar" in str(kind)}
     hooks = {"point", "setup", "loss", "backward", "after_epoch", "make_room", "load_checkpoint"}
@@ -126,3 +129,9 @@ def test_plain_pytorch():
     exec(block("python", "build_method"), names)
     assert names["logits"].shape == (4, 2)
     assert all(p.grad is not None for p in names["method"].model.trained().parameters())
+
+
+def test_a_model_without_a_loss_and_the_solver():
+    names = {}
+    exec(block("python", "prompt_spec"), names)
+    assert names["logits"].shape == (4, 2) and names["result"].plan.shape == (8, 16, 5)

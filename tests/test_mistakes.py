@@ -1,4 +1,4 @@
-"""What train.py says to a mistake: one sentence, without a traceback."""
+"""Mistakes in calls of train.py: one sentence each, without a traceback."""
 
 import io
 import json
@@ -90,7 +90,7 @@ def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):
     assert record["config"]["INPUT"]["INTERPOLATION"] == "bicubic"
 
 
-def test_a_missing_config_file_and_one_that_is_no_yaml(tmp_path, capsys, deadline):
+def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadline):
     assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
     assert "no config file" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("OPTIM: [")
@@ -121,7 +121,7 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("case", FLAGS)
-def test_a_flag_that_means_nothing(tmp_path, capsys, monkeypatch, case):
+def test_an_invalid_flag(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     flags, part = FLAGS[case]
     assert run(tmp_path, "CoOp", None, 1, *flags) == 2
@@ -139,18 +139,16 @@ def test_a_flag_with_several_values_does_not_swallow_the_pairs(capsys, flag):
     assert read_pairs(args.opts) == {"OPTIM.LR": "0.1"}
 
 
-def test_test_images_do_not_stand_in_for_missing_ones_of_validation(tmp_path, capsys, monkeypatch):
+def test_test_images_do_not_replace_missing_validation_images(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(TinyColours, "val", [])
     for pairs in (["TEST.SPLIT", "val"], ["TEST.FINAL_MODEL", "best_val"]):
         assert run(tmp_path, "CoOp", extra=pairs) == 2
-        assert (
-            "Validation images are asked for, but TinyColours has none" in capsys.readouterr().err
-        )
+        assert "Validation images are needed, but TinyColours has none" in capsys.readouterr().err
 
 
 @TRAINER_REGISTRY.register()
 class NothingToTrain(TrainerX):
-    """In the shape of the public ZeroshotCLIP."""
+    """A trainer like the public ZeroshotCLIP."""
 
     def build_model(self):
         self.logits = torch.zeros(self.num_classes)
@@ -167,7 +165,7 @@ def test_a_public_trainer_that_trains_nothing(tmp_path, capsys):
     assert run(tmp_path, "NothingToTrain", None, 1, "--eval-only") == 0
 
 
-# train.py on the tiny data set in a process of its own.
+# train.py on the tiny data set, in a separate process.
 CHILD = """
 import sys
 sys.path[:0] = sys.argv.pop(1), sys.argv.pop(1)
@@ -177,7 +175,7 @@ sys.exit(train.run())
 """
 
 
-def test_a_reader_that_has_had_enough(tmp_path):
+def test_a_reader_that_closes_the_output(tmp_path):
     command = [sys.executable, "-u", "-c", CHILD, str(ROOT), str(ROOT / "tests")]
     command += arguments(tmp_path, "ZeroshotCLIP")
     pipe = subprocess.PIPE
@@ -185,14 +183,14 @@ def test_a_reader_that_has_had_enough(tmp_path):
         process.stdout.close()
         assert process.wait() == 1
         error = process.stderr.read()
-    assert error == "nobody reads on: the same command goes on from the last epoch\n"
+    assert error == "output closed: rerun to resume from the last epoch\n"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
-def test_a_full_device_behind_stdout_is_not_taken_for_the_output_folder(
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_a_full_device_as_stdout_is_not_mistaken_for_the_output_folder(
     tmp_path, capsys, monkeypatch
 ):
-    # what is written is at the device at once, and nothing is left for when it is closed
+    # written through, so that closing it does not write again
     full = io.FileIO("/dev/full", "w")
     full.name = "<stdout>"
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))

@@ -1,4 +1,4 @@
-"""Numbers that are no numbers: found before they are saved, recorded or printed."""
+"""Numbers that are not finite are found before they are saved, recorded or printed."""
 
 import pytest
 import tiny
@@ -10,7 +10,7 @@ from trainers.prompting.trainer.trainer import PromptTrainer
 
 
 def spoil(step):
-    """A training step after which the contexts are nan."""
+    """Return a training step that sets the contexts to nan in the last step."""
 
     def spoiled(self, batch):
         result = step(self, batch)
@@ -76,13 +76,13 @@ def test_predict_prints_no_nan(tmp_path, capsys):
     images = [str(p) for p in sorted((tmp_path / "tiny_colours").glob("test_*"))]
     for form in ("text", "csv", "json"):
         assert main(["predict", "--model-dir", str(out), *images, "--format", form]) == 1
-        told = capsys.readouterr()
-        assert "nan" not in told.out.lower()
-        line = told.err.strip().splitlines()[-1]
+        printed = capsys.readouterr()
+        assert "nan" not in printed.out.lower()
+        line = printed.err.strip().splitlines()[-1]
         assert f"the probabilities of '{images[0]}' are not finite" in line
 
 
-def test_momenta_that_are_not_finite_are_not_gone_on_with(tmp_path, capsys):
+def test_momenta_that_are_not_finite_are_not_resumed_from(tmp_path, capsys):
     out = tmp_path / "out"
     assert tiny.run(tmp_path, "CoOp", out, 1) == 0
     file = out / "prompt_learner" / "model.pth.tar-1"
@@ -94,7 +94,7 @@ def test_momenta_that_are_not_finite_are_not_gone_on_with(tmp_path, capsys):
     assert "'momentum_buffer' is not finite" in line and "to train from the start" in line
 
 
-def test_a_class_added_between_stop_and_go(tmp_path, capsys, monkeypatch):
+def test_a_class_added_before_resuming(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert tiny.run(tmp_path, "CoOp", out, 1) == 0
     for names in ([*COLOURS, "river"], list(COLOURS)[:3], [*list(COLOURS)[:3], "river"]):

@@ -1,4 +1,4 @@
-"""A checkpoint that a run cannot go on from: one sentence, with the file and the ways on."""
+"""A checkpoint that a run cannot resume from: one sentence, with the file and the remedies."""
 
 import sys
 
@@ -15,21 +15,21 @@ REFUSED = UserError, utils.UserError
 
 MISSING = "missing"
 NONSENSE = ["nonsense", [3], 7, MISSING]
-# What the sentence says of a part that is broken.
+# The flaw in the message, by the broken part.
 PARTS = {
-    "epoch": "tells no epoch",
+    "epoch": "has no valid epoch",
     "state_dict": "has no model",
     "optimizer": "has no state of the optimiser",
     "scheduler": "has no state of the scheduler",
     "rng": "has broken states of the random number generators",
     "method": "has no state of the method",
     "scaler": "has no state of the method, or of its loss scale",
-    "settings": "does not tell its settings",
-    "classnames": "does not tell its classes",
-    "train_seconds": "does not tell how long the run has trained",
+    "settings": "has no valid settings",
+    "classnames": "has no valid class names",
+    "train_seconds": "has no valid training time",
 }
 OTHERWISE = {
-    ("epoch", "7"): "tells that it is of epoch 7",
+    ("epoch", "7"): "says that it is of epoch 7",
     ("optimizer", MISSING): "lacks optimizer",
     ("scheduler", MISSING): "lacks scheduler",
     ("rng", MISSING): "lacks rng",
@@ -38,13 +38,13 @@ OTHERWISE = {
     ("classnames", MISSING): "lacks classnames",
     ("train_seconds", MISSING): "lacks train_seconds",
 }
-FINE = [("train_seconds", 7), ("settings", MISSING)]  # the second as public code has it
+FINE = [("train_seconds", 7), ("settings", MISSING)]  # public code saves no settings
 CASES = [(key, value) for key in PARTS for value in NONSENSE if (key, value) not in FINE]
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The folder of a run that has ended, its last checkpoint, and what that holds."""
+    """The folder of a finished run, its last checkpoint, and the content of that."""
     root, streams = tmp_path_factory.mktemp("killed"), (sys.stdout, sys.stderr)
     assert run(root) == 0
     sys.stdout, sys.stderr = streams
@@ -54,7 +54,7 @@ def killed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trainer(killed):
-    """Of the same command, before it looks for a checkpoint."""
+    """The trainer of the same command, before it looks for a checkpoint."""
     return build_trainer(train.setup_cfg(train.parse_args(arguments(killed[0]))))
 
 
@@ -65,7 +65,7 @@ def broken(checkpoint, key, value) -> dict:
 
 
 @pytest.mark.parametrize(("key", "value"), CASES)
-def test_a_part_that_is_broken(killed, trainer, key, value):
+def test_a_broken_part(killed, trainer, key, value):
     root, file, checkpoint = killed
     torch.save(broken(checkpoint, key, value), file)
     with pytest.raises(REFUSED) as error:
@@ -81,9 +81,9 @@ def test_a_part_that_is_broken(killed, trainer, key, value):
 def test_an_earlier_checkpoint_is_offered(killed, trainer):
     root, file, checkpoint = killed
     torch.save(checkpoint | {"epoch": 1}, file.with_name("model.pth.tar-1"))
-    for key in ("scaler", "optimizer"):  # told here, and by dassl-lite
+    for key in ("scaler", "optimizer"):  # reported by the trainer, and by dassl-lite
         torch.save(broken(checkpoint, key, "x"), file)
-        with pytest.raises(REFUSED, match="or write 'model.pth.tar-1' into it to go on from"):
+        with pytest.raises(REFUSED, match="or write 'model.pth.tar-1' into it to resume from"):
             trainer.resume_model_if_exist(str(root / "output"))
     file.with_name("model.pth.tar-1").unlink()
 
@@ -99,9 +99,9 @@ def test_the_same_command_ends_without_a_traceback(killed, capsys, key):
     assert run(root) == 0
 
 
-def test_a_loss_scale_goes_on_where_there_is_one(trainer):
+def test_a_loss_scale_is_resumed_if_there_is_one(trainer):
     precision = trainer.precision
-    precision.load_scale({})  # of a run on a device that needs none
+    precision.load_scale({})  # from a run on a device that needs no scale
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     precision.load_scale({})
     assert precision.scaler.get_scale() == 8

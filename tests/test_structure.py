@@ -1,4 +1,4 @@
-"""What holds for the source as a whole: who imports whom, what is required, how long a file is."""
+"""Rules for the whole source: directions of imports, required packages, lengths of files."""
 
 import ast
 import graphlib
@@ -16,13 +16,13 @@ from paths import ROOT
 from trainers.prompting import __version__
 
 PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets", "tools")
-OPTIONAL = {"resvg_py"}  # whoever imports them says what to install where they are missing
-UNLIKE = {"open_clip"}  # of open_clip_torch: where it is not installed, nothing tells so
+OPTIONAL = {"resvg_py"}  # if it is missing, the importing module says what to install
+UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
 MOST_LINES = 350
 
 
 def python_files(*places: str) -> list[Path]:
-    """The Python files that lie at or below these places of the repository."""
+    """Return the Python files at or below these places of the repository."""
     found = []
     for place in map(ROOT.joinpath, places):
         found += [place] if place.is_file() else place.rglob("*.py")
@@ -35,10 +35,9 @@ def module_name(path: Path) -> str:
 
 
 def imports(tree: ast.AST, package: str):
-    """(module, name or None) of every import of a module.
+    """Yield (module, name or None) for every import of a module.
 
-    Imports inside functions, and those for the type checker, count: who knows another's types, or
-    imports it late, depends on it all the same.
+    Imports inside functions and those for the type checker count, since they are dependencies, too.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -50,7 +49,7 @@ def imports(tree: ast.AST, package: str):
 
 
 def modules(*places: str) -> dict[str, list]:
-    """The imports of every module below these places."""
+    """Return the imports of every module below these places."""
     found = {}
     for path in python_files(*places):
         name = module_name(path)
@@ -60,9 +59,9 @@ def modules(*places: str) -> dict[str, list]:
 
 
 def import_graph(found: dict[str, list]) -> dict[str, set[str]]:
-    """Module -> the modules of this repository that it imports.
+    """Return module -> the modules of this repository that it imports.
 
-    A name taken from a package leads to where the package has it from.
+    A name imported from a package counts as imported from the module that defines it, too.
     """
     graph = {module: set() for module in found}
     for module, imported in found.items():
@@ -92,8 +91,8 @@ def test_nothing_imports_the_tools():
     assert users == {"tools"}
 
 
-# The rooms of trainers/prompting/, each with what it may import of the others: no circle in it.
-ROOMS = {
+# The packages and modules of trainers/prompting/, each with those that it may import, acyclic.
+PACKAGES = {
     "beyond": "",
     "errors": "",
     "dassl_parts": "",
@@ -117,23 +116,24 @@ ROOMS = {
     "plugins": "errors method methods",
     "step": "errors method model running",
     "trainer": "backbones diagnostics errors method methods model node running spec step storage",
-    "use": "backbones dassl_parts encoders errors method model plugins scores spec storage trainer",
+    "use": "backbones dassl_parts encoders errors method model plugins running scores spec storage "
+    "trainer",
 }
 
 
-def test_the_rooms_of_the_plug_in_import_in_one_direction():
+def test_the_packages_of_the_plug_in_import_in_one_direction():
     base = "trainers.prompting."
-    rooms = {room: set(others.split()) for room, others in ROOMS.items()}
-    graphlib.TopologicalSorter(rooms).prepare()
+    allowed = {package: set(others.split()) for package, others in PACKAGES.items()}
+    graphlib.TopologicalSorter(allowed).prepare()
     for module, imported in import_graph(modules("trainers/prompting")).items():
         if module.startswith(base):
-            room = module.removeprefix(base).partition(".")[0]
+            package = module.removeprefix(base).partition(".")[0]
             found = {name.removeprefix(base).partition(".")[0] for name in imported}
-            assert found - {room, base.partition(".")[0]} <= rooms[room], module
+            assert found - {package, base.partition(".")[0]} <= allowed[package], module
 
 
 def required() -> set[str]:
-    """Normalised names of the distributions that are listed."""
+    """Return the normalised names of the distributions in the requirements files."""
     lists = "requirements.txt", "requirements-extra.txt"
     lines = "\n".join((ROOT / file).read_text() for file in lists).splitlines()
     names = [Requirement(line).name for line in lines if line and line[0] not in "#."]
@@ -141,8 +141,8 @@ def required() -> set[str]:
 
 
 @pytest.mark.parametrize("found", [None, ModuleSpec("dassl", None, is_package=True)])
-def test_dassl_lite_takes_the_place_of_a_dassl_that_is_not_installed(found, monkeypatch):
-    """A folder of that name is none."""
+def test_dassl_lite_replaces_a_dassl_that_is_not_installed(found, monkeypatch):
+    """A folder that happens to be called `dassl` does not count."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runpy.run_path(str(ROOT / "trainers" / "__init__.py"))

@@ -1,8 +1,9 @@
-"""The command that trains and evaluates: its files, its determinism, its words to mistakes."""
+"""train.py: its files, its determinism, and its messages about mistakes."""
 
 import hashlib
 import io
 import json
+import shlex
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from PIL import Image
 from tiny import arguments, run
 
 import train
+from benchmark.__main__ import main
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 
@@ -24,7 +26,7 @@ def prompts(folder, epoch, model="MultiModalPromptLearner"):
     return torch.load(folder / model / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
 
 
-def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path, capfd):
+def test_a_run_writes_log_curves_checkpoint_and_results(tmp_path, capfd):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out) == 0
     console = capfd.readouterr().out
@@ -48,6 +50,11 @@ def test_a_run_leaves_log_curves_checkpoint_and_results(tmp_path, capfd):
         assert "TRAINER.ALIGN.COUPLING: project" not in settings
     assert "COUPLING: project" in log and "COUPLING" not in console
     assert list((out / "tensorboard").iterdir())
+    command = console.splitlines()[-1]
+    assert command == log.splitlines()[-1]
+    assert main(shlex.split(command.partition("python -m benchmark ")[2])) == 0
+    image = str(tmp_path / "tiny_colours" / "test_forest_0.png")
+    assert capfd.readouterr().out.startswith(f"{image}: ")
     folder = out / "MultiModalPromptLearner"
     assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "model.pth.tar-2"]
     assert sum(v.numel() for v in prompts(out, 2).values()) == record["num_params"]
@@ -93,7 +100,7 @@ def test_evaluation_of_a_trained_model(tmp_path):
 
 
 def test_training_learns_and_only_prompts_move(tmp_path):
-    """Four colours a random CLIP cannot name: some epochs of prompts must beat chance clearly."""
+    """A random CLIP cannot tell four colours apart; a few epochs must be clearly above chance."""
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out, 12) == 0
     assert results(out)["accuracy"] >= 50
@@ -187,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     assert not (out / "results.json").exists()
 
 
-def test_a_console_without_the_letters_of_a_class_name_stops_nothing(tmp_path, monkeypatch):
+def test_a_console_without_the_letters_of_a_class_name_does_not_stop_a_run(tmp_path, monkeypatch):
     import tiny
 
     monkeypatch.setattr(tiny, "COLOURS", {"forêt": (40, 200, 40), "海 1": (40, 40, 200)})

@@ -1,4 +1,4 @@
-"""train.py under torchrun: the files and numbers of one process, and what it says to mistakes."""
+"""train.py under torchrun: the files and numbers of one process, and messages about mistakes."""
 
 import json
 
@@ -14,7 +14,7 @@ from trainers.prompting.running import ranks
 
 pytestmark = pytest.mark.processes
 
-# CoOp of which one rank dies where the variable DIES says so: in rank R, after epoch E.
+# A CoOp; the rank R is killed after epoch E if the variable DIES is "R E".
 DIES = """
 import os, signal
 from trainers.prompting import register
@@ -53,36 +53,36 @@ def assert_same_prompts(one, other, epoch):
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=2e-6)
 
 
-def test_two_ranks_leave_the_files_and_numbers_of_one(tmp_path):
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
+def test_two_ranks_write_the_files_and_numbers_of_one(tmp_path):
+    single, shared = tmp_path / "single", tmp_path / "shared"
     data = write_halves(tmp_path / "data")
-    # neither 3 images of a batch, nor the last ones of a test batch, are divisible
+    # two ranks divide neither 3 images of a batch nor the last test batch evenly
     extra = ["DATALOADER.TRAIN_X.BATCH_SIZE", "3", "DATALOADER.TEST.BATCH_SIZE", "4"]
     extra += [*OF_HALVES, "base", "TEST.OOD", "['TinyOthers']"]
-    assert run(data, "ALIGN", alone, 2, extra=extra) == 0
+    assert run(data, "ALIGN", single, 2, extra=extra) == 0
     done = train_on(2, data, "ALIGN", shared, 2, extra=extra)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert files(alone) == files(shared) and numbers(alone) == numbers(shared)
-    assert numbers(alone)["ood"]["TinyOthers"]["images"] == 12
-    assert_same_prompts(alone, shared, 2)
+    assert files(single) == files(shared) and numbers(single) == numbers(shared)
+    assert numbers(single)["ood"]["TinyOthers"]["images"] == 12
+    assert_same_prompts(single, shared, 2)
     assert "This run is shared by 2 ranks" in (shared / "log.txt").read_text()
     assert done.stdout.count("=> result") == 1
-    said, same = read_predictions(alone), read_predictions(shared)
+    said, same = read_predictions(single), read_predictions(shared)
     assert said.keys() == same.keys() == KINDS.keys()
     for name in KINDS.keys() - {"image"}:
         np.testing.assert_allclose(same[name], said[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
-def test_a_rank_that_dies_is_told_and_one_process_goes_on(tmp_path):
+def test_a_rank_that_dies_is_reported_and_one_process_resumes(tmp_path):
     (tmp_path / "dies.py").write_text(DIES)
     more = ("--plugin", str(tmp_path / "dies.py"))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(tmp_path, "Dies", whole, 3, *more) == 0
     done = train_on(2, tmp_path, "Dies", parts, 3, *more, DIES="1 2")
     assert done.returncode != 0 and not (parts / "results.json").exists()
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "Another rank of this run has died" in told and "goes on from the last epoch" in told
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Another rank of this run has died" in error and "rerun to resume from" in error
     assert run(tmp_path, "Dies", parts, 3, *more) == 0
     assert numbers(parts) == numbers(whole)
     assert_same_prompts(whole, parts, 3)
@@ -94,15 +94,15 @@ def test_a_mistake_of_one_rank_is_one_sentence(tmp_path):
     (tmp_path / "tiny_colours" / "test_road_3.png").write_bytes(b"not an image")
     done = train_on(2, tmp_path, "ZeroshotCLIP", tmp_path / "out")
     assert done.returncode != 0
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "test_road_3.png" in told
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "test_road_3.png" in error
 
 
-def test_more_ranks_than_there_is_to_share(tmp_path, capsys, monkeypatch):
+def test_more_ranks_than_classes_or_images(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ranks, "count", lambda: 5)
     assert run(tmp_path, "CoOp") == 2
-    told = capsys.readouterr().err
-    assert told == "error: There are 5 ranks but 4 classes to share: start at most 4\n"
+    error = capsys.readouterr().err
+    assert error == "error: There are 5 ranks but 4 classes to share: start at most 4\n"
     monkeypatch.setattr(ranks, "count", lambda: 3)
     assert run(tmp_path, "CoOp", extra=["DATALOADER.TRAIN_X.BATCH_SIZE", "2"]) == 2
     assert "3 ranks but 2 images in a batch to share: start at most 2" in capsys.readouterr().err
@@ -112,9 +112,9 @@ def test_ranks_that_see_different_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ranks, "count", lambda: 2)
     monkeypatch.setattr(ranks, "of_all", lambda value: [value, "12 images (0123abcd)"])
     assert run(tmp_path, "CoOp") == 2
-    told = capsys.readouterr().err
-    assert "Rank 1 has as train_x 12 images (0123abcd) but the first rank has 16 images" in told
-    assert "give all nodes the same DATASET.ROOT" in told
+    error = capsys.readouterr().err
+    assert "Rank 1 has in train_x 12 images (0123abcd) but the first rank has 16 images" in error
+    assert "give all nodes the same DATASET.ROOT" in error
     assert run(tmp_path, "CoOp", extra=["TEST.OOD", "['TinyOthers']"]) == 2
-    told = capsys.readouterr().err
-    assert "Rank 1 has as train_x 12 images (0123abcd) but the first rank has 18 images" in told
+    error = capsys.readouterr().err
+    assert "Rank 1 has in train_x 12 images (0123abcd) but the first rank has 18 images" in error

@@ -1,4 +1,4 @@
-"""Small programs that measure this code for its documentation: `python -m tools.NAME --help`."""
+"""Small programs that measure this code for the documentation: `python -m tools.NAME --help`."""
 
 import sys
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from trainers.prompting.errors import printable
 
 
 def run(name: str, main: Callable[[list[str]], int | None]) -> None:
-    """Carry out a program as the command line asks; a user's mistake is one sentence."""
+    """Run a program and exit with its code; a user's mistake is reported in one sentence."""
     try:
         sys.exit(main(sys.argv[1:]))
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # a user's mistake says so, also one of Dassl's
+        code = getattr(error, "exit_code", None)  # set for a user's mistake, also in Dassl
         if code is None:
             raise
         print(f"python -m tools.{name}: {printable(error)}", file=sys.stderr)

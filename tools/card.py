@@ -1,12 +1,15 @@
-"""The decisions of scripts/card_benchmark.sh between two calls of `python -m benchmark`.
+"""Make the decisions of scripts/card_benchmark.sh between two calls of `python -m benchmark`.
 
-    python -m tools.card wider RECORD SPACE      one rate more, where the best is at an edge
+    python -m tools.card wider RECORD SPACE      one more learning rate, if the best is at an edge
     python -m tools.card finalists RECORD SPACE  the best two settings
-    python -m tools.card variants CONFIG FOLDER  ALIGN without what makes it ALIGN
+    python -m tools.card variants CONFIG FOLDER  ALIGN without each of its distinctive parts
+    python -m tools.card plans CONFIG SPACE      the settings to try of transport plans
+    python -m tools.card families RECORD FOLDER  the best setting of each family of plans
 
-RECORD is the .json that `python -m benchmark tune` writes for a method. The first two write SPACE,
-a file for its `--space`, the last a config file for each variant. `wider` prints `done` and writes
-nothing where no rate is missing.
+RECORD is the .json that `python -m benchmark tune` writes for a method, next to the config file of
+the best setting. Three commands write SPACE, a file for its `--space`, two a config file for each
+variant or family. `wider` prints `done` and writes nothing if no rate is missing. `families` prints
+two names: the best family that transports, and its counterpart with a uniform plan.
 """
 
 import argparse
@@ -17,18 +20,31 @@ from pathlib import Path
 import yaml
 
 RATE = "OPTIM.LR"
-MOST = 3  # rates more than the space has; then the edge is taken and reported
-VARIANTS = {  # of ALIGN, with the keys of its node in which each differs
+MOST = 3  # learning rates added to the space at most; then the edge is chosen and reported
+VARIANTS = {  # variants of ALIGN, with the keys of its node in which each differs
     "beta0": {"BETA": 0.0},
     "uniform": {"PLAN": "uniform"},
     "one_prompt": {"M": 1, "N": 1, "CTX_INIT": "a photo of a"},
 }
+NODE = "TRAINER.ALIGN."
+FAMILIES: dict[
+    str, dict[str, list]
+] = {  # families of plans, with the values to try for keys of ALIGN's node
+    "plan_sinkhorn": {"PLAN": ["sinkhorn"], "LAMBDA": [0.003, 0.01, 0.1]},
+    "plan_uniform": {"PLAN": ["uniform"]},
+    "plan_values": {"PLAN": ["sinkhorn"], "PATCHES": ["values"], "LAMBDA": [0.01, 0.1]},
+    "plan_values_uniform": {"PLAN": ["uniform"], "PATCHES": ["values"]},
+    "plan_unbalanced": {"PLAN": ["unbalanced"], "RHO": [0.03], "LAMBDA": [0.01, 0.1]},
+    "plan_scaled": {"PLAN": ["scaled"], "LAMBDA": [0.3, 1.0]},
+    "plan_pooled": {"PLAN": ["pooled"]},
+}
+TWO_RATES = ("plan_sinkhorn", "plan_uniform")  # tried with ALIGN's rate and the next lower one
 
 
 def read(path):
-    """The settings of a record, the best first and those that failed last; how many did not fail.
+    """Return the settings of a record, best first and failed ones last, and how many did not fail.
 
-    Values are as YAML has them.
+    Values have the types of YAML.
     """
     found = json.loads(Path(path).read_text())["settings"]
     settings = [
@@ -39,10 +55,12 @@ def read(path):
 
 
 def missing_rate(settings):
-    """The rate beyond the best setting's in steps of three, or None where both sides were tried.
+    """Return the untried rate next to the best setting's, a factor of three up or down.
+
+    None if both neighbours were tried, or if MOST rates have been added.
 
     Args:
-        settings: all that were tried, the best first. A rate that failed was tried.
+        settings: all that were tried, also those that failed, the best first.
     """
     best = settings[0]
     alike = [s[RATE] for s in settings if {**s, RATE: 0} == {**best, RATE: 0}]
@@ -54,19 +72,19 @@ def missing_rate(settings):
 
 
 def step(rate, by):
-    """The next rate of 0.001, 0.003, 0.01, ... in a direction."""
+    """Return the next rate in 0.001, 0.003, 0.01, ...; `by` is 1 for up and -1 for down."""
     place = round(2 * math.log10(rate)) + by
     return float(f"{(1, 3)[place % 2]}e{place // 2}")
 
 
 def as_space(settings):
-    """The text of a space of exactly these settings."""
+    """Return the text of a search space with exactly these settings."""
     grids = [{key: [value] for key, value in setting.items()} for setting in settings]
     return yaml.safe_dump(grids, sort_keys=False)
 
 
 def write_variants(config, folder):
-    """Write a config file for each variant of ALIGN as its config file has it."""
+    """Write a config file for each variant of ALIGN, from ALIGN's config file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, keys in VARIANTS.items():
         tree = yaml.safe_load(config.read_text())
@@ -74,15 +92,62 @@ def write_variants(config, folder):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
+def space_of_plans(config):
+    """Return the text of a search space of all families, with the rate of ALIGN's config file."""
+    rate = yaml.safe_load(config.read_text())["OPTIM"]["LR"]
+    grids = []
+    for name, keys in FAMILIES.items():
+        rates = [rate, step(rate, -1)] if name in TWO_RATES else [rate]
+        grids.append({RATE: rates} | {NODE + key: values for key, values in keys.items()})
+    return yaml.safe_dump(grids, sort_keys=False)
+
+
+def family_of(setting):
+    """Return the family that a setting belongs to."""
+    own = {key.removeprefix(NODE): value for key, value in setting.items() if key != RATE}
+    return next(
+        name
+        for name, keys in FAMILIES.items()
+        if keys.keys() == own.keys() and all(own[key] in keys[key] for key in own)
+    )
+
+
+def write_families(record, folder):
+    """Write a config file with the best setting of each family; return (best, its uniform plan).
+
+    The best is the family with the highest accuracy among those that transport.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = yaml.safe_load(record.with_suffix(".yaml").read_text())
+    best: dict[str, dict] = {}
+    settings, sound = read(record)
+    for setting in settings[:sound]:
+        best.setdefault(family_of(setting), setting)  # they come best first
+    for name, setting in best.items():
+        of_the_best = ("PLAN", "PATCHES", "RHO", "LAMBDA")
+        node = {k: v for k, v in tree["TRAINER"]["ALIGN"].items() if k not in of_the_best}
+        node |= {k.removeprefix(NODE): v for k, v in setting.items() if k != RATE}
+        own = tree | {"OPTIM": tree["OPTIM"] | {"LR": setting[RATE]}, "TRAINER": {"ALIGN": node}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(own, sort_keys=False))
+    first = next(n for n in best if "uniform" not in n and n != "plan_pooled")
+    return first, "plan_values_uniform" if first == "plan_values" else "plan_uniform"
+
+
 def main(argv=None):
-    """Do what the command line asks."""
+    """Run the command that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["wider", "finalists", "variants"])
+    parser.add_argument("command", choices=["wider", "finalists", "variants", "plans", "families"])
     parser.add_argument("path", type=Path, metavar="RECORD|CONFIG")
     parser.add_argument("output", type=Path, metavar="SPACE|FOLDER")
     args = parser.parse_args(argv)
     if args.command == "variants":
         write_variants(args.path, args.output)
+        return
+    if args.command == "families":
+        print(*write_families(args.path, args.output))
+        return
+    if args.command == "plans":
+        args.output.write_text(space_of_plans(args.path))
         return
     settings, sound = read(args.path)
     if args.command == "finalists":

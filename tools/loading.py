@@ -1,6 +1,6 @@
-"""Images per second of the training loader alone, beside those of the step that it feeds.
+"""Measure images per second of the training loader, and of the training step that it feeds.
 
-The flags are those of train.py; without any it is ALIGN on emoji. Nothing is written.
+The options are those of train.py; without any, ALIGN on emoji is measured. Nothing is written.
 """
 
 import sys
@@ -18,15 +18,15 @@ from trainers.prompting.errors import UserError
 
 from . import run
 
-STEPS = 10  # that are timed, after one more
+STEPS = 10  # timed steps, after a first one that is not counted
 CAPTION = (
-    "In the first epoch images are decoded, then kept in memory up to DATALOADER.CACHE_GIB. The "
-    "step computes on batches that are there already."
+    "In the first epoch images are decoded and kept in memory, up to DATALOADER.CACHE_GIB. The "
+    "training step is timed on batches that are already loaded."
 )
 
 
 def main(argv: list[str]) -> None:
-    """`python -m tools.loading FLAGS`."""
+    """Run `python -m tools.loading`."""
     parser = train.build_parser()
     parser.prog, parser.description = "python -m tools.loading", __doc__
     parser.set_defaults(
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def epoch(loader, name: str) -> float:
-    """Images per second of one pass through the loader."""
+    """Return images per second of one pass through the loader."""
     print(f"loader: {name}, {len(loader)} batches", file=sys.stderr, flush=True)
     started = time.perf_counter()
     images = sum(len(batch["label"]) for batch in loader)
@@ -63,7 +63,7 @@ def epoch(loader, name: str) -> float:
 
 
 def step_seconds(trainer, batches: list[dict]) -> float:
-    """Seconds of a training step, a mean; the first one is not counted."""
+    """Return the mean seconds of a training step; the first step is not counted."""
     trainer.set_model_mode("train")
     trainer.epoch, trainer.num_batches = 0, len(batches) + 1  # no epoch ends
     started = time.perf_counter()
@@ -79,7 +79,7 @@ def step_seconds(trainer, batches: list[dict]) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Let the accelerator finish what it was given."""
+    """Wait until the GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

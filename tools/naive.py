@@ -1,8 +1,8 @@
-"""Methods beside a reference in the way of public code: time, memory and logits.
+"""Compare methods with a naive reference, written like public code: time, memory and logits.
 
-Training steps and evaluations with random weights of the true size, as `python -m benchmark speed`
-measures them, each side in a process of its own. The reference (trainers/naive.py) takes minutes,
-and tens of GiB from 150 classes on; it computes in the first of the precisions.
+Training steps and evaluations have random weights of full size and are measured as by `python -m
+benchmark speed`, each side in a separate process. The reference (trainers/naive.py) takes minutes,
+and tens of GiB from 150 classes on; it computes only in the first of the precisions.
 """
 
 from dataclasses import replace
@@ -30,25 +30,25 @@ from recipe.environment import peak_memory_mib
 
 from . import run
 
-# The methods that the reference computes.
+# The methods that the reference can compute.
 NAIVE = ("ALIGN", "MaPLe", "CoOp", "KgCoOp", "ProGrad", "PromptSRC", "TCP", "CoPrompt")
 KINDS: dict[str, type[Model]] = {"ours": Model, "naive": NaiveModel}
-SAME = 1e-4  # the most that logits in float32 may differ by
+SAME = 1e-4  # largest allowed difference of logits in float32
 
 
 def training(case: Case, kind: str, repeats: int) -> dict:
-    """Time and count training steps of one side."""
+    """Measure training steps of one side, `ours` or `naive`: time, memory, operations, logits."""
     model = KINDS[kind](case)
     say(case, f"{kind}, first step")
     logits = model.first_step().tolist()
     times = repeated(model.step, case, f"{kind}, step", repeats)
-    mib = peak_memory_mib(case.device)  # counting takes more
+    mib = peak_memory_mib(case.device)  # before counting, which takes more memory
     counted = operations(model.step)
     return {"logits": logits, "seconds": times, "peak_mib": mib, "operations": counted}
 
 
 def evaluation(case: Case, kind: str, repeats: int) -> dict:
-    """Time evaluations of one side."""
+    """Measure the time of evaluations of one side, `ours` or `naive`."""
     model = KINDS[kind](case)
     say(case, f"{kind}, first evaluation")
     model.evaluate()
@@ -57,7 +57,7 @@ def evaluation(case: Case, kind: str, repeats: int) -> dict:
 
 
 def both_parts(args, case: Case, kind: str, repeats: int) -> dict:
-    """What is found of one side: its training and its evaluation."""
+    """Measure training and evaluation of one side."""
     evaluated = replace(case, training=False, batch=args.eval_batch)
     return {
         "training": measured(training, case, kind, repeats),
@@ -66,7 +66,15 @@ def both_parts(args, case: Case, kind: str, repeats: int) -> dict:
 
 
 def compare(args, same: list[Case]) -> list[dict]:
-    """The records of a method and number of classes in each precision, beside one reference."""
+    """Measure a method and number of classes in each precision, and the reference once.
+
+    Args:
+        args: of the command line.
+        same: the cases, which differ only in precision; the reference takes the first.
+
+    Returns:
+        A record for each case.
+    """
     naive = both_parts(args, same[0], "naive", args.naive_repeats)
     found = [both_parts(args, case, "ours", args.repeats) for case in same]
     largest = difference(found[0]["training"], naive["training"])
@@ -80,7 +88,7 @@ def compare(args, same: list[Case]) -> list[dict]:
 
 
 def difference(ours: dict, naive: dict) -> float | None:
-    """The largest between the logits of both, which stay out of the record."""
+    """Return the largest difference of logits, and remove the logits from both records."""
     logits = [part.pop("logits", None) for part in (ours, naive)]
     if None in logits:
         return None
@@ -88,7 +96,7 @@ def difference(ours: dict, naive: dict) -> float | None:
 
 
 def ratios(ours: dict, naive: dict, differs: bool) -> dict:
-    """How many times the reference's seconds and memory are ours; None where they differ."""
+    """Return the reference's seconds and memory over ours; None where logits differ."""
 
     def ratio(part, value):
         if differs or "problem" in ours[part] or "problem" in naive[part]:
@@ -103,7 +111,7 @@ def ratios(ours: dict, naive: dict, differs: bool) -> dict:
 
 
 def cells(record: dict) -> dict[str, str]:
-    """The cells of a record."""
+    """Return the cells of a record, by column."""
     trained, evaluated = record["naive"]["training"], record["naive"]["evaluation"]
     found = {"Naive step (s)": trained.get("problem", "")}
     if "problem" not in trained:
@@ -122,7 +130,7 @@ def cells(record: dict) -> dict[str, str]:
 
 
 def comparison(args, records: list[dict]) -> Table:
-    """The table, and which references compute something else."""
+    """Return the table, with a problem for each case whose reference has other logits."""
     precision, where = args.precision[0], f"{args.backbone}, {args.device}, {args.threads} threads"
     largest = [r["largest_difference"] for r in records if r["largest_difference"] is not None]
     found = table(
@@ -146,11 +154,11 @@ def comparison(args, records: list[dict]) -> Table:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m tools.naive`: 1 if the reference computes something else."""
+    """Run `python -m tools.naive`; return 1 if a reference has other logits."""
     parser = build_parser("python -m tools.naive", __doc__)
     add = parser.add_argument
-    add("--trainers", nargs="+", default=["ALIGN"], choices=NAIVE, help="(default: ALIGN)")
-    add("--naive-repeats", type=from_one, default=1, help="(default: 1)")
+    add("--trainers", nargs="+", default=["ALIGN"], choices=NAIVE, help="methods (default: ALIGN)")
+    add("--naive-repeats", type=from_one, default=1, help="repeats of the reference (default: 1)")
     args = parse(parser, argv)
     records: list[dict] = []
     for _, same in groupby(cases(args), lambda case: (case.trainer, case.classes)):

@@ -1,7 +1,7 @@
-"""Operations, memory and time of a training step on each of several ranks.
+"""Measure operations, memory and time of a training step that is shared by several ranks.
 
-`torchrun --nproc_per_node W -m tools.scaling --json FILE` measures W ranks, and without
-torchrun one process. The table has all that is in FILE, beside what one process took.
+`torchrun --nproc_per_node W -m tools.scaling --json FILE` measures W ranks; without torchrun, one
+process is measured. The table shows all records in FILE, compared with one process.
 """
 
 import json
@@ -23,24 +23,27 @@ from . import run
 
 COUNTS = ("classes", "batch", "ranks", "threads")
 CAPTION = (
-    "Of the rank that has most. The largest whole share is what one process computes, times the "
+    "Of the rank with the most. The largest whole share is what one process computes, times the "
     "larger of ceil(B / W) / B and ceil(K / W) / K."
 )
 
 
 def main(argv: list[str]) -> None:
-    """`python -m tools.scaling`, alone or under torchrun."""
+    """Run `python -m tools.scaling`, with or without torchrun."""
     parser = Parser(prog="python -m tools.scaling", description=__doc__)
     add = parser.add_argument
-    add("--trainer", default="ALIGN", help="(default: %(default)s)")
-    add("--backbone", default="ViT-B/16", help="(default: %(default)s)")
-    add("--classes", nargs="+", type=from_one, default=[50, 1000], help="(default: 50 1000)")
+    add("--trainer", default="ALIGN", help="the method (default: %(default)s)")
+    add("--backbone", default="ViT-B/16", help="the CLIP (default: %(default)s)")
+    add(
+        "--classes", nargs="+", type=from_one, default=[50, 1000],
+        help="numbers of classes (default: 50 1000)",
+    )  # fmt: skip
     add("--batch", type=from_one, default=8, help="images of a step (default: %(default)s)")
     add("--device", default="cpu", help="cpu (the default) or cuda")
     add("--precision", default="fp32", help="fp32 (the default), amp or fp16")
-    add("--threads", type=from_one, default=1, help="of each rank, on the CPU (default: 1)")
-    add("--repeats", type=from_zero, default=3, help="steps that are timed (default: 3)")
-    add("--json", type=Path, metavar="FILE", help="keep the numbers there, beside earlier ones")
+    add("--threads", type=from_one, default=1, help="CPU threads of each rank (default: 1)")
+    add("--repeats", type=from_zero, default=3, help="timed steps (default: 3)")
+    add("--json", type=Path, metavar="FILE", help="add the numbers to those in FILE")
     args = parser.parse_args(argv)
     check_name("trainer", args.trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)
@@ -57,25 +60,27 @@ def main(argv: list[str]) -> None:
 
 
 def earlier(path: Path) -> list[dict]:
-    """The records that earlier calls have left in a file.
+    """Return the records that earlier calls wrote to a file; none if it does not exist.
 
     Raises:
-        UserError: it is no such file.
+        UserError: the file holds something else.
     """
     try:
         records = json.loads(read_file(path))
         if isinstance(records, list) and all(map(is_record, records)):
             return records
-        reason = "they are a list of records"
+        reason = "they would be a list of records"
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
-    raise UserError(f"--json: '{path}' holds no earlier measurements ({reason}): name another file")
+    raise UserError(
+        f"--json: '{path}' holds no earlier measurements ({reason}): choose another file"
+    )
 
 
 def is_record(found: object) -> bool:
-    """True for what `record` makes."""
+    """Return True if an object is a record as `record` makes it."""
     return (
         isinstance(found, dict)
         and all(isinstance(found.get(key), str) for key in ("trainer", "backbone"))
@@ -85,7 +90,7 @@ def is_record(found: object) -> bool:
 
 
 def record(args, classes: int) -> dict:
-    """What a step takes: the most of all ranks."""
+    """Measure a training step; return the record, with the largest numbers of all ranks."""
     case = Case(
         args.trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, args.precision,
         args.threads,
@@ -93,7 +98,7 @@ def record(args, classes: int) -> dict:
     model = Model(case)
     model.step()
     times = [seconds(model.step, args.device) for _ in range(args.repeats)]
-    mib = peak_memory_mib(args.device)  # before counting, which takes more
+    mib = peak_memory_mib(args.device)  # before counting, which takes more memory
     found = ranks.of_all((median(times or [0]), operations(model.step), mib))
     step, counted, mib = (max(values) for values in zip(*found, strict=True))
     return {
@@ -104,7 +109,7 @@ def record(args, classes: int) -> dict:
 
 
 def table(args, records: list[dict]) -> str:
-    """All records of this method, backbone and batch."""
+    """Return the table of all records with this method, backbone and batch size."""
     same = ("trainer", "backbone", "batch")
     records = [r for r in records if all(r[key] == getattr(args, key) for key in same)]
     one_process = {r["classes"]: r["operations"] for r in records if r["ranks"] == 1}

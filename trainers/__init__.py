@@ -1,6 +1,6 @@
 """Trainers of the CoOp family; `trainers.prompting` is the plug-in.
 
-Where Dassl is not installed, `dassl-lite/` of this repository takes its place.
+If Dassl is not installed, `dassl-lite/` of this repository is used instead.
 """
 
 import sys

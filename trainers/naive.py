@@ -1,9 +1,9 @@
-"""A reference in the way of this family's public code, to measure what it costs.
+"""A baseline written like this family's public code, against which speed and memory are measured.
 
-It computes the numbers of `PromptedCLIP` from the same weights and prompts, without any of its
-savings: every sentence has all 77 positions, the text is encoded again for each batch, Python
-loops over images and classes solve one transport at a time, whose iteration asks the device
-for its error each time, and autograd keeps every activation.
+It computes the numbers of `PromptedCLIP` from the same weights and prompts, without its
+optimisations: every sentence has all 77 positions; the text is encoded again for each batch;
+Python loops over images and classes solve one transport at a time and read the error from the
+device in each iteration; autograd keeps every activation.
 """
 
 from typing import Any
@@ -22,13 +22,13 @@ from trainers.prompting.spec import clean
 
 
 class Naive(nn.Module):
-    """As `PromptedCLIP`, for textual prompts of one length that stand before the class name.
+    """Computes as `PromptedCLIP`, for textual prompts of equal length before the class name.
 
     Args:
         clip_model: the stock CLIP that `model` was made of.
         classnames: those of `model`.
-        model: gives its prompt learner, its parts and its spec, whose score is `cosine` or the
-            additive `ot`.
+        model: its prompt learner, parts and spec are used; the score of the spec must be `cosine`
+            or the additive `ot`.
     """
 
     prompt_learner: Any
@@ -47,11 +47,11 @@ class Naive(nn.Module):
         self.register_buffer("eos", self.ids.argmax(-1))  # (N, K): EOS has the highest id
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K) of images (B, 3, H, W)."""
+        """Return the logits (B, K) of images (B, 3, H, W)."""
         return self.output(images).logits
 
     def output(self, images: torch.Tensor) -> Output:
-        """Logits, and with the cosine the features that they come from."""
+        """Return the logits (B, K), and for the score `cosine` the features they come from."""
         contexts: Any = self.parts.contexts(self.prompt_learner())
         views = [None] if contexts.vision is None else list(zip(*contexts.vision, strict=True))
         texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
@@ -67,10 +67,10 @@ class Naive(nn.Module):
             return Output(self.scale * image.z[:, 0] @ text.h[0].T, image, text)
 
     def encode_image(self, images, prompts):
-        """States under one visual prompt, (b, width) for each depth.
+        """Return the states of images under one visual prompt, (b, width) for each depth.
 
         Returns:
-            (B, 1 + P + b, D), or (B, 1, D) of CLS for the cosine.
+            (B, 1 + P + b, D), or for `cosine` that of CLS, (B, 1, D).
         """
         visual = self.clip.visual
         dtype = visual.conv1.weight.dtype
@@ -89,16 +89,16 @@ class Naive(nn.Module):
         return F.normalize(visual.ln_post(x.transpose(0, 1)) @ visual.proj, dim=-1)
 
     def encode_text(self, ids, eos, prompts, inserted):
-        """States of all sentences under one textual prompt, (b, W) for each depth.
+        """Return the states of all sentences under one textual prompt, (b, W) for each depth.
 
         Args:
-            ids: (K, 77) of the sentences.
-            eos: (K,) where they end.
-            prompts: of each depth.
-            inserted: (K, b, W) in the place of the prompt later on, or None.
+            ids: (K, 77), token ids of the sentences.
+            eos: (K,), positions of EOS.
+            prompts: (b, W) for each depth.
+            inserted: (K, b, W), replaces the prompt at block `insert_block`; or None.
 
         Returns:
-            (K, 77, D), or (K, 1, D) of EOS for the cosine.
+            (K, 77, D), or for `cosine` that of EOS, (K, 1, D).
         """
         dtype = self.clip.transformer.resblocks[0].attn.in_proj_weight.dtype
         b = len(prompts[0])
@@ -117,7 +117,7 @@ class Naive(nn.Module):
         return F.normalize(x @ self.clip.text_projection, dim=-1)
 
     def transport(self, r, s):
-        """1 - d_jk (Eq. 4-8), one image and one class at a time."""
+        """Return 1 - d_jk (Eq. 4-8), (B, K), computed for one image and one class at a time."""
         rows = []
         for j in range(r.shape[1]):
             row = []
@@ -135,7 +135,7 @@ class Naive(nn.Module):
 
     @torch.no_grad()
     def plan(self, C):
-        """Sinkhorn's iteration on the problems (..., P, L) of one image and class."""
+        """Return the plans (..., P, L) of one image and class, by Sinkhorn's iteration."""
         spec, (P, L) = self.spec, C.shape[-2:]
         K = torch.exp(-C / spec.reg)
         v = torch.ones_like(C[..., 0, :])

@@ -1,1 +1,1 @@
-"""Programs that make the embedded images and CLIP: see assets/README.md."""
+"""Programs that make the embedded data sets and the embedded CLIP; see assets/README.md."""

@@ -2,8 +2,8 @@
 
     python -m assets.builders.archive --packages FOLDER --output assets/emoji.zip
 
-FOLDER holds the packages as `npm pack` writes them; those that are missing are fetched. Needs npm
-and `pip install resvg-py`. The same packages and library versions give the same bytes.
+FOLDER holds the packages as `npm pack` writes them; missing ones are downloaded. Needs npm and
+`pip install resvg-py`. The same packages and library versions give the same bytes.
 
 The archive holds `images/<style>/<code point>.webp` (64x64, on white), one split file per data set
 in the public format, and the licences.
@@ -25,7 +25,7 @@ from trainers.prompting.storage.files import write_whole
 
 from .motifs import EVALUATED, emoji_set, read_emoji, split_emoji
 
-STAMP = (2020, 1, 1, 0, 0, 0)  # every file in the zip: its bytes must not depend on the clock
+STAMP = (2020, 1, 1, 0, 0, 0)  # date of every file in the zip, so that its bytes never change
 TEXTS = ("ATTRIBUTION.txt", "LICENSE-MIT.txt")  # in this folder
 # data set -> its style; all have the same classes and the same motifs in each part
 DATASETS = {
@@ -41,42 +41,42 @@ DATASETS = {
 
 
 def pixels(image):
-    """A picture in 10x10 large pixels."""
+    """Return a picture in 10x10 large pixels."""
     return image.resize((10, 10), Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
 
 def night(image):
-    """A picture with inverted brightness and its own hues."""
+    """Return a picture with inverted brightness and unchanged hues."""
     brightness, blue, red = image.convert("YCbCr").split()
     return Image.merge("YCbCr", (ImageOps.invert(brightness), blue, red)).convert("RGB")
 
 
 def other_hues(image):
-    """A picture whose hues are turned by half a circle."""
+    """Return a picture with its hues turned by half a circle."""
     hue, saturation, value = image.convert("HSV").split()
     hue = hue.point(lambda angle: (angle + 128) % 256)
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def fog(image):
-    """A picture of which a quarter shows through a grey veil."""
+    """Return a picture blended with three quarters of grey."""
     return Image.blend(image, Image.new("RGB", image.size, (150, 155, 165)), 0.75)
 
 
 def dither(image):
-    """A picture in dots of black, white and the six full colours between them."""
+    """Return a picture in dots of black, white and the six saturated colours."""
     palette = Image.new("P", (1, 1))
     palette.putpalette([level for color in product((0, 255), repeat=3) for level in color])
     return image.quantize(dither=Image.Dither.FLOYDSTEINBERG, palette=palette).convert("RGB")
 
 
 def blur(image):
-    """A picture out of focus."""
+    """Return a picture out of focus."""
     return image.filter(ImageFilter.GaussianBlur(3.5))
 
 
 def motion(image):
-    """A picture that moved sideways by 15 of its pixels while it was taken."""
+    """Return a picture with a horizontal motion blur of 15 pixels."""
     mean = uniform_filter1d(np.asarray(image, float), 15, axis=1, mode="nearest")
     return Image.fromarray(mean.round().astype(np.uint8))
 
@@ -93,14 +93,14 @@ SHIFTS = {  # style -> the style it is made from, and how
 
 
 def on_white(image):
-    """A picture without transparency."""
+    """Return an RGBA picture on white."""
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A"))
     return flat
 
 
 def draw_styles(folder, emoji):
-    """{style: {code: RGB image}} of every style of the archive."""
+    """Return {style: {code: RGB image}} of every style in the archive."""
     images = {}
     for style in EVALUATED:
         pictures = emoji_set(folder, style, emoji)
@@ -112,10 +112,10 @@ def draw_styles(folder, emoji):
 
 
 def make_splits(emoji, images):
-    """{data set: split in the public format}; image paths are relative to `images/`."""
+    """Return {data set: split in the public format}; image paths are relative to `images/`."""
     part_of, names = split_emoji(emoji)
-    # Base classes are the first half. Neighbours in the alphabet are kin (six classes of
-    # persons), so they take turns: both halves have animals, persons, food and things.
+    # Base classes are the first half of the labels. Neighbours in the alphabet are similar (six
+    # classes of persons), so they alternate: both halves have animals, persons, food and things.
     label = {name: i for i, name in enumerate(names[::2] + names[1::2])}
     splits: dict[str, dict[str, list]] = {}
     for dataset, style in DATASETS.items():
@@ -137,7 +137,7 @@ def make_splits(emoji, images):
 
 
 def one_class_each(members, images, styles):
-    """Rows of a split file in which every emoji is a class."""
+    """Return rows of a split file in which every emoji is a class."""
     return [
         [f"{style}/{item['code']}.webp", label, item["name"]]
         for style in styles
@@ -147,7 +147,7 @@ def one_class_each(members, images, styles):
 
 
 def encode(image):
-    """WebP bytes of an RGB image; drawings of few colours are smaller without loss."""
+    """Return an RGB image as WebP bytes, lossless if that is smaller, as for few colours."""
     buffers = []
     for options in ({"quality": 90}, {"lossless": True, "quality": 80}):
         buffer = io.BytesIO()
@@ -157,13 +157,13 @@ def encode(image):
 
 
 def write_archive(path, files):
-    """Write {name: bytes or str} as a zip whose bytes depend on nothing else."""
+    """Write {name: bytes or str} as a zip file whose bytes depend only on the content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, STAMP)
             info.external_attr = 0o644 << 16
-            info.create_system = 3  # the default depends on the operating system
+            info.create_system = 3  # Unix; the default depends on the operating system
             is_text = isinstance(files[name], str)
             info.compress_type = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
             archive.writestr(info, files[name])
@@ -171,7 +171,7 @@ def write_archive(path, files):
 
 
 def main():
-    """Build the archive as the command line asks."""
+    """Run the command line: build the archive."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, default="assets/emoji.zip", help="the archive")

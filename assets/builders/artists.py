@@ -1,14 +1,14 @@
-"""Build the archive of the data sets that are one an artist.
+"""Build the archive of the data sets that each show pictures of one artist.
 
     python -m assets.builders.artists --packages FOLDER --output assets/emoji_artists.zip
 
-FOLDER holds the packages as `npm pack` and `pip download` write them; those that are missing are
-fetched. Needs npm, pip and `pip install resvg-py`. The same packages and library versions give the
-same bytes.
+FOLDER holds the packages as `npm pack` and `pip download` write them; missing ones are downloaded.
+Needs npm, pip and `pip install resvg-py`. The same packages and library versions give the same
+bytes.
 
-A motif is what a picture shows, however coloured, turned or gendered. The data sets hold the motifs
-that all four artists drew, one picture of each, so that all sets have the same motifs in the same
-parts. Nothing here depends on a model.
+A motif is what a picture shows, regardless of colour, direction and gender. The data sets hold the
+motifs that all four artists drew, one picture of each, so that all sets have the same motifs in the
+same parts. Nothing here depends on a model.
 
 The archive holds `images/<artist>/<code point>.webp` (64x64, on white), one split file per artist
 and split of the classes, `withheld.json` (the emoji that pre-training must not see) and the
@@ -26,7 +26,7 @@ from .motifs import emoji_set, read_emoji
 
 ARTISTS = ("openmoji", "fluent_3d", "emojione", "symbola")
 TEXTS = ("ATTRIBUTION-ARTISTS.txt", "LICENSE-MIT.txt")  # in this folder
-# class -> the CLDR subgroups that it joins
+# class -> CLDR subgroups that it combines
 CLASSES = {
     "bird, fish and bug": (
         "animal bird", "animal amphibian", "animal reptile", "animal marine", "animal bug",
@@ -63,16 +63,16 @@ CLASSES = {
 }  # fmt: skip
 CLASS_OF = {subgroup: name for name, joined in CLASSES.items() for subgroup in joined}
 
-TRAIN, VAL, LEAST_TEST = 16, 4, 8  # motifs of each class; all that are left are tested on
+TRAIN, VAL, LEAST_TEST = 16, 4, 8  # motifs of each class; all others are for test
 PARTS_SEED = 1
-SPLITS = {"a": 1, "b": 2}  # halves of the classes, and the seeds that they are drawn by
+SPLITS = {"a": 1, "b": 2}  # splits into base and new classes, with the seeds that draw them
 
 PEOPLE = re.compile(r"^(man|woman|person|men|women|people)\b:? ?")
 SERIES = {  # end of a name -> the motif of a long series
     re.compile(r"(o'clock|-thirty)$"): "clock",
     re.compile(r"\bmoon( face)?$"): "moon",
 }
-# Words of a name that say which variant of a motif it is
+# Words of a name that describe a variant of a motif
 VARIANTS = {
     "red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white", "pink", "grey",
     "dark", "light", "small", "medium", "large", "left", "right", "up", "down", "upwards",
@@ -82,7 +82,7 @@ VARIANTS = {
 
 
 def motif_of(name):
-    """The motif of an emoji of this name: `police car` of `oncoming police car`."""
+    """Return the motif of an emoji's name: `police car` for `oncoming police car`."""
     name = name.lower()
     for series, motif in SERIES.items():
         if series.search(name):
@@ -92,7 +92,7 @@ def motif_of(name):
 
 
 def common_motifs(emoji, images):
-    """{class: {motif: code}} of the motifs that all artists drew, each by its first emoji."""
+    """Return {class: {motif: code}} of the motifs that all artists drew, with their first emoji."""
     found: dict[str, dict[str, str]] = {name: {} for name in CLASSES}
     seen = set()
     for item in emoji:
@@ -105,7 +105,7 @@ def common_motifs(emoji, images):
 
 
 def divide(motifs):
-    """{part: {class: [code]}}, and the motifs that are validated or tested on."""
+    """Return {part: {class: [code]}}, and the motifs for validation or test."""
     parts: dict[str, dict[str, list]] = {"train": {}, "val": {}, "test": {}}
     unseen = set()
     rng = random.Random(PARTS_SEED)
@@ -123,14 +123,14 @@ def divide(motifs):
 
 
 def draw_halves(seed):
-    """The classes, those that are base first: half of them, drawn by the seed."""
+    """Return the classes, base classes first: half of all, drawn with a seed."""
     names = sorted(CLASSES)
     base = set(random.Random(seed).sample(names, (len(names) + 1) // 2))
     return sorted(base) + sorted(set(names) - base)
 
 
 def make_splits(parts):
-    """{data set: split in the public format}; image paths are relative to `images/`."""
+    """Return {data set: split in the public format}; image paths are relative to `images/`."""
     splits = {}
     for artist in ARTISTS:
         for half, seed in SPLITS.items():
@@ -147,7 +147,7 @@ def make_splits(parts):
 
 
 def dataset_of(artist, half):
-    """The data set of an artist and a split of the classes: `emoji_fluent_a`."""
+    """Return the name of an artist's data set with a split of the classes: `emoji_fluent_a`."""
     return f"emoji_{artist.removesuffix('_3d')}_{half}"
 
 
@@ -155,7 +155,7 @@ DATASETS = tuple(dataset_of(artist, half) for artist in ARTISTS for half in SPLI
 
 
 def main():
-    """Build the archive as the command line asks."""
+    """Run the command line: build the archive."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the packages")
     parser.add_argument("--output", type=Path, default="assets/emoji_artists.zip")

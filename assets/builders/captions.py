@@ -1,4 +1,4 @@
-"""Captions of pre-training pictures: what a picture shows, and often what it looks like."""
+"""Draw captions of pre-training pictures, which say what a picture shows and often how it looks."""
 
 import torch
 
@@ -11,7 +11,7 @@ NEUTRAL = {  # templates that are true of every picture, with their shares
     "a photo of the {}.": 0.1,
     "{}.": 0.2,
 }
-LOOKS = {  # templates that are true of some pictures alone
+LOOKS = {  # templates that are true only of some pictures
     "emoji": ["an emoji of a {}.", "a cartoon of a {}."],
     "icon": ["an icon of a {}.", "a symbol of a {}."],
     "line": ["a line drawing of a {}.", "an outline of a {}.", "a sketch of a {}."],
@@ -28,16 +28,18 @@ LOOKS = {  # templates that are true of some pictures alone
     "on colour": ["a {} on a coloured background."],
 }
 LOOK_NAMES = list(LOOKS)
-LOOK_SHARE = 0.4  # of the captions that say what the picture looks like
+LOOK_SHARE = 0.4  # share of captions that say how the picture looks
 FILLINGS = {"subgroup": 0.15, "name": 0.6, "alias": 0.05, "tag": 0.16, "both": 0.04}
 
 
 class Captions:
-    """Random captions, and which pictures each of them is true of.
+    """Draws random captions, and knows the pictures that each caption is true of.
+
+    A caption is a template with a filling, such as the name of an emoji.
 
     Attributes:
         ids: (V,) the ids of CLIP's vocabulary that captions use, sorted.
-        truth: (F, E) bool, whether filling f is true of emoji e.
+        truth: (F, E) bool, True if filling f is true of emoji e.
     """
 
     def __init__(self, emoji, vocabulary):
@@ -63,14 +65,14 @@ class Captions:
             self.truth[self.number[filling], list(members)] = True
         self.cache = {}
         templates = [*NEUTRAL, *(template for look in LOOKS.values() for template in look)]
-        # BPE works word by word, so these are the ids of all captions
+        # BPE splits text word by word, so these are the ids of all captions
         words = clip.tokenize([*self.number, *templates], truncate=True)
         self.ids = words.unique()[1:]  # 0 is padding
         self.row = torch.zeros(vocabulary, dtype=torch.long)
         self.row[self.ids] = torch.arange(len(self.ids))
 
     def tokens(self, texts):
-        """(len(texts), 77) rows of the compact table, and (len(texts),) positions of EOS."""
+        """Return rows of the compact embedding table (len(texts), 77), and EOS positions."""
         for text in texts:
             if text not in self.cache:
                 ids = clip.tokenize(text, truncate=True)[0]
@@ -79,21 +81,26 @@ class Captions:
         return torch.stack(rows), torch.tensor(ends)
 
     def draw(self, index, looks, rng):
-        """One caption for each picture.
+        """Draw a caption for each picture.
 
-        index: (B,) emoji of the pictures. looks: (B, len(LOOKS)) bool, which looks a picture has.
-        Returns tokens, positions of EOS (B,), and truth (B, B): whether caption j is true of
-        picture i.
+        Args:
+            index: (B,) emoji of the pictures.
+            looks: (B, len(LOOKS)) bool, the looks of each picture.
+            rng: random numbers.
+
+        Returns:
+            Tokens (B, 77), positions of EOS (B,), and truth (B, B) bool, True if caption j is true
+            of picture i.
         """
         kinds = rng.choice(list(FILLINGS), size=len(index), p=list(FILLINGS.values()))
         neutral = rng.choice(list(NEUTRAL), size=len(index), p=list(NEUTRAL.values()))
         says_look = rng.random(len(index)) < LOOK_SHARE
         texts, fillings = [], []
-        look_of = torch.full((len(index),), len(LOOKS))  # the last column is true of all
+        look_of = torch.full((len(index),), len(LOOKS))  # the last column is true of every picture
         for i, e in enumerate(index.tolist()):
             options = self.options[e][kinds[i]]
             filling = options[rng.integers(len(options))]
-            if not any(c.isalnum() for c in filling):  # a tag like ":)" may leave no word at all
+            if not any(c.isalnum() for c in filling):  # a tag like ":)" may have no word
                 filling = self.options[e]["name"][0]
             template = neutral[i]
             if says_look[i]:

@@ -1,12 +1,12 @@
-"""What the embedded data sets leave to gain: a table that does not depend on any method.
+"""Measure how much tuning can gain on the embedded data sets, without any method of this project.
 
     python -m assets.builders.measure --weights trainers/prompting/embedded/emoji_clip.safetensors
 
-For each data set with base and new classes it prints zero-shot accuracy, and the accuracy after
-tuning all LayerNorms of both towers on the few-shot training images of the base classes (an upper
-line, not a method: its rate is chosen on validation images of base and new classes unless
-`--choose-on base` says otherwise, one rate for all data sets). Also the cosine between one word's
-sentences in several looks.
+For each data set with base and new classes, a table shows zero-shot accuracy, and the accuracy
+after tuning all LayerNorms of both encoders on the few-shot training images of the base classes.
+The latter is a rough upper bound, not a method: one learning rate for all data sets is chosen on
+validation images of base and new classes (with `--choose-on base`, of base classes only). A second
+table shows cosines between sentences about one word in different looks.
 """
 
 import argparse
@@ -40,7 +40,7 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
 def read_images(archive, rows):
-    """Images (N, 3, H, W), normalised as CLIP's, and labels (N,) of rows of a split file."""
+    """Read images (N, 3, H, W), normalised as for CLIP, and labels (N,) of rows in a split file."""
     pictures = []
     for path, _, _ in rows:
         with archive.open(f"images/{path}") as data:
@@ -50,10 +50,10 @@ def read_images(archive, rows):
 
 
 class BaseToNew:
-    """A data set's rows and images of base and of new classes.
+    """The rows and images of a data set, by base and new classes.
 
     Attributes:
-        names: of the classes, by the half that they are in.
+        names: class names of each half, `base` and `new`.
     """
 
     def __init__(self, archive, dataset, shots):
@@ -65,19 +65,19 @@ class BaseToNew:
         self.read = {}
 
     def rows(self, half, part):
-        """Rows of a half, in a part of the split; labels count from 0 in each half."""
+        """Return the rows of a half and part of the split; labels count from 0 in each half."""
         names = self.names[half]
         rows = self.split[part]
         return [[path, names.index(name), name] for path, _, name in rows if name in names]
 
     def images(self, half, part):
-        """Images and labels as from `read_images`, read once."""
+        """Return images and labels as `read_images` does, reading them only once."""
         if (half, part) not in self.read:
             self.read[half, part] = read_images(self.archive, self.rows(half, part))
         return self.read[half, part]
 
     def few_shot(self, seed):
-        """Training images and labels, up to `shots` of each base class."""
+        """Draw training images and labels, up to `shots` of each base class."""
         classes = defaultdict(list)
         for row in self.rows("base", "train"):
             classes[row[1]].append(row)
@@ -89,14 +89,14 @@ class BaseToNew:
 
 
 def text_features(model, names, template=PROMPT):
-    """Features (len(names), D) of a sentence about each class, of norm 1."""
+    """Return normalised features (len(names), D) of a sentence about each class."""
     tokens = clip.tokenize([template.format(name) for name in names])
     return encode_text(model, tokens, tokens.argmax(1))[1]
 
 
 @torch.no_grad()
 def accuracies(model, data, part):
-    """Percent on base and on new classes, of images in a part of the split."""
+    """Return accuracies (%) on base and on new classes, for a part of the split."""
     found = []
     for half in HALVES:
         images, labels = data.images(half, part)
@@ -107,7 +107,7 @@ def accuracies(model, data, part):
 
 
 def random_crops(images):
-    """Crops of 50 to 100% of the area, each image its own, resized to the whole."""
+    """Crop 50 to 100% of each image's area at random, and resize to the full size."""
     count = len(images)
     side = (0.5 + 0.5 * torch.rand(count)).sqrt()
     theta = torch.zeros(count, 2, 3)
@@ -118,7 +118,7 @@ def random_crops(images):
 
 
 def tune_norms(weights, data, rate, seed):
-    """CLIP with the LayerNorms of both towers tuned on the training images."""
+    """Return a CLIP with the LayerNorms of both encoders tuned on the training images."""
     torch.manual_seed(seed)
     model = load_clip(str(weights)).float()
     model.requires_grad_(False)
@@ -142,7 +142,14 @@ def tune_norms(weights, data, rate, seed):
 
 
 def best_rate(weights, datasets, seed, halves):
-    """The rate with the best mean accuracy on validation images of halves of all data sets."""
+    """Return the learning rate with the best mean accuracy on validation images of all data sets.
+
+    Args:
+        weights: file of the CLIP.
+        datasets: a BaseToNew by the name of its data set.
+        seed: of tuning.
+        halves: of the classes that count, `base`, `new` or both.
+    """
     means = {}
     for rate in RATES:
         found = [
@@ -155,7 +162,7 @@ def best_rate(weights, datasets, seed, halves):
 
 
 def row(name, data, clip_model, tuned):
-    """One row of the table, from the CLIP as it is and tuned with each seed."""
+    """Return a row of the table, from the CLIP as it is and the CLIPs tuned with each seed."""
     found = {
         "data set": name,
         "classes": sum(map(len, data.names.values())),
@@ -169,7 +176,7 @@ def row(name, data, clip_model, tuned):
 
 
 def main():
-    """Print the tables."""
+    """Run the command line: measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--archive", type=Path, default="assets/emoji.zip")

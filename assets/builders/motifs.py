@@ -1,4 +1,4 @@
-"""The emoji of the benchmark: their names, classes and motifs, and the pictures of each set."""
+"""Read the emoji of the benchmark: names, classes and motifs, and pictures of each emoji set."""
 
 import csv
 import io
@@ -20,14 +20,14 @@ from .packages import (
     read_iconify,
 )
 
-EVALUATED = ("openmoji", "fluent_3d", "emojione")  # artists whose pictures no pre-training sees
-FILES = {  # emoji sets that know their pictures by code point: package, folder, kind of file
+EVALUATED = ("openmoji", "fluent_3d", "emojione")  # artists that are never in pre-training
+FILES = {  # emoji sets whose files are named by code point: package, folder, suffix
     "noto": ("emoji-datasource-google", "img/google/64", ".png"),
     "twemoji": ("emoji-datasource-twitter", "img/twitter/64", ".png"),
     "fluent_3d": ("@lobehub/fluent-emoji-3d", "assets", ".webp"),
     "openmoji": ("openmoji", "color/svg", ".svg"),
 }
-NAMES = ("name", "unicode_name", "short_names")  # keys of an emoji: CLDR's, Unicode's, others
+NAMES = ("name", "unicode_name", "short_names")  # keys of an emoji's names: CLDR, Unicode, others
 
 MIN_CLASS = 16  # emoji per class
 SHARES = {"train": 0.42, "val": 0.14, "test": 0.44}
@@ -37,7 +37,7 @@ SKIPPED_SUBGROUPS = {"keycap", "alphanum", "family"}
 
 
 def read_emoji(folder):
-    """The emoji of CLDR that Fluent 3D has, less the excluded ones: a list of dicts."""
+    """Return the emoji of CLDR that Fluent 3D has, without excluded ones, as a list of dicts."""
     with open_package(folder, "openmoji") as tar:
         table = tar.extractfile("package/data/openmoji.csv").read().decode("utf8")
     with open_package(folder, "emoji-datasource") as tar:
@@ -71,15 +71,15 @@ def read_emoji(folder):
 
 
 def match_names(emoji, pictures, looks, keys=NAMES):
-    """The pictures that bear the name of an emoji, one of each look.
+    """Return the pictures that are named like an emoji, one for each look.
 
-    Every picture goes to one emoji: better a missing picture than a wrong one.
+    A picture is matched with one emoji only: a missing picture is better than a wrong one.
 
     Args:
         emoji: as from `read_emoji`.
         pictures: {(name as from `plain`, look): picture}.
-        looks: those to look for.
-        keys: of an emoji, its names in the order in which they are tried.
+        looks: the looks to find.
+        keys: keys of an emoji's names, in the order in which they are tried.
 
     Returns:
         {(code, look): picture}.
@@ -96,10 +96,10 @@ def match_names(emoji, pictures, looks, keys=NAMES):
 
 
 def emoji_set(folder, artist, emoji):
-    """{code: RGBA image} of one emoji set, of the emoji of the benchmark.
+    """Return {code: RGBA image} of one emoji set, for the emoji of the benchmark.
 
-    Symbola is a font, which has emoji of one code point alone. Other sets that are not in FILES
-    are those of Iconify, which know their pictures by name alone.
+    Symbola is a font, which has only emoji of a single code point. Other sets that are not in FILES
+    come from Iconify, where pictures have only names.
     """
     if artist == "symbola":
         font = open_font(folder)
@@ -112,7 +112,7 @@ def emoji_set(folder, artist, emoji):
         icons = read_iconify(folder, artist)
         names = [*icons.get("aliases", {}), *icons["icons"]]
         pictures = {(name.replace("-", ""), ""): name for name in names}
-        # pictures for evaluation are not guessed by short names
+        # pictures for evaluation are not matched by short names, which are less reliable
         keys = NAMES[:-1] if artist in EVALUATED else NAMES
         found = match_names(emoji, pictures, [""], keys)
         files = {code: icon_svg(icons, name) for (code, _), name in found.items()}
@@ -120,10 +120,10 @@ def emoji_set(folder, artist, emoji):
 
 
 def split_emoji(emoji):
-    """Divide the emoji of each class with at least MIN_CLASS of them into train, val and test.
+    """Divide the emoji of each class that has at least MIN_CLASS into train, val and test.
 
-    Man, woman and person of one motif stay together, so that a test image is a motif never seen
-    in training. Returns {code: "train" | "val" | "test"} and the sorted class names.
+    Man, woman and person of one motif stay in one part, so that a test image shows a motif that was
+    never in training. Returns {code: "train" | "val" | "test"} and the sorted class names.
     """
     classes: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for item in emoji:

@@ -1,8 +1,8 @@
-"""The packages that pictures come from: fetching, reading and drawing them.
+"""Download the packages that pictures come from, and read and draw their pictures.
 
-An emoji set knows its pictures by code point or by name; an icon set of Iconify is one JSON file of
-SVG bodies with names; a font is a file in a wheel. Versions are fixed, so that the same pictures
-come out every time.
+An emoji set names its pictures by code point or by name; an icon set of Iconify is one JSON file of
+SVG bodies with names; a font is a file in a wheel. Versions are fixed, so that the pictures are
+always the same.
 """
 
 import io
@@ -49,20 +49,20 @@ ICONIFY = {
 }
 WHEEL = "rinoh-typeface-symbola==0.1.1"  # Symbola 9.00, on PyPI
 FONT = "rinoh_typeface_symbola/Symbola.ttf"  # in the wheel
-FONT_SIZE = 4 * SIZE  # a glyph is drawn larger than it is kept
-MARGIN = 0.04  # of a glyph's longer side
+FONT_SIZE = 4 * SIZE  # a glyph is drawn larger and then reduced to SIZE
+MARGIN = 0.04  # as a share of a glyph's longer side
 PACKAGES |= {f"@iconify-json/{name}": version for name, version in ICONIFY.items()}
 
 
 def open_package(folder, name):
-    """The tar file of an npm package, fetched with `npm pack` when it is not in `folder`."""
+    """Open the tar file of an npm package; `npm pack` downloads it if it is not in `folder`."""
     path = folder / f"{name.lstrip('@').replace('/', '-')}-{PACKAGES[name]}.tgz"
     command = ["npm", "pack", "--pack-destination", str(folder), f"{name}@{PACKAGES[name]}"]
     return tarfile.open(fetched(path, command))
 
 
 def open_font(folder):
-    """Symbola, from its wheel, fetched with `pip download` when it is not in `folder`."""
+    """Open the font Symbola in its wheel; `pip download` gets it if it is not in `folder`."""
     path = folder / f"{WHEEL.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
     with zipfile.ZipFile(fetched(path, command)) as wheel:
@@ -70,30 +70,32 @@ def open_font(folder):
 
 
 def fetched(path, command):
-    """The path of a package, once the command has fetched it if it was not there."""
+    """Run the command that downloads a package if it does not exist, and return its path."""
     if not path.exists():
         try:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
             tool = "npm" if command[0] == "npm" else "pip"
-            sys.exit(f"{path.name} is not in {path.parent} and {tool} could not fetch it: {error}")
+            sys.exit(
+                f"{path.name} is not in {path.parent} and {tool} could not download it: {error}"
+            )
     return path
 
 
 def code(hexcode):
-    """A code point sequence without variation selectors, leading zeros and case."""
+    """Return code points in lower case, without variation selectors and leading zeros."""
     parts = (part.lstrip("0") for part in hexcode.lower().split("-"))
     return "-".join(part for part in parts if part != "fe0f")
 
 
 def plain(text):
-    """The letters and digits of a name, to compare names by: `Women’s boot` -> `womensboot`."""
+    """Return only letters and digits of a name, for comparison: `Women’s boot` -> `womensboot`."""
     ascii_text = unicodedata.normalize("NFKD", text.lower()).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]", "", ascii_text)
 
 
 def read_files(folder, package, inside, suffix):
-    """{code: str of an SVG, else bytes} of the images directly in a folder of a package."""
+    """Return {code: image} of the files in a folder of a package; str for SVG, else bytes."""
     files = {}
     with open_package(folder, package) as tar:
         for member in tar:
@@ -105,13 +107,13 @@ def read_files(folder, package, inside, suffix):
 
 
 def read_iconify(folder, name):
-    """The whole JSON of an Iconify set."""
+    """Read the JSON of an Iconify set."""
     with open_package(folder, f"@iconify-json/{name}") as tar:
         return json.load(tar.extractfile("package/icons.json"))
 
 
 def icon_svg(icons, name):
-    """One icon of an Iconify set as a whole SVG document; an alias may mirror its parent."""
+    """Return an icon of an Iconify set as an SVG document; an alias may mirror its parent."""
     flip = False
     while name not in icons["icons"]:
         alias = icons["aliases"][name]
@@ -131,7 +133,7 @@ def icon_svg(icons, name):
 
 
 def draw(picture):
-    """An SVG document (str) or a bitmap file (bytes) as RGBA, (SIZE, SIZE).
+    """Draw an SVG document (str) or a bitmap file (bytes) as an RGBA image (SIZE, SIZE).
 
     A drawing that is not square is centred.
     """
@@ -139,7 +141,7 @@ def draw(picture):
         image = Image.open(io.BytesIO(picture)).convert("RGBA")
         return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     try:
-        from resvg_py import svg_to_bytes  # only the builders need it
+        from resvg_py import svg_to_bytes  # needed only by the builders
     except ImportError:
         sys.exit("Drawing SVG needs resvg-py: pip install resvg-py")
 
@@ -154,8 +156,11 @@ def draw(picture):
 
 
 def draw_glyph(font, character):
-    """A character in black as RGBA, (SIZE, SIZE), as large as fits; None if the font lacks it."""
-    if bytes(font.getmask(character)) == bytes(font.getmask("\U0010ffff")):  # both are the box
+    """Draw a character in black as an RGBA image (SIZE, SIZE), as large as fits.
+
+    Returns None if the font lacks the character.
+    """
+    if bytes(font.getmask(character)) == bytes(font.getmask("\U0010ffff")):  # both: missing glyph
         return None
     ink = Image.new("L", (3 * FONT_SIZE, 3 * FONT_SIZE))
     ImageDraw.Draw(ink).text((FONT_SIZE, FONT_SIZE), character, font=font, fill=255)

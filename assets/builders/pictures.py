@@ -3,10 +3,10 @@ r"""Draw the pictures that the embedded CLIP is pre-trained on.
     python -m assets.builders.pictures --packages FOLDER --output pictures.npz \
         --withhold assets/emoji_artists.zip
 
-FOLDER holds npm packages as `npm pack` writes them; those that are missing are fetched (200 MB).
-The file has `images` (N, 64, 64, 4) uint8, `emoji` (N,) and `style` (N,) indices, and `meta`, a
-JSON string with the emoji, and name, look and whether it is an emoji set of each style. Needs
-`pip install resvg-py` and npm.
+FOLDER holds npm packages as `npm pack` writes them; missing ones are downloaded (200 MB). The
+output has `images` (N, 64, 64, 4) uint8, the indices `emoji` (N,) and `style` (N,), and `meta`: a
+JSON string with the emoji, and for each style its name, its look, and whether it is an emoji set.
+Needs `pip install resvg-py` and npm.
 """
 
 import argparse
@@ -30,7 +30,7 @@ EMOJI_SETS = {
     "fxemoji": "flat",
     "fluent-emoji-high-contrast": "solid",
 }
-# icon set -> [(end of a name, look)]; the first that fits counts
+# icon set -> [(end of a name, look)]; the first match counts
 ICON_SETS = {
     "fa6-solid": [("", "solid")],
     "fluent": [("-24-regular", "line"), ("-24-filled", "solid")],
@@ -51,7 +51,7 @@ ICON_SETS = {
 
 
 def icons_of_emoji(icons, kinds, emoji):
-    """{(code, look): svg} of the icons that bear the name of an emoji, one of each look."""
+    """Return {(code, look): svg} of the icons named like an emoji, one icon for each look."""
     by_name: dict[tuple[str, str], str] = {}
     for name in icons["icons"]:
         kind = next((kind for kind in kinds if name.endswith(kind[0])), None)
@@ -64,12 +64,12 @@ def icons_of_emoji(icons, kinds, emoji):
 
 
 def looks_of(kinds):
-    """The looks of an icon set, each once."""
+    """Return the looks of an icon set, without duplicates."""
     return list(dict.fromkeys(look for _, look in kinds))
 
 
 def draw_pictures(folder):
-    """The emoji, the styles, and the pictures as (array, emoji index, style index)."""
+    """Return the emoji, the styles, and the pictures as (array, emoji index, style index)."""
     emoji = read_emoji(folder)
     position = {item["code"]: i for i, item in enumerate(emoji)}
     styles: list[dict] = []
@@ -92,9 +92,9 @@ def draw_pictures(folder):
 
 
 def withhold(codes, emoji, rows):
-    """The emoji and pictures without the emoji of these codes, in every style.
+    """Return the emoji and pictures without the emoji of these codes, in every style.
 
-    Icons have been matched with all emoji before, so none is taken for another emoji instead.
+    Icons are matched with all emoji before, so that none is matched with another emoji instead.
     """
     kept = [i for i, item in enumerate(emoji) if item["code"] not in codes]
     position = {i: place for place, i in enumerate(kept)}
@@ -103,13 +103,13 @@ def withhold(codes, emoji, rows):
 
 
 def main():
-    """Draw the pictures as the command line asks."""
+    """Run the command line: draw the pictures and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--packages", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, required=True, help="the npz to write")
     parser.add_argument(
         "--withhold", type=Path, metavar="ARCHIVE",
-        help="archive of assets.builders.artists: leave out the emoji of its withheld.json",
+        help="leave out the emoji in withheld.json of this archive (of assets.builders.artists)",
     )  # fmt: skip
     args = parser.parse_args()
     args.packages.mkdir(parents=True, exist_ok=True)

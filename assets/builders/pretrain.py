@@ -6,11 +6,11 @@
 The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss
 (arXiv 2103.00020) with all true pairs of the batch as positives. `--token-weight` adds the same
 loss on a token-level score: late interaction of image patches and words, as in FILIP (arXiv
-2111.07783), with a soft maximum. CLIP's loss alone trains only the CLS state.
+2111.07783), with a soft maximum. Without it only the CLS state is trained.
 
-The same seed gives the same weights on the same machine. Every few minutes and at the end FOLDER
-gets a checkpoint, from which the same command goes on, and `clip.safetensors`, the moving average
-of the weights.
+The same seed gives the same weights on the same machine. Every few minutes and at the end, a
+checkpoint and `clip.safetensors` (the moving average of the weights) are written to FOLDER. Rerun
+the command to resume from the checkpoint.
 """
 
 import argparse
@@ -48,9 +48,9 @@ ARCH = {
     "transformer_layers": 4,
 }
 PATCHES = (ARCH["image_resolution"] // ARCH["vision_patch_size"]) ** 2
-TOKEN_PAIRS = 96  # the token-level term sees this many pairs of the batch
-KEPT = 32  # patches of an image, in random places, until FULL of the steps: fewer, faster steps
-FULL = 0.85
+TOKEN_PAIRS = 96  # pairs of the batch that the token-level term uses
+KEPT = 32  # random patches of an image that are used in the first steps, which makes them faster
+FULL = 0.85  # share of the steps after which all patches are used
 KEEP_EVERY = 300  # seconds between checkpoints
 ICON_WEIGHT = 0.5  # pictures of icon sets are drawn half as often as those of emoji sets
 
@@ -58,8 +58,8 @@ ICON_WEIGHT = 0.5  # pictures of icon sets are drawn half as often as those of e
 class Batch(NamedTuple):
     """Pictures and captions of a step.
 
-    images: (B, 3, H, W); kept: (B, KEPT) of the patches, or None; tokens: (B, 77); ends: (B,),
-    positions of EOS; truth: (B, B), 1 where caption j is true of picture i, else 0.
+    images: (B, 3, H, W); kept: (B, KEPT) indices of the patches to use, or None for all; tokens:
+    (B, 77); ends: (B,) positions of EOS; truth: (B, B), 1 if caption j is true of picture i or 0.
     """
 
     images: torch.Tensor
@@ -70,10 +70,10 @@ class Batch(NamedTuple):
 
 
 class Pictures:
-    """The pictures to train on, with what views and captions need to know of them.
+    """The pictures to train on, with the facts that views and captions depend on.
 
     Args:
-        data: what `assets.builders.pictures` has written.
+        data: the file written by `assets.builders.pictures`, as `numpy.load` reads it.
     """
 
     def __init__(self, data):
@@ -93,7 +93,7 @@ class Pictures:
         self.may_flip = torch.tensor([may_flip(item) for item in emoji])
 
     def draw(self, count, seed, step, few_patches) -> Batch:
-        """The pictures of a step, the same for the same seed and step."""
+        """Draw the batch of a step, which is the same for the same seed and step."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         chosen = torch.multinomial(self.weight, count, replacement=True, generator=generator)
         emoji, style = self.emoji[chosen], self.style[chosen]
@@ -109,12 +109,12 @@ class Pictures:
 
 
 def may_flip(item):
-    """Whether the mirror image of an emoji is true to its captions."""
+    """Return True if captions of an emoji are also true of its mirror image."""
     return "arrow" not in item["subgroup"] and not {"left", "right"} & set(item["name"].split())
 
 
 def losses(clip_model, batch):
-    """CLIP's loss and the token-level term on a batch."""
+    """Return CLIP's loss and the token-level term of a batch."""
     with torch.autocast("cpu", torch.bfloat16):
         seen = encode_image(clip_model, batch.images, batch.kept)
         read, sentence = encode_text(clip_model, batch.tokens, batch.ends)
@@ -128,13 +128,13 @@ def losses(clip_model, batch):
 
 
 class Pretraining:
-    """A CLIP in training, the moving average of its weights, and the steps that it has made.
+    """A CLIP in training, with the moving average of its weights and the number of steps made.
 
-    Its embedding table holds only the words in use, which makes the update a tenth of the work.
+    Its embedding table holds only the words in use, so that an update takes a tenth of the work.
 
     Args:
-        word_ids: (V,) of CLIP's vocabulary, those in use.
-        seed: of the first weights.
+        word_ids: (V,) ids of CLIP's vocabulary that are in use.
+        seed: of the initial weights.
     """
 
     def __init__(self, word_ids, seed):
@@ -156,7 +156,7 @@ class Pretraining:
         )
 
     def update(self, loss, rate):
-        """A step of AdamW down a loss, and of the average."""
+        """Update the weights by a step of AdamW on a loss, and the moving average."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -170,21 +170,21 @@ class Pretraining:
         self.step += 1
 
     def save(self, path):
-        """Write all that a later call needs to go on."""
+        """Write a checkpoint that `load` can resume from."""
         buffer = io.BytesIO()
         saved = {"model": self.clip_model.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save({**saved, "average": self.average, "step": self.step}, buffer)
         write_whole(path, buffer.getvalue())
 
     def load(self, path):
-        """Go on from what `save` wrote."""
+        """Resume from a checkpoint that `save` wrote."""
         saved = torch.load(path, weights_only=True)
         self.clip_model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.average, self.step = saved["average"], saved["step"]
 
     def export(self, path, word_ids):
-        """Write the average as `load_clip` reads it: float16, only the embedding rows in use."""
+        """Write the moving average as `load_clip` reads it: float16, only embeddings in use."""
         state = {key: value.half().contiguous() for key, value in self.average.items()}
         state["token_embedding.rows"] = state.pop("token_embedding.weight")
         state["token_embedding.ids"] = word_ids
@@ -192,13 +192,13 @@ class Pretraining:
 
 
 def rate_factor(step, steps, warmup):
-    """Share of the highest rate at a step: a linear warm-up, and a cosine down to a hundredth."""
+    """Return the factor of the learning rate: linear warm-up, then a cosine down to a hundredth."""
     warm = min(1.0, (step + 1) / warmup)
     return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 def train(args, pictures):
-    """Make the steps, and keep what they come to every few minutes and at the end."""
+    """Train, and write checkpoint and weights every few minutes and at the end."""
     run = Pretraining(pictures.captions.ids, args.seed)
     checkpoint, weights = args.output / "checkpoint.pt", args.output / "clip.safetensors"
     if checkpoint.exists():
@@ -224,16 +224,16 @@ def train(args, pictures):
 
 
 def main():
-    """Pre-train as the command line asks."""
+    """Run the command line: pre-train a CLIP."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="npz of assets.builders.pictures")
-    add("--output", type=Path, required=True, help="folder of the checkpoint and the weights")
-    add("--steps", type=int, default=3178, help="(default: those of the embedded CLIP, 3178)")
+    add("--data", type=Path, required=True, help="npz file of assets.builders.pictures")
+    add("--output", type=Path, required=True, help="folder for the checkpoint and the weights")
+    add("--steps", type=int, default=3178, help="(default: 3178, as for the embedded CLIP)")
     add("--batch", type=int, default=256)
     add("--lr", type=float, default=1.2e-3)
-    add("--warmup", type=int, default=150, help="steps")
-    add("--token-weight", type=float, default=0.0, help="of a token-level term (default: none)")
+    add("--warmup", type=int, default=150, help="steps of the warm-up (default: 150)")
+    add("--token-weight", type=float, default=0.0, help="of the token-level term (default: 0)")
     add("--seed", type=int, default=1)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

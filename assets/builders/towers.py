@@ -1,7 +1,7 @@
-"""CLIP's two towers as pre-training runs them, fast on a CPU, and its losses.
+"""CLIP's two encoders for pre-training, fast on a CPU, and the losses.
 
-The weights are those of OpenAI's class; only the order of the computation is its own: batch first,
-fused attention, bfloat16 under autocast, any subset of the patches.
+The weights are those of OpenAI's class. The computation differs: batch first, fused attention,
+bfloat16 under autocast, and any subset of the patches.
 """
 
 import torch
@@ -12,12 +12,12 @@ SOFT_MAX = 0.1  # temperature of the soft maximum, the regularisation of ALIGN's
 
 
 def normalise(layer, x):
-    """LayerNorm that keeps bfloat16 (its statistics are float32 inside): CLIP's own casts twice."""
+    """Apply a LayerNorm in bfloat16 (its statistics are float32); CLIP's own casts twice."""
     return F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
 
 
 def run_block(block, x, causal):
-    """One stock residual block on (B, L, width), batch first and with fused attention."""
+    """Apply a residual block of OpenAI's class to (B, L, width), with fused attention."""
     batch, length, width = x.shape
     attn = block.attn
     qkv = F.linear(normalise(block.ln_1, x), attn.in_proj_weight, attn.in_proj_bias)
@@ -29,12 +29,12 @@ def run_block(block, x, causal):
 
 
 def encode_image(model, images, kept=None):
-    """All normalised states (B, 1 + P, D) of images (B, 3, H, W); the first is CLS.
+    """Return normalised states (B, 1 + P, D) of images (B, 3, H, W); the first is CLS.
 
     Args:
         model: of OpenAI's class.
-        images: as CLIP takes them.
-        kept: (B, P') indices of the patches to use, as in FLIP (Li et al., 2023); all when None.
+        images: normalised as for CLIP.
+        kept: (B, P') indices of the patches to use, as in FLIP (Li et al., 2023); None for all.
     """
     vision = model.visual
     x = vision.conv1(images).flatten(2).transpose(1, 2)
@@ -50,10 +50,10 @@ def encode_image(model, images, kept=None):
 
 
 def encode_text(model, tokens, ends):
-    """Normalised states of captions (B, 77) whose EOS is at `ends` (B,).
+    """Return normalised states of captions (B, 77) whose EOS is at `ends` (B,).
 
     Returns:
-        All states (B, L, D), cut to the longest caption, and those of EOS (B, D).
+        All states (B, L, D), cut to the longest caption, and the states of EOS (B, D).
     """
     tokens = tokens[:, : int(ends.max()) + 1]
     x = model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]
@@ -66,17 +66,17 @@ def encode_text(model, tokens, ends):
 
 
 def word_mask(states, ends):
-    """(B, L) bool: the tokens between SOS and the closing full stop, both left out."""
+    """Return a mask (B, L) bool of the tokens between SOS and the final full stop."""
     position = torch.arange(states.shape[1])
     return (position >= 1) & (position <= ends[:, None] - 2)
 
 
 def late_interaction(patches, words, mask):
-    """Token-level similarity (B, T) of patches (B, P, D) and words (T, L, D), mask (T, L).
+    """Return token-level similarities (B, T) of patches (B, P, D) and words (T, L, D), mask (T, L).
 
-    The mean of two: each patch with its best words, and each word with its best patches, where
-    "best" is a softmax whose weights are constants in the backward pass. With a maximum in its
-    place it is FILIP's (arXiv 2111.07783, Eq. 4-5).
+    It is the mean of two scores: of each patch with its best words, and of each word with its best
+    patches. "Best" is a softmax whose weights are constants in the backward pass; with a maximum
+    instead, the score is FILIP's (arXiv 2111.07783, Eq. 4-5).
     """
     cos = torch.einsum("bpd,tld->btpl", patches, words)
     with torch.no_grad():
@@ -88,7 +88,10 @@ def late_interaction(patches, words, mask):
 
 
 def contrastive(similarity, truth, scale):
-    """CLIP's symmetric loss on (B, B); all true pairs are positives, with label smoothing."""
+    """Return CLIP's symmetric loss of similarities (B, B), with label smoothing.
+
+    All true pairs are positives.
+    """
 
     def one_way(logits, truth):
         target = truth / truth.sum(1, keepdim=True)

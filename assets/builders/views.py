@@ -1,7 +1,6 @@
-"""Random views of pre-training pictures, and what they look like.
+"""Make random views of pre-training pictures, and note their looks for the captions.
 
-Views keep the colours and the strokes of the artist: pictures whose style is shifted are for
-evaluation.
+Views keep the artist's colours and strokes: pictures with a shifted style are only for evaluation.
 """
 
 import torch
@@ -16,22 +15,22 @@ SILHOUETTES = 0.05  # share of pictures filled with one dark colour
 
 
 def uniform(shape, low, high, generator):
-    """Random numbers between two."""
+    """Draw uniform random numbers from `low` to `high`."""
     return torch.rand(shape, generator=generator) * (high - low) + low
 
 
 def chance(count, p, generator):
-    """(count, 1, 1, 1) bool, true with probability p."""
+    """Draw (count, 1, 1, 1) bool, True with probability p."""
     return torch.rand(count, 1, 1, 1, generator=generator) < p
 
 
 def augment(rgba, may_flip, is_mono, style_looks, generator):
-    """Random views of pictures.
+    """Make random views of pictures.
 
     Args:
         rgba: (B, 4, H, W) uint8.
-        may_flip: (B,) bool, whether the mirror image is true to the captions.
-        is_mono: (B,) bool, whether a picture has one colour, which may be any.
+        may_flip: (B,) bool, True if captions are also true of the mirror image.
+        is_mono: (B,) bool, True if a picture has a single colour, which can be changed.
         style_looks: (B, len(LOOKS)) bool, the looks of the pictures' styles.
         generator: of random numbers.
 
@@ -59,12 +58,15 @@ def augment(rgba, may_flip, is_mono, style_looks, generator):
 
 
 def mark(looks, name, those):
-    """Note, in place, that those (B,) of the pictures have a look."""
+    """Set a look for some pictures, in place; `those` (B,) bool selects them."""
     looks[:, LOOK_NAMES.index(name)] |= those
 
 
 def moved(rgba, may_flip, looks, generator):
-    """Colours (B, 3, H, W), times alpha, and alpha (B, 1, H, W) of turned and scaled pictures."""
+    """Turn, scale and shift pictures.
+
+    Returns colours (B, 3, H, W), multiplied by alpha, and alpha (B, 1, H, W).
+    """
     count = len(rgba)
     x = rgba.float() / 255
     x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1)  # premultiplied: no fringes
@@ -87,7 +89,7 @@ def moved(rgba, may_flip, looks, generator):
 
 
 def draw_ground(count, looks, generator):
-    """Colours (count, 3, 1, 1) to put pictures on: half are white, a quarter grey."""
+    """Draw background colours (count, 3, 1, 1): half are white, a quarter grey."""
     coloured, plain = (torch.rand(count, n, 1, 1, generator=generator) for n in (3, 1))
     ground = torch.where(chance(count, 0.5, generator), coloured, plain)
     ground = torch.where(chance(count, 0.5, generator), torch.ones(()), ground)
@@ -100,7 +102,7 @@ def draw_ground(count, looks, generator):
 
 
 def draw_ink(ground, generator):
-    """Colours (B, 3, 1, 1) for pictures of one colour, which are seen on the ground."""
+    """Draw colours (B, 3, 1, 1) for pictures of one colour, visible on their background."""
     count = len(ground)
     any_colour = chance(count, 0.5, generator)
     ink = torch.where(any_colour, torch.rand(count, 3, 1, 1, generator=generator), 0.0)
@@ -110,9 +112,10 @@ def draw_ink(ground, generator):
 
 
 def draw_light(shape, generator):
-    """A soft light (B, 1, H, W) over the object, as in glossy styles, and where there is one (B,).
+    """Draw a soft light (B, 1, H, W) over each object, as in glossy styles.
 
-    Its strength is that by which colours grow brighter, or darker where it is negative.
+    Returns the light, by which colours get brighter (darker if it is negative), and (B,) bool, True
+    for pictures that have one.
     """
     count = shape[0]
     lit = chance(count, 0.6, generator)

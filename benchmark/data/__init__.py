@@ -1,1 +1,1 @@
-"""The public data sets: fetched and checked."""
+"""Download public data sets and check them."""

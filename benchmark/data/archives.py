@@ -1,4 +1,4 @@
-"""Getting a file over HTTP, and unpacking an archive so that nothing of it leaves its folder."""
+"""Download files over HTTP with resume, and unpack archives safely, never outside a folder."""
 
 import gzip
 import hashlib
@@ -26,10 +26,10 @@ from trainers.prompting.errors import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-TRIES = 3  # connections in a row that bring nothing, before a download is given up
+TRIES = 3  # failed connections in a row, without new bytes, after which a download is given up
 PAUSE = 1.0  # seconds before the next connection
 
-# What a damaged archive makes zipfile and tarfile raise.
+# Exceptions that zipfile and tarfile raise for a damaged archive.
 BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -43,7 +43,7 @@ BROKEN = (
 
 
 def progress(what: str, total: int | None, done: int = 0) -> tqdm:
-    """A bar that counts bytes; a line every ten seconds where stderr is no terminal."""
+    """Return a progress bar of bytes; it updates every ten seconds if stderr is not a terminal."""
     return tqdm(
         desc=what,
         total=total,
@@ -51,30 +51,33 @@ def progress(what: str, total: int | None, done: int = 0) -> tqdm:
         unit="B",
         unit_scale=True,
         mininterval=0.1 if sys.stderr.isatty() else 10,
-        delay=1e-3,  # none before the first bytes
+        delay=1e-3,  # show no bar before the first bytes
     )
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise UserError if less than `needed` bytes are free where `folder` is."""
+    """Raise UserError if the disk of `folder` has less than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         needed, free = (tqdm.format_sizeof(size, "B") for size in (needed, free))
-        raise UserError(f"{needed} are needed in '{folder}', but only {free} are free")
+        raise UserError(
+            f"{needed} are needed in '{folder}', but only {free} are free: make space on this disk"
+        )
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is to be unpacked."""
+    """Return True if a file of this name is an archive to unpack."""
     return name.endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Download `url` to a file beside `target`, and return that file, complete but unchecked.
+    """Download `url` to a temporary file next to `target` and return it, complete but unchecked.
 
-    It goes on where an earlier call stopped, if the server can.
+    The download resumes an earlier one if the server supports that.
 
     Raises:
-        UserError: the address gives no such file, or keeps breaking off, or the disk is too small.
+        UserError: the server has no such file, the connection keeps breaking off, or the disk is
+            too small.
     """
     part = target.with_name(target.name + ".part")
     tries = 0
@@ -84,7 +87,7 @@ def fetch(url: str, target: Path) -> Path:
             _receive(url, part, archive=is_archive(target.name))
             return part
         except requests.exceptions.SSLError:
-            raise UserError(f"'{url}' has no valid certificate") from None
+            raise UserError(f"the certificate of '{url}' is not valid") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError):
             tries = 0 if _size(part) > before else tries + 1
             if tries == TRIES:
@@ -95,7 +98,7 @@ def fetch(url: str, target: Path) -> Path:
 
 
 def stated_size(url: str) -> int | None:
-    """The bytes of the file at an address, if the server says so."""
+    """Return the size in bytes of the file at an address; None if the server does not state it."""
     headers = {"Accept-Encoding": "identity"}
     try:
         with requests.head(url, headers=headers, allow_redirects=True, timeout=TIMEOUT) as answer:
@@ -106,9 +109,9 @@ def stated_size(url: str) -> int | None:
 
 
 def check_stated(received: Path) -> None:
-    """Raise UserError if a fetched file is not what its server said: the SHA-256, if it gave one.
+    """Raise UserError if a downloaded file differs from the SHA-256 that its server stated, if any.
 
-    Hugging Face states that of large files in the answer that redirects to them.
+    Hugging Face states the SHA-256 of large files in the response that redirects to them.
     """
     stated = received.with_name(received.name + ".sha256")
     if stated.exists():
@@ -116,7 +119,7 @@ def check_stated(received: Path) -> None:
 
 
 def _stated(answer: requests.Response, header: str) -> str:
-    """A header of an answer, or of one that has led to it; empty without any."""
+    """Return a header of a response or of one that redirected to it; empty if none has it."""
     found = [one.headers.get(header) for one in (*answer.history, answer)]
     return next((text for text in found if text), "")
 
@@ -126,18 +129,18 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, part: Path, archive: bool) -> None:
-    """One connection: append to `part` what it lacks, or write it anew."""
+    """Make one connection: append the missing bytes to `part`, or write the file from the start."""
     have = _size(part)
     tag = part.with_name(part.name + ".etag")
-    headers = {"Accept-Encoding": "identity"}  # lengths are those of the file itself
+    headers = {"Accept-Encoding": "identity"}  # so that lengths are those of the file itself
     if have:
         headers["Range"] = f"bytes={have}-"
-        if tag.exists():  # the whole file, please, if it is another one by now
+        if tag.exists():  # if the file has changed since, the server sends all of it
             headers["If-Range"] = tag.read_text()
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == 416 and have:
             if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return  # complete, but the call that got it was ended before it could say so
+                return  # complete: an earlier call was stopped just before it renamed the file
             part.unlink()
             raise requests.ConnectionError
         if not answer.ok:
@@ -149,16 +152,16 @@ def _receive(url: str, part: Path, archive: bool) -> None:
             _remember(tag, answer.headers.get("ETag", ""))
             sha256 = part.with_name(part.name + ".sha256")
             stated = _stated(answer, "X-Linked-ETag").strip('"')
-            sha256.unlink(missing_ok=True)  # of what another address gave
+            sha256.unlink(missing_ok=True)  # it may be of a file from another address
             if re.fullmatch("[0-9a-f]{64}", stated):
                 sha256.write_text(stated)
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
-        if total:  # an archive of images takes about as much again when it is unpacked
+        if total:  # an archive of images needs about the same space again when it is unpacked
             check_space(part.parent, total - have + total * archive)
         name = part.name.removesuffix(".part")
         with open(part, "ab" if have else "wb") as file, progress(name, total, have) as bar:
-            # Not decoded: some servers call a .tgz a gzip encoding of a .tar.
+            # Without decoding: some servers declare a .tgz as a gzip encoding of a .tar.
             for chunk in answer.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -167,7 +170,7 @@ def _receive(url: str, part: Path, archive: bool) -> None:
 
 
 def _remember(tag: Path, etag: str) -> None:
-    """Keep the mark of the file's version, if it is one that stands for every byte."""
+    """Store the ETag for a later resume if it is a strong one, else remove the stored one."""
     if etag.startswith('"'):
         tag.write_text(etag)
     else:
@@ -175,7 +178,7 @@ def _remember(tag: Path, etag: str) -> None:
 
 
 def fetch_drive(file_id: str, target: Path) -> Path:
-    """As `fetch`, from Google Drive."""
+    """Download a file from Google Drive, as `fetch` does from an address."""
     done = target.with_name(target.name + ".drive")
     with progress(target.name, None) as bar:
 
@@ -196,8 +199,8 @@ def fetch_drive(file_id: str, target: Path) -> Path:
             )
         except FileURLRetrievalError:
             raise UserError(
-                f"Google Drive refuses it to programs, often for a day when many have asked: a "
-                f"browser may get it at https://drive.google.com/file/d/{file_id}/view"
+                f"Google Drive refuses downloads by programs, often for a day after many requests: "
+                f"try a browser at https://drive.google.com/file/d/{file_id}/view"
             ) from None
         except (DownloadError, requests.RequestException):
             raise UserError("Google Drive cannot be reached or breaks off") from None
@@ -205,7 +208,7 @@ def fetch_drive(file_id: str, target: Path) -> Path:
 
 
 def check_sum(path: Path, kind: str, expected: str) -> None:
-    """Raise UserError if the hash of a file is not the expected one; `kind` is md5 or sha256."""
+    """Raise UserError if the hash of a file is not as expected; `kind` is md5 or sha256."""
     digest = hashlib.new(kind, usedforsecurity=False)
     with open(path, "rb") as file, progress(f"{kind} of {path.name}", _size(path)) as bar:
         while chunk := file.read(CHUNK):
@@ -217,12 +220,15 @@ def check_sum(path: Path, kind: str, expected: str) -> None:
 
 @contextmanager
 def unpacked(archive: Path, folder: Path, inside: str = "") -> Iterator[Path]:
-    """The content of an archive, or of the archive `inside` it, in `folder` for a while.
+    """Unpack an archive, or the archive `inside` it, into a temporary `folder`.
+
+    Yields:
+        The folder with the content; it is deleted afterwards.
 
     Raises:
         UserError: the archive is broken, or a member would leave the folder.
     """
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
+    shutil.rmtree(folder, ignore_errors=True)  # left by a call that was killed
     try:
         content = folder / "content"
         _unpack(archive, content)
@@ -241,10 +247,10 @@ def _unpack(archive: Path, folder: Path) -> None:
     except UserError:
         raise
     except getattr(tarfile, "FilterError", ()) as error:
-        raise UserError(f"'{archive}' is not unpacked, for it is unsafe: {error}") from None
+        raise UserError(f"'{archive}' is unsafe and was not unpacked: {error}") from None
     except BROKEN as error:
         raise UserError(
-            f"'{archive}' is broken or incomplete ({error}): delete it and call this again"
+            f"'{archive}' is broken or incomplete ({error}): delete it and rerun the command"
         ) from None
 
 
@@ -272,13 +278,13 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         def members() -> Iterator[tarfile.TarInfo]:
             for member in file:
                 plain = member.isfile() or member.isdir()
-                # An early Python 3.10 or 3.11 has no filter that could judge a link or a device.
+                # Early releases of Python 3.10 and 3.11 cannot check links and devices.
                 _check_member(archive, member.name, not (plain or file.extraction_filter))
                 yield member
                 bar.update(raw.tell() - bar.n)
 
         file.extractall(folder, members())
-        while file.fileobj.read(CHUNK):  # to the end, where gzip has its checksum
+        while file.fileobj.read(CHUNK):  # gzip's checksum is at the end
             pass
 
 
@@ -286,11 +292,11 @@ def _check_member(archive: Path, name: str, special: bool) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
     if special or path.is_absolute() or ".." in path.parts:
         why = "is a link or a device" if special else "leads out of the folder"
-        raise UserError(f"'{archive}' is not unpacked, for it is unsafe: '{name}' {why}")
+        raise UserError(f"'{archive}' is unsafe and was not unpacked: '{name}' {why}")
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file or folder of that name in `folder`, or at most two levels below.
+    """Return the file or folder called `name` in `folder` or up to two levels below.
 
     Raises:
         UserError: there is none.
@@ -298,17 +304,17 @@ def find(folder: Path, name: str) -> Path:
     level = [folder]
     for _ in range(3):
         for parent in level:
-            if name in os.listdir(parent):  # exists() would not tell SUN397 from sun397 on a Mac
+            if name in os.listdir(parent):  # on a Mac, exists() ignores case: SUN397 and sun397
                 return parent / name
         level = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
-    raise UserError(f"the archive holds no '{name}'")
+    raise UserError(f"the archive does not hold '{name}'")
 
 
 def place(content: Path, target: Path) -> None:
-    """Move unpacked content to where it belongs.
+    """Move unpacked content to its place.
 
     Raises:
-        UserError: it is or has a link that leads out of it, and would lead elsewhere from there.
+        UserError: the content is a link, or holds one that leads out of it.
     """
     if content.is_symlink():
         raise UserError(f"the archive is unsafe: '{content.name}' is a link")

@@ -1,4 +1,4 @@
-"""Compare public data sets below a folder with published counts, or zero-shot accuracies."""
+"""Compare public data sets in a folder with published counts, or with zero-shot accuracies."""
 
 import io
 import os
@@ -21,40 +21,44 @@ COUNTS = ("classes", "train", "val", "test")
 
 @dataclass
 class Finding:
-    """What there is of a data set: its counts, and the first thing that is wrong with it."""
+    """The result of a check: counts of a data set, and the first problem found in it."""
 
     name: str
-    expected: tuple
-    found: bool
+    expected: tuple  # published counts
+    found: bool  # True if its folder exists
     counts: tuple = (None,) * len(COUNTS)
     problem: str = ""
     parts: tuple[list, ...] = ()  # train, val and test
 
     def row(self) -> list[str]:
-        """The line of the table."""
+        """Return the line of the table."""
         cells = [cell(*pair) for pair in zip(self.counts, self.expected, strict=True)]
         return [self.name, "yes" if self.found else "no", *cells]
 
 
 def main(argv: list[str]) -> int:
-    """Print a table of the data sets; exit code 1 if there is none or something is wrong."""
+    """Run `python -m benchmark check-data`; return 1 if nothing is found or something is wrong."""
     parser = Parser(prog="python -m benchmark check-data", description=__doc__)
-    parser.add_argument("--root", default=os.environ.get("DATA"), help="default: $DATA")
+    parser.add_argument(
+        "--root", default=os.environ.get("DATA"), help="folder of the data sets (default: $DATA)"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets (default: all 15)")
     parser.add_argument(
         "--zero-shot", action="store_true",
-        help="classify the test images by zero-shot CLIP; with the published accuracies",
+        help="classify the test images with zero-shot CLIP and compare with published accuracies",
     )  # fmt: skip
-    parser.add_argument("--limit", type=from_one, metavar="N", help="so many test images at most")
+    parser.add_argument(
+        "--limit", type=from_one, metavar="N", help="use at most N test images of a data set"
+    )
     parser.add_argument("--backbone", help=f"name or file of the CLIP (default: {BACKBONE})")
     args = parser.parse_args(argv)
     if not args.zero_shot and (args.limit or args.backbone):
-        raise UserError("--limit and --backbone are for --zero-shot: add that, or leave them out")
+        raise UserError("--limit and --backbone need --zero-shot: add it, or leave them out")
     if not args.root:
-        raise UserError("which folder? Give --root, or set DATA")
+        raise UserError("the folder of the data sets is not known: give --root, or set DATA")
     root = Path(args.root).expanduser().absolute()
     if not root.is_dir():
-        raise UserError(f"'{root}' is no folder: --root is the one that holds the data sets")
+        raise UserError(f"'{root}' is not a folder: give --root the folder of the data sets")
     known = public_datasets()
     names = [check_name("data set", name, known) for name in args.names] or list(known)
     if args.zero_shot:
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def classify(findings: list[Finding], known: dict, args) -> int:
-    """Print the table of zero-shot accuracies; 1 if one is not as published."""
+    """Print the table of zero-shot accuracies; return 1 if one is not as published."""
     there = [finding for finding in findings if finding.parts]
     if not there:
         return 1
@@ -81,7 +85,7 @@ def classify(findings: list[Finding], known: dict, args) -> int:
 
 
 def public_datasets() -> dict:
-    """The name of the config file to the class, of the data sets with published counts."""
+    """Return the classes of data sets with published counts, by the names of their config files."""
     from dassl.data.datasets import DATASET_REGISTRY
 
     import datasets  # noqa: F401 (registers them)
@@ -93,7 +97,7 @@ def public_datasets() -> dict:
 
 
 def check(name: str, cls, root: Path) -> Finding:
-    """Read a data set as a run does, but write no split."""
+    """Read a data set as a run does, without writing a split file."""
     from datasets.base import check_labels
 
     folder = root / cls.dataset_dir
@@ -105,7 +109,7 @@ def check(name: str, cls, root: Path) -> Finding:
         with redirect_stdout(told):
             if cls.split_file and not (folder / cls.split_file).exists():
                 parts = cls.own_split(folder)
-                print(f"there is no {cls.split_file}: a run makes its own split, whose accuracies "
+                print(f"{cls.split_file} is missing: a run makes its own split, so accuracies "
                       "are not comparable with published ones")  # fmt: skip
             else:
                 parts = cls.read(folder)
@@ -120,7 +124,7 @@ def check(name: str, cls, root: Path) -> Finding:
 
 
 def miscount(finding: Finding) -> str:
-    """The first count that differs, as a sentence."""
+    """Return a sentence about the first count that differs; empty if none does."""
     for what, count, expected in zip(COUNTS, finding.counts, finding.expected, strict=True):
         if expected is not None and count != expected:
             kind = "classes" if what == "classes" else f"{what} images"
@@ -129,7 +133,7 @@ def miscount(finding: Finding) -> str:
 
 
 def cell(count: int | None, expected: int | None) -> str:
-    """A count, with the published one in brackets when it is another; `-` where there is none."""
+    """Return a cell: the count, and in brackets the published one if it differs; else `-`."""
     if expected is None:
         return "-"
     if count == expected:
@@ -138,7 +142,7 @@ def cell(count: int | None, expected: int | None) -> str:
 
 
 def render(findings: list[Finding], root: Path) -> str:
-    """The table, and below it what is wrong."""
+    """Return the table, and below it the problems."""
     head = ["Data set", "Found", "Classes", "Train", "Val", "Test"]
     align = ["left", "left"] + ["right"] * len(COUNTS)
     rows = [finding.row() for finding in findings]
@@ -147,5 +151,5 @@ def render(findings: list[Finding], root: Path) -> str:
     wrong = [f"- {finding.name}: {finding.problem}" for finding in findings if finding.problem]
     last = f"{found} of {len(findings)} found below {root}"
     if found:
-        last += ", with this wrong first in each:" if wrong else ", nothing is wrong"
+        last += "; the first problem of each:" if wrong else ", nothing is wrong"
     return "\n".join([table, "In brackets: as published.", last, *wrong])

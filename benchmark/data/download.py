@@ -1,4 +1,4 @@
-"""Public data sets: downloaded, checked, and laid out as datasets/ reads them."""
+"""Download public data sets, check the files, and lay them out as datasets/ reads them."""
 
 import sys
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ from .archives import (
 )
 
 TABLE = CONFIGS / "downloads.yaml"
-COPY = "copy.zip"  # as a copy of a whole data set is called here: an original may have its name
+COPY = "copy.zip"  # local name for a copy of a whole data set: an original file may have its name
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of a data set; the head of configs/downloads.yaml says what the fields mean."""
+    """A file of a data set; the head of configs/downloads.yaml explains the fields."""
 
     name: str
     urls: tuple[str, ...] = ()
@@ -43,42 +43,44 @@ class Source:
 
     @property
     def gives(self) -> list[str]:
-        """What the data set's folder has when this is done."""
+        """The files and folders that this file provides to the data set's folder."""
         return list(self.holds) or [self.name]
 
     def check(self, path: Path) -> None:
-        """Raise UserError if the file at `path` is not this one, as far as a hash is known."""
+        """Raise UserError if the file at `path` has another hash, if one is known."""
         for kind in ("sha256", "md5"):
             if expected := getattr(self, kind):
                 return check_sum(path, kind, expected)
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark download`."""
+    """Run `python -m benchmark download`; return 1 if a data set is not complete."""
     table = read_tree(TABLE)
     parser = Parser(
         prog="python -m benchmark download",
         description=f"{__doc__} Existing files are kept, and interrupted downloads are resumed. "
-        "A data set with a file that cannot be had is taken from a copy of all of it.",
+        "If a file is unavailable, a copy of the whole data set is downloaded instead.",
         epilog="The addresses (configs/downloads.yaml) are those that the data sets' own pages, "
-        "torchvision and CoOp name, or copies. Sites move: a file that cannot be had this way, but "
-        "another, can be put where the message says. `check-data` then compares the data with the "
+        "torchvision and CoOp give, or copies. Sites move: if a file is unavailable here but not "
+        "elsewhere, put it where the message says. `check-data` then compares the data with the "
         "published counts.",
     )
     add = parser.add_argument
     add("datasets", nargs="+", metavar="DATASET", help=", ".join(table))
     add("--root", type=Path, required=True, metavar="DATA", help="the folder of the data sets")
-    add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its own address")
+    add("--mirror", metavar="URL", help="get every file from URL/NAME instead of its usual address")
     args = parser.parse_args(argv)
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
-        raise UserError(f"--mirror is an address that starts with http(s)://, not '{args.mirror}'")
+        raise UserError(
+            f"--mirror is '{args.mirror}' but must be an address that starts with http(s)://"
+        )
     names = [check_name("data set", name, table) for name in dict.fromkeys(args.datasets)]
     root = args.root.expanduser().absolute()
     try:
         print(sizes(names, table, root, args.mirror), end="", flush=True)
         failed = [name for name in names if not provide(name, table[name], root, args.mirror)]
     except KeyboardInterrupt:
-        print("Interrupted. Running the same command again continues.", file=sys.stderr)
+        print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
         return 130
     if failed:
         print(f"not complete: {', '.join(failed)} (of {len(names)})", file=sys.stderr)
@@ -86,17 +88,17 @@ def main(argv: list[str]) -> int:
 
 
 def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
-    """Get what a data set lacks, by its entry of the table.
+    """Download the missing files of a data set, as its entry in the table says.
 
     Returns:
-        Whether it is complete; if not, stderr has a sentence for each thing that is missing.
+        True if it is complete; if not, stderr has a sentence for each missing file.
     """
     folder = root / entry["folder"]
     sources = [Source(**file) for file in entry["files"]]
     by_hand = entry.get("by_hand", {"needs": []})
     todo = [source for source in sources if lacks(folder, source.gives)]
     if not todo and not lacks(folder, by_hand["needs"]):
-        print(f"{name}: is already in '{folder}'")
+        print(f"{name}: is already complete in '{folder}'")
         return True
     if todo and "note" in entry and not mirror:
         print(f"{name}: {entry['note']}")
@@ -105,7 +107,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder.with_name(f".{folder.name}.lock")) as alone:
             if not alone:
-                raise UserError(f"another download is at work in '{folder}'")
+                raise UserError(f"another download is running in '{folder}': wait for it")
             problems = attempt(todo, folder, mirror, "copy" in entry and not mirror)
             if problems and "copy" in entry and not mirror:
                 print(f"{name}: {'; '.join(problems)}; next, a copy of the whole data set")
@@ -120,7 +122,7 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
     for problem in problems:
         print(f"{name}: {problem}", file=sys.stderr)
     if not problems:
-        for part in folder.glob(f"{COPY}.part*"):  # its files have come from elsewhere
+        for part in folder.glob(f"{COPY}.part*"):  # not needed: the files came from elsewhere
             part.unlink()
         print(f"{name}: is complete in '{folder}'")
     return not problems
@@ -129,14 +131,17 @@ def provide(name: str, entry: dict, root: Path, mirror: str | None) -> bool:
 def attempt(
     sources: list[Source], folder: Path, mirror: str | None, copied: bool = False
 ) -> list[str]:
-    """Install files, the small ones first; a sentence for each that cannot be had.
+    """Install files, the small ones first.
 
     Args:
         sources: the files.
         folder: of the data set.
-        mirror: as of `install`.
-        copied: a copy has everything: after a failure, archives that are not there yet are left
-            to it, since they would be downloaded twice.
+        mirror: an address that has all files, or None.
+        copied: True if a copy of the whole data set exists. After a failure, archives that are not
+            there yet are then skipped: the copy has them, too.
+
+    Returns:
+        A sentence for each file that is unavailable.
     """
     problems: list[str] = []
     for source in sorted(sources, key=lambda source: bool(source.holds)):
@@ -150,7 +155,7 @@ def attempt(
 
 
 def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
-    """A line for each data set that lacks files: these, with the sizes that their servers state."""
+    """List the missing files of each data set, with the sizes that their servers state."""
     lines = []
     for name in names:
         sources = [Source(**file) for file in table[name]["files"]]
@@ -168,19 +173,23 @@ def sizes(names: list[str], table: dict, root: Path, mirror: str | None) -> str:
 
 
 def addresses(source: Source, mirror: str | None) -> list[str]:
-    """The addresses of a file, except for Google Drive."""
+    """Return the addresses of a file, without Google Drive."""
     return [f"{mirror.rstrip('/')}/{quote(source.name)}"] if mirror else list(source.urls)
 
 
 def lacks(folder: Path, paths: list[str]) -> bool:
-    """Whether one of the paths is not in the folder."""
+    """Return True if one of the paths is missing in the folder."""
     return not all((folder / path).exists() for path in paths)
 
 
 def install(source: Source, folder: Path, mirror: str | None) -> None:
-    """Get a file, unpack it if it is an archive, and put what it gives into the folder.
+    """Download a file, unpack it if it is an archive, and put the content into the folder.
 
-    An archive that is there already is used instead, and kept: it may be the user's.
+    An archive that already exists in the folder is used and kept: it may be the user's.
+
+    Raises:
+        UserError: the file is unavailable, an existing archive is another one, or the archive
+            lacks something.
     """
     path = folder / source.name
     there = path.exists()
@@ -192,7 +201,7 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
         try:
             source.check(path)
         except UserError as error:
-            raise UserError(f"'{path}' is another file, move it away: {error}") from None
+            raise UserError(f"'{path}' is not the expected file, move it away: {error}") from None
     with unpacked(path, folder / ".unpacking", source.inside) as content:
         missing = []
         for name, origin in source.holds.items():
@@ -210,10 +219,10 @@ def install(source: Source, folder: Path, mirror: str | None) -> None:
 
 
 def download(source: Source, path: Path, mirror: str | None) -> None:
-    """Download a file from the first of its addresses that gives it, and check it.
+    """Download a file from the first of its addresses that works, and check it.
 
     Raises:
-        UserError: no address gives it. A file with another hash is kept under another name.
+        UserError: no address works. A file with a wrong hash is kept as NAME.wrong.
     """
     ways = {url: partial(fetch, url) for url in addresses(source, mirror)}
     if source.drive and not mirror:
@@ -231,12 +240,10 @@ def download(source: Source, path: Path, mirror: str | None) -> None:
             check_stated(received)
         except UserError as error:
             wrong = received.rename(path.with_name(path.name + ".wrong"))
-            reasons.append(f"the file from {where} is kept as '{wrong}', for {error}")
+            reasons.append(f"the file from {where} is kept as '{wrong}' because {error}")
             continue
         received.rename(path)
         for rest in (".part", ".part.etag", ".part.sha256"):
             path.with_name(path.name + rest).unlink(missing_ok=True)
         return
-    raise UserError(
-        f"{'; '.join(reasons)}; call this again to go on, or put the file at '{path}' yourself"
-    )
+    raise UserError(f"{'; '.join(reasons)}; rerun to resume, or put the file at '{path}' yourself")

@@ -1,4 +1,7 @@
-"""Zero-shot CLIP on public data compared with published accuracies: a proof before any training.
+"""Compare zero-shot CLIP on public data sets with published accuracies, before any training.
+
+If they agree, data, split, class names, templates, weights and preprocessing are right. If not, the
+most likely cause is reported.
 
 Letters: n images, K classes, D the width of features.
 """
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
 TRAINER = "ZeroshotCLIP"
 BACKBONE = published.BACKBONE
 SPLITS = ("base", "new", "all")
-TOLERANCE = 0.1  # of an accuracy in %: half precision, and the last printed digit
-Z = 2.576  # of a 99% interval: some twenty numbers are compared
+TOLERANCE = 0.1  # points of accuracy (%): for half precision and the last printed digit
+Z = 2.576  # for 99% intervals, since some twenty numbers are compared
 BATCH, THREADS = 100, 8
 
 
 class Share(NamedTuple):
-    """Of n images, drawn from N, those that are classified rightly; as an accuracy in %."""
+    """An accuracy: `right` of n images, which were drawn from N."""
 
     right: int
     n: int
@@ -39,11 +42,11 @@ class Share(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """In %; nan without images."""
+        """The accuracy in %; nan without images."""
         return 100 * self.right / self.n if self.n else math.nan
 
     def interval(self) -> tuple[float, float]:
-        """Wilson's 99% interval for the accuracy on all N images; a point where n is N."""
+        """Return Wilson's 99% interval for the accuracy on all N images; a point if n is N."""
         if self.n in (0, self.N):
             return (0.0, 100.0) if not self.n else (self.accuracy, self.accuracy)
         n = self.n * (self.N - 1) / (self.N - self.n)  # drawn without replacement
@@ -53,7 +56,7 @@ class Share(NamedTuple):
         return 100 * max(0, centre - half), 100 * min(1, centre + half)
 
     def agrees(self, printed: float) -> bool:
-        """True if a published accuracy can be that on all N images."""
+        """Return True if a published accuracy (%) can be the accuracy on all N images."""
         low, high = self.interval()
         return low - TOLERANCE - 5e-3 <= printed <= high + TOLERANCE + 5e-3
 
@@ -65,17 +68,17 @@ class Share(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Computed parts of a data set: features of its images, and its classes."""
+    """A data set to classify: features of its images, and its classes."""
 
-    dataset: str  # its class, which selects the sentence
+    dataset: str  # name of its class, which selects the template
     names: list[str]
     z: "torch.Tensor"  # (n, D), normalised
     labels: "torch.Tensor"  # (n,)
-    sizes: Counter  # label to the number of its test images
+    sizes: Counter  # number of test images by label
 
 
 class Compared(NamedTuple):
-    """A data set's accuracies, those that are printed, and why they differ, if they do."""
+    """A data set's accuracies, the published ones, and the reason if they differ."""
 
     name: str
     shares: dict[str, Share]
@@ -84,7 +87,7 @@ class Compared(NamedTuple):
 
 
 def printed_numbers(name: str) -> dict[str, float]:
-    """The published accuracies (%) of zero-shot CLIP on a data set, by split."""
+    """Return the published accuracies (%) of zero-shot CLIP on a data set, by split."""
     found: dict[str, float] = {}
     for protocol, splits in (
         ("cross_dataset", {"accuracy": "all"}),
@@ -98,16 +101,16 @@ def printed_numbers(name: str) -> dict[str, float]:
 
 
 def judged(printed: dict[str, float]) -> list[str]:
-    """The splits that decide: base and new, on which papers agree, or all where only that is."""
+    """Return the splits that decide: base and new, on which papers agree, else all classes."""
     return [split for split in ("base", "new") if split in printed] or list(printed)
 
 
 class Checker:
-    """A CLIP that classifies test images by the names of their classes.
+    """Classifies test images by their class names with a CLIP, and compares the accuracies.
 
     Args:
-        backbone: its name or file.
-        limit: most images of a data set; None takes all.
+        backbone: name or file of the CLIP.
+        limit: at most this many images of a data set; None takes all.
 
     Raises:
         UserError: the weights cannot be loaded.
@@ -123,13 +126,13 @@ class Checker:
         self.clip = load_clip(backbone).to(self.device)
 
     def compare(self, name: str, cls: Any, parts: Sequence[list], flaw: str) -> Compared:
-        """Classify the test images of a data set.
+        """Classify the test images of a data set and compare with the published accuracies.
 
         Args:
-            name: that of its config file.
+            name: of its config file.
             cls: its class.
             parts: train, val and test, lists of Datum.
-            flaw: what is wrong with its counts; empty if nothing.
+            flaw: a problem of its counts; empty if there is none.
         """
         train, _, test = parts
         names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
@@ -153,7 +156,7 @@ class Checker:
         return Case(dataset, names, self._features(dataset, chosen), labels, sizes)
 
     def _features(self, title: str, items: list, interpolation: str = "") -> "torch.Tensor":
-        """Features (n, D) of images, which are read as a run's evaluation reads them."""
+        """Return features (n, D) of images, read and transformed as in the evaluation of a run."""
         import torch
         from dassl.config import get_cfg_default
         from dassl.data.transforms import build_transform
@@ -169,7 +172,7 @@ class Checker:
             cfg.defrost()
             cfg.INPUT.INTERPOLATION = interpolation
         transform = build_transform(cfg, is_train=False)
-        model = self._method(title, ["cat", "dog"]).model  # whose image encoder is that of any
+        model = self._method(title, ["cat", "dog"]).model  # the image encoder ignores class names
         features = []
         bar = tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None)
         with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
@@ -187,19 +190,19 @@ class Checker:
         return build_method(TRAINER, {}, self.clip, names, dataset).eval().to(self.device)
 
     def _weight(self, case: Case, names: list[str] | None = None) -> "torch.Tensor":
-        """Text features (K, D) of classes, normalised."""
+        """Return normalised text features (K, D) of the classes."""
         from trainers.prompting.use.export import text_classifier
 
         model = self._method(case.dataset, names or case.names).model
         return text_classifier(model)["weight"].cpu()
 
     def shares(self, case: Case, names: list[str] | None = None, order: str = "") -> dict:
-        """The Share of each split.
+        """Return the Share of each split.
 
         Args:
             case: the data set.
-            names: other names of its classes.
-            order: `names` puts the classes in the order of their names before they are halved.
+            names: other names of its classes, to use in place of its own.
+            order: `names` sorts the classes by name before they are halved; by label if empty.
         """
         import torch
 
@@ -218,7 +221,7 @@ class Checker:
         return found
 
     def _reason(self, case: Case, cls: Any, chosen: list, printed: dict, flaw: str) -> str:
-        """Why the accuracies are not those that are printed: the first cause that explains it."""
+        """Return the first cause that explains why accuracies differ from the published ones."""
         if foreign := self._foreign_weights():
             return foreign
         if flaw:
@@ -232,11 +235,11 @@ class Checker:
             return ""
         return (
             f"the weights are those of another CLIP: '{self.backbone}' is not OpenAI's {BACKBONE}, "
-            "of which the published numbers are"
+            "to which the published numbers belong"
         )
 
     def _causes(self, case: Case, cls: Any, chosen: list, printed: dict) -> Iterator[str]:
-        """Causes, the likeliest first; the last one stands where no other does."""
+        """Yield the causes that fit, the most likely first; the last one is always yielded."""
         if others := self._of_other_labels(case):
             yield others
         if fits(self.shares(case, order="names"), printed):
@@ -256,12 +259,12 @@ class Checker:
             yield "the interpolation: images that are resized bilinearly give the published numbers"
         yield (
             "neither the order and spelling of the names nor the interpolation explains it: the "
-            "split is probably of another source than CoOp's, or the images were changed (resized, "
-            "compressed again); fetch both again, `benchmark download` has the addresses"
+            "split probably comes from another source than CoOp's, or the images were changed "
+            "(resized, compressed again); download both again with `python -m benchmark download`"
         )
 
     def _of_other_labels(self, case: Case) -> str:
-        """A sentence where most classes are taken for one other: names stand at other labels."""
+        """Return a sentence if most classes are taken for another one, else an empty string."""
         import torch
 
         guess = (case.z @ self._weight(case).T).argmax(-1)
@@ -276,22 +279,22 @@ class Checker:
         k, other = next(iter(moved.items()))
         return (
             f"the order of the names: {len(moved)} of {len(taken)} classes are mostly taken for "
-            f"another, such as '{case.names[k]}' for '{case.names[other]}', so names stand at "
+            f"another, such as '{case.names[k]}' for '{case.names[other]}', so names belong to "
             "labels of other classes"
         )
 
 
 def fits(shares: dict[str, Share], printed: dict[str, float]) -> bool:
-    """True if the accuracies are those that are printed, in the splits that decide."""
+    """Return True if the accuracies agree with the published ones in the splits that decide."""
     return all(shares[split].agrees(printed[split]) for split in judged(printed))
 
 
 def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:
-    """Other spellings of class names: of a data set's own table, and as words.
+    """Yield other spellings of class names: from the data set's own table, and as separate words.
 
     Args:
-        names: as they are.
-        table: the names of folders to those of their classes.
+        names: the class names.
+        table: class names by the names of folders.
     """
     words = [re.sub("(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ") for name in names]
     folders = {"".join(name.split()).lower(): theirs for name, theirs in table.items()}
@@ -304,7 +307,7 @@ def spellings(names: list[str], table: dict[str, str]) -> Iterator[list[str]]:
 
 
 def render(found: list[Compared], checker: Checker) -> str:
-    """The table, and below it what does not agree."""
+    """Return the table, and below it the data sets that do not agree."""
     head = ["Zero-shot CLIP (%)", "Images", *(w for s in SPLITS for w in (s.title(), "Published"))]
     rows = [
         [
@@ -323,26 +326,22 @@ def render(found: list[Compared], checker: Checker) -> str:
     wrong = [one for one in found if one.reason]
     note = f"{checker.backbone} in float32 on {checker.device.type}."
     if any(one.shares["all"].n < one.shares["all"].N for one in found):
-        note += " Some test images only: in brackets 99% intervals for all of them."
+        note += " Of some test images; in brackets 99% intervals for all of them."
     note += (
-        f" Base and new (elsewhere all) are to agree within {TOLERANCE}; papers differ in All by "
-        "some tenths."
+        f" Base and new must agree within {TOLERANCE} (All, where only that is published); papers "
+        "differ in All by some tenths."
     )
     last = f"{len(found) - len(wrong)} of {len(found)} agree with the published numbers"
     if wrong:
-        last += "; most likely differs"
+        last += "; most likely different is"
     return "\n".join([table, note, last, *(f"- {one.name}: {one.reason}" for one in wrong)])
 
 
 def check_printed(names: Sequence[str]) -> None:
-    """Refuse data sets on which no zero-shot accuracy is published.
-
-    Raises:
-        UserError: names the first.
-    """
+    """Raise UserError for the first data set without a published zero-shot accuracy."""
     for name in names:
         if not printed_numbers(name):
             raise UserError(
-                f"no zero-shot accuracy on {name} is in benchmark/report/published_csv: leave it "
+                f"benchmark/report/published_csv has no zero-shot accuracy for {name}: leave it "
                 "out, or check it without --zero-shot"
             )

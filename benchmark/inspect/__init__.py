@@ -1,1 +1,1 @@
-"""A look into methods and trained runs."""
+"""Commands that show the methods, and what a trained run has learned."""

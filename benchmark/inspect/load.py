@@ -1,4 +1,4 @@
-"""The images of a run for the commands that look into one."""
+"""Load a run and its test images, for the commands that show what it has learned."""
 
 from trainers.prompting.use.commands.load import load_run, quiet, run_parser
 
@@ -6,7 +6,7 @@ __all__ = ["load_run", "run_parser", "test_images"]
 
 
 def test_images(run) -> list:
-    """The test images of the data set that a run was trained on, as Dassl's `Datum`."""
+    """Return the test images of a run's data set, as Dassl's `Datum`."""
     from dassl.data.datasets import build_dataset
 
     import datasets  # noqa: F401 (registers the data sets)

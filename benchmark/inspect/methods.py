@@ -1,7 +1,10 @@
-"""The methods as points in one space: the paper's Table 1, from the specs themselves."""
+"""Print the methods as points in one space, as in the paper's Table 1, made from their specs."""
 
 import csv
+import inspect
 import io
+import re
+import sys
 
 import torch
 
@@ -11,25 +14,49 @@ from trainers.prompting.trainer.config import build_method
 
 from ..cli import Parser, add_plugin
 from ..measure.geometry import GEOMETRY, class_names, weightless_clip
+from ..protocols.configs import CONFIGS, ROOT
 from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 
-SHOTS = 16
+SHOTS = 16  # images per class, for methods that train a parameter for each image
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
     "M visual and N textual prompts; beta weighs the token level; lengths and depths are text / "
     "vision (their prompts in the first blocks). Of two classes with 16 images each."
 )
+PAGE = """\
+# All methods
+
+Every method with its defaults: its place among the others, its equations, keys and config files.
+This page is made from the classes: `python -m benchmark methods --format page`.
+"""
+SECTION = """
+## {method}
+
+{summary}
+
+- Paper: {paper}
+- Equations: {equations}
+- Keys of `TRAINER.{node}`, with their defaults: {keys}
+- Config files in `configs/trainers/{method}/`: {configs}"""
+POINTS = (
+    "[3. Scores](methods.md#3-scores), "
+    "[4. The methods as points](methods.md#4-the-methods-as-points)"
+)
 
 
 def trained_parameters(
     method: str, node: dict, backbone: str = "ViT-B/16", classes: int = 2
 ) -> int:
-    """Number of trained parameters on a backbone of `GEOMETRY`, without its weights.
+    """Return the number of a method's trained parameters on a backbone; no weights are loaded.
 
-    The node is as `build_method` takes it. The number of classes matters for class-specific
-    contexts, prototypes, and what is trained of each of SHOTS images a class.
+    Args:
+        method: name of the method.
+        node: its settings, as `build_method` takes them.
+        backbone: a name in `GEOMETRY`.
+        classes: their number; it matters for class-specific contexts, for prototypes, and for
+            methods that train a parameter for each of SHOTS images per class.
     """
     return _trained(_built(method, node, backbone, classes))
 
@@ -46,7 +73,7 @@ def _trained(built: Method) -> int:
 
 
 def row(method: str, backbone: str) -> list[str]:
-    """One line of the table, under HEAD."""
+    """Return the line of a method in the table, with the columns of HEAD."""
     built = _built(method, {}, backbone)
     spec = built.model.spec
 
@@ -67,7 +94,7 @@ def row(method: str, backbone: str) -> list[str]:
 
 
 def render(backbone: str, form: str) -> str:
-    """The table in one of TABLE_STYLES, or as comma-separated values."""
+    """Return the table in one of TABLE_STYLES, or as comma-separated values."""
     rows = [row(method, backbone) for method in METHODS]
     if form == "csv":
         text = io.StringIO()
@@ -79,13 +106,54 @@ def render(backbone: str, form: str) -> str:
     return in_style({None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION])]}, form)
 
 
+def page(backbone: str) -> str:
+    """Return docs/all_methods.md: the table, then the keys and config files of each method."""
+    table = [HEAD, ["---"] * len(HEAD)]
+    sections = []
+    for method, made in sorted(METHODS.items()):
+        table.append([f"[{method}](#{method.lower()})", *row(method, backbone)[1:]])
+        paper = inspect.getdoc(sys.modules[made.__module__]) or ""
+        places = {key: made.outside.get(key, key) for key in made.defaults}
+        keys = [f"`{places[key]}` {value!r}" for key, value in made.defaults.items()]
+        configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
+        sections.append(
+            SECTION.format(
+                method=method,
+                summary=(inspect.getdoc(made) or "").partition("\n")[0],
+                paper=" ".join(paper.split("\n\n")[:2]),
+                equations=_equations(method),
+                node=made.node,
+                keys=", ".join(keys),
+                configs=", ".join(f"`{path.stem}`" for path in configs),
+            )
+        )
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([PAGE, *lines, "", CAPTION, *sections])
+
+
+def _equations(method: str) -> str:
+    """Return a link to the section of docs/ with the equations of a method.
+
+    Its heading has the method before the paper, as in `8. KgCoOp (Yao et al., CVPR 2023)`. Methods
+    without such a section are points in the space of sections 3 and 4.
+    """
+    for file in ("methods.md", "adaptation.md"):
+        text = (ROOT / "docs" / file).read_text("utf-8")
+        for heading in re.findall("^## (.+)$", text, re.MULTILINE):
+            names, of_paper, _ = heading.partition(" (")
+            if of_paper and method in names.split():
+                anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+                return f"[{names}]({file}#{anchor})"
+    return POINTS
+
+
 def main(argv: list[str]) -> int:
-    """`python -m benchmark methods`."""
+    """Run `python -m benchmark methods`."""
     parser = Parser(prog="python -m benchmark methods", description=__doc__)
     parser.add_argument("--backbone", default="ViT-B/16", choices=GEOMETRY)
-    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv"], default="text")
+    parser.add_argument("--format", choices=[*TABLE_STYLES, "csv", "page"], default="text")
     add_plugin(parser)
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
-    print(render(args.backbone, args.format))
+    print(page(args.backbone) if args.format == "page" else render(args.backbone, args.format))
     return 0

@@ -1,4 +1,4 @@
-"""Draw token-level transport plans over images: where the words of prompts are sent."""
+"""Draw token-level transport plans over images: the patches that each word of a prompt goes to."""
 
 import io
 from itertools import groupby
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import torch
 
 FORMATS = ("png", "pdf", "svg")
-COLOURS = ("#1f77b4", "#d62728")  # of less, and of more than an even share
-MOST_OPAQUE = 0.8  # the picture stays visible below the strongest colour
+COLOURS = ("#1f77b4", "#d62728")  # for less and for more than an even share
+MOST_OPAQUE = 0.8  # keeps the image visible below the strongest colour
 
 
 class Map(NamedTuple):
-    """Where a word is sent: its share of each patch (side, side), in multiples of an even one."""
+    """The map of a word: its mass on each patch (side, side), as multiples of an even share."""
 
     word: str
     share: "torch.Tensor"
 
 
 class Block(NamedTuple):
-    """An image, the name above it, the maps of each prompt, and a word on all its plans."""
+    """An image with a title, the maps of each prompt, and a sentence about its plans."""
 
     image: "numpy.ndarray"
     title: str
@@ -36,52 +36,55 @@ class Block(NamedTuple):
 
 
 def build_parser() -> Parser:
-    """The arguments of `python -m benchmark visualize`."""
+    """Return the parser of `python -m benchmark visualize`."""
     parser = run_parser(
         "python -m benchmark visualize",
-        "Where on an image each word of a prompt is transported to, for some prompts. "
+        "Draw to which patches of an image each word of a prompt is transported. "
         "Several classes and test images make a sheet.",
     )
     add = parser.add_argument
     add("--image", type=Path, help="an image file (default: a test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
-        help="the classes whose prompts are shown (default: the image's own)",
+        help="classes whose prompts are shown (default: the class of the image)",
     )  # fmt: skip
     add(
         "--index", type=each(from_zero), default="0",
-        help="which test images of each class, as in '0 1 2' (default: 0)",
+        help="numbers of test images of each class, from 0 on, as in '0 1 2' (default: 0)",
     )  # fmt: skip
     add(
         "--prompts",
         type=each(from_one),
         default="1 2",
-        help="numbers of the prompts (default: '1 2')",
+        help="numbers of the prompts to show, from 1 on (default: '1 2')",
     )
     add(
         "--output", type=Path, default=Path("transport.png"),
-        help=f"a file whose name ends in {', '.join(FORMATS)} (default: transport.png)",
+        help=f"file to write; its name ends in {', '.join(FORMATS)} (default: transport.png)",
     )  # fmt: skip
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """Load the run's model, solve the token level for each image and class, and draw the plans."""
+    """Load a run, solve the token level for each image and class, and draw the plans."""
     from trainers.prompting.diagnostics import has_plans
 
     args = build_parser().parse_args(argv)
     for name in ("index", "prompts"):
         if not getattr(args, name):
-            raise UserError(f"--{name} names none")
+            raise UserError(f"--{name} is empty: give at least one number")
     if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
     run = load_run(args)
     spec = run.model.spec
     if not (spec.token_level and has_plans(spec)):
-        raise UserError(f"the run in '{args.model_dir}' has no token-level transport to show")
+        raise UserError(
+            f"the run in '{args.model_dir}' has no token-level transport: choose one that has, "
+            "such as a run of ALIGN"
+        )
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
-        raise UserError(f"prompt {max(args.prompts)} is asked for, but the run has {most}")
+        raise UserError(f"--prompts has {max(args.prompts)}, but the run has {most} prompts")
     chosen = choose(run, args)
     blocks = [block(run, path, name, args.prompts) for path, name in chosen]
     draw(args.output, blocks)
@@ -91,12 +94,12 @@ def main(argv: list[str]) -> int:
 
 
 def choose(run, args) -> list[tuple[Path, str]]:
-    """The images to show, each with the class whose prompts it meets."""
+    """Choose the images to show, each with the class whose prompts are drawn on it."""
     for name in args.class_name or ():
         check_name("class", name, run.classnames)
     if args.image:
         if not args.class_name:
-            raise UserError("--image needs --class-name: the class whose prompts are shown")
+            raise UserError("--image needs --class-name, the class whose prompts are shown")
         return [(args.image, name) for name in args.class_name]
     images, found = test_images(run), []
     for name in args.class_name or [None]:
@@ -113,7 +116,7 @@ def choose(run, args) -> list[tuple[Path, str]]:
 
 
 def block(run, path: Path, name: str, prompts: list[int]) -> Block:
-    """An image beside the maps of some prompts of a class."""
+    """Compute the maps of some prompts of a class on an image."""
     import torch
     from dassl.utils import read_image
 
@@ -135,12 +138,14 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
-    """A map for each learned word and word of the class name; fixed words in a row share one.
+    """Return a map for each learned word and each word of the class name.
+
+    Adjacent fixed words share a map.
 
     Args:
         T: the plan (P, L) of one prompt.
-        words: the L words.
-        of_class: those of the class name.
+        words: the L words of the prompt.
+        of_class: the words of the class name.
     """
 
     def kind(place: int) -> object:
@@ -158,14 +163,14 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
 
 
 def tokens_of(problem, model, n: int):
-    """T of visual and textual prompt n: (P, L), the patches and the real tokens."""
+    """Return the plan (P, L) of visual and textual prompt n, without prompt tokens and padding."""
     real = problem.b[0, n, n] > 0
     patches = len(model.image_encoder.visual.positional_embedding) - 1
     return problem.T[0, n, n, :patches, real].cpu()  # the prompt's own tokens follow the patches
 
 
 def said_of(problems) -> str:
-    """Describe how far the plans of each level are from uniform."""
+    """Return a sentence about how far the plans of each level are from uniform."""
     from trainers.prompting.diagnostics import departure
 
     words = []
@@ -179,7 +184,7 @@ def said_of(problems) -> str:
 
 
 def denormalize(image, cfg):
-    """An image (3, H, W) that was normalised, as (H, W, 3) from 0 to 1."""
+    """Return a normalised image (3, H, W) as (H, W, 3) with values from 0 to 1."""
     import torch
 
     mean = torch.tensor(cfg.INPUT.PIXEL_MEAN)[:, None, None]
@@ -188,9 +193,9 @@ def denormalize(image, cfg):
 
 
 def draw(output: Path, blocks: list[Block]) -> None:
-    """A block of rows for each image: the image itself, then a row of maps for each prompt.
+    """Draw a block of rows for each image: the image, and a row of maps for each prompt.
 
-    All maps have one scale, so that a word that is sent everywhere looks like the picture.
+    All maps have the same scale. A word that is spread evenly leaves the image as it is.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import TwoSlopeNorm
@@ -236,7 +241,7 @@ def draw(output: Path, blocks: list[Block]) -> None:
 
 
 def _colours():
-    """Clear for an even share, so that the picture keeps its own colours."""
+    """Return a colour map that is transparent for an even share."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
     steps = []

@@ -1,4 +1,4 @@
-"""The words of CLIP's vocabulary that are nearest to the learned textual contexts."""
+"""List the words of CLIP's vocabulary that are nearest to the learned textual contexts."""
 
 from tabulate import tabulate
 
@@ -8,11 +8,11 @@ from .load import load_run, run_parser
 
 
 def main(argv: list[str]) -> int:
-    """Print, for every learned token of every textual prompt, its nearest words and distances."""
+    """Print the nearest words, with distances, of every learned token of every textual prompt."""
     parser = run_parser(
         "python -m benchmark words",
-        f"{__doc__} Contexts of the first block, in its space: Euclidean distances. "
-        "A word with a dash behind it is the beginning of longer words.",
+        f"{__doc__} Contexts of the first block are compared with word embeddings by Euclidean "
+        "distance. A dash after a word marks the beginning of longer words.",
     )
     parser.add_argument("--top", type=int, default=5, help="words for each token (default: 5)")
     args = parser.parse_args(argv)
@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
     run = load_run(args)
     spec = run.model.spec
     if not spec.N:
-        raise UserError(f"the run in '{args.model_dir}' has no textual prompts: nothing to read")
+        raise UserError(
+            f"the run in '{args.model_dir}' has no textual prompts: choose a run that has"
+        )
     contexts = text_contexts(run.model)
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
     if spec.class_specific:
@@ -35,9 +37,9 @@ def main(argv: list[str]) -> int:
 
 
 def text_contexts(model):
-    """The learned tokens of the first block: (N, b, W), or (K, b, W) when they are per class.
+    """Return the learned tokens of the first block: (N, b, W), or (K, b, W) if class-specific.
 
-    Those of CoCoOp are read before its network shifts them by an image; UPT's behind its mixer.
+    For CoCoOp they are taken before its network shifts them by an image; for UPT, after its mixer.
     """
     from trainers.prompting.model.learner import as_batch
 
@@ -47,11 +49,11 @@ def text_contexts(model):
 
 
 def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:
-    """For each token of a context (b, W) its `top` nearest words, with Euclidean distances."""
+    """Return the `top` nearest words, with distances, of each token of a context (b, W)."""
     import torch
 
     table = model.text_encoder.token_embedding.weight.detach()
-    known = table.any(dim=1).nonzero()[:, 0]  # an embedded CLIP holds only the words it has seen
+    known = table.any(dim=1).nonzero()[:, 0]  # an embedded CLIP has only words of its training
     distance = torch.cdist(context.float(), table[known].float(),
                            compute_mode="donot_use_mm_for_euclid_dist")  # fmt: skip
     best = distance.topk(min(top, len(known)), largest=False)
@@ -62,12 +64,12 @@ def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:
 
 
 def word(model, token: int) -> str:
-    """A token as a person reads it; a dash marks one that only begins words."""
+    """Return a token as text; a dash marks a token that only begins words."""
     text = model.text_encoder.tokenizer.decode([token])
     return text.rstrip() if text.endswith((" ", "|>")) else f"{text}-"
 
 
 def table(rows) -> str:
-    """Lines of words with their distances, one for each token."""
+    """Return a line for each token: its nearest words with their distances."""
     lines = [[i, *(f"{name} ({d:.4f})" for name, d in row)] for i, row in enumerate(rows, 1)]
     return tabulate(lines, tablefmt="plain", disable_numparse=True)

@@ -1,1 +1,1 @@
-"""From what the user asks for to runs, and these to their results."""
+"""The launcher: plan the runs of a protocol, start them here or as Slurm jobs, and follow them."""

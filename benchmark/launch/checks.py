@@ -1,4 +1,4 @@
-"""Settings that cannot be, found before the first run."""
+"""Check the settings of every method before the first run."""
 
 import io
 import sys
@@ -11,18 +11,18 @@ from .engine import Engine, command
 
 
 def check_settings(engine: Engine) -> None:
-    """Look at what is set for each method and variant; without PyTorch, say that nobody did.
+    """Check the settings of each method and variant; without PyTorch, print that this is skipped.
 
     Raises:
-        UserError: a key is unknown, a value is none that it takes, or a method cannot name the
-            classes that the protocol tests.
+        UserError: a key is unknown, a value is invalid, or a method cannot classify the new classes
+            of the protocol.
     """
     if not engine.todo:
         return
     try:
         train = import_module("train")
     except ModuleNotFoundError as error:
-        print(f"{error.name} is missing: the settings are not checked here", file=sys.stderr)
+        print(f"{error.name} is not installed: settings are not checked here", file=sys.stderr)
         return
     from dassl.data.transforms import build_transform
     from dassl.optim import build_lr_scheduler, build_optimizer
@@ -35,7 +35,7 @@ def check_settings(engine: Engine) -> None:
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in engine.todo}
     for run in one_of_each.values():
-        with redirect_stdout(io.StringIO()):  # each run says the same
+        with redirect_stdout(io.StringIO()):  # each run prints the same
             cfg = train.setup_cfg(train.parse_args(command(run, engine.settings)[2:]))
             build_transform(cfg, is_train=True)
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
@@ -43,8 +43,8 @@ def check_settings(engine: Engine) -> None:
             if kind is not None:
                 if kind.class_bound and run.protocol.new_classes:
                     raise UserError(
-                        f"{run.trainer} learns something for each of its classes, and cannot be "
-                        f"tested on new ones in {run.protocol.name}: compare it in few_shot"
+                        f"{run.trainer} has parameters for each class and cannot be tested on new "
+                        f"classes, as {run.protocol.name} does: run it in few_shot"
                     )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 kind.point(node)

@@ -1,4 +1,4 @@
-"""One child process: its output read line by line, kept, and understood a little."""
+"""A child process that runs train.py: read its output, keep it, and estimate the time left."""
 
 import codecs
 import contextlib
@@ -13,36 +13,36 @@ from ..protocols.base import Run
 from ..report.results import COMMAND, CONSOLE, console_lines
 from .start import Process
 
-LOSS = re.compile(r"\bloss (\S+)(?: \((\S+)\))?")  # the average stands in brackets
+LOSS = re.compile(r"\bloss (\S+)(?: \((\S+)\))?")  # the average is in brackets
 ACCURACY = re.compile(r"\bacc (\S+)(?: \((\S+)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # what a last \r is, the next byte says
-SAYS_NOTHING = ("Checkpoint saved to ", "Initialize tensorboard")  # lines that hold a long path
+END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # a final \r may be the first half of \r\n
+SAYS_NOTHING = ("Checkpoint saved to ", "Initialize tensorboard")  # lines not shown as news
 
-GRACE = 5.0  # seconds that a child is given to end by itself
+GRACE = 5.0  # seconds that a child has to end by itself
 
 
 def open_console(run: Run) -> TextIO:
-    """The run's console.txt, open to add lines to it."""
+    """Open the run's console.txt for appending."""
     return open(run.folder / CONSOLE, "a", encoding="utf-8", buffering=1)
 
 
 def last_command(run: Run) -> str | None:
-    """The command line that last wrote in the run's folder, if an engine started it."""
+    """Return the command line that last wrote to the run's folder, if a launcher started it."""
     commands = [line for line in console_lines(run) if line.startswith(COMMAND)]
     return commands[-1].removeprefix(COMMAND) if commands else None
 
 
 class Child:
-    """A running train.py, whose output is read whenever it is asked whether it has ended.
+    """A running train.py; its output is read whenever `ended` is called.
 
     Args:
-        run: what it does.
-        process: that does it.
-        console: the run's console.txt, open; closed when the child has ended.
-        lock: what keeps others out of the folder; given back when the child has ended.
+        run: the run.
+        process: its process.
+        console: the run's open console.txt; `close` closes it.
+        lock: the lock on the run's folder; `close` releases it.
     """
 
     def __init__(self, run: Run, process: Process, console: TextIO, lock: contextlib.ExitStack):
@@ -58,24 +58,24 @@ class Child:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
+        """Seconds since the start."""
         return time.monotonic() - self.started
 
     @property
     def left(self) -> float | None:
-        """Seconds of training that are left, once they can be estimated."""
+        """Estimated seconds of training left; None until they can be estimated."""
         return self.pace.left(self.seconds)
 
     def ended(self) -> bool:
-        """Whether it has ended; if so, nothing of it is left running."""
+        """Read new output; return True if the process has ended, after killing its workers."""
         ended = self._process.poll() is not None
         if ended:
-            self._signal(signal.SIGKILL)  # a stray worker would keep writing
+            self._signal(signal.SIGKILL)  # a stray data loader would keep writing
         self._read()
         return ended
 
     def failure(self) -> str | None:
-        """Why it failed, in one sentence; None if it ended well."""
+        """Return why it failed, in one sentence; None if it succeeded."""
         code = self._process.poll()
         if not code:
             return None
@@ -84,7 +84,7 @@ class Child:
         return last_sentence(self._errors) or f"exit code {code} without a message"
 
     def close(self, note: str | None = None) -> None:
-        """Add a last line to console.txt, and give the folder's lock back."""
+        """Write a last line to console.txt, if any, and release the folder's lock."""
         self._read()
         with contextlib.suppress(OSError):  # a full disk
             if note:
@@ -96,11 +96,11 @@ class Child:
         self._lock.close()
 
     def interrupt(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end."""
         self._signal(signal.SIGTERM)
 
     def kill(self, grace: float = GRACE) -> None:
-        """Wait a little, then end it by force."""
+        """Wait up to `grace` seconds for the process to end, then kill it."""
         until = time.monotonic() + grace
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.02)
@@ -113,7 +113,7 @@ class Child:
             os.killpg(self._process.pid, number)
 
     def _read(self) -> None:
-        """Take what the process has written since."""
+        """Read what the process has written since the last call."""
         out, errors = self._pipes
         for pipe in (out, errors):
             for text, end in pipe.lines():
@@ -124,8 +124,8 @@ class Child:
         if text.strip() and not text.startswith(SAYS_NOTHING):
             self.latest = " ".join(text.split())
             self.pace.see(self.seconds, fraction_done(text))
-        # A progress bar ends its lines with a bare carriage return; such a line is the latest
-        # news but, as on a terminal, does not stay.
+        # A line that ends with a bare carriage return is part of a progress bar: it is the latest
+        # news, but not kept, as on a terminal.
         if end == "\r":
             return
         if is_error and text:
@@ -135,7 +135,7 @@ class Child:
 
 
 class _Pipe:
-    """The output end of a pipe, read in lines."""
+    """The read end of a pipe, read without blocking, line by line."""
 
     def __init__(self, end: int):
         self._end = end
@@ -144,37 +144,37 @@ class _Pipe:
         os.set_blocking(end, False)
 
     def lines(self) -> list[tuple[str, str]]:
-        """The lines that are complete by now, each with the characters that end it."""
+        """Return the lines that are complete by now, each with the characters that end it."""
         try:
             while piece := os.read(self._end, 1 << 16):
                 self._rest += self._decode(piece)
             if self._rest and not self._rest.endswith("\r"):
-                self._rest += "\n"  # it was the last line
+                self._rest += "\n"  # the last line may lack a line break
         except BlockingIOError:
             pass
         *complete, self._rest = END.split(self._rest)
         return list(zip(complete[::2], complete[1::2], strict=True))
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the pipe."""
         os.close(self._end)
 
 
 class Pace:
-    """The speed of a training since its first news: its start and earlier epochs do not count."""
+    """The speed of a training since its first progress line; start-up time does not count."""
 
     def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None  # seconds, and the part done by then
+        self._first: tuple[float, float] | None = None  # seconds, and the fraction done by then
         self._last: tuple[float, float] | None = None
 
     def see(self, seconds: float, fraction: float | None) -> None:
-        """Note the part of the training that is done after so many seconds, if that is known."""
+        """Record the fraction of the training done after so many seconds; None is ignored."""
         if fraction is not None and (self._last is None or fraction > self._last[1]):
             self._first = self._first or (seconds, fraction)
             self._last = (seconds, fraction)
 
     def left(self, seconds: float) -> float | None:
-        """Seconds until its end, counted from `seconds`; None before the second news."""
+        """Estimate the seconds left at time `seconds`; None until two fractions are recorded."""
         if self._first is None or self._last is None or self._first == self._last:
             return None
         (start, before), (then, done) = self._first, self._last
@@ -182,13 +182,13 @@ class Pace:
 
 
 def numbers(line: str) -> list[str]:
-    """Loss and accuracy in a line of a training's log, if it has them: averages where it does."""
+    """Return loss and accuracy in a line of a training's log, preferring averages."""
     found = ((name, form.search(line)) for name, form in (("loss", LOSS), ("acc", ACCURACY)))
     return [f"{name} {match[2] or match[1]}" for name, match in found if match]
 
 
 def fraction_done(line: str) -> float | None:
-    """The part of a training that is done, by a line of its log; None when that tells none."""
+    """Return the fraction of a training that is done, from a line of its log; None if not in it."""
     epoch, batch = EPOCH.search(line), BATCH.search(line)
     if not epoch or not int(epoch[2]):
         return None
@@ -197,7 +197,7 @@ def fraction_done(line: str) -> float | None:
 
 
 def last_epoch(run: Run) -> tuple[str, float | None]:
-    """The latest line of the run's log, and the part of its training that is done, if told."""
+    """Return the latest line of the run's log, and the fraction of training done, if known."""
     lines = console_lines(run)
     begun = max((n for n, line in enumerate(lines) if line.startswith(COMMAND)), default=0)
     lines = [line.strip() for line in lines[begun:] if line.strip()]
@@ -206,9 +206,9 @@ def last_epoch(run: Run) -> tuple[str, float | None]:
 
 
 def last_sentence(lines) -> str:
-    """The error message that a program's stderr ends with.
+    """Return the error message at the end of a program's stderr.
 
-    That is its last line; or, where the message after a traceback has several, its first.
+    That is the last line, or after a traceback the first line of the message.
     """
     lines = list(lines)
     for start in range(len(lines) - 1, -1, -1):

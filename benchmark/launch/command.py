@@ -1,4 +1,4 @@
-"""The protocols' commands: from what the user asks for to runs, and from these to a table."""
+"""The commands of protocols: parse the arguments, do the runs, and print a table."""
 
 import argparse
 import os
@@ -25,9 +25,9 @@ from .slurm.executor import Slurm, inside_job
 
 INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
-KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # TRAINER.CoPrompt.N_CTX is one, too
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
 
-# Keys of train.py that the protocol sets, and the option by which to ask for them instead.
+# Keys that the launcher sets, and the option that sets them.
 RESERVED = {
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.SUBSAMPLE_CLASSES": "the protocol itself",
@@ -35,7 +35,7 @@ RESERVED = {
     "DATASET.ROOT": "--root",
     "MODEL.BACKBONE.NAME": "--backbone",
     "OUTPUT_DIR": "--output",
-    "RESUME": "the engine itself",
+    "RESUME": "the launcher itself",
     "SEED": "--seeds",
     "TEST.OOD": "--ood",
     "TRAINER.NAME": "--trainers",
@@ -43,7 +43,7 @@ RESERVED = {
 
 
 def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
-    """Print the table and keep it; the exit code."""
+    """Print and save the table; return the exit code."""
     from ..report.render import render  # NumPy must not be imported before `warm_up`
     from ..report.rows import rows
 
@@ -59,16 +59,19 @@ def launch(
     before: Callable[[Engine], None] = lambda engine: None,
     conclude: Callable[[Protocol, Engine, Path], int] = end_in_table,
 ) -> int:
-    """`python -m benchmark PROTOCOL`: 0 when all runs are complete, 1 when any failed.
+    """Run `python -m benchmark PROTOCOL`.
 
     Args:
-        protocol: the one whose runs are made.
-        argv: the words after its name.
-        before: looks at what is asked for, before the first run.
-        conclude: what to do in the end, with the output folder; the exit code.
+        protocol: the protocol.
+        argv: the arguments after its name.
+        before: a check before the first run.
+        conclude: called at the end with the output folder; returns the exit code.
+
+    Returns:
+        The exit code: 0 if all runs are complete, 1 if any failed.
 
     Raises:
-        UserError: something that is asked for is not there, or contradicts something else.
+        UserError: something in the arguments does not exist, or contradicts something else.
     """
     parser = build_parser(protocol)
     argv = site.joined(argv, parser)
@@ -92,7 +95,7 @@ def launch(
         check_settings(engine)
         if not args.dry_run:
             before(engine)
-        engine = read()  # checks take seconds, in which jobs may have ended
+        engine = read()  # again: jobs may have ended during the checks
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
@@ -100,16 +103,16 @@ def launch(
         print(listing(engine))
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
-    if args.only:  # a job, whose failure stops the job of those that need all of its runs
+    if args.only:  # a job; if it fails, Slurm cancels the jobs that depend on it
         return int(all(engine.outcomes[run].problem for run in chosen))
     return conclude(protocol, engine, args.output)
 
 
 def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Settings]:
-    """The runs that are asked for, and what they share.
+    """Return the runs that the arguments ask for, and the settings that they share.
 
     Raises:
-        UserError: something that is asked for is not there, or contradicts something else.
+        UserError: something in the arguments does not exist, or contradicts something else.
     """
     configs = TrainerConfigs(args.config, args.plugins, args.backbone)
     check_datasets(args.datasets)
@@ -128,30 +131,30 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
 
 
 def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
-    """The KEY VALUE pair by which runs evaluate other data sets, too; none without these.
+    """Return the KEY VALUE pair that tests runs on other data sets, too; empty without any.
 
     Raises:
-        UserError: there is no such data set, or it cannot be out of distribution.
+        UserError: a data set does not exist, or is not out of distribution.
     """
     check_datasets(datasets)
     tested = {run.dataset for run in runs} if datasets else set()
     for dataset in datasets:
         if dataset in tested:
-            raise UserError(f"--ood {dataset}: runs are tested on it: name other data sets")
+            raise UserError(f"--ood {dataset}: runs are tested on it anyway: name other data sets")
     if any(name.startswith(IMAGE_FOLDER) for name in (*datasets, *tested)):
         raise UserError(
-            f"--ood: {IMAGE_FOLDER} cannot be compared with other data sets, since --root is one "
-            "folder for both"
+            f"--ood cannot be used with {IMAGE_FOLDER}: --root is the folder of its images, and "
+            "other data sets are not there"
         )
     return ("TEST.OOD", str([dataset_name(name) for name in datasets])) if datasets else ()
 
 
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
-    """Submit the runs to Slurm; whether all have ended, as they have after `--wait`."""
+    """Submit the runs to Slurm; return True if all have ended, as after `--wait`."""
     if inside_job():
         raise UserError(
-            f"--slurm: this is inside of the Slurm job {os.environ['SLURM_JOB_ID']}: leave it "
-            "out, and the runs are done in this job"
+            f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "
+            "out to do the runs in this job"
         )
     _, ours = site.build_parser().parse_known_args(argv)
     words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
@@ -173,15 +176,16 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
     print(
         f"{len(engine.runs)} runs: {len(engine.runs) - len(engine.todo)} were done, {queued} in "
         f"the queue, {submitted} have been submitted ({calls} calls of sbatch).\n"
-        f"`python -m benchmark status {shlex.quote(str(args.output))}` tells how they are; the "
-        "same command again submits what is missing then, and ends in the table when nothing is.",
+        f"`python -m benchmark status {shlex.quote(str(args.output))}` shows their progress. "
+        "Rerun this command later: it submits runs that are missing, or prints the table if none "
+        "is.",
         file=sys.stderr,
     )
     return False
 
 
 def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run]:
-    """The runs with these folders below the output; all when none is named."""
+    """Return the runs with these folders below the output; all runs if none is given."""
     if not folders:
         return runs
     by_folder = {run.folder.relative_to(output).as_posix(): run for run in runs}
@@ -189,9 +193,9 @@ def choose(runs: list[Run], folders: list[str] | None, output: Path) -> list[Run
 
 
 def build_parser(protocol: Protocol) -> Parser:
-    """The arguments that all protocols have, and its own."""
+    """Return the parser with the arguments of all protocols, and those of this one."""
     name = "DATASET" if protocol.datasets else "TARGET"
-    usual = protocol.datasets or "those usual for the source"
+    usual = protocol.datasets or "the usual targets of the source"
     parser = Parser(
         prog=f"python -m benchmark {protocol.name}",
         description=f"{protocol.title}: {protocol.summary}. Finished runs are skipped.",
@@ -204,18 +208,19 @@ def build_parser(protocol: Protocol) -> Parser:
         "words",
         nargs="*",
         metavar=f"{name} ... KEY VALUE ...",
-        help=f"names in configs/datasets (default: {usual}), then options for train.py",
+        help=f"data sets, by their names in configs/datasets (default: {usual}), then settings for "
+        "train.py",
     )
     for flag, settings in protocol.options.items():
         add(flag, **settings)
-    add("--seeds", type=each(seed), default="1 2 3", help="(default: '%(default)s')")
-    add("--root", type=Path, metavar="DATA", help="the folder of the data sets")
-    add("--output", type=Path, default=Path("output"), help="(default: %(default)s)")
+    add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
+    add("--root", type=Path, metavar="DATA", help="folder of the data sets")
+    add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")
     add(
         "--config",
-        help="name of the trainers' config file, the path of any that ends in .yaml, or that of a "
-        "folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, else the "
-        "protocol's)",
+        help="the methods' config: the name of a file in configs/trainers/TRAINER, the path of a "
+        ".yaml file, or a folder with TRAINER/*.yaml (default: 'emoji' for the emoji data sets, "
+        "else the protocol's)",
     )
     add_plugin(parser)
     add("--backbone", help="a CLIP by name or file (default: the config's)")
@@ -224,32 +229,32 @@ def build_parser(protocol: Protocol) -> Parser:
         type=words,
         default=(),
         metavar="SETS",
-        help="data sets of other classes, in one argument: measures how well each run separates "
-        "its test images from theirs (docs/metrics.md)",
+        help="data sets of other classes, in one argument: measure how well each run separates its "
+        "test images from theirs (docs/metrics.md)",
     )
     add(
         "--jobs",
         type=from_one,
-        help="runs at once (default: one for each GPU, or for each core up to four)",
+        help="number of runs at once (default: one for each GPU, or for each core up to four)",
     )
     add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
     add(
         "--only",
         nargs="+",
         metavar="FOLDER",
-        help="only the runs with these folders below the output; those that they need are not done",
+        help="do only the runs in these folders below the output, and not the runs that they need",
     )
     return parser
 
 
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
-    """The arguments, with the data sets in `datasets` and the KEY VALUE pairs in `opts`."""
+    """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)
     for name in ("trainers", "seeds", "shots", "ood"):
         if getattr(args, name, None) == []:
-            raise UserError(f"--{name} names none")
+            raise UserError(f"--{name} is empty: give at least one")
     args.output = Path(os.path.abspath(args.output))
     args.plugins = tuple(
         os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
@@ -258,32 +263,32 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 
 def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The data sets, and the KEY VALUE pairs: these begin with the first word in capitals."""
+    """Split words into data sets and KEY VALUE pairs, which begin with the first KEY."""
     start = next((i for i, word in enumerate(given) if KEY.fullmatch(word)), len(given))
     datasets, opts = words(" ".join(given[:start])), tuple(given[start:])
     for key in opts[::2]:
         if key in RESERVED:
-            raise UserError(f"{key} cannot be given as an option: {RESERVED[key]} sets it")
+            raise UserError(f"{key} cannot be given as KEY VALUE: {RESERVED[key]} sets it")
     if len(opts) % 2:
-        raise UserError(f"the option {opts[-1]} has no value: they come as KEY VALUE")
+        raise UserError(f"{opts[-1]} has no value: write KEY VALUE")
     return datasets, opts
 
 
 def check_varied(protocol: Protocol, runs: list[Run], opts: tuple[str, ...]) -> None:
-    """Raise a UserError where the protocol varies a reserved key, or an option what it varies."""
+    """Raise a UserError if the protocol varies a reserved key, or `opts` set a varied key."""
     varied = dict.fromkeys(key for run in runs for key in run.opts[::2])
     for key in varied:
         if key in RESERVED:
             raise UserError(f"{key} cannot be varied: {RESERVED[key]} sets it")
     for key in opts[::2]:
         if key in varied:
-            raise UserError(f"{key} cannot be given as an option: {protocol.name} sets it")
+            raise UserError(f"{key} cannot be given as KEY VALUE: {protocol.name} sets it")
 
 
 def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool = False) -> None:
-    """Execute the runs, telling of it; when interrupted say so and leave with code 130.
+    """Execute the runs and show progress; exit with code 130 if interrupted.
 
-    With `in_job` this is a job that Slurm may want back; it returns to the queue then.
+    With `in_job`, an interrupted process puts its Slurm job back into the queue.
     """
     print(
         f"{len(engine.runs)} runs, {len(engine.todo)} to do; {executor.headline}; output: {output}",
@@ -298,7 +303,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
     except KeyboardInterrupt:
         for number in INTERRUPTS:  # Slurm may repeat them
             signal.signal(number, signal.SIG_IGN)
-        print("Interrupted. Running the same command again continues.", file=sys.stderr)
+        print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
         if in_job and inside_job():
             advanced = any(engine.advanced(run, started) for run in engine.todo)
             print(requeue(advanced), file=sys.stderr, flush=True)
@@ -306,7 +311,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
 
 
 def keep_table(protocol: Protocol, output: Path) -> None:
-    """Write the numbers of all runs of a protocol in the output, and say where.
+    """Save the table of all runs of a protocol in the output folder, and print its path.
 
     Raises:
         UserError: the file cannot be written.
@@ -319,13 +324,14 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     path = output / protocol.name / "table.json"
     write_output(path, render(listed, "json") + "\n")
     print(
-        f"Above are the runs of this call; all of {protocol.name} in {output} are in {path}",
+        f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
+        f"{output}",
         file=sys.stderr,
     )
 
 
 def listing(engine: Engine) -> str:
-    """What would be done: a comment and a command for each run, fit for a shell."""
+    """Return a comment and a command for each run, as shell code."""
     lines = []
     for run in engine.runs:
         if run in engine.todo:

@@ -1,4 +1,4 @@
-"""What the runs of protocols would cost: operations, GPU-hours and memory, before any is made."""
+"""Estimate the cost of the runs of protocols: operations, GPU-hours and memory."""
 
 from collections import defaultdict
 from itertools import takewhile
@@ -20,14 +20,14 @@ HEAD = ["Protocol", "Method", "Runs", "TFLOP", "Hours", "Longest run (h)", "Memo
 
 
 class Line(NamedTuple):
-    """One line of the table: some runs of a protocol."""
+    """A line of the table: the runs of one method in a protocol."""
 
     protocol: str
     method: str
     costs: list[Cost]
 
     def cells(self) -> list[Cell]:
-        """The line of a table: runs, operations, hours in all and of the longest, memory."""
+        """Return the cells: runs, operations, hours of all and of the longest, memory."""
         seconds = [one.seconds for one in self.costs]
         numbers = [
             f"{len(self.costs):,}",
@@ -40,20 +40,24 @@ class Line(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark cost PROTOCOL ... [DATASET ...]`."""
+    """Run `python -m benchmark cost PROTOCOL ... [DATASET ...]`."""
     parser = Parser(
         prog="python -m benchmark cost",
         description=__doc__,
         usage="%(prog)s PROTOCOL ... [DATASET ...] [options] [KEY VALUE ...]",
-        epilog=f"Protocols: {', '.join(PROTOCOLS)}. The other options are theirs.",
+        epilog=f"Protocols: {', '.join(PROTOCOLS)}. All options of a protocol may be given, too.",
     )
     names = [*GPUS, "cpu"]
-    parser.add_argument("--gpu", choices=names, default="h100", help="(default: h100)")
-    parser.add_argument("--format", choices=list(TABLE_STYLES), default="text")
+    parser.add_argument(
+        "--gpu", choices=names, default="h100", help="the device (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--format", choices=list(TABLE_STYLES), default="text", help="(default: %(default)s)"
+    )
     args, rest = parser.parse_known_args(argv)
     asked = list(takewhile(PROTOCOLS.__contains__, rest))
     if not asked:
-        raise UserError(f"Name one or several protocols first: {', '.join(PROTOCOLS)}")
+        raise UserError(f"Name one or more protocols first: {', '.join(PROTOCOLS)}")
     lines: list[Line] = []
     seen: set[Path] = set()  # protocols of transfer share their trainings
     for name in dict.fromkeys(asked):
@@ -64,7 +68,7 @@ def main(argv: list[str]) -> None:
     title = f"Estimated for {on.title}, {on.efficiency:.0%} of the peak rate of its products"
     caption = [
         f"A step takes {1000 * on.step:g} ms at least, a run {on.start:g} s before its first step. "
-        "Memory: weights and activations. docs/scaling.md tells how this is computed."
+        "Memory: weights and activations. docs/scaling.md explains the estimates."
     ]
     print(
         in_style(
@@ -76,7 +80,7 @@ def main(argv: list[str]) -> None:
 def costs_of(
     protocol: Protocol, argv: list[str], gpu: str, seen: set[Path]
 ) -> dict[str, list[Cost]]:
-    """The costs of a protocol's runs by their method, but for those in the folders `seen`."""
+    """Return the costs of a protocol's runs by method, except runs in the folders `seen`."""
     args = parse(build_parser(protocol), argv)
     load_plugins(args.plugins)
     runs, settings = planned(protocol, args)

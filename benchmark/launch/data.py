@@ -1,4 +1,4 @@
-"""The data that are asked for, and whether a record is of these."""
+"""Check that a record belongs to the data that a run asks for."""
 
 import io
 import os
@@ -11,18 +11,18 @@ from ..protocols.base import Run
 from ..protocols.configs import dataset_name
 from ..report.results import used
 
-IMAGES = "ImageFolder"  # the data set that --root itself is
+IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 
 
 def fingerprint(dataset: str, root: str) -> str | None:
-    """As records have it of data that a run has read; None of data that cannot be read here."""
+    """Return the fingerprint of a data set, as in records; None if it cannot be read here."""
     try:
         from dassl.data.datasets import DATASET_REGISTRY  # with PyTorch
 
         from datasets import base
 
         found = DATASET_REGISTRY.get(dataset_name(dataset))
-        with redirect_stdout(io.StringIO()):  # a run says the same
+        with redirect_stdout(io.StringIO()):  # a run prints the same
             return base.fingerprint(*found.look(root))
     except (UserError, OSError, ModuleNotFoundError):
         return None
@@ -31,17 +31,17 @@ def fingerprint(dataset: str, root: str) -> str | None:
 def other_data(
     run: Run, result: dict, root: str | None, now: Callable[[str, str], str | None]
 ) -> str | None:
-    """Say how the data of a result differ from those that are asked for; None if they do not.
+    """Return how the data of a record differ from those that a run asks for; None if they do not.
 
-    The fingerprint decides, wherever the data are. Without one, in a record of an earlier version
-    or of data that cannot be read here, the root decides of the user's own images; the other data
-    sets are known by their names.
+    The fingerprint decides, regardless of the folder. If there is none (a record of an earlier
+    version, or data that cannot be read here), the root decides for the user's own images; other
+    data sets are identified by name.
 
     Args:
-        run: that is asked for.
-        result: its record.
-        root: the folder of the data sets; None takes those of the record.
-        now: as `fingerprint`.
+        run: the run asked for.
+        result: the record.
+        root: the folder of the data sets; None accepts that of the record.
+        now: a function like `fingerprint`.
     """
     then = used(result.get("config"), "DATASET.ROOT")
     if root is None or not isinstance(then, str):

@@ -1,4 +1,4 @@
-"""The engine: which runs of a protocol are done, which are to do, and what became of them."""
+"""Keep track of the runs of a protocol: which are done, which are to do, and their outcomes."""
 
 import functools
 import shlex
@@ -24,7 +24,7 @@ from .data import IMAGES, fingerprint, other_data
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of one call share, beside their number at once."""
+    """The settings that all runs of one command share."""
 
     root: Path | None = None
     backbone: str | None = None
@@ -32,7 +32,7 @@ class Settings:
     opts: tuple[str, ...] = ()
 
     def asked(self, run: Run) -> dict:
-        """What the config in the run's results must hold, by dotted keys."""
+        """Return the values that the config in the run's record must have, by dotted key."""
         dataset = dataset_name(run.dataset) or ""
         keys = for_run(keys_in(run.config_file), dataset, run.shots, run.subsample)
         keys |= prompts_for(self.backbone, run.config_file)
@@ -41,9 +41,9 @@ class Settings:
         return keys | read_pairs(run.opts + self.opts)
 
     def given_root(self, dataset: str) -> Path | None:
-        """The --root of a data set: for `image_folder=NAME` the NAME below it with class folders.
+        """Return the --root of a data set.
 
-        Without such a folder, it is --root itself.
+        For `image_folder=NAME`, it is the folder NAME in --root if that has class folders.
         """
         name = dataset.partition("=")[2]
         if self.root and name and any(path.is_dir() for path in (self.root / name).glob("*")):
@@ -51,7 +51,7 @@ class Settings:
         return self.root
 
     def check_own_images(self, datasets: Iterable[str]) -> None:
-        """Raise a UserError where two of the user's sets would be the images of one folder."""
+        """Raise a UserError if two of the user's own data sets would read the same folder."""
         read: dict[Path, str] = {}
         for dataset in sorted(datasets):
             root = self.given_root(dataset)
@@ -60,11 +60,11 @@ class Settings:
                 if other != dataset:
                     raise UserError(
                         f"{other} and {dataset} would both read '{root}': put the class folders "
-                        f"of each into a folder of its name there ('{root / 'NAME'}')"
+                        f"of each data set into '{root / 'NAME'}'"
                     )
 
     def root_of(self, run: Run) -> str | None:
-        """The folder of the run's data, or of all data sets; None where it is left open."""
+        """Return the folder of the run's data, or of all data sets; None if none is set."""
         root = self.given_root(run.dataset) or keys_in(dataset_file(run.dataset)).get(
             "DATASET.ROOT"
         )
@@ -72,7 +72,7 @@ class Settings:
 
 
 def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
-    """The command line of a run, every path in it absolute."""
+    """Return the command line of a run, with absolute paths."""
     words = [sys.executable, ROOT / "train.py"]
     for plugin in settings.plugins:
         words += ["--plugin", plugin]
@@ -95,30 +95,29 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
 
 
 class Working(Protocol):
-    """A run that is being done: what is known of it, and shown."""
+    """The progress of a run that is being done: here or in a Slurm job."""
 
     run: Run
-    latest: str  # line of its log
+    latest: str  # last line of its log
 
     @property
     def seconds(self) -> float:
-        """How long it has been at it."""
+        """Seconds since the start."""
 
     @property
     def left(self) -> float | None:
-        """Seconds of training that are left, once they can be estimated."""
+        """Estimated seconds of training left; None until they can be estimated."""
 
 
 class Engine:
-    """Keeps the books of a list of runs, in which a run comes after the one that it needs.
+    """Keeps track of a list of runs, in which each run comes after the one that it needs.
 
     A finished run is not repeated, unless the run that it needs must be done (again). An
-    unfinished one goes on from its checkpoint if the same command wrote that, else from the
-    start. A failed one stops only those that need it. The runs are done by an
-    executor: `Local` or `Slurm`.
+    unfinished run resumes from its checkpoint if the same command wrote it, else it starts anew. A
+    failed run stops only those that need it. An executor (`Local` or `Slurm`) does the runs.
 
     Raises:
-        UserError: the folder of a run holds the results of one with other settings.
+        UserError: the folder of a run has the record of a run with other settings.
     """
 
     def __init__(self, runs: list[Run], settings: Settings):
@@ -134,11 +133,15 @@ class Engine:
             self._look(run)
 
     def _look(self, run: Run) -> None:
-        """Find out whether a run is finished, and if not whether it can be done."""
+        """Enter a run as finished or to do.
+
+        Raises:
+            UserError: its folder has the record of another run.
+        """
         try:
             result = results.read(run)
         except BadResult as error:
-            self.notes.append(f"{error}: taken as unfinished")
+            self.notes.append(f"{error}: the run counts as unfinished")
             result = None
         if run.needs in self.todo or result is None:
             self.todo.append(run)
@@ -154,29 +157,29 @@ class Engine:
         self.finish(Outcome(run, result))
 
     def _misfit(self, run: Run, result: dict) -> str | None:
-        """Say how a result differs from what is asked for; None if it does not."""
+        """Return how a record differs from what the run asks for; None if it does not."""
         return results.misfit(run, result, self.settings.asked(run)) or other_data(
             run, result, self.settings.root_of(run), self._fingerprint
         )
 
     def resumes(self, run: Run) -> bool:
-        """Whether the run goes on from a checkpoint in its folder."""
+        """Return True if the run resumes from a checkpoint in its folder."""
         if run.eval_only or not any(run.folder.glob("*/checkpoint")):
             return False
         return last_command(run) in (None, self.said(run))
 
     def said(self, run: Run) -> str:
-        """The run's command as console.txt holds it: whichever Python, resumed or not."""
+        """Return the run's command as in console.txt: without Python's path and --resume."""
         return shlex.join(command(run, self.settings)[1:])
 
     def clear(self, run: Run, resume: bool) -> None:
-        """Take away what an earlier run left in the folder and must not be taken for this one's.
+        """Delete files of an earlier run in the folder, and records that depend on this run.
 
-        Unless it resumes, these are its checkpoints, from which a trainer would go on unasked;
-        and always results: corrupt ones, and those of prompts that are made anew.
+        Checkpoints are deleted unless the run resumes, since a trainer would resume from them by
+        itself. Records are always deleted: corrupt ones, and those of runs that need this one.
 
         Raises:
-            OSError: the system refuses.
+            OSError: a file cannot be deleted.
         """
         if not resume:
             for mark in run.folder.glob("*/checkpoint"):
@@ -188,40 +191,40 @@ class Engine:
             (stale.folder / RESULTS).unlink(missing_ok=True)
 
     def blocked(self, run: Run) -> Outcome | None:
-        """The outcome of a run that cannot be done, since the one that it needs failed."""
+        """Return the outcome of a run that cannot be done because the run it needs failed."""
         needed = self.outcomes.get(run.needs) if run.needs else None
         if needed is None or needed.problem is None:
             return None
         return Outcome(run, problem=f"not run: it needs {run.needs}")
 
     def news(self, run: Run) -> Outcome | None:
-        """The outcome of a run that another launcher has done since this one looked."""
+        """Return the outcome of a run that another launcher has finished in the meantime."""
         if results.stamp(run) in (None, self._seen[run]):
             return None
         return self.judge(run, None)
 
     def advanced(self, run: Run, since: float) -> bool:
-        """Whether the run has completed an epoch, or itself, since a time in the system's clock."""
+        """Return True if the run has completed an epoch, or has ended, since a system time."""
         marks = [*run.folder.glob("*/checkpoint"), run.folder / RESULTS]
         return any(mark.stat().st_mtime >= since for mark in marks if mark.exists())
 
     def only(self, chosen: list[Run]) -> None:
-        """Leave all that is to be done to others, but for these runs."""
+        """Restrict the runs to do to these; all others are unfinished."""
         for run in self.todo:
             if run not in chosen:
                 self.finish(Outcome(run, problem="unfinished: no results yet"))
         self.todo = [run for run in self.todo if run in chosen]
 
     def ready(self, run: Run) -> bool:
-        """Whether the run that this one needs has been done."""
+        """Return True if the run that this one needs has an outcome."""
         return run.needs is None or run.needs in self.outcomes
 
     def judge(self, run: Run, failure: str | None) -> Outcome:
-        """What a run that has ended leaves: results that fit it, or a problem.
+        """Return the outcome of a run that has ended: its record if it fits, or a problem.
 
         Args:
-            run: that has ended.
-            failure: what went wrong, if anything.
+            run: the run.
+            failure: why it failed, if it did.
         """
         if failure is not None:
             return Outcome(run, problem=f"failed: {failure}")
@@ -237,20 +240,20 @@ class Engine:
         return Outcome(run, result)
 
     def finish(self, outcome: Outcome, seconds: float | None = None) -> None:
-        """Enter the outcome of a run, and the seconds that it took, if not those it says itself."""
+        """Enter the outcome of a run; `seconds` override the time in its record."""
         self.outcomes[outcome.run] = outcome
         if outcome.problem is None:
             taken = outcome.seconds if seconds is None else seconds
             self._durations[kind(outcome.run)].append(taken)
 
     def remaining(self, children: Iterable[Working] = (), at_once: int = 1) -> tuple[float, int]:
-        """Seconds until what can be estimated is done, and the number of the other runs.
+        """Estimate the seconds until all runs are done, and count runs without an estimate.
 
-        A run of a kind that has not run yet is one of these: nobody knows how long it takes.
+        A run has no estimate until another of its `kind` is done, or it has made progress itself.
 
         Args:
-            children: that are running.
-            at_once: runs that share the work.
+            children: the runs in progress.
+            at_once: the number of runs at once.
         """
         running = {child.run: child for child in children}
         guesses = {kind: mean(seconds) for kind, seconds in self._durations.items()}
@@ -276,5 +279,5 @@ class Engine:
 
 
 def kind(run: Run) -> tuple:
-    """Runs that take about the same time."""
+    """Return a key that is equal for runs that take about the same time."""
     return run.trainer, run.dataset, run.shots, run.variant, run.eval_only

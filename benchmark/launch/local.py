@@ -1,4 +1,4 @@
-"""The executor of this machine: several runs side by side, each in a process of its own."""
+"""The executor for this machine: several runs at once, each in a separate process."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from .machine import cores, default_jobs, gpus
 from .progress import Progress
 from .start import Starter
 
-TICK = 0.1  # seconds between two looks at the children
-PATIENCE = 1.0  # seconds between two looks at a run that another launcher is doing
+TICK = 0.1  # seconds between checks of the children
+PATIENCE = 1.0  # seconds between checks of a run that another launcher is doing
 
 
 @dataclass
@@ -24,46 +24,46 @@ class Local:
     """Does runs on this machine.
 
     Args:
-        jobs: runs at once.
-        gpus: names of GPUs, of which each run gets one in turn; empty without any.
+        jobs: the number of runs at once.
+        gpus: names of GPUs, assigned to runs in turn; empty without any.
     """
 
     jobs: int = 1
     gpus: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        self._children: dict[int, Child] = {}  # by slot: a run that starts takes the first free
+        self._children: dict[int, Child] = {}  # by slot; a new run takes the first free one
         self._starter = Starter(forks=not self.gpus)
-        self._elsewhere: dict[Run, float] = {}  # when to look again at what others are doing
+        self._elsewhere: dict[Run, float] = {}  # runs of other launchers: time of the next check
 
     @classmethod
     def of_machine(cls, jobs: int | None) -> "Local":
-        """With all GPUs that may be used, and so many runs at once, or as many as suit it."""
+        """Use all available GPUs, and `jobs` runs at once, or as many as suit this machine."""
         devices = gpus()
         return cls(jobs or default_jobs(devices), devices)
 
     @property
     def threads(self) -> int:
-        """Threads for each run: an equal share of the cores, whatever else is running."""
+        """Threads for each run: an equal share of the cores."""
         return max(1, cores() // self.jobs)
 
     @property
     def headline(self) -> str:
-        """How runs are done, in a few words."""
+        """A short description of how runs are done."""
         return f"at once: {self.jobs}; threads for each: {self.threads}"
 
     def warm_up(self, plugins: Iterable[str]) -> None:
-        """Import what runs need, unless each does so itself; before anything imports PyTorch."""
+        """Import what runs need, if they are forked; call this before anything imports PyTorch."""
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # read at the import
         self._starter.warm_up(plugins)
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
-        """Do all that is to be done; the outcomes of all runs, in their order.
+        """Do all runs that are to be done; return the outcomes of all runs, in their order.
 
-        A run that another launcher is doing is waited for, while others are done.
+        If another launcher is doing a run, wait for it while doing the others.
 
         Raises:
-            KeyboardInterrupt: as ever; no child is left running.
+            KeyboardInterrupt: on Ctrl-C, after all children have been ended.
         """
         waiting = list(engine.todo)
         if waiting:
@@ -85,7 +85,7 @@ class Local:
         return [engine.outcomes[run] for run in engine.runs]
 
     def _start_all(self, waiting: list[Run], engine: Engine, progress: Progress) -> list[Run]:
-        """Start what there is room for; the runs that go on waiting."""
+        """Start as many runs as there is room for; return those still waiting."""
         still = []
         for run in waiting:
             blocked = engine.blocked(run)
@@ -99,12 +99,12 @@ class Local:
         return still
 
     def _has_room(self, run: Run) -> bool:
-        """Whether to start a run now, or to look again whether another launcher has done it."""
+        """Return True if a slot is free and, for a run of another launcher, a check is due."""
         now = time.monotonic()
         return len(self._children) < self.jobs and now >= self._elsewhere.get(run, now)
 
     def _start(self, run: Run, engine: Engine, progress: Progress) -> bool:
-        """Start a run, or enter why it is over; False while another launcher does it."""
+        """Start a run, or enter its outcome; return False while another launcher does it."""
         try:
             with contextlib.ExitStack() as stack:
                 lock = hold(run)
@@ -119,7 +119,7 @@ class Local:
                     resume = engine.resumes(run)
                     slot = min(set(range(self.jobs)) - set(self._children))
                     self._children[slot] = self._launch(run, engine, resume, slot, lock)
-                    stack.pop_all()  # the child's from here on
+                    stack.pop_all()  # the child owns the lock now
                     progress.started(run, resume)
                     return True
         except OSError as error:
@@ -140,11 +140,11 @@ class Local:
             console.write(f"{COMMAND}{engine.said(run)}\n")
             words = command(run, engine.settings, resume)
             child = Child(run, self._starter.start(words, environment), console, lock)
-            stack.pop_all()  # the child's from here on
+            stack.pop_all()  # the child owns the console now
         return child
 
     def _end(self, child: Child, engine: Engine, progress: Progress) -> None:
-        """Enter what a child that has ended leaves."""
+        """Enter the outcome of a child that has ended."""
         outcome = engine.judge(child.run, child.failure())
         if outcome.problem is None:
             child.close()

@@ -1,4 +1,4 @@
-"""One writer for each folder of a run."""
+"""Locks that allow one writer for each run folder."""
 
 import contextlib
 
@@ -11,24 +11,24 @@ TRAIN_LOCK = ".lock"  # held by train.py itself, which may outlive a launcher th
 
 
 def hold(run: Run) -> contextlib.ExitStack | None:
-    """Keep other launchers out of the run's folder until the stack is closed.
+    """Lock the run's folder for other launchers until the returned stack is closed.
 
     Returns:
-        None where another launcher, or a train.py that it has left behind, writes there.
+        None if another launcher writes there, or a train.py that outlived its launcher.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be created or written.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(held(run.folder / LOCK)):
             return None
-        with held(run.folder / TRAIN_LOCK) as free:  # the child of ours takes it next
+        with held(run.folder / TRAIN_LOCK) as free:  # our child takes this lock itself
             return stack.pop_all() if free else None
 
 
 def is_held(run: Run) -> bool:
-    """Whether a process writes the run's folder, as far as this machine can see."""
+    """Return True if a process, visible to this machine, writes to the run's folder."""
     for name in (LOCK, TRAIN_LOCK):
         if (run.folder / name).exists():
             with contextlib.suppress(OSError), held(run.folder / name) as free:

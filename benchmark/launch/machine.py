@@ -1,11 +1,11 @@
-"""What this machine can run at once, found out without importing PyTorch."""
+"""Count the cores and GPUs of this machine, without importing PyTorch."""
 
 import os
 import subprocess
 
 
 def cores() -> int:
-    """The processor cores that this process may use; in a Slurm job those that the job has."""
+    """Return the number of cores that this process may use; in a Slurm job, those of the job."""
     mine = os.environ.get("SLURM_CPUS_ON_NODE", "")
     allotted = [int(mine)] if mine.isdecimal() else []
     if hasattr(os, "sched_getaffinity"):
@@ -14,7 +14,7 @@ def cores() -> int:
 
 
 def gpus() -> list[str]:
-    """The GPUs that runs may use, as CUDA_VISIBLE_DEVICES names them; empty without any."""
+    """Return the GPUs that runs may use, as named by CUDA_VISIBLE_DEVICES; empty without any."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -28,9 +28,9 @@ def gpus() -> list[str]:
 
 
 def default_jobs(devices: list[str]) -> int:
-    """How many runs at once: one on each GPU, or one on each core, four at most.
+    """Return the number of runs at once: one for each GPU, or one for each core, at most four.
 
-    Small runs on the CPU gain more from a core each than from sharing all cores in turn; the
-    limit is for memory.
+    Small runs on the CPU are faster with one core each than one after the other on all cores.
+    Memory sets the limit.
     """
     return len(devices) or min(cores(), 4)

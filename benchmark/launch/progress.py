@@ -1,4 +1,4 @@
-"""What the user sees on stderr while runs are running."""
+"""Progress of runs on stderr."""
 
 import shutil
 import sys
@@ -12,12 +12,12 @@ from ..report.results import CONSOLE, Outcome
 from .child import numbers
 from .engine import Working
 
-HEARTBEAT = 4.8  # seconds: never more than 5 without a word
+HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
 STARTING = "starting"
 
 
 class Progress:
-    """Tells of a list of runs: bars on a terminal, plain lines anywhere else."""
+    """Shows the progress of runs: bars on a terminal, plain lines elsewhere."""
 
     def __init__(self, stream=None):
         self.stream = stream or sys.stderr
@@ -27,7 +27,7 @@ class Progress:
         self.last = time.monotonic()
 
     def begin(self, done: int, total: int) -> None:
-        """Start, with `done` of `total` runs finished already."""
+        """Begin, with `done` of `total` runs already finished."""
         self.done, self.total = done, total
         if self.terminal and done < total:
             form = "{n_fmt}/{total_fmt} runs |{bar:10}| {elapsed} {desc}"
@@ -35,16 +35,16 @@ class Progress:
             self.bars.append(bar)
 
     def started(self, run: Run, resumed: bool) -> None:
-        """A run was started."""
+        """Report that a run was started."""
         if not self.terminal:
-            self._say(f"{run}: {'going on from its checkpoint' if resumed else 'started'}")
+            self._say(f"{run}: {'resumed from its checkpoint' if resumed else 'started'}")
 
     def elsewhere(self, run: Run) -> None:
-        """Another launcher is doing a run."""
-        self._say(f"{run}: another launcher is at it; its results are waited for")
+        """Report that another launcher is doing a run."""
+        self._say(f"{run}: running in another launcher; waiting")
 
     def finished(self, outcome: Outcome) -> None:
-        """A run ended, in whatever way."""
+        """Report that a run has ended, with its accuracy or its problem."""
         self.done += 1
         if self.bars:
             self.bars[0].update()
@@ -58,17 +58,17 @@ class Progress:
         self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
     def tick(self, children: Sequence[Working], seconds: float, unknown: int) -> None:
-        """Show the latest of each running child, and how long all runs take.
+        """Show the latest line of each running child, and the time left for all runs.
 
         Args:
-            children: that are running.
-            seconds: that are left for those runs whose length can be estimated.
-            unknown: the number of the others.
+            children: the running children.
+            seconds: the estimated time left, for runs that can be estimated.
+            unknown: the number of other runs.
         """
         eta = f"about {clock(seconds)} left"
         if unknown:
             more = f"{unknown} run{'s' * (unknown > 1)} not timed yet"
-            eta = f"{eta} ({more})" if seconds else "time left not known yet"
+            eta = f"{eta} ({more})" if seconds else "time left not yet known"
         news = [_news(child) for child in children]
         if self.bars:
             self._draw(news, eta)
@@ -85,7 +85,7 @@ class Progress:
             bar.set_description_str(news[index][:width] if index < len(news) else "")
 
     def end(self) -> None:
-        """Leave the terminal clean."""
+        """Remove all bars from the terminal."""
         for bar in reversed(self.bars):
             bar.close()
         self.bars.clear()
@@ -99,7 +99,7 @@ class Progress:
 
 
 def _news(child: Working) -> str:
-    """Loss, accuracy and time left, then the run: a terminal cuts off the end."""
+    """Return a line with loss, accuracy and time left first: a narrow terminal cuts off the end."""
     words = numbers(child.latest)
     if words and child.left is not None:
         words.append(f"{clock(child.left)} left")
@@ -109,7 +109,7 @@ def _news(child: Working) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 0:07, 12:34 or 1:02:03."""
+    """Format seconds as 0:07, 12:34 or 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

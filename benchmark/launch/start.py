@@ -1,7 +1,7 @@
-"""Starting train.py: as a program, or as a fork of this process, which has imported what it needs.
+"""Start train.py as a program, or as a fork of this process, which has imported what it needs.
 
-A fork begins at once; a program imports PyTorch first, which takes seconds. Either computes the
-same, bit for bit.
+A fork begins at once; a program imports PyTorch first, which takes seconds. Both compute the same,
+bit for bit.
 """
 
 import multiprocessing
@@ -21,9 +21,9 @@ Started = tuple[int, Callable[[], int | None]]  # the `pid` and `poll` of a proc
 
 @dataclass
 class Process:
-    """A process in a new process group.
+    """A process in its own process group.
 
-    Ctrl-C reaches only the launcher; a signal to the group also reaches its data loaders.
+    Ctrl-C therefore reaches only the launcher, and a signal to the group also reaches data loaders.
     """
 
     pid: int
@@ -33,18 +33,18 @@ class Process:
 
 
 class Starter:
-    """Starts runs as forks of this process, or as programs where it cannot.
+    """Starts runs as forks of this process where possible, else as programs.
 
     Args:
-        forks: False for runs on a GPU, whose driver need not survive a fork. Only Linux forks.
+        forks: False for runs on a GPU, whose driver may not survive a fork. Only Linux forks.
     """
 
     def __init__(self, forks: bool):
         self._may_fork = forks and sys.platform == "linux"
-        self._threads = 0  # of this process, at most, where it forks
+        self._threads = 0  # the most threads that this process may have to fork; 0: never fork
 
     def warm_up(self, plugins: Iterable[str]) -> None:
-        """Import what runs need. A run itself says what cannot be imported."""
+        """Import what runs need. Import errors are left to the runs, which report them."""
         if not self._may_fork or self._threads:
             return
         try:
@@ -59,12 +59,12 @@ class Starter:
             print("A plug-in starts threads: each run imports PyTorch by itself", file=sys.stderr)
 
     def start(self, command: list[str], environment: dict[str, str]) -> Process:
-        """Start the command line of a run, with variables on top of ours.
+        """Start the command line of a run, with further environment variables.
 
         Raises:
-            OSError: the system refuses.
+            OSError: the process cannot be started.
         """
-        # A fork loses all threads, and hangs if OpenMP had started any. OpenBLAS ends its own
+        # A fork loses all threads, and hangs if OpenMP had started any. OpenBLAS ends its threads
         # before a fork.
         launch = _fork if 0 < _threads() <= self._threads else _program
         out, out_end = os.pipe()
@@ -82,7 +82,7 @@ class Starter:
 
 
 def _threads() -> int:
-    """The threads of this process, those of libraries included; 0 where nobody knows."""
+    """Return the number of threads of this process, including those of libraries; 0 if unknown."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -90,7 +90,7 @@ def _threads() -> int:
 
 
 def _program(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
-    """Start a program; its process number and what asks for its exit code."""
+    """Start a program; return its process id and a function that polls its exit code."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ def _program(command: list[str], environment: dict[str, str], out: int, errors: 
 
 
 def _fork(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
-    """Fork; the same."""
+    """Fork this process to do the run; returns the same as `_program`."""
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_be, args=(command[1:], environment, out, errors))
     process.start()
@@ -113,14 +113,15 @@ def _fork(command: list[str], environment: dict[str, str], out: int, errors: int
 
 
 def _be(words: list[str], environment: dict[str, str], out: int, errors: int) -> None:
-    """Do a run in a fork, as if this process were the program of that command line."""
+    """Do a run in a fork, as if this process were the program with these arguments."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(out, 1)
     os.dup2(errors, 2)
-    # What the launcher holds for other runs, locks above all, must end with the launcher, and its
-    # terminal is not the run's. Python still counts on the numbers: they lead nowhere from now on.
+    # Locks and other files that the launcher has open for other runs must be released when the
+    # launcher ends, and its terminal is not for the run. Python objects still refer to these
+    # descriptors, so they are redirected to /dev/null, not closed.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         if descriptor not in (1, 2):
@@ -132,5 +133,5 @@ def _be(words: list[str], environment: dict[str, str], out: int, errors: int) ->
 
 
 def _stream(number: int) -> TextIO:
-    errors = "backslashreplace"  # names of files may have letters that UTF-8 lacks
+    errors = "backslashreplace"  # file names may not be valid UTF-8
     return open(number, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)

@@ -1,4 +1,4 @@
-"""How the runs of an output are: done, running, queued, failed; and what remains to be computed."""
+"""Show the state of all runs of an output folder, and estimate the time that the rest takes."""
 
 import sys
 from collections import Counter, defaultdict
@@ -28,13 +28,13 @@ DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", 
 
 @dataclass(frozen=True)
 class Status:
-    """How one run is.
+    """The state of one run.
 
     Args:
-        outcome: by its folder alone.
-        state: one of the words above.
-        detail: what more there is to say.
-        left: the part of the run that is still to be done, from 0 to 1.
+        outcome: its outcome, judged by its folder only.
+        state: DONE, RUNNING, QUEUED, FAILED or MISSING.
+        detail: more about the state.
+        left: the fraction of the run that is still to be done, from 0 to 1.
     """
 
     outcome: Outcome
@@ -47,13 +47,16 @@ class Status:
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark status OUTPUT`."""
+    """Run `python -m benchmark status OUTPUT`."""
     parser = Parser(prog="python -m benchmark status", description=__doc__)
-    parser.add_argument("output", type=Path, nargs="?", default=Path("output"))
+    parser.add_argument(
+        "output", type=Path, nargs="?", default=Path("output"),
+        help="output folder of protocols (default: %(default)s)",
+    )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
     found = [status for place in outputs_below(output) for status in statuses(place)]
     if not found:
-        raise UserError(f"There are no runs in '{output}': start some first")
+        raise UserError(f"'{output}' contains no runs: start a protocol first")
     for status in found:
         print(printable(status))
     count = Counter(status.state for status in found)
@@ -62,28 +65,31 @@ def main(argv: list[str]) -> None:
 
 
 def statuses(output: Path) -> list[Status]:
-    """How each run is that has a folder in the output.
+    """Return the state of each run that has a folder in the output.
 
     Raises:
-        UserError: jobs were submitted, and Slurm is here but does not answer.
+        UserError: jobs were submitted, and Slurm is installed but does not answer.
     """
     known = (*PROTOCOLS.values(), TUNING)
     runs = {run.folder: run for protocol in known for run in protocol.on_disk(output)}
     book = Book(output)
     if book.entries and not has_slurm():
-        print("Without Slurm's commands here, nobody knows what is queued.", file=sys.stderr)
+        print(
+            "Slurm's commands are not available here: queued runs are shown as not queued.",
+            file=sys.stderr,
+        )
         book.entries.clear()
     tasks = book.tasks(squeue()) if book.entries else {}
-    busy: dict[str, Run] = {}  # by task: its runs are done one after the other
+    busy: dict[str, Run] = {}  # the running run of each task, which does its runs one by one
     found = {}
     for folder, run in runs.items():
         name = relative(run, output)
         found[folder] = _status(run, book.entries.get(name), tasks.get(name), busy)
-    for folder, status in found.items():  # what needs one that failed was cancelled with it
+    for folder, status in found.items():  # Slurm cancels jobs that need a failed one
         entry = book.entries.get(relative(status.outcome.run, output))
         needed = found.get(output / entry.needs) if entry and entry.needs else None
         if needed and needed.state in (FAILED, MISSING) and status.state in (FAILED, QUEUED):
-            detail = f"it needs {needed.outcome.run}, which is {needed.state}"
+            detail = f"it needs {needed.outcome.run}: {needed.state}"
             found[folder] = Status(status.outcome, MISSING, detail)
     return list(found.values())
 
@@ -111,7 +117,7 @@ def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Ru
 
 
 def _written(run: Run) -> float:
-    """When something was last added to the run's console.txt, in seconds since the epoch."""
+    """Return the time of the last change of the run's console.txt, in seconds since 1970."""
     try:
         return (run.folder / CONSOLE).stat().st_mtime
     except OSError:
@@ -119,7 +125,7 @@ def _written(run: Run) -> float:
 
 
 def remaining(found: Iterable[Status]) -> str:
-    """How much is left to compute, in one sentence; by how long others of their kind took."""
+    """Return a sentence that estimates the time left, from finished runs of the same `kind`."""
     taken = defaultdict(list)
     devices = set()
     for status in found:
@@ -132,9 +138,9 @@ def remaining(found: Iterable[Status]) -> str:
         return "Nothing remains."
     known = [status for status in left if kind(status.outcome.run) in taken]
     if not known:
-        return "What remains cannot be told yet: no run of its kind is done."
+        return "The time left is unknown: no similar run is done yet."
     seconds = sum(status.left * mean(taken[kind(status.outcome.run)]) for status in known)
     unit = "hours on the CPU" if devices == {"cpu"} else "GPU-hours"
     unknown = len(left) - len(known)
-    more = f", and {unknown} of a kind of which none is done" if unknown else ""
-    return f"What remains: about {seconds / 3600:.2f} {unit} for {len(known)} runs{more}."
+    more = f", unknown for {unknown} without a similar run that is done" if unknown else ""
+    return f"Time left: about {seconds / 3600:.2f} {unit} for {len(known)} runs{more}."

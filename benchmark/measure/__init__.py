@@ -1,1 +1,1 @@
-"""Time, memory and operations of what trains."""
+"""Measure or estimate time, memory and operations of training and evaluation."""

@@ -1,4 +1,4 @@
-"""A case of the speed benchmark: a model with its inputs, whose methods can be timed."""
+"""Cases to measure: a method with random weights and inputs, and the steps that can be timed."""
 
 import re
 import time
@@ -22,8 +22,8 @@ from trainers.prompting.step import training_step, update
 
 from .geometry import class_names, untrained_clip
 
-SHOTS = 16  # images a class, of what learns from the training set before the first step
-CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: it would hide behind its own
+SHOTS = 16  # training images per class, for methods that keep their features before the first step
+CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: its default would hide errors
 
 aten = torch.ops.aten
 # PyTorch's counter leaves out the attention that the CPU runs.
@@ -39,18 +39,20 @@ ATTENTION_ON_CPU = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured, and on what.
+    """A method, the size of its problem and the device: all that a measurement depends on.
 
     Attributes:
         trainer: name of the method, in its default setting.
         geometry: of the backbone, a value of `GEOMETRY`.
-        batch: images of a step, or of an evaluation.
+        classes: their number, K.
+        batch: images of a training step, or of an evaluation.
         device: `cpu` or `cuda`.
         precision: `fp32`, `amp` or `fp16`, as in `train.py`.
-        memory_budget: GiB for the activations of a step; 0 asks the machine.
-        training: training steps; else evaluation.
-        compile: torch.compile fuses the blocks, as with TRAINER.COMPILE.
-        plugins: modules or files with methods.
+        threads: of the CPU.
+        memory_budget: GiB for the activations of a step; 0 decides by the machine's memory.
+        training: True for training steps, False for evaluation.
+        compile: compile the blocks with torch.compile, as TRAINER.COMPILE does.
+        plugins: modules or files that register methods.
     """
 
     trainer: str
@@ -72,27 +74,27 @@ class Case:
 
 
 def check_usable(device: str) -> None:
-    """Raises UserError for a device that is not here."""
+    """Raise UserError if this machine does not have the device."""
     check_name("device", device, ("cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda needs a GPU that PyTorch can use: give --device cpu")
+        raise UserError("--device cuda needs a GPU that PyTorch can use: choose --device cpu")
 
 
 def computing_type(device: str, precision: str) -> torch.dtype:
-    """The type of the large matrix products."""
+    """Return the type in which large matrix products are computed."""
     if precision == "fp32":
         return torch.float32
     return torch.bfloat16 if device == "cpu" else torch.float16
 
 
 def synchronize(device: str) -> None:
-    """Wait for the GPU."""
+    """Wait until the GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -101,25 +103,25 @@ def seconds(work: Callable[[], object], device: str) -> float:
 
 
 def operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of a call."""
+    """Return the floating-point operations of a call."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         work()
     return counter.get_total_flops()
 
 
 def product_rate(device: str, precision: str, size: int) -> float:
-    """Operations per second of a matrix product, the better of two: what the machine can reach."""
+    """Return operations per second of a square matrix product, the better of two: a peak rate."""
     dtype = computing_type(device, precision)
     a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: torch.mm(a, b), device) for _ in range(2))
 
 
 class Model:
-    """A method on random weights, images and labels."""
+    """A method with random weights, images and labels, whose steps can be timed."""
 
-    net: Any  # what is measured
-    recomputed: tuple[str, ...] = ()  # towers
-    planned = 0.0  # bytes that a step keeps
+    net: Any  # the module that is measured
+    recomputed: tuple[str, ...] = ()  # encoders that the backward pass computes again
+    planned = 0.0  # bytes that a step keeps for the backward pass, by the plan
 
     def __init__(self, case: Case):
         self.case = case
@@ -127,7 +129,7 @@ class Model:
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # of a method that has no default for it
+        node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # for methods without a default
         node = {key: value for key, value in node.items() if key in METHODS[case.trainer].defaults}
         self.method = build_method(case.trainer, node, clip_model, names)
         if self.method.support_passes:
@@ -148,10 +150,10 @@ class Model:
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
     def prepared(self, clip_model, names: list[str]) -> nn.Module:
-        """The model on its device, set up as the trainers do.
+        """Put the model on its device and set it up as the trainers do.
 
         Raises:
-            UserError: it cannot be compiled, or a step does not fit into the budget.
+            UserError: the model cannot be compiled, or a step does not fit into the budget.
         """
         case = self.case
         if case.device == "cpu":
@@ -163,20 +165,20 @@ class Model:
             plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
             self.recomputed, self.planned = plan.recompute, plan.needed
         if case.compile and (obstacle := self.model.compile_blocks()):
-            raise UserError(f"--compile does not work here ({obstacle}): leave it out")
+            raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
         return self.model
 
     def step(self):
-        """Make a training step, as the trainers do."""
+        """Run a training step, as the trainers do."""
         output, _ = training_step(self.method, self.batch(), self.optim, self.precision)
         self.logits = output.logits.detach()
 
     def batch(self):
-        """The images, in as many views as the method takes, and their labels."""
+        """Return the images, in as many views as the method needs, with their labels."""
         return self.method.batch([self.images] * self.method.views, self.labels)
 
     def first_step(self) -> torch.Tensor:
-        """Make a step with a strict solver; returns its logits (B, K), to be compared."""
+        """Run a step with a strict solver tolerance; return its logits (B, K) for comparison."""
         spec = self.net.spec
         self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
         self.step()
@@ -184,48 +186,48 @@ class Model:
         return self.logits.cpu()
 
     def prepare_score(self):
-        """Keep the features of the images and the classes, apart from what made them."""
+        """Keep the features of images and classes, detached from the graph of the encoders."""
         with self.precision.autocast():
             output = self.model.output(self.images)
         self.features = [as_leaves(features) for features in (output.image, output.text)]
 
     def score(self):
-        """Compute the scores of a step from its features, and their gradient."""
+        """Compute the scores of a step from the kept features, forward and backward."""
         with self.precision.autocast():
             logits = self.model.score(*self.features)
         F.cross_entropy(logits, self.labels).backward()
 
     @torch.no_grad()
     def evaluate(self):
-        """Compute the logits of the images, with text features that are kept."""
+        """Compute the logits of the images; text features are reused between calls."""
         with self.precision.autocast():
             self.net(self.images)
 
     @torch.no_grad()
     def encode_images(self):
-        """Compute the states of the images, under the same visual prompts and additions."""
+        """Compute the states of the images, with the same visual prompts and added parts."""
         with self.precision.autocast():
             vision = self.model.contexts().vision if self.case.spec.M else None
             self.model.image_encoder(self.images, vision, self.model.parts.blocks("image"))
 
     def encode_text(self):
-        """Make the text features, which evaluation keeps."""
+        """Compute the text features, which an evaluation needs once."""
         with self.precision.autocast():
             self.model.text_features()
 
 
 class NaiveModel(Model):
-    """The naive reference of a method, in the same case, without what spares time and memory."""
+    """The same case computed by the naive reference, without anything that saves time or memory."""
 
     def prepared(self, clip_model, names):
-        """The reference on its device, which calls the modules of OpenAI's CLIP."""
-        if self.case.precision != "amp":  # which converts weights at each product
+        """Put the reference, which calls the modules of OpenAI's CLIP, on its device."""
+        if self.case.precision != "amp":  # amp converts weights at each product
             self.precision.place(self.model, clip_model)
         naive = Naive(clip_model, names, self.model)
         return naive.to(self.case.device).train(self.case.training)
 
     def step(self):
-        """Make a training step."""
+        """Run a training step of the reference."""
         with self.precision.autocast():
             output = self.net.output(self.images)
             terms = self.method.terms(output, self.batch())
@@ -234,14 +236,14 @@ class NaiveModel(Model):
 
 
 def as_leaves(features):
-    """The features without what made them; those that had a gradient ask for one."""
+    """Return features detached from their graph; those that had a gradient require one again."""
     return type(features)(
         *(x.detach().requires_grad_(x.requires_grad) if torch.is_tensor(x) else x for x in features)
     )
 
 
 def device_name(device: str) -> str:
-    """The name of the GPU, or of the processor as far as the system tells it."""
+    """Return the name of the GPU, or of the processor where Linux reports it."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

@@ -1,8 +1,8 @@
-"""A check of what this machine computes: two minutes on a new one, with nothing else running.
+"""Check that this machine computes correctly. It takes two minutes; run nothing else meanwhile.
 
-A training step of ALIGN on random weights of the true size: the fused kernels against PyTorch's
-own path, half precision against float32, the same bits twice, the memory that a step keeps
-against the plan, and time and logits against a naive reference.
+A training step of ALIGN with random weights of full size is checked: fused kernels against plain
+PyTorch, half precision against float32, the same step twice for identical bits, the memory that a
+step keeps against the plan, and time and logits against a naive reference.
 """
 
 import sys
@@ -28,16 +28,16 @@ SIZES = {"cuda": ("ViT-B/16", 50, 4), "cpu": ("ViT-B/32", 10, 2)}
 PRECISIONS = {"cuda": ("amp", "fp16"), "cpu": ("amp",)}
 REPEATS = 2
 
-# What has to hold.
-SAME_DISTANCE = 1e-4  # of the kernels
-SAME_LOGIT = 1e-3  # of the naive reference, in float32
-HALF_LOGIT = 0.1  # of the spread over the classes
-HALF_GRADIENT = 0.99  # cosine with the gradient in float32
-MEMORY = 1.2  # of what was planned
+# Limits that have to hold.
+SAME_DISTANCE = 1e-4  # largest difference of distances, fused kernels to plain PyTorch
+SAME_LOGIT = 1e-3  # largest difference of logits, to the naive reference in float32
+HALF_LOGIT = 0.1  # largest difference of logits, as a share of their spread over the classes
+HALF_GRADIENT = 0.99  # least cosine with the gradient in float32
+MEMORY = 1.2  # kept memory over planned memory
 
 
 class Check(NamedTuple):
-    """What was looked at, what was found, what it should be, and whether it is."""
+    """A check: its name, the value found, the value wanted, and whether it holds."""
 
     name: str
     found: str
@@ -47,22 +47,22 @@ class Check(NamedTuple):
 
 @dataclass
 class Step:
-    """What a training step came to."""
+    """The results of a training step."""
 
     logits: torch.Tensor  # (B, K)
     gradient: torch.Tensor  # of all prompts, flat
-    seconds: float  # the least of several
+    seconds: float  # the least of several steps
     kept: int  # bytes for the backward pass
-    planned: float
+    planned: float  # bytes for the backward pass, by the plan
 
     def same_as(self, other: "Step") -> bool:
-        """To the last bit."""
+        """Return True if logits and gradient are the same to the last bit."""
         pairs = ((self.logits, other.logits), (self.gradient, other.gradient))
         return all(torch.equal(a, b) for a, b in pairs)
 
 
 def take_step(case: Case, repeats: int, kind: type[Model] = Model) -> Step:
-    """Build a case, take its first step, and time a few more."""
+    """Build a case, run its first step, and time `repeats` more."""
     model = kind(case)
     with bytes_kept(model) as kept:
         logits = model.first_step()
@@ -75,7 +75,11 @@ def take_step(case: Case, repeats: int, kind: type[Model] = Model) -> Step:
 
 @contextmanager
 def bytes_kept(model: Model) -> Iterator[dict[int, int]]:
-    """Bytes by memory that autograd keeps in the block, without the weights."""
+    """Collect the memory that autograd keeps inside the `with` block, except weights.
+
+    Yields:
+        Bytes of each storage, by its address.
+    """
     weights = {p.untyped_storage().data_ptr() for p in model.net.parameters()}
     kept: dict[int, int] = {}
 
@@ -90,7 +94,7 @@ def bytes_kept(model: Model) -> Iterator[dict[int, int]]:
 
 
 def checks(device: str, threads: int) -> Iterator[Check]:
-    """Each check, as soon as it is done; stderr says what is being done."""
+    """Run the checks and yield each as soon as it is done; stderr reports progress."""
     backbone, classes, batch = SIZES[device]
     case = Case("ALIGN", GEOMETRY[backbone], classes, batch, device, "fp32", threads)
     _say("fused kernels")
@@ -132,7 +136,7 @@ def _say(what: str) -> None:
 
 
 def kernels(case: Case) -> Check:
-    """The token-level distances of the fused kernels, where the device has them."""
+    """Check the token-level distances of the fused kernels, if the device has kernels."""
     name, wanted = "fused kernels", f"at most {SAME_DISTANCE} apart"
     if case.device == "cpu":
         return Check(name, "none on this device", wanted, True)
@@ -154,7 +158,7 @@ def kernels(case: Case) -> Check:
 
 
 def half(precision: str, step: Step, reference: Step) -> Iterator[Check]:
-    """A precision against float32."""
+    """Check logits and gradients of a precision against float32."""
     spread = reference.logits.std(1).mean()
     apart = ((step.logits - reference.logits).abs().max() / spread).item()
     cosine = torch.cosine_similarity(step.gradient, reference.gradient, dim=0).item()
@@ -165,7 +169,7 @@ def half(precision: str, step: Step, reference: Step) -> Iterator[Check]:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark check-device`: 0 when all checks hold, else 1."""
+    """Run `python -m benchmark check-device`; return 0 if all checks hold, else 1."""
     parser = Parser(prog="python -m benchmark check-device", description=__doc__)
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")
@@ -173,7 +177,7 @@ def main(argv: list[str]) -> int:
         "--threads",
         type=from_one,
         default=torch.get_num_threads(),
-        help="of the CPU (default: all)",
+        help="CPU threads (default: all)",
     )
     args = parser.parse_args(argv)
     check_usable(args.device)

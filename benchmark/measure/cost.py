@@ -1,6 +1,6 @@
-"""What a run costs before it is made: operations, seconds and memory, from its settings alone.
+"""Estimate what a run will cost from its settings: operations, seconds and memory.
 
-docs/scaling.md has the model, what it leaves out, and how it was checked.
+docs/scaling.md describes the model, what it leaves out, and how it was checked.
 """
 
 import math
@@ -28,16 +28,16 @@ from ..protocols.configs import dataset_name
 from .case import product_rate
 from .geometry import GEOMETRY, class_names, evaluation_flops, necessary_flops, weightless_clip
 
-OVER_NECESSARY = 1.03  # operations that are counted in a step, over those that are necessary
+OVER_NECESSARY = 1.03  # operations counted in a real step, over the necessary ones
 TFLOPS = 1e12
 
 
 class Device(NamedTuple):
-    """What computes.
+    """A GPU or CPU with the rates that an estimate needs.
 
     half, single: operations per second of its matrix products in half precision and in float32;
-    efficiency: the part of them that a step reaches; step: seconds that it takes at least, since
-    kernels are launched one after the other; start: seconds of a run before its first step.
+    efficiency: the share of these that a step reaches; step: least seconds of a step, since kernels
+    are launched one after the other; start: seconds of a run before its first step; memory: bytes.
     """
 
     title: str
@@ -49,8 +49,8 @@ class Device(NamedTuple):
     memory: int
 
 
-# Peak rates of dense products as the maker states them. Efficiency, step and start of GPUs are
-# assumptions; those of the CPU are measured.
+# Peak rates of dense products as the manufacturers state them. Efficiency, step and start of GPUs
+# are assumptions; those of the CPU are measured.
 GPUS = {
     "h100": Device("H100 SXM", 989 * TFLOPS, 67 * TFLOPS, 0.35, 0.04, 20, 80 * GIB),
     "a100": Device("A100 80 GB", 312 * TFLOPS, 19.5 * TFLOPS, 0.4, 0.05, 20, 80 * GIB),
@@ -60,7 +60,7 @@ CPU_EFFICIENCY, CPU_STEP, CPU_START = 0.78, 0.0, 8.0
 
 
 class Facts(NamedTuple):
-    """Classes of a data set, images to train on (None: as many as there are shots) and to test."""
+    """Counts of a data set: classes, training images (None: enough for the shots), test images."""
 
     classes: int
     train: int | None
@@ -68,7 +68,7 @@ class Facts(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one run: operations, seconds, and bytes of weights and activations."""
+    """The cost of one run: operations, seconds, and bytes of weights and activations."""
 
     operations: float
     seconds: float
@@ -78,8 +78,9 @@ class Cost(NamedTuple):
 class Operations(NamedTuple):
     """Operations of a method on a backbone.
 
-    training: of a step, which keeps so many bytes; weights: how many there are; text, image: of an
-    evaluation, once and for each image; passes: how often each training image is seen before.
+    training: of a training step; bytes: kept by a step for its backward pass; weights: their number
+    in the CLIP; text, image: of an evaluation, once and for each image; passes: how often each
+    training image is encoded before the first step.
     """
 
     training: float
@@ -92,7 +93,7 @@ class Operations(NamedTuple):
 
 @cache
 def device(name: str) -> Device:
-    """A GPU by its name, or this machine's processor, whose rate is measured."""
+    """Return a GPU by its name, or for `cpu` this machine's processor with its measured rates."""
     if name != "cpu":
         return GPUS[check_name("GPU", name, [*GPUS, "cpu"])]
     product_rate("cpu", "fp32", 2048)
@@ -103,22 +104,21 @@ def device(name: str) -> Device:
 
 
 def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) -> Cost:
-    """What a run costs.
+    """Estimate the cost of a run.
 
     Args:
         run: of a protocol.
-        keys: what its config file and the command line set, by dotted key.
-        on: what computes.
+        keys: values that its config file and the command line set, by dotted key.
+        on: the device.
         root: the folder of the data sets, for those without published counts.
 
     Raises:
-        UserError: the backbone is not one of those whose operations are known, or settings that
-            cannot be.
+        UserError: the operations of the backbone are not known, or settings are invalid.
     """
     names = {"TRAINER.NAME": run.trainer, "DATASET.NAME": dataset_name(run.dataset)}
     cfg = build_cfg([("the config", {**keys, **names})])
     kind = METHODS[check_name("method", run.trainer, METHODS)]
-    with redirect_stdout(StringIO()):  # what is ignored is told by the run itself
+    with redirect_stdout(StringIO()):  # the run itself reports ignored settings
         values = values_in(cfg, kind)
     data = facts(run.dataset, root)
     half = (data.classes + 1) // 2
@@ -154,7 +154,13 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
 def estimated_seconds(
     runs: Mapping[Run, Mapping[str, object]], gpu: str, root_of: Callable[[str], Path | None]
 ) -> dict[Run, float]:
-    """The seconds of runs, with what is asked of each, by the roots of their data sets."""
+    """Estimate the seconds of each run.
+
+    Args:
+        runs: runs, each with the values that are set for it, by dotted key.
+        gpu: name of a device, as `device` takes it.
+        root_of: the folder of the data sets for a data set.
+    """
     return {
         run: cost(run, keys, device(gpu), root_of(run.dataset)).seconds
         for run, keys in runs.items()
@@ -172,10 +178,10 @@ def counted(
     memory: int,
     itemsize: float,
 ) -> Operations:
-    """The operations of a method on a backbone; nothing of it is computed.
+    """Count the operations of a method on a backbone, without computing anything.
 
     Raises:
-        UserError: a step does not fit into so many bytes of memory.
+        UserError: a step does not fit into `memory` bytes.
     """
     kind, names, clip_model = METHODS[trainer], class_names(classes), shape_of(backbone)
     with torch.device("meta"), redirect_stdout(StringIO()):
@@ -192,16 +198,16 @@ def counted(
 
 @cache
 def shape_of(backbone: str):
-    """A CLIP of that name whose weights take no memory.
+    """Return a CLIP by its name, on the meta device: its weights take no memory.
 
     Raises:
-        UserError: it is none of those whose geometry is known.
+        UserError: the geometry of that CLIP is not known.
     """
     if backbone in EMBEDDED:
         return load_clip(backbone).to("meta")
     if backbone not in GEOMETRY:
         raise UserError(
-            f"The operations of '{backbone}' are not known: there are those of "
+            f"The operations of '{backbone}' are not known, only those of "
             f"{', '.join([*GEOMETRY, *EMBEDDED])}"
         )
     return weightless_clip(backbone)
@@ -209,7 +215,7 @@ def shape_of(backbone: str):
 
 @cache
 def facts(dataset: str, root: Path | None) -> Facts:
-    """The counts of a data set as published, or as they are below `root`."""
+    """Return the published counts of a data set, or those of its files below `root`."""
     known = public_datasets()
     if dataset in known:
         published = known[dataset].expected

@@ -1,4 +1,4 @@
-"""Backbones of the true size with random weights, and the arithmetic that a step cannot avoid."""
+"""Full-size CLIPs with random weights, and the operations that a step needs at least."""
 
 from functools import cache
 from typing import NamedTuple
@@ -25,19 +25,19 @@ WORDS = [
 
 
 def untrained_clip(geometry: tuple):
-    """A CLIP of that geometry, whose numbers stand in the order of ARGUMENTS."""
+    """Return a CLIP of a geometry: numbers in the order of ARGUMENTS."""
     return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
 
 
 @cache
 def weightless_clip(name: str):
-    """An untrained CLIP by its name in GEOMETRY, whose weights take no memory."""
+    """Return an untrained CLIP by its name in GEOMETRY, on the meta device: it takes no memory."""
     with torch.device("meta"):
         return untrained_clip(GEOMETRY[name])
 
 
 def class_names(count: int) -> list[str]:
-    """Names of one to three words, distinct, and the same for the same count."""
+    """Return distinct class names of one to three words, always the same for the same count."""
     names = []
     for i in range(count):
         words = [WORDS[i % 12], WORDS[i // 12 % 12], WORDS[i // 144 % 12]]
@@ -48,9 +48,9 @@ def class_names(count: int) -> list[str]:
 class Work(NamedTuple):
     """The work of one transformer block on all its sequences, counted in positions.
 
-    q, kv: positions projected to queries, and to keys and values; o, fc, proj: those that pass the
-    output projection and both matrices of the MLP; products: pairs of a query and a key, once for
-    each matrix product over them.
+    q, kv: positions projected to queries, and to keys and values; o, fc, proj: positions that pass
+    the output projection and both matrices of the MLP; products: pairs of a query and a key, once
+    for each matrix product over them.
     """
 
     q: int
@@ -62,37 +62,46 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, q: int, kv: int, out: int, products: int) -> "Work":
-        """The work of a block, of which `out` positions are read."""
+        """Return the work of a block where `out` positions are read afterwards."""
         return cls(q, kv, out, out, out, products)
 
     def flops(self, width: int) -> int:
-        """Operations, where states have a width."""
+        """Return the operations of this work on states of a width."""
         matrices = 2 * self.q + 4 * self.kv + 2 * self.o + 8 * (self.fc + self.proj)
         return width**2 * matrices + 2 * width * self.products
 
 
-# What a step of a method has beside the forward and backward pass of its prompted CLIP.
+# What a step of a method needs besides one forward and backward pass of its prompted CLIP.
 FROZEN_IMAGES = {"PromptSRC": 1, "CoPrompt": 1}  # passes of the untouched image encoder
 BACKWARD_PASSES = {"ProGrad": 2}  # one for each loss whose gradient it compares
 
 
 def necessary_flops(method: Method, batch: int) -> dict[str, int]:
-    """Operations of a training step, forward and backward, that the mathematics needs.
+    """Count the operations of a training step, forward and backward, that no shortcut can avoid.
 
-    An image passes once per visual prompt, the words before the class name once per textual
-    prompt and a class name once per prompt and class. In the first block, what has not met a
-    prompt yet is the same for all of them. Only what is read later is computed: in the last block
-    no more than the scores use, and not the states that the next block's prompts replace. The
-    backward pass needs one product for a frozen layer (for its input alone) and none for what
-    depends on nothing that is trained; attention and similarity need two for one. What a method
-    adds to a block passes once at each position, and goes back twice. Text is constant up to where
-    something is trained, and images are where a method trains on features that it keeps. Left
-    out, because small: the prompt learner, parts around the encoders, the solver's iterations and
-    all that is not a matrix product.
+    - An image passes once per visual prompt, the words before the class name once per textual
+      prompt, and a class name once per prompt and class.
+    - In the first block, tokens that have not attended to a prompt yet are shared by all prompts.
+    - Only what is read later is computed: in the last block no more than the scores use, and not
+      the states that the next block's prompts replace.
+    - The backward pass needs one product for a frozen layer (the gradient of its input only) and
+      none for what depends on no trained parameter; attention and similarity need two for each
+      product of the forward pass.
+    - What a method adds to a block is applied once at each position, and needs two products in the
+      backward pass.
+    - Text is constant before the first trained part; images are constant where a method trains on
+      features that it keeps.
+
+    Left out, because small: the prompt learner, parts around the encoders, the solver's iterations,
+    and everything that is not a matrix product.
 
     Args:
-        method: with a ViT, and contexts that stand before the class name.
+        method: with a ViT, and with contexts before the class name.
         batch: images of a step.
+
+    Returns:
+        Operations of `image` and `text` (the encoders), `similarity`, and `frozen` (further passes
+        of the untouched image encoder).
     """
     model, spec, name = method.model, method.model.spec, type(method).__name__
     passes = BACKWARD_PASSES.get(name, 1)
@@ -102,7 +111,7 @@ def necessary_flops(method: Method, batch: int) -> dict[str, int]:
         as_it_is = spec.with_(M=0, beta=0, states=0, values=False)
         image = _image(model, spec, batch, passes, added)
         frozen = FROZEN_IMAGES.get(name, 0) * _image(model, as_it_is, batch, 0, {})
-        if spec.untouched and added:  # up to the first addition it is the same
+        if spec.untouched and added:  # up to the first added part both passes are the same
             frozen += _image(model, as_it_is, batch, 0, {}, min(added))
     return {
         "image": image,
@@ -113,7 +122,10 @@ def necessary_flops(method: Method, batch: int) -> dict[str, int]:
 
 
 def evaluation_flops(method: Method) -> tuple[int, int]:
-    """Operations of an evaluation, as `necessary_flops`: once for the text, and for each image."""
+    """Return the operations of an evaluation, for the text (once) and for each image.
+
+    They are counted as in `necessary_flops`. The text counts for each image where it depends on it.
+    """
     model = method.model
     text = _text(model, 1, 0)
     image = _image(model, model.spec, 1, 0, model.parts.blocks("image"))
@@ -122,15 +134,15 @@ def evaluation_flops(method: Method) -> tuple[int, int]:
 
 
 def _block(width: int, here: Work, back: Work, fresh: Work | None, added, live, passes) -> int:
-    """Operations of a block: forward, and `passes` times backward.
+    """Return the operations of a block: forward, and `passes` times backward.
 
     Args:
         width: of the states.
-        here: its work in the forward pass.
-        back: in the backward pass, if it is live.
-        fresh: likewise, if only tokens that are new here have a gradient.
-        added: what a method adds.
-        live: whether the block's input has a gradient.
+        here: the block's work in the forward pass.
+        back: its work in the backward pass if its input has a gradient.
+        fresh: its work in the backward pass if only tokens that enter at this block have one.
+        added: the parts that a method adds to the block.
+        live: True if the block's input has a gradient.
         passes: backward passes.
     """
     places = {"q": here.q, "k": here.kv, "v": here.kv, "o": here.o, "fc": here.fc, "proj": here.o}
@@ -144,7 +156,7 @@ def _block(width: int, here: Work, back: Work, fresh: Work | None, added, live, 
 
 
 def _back_from(updated, here: Work) -> Work:
-    """The backward work of a block with updated matrices, whose input has no gradient."""
+    """Return the backward work of a block with updated matrices whose input needs no gradient."""
     products = here.products // 2
     attention = not updated.isdisjoint("qkv")
     o = here.o * attention
@@ -155,22 +167,23 @@ def _back_from(updated, here: Work) -> Work:
 
 
 def _size(module) -> int:
-    """Numbers in the matrices of a module that acts on each position."""
+    """Count the entries of the matrices in a module that acts on each position."""
     return sum(p.numel() for p in module.parameters() if p.dim() == 2)
 
 
 def _entered(added, i: int) -> int:
-    """Tokens that have entered when block i computes."""
+    """Count the added tokens that are in the sequence at block i."""
     return entering({j: here for j, here in added.items() if j <= i})
 
 
 def _replaced(added, i: int) -> int:
-    """Entered tokens of block i that the next one replaces."""
+    """Count the added tokens of block i that the next block replaces."""
     following = added.get(i + 1, NOTHING).enter
     return 0 if following is None else _entered(added, i)
 
 
 def _image(model, spec, batch, passes, added, since=0) -> int:
+    """Return the operations of the image encoder on a batch, from block `since` on."""
     visual = model.image_encoder.visual
     width, features = visual.proj.shape
     patches = len(visual.positional_embedding) - 1
@@ -212,12 +225,13 @@ def _image(model, spec, batch, passes, added, since=0) -> int:
 
 
 def _text(model, batch, passes) -> int:
+    """Return the operations of the text encoder on all prompts and classes."""
     spec, text, added = model.spec, model.text_encoder, model.parts.blocks("text")
     width, features = text.text_projection.shape
     row, b = text.sentences[0], spec.text_length if spec.N else 0
     layers = len(text.transformer.resblocks)
     first = 0 if spec.N else min(added, default=layers)  # before it nothing is trained
-    insert = text.insert_block or layers  # from there on classes share SOS alone
+    insert = text.insert_block or layers  # from there on, classes share only SOS
     cuts = [shared_length(row, spec.class_specific)] * insert
     cuts += [shared_length(row, class_specific=True)] * (layers - insert)
     classes, prompts = len(row), batch if spec.image_conditional else max(spec.N, 1)
@@ -234,7 +248,7 @@ def _text(model, batch, passes) -> int:
         replaced += _replaced(added, i)
         out, seen = prompts * (length - replaced), prompts * pairs
         moved = out - prompts  # SOS sees no prompt
-        if last and spec.token_level:  # neither SOS nor the full stops
+        if last and spec.token_level:  # SOS and the full stops are not read
             out = moved = prompts * (length - 1 - classes)
             seen -= prompts * (1 + sum(prefix + m - 1 for m in suffixes))
         elif last:
@@ -262,6 +276,7 @@ def _text(model, batch, passes) -> int:
 
 
 def _similarity(method, batch, passes) -> int:
+    """Return the operations of the cosines between image and text features."""
     model, spec = method.model, method.model.spec
     text, visual = model.text_encoder, model.image_encoder.visual
     patches = len(visual.positional_embedding) - 1
@@ -275,6 +290,6 @@ def _similarity(method, batch, passes) -> int:
         words -= (classes - 1) * len(sentences) * text.layout.token_weights.shared
         pairs += views * (patches + (spec.vision_length if spec.M else 0)) * words
     sides = bool(spec.M or model.parts.blocks("image")) + bool(spec.N or model.parts.blocks("text"))
-    if method.trains_on_support:  # of the text only
+    if method.trains_on_support:  # only text features have a gradient
         sides = 1
     return (1 + passes * sides) * 2 * pairs * features

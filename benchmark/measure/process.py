@@ -1,4 +1,4 @@
-"""A measurement in a process of its own, whose memory is its own, and may run out."""
+"""Run a measurement in a separate process, so that its memory is counted apart and may run out."""
 
 import multiprocessing
 import os
@@ -32,12 +32,12 @@ def in_process(function: Callable, case: Case, *args):
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as pool:
         try:
             return pool.submit(within_memory, function, case, *args).result()
-        except BrokenProcessPool:  # the system ends who takes too much
+        except BrokenProcessPool:  # the system killed the process: it took too much memory
             raise OutOfMemory from None
 
 
 def end_with_parent() -> None:
-    """Let this process end at once where its parent does, or at Ctrl-C."""
+    """Make this process end as soon as its parent ends, or at Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def wait():
@@ -49,7 +49,7 @@ def end_with_parent() -> None:
 
 
 def within_memory(function: Callable, case: Case, *args):
-    """Call a function with a case; raises OutOfMemory in whatever way memory has run out."""
+    """Call a function with a case; all errors of exhausted memory are raised as OutOfMemory."""
     load_plugins(case.plugins)
     if case.device == "cpu":
         limit_memory()
@@ -64,9 +64,9 @@ def within_memory(function: Callable, case: Case, *args):
 
 
 def limit_memory() -> None:
-    """Let this process take no more than is free now, lest the system end another one.
+    """Limit this process to the memory that is free now, so that the system kills no other process.
 
-    Only Linux tells how much that is.
+    Does nothing where free memory is not reported, as outside Linux.
     """
     try:
         free = kibibytes("/proc/meminfo", "MemAvailable")
@@ -78,6 +78,6 @@ def limit_memory() -> None:
 
 
 def kibibytes(path: str, key: str) -> int:
-    """The value of a key in a file of the system."""
+    """Read the value of a key from a file of /proc."""
     found = re.search(rf"^{key}:\s+(\d+) kB", Path(path).read_text(), re.M)
     return int(found[1])  # type: ignore[index]

@@ -1,7 +1,7 @@
-"""The transport solver beside `ot.solve_batch` of POT, on problems of the shapes that ALIGN has.
+"""Time the transport solver against `ot.solve_batch` of POT, on problems of ALIGN's shapes.
 
-Even costs are those between random features. Peaked ones have every token close to one on the
-other side, and take many iterations.
+Even costs are those between random features. Peaked costs have each token close to one token of the
+other side, and need many iterations.
 """
 
 import sys
@@ -23,19 +23,20 @@ from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
 
 ALIGN = prompt_spec("ALIGN", {})
-PATCHES, WIDTH = 198, 512  # image tokens of ViT-B/16 with two of the prompt; features
-EVEN = (4, 4), (8, 8), (12, 12), (4, 12)  # text tokens: the least and the most
+PATCHES, WIDTH = 198, 512  # image tokens of ViT-B/16 with two prompt tokens; width of features
+EVEN = (4, 4), (8, 8), (12, 12), (4, 12)  # text tokens: least and most of a class
 PEAKED = (8, 8), (4, 12)
 MOST = 50  # classes at the token level: POT takes minutes for more, and ratios only grow
-# POT's fastest; its default takes twice as long or more, but the other cannot use a GPU.
+# POT's fastest method on each device: "sinkhorn" takes half the time of the default, but has no
+# GPU version.
 METHOD = {"cpu": "sinkhorn", "cuda": "log_sinkhorn"}
-SHORT = 0.1  # seconds; of quicker calls a repeat is the median of several
-SAME = 1e-5  # the most that distances may differ by once both have converged
+SHORT = 0.1  # seconds; for faster calls a repeat is the median of several
+SAME = 1e-5  # largest allowed difference of distances once both solvers have converged
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Problems of one shape, at the level of tokens or of prompts."""
+    """The shape of a batch of problems, at the token level or the prompt level."""
 
     tokens: bool
     images: int
@@ -51,7 +52,7 @@ class Shape:
 
 
 def shapes(classes: list[int]) -> list[Shape]:
-    """The token level of four images; the prompt level of four, and of a hundred."""
+    """List the shapes to measure: token level for 4 images, prompt level for 4 and for 100."""
     found = []
     for count in classes:
         for peaked, lengths in ((False, EVEN), (True, PEAKED)):
@@ -63,17 +64,17 @@ def shapes(classes: list[int]) -> list[Shape]:
 
 
 class Problems:
-    """Problems of one shape, the same for both solvers; what each does can be timed.
+    """Problems of one shape for both solvers, and the calls that are timed.
 
-    They lie as in ALIGN, with patches last in memory, whereby POT is faster, too. Texts of
-    different lengths are padded by columns without weight.
+    The memory layout is ALIGN's, with patches last; POT is faster with it, too. Texts of different
+    lengths are padded with columns of weight 0.
     """
 
     def __init__(self, shape: Shape, device: str, threads: int):
         torch.set_num_threads(threads)
         self.device, self.tokens, self.method = device, shape.tokens, METHOD[device]
         images, texts, P, (least, L) = shape.images, shape.classes, ALIGN.M, shape.lengths
-        if shape.tokens:  # of every pair of prompts
+        if shape.tokens:  # one problem for every pair of prompts
             images, texts, P = images * ALIGN.M, texts * ALIGN.N, PATCHES
         r, s = features(images, P, texts, L, shape.peaked)
         cos = (s.flatten(0, 1) @ r.flatten(0, 1).T).view(texts, L, images, P).transpose(1, 2)
@@ -85,21 +86,21 @@ class Problems:
             self.b = ((torch.arange(L) < lengths) / lengths).to(device)
 
     def solve(self, cost, tol=ALIGN.tol, max_iter=ALIGN.max_iter):
-        """Call our solver."""
+        """Solve problems with our solver."""
         return sinkhorn(cost, None, self.b, ALIGN.reg, tol, max_iter)
 
     def ours(self):
-        """Compute what ALIGN uses: distances of the token level, plans of the prompt level."""
+        """Compute the result that ALIGN uses: distances (token level) or plans (prompt level)."""
         result = self.solve(self.cost)
         return result.distance if self.tokens else result.plan
 
     def pot(self):
-        """Call POT's solver."""
+        """Solve the problems with POT's solver."""
         how = ALIGN.max_iter, ALIGN.tol, self.method
         return ot.solve_batch(self.cost, ALIGN.reg, None, self.b, *how)
 
     def ours_gradient(self):
-        """Compute the distances and their gradient for the costs."""
+        """Compute the distances and their gradient with respect to the costs."""
         self.solve(self.cost.detach().requires_grad_()).distance.sum().backward()
 
     def pot_gradient(self):
@@ -107,7 +108,7 @@ class Problems:
         (self.pot().plan * self.cost.detach().requires_grad_()).sum().backward()
 
     def about(self) -> dict:
-        """Iterations, and the largest L1 error of a problem's marginal that is not exact."""
+        """Return the iterations of both solvers, and the largest L1 error of a marginal."""
         ours, pot = self.solve(self.cost), self.pot()
         rows = pot.plan.sum(2)
         return {
@@ -120,7 +121,10 @@ class Problems:
         }
 
     def difference(self) -> float:
-        """The largest between converged distances: ours, and some of POT's in float64."""
+        """Return the largest difference between our converged distances and POT's in float64.
+
+        POT solves only some of the problems.
+        """
         ours = self.solve(self.cost, tol=1e-6, max_iter=1000).distance
         few = slice(None, None, -(-len(ours) // 64))
         b = None if self.b is None else F.normalize(self.b[few].double(), p=1)
@@ -130,21 +134,21 @@ class Problems:
 
 
 def features(images: int, P: int, texts: int, L: int, peaked: bool):
-    """Random features r (images, P, D) and s (texts, L, D), the same for the same arguments."""
+    """Draw features r (images, P, D) and s (texts, L, D), the same for the same arguments."""
     g = torch.Generator().manual_seed(0)
 
     def unit(*shape):
         return F.normalize(torch.randn(*shape, WIDTH, generator=g), dim=-1)
 
     r, s = unit(images, P), unit(texts, L)
-    if peaked:  # every token has one of L topics, and an image more of some than of others
+    if peaked:  # every token has one of L topics; an image has some topics more often than others
         topics, topic = unit(L), (torch.rand(images, P, generator=g) ** 2 * L).long()
         r, s = (F.normalize(2 * x + y, dim=-1) for x, y in ((topics[topic], r), (topics, s)))
     return r, s
 
 
 def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
-    """The record of a shape; what is compared is timed in turn, call by call."""
+    """Measure a shape and return its record; the calls that are compared take turns."""
     problems = Problems(shape, device, threads)
     record = {"name": str(shape), **asdict(shape), **problems.about()}
     record["difference"] = problems.difference()
@@ -152,7 +156,7 @@ def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
     if shape.tokens:
         works |= {"ours_gradient": problems.ours_gradient, "pot_gradient": problems.pot_gradient}
     for work in works.values():
-        work()  # the first is slower
+        work()  # the first call is slower
     calls = max(1, int(SHORT / max(seconds(work, device) for work in works.values())))
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
@@ -165,7 +169,7 @@ def measure(shape: Shape, device: str, threads: int, repeats: int) -> dict:
 
 
 def differs(record: dict) -> bool:
-    """Whether the two have come to different distances."""
+    """Return True if the two solvers found different distances."""
     return not record["difference"] <= SAME
 
 
@@ -173,13 +177,13 @@ def differs(record: dict) -> bool:
 
 
 def milliseconds(record: dict, work: str) -> str:
-    """The times of a kind of call, where there are some."""
+    """Return the times of a kind of call as a cell, or a dash if it was not timed."""
     found = record["seconds"].get(work)
     return spread([1000 * value for value in found]) if found else "-"
 
 
 def iterations(record: dict) -> str:
-    """Those of both."""
+    """Return the iterations of both solvers as a cell."""
     ours = f"{record['iterations']:.1f} (at most {record['most_iterations']})"
     return f"{ours}, {record['pot_iterations']}"
 
@@ -199,7 +203,7 @@ COLUMNS = {
 
 
 def table(args, records: list[dict]) -> Table:
-    """One line for each shape."""
+    """Return the table, with a line for each shape."""
     return Table(
         f"Transport solver beside POT {ot.__version__} ({METHOD[args.device]}): {args.device}, "
         f"{args.threads} threads, float32",
@@ -212,21 +216,23 @@ def table(args, records: list[dict]) -> Table:
             f"Medians of {args.repeats} repeats (least-greatest), in turn. Ratio: POT's over ours. "
             f"Regularisation {ALIGN.reg:g}, tolerance {ALIGN.tol:g}, at most {ALIGN.max_iter} "
             "iterations.",
-            "The tolerance is ours for the L1 error of each problem, which stops alone; POT's for "
-            "the largest L2 error of all, which it computes in every tenth iteration.",
-            "Gradient: forward and backward, of the distances for the costs. Difference: of the "
-            f"distances once both have converged; {SAME:g} is allowed.",
+            "Our solver applies the tolerance to the L1 error of each problem, which stops by "
+            "itself; POT applies it to the largest L2 error of all, computed in every tenth "
+            "iteration.",
+            "Gradient: forward and backward, of the distances with respect to the costs. "
+            f"Difference: of the converged distances; at most {SAME:g} is allowed.",
         ],
         [f"{record['name']}: the distances differ" for record in records if differs(record)],
     )
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark solver`: 1 if the two come to different distances."""
+    """Run `python -m benchmark solver`; return 1 if the two solvers find different distances."""
     parser = Parser(prog="python -m benchmark solver", description=__doc__)
     parser.add_argument(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 150, 1000],
-        metavar="NUMBER", help=f"(default: 10 50 150 1000; beyond {MOST} only the prompt level)",
+        metavar="NUMBER",
+        help=f"numbers of classes; above {MOST} only the prompt level (default: 10 50 150 1000)",
     )  # fmt: skip
     add_measuring(parser, repeats=5)
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
-"""Time, memory and arithmetic of training and evaluation, beside the machine's own peak.
+"""Measure time, memory and operations of training and evaluation, next to the machine's peak rate.
 
-Random weights of the true size; every case has a process of its own.
+Weights are random and of full size; every case runs in a separate process.
 """
 
 import json
@@ -27,17 +27,22 @@ from .process import OutOfMemory, in_process
 from .speed_tables import tables
 
 PRECISIONS = ("fp32", "amp", "fp16")
-PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that shows the peak rate
+PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
 FORMATS = {"text": as_text, "markdown": as_markdown}
 
 
 def training(case: Case, repeats: int, size: int) -> dict:
-    """Measure so many training steps, and a large product of some size in turn with them.
+    """Measure training steps, each followed by a large matrix product for the peak rate.
+
+    Args:
+        case: the method and the size of its problem.
+        repeats: number of steps.
+        size: of the square matrices of the product.
 
     Returns:
-        `seconds` of each repeat, `peak_mib`, operations (`necessary` by kind), their rate
-        (`of_peak`: over that of the product), that of the encoders without the scores, and the
-        scores' share of the time, of which there is none for the cosine.
+        A record: `seconds` of each repeat, `peak_mib`, `operations` (`necessary` ones by kind),
+        `of_peak` (their rate over that of the product), `encoders_of_peak` (the same without the
+        scores), and `transport_share` (the scores' share of the time; None for the cosine).
     """
     model = Model(case)
     say(case, "first step")
@@ -46,7 +51,7 @@ def training(case: Case, repeats: int, size: int) -> dict:
     for i in range(repeats):
         say(case, f"step {i + 1} of {repeats}")
         times.append(seconds(model.step, case.device))
-        peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which adds to it
+        peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which takes more
         rates.append(product_rate(case.device, case.precision, size))
     time, rate, counted = median(times), max(rates), operations(model.step)
     necessary = necessary_flops(model.method, case.batch)
@@ -74,11 +79,12 @@ def training(case: Case, repeats: int, size: int) -> dict:
 
 
 def evaluation(case: Case, repeats: int) -> dict:
-    """Measure evaluations, and the image encoder by itself.
+    """Measure evaluations, and for comparison the image encoder without scores.
 
     Returns:
-        `seconds` of each repeat, those of the encoder and of the text features,
-        `images_per_second`, the whole `over_encoder`, `peak_mib`.
+        A record: `seconds` of each repeat, `encoder_seconds`, `text_seconds` (None where text
+        depends on the image), `images_per_second`, `over_encoder` (time of the whole over that of
+        the encoder), `peak_mib`.
     """
     model = Model(case)
     say(case, "first evaluation")
@@ -103,7 +109,7 @@ def evaluation(case: Case, repeats: int) -> dict:
 
 
 def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
-    """Seconds of each of several calls."""
+    """Return the seconds of each of several calls."""
     times = []
     for i in range(repeats):
         say(case, f"{name} {i + 1} of {repeats}")
@@ -112,7 +118,7 @@ def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) ->
 
 
 def measured(function, case: Case, *args) -> dict:
-    """What a function finds of a case in a new process, or the problem that memory ran out."""
+    """Return a function's record of a case, made in a new process; `problem` if memory ran out."""
     try:
         return in_process(function, case, *args)
     except OutOfMemory:
@@ -121,13 +127,13 @@ def measured(function, case: Case, *args) -> dict:
 
 
 def say(case: Case, what: str) -> None:
-    """Tell on stderr what is going on."""
+    """Report progress on stderr."""
     name = f"{case.trainer}, {case.classes} classes, {case.precision}"
     print(f"{name}: {what}", file=sys.stderr, flush=True)
 
 
 def cases(args) -> list[Case]:
-    """Every method with every number of classes in every precision, as training steps."""
+    """List the training cases: every method with every number of classes in every precision."""
     return [
         Case(
             trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, precision,
@@ -140,7 +146,7 @@ def cases(args) -> list[Case]:
 
 
 def named(case: Case) -> dict:
-    """The beginning of a record."""
+    """Return the keys that begin the record of a case."""
     return {"trainer": case.trainer, "classes": case.classes, "precision": case.precision}
 
 
@@ -148,23 +154,26 @@ def named(case: Case) -> dict:
 
 
 def add_measuring(parser: Parser, repeats: int) -> None:
-    """Add the flags that say where, how often, and what becomes of the numbers."""
+    """Add the options for device, repeats and output."""
     add = parser.add_argument
     add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--threads", type=from_one, default=2, help="of the CPU (default: 2)")
-    add("--repeats", type=from_one, default=repeats, help="(default: %(default)s)")
-    add("--format", choices=FORMATS, default="text", help="of the tables (default: text)")
-    add("--json", type=Path, metavar="FILE", help="also write every number there")
+    add("--threads", type=from_one, default=2, help="CPU threads (default: 2)")
+    add(
+        "--repeats", type=from_one, default=repeats,
+        help="how often each time is measured (default: %(default)s)",
+    )  # fmt: skip
+    add("--format", choices=FORMATS, default="text", help="format of the tables (default: text)")
+    add("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
 
 
 def build_parser(prog: str, description: str) -> Parser:
-    """The flags that say what is measured; the methods have to be added."""
+    """Return a parser of the options for cases, without --trainers."""
     parser = Parser(prog=prog, description=description)
     add = parser.add_argument
-    add("--backbone", default="ViT-B/16", help="(default: %(default)s)")
+    add("--backbone", default="ViT-B/16", help="the CLIP (default: %(default)s)")
     add(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 100, 500, 1000],
-        metavar="NUMBER", help="(default: 10 50 100 500 1000)",
+        metavar="NUMBER", help="numbers of classes (default: 10 50 100 500 1000)",
     )  # fmt: skip
     add("--batch", type=from_one, default=4, help="images of a training step (default: 4)")
     add("--eval-batch", type=from_one, default=20, help="images of an evaluation (default: 20)")
@@ -174,11 +183,12 @@ def build_parser(prog: str, description: str) -> Parser:
     )  # fmt: skip
     add(
         "--memory-budget", type=float, default=0.0, metavar="GIB",
-        help="for the activations of a step, as TRAINER.MEMORY_BUDGET (default: ask the machine)",
+        help="memory for the activations of a step, as TRAINER.MEMORY_BUDGET "
+        "(default: decided by the machine's memory)",
     )  # fmt: skip
     add(
         "--compile", action="store_true",
-        help="with the blocks compiled, as with TRAINER.COMPILE",
+        help="compile the blocks with torch.compile, as TRAINER.COMPILE does",
     )  # fmt: skip
     add_plugin(parser)
     add_measuring(parser, repeats=3)
@@ -186,10 +196,10 @@ def build_parser(prog: str, description: str) -> Parser:
 
 
 def parse(parser: Parser, argv: list[str]):
-    """Parse the flags.
+    """Parse and check the options.
 
     Raises:
-        UserError: they ask for what cannot be measured.
+        UserError: a name is not known, or this machine cannot measure what is asked for.
     """
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
@@ -200,7 +210,10 @@ def parse(parser: Parser, argv: list[str]):
     for precision in args.precision:
         check_name("precision", precision, PRECISIONS)
     if not 0 <= args.memory_budget < math.inf:
-        raise UserError(f"--memory-budget is {args.memory_budget} but must be GiB, or 0 to ask")
+        raise UserError(
+            f"--memory-budget is {args.memory_budget} but must be a number of GiB, or 0 to decide "
+            "by the machine's memory"
+        )
     check_usable(args.device)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
@@ -208,11 +221,12 @@ def parse(parser: Parser, argv: list[str]):
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark speed`."""
+    """Run `python -m benchmark speed`."""
     parser = build_parser("python -m benchmark speed", __doc__)
     parser.add_argument(
-        "--trainers", nargs="+", metavar="TRAINER", help="(default: all, those of plug-ins too)"
-    )
+        "--trainers", nargs="+", metavar="TRAINER",
+        help="methods (default: all, those of plug-ins too)",
+    )  # fmt: skip
     args = parse(parser, argv)
     records = []
     for case in cases(args):
@@ -228,7 +242,7 @@ def main(argv: list[str]) -> None:
 
 
 def save(args, records: list[dict], **versions: str) -> None:
-    """Write `--json` after each case: an interruption costs no more than one."""
+    """Write the file of `--json` after each case, so that an interruption loses only one case."""
     if args.json:
         asked = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
         versions["torch"] = torch.__version__

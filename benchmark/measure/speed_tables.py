@@ -1,4 +1,4 @@
-"""The tables of the speed benchmark, from its records."""
+"""Tables of `python -m benchmark speed`, made from its records."""
 
 from statistics import median
 
@@ -8,23 +8,23 @@ TRAINING_NOTE = (
     "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it."
 )
 EVALUATION_NOTE = (
-    "Text features are kept. Encoder alone: the image encoder under the same visual prompts."
+    "Text features are kept. Encoder alone: only the image encoder, with the same visual prompts."
 )
 
 
 def spread(values: list[float]) -> str:
-    """Median, and in brackets the least and the greatest."""
+    """Return the median as text, with the least and greatest value in brackets."""
     middle = f"{median(values):.3g}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.3g}-{max(values):.3g})"
 
 
 def number(value: float | None, form: str = ".3g") -> str:
-    """A number in a format, or a dash."""
+    """Return a number in a format, or a dash for None."""
     return "-" if value is None else f"{value:{form}}"
 
 
 def training_cells(part: dict) -> dict[str, str]:
-    """The cells of training steps."""
+    """Return the cells of a case's training, by column."""
     if "problem" in part:
         return {"Step (s)": part["problem"]}
     return {
@@ -40,7 +40,7 @@ def training_cells(part: dict) -> dict[str, str]:
 
 
 def evaluation_cells(part: dict) -> dict[str, str]:
-    """The cells of evaluations."""
+    """Return the cells of a case's evaluation, by column."""
     if "problem" in part:
         return {"Batch (s)": part["problem"]}
     return {
@@ -54,12 +54,12 @@ def evaluation_cells(part: dict) -> dict[str, str]:
 
 
 def case_name(record: dict) -> str:
-    """Method, classes and precision of a record."""
+    """Return method, classes and precision of a record as text."""
     return f"{record['trainer']}, {record['classes']}, {record['precision']}"
 
 
 def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Table:
-    """A table of named rows, with a dash where a row lacks a cell."""
+    """Return a table of named rows, with a dash where a row lacks a cell."""
     head = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [[name, *(row.get(column, "-") for column in head)] for name, row in rows.items()]
     cells = [[Cell(text) for text in line] for line in lines]
@@ -67,7 +67,7 @@ def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Ta
 
 
 def tables(args, records: list[dict]) -> list[Table]:
-    """The tables of training and of evaluation."""
+    """Return the tables of training and of evaluation, without empty ones."""
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
     if args.compile:
         where += ", compiled"
@@ -85,13 +85,13 @@ def tables(args, records: list[dict]) -> list[Table]:
 
 
 def peak_rates(records: list[dict]) -> list[str]:
-    """What the large matrix product reached beside the training steps."""
+    """Return a sentence for each precision: the peak rate that the matrix product reached."""
     rates: dict[str, list[float]] = {}
     for record in records:
         if rate := record.get("training", {}).get("peak_rate"):
             rates.setdefault(record["precision"], []).append(rate / 1e9)
     return [
-        f"Peak rate in {precision}, by a large matrix product beside each case: {spread(found)} "
-        "GFLOP/s."
+        f"Peak rate in {precision}, of a large matrix product timed with each case: "
+        f"{spread(found)} GFLOP/s."
         for precision, found in rates.items()
     ]

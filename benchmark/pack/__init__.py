@@ -1,1 +1,1 @@
-"""Results that others can check: runs packed into one file, and such a file verified."""
+"""Results that others can check: pack runs into one file, and verify such a file."""

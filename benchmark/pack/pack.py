@@ -20,37 +20,37 @@ from ..report.answers import arrays_of
 from ..report.packs import FACTS, FORMAT, MANIFEST, Pack, described, images_hash, is_safe
 from ..report.results import RESULTS, Outcome, from_folder
 
-# A path of one machine, up to the last folder in it: it begins with `/`, `~`, `..`, a drive or a
-# server, at the start of a text or after what separates words.
+# A local path without its last name. It begins with `/`, `~`, `..`, a drive or a server, at the
+# start of a text or after a separator.
 PLACE = re.compile(
     r"(?<![^\s:=,;'\"(\[/\\])(?:~[^/\\\s]*|\.\.|[A-Za-z]:)?[/\\](?!\s)(?:.*[/\\])?", re.DOTALL
 )
 
 
 def build_parser() -> Parser:
-    """The parser of `pack`."""
+    """Return the parser of `pack`."""
     parser = Parser(prog="python -m benchmark pack", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="OUTPUT", help="of the runs")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the zip")
+    parser.add_argument("folder", type=Path, metavar="OUTPUT", help="folder of the runs")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="zip to write")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark pack OUTPUT --output FILE`; 1 when runs were left out."""
+    """Run `python -m benchmark pack OUTPUT --output FILE`; return 1 if runs were left out."""
     args = build_parser().parse_args(argv)
     files, left_out = packed(args.folder)
     for folder, why in left_out.items():
         print(printable(f"left out: {folder}: {why}"), file=sys.stderr)
     content = as_zip(files)
     write_output(args.output, content)
-    runs = len(Pack(args.output).runs)  # which reads it again
+    runs = len(Pack(args.output).runs)  # reads and checks the file
     print(f"{args.output}: {runs:,} runs, {len(content) / 1e6:.1f} MB")
     print(f"SHA-256 {described(content)['sha256']}")
     return 1 if left_out else 0
 
 
 def packed(output: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The files of a pack by name, and why runs are not in it by the names of their folders.
+    """Return the files of a pack by name, and the reasons for left-out runs by folder name.
 
     Raises:
         UserError: there are no complete runs.
@@ -73,8 +73,8 @@ def packed(output: Path) -> tuple[dict[str, bytes], dict[str, str]]:
         manifest["runs"][name] = entry
         files |= {f"{name}/{file}": content for file, content in of_run.items()}
     if not files:
-        more = f", but {len(left_out)} that are not" if left_out else ""
-        raise UserError(f"there are no complete runs with predictions in '{output}'{more}")
+        more = f" ({len(left_out)} incomplete)" if left_out else ""
+        raise UserError(f"'{output}' contains no complete runs with predictions{more}")
     manifest["commits"] = dict(sorted(Counter(r.get("git") or "" for r in results).items()))
     versions = {json.dumps(r.get("versions"), sort_keys=True) for r in results}
     manifest["versions"] = [json.loads(text) for text in sorted(versions)]
@@ -82,18 +82,18 @@ def packed(output: Path) -> tuple[dict[str, bytes], dict[str, str]]:
 
 
 def _of_run(outcome: Outcome, name: str) -> tuple[dict[str, bytes], str]:
-    """The files of a run by name, and the hash of its test images.
+    """Return the files of a run by name, and the hash of its test images.
 
     Raises:
-        UserError: it is not complete, or has no place in a pack.
+        UserError: the run is not complete, or may not be packed.
     """
     if outcome.result is None:
         raise UserError(outcome.problem or "")
     if not is_safe(name):
-        raise UserError("its folder has a name that not every system can have")
+        raise UserError("its folder name is not valid on every system: rename the folder")
     arrays = arrays_of(outcome)
     if outside := [image for image in arrays["image"].tolist() if without_place(image) != image]:
-        raise UserError(f"its predictions name an image by where it was: '{outside[0]}'")
+        raise UserError(f"its predictions contain a local path of an image: '{outside[0]}'")
     record = without_places(outcome.result)
     if "OUTPUT_DIR" in record.get("config", {}):
         record["config"]["OUTPUT_DIR"] = name
@@ -102,7 +102,7 @@ def _of_run(outcome: Outcome, name: str) -> tuple[dict[str, bytes], str]:
 
 
 def without_places(value):
-    """A record without paths of the machine that it was made on: see `without_place`."""
+    """Return a record without local paths, see `without_place`."""
     if isinstance(value, dict):
         return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -113,7 +113,7 @@ def without_places(value):
 
 
 def without_place(text: str) -> str:
-    """A text in which only the last name is left of a path of one machine."""
+    """Return a text in which a local path is reduced to its last name."""
     return PLACE.sub("", text.rstrip("/\\")) if PLACE.search(text) else text
 
 
@@ -122,23 +122,23 @@ def _json(value) -> bytes:
 
 
 def as_zip(files: dict[str, bytes]) -> bytes:
-    """A zip of these files, the same for the same files.
+    """Return a zip of these files; the same files give the same bytes.
 
     Raises:
-        UserError: they are too many or too large for one.
+        UserError: there are too many files, or they are too large.
     """
     stream = io.BytesIO()
     try:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, allowZip64=False) as archive:
             for name, content in files.items():
-                info = zipfile.ZipInfo(name)  # of 1980
+                info = zipfile.ZipInfo(name)  # the date is always 1980
                 info.compress_type = zipfile.ZIP_DEFLATED
-                info.create_system = 3  # Unix, also where it is not
+                info.create_system = 3  # Unix, on any system
                 info.external_attr = 0o644 << 16
                 archive.writestr(info, content, compresslevel=9)
     except zipfile.LargeZipFile:
         raise UserError(
-            f"{len(files):,} files of {sum(map(len, files.values())) / 1e9:.1f} GB are more than "
-            "a pack may have: pack the protocols or data sets apart"
+            f"{len(files):,} files of {sum(map(len, files.values())) / 1e9:.1f} GB exceed the "
+            "limits of a pack: pack protocols or data sets separately"
         ) from None
     return stream.getvalue()

@@ -22,14 +22,14 @@ CHECKED = (
 
 
 def build_parser() -> Parser:
-    """The parser of `verify`."""
+    """Return the parser of `verify`."""
     parser = Parser(prog="python -m benchmark verify", description=__doc__)
-    parser.add_argument("pack", type=Path, metavar="FILE", help="as `pack` writes it")
+    parser.add_argument("pack", type=Path, metavar="FILE", help="zip written by `pack`")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    """`python -m benchmark verify FILE`; 1 when a number does not follow from the predictions."""
+    """Run `python -m benchmark verify FILE`; return 1 if a number does not follow."""
     args = build_parser().parse_args(argv)
     pack = Pack(args.pack)
     outcomes = pack.outcomes()
@@ -59,13 +59,13 @@ def main(argv: list[str]) -> int:
 
 
 def _checked(pack: Pack, outcome: Outcome) -> tuple[dict, list[str]]:
-    """The numbers by the predictions of a run, and how its record or the manifest differs."""
+    """Return the numbers from a run's predictions, and how its record or the manifest differs."""
     arrays, result = pack.predictions(outcome.run.folder), outcome.result or {}
     name = outcome.run.folder.relative_to(pack.path).as_posix()
     classes = result.get("num_classes")
     most = max(int(arrays[key].max()) for key in ("label", "prediction", "top"))
     if not isinstance(classes, int) or not most < classes <= MOST_CLASSES:
-        return {}, [f"num_classes is {classes} in its record, its predictions have class {most}"]
+        return {}, [f"num_classes is {classes} in its record, but its predictions reach {most}"]
     found = recomputed(arrays, result)
     mismatches = list(differences(result, found))
     if images_hash(arrays) != pack.runs[name].get("test_images"):
@@ -74,15 +74,15 @@ def _checked(pack: Pack, outcome: Outcome) -> tuple[dict, list[str]]:
 
 
 def recomputed(arrays: Mapping[str, np.ndarray], result: Mapping) -> dict:
-    """The numbers of a record that its predictions must give, by key; None where they do not.
+    """Recompute the numbers of a record from predictions, by key; None where that is impossible.
 
     Args:
-        arrays: as `recipe.predictions` reads them.
-        result: the record, for the names of the classes and their number.
+        arrays: the predictions, as `recipe.predictions` reads them.
+        result: the record, for the class names and their number.
     """
     label, prediction = arrays["label"], arrays["prediction"]
     names, number = list(result.get("per_class_accuracy") or ()), result["num_classes"]
-    named = len(names) == number  # not where two classes have one name
+    named = len(names) == number  # False if class names repeat
     found = metrics(arrays, names if named else [str(n) for n in range(number)])
     found["num_test"] = len(label)
     found["accuracy"] = 100 * float((label == prediction).mean())
@@ -93,7 +93,7 @@ def recomputed(arrays: Mapping[str, np.ndarray], result: Mapping) -> dict:
 
 
 def macro_f1(label: np.ndarray, prediction: np.ndarray) -> float:
-    """The mean F1 (%) of the classes that have test images."""
+    """Return the mean F1 (%) over the classes that have test images."""
     classes, counts = np.unique(label, return_counts=True)
     right = np.bincount(label[label == prediction], minlength=classes[-1] + 1)[classes]
     said = np.bincount(prediction, minlength=classes[-1] + 1)[classes]
@@ -101,7 +101,7 @@ def macro_f1(label: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def differences(recorded: Mapping, found: Mapping) -> Iterator[str]:
-    """A sentence on each number that is recorded otherwise than it was found."""
+    """Yield a sentence for each recorded number that differs from the recomputed one."""
     for key, value in found.items():
         was = recorded.get(key)
         if isinstance(value, dict) and isinstance(was, dict):

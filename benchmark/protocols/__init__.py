@@ -1,4 +1,4 @@
-"""Which runs make a table: one object for each protocol, in the order of a report."""
+"""The protocols: each plans the runs of a table. PROTOCOLS has them in the order of a report."""
 
 from .ablation import ABLATION
 from .base import Protocol

@@ -1,4 +1,4 @@
-"""The ablations: ALIGN base-to-new with other weights, numbers of prompts, and plans."""
+"""The ablation protocol: ALIGN base-to-new with other values of beta, M and N, and other plans."""
 
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -10,14 +10,17 @@ from ..cli import each, number_pairs, one_of, weight
 from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
 
-FORMS = {"convex": "beta", "additive": "additive-beta"}  # with the names of their variants
+FORMS = {"convex": "beta", "additive": "additive-beta"}  # BETA_FORM -> name of its variants
 PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
 
 class Ablation(Protocol):
-    """ALIGN base-to-new with each beta in each form of the cost, with each (M, N) and plan."""
+    """Train and test ALIGN base-to-new with each beta and form of the cost, each (M, N), each plan.
+
+    One setting is varied at a time.
+    """
 
     name = "ablation"
     title = "Ablation"
@@ -32,14 +35,14 @@ class Ablation(Protocol):
         "--betas": {
             "type": each(weight),
             "default": "0 0.2 0.5 0.7 1",
-            "help": "weights of the token level, from 0 to 1, in one argument "
+            "help": "values of beta, the weight of the token level, from 0 to 1, in one argument "
             "(default: '%(default)s')",
         },
         "--forms": {
             "type": each(one_of(FORMS)),
             "default": "convex",
-            "help": "forms of the cost to try the weights in: convex, additive or both, in one "
-            "argument (default: '%(default)s')",
+            "help": "forms of the cost for which the values of beta are tried: convex, additive or "
+            "both, in one argument (default: '%(default)s')",
         },
         "--mn": {
             "type": number_pairs,
@@ -50,8 +53,8 @@ class Ablation(Protocol):
         "--plans": {
             "type": each(one_of(PLANS)),
             "default": "",
-            "help": f"plans in place of transport, to compare with it: {', '.join(PLANS)}, in one "
-            "argument (default: none)",
+            "help": f"plans to compare: {', '.join(PLANS)}, in one argument; sinkhorn is ALIGN's "
+            "own (default: none)",
         },
     }
     new_classes = True
@@ -72,9 +75,11 @@ class Ablation(Protocol):
     )
 
     def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn, plans):
-        """The runs: each value of beta, pair M, N and plan, for each seed and data set."""
+        """Return the runs: each value of beta, pair M, N and plan, for each seed and data set."""
         if not betas and not mn and not plans:
-            raise UserError("there is nothing to vary: --betas, --mn and --plans are all empty")
+            raise UserError(
+                "there is nothing to vary: give --betas, --mn or --plans; all three are empty"
+            )
         runs = []
         for seed, dataset in product(seeds, datasets):
             method = self.method(configs, "ALIGN", dataset, seed, shots)
@@ -91,14 +96,14 @@ class Ablation(Protocol):
 
 
 def beta_opts(beta: float, form: str) -> tuple[str, ...]:
-    """The KEY VALUE pairs of ALIGN with this weight of the token level in this form of the cost."""
+    """Return ALIGN's KEY VALUE pairs for a weight of the token level in a form of the cost."""
     return ("TRAINER.ALIGN.BETA_FORM", form, "TRAINER.ALIGN.BETA", str(beta))
 
 
 def prompt_opts(M: int, N: int, config_file: Path) -> tuple[str, ...]:
-    """The KEY VALUE pairs of ALIGN with M visual and N textual prompts.
+    """Return ALIGN's KEY VALUE pairs for M visual and N textual prompts.
 
-    A config file that lists a template for each prompt gets as many as there now are.
+    If the config file lists a template for each prompt, the list is repeated or cut to N.
     """
     opts: tuple[str, ...] = ("TRAINER.ALIGN.M", str(M), "TRAINER.ALIGN.N", str(N))
     templates = read_keys(config_file).get("TRAINER.ALIGN.CTX_INIT")

@@ -1,4 +1,4 @@
-"""What a protocol is: its runs and their folders, its options, and the table that it ends in."""
+"""The base class of protocols: runs and their folders, command-line options, and the table."""
 
 import fnmatch
 import os
@@ -15,11 +15,11 @@ from trainers.prompting.errors import UserError
 from ..cli import from_one, words
 from .configs import Rule, TrainerConfigs
 
-# What an untrained method reaches depends on neither seed nor shots: in most protocols one run
-# with this seed and these shots stands for all.
+# The accuracy of an untrained method depends on neither seed nor shots: in most protocols one run,
+# with this seed and this number of shots, counts for all.
 UNTRAINED_DRAW = (1, 0)
 
-# The folders below that of a data set which tell the runs of all methods apart.
+# The folders below that of a data set, different for each method, config and number of shots.
 METHOD = "shots_{shots}/{trainer}/{config}"
 
 # Options that several protocols have.
@@ -27,7 +27,7 @@ TRAINERS = {
     "--trainers": {
         "type": words,
         "default": "ZeroshotCLIP CoOp ALIGN",
-        "help": "names in configs/trainers or of a plug-in, in one argument "
+        "help": "methods, by their folders in configs/trainers or from a plug-in, in one argument "
         "(default: '%(default)s')",
     }
 }
@@ -41,10 +41,10 @@ SHOTS = {
 
 
 def learns_nothing(trainer: str) -> bool:
-    """Whether a trainer is known beforehand to learn nothing: as in CoOp, by its name alone.
+    """Return True if a trainer is known beforehand to learn nothing: its name begins with Zeroshot.
 
-    Of a run that is done its results tell (`num_params`). A method that learns nothing under
-    another name is merely run more often than it need be.
+    The record of a finished run says so for certain (`num_params`). A method that learns nothing
+    under another name is only run more often than necessary.
     """
     return trainer.startswith("Zeroshot")
 
@@ -52,38 +52,49 @@ def learns_nothing(trainer: str) -> bool:
 class Part(NamedTuple):
     """One kind of run of a protocol."""
 
-    folder: str  # its place below the output; the braces name fields of the run
-    column: str = "accuracy"  # that of the table which its accuracy fills
-    subsample: str = "all"  # the classes: `all`, `base` or `new`
-    eval_only: bool = False  # it tests the prompts of another run
+    folder: str  # the run folder, below the output; names in braces are fields of the run
+    column: str = "accuracy"  # the column of the table that its accuracy fills
+    subsample: str = "all"  # its classes: `all`, `base` or `new`
+    eval_only: bool = False  # True if it tests the prompts of another run
 
 
 class Plot(NamedTuple):
-    """A picture of a protocol's rows.
+    """A plot of a protocol's rows.
 
-    `kind` is `curves` (y against x, one panel a data set), `plane` (the same without lines between
-    points), `targets` (the accuracy on each data set, one panel a source) or `cost` (H against what
-    training takes).
+    `kind` is `curves` (y against x, one panel for each data set), `plane` (the same without lines
+    between points), `targets` (the accuracy on each data set, one panel for each source) or `cost`
+    (H against trained parameters and training time).
     """
 
     name: str  # of the files
-    x: str  # a column; of curves `shots`, or the setting of an ablation that is varied alone
+    x: str  # a column; for curves `shots`, or the only setting that an ablation varies
     y: str  # a column
     x_label: str
     y_label: str
-    sentence: str  # what is seen, for those who cannot see it
+    sentence: str  # text alternative: describes the plot for readers who cannot see it
     kind: str = "curves"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of train.py: a training (which ends in a test), or the evaluation of another's.
+    """One call of train.py: a training with its test, or the evaluation of another run's prompts.
 
-    `dataset` (which is tested) is the name of a file in configs/datasets, `config` that of
-    `config_file`, which is not known of runs that are found on disk, and of the backbone where one
-    was asked for. `part` is one of the protocol's, `needs` the training whose prompts an
-    evaluation loads, `source` the data set trained on in the transfer protocols. `variant` and
-    `opts`, KEY VALUE pairs of this run alone, tell the settings of an ablation apart.
+    Attributes:
+        protocol: the protocol that planned the run.
+        part: name of one of the protocol's parts.
+        trainer: name of the method's trainer.
+        dataset: name of a file in configs/datasets, the data set that is tested.
+        config: name of the config file, followed by the backbone if one was asked for.
+        seed: of training and of the draw of images.
+        shots: training images per class.
+        subsample: its classes: `all`, `base` or `new`.
+        folder: the run folder.
+        eval_only: True for an evaluation.
+        config_file: path of the config file; not known for runs that were found on disk.
+        needs: the training whose prompts an evaluation loads.
+        source: in transfer protocols, the data set trained on.
+        variant: in ablations and tuning, the name of the settings.
+        opts: KEY VALUE pairs of only this run.
     """
 
     protocol: "Protocol"
@@ -116,24 +127,24 @@ class Run:
 
 
 class Protocol(ABC):
-    """Everything that tells one protocol from the others; adding one is adding such an object."""
+    """A protocol: plans runs and says how they make a table. A new protocol is a new subclass."""
 
     name: str  # of the command, the script, and the folder of its table
     title: str  # above its tables
-    summary: str  # what it does, in a few words
+    summary: str  # one line for --help
     parts: dict[str, Part]  # its kinds of runs, by name
     columns: dict[str, str] = {"accuracy": "Accuracy"}  # of a row; `h` comes from base and new
-    rules: list[Rule]  # which config file a run takes
-    datasets: str = "emoji"  # those run when none is named; "" when these depend on the source
-    targets: dict[str, list[str]] = {}  # the data sets usually tested, by the source trained on
-    options: dict[str, dict] = TRAINERS | SHOTS  # the arguments of `add_argument`, by the flag
-    untrained_once: bool = True  # one run of an untrained method stands for all seeds and shots
+    rules: list[Rule]  # choose the config file of a run
+    datasets: str = "emoji"  # the default; "" if the default depends on the source
+    targets: dict[str, list[str]] = {}  # default targets of each source (transfer)
+    options: dict[str, dict] = TRAINERS | SHOTS  # keyword arguments of `add_argument`, by option
+    untrained_once: bool = True  # one run of an untrained method counts for all seeds and shots
     new_classes: bool = False  # prompts are tested on other classes than they were trained on
     across: str = "columns"  # side by side in a table: these, or the rows' `shots` or `dataset`
     by_variant: bool = False  # the lines of a table are settings of an ablation, not methods
-    costs: bool = False  # a table tells what training took
-    table_title: str  # of one table; the braces name fields of a row
-    variant_notes: dict[str, str] = {}  # what to know about what an ablation varies
+    costs: bool = False  # a table shows parameters, time and memory of training
+    table_title: str  # of one table; names in braces are fields of a row
+    variant_notes: dict[str, str] = {}  # notes below a table, by the key that an ablation varies
     plot: Plot | None = None
     cost_plot: Plot | None = None
 
@@ -144,24 +155,32 @@ class Protocol(ABC):
         datasets: list[str],
         seeds: Iterable[int],
         configs: TrainerConfigs,
-        *args: Any,  # none; with it a protocol may name its options
+        *args: Any,  # always empty; lets a subclass name its options as arguments
         **options: Any,
     ) -> list[Run]:
-        """The runs that are asked for; a run comes after the one that it needs.
+        """Return the runs to make; a run comes after the run that it needs.
 
-        Seeds come before trainers: the first seed of every method is there early, and with it an
-        idea of how long the rest takes. `options` are the values of the protocol's own options.
+        Seeds come before trainers, so that the first seed of every method is done early and shows
+        how long the rest takes.
+
+        Args:
+            output: the folder of all runs.
+            datasets: names of data sets, or none for the default.
+            seeds: of the runs.
+            configs: finds the config file of a run.
+            args: always empty.
+            options: values of the protocol's own options.
 
         Raises:
-            UserError: something that is asked for is not there.
+            UserError: a config file or data set does not exist, or there is nothing to run.
         """
 
     def on_disk(self, output: Path, packed: Iterable[str] | None = None) -> list[Run]:
-        """The runs that have a folder in `output`, whoever started them.
+        """Return all runs of this protocol that have a run folder in `output`.
 
         Args:
             output: a folder, or the file of a pack.
-            packed: the names of the folders in a pack.
+            packed: for a pack, the names of the folders in it.
 
         Raises:
             UserError: a folder cannot be read.
@@ -169,7 +188,7 @@ class Protocol(ABC):
         return [run for part in self.parts for run in self.found(output, part, packed)]
 
     def found(self, output: Path, part: str, packed: Iterable[str] | None = None) -> list[Run]:
-        """The runs that have a folder in the place of this part; arguments as of `on_disk`."""
+        """Return the runs of one part that have a run folder; arguments as in `on_disk`."""
         place = self.parts[part].folder
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
         if packed is None:
@@ -184,7 +203,7 @@ class Protocol(ABC):
         return runs
 
     def run(self, output: Path, part: str, **names) -> Run:
-        """One run; `names` are further fields, among them all that its folder needs."""
+        """Make a run; `names` are its other fields, including all that the folder's name needs."""
         _, _, subsample, eval_only = self.parts[part]
         return Run(
             protocol=self,
@@ -198,7 +217,7 @@ class Protocol(ABC):
     def method(
         self, configs: TrainerConfigs, trainer: str, dataset: str, seed: int, shots: int
     ) -> dict:
-        """The fields of a run that tell how a method is trained, on which draw of the images."""
+        """Return the fields of a run for a method, its config and its draw of training images."""
         if self.untrained_once and learns_nothing(trainer):
             seed, shots = UNTRAINED_DRAW
         file = configs.find(self.rules, trainer, dataset, shots)
@@ -207,7 +226,9 @@ class Protocol(ABC):
 
 
 def folders(output: Path, place: str) -> list[Path]:
-    """List what lies below `output` at a part's place, sorted; `glob` would pass over what is shut.
+    """List the folders below `output` that match a part's folder, sorted.
+
+    `glob` is not used because it skips folders that cannot be read.
 
     Raises:
         UserError: a folder on the way cannot be read.
@@ -223,10 +244,10 @@ def folders(output: Path, place: str) -> list[Path]:
 
 
 def listed(folder: Path) -> list[str]:
-    """The names in a folder; none where there is no such folder.
+    """List the names in a folder; empty if the folder does not exist.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -235,33 +256,33 @@ def listed(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise UserError(
-            f"'{folder}' cannot be read ({error.strerror}): change its rights, for there may be "
-            "runs in it",
+            f"'{folder}' cannot be read ({error.strerror}) and may hold runs: change its "
+            "permissions",
             exit_code=1,
         ) from None
 
 
 def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
-    """Training and test on the base classes, and the test on the new ones."""
+    """Return two runs: training and test on the base classes, and the test on the new classes."""
     base = protocol.run(output, "base", **names)
     needs = None if learns_nothing(base.trainer) else base
     return [base, protocol.run(output, "new", **names, needs=needs)]
 
 
 def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
-    """Raise a UserError where prompts made for some classes would be tested on others."""
+    """Raise UserError if class-specific contexts would be tested on other classes."""
     others = [run for run in runs if run.needs and run.protocol.new_classes]
     for trainer, file in {(run.trainer, run.config_file) for run in others}:
         keys = read_keys(file) | read_pairs(opts)
         for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
-            # words start one context for all classes
+            # contexts that start from a template are never class-specific
             if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):
                 raise UserError(
-                    f"{trainer} with a context for each class (CSC) cannot be tested on other "
-                    f"classes than those it was trained on: set {key} False"
+                    f"{trainer} with a context for each class (CSC) can be tested only on the "
+                    f"classes it was trained on: set {key} False"
                 )
 
 
 def shots_text(number: int) -> str:
-    """A number of shots in words."""
+    """Return a number of shots as text."""
     return "1 shot" if number == 1 else f"{number} shots"

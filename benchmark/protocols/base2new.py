@@ -1,4 +1,4 @@
-"""Base-to-new: generalization to new classes of the same data set, as in CoCoOp."""
+"""The base-to-new protocol: generalization to new classes of the same data set, as in CoCoOp."""
 
 from itertools import product
 
@@ -11,14 +11,14 @@ class Base2New(Protocol):
 
     name = "base2new"
     title = "Base-to-new"
-    summary = "train on base classes, test on base and on new"
+    summary = "train on base classes, test on base and new classes"
     parts = {
         "base": Part(f"base2new/train_base/{{dataset}}/{METHOD}/seed{{seed}}", "base", "base"),
         "new": Part(f"base2new/test_new/{{dataset}}/{METHOD}/seed{{seed}}", "new", "new", True),
     }
     columns = {"base": "Base", "new": "New", "h": "H"}
     rules = [Rule("*", "*", ANY, "base2new")]
-    untrained_once = False  # every seed fills its columns, like those of any method
+    untrained_once = False  # an untrained method gets a run for every seed, as any other method
     new_classes = True
     costs = True
     table_title = "Base-to-new on {dataset}"
@@ -28,7 +28,8 @@ class Base2New(Protocol):
         y="new",
         x_label="Accuracy on base classes (%)",
         y_label="Accuracy on new classes (%)",
-        sentence="Accuracy on new against that on base classes, over lines of equal harmonic mean",
+        sentence="Accuracy on new classes against accuracy on base classes, with lines of equal "
+        "harmonic mean",
         kind="plane",
     )
     cost_plot = Plot(
@@ -38,12 +39,12 @@ class Base2New(Protocol):
         x_label="",
         y_label="H (%)",
         sentence="Harmonic mean of base and new accuracy against the number of trained parameters "
-        "and against training time; a dotted line is of a method that learns nothing",
+        "and against training time; dotted lines are methods that learn nothing",
         kind="cost",
     )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
-        """The runs: a training on base classes and a test on new ones for each method."""
+        """Return the runs: for each method a training on base classes and a test on new classes."""
         runs = []
         for seed, dataset, trainer in product(seeds, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, shots)

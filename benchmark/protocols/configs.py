@@ -1,4 +1,4 @@
-"""The config files of data sets and trainers: which one a run takes, and what is in it."""
+"""Find and read the config files of data sets and trainers, and choose the one of a run."""
 
 import importlib.util
 import math
@@ -17,14 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 ANY = math.inf
-IMAGE_FOLDER = "image_folder"  # the user's own images; a name sets several sets apart
-WEIGHTS = (".pt", ".bin", ".safetensors")  # a backbone that is a file
+IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
+WEIGHTS = (".pt", ".bin", ".safetensors")  # suffixes of a backbone given as a file
 
 
 class Rule(NamedTuple):
-    """Runs on these data sets, of these trainers, with at most so many shots, take this config.
+    """A rule: runs on these data sets, of these trainers, with at most `most_shots`, use `config`.
 
-    Data sets and trainers are patterns apart by spaces; `*` stands for any.
+    Data sets and trainers are patterns, separated by spaces; `*` matches any.
     """
 
     datasets: str
@@ -33,7 +33,7 @@ class Rule(NamedTuple):
     config: str
 
     def fits(self, dataset: str, trainer: str, shots: int) -> bool:
-        """Whether a run is one of these."""
+        """Return True if the rule applies to a run."""
         return (
             any(fnmatchcase(dataset, pattern) for pattern in self.datasets.split())
             and any(fnmatchcase(trainer, pattern) for pattern in self.trainers.split())
@@ -41,24 +41,25 @@ class Rule(NamedTuple):
         )
 
 
-# What holds in every protocol, before its own rules.
+# Rules of every protocol, applied before its own.
 RULES = [
     Rule("emoji*", "*", ANY, "emoji"),
     Rule("*", "ZeroshotCLIP", ANY, "base2new"),
-    Rule("*", "CLAP TipAdapter TipAdapterF", ANY, "few_shot"),  # which know no other classes
+    Rule("*", "CLAP TipAdapter TipAdapterF", ANY, "few_shot"),  # cannot be tested on new classes
 ]
 
 
 @dataclass(frozen=True)
 class TrainerConfigs:
-    """Finds the config file of a run: as asked for, or by the rules of its protocol.
+    """Finds the config file of a run: the one asked for, or by the rules of its protocol.
 
     Args:
-        asked: the name of a file of the trainer, the path of any file that ends in `.yaml`, or
-            that of a folder (with a slash) which has a folder for each trainer with one file in it.
-        plugins: the plug-ins of train.py; a method that one of them brings may have its config
-            files in a folder of its name beside the plug-in.
-        backbone: the CLIP that is asked for, in place of the config's.
+        asked: the value of --config: the name of one of the trainer's files, the path of a `.yaml`
+            file, or the path of a folder (with a slash) that has a folder for each trainer with
+            one file in it.
+        plugins: the plug-ins of train.py; a method from a plug-in may have its config files in a
+            folder of the method's name next to the plug-in.
+        backbone: the value of --backbone, the CLIP to use in place of the config's.
     """
 
     asked: str | None = None
@@ -66,7 +67,7 @@ class TrainerConfigs:
     backbone: str | None = None
 
     def name(self, file: Path) -> str:
-        """What tells a method's settings in folders and tables: the config, and the backbone."""
+        """Return the name of a method's settings in folders and tables: `config[@backbone]`."""
         if not self.backbone:
             return file.stem
         backbone = self.backbone.replace("/", "-")
@@ -75,14 +76,14 @@ class TrainerConfigs:
         return f"{file.stem}@{backbone}"
 
     def find(self, rules: list[Rule], trainer: str, dataset: str, shots: int) -> Path:
-        """The config file of a run.
+        """Return the config file of a run.
 
         Raises:
-            UserError: there is no such file.
+            UserError: the file does not exist.
         """
         if self._asked_path:
             if not self._asked_path.is_file():
-                raise UserError(f"--config: there is no file '{self._asked_path}'")
+                raise UserError(f"--config: '{self._asked_path}' does not exist")
             return self._asked_path.absolute()
         if self.asked and Path(self.asked).name != self.asked:
             return only_file(Path(self.asked) / trainer)
@@ -92,10 +93,10 @@ class TrainerConfigs:
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
         if name in files:
             return files[name]
-        if not files and not self.plugins:  # the methods of a plug-in only train.py knows
+        if not files and not self.plugins:  # only train.py knows the methods of a plug-in
             known = known_trainers()
             raise UserError(
-                f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new one needs "
+                f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new trainer needs "
                 f"config files in {folders[0]}, or --config FILE.yaml"
             )
         kind = f"config of {trainer} for {dataset}"
@@ -103,8 +104,8 @@ class TrainerConfigs:
             check_name(kind, name, files)
         others = f" (there are: {', '.join(sorted(files))})" if files else ""
         raise UserError(
-            f"There is no {kind} '{name}'{others}: write {folders[0] / name}.yaml, or name a file "
-            "by --config FILE.yaml"
+            f"There is no {kind} '{name}'{others}: write {folders[0] / name}.yaml, or choose a "
+            "file with --config FILE.yaml"
         )
 
     @property
@@ -112,34 +113,34 @@ class TrainerConfigs:
         return Path(self.asked) if self.asked and self.asked.endswith(".yaml") else None
 
     def _folders(self) -> list[Path]:
-        """The folders that have a folder for each trainer."""
+        """Return the folders that hold a folder for each trainer."""
         beside = (plugin_folder(name) for name in self.plugins)
         return [CONFIGS / "trainers", *(folder for folder in beside if folder)]
 
 
 def only_file(folder: Path) -> Path:
-    """The one config file in a folder.
+    """Return the only config file in a folder.
 
     Raises:
-        UserError: there is none, or several.
+        UserError: the folder has none, or several.
     """
     files = sorted(folder.glob("*.yaml"))
     if len(files) != 1:
         told = ", ".join(file.name for file in files) or "none"
-        raise UserError(f"--config: '{folder}' must have one config file, but has {told}")
+        raise UserError(f"--config: '{folder}' must hold exactly one .yaml file, but holds {told}")
     return files[0].absolute()
 
 
 def plugin_folder(name: str) -> Path | None:
-    """The folder of a plug-in, a Python file or a module; None when that cannot be found.
+    """Return the folder that holds a plug-in (a Python file or a module); None if it is not found.
 
-    Of a module it is the folder that holds it: nothing is imported but the packages around it.
+    A module is located without importing it; only the packages around it are imported.
     """
     if name.endswith(".py"):
         return Path(name).absolute().parent
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # train.py says what is wrong with it
+    except (ImportError, ValueError):  # train.py reports the error
         return None
     if spec is None or spec.origin is None:
         return None
@@ -147,9 +148,9 @@ def plugin_folder(name: str) -> Path | None:
 
 
 def keys_in(path: Path) -> dict[str, object]:
-    """As `read_keys`; a file that many runs share is read once."""
+    """Return the keys of a config file as `read_keys` does, reading an unchanged file only once."""
     if not path.is_file():
-        return read_keys(path)  # which says what is wrong
+        return read_keys(path)  # raises the error
     return dict(_keys_in(path, path.stat().st_mtime_ns))
 
 
@@ -159,37 +160,39 @@ def _keys_in(path: Path, modified: int) -> dict[str, object]:
 
 
 def known_trainers() -> list[str]:
-    """The trainers that have config files in the repository."""
+    """List the trainers that have config files in the repository."""
     return sorted(path.name for path in (CONFIGS / "trainers").iterdir() if path.is_dir())
 
 
 def check_datasets(datasets: Iterable[str]) -> None:
-    """Raise a UserError where a data set has no config file, or a name that cannot be."""
+    """Raise UserError if a data set has no config file, or `image_folder=NAME` an invalid name."""
     known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for dataset in datasets:
         file, named, name = dataset.partition("=")
         check_name("data set", file, known)
         if named and file != IMAGE_FOLDER:
-            raise UserError(f"{dataset}: only {IMAGE_FOLDER} takes a name")
+            raise UserError(f"{dataset}: only {IMAGE_FOLDER} can be followed by =NAME")
         if named and not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"'{name}' cannot name a data set: use letters, digits, '_', '-' and '.'"
             )
         if name in known:
-            raise UserError(f"'{name}' is the name of another data set: give the images their own")
+            raise UserError(
+                f"'{name}' is the name of another data set: choose another name for your images"
+            )
 
 
 def dataset_file(dataset: str) -> Path:
-    """The config file of a data set; `image_folder=NAME` is that of `image_folder`."""
+    """Return the config file of a data set; that of `image_folder` for `image_folder=NAME`."""
     return CONFIGS / "datasets" / f"{dataset.partition('=')[0]}.yaml"
 
 
 def dataset_name(dataset: str) -> str | None:
-    """The DATASET.NAME in the data set's config file; None when there is no such file."""
+    """Return DATASET.NAME from a data set's config file; None if the file does not exist."""
     path = dataset_file(dataset)
     if not path.is_file():
         return None
     name = keys_in(path).get("DATASET.NAME")
     if name is None:
-        raise UserError(f"{path} does not say DATASET: NAME")
+        raise UserError(f"{path} does not set DATASET.NAME: add it")
     return str(name)

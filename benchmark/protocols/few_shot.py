@@ -1,4 +1,4 @@
-"""Few-shot recognition with 1 to 16 images per class, as in CoOp."""
+"""The few-shot protocol: recognition with 1 to 16 training images per class, as in CoOp."""
 
 from itertools import product
 
@@ -42,12 +42,12 @@ class FewShot(Protocol):
         y="accuracy",
         x_label="Labelled images per class",
         y_label="Accuracy (%)",
-        sentence="Accuracy against the number of labelled images per class; the star is zero-shot "
-        "CLIP",
+        sentence="Accuracy against the number of labelled images per class; the star marks "
+        "zero-shot CLIP",
     )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
-        """The runs: a training with each number of shots for each method."""
+        """Return the runs: for each method a training with each number of shots."""
         runs = []
         for seed, number, dataset, trainer in product(seeds, shots, datasets, trainers):
             method = self.method(configs, trainer, dataset, seed, number)

@@ -1,4 +1,4 @@
-"""The outputs below a folder: a protocol's runs have their places in one."""
+"""Find output folders, which hold the runs of protocols, in a folder and its subfolders."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ PLACES = {
     for protocol in (*PROTOCOLS.values(), TUNING)
     for part in protocol.parts.values()
 }
-DEPTH = 3  # subfolders of subfolders that are searched
+DEPTH = 3  # levels of subfolders that are searched
 
 
 def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """The folder if runs of a protocol have a place in it, else the nearest below that have.
+    """Return the folder itself if it is an output, else the nearest outputs below it.
 
     Raises:
         UserError: a folder on the way cannot be read.

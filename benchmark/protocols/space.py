@@ -1,12 +1,12 @@
-"""The settings that are tried: a grid of values for config keys, the same for every method.
+"""Search spaces of `python -m benchmark tune`: a grid of values for config keys, for all methods.
 
     OPTIM.LR: [0.002, 0.01, 0.05]
     OPTIM.MAX_EPOCH: [10, 50]
-    BY_TRAINER:               # what one method has beside that, or instead
+    BY_TRAINER:               # keys that one method adds or replaces
       KgCoOp:
         TRAINER.COOP.W: [1, 8]
 
-A list of such mappings is several grids, one after the other. So is a list below a trainer's name.
+A list of such mappings is several grids, tried in turn. So is a list below a trainer's name.
 """
 
 import contextlib
@@ -29,43 +29,45 @@ Grid = dict[str, list]
 
 
 def read_word(word: str) -> tuple[str, list]:
-    """The key and the values of a word such as `OPTIM.LR=0.01,0.1`.
+    """Parse a word such as `OPTIM.LR=0.01,0.1` into the key and its values.
 
     Raises:
-        UserError: it is none.
+        UserError: the word has another form.
     """
     found, values = WORD.fullmatch(word), []
     if found:
         with contextlib.suppress(yaml.YAMLError):
             values = yaml.safe_load(f"[{found[2]}]")
     if not found or not values:
-        raise UserError(f"'{word}' is no range: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1")
+        raise UserError(
+            f"'{word}' is not a list of values: write KEY=VALUE,VALUE, as in OPTIM.LR=0.01,0.1"
+        )
     return found[1], values
 
 
 class Space:
-    """What is tried for each method.
+    """A search space: the settings to try for each method.
 
     Args:
-        path: a file of the above form, or None.
-        words: ranges as `read_word` takes them; they replace what the file has for the key.
+        path: a file in the format above, or None.
+        words: keys and values as `read_word` reads them; they replace the file's values of a key.
         known: the trainers that the file may name.
 
     Raises:
-        UserError: the file has another form.
+        UserError: the file has another format.
     """
 
     def __init__(self, path: Path | None, words: Iterable[str], known: Iterable[str]):
         self.words = dict(map(read_word, words))
         parts = as_list(read_yaml(path)) if path else [{}]
-        self.grids = []  # what all methods share, and what each has of its own
+        self.grids = []  # each the grid of all methods, and those of single methods
         for part in parts:
             if not isinstance(part, Mapping):
-                raise UserError(f"{path} is no search space: it is to have lines of KEY: [VALUES]")
+                raise UserError(f"{path} is not a search space: write lines of KEY: [VALUES]")
             part = dict(part)
             own = part.pop(SECTION, None) or {}
             if not isinstance(own, Mapping):
-                raise UserError(f"{path}: {SECTION} is to have a mapping for each trainer")
+                raise UserError(f"{path}: below {SECTION}, write TRAINER: and lines of its keys")
             for name in own:
                 check_name("trainer", name, known)
             alternatives = {
@@ -75,12 +77,12 @@ class Space:
             self.grids.append((as_grid(part, path), alternatives))
 
     def settings(self, trainer: str, budget: int | None = None) -> list[Setting]:
-        """The settings of a method, each once, in the order of the file.
+        """Return the settings of a method, without duplicates, in the order of the file.
 
-        Of more than `budget` so many are drawn at random, always the same.
+        If there are more than `budget`, that many are drawn at random, always the same ones.
 
         Raises:
-            UserError: there is no choice.
+            UserError: there are fewer than two settings.
         """
         found: dict[frozenset, Setting] = {}
         for shared, alternatives in self.grids:
@@ -92,7 +94,7 @@ class Space:
         settings = list(found.values())
         if len(settings) < 2:
             raise UserError(
-                f"{trainer} has a single setting, so there is nothing to choose: name several "
+                f"{trainer} has a single setting, so there is nothing to choose: give several "
                 "values, as in OPTIM.LR=0.01,0.1, or a --space file"
             )
         if budget is None or budget >= len(settings):
@@ -104,18 +106,18 @@ class Space:
 
 
 def as_list(value: object) -> list:
-    """A value as the only one of a list; a list as it is."""
+    """Return a list unchanged, and any other value as the only item of a list."""
     return value if isinstance(value, list) else [value]
 
 
 def as_grid(tree: object, path: Path | None) -> Grid:
-    """A grid from a mapping; a value alone is a list of one.
+    """Return the grid of a mapping; a single value counts as a list of one.
 
     Raises:
-        UserError: it is no mapping, or a key has no value.
+        UserError: `tree` is not a mapping, or a key has no value.
     """
     if not isinstance(tree, Mapping):
-        raise UserError(f"{path}: '{tree}' is no search space: write lines of KEY: [VALUES]")
+        raise UserError(f"{path}: '{tree}' is not a search space: write lines of KEY: [VALUES]")
     grid = {key: as_list(values) for key, values in leaves(tree)}
     for key, values in grid.items():
         if not values or None in values:
@@ -124,15 +126,15 @@ def as_grid(tree: object, path: Path | None) -> Grid:
 
 
 def text(value: object) -> str:
-    """A value as train.py takes it on its command line."""
+    """Return a value as train.py reads it on its command line."""
     return value if isinstance(value, str) else repr(value)
 
 
 def pairs(setting: Setting) -> tuple[str, ...]:
-    """The KEY VALUE pairs of a setting."""
+    """Return the KEY VALUE pairs of a setting, for train.py."""
     return tuple(word for key, value in setting.items() for word in (key, text(value)))
 
 
 def name_of(setting: Setting) -> str:
-    """A setting in words: `OPTIM.LR=0.01 OPTIM.MAX_EPOCH=50`."""
+    """Return a setting as text: `OPTIM.LR=0.01 OPTIM.MAX_EPOCH=50`."""
     return " ".join(f"{key}={text(value)}" for key, value in setting.items())

@@ -1,4 +1,8 @@
-"""Transfer from one data set to others: to other classes, or to the same in other styles."""
+"""The transfer protocols: train on one data set, test on others.
+
+The targets have other classes (cross-dataset) or the same classes in other styles (domain
+generalization).
+"""
 
 from itertools import product
 
@@ -11,7 +15,7 @@ from .configs import ANY, Rule, check_datasets
 class Transfer(Protocol):
     """Train and test on the source, then test on the targets with the same config.
 
-    Both transfer protocols share the trainings.
+    Both transfer protocols use the same trainings.
     """
 
     rules = [
@@ -25,7 +29,14 @@ class Transfer(Protocol):
     ]
     datasets = ""
     options = (
-        TRAINERS | SHOTS | {"--source": {"default": "imagenet", "help": "(default: %(default)s)"}}
+        TRAINERS
+        | SHOTS
+        | {
+            "--source": {
+                "default": "imagenet",
+                "help": "the data set to train on (default: %(default)s)",
+            }
+        }
     )
     across = "dataset"
 
@@ -47,13 +58,15 @@ class Transfer(Protocol):
         )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots, source):
-        """The runs: a training on the source and a test on each target for each method."""
+        """Return the runs: for each method a training on the source and a test on each target."""
         check_datasets([source])
         targets = datasets or self.targets.get(source, [])
         if not targets:
-            raise UserError(f"the source {source} has no usual targets: name some data sets")
+            raise UserError(f"the source {source} has no default targets: name some data sets")
         if source in targets:
-            raise UserError(f"the source {source} cannot be a target: it is tested anyway")
+            raise UserError(
+                f"the source {source} cannot be a target: leave it out, it is tested anyway"
+            )
         check_datasets(targets)
         runs = []
         for seed, trainer in product(seeds, trainers):
@@ -66,7 +79,7 @@ class Transfer(Protocol):
         return list(dict.fromkeys(runs))
 
     def on_disk(self, output, packed=None):
-        """The runs in `output`; a training is that of the protocol that tests it, or of both."""
+        """Return the runs in `output`; a training belongs to each protocol that tests it."""
         runs = super().on_disk(output, packed)
         mine = {_training(run) for run in runs if run.part == "target"}
         others = {
@@ -79,7 +92,7 @@ class Transfer(Protocol):
 
 
 def _training(run) -> tuple:
-    """What tells trainings for transfer apart."""
+    """Return the fields that identify a run's training."""
     return run.source, run.shots, run.trainer, run.config, run.seed
 
 

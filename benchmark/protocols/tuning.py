@@ -1,4 +1,4 @@
-"""The runs of a tuning: each setting of each method and data set, tested on validation images."""
+"""Plan the runs of `python -m benchmark tune`: each setting to try, tested on validation images."""
 
 import hashlib
 import re
@@ -16,19 +16,19 @@ from .few_shot import FEW_SHOT
 from .space import Setting, Space, name_of, pairs
 from .transfer import TRANSFER
 
-# The protocols that settings can be chosen for. Each has its own rules for config files, and
-# trains on its own classes: validation images are of these.
+# The protocols that settings can be chosen for. Each has its own rules for config files and its own
+# training classes; the validation images are of these classes.
 FOR = {p.name: p for p in (BASE2NEW, FEW_SHOT, *TRANSFER)}
 
 VALIDATION = ("TEST.SPLIT", "val")
 
 
 class Tuning(Protocol):
-    """Trainings with each setting. Test images are never looked at."""
+    """Train with each setting and test on validation images. Test images are never used."""
 
     name = "tune"
     title = "Tuning"
-    summary = "choose settings of methods on validation images, of all data sets together"
+    summary = "choose settings of methods on validation images, one choice for all data sets"
     parts = {
         name: Part(
             f"tune/{name}/{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}",
@@ -43,25 +43,26 @@ class Tuning(Protocol):
         "--protocol": {
             "choices": FOR,
             "default": BASE2NEW.name,
-            "help": "that the settings are for: it says which classes are trained on, and from "
-            "which config files the methods start (default: %(default)s)",
+            "help": "the protocol that the settings are for; it decides on which classes the "
+            "methods are trained and which config files they start from (default: %(default)s)",
         },
         "--space": {
             "type": Path,
             "metavar": "FILE",
-            "help": "a yaml of lines KEY: [VALUES] (default: configs/tune/emoji.yaml for the emoji "
-            "data sets, else configs/tune/public.yaml; none if there are words KEY=VALUE,VALUE)",
+            "help": "a YAML file with lines of KEY: [VALUES] (default: none if KEY=VALUE,VALUE is "
+            "given, else configs/tune/emoji.yaml for emoji data sets and configs/tune/public.yaml "
+            "for others)",
         },
         "--vary": {
             "action": "append",
             "default": [],
             "metavar": "KEY=VALUE,VALUE",
-            "help": "values of a key, in place of those in the file; the words alone do as well",
+            "help": "values of a key, in place of the file's; --vary itself can be left out",
         },
         "--budget": {
             "type": from_one,
             "metavar": "N",
-            "help": "try so many settings of each method, drawn at random (default: all)",
+            "help": "try at most N settings of each method, drawn at random (default: all)",
         },
     }
     by_variant = True
@@ -69,13 +70,13 @@ class Tuning(Protocol):
     def plan(
         self, output, datasets, seeds, configs, trainers, shots, protocol, space, vary, budget
     ):
-        """The runs: each setting of the grid for each method, seed and data set."""
+        """Return the runs: each setting of the grid for each method, seed and data set."""
         untrained = [trainer for trainer in trainers if learns_nothing(trainer)]
         trainers = [trainer for trainer in trainers if trainer not in untrained]
         if untrained:
             print(f"Left out, as it learns nothing: {', '.join(untrained)}", file=sys.stderr)
         if not trainers:
-            raise UserError("--trainers names no method that learns anything")
+            raise UserError("--trainers has no method that learns: add one, such as ALIGN")
         if space is None and not vary:
             emoji = all(dataset.startswith("emoji") for dataset in datasets)
             space = CONFIGS / "tune" / ("emoji.yaml" if emoji else "public.yaml")
@@ -86,8 +87,8 @@ class Tuning(Protocol):
             told = ", ".join(f"{trainer} {count}" for trainer, count in counts.items())
             least = min(counts.values())
             print(
-                f"Methods have different numbers of settings ({told}): --budget {least} gives all "
-                "the same effort",
+                f"Methods have different numbers of settings ({told}): with --budget {least} all "
+                "get the same number",
                 file=sys.stderr,
             )
         runs = []
@@ -104,21 +105,24 @@ class Tuning(Protocol):
 
 
 def check_configs(runs) -> None:
-    """Raise a UserError where data sets start from different files: one choice is for all."""
+    """Raise UserError if a method has different config files on the data sets to tune on.
+
+    One choice has to fit all data sets, so all of them start from one file.
+    """
     for trainer in {run.trainer for run in runs}:
         found = {run.config_file: run.dataset for run in runs if run.trainer == trainer}
         if len(found) > 1:
             told = ", ".join(f"{file.stem} for {dataset}" for file, dataset in found.items())
             raise UserError(
                 f"{trainer} has different config files on these data sets ({told}): tune them "
-                "apart, or name one file for all by --config"
+                "separately, or choose one file for all with --config"
             )
 
 
 def folder_name(setting: Setting) -> str:
-    """A setting as the name of a folder, for any order of its keys.
+    """Return the name of a setting's folder, which does not depend on the order of its keys.
 
-    Where a name cannot hold all of it, it ends in a hash.
+    The name ends in a hash if the setting is too long or has characters that a name cannot have.
     """
     whole = name_of(dict(sorted(setting.items())))
     name = re.sub(r"[^\w.,=+-]+", "_", whole)

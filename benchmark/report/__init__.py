@@ -1,1 +1,1 @@
-"""From results of runs to tables, plots and a page."""
+"""Report the results of runs as tables, plots and a page."""

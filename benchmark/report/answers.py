@@ -1,4 +1,4 @@
-"""Whether runs were right about each test image, from their predictions."""
+"""Right and wrong answers of runs, image by image, read from their predictions."""
 
 import functools
 import hashlib
@@ -17,17 +17,20 @@ from .results import Outcome
 Tested = TypeVar("Tested")
 Found = TypeVar("Found")
 
-MISSING = "no predictions, repeat with TEST.PREDICTIONS True"
-OTHERS = "predictions that are not those of its results.json, repeat the run"
-NO_JOINT = "results without columns over base and new classes together, repeat the run"
-OTHER_ORDER = "predictions that do not number base classes before new ones, repeat the run"
+MISSING = "no predictions; repeat the run with TEST.PREDICTIONS True"
+OTHERS = "predictions that do not match results.json; repeat the run"
+NO_JOINT = "no predictions over base and new classes together; repeat the run"
+OTHER_ORDER = "predictions that do not number base classes before new ones; repeat the run"
 
 
 class Answers(NamedTuple):
-    """The answers of one run to the n images that `images` stands for.
+    """The answers of one run to n test images.
 
-    `hits` (n,), whether right. Of `joint_answers` also, over base and new classes together,
-    `joint_hits` (n,), and `base_score` (n,), the greatest probability of a base class.
+    Attributes:
+        images: a hash of the images and their labels; equal for runs on the same test set.
+        hits: (n,) bool, True where the prediction is right.
+        joint_hits: (n,) the same among base and new classes together (`joint_answers` only).
+        base_score: (n,) the largest probability of a base class (`joint_answers` only).
     """
 
     images: str
@@ -39,10 +42,10 @@ class Answers(NamedTuple):
 def each_seed(
     outcomes: Mapping[int, Tested], read: Callable[[Tested], Found]
 ) -> tuple[dict[int, Found], dict[str, list[int]]]:
-    """Read something of each run, or of runs that go together.
+    """Apply `read` to the outcome of each seed, or to a tuple of outcomes, and collect errors.
 
     Returns:
-        What is found, by seed; and the problems, with their seeds.
+        The values read, by seed; and the messages of UserErrors, each with its seeds.
     """
     found, problems = {}, defaultdict(list)
     for seed, outcome in outcomes.items():
@@ -54,10 +57,10 @@ def each_seed(
 
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
-    """The predictions of a run with results.
+    """Return the predictions of a finished run.
 
     Raises:
-        UserError: it left none, or they are not those of its results.
+        UserError: the run saved none, or they do not match its record.
     """
     arrays = (outcome.predictions or read_predictions)(outcome.run.folder)
     if arrays is None:
@@ -73,7 +76,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=4096)
 def answers(outcome: Outcome) -> Answers:
-    """The answers of a run, which are read once.
+    """Return the answers of a run (cached).
 
     Raises:
         UserError: as `arrays_of`.
@@ -83,7 +86,7 @@ def answers(outcome: Outcome) -> Answers:
 
 @functools.lru_cache(maxsize=4096)
 def joint_answers(outcome: Outcome) -> Answers:
-    """The answers of a run, also over base and new classes together.
+    """Return the answers of a run, including those among base and new classes together (cached).
 
     Raises:
         UserError: as `joint_arrays`.
@@ -95,10 +98,11 @@ def joint_answers(outcome: Outcome) -> Answers:
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
-    """The predictions of a run on base or new classes that has the columns over both together.
+    """Return the predictions of a run on base or new classes, with the joint columns.
 
     Raises:
-        UserError: as `arrays_of`; it has none, or its classes are in another order.
+        UserError: as `arrays_of`; or the joint columns are missing, or do not number base classes
+            before new ones.
     """
     arrays = arrays_of(outcome)
     if "joint_label" not in arrays:
@@ -115,15 +119,15 @@ def _answers(arrays: dict[str, np.ndarray]) -> Answers:
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
-    """The motif of each test image of a run, in the order of its answers."""
+    """Return the motif of each test image of a run, in the order of its answers."""
     image = _in_order(arrays_of(outcome))["image"]
     return [motif(outcome.run.dataset, f"{column}/{name}") for name in image]
 
 
 def classes(outcome: Outcome, column: str) -> list[str]:
-    """The class of each test image of a run, in the order of its answers.
+    """Return the class of each test image of a run, in the order of its answers.
 
-    By its name, which data sets may share; by number where several classes have one name.
+    A class is given by its name, which data sets may share, or by its number if class names repeat.
     """
     label = _in_order(arrays_of(outcome))["label"]
     result = outcome.result or {}
@@ -134,6 +138,6 @@ def classes(outcome: Outcome, column: str) -> list[str]:
 
 
 def _in_order(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of the images in an order that all runs share."""
+    """Sort all columns by image and label, so that runs line up."""
     order = np.lexsort((arrays["label"], arrays["image"]))
     return {name: array[order] for name, array in arrays.items()}

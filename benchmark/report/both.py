@@ -1,4 +1,4 @@
-"""Tables over both halves of the classes: of accuracies, their averages, and of costs."""
+"""Tables over base and new classes together: accuracies, their averages, and costs."""
 
 from ..protocols.base import Protocol, shots_text
 from .joint import JOINT, RELATIVE, RELATIVE_TO, Both, averaged, averages
@@ -24,7 +24,7 @@ JOINT_NOTE = (
 
 
 def both_tables(every: list[Both]) -> dict[Protocol, list[Table]]:
-    """Those of each protocol: of each data set two, then of the averages."""
+    """Return the tables of each protocol: accuracies and costs of each data set, then averages."""
     found: dict[Protocol, list[Table]] = {}
     for both in every:
         tables = [_joint(both), *([_costs(both)] if both.first.protocol.costs else [])]
@@ -35,7 +35,7 @@ def both_tables(every: list[Both]) -> dict[Protocol, list[Table]]:
 
 
 def both_records(every: list[Both]) -> list[dict]:
-    """Each line of the tables of data sets, then of the averages, for machines."""
+    """Return the lines of the tables as plain numbers: those of data sets, then the averages."""
     found = [both.record(method) for both in every for method in both.lines]
     for group in averaged(every):
         row = group[0].first
@@ -49,7 +49,7 @@ def both_records(every: list[Both]) -> list[dict]:
 
 
 def _joint(both: Both) -> Table:
-    """The numbers of both halves together."""
+    """Return the table of accuracies of one data set."""
     head = [first_head(both.first.protocol), *(metric.head for metric in JOINT.values())]
     lines = [
         [
@@ -64,7 +64,7 @@ def _joint(both: Both) -> Table:
 
 
 def _average(group: list[Both]) -> Table:
-    """The same on average over data sets."""
+    """Return the table of averages over data sets."""
     first = group[0].first
     names = {method: name for both in group for method, name in both.marked.items()}
     lines = [
@@ -83,7 +83,7 @@ def _average(group: list[Both]) -> Table:
 
 
 def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell:
-    """A mean over data sets; one that lacks some competes with no other."""
+    """Return the cell of a mean over data sets; an incomplete one is never marked as the best."""
     if found is None:
         return Cell("-")
     value, count = found
@@ -93,7 +93,7 @@ def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell
 
 
 def _costs(both: Both) -> Table:
-    """H, and the costs of training."""
+    """Return the table of H and the costs of training."""
     head = [first_head(both.first.protocol), "H", *more(both.first)]
     head += [f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values()]
     lines = [

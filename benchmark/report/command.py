@@ -1,4 +1,4 @@
-"""Tables, plots and a page of all runs in output folders and packs, and of log.txt files."""
+"""Make tables, plots and a page from the runs in output folders, packs and log.txt files."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 
 PUBLISHED = ("on", "off", "all")
 
-View = Comparisons | Metrics | Classes  # what is shown in place of the usual tables
+View = Comparisons | Metrics | Classes  # shown in place of the usual tables
 
 
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
-    """What became of the runs of a protocol in an output folder, whoever started them."""
+    """Return the outcomes of all runs of a protocol in an output folder."""
     return [from_folder(run) for run in protocol.on_disk(output)]
 
 
 def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
-    """The outcomes of the runs in packs and folders, or in the nearest subfolders that have any.
+    """Return the outcomes of the runs in packs and folders (or their nearest subfolders with runs).
 
-    If there are several places, the outcomes say where they are from.
+    With several places, each outcome names its origin.
 
     Raises:
-        UserError: one of several is not there, or a pack is refused.
+        UserError: one of several places does not exist, or a pack is refused.
     """
     if len(outputs) > 1 and (gone := [output for output in outputs if not output.exists()]):
-        raise UserError(f"there is no folder and no pack '{gone[0]}'")
+        raise UserError(f"'{gone[0]}' is neither a folder nor a pack: check the path")
     outputs = [
         output
         for given in outputs
@@ -68,7 +68,7 @@ def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Out
 
 
 def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
-    """The tables or records of a view of these rows, in one of FORMATS."""
+    """Return the tables or records of a view as text, in one of FORMATS."""
     if form == "json":
         return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
     if form == "csv":
@@ -81,78 +81,83 @@ def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
 
 
 def build_parser() -> Parser:
-    """The parser of `report`."""
+    """Return the parser of `report`."""
     parser = Parser(prog="python -m benchmark report", description=__doc__)
     add = parser.add_argument
     add(
         "outputs", type=Path, nargs="*", default=[Path("output")], metavar="OUTPUT",
-        help="folders with runs of protocols in them or in subfolders, packs, or the folders of "
-        "single runs, which are shown with their classes (default: output)",
+        help="folders that contain runs of protocols (subfolders are searched), packs, or folders "
+        "of single runs, which are shown with the accuracy of each class (default: output)",
     )  # fmt: skip
-    add("--format", choices=FORMATS, default="text", help="(default: %(default)s)")
+    add("--format", choices=FORMATS, default="text", help="output format (default: %(default)s)")
     add(
         "--protocol", choices=PROTOCOLS, action="append", dest="protocols",
-        help="only this one; may be given several times (default: all)",
+        help="report only this protocol; may be repeated (default: all)",
     )  # fmt: skip
-    add("--seeds", type=each(seed), help="only runs with these (default: all that were run)")
+    add("--seeds", type=each(seed), help="report only runs with these seeds (default: all)")
     add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
     add(
         "--deviations", action="store_true",
-        help="of LaTeX: standard deviations (with --interval: intervals) after the means",
+        help="with --format latex: standard deviations (or, with --interval, intervals) after the "
+        "means",
     )  # fmt: skip
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--compare", metavar="METHOD",
-        help="in place of the tables, the difference of this method to every other, paired by test "
-        "image, with a 95%% interval and p",
+        help="instead of the tables, show the differences between this method and every other, "
+        "paired by test image, with 95%% intervals and p-values",
     )  # fmt: skip
     instead.add_argument(
         "--metrics", action="store_true",
-        help="in place of the tables, also top-5, calibration error and likelihood, what is over "
-        "base and new classes together, and costs; the plots are reliability diagrams",
+        help="instead of the tables, show more metrics: top-5 accuracy, calibration error, "
+        "likelihood, metrics over base and new classes together, and costs; --plots draws "
+        "reliability diagrams",
     )  # fmt: skip
     instead.add_argument(
         "--classes", action="store_true",
-        help="in place of the tables, the accuracy of each class; the plots are confusion matrices",
+        help="instead of the tables, show the accuracy of each class; --plots draws confusion "
+        "matrices",
     )  # fmt: skip
     add(
         "--resample", choices=RESAMPLE, default="images",
-        help="what --compare resamples besides seeds: test images (of the embedded data sets "
-        "motifs, in all of them at once) or whole classes (default: %(default)s)",
+        help="units that --compare resamples besides seeds: test images (for the embedded data "
+        "sets: motifs, in all of them at once) or whole classes (default: %(default)s)",
     )  # fmt: skip
     add(
         "--metric", choices=MEASURES, default="accuracy",
-        help="what --compare compares; all but accuracy are over base and new classes together "
+        help="metric that --compare uses; all but accuracy are over base and new classes together "
         "(default: %(default)s)",
     )  # fmt: skip
     add(
         "--published", choices=PUBLISHED, default="on",
-        help="published numbers beside those that were computed in the same setting: off, on, or "
-        "all, with the methods that were not run (default: %(default)s)",
+        help="published numbers next to yours, where the setting is the same: off, on, or all "
+        "(also of methods that you did not run) (default: %(default)s)",
     )  # fmt: skip
-    add("--plots", type=Path, metavar="DIR", help="also write plots there, as pdf, png and svg")
+    add("--plots", type=Path, metavar="DIR", help="also write plots to DIR, as pdf, png and svg")
     add(
         "--logs", action="append", default=[], metavar="[NAME=]FOLDER",
-        help="add the log.txt files of CoOp, MaPLe and the like below this folder, NAME being the "
-        "method in the tables; may be given several times",
+        help="also read the log.txt files of CoOp, MaPLe and similar repositories below FOLDER; "
+        "NAME is the method's name in the tables; may be repeated",
     )  # fmt: skip
     return parser
 
 
 def main(argv: list[str]) -> None:
-    """`python -m benchmark report OUTPUT ...`."""
+    """Run `python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
     if args.metric != "accuracy" and not args.compare:
-        raise UserError(f"--metric {args.metric} goes with --compare METHOD, which names a method")
+        raise UserError(f"--metric {args.metric} needs --compare METHOD: name a method to compare")
     if args.deviations and args.format != "latex":
-        raise UserError("--deviations goes with --format latex: other formats have them anyway")
+        raise UserError(
+            "--deviations needs --format latex: the other formats always show deviations"
+        )
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     outputs = list(dict.fromkeys(args.outputs))
     if single := [output for output in outputs if is_run(output)]:
         if single != outputs or args.compare or args.plots or args.logs:
             raise UserError(
                 f"'{single[0]}' is a single run: report it without other folders, --compare, "
-                "--plots and --logs"
+                "--plots or --logs"
             )
         print(single_runs(single, args.format))
         return
@@ -163,7 +168,10 @@ def main(argv: list[str]) -> None:
         outcomes = [outcome for outcome in outcomes if outcome.run.seed in args.seeds]
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        print(f"logs whose folder does not tell the run: {unknown[0]}{more}", file=sys.stderr)
+        print(
+            f"skipped logs whose folder name does not identify the run: {unknown[0]}{more}",
+            file=sys.stderr,
+        )
     from .rows import rows  # pandas is slow to load
 
     listed = rows(outcomes, args.interval, args.published != "off")
@@ -195,7 +203,7 @@ def main(argv: list[str]) -> None:
 
 
 def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:
-    """Write the plots of what is shown into a folder, and say which."""
+    """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import pictures, plots  # matplotlib is slow to load
 
     if isinstance(view, Metrics | Classes):
@@ -204,7 +212,7 @@ def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:
         drawn = plots.figures(rows)
     if not drawn:
         shown = "runs with predictions" if view else "means of finished runs"
-        print(f"no plots: they show {shown}", file=sys.stderr)
+        print(f"no plots: there are no {shown}", file=sys.stderr)
     for name, (figure, _) in drawn.items():
         for form in plots.FORMATS:
             path = folder / f"{name}.{form}"

@@ -1,4 +1,4 @@
-"""The differences of one method to all others, paired by test image, from what runs predicted."""
+"""Differences between one method and all others, paired by test image, from predictions."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ EACH_H = "H is computed for each seed."
 AVERAGE = "Differences of the means over the data sets."
 AVERAGE_H = "Differences of the means over the data sets; H is that of the averages."
 
-# What may be resampled, with the reader of its names.
+# Units that may be resampled, each with the function that names the unit of every test image.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
-# What places a comparison in the tables; the rest of its fields is for machines.
+# Fields that place a comparison in the tables; the records leave them out.
 PLACE = ["ours", "theirs", "table", "place", "average"]
 
 
@@ -42,14 +42,14 @@ class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
     Args:
-        rows: of any protocols.
+        rows: a data frame as `rows` makes it, of any protocols.
         method: the name of a line in their tables.
         resample: a key of RESAMPLE.
         metric: a key of MEASURES.
 
     Raises:
-        UserError: no line has this name, or there is no other method beside it; no runs have the
-            metric.
+        UserError: no line has this name, there is no other method to compare with, or no runs have
+            the metric.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Comparisons:
         resample: str = "images",
         metric: str = "accuracy",
     ):
-        """Compare; what cannot be compared is noted."""
+        """Compare; comparisons that are impossible are listed as problems."""
         import pandas as pd  # slow to load
 
         self.method, self.resample = method, resample
@@ -70,14 +70,16 @@ class Comparisons:
             measured = measured[measured["column"] == "h"]
             if measured.empty:
                 raise UserError(
-                    f"--metric {metric}: it is over base and new classes together, and there are "
-                    "no such runs: run one first, for example `python -m benchmark base2new`"
+                    f"--metric {metric} needs runs on base and new classes, and none were found: "
+                    "run `python -m benchmark base2new` first"
                 )
         single = _pairs(measured, method)
         if not single:
-            raise UserError(f"--compare: there is no other method beside {method}")
+            raise UserError(
+                f"--compare: only {method} was found: run another method in the same setting"
+            )
         self._names: dict[str, int] = {}  # the number of each unit
-        self._units: dict[tuple, np.ndarray] = {}  # those of each set of test images
+        self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         found = [self._compared([pair]) for pair in single]
         found += [self._compared(*average) for average in _averages(single, measured)]
         frame = pd.DataFrame(found, dtype=object)
@@ -87,12 +89,12 @@ class Comparisons:
         self.found = frame
 
     def _compared(self, pairs: list[tuple], of: int | None = None, artist: str = "") -> dict:
-        """The record of a comparison, with its rows and its place in the tables.
+        """Compare two methods, on one data set or on average, and return the record.
 
         Args:
             pairs: our row and theirs on each data set.
             of: the number of data sets of an average.
-            artist: who drew them, where others are averaged, too.
+            artist: who drew them, where there is one average for each artist.
         """
         ours, theirs = pairs[0]
         shots = max(ours.shots, theirs.shots)
@@ -116,7 +118,7 @@ class Comparisons:
             "dataset": ours.dataset if of is None else "average",
             "embedded": ours.embedded,
             "artist": artist or None,
-            "datasets": len(blocks),  # how many it is over, and of how many
+            "datasets": len(blocks),  # number of data sets, and how many there should be
             "of": of or 1,
             "shots": shots,
             "column": self.metric if over_both else ours.column,
@@ -139,7 +141,12 @@ class Comparisons:
         }
 
     def _block(self, ours, theirs) -> tuple[list[Pair] | None, list[int], list[str]]:
-        """Two methods on one data set, or None; the seeds that both have; what is missing."""
+        """Pair the answers of two methods on one data set.
+
+        Returns:
+            A pair for each column, or None if they cannot be compared; the seeds that both have;
+            sentences on what is missing.
+        """
         found, problems = [], []
         for column in ours.runs:
             for row in (ours, theirs):
@@ -159,9 +166,9 @@ class Comparisons:
             return None, [], problems
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
-        units, read = [], []  # of each column; what was read is of each method and seed
+        units, read = [], []  # by column; `read` then by method and seed
         for column, both in zip(ours.runs, zip(found[::2], found[1::2], strict=True), strict=True):
-            # one run of an untrained method stands for all seeds
+            # an untrained method has one run, which counts for every seed
             runs = [
                 [next(iter(of.values())) if row.untrained else of[seed] for seed in seeds]
                 for row, of in both
@@ -187,7 +194,7 @@ class Comparisons:
         return block, seeds, problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
-        """The number of what each of these images stands for: of its motif or class."""
+        """Return the number of the unit (motif or class) of each test image, (n,)."""
         key = outcome.run.dataset, column, images
         if key not in self._units:
             names = RESAMPLE[self.resample](outcome, column)
@@ -196,7 +203,7 @@ class Comparisons:
         return self._units[key]
 
     def tables(self) -> dict[Protocol, list[Table]]:
-        """The tables of each protocol: a line for each other method."""
+        """Return the tables of each protocol, with a line for each other method."""
         found: dict[Protocol, list[Table]] = {}
         for _, members in self.found.groupby("table", sort=False):
             protocol = members.iloc[0]["ours"].protocol
@@ -225,7 +232,7 @@ class Comparisons:
         return Table(self._title(protocol, members), head, lines, caption, problems)
 
     def _resampled(self, members: pd.DataFrame) -> list[str]:
-        """Sentences on what was resampled in a table, and so on what its intervals are about."""
+        """Return sentences on what a table resamples, and what its intervals therefore cover."""
         what = "classes" if self.resample == "classes" else "images"
         if what == "images" and members.iloc[0]["embedded"]:
             what = "motifs"
@@ -257,12 +264,12 @@ class Comparisons:
         return ", ".join(details)
 
     def records(self) -> list[dict]:
-        """Each difference with plain numbers, for machines."""
+        """Return each difference as plain numbers."""
         return self.found.drop(columns=PLACE).to_dict("records")
 
 
 def _cell(found) -> Cell:
-    """A difference in a table."""
+    """Return the table cell of a difference."""
     if found.difference is None:
         return Cell("-")
     p = "p < 0.001" if found.p_holm < 0.001 else f"p {found.p_holm:.3f}"
@@ -272,9 +279,9 @@ def _cell(found) -> Cell:
 
 
 def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
-    """The rows of a method and of each other that stand in one column of a table.
+    """Pair each row of a method with the rows of other methods in the same column of a table.
 
-    Zero shots pair with any number of shots.
+    Zero-shot rows pair with any number of shots.
     """
     return [
         (ours, theirs)
@@ -288,9 +295,11 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
 
 
 def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple], int, str]]:
-    """The pairs over all data sets of a group, wherever there are several; and their number.
+    """Collect the pairs of each average over data sets.
 
-    Where artists drew them, those over the data sets of each artist follow, with the artist.
+    Returns:
+        For each group with several data sets: its pairs, the number of data sets, and ""; then the
+        same for the data sets of each artist, with the artist's name.
     """
     targets = rows[rows["dataset"] != rows["source"]]
     datasets = targets.groupby("group")["dataset"].agg(set).to_dict()
@@ -302,7 +311,7 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
     found = []
     for (group, *_), pairs in groups.items():
         averaged = {"": datasets[group]}
-        if pairs[0][0].protocol.across != "dataset":  # there the average is a column
+        if pairs[0][0].protocol.across != "dataset":  # in transfer tables, the average is a column
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
             if of_artist := [pair for pair in pairs if pair[0].dataset in names]:
@@ -311,7 +320,7 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
 
 
 def _where(row, columns) -> str:
-    """Where in the tables, in words."""
+    """Return the data set, shots and columns of a row in words."""
     shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
     names = [row.protocol.columns[column] for column in columns]
     return ", ".join([dataset_title(row.dataset), *shots, *names])

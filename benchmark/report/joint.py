@@ -1,10 +1,11 @@
-"""Base and new classes together: the numbers of the two tests of a training, and how they compare.
+"""Metrics over base and new classes together, from the two tests of a training.
 
-OpenworldAUC is the mean of a kernel over pairs of a base and a new image: 1 where both are
-classified rightly in their halves and the base image has the higher score, 1/2 if the scores are
-equal. Like any two-sample U-statistic it moves with an image by the mean of the kernel over that
-image's pairs, less the value, over the number of images of its half. That is what an image
-contributes to a plain mean, too, so such means stand in place of answers in `paired`.
+OpenworldAUC is the mean of a kernel over pairs of a base and a new image. The kernel is 1 where
+both images are classified correctly among their own classes and the base image has the higher
+score, 1/2 if the scores are equal, else 0. OpenworldAUC is a two-sample U-statistic: an image
+changes it by (the mean of the kernel over the image's pairs - the value) / (the number of images
+of its split). An image changes a plain mean in the same way, so `paired` takes these means in place
+of right and wrong answers.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .tables import seeds_text
 if TYPE_CHECKING:
     import pandas as pd
 
-# The numbers of a base-to-new table that says more, in %: by the keys of `joint_metrics`, after
-# those that each test has.
+# Columns (in %) of the extended base-to-new table: those of the single tests, then the keys of
+# `joint_metrics`.
 JOINT = {
     "base": Metric("Base"),
     "new": Metric("New"),
@@ -36,16 +37,20 @@ JOINT = {
     "calibration_error": Metric("ECE", more_is_better=False),
     "calibration_error_scaled": Metric("ECE scaled", more_is_better=False),
 }
-RELATIVE_TO = "CoOp"  # the costs of others
+RELATIVE_TO = "CoOp"  # costs are multiples of this method's
 RELATIVE = {"train_seconds": "Training", "step_seconds": "Step", "peak_memory_mib": "Memory"}
 
 
 class Measure(NamedTuple):
-    """A number that two methods are compared by.
+    """A metric by which two methods are compared.
 
-    `read` gives the answers of a run, and `parts` from those of base and new images (of a plain
-    accuracy: from one run's) what takes the place of right and wrong: the score in the table is
-    that of the means, or where there is a `head`, their sum.
+    Attributes:
+        read: returns the answers of a run.
+        parts: turns the answers on base and on new images (for plain accuracy: of one run) into
+            one array for each, which takes the place of right and wrong. The metric is the sum of
+            their means if there is a `head`, else it is computed from the means.
+        head: the name of the metric in titles; empty for plain accuracy.
+        note: a sentence for the caption.
     """
 
     read: Callable[[Outcome], Answers]
@@ -55,21 +60,21 @@ class Measure(NamedTuple):
 
 
 def accuracy_parts(*of: Answers) -> tuple[np.ndarray, ...]:
-    """The hits of each run."""
+    """Return the hits of each run."""
     return tuple(each.hits for each in of)
 
 
 def joint_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """The hits over all classes, weighted by the share of images of each half."""
+    """Return the hits among all classes, weighted by the share of images of each split."""
     halves = [np.asarray(half.joint_hits, float) for half in (base, new)]
     images = sum(map(len, halves))
     return tuple(hits * len(hits) / images for hits in halves)
 
 
 def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
-    """The move of OpenworldAUC with each image; the mean of either half is half of it."""
+    """Return the change of OpenworldAUC by each image; each split's mean is half of the value."""
     means = []
-    # of a new image the lower score is the better one
+    # for a new image, a lower score is better
     for side, other, sign in ((base, new, 1), (new, base, -1)):
         scores = np.sort(sign * np.asarray(other.base_score)[other.hits])
         own = sign * np.asarray(side.base_score)
@@ -78,7 +83,7 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
     return tuple(of_side - of_side.mean() / 2 for of_side in means)
 
 
-# By the name of a metric; those of base and new together are of the rows of H.
+# By name; all but accuracy are over base and new classes together, and belong to the rows of H.
 MEASURES = {
     "accuracy": Measure(answers, accuracy_parts),
     "joint_accuracy": Measure(
@@ -97,21 +102,21 @@ MEASURES = {
 
 
 class Both:
-    """The methods of a table on both halves of a data set.
+    """The metrics of several methods over base and new classes of one data set.
 
     Args:
-        lines: a row of each method, that of H.
+        lines: the row of H of each method.
 
     Attributes:
-        first: the first of the rows.
-        lines: the rows, by the names of their lines.
-        numbers: of each method by the keys of JOINT, a number for each seed.
-        missing: of each method what is, with the seeds.
-        relative: the costs of each method, as multiples of those of CoOp.
+        first: the first row.
+        lines: the rows, by line name.
+        numbers: for each method and key of JOINT, a number for each seed.
+        missing: for each method, messages on what is missing, with the seeds.
+        relative: the costs of each method, as multiples of CoOp's.
     """
 
     def __init__(self, lines: list[Any]):
-        """Compute; what cannot be is noted."""
+        """Compute the metrics; those that cannot be computed go to `missing`."""
         self.first = lines[0]
         self.lines = {row.line_name: row for row in lines}
         self.relative = relative(lines)
@@ -122,22 +127,22 @@ class Both:
 
     @property
     def marked(self) -> dict[str, str]:
-        """The names of the lines with the marks of what the methods take."""
+        """The names of the lines, with marks for what methods need beyond the class names."""
         return {name: published.marked(name, row.beyond) for name, row in self.lines.items()}
 
     @property
     def meaning(self) -> list[str]:
-        """A sentence on these marks, if there are any."""
+        """Sentences that explain these marks, if any."""
         return published.meaning(mark for row in self.lines.values() for mark in row.beyond)
 
     @property
     def seeds(self) -> int:
-        """The most that a number is over."""
+        """The largest number of seeds that a mean is over."""
         return max(len(values) for of in self.numbers.values() for values in of.values())
 
     @property
     def problems(self) -> list[str]:
-        """Sentences on what is missing, each with all methods that lack it."""
+        """Sentences on what is missing, each with all methods concerned."""
         methods: dict[str, list[str]] = {}
         for method, missing in self.missing.items():
             for why, seeds in missing.items():
@@ -145,7 +150,7 @@ class Both:
         return [f"{', '.join(names)}: {why}" for why, names in methods.items()]
 
     def record(self, method: str) -> dict:
-        """The place, the numbers and the costs of a method, for machines."""
+        """Return the place, metrics and costs of a method as plain values."""
         row = self.lines[method]
         return {
             "protocol": row.protocol.name,
@@ -165,13 +170,13 @@ class Both:
 
 
 def relative(lines: Iterable[Any]) -> dict[str, dict[str, float | None]]:
-    """The costs of the rows of a table by the keys of RELATIVE, as multiples of those of CoOp.
+    """Return the costs of methods by the keys of RELATIVE, as multiples of CoOp's.
 
     Args:
         lines: a row of each method.
 
     Returns:
-        By the names of the lines; None where a cost is not known, or there is no CoOp.
+        Costs by line name; None where a cost is unknown or CoOp was not run.
     """
     by_name = {row.line_name: row for row in lines}
     unit = by_name.get(RELATIVE_TO)
@@ -185,7 +190,7 @@ def relative(lines: Iterable[Any]) -> dict[str, dict[str, float | None]]:
 
 
 def both_halves(rows: pd.DataFrame) -> list[Both]:
-    """Every data set with runs on base or new classes, in the order of the rows."""
+    """Return a `Both` for every data set with runs on base or new classes, in the rows' order."""
     measured = rows[~rows["average"] & (rows["column"] == "h")]
     measured = measured[measured["runs"].map(lambda runs: any(runs.values())).astype(bool)]
     return [
@@ -194,7 +199,7 @@ def both_halves(rows: pd.DataFrame) -> list[Both]:
 
 
 def averaged(both: list[Both]) -> list[list[Both]]:
-    """Those whose numbers can be averaged, wherever there are several data sets."""
+    """Group data sets whose numbers can be averaged; groups of one are left out."""
     groups: dict[int, list[Both]] = {}
     for one in both:
         groups.setdefault(one.first.group, []).append(one)
@@ -202,9 +207,9 @@ def averaged(both: list[Both]) -> list[list[Both]]:
 
 
 def averages(group: list[Both]) -> dict[str, dict[str, tuple[float, int]]]:
-    """The means over data sets of each method by the keys of JOINT, and over how many each is.
+    """Return means over data sets by method and key of JOINT, each with its number of data sets.
 
-    Data sets without H of a method do not count for it. H is that of the averages.
+    A data set counts for a method only if it has H there. H is computed from the averages.
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
     for method in dict.fromkeys(name for both in group for name in both.lines):
@@ -218,7 +223,7 @@ def averages(group: list[Both]) -> dict[str, dict[str, tuple[float, int]]]:
 
 
 def _numbers(row: Any) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
-    """The numbers of a line, of each seed; and what is missing, with the seeds."""
+    """Return the numbers of a line, for each seed; and what is missing, with the seeds."""
     base, new = row.runs["base"], row.runs["new"]
     pairs = {seed: (base[seed], new[seed]) for seed in sorted(base.keys() & new.keys())}
     found, missing = each_seed(pairs, joint)
@@ -233,10 +238,10 @@ def _numbers(row: Any) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
 
 
 def joint(runs: tuple[Outcome, Outcome]) -> dict[str, float]:
-    """`joint_metrics` of a training's test on base classes, and of that on new ones.
+    """Return `joint_metrics` of one training, from its runs on base and on new classes.
 
     Raises:
-        UserError: they have no such columns, or are not of one set of classes.
+        UserError: the joint columns are missing, or the runs have different classes.
     """
     from recipe.metrics import joint_metrics  # scipy.stats is slow to load
 

@@ -1,8 +1,8 @@
-"""Tables that go into a paper as they are: they need the packages booktabs and graphicx.
+"""LaTeX tables for a paper; they need the packages booktabs and graphicx.
 
 The best number of a column is bold, the second best underlined. Base-to-new is one table of blocks
 (the average, then each data set) as in CoCoOp's Table 1, and so is few-shot; each transfer protocol
-is one table. What else there is (ablations, views) becomes a plain table.
+is one table. Everything else (ablations, views) becomes a plain table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ESCAPED = str.maketrans(
         "±": r"$\pm$",
     }
 )
-# Lines of a block count its rules. So many fill a page, or fit into one in larger letters.
+# Lines that fill a page in the smallest letters, and that fit in larger ones; rules count as lines.
 PAGE = 88
 SIZES = ((60, r"\small"), (70, r"\footnotesize"))
 SMALLEST = r"\scriptsize"
@@ -47,12 +47,12 @@ PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
 def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) -> str:
-    """The tables of these rows.
+    """Return the LaTeX of the tables of these rows.
 
     Args:
-        rows: as `rows` makes them.
-        all_published: published numbers of methods that were not run are lines, too.
-        deviations: the spread of each mean over the seeds stands after it.
+        rows: a data frame as `rows` makes it.
+        all_published: also show published numbers of methods that were not run.
+        deviations: show the spread over the seeds after each mean.
     """
     found = [PACKAGES]
     if not deviations:
@@ -70,7 +70,7 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
 
 
 def as_latex(table: Table) -> str:
-    """Any table, on its own; what is missing stands in comments below it."""
+    """Return one table as a float, followed by comments on what is missing."""
     head = [escape(name) for name in table.head]
     caption = escape(" ".join([f"{table.title}.", *table.caption]))
     body = tabular("l" + "r" * (len(head) - 1), [_row(head)], table)
@@ -78,7 +78,7 @@ def as_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text in LaTeX; the marks of published and of incomplete numbers stay."""
+    """Escape text for LaTeX, except for the marks of published and of incomplete numbers."""
     text = printable(text).translate(ESCAPED)
     for mark in (PUBLISHED, INCOMPLETE):
         text = text.replace(mark.translate(ESCAPED), mark)
@@ -86,7 +86,7 @@ def escape(text: str) -> str:
 
 
 def marked(table: Table) -> list[list[str]]:
-    """The cells in LaTeX, the best and the second best of each column marked."""
+    """Return the cells in LaTeX, with the best and second best of each column marked."""
     best = [table.best(column) for column in range(len(table.head))]
     second = [table.best(column, 1) for column in range(len(table.head))]
 
@@ -105,7 +105,7 @@ def marked(table: Table) -> list[list[str]]:
 def floating(
     kind: str, caption: str, label: str, body: Sequence[str], problems: Sequence[str]
 ) -> str:
-    """A float around a body; what is missing stands in comments below it."""
+    """Return a float around a body, followed by comments on what is missing."""
     return "\n".join(
         [
             rf"\begin{{{kind}}}[t]",
@@ -121,7 +121,7 @@ def floating(
 
 
 def tabular(columns: str, head: list[str], table: Table) -> list[str]:
-    """The lines of a table in a tabular, below the rows of a head."""
+    """Return a tabular with the rows of a head and the lines of a table."""
     lines = [_row(line) for line in marked(table)]
     return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule", *lines,
             r"\bottomrule", r"\end{tabular}"]  # fmt: skip
@@ -135,7 +135,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _with_columns(table: Table, names: Sequence[str]) -> Table:
-    """The table with these columns, in which nothing stands where it has none."""
+    """Return the table with exactly these columns; cells of columns that it lacks are empty."""
     nothing = Cell(NOTHING_IN_A_PAPER)
     lines = []
     for line in table.lines:
@@ -145,7 +145,7 @@ def _with_columns(table: Table, names: Sequence[str]) -> Table:
 
 
 def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
-    """Base-to-new and few-shot: a block for the average, if there is one, and each data set."""
+    """Return base-to-new or few-shot tables: a block for the average, if any, and each data set."""
     first = group[0].first
     protocol, by_shots = first.protocol, first.protocol.across == "shots"
     shots = sorted(members["shots"].unique())
@@ -175,7 +175,7 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
 
 
 def _sheets(blocks: list[list[str]], beside: int) -> list[list[str]]:
-    """The bodies of as many floats as the blocks need, in letters that fill a page at most."""
+    """Arrange blocks, `beside` in a row, into the bodies of floats that each fit on a page."""
     lines = max(map(len, blocks))
     bands = min(-(-len(blocks) // beside), max(1, PAGE // lines))
     size = next((size for most, size in SIZES if bands * lines <= most), SMALLEST)
@@ -192,7 +192,7 @@ def _sheets(blocks: list[list[str]], beside: int) -> list[list[str]]:
 
 
 def _of_targets(table: Table, members: pd.DataFrame) -> str:
-    """Transfer: the source, the targets and their average beside each other."""
+    """Return the table of a transfer protocol: columns for the source, targets and average."""
     first, names = table.first, table.head[1:]
     shots = shots_text(first.shots)
     turned = len(names) > 6
@@ -214,7 +214,7 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
 
 
 def _caption(group: list[Table]) -> list[str]:
-    """Sentences below the title of a float."""
+    """Return the sentences that follow the title of a float."""
     seeds = max(table.seeds for table in group)
     means = "Means"
     if has_spread(group):
@@ -229,7 +229,7 @@ def _caption(group: list[Table]) -> list[str]:
 
 
 def has_spread(group: Sequence[Table]) -> bool:
-    """True if a mean of these tables has its spread."""
+    """Return True if any mean of these tables has a spread."""
     return any(cell.spread is not None for table in group for line in table.lines for cell in line)
 
 

@@ -1,4 +1,4 @@
-"""Folders of plain `log.txt` files, as the public repositories of this family leave them."""
+"""Read accuracies from the `log.txt` files that CoOp, MaPLe and similar repositories write."""
 
 import re
 from collections.abc import Iterable
@@ -15,9 +15,8 @@ from ..protocols.base import Protocol, Run
 from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION, TRANSFER
 from .results import Outcome
 
-# Where their scripts write, each with the protocol that such a folder belongs to; of transfer the
-# data set tells which. CoOp's have further settings behind the shots; its zero-shot runs have no
-# seed.
+# Folders that their scripts write to, with the protocol of each (None: transfer, where the data set
+# decides which). CoOp adds further settings after the shots; its zero-shot runs have no seed.
 SHOTS = r"(?P<config>[^/]+)_(?P<shots>\d+)shots(?P<more>(?:/[^/]+)*)"
 LAYOUTS: list[tuple[Protocol | None, str]] = [
     (
@@ -29,7 +28,7 @@ LAYOUTS: list[tuple[Protocol | None, str]] = [
     (FEW_SHOT, rf"(?P<dataset>[^/]+)/(?P<trainer>[^/]+)/{SHOTS}/seed(?P<seed>\d+)"),
     (FEW_SHOT, r"(?P<trainer>Zeroshot\w+)/(?P<config>[^/]+)/(?P<dataset>[^/]+)"),
 ]
-SOURCE = "imagenet"  # what their scripts for transfer train on
+SOURCE = "imagenet"  # the data set that their transfer scripts train on
 
 EPOCH = re.compile(r"epoch \[\d+/\d+\]")
 FINISHED = re.compile(r"Finish(ed)? training")  # later and earlier versions of Dassl
@@ -39,19 +38,22 @@ NUMBER = re.compile(r"\* (total|correct|accuracy): (\d[\d,]*(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class LogRun(Run):
-    """A run that is known by its log alone; `label` names its method in the tables."""
+    """A run known only from its log; `label` names its method in the tables."""
 
     label: str = ""
 
 
 def read(specs: Iterable[str]) -> tuple[list[Outcome], list[Path]]:
-    """What the logs below some folders say, and the folders of logs that do not tell their run.
+    """Read the logs below some folders.
 
     Args:
-        specs: each is a `FOLDER`, or `NAME=FOLDER` to name its method.
+        specs: each is `FOLDER`, or `NAME=FOLDER` to name its method.
+
+    Returns:
+        The outcomes of the runs, and the folders of logs whose names do not identify a run.
 
     Raises:
-        UserError: there is no such folder, no log in a known place, or two logs of one run that
+        UserError: a folder does not exist or has no log in a known place, or two logs of one run
             disagree.
     """
     runs, unknown = [], []
@@ -67,15 +69,15 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
         name, path = "", spec
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f"--logs: there is no folder '{folder}'")
+        raise UserError(f"--logs: '{folder}' is not a folder: check the path")
     found = {file.parent for file in files_below(folder, _shut) if file.name.startswith("log.txt")}
     if not found:
-        raise UserError(f"--logs: there is no log.txt in '{folder}' or below it")
+        raise UserError(f"--logs: '{folder}' and its subfolders contain no log.txt")
     known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
     if not known:
         raise UserError(
-            f"--logs: '{min(found)}' does not tell its run: folders must be named as by the "
-            "scripts of CoOp and MaPLe (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+            f"--logs: the folder name '{min(found)}' does not identify a run: name folders as the "
+            "scripts of CoOp and MaPLe do (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
             ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)"
         )
     runs = list(known.values())
@@ -92,7 +94,7 @@ def _shut(told: str) -> NoReturn:
 
 
 def _run(folder: Path) -> LogRun | None:
-    """The run whose log lies in this folder; None when its name does not tell."""
+    """Return the run whose log is in this folder; None if the folder name does not identify it."""
     path = folder.as_posix()
     told = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
     if not told:
@@ -120,7 +122,7 @@ def _run(folder: Path) -> LogRun | None:
 
 
 def _sources(runs: list[LogRun]) -> list[LogRun]:
-    """The trainings on the source of what was transferred: in those tables they have a column."""
+    """Return the trainings on the source that the transfer runs used, for the source column."""
     wanted = {
         (run.protocol, run.label, run.config, run.shots) for run in runs if run.part == "target"
     }
@@ -134,22 +136,22 @@ def _sources(runs: list[LogRun]) -> list[LogRun]:
 
 
 def _outcome(run: LogRun) -> Outcome:
-    files = sorted(run.folder.glob("log.txt*"))  # later ones have a date behind the name
+    files = sorted(run.folder.glob("log.txt*"))  # Dassl appends a date to later ones
     try:
         values = [accuracy(read_file(file).decode(errors="replace")) for file in files]
     except OSError as error:
         return Outcome(run, problem=f"corrupt: {error.filename} cannot be read ({error.strerror})")
     values = [value for value in values if value is not None]
     if not values:
-        return Outcome(run, problem=f"unfinished: {files[-1]} ends without a result")
+        return Outcome(run, problem=f"unfinished: {files[-1]} has no final result")
     return Outcome(run, {"accuracy": values[-1], "split": "test"})
 
 
 def accuracy(log: str) -> float | None:
-    """The accuracy (%) of the last test in a log; None when there is none, or more than 100.
+    """Return the accuracy (%) of the last test in a log; None if there is none or it exceeds 100.
 
-    What is tested between the epochs of a training, or on validation images, does not count. The
-    numbers of images give more digits than the one behind the point of the log's own accuracy.
+    Tests between epochs, and tests on validation images, do not count. Where the log has the
+    numbers of images, the accuracy is computed from them: the printed one has one decimal only.
     """
     training, split, value = False, "test", None
     block: dict[str, float] = {}
@@ -171,7 +173,7 @@ def accuracy(log: str) -> float | None:
 
 
 def _distinct(found: list[Outcome]) -> list[Outcome]:
-    """One outcome for each run: of two logs of one run, that with a result."""
+    """Return one outcome for each run; of two logs of one run, the one with a result."""
     kept: dict[Run, Outcome] = {}
     for outcome in found:
         run = replace(outcome.run, folder=Path())
@@ -181,6 +183,6 @@ def _distinct(found: list[Outcome]) -> list[Outcome]:
         elif outcome.result not in (None, other.result):
             raise UserError(
                 f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
-                "different results: give them as two folders with different names (NAME=FOLDER)"
+                "different results: pass them as two folders with different names (NAME=FOLDER)"
             )
     return list(kept.values())

@@ -1,6 +1,6 @@
-"""How methods are shown: in which order, in which colour, with which marker.
+"""The order, colours and markers of methods in tables and plots.
 
-A method that is not listed here comes after those that are, by its name, with a look of its own.
+Methods that are not listed here come last, sorted by name, each with a distinct look.
 """
 
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 
 class Look(NamedTuple):
-    """Colour and marker of a curve: colour is never the only difference."""
+    """Colour and marker of a curve; two curves never differ by colour only."""
 
     color: str
     marker: str
 
 
 # The known methods in the order of a table. The first ten colours are Paul Tol's palette "muted",
-# safe for the colour-blind, with black for what learns nothing; the others his "vibrant".
+# safe for the colour-blind, with black for zero-shot CLIP; the others are his "vibrant".
 LOOKS = {
     "ZeroshotCLIP": Look("#000000", "*"),
     "CoOp": Look("#332288", "X"),
@@ -34,7 +34,7 @@ LOOKS = {
     "ALIGN": Look("#882255", "o"),
 }
 
-# Of any other method, in turn; their numbers have no common divisor, so that 143 looks differ.
+# For other methods, in turn. 11 colours and 13 markers are coprime, so that 143 looks differ.
 OTHER_COLOURS = [
     "#555555", "#E69F00", "#56B4E9", "#7F3C8D", "#80BA5A", "#A5761D", "#3969AC", "#F2B701",
     "#8C564B", "#B2B2B2", "#666699",
@@ -43,7 +43,7 @@ OTHER_MARKERS = ["p", ">", "d", "8", "H", "X", "v", "D", "<", "s", "P", "^", "h"
 
 
 def looks(trainers: Iterable[str]) -> dict[str, Look]:
-    """The look of each of these methods; no two are the same."""
+    """Return a distinct look for each of these methods."""
     trainers = set(trainers)
     found = {name: look for name, look in LOOKS.items() if name in trainers}
     for i, name in enumerate(sorted(trainers - LOOKS.keys())):
@@ -53,6 +53,6 @@ def looks(trainers: Iterable[str]) -> dict[str, Look]:
 
 
 def rank(trainer: str) -> tuple[int, str]:
-    """The place of a method among others: known ones first, in their order."""
+    """Return the sort key of a method: known ones first, in their order."""
     known = list(LOOKS)
     return (known.index(trainer) if trainer in LOOKS else len(known)), trainer

@@ -1,7 +1,7 @@
-"""Metrics besides the accuracy, and the accuracy of each class.
+"""Tables of further metrics, and of the accuracy of each class.
 
-Those of single tests are as the runs' results have them; those of base and new classes together are
-computed from predictions.
+Metrics of single tests are read from the records of runs; metrics over base and new classes
+together are computed from predictions.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING = "results without these metrics, repeat with TEST.PREDICTIONS True"
+MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
 PER_CLASS = "per_class_accuracy"
 
-# The scores that tell a run's images from those of another data set, in %.
+# Metrics (in %) of out-of-distribution detection: test images against those of another data set.
 OOD = {
     "auroc_mcm": Metric("AUROC MCM"),
     "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False),
     "auroc_gl_mcm": Metric("AUROC GL-MCM"),
     "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
 }
-NO_OOD = "results without other data sets, repeat with --ood"
+NO_OOD = "not tested on other data sets; repeat the run with --ood"
 OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
     "before them, by MCM or GL-MCM."
@@ -42,17 +42,17 @@ OOD_NOTE = (
 
 @dataclass(frozen=True)
 class Test:
-    """What several methods did on the same test images: the names of lines, and their runs."""
+    """The runs of several methods on the same test images."""
 
-    first: Any
+    first: Any  # the first row
     shots: int
     column: str
-    runs: dict[str, dict[int, Outcome]]
-    beyond: dict[str, list[str]]
+    runs: dict[str, dict[int, Outcome]]  # by line name and seed
+    beyond: dict[str, list[str]]  # marks by line name
 
     @property
     def where(self) -> str:
-        """The protocol, the data set, the classes and the shots, in words."""
+        """The protocol, data set, classes and shots in words."""
         row, protocol = self.first, self.first.protocol
         what = [protocol.title, dataset_title(row.dataset)]
         if row.source not in ("", row.dataset):
@@ -65,21 +65,21 @@ class Test:
 
     @property
     def name(self) -> str:
-        """The same as a name of files."""
+        """`where` as a file name."""
         return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
 
     @property
     def seeds(self) -> int:
-        """The most that a method was run with."""
+        """The largest number of seeds of a method."""
         return max(map(len, self.runs.values()))
 
     def values(self, method: str, *keys: str) -> list:
-        """A metric of each seed of a method that has it, by its key or those that lead to it."""
+        """Return a metric (given by nested keys) of each seed of a method that has it."""
         found = [_at(outcome, *keys) for outcome in self.runs[method].values()]
         return [value for value in found if value is not None]
 
     def problems(self, key: str, why: str = MISSING) -> list[str]:
-        """The methods that lack a metric, with the seeds."""
+        """Return sentences on the methods that lack a metric, with their seeds."""
         found = []
         for method, runs in self.runs.items():
             seeds = [str(seed) for seed, outcome in runs.items() if _at(outcome, key) is None]
@@ -88,7 +88,7 @@ class Test:
         return found
 
     def record(self, method: str) -> dict:
-        """The place and the runs of a method, for machines."""
+        """Return the place and seeds of a method as plain values."""
         return {
             "protocol": self.first.protocol.name,
             "source": self.first.source,
@@ -102,10 +102,10 @@ class Test:
 
 
 def tests(rows: pd.DataFrame) -> list[Test]:
-    """All tests that the rows hold, in their order."""
+    """Return all tests that the rows contain, in their order."""
     measured = rows[~rows["average"] & (rows["column"] != "h")]
     measured = measured[[bool(row.runs[row.column]) for row in measured.itertuples()]]
-    # zero-shot runs are compared with every number of shots
+    # zero-shot runs appear with every number of shots
     trained = rows[~rows["average"] & (rows["shots"] > 0)].groupby("table")["shots"].agg(set)
     shots = [
         [row.shots] if row.shots else sorted(trained.get(row.table, {0}))
@@ -123,20 +123,20 @@ def tests(rows: pd.DataFrame) -> list[Test]:
 
 
 class _OfTests:
-    """Tables of each test, and what they say with plain numbers, for machines.
+    """Base of views that have tables for each test, and records with the same numbers.
 
     Args:
-        rows: of any protocols.
+        rows: a data frame as `rows` makes it, of any protocols.
     """
 
-    picture: str  # that of its predictions
+    picture: str  # the kind of plot, a key of `pictures.PICTURES`
     _tables: Callable[[Test], list[Table]]
 
     def __init__(self, rows: pd.DataFrame):
         self.tests = tests(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
-        """Those of each protocol."""
+        """Return the tables of each protocol."""
         found: dict[Protocol, list[Table]] = {}
         for test in self.tests:
             found.setdefault(test.first.protocol, []).extend(self._tables(test))
@@ -144,21 +144,21 @@ class _OfTests:
 
 
 class Metrics(_OfTests):
-    """Tables with a line for each method, and a column for each metric.
+    """Tables with a line for each method and a column for each metric.
 
-    Those of both halves of a data set come first, of accuracies and of costs; then those of each
-    test, with the out-of-distribution detection of its runs.
+    Tables over base and new classes (accuracies, costs) come first, then those of each test, with
+    the out-of-distribution detection of its runs.
     """
 
     picture = "reliability"
 
     def __init__(self, rows: pd.DataFrame):
-        """Compute what is over both halves."""
+        """Compute the metrics over base and new classes."""
         super().__init__(rows)
         self.both = both_halves(rows)
 
     def tables(self) -> dict[Protocol, list[Table]]:
-        """Those of each protocol."""
+        """Return the tables of each protocol."""
         first = both_tables(self.both)
         found = super().tables()
         return {protocol: first.get(protocol, []) + tables for protocol, tables in found.items()}
@@ -183,7 +183,7 @@ class Metrics(_OfTests):
         return found
 
     def records(self) -> list[dict]:
-        """Each line of the tables of data sets."""
+        """Return the lines of the tables as plain numbers."""
         return both_records(self.both) + [
             test.record(method)
             | {key: _mean(test.values(method, key)) for key in METRICS}
@@ -198,7 +198,7 @@ class Metrics(_OfTests):
 
 
 def ood_sets(test: Test) -> list[str]:
-    """The other data sets that runs of a test were given."""
+    """Return the out-of-distribution data sets of a test's runs."""
     found = [_at(outcome, "ood") or {} for runs in test.runs.values() for outcome in runs.values()]
     return list(dict.fromkeys(name for sets in found for name in sets))
 
@@ -210,7 +210,15 @@ def _of_test(
     note: str,
     problems: list[str],
 ) -> Table:
-    """A table of some metrics of a test, by their heads, with the keys that lead to them."""
+    """Return a table of some metrics of a test.
+
+    Args:
+        test: the test.
+        what: the kind of table, for its title.
+        columns: by column head, the nested keys of a metric in records, and the metric.
+        note: a sentence for the caption.
+        problems: sentences on what is missing.
+    """
     lines = [
         [
             Cell(marked(method, test.beyond[method])),
@@ -224,7 +232,7 @@ def _of_test(
 
 
 class Classes(_OfTests):
-    """A table for each test: a line for each class, its accuracy with each method."""
+    """A table for each test, with a line for each class and a column for each method's accuracy."""
 
     picture = "confusion"
 
@@ -240,7 +248,7 @@ class Classes(_OfTests):
         return [Table(title, ["Class", *test.runs], lines, caption, test.problems(PER_CLASS))]
 
     def records(self) -> list[dict]:
-        """Each cell of the tables."""
+        """Return the cells of the tables as plain numbers."""
         return [
             test.record(method) | {"class": name, "accuracy": accuracy}
             for test in self.tests
@@ -250,7 +258,7 @@ class Classes(_OfTests):
 
 
 def _accuracies(test: Test, method: str) -> dict[str, float]:
-    """The mean over the seeds of each class that has test images."""
+    """Return the accuracy of each class with test images, as a mean over the seeds."""
     import pandas as pd  # slow to load
 
     of_seeds = pd.DataFrame(test.values(method, PER_CLASS), dtype=object)
@@ -258,7 +266,7 @@ def _accuracies(test: Test, method: str) -> dict[str, float]:
 
 
 def _at(outcome: Outcome, *keys: str) -> Any:
-    """The value under nested keys in the results of a run; None where there is none."""
+    """Return the value under nested keys in the record of a run; None if absent."""
     found: Any = outcome.result
     for key in keys:
         found = (found or {}).get(key)

@@ -1,10 +1,10 @@
-"""Data sets and methods as papers write them, and what images of the embedded data sets show."""
+"""Names of data sets and methods as papers write them, and the motifs of embedded images."""
 
 import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-# By the name of the config file, in the order of the papers; any other comes after these.
+# By name of the config file, in the order of the papers; other data sets come after these.
 DATASETS = {
     "imagenet": "ImageNet",
     "caltech101": "Caltech101",
@@ -23,7 +23,7 @@ DATASETS = {
     "imagenet_r": "ImageNet-R",
 }
 
-# Who drew the embedded data sets with base and new classes: the same motifs in each.
+# The embedded data sets with base and new classes, by artist; all show the same motifs.
 ARTISTS = {
     "OpenMoji": [
         "emoji", "emoji_blur", "emoji_fog", "emoji_hue", "emoji_openmoji_a", "emoji_openmoji_b",
@@ -38,38 +38,38 @@ ARTISTS = {
 
 
 def embedded(dataset: str) -> bool:
-    """Whether a data set is one of those that come with the repository."""
+    """Return True if a data set comes with the repository."""
     return dataset.startswith("emoji")
 
 
 def motif(dataset: str, image: str) -> str:
-    """What an image shows, by a name that all data sets share in which it is shown.
+    """Return the motif of an image, by a name that is the same in all data sets that show it.
 
-    That of an embedded image is its emoji, with man, woman and person as one, as in its split. An
-    image of any other data set is a motif by itself.
+    The motif of an embedded image is its emoji; man, woman and person count as one, as they do in
+    its split. An image of any other data set is its own motif.
 
     Args:
         dataset: the name of its config file.
-        image: the file, as `predictions.npz` has it.
+        image: the file, as in `predictions.npz`.
     """
     if not embedded(dataset):
         return f"{dataset}/{image}"
     emoji = re.sub("-200d-264[02]$", "", PurePosixPath(image).stem)  # without its gender sign
-    return re.sub("^1f46[89](?=-200d)", "1f9d1", emoji)  # the man and woman with a thing: a person
+    return re.sub("^1f46[89](?=-200d)", "1f9d1", emoji)  # man or woman with an object: a person
 
 
 def by_artist(datasets: Collection[str]) -> dict[str, set[str]]:
-    """Those of some data sets that each artist drew, where there are several artists."""
+    """Group data sets by artist; empty unless there are several artists."""
     found = {artist: set(datasets) & set(drawn) for artist, drawn in ARTISTS.items()}
     found = {artist: drawn for artist, drawn in found.items() if drawn}
     return found if len(found) > 1 else {}
 
 
 def dataset_title(dataset: str) -> str:
-    """A data set as a reader knows it: `FGVC-Aircraft`; `NAME` of `image_folder=NAME`."""
+    """Return the usual name of a data set, as `FGVC-Aircraft`; `NAME` for `image_folder=NAME`."""
     return DATASETS.get(dataset, dataset.rpartition("=")[2])
 
 
 def method_name(method: str) -> str:
-    """A method as a paper writes it; what stands behind its name in brackets stays."""
+    """Return a method's name as papers write it; a suffix in brackets stays."""
     return method.replace("ZeroshotCLIP", "CLIP")

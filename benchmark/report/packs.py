@@ -1,7 +1,7 @@
-"""Packs: zips with the records and predictions of runs, read where they are.
+"""Read packs: zips with the records and predictions of runs.
 
-A pack comes from strangers: nothing in it is executed or unpacked onto the disk, and memory is
-taken for what is there, not for what it claims.
+Packs are untrusted: nothing in them is executed or unpacked onto the disk, and memory is allocated
+for actual content, not for the sizes that a pack claims.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from .results import RESULTS, Outcome, flaw, misfit
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-# The files of a run, with the most bytes of one and of all of them.
+# The files of a run: the most bytes of one such file, and of all of them together.
 FILES = {RESULTS: (2**22, 2**27), NAME: (2**28, 2**32)}
 MOST_MANIFEST = 2**24
 MOST_LETTERS = 500
-FACTS = ("data_fingerprint", "backbone_sha256")  # of a record that the manifest repeats
+FACTS = ("data_fingerprint", "backbone_sha256")  # keys of a record that the manifest repeats
 
 
 class Pack:
-    """A pack whose files are all as its manifest says.
+    """A pack whose files have all been checked against its manifest.
 
     Args:
         path: the zip.
 
     Raises:
-        UserError: there is no such file, or it is no pack, is damaged, or could do harm.
+        UserError: the file does not exist, is not a pack, is damaged, or could do harm.
     """
 
     def __init__(self, path: Path):
@@ -61,7 +61,7 @@ class Pack:
         )
 
     def _opened(self) -> zipfile.ZipFile:
-        """The archive, whose members have names and kinds that a pack may have."""
+        """Open the zip, and refuse members with unsafe names, repeated names, or links."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 self._refuse("it is not a regular file")
@@ -69,26 +69,26 @@ class Pack:
             raise UserError(f"'{self.path}' cannot be read: {error.strerror}") from None
         try:
             archive = opened(self.path)
-        except Exception as error:  # a damaged archive raises nearly every type there is
+        except Exception as error:  # a damaged zip may raise nearly any type
             self._refuse(f"it cannot be read ({_reason(error)})")
         twice = Counter(info.filename for info in archive.infolist())
         for info in archive.infolist():
             if not is_safe(info.filename):
-                self._refuse(f"'{info.filename:.100}' in it is not a name inside the pack")
+                self._refuse(f"its file name '{info.filename:.100}' is unsafe")
             if twice[info.filename] > 1:
-                self._refuse(f"'{info.filename}' is in it {twice[info.filename]} times")
+                self._refuse(f"it has '{info.filename}' {twice[info.filename]} times")
             if stat.S_ISLNK(info.external_attr >> 16):
-                self._refuse(f"'{info.filename}' in it is a link")
+                self._refuse(f"its file '{info.filename}' is a link")
         return archive
 
     def _bytes(self, name: str, most: int) -> bytes:
         try:
             return unpacked(self._archive, name, most)
-        except Exception as error:  # unpacking raises nearly every type there is
-            self._refuse(f"'{name}' in it cannot be read ({_reason(error)})")
+        except Exception as error:  # unpacking may raise nearly any type
+            self._refuse(f"its file '{name}' cannot be read ({_reason(error)})")
 
     def _json(self, content: bytes, name: str) -> dict:
-        """The object in a JSON file."""
+        """Return the object in a JSON file."""
 
         def no_number(word: str) -> NoReturn:
             raise ValueError(f"{word} is not a number")
@@ -96,18 +96,18 @@ class Pack:
         try:
             found = json.loads(content.decode(), parse_constant=no_number)
         except RecursionError:
-            self._refuse(f"'{name}' in it is nested too deep")
+            self._refuse(f"its file '{name}' is nested too deeply")
         except ValueError as error:
-            self._refuse(f"'{name}' in it is not JSON ({_reason(error)})")
+            self._refuse(f"its file '{name}' is not JSON ({_reason(error)})")
         if not isinstance(found, dict):
-            self._refuse(f"'{name}' in it is not a JSON object")
+            self._refuse(f"its file '{name}' is not a JSON object")
         return found
 
     def _runs(self) -> dict[str, dict]:
-        """The entry of each run in the manifest, by the name of its folder."""
+        """Return the manifest's entry of each run, by the name of its folder."""
         found = self.manifest.get("format")
         if found != FORMAT:
-            self._refuse(f"it is of format {json.dumps(found)[:40]}, not {FORMAT}")
+            self._refuse(f"its format is {json.dumps(found)[:40]}, not {FORMAT}")
         runs = self.manifest.get("runs")
         if not isinstance(runs, dict) or not runs:
             self._refuse(f"{MANIFEST} lists no runs")
@@ -118,17 +118,17 @@ class Pack:
         return runs
 
     def _check_names(self, there: set[str]) -> None:
-        """Refuse files that the manifest does not list, or that are not there."""
+        """Refuse a pack whose files are not those that the manifest lists."""
         listed = {f"{folder}/{name}" for folder in self.runs for name in FILES}
         for name in sorted(listed - there):
             self._refuse(
                 f"it lacks '{name}'" + ", the predictions of a run" * name.endswith(f"/{NAME}")
             )
         for name in sorted(there - listed):
-            self._refuse(f"'{name}' in it is not listed in {MANIFEST}")
+            self._refuse(f"its file '{name}' is not listed in {MANIFEST}")
 
     def _check_files(self) -> None:
-        """Refuse files that have changed, and more bytes than a pack may have."""
+        """Refuse a pack whose files have changed, or have more bytes than a pack may have."""
         total: Counter = Counter()
         for folder in sorted(self.runs):
             for name, (_, most) in FILES.items():
@@ -137,20 +137,20 @@ class Pack:
                     self._refuse(f"its files {name} have more than {most:,} bytes")
 
     def _file(self, folder: str, name: str) -> bytes:
-        """The content of a file of a run, which is as the manifest says."""
+        """Return the content of a file of a run, after checking it against the manifest."""
         content, entry = self._bytes(f"{folder}/{name}", FILES[name][0]), self.runs[folder]["files"]
         if entry[name] != described(content):
-            self._refuse(f"'{folder}/{name}' in it has changed since it was packed")
+            self._refuse(f"its file '{folder}/{name}' has changed since it was packed")
         return content
 
     def predictions(self, folder: Path) -> dict[str, np.ndarray]:
-        """The predictions of a run.
+        """Return the predictions of a run.
 
         Args:
-            folder: that of a `Run` of this pack.
+            folder: the folder of a `Run` of this pack.
 
         Raises:
-            UserError: they are not as train.py writes them.
+            UserError: the file is not in the format of train.py.
         """
         name = folder.relative_to(self.path).as_posix()
         try:
@@ -158,24 +158,24 @@ class Pack:
         except UserError:
             raise
         except Exception as error:
-            self._refuse(f"'{name}/{NAME}' in it cannot be read ({_reason(error)})")
+            self._refuse(f"its file '{name}/{NAME}' cannot be read ({_reason(error)})")
 
     def outcomes(self, protocols: Sequence[Protocol] | None = None) -> list[Outcome]:
-        """The runs of some protocols, or of all, as those of a folder are found.
+        """Return the outcomes of the runs of some protocols, or of all.
 
         Raises:
-            UserError: a record is not as train.py writes it, or is that of another run.
+            UserError: a record is not in the format of train.py, or belongs to another run.
         """
         every = list(PROTOCOLS.values())
         runs = {p: p.on_disk(self.path, sorted(self.runs)) for p in every}
         known = {self._name(run) for of in runs.values() for run in of}
         for name in sorted(set(self.runs) - known):
-            self._refuse(f"'{name}' in it is not the folder of a run of any protocol")
+            self._refuse(f"its folder '{name}' does not belong to a run of any protocol")
         return [
             Outcome(run, self._record(run), predictions=self.predictions)
             for protocol in protocols or every
             for run in runs[protocol]
-            if self._name(run) in self.runs  # not where `shots_04` reads as 4
+            if self._name(run) in self.runs  # false if a folder is `shots_04`, which is read as 4
         ]
 
     def _name(self, run) -> str:
@@ -186,24 +186,24 @@ class Pack:
         result = self._json(self._file(name, RESULTS), f"{name}/{RESULTS}")
         why = flaw(result) or ((why := misfit(run, result)) and f"holds {why}")
         if why:
-            self._refuse(f"'{name}/{RESULTS}' in it {why}")
+            self._refuse(f"its file '{name}/{RESULTS}' {why}")
         for key in FACTS:
             if result.get(key) != self.runs[name].get(key):
-                self._refuse(f"'{name}/{RESULTS}' in it has another {key} than {MANIFEST}")
-        result.pop("config", None)  # most of its memory
+                self._refuse(f"its file '{name}/{RESULTS}' has another {key} than {MANIFEST}")
+        result.pop("config", None)  # takes most of the memory
         return result
 
 
 def _reason(error: Exception) -> str:
-    return in_short(error).removeprefix("ValueError ")  # what we say ourselves is enough
+    return in_short(error).removeprefix("ValueError ")  # our own messages need no type
 
 
 def is_safe(name: str) -> bool:
-    """True for a name that stays below the folder it is put in, on any system."""
+    """Return True if a relative file name stays inside its folder on any system."""
     parts = PurePosixPath(name).parts
     return (
         0 < len(name) <= MOST_LETTERS
-        and "/".join(parts) == name  # neither absolute nor with `.`, `//` or an end `/`
+        and "/".join(parts) == name  # not absolute; without `.`, `//` or a trailing `/`
         and ".." not in parts
         and not any(letter in name for letter in "\\:")
         and printable(name) == name
@@ -211,11 +211,11 @@ def is_safe(name: str) -> bool:
 
 
 def described(content: bytes) -> dict:
-    """The entry of a file in a manifest."""
+    """Return the manifest entry of a file."""
     return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def images_hash(arrays: dict[str, np.ndarray]) -> str:
-    """The SHA-256 of the list of a run's test images and their labels, whatever their order."""
+    """Return the SHA-256 of a run's test images and their labels, independent of their order."""
     pairs = sorted(zip(arrays["image"].tolist(), arrays["label"].tolist(), strict=True))
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""One HTML page with all tables and plots, which needs nothing besides itself."""
+"""A self-contained HTML page with all tables and plots."""
 
 import base64
 import datetime
@@ -20,12 +20,12 @@ TEMPLATES = Environment(
 
 
 def page(rows: pd.DataFrame, all_published: bool = False) -> str:
-    """The page of these rows, with the published numbers of methods that were not run, or not."""
+    """Return the page of these rows; `all_published` adds methods that were not run."""
     return page_of(tables(rows, all_published), figures(rows), rows)
 
 
 def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFrame) -> str:
-    """The page of these tables, with the figures that are drawn of their protocols."""
+    """Return a page with these tables, and the figures of their protocols."""
     sections: list[dict[str, Any]] = []
     for protocol, group in groups.items():
         plots = filter(None, (protocol.plot, protocol.cost_plot))
@@ -45,11 +45,11 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFr
 
 
 def _about(rows: pd.DataFrame) -> dict[str, str]:
-    """What the runs were made with, by term."""
+    """Return facts about the runs (backbone, commit, versions, ...) by term."""
     outcomes = [
         outcome for runs in rows["runs"] for seeds in runs.values() for outcome in seeds.values()
     ]
-    results = {outcome.run.folder: outcome.result for outcome in outcomes}  # some in two tables
+    results = {outcome.run.folder: outcome.result for outcome in outcomes}  # some are in two tables
     versions = [result.get("versions") or {} for result in results.values()]
     said = {
         "Backbone": [result.get("backbone") for result in results.values()],

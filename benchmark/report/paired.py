@@ -1,19 +1,18 @@
-"""The difference of two methods that answered the same images, with its interval and p-value.
+"""Compute the difference of two methods on the same images, with its interval and p-value.
 
-Two things are resampled, each as a whole and both crossed with each other: units (what images
-show: motifs, single images or classes; a unit takes its images in all data sets with it) and seeds
-(a seed takes its trainings on all data sets with it). Data sets stay. The difference is the sum of
-a table of contributions, units by seeds, with the score made linear (H is not). For such a sum,
-what drawing its rows and columns anew does to it is known without drawing (the infinitesimal
-jackknife, to which a bootstrap converges), and is free of the noise of draws:
+Units and seeds are resampled, crossed with each other. A unit is a motif, a single image or a
+class, with its images in all data sets; a seed comes with its trainings on all data sets. Data sets
+are fixed. The difference, made linear (H is not), is the sum of a table of contributions, units by
+seeds. The variance of such a sum when rows and columns are resampled has a closed form (the
+infinitesimal jackknife, to which a bootstrap converges), without the noise of random draws:
 
     variance = rows + max(0, columns - cells)
 
-`rows` is that of the units' sums over seeds, `columns` that of the seeds' sums over units. Both
-hold the chance by which single trainings answer single units, `cells`, so it is taken away once
-(Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron, Gelbach and Miller,
-Journal of Business and Economic Statistics 29, 2011). Each part has a quantile of Student's t: a
-few seeds show badly by how much seeds differ, and a few classes by how much classes do.
+`rows` is the variance of the units' sums over seeds, `columns` that of the seeds' sums over units.
+Both contain the variance of single cells (a training's answers to a unit), `cells`, so it is
+subtracted once (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Cameron,
+Gelbach and Miller, Journal of Business and Economic Statistics 29, 2011). Each part has its own
+quantile of Student's t, because few seeds (or few classes) estimate their variance poorly.
 """
 
 from itertools import cycle
@@ -25,11 +24,13 @@ LEVEL = 0.95
 
 
 class Pair(NamedTuple):
-    """What two methods answered to the same n images, each with S seeds.
+    """The answers of two methods to the same n images, each with S seeds.
 
-    `units` (n,) and `seeds` (S,) are numbers of what is resampled: images, and runs, with the same
-    number belong together, also across pairs. `ours` and `theirs` (S, n): which answers are right,
-    or what else a mean is taken of.
+    Attributes:
+        units: (n,) the number of each image's unit; equal numbers are one unit, also across pairs.
+        seeds: (S,) the seed of each run; equal seeds are resampled together, also across pairs.
+        ours: (S, n) which answers are right, or any other quantity that is averaged.
+        theirs: (S, n) the same of the other method.
     """
 
     units: np.ndarray
@@ -39,17 +40,17 @@ class Pair(NamedTuple):
 
     @property
     def accuracies(self) -> np.ndarray:
-        """The means of ours and theirs, with each seed (%); (2, S)."""
+        """The means of ours and theirs with each seed (%), (2, S)."""
         return 100 * np.stack([self.ours.mean(axis=1), self.theirs.mean(axis=1)])
 
 
-Block = list[Pair]  # of one data set: one pair of a plain accuracy, else base and new
+Block = list[Pair]  # one data set: a single pair for plain accuracy, else base and new
 
 
 class Difference(NamedTuple):
-    """Ours minus theirs in points, its 95% interval, and the p-value that belongs to it.
+    """Ours minus theirs in points, with its 95% interval and p-value.
 
-    p is below 0.05 where the interval does not hold zero.
+    p is below 0.05 exactly where the interval excludes zero.
     """
 
     value: float
@@ -59,7 +60,7 @@ class Difference(NamedTuple):
 
 
 class Variance(NamedTuple):
-    """That of the difference when units are resampled, and when seeds are; with their freedom."""
+    """The variances of the difference by units and by seeds, with their degrees of freedom."""
 
     units: float
     seeds: float
@@ -67,7 +68,7 @@ class Variance(NamedTuple):
     seeds_freedom: float
 
     def half(self, alpha: float) -> float:
-        """Half of the interval that misses the truth with probability `alpha`."""
+        """Return half the width of the interval with coverage 1 - `alpha`."""
         from scipy.special import stdtrit
 
         by_units = stdtrit(self.units_freedom, 1 - alpha / 2) ** 2 * self.units
@@ -76,13 +77,13 @@ class Variance(NamedTuple):
 
 
 def difference(blocks: list[Block], of_averages: bool = False, total: bool = False) -> Difference:
-    """The difference of two methods.
+    """Compute the difference of two methods.
 
     Args:
         blocks: one for each data set.
-        of_averages: it is that of the averages over data sets; H is then that of the averages,
-            else it is computed for each seed and averaged.
-        total: the score is the sum of its means of base and new, not H.
+        of_averages: compare averages over data sets, with H computed from the averages; else H is
+            computed for each seed and averaged.
+        total: the metric is the sum of the means on base and new images, not H.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
     linear = total or len(means) == 1
@@ -100,15 +101,15 @@ def difference(blocks: list[Block], of_averages: bool = False, total: bool = Fal
 
 
 def harmonic(base: np.ndarray | float, new: np.ndarray | float) -> np.ndarray:
-    """H, the harmonic mean; 0 where both are."""
+    """Return H, the harmonic mean; 0 where both are 0."""
     total = base + new
     return 2 * base * new / np.where(total == 0, 1, total)
 
 
 def holm(p: list[float]) -> list[float]:
-    """p-values adjusted for their number by Holm's method, in the same order.
+    """Adjust p-values for their number by Holm's method; the order stays.
 
-    Below 0.05 are those that can be called differences with a risk of 5% that any of them is none.
+    Calling those below 0.05 differences errs in any of them with a probability of at most 5%.
     """
     values = np.asarray(p)
     order = np.argsort(values)
@@ -119,13 +120,13 @@ def holm(p: list[float]) -> list[float]:
 
 
 def _slopes(means: np.ndarray) -> np.ndarray:
-    """By how much H grows with each of the accuracies that it is made of; (2, 2)."""
+    """Return the derivatives of H by base and new accuracy, (2, 2) as `means`."""
     total = means.sum(axis=0)
     return 2 * (means[::-1] / np.where(total == 0, 1, total)) ** 2
 
 
 def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
-    """Of the difference, whose score grows with each accuracy of each block by `slopes`."""
+    """Return the variance of the difference; `slopes` are the metric's derivatives, (1 or 2, 2)."""
     pairs = [pair for block in blocks for pair in block]
     all_units = np.concatenate([pair.units for pair in pairs])
     places = np.repeat(np.arange(len(pairs)), [len(pair.units) for pair in pairs])
@@ -142,7 +143,7 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
         by_seed[column] += gains.sum(axis=1) - gains.sum() / len(gains)
         cells.append((row + U * column[:, None]).ravel())
         contributions.append((gains - gains.mean(axis=1, keepdims=True)).ravel())
-    # Units that are first seen in one place are draws of one kind, such as motifs of base classes.
+    # Units that first appear in one pair are draws of one kind, such as motifs of base classes.
     kind = places[first]
     freedom = np.maximum(np.bincount(kind) - 1, 1)
     table: np.ndarray = np.bincount(np.concatenate(cells), np.concatenate(contributions), U * S)
@@ -160,7 +161,7 @@ def _variance(blocks: list[Block], slopes: np.ndarray) -> Variance:
 
 
 def _p(size: float, variance: Variance) -> float:
-    """The probability of a difference of this size, or a larger one, were there none."""
+    """Return the probability of a difference of at least this size if the methods were equal."""
     from scipy.optimize import brentq
 
     least = 1e-12

@@ -1,4 +1,4 @@
-"""Pictures of predictions: reliability diagrams and confusion matrices."""
+"""Reliability diagrams and confusion matrices, drawn from predictions."""
 
 import math
 import sys
@@ -22,19 +22,22 @@ from .plots import RC, Drawing
 from .tables import seeds_text
 
 COLUMNS = 3  # panels side by side
-MOST_NUMBERS = 12  # with more classes the numbers of cells cannot be read
-MOST_NAMES = 40  # with more classes their names cannot be read
+MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
+MOST_NAMES = 40  # with more classes, class names are unreadable
 
-# Labels, predictions and their probabilities (n,) of a method, of all its seeds in turn.
+# Labels, predictions and their probabilities, each (n,), of a method; its seeds are concatenated.
 Arrays = dict[str, np.ndarray]
 
 
 def figures(tests: list[Test], name: str) -> Drawing:
-    """By the names of files, a figure of each test, a panel for each method, and what is seen.
+    """Draw a figure of each test, with a panel for each method.
 
     Args:
-        tests: those with predictions are drawn.
+        tests: tests; those without predictions are skipped.
         name: a key of PICTURES.
+
+    Returns:
+        By file name, the figure and a sentence that describes it.
     """
     sentence, panel, size = PICTURES[name]
     found = {}
@@ -47,7 +50,7 @@ def figures(tests: list[Test], name: str) -> Drawing:
 
 
 def _arrays(test: Test, method: str) -> Arrays | None:
-    """The predictions of all seeds; None when no run left any. Those left out are reported."""
+    """Return the predictions of all seeds, or None if there are none; report skipped runs."""
     left, problems = each_seed(test.runs[method], arrays_of)
     for why, seeds in problems.items():
         told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
@@ -100,8 +103,8 @@ def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool)
     if first:
         for part, name in ((axis, "Accuracy"), (below, "Images")):
             part.set_ylabel(name)
-            part.yaxis.set_label_coords(-0.27, 0.5)  # one below the other
-    errors = test.values(method, "calibration_error")  # of each seed, as in the table
+            part.yaxis.set_label_coords(-0.27, 0.5)  # aligned
+    errors = test.values(method, "calibration_error")  # averaged over seeds, as in the table
     note = f": ECE {mean(errors):.1f}%" if errors else ""
     axis.set_title(method_name(method) + note, fontsize="medium")
 
@@ -131,7 +134,7 @@ def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -
     return drawn
 
 
-# What is seen, what draws a panel, and its width and height in inches.
+# By kind: a description, the function that draws a panel, and its width and height in inches.
 PICTURES: dict[str, tuple[str, Callable, tuple[float, float]]] = {
     "reliability": (
         "Accuracy against confidence, and the number of images below",

@@ -1,4 +1,4 @@
-"""Plots: accuracy against shots, H against beta and cost, new against base classes, each target."""
+"""Plot accuracy against shots, H against beta and cost, new against base classes, and targets."""
 
 import io
 import math
@@ -22,7 +22,7 @@ from .published import marked
 from .rows import lines
 from .tables import average_name
 
-LINES = ["-", "--", ":", "-."]  # of one method's first, second, ... curve: its configs, its logs
+LINES = ["-", "--", ":", "-."]  # line styles of a method's first, second, ... curve
 
 RC: Any = {
     "font.size": 9,
@@ -33,20 +33,20 @@ RC: Any = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
-    "svg.hashsalt": "benchmark",  # the same names of parts, and so the same bytes, each time
+    "svg.hashsalt": "benchmark",  # fixed names of elements: the same bytes each time
 }
-# What would make two files of the same numbers differ.
+# Metadata left out, as it would make two files of the same numbers differ.
 FORMATS: dict[str, dict] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
     "svg": {"Date": None},
 }
-WIDTH = 5.2  # inches: shown 500 pixels wide, the letters are of the size of text
+WIDTH = 5.2  # inches; at 500 pixels, letters have the size of body text
 COLUMNS = 2  # panels side by side
 
 
 class Point(NamedTuple):
-    """A point of a curve, with what its bars show; `whole` when no seed is missing."""
+    """A point of a curve, with half-lengths of its error bars; `whole` if no seed is missing."""
 
     x: float
     y: float
@@ -56,24 +56,21 @@ class Point(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The points of each method, and the words that stand for positions on an axis, if any.
-
-    Where those of a plot have different labels below them, it is `x_label`, and `title` is above.
-    """
+    """The points of each method in one panel of a plot."""
 
     curves: dict[str, list[Point]]
-    ticks: dict[float, str]
-    x_label: str = ""
-    title: str = ""
+    ticks: dict[float, str]  # labels of positions on an axis, if any
+    x_label: str = ""  # a label below this panel, if panels differ in it
+    title: str = ""  # by default, the panel's key
 
 
-COSTS = ("Trained parameters", f"Training time (x {RELATIVE_TO})")  # of its panels
+COSTS = ("Trained parameters", f"Training time (x {RELATIVE_TO})")  # panels of the cost plot
 
-Drawing = dict[str, tuple[Figure, str]]  # by its name, a figure and a sentence that describes it
+Drawing = dict[str, tuple[Figure, str]]  # by name, a figure and a sentence that describes it
 
 
 def figures(rows: pd.DataFrame) -> Drawing:
-    """What can be drawn of these rows."""
+    """Draw all plots for which these rows have data."""
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
@@ -90,7 +87,7 @@ def figures(rows: pd.DataFrame) -> Drawing:
 
 
 def encoded(figure: Figure, form: str) -> bytes:
-    """A figure in one of FORMATS: the same bytes for the same numbers."""
+    """Return a figure in one of FORMATS; the same numbers give the same bytes."""
     stream = io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(stream, format=form, dpi=150, metadata=FORMATS[form])
@@ -101,7 +98,7 @@ def encoded(figure: Figure, form: str) -> bytes:
 
 
 def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
-    """By its title, a panel for each data set; before these one for whole averages, if any."""
+    """Return a panel for each data set by title, after a panel of complete averages, if any."""
     positions = {}
     if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
         positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
@@ -130,7 +127,7 @@ def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
 
 
 def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
-    """A panel for each source and number of shots, a line for each data set and the average."""
+    """Return a panel for each source and shots, with a row for each data set and the average."""
     panels = {}
     for _, members in rows.groupby("table", sort=False):
         names = {row.Index: dataset_title(row.dataset) for row in members.itertuples()}
@@ -149,9 +146,9 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
 
 
 def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
-    """By title, two panels for each average, or for each data set where there is none.
+    """Return two panels for each average, or for each data set without an average, by title.
 
-    An average is drawn over the mean costs on its data sets. One method that learns makes no panel.
+    An average is drawn at the mean cost on its data sets. A panel needs two trained methods.
     """
     h = rows[(rows["column"] == "h") & rows["mean"].notna()]
     costs: dict[tuple, list[tuple]] = defaultdict(list)  # on each data set
@@ -168,7 +165,7 @@ def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
     for _, members in pd.concat([averages, single]).groupby("table", sort=False):
         first = next(members.itertuples())
         title = dataset_title(first.dataset)
-        if first.average:  # in two lines, for it stands twice side by side
+        if first.average:  # in two lines: the panels are narrow
             title = average_name(first).capitalize().replace(" over ", "\nover ")
         if rows["shots"].nunique() > 1:
             title += f", {shots_text(first.shots)}"
@@ -188,7 +185,7 @@ def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
 
 
 def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
-    """All panels, with one legend where there are several methods."""
+    """Draw all panels, with one legend if there are several methods."""
     styles = _styles(rows)
     drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
     styles = {name: styles[name] for name in drawn}
@@ -223,7 +220,7 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
 
 
 def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
-    """A legend above the panels that is read row by row (Matplotlib fills columns)."""
+    """Add a legend above the panels, ordered by row (Matplotlib fills columns)."""
     columns = min(4 if max(map(len, names)) <= 12 else 2, len(names))
     order = [i for column in range(columns) for i in range(column, len(names), columns)]
     figure.legend(
@@ -233,13 +230,13 @@ def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
 
 
 def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """The points of each method, joined by lines."""
+    """Draw the points of each method, joined by lines."""
     xs = sorted({point.x for points in panel.curves.values() for point in points})
     places = sorted(panel.ticks) if panel.ticks else xs
     axis.set_xticks(places, [panel.ticks.get(x, f"{x:g}") for x in places])
     at_zero = [name for name, points in panel.curves.items() if panel.ticks.get(points[0].x) == "0"]
     handles = {}
-    for method in at_zero:  # zero-shot: a level to compare with
+    for method in at_zero:  # zero-shot: also a horizontal reference line
         handles[method] = _points(axis, panel.curves[method], styles[method])
         level, color = panel.curves[method][0].y, styles[method]["color"]
         axis.axhline(level, color=color, linewidth=0.8, linestyle=":")
@@ -249,7 +246,7 @@ def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
 
 
 def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """New against base classes, over lines of equal H."""
+    """Draw new against base classes, over lines of equal H."""
     handles = {
         method: _points(axis, panel.curves[method], style | {"linestyle": "none"})
         for method, style in styles.items()
@@ -260,7 +257,7 @@ def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     levels = MaxNLocator(5).tick_values(h.min(), h.max())
     axis.contour(base, new, h, levels=levels, colors="#999999", linewidths=0.6, zorder=0.5)
     small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
-    for level in levels:  # named where its line ends: inside, the names would hit markers
+    for level in levels:  # labelled at the end of its line; inside, labels would overlap markers
         right = _other(level, base[-1])
         if new[0] <= right <= new[-1]:
             axis.annotate(f" H {level:g}", (base[-1], right), va="center", **small)
@@ -271,12 +268,12 @@ def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
 
 
 def _other(h: float, accuracy: float) -> float:
-    """The accuracy that has this harmonic mean with another; infinite where none has."""
+    """Return the accuracy whose harmonic mean with `accuracy` is `h`; infinite if none exists."""
     return h * accuracy / (2 * accuracy - h) if 2 * accuracy > h else math.inf
 
 
 def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """A line for each data set, the methods below each other in it."""
+    """Draw a row for each data set, with the methods below each other in it."""
     axis.set_yticks(list(panel.ticks), list(panel.ticks.values()))
     axis.grid(axis="y", visible=False)
     for place in panel.ticks:
@@ -291,7 +288,7 @@ def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
 
 
 def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """Points over a logarithmic axis, and a level of what costs nothing."""
+    """Draw points over a logarithmic axis, and a horizontal line for methods without cost."""
     handles = {}
     for method in styles:
         for point in panel.curves[method]:
@@ -315,7 +312,7 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
 
 
 def _styles(rows: pd.DataFrame) -> dict[str, dict]:
-    """How the curve of each method looks, in the order of the methods."""
+    """Return the style of each method's curve, in the order of the methods."""
     by_rank = rows.loc[sorted(rows.index, key=rows["rank"].__getitem__)]
     trainers = dict(zip(by_rank["method"], by_rank["trainer"], strict=True))
     look = looks(trainers.values())

@@ -1,13 +1,14 @@
-"""Published numbers, and where ours can stand beside them.
+"""Read published numbers, to be shown next to runs in the same setting.
 
-The files in `published_csv/` whose names begin with that of a protocol hold its numbers: a line for
-each method and data set (or the `average` over those of the papers), with the accuracy (%) of each
-column of the protocol, the kind, the source, and the shots where they are not 16. All are of
-ViT-B/16, as printed; a printed average that is not that of the data sets is in the source.
+The numbers of a protocol are in the files of `published_csv/` whose names begin with the protocol's
+name. A line holds a method, a data set (or `average`, over the papers' data sets), the accuracy (%)
+in each column of the protocol, the kind, the source, and the shots if they are not 16. All numbers
+are for ViT-B/16, as printed; where a printed average differs from that of the printed data sets,
+the source says so.
 
-Base-to-new is missing where no table could be read: of 2SFS, AnchorOPT, DiscoVL, HiCroPL, HPT,
-HPT++, LLaMP, ProDA and TAP but for the average, of DeKg, GalLoP, LoCoOp, LwEIB, MMRL++, ProMetaR,
-ProVP, QNet and TAC altogether.
+Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, DiscoVL, HiCroPL,
+HPT, HPT++, LLaMP, ProDA and TAP there is only the average; DeKg, GalLoP, LoCoOp, LwEIB, MMRL++,
+ProMetaR, ProVP, QNet and TAC are missing entirely.
 """
 
 import csv
@@ -27,10 +28,10 @@ FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
 SHOTS = 16
 AVERAGE = "average"
-TRAINERS = {"CLIP": "ZeroshotCLIP"}  # where ours has another name
+TRAINERS = {"CLIP": "ZeroshotCLIP"}  # our name, where it differs
 
-# What is printed contradicts itself, and what was meant nobody knows: 95.69 for 16 shots, with
-# 81.99 for 8; or an H that base and new exclude.
+# Numbers that contradict others in print, so that the right value is unknown: 95.69 for 16 shots
+# with 81.99 for 8, or an H that does not follow from base and new.
 MISPRINTS = {
     ("few_shot", "ALIGN", "ucf101", 16),
     ("base2new", "PromptKD", "ucf101", 16),
@@ -45,9 +46,13 @@ NO_ALIGN = "ALIGN's own numbers in this protocol (main text of its paper) could 
 
 
 class Published(NamedTuple):
-    """Numbers (%) by column of the protocol, and where they are printed; `misprint` if wrongly.
+    """The published numbers of a method in one setting.
 
-    `kinds` are those of the method.
+    Attributes:
+        values: accuracies (%) by column of the protocol.
+        kinds: the method's kinds, PLAIN or marks of BEYOND.
+        source: where the numbers are printed.
+        misprint: True if they cannot be right (MISPRINTS).
     """
 
     values: dict[str, float]
@@ -57,7 +62,7 @@ class Published(NamedTuple):
 
 
 class Key(NamedTuple):
-    """Whose numbers: a trainer on a data set, or on `average`."""
+    """The setting of published numbers: trainer, data set or `average`, and shots."""
 
     trainer: str
     dataset: str
@@ -66,7 +71,7 @@ class Key(NamedTuple):
 
 @functools.cache
 def numbers(protocol: Protocol) -> dict[Key, Published]:
-    """All published numbers of a protocol.
+    """Return all published numbers of a protocol.
 
     Raises:
         UserError: a line of a file is wrong.
@@ -79,7 +84,7 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
                 try:
                     key, published = _read(line, protocol)
                     if key in found:
-                        raise ValueError(f"{key.trainer} on {key.dataset} is there twice")
+                        raise ValueError(f"{key.trainer} on {key.dataset} is repeated")
                 except ValueError as error:
                     raise UserError(
                         f"{path}, line {reader.line_num}: {error}; correct or remove that line, "
@@ -90,16 +95,16 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
 
 
 def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
-    """A line of a file.
+    """Parse a line of a file.
 
     Raises:
-        ValueError: something is missing, or is not what it should be.
+        ValueError: a value is missing or invalid.
     """
     for name in ("method", "dataset", *protocol.columns, "kind", "source"):
         if not line.get(name):
-            raise ValueError(f"there is no {name}")
+            raise ValueError(f"the {name} is missing")
     if None in line:
-        raise ValueError("there are more values than columns")
+        raise ValueError("the line has more values than columns")
     if line["dataset"] not in (AVERAGE, *DATASETS):
         raise ValueError(f"'{line['dataset']}' is not the name of a data set")
     shots = line.get("shots") or str(SHOTS)
@@ -108,7 +113,8 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     marks = line["kind"].split("+")
     if marks != [PLAIN] and not set(marks) <= set(BEYOND):
         raise ValueError(
-            f"kind is '{line['kind']}', neither {PLAIN} nor some of {', '.join(BEYOND)} joined by +"
+            f"kind is '{line['kind']}', neither {PLAIN} nor one or more of {', '.join(BEYOND)} "
+            "joined by +"
         )
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
     values = {name: _accuracy(name, line[name]) for name in protocol.columns}
@@ -127,48 +133,48 @@ def _accuracy(name: str, text: str) -> float:
 
 
 def datasets(protocol: Protocol) -> set[str]:
-    """The data sets with published numbers."""
+    """Return the data sets with published numbers."""
     return {key.dataset for key in numbers(protocol)} - {AVERAGE}
 
 
 def trainers(protocol: Protocol) -> list[str]:
-    """The methods with published numbers."""
+    """Return the methods with published numbers."""
     return list(dict.fromkeys(key.trainer for key in numbers(protocol)))
 
 
 def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Published | None:
-    """The published numbers of a method in a setting; None if there are none."""
-    # Where shots are no column, an untrained method has those of the table, or none.
+    """Return the published numbers of a method in a setting; None if there are none."""
+    # Shots are 0 for an untrained method: use those of the table, unless shots are its columns.
     shots = shots if protocol.across == "shots" else shots or SHOTS
     return numbers(protocol).get(Key(trainer, dataset, shots))
 
 
 def kinds(protocol: Protocol, trainer: str) -> list[str]:
-    """The marks of a method with published numbers; none if it is plain."""
+    """Return the marks of a method with published numbers; empty if it is plain."""
     first = next(theirs for key, theirs in numbers(protocol).items() if key.trainer == trainer)
     return [mark for mark in BEYOND if mark in first.kinds]
 
 
 def marked(name: str, marks: Iterable[str]) -> str:
-    """A name followed by marks, some of BEYOND."""
+    """Return a name followed by marks, which are keys of BEYOND."""
     text = ", ".join(marks)
     return f"{name} ({text})" if text else name
 
 
 def meaning(marks: Iterable[str]) -> list[str]:
-    """A sentence on the marks in a table, if there are any."""
+    """Return a sentence that explains the marks in a table, if any."""
     shown = set(marks)
     meant = [f"{mark}: {words}" for mark, words in BEYOND.items() if mark in shown]
     return [f"Beyond labelled images, {'; '.join(meant)}."] if meant else []
 
 
 def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ()) -> list[str]:
-    """Sentences on where the numbers of methods are printed, and on all marks.
+    """Return sentences on the sources of published numbers, and on all marks.
 
     Args:
-        protocol: of the table.
-        shown: the methods whose published numbers are in it.
-        marks: of its other lines.
+        protocol: the table's protocol.
+        shown: the methods whose published numbers are in the table.
+        marks: the marks of its other lines.
     """
     shown, methods = set(shown), defaultdict[str, list[str]](list)
     for key, theirs in numbers(protocol).items():

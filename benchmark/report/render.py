@@ -1,4 +1,4 @@
-"""Tables as text and markdown; rows as comma-separated values and JSON."""
+"""Render tables as text, markdown, LaTeX or HTML, and rows as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 TABLE_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # of tabulate
 FORMATS = (*TABLE_STYLES, "csv", "json", "html")
-WIDTH = 120  # characters of a line of text; wider tables are folded
+WIDTH = 120  # characters in a line of text; wider tables are split
 
 
 def render(
     rows: pd.DataFrame, form: str, all_published: bool = False, deviations: bool = False
 ) -> str:
-    """All tables of these rows, or for machines the rows themselves, in one of FORMATS.
+    """Return all tables of these rows, or in CSV and JSON the rows themselves.
 
     Args:
-        rows: as `rows` makes them.
-        form: the format.
-        all_published: the tables have the published numbers of methods that were not run, too.
-        deviations: LaTeX has the spread of each mean, as all others do.
+        rows: a data frame as `rows` makes it.
+        form: one of FORMATS.
+        all_published: also show published numbers of methods that were not run.
+        deviations: in LaTeX, show the spread of each mean; all other formats always do.
     """
     if form == "latex":
         return papers(rows, all_published, deviations)
@@ -47,13 +47,13 @@ def render(
 
 
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
-    """These tables as `text`, `markdown` or `latex`."""
+    """Return these tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
     return "\n\n".join(makers[form](table) for group in groups.values() for table in group)
 
 
 def as_text(table: Table) -> str:
-    """A table for the terminal, in pieces when it is wide."""
+    """Return a table for the terminal; a wide one is split into pieces."""
     lines = [[cell.text for cell in line] for line in table.lines]
     columns = list(zip(table.head, *lines, strict=True))
     pieces = [[columns[0]]]
@@ -67,7 +67,7 @@ def as_text(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A table with a bold title, the best of each column bold."""
+    """Return a table in markdown, with its title and the best of each column in bold."""
     lines = [
         [text.replace("|", r"\|") for text in line] for line in _bold(table, lambda t: f"**{t}**")
     ]
@@ -86,7 +86,7 @@ def _tabulated(lines, form: str) -> str:
 
 
 def _bold(table: Table, bold: Callable[[str], str]) -> list[list[str]]:
-    """The texts of all cells, the best of each column made bold."""
+    """Return the texts of all cells, with the best of each column in bold."""
     best = [table.best(column) for column in range(len(table.head))]
     return [
         [bold(cell.text) if i in best[j] else cell.text for j, cell in enumerate(line)]
@@ -99,7 +99,7 @@ def _problems(table: Table) -> list[str]:
 
 
 def record(line: list[Any]) -> dict:
-    """The rows of a line with plain numbers, for machines."""
+    """Return the rows of a line as plain numbers, by the keys of CSV and JSON."""
     first = line[0]
     found = {"protocol": first.protocol.name}
     names = ["shots", "method"]
@@ -147,12 +147,12 @@ def _published(line: list[Any]) -> dict:
 
 
 def as_csv(records: list[dict]) -> str:
-    """The records as comma-separated values; lists joined by semicolons."""
+    """Return the records as comma-separated values; lists are joined by semicolons."""
     import pandas as pd
 
     for record in records:
         for key, value in record.items():
             text = "; ".join(map(str, value)) if isinstance(value, list) else value
             record[key] = csv_text(text) if isinstance(text, str) else text
-    table = pd.DataFrame(records, dtype=object)  # a missing number makes none of the others a float
+    table = pd.DataFrame(records, dtype=object)  # integers next to missing numbers stay integers
     return table.to_csv(index=False, lineterminator="\n").rstrip("\n")

@@ -1,8 +1,7 @@
-"""Reading what a run left in its folder, and whether it is the run that was meant."""
+"""Read the record and console output of a run, and check that the record fits the run."""
 
 import ast
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,42 +10,45 @@ from typing import NamedTuple
 from recipe.configs import read_pairs
 from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import printable
+from trainers.prompting.storage import records
 from trainers.prompting.storage.files import read_file
+from trainers.prompting.storage.records import RECORD as RESULTS
+from trainers.prompting.storage.records import BadRecord as BadResult
+from trainers.prompting.storage.records import is_number, is_percent
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
 
-RESULTS = "results.json"
 CONSOLE = "console.txt"
 
-# These keys of the config may differ: they change how a run works, not what it computes, or are
-# taken from the backbone.
+# Keys of the config that may differ between equal runs: they do not change what is computed, or
+# they are taken from the backbone.
 INCIDENTAL = (
     "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
     "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
 
-# What it means that a record, of an earlier version, lacks one of these keys.
+# Values of keys that records of earlier versions lack.
 LATER: dict[str, object] = {"TEST.OOD": []}
 
-# The engine's own lines in a run's console.txt begin so.
+# The launcher's own lines in a run's console.txt begin with one of these.
 COMMAND, FAILED = "$ ", "# failed: "
 
 
 class Metric(NamedTuple):
-    """A number about the answers of a run: its head in a table, its range, and which is best.
+    """The properties of a metric of runs: its head in a table, its range, and which value is best.
 
-    The `note`s of all are one sentence below a table.
+    The `note`s of all metrics are joined to one sentence below a table.
     """
 
     head: str
     percent: bool = True  # from 0 to 100, else 0 or more
     more_is_better: bool = True
     note: str = ""
-    everywhere: bool = True  # else only in tables of runs that have it
+    everywhere: bool = True  # else shown only in tables of runs that have it
 
 
-# By their keys in results.json: adding one here shows it wherever metrics are.
+# By key of results.json; a metric added here is shown wherever metrics are.
 METRICS = {
     "accuracy": Metric("Accuracy (%)"),
     "macro_f1": Metric("Macro-F1 (%)"),
@@ -73,71 +75,47 @@ METRICS = {
 }
 
 
-class BadResult(Exception):
-    """A results.json that cannot be used; the message says why."""
-
-
-@dataclass(frozen=True, eq=False)  # each is itself: its results cannot be a key
+@dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable
 class Outcome:
-    """What became of a run: its results, or the problem, as `kind: why` (`failed: no memory`)."""
+    """The outcome of a run: its record, or a problem as `kind: why` (`failed: no memory`)."""
 
     run: Run
     result: dict | None = None
     problem: str | None = None
-    predictions: Callable[[Path], dict] | None = None  # reads those of a folder that is in a pack
-    origin: str = ""  # the pack or output that it is from, where there are several
+    predictions: Callable[[Path], dict] | None = None  # reads predictions from a pack, by folder
+    origin: str = ""  # the pack or output folder, where there are several
 
     @property
     def accuracy(self) -> float:
-        """That of a run with results (%)."""
+        """The accuracy (%) of a run that has a record."""
         return (self.result or {})["accuracy"]
 
     @property
     def seconds(self) -> float:
-        """How long the run worked, by its own account."""
+        """The seconds of training and testing, from the record."""
         result = self.result or {}
         return (result.get("train_seconds") or 0) + (result.get("test_seconds") or 0)
 
 
 def read(run: Run) -> dict | None:
-    """The run's results; as `read_record`."""
+    """Return the run's record, as `read_record`."""
     return read_record(run.folder)
 
 
 def read_record(folder: Path) -> dict | None:
-    """The results in the folder of a run; None when it left none.
+    """Return the record in the folder of a run; None if there is none.
 
     Raises:
-        BadResult: they cannot be used.
+        BadResult: the record cannot be used.
     """
-    path = folder / RESULTS
-    try:
-        result = json.loads(read_file(path))
-        why = flaw(result)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadResult(f"{path} cannot be read ({error})") from None
-    if why:
-        raise BadResult(f"{path} {why}")
-    return result
+    return records.read_record(folder, flaw)
 
 
-def _number(value, most: float = sys.float_info.max) -> bool:
-    """Whether a value is a finite number from 0 to `most`."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and 0 <= value <= most
-
-
-def _percent(value) -> bool:
-    return _number(value, 100)
-
-
-# What a record must hold where it holds a key that is read, in words and as a test.
+# Types of the values of a record, in words and as a test, with the keys that must have them.
 KINDS = {
-    "from 0 to 100": (_percent, [key for key, metric in METRICS.items() if metric.percent]),
+    "from 0 to 100": (is_percent, [key for key, metric in METRICS.items() if metric.percent]),
     "a number, 0 or more": (
-        _number,
+        is_number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
          "num_params", "num_classes", "num_test", "train_seconds", "train_steps", "test_seconds",
          "peak_memory_mib", "temperature"],
@@ -148,12 +126,12 @@ KINDS = {
     ),
     "accuracies by class": (
         lambda value: isinstance(value, dict)
-        and all(accuracy is None or _percent(accuracy) for accuracy in value.values()),
+        and all(accuracy is None or is_percent(accuracy) for accuracy in value.values()),
         ("per_class_accuracy",),
     ),
     "groups of numbers": (
         lambda value: isinstance(value, dict)
-        and all(isinstance(of, dict) and all(map(_number, of.values())) for of in value.values()),
+        and all(isinstance(of, dict) and all(map(is_number, of.values())) for of in value.values()),
         ("ood",),
     ),
     f"a list of {', '.join(BEYOND)}": (
@@ -170,9 +148,9 @@ KINDS = {
 
 
 def flaw(result) -> str | None:
-    """How a record differs from what train.py writes; None if it does not."""
-    if not isinstance(result, dict) or result.get("accuracy") is None:
-        return "holds no accuracy"
+    """Return how a record differs from the format of train.py; None if it does not."""
+    if why := records.flaw(result):
+        return why
     for wanted, (holds, keys) in KINDS.items():
         for key in keys:
             value = result.get(key)
@@ -182,13 +160,13 @@ def flaw(result) -> str | None:
 
 
 def marks(results: Iterable[dict]) -> list[str]:
-    """The marks that any of these records has, in the order of BEYOND."""
+    """Return the marks that any of these records has, in the order of BEYOND."""
     found = {mark for result in results for mark in result.get("beyond", ())}
     return [mark for mark in BEYOND if mark in found]
 
 
 def stamp(run: Run) -> tuple[int, int] | None:
-    """Tells the run's results from later ones; None without any."""
+    """Return a stamp that changes when the run's record is rewritten; None without a record."""
     try:
         status = (run.folder / RESULTS).stat()
     except OSError:
@@ -197,9 +175,12 @@ def stamp(run: Run) -> tuple[int, int] | None:
 
 
 def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
-    """How `result` differs from what the run asks for; None if it does not.
+    """Return how a record differs from what the run asks for; None if it does not.
 
-    `keys` are further dotted keys that the result's config must hold, with their values.
+    Args:
+        run: the run that was asked for.
+        result: a record.
+        keys: further dotted keys that the record's config must have, with their values.
     """
     asked = {
         "trainer": run.trainer,
@@ -221,7 +202,7 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
 
 
 def from_folder(run: Run) -> Outcome:
-    """What became of a run, from its folder alone."""
+    """Return the outcome of a run, judged by its folder only."""
     try:
         result = read(run)
     except BadResult as error:
@@ -233,7 +214,7 @@ def from_folder(run: Run) -> Outcome:
 
 
 def failure(run: Run) -> str | None:
-    """Why the run failed, as the engine noted it at the end of console.txt."""
+    """Return why the run failed, if the launcher noted a failure at the end of console.txt."""
     lines = console_lines(run)
     if lines and lines[-1].startswith(FAILED):
         return f"failed: {lines[-1].removeprefix(FAILED)}"
@@ -241,7 +222,7 @@ def failure(run: Run) -> str | None:
 
 
 def console_lines(run: Run) -> list[str]:
-    """The lines of the run's console.txt; none when there is no such file."""
+    """Return the lines of the run's console.txt; empty if there is no such file."""
     try:
         return read_file(run.folder / CONSOLE).decode(errors="replace").splitlines()
     except OSError:
@@ -249,14 +230,14 @@ def console_lines(run: Run) -> list[str]:
 
 
 def used(config, key: str):
-    """The value of a dotted key in nested mappings; None when it is not there."""
+    """Return the value of a dotted key in nested mappings; None if absent."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None
     return config
 
 
 def literal(value):
-    """What yacs makes of a text (of a command line, or in a file), as JSON would give it back."""
+    """Return a value as yacs parses it from text, in the form that JSON gives back."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)

@@ -1,9 +1,9 @@
-"""From outcomes of runs to a data frame of numbers, of which every table, plot and file is made.
+"""Turn outcomes of runs into a data frame, from which every table, plot and file is made.
 
-A row of the frame is one number with what is known about it: the accuracy of a method on a data set
-(in few-shot with a number of shots, in an ablation with a variant), in one column of the protocol,
-over the seeds; or, where `average`, the mean of such numbers over the data sets of a `group`. Rows
-of one method and place share a `line`, and those of one `table` are shown together.
+A row of the frame is one number: the accuracy, over the seeds, of a method on a data set in one
+column of the protocol (in few-shot with a number of shots, in an ablation with a variant). If
+`average` is set, it is the mean of such numbers over the data sets of a `group`. Rows that belong
+to one line of a table share a `line`; rows of one table share a `table`.
 """
 
 import re
@@ -22,27 +22,27 @@ from .names import DATASETS, embedded
 from .paired import harmonic
 from .results import Outcome, marks
 
-# Runs that differ in other ways share a line; a `label` have only those that are read from logs.
+# Runs that agree in these share a line. Only runs read from logs have a `label`.
 LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant", "origin"]
 
-# What each row of the frame holds.
+# The columns of the frame.
 FIELDS = [
     *LINE, "untrained", "settings", "embedded", "group", "table", "rank", "method", "name",
-    "line_name",  # in its table: the method, or a setting of the only method that is ablated
-    "average",  # over data sets
-    "line",  # its number
-    "comparable",  # it may stand beside published numbers
-    "seeds",  # those that any method of the same table was run with
-    "beyond",  # marks of what the method takes
+    "line_name",  # in its table: the method, or the setting if only one method is ablated
+    "average",  # True for an average over data sets
+    "line",  # number of the line
+    "comparable",  # has the setting of published numbers
+    "seeds",  # of any method in the same table
+    "beyond",  # marks for what the method needs beyond labelled images
     "splits", "num_params", "train_seconds", "step_seconds", "peak_memory_mib",
     "column", "mean", "std",
-    "interval",  # the spread is half of the 95% interval
-    "spread",  # what stands behind `±`
-    "count", "of",  # how many seeds, or data sets, it is over, and of how many
-    "complete",  # no seed or data set is missing
+    "interval",  # True if the spread is half of the 95% interval
+    "spread",  # the number after `±`
+    "count", "of",  # number of seeds (or data sets) in the mean, and how many there should be
+    "complete",  # True if no seed or data set is missing
     "problems",
-    "runs",  # the outcomes by column (those of `h` are two) and seed
-    "cell",  # its text in a table
+    "runs",  # the outcomes by column (`h` has two) and seed
+    "cell",  # the text in a table
     "published", "published_source", "misprint", "difference",
 ]  # fmt: skip
 
@@ -50,12 +50,12 @@ FIELDS = [
 def rows(
     outcomes: Iterable[Outcome], interval: bool = False, beside_published: bool = True
 ) -> pd.DataFrame:
-    """The frame of all outcomes, in the order of the tables; averages come last.
+    """Return the frame of all outcomes, in the order of the tables; averages come last.
 
     Args:
-        outcomes: of any protocols.
-        interval: a 95% interval is shown in place of the standard deviation.
-        beside_published: published numbers are shown beside those that are comparable.
+        outcomes: outcomes of runs of any protocols.
+        interval: make the spread half of the 95% interval, not the standard deviation.
+        beside_published: add published numbers where they are comparable.
 
     Raises:
         UserError: a file of published numbers has a wrong line.
@@ -79,13 +79,13 @@ def rows(
 
 
 def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of each line, by their column."""
+    """Return the rows of each line, by column."""
     of_lines = [members.itertuples() for _, members in rows.groupby("line", sort=False)]
     return [{row.column: row for row in members} for members in of_lines]
 
 
 def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
-    """A row for each run and table that it is in, with what all rows of its line share."""
+    """Return a row for each run and each table that it is in, with the values its line shares."""
     untrained = _untrained(outcomes)
     found = []
     for outcome in outcomes:
@@ -131,7 +131,7 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
 
 
 def _untrained(outcomes: list[Outcome]) -> set[str]:
-    """The methods that learn nothing: results tell, or else the name."""
+    """Return the methods that learn nothing, judged by their records, or else by their names."""
     found = {}
     for outcome in outcomes:
         trainer, result = outcome.run.trainer, outcome.result or {}
@@ -143,7 +143,7 @@ def _untrained(outcomes: list[Outcome]) -> set[str]:
 
 
 def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of transfer, the untrained methods stand in the table of each number of shots."""
+    """Repeat untrained methods of transfer protocols in the table of each number of shots."""
     trained = runs[runs["shots"] > 0].groupby(["protocol", "source"], sort=False)["shots"]
     numbers = trained.agg(set).to_dict()
     runs["shots"] = [
@@ -156,7 +156,7 @@ def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _group(run) -> tuple:
-    """What the rows have in common over whose data sets an average may be taken."""
+    """Return the key of rows whose data sets may be averaged."""
     if run.protocol.across == "dataset":  # the average is over the columns of a table
         return run.protocol, run.source, run.shots
     shots = None if run.protocol.across == "shots" else run.shots
@@ -164,14 +164,14 @@ def _group(run) -> tuple:
 
 
 def _method(run, ours: set[str], several_configs: bool) -> str:
-    """The name in the tables; with the config and the origin where there are several."""
+    """Return the name in the tables, with the config and origin where there are several."""
     name = f"{run.label} (logs)" if run.label in ours else run.label or run.trainer
     marks = [run.config] * several_configs + [run.origin] * bool(run.origin)
     return f"{name} ({', '.join(marks)})" if marks else name
 
 
 def _order(run) -> tuple:
-    """The place of a run's row; its last entry is that of its method among others."""
+    """Return the sort key of a run's row; the last entry is the sort key of its method."""
     names = list(DATASETS)
     place = names.index(run.dataset) if run.dataset in names else len(names)
     protocol = list(PROTOCOLS.values()).index(run.protocol)
@@ -181,7 +181,7 @@ def _order(run) -> tuple:
 
 
 def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> list[dict]:
-    """The rows of a line, from its runs: one for each column of the protocol."""
+    """Return the rows of a line from its runs, one for each column of the protocol."""
     first: Any = next(members.itertuples())
     shared = {name: getattr(first, name) for name in FIELDS if name in members}
     protocol = first.protocol
@@ -230,7 +230,7 @@ def _numbers(members: pd.DataFrame, interval: bool, beside_published: bool) -> l
 
 
 def _half_interval(values: list[float]) -> float | None:
-    """Half of the 95% interval of the mean, by Student's t; None for fewer than two seeds."""
+    """Return half of the 95% interval of the mean (Student's t); None for fewer than two seeds."""
     from scipy.special import stdtrit
 
     count = len(values)
@@ -238,7 +238,7 @@ def _half_interval(values: list[float]) -> float | None:
 
 
 def _costs(trainings: list[dict], untrained: bool) -> dict:
-    """What trainings took; logs do not tell, and without training there is nothing to tell."""
+    """Return the costs of trainings; None where unknown (logs) or without training."""
     taken = {
         key: [result[key] for result in trainings if result.get(key) is not None]
         for key in ("train_seconds", "peak_memory_mib")
@@ -253,7 +253,7 @@ def _costs(trainings: list[dict], untrained: bool) -> dict:
 
 
 def _cell(row: dict) -> str:
-    """`mean ± spread`, with how many seeds or data sets when some are missing; or what is wrong."""
+    """Return `mean ± spread`, with the count if seeds or data sets are missing; or the problem."""
     if row["mean"] is None:
         return row["problems"][0].partition(":")[0] if row["problems"] else "-"
     spread = "" if row["spread"] is None else f" ± {row['spread']:.2f}"
@@ -262,7 +262,7 @@ def _cell(row: dict) -> str:
 
 
 def _published(row: dict) -> dict:
-    """The published number of the same setting, and by how much ours differs from it."""
+    """Return the published number of the same setting, and the difference of ours from it."""
     theirs = None
     if row["comparable"]:
         theirs = published.find(row["protocol"], row["trainer"], row["dataset"], row["shots"])
@@ -279,7 +279,7 @@ def _published(row: dict) -> dict:
 
 
 def _averages(rows: pd.DataFrame) -> list[dict]:
-    """The averages over data sets, wherever there are several; H is that of the averages."""
+    """Return the averages over data sets, where there are several; H is that of the averages."""
     found: list[dict] = []
     targets = rows[rows["dataset"] != rows["source"]]
     of = targets.groupby("group")["dataset"].agg(set).to_dict()
@@ -292,7 +292,7 @@ def _averages(rows: pd.DataFrame) -> list[dict]:
 
 
 def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
-    """The rows of a method's average over those of some data sets that have all columns."""
+    """Return the rows of a method's average over those data sets on which it has all columns."""
     first = members.iloc[0]
     protocol: Protocol = first["protocol"]
     whole = members.groupby("line")["mean"].transform("count") == len(protocol.columns)
@@ -301,7 +301,7 @@ def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
     means = {column: mean(of["mean"]) for column, of in members.groupby("column")}
     if "h" in means:
         means["h"] = float(harmonic(means["base"], means["new"]))
-    last = list(protocol.columns)[-1]  # of base, new and h that which needs the others
+    last = list(protocol.columns)[-1]  # of base, new and h: h, which needs both others
     problems = [
         f"{row.name}, {row.dataset}, {shots_text(row.shots)}: a mean over "
         f"{row.count} of {row.of} seeds"
@@ -332,7 +332,7 @@ def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
 
 
 def settings(variant: str) -> dict[str, float | str]:
-    """What a variant sets: `M2_N4` is M = 2 and N = 4, `plan-uniform` is plan = uniform."""
+    """Parse a variant: `M2_N4` is M = 2 and N = 4, `plan-uniform` is plan = uniform."""
     found = re.findall(r"([A-Za-z-]+?)(?:([\d.]+)|-([a-z]+))(?=_|$)", variant)
     return {
         name.replace("-", " "): float(number) if number else word for name, number, word in found
@@ -340,7 +340,7 @@ def settings(variant: str) -> dict[str, float | str]:
 
 
 def setting_texts(found: dict[str, float | str]) -> list[str]:
-    """Each of `settings` in words: `M = 2`."""
+    """Return each of `settings` in words, as `M = 2`."""
     return [
         f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
         for name, value in found.items()

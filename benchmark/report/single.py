@@ -1,4 +1,4 @@
-"""One run, by its folder: what it is, its metrics, and the accuracy of each class."""
+"""Report single runs by their folders: facts, metrics, and the accuracy of each class."""
 
 import json
 from pathlib import Path
@@ -14,12 +14,12 @@ from .tables import Cell, Table, memory
 
 
 def is_run(folder: Path) -> bool:
-    """True for the folder of a finished run."""
+    """Return True for the folder of a finished run."""
     return (folder / RESULTS).is_file()
 
 
 def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """The folders of finished runs in a folder and its subfolders, sorted."""
+    """Return the folders of finished runs in a folder and its subfolders, sorted."""
     if is_run(folder):
         return [folder]
     inside = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
@@ -29,7 +29,7 @@ def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
 
 
 def overview(folders: list[Path], form: str) -> str:
-    """A line for each of these finished runs; in other respects as `single_runs`."""
+    """Return a table with a line for each of these runs; in CSV and JSON, as `single_runs`."""
     if form not in TABLE_STYLES:
         return single_runs(folders, form)
     head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
@@ -44,10 +44,10 @@ def overview(folders: list[Path], form: str) -> str:
 
 
 def single_runs(folders: list[Path], form: str) -> str:
-    """The tables of finished runs, or for machines their records, in one of FORMATS.
+    """Return the tables of finished runs, or in CSV and JSON their records.
 
     Raises:
-        UserError: a record cannot be used, or there is no such form of one run.
+        UserError: a record cannot be used, or the format is html.
     """
     records = {folder: _record(folder) for folder in folders}
     if form == "json":
@@ -59,7 +59,9 @@ def single_runs(folders: list[Path], form: str) -> str:
             for name, accuracy in (record.get("per_class_accuracy") or {}).items()
         ])  # fmt: skip
     if form == "html":
-        raise UserError("--format html is for the runs of protocols: choose another for one run")
+        raise UserError(
+            "--format html works for runs of protocols only: choose another format for single runs"
+        )
     return in_style({folder: _tables(folder, record) for folder, record in records.items()}, form)
 
 
@@ -67,7 +69,7 @@ def _record(folder: Path) -> dict:
     try:
         return read_record(folder) or {}
     except BadResult as error:
-        raise UserError(f"{error}: run it again") from None
+        raise UserError(f"{error}: repeat the run") from None
 
 
 def _tables(folder: Path, record: dict) -> list[Table]:

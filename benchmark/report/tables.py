@@ -1,4 +1,4 @@
-"""Tables, and how they are made of rows: of every data set, and of the averages over them."""
+"""Build tables from rows: one for every data set, and one for the averages over them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AVERAGE = "Means over the data sets."
 AVERAGE_H = "Means over the data sets; H is that of the averages, as in the papers."
 TARGET_AVERAGE = "The average is over the targets."
 
-# In a paper: behind the name of a method whose numbers are not ours, and behind a mean that lacks
+# In a paper: marks after the name of a method with published numbers, and after a mean that lacks
 # seeds or data sets.
 PUBLISHED, INCOMPLETE = r"$^\dagger$", r"$^*$"
 NOTHING_IN_A_PAPER = "--"
@@ -35,39 +35,34 @@ MISPRINT = "(misprint)"
 
 
 class Cell(NamedTuple):
-    """A cell of a table; those with a `value` compete for the best of their column.
-
-    The first of a line is `beside` where the line is not ours: of published numbers, or what ours
-    differ from them by. In a paper, `spread` may stand after the text.
-    """
+    """A cell of a table."""
 
     text: str
-    value: float | None = None
-    beside: bool = False
-    spread: float | None = None
+    value: float | None = None  # competes for the best of its column; higher is better
+    beside: bool = False  # True for the first cell of a line of published numbers or differences
+    spread: float | None = None  # shown after the text in a paper
 
 
 @dataclass
 class Table:
-    """A title, a head, lines of cells (the first names the line), what to know, what is missing.
+    """A table with its title, notes and problems.
 
-    Names in them may come from folders and records: none can leave its line. `first` is a row that
-    stands in the table, `seeds` the most that a number is over, `cited` are the methods with
-    published numbers in it, and `marks` those of its other lines.
+    Control characters (line breaks, too) in names, which may come from folders and records, are
+    escaped.
     """
 
     title: str
     head: list[str]
-    lines: list[list[Cell]]
-    caption: list[str]
-    problems: list[str] = field(default_factory=list)
-    first: Any = None
-    seeds: int = 0
-    cited: set[str] = field(default_factory=set)
-    marks: set[str] = field(default_factory=set)
+    lines: list[list[Cell]]  # the first cell names the line
+    caption: list[str]  # sentences below the table
+    problems: list[str] = field(default_factory=list)  # sentences on what is missing
+    first: Any = None  # one of the rows shown
+    seeds: int = 0  # the largest number of seeds that a mean is over
+    cited: set[str] = field(default_factory=set)  # methods with published numbers in the table
+    marks: set[str] = field(default_factory=set)  # marks of the other lines
 
     def __post_init__(self) -> None:
-        """Write out what could leave a line."""
+        """Escape control characters."""
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
         self.lines = [
@@ -77,11 +72,11 @@ class Table:
 
     @property
     def of_averages(self) -> bool:
-        """Whether its numbers are averages over data sets."""
+        """True if the numbers are averages over data sets."""
         return self.first is not None and self.first.average
 
     def best(self, column: int, place: int = 0) -> set[int]:
-        """The lines with the best number of a column, as far as it shows; none if all are equal.
+        """Return the lines with the best number of a column, as shown; empty if all are equal.
 
         Args:
             column: counted from 0.
@@ -101,13 +96,13 @@ class Table:
 def tables(
     rows: pd.DataFrame, all_published: bool = False, paper: bool = False
 ) -> dict[Protocol, list[Table]]:
-    """The tables of each protocol that has rows: of every data set, then of the averages.
+    """Return the tables of each protocol that has rows: every data set, then the averages.
 
     Args:
-        rows: as `rows` makes them.
-        all_published: the published numbers of methods that were not run are shown, too.
-        paper: they are as papers have them: means, with their spreads apart, without differences
-            and costs, and published numbers compete for the best.
+        rows: a data frame as `rows` makes it.
+        all_published: also show published numbers of methods that were not run.
+        paper: make tables for a paper: spreads are separate from means, differences and costs are
+            left out, and published numbers compete for the best.
     """
     found = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
@@ -116,19 +111,19 @@ def tables(
 
 
 def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
-    """A line for each method, or setting of an ablation; beside each other columns, or data sets.
+    """Return a table with a line for each method, or for each setting of an ablation.
 
-    Which, `across` of the protocol says: also numbers of shots may stand beside each other.
+    Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
     shown = sorted(members.itertuples(), key=lambda row: (row.average, row.shots))
     protocol, first = shown[0].protocol, shown[0]
-    if protocol.across == "columns":  # each has all columns, in their order
+    if protocol.across == "columns":  # in the order of the protocol
         shown.sort(key=lambda row: list(protocol.columns).index(row.column))
     places: dict[str, Any] = {}
     for row in shown:
         places.setdefault(place_name(row), row)
     head = [first_head(protocol), *places, *([] if paper else more(first))]
-    found: list[list[Cell | None]] = []  # None where there is nothing
+    found: list[list[Cell | None]] = []  # None: an empty cell
     cited = set()
     by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
     of_line = "line" if protocol.across == "columns" else "method"
@@ -160,7 +155,7 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
 
 
 def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
-    """The line of a method, and where there are published numbers those, and the difference."""
+    """Return the line of a method; with published numbers, also theirs and the difference."""
     name = method_name(first.method) if paper else first.line_name
     behind = [] if paper else [Cell(text) for text in more(first).values()]
     own = published.marked(name, first.beyond)
@@ -175,7 +170,7 @@ def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
 
 
 def place_name(row) -> str:
-    """The head of a row's column in a table."""
+    """Return the head of a row's column in a table."""
     if row.protocol.across == "columns":
         return row.protocol.columns[row.column]
     if row.protocol.across == "shots":
@@ -201,7 +196,7 @@ def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) ->
 
 
 def _theirs(number: float | None, misprint: bool, paper: bool) -> Cell | None:
-    """A published number: it competes in a paper, unless it is a misprint."""
+    """Return the cell of a published number; in a paper it competes, unless it is a misprint."""
     if number is None:
         return None
     if misprint:
@@ -210,12 +205,12 @@ def _theirs(number: float | None, misprint: bool, paper: bool) -> Cell | None:
 
 
 def _difference(number: float | None) -> Cell | None:
-    # + 0.0 makes a zero of what is rounded to -0.00
+    # + 0.0 turns -0.00 into 0.00
     return None if number is None else Cell(f"{round(number, 2) + 0.0:+.2f}")
 
 
 def more(row) -> dict[str, str]:
-    """What stands behind the numbers: the data sets of an average, or what training took."""
+    """Return the columns after the numbers: the data sets of an average, or costs of training."""
     if row.average:
         of = {"Data sets": f"{row.count} of {row.of}"}
         return of if row.protocol.across == "columns" else {}
@@ -232,11 +227,11 @@ def more(row) -> dict[str, str]:
 def not_run(
     members: pd.DataFrame, places: Iterable, paper: bool = False
 ) -> dict[str, list[Cell | None]]:
-    """The published numbers of the methods that are not among the members, by trainer.
+    """Return the published numbers of methods that were not run, by trainer.
 
     Args:
-        members: of one table.
-        places: a row of each of its columns; which method's does not matter.
+        members: the rows of one table.
+        places: a row from each column of the table, of any method.
         paper: as in `tables`.
     """
     protocol = members.iloc[0]["protocol"]
@@ -268,7 +263,7 @@ def _title(members: pd.DataFrame) -> str:
 
 
 def table_name(row) -> str:
-    """What a table is of, in the words of its protocol: `Few-shot on DTD`."""
+    """Return the name of a table by its protocol and data set, as `Few-shot on DTD`."""
     return row.protocol.table_title.format(
         dataset=dataset_title(row.dataset),
         source=dataset_title(row.source),
@@ -277,12 +272,12 @@ def table_name(row) -> str:
 
 
 def average_name(row) -> str:
-    """What an average is over, in words."""
+    """Describe an average in words: `average over 11 data sets`."""
     return f"average over {row.of} {'embedded ' if row.embedded else ''}data sets"
 
 
 def _caption(members: pd.DataFrame) -> list[str]:
-    """What to know about a table, in sentences."""
+    """Return the sentences below a table."""
     first = members.iloc[0]
     protocol, has_h = first["protocol"], "h" in first["protocol"].columns
     if first["average"]:
@@ -313,31 +308,31 @@ def _problems(members: pd.DataFrame) -> list[str]:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Some seeds in words: `seeds 1 2 3`."""
+    """Return seeds in words, as `seeds 1 2 3`."""
     return f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"
 
 
 def first_head(protocol: Protocol) -> str:
-    """What the lines of a protocol's tables are."""
+    """Return the head of the first column of a protocol's tables."""
     return "Variant" if protocol.by_variant else "Method"
 
 
 def spread_note(seeds: int, interval: bool = False) -> str:
-    """What stands in the cells of a table whose lines have so many seeds at most."""
+    """Return the sentence that explains the cells of a table, given its largest number of seeds."""
     if seeds < 2:
         return ONE_SEED
     return INTERVAL if interval else STD
 
 
 def memory(mebibytes: float | None) -> str:
-    """An amount of memory as a person reads it."""
+    """Format an amount of memory (MiB) for a reader."""
     if mebibytes is None:
         return "-"
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
 
 
 def metric_cell(values: list[float], metric: Metric) -> Cell:
-    """`mean ± standard deviation` of a metric; the best of a column has the greatest `value`."""
+    """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
     if not values:
         return Cell("-")
     spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""

@@ -1,1 +1,1 @@
-"""Settings of methods, chosen on validation images: the same effort for every method."""
+"""Choose settings of methods on validation images, with the same effort for every method."""

@@ -1,4 +1,4 @@
-"""The best setting of a method: a table of all, and a config file with the one that is chosen."""
+"""Choose the best setting of a method; write a table of all settings, and a config file."""
 
 import json
 from collections import defaultdict
@@ -22,13 +22,13 @@ from ..report.tables import Cell, Table
 
 @dataclass
 class Trial:
-    """One setting of a method, with what became of its runs."""
+    """One setting of a method, with the outcomes of its runs."""
 
     outcomes: list[Outcome]
 
     @property
     def run(self) -> Run:
-        """One of its runs."""
+        """The first of its runs."""
         return self.outcomes[0].run
 
     @property
@@ -43,12 +43,12 @@ class Trial:
 
     @property
     def problems(self) -> list[str]:
-        """What went wrong: one is enough not to be chosen."""
+        """The problems of its runs; a setting with any is not chosen."""
         return [f"{o.run}: {o.problem}" for o in self.outcomes if o.problem]
 
     @property
     def accuracies(self) -> dict[str, float | None]:
-        """By data set, means over the seeds on validation images, in %; None where a run failed."""
+        """Mean validation accuracy (%) over the seeds, by data set; None where a run failed."""
         found: dict[str, list[Outcome]] = defaultdict(list)
         for outcome in self.outcomes:
             found[outcome.run.dataset].append(outcome)
@@ -59,39 +59,39 @@ class Trial:
 
     @property
     def average(self) -> float | None:
-        """The mean over the data sets; None when any run failed."""
+        """The mean over the data sets; None if any run failed."""
         found = [accuracy for accuracy in self.accuracies.values() if accuracy is not None]
         return mean(found) if len(found) == len(self.accuracies) else None
 
 
 @dataclass
 class Choice:
-    """All settings of a method, the best first; those that failed somewhere come last."""
+    """All settings of a method, the best first; settings with a failed run come last."""
 
     trials: list[Trial]
 
     def __post_init__(self):
-        # Of equal ones that which the search space names first.
+        # The sort is stable: of equal settings, the first of the search space wins.
         self.trials.sort(key=lambda t: -1.0 if t.average is None else t.average, reverse=True)
 
     @property
     def run(self) -> Run:
-        """One of the method's runs."""
+        """A run of the method."""
         return self.trials[0].run
 
     @property
     def best(self) -> Trial | None:
-        """The setting that is chosen; None when all failed somewhere."""
+        """The chosen setting; None if every setting has a failed run."""
         return self.trials[0] if self.trials[0].average is not None else None
 
     @property
     def seeds(self) -> list[int]:
-        """Of each setting."""
+        """The seeds of each setting."""
         return sorted({o.run.seed for o in self.trials[0].outcomes})
 
     @property
     def title(self) -> str:
-        """What the table is of."""
+        """The title of the table."""
         seeds = f"seed{'s' * (len(self.seeds) > 1)} {' '.join(map(str, self.seeds))}"
         protocol = FOR[self.run.part]
         classes = f"{self.run.subsample} classes" if self.run.subsample != "all" else "all classes"
@@ -101,7 +101,7 @@ class Choice:
         )
 
     def table(self) -> Table:
-        """A line for each setting."""
+        """Return the table, with a line for each setting."""
         head, lines = ["Setting", *self.trials[0].accuracies], []
         for trial in self.trials:
             lines.append([Cell(trial.name), *map(cell, trial.accuracies.values())])
@@ -114,7 +114,7 @@ class Choice:
         return Table(self.title, head, lines, [chosen], problems)
 
     def record(self) -> dict:
-        """The table as numbers."""
+        """Return the table as plain numbers."""
         return {
             "title": self.title,
             "settings": [
@@ -129,19 +129,19 @@ class Choice:
         }
 
     def config(self, best: Trial, settings: Settings) -> str:
-        """The method's config file with the best values, and with what the call asked for."""
+        """Return the method's config file with the best values and the settings of the command."""
         chosen = prompts_for(settings.backbone, self.run.config_file)
         if settings.backbone:
             chosen["MODEL.BACKBONE.NAME"] = settings.backbone
         chosen |= read_pairs(best.run.opts[: -len(VALIDATION)] + settings.opts)
         keys = read_keys(self.run.config_file)
-        # the choice is for all data sets
+        # drop values for single data sets, since the choice is for all of them
         keys = {key: value for key, value in keys.items() if plain_key(key) not in chosen}
         keys |= {key: literal(value) for key, value in chosen.items()}
         failed = sum(trial.average is None for trial in self.trials)
         told = (
             f"# Chosen by `python -m benchmark tune` among {len(self.trials)} settings"
-            + f", {failed} of which failed" * bool(failed)
+            + f" ({failed} failed)" * bool(failed)
             + f": {best.name} has {best.average:.2f}.\n# {self.title}; "
             f"data sets: {', '.join(best.accuracies)}.\n"
         )
@@ -149,7 +149,7 @@ class Choice:
 
 
 def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
-    """The choice of each method, in the order of the runs."""
+    """Return the choice of each method, in the order of the runs."""
     found: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for outcome in outcomes:
         found[outcome.run.trainer][outcome.run.variant].append(outcome)
@@ -157,7 +157,7 @@ def choices(outcomes: Iterable[Outcome]) -> list[Choice]:
 
 
 def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
-    """Write the table, and the config file if there is a choice; the latter's path.
+    """Write the table, and the config file if a setting is chosen; return the config's path.
 
     Raises:
         UserError: a file cannot be written.
@@ -173,5 +173,5 @@ def write(choice: Choice, folder: Path, settings: Settings) -> Path | None:
 
 
 def cell(accuracy: float | None) -> Cell:
-    """An accuracy (%) as a cell of a table."""
+    """Return an accuracy (%) as a cell of a table."""
     return Cell("failed") if accuracy is None else Cell(f"{accuracy:.2f}", accuracy)

@@ -1,4 +1,4 @@
-"""`python -m benchmark tune`: from a search space to the settings that are chosen."""
+"""The command `python -m benchmark tune`: run a search space, and choose the best settings."""
 
 import sys
 from pathlib import Path
@@ -14,17 +14,17 @@ from .validation import check_validation
 
 
 def main(argv: list[str]) -> int:
-    """0 when a setting was chosen for every method, else 1.
+    """Run `python -m benchmark tune`; return 0 if a setting was chosen for every method, else 1.
 
     Raises:
-        UserError: something that is asked for is not there, or contradicts something else.
+        UserError: something in the arguments does not exist, or contradicts something else.
     """
     words = [f"--vary={word}" if WORD.fullmatch(word) else word for word in argv]
     return launch(TUNING, words, before=check_validation, conclude=conclude)
 
 
 def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
-    """Print the tables, write what is chosen; the exit code."""
+    """Print the tables, and write the chosen settings; return the exit code."""
     found = choices(engine.outcomes[run] for run in engine.runs)
     folder = output / protocol.name / engine.runs[0].part / "chosen"
     print("\n\n".join(as_text(choice.table()) for choice in found))
@@ -32,5 +32,5 @@ def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:
     for path in filter(None, written):
         print(path, file=sys.stderr)
     if any(written):
-        print(f"These files are for --config: one of them, or {folder} for all", file=sys.stderr)
+        print(f"Use with --config: one of these files, or {folder} for all", file=sys.stderr)
     return int(not all(written))

@@ -1,4 +1,4 @@
-"""Whether the data sets of a tuning have validation images, looked at before the first run."""
+"""Check, before the first run of a tuning, that its data sets have validation images."""
 
 import io
 from contextlib import redirect_stdout
@@ -10,24 +10,24 @@ from ..protocols.base import Run
 
 
 def check_validation(engine: Engine) -> None:
-    """Raise a UserError where a data set has no validation images apart from its test images."""
+    """Raise a UserError if a data set lacks validation images apart from its test images."""
     from dassl.data.datasets import build_dataset
 
     from train import parse_args, setup_cfg  # with PyTorch: not for a dry run
 
     for run in {run.dataset: run for run in engine.todo}.values():
-        with redirect_stdout(io.StringIO()):  # each run will say the same
+        with redirect_stdout(io.StringIO()):  # each run prints the same
             data = build_dataset(setup_cfg(parse_args(command(run, engine.settings)[2:])))
         check(run, {item.impath for item in data.val or ()}, {item.impath for item in data.test})
 
 
 def check(run: Run, validation: set[str], test: set[str]) -> None:
-    """Raise a UserError where validation images are missing, or are test images."""
-    what_to_do = "tune on other data sets, and use here what is chosen there (--config)"
+    """Raise a UserError if validation images are missing, or are test images."""
+    what_to_do = "tune on other data sets, and use the settings chosen there (--config)"
     if not validation:
-        raise UserError(f"{run.dataset} has no validation images to choose on: {what_to_do}")
+        raise UserError(f"{run.dataset} lacks validation images: {what_to_do}")
     if validation & test:
         raise UserError(
-            f"The validation images of {run.dataset} are its test images, on which nothing may be "
-            f"chosen: {what_to_do}"
+            f"The validation images of {run.dataset} are its test images, on which settings must "
+            f"not be chosen: {what_to_do}"
         )

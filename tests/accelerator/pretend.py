@@ -120,7 +120,7 @@ def compute(func, args, kwargs):
     ours = [t for t in tensors if isinstance(t, Pretend)]
     name = func.overloadpacket.__name__
     wanted = kwargs.get("device")
-    if name == "_pin_memory":
+    if name in ("_pin_memory", "pin_memory"):
         pinned = args[0].clone()
         pinned.is_pinned_pretend = True
         return pinned

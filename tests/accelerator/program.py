@@ -7,6 +7,7 @@ same list with the result of each case.
 # ruff: noqa: E402 (a library is loaded before PyTorch, and paths are set before imports)
 import contextlib
 import ctypes
+import io
 import json
 import os
 import sys
@@ -134,6 +135,7 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         codes.append(run("parts"))
     codes.append(run("parts"))
     codes.append(run("tested", "--eval-only", "--model-dir", str(folder / "whole")))
+    answers, waits = zip(*(predicted(folder, device) for device in ("cpu", "cuda")), strict=True)
     whole, parts = saved("whole"), saved("parts")
     results = [json.loads((folder / name / "results.json").read_text()) for name in
                ("whole", "parts", "tested")]  # fmt: skip
@@ -144,7 +146,22 @@ def whole_run(setting: str, precision: str, folder: Path) -> dict:
         "cuBLAS": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         "scaler": [state["scaler"].get("scale") for state in (whole, parts)],
         "accuracy": [record["accuracy"] for record in results],
+        "probabilities": max(abs(a - b) for a, b in zip(*answers, strict=True)),
+        "predict waits": waits[1],
     }
+
+
+def predicted(folder: Path, device: str) -> tuple[list[float], list[str]]:
+    """Probabilities of the 16 test images, in two batches, by `predict`; and what it waited for."""
+    from trainers.prompting.use import commands
+
+    images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
+    words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]
+    with contextlib.redirect_stdout(io.StringIO()) as said, pretend.noted() as waits:
+        assert commands.main([*words, "--format", "json", "--batch-size", "8"]) == 0
+    found = json.loads(said.getvalue())
+    best = [sorted((c["class"], c["probability"]) for c in image["classes"]) for image in found]
+    return [p for image in best for _, p in image], waits
 
 
 def main() -> None:

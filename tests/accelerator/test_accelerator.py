@@ -114,6 +114,9 @@ def check(kind, setting, precision, *loud, found):
         assert len(set(found["accuracy"])) == 1
         assert (found["deterministic"], found["cuBLAS"]) == (True, ":4096:8")
         assert len(set(found["scaler"])) == 1
+        assert found["probabilities"] < 1e-3
+        per_batch = [wait for wait in found["predict waits"] if not wait.endswith(" main")]
+        assert [wait.split()[1] for wait in per_batch] == ["probabilities"] * 2, per_batch
     else:
         check_waits(precision, found["waits"])
 

@@ -1,4 +1,4 @@
-"""The builders of the embedded benchmark, on packages of the true layout with little in them."""
+"""Tests of the builders of the embedded data sets, on small packages in the real layout."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def drawing(i, style, suffix):
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """32 emoji in two classes, one of them of three people, and some to be left out."""
+    """Write packages with 32 emoji in two classes, three of them people, and some to leave out."""
     folder = tmp_path_factory.mktemp("packages")
     names = [f"bird{i}" for i in range(16)] + [f"tool{i}" for i in range(13)]
     names += ["man cook", "woman cook", "cook"]
@@ -85,7 +85,7 @@ def packages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(packages, tmp_path_factory):
-    """The archive and the pre-training file, built twice."""
+    """Build the archive and the pre-training file twice; return their folder."""
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=drawn))
@@ -98,7 +98,7 @@ def built(packages, tmp_path_factory):
 
 
 def drawn(svg_string, width, height):
-    """A picture that depends on the drawing, in place of what resvg would draw."""
+    """Return a picture that depends on the drawing, in place of resvg's."""
     image = Image.new(
         "RGBA", (width, height), (len(svg_string) % 256, sum(svg_string.encode()) % 256, 9)
     )
@@ -113,7 +113,7 @@ def test_the_builder_is_deterministic(built):
     assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
-def test_the_builder_leaves_out_what_it_should(built):
+def test_excluded_emoji_are_left_out(built):
     data = np.load(built / "0.npz")
     meta = json.loads(str(data["meta"]))
     assert [item["name"] for item in meta["emoji"]][-3:] == ["man cook", "woman cook", "cook"]
@@ -125,7 +125,7 @@ def test_the_builder_leaves_out_what_it_should(built):
 
 
 def test_an_icon_has_the_look_of_its_name(built):
-    """`-filled` is solid, and a set without such names has one look."""
+    """`-filled` means solid, and a set without such names has one look."""
     meta = json.loads(str(np.load(built / "0.npz")["meta"]))
     looks = [(style["name"], style["look"]) for style in meta["styles"]]
     assert {("tabler", "solid"), ("tabler", "line"), ("lucide", "line")} <= set(looks)
@@ -144,7 +144,7 @@ def test_man_woman_and_person_stay_in_one_part(built):
     assert len(parts) == 1
 
 
-def test_zip_bytes_depend_on_the_content_alone(tmp_path):
+def test_zip_bytes_depend_only_on_the_content(tmp_path):
     files = [(f"{i}.webp", bytes([i] * i)) for i in range(9)] + [("a.json", "[1]")]
     archive.write_archive(tmp_path / "a.zip", dict(files))
     random.Random(1).shuffle(files)
@@ -159,19 +159,19 @@ def test_an_alias_may_mirror_its_parent():
     assert "scale" not in icon_svg(icons, "left")
 
 
-def test_the_builder_says_what_it_needs(monkeypatch, tmp_path):
+def test_missing_tools_are_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(SystemExit, match="pip install resvg-py"):
         draw("<svg/>")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(SystemExit, match="npm could not fetch"):
+    with pytest.raises(SystemExit, match="npm could not download"):
         open_package(tmp_path, "openmoji")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(SystemExit, match="rinoh_typeface_symbola-0.1.1.*pip could not fetch"):
+    with pytest.raises(SystemExit, match="rinoh_typeface_symbola-0.1.1.*pip could not download"):
         open_font(tmp_path)
 
 
-# ---- the data sets that are one an artist
+# ---- the data sets of single artists
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def some_motifs(count):
     return {name: {f"{name} {i}": f"{name} {i:x}" for i in range(count)} for name in ("a", "b")}
 
 
-def test_every_class_has_as_many_to_train_on():
+def test_every_class_has_the_same_number_of_training_motifs():
     parts, unseen = artists.divide(some_motifs(30))
     sizes = {part: {len(codes) for codes in classes.values()} for part, classes in parts.items()}
     assert sizes == {"train": {16}, "val": {4}, "test": {10}}
@@ -208,7 +208,7 @@ def test_every_class_has_as_many_to_train_on():
         artists.divide(some_motifs(27))
 
 
-def test_a_motif_is_one_that_all_artists_drew():
+def test_only_motifs_that_all_artists_drew_are_used():
     emoji = [
         {"code": c, "name": n, "subgroup": "animal-mammal".replace("-", " ")}
         for c, n in (
@@ -223,7 +223,7 @@ def test_a_motif_is_one_that_all_artists_drew():
     assert artists.common_motifs(emoji, images)["mammal"] == {"dog": "1", "fox": "4"}
 
 
-def test_withheld_emoji_are_in_no_picture_and_no_caption(packages, tmp_path, monkeypatch):
+def test_withheld_emoji_are_neither_in_pictures_nor_in_captions(packages, tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("withheld.json", json.dumps(["1f400", "1f41d"]))
     monkeypatch.setitem(sys.modules, "resvg_py", SimpleNamespace(svg_to_bytes=drawn))
@@ -245,7 +245,7 @@ def test_withheld_emoji_are_in_no_picture_and_no_caption(packages, tmp_path, mon
 
 def test_a_glyph_fills_its_picture():
     font = ImageFont.load_default(256)
-    for character in "A.":  # large or small in the font
+    for character in "A.":  # a large and a small glyph
         alpha = np.asarray(draw_glyph(font, character))[..., 3] > 127
         rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
         longer = max(np.ptp(rows), np.ptp(columns)) + 1

@@ -1,4 +1,4 @@
-"""Pre-training of the embedded CLIP: captions, views, the fast towers, losses and a resumed run."""
+"""Tests of pre-training the embedded CLIP: captions, views, fast encoders, losses and resuming."""
 
 import io
 import json
@@ -30,7 +30,7 @@ from trainers.prompting.backbones.openai_clip import clip
 VOCABULARY = pretrain.ARCH["vocab_size"]
 
 
-def test_the_fast_encoders_are_the_stock_class():
+def test_the_fast_encoders_compute_what_openais_class_does():
     clip_model = build_clip(pretrain.ARCH)
     images = torch.randn(3, 3, 64, 64)
     tokens = clip.tokenize(["a photo of a hamster.", "an emoji of a tool.", "red."])
@@ -89,7 +89,7 @@ def test_a_caption_has_a_word_to_compare():
     assert truth.all()
 
 
-def test_late_interaction_counts_words_alone():
+def test_late_interaction_counts_only_words():
     patches = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=-1)
     words = torch.nn.functional.normalize(torch.randn(3, 6, 8), dim=-1)
     mask = word_mask(words, torch.tensor([5, 4, 3]))
@@ -97,7 +97,7 @@ def test_late_interaction_counts_words_alone():
     score = late_interaction(patches, words, mask)
     words[~mask] = 7.0
     assert torch.equal(score, late_interaction(patches, words, mask))
-    # with one word, the plan gives half to the mean over patches
+    # with one word, half of the score is the mean over patches
     cos = patches @ words[2, 1]
     weight = torch.softmax(cos / SOFT_MAX, 1)
     expected = (cos.mean(1) + (weight * cos).sum(1)) / 2
@@ -112,7 +112,7 @@ def views(rgba, is_mono):
     return augment(rgba, may_flip, mono, looks, torch.Generator().manual_seed(1))
 
 
-def test_views_are_finite_and_have_a_look():
+def test_views_are_finite_and_have_looks():
     rgba = torch.randint(0, 256, (64, 4, 64, 64), dtype=torch.uint8)
     out, looks = views(rgba, is_mono=False)
     assert out.shape == (64, 3, 64, 64)
@@ -125,7 +125,7 @@ def test_views_are_finite_and_have_a_look():
     assert all(counts[LOOK_NAMES.index(name)] for name in ("solid", "glossy", "small", "on white"))
 
 
-def test_an_icon_of_one_colour_is_seen_on_every_ground():
+def test_an_icon_of_one_colour_is_visible_on_every_background():
     rgba = torch.zeros(200, 4, 64, 64, dtype=torch.uint8)
     rgba[:, 3, 16:48, 16:48] = 255
     out, _ = views(rgba, is_mono=True)
@@ -141,7 +141,7 @@ def run_pretrain(monkeypatch, data, output, *options):
 
 @pytest.fixture
 def data(tmp_path):
-    """Pictures of three emoji in two styles, and an archive with two classes of them."""
+    """Write pictures of three emoji in two styles, and an archive with two classes of them."""
     rng = np.random.default_rng(1)
     styles = [{"name": "a", "look": "flat", "emoji": True}]
     styles += [{"name": "b", "look": "line", "emoji": False}]
@@ -163,7 +163,7 @@ def data(tmp_path):
 
 
 def test_pretraining_runs_resumes_and_is_measured(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain, "KEEP_EVERY", 0)  # at each step
+    monkeypatch.setattr(pretrain, "KEEP_EVERY", 0)  # write a checkpoint at each step
     run_pretrain(monkeypatch, data, tmp_path / "once", "--steps", "2")
     file = tmp_path / "once" / "clip.safetensors"
     assert f"{file}: 2 steps" in capsys.readouterr().out
@@ -180,7 +180,7 @@ def test_pretraining_runs_resumes_and_is_measured(data, tmp_path, monkeypatch, c
         torch.testing.assert_close(value, twice["model"][key])
     assert (tmp_path / "twice" / "clip.safetensors").read_bytes() == file.read_bytes()
 
-    for weight in ("0", "0.5"):  # the token-level term, which none asks for, trains patch states
+    for weight in ("0", "0.5"):  # only the token-level term, off by default, trains patch states
         run_pretrain(monkeypatch, data, tmp_path / weight, "--steps", "2", "--token-weight", weight)
         found = torch.load(tmp_path / weight / "checkpoint.pt", weights_only=True)["model"]
         same = torch.equal(found["visual.proj"], once["model"]["visual.proj"])

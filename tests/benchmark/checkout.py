@@ -1,4 +1,4 @@
-"""A small checkout with the real benchmark/ and scripts/, and a train.py that learns nothing."""
+"""Build a small checkout with the real benchmark/ and scripts/, and a train.py without training."""
 
 import json
 import os
@@ -15,7 +15,7 @@ TRAINERS = ("ZeroshotCLIP", "CoOp", "ALIGN")
 
 
 class Checkout:
-    """The small checkout, and ways to call what is in it."""
+    """A small checkout, with methods that call its commands and read its files."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -24,7 +24,7 @@ class Checkout:
         for folder in ("benchmark", "recipe", "scripts"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
-        plugin = root / "trainers" / "prompting"  # what is light of it
+        plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "errors.py", "one_package.py", "storage/files.py"]
         light += ["trainer/by_run.py", "use/commands/arguments.py"]
         packages = ("storage", "trainer", "use", "use/commands")
@@ -32,7 +32,7 @@ class Checkout:
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
-        # nobody looks at settings: that needs Dassl and the methods
+        # settings are not checked: that needs Dassl and the methods
         stub = "def check_settings(engine):\n    pass\n"
         (root / "benchmark" / "launch" / "checks.py").write_text(stub)
         for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
@@ -43,10 +43,10 @@ class Checkout:
             path = root / "configs" / "trainers" / trainer
             path.mkdir(parents=True)
             (path / "emoji.yaml").touch()
-        (path / "base2new.yaml").touch()  # ALIGN alone
+        (path / "base2new.yaml").touch()  # only for ALIGN
 
     def environment(self, **fake: str) -> dict:
-        """Variables for a call; `fake` names what goes wrong in which run."""
+        """Return the environment of a call; `fake` says what goes wrong in which run."""
         variables = {"FAKE": json.dumps(fake), "FAKE_CALLS": str(self.calls_file)}
         variables |= {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
         kept = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
@@ -60,7 +60,7 @@ class Checkout:
         stderr=subprocess.PIPE,
         **variables,
     ):
-        """`python -m benchmark COMMAND ...`, not waited for."""
+        """Start `python -m benchmark COMMAND ...` without waiting for it."""
         return subprocess.Popen(
             [sys.executable, "-m", "benchmark", command, *words],
             cwd=self.root,
@@ -72,18 +72,18 @@ class Checkout:
         )
 
     def base2new(self, *words: str, code: int = 0, **more):
-        """`python -m benchmark base2new ...`: what it printed; it must end with `code`."""
+        """Run `python -m benchmark base2new ...`; check its exit code and return its output."""
         return self.protocol("base2new", *words, code=code, **more)
 
     def protocol(self, command: str, *words: str, code: int = 0, **more):
-        """`python -m benchmark COMMAND ...`: what it printed; it must end with `code`."""
+        """Run `python -m benchmark COMMAND ...`; check its exit code and return its output."""
         process = self.start(*words, command=command, **more)
         process.stdout, process.stderr = process.communicate(timeout=300)
         assert process.returncode == code, process.stderr
         return process
 
     def run(self, *command, cwd: Path | None = None, **variables: str):
-        """Any command in the checkout, waited for."""
+        """Run any command in the checkout."""
         return subprocess.run(
             [str(word) for word in command],
             cwd=cwd or self.root,
@@ -94,26 +94,26 @@ class Checkout:
         )
 
     def calls(self) -> list[dict]:
-        """The calls of train.py until now, oldest first."""
+        """Return the calls of train.py until now, oldest first."""
         if not self.calls_file.exists():
             return []
         return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
 
     def runs(self) -> list[str]:
-        """The runs that these calls were, as trainer/seed/classes."""
+        """Return the runs of these calls, as trainer/seed/classes."""
         return [call["run"] for call in self.calls()]
 
     def folders(self) -> list[str]:
-        """The folders of the calls of train.py until now, below the output."""
+        """Return the run folders of these calls, relative to the output."""
         return [str(Path(call["folder"]).relative_to(self.output)) for call in self.calls()]
 
     def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
-        """The folder of a run on emoji."""
+        """Return the run folder of a base-to-new run on emoji."""
         return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
 
 
 def hear_interrupts():
-    """A shell's background jobs, and so their tests, are born deaf to Ctrl-C."""
+    """Let a process receive Ctrl-C, which background jobs of a shell ignore by default."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -137,7 +137,7 @@ SLOW = {"CoOp/1/base": "slow"}
 
 @contextmanager
 def working(checkout, *words, calls=1, fake=SLOW, **variables):
-    """A base2new in the middle of its work; interrupted at the end, if it still is there."""
+    """Run a base2new in the background during a `with` block; interrupt it at the end."""
     before = len(checkout.calls())
     process = checkout.start(*words, fake=fake, **variables)
     wait_for(lambda: len(checkout.calls()) == before + calls)

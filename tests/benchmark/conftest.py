@@ -1,3 +1,5 @@
+"""Fixtures: a small checkout, refused commands, planned runs, and a plug-in with two methods."""
+
 import sys
 
 import pytest
@@ -46,15 +48,15 @@ NAMES = ("PluggedCoOp", "PluggedShift")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A small checkout with the real benchmark/ and scripts/, whose train.py learns nothing."""
+    """Return a small checkout with the real benchmark/ and scripts/, but a fake train.py."""
     return Checkout(tmp_path / "a checkout")
 
 
 @pytest.fixture
 def refused(checkout, monkeypatch, capsys):
-    """A function that gives the output of a command on the checkout, which it refuses.
+    """A function that runs a command, checks that it is refused, and returns its output.
 
-    It is called in this process: a new one takes longer than the refusal.
+    The command runs in this process, which is faster than a new one.
     """
     monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
     monkeypatch.chdir(checkout.root)
@@ -74,7 +76,7 @@ def refused(checkout, monkeypatch, capsys):
 
 @pytest.fixture
 def planned(checkout, monkeypatch):
-    """The runs of each protocol on the emoji sets, in the output of the checkout."""
+    """Return the runs of each protocol on the emoji sets, in the output of the checkout."""
     monkeypatch.setattr(configs, "CONFIGS", checkout.root / "configs")
     output, seeds = checkout.output, [1, 2]
     every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
@@ -96,7 +98,7 @@ def planned(checkout, monkeypatch):
 
 @pytest.fixture
 def plugged(tmp_path):
-    """The path of a plug-in with two methods; one of them trains no prompts."""
+    """Return the path of a plug-in with two methods; one of them trains no prompts."""
     folder = tmp_path / "their work"
     folder.mkdir()
     (folder / "plugged.py").write_text(PLUGIN)

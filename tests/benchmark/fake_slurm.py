@@ -1,8 +1,8 @@
-"""Stands in for sbatch, squeue and scontrol: a queue in a folder, whose jobs run when told to.
+"""A stand-in for sbatch, squeue and scontrol: a queue in a folder; `work` runs its jobs.
 
-As a program (by the name of one of the three) it reads the folder from the variable FAKE_SLURM.
-There `refuse` holds what sbatch says instead of submitting, once `calls` has as many lines as its
-first line says.
+As a program, called by one of these three names, it reads the folder from the variable FAKE_SLURM.
+If the folder has a file `refuse`, sbatch prints its message instead of submitting, once `calls` has
+as many lines as the first line of `refuse` says.
 """
 
 import json
@@ -17,7 +17,7 @@ PENDING, RUNNING = "PENDING", "RUNNING"
 
 
 class FakeSlurm:
-    """The queue, as a test sees it."""
+    """The queue, for tests that read and change it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -33,31 +33,31 @@ class FakeSlurm:
         }
 
     def calls(self) -> list[str]:
-        """The calls of sbatch until now."""
+        """Return the calls of sbatch until now."""
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
     def refuse(self, message: str, after: int = 0) -> None:
-        """Let sbatch refuse after some more calls."""
+        """Make sbatch refuse after `after` more calls."""
         (self.folder / "refuse").write_text(f"{len(self.calls()) + after}\n{message}\n")
 
     def jobs(self) -> list[dict]:
-        """What is in the queue: a job array each."""
+        """Return the job arrays in the queue."""
         return [json.loads(p.read_text()) for p in sorted(self.folder.glob("job*.json"))]
 
     def keep(self, job: dict) -> None:
-        """Write a job down."""
+        """Write a job to its file."""
         (self.folder / f"job{job['id']:04}.json").write_text(json.dumps(job))
 
     def work(self, environment: dict) -> None:
-        """Do all tasks that wait, in order, and take them out of the queue."""
+        """Run all pending tasks in order and remove them from the queue."""
         for job in self.jobs():
             needed = next((j for j in self.jobs() if j["id"] == job["after"]), None)
             for index in list(job["tasks"]):
                 if job["tasks"][index] != PENDING:
                     continue
                 if needed and needed["codes"].get(index) != 0:
-                    job["tasks"].pop(index)  # as --kill-on-invalid-dep has it
+                    job["tasks"].pop(index)  # as with --kill-on-invalid-dep
                     continue
                 variables = {"SLURM_JOB_ID": str(job["id"]), "SLURM_ARRAY_TASK_ID": index}
                 log = job["log"].replace("%a", index)

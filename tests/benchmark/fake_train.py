@@ -1,8 +1,8 @@
-"""Stands in for train.py: the same flags, files and exit codes, but it learns nothing.
+"""A stand-in for train.py with the same options, files and exit codes, which learns nothing.
 
-The variable FAKE maps `trainer/seed/subsample`, or else the data set, or the learning rate as
-`OPTIM.LR 0.1`, to what goes wrong there, or to `answers` for a run that leaves predictions. A
-higher rate is better, which tuning is to find out.
+The environment variable FAKE maps `trainer/seed/subsample`, or else the data set, or the learning
+rate as `OPTIM.LR 0.1`, to what goes wrong there, or to `answers` for a run that writes predictions.
+A higher learning rate gives a higher accuracy, so that tuning has something to find.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from trainers.prompting.storage.files import held
 
 
 def leave_answers(folder: Path, accuracy: float) -> float:
-    """Predictions for 100 images, nearly so many percent of them right; how many are."""
-    import numpy as np  # most runs do without
+    """Write predictions for 100 images, about `accuracy` % right; return the exact accuracy."""
+    import numpy as np  # most runs do not need it
 
     from recipe.predictions import write_predictions
 
@@ -33,11 +33,11 @@ def leave_answers(folder: Path, accuracy: float) -> float:
 
 
 def warm_up(plugins=()):
-    """There is nothing to import."""
+    """Do nothing: there is nothing to import."""
 
 
 def run(words=None) -> None:
-    """Stand in for a run."""
+    """Write the files of a run and exit as FAKE says."""
     parser = argparse.ArgumentParser()
     for flag in ("root", "seed", "trainer", "dataset-config-file", "config-file", "output-dir"):
         parser.add_argument(f"--{flag}", default="")

@@ -1,4 +1,4 @@
-"""Outcomes of runs that never ran, for tests of tables and plots."""
+"""Make outcomes of runs that never ran, for tests of tables and plots."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmark.report.tables import Table, tables
 def outcome(
     trainer, seed, part, accuracy, dataset="emoji", problem=None, protocol="base2new", **more
 ) -> Outcome:
-    """One outcome; `more` are fields of the run, or of its result."""
+    """Return an outcome; `more` are further fields of the run or of its record."""
     names = {"config": "emoji", "shots": 16, "source": "", "variant": ""}
     result = {"split": "test", "backbone": "ViT-B/16", "num_params": 10, "train_seconds": 60.0}
     if trainer == "ZeroshotCLIP":
@@ -24,7 +24,7 @@ def outcome(
 
 
 def few_shot(trainer, shots, accuracies, dataset="dtd", **more) -> list[Outcome]:
-    """Outcomes of seeds 1, 2, ..."""
+    """Return few-shot outcomes of seeds 1, 2, ..."""
     return [
         outcome(trainer, seed, "all", value, dataset, protocol="few_shot", shots=shots, **more)
         for seed, value in enumerate(accuracies, 1)
@@ -32,7 +32,7 @@ def few_shot(trainer, shots, accuracies, dataset="dtd", **more) -> list[Outcome]
 
 
 def ablation(variant, base, new, dataset="emoji", **more) -> list[Outcome]:
-    """Outcomes of seeds 1, 2, ... on the base and on the new classes."""
+    """Return ablation outcomes of seeds 1, 2, ... on the base and the new classes."""
     return [
         outcome("ALIGN", seed, part, value, dataset, protocol="ablation", variant=variant, **more)
         for part, values in (("base", base), ("new", new))
@@ -41,7 +41,7 @@ def ablation(variant, base, new, dataset="emoji", **more) -> list[Outcome]:
 
 
 def transfer(trainer, source, accuracies: dict, seed=1, shots=16, **more) -> list[Outcome]:
-    """Outcomes on the source and on the targets, by their names."""
+    """Return outcomes on the source and the targets, from accuracies by data set."""
     more = {"protocol": "cross_dataset", "source": source, "shots": shots} | more
     return [
         outcome(trainer, seed, "source" if name == source else "target", value, name, **more)
@@ -63,7 +63,7 @@ def some_outcomes():
 
 
 def lines(table: Table) -> dict[str, list[str]]:
-    """The cells of each line behind its name."""
+    """Return the cells of each line of a table, by the line's name."""
     return {first.text: [cell.text for cell in cells] for first, *cells in table.lines}
 
 
@@ -73,7 +73,7 @@ def only_table(outcomes, **options) -> Table:
 
 
 def leave(output: Path, outcomes) -> None:
-    """Write the results of these base-to-new or few-shot outcomes."""
+    """Write the records of base-to-new or few-shot outcomes into run folders."""
     for run, result in ((o.run, o.result) for o in outcomes):
         place = {"base": "base2new/train_base", "new": "base2new/test_new", "all": "few_shot"}
         method = f"{run.dataset}/shots_{run.shots}/{run.trainer}/{run.config}/seed{run.seed}"

@@ -1,4 +1,4 @@
-"""Files of packs, changed as by damage or by a forger."""
+"""Change the files of packs, as damage or a forger would."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def read(path: Path) -> dict[str, bytes]:
 
 
 def with_manifest(files: dict[str, bytes], change=lambda manifest: None) -> dict[str, bytes]:
-    """The files with a manifest that is about them, as a forger would write it."""
+    """Return the files with a manifest that matches them, as a forger would write it."""
     manifest = json.loads(files["manifest.json"])
     for name, entry in manifest["runs"].items():
         for file in entry["files"]:
@@ -29,7 +29,7 @@ def with_manifest(files: dict[str, bytes], change=lambda manifest: None) -> dict
 
 
 def column(name, change):
-    """Change a column of the predictions."""
+    """Return a function that changes a column of the predictions."""
 
     def changed(files):
         with np.load(io.BytesIO(files[PREDICTIONS])) as found:
@@ -43,7 +43,7 @@ def column(name, change):
 
 
 def record(**keys):
-    """Change a record."""
+    """Return a function that changes keys of a record."""
 
     def changed(files):
         return with_manifest(

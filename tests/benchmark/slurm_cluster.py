@@ -1,6 +1,6 @@
-"""A real Slurm of one node for tests: Debian's slurmctld, slurmd and munge, as root.
+"""A real Slurm cluster of one node for tests: Debian's slurmctld, slurmd and munge, as root.
 
-`cred_expire` shortens the time for which a requeued job has to wait, else two minutes.
+`cred_expire` shortens the wait of a requeued job, which is two minutes by default.
 """
 
 import os
@@ -49,15 +49,15 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str | None:
-    """Why no cluster can be started here; None where it can."""
+    """Return the reason why no cluster can be started here; None if one can."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         return f"no {missing[0]}: apt-get install slurmctld slurmd slurm-client munge"
-    return None if os.geteuid() == 0 else "Slurm's daemons are started by root alone"
+    return None if os.geteuid() == 0 else "only root can start Slurm's daemons"
 
 
 class Cluster:
-    """The daemons, from `start` to `stop`."""
+    """The daemons of a cluster, which run from `start` to `stop`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -100,7 +100,7 @@ class Cluster:
             self._daemons[name] = subprocess.Popen(words, stdout=log, stderr=log)
 
     def stop_daemon(self, name: str) -> None:
-        """End one, and wait for that."""
+        """Stop a daemon and wait until it has ended."""
         daemon = self._daemons.pop(name)
         daemon.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -108,7 +108,7 @@ class Cluster:
         daemon.kill()
 
     def crash_node(self, pid: int) -> None:
-        """Kill slurmd and what it has started, down to this process, as a power cut does."""
+        """Kill slurmd and the processes it started, from `pid` upwards, as a power cut does."""
         daemon = self._daemons.pop("slurmd")
         daemon.kill()
         daemon.wait()
@@ -119,7 +119,7 @@ class Cluster:
         wait_for(lambda: "down" in self.ask("sinfo", "-h", "-o", "%T"))
 
     def restart_node(self) -> None:
-        """End slurmd and start it again; the jobs on it go on."""
+        """Restart slurmd; its jobs keep running."""
         before = self._node_started()
         self.stop_daemon("slurmd")
         self.start_daemon("slurmd")
@@ -131,22 +131,22 @@ class Cluster:
 
     def stop(self) -> None:
         self.ask("scancel", "--me")
-        with suppress(AssertionError):  # a job that lingers shall not keep the daemons
+        with suppress(AssertionError):  # stop the daemons even if a job does not end
             wait_for(lambda: not self.queued())
         for name in reversed(list(self._daemons)):
             self.stop_daemon(name)
 
     def ask(self, *words: str) -> str:
-        """What one of Slurm's commands prints."""
+        """Run one of Slurm's commands and return what it prints."""
         environment = os.environ | self.variables
         return subprocess.run(words, env=environment, capture_output=True, text=True).stdout
 
     def running(self) -> list[str]:
-        """The tasks that are running."""
+        """Return the tasks that are running."""
         return self.ask("squeue", "--me", "-h", "-r", "-t", "R", "-o", "%F_%K").split()
 
     def queued(self) -> list[str]:
-        """The tasks that wait, run, or have been told to end and have not yet."""
+        """Return the tasks that are pending, running or ending."""
         return self.ask("squeue", "--me", "-h", "-r", "-o", "%F_%K").split()
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmark`."""
+"""Tests of `python -m benchmark` itself: help, and errors before a command starts."""
 
 import sys
 
@@ -9,13 +9,13 @@ from benchmark.protocols import (
 )
 
 
-def test_unknown_command(checkout):
+def test_an_unknown_command_is_refused(checkout):
     refused = checkout.run(sys.executable, "-m", "benchmark", "base2nwe")
     assert refused.returncode == 2
     assert "There is no command 'base2nwe': did you mean 'base2new'?" in refused.stderr
 
 
-def test_missing_requirement(checkout):
+def test_a_missing_requirement_is_named(checkout):
     (checkout.root / "tqdm.py").write_text("raise ModuleNotFoundError(name='tqdm')")
     refused = checkout.base2new(code=2)
     assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
@@ -28,6 +28,6 @@ def test_an_interrupted_command_says_so_in_a_line(checkout):
 
 
 @pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
-def test_help(checkout, command):
+def test_every_command_has_help(checkout, command):
     told = checkout.run(sys.executable, "-m", "benchmark", *command.split(), "--help")
     assert told.returncode == 0 and told.stdout.startswith("usage: python -m benchmark")

@@ -1,4 +1,4 @@
-"""`--plugin` of the commands that list methods and tell what they cost."""
+"""Tests of `--plugin` for the commands that list methods and estimate costs."""
 
 import pytest
 
@@ -13,6 +13,6 @@ from benchmark.__main__ import main
         ("cost base2new eurosat --trainers PluggedCoOp --format markdown", "2new   | PluggedCoOp "),
     ],
 )
-def test_a_method_from_outside(plugged, capsys, words, line):
+def test_methods_of_a_plug_in_are_listed(plugged, capsys, words, line):
     assert main([*words.split(), "--plugin", plugged]) == 0, capsys.readouterr().err
     assert line in capsys.readouterr().out

@@ -1,11 +1,11 @@
-"""The rooms of benchmark/: which may import from which."""
+"""Test that the packages of benchmark/ import each other in one direction only."""
 
 import ast
 from pathlib import Path
 
-ROOM = Path(__file__).resolve().parents[2] / "benchmark"
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmark"
 
-# Each may import from itself and these, which makes no circle.
+# Each package may import from itself and from these; there are no cycles.
 ALLOWED = {
     "cli": set(),
     "protocols": {"cli"},
@@ -19,9 +19,9 @@ ALLOWED = {
 }
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms that a file imports something from, by its relative imports."""
-    package = path.relative_to(ROOM).parent.parts
+def imported_packages(path: Path) -> set[str]:
+    """Return the packages that a file imports from, by its relative imports."""
+    package = path.relative_to(BENCHMARK).parent.parts
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -31,8 +31,8 @@ def imported_rooms(path: Path) -> set[str]:
     return found
 
 
-def test_rooms_import_in_one_direction():
-    for path in ROOM.rglob("*.py"):
-        room = path.relative_to(ROOM).parts[0].removesuffix(".py")
-        if room in ALLOWED:
-            assert imported_rooms(path) - {room, "errors"} <= ALLOWED[room], path
+def test_packages_import_in_one_direction():
+    for path in BENCHMARK.rglob("*.py"):
+        package = path.relative_to(BENCHMARK).parts[0].removesuffix(".py")
+        if package in ALLOWED:
+            assert imported_packages(path) - {package, "errors"} <= ALLOWED[package], path

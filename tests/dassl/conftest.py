@@ -1,4 +1,4 @@
-"""A toy data set of small pictures, and a trainer in the usual shape of this field."""
+"""Fixtures: a toy data set of small images, and configs for a typical trainer of this field."""
 
 import random
 
@@ -17,7 +17,7 @@ SIZES = {"train": 7, "val": 2, "test": 4}
 
 @DATASET_REGISTRY.register()
 class ToyImages(DatasetBase):
-    """Noisy pictures whose class is their brightest channel."""
+    """Noisy images whose class is their brightest channel."""
 
     dataset_dir = "toy"
 
@@ -53,7 +53,7 @@ def image_root(tmp_path_factory):
 
 @pytest.fixture
 def make_cfg(image_root, tmp_path):
-    """A function from KEY, VALUE, ... to a frozen config of a tiny run."""
+    """Return a function that makes the frozen config of a tiny run from KEY, VALUE, ..."""
 
     def make(*opts):
         cfg = get_cfg_default()
@@ -84,7 +84,7 @@ def fresh_generators():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Models this small only lose time when threads wait for each other on a busy machine."""
+    """Use one thread: for models this small, several threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

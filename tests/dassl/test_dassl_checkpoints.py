@@ -1,4 +1,4 @@
-"""Checkpoints: whole files, nothing foreign in them, and a way on from broken ones."""
+"""Checkpoints: atomic writes, no foreign code in them, and remedies for broken ones."""
 
 import collections
 import os
@@ -52,7 +52,7 @@ class Malicious:
         return os.system, ("echo owned > owned.txt",)
 
 
-def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
+def test_checkpoints_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Malicious()}, "foreign.pt")
     with pytest.raises(UserError, match="'foreign.pt' is not read.*system") as error:
@@ -72,7 +72,7 @@ def test_checkpoints_that_are_not_read(tmp_path, monkeypatch):
 
 
 def flip(path, entry):
-    """Turn one bit in the middle of an entry of a checkpoint."""
+    """Flip one bit in the middle of an entry of a checkpoint."""
     with zipfile.ZipFile(path) as archive:
         (info,) = (i for i in archive.infolist() if i.filename.endswith(entry))
         with archive.open(info) as file:
@@ -84,7 +84,7 @@ def flip(path, entry):
 
 
 @pytest.mark.parametrize("entry", ["data.pkl", "data/0", "data/1"])
-def test_bits_that_have_turned(tmp_path, whole, entry):
+def test_a_flipped_bit_is_reported(tmp_path, whole, entry):
     save_checkpoint(whole, str(tmp_path))
     path = tmp_path / "model.pth.tar-1"
     flip(path, entry)
@@ -104,7 +104,7 @@ def test_a_file_of_an_old_pytorch_has_no_checksums(tmp_path):
 
 
 @pytest.mark.parametrize("content", [[1], 7, torch.zeros(2)])
-def test_what_is_no_checkpoint(tmp_path, content):
+def test_content_that_is_not_a_checkpoint_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(UserError, match="is broken .it holds a (list|int|Tensor).: copy it again"):
         load_checkpoint(str(tmp_path / "other.pt"))
@@ -113,22 +113,22 @@ def test_what_is_no_checkpoint(tmp_path, content):
 @pytest.mark.parametrize(
     "mark", [b"", b"\n", b"\xff\x00\x93", b"../model.pth.tar-1", b"model.pth.tar-7"]
 )
-def test_a_mark_that_names_no_checkpoint(tmp_path, mark):
+def test_a_mark_that_names_no_checkpoint_is_reported(tmp_path, mark):
     save_checkpoint({"state_dict": {}, "epoch": 1}, str(tmp_path))
     (tmp_path / "checkpoint").write_bytes(mark)
-    with pytest.raises(UserError, match="is to name the last checkpoint, but there is no") as error:
+    with pytest.raises(UserError, match="should name the last checkpoint, but there") as error:
         resume_from_checkpoint(str(tmp_path), nn.Linear(1, 1))
     assert f"delete '{tmp_path}/checkpoint' to train from the start" in str(error.value)
     assert "or write 'model.pth.tar-1' into it" in str(error.value)
 
 
-def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
+def test_remedies_for_a_broken_last_checkpoint(tmp_path):
     model, mark = nn.Linear(1, 1), tmp_path / "checkpoint"
     for epoch in (1, 2):
         save_checkpoint({"state_dict": model.state_dict(), "epoch": epoch}, str(tmp_path))
     last = tmp_path / "model.pth.tar-2"
     torch.save({"state_dict": model.state_dict(), "epoch": "two"}, last)
-    with pytest.raises(UserError, match="model.pth.tar-2' tells no epoch: delete"):
+    with pytest.raises(UserError, match="model.pth.tar-2' has no valid epoch: delete"):
         resume_from_checkpoint(str(tmp_path), model)
     last.write_bytes(b"half")
     with pytest.raises(UserError, match="model.pth.tar-2' is broken .*or write 'model.pth.tar-1'"):
@@ -138,7 +138,7 @@ def test_ways_on_from_a_broken_last_checkpoint(tmp_path):
 
 
 def trained():
-    """A model after a step, with its optimiser and a scheduler behind a warm-up."""
+    """Return a model after a step, its optimiser, and a scheduler with a warm-up."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     after = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
@@ -151,7 +151,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def whole():
-    """A checkpoint that is as it should be."""
+    """A valid checkpoint."""
     model, optimizer, scheduler = trained()
     return {
         "state_dict": model.state_dict(),
@@ -161,7 +161,7 @@ def whole():
     }
 
 
-def test_a_checkpoint_gives_back_optimiser_and_scheduler(tmp_path, whole):
+def test_a_checkpoint_restores_optimiser_and_scheduler(tmp_path, whole):
     save_checkpoint(whole, str(tmp_path))
     parts = trained()
     parts[1].param_groups[0]["lr"] = 7.0
@@ -173,13 +173,13 @@ def test_a_checkpoint_gives_back_optimiser_and_scheduler(tmp_path, whole):
 
 GROUP = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "weight_decay": 0, "initial_lr": 0.1}
 GROUP["params"] = [0, 1]
-# What stands in the checkpoint instead, and what is said of it.
+# Key, invalid value in the checkpoint, part of the message.
 BROKEN = [
-    ("epoch", True, "tells no epoch"),
-    ("epoch", -1, "tells no epoch"),
-    ("epoch", 2, "tells that it is of epoch 2"),
+    ("epoch", True, "has no valid epoch"),
+    ("epoch", -1, "has no valid epoch"),
+    ("epoch", 2, "says that it is of epoch 2"),
     ("state_dict", [1], "has no model"),
-    ("train_seconds", "long", "does not tell how long the run has trained"),
+    ("train_seconds", "long", "has no valid training time"),
     ("optimizer", None, "has no state of the optimiser (it is missing)"),
     ("optimizer", [3], "has no state of the optimiser (it is list [3])"),
     ("optimizer", {}, "has no state of the optimiser ('state' is missing)"),
@@ -204,7 +204,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("key", "value", "said"), BROKEN)
-def test_a_checkpoint_that_a_run_cannot_go_on_from(tmp_path, whole, key, value, said):
+def test_a_checkpoint_that_a_run_cannot_resume_from(tmp_path, whole, key, value, said):
     save_checkpoint(whole, str(tmp_path))
     torch.save({**whole, key: value}, tmp_path / "model.pth.tar-1")
     with pytest.raises(UserError) as error:

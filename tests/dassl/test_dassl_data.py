@@ -1,4 +1,4 @@
-"""Few-shot picks, samplers, transforms, loaders and what they do with broken images."""
+"""Few-shot sampling, samplers, transforms and loaders, also with broken images."""
 
 import json
 import random
@@ -110,7 +110,7 @@ def test_an_incomplete_training_batch_is_left_out_unless_it_is_the_only_one(make
         build_data_loader(cfg, data_source=[], is_train=False)
 
 
-def test_an_epoch_takes_one_number_from_the_global_generator():
+def test_an_epoch_draws_one_number_from_the_global_generator():
     data = data_of("train")
     torch.manual_seed(0)
     first = list(RandomSampler(data))
@@ -223,22 +223,22 @@ def test_images_of_floats(tmp_path):
     for pixels in (ramp, ramp / 255):
         Image.fromarray(pixels.astype(np.float32)).save(path)
         assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
-    for bad, told in ((np.nan, "from nan to nan"), (-1, "from -1 to 255"), (256, "from 0 to 256")):
+    for bad, said in ((np.nan, "from nan to nan"), (-1, "from -1 to 255"), (256, "from 0 to 256")):
         Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.float32)).save(path)
-        with pytest.raises(DataError, match=f"floats.tiff' has pixels {told}, but floats must lie"):
+        with pytest.raises(DataError, match=f"floats.tiff' has pixels {said}, but floats must lie"):
             read_image(str(path))
 
 
-def test_images_of_whole_numbers_of_32_bits(tmp_path):
+def test_images_of_32_bit_integers(tmp_path):
     ramp = np.linspace(0, 255, 64).reshape(8, 8).round().astype(np.int32)
     path = tmp_path / "whole.tiff"
     for pixels in (ramp, ramp * 257):
         Image.fromarray(pixels).save(path)
         assert Image.open(path).mode == "I"
         assert np.array_equal(np.asarray(read_image(str(path)))[..., 1], ramp)
-    for bad, told in ((-1, "from -1 to 255"), (65536, "from 0 to 65536")):
+    for bad, said in ((-1, "from -1 to 255"), (65536, "from 0 to 65536")):
         Image.fromarray(np.where(ramp == ramp[3, 3], bad, ramp).astype(np.int32)).save(path)
-        with pytest.raises(DataError, match=f"whole.tiff' has pixels {told}, but whole numbers"):
+        with pytest.raises(DataError, match=f"whole.tiff' has pixels {said}, but whole numbers"):
             read_image(str(path))
 
 
@@ -254,7 +254,7 @@ def test_postscript_is_not_run(tmp_path, monkeypatch):
 
 def test_an_orientation_in_the_exif_data_is_not_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     path = tmp_path / "turned.jpg"
     Image.new("RGB", (8, 4)).save(path, exif=exif)
     assert read_image(str(path)).size == (8, 4)
@@ -282,7 +282,7 @@ def test_truncated_image(tmp_path):
         read_image(str(path))
 
 
-def test_a_worker_passes_on_one_sentence(make_cfg):
+def test_a_worker_raises_one_sentence(make_cfg):
     cfg = make_cfg("DATALOADER.NUM_WORKERS", 1)
     data = [Datum("/nowhere/a.png", 0, 0, "a")]
     loader = build_data_loader(cfg, data_source=data, is_train=False, tfm=None)

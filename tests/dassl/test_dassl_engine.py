@@ -22,7 +22,7 @@ class Killed(Exception):
 
 
 def kill_after(trainer, epoch, monkeypatch):
-    """Let the trainer die when it starts the epoch after `epoch`."""
+    """Train, and interrupt the trainer before the epoch with index `epoch`."""
 
     def before_epoch():
         if trainer.epoch == epoch:
@@ -72,7 +72,7 @@ def test_a_public_style_trainer_end_to_end(make_cfg, tmp_path, monkeypatch):
     log = (run / "log.txt").read_text()
     lines = [line for line in log.splitlines() if line.startswith("epoch")]
     assert all(len(BATCH_LINE.match(line)[1]) <= 80 for line in lines), lines
-    # 21 images: 5 whole batches an epoch; every second one and the last are reported.
+    # 21 images: 5 whole batches in an epoch; every second one and the last are reported.
     batches = [line.split("batch ")[1].split(" ")[0] for line in lines]
     assert batches == ["[2/5]", "[4/5]", "[5/5]"] * 2
     assert "=> result\n* total: 12\n* correct: " in log
@@ -100,7 +100,7 @@ def test_resume_is_exact(make_cfg, tmp_path, monkeypatch, workers):
     whole.train()
     part = build_trainer(make_cfg(*opts))
     kill_after(part, 2, monkeypatch)
-    rest = build_trainer(make_cfg(*opts, "SEED", 5))  # the seed is not what makes it equal
+    rest = build_trainer(make_cfg(*opts, "SEED", 5))  # another seed: the checkpoint counts
     rest.train()
     assert rest.start_epoch == 2
     assert rest.train_seconds > 0
@@ -132,12 +132,12 @@ def test_checkpoints_without_generator_states_resume(make_cfg, tmp_path, capsys)
     torch.save(checkpoint, file)
     resumed = build_trainer(make_cfg("OPTIM.MAX_EPOCH", 3))
     resumed.train()
-    assert "no states of the random number generators: the run goes on" in capsys.readouterr().out
+    assert "no states of the random number generators: the run continues" in capsys.readouterr().out
     assert resumed.start_epoch == 2
     assert (file.parent / "model.pth.tar-3").exists()
 
 
-def test_broken_generator_states_are_told(make_cfg, tmp_path):
+def test_broken_generator_states_are_reported(make_cfg, tmp_path):
     build_trainer(make_cfg()).train()
     file = tmp_path / "run/prompt_learner/model.pth.tar-2"
     checkpoint = torch.load(file, weights_only=True)

@@ -1,4 +1,4 @@
-"""Learning rates and optimisers."""
+"""Learning rate schedules and optimisers."""
 
 import json
 import warnings
@@ -50,7 +50,7 @@ def test_other_schedules():
         LR=1.0, LR_SCHEDULER="multi_step", STEPSIZE=(3, 9), MAX_EPOCH=5, WARMUP_EPOCH=2
     )
     assert rates(counted_on) == pytest.approx([1e-5, 0.5, 1, 1, 1])
-    counted_on.WARMUP_RECOUNT = False  # the warm-up's two epochs count towards the step at 3
+    counted_on.WARMUP_RECOUNT = False  # the two epochs of warm-up count towards the step at 3
     assert rates(counted_on) == pytest.approx([1e-5, 0.5, 1, 0.1, 0.1])
 
 
@@ -86,7 +86,7 @@ def test_unknown_names():
 
 
 def test_state_of_the_original_is_read(tmp_path):
-    """The original's warm-up puts its successor, an object, into the checkpoint."""
+    """The original's warm-up stores its successor as an object in the checkpoint."""
     cfg = optim_cfg(
         NAME="sgd", LR_SCHEDULER="cosine", WARMUP_EPOCH=1, WARMUP_TYPE="constant", LR=0.1
     )

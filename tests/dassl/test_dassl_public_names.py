@@ -1,8 +1,8 @@
-"""The names of Dassl that the public code of prompt learning imports, or reaches by inheritance.
+"""dassl-lite has every name of Dassl that public code of prompt learning imports or inherits.
 
-Collected from 27 repositories: CoOp, KgCoOp, MaPLe, PromptSRC, ProText, TCP, ProGrad, PLOT, RPO,
-DePT, SkipTuning, ATPrompt, PromptKD, MMA, MMRL, CLAP, TAP, HPT, ProMetaR, CoPrompt, DPC, DeKg,
-TaskRes, TextRefiner, GraphAdapter, KDPL, UPL. What none of them uses need not be in dassl-lite.
+The names come from 27 repositories: CoOp, KgCoOp, MaPLe, PromptSRC, ProText, TCP, ProGrad, PLOT,
+RPO, DePT, SkipTuning, ATPrompt, PromptKD, MMA, MMRL, CLAP, TAP, HPT, ProMetaR, CoPrompt, DPC, DeKg,
+TaskRes, TextRefiner, GraphAdapter, KDPL, UPL. Other names need not be in dassl-lite.
 
 SkipTuning's copy of ProGrad also imports domain samplers and `dassl.modeling`: they are left out.
 """
@@ -55,7 +55,7 @@ _lab2cname classnames dataset_dir domains generate_fewshot_dataset get_lab2cname
 lab2cname num_classes split_dataset_by_label test train_u train_x val
 """
 WRAPPER = "cfg data_source is_train k_tfm transform"
-# Every key of Dassl 0.6.3 that is set in a config file or read in the code of these repositories.
+# Every key of Dassl 0.6.3 that config files or code of these repositories use.
 KEYS = """
 DATALOADER.K_TRANSFORMS DATALOADER.NUM_WORKERS DATALOADER.TEST.BATCH_SIZE DATALOADER.TEST.SAMPLER
 DATALOADER.TRAIN_X.BATCH_SIZE DATALOADER.TRAIN_X.N_DOMAIN DATALOADER.TRAIN_X.N_INS
@@ -100,7 +100,7 @@ def test_public_code_sets_what_exists(make_cfg):
 
 
 def test_few_shot_picks_in_pickles_of_public_data_sets_are_read():
-    """Such files hold the attributes of the original's Datum, under its names."""
+    """Such files hold the private attributes of the original's Datum."""
     datum = Datum.__new__(Datum)
     datum.__dict__.update(_impath="a.png", _label=3, _domain=-1, _classname="cat")
     assert (datum.impath, datum.label, datum.domain, datum.classname) == ("a.png", 3, -1, "cat")

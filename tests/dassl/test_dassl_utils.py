@@ -1,6 +1,6 @@
-"""Config, checkpoints, logger, meters, errors, evaluation and the small helpers.
+"""Config, registry, errors, logger, meters, evaluation and small helpers.
 
-It is long because these helpers are many, and each is tested in a few lines.
+It is long because there are many helpers, each tested in a few lines.
 """
 
 import io
@@ -33,7 +33,7 @@ from torch import nn
 
 
 def test_public_config_files_are_accepted(tmp_path):
-    """The keys and the kinds of values that config files of CoOp and MaPLe hold."""
+    """The keys and types of values in config files of CoOp and MaPLe."""
     (tmp_path / "public.yaml").write_text(
         """
 DATALOADER:
@@ -56,7 +56,7 @@ MODEL: {BACKBONE: {NAME: "ViT-B/16"}}
     cfg.merge_from_file(str(tmp_path / "public.yaml"))
     assert cfg.INPUT.SIZE == (224, 224)
     assert cfg.OPTIM.WARMUP_CONS_LR == 1e-5
-    assert get_cfg_default().OPTIM.LR == 0.0003  # the defaults are nobody's to change
+    assert get_cfg_default().OPTIM.LR == 0.0003  # the defaults have not changed
     cfg.TRAINER.COOP, cfg.TRAINER.MAPLE = get_cfg_default().TEST, get_cfg_default().TEST
     clean_cfg(cfg, "CoOp")
     assert set(cfg.TRAINER) == {"NAME", "COOP"}
@@ -103,7 +103,7 @@ def test_logger_copies_both_streams(tmp_path, monkeypatch):
     assert err.getvalue() == "to err\n"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a full disk at hand")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
 def test_a_log_on_a_full_disk_fails_once():
     out, err = io.StringIO(), io.StringIO()
     with open("/dev/full", "a", 1) as full:

@@ -1,4 +1,4 @@
-"""A trainer as it is written for the original Dassl in this field; dassl-lite must run it as is."""
+"""A trainer like those of public code for the original Dassl; dassl-lite must run it unmodified."""
 
 import os.path as osp
 

@@ -1,4 +1,4 @@
-"""Small copies of the public data sets in their raw layouts, and how they are loaded."""
+"""Builds small copies of the public data sets in their raw layouts, and loads them."""
 
 import io
 import json
@@ -30,7 +30,7 @@ NAMES = {
 
 
 def load(name, root, shots=-1, subset="all", seed=1):
-    """The data set that configs/datasets/<name>.yaml names."""
+    """Load the data set that configs/datasets/<name>.yaml names."""
     file = ROOT / "configs" / "datasets" / f"{name}.yaml"
     cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
     node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset)
@@ -54,11 +54,11 @@ def counts(dataset):
 
 
 def labels(items):
-    """Each image's path below the folder of its class, and its label."""
+    """Return file name -> label of each image."""
     return {os.path.basename(item.impath): item.label for item in items}
 
 
-# ---- raw trees: each builder gives the class names in the order of labels, and three counts
+# ---- raw trees: each builder returns the class names in the order of labels, and three counts
 
 
 def folders(images, *names, each=10):
@@ -208,7 +208,7 @@ def imagenet(root):
 
 
 def imagenetv2(root):
-    classnames(root / "imagenet")  # the set's own folder may lack it
+    classnames(root / "imagenet")  # the folder of ImageNet V2 may lack it
     folder = root / "imagenetv2" / "imagenetv2-matched-frequency-format-val"
     for label in range(12):
         jpegs(folder / str(label), f"{label}_0.jpeg", f"{label}_1.jpeg")
@@ -226,7 +226,7 @@ def imagenet_a(root, folder="imagenet-adversarial", images="imagenet-a"):
     classnames(root / folder)
     for wnid in ("n00000007", "n00000002"):
         jpegs(root / folder / images / wnid, f"{wnid}_0.jpg", f"{wnid}_1.jpg")
-    lines(root / folder / images / "README.txt", "This is no class.")
+    lines(root / folder / images / "README.txt", "This is not a class.")
     return ["animal 2", "animal 7"], (4, 0, 4)
 
 

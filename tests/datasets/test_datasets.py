@@ -1,4 +1,4 @@
-"""Split files, few-shot picks, base and new classes, and what is said about broken data."""
+"""Split files, few-shot sampling, base and new classes, and messages about broken data."""
 
 import json
 import random
@@ -27,7 +27,7 @@ def config(root, shots=-1, subset="all", seed=1):
 
 
 def write(root, split, missing=()):
-    """A data set folder with an (empty) image for every path of the split but the missing ones."""
+    """Write a data set's folder, with an (empty) image for each path that is not in `missing`."""
     for rows in split.values():
         for name, _, _ in rows:
             path = root / "small" / "images" / name
@@ -52,7 +52,7 @@ def paths(root, items):
 @pytest.mark.parametrize("run", PROTOCOL["picks"])
 def test_few_shot_picks_are_the_published_ones(protocol_root, run):
     seed, shots = (int(part.lstrip("sedhot")) for part in run.split("-"))
-    random.seed(99)  # what ran before does not matter
+    random.seed(99)  # earlier random numbers do not matter
     dataset = Small(config(protocol_root, shots, seed=seed))
     assert paths(protocol_root, dataset.train_x) == PROTOCOL["picks"][run]["train"]
     assert paths(protocol_root, dataset.val) == PROTOCOL["picks"][run]["val"]
@@ -76,7 +76,7 @@ def test_base_and_new_are_relabelled_halves(protocol_root, subset):
 
 @pytest.mark.parametrize("subset", ["all", "base", "new"])
 def test_the_other_half_and_the_validation_images_of_base_classes(protocol_root, subset):
-    """A run on new classes has the names, labels and validation images of one on base classes."""
+    """A run on new classes has the validation images and labels of a run on base classes."""
     dataset = Small(config(protocol_root, 2, subset))
     base, new = (PROTOCOL["subsample"][half]["classnames"] for half in ("base", "new"))
     assert dataset.other_classnames == {"all": [], "base": new, "new": base}[subset]
@@ -148,7 +148,7 @@ ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
         (broken([["a/../../1.jpg", 0, "ant"]]), "leads out of the folder of the images"),
     ],
 )
-def test_broken_splits_are_told_in_one_sentence(tmp_path, split, words):
+def test_broken_splits_are_one_sentence(tmp_path, split, words):
     (tmp_path / "small" / "images").mkdir(parents=True)
     write(tmp_path, split)
     with pytest.raises(UserError, match=words) as caught:
@@ -177,7 +177,7 @@ def test_a_split_file_may_start_with_a_mark(tmp_path):
     assert Small(config(tmp_path)).classnames == ["ant", "bee"]
 
 
-def test_other_names_than_those_trained_on_are_told(tmp_path, capsys):
+def test_other_names_than_in_training_are_reported(tmp_path, capsys):
     swapped = [["b/1.jpg", 0, "bee"], ["a/1.jpg", 1, "ant"], ["a/2.jpg", 0, ""]]
     write(tmp_path, broken(ROWS, val=swapped))
     assert Small(config(tmp_path)).classnames == ["ant", "bee"]
@@ -185,10 +185,10 @@ def test_other_names_than_those_trained_on_are_told(tmp_path, capsys):
     assert "gives 2 images" in said and "b/1.jpg', a 'bee' and not 'ant': are the labels" in said
 
 
-def test_classes_that_are_never_tested_are_told(tmp_path, capsys):
+def test_classes_without_test_images_are_reported(tmp_path, capsys):
     write(tmp_path, broken(ROWS, test=ROWS[:1]))
     Small(config(tmp_path))
-    assert "no images of these classes to test on: bee\n" in capsys.readouterr().out
+    assert "has no test images of these classes: bee\n" in capsys.readouterr().out
 
 
 ROW = '{"train": [[%s]], "val": [], "test": []}'
@@ -197,7 +197,7 @@ NO_SPLITS += [ROW % row for row in ('"a", 0', '"a", "0", "b"', '"a", 0.5, "b"', 
 
 
 @pytest.mark.parametrize("text", NO_SPLITS)
-def test_a_file_that_is_no_split_is_named(tmp_path, text):
+def test_a_file_that_is_not_a_split_is_named(tmp_path, text):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "split.json").write_text(text)
     with pytest.raises(UserError, match=r"split\.json' is not a split file"):
@@ -215,7 +215,7 @@ def test_an_unknown_half_is_refused(protocol_root):
         Small(config(protocol_root, subset="old"))
 
 
-def test_k_is_one_in_a_half(tmp_path):
+def test_a_half_with_one_class_is_refused(tmp_path):
     write(tmp_path, broken([*ROWS, ["c/1.jpg", 2, "cat"]]))
     with pytest.raises(UserError, match="only the class 'cat'"):
         Small(config(tmp_path, subset="new"))

@@ -167,13 +167,13 @@ def test_processes_may_unpack_at_once(tmp_path):
     assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_folders_of_killed_processes_are_removed(tmp_path):
     old, new = (tmp_path / "emoji" / f".unpacking-{name}" for name in ("old", "new"))
     for left in (old, new):
         left.mkdir(parents=True)
     os.utime(old, (0, 0))
     unpack(small_archive(tmp_path / "small.zip"), tmp_path)
-    assert new.exists() and not old.exists()  # the new one may be at work
+    assert new.exists() and not old.exists()  # another process may still write the new one
 
 
 def test_another_archive_is_unpacked_anew(tmp_path):
@@ -186,7 +186,7 @@ def test_another_archive_is_unpacked_anew(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["missing", "not a zip", "root is a file"])
-def test_what_cannot_be_unpacked_is_told_in_one_sentence(tmp_path, kind):
+def test_a_failure_to_unpack_is_one_sentence(tmp_path, kind):
     archive, root = tmp_path / "a.zip", tmp_path / "root"
     if kind == "not a zip":
         archive.write_text("no zip")
@@ -227,7 +227,7 @@ def test_every_word_of_the_class_names_was_trained(emoji_clip, splits):
     assert emoji_clip.token_embedding.weight[tokens].abs().sum(1).gt(0).all()
 
 
-# Of each artist one style.
+# One style of each artist.
 FEW = ["emoji", "emoji_night"]
 
 

@@ -1,4 +1,4 @@
-"""The embedded data sets that are one an artist."""
+"""The embedded data sets by artist."""
 
 import json
 import zipfile
@@ -71,7 +71,7 @@ def test_a_motif_is_in_one_part_and_class_of_all_sets(splits):
     assert len(place) == 22 * 20 + 338
 
 
-def test_what_is_tested_is_withheld_from_pretraining(archive, splits):
+def test_test_motifs_are_withheld_from_pretraining(archive, splits):
     withheld = set(json.loads(archive.read("withheld.json")))
     for split in splits.values():
         of = {part: {Path(row[0]).stem for row in rows} for part, rows in split.items()}
@@ -90,7 +90,7 @@ def test_base_classes_are_drawn_by_the_seed_of_the_split(splits):
     assert set(draw_halves(1)) == set(CLASSES)
 
 
-def test_every_set_is_one_of_an_artist_and_has_a_config_file():
+def test_every_data_set_has_an_artist_and_a_config_file():
     assert [
         (ROOT / f"configs/datasets/{name}.yaml").read_text().split('"')[1] for name in DATASETS
     ] == REGISTERED

@@ -1,4 +1,4 @@
-"""A user's own folder of images."""
+"""ImageFolder: a user's own images in class folders."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from trainers.prompting.errors import UserError
 
 
 def load(root, shots=-1):
-    """What configs/datasets/image_folder.yaml names, on `root`."""
+    """Load the data set of configs/datasets/image_folder.yaml from `root`."""
     file = ROOT / "configs" / "datasets" / "image_folder.yaml"
     cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
     node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES="all")
@@ -24,7 +24,7 @@ def load(root, shots=-1):
 
 
 def fill(parent, **numbers):
-    """Class folders with that many images each."""
+    """Write class folders with that many images each."""
     for folder, number in numbers.items():
         (parent / folder).mkdir(parents=True)
         for i in range(number):
@@ -92,12 +92,12 @@ def test_names_come_from_a_file(tmp_path):
     "text, words",
     [
         ("ant Ameise\n", "no name for 1 of the 2 class folders .*bee"),
-        ("ant Ameise\nbee\n", "no class name behind 'bee'"),
+        ("ant Ameise\nbee\n", "no class name after 'bee'"),
         ("ant Ameise\nbee Biene\ncat Katze", "lacks 1 of its 3 class folders .cat"),
         ("ant \xff", "cannot be read"),
     ],
 )
-def test_a_file_of_names_that_does_not_fit_is_told(text, words, tmp_path):
+def test_class_names_that_do_not_fit_are_reported(text, words, tmp_path):
     fill(tmp_path, ant=2, bee=2)
     (tmp_path / "classnames.txt").write_text(text, encoding="latin1")
     with pytest.raises(UserError, match=words) as caught:
@@ -105,7 +105,7 @@ def test_a_file_of_names_that_does_not_fit_is_told(text, words, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_other_files_are_no_images(tmp_path):
+def test_other_files_are_skipped(tmp_path):
     fill(tmp_path, ant=4, bee=4)
     for name in (".hidden.png", "._ant 00.png", "Thumbs.db", "notes.txt"):
         (tmp_path / "ant" / name).write_text("no image")
@@ -116,41 +116,41 @@ def test_other_files_are_no_images(tmp_path):
     assert (dataset.classnames, sum(counts(dataset))) == (["ant", "bee"], 9)
 
 
-def test_images_of_kinds_that_are_not_read_are_told(tmp_path, capsys):
+def test_images_in_other_formats_are_reported(tmp_path, capsys):
     fill(tmp_path, ant=4, bee=4)
     for name in ("a.GIF", "b.jp2"):
         (tmp_path / "bee" / name).touch()
     assert sum(counts(load(tmp_path))) == 8
     said = capsys.readouterr().out
-    assert f"Note: 2 files in '{tmp_path}' are images, but of other kinds than are read" in said
-    assert "left out: " in said and "a.GIF" in said
+    assert f"Note: 2 images in '{tmp_path}' are left out, as their formats are not read" in said
+    assert "a.GIF" in said
 
 
-def test_one_name_for_two_folders_is_told(tmp_path, capsys):
+def test_one_name_for_two_folders_is_reported(tmp_path, capsys):
     fill(tmp_path, red_fox=4, **{"red fox": 4})
     assert load(tmp_path).classnames == ["red fox", "red fox"]
-    assert "one name, so that no method can tell them apart: red fox" in capsys.readouterr().out
+    assert "one name, so that no method can distinguish them: red fox" in capsys.readouterr().out
 
 
-def test_names_that_differ_in_case_alone_are_told(tmp_path, capsys):
+def test_names_that_differ_only_in_case_are_reported(tmp_path, capsys):
     fill(tmp_path, Cat=4, cat=4, dog=4)
     assert load(tmp_path).classnames == ["Cat", "cat", "dog"]
-    assert "no method can tell them apart: Cat, cat\n" in capsys.readouterr().out
+    assert "no method can distinguish them: Cat, cat\n" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(tmp_path):
+def test_an_unusable_folder_is_one_sentence(tmp_path):
     def refused(words, root=tmp_path):
         with pytest.raises(UserError, match=words) as caught:
             load(root)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 2
 
-    refused("'' is no folder", root="")
-    refused("nowhere' is no folder", root=tmp_path / "nowhere")
+    refused("'' is not a folder", root="")
+    refused("nowhere' is not a folder", root=tmp_path / "nowhere")
     refused(f"'{tmp_path}' has no class folders")
     for name in "ab":
         fill(tmp_path / "single", **{name: 1})
-    refused("single' has a single image, and so none to test on", root=tmp_path / "single")
+    refused("single' has a single image, and so no test image", root=tmp_path / "single")
     fill(tmp_path / "train", ant=2, bee=2)
     refused("has train/ but no test/")
     fill(tmp_path / "test", ant=1, cat=1)
@@ -176,7 +176,7 @@ def test_an_empty_image_is_named(tmp_path):
 
 
 def test_a_class_whose_name_is_not_utf_8_is_refused(tmp_path):
-    """Its prompt would have a hole."""
+    """A prompt cannot contain such a name."""
     fill(tmp_path, **{"ant": 4, os.fsdecode(b"caf\xe9"): 4})
     with pytest.raises(
         UserError, match="class folder 'caf\udce9', whose name is not UTF-8: rename"
@@ -194,7 +194,7 @@ def test_a_damaged_list_of_files_is_made_again(tmp_path, monkeypatch, kept):
     assert json.loads(path.read_text()).keys() == {"ant"}
 
 
-def test_a_pipe_in_the_place_of_the_class_names(tmp_path, deadline):
+def test_a_pipe_in_place_of_the_class_names_is_reported(tmp_path, deadline):
     fill(tmp_path, ant=4, bee=4)
     os.mkfifo(tmp_path / "classnames.txt")
     with pytest.raises(UserError, match="classnames.txt', which names the classes, cannot be read"):

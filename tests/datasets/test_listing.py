@@ -1,4 +1,4 @@
-"""The names of many files are listed once for each state of their folders."""
+"""The cache of file names: a folder is listed again only after it has changed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from datasets.files import file_names
 
 @pytest.fixture
 def parent(tmp_path, monkeypatch):
-    """Two class folders that last changed a minute ago, and few files that count as many."""
+    """Two class folders, last changed a minute ago; a lower MANY makes few files count as many."""
     monkeypatch.setattr(files, "MANY", 3)
     parent = tmp_path / "train"
     for name in ("n01.jpg", "n02.jpg"):
@@ -29,7 +29,7 @@ def age(folder, seconds):
 
 
 def listed(parent, monkeypatch) -> list[str]:
-    """The folders that a call lists."""
+    """Return the folders that a call of `file_names` lists."""
     seen, listdir = [], os.listdir
     monkeypatch.setattr(
         os, "listdir", lambda path: seen.append(os.path.basename(path)) or listdir(path)

@@ -1,4 +1,4 @@
-"""The 15 public data sets, from small trees in their true layouts.
+"""The 15 public data sets, read from small trees in their original layouts.
 
 It is long because there is one tree for each data set.
 """
@@ -37,7 +37,7 @@ from trainers.prompting.errors import UserError
 
 @pytest.fixture(params=RAW + OFFICIAL, ids=lambda builder: builder.__name__)
 def tree(request, tmp_path):
-    """A data set's name, root, class names and counts."""
+    """A data set's name and root, with its class names and counts as `facts`."""
     return SimpleNamespace(
         name=request.param.__name__, root=tmp_path, facts=request.param(tmp_path)
     )
@@ -91,7 +91,7 @@ def test_base_and_new_are_halves(tree):
 
 
 @pytest.mark.parametrize("builder", RAW)
-def test_a_split_of_ones_own_is_kept_and_admitted(builder, tmp_path, capsys):
+def test_a_split_made_here_is_kept_and_reported(builder, tmp_path, capsys):
     builder(tmp_path)
     random.seed(5)
     state = random.getstate()
@@ -112,7 +112,7 @@ def test_a_split_of_ones_own_is_kept_and_admitted(builder, tmp_path, capsys):
     assert "made here by chance" in capsys.readouterr().out
 
 
-def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path, monkeypatch, capsys):
+def test_a_read_only_folder_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
     dtd(tmp_path)
 
     def refuse(*args, **kwargs):
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("builder", RAW)
-def test_the_published_split_comes_before_the_raw_files(builder, tmp_path, capsys):
+def test_the_published_split_takes_precedence_over_raw_files(builder, tmp_path, capsys):
     builder(tmp_path)
     own = load(builder.__name__, tmp_path)
     (file,) = tmp_path.glob("*/split_zhou_*.json")
@@ -157,7 +157,7 @@ def test_few_shot_picks_are_the_published_ones(run, tmp_path):
 # ---- ImageNet and its shifted domains
 
 
-def test_shots_are_taken_from_training_images_alone(tmp_path):
+def test_shots_are_taken_only_from_training_images(tmp_path):
     imagenet(tmp_path)
     dataset = load("imagenet", tmp_path, shots=2)
     assert counts(dataset) == (24, 60, 60)
@@ -167,7 +167,7 @@ def test_shots_are_taken_from_training_images_alone(tmp_path):
 
 
 @pytest.mark.parametrize("builder", SHIFTED)
-def test_a_shifted_domain_is_whole_whatever_the_shots(builder, tmp_path):
+def test_a_shifted_domain_is_whole_for_any_shots(builder, tmp_path):
     _, sizes = builder(tmp_path)
     assert counts(load(builder.__name__, tmp_path, shots=1)) == sizes
 

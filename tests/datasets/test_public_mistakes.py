@@ -1,4 +1,4 @@
-"""Public data sets with something missing, broken or odd."""
+"""Public data sets with missing, broken or odd files."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_a_class_folder_without_a_name_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no name for 1 of the 2 .*\(n00000007\)"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000007")
-    with pytest.raises(UserError, match="no class name behind 'n00000007'"):
+    with pytest.raises(UserError, match="no class name after 'n00000007'"):
         load("imagenet_r", tmp_path)
     lines(folder / "classnames.txt", "n00000002 animal 2", "n00000002 animal 7")
     with pytest.raises(UserError, match="two lines for 'n00000002'"):
@@ -94,7 +94,7 @@ def test_a_class_folder_without_a_name_is_named(tmp_path):
         load("imagenet_r", tmp_path)
 
 
-def test_classes_of_one_name_are_told_and_kept(tmp_path, capsys):
+def test_classes_of_one_name_are_reported_and_kept(tmp_path, capsys):
     imagenet(tmp_path)
     classnames(tmp_path / "imagenet", WNIDS | {"n00000001": "missile", "n00000008": "missile"})
     dataset = load("imagenet", tmp_path)
@@ -103,13 +103,13 @@ def test_classes_of_one_name_are_told_and_kept(tmp_path, capsys):
     assert len(said) == 1
 
 
-def test_fewer_classes_than_published_are_told(tmp_path, capsys):
+def test_fewer_classes_than_published_are_reported(tmp_path, capsys):
     imagenet_a(tmp_path)
     load("imagenet_a", tmp_path)
     assert "ImageNetA has 2 classes here, but 200 as published" in capsys.readouterr().out
 
 
-# ---- what is said about broken data
+# ---- messages about broken data
 
 
 def test_a_missing_data_set_says_what_belongs_there(tmp_path):
@@ -156,7 +156,7 @@ def test_a_missing_annotation_file_is_named(builder, missing, tmp_path):
         (fgvc_aircraft, "images_variant_val.txt", "0034309", r"_val\.txt' .*'0034309'"),
     ],
 )
-def test_broken_annotations_are_told_in_one_sentence(builder, broken, content, words, tmp_path):
+def test_broken_annotations_are_one_sentence(builder, broken, content, words, tmp_path):
     builder(tmp_path)
     (path,) = tmp_path.glob(f"*/{broken}")
     path.write_text(content)
@@ -181,11 +181,11 @@ def test_missing_image_folders_are_named(tmp_path):
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(
         json.dumps({part: [["a/1.jpg", 0, "a"]] for part in PARTS})
     )
-    with pytest.raises(UserError, match="belong in .*dtd/images', which is not there"):
+    with pytest.raises(UserError, match="belong in .*dtd/images', which does not exist"):
         load("dtd", tmp_path)
 
 
-def test_a_name_that_is_null_is_none(tmp_path):
+def test_a_null_name_is_a_missing_name(tmp_path):
     dtd(tmp_path)
     rows = [["banded/banded 0.jpg", 0, "banded"], ["polka-dotted/polka-dotted 0.jpg", 1, None]]
     file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
@@ -201,7 +201,7 @@ def test_a_class_folder_without_images_is_named(tmp_path):
         load("dtd", tmp_path)
 
 
-def test_a_class_folder_that_may_not_be_missing_is_to_be_filled(tmp_path):
+def test_an_empty_class_folder_that_is_required_must_be_filled(tmp_path):
     imagenet(tmp_path)
     folder = tmp_path / "imagenet" / "images" / "val" / "n00000003"
     remove(folder)
@@ -210,7 +210,7 @@ def test_a_class_folder_that_may_not_be_missing_is_to_be_filled(tmp_path):
         load("imagenet", tmp_path)
 
 
-def test_classes_with_few_images_give_all_and_it_is_said(tmp_path, capsys):
+def test_classes_with_few_images_use_all_and_are_reported(tmp_path, capsys):
     eurosat(tmp_path)
     dataset = load("eurosat", tmp_path, shots=8)
     assert counts(dataset) == (50, 20, 30)

@@ -1,16 +1,16 @@
-"""Kills train.py at points of its run, and a protocol at points of its own, and lets each go on.
+"""Kills runs of train.py and protocols at many points, and reruns them.
 
-Every run has to end in the bits of one that was left alone. Usage:
+Every rerun must end with the same bits as a run that was not killed. Usage:
 
     python tests/faults/kills.py FOLDER [--runs 30] [--protocols 10]
 
-A run is killed where it is about to open, rename or remove a file; what it has written and not
-yet renamed is cut in half. A protocol is killed after a time, every other time together with the
-training that it has started. All trainings are forked from this process, which has imported what
-they need; so a protocol's `python train.py` is a script that asks this process for one.
+A run is killed just before it opens, renames or removes a file; a file that is about to be renamed
+is truncated to half its length. A protocol is killed after a time, every second time together with
+the training that it has started. All trainings are forked from this process, which has imported
+everything they need; so a protocol's `python train.py` is a script that requests one from here.
 """
 
-# ruff: noqa: E402 (paths come before what they lead to)
+# ruff: noqa: E402 (sys.path is set before the imports that need it)
 import argparse
 import hashlib
 import json
@@ -40,7 +40,7 @@ PROMPTSRC = [
     "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
     "2",
 ]
-METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC}  # the second keeps more than its prompts
+METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC}  # PromptSRC has a state besides its prompts
 EVENTS = ("open", "os.rename", "os.remove")
 TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
 EPOCHS = 3
@@ -52,7 +52,7 @@ PROTOCOL += ["--jobs", "1", "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", st
 
 
 def forked(work) -> int:
-    """The exit code of a function in a process of its own; below 0 the signal that ended it."""
+    """Run a function in a forked process; return its exit code, or minus the signal's number."""
     pid = os.fork()
     if not pid:
         with open(os.devnull, "w") as null:
@@ -62,7 +62,7 @@ def forked(work) -> int:
 
 
 def watched(arguments: list[str], folder: Path, last: int | None) -> int:
-    """train.py; killed at the event of that number, or else their number is written down."""
+    """Run train.py, killed at event number `last`; without it, write the number of events."""
     seen = 0
 
     def hook(name, args):
@@ -82,13 +82,13 @@ def watched(arguments: list[str], folder: Path, last: int | None) -> int:
 
 
 def kill_runs(folder: Path, points: int) -> list[str]:
-    """What went wrong with runs that were killed at so many points."""
+    """Kill runs at so many points, and rerun them; return the problems."""
     problems, expected, events = [], {}, {}
-    forked(lambda: train.run(tiny.arguments(folder, "ZeroshotCLIP")))  # which makes the images
+    forked(lambda: train.run(tiny.arguments(folder, "ZeroshotCLIP")))  # makes the images
     for method, pairs in METHODS.items():
         arguments = [*tiny.arguments(folder, method, folder / method, EPOCHS), *pairs]
         code = forked(lambda arguments=arguments: watched(arguments, folder, None))
-        assert code == 0, f"{method}, left alone, ends with {code}"
+        assert code == 0, f"{method}, without a kill, ends with {code}"
         expected[method] = fingerprint(folder / method)
         events[method] = int((folder / "events").read_text())
     for i in range(points):
@@ -108,7 +108,7 @@ def kill_runs(folder: Path, points: int) -> list[str]:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """What a run came to, by name: its results, predictions, and last checkpoint."""
+    """Return a run's results, predictions and last checkpoint as text or hashes, by name."""
     results = json.loads((folder / "results.json").read_text())
     found = {key: repr(value) for key, value in results.items() if key not in TIMES}
     with np.load(folder / "predictions.npz") as arrays:
@@ -151,7 +151,7 @@ with socket.socket(socket.AF_UNIX) as server:
     code = server.recv(16)
 sys.exit(int(code or 1))
 """
-# the protocol's command, whose trainings are started by the script
+# the command of a protocol, whose trainings are started by the script
 LAUNCHER = """
 import sys
 sys.executable = sys.argv.pop(1)
@@ -161,7 +161,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Trainings:
-    """Forks a training for each script that asks for one."""
+    """Forks a training for each script that requests one."""
 
     def __init__(self, folder: Path):
         self.server = socket.socket(socket.AF_UNIX)
@@ -173,7 +173,7 @@ class Trainings:
         self.pids: set[int] = set()
 
     def serve(self, process: subprocess.Popen, end: float) -> None:
-        """Fork what is asked for, until a process has ended or its time is over."""
+        """Fork the requested trainings, until a process has ended or its time is over."""
         selector = selectors.DefaultSelector()
         selector.register(self.server, selectors.EVENT_READ)
         while process.poll() is None and time.monotonic() < end:
@@ -189,7 +189,7 @@ class Trainings:
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream, number)
             sys.stdout, sys.stderr = map(os.fdopen, (1, 2), "ww")
-            # who asked is gone: as if this were that process
+            # exit when the requesting script ends, as if this were that process
             threading.Thread(target=lambda: asking.recv(1) or os._exit(1), daemon=True).start()
             code = train.run(json.loads(content))
             sys.stdout.flush()
@@ -213,7 +213,7 @@ class Trainings:
 
 
 def protocol(trainings: Trainings, output: Path, seconds: float = 600) -> int | None:
-    """The exit code of the protocol; None if it was killed after some seconds."""
+    """Run the protocol; return its exit code, or None if it was killed after some seconds."""
     command = [sys.executable, "-c", LAUNCHER, trainings.python, *PROTOCOL, "--output", output]
     with open(f"{output}.txt", "ab") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
@@ -226,11 +226,11 @@ def protocol(trainings: Trainings, output: Path, seconds: float = 600) -> int | 
 
 
 def kill_protocols(folder: Path, points: int) -> list[str]:
-    """What went wrong with protocols that were killed at so many points."""
+    """Kill protocols at so many points, and rerun them; return the problems."""
     trainings, problems = Trainings(folder), []
     started = time.monotonic()
     code = protocol(trainings, folder / "whole")
-    assert code == 0, f"the protocol, left alone, ends with {code}"
+    assert code == 0, f"the protocol, without a kill, ends with {code}"
     seconds = time.monotonic() - started
     expected = fingerprints(folder / "whole")
     for i in range(points):
@@ -250,7 +250,7 @@ def kill_protocols(folder: Path, points: int) -> list[str]:
 
 
 def fingerprints(output: Path) -> dict[str, str]:
-    """Those of all runs of a protocol."""
+    """Return the fingerprints of all runs of a protocol."""
     folders = sorted(path.parent for path in output.rglob("results.json"))
     return {
         f"{folder.relative_to(output)} {name}": value

@@ -1,4 +1,4 @@
-"""Killed and repeated, train.py and a protocol end in the bits of one that was left alone."""
+"""Killed and rerun, train.py and a protocol end with the same bits as without a kill."""
 
 import subprocess
 import sys

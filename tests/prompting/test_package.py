@@ -98,11 +98,28 @@ def test_a_copied_folder_and_an_installed_package_of_other_versions(first, tmp_p
     if first == "promptedclip":
         code = "import promptedclip, trainers.prompting"
     said = run(code, tmp_path, [tmp_path / "installed"])
-    for words in ("UserError: ", "trainers.prompting", "promptedclip", "0.2.9", "0.3.1",
-                  str(tmp_path / "installed"), "install or copy the same version"):  # fmt: skip
+    for words in ("UserError: ", "trainers.prompting 0.3.1", "promptedclip 0.2.9",
+                  str(tmp_path / "trainers"), str(tmp_path / "installed"),
+                  "install or copy the same version"):  # fmt: skip
         assert words in said
     copy(tmp_path / "same" / "promptedclip", "0.3.1")
     assert run(code, tmp_path, [tmp_path / "same"]) == ""
+
+
+@pytest.mark.parametrize("version", ["0.3.0", "without a version"])
+def test_a_copied_folder_of_a_version_that_knows_no_second_name(version, tmp_path):
+    """Without an error there would be two registries, or the copy would not be what is imported."""
+    copy(tmp_path / "installed" / "promptedclip")
+    (tmp_path / "trainers" / "prompting").mkdir(parents=True)
+    line = f'__version__ = "{version}"\n' if version[0].isdigit() else ""
+    (tmp_path / "trainers" / "prompting" / "__init__.py").write_text(line)
+    code = "import trainers.prompting, promptedclip"
+    if not line:
+        code = "import promptedclip, trainers.prompting"
+    said = run(code, tmp_path, [tmp_path / "installed"])
+    for words in ("UserError: ", f"promptedclip {__version__} in", str(tmp_path / "installed"),
+                  f"trainers.prompting {version} in", str(tmp_path / "trainers")):  # fmt: skip
+        assert words in said
 
 
 def test_in_a_checkout_of_the_family_the_installed_package_does_what_a_copied_folder_does(tmp_path):

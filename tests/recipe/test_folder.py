@@ -1,4 +1,4 @@
-"""The output folder: one run at a time, nothing half, and what the system refuses is told."""
+"""The output folder: one run at a time, no partial files, clear errors of the file system."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ def test_a_second_run_into_one_folder_is_refused(tmp_path, capsys, monkeypatch):
     assert run(tmp_path, "ZeroshotCLIP", out) == 0
 
 
-def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypatch):
+def test_a_run_without_an_output_folder_or_without_locks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(tmp_path, "ZeroshotCLIP", extra=["OUTPUT_DIR", ""]) == 0
     assert (tmp_path / "log.txt").exists() and not (tmp_path / "results.json").exists()
@@ -63,7 +63,7 @@ def test_the_folder_is_kept_without_a_name_and_without_locks(tmp_path, monkeypat
     assert results(tmp_path / "windows")["peak_memory_mib"] == 0 or torch.cuda.is_available()
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
     out = tmp_path / "out"
     halves = [out / "results.json.17.tmp", out / "prompt_learner" / "model.pth.tar-1.17.tmp"]
     for half in halves:
@@ -73,13 +73,13 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
         assert not any(half.exists() for half in halves)
 
 
-def test_a_folder_in_the_place_of_the_results_is_told(tmp_path, capsys):
+def test_a_folder_in_place_of_the_results_is_reported(tmp_path, capsys):
     (tmp_path / "out" / "results.json").mkdir(parents=True)
     assert run(tmp_path, "ZeroshotCLIP", tmp_path / "out") == 1
     assert "results.json' cannot be written or read (Is a directory)" in capsys.readouterr().err
 
 
-def test_an_output_folder_that_cannot_be_is_told(tmp_path, capsys):
+def test_an_impossible_output_folder_is_reported(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(tmp_path, "CoOp", tmp_path / "file") == 2
     line = capsys.readouterr().err.splitlines()[-1]
@@ -100,7 +100,7 @@ def test_results_of_an_earlier_run_do_not_outlive_the_start_of_another(tmp_path,
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function: a folder on a disk of its own with so many KiB left."""
+    """Return a function that gives a folder on a separate small disk with so many KiB left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
@@ -115,7 +115,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", disk], check=True)  # the log is still open
 
 
-# By the lengths of the files the room ends in the log, the curves, a checkpoint or the results.
+# KiB left, so that the disk is full in the log, the curves, a checkpoint or the results.
 FULL = [("CoOp", 0), ("CoOp", 4), ("CoOp", 8), ("CoOp", 12), ("CoOp", 44), ("CoOp", 52)]
 FULL += [("ZeroshotCLIP", 8), ("ZeroshotCLIP", 12)]
 
@@ -127,8 +127,8 @@ def test_a_full_disk_is_one_sentence_and_no_result(trainer, kib, small_disk, tmp
     out.mkdir(exist_ok=True)
     assert run(tmp_path, trainer, out) == 1
     assert capsys.readouterr().err == (
-        f"error: '{out}' cannot be written or read (No space left on device): make room, and the "
-        "same command goes on from the last checkpoint\n"
+        f"error: '{out}' cannot be written or read (No space left on device): make room, then "
+        "rerun to resume from the last checkpoint\n"
     )
     sys.stdout.flush()  # as at the end of the process
     left = {path.name for path in out.rglob("*") if path.is_file()}
@@ -150,7 +150,7 @@ def test_curves_that_cannot_be_written_end_the_run_in_one_sentence(tmp_path, cap
     assert error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_what_the_system_refuses_besides_is_told_with_the_file(tmp_path, capsys, monkeypatch):
+def test_other_errors_of_the_system_name_the_file(tmp_path, capsys, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EACCES, "Permission denied", "/images/a")
 

@@ -1,4 +1,4 @@
-"""A run records what it takes beyond labelled images: by its config, and by its method."""
+"""A run's record marks what its config and method use beyond labelled images."""
 
 from types import SimpleNamespace
 
@@ -17,12 +17,12 @@ WEIGHT = "TRAINER.MMRL.REG_WEIGHT"
     [
         ([{WEIGHT: 2.0}], []),
         ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}], [WEIGHT]),
-        ([{f"BY_DATASET.UCF101.{WEIGHT}": 2.0}], [WEIGHT]),  # of others than this data set, too
+        ([{f"BY_DATASET.UCF101.{WEIGHT}": 2.0}], [WEIGHT]),  # also if set for another data set
         ([{f"BY_SHOTS.1.BY_DATASET.other.{WEIGHT}": 2.0}], [WEIGHT]),
         ([{f"BY_SHOTS.1.{WEIGHT}": 2.0}], []),
         ([{"BY_DATASET.EuroSAT.OPTIM.MAX_EPOCH": 7}], []),
         ([{"BY_DATASET.EuroSAT.TRAINER.COOP.N_CTX": 7}], []),
-        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}, {WEIGHT: 3.0}], []),  # the same for all again
+        ([{f"BY_DATASET.EuroSAT.{WEIGHT}": 2.0}, {WEIGHT: 3.0}], []),  # one value for all again
     ],
 )
 def test_settings_per_data_set(sources, keys):

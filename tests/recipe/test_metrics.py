@@ -1,4 +1,4 @@
-"""Metrics of predictions, where they are known or another library knows them."""
+"""Metrics of predictions, compared with known values and with scikit-learn."""
 
 import doctest
 
@@ -45,7 +45,7 @@ def test_metrics_are_those_of_scikit_learn():
 
 
 def test_calibration_error_of_two_bins():
-    """Of confidence 0.9 half are right, of 0.3 all: 0.75 * 0.4 + 0.25 * 0.7."""
+    """Half of confidence 0.9 and all of 0.3 are correct: 0.75 * 0.4 + 0.25 * 0.7."""
     confidence = np.array([0.9] * 6 + [0.3] * 2)
     hits = np.array([1, 1, 1, 0, 0, 0, 1, 1], bool)
     assert calibration_error(confidence, hits) == pytest.approx(47.5)
@@ -68,7 +68,7 @@ def test_detection_is_that_of_scikit_learn(n, m, digits):
 
 
 def test_detection_of_known_scores():
-    """Of 4 x 2 pairs 6 are in order and one is tied; 95% of four are all four."""
+    """Of 4 x 2 pairs, 6 are in order and one is tied; 95% of four images means all four."""
     inside = {"mcm": np.array([0.9, 0.8, 0.7, 0.4]), "gl_mcm": np.array([2.0, 3.0])}
     outside = {"mcm": np.array([0.7, 0.1]), "gl_mcm": np.array([1.0, 1.5])}
     assert detection(inside, outside) == {
@@ -83,9 +83,9 @@ def test_the_example_of_the_documentation():
 
 
 def of_the_authors(base_score, base_right, new_score, new_right):
-    """As `compute_opt_auc` of their code: who is wrong loses every pair.
+    """Compute OpenworldAUC as `compute_opt_auc` of the authors' code.
 
-    (Not where all new scores are above all base scores: two that are wrong then count there.)
+    A wrongly classified image loses every pair, unless all new scores are above all base scores.
     """
     base, new = base_score.astype(float), new_score.astype(float)
     base[~base_right] = new_score.min() - 1e-5
@@ -109,7 +109,7 @@ def test_ranks_of_scores_are_those_of_scikit_learn_and_of_the_authors(digits):
 
 
 def test_openworld_auc_by_hand():
-    """Of 3 x 2 pairs: 0.9 > 0.3, and 0.3 = 0.3 counts half; the others have one that is wrong."""
+    """Of 3 x 2 pairs, 0.9 > 0.3 counts, 0.3 = 0.3 counts half; others have a wrong prediction."""
     base, new = np.array([0.9, 0.8, 0.3]), np.array([0.3, 0.1])
     right = np.array([True, False, True]), np.array([True, False])
     assert openworld_auc(base, right[0], new, right[1]) == pytest.approx(1.5 / 6)
@@ -122,7 +122,11 @@ def test_openworld_auc_by_hand():
 
 
 def half(label, prediction, own, p_base, p=0.5, **more):
-    """Columns of a half's images: numbers in the union, and whether they are right in the half."""
+    """Return the columns of a half's images.
+
+    `label` and `prediction` are numbers in the union; `own` says if a prediction in the half is
+    correct.
+    """
     label = np.array(label)
     return {
         "label": np.zeros(len(label), int),

@@ -1,4 +1,4 @@
-"""predictions.npz: what a run said of each image."""
+"""predictions.npz: a run's predictions for each image, and damaged files."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.storage.predictions import Predictions
 
 
-def test_a_run_leaves_what_its_accuracy_is_made_of_unless_told_not_to(tmp_path):
+def test_predictions_agree_with_the_accuracy_and_can_be_switched_off(tmp_path):
     out = tmp_path / "out"
     assert run(tmp_path, "ALIGN", out, 1) == 0
     arrays = read_predictions(out)
@@ -80,7 +80,7 @@ def without(names):
 
 
 def overwrite(path):
-    """Damage what is compressed of an array."""
+    """Damage the compressed data of an array."""
     content = bytearray(path.read_bytes())
     start = content.index(b"label.npy") + len("label.npy") + 20  # after the sizes
     content[start : start + 8] = b"\xff" * 8
@@ -138,7 +138,7 @@ def test_one_damaged_file_leaves_the_others_in_the_report(tmp_path, capsys, dama
     DAMAGES[damage](next(tmp_path.rglob("A/emoji/seed1")) / NAME)
     assert main(["report", str(tmp_path), "--compare", "A"]) == 0
     said = capsys.readouterr().out
-    why = "predictions that are not those" if damage == "large" else f"{NAME}' cannot be read ("
+    why = "predictions that do not match" if damage == "large" else f"{NAME}' cannot be read ("
     assert why in said and "+0.00 [+0.00, +0.00]" in said
     for view in ("--metrics", "--classes"):
         assert main(["report", str(tmp_path), view, "--plots", str(tmp_path / "plots")]) == 0

@@ -1,4 +1,4 @@
-"""The cfg of a run, as it is shown."""
+"""The cfg of a run, as the log shows it."""
 
 import pytest
 
@@ -19,4 +19,4 @@ def test_only_the_settings_of_the_method_are_shown(trainer, there, away):
                      ("a flag", {"TRAINER.NAME": trainer})])  # fmt: skip
     text = shown(cfg)
     assert all(word in text for word in there) and not any(word in text for word in away)
-    assert all(word in str(cfg) for word in away)  # the run itself keeps them
+    assert all(word in str(cfg) for word in away)  # but they stay in the cfg

@@ -1,5 +1,6 @@
-"""The decisions of scripts/card_benchmark.sh between two calls."""
+"""Tests of tools/card.py, which decides between two calls in scripts/card_benchmark.sh."""
 
+import itertools
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from tools import card
 
 
 def write_record(path, *rows):
-    """A record as tuning writes it: (average, values of keys as text), the best first."""
+    """Write a tuning record from rows of (average, values of keys as text), the best first."""
     settings = [{"setting": pairs, "average": average} for average, pairs in rows]
     path.write_text(json.dumps({"settings": settings}))
     return path
@@ -32,7 +33,7 @@ def rates(*values):
         ([3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003], None),  # three more than six
     ],
 )
-def test_rates_go_on_until_the_best_is_inside(tmp_path, capsys, tried, missing):
+def test_rates_are_added_until_the_best_is_not_at_an_edge(tmp_path, capsys, tried, missing):
     record, space = write_record(tmp_path / "r.json", *rates(*tried)), tmp_path / "s.yaml"
     card.main(["wider", str(record), str(space)])
     if missing is None:
@@ -42,7 +43,7 @@ def test_rates_go_on_until_the_best_is_inside(tmp_path, capsys, tried, missing):
         assert found == [*tried, pytest.approx(missing)]
 
 
-def test_an_edge_is_that_of_the_best_weight(tmp_path):
+def test_an_edge_is_found_among_settings_like_the_best(tmp_path):
     record = write_record(
         tmp_path / "r.json",
         (9, {"OPTIM.LR": "0.003", "W": "8.0", "INIT": "['a', 'b']"}),
@@ -57,7 +58,7 @@ def test_an_edge_is_that_of_the_best_weight(tmp_path):
     assert [grid["OPTIM.LR"] for grid in best] == [[0.003], [0.01]]
 
 
-def test_a_rate_that_failed_is_the_end(tmp_path, capsys):
+def test_a_rate_that_failed_ends_the_search(tmp_path, capsys):
     tried = [(9, {"OPTIM.LR": "0.3"}), (8, {"OPTIM.LR": "0.1"}), (None, {"OPTIM.LR": "1.0"})]
     record, space = write_record(tmp_path / "r.json", *tried), tmp_path / "s.yaml"
     card.main(["wider", str(record), str(space)])
@@ -75,3 +76,38 @@ def test_variants_of_align_keep_its_settings(tmp_path):
     for name, keys in card.VARIANTS.items():
         found = yaml.safe_load((tmp_path / "variants" / f"{name}.yaml").read_text())
         assert found == {"OPTIM": {"LR": 0.03}, "TRAINER": {"ALIGN": node | keys}}
+
+
+def test_families_of_plans_from_the_space_to_their_configs(tmp_path, capsys):
+    config, space = tmp_path / "emoji_tuned.yaml", tmp_path / "space.yaml"
+    node = {"M": 4, "PLAN": "scaled", "LAMBDA": 0.3}
+    config.write_text(
+        yaml.safe_dump({"OPTIM": {"LR": 0.03, "NAME": "adam"}, "TRAINER": {"ALIGN": node}})
+    )
+    card.main(["plans", str(config), str(space)])
+    settings = [
+        dict(zip(grid, values, strict=True))
+        for grid in yaml.safe_load(space.read_text())
+        for values in itertools.product(*grid.values())
+    ]
+    assert len(settings) == 16 and {s["OPTIM.LR"] for s in settings} == {0.03, 0.01}
+    rows = [(50 - i, {k: str(v) for k, v in s.items()}) for i, s in enumerate(settings)]
+    rows[0] = (None, rows[0][1])  # it failed
+    rows[7] = (1, rows[7][1])  # the better of the uniform plan has the lower rate
+    assert rows[7][1] == {"OPTIM.LR": "0.01", "TRAINER.ALIGN.PLAN": "uniform"}
+    rows[6], rows[7] = (1, rows[6][1]), (2, rows[7][1])
+    values = rows.pop(8)
+    assert values[1]["TRAINER.ALIGN.PATCHES"] == "values"
+    rows = [(60, values[1]), *sorted(rows[1:], key=lambda row: -row[0]), rows[0]]
+    record = write_record(tmp_path / "emoji_tuned.json", *rows)
+    card.main(["families", str(record), str(tmp_path / "families")])
+    assert capsys.readouterr().out == "plan_values plan_values_uniform\n"
+    found = {path.stem: yaml.safe_load(path.read_text()) for path in tmp_path.glob("families/*")}
+    assert found.keys() == card.FAMILIES.keys()
+    assert found["plan_uniform"] == {
+        "OPTIM": {"LR": 0.01, "NAME": "adam"},
+        "TRAINER": {"ALIGN": {"M": 4, "PLAN": "uniform"}},
+    }
+    best = found["plan_sinkhorn"]
+    assert best["TRAINER"]["ALIGN"] == {"M": 4, "PLAN": "sinkhorn", "LAMBDA": 0.01}
+    assert best["OPTIM"]["LR"] == 0.03

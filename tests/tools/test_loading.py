@@ -1,4 +1,4 @@
-"""The loader measured beside the step."""
+"""Tests of `python -m tools.loading`, which measures the loader and the training step."""
 
 import sys
 
@@ -16,7 +16,7 @@ def config(trainer):
             str(ROOT / "configs" / "trainers" / trainer / "emoji.yaml")]  # fmt: skip
 
 
-def test_a_table_of_loader_and_step(tmp_path, capsys):
+def test_the_table_has_the_rates_of_loader_and_step(tmp_path, capsys):
     root = ["--root", str(tmp_path), "--output-dir", str(tmp_path / "out")]
     loading.main([*FLAGS, *config("CoOp"), *root, "DATASET.NUM_SHOTS", "1"])
     lines = capsys.readouterr().out.splitlines()
@@ -30,7 +30,7 @@ def test_a_table_of_loader_and_step(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_flags_it_is_align_on_emoji_and_the_help_is_its_own(tmp_path, capsys, monkeypatch):
+def test_the_default_is_align_on_emoji_and_the_help_is_of_the_tool(tmp_path, capsys, monkeypatch):
     cfgs = []
     monkeypatch.setattr(loading, "build_trainer", lambda cfg: cfgs.append(cfg) or stop())
 
@@ -43,7 +43,7 @@ def test_without_flags_it_is_align_on_emoji_and_the_help_is_its_own(tmp_path, ca
     with pytest.raises(SystemExit, match="0"):
         loading.main(["--help"])
     said = capsys.readouterr().out
-    assert "python -m tools.loading" in said and "Images per second" in said
+    assert "python -m tools.loading" in said and "Measure images per second" in said
 
 
 @pytest.mark.parametrize(

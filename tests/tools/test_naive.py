@@ -1,4 +1,4 @@
-"""`python -m tools.naive`: what it compares and prints; never how long it took."""
+"""Tests of `python -m tools.naive`: its comparison and its table, but not its times."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1"
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Flags for a backbone of that name, measured in this process."""
+    """Return words for a backbone called `tiny`, measured in this process."""
     monkeypatch.setitem(speed.GEOMETRY, "tiny", TINY)
     monkeypatch.setattr(speed, "in_process", lambda function, *args: function(*args))
     threads = torch.get_num_threads()
@@ -28,13 +28,13 @@ def inline(monkeypatch):
 
 
 def cells(text: str, name: str) -> list[str]:
-    """What stands in a line of a markdown table."""
+    """Return the cells of a line in a Markdown table."""
     (line,) = (line for line in text.splitlines() if line.startswith(f"| {name} "))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def check(text: str, record: dict):
-    """ALIGN takes fewer operations to the same logits, and the table says what the record says."""
+    """Check that ALIGN needs fewer operations for the same logits, and that the table shows it."""
     ours, theirs = record["ours"], record["naive"]
     assert ours["training"]["operations"] < theirs["training"]["operations"]
     assert record["largest_difference"] <= naive.SAME and not record["differs"]
@@ -45,7 +45,7 @@ def check(text: str, record: dict):
     assert f"differ by {record['largest_difference']:.1g} at most" in text
 
 
-def test_the_table_and_the_file(inline, tmp_path, capsys):
+def test_the_table_shows_what_the_file_has(inline, tmp_path, capsys):
     file = tmp_path / "naive.json"
     assert naive.main([*inline, "--precision", "fp32", "amp", "--json", str(file)]) == 0
     out, err = capsys.readouterr()
@@ -58,7 +58,7 @@ def test_the_table_and_the_file(inline, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_backbone_of_the_true_size(tmp_path):
+def test_a_backbone_of_full_size_is_compared(tmp_path):
     file = tmp_path / "naive.json"
     words = [*SMALL, "--backbone", "ViT-B/32", "--format", "markdown", "--json", str(file)]
     process = subprocess.run(
@@ -69,7 +69,7 @@ def test_a_backbone_of_the_true_size(tmp_path):
     check(process.stdout, record)
 
 
-def test_another_result_has_no_ratio(inline, monkeypatch, capsys):
+def test_other_logits_give_no_ratio(inline, monkeypatch, capsys):
     output = case.Naive.output
 
     def other(*args):

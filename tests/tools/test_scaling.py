@@ -1,4 +1,4 @@
-"""`python -m tools.scaling`: the shares of ranks beside what one process computes."""
+"""Tests of `python -m tools.scaling`, which compares ranks with one process."""
 
 import json
 
@@ -20,7 +20,7 @@ def flags(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_the_table_has_what_the_file_has(flags, tmp_path, capsys):
+def test_the_table_shows_what_the_file_has(flags, tmp_path, capsys):
     file = tmp_path / "scaling.json"
     scaling.main([*flags, "--json", str(file)])
     (one,) = json.loads(file.read_text())
@@ -39,7 +39,7 @@ def test_the_table_has_what_the_file_has(flags, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]", '[{"trainer": "ALIGN"}]', '{"torch": "2", "records": []}', "\xff"]
 )
-def test_a_file_of_something_else_is_refused_and_kept(flags, tmp_path, content):
+def test_a_file_with_other_content_is_refused_and_kept(flags, tmp_path, content):
     file = tmp_path / "scaling.json"
     file.write_text(content, "latin-1")
     with pytest.raises(UserError, match="--json: '.*scaling.json' holds no earlier measurements"):

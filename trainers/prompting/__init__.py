@@ -1,7 +1,7 @@
 """The plug-in: prompted CLIPs, the methods that train them, and their trainers for Dassl.
 
-This one folder can be copied into any checkout of the CoOp family, or installed, as `promptedclip`.
-It imports nothing of the checkout, and each name only when it is asked for: PyTorch takes seconds.
+Copy this folder into any checkout of the CoOp family, or install it as `promptedclip`. It imports
+nothing from the checkout. Each public name is imported on first use, since PyTorch takes seconds.
 """
 
 import importlib
@@ -66,13 +66,13 @@ __all__ = [*_MODULES, "extend_cfg"]
 def extend_cfg(cfg: Any) -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
-    Where a package is missing that all of ours need, or Python is too old, a warning says so, and
-    the checkout around us runs without them.
+    If a required package is missing or Python is too old, a warning says so, and the surrounding
+    checkout runs without these trainers.
 
     Args:
         cfg: a `CfgNode` of Dassl, changed in place.
 
-    Example:
+    Examples:
         >>> from dassl.config import get_cfg_default
         >>> cfg = get_cfg_default()
         >>> extend_cfg(cfg)

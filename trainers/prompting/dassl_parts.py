@@ -5,9 +5,9 @@ from typing import Any
 
 
 def dassl(name: str) -> Any:
-    """The module `dassl.NAME`: `config`, `data.transforms` or `utils`, imported when asked for.
+    """Return the module `dassl.NAME`: `config`, `data.transforms` or `utils`.
 
-    A wheel of this package has these of `dassl-lite`; to load and use a run takes no more.
+    A wheel of this package has these three of `dassl-lite`: loading a run needs no others.
 
     Raises:
         ModuleNotFoundError: Dassl is not installed, and this folder was copied, not installed.

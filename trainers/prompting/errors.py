@@ -1,21 +1,21 @@
-"""The one exception for a user's mistake, and texts for messages."""
+"""The exception for a user's mistake, and helpers that format messages."""
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-# control characters, bytes of names that are not UTF-8, and what breaks or turns a line
+# control characters, bytes that are not UTF-8, and characters that break or reverse a line
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 class UserError(ValueError):
-    """Bad input, told in one sentence: what is wrong, where, and what to do.
+    """Bad input, described in one sentence: what is wrong, where, and what to do.
 
-    A program prints the sentence alone and leaves with `exit_code`: 2 for a wrong request, 1 for
-    a right one that could not be carried out.
+    A command prints only the sentence and exits with `exit_code`: 2 for a wrong request, 1 for a
+    right one that could not be carried out.
 
-    Example:
+    Examples:
         >>> UserError("M is -1: give 0 or more").exit_code
         2
     """
@@ -28,7 +28,7 @@ class UserError(ValueError):
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:
-    """A hint `did you mean 'X'?` with the valid name nearest to `name`, and the list of all."""
+    """Return a hint `did you mean 'X'?` with the valid name nearest to `name`, and all names."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in reversed(valid)}
     close = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.4)
@@ -40,7 +40,7 @@ def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
     """Return `name`.
 
     Raises:
-        UserError: it is none of `valid`; says which is nearest.
+        UserError: it is not among `valid`; the message suggests the nearest.
     """
     valid = list(valid)
     if name not in valid:
@@ -50,26 +50,26 @@ def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
 
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
-    """Run the code of others, which may not end the program: it would look like a success.
+    """Run third-party code, and turn its `sys.exit` into an error: it could look like success.
 
     Raises:
-        UserError: it has called `sys.exit`.
+        UserError: the code has called `sys.exit`.
     """
     try:
         yield
     except SystemExit as error:
         raise UserError(
-            f"{whose} calls sys.exit({error.code!r}), which ends all without a result: raise an "
-            "error there instead",
+            f"{whose} calls sys.exit({error.code!r}), which ends the run without a result: raise "
+            "an error there instead",
             exit_code=1,
         ) from error
 
 
 def printable(text: object) -> str:
-    r"""Text from a file, or a file's name, on one line: control characters become `\\x1b`."""
+    r"""Return text from outside on one line: control characters are escaped, as `\\x1b`."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def in_short(error: BaseException, most: int = 200) -> str:
-    """The type and the words of an error in one line of at most so many characters."""
+    """Return the type and message of an error in one line of at most `most` characters."""
     return " ".join(f"{type(error).__name__} {error}".split())[:most]

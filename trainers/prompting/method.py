@@ -95,7 +95,7 @@ class Method(PublicFiles, nn.Module):
     Raises:
         UserError: the settings contradict each other or do not fit the backbone.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> method = build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"])
         >>> method.backward(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
@@ -382,7 +382,7 @@ def register(cls: type[Method]) -> type[Method]:
         UserError: it is not a subclass of `Method`, an attribute is invalid, or another method has
             the same name.
 
-    Example:
+    Examples:
         >>> from trainers.prompting.methods.coop import CoOp
         >>> @register
         ... class Softened(CoOp):

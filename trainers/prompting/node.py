@@ -1,4 +1,4 @@
-"""The keys of a method's cfg node: types and defaults, and what a user may write there."""
+"""The keys of a method's cfg node: their types, defaults, and the values that a user may set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
@@ -7,19 +7,17 @@ from typing import Any, TypeAlias, get_type_hints
 from .errors import UserError
 from .spec import Words
 
-MOST = 1_000_000  # of a whole number: larger ones fill the memory before anything can be said
+MOST = 1_000_000  # largest whole number: larger ones would fill the memory before any other check
 
 Switch: TypeAlias = object  # any true value turns it on
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of the settings of every method, which adds a field for each key of its node.
-
-    A key that may be left to the method, as None, has the default in its method.
+    """Base class of the settings of every method, which adds a field for each key of its node.
 
     Attributes:
-        dataset: name of the data set; this is no key.
+        dataset: name of the data set; not a key of the node.
         PREC: precision, `fp16`, `fp32` or `amp`.
     """
 
@@ -28,12 +26,12 @@ class Settings:
 
 
 def defaults_of(settings: type[Settings]) -> dict[str, Any]:
-    """The keys of a node with their defaults."""
+    """Return the keys of a node with their defaults."""
     return {key: value for key, value in vars(settings()).items() if key != "dataset"}
 
 
 def from_defaults(defaults: Mapping[str, Any]) -> type[Settings]:
-    """Settings from a dict of keys and defaults, as plug-ins of version 0.2 have it."""
+    """Make a settings class from a dict of keys and defaults, as plug-ins of version 0.2 give."""
     fields = [
         (key, _type_of(key, value), field(default_factory=_giving(value)))
         for key, value in defaults.items()
@@ -54,10 +52,15 @@ def _type_of(key: str, default: object) -> Any:
 def check_values(
     settings: type[Settings], values: Mapping[str, object], place: Callable[[str], str]
 ) -> None:
-    """Refuse values, by key, that a node cannot have; `place` says where a key stands in the cfg.
+    """Check the types of the values in a node.
+
+    Args:
+        settings: with a field for each key.
+        values: by key.
+        place: returns the dotted place of a key in the cfg, for the message.
 
     Raises:
-        UserError: one is of another kind than its field.
+        UserError: a value does not fit the type of its field.
     """
     types = get_type_hints(settings)
     for key, value in values.items():
@@ -83,7 +86,7 @@ def _are_numbers(value: object) -> bool:
 
 
 def _are_words(value: object) -> bool:
-    if value is False:  # as checkouts write none whose own methods read a switch
+    if value is False:  # no words, in checkouts whose own methods read a switch
         return True
     words = value if isinstance(value, (list, tuple)) else [value]
     return all(isinstance(word, str) for word in words)

@@ -22,15 +22,23 @@ def share(own: str, version: str) -> None:
 
     Args:
         own: its name.
-        version: of it.
+        version: its version.
+
+    Raises:
+        UserError: a copy that does not share is already imported under another name.
     """
+    for other in NAMES:
+        loaded = sys.modules.get(other)
+        if loaded not in (None, sys.modules.get(own)):
+            folder = Path(str(getattr(loaded, "__file__", other))).parent
+            raise _two(own, version, other, folder, getattr(loaded, "__version__", None))
     sys.meta_path.insert(0, _OtherNames(own, version))
     if own == NAMES[1]:
         sys.meta_path.append(_Parent())
 
 
 class _OtherNames(MetaPathFinder, Loader):
-    """Finds `promptedclip.x` where `trainers.prompting.x` is, or the other way round."""
+    """Imports `promptedclip.x` as `trainers.prompting.x`, or the other way round."""
 
     def __init__(self, own: str, version: str):
         self.own, self.version = own, version
@@ -40,10 +48,10 @@ class _OtherNames(MetaPathFinder, Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """A spec of a module below another name.
+        """Return the spec of a module under another name.
 
         Raises:
-            UserError: there is a copy of another version under that name.
+            UserError: a copy of another version has that name.
         """
         for other in self.others:
             if name == other:
@@ -53,35 +61,40 @@ class _OtherNames(MetaPathFinder, Loader):
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module itself, imported under its own name."""
+        """Return the module itself, imported under its own name."""
         module = importlib.import_module(spec.loader_state)
         self.specs[spec.name] = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give it back its own spec, which the import system has just replaced."""
+        """Restore its own spec, which the import system has just replaced."""
         assert module.__spec__ is not None
         module.__spec__ = self.specs.pop(module.__spec__.name)
 
     def _check_version(self, name: str, path: Sequence[str] | None) -> None:
-        from .errors import UserError
-
-        here = Path(__file__).parent
         there = _folder(name, path)
-        if there is None or there == here.resolve():
+        if there is None or there == Path(__file__).resolve().parent:
             return
-        found = re.search(
-            r'^__version__ = "(.+)"', (there / "__init__.py").read_text("utf-8"), re.M
-        )
-        if found and found[1] != self.version:
-            raise UserError(
-                f"{self.own} {self.version} in '{here}' is in use, but {name} in '{there}' is "
-                f"{found[1]}: install or copy the same version, or remove one of the two"
-            )
+        file = there / "__init__.py"
+        text = file.read_text("utf-8") if file.is_file() else ""
+        found = re.search(r'^__version__ = "(.+)"', text, re.M)
+        if not found or found[1] != self.version:
+            raise _two(self.own, self.version, name, there, found and found[1])
+
+
+def _two(own: str, version: str, name: str, there: Path, found: str | None) -> Exception:
+    """Return the error about two copies in one program."""
+    from .errors import UserError
+
+    return UserError(
+        f"{own} {version} in '{Path(__file__).parent}' cannot be used together with {name} "
+        f"{found or 'without a version'} in '{there}': install or copy the same version, or remove "
+        "one of the two"
+    )
 
 
 def _folder(name: str, path: Sequence[str] | None) -> Path | None:
-    """The folder where a package would be imported from by its name; None if nowhere."""
+    """Return the folder that a package would be imported from; None if there is none."""
     for finder in sys.meta_path:
         find: Any = getattr(finder, "find_spec", None)
         if find is None or isinstance(finder, (_OtherNames, _Parent)):
@@ -93,12 +106,12 @@ def _folder(name: str, path: Sequence[str] | None) -> Path | None:
 
 
 class _Parent(MetaPathFinder):
-    """Finds an empty `trainers` where there is none, for code that imports `trainers.prompting`."""
+    """Provides an empty `trainers` if there is none, for code that imports `trainers.prompting`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Its spec."""
+        """Return the spec of `trainers`."""
         if name != NAMES[0].partition(".")[0]:
             return None
         return ModuleSpec(name, None, is_package=True)

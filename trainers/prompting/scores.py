@@ -80,7 +80,7 @@ def register_score(
     Raises:
         ValueError: the name is taken.
 
-    Example:
+    Examples:
         >>> @register_score("nearest", by_images=True)
         ... def nearest(spec, image, text, chunk_bytes):
         ...     return prompt_similarity(image.z, text.h).amax((2, 3))

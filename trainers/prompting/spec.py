@@ -69,7 +69,7 @@ class PromptSpec:
     Raises:
         UserError: the values contradict each other.
 
-    Example:
+    Examples:
         >>> PromptSpec(M=0, N=0, beta=0, score="cosine").coupling
         'none'
     """

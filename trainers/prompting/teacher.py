@@ -30,7 +30,7 @@ class Teacher:
         templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
             one for each class.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip
         >>> teacher = Teacher(load_clip("emoji"), ["cat", "dog"], ["a {}.", "the {}."])
         >>> teacher.h.shape, teacher.h_each.shape

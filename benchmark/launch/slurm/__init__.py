@@ -1,1 +1,1 @@
-"""Runs as Slurm jobs: the executor, and what it is made of."""
+"""The executor that submits runs as Slurm jobs."""

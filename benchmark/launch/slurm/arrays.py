@@ -1,4 +1,4 @@
-"""Runs as job arrays: which share a job, which wait for which, and the script of an array."""
+"""Group runs into job arrays with their dependencies, and write the scripts of the arrays."""
 
 import math
 import shlex
@@ -11,9 +11,9 @@ from ...protocols.base import Run
 from .commands import Task
 from .site import Site
 
-FOLLOWERS = 8  # arrays at most that wait for one: a source has many targets
-NOTICE = 120  # seconds before the time limit at which a run is told to end
-LOGS = "slurm"  # folder below the output: the scripts, the jobs' own logs, the book
+FOLLOWERS = 8  # most arrays that wait for one: a source has many targets
+NOTICE = 120  # seconds before the time limit at which a run gets a signal to end
+LOGS = "slurm"  # folder below the output for scripts, the jobs' logs and the book
 
 
 @dataclass(eq=False)
@@ -21,9 +21,9 @@ class Array:
     """One job array.
 
     Args:
-        tasks: the runs of each task, by its number.
-        after: the array, or a task of one that is in the queue already, whose task of the same
-            number must have ended well.
+        tasks: the runs of each task, by task number.
+        after: an array, or the id of one that is already queued; each task starts after the task
+            of the same number there has succeeded.
     """
 
     tasks: dict[int, list[Run]]
@@ -42,14 +42,14 @@ def plan(
     most: int,
     sizes: Mapping[Run, float] | None = None,
 ) -> list[Array]:
-    """The arrays that do these runs; one comes after the one that it waits for.
+    """Return the arrays that do these runs; each comes after the one that it waits for.
 
     Args:
-        todo: the runs, none of which is in the queue; what one needs comes before it.
+        todo: the runs, none of which is queued; each comes after the run that it needs.
         queued: the tasks in the queue, by run.
-        per_job: runs that share a task; with `sizes`, how large they are together.
-        most: tasks that an array may have.
-        sizes: of the runs, such as their estimated seconds; else each counts 1.
+        per_job: the number of runs that share a task; with `sizes`, their total size.
+        most: the most tasks of an array.
+        sizes: sizes of the runs, such as estimated seconds; by default, each is 1.
     """
     sizes = sizes or dict.fromkeys(todo, 1)
     awaited = {*todo, *queued}
@@ -74,7 +74,7 @@ def plan(
 
 
 def shared(runs: list[Run], size: float, sizes: Mapping[Run, float]) -> list[list[Run]]:
-    """The runs in lists that are no larger than `size` together, or of one run."""
+    """Split runs into lists with a total size of at most `size`, or of a single run."""
     found: list[list[Run]] = []
     filled = math.inf
     for run in runs:
@@ -87,17 +87,23 @@ def shared(runs: list[Run], size: float, sizes: Mapping[Run, float]) -> list[lis
 
 
 def batches(items: Sequence, size: int) -> list[list]:
-    """The items in lists of `size`, the last maybe shorter."""
+    """Split items into lists of `size`; the last may be shorter."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def script(
     array: Array, name: str, command: list[str], output: Path, site: Site, here: Path, root: Path
 ) -> str:
-    """The bash script of an array, for sbatch.
+    """Return the bash script of an array, for sbatch.
 
-    `command` are the launcher's words, which do the runs that `--only` names; relative paths in
-    them start `here`. `root` is the folder of train.py.
+    Args:
+        array: the array.
+        name: the job's name.
+        command: the launcher's command line; `--only` with the runs of a task is added.
+        output: the output folder.
+        site: options and set-up.
+        here: the folder to which relative paths in `command` refer.
+        root: the folder of train.py.
     """
     limit = f"%{site.at_once}" if site.at_once else ""
     log = str(output / LOGS / name).replace("%", "%%")
@@ -130,7 +136,7 @@ def script(
 
 
 def grouped(site: Site) -> list[list[str]]:
-    """The options for sbatch, each with its value."""
+    """Group the words for sbatch into options, each with its value."""
     groups: list[list[str]] = []
     for word in site.options:
         if word.startswith("-") or not groups:
@@ -140,12 +146,12 @@ def grouped(site: Site) -> list[list[str]]:
 
 
 def relative(run: Run, output: Path) -> str:
-    """The name of a run for `--only`: its folder below the output."""
+    """Return the name of a run for `--only`: its folder below the output."""
     return run.folder.relative_to(output).as_posix()
 
 
 def numbers(indices: Iterable[int]) -> str:
-    """Whole numbers as `--array` takes them: 0-3,7."""
+    """Format whole numbers for `--array`: 0-3,7."""
     spans: list[list[int]] = []
     for index in sorted(indices):
         if spans and index == spans[-1][1] + 1:
@@ -156,7 +162,7 @@ def numbers(indices: Iterable[int]) -> str:
 
 
 def dry_run(scripts: list[tuple[Array, str]], output: Path) -> str:
-    """What would be submitted, as a bash program that does it."""
+    """Return a bash program that submits these scripts."""
     lines = [f"mkdir -p {shlex.quote(str(output / LOGS))}"]
     names = {array: f"job{number}" for number, (array, _) in enumerate(scripts, 1)}
     for array, text in scripts:

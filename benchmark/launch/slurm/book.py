@@ -1,4 +1,4 @@
-"""The book of an output: which jobs were submitted for which runs, and where these are now."""
+"""The book of an output folder: a file that lists the jobs submitted for its runs."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Entry:
 
     @property
     def log(self) -> Path:
-        """What the job itself printed."""
+        """The file with the output of the job."""
         return self.output / LOGS / f"{self.name}_{self.index}.out"
 
 
@@ -45,20 +45,20 @@ class Book:
         for line in lines:
             try:
                 self._enter(json.loads(line))
-            # a line that a full disk cut off, or one of something else
+            # a line that was cut off on a full disk, or is from another program
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
     @property
     def path(self) -> Path:
-        """The file: a line for each job array."""
+        """The file, with a line for each job array."""
         return self.output / LOGS / BOOK
 
     def add(self, name: str, array: Array) -> None:
         """Enter an array that has been submitted.
 
         Raises:
-            OSError: as the system says.
+            OSError: the file cannot be written.
         """
         line = {
             "name": name,
@@ -83,7 +83,7 @@ class Book:
                 self.entries[folder] = Entry(line["name"], int(index), self.output, needs)
 
     def tasks(self, queue: list[Task]) -> dict[str, Task]:
-        """The tasks in the queue, ended ones included, by the folder of the run."""
+        """Return the tasks in the queue, including ended ones, by the folder of the run."""
         found = {(task.name, task.index): task for task in queue}
         return {
             folder: found[entry.name, entry.index]

@@ -1,4 +1,4 @@
-"""Slurm's own commands, and what they refuse in one sentence each."""
+"""Call Slurm's commands; their errors become one sentence each."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from trainers.prompting.errors import UserError
 
-SECONDS = 60  # that a command may take: a busy controller answers late
-QUEUE_FULL = "sleeping and retrying"  # sbatch says so, and would go on for minutes
-PATIENCE = 3  # times that a job comes back before it must have advanced
-USUAL_MOST = 1000  # tasks of an array, where Slurm's default has not been changed
+SECONDS = 60  # time limit of a command; a busy controller is slow
+QUEUE_FULL = "sleeping and retrying"  # printed by sbatch, which would retry for minutes
+PATIENCE = 3  # requeues without progress before a job is given up
+USUAL_MOST = 1000  # most tasks of an array, by Slurm's default
 
-# What squeue tells of jobs that have ended lately.
+# States that squeue shows for jobs that have ended lately.
 ENDED = (
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "TIMEOUT", "REVOKED", "PREEMPTED", "LAUNCH_FAILED",
@@ -25,7 +25,7 @@ ENDED = (
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a job array, as the queue has it."""
+    """A task of a job array in the queue."""
 
     name: str
     job: str
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over, however it went."""
+        """True if the task has ended, in whatever way."""
         return self.state in ENDED
 
     def __str__(self) -> str:
@@ -48,13 +48,14 @@ def sbatch(script: Path, after: str | None = None) -> str:
 
     Args:
         script: the file.
-        after: id of the job array whose task of the same number must have ended well.
+        after: the id of a job array; each task starts after the task of the same number there has
+            succeeded.
 
     Returns:
         The job's id.
 
     Raises:
-        UserError: Slurm refuses, in its own words; or the queue is full.
+        UserError: Slurm refuses the script, or the queue is full.
     """
     words = ["sbatch", "--parsable"]
     if after:
@@ -73,18 +74,18 @@ def sbatch(script: Path, after: str | None = None) -> str:
         killer.cancel()
     if any(QUEUE_FULL in line for line in said):
         raise UserError(
-            f"The queue is full ({said[0]}): the same command later submits the rest", 1
+            f"The queue is full ({said[0]}): rerun the command later to submit the rest", 1
         )
     if process.returncode:
-        raise UserError(f"sbatch refuses {script}: {' / '.join(said) or 'without a word'}")
+        raise UserError(f"sbatch refuses {script}: {' / '.join(said) or 'no message'}")
     return answer.strip().partition(";")[0]  # ;cluster
 
 
 def squeue() -> list[Task]:
-    """The tasks of this user's job arrays that wait, run, or ended lately.
+    """Return the tasks of this user's job arrays that wait, run, or ended lately.
 
     Raises:
-        UserError: the queue cannot be asked.
+        UserError: squeue fails.
     """
     form = "%j|%F|%K|%T|%S|%r"
     tasks = []
@@ -96,7 +97,7 @@ def squeue() -> list[Task]:
 
 
 def _seconds(local_time: str) -> float:
-    """A local time in ISO form as seconds since the epoch; 0 for `N/A` and the like."""
+    """Convert a local time in ISO format to seconds since the epoch; 0 if it is none (`N/A`)."""
     try:
         return datetime.fromisoformat(local_time).timestamp()
     except ValueError:
@@ -104,29 +105,29 @@ def _seconds(local_time: str) -> float:
 
 
 def most_tasks() -> int:
-    """How many tasks a job array may have here.
+    """Return the most tasks that a job array may have on this cluster.
 
     Raises:
-        UserError: the controller cannot be asked.
+        UserError: scontrol fails.
     """
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _answer(["scontrol", "show", "config"]), re.M)
     return max(1, int(found[1]) - 1) if found else USUAL_MOST
 
 
 def requeue(advanced: bool) -> str:
-    """Put the job that this process is in back into the queue; what became of that, in words.
+    """Put the job of this process back into the queue; return a sentence on the result.
 
-    A job that somebody cancelled, or that Slurm itself requeues, is left as it is; and one that
-    has come back often and still gets nowhere.
+    A job is not requeued if it was cancelled, if Slurm requeues it itself, or if it has been
+    requeued several times without progress.
 
     Args:
-        advanced: an epoch or a run was completed since the job was last started.
+        advanced: True if an epoch or a run was completed since the job last started.
     """
     restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     if restarts >= PATIENCE and not advanced:
         return (
-            f"The job has been started {restarts + 1} times and this time has not completed an "
-            "epoch, so it is not requeued: give it a longer --time"
+            f"The job has been started {restarts + 1} times and did not complete an epoch this "
+            "time, so it is not requeued: give it a longer --time"
         )
     job = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
     try:
@@ -138,11 +139,11 @@ def requeue(advanced: bool) -> str:
         _answer(["scontrol", "requeue", job])
     except UserError as error:
         return f"Job {job} cannot be requeued: {error}"
-    return f"Job {job} goes back into the queue and on from the last epoch."
+    return f"Job {job} is requeued and resumes from the last epoch."
 
 
 def _answer(words: list[str]) -> str:
-    """What a command prints."""
+    """Run a command and return its stdout."""
     process = _start(words)
     try:
         answer, said = process.communicate(timeout=SECONDS)
@@ -165,4 +166,6 @@ def _start(words: list[str]) -> subprocess.Popen:
             text=True,
         )
     except FileNotFoundError:
-        raise UserError(f"There is no `{words[0]}` on the path, as Slurm needs it") from None
+        raise UserError(
+            f"`{words[0]}` is not on the PATH: call this where Slurm's commands are installed"
+        ) from None

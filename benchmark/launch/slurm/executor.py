@@ -1,4 +1,4 @@
-"""The executor that submits runs as Slurm jobs, and may wait for them."""
+"""The executor that submits runs as Slurm jobs, and waits for them on request."""
 
 import os
 import secrets
@@ -24,8 +24,8 @@ from .book import Book
 from .commands import USUAL_MOST, Task, most_tasks, sbatch, squeue
 from .site import Site
 
-LOOKS = (1.0, 15.0)  # seconds between two looks at the queue: at first, and at last
-LATE = 3  # looks after which a job that has left the queue will leave no more results
+LOOKS = (1.0, 15.0)  # seconds between two looks at the queue: first, and at most
+LATE = 3  # looks, after a job has left the queue, before a missing record counts as a failure
 
 
 @dataclass
@@ -34,10 +34,10 @@ class Slurm:
 
     Args:
         output: the output folder.
-        name: what the jobs' names begin with.
-        words: what `python -m` is to run, for the runs that `--only` names.
-        site: options, set-up, grouping.
-        seconds: estimated, of each run, where runs share a job by their time.
+        name: the prefix of job names.
+        words: the arguments of `python -m` in a job; `--only` with its runs is added.
+        site: options, set-up and grouping of jobs.
+        seconds: the estimated time of each run, if runs share a job by time.
     """
 
     output: Path
@@ -48,14 +48,14 @@ class Slurm:
 
     @property
     def headline(self) -> str:
-        """How runs are done, in a few words."""
+        """A short description of how runs are done."""
         options = shlex.join(self.site.options) or "no options"
         size = self.site.per_job
         jobs = f"{size / 60:.0f} minutes" if isinstance(size, float) else str(size)
         return f"in Slurm jobs of {jobs} ({options})"
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
-        """Submit all that is to be done and is not queued, and wait for it.
+        """Submit all runs that are to be done and not queued, and wait until all have ended.
 
         Raises:
             UserError: Slurm refuses.
@@ -65,31 +65,34 @@ class Slurm:
         try:
             _Watch(self, engine, progress).until_done()
         except KeyboardInterrupt:
-            print("The jobs stay in the queue; scancel ends them.", file=sys.stderr)
+            print("The jobs stay in the queue; use scancel to end them.", file=sys.stderr)
             raise
         return [engine.outcomes[run] for run in engine.runs]
 
     def submit(self, engine: Engine) -> tuple[int, int, int]:
-        """Submit all that is to be done and is not queued.
+        """Submit all runs that are to be done and not queued.
 
         Returns:
-            The numbers of runs that were in the queue already, of runs that are now, and of calls
-            of sbatch.
+            The numbers of runs that were queued already, of runs submitted now, and of calls of
+            sbatch.
 
         Raises:
-            UserError: Slurm or the system refuses; what was submitted until then stays so.
+            UserError: Slurm refuses, or a file cannot be written; jobs submitted before remain.
         """
         if not has_slurm():
             raise UserError(
-                "There is no `sbatch` on the path: call this where Slurm's commands are (a login "
-                "node), or leave out --slurm"
+                "`sbatch` is not on the PATH: call this where Slurm's commands are installed (a "
+                "login node), or leave out --slurm"
             )
         done = 0
         try:
             (self.output / LOGS).mkdir(parents=True, exist_ok=True)
             with held(self.output / LOGS / ".lock", patience=60) as alone:
                 if not alone:
-                    raise UserError(f"Another call submits runs of {self.output}: wait for it")
+                    raise UserError(
+                        f"Another launcher is submitting runs of {self.output}: rerun when it is "
+                        "done"
+                    )
                 book = Book(self.output)
                 queued = self._queued(engine, book)
                 jobs: dict[Array, str] = {}
@@ -101,18 +104,18 @@ class Slurm:
         except UserError as error:
             if not done:
                 raise
-            raise UserError(f"{error} ({done} runs were submitted before)", 1) from None
+            raise UserError(f"{error} ({done} runs were submitted before this)", 1) from None
         return len(queued), done, len(jobs)
 
     def dry_run(self, engine: Engine) -> str:
-        """What `submit` would do, as a bash program; also on a machine without Slurm."""
+        """Return what `submit` would do as a bash program; works without Slurm, too."""
         queued: dict[Run, Task] = {}
         most = USUAL_MOST
         if has_slurm():
             try:
                 queued, most = self._queued(engine, Book(self.output)), most_tasks()
             except UserError as error:
-                print(f"{error}: what is queued is not known", file=sys.stderr)
+                print(f"{error}: runs in the queue are not known", file=sys.stderr)
         arrays = self._plan(engine, queued, most)
         named = enumerate(arrays, 1)
         return dry_run(
@@ -120,7 +123,7 @@ class Slurm:
         )
 
     def _queued(self, engine: Engine, book: Book) -> dict[Run, Task]:
-        """The tasks that wait or run, by run."""
+        """Return the tasks that wait or run, by run."""
         tasks = book.tasks(squeue())
         found = {run: tasks.get(relative(run, self.output)) for run in engine.todo}
         return {run: task for run, task in found.items() if task and not task.ended}
@@ -135,11 +138,11 @@ class Slurm:
         return script(array, name, command, self.output, self.site, Path.cwd(), ROOT)
 
     def _submit(self, array: Array, book: Book, jobs: dict[Array, str]) -> str:
-        """Submit one array; the job's id."""
+        """Submit one array; return the job's id."""
         name = f"{self.name}-{secrets.token_hex(4)}"
         path = self.output / LOGS / f"{name}.sh"
         write_whole(path, self._script(array, name))
-        for run in array.runs:  # corrupt ones, and those of prompts that are made anew
+        for run in array.runs:  # corrupt records, and those of runs that need a repeated one
             (run.folder / RESULTS).unlink(missing_ok=True)
         try:
             after = array.after
@@ -155,7 +158,7 @@ class Slurm:
 
 @dataclass
 class Distant:
-    """A run that a job is doing; what `Progress` and the engine ask of a child of ours."""
+    """The progress of a run in a job, with the attributes that `Progress` needs."""
 
     run: Run
     latest: str
@@ -164,17 +167,17 @@ class Distant:
 
 
 class _Watch:
-    """Waits for the runs of an engine that are in the queue."""
+    """Waits for runs in the queue, and enters their outcomes."""
 
     def __init__(self, slurm: Slurm, engine: Engine, progress: Progress):
         self.slurm, self.engine, self.progress = slurm, engine, progress
         self.book = Book(slurm.output)
-        self.gone: dict[Run, int] = {}  # looks since the job has left the queue
+        self.gone: dict[Run, int] = {}  # looks since the job left the queue
         self.since: dict[Run, float] = {}
         self.paces: defaultdict[Run, Pace] = defaultdict(Pace)
 
     def until_done(self) -> None:
-        """Return when every run has an outcome."""
+        """Wait until every run has an outcome."""
         runs = self.engine.runs
         left = self.engine.todo
         pause, longest = LOOKS
@@ -191,7 +194,7 @@ class _Watch:
             self.progress.end()
 
     def _look(self) -> list[Distant]:
-        """Enter what has ended; what is running."""
+        """Enter the outcomes of runs that have ended; return those that are running."""
         try:
             tasks = self.book.tasks(squeue())
         except UserError as error:  # a controller that is being restarted
@@ -211,7 +214,7 @@ class _Watch:
         return running
 
     def _outcome(self, run: Run, task: Task | None) -> Outcome | None:
-        """What became of a run; None while it is waited for."""
+        """Return the outcome of a run; None while it waits or runs."""
         if (run.folder / RESULTS).exists():
             return self.engine.judge(run, None)
         if task and not task.ended:
@@ -236,7 +239,7 @@ class _Watch:
 
 
 def ending(entry, task: Task | None) -> str:
-    """Why a job has ended without results, in one sentence."""
+    """Return why a job has ended without a record, in one sentence."""
     try:
         lines = read_file(entry.log).decode(errors="replace").splitlines()
     except OSError:
@@ -246,16 +249,16 @@ def ending(entry, task: Task | None) -> str:
     if said:
         return f"its job has ended{state}: {said} (see {entry.log})"
     return (
-        f"its job has ended before it wrote anything{state}: cancelled, or its node does not see "
-        f"{entry.output}"
+        f"its job has ended before it wrote anything{state}: it was cancelled, or its node cannot "
+        f"access {entry.output}"
     )
 
 
 def has_slurm() -> bool:
-    """Whether Slurm's commands are on the path."""
+    """Return True if Slurm's commands are on the PATH."""
     return shutil.which("sbatch") is not None
 
 
 def inside_job() -> bool:
-    """Whether this process is in a Slurm job."""
+    """Return True if this process is in a Slurm job."""
     return "SLURM_JOB_ID" in os.environ

@@ -1,4 +1,4 @@
-"""What a user or a site asks of Slurm: options for sbatch, and what a job does before it starts."""
+"""The options for sbatch and the set-up of jobs, from the command line and a site's slurm.yaml."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ KEYS = ("options", "setup", "environment", "per_job", "at_once", "gpu")
 Number = TypeVar("Number", int, float)
 UNITS = {"m": 60.0, "h": 3600.0}
 
-# Options of sbatch that the launcher sets, and what to use for the same end.
+# Options of sbatch that the launcher sets itself, and what sets them.
 RESERVED = {
     "--array": "--per-job and --at-once",
     "-a": "--per-job and --at-once",
@@ -29,24 +29,24 @@ RESERVED = {
     "-J": "the launcher itself",
     "--output": "the launcher itself",
     "-o": "the launcher itself",
-    "--wait": "--wait of its own",
-    "-W": "--wait of its own",
+    "--wait": "the launcher's --wait",
+    "-W": "the launcher's --wait",
     "--wrap": "the protocol itself",
 }
 
 
 @dataclass(frozen=True)
 class Site:
-    """How jobs are submitted.
+    """The settings for submitting jobs.
 
     Args:
-        options: words for sbatch.
+        options: options for sbatch, as words.
         setup: lines of bash at the start of a job, such as `module load cuda`.
         environment: folder of a virtual environment to activate; without one, jobs use this
             Python.
-        per_job: runs that share a job, or the seconds (a float) that they take together.
-        gpu: by which their seconds are estimated, a name that `benchmark cost` knows.
-        at_once: tasks of one array that run at once at most; None leaves that to Slurm.
+        per_job: the number of runs that share a job, or their total time in seconds (a float).
+        gpu: the GPU for estimating this time, by its name in `benchmark cost`.
+        at_once: the most tasks of an array that run at once; None leaves that to Slurm.
     """
 
     options: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Site:
 
 
 def build_parser() -> Parser:
-    """The launcher's arguments about Slurm, without --help."""
+    """Return a parser of the launcher's arguments for Slurm, without --help."""
     parser = Parser(add_help=False)
     add = parser.add_argument_group("Slurm").add_argument
     add(
@@ -66,31 +66,31 @@ def build_parser() -> Parser:
         nargs="?",
         const="",
         metavar="OPTIONS",
-        help="submit the runs as job arrays, with these options for sbatch in one argument, and "
-        f"those in {FILE}",
+        help="submit the runs as Slurm job arrays, with these options for sbatch (in one argument) "
+        f"and those in {FILE}",
     )
     add(
         "--per-job",
         type=runs_or_time,
         metavar="N",
-        help="runs that share a job (default: 1), or the time that they take together as `cost` "
-        "estimates it, such as 90m or 2h",
+        help="number of runs that share a job (default: 1), or their total time as estimated by "
+        "`cost`, such as 90m or 2h",
     )
-    add("--gpu", help="that of the nodes, as `cost` names it: for --per-job with a time")
-    add("--at-once", type=from_one, metavar="K", help="tasks of an array that run at once at most")
-    add("--wait", action="store_true", help="stay, show progress, and end in the table")
+    add("--gpu", help="GPU of the nodes, by its name in `cost`; for --per-job with a time")
+    add("--at-once", type=from_one, metavar="K", help="most tasks of an array that run at once")
+    add("--wait", action="store_true", help="wait for the jobs, show progress, print the table")
     return parser
 
 
 def runs_or_time(text: str) -> int | float:
-    """A number of runs, or a time as seconds (a float)."""
+    """Parse a number of runs, or a time into seconds (a float)."""
     if text[-1:] in UNITS:
         return from_one(text[:-1]) * UNITS[text[-1]]
     return from_one(text)
 
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """The words with `--slurm VALUE` as `--slurm=VALUE`, since VALUE looks like an option."""
+    """Turn `--slurm VALUE` into `--slurm=VALUE`, since VALUE looks like an option."""
     known = {"-h", "--help"}
     known.update(f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([])))
     words: list[str] = []
@@ -104,7 +104,7 @@ def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
 
 
 def site_file() -> Path | None:
-    """The file of the site's defaults: beside train.py, or else in the user's configuration."""
+    """Return the file of the site's defaults: next to train.py, or in the user's configuration."""
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
 
@@ -112,10 +112,10 @@ def site_file() -> Path | None:
 def read_site(
     options: str, per_job: int | float | None, at_once: int | None, gpu: str | None = None
 ) -> Site:
-    """The site's defaults, then what is asked for: of an option given twice Slurm takes the last.
+    """Combine the site's defaults with the command line, which comes last and so wins.
 
     Raises:
-        UserError: the file or an option is not as it should be.
+        UserError: the file or an option is invalid.
     """
     path = site_file()
     tree = read_tree(path) if path else {}
@@ -133,7 +133,7 @@ def read_site(
     if isinstance(site.per_job, float) and not site.gpu:
         raise UserError(
             "A time for --per-job needs --gpu, the GPU of the nodes (`python -m benchmark cost "
-            "--help` lists those that are known)"
+            "--help` lists the names)"
         )
     for word in site.options:
         name = word.partition("=")[0]

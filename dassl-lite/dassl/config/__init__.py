@@ -4,7 +4,7 @@ from .defaults import get_cfg_default
 
 
 def clean_cfg(cfg, trainer):
-    """Drop the nodes of all trainers but `trainer`, so that a printed config stays short."""
+    """Remove the nodes of all trainers except `trainer`, so that a printed config stays short."""
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             cfg.TRAINER.pop(key)

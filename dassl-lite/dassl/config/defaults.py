@@ -1,19 +1,19 @@
 """Every config key with its default: Dassl 0.6.3's names and values, without its trainers' nodes.
 
-A trainer's own node (`TRAINER.COOP`, ...) is added by the program that uses it. A few keys mean
-something only to parts of Dassl that are left out, and are kept because config files name them: the
-head and PRETRAINED of a backbone, COUNT_ITER, RETURN_IMG0, CUTOUT_N, CUTOUT_LEN, GN_MEAN, GN_STD,
-and, under DATASET, what data sets of Dassl read.
+A trainer's node (`TRAINER.COOP`, ...) is added by the program that uses it. Some keys belong to
+parts of Dassl that are left out, and are kept only because config files name them: the head and
+PRETRAINED of a backbone, COUNT_ITER, RETURN_IMG0, CUTOUT_N, CUTOUT_LEN, GN_MEAN, GN_STD, and those
+under DATASET that only Dassl's data sets read.
 """
 
 from yacs.config import CfgNode
 
-# N_INS: images of a class, for RandomClassSampler
+# N_INS: images of each class in a batch, for RandomClassSampler
 _TRAIN = {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16}
 _DEFAULTS = {
     "VERSION": 1,
     "OUTPUT_DIR": "./output",
-    "RESUME": "",  # a folder with a run to go on from; else OUTPUT_DIR is looked into
+    "RESUME": "",  # folder of the run to resume; if empty, OUTPUT_DIR
     "SEED": -1,  # negative: a different run each time
     "USE_CUDA": True,
     "VERBOSE": True,
@@ -114,5 +114,5 @@ _DEFAULTS = {
 
 
 def get_cfg_default():
-    """A fresh CfgNode with every default; nothing in it is shared with the last one."""
+    """Return a new CfgNode with every default; it shares nothing with earlier ones."""
     return CfgNode(_DEFAULTS)

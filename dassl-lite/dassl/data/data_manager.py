@@ -1,4 +1,4 @@
-"""From a data set to batches."""
+"""Turns a data set into loaders of batches."""
 
 import os
 
@@ -24,17 +24,17 @@ def build_data_loader(
     is_train=True,
     dataset_wrapper=None,
 ):
-    """A DataLoader over a list of Datum.
+    """Build a DataLoader over a list of Datum.
 
-    A training batch that would stay incomplete is left out, unless it is the only one.
+    An incomplete last training batch is dropped, unless it is the only one.
     """
     if not data_source:
         kind = "train on" if is_train else "test on"
         raise UserError(f"{cfg.DATASET.NAME} has no images to {kind}: check DATASET.ROOT")
     wrapper = DatasetWrapper if dataset_wrapper is None else dataset_wrapper
     num_workers = min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus())
-    # Seeds the workers without taking from the global generator, so that the run's random
-    # numbers do not depend on how many workers there are.
+    # Seeds the workers without drawing from the global generator, so that the run's random
+    # numbers do not depend on the number of workers.
     generator = torch.Generator()
     generator.manual_seed(torch.initial_seed())
     return DataLoader(
@@ -50,14 +50,14 @@ def build_data_loader(
 
 
 def _usable_cpus():
-    """More workers than this would only wait for each other; the batches are the same anyway."""
+    """Return the number of usable CPUs, the most workers that make loading faster."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class DataManager:
-    """The data set of a config and a loader for each of its parts.
+    """Holds the data set of a config and a loader for each of its parts.
 
     `custom_tfm_train` and `custom_tfm_test` replace the config's transforms, `dataset_wrapper`
     replaces DatasetWrapper.
@@ -74,7 +74,7 @@ class DataManager:
                 config.SAMPLER,
                 data_source,
                 config.BATCH_SIZE,
-                n_ins=config.get("N_INS", 2),  # the loaders of TEST have none
+                n_ins=config.get("N_INS", 2),  # TEST lacks the key
                 tfm=tfm,
                 is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
@@ -112,12 +112,12 @@ class DataManager:
 class DatasetWrapper(Dataset):
     """A list of Datum as a PyTorch data set of dicts.
 
-    An item has `img`, `label`, `domain`, `impath` and `index`. With K_TRANSFORMS above 1, `img`
-    of a training image is a list of that many views; without a transform it is the PIL image.
+    An item has `img`, `label`, `domain`, `impath` and `index`. If K_TRANSFORMS is above 1, `img` of
+    a training image is a list of that many views; without a transform it is the PIL image.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
-        """Keep the list; raises UserError when views are asked for without a transform."""
+        """Keep the list; raises UserError if several views are requested without a transform."""
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -125,7 +125,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         workers = max(1, min(cfg.DATALOADER.NUM_WORKERS, _usable_cpus()))
         self.room = int(cfg.DATALOADER.CACHE_GIB * 2**30 / workers) if is_train else 0
-        self.decoded = {}  # by index; every worker has its own, and its share of the room
+        self.decoded = {}  # by index; each worker has a separate cache, and a share of the room
         if self.k_tfm > 1 and transform is None:
             raise UserError("DATALOADER.K_TRANSFORMS above 1 needs INPUT.TRANSFORMS")
 
@@ -133,7 +133,7 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, idx):
-        """The item; a SeededIndex seeds its augmentation."""
+        """Return an item; a SeededIndex seeds its augmentation."""
         if isinstance(idx, SeededIndex):
             with local_seed(idx.seed):
                 return self._read(int(idx))
@@ -155,7 +155,7 @@ class DatasetWrapper(Dataset):
         }
 
     def _decode(self, idx):
-        """The image, which is kept while there is room: few-shot sets are small, epochs many."""
+        """Return a decoded image, from the cache if possible; few-shot sets fit into it."""
         if idx in self.decoded:
             return self.decoded[idx]
         image = read_image(self.data_source[idx].impath)

@@ -1,4 +1,4 @@
-"""The order in which images are drawn."""
+"""Samplers: the order in which images are drawn."""
 
 import torch
 from torch.utils.data import Sampler, SequentialSampler
@@ -9,21 +9,21 @@ from dassl.utils import UserError, unknown_name
 class SeededIndex(int):
     """The index of an image, with the seed of its augmentation.
 
-    So an image's augmentation depends on the run's seed alone: not on the number of workers, on
-    the worker that reads it, or on what was read before. A resumed run relies on that.
+    So an image's augmentation depends only on the run's seed: not on the number of workers, the
+    worker that reads it, or the images read before. A resumed run relies on this.
     """
 
     seed: int
 
     def __new__(cls, index, seed=0):
-        """The whole number `index`, with `seed`."""
+        """Make the integer `index` with the attribute `seed`."""
         self = super().__new__(cls, index)
         self.seed = seed
         return self
 
 
 class _SeededSampler(Sampler):
-    """Draws one number from the global generator an epoch, and everything else from that."""
+    """Base of samplers that draw one seed per epoch from the global generator."""
 
     def __init__(self, data_source):
         self.data_source = data_source
@@ -36,7 +36,7 @@ class _SeededSampler(Sampler):
         return map(SeededIndex, order, seeds)
 
     def order(self, generator):
-        """The indices of one epoch."""
+        """Return the indices of one epoch."""
         raise NotImplementedError
 
     def __len__(self):
@@ -44,22 +44,22 @@ class _SeededSampler(Sampler):
 
 
 class RandomSampler(_SeededSampler):
-    """Every image once, in random order."""
+    """Draws every image once, in random order."""
 
     def order(self, generator):
-        """A permutation of the indices."""
+        """Return a permutation of the indices."""
         return torch.randperm(len(self.data_source), generator=generator).tolist()
 
 
 class RandomClassSampler(_SeededSampler):
-    """Batches of `batch_size` // `n_ins` random classes with `n_ins` images each.
+    """Draws batches of `batch_size` // `n_ins` random classes with `n_ins` images each.
 
-    A class with fewer images is drawn from with replacement. When too few classes have images
-    left, all start anew, so that every epoch has the same number of batches.
+    Classes with fewer images are drawn with replacement. When too few classes have images left,
+    all classes are refilled, so that every epoch has the same number of batches.
     """
 
     def __init__(self, data_source, batch_size, n_ins):
-        """Group the images; raises UserError when there are too few classes for a batch."""
+        """Group the images by class; raises UserError if there are too few classes for a batch."""
         super().__init__(data_source)
         self.n_ins = n_ins
         self.n_classes = batch_size // n_ins
@@ -69,11 +69,11 @@ class RandomClassSampler(_SeededSampler):
         if not 1 <= self.n_classes <= len(self.by_label):
             raise UserError(
                 f"RandomClassSampler cannot fill a batch of {batch_size} with {n_ins} images of"
-                f" each class, having {len(self.by_label)} classes: change BATCH_SIZE or N_INS"
+                f" each class from {len(self.by_label)} classes: change BATCH_SIZE or N_INS"
             )
 
     def order(self, generator):
-        """The indices of the batches, one after the other."""
+        """Return the indices of the batches, one batch after another."""
         left: dict[int, list[list[int]]] = {}
         order: list[int] = []
         while len(order) < len(self):
@@ -88,7 +88,7 @@ class RandomClassSampler(_SeededSampler):
         return order
 
     def _groups(self, label, generator):
-        """The images of a class in random order, as groups of `n_ins`; a rest is left out."""
+        """Return the images of a class in random groups of `n_ins`, without the remainder."""
         indices = torch.tensor(self.by_label[label])
         n = len(indices)
         if n < self.n_ins:
@@ -98,13 +98,13 @@ class RandomClassSampler(_SeededSampler):
         return picked.view(-1, self.n_ins).tolist()
 
     def __len__(self):
-        """The number of images in an epoch."""
+        """Return the number of images in an epoch."""
         groups = sum(max(len(indices) // self.n_ins, 1) for indices in self.by_label.values())
         return groups // self.n_classes * self.n_classes * self.n_ins
 
 
 def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
-    """The sampler that `sampler_type` names."""
+    """Build the sampler that `sampler_type` names."""
     if sampler_type == "RandomSampler":
         return RandomSampler(data_source)
     if sampler_type == "SequentialSampler":

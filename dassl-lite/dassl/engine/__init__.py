@@ -1,4 +1,4 @@
-"""Trainers."""
+"""Trainers and their registry."""
 
 from .trainer import TRAINER_REGISTRY, SimpleTrainer, TrainerBase, TrainerX, build_trainer
 

@@ -1,4 +1,4 @@
-"""The base of every trainer: models by name, their checkpoints, the loop over epochs."""
+"""The base class of every trainer: models by name, their checkpoints, the loop over epochs."""
 
 import os.path as osp
 import threading
@@ -23,15 +23,15 @@ from dassl.utils import (
 
 
 def _quiet_about_curves(failed, otherwise=threading.excepthook):
-    """No traceback from the thread that writes curves: the next call to it raises the error."""
+    """Suppress tracebacks of the thread that writes curves; its next call raises the error."""
     if type(failed.thread).__module__ != event_file_writer.__name__:
         otherwise(failed)
 
 
 def _set_generators(checkpoint, folder):
-    """Give the random number generators the states that a checkpoint of `folder` has."""
+    """Set the random number generators to the states in a checkpoint of `folder`."""
     if "rng" not in checkpoint:
-        print("It has no states of the random number generators: the run goes on with others")
+        print("It has no states of the random number generators: the run continues with new ones")
         return
     try:
         set_rng_state(checkpoint["rng"])
@@ -41,9 +41,9 @@ def _set_generators(checkpoint, folder):
 
 
 class TrainerBase:
-    """Base of iterative trainers.
+    """Base class of iterative trainers.
 
-    A subclass registers its models with `register_model` and fills in `run_epoch` and
+    A subclass registers its models with `register_model`, and implements `run_epoch` and
     `forward_backward`.
     """
 
@@ -53,13 +53,13 @@ class TrainerBase:
         self._scheds = {}
         self._writer = None
         self.start_epoch = self.epoch = self.max_epoch = 0
-        self.train_seconds = 0.0  # the time of the epochs, a resumed run's earlier ones included
+        self.train_seconds = 0.0  # duration of all epochs, including those before a resumption
         self._loop_start = None
 
     # Models
 
     def register_model(self, name="model", model=None, optim=None, sched=None):
-        """Make a model known under `name`: it is saved, resumed, and updated by `optim`."""
+        """Register a model under `name`: it is saved, resumed, and updated by `optim`."""
         if "_models" not in self.__dict__:
             raise AttributeError("register_model() comes after super().__init__()")
         if name in self._models:
@@ -69,7 +69,7 @@ class TrainerBase:
         self._scheds[name] = sched
 
     def get_model_names(self, names=None):
-        """The names given, each checked, or all names."""
+        """Return the given names, after checking them, or all names."""
         names = list(self._models) if names is None else tolist_if_not(names)
         for name in names:
             if name not in self._models:
@@ -84,12 +84,12 @@ class TrainerBase:
             self._models[name].train(mode == "train")
 
     def get_current_lr(self, names=None):
-        """The learning rate of the first of the models that has an optimiser."""
+        """Return the learning rate of the first model with an optimiser; 0 if none has one."""
         optims = [self._optims[name] for name in self.get_model_names(names)]
         return next((o.param_groups[0]["lr"] for o in optims if o is not None), 0.0)
 
     def update_lr(self, names=None):
-        """Step the schedulers; once an epoch."""
+        """Step the schedulers; called once in each epoch."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
@@ -112,14 +112,14 @@ class TrainerBase:
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def run_state(self):
-        """The rest of what a run needs to go on, besides a model and its optimiser."""
+        """Return the rest of the state that resuming needs, besides a model and its optimiser."""
         return {"rng": get_rng_state(), "train_seconds": self._seconds_so_far()}
 
     def resume_model_if_exist(self, directory):
-        """Go on from the last checkpoint of every model in `directory`; return the next epoch.
+        """Resume from the last checkpoint of every model in `directory`; return the next epoch.
 
-        The random number generators go on, too. Checkpoints of the original Dassl have no states of
-        them: a printed line says so.
+        The random number generators resume, too. Checkpoints of the original Dassl lack their
+        states: then a printed line says so.
         """
         names = self.get_model_names()
         if not names:
@@ -146,10 +146,10 @@ class TrainerBase:
         return checkpoint["epoch"]
 
     def check_checkpoint(self, checkpoint, folder):
-        """Raise an error when a run cannot go on from a checkpoint; nothing to check here."""
+        """Raise an error if a run must not resume from a checkpoint; nothing to check here."""
 
     def load_model(self, directory, epoch=None):
-        """Load every model's best checkpoint, or that of `epoch`, for evaluation."""
+        """Load for evaluation the best checkpoint of every model, or that of `epoch`."""
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
@@ -166,14 +166,14 @@ class TrainerBase:
     # Curves
 
     def init_writer(self, log_dir):
-        """Write curves for tensorboard into `log_dir`."""
+        """Start writing curves for TensorBoard into `log_dir`."""
         if self._writer is None:
             print(f"Initialize tensorboard (log_dir={log_dir})")
             threading.excepthook = _quiet_about_curves
             self._writer = SummaryWriter(log_dir=log_dir)
 
     def close_writer(self):
-        """Finish the file of the curves."""
+        """Close the file of the curves."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -221,7 +221,7 @@ class TrainerBase:
         raise NotImplementedError
 
     def forward_backward(self, batch):
-        """Do one step; return a dict of what is to be printed."""
+        """Do one step; return a dict of the values to print."""
         raise NotImplementedError
 
     # One step
@@ -233,7 +233,7 @@ class TrainerBase:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss):
-        """Compute gradients; raises LossNotFinite before a bad loss reaches the parameters."""
+        """Compute gradients; raises LossNotFinite before a loss that is not finite does harm."""
         self.detect_anomaly(loss)
         loss.backward()
 
@@ -244,13 +244,13 @@ class TrainerBase:
                 self._optims[name].step()
 
     def model_backward_and_update(self, loss, names=None):
-        """One step of the optimisers of the named models."""
+        """Do one step of the optimisers of the named models."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
 
     def detect_anomaly(self, loss):
-        """Raise LossNotFinite before a bad loss reaches the parameters."""
+        """Raise LossNotFinite if a loss is not finite."""
         if torch.isfinite(loss).all():
             return
         where = f"epoch {self.epoch + 1}"
@@ -262,7 +262,7 @@ class TrainerBase:
         )
 
     def _kept_checkpoint(self):
-        """The checkpoint that a stopped run leaves, in words."""
+        """Return a phrase about the checkpoint that a stopped run leaves."""
         for name in self._models:
             folder = osp.join(getattr(self, "output_dir", ""), name)
             if osp.exists(osp.join(folder, "checkpoint")):

@@ -1,15 +1,15 @@
-"""Values of a config that mean nothing, found before data and model are made."""
+"""Checks the values of a config before data and model are built."""
 
 import math
 import os.path as osp
 
 from dassl.utils.errors import UserError, unknown_name
 
-_MOST = 1e30  # above it the steps of an optimiser leave float32
+_MOST = 1e30  # above it the steps of an optimiser overflow float32
 _FINITE = f"a finite number, 0 or more, and at most {_MOST:g}"
 _COUNT = "a whole number, 1 or more"
 
-# What a key must be, in words and as a test.
+# The condition on a key's value, in words and as a test.
 _RULES = {
     "TRAIN.PRINT_FREQ": (_COUNT, lambda n: 1 <= n < 2**63),
     "DATALOADER.TRAIN_X.BATCH_SIZE": (_COUNT, lambda n: 1 <= n < 2**63),
@@ -46,7 +46,7 @@ _RULES = {
 
 
 def check_values(cfg):
-    """Raise a UserError for the first value that means nothing."""
+    """Raise a UserError for the first invalid value."""
     for key, (wanted, holds) in _RULES.items():
         value = cfg
         for part in key.split("."):

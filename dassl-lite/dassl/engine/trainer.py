@@ -23,11 +23,11 @@ from .base import SummaryWriter, TrainerBase  # noqa: F401 (the first for public
 from .checks import check_values
 
 TRAINER_REGISTRY = Registry("TRAINER")
-SILENCE = 5.0  # seconds; slow steps are reported at least this often, whatever PRINT_FREQ says
+SILENCE = 5.0  # seconds; slow steps are reported at least this often, for any PRINT_FREQ
 
 
 def build_trainer(cfg):
-    """The trainer that `cfg.TRAINER.NAME` names, built from `cfg`."""
+    """Build the trainer that `cfg.TRAINER.NAME` names."""
     return TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg)
 
 
@@ -56,10 +56,10 @@ class SimpleTrainer(TrainerBase):
         self.best_result = float("-inf")
 
     def check_cfg(self, cfg):
-        """Raise an error when the config does not suit the trainer; nothing to check here."""
+        """Raise an error if the config does not suit the trainer; nothing to check here."""
 
     def build_data_loader(self):
-        """Make `dm` and, from it, the loaders and the facts about the data set."""
+        """Build the data manager `dm`, and set the loaders and attributes that it provides."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
@@ -70,26 +70,26 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def _loader_of(self, split):
-        """The images of `test` or `val`; test images never stand in for missing ones of `val`."""
+        """Return the loader of `test` or `val`; test images never replace missing ones of `val`."""
         if split != "val":
             return self.test_loader
         if self.val_loader is None:
             raise UserError(
-                f"Validation images are asked for, but {self.cfg.DATASET.NAME} has none: set "
+                f"Validation images are needed, but {self.cfg.DATASET.NAME} has none: set "
                 "TEST.SPLIT test and TEST.FINAL_MODEL last_step"
             )
         return self.val_loader
 
     def build_model(self):
-        """Make `model`, on `device`, and register what of it learns."""
+        """Build `model` on `device`, and register what is trained."""
         raise NotImplementedError
 
     def train(self):  # type: ignore[override]
-        """Run the epochs that are left of the config's, and what comes before and after them."""
+        """Run the remaining epochs, with the hooks before and after the training."""
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self):
-        """Go on from a checkpoint, if there is one, and start the curves."""
+        """Resume from a checkpoint, if one exists, and start the curves."""
         if self.cfg.DATASET.NUM_SHOTS == 0:
             raise UserError(
                 "DATASET.NUM_SHOTS is 0, which leaves nothing to train on: -1 takes all"
@@ -111,13 +111,13 @@ class SimpleTrainer(TrainerBase):
             result = load_checkpoint(path).get("val_result")
             if not isinstance(result, (int, float)) or math.isnan(result):
                 raise UserError(
-                    f"The checkpoint '{path}' tells no result on validation images: delete it to "
-                    "go on, and the best of the epochs to come is kept"
+                    f"The checkpoint '{path}' has no result on validation images: delete it to "
+                    "resume; the best of the remaining epochs is then kept"
                 )
             self.best_result = result
 
     def after_train(self):
-        """Evaluate the last model, or the best one, as TEST says."""
+        """Evaluate the last model, or the best one, according to TEST."""
         print("Finish training")
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -131,7 +131,7 @@ class SimpleTrainer(TrainerBase):
         self.close_writer()
 
     def after_epoch(self):
-        """Evaluate on validation images, and write checkpoints, where the config asks for it."""
+        """Evaluate on validation images and write checkpoints, if the config asks for it."""
         epoch, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
@@ -146,7 +146,7 @@ class SimpleTrainer(TrainerBase):
     def test(self, split=None):
         """Evaluate on `split`, test or val (default: TEST.SPLIT); return the accuracy.
 
-        A trainer with another evaluator returns that one's first result.
+        With another evaluator, its first result is returned.
         """
         started = time.perf_counter()
         self.set_model_mode("eval")
@@ -165,23 +165,23 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def model_inference(self, input):
-        """The logits (B, K) of what `parse_batch_test` gives."""
+        """Return the logits (B, K) of the images from `parse_batch_test`."""
         return self.model(input)
 
     def parse_batch_test(self, batch):
-        """Images (B, 3, H, W) and labels (B,) of a batch, on `device`."""
+        """Return the images (B, 3, H, W) and labels (B,) of a batch, on `device`."""
         return self._to_device(batch["img"], batch["label"])
 
     def _to_device(self, *tensors):
-        # without waiting, where the loader has pinned them
+        # non-blocking if the loader has pinned them
         return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
 
 
 class TrainerX(SimpleTrainer):
-    """A trainer on labelled data: `forward_backward(batch)` does one step."""
+    """A trainer on labelled data; a subclass implements one step, `forward_backward(batch)`."""
 
     def run_epoch(self):
-        """Do a step for each batch, report on the way."""
+        """Do a step for each batch, and print progress."""
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
@@ -200,7 +200,7 @@ class TrainerX(SimpleTrainer):
                 reported = now
 
     def count_steps(self):
-        """The steps before the present epoch, and those of the whole training."""
+        """Return the number of steps before the current epoch, and that of the whole training."""
         return self.epoch * self.num_batches, self.max_epoch * self.num_batches
 
     def _report(self, losses, batch_time, data_time):
@@ -210,7 +210,7 @@ class TrainerX(SimpleTrainer):
         lr = self.get_current_lr()
         first = [name for name in ("loss", "acc") if name in losses.meters]
         others = [name for name in losses.meters if name not in first]
-        words = [  # what fits into 80 columns first
+        words = [  # the most important come first, within 80 columns
             f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{done}/{self.num_batches}]",
             *map(losses.shown, first),
             f"eta {eta}",
@@ -226,5 +226,5 @@ class TrainerX(SimpleTrainer):
         self.write_scalar("train/lr", lr, step)
 
     def parse_batch_train(self, batch):
-        """Images (B, 3, H, W), labels (B,) and domains (B,) of a batch, on `device`."""
+        """Return images (B, 3, H, W), labels (B,) and domains (B,) of a batch, on `device`."""
         return self._to_device(batch["img"], batch["label"], batch["domain"])

@@ -1,4 +1,4 @@
-"""The evaluators known by name."""
+"""The registry of evaluators."""
 
 from dassl.utils import Registry
 
@@ -6,5 +6,5 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg, **kwargs):
-    """The evaluator that `cfg.TEST.EVALUATOR` names."""
+    """Build the evaluator that `cfg.TEST.EVALUATOR` names."""
     return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, cfg, **kwargs)

@@ -15,10 +15,10 @@ from .build import EVALUATOR_REGISTRY
 
 @EVALUATOR_REGISTRY.register()
 class Classification:
-    """Collects logits batch by batch and turns them into numbers, all of them percentages."""
+    """Collects predictions batch by batch and computes the metrics, all in %."""
 
     def __init__(self, cfg, lab2cname=None, **kwargs):
-        """Start with nothing; `lab2cname` names the classes of the per-class result."""
+        """Start without predictions; `lab2cname` names the classes of the per-class result."""
         self.cfg = cfg
         self._lab2cname = lab2cname
         self.reset()
@@ -30,14 +30,14 @@ class Classification:
 
     def process(self, mo, gt):
         """Add logits `mo` (B, K) and labels `gt` (B,)."""
-        # Kept where they are: reading them here would make the GPU wait in every batch.
+        # They stay on the device: reading them here would wait for the GPU in every batch.
         self._predictions.append(mo.argmax(dim=1))
         self._labels.append(gt)
 
     def evaluate(self):
-        """Print and return the results, the one that models are chosen by first.
+        """Print and return the results; the first one is that by which models are selected.
 
-        Raises UserError when there are no images.
+        Raises UserError if there are no images.
         """
         if not self._labels:
             raise UserError("There are no images to evaluate on: check the data set and TEST.SPLIT")
@@ -81,7 +81,7 @@ class Classification:
         return mean
 
     def _save_confusion(self, labels, predicted):
-        # Rows are true classes, each adding up to 1.
+        # Rows are true classes; each row sums to 1.
         matrix = confusion_matrix(labels, predicted, normalize="true")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")

@@ -1,8 +1,8 @@
-"""Measures of a batch."""
+"""Metrics of a batch."""
 
 
 def compute_accuracy(output, target, topk=(1,)):
-    """Percentage of targets among the k largest outputs, a tensor of shape (1,) for each k.
+    """Return the percentage of targets among the k largest outputs, a tensor (1,) for each k.
 
     `output` is (B, K), or a tuple that starts with it; `target` is (B,).
     """

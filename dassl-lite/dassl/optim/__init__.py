@@ -1,4 +1,4 @@
-"""Optimisers and learning rates."""
+"""Optimisers and learning rate schedules."""
 
 from .lr_scheduler import build_lr_scheduler
 from .optimizer import build_optimizer

@@ -1,4 +1,4 @@
-"""Learning rates by epoch: a schedule, with or without a warm-up before it."""
+"""Learning rate schedules by epoch, optionally after a warm-up."""
 
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 
@@ -6,7 +6,7 @@ from dassl.utils import unknown_name
 
 
 class _WarmupScheduler(LRScheduler):
-    """Sets the rate for `warmup_epoch` epochs, then hands over to `successor`."""
+    """Sets the rate for `warmup_epoch` epochs; after them, `successor` sets it."""
 
     def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1):
         self.successor = successor
@@ -14,7 +14,7 @@ class _WarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def warmup_lr(self):
-        """The rate of each parameter group in epoch `last_epoch`."""
+        """Return the rate of each parameter group in epoch `last_epoch`."""
         raise NotImplementedError
 
     def get_lr(self):
@@ -30,7 +30,7 @@ class _WarmupScheduler(LRScheduler):
             super().step(epoch)
 
     def state_dict(self):
-        """Plain values only, so that a checkpoint with it is read with `weights_only`."""
+        """Return plain values only, so that `weights_only` can read a checkpoint with them."""
         return {**super().state_dict(), "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict):
@@ -50,26 +50,26 @@ class ConstantWarmupScheduler(_WarmupScheduler):
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
     def warmup_lr(self):
-        """`cons_lr` for each group."""
+        """Return `cons_lr` for each group."""
         return [self.cons_lr for _ in self.base_lrs]
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """Warm-up from `min_lr` along a line that reaches the full rate at its end."""
+    """Linear warm-up from `min_lr` to the full rate."""
 
     def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
     def warmup_lr(self):
-        """`min_lr` in epoch 0, then a growing part of each group's rate."""
+        """Return `min_lr` in epoch 0, then a linearly growing part of each group's rate."""
         if self.last_epoch == 0:
             return [self.min_lr for _ in self.base_lrs]
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
-    """The scheduler that `optim_cfg` describes; call its `step` after every epoch."""
+    """Build the scheduler that `optim_cfg` describes; call its `step` after every epoch."""
     scheduler = _schedule(optimizer, optim_cfg)
     if optim_cfg.WARMUP_EPOCH <= 0:
         return scheduler

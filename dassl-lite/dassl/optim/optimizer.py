@@ -1,4 +1,4 @@
-"""Optimisers by the names of the config."""
+"""Builds optimisers by their names in the config."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ _NAMES = ["adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"]
 
 
 def build_optimizer(model, optim_cfg, param_groups=None):
-    """The optimiser that `optim_cfg` describes, for a module, or for parameters (groups of them).
+    """Build the optimiser that `optim_cfg` describes, for a module, parameters or groups of them.
 
-    `param_groups` replaces the model's parameters when it is given.
+    If `param_groups` is given, it replaces the model's parameters.
     """
     if param_groups is None:
         param_groups = _parameters(model, optim_cfg)
     try:
         return _build(param_groups, optim_cfg)
-    except ValueError as error:  # PyTorch's, of a value out of its range
+    except ValueError as error:  # from PyTorch: a value is out of range
         raise UserError(f"OPTIM does not suit '{optim_cfg.NAME}': {error}") from None
 
 

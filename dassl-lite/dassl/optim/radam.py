@@ -1,4 +1,4 @@
-"""RAdam under the address that public codes import it from."""
+"""RAdam, at the path from which public codes import it."""
 
 from torch.optim import RAdam
 

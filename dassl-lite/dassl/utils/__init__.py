@@ -1,5 +1,5 @@
-"""Helpers: checkpoints, files, logging, seeds, meters, the registry, a user's errors."""
-# ruff: noqa: F401 (what trainers and data sets import from here)
+"""Helpers: checkpoints, files, logging, seeds, meters, the registry, user errors."""
+# ruff: noqa: F401 (trainers and data sets import these names from here)
 
 from .checkpoints import (
     broken_checkpoint,

@@ -1,4 +1,4 @@
-"""Writing and reading checkpoints, and putting them into a model."""
+"""Writes and reads checkpoints, and restores models and optimisers from them."""
 
 import codecs
 import contextlib
@@ -25,8 +25,8 @@ from .tools import mkdir_if_missing
 def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
     """Write `state` to `save_dir`/`model_name` (default: model.pth.tar-<epoch>).
 
-    The file appears only when it is complete. `save_dir`/checkpoint then names it as the last
-    one. With `is_best` it is also copied to model-best.pth.tar.
+    The file is written atomically. `save_dir`/checkpoint then names it as the last one. With
+    `is_best` it is also copied to model-best.pth.tar.
     """
     mkdir_if_missing(save_dir)
     if remove_module_from_keys:
@@ -41,10 +41,10 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
 
 
 def save_whole(obj, fpath):
-    """As `torch.save`, but the file appears only when it is complete.
+    """Save an object as `torch.save` does, but atomically.
 
-    The way is by memory: torch.save itself tells of a full disk in a RuntimeError that does not
-    say so.
+    The content is first made in memory: on a full disk, torch.save itself raises a RuntimeError
+    that does not name the cause.
     """
     content = io.BytesIO()
     torch.save(obj, content)
@@ -52,7 +52,7 @@ def save_whole(obj, fpath):
 
 
 def _write(fpath, content):
-    # Renaming is atomic: a run that is killed leaves the old file or the new one, never a half.
+    # Renaming is atomic: a killed run leaves the old file or the new one, never a partial one.
     temporary = f"{fpath}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -64,12 +64,12 @@ def _write(fpath, content):
 
 
 def _without_module(state_dict):
-    """Drop the prefix that DataParallel puts before every name."""
+    """Remove the prefix that DataParallel adds to every name."""
     return {name.removeprefix("module."): value for name, value in state_dict.items()}
 
 
 def load_checkpoint(fpath, remedy="copy it again, or train again"):
-    """As `load_content`, of a checkpoint, which is a dict."""
+    """Read a checkpoint as `load_content` does, and check that it is a dict."""
     content = load_content(fpath, remedy)
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -78,22 +78,22 @@ def load_checkpoint(fpath, remedy="copy it again, or train again"):
 
 
 def load_content(fpath, remedy="copy it again, or train again"):
-    """The content of a file of PyTorch, with tensors on the CPU.
+    """Return the content of a PyTorch file, with tensors on the CPU.
 
-    Only tensors, plain values and the state of optimisers are read; no code in it runs. `remedy`
-    ends the sentence about a file that is broken.
+    Only tensors, plain values and states of optimisers are read; no code in the file is executed.
+    `remedy` ends the message about a broken file.
     """
     if not fpath:
         raise UserError("No checkpoint was named: give the path of a file")
     if osp.isdir(fpath):
-        raise UserError(f"'{fpath}' is a folder, where a checkpoint, a file, belongs: {remedy}")
+        raise UserError(f"'{fpath}' is a folder, but a checkpoint is a file: {remedy}")
     if not osp.isfile(fpath):
         raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
     try:
         _check_bytes(fpath)
         with _known_globals():
             return torch.load(fpath, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file raises nearly every type there is
+    except Exception as error:  # a broken file raises errors of many types
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign:
             raise UserError(
@@ -101,13 +101,13 @@ def load_content(fpath, remedy="copy it again, or train again"):
                 f" {foreign.group(1)} that could run foreign code: save only its 'state_dict'"
             ) from None
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
-        if isinstance(error, pickle.UnpicklingError):  # which comes with a lecture on weights_only
+        if isinstance(error, pickle.UnpicklingError):  # its long advice on weights_only is dropped
             reason = "it holds no pickle of PyTorch"
         raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
 
 
 def _check_bytes(fpath):
-    """Raise BadZipFile where a byte has changed since it was written; torch.load does not look.
+    """Raise BadZipFile if a byte has changed since it was written; torch.load does not check.
 
     Files of an old PyTorch are not zip archives and have no checksums.
     """
@@ -119,10 +119,10 @@ def _check_bytes(fpath):
 
 @contextlib.contextmanager
 def _known_globals():
-    """Let `weights_only` read what Dassl's own checkpoints hold besides tensors.
+    """Allow `weights_only` to read the objects in checkpoints of the original Dassl.
 
-    That is the scheduler object behind a warm-up, with the optimiser that it refers to, and NumPy
-    numbers as the value on the validation set; GalLoP's have the arguments of its command, too.
+    These are the scheduler that follows a warm-up, with the optimiser that it refers to, and NumPy
+    numbers for the validation result; GalLoP's checkpoints also have the arguments of its command.
     """
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals(_stand_ins())
@@ -135,9 +135,9 @@ def _known_globals():
 
 @functools.cache
 def _stand_ins():
-    """Stand-ins for the classes and functions that such a file names.
+    """Return stand-ins for the classes and functions that such a file names.
 
-    Objects become empty shells that only carry their attributes: no code of theirs runs.
+    Objects become empty shells with their attributes; none of their code is executed.
     """
     schedulers = ["CosineAnnealingLR", "MultiStepLR", "StepLR"]
     optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
@@ -173,16 +173,15 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
 
 
 def load_last_checkpoint(fdir):
-    """The checkpoint that the text file `fdir`/checkpoint names.
+    """Read the checkpoint that the text file `fdir`/checkpoint names.
 
-    A run can go on from its epoch, its model and its time, as far as can be seen without the
-    trainer.
+    Its epoch, model and training time are checked, as far as possible without the trainer.
     """
     name = _last_name(fdir)
     remedy = _ways_on(fdir, name)
     if not name or osp.basename(name) != name or not osp.exists(osp.join(fdir, name)):
         raise UserError(
-            f"'{osp.join(fdir, 'checkpoint')}' is to name the last checkpoint, but there is no"
+            f"'{osp.join(fdir, 'checkpoint')}' should name the last checkpoint, but there is no"
             f" file '{name}': {remedy}"
         )
     fpath = osp.join(fdir, name)
@@ -194,16 +193,16 @@ def load_last_checkpoint(fdir):
 
 
 def broken_checkpoint(fdir, flaw):
-    """A UserError about the last checkpoint of a folder, with the ways on.
+    """Return the UserError about the last checkpoint of a folder, with the remedies.
 
-    `flaw` says what is wrong with it, as the rest of a sentence.
+    `flaw` says what is wrong with it; the checkpoint is the subject of the sentence.
     """
     name = _last_name(fdir)
     return UserError(f"The checkpoint '{osp.join(fdir, name)}' {flaw}: {_ways_on(fdir, name)}")
 
 
 def _last_name(fdir):
-    """The name that the text file `fdir`/checkpoint holds."""
+    """Return the name in the text file `fdir`/checkpoint."""
     name_file = osp.join(fdir, "checkpoint")
     if not osp.isfile(name_file):
         raise UserError(f"No file '{name_file}', which names the last checkpoint: check the folder")
@@ -212,28 +211,28 @@ def _last_name(fdir):
 
 
 def _flaw(checkpoint, name):
-    """The reason why no run can go on from a checkpoint in a file of that name; None if one can."""
+    """Return why a run cannot resume from a checkpoint, read from file `name`; None if it can."""
     epoch, of_name = checkpoint.get("epoch"), name.removeprefix("model.pth.tar-")
     if type(epoch) is not int or epoch < 0:
-        return "tells no epoch"
+        return "has no valid epoch"
     if of_name.isdecimal() and int(of_name) != epoch:
-        return f"tells that it is of epoch {epoch}"
+        return f"says that it is of epoch {epoch}"
     if not isinstance(checkpoint.get("state_dict"), dict):
         return "has no model"
     seconds = checkpoint.get("train_seconds", 0.0)
     if not _is_number(seconds) or seconds < 0:
-        return "does not tell how long the run has trained"
+        return "has no valid training time"
     return None
 
 
 def _is_number(value):
-    """True for a finite number."""
+    """Return True for a finite number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
 def _ways_on(fdir, name):
-    """The ways on when the last checkpoint, called `name`, cannot be used, in words."""
+    """Return the remedies, in words, if the last checkpoint, called `name`, cannot be used."""
     name_file = osp.join(fdir, "checkpoint")
     remedy = f"delete '{name_file}' to train from the start"
     epochs = {}
@@ -242,21 +241,21 @@ def _ways_on(fdir, name):
         if epoch.isdecimal() and other != name:
             epochs[int(epoch)] = other
     if epochs:
-        remedy += f", or write '{epochs[max(epochs)]}' into it to go on from there"
+        remedy += f", or write '{epochs[max(epochs)]}' into it to resume from there"
     return remedy
 
 
 def restore(checkpoint, model, source, optimizer=None, scheduler=None):
-    """Put a checkpoint read from `source` into a model, and into its optimiser and scheduler.
+    """Load a checkpoint read from `source` into a model, its optimiser and its scheduler.
 
-    With one of these two, `source` is the folder whose last checkpoint it is, and a checkpoint
-    without a state of it is refused: the run would go on as if it had not begun.
+    If an optimiser or scheduler is given, `source` is the folder whose last checkpoint this is. A
+    checkpoint without their state is refused: they would start again from their initial state.
     """
     inner = model.module if isinstance(model, torch.nn.DataParallel) else model
     try:
         inner.load_state_dict(checkpoint["state_dict"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if hasattr(error, "exit_code"):  # a model that explains itself
+        if hasattr(error, "exit_code"):  # already a clear sentence from the model
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -277,16 +276,16 @@ def restore(checkpoint, model, source, optimizer=None, scheduler=None):
 
 
 def _misfit(state, part):
-    """The reason why a state is not that of an optimiser or a scheduler; None if it fits."""
+    """Return why a state does not fit an optimiser or a scheduler; None if it fits."""
     own = part.state_dict()
-    if "param_groups" in own:  # in the order of the optimiser's parameters, whatever there is
+    if "param_groups" in own:  # an optimiser, whose momenta `_broken_momenta` checks
         own = {**own, "state": {}}
     return _unlike(state, own, "it")
 
 
 def _unlike(saved, own, name):
-    """The first place where a state lacks a number, or a part, that `own` has; None if complete."""
-    if isinstance(own, Counter):  # of a schedule, which may have become another
+    """Describe the first number or part of `own` that a state lacks; None if it is complete."""
+    if isinstance(own, Counter):  # milestones of a schedule, which may have changed
         return None
     parts = []
     if isinstance(own, dict):
@@ -309,7 +308,7 @@ def _in_words(value):
 
 
 def _broken_momenta(state, optimizer):
-    """The reason why an optimiser's momenta do not fit its parameters; None if they do."""
+    """Return why an optimiser's momenta do not fit its parameters; None if they do."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for i, gathered in state.items():
         if i not in range(len(parameters)) or not isinstance(gathered, dict):
@@ -326,7 +325,7 @@ def _broken_momenta(state, optimizer):
 
 
 def load_pretrained_weights(model, weight_path):
-    """Load those weights of a file whose name and shape fit the model; say which do not."""
+    """Load the weights of a file whose names and shapes fit the model; print those left out."""
     checkpoint = load_checkpoint(weight_path)
     pretrained = _without_module(checkpoint.get("state_dict", checkpoint))
     own = model.state_dict()

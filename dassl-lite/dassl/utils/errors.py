@@ -1,4 +1,4 @@
-"""A user's mistakes, each in one sentence."""
+"""Exceptions for a user's mistakes, each described in one sentence."""
 
 from difflib import get_close_matches
 
@@ -6,7 +6,7 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A mistake of the user: what is wrong, where, and what to do, in one sentence.
 
-    A caller prints only the message, and leaves with `exit_code`.
+    A caller prints only the message, and exits with `exit_code`.
     """
 
     exit_code = 2
@@ -26,19 +26,19 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """The data on disk is broken, not the command that was typed."""
+    """An error in the data on disk, and not in the command."""
 
     exit_code = 1
 
 
 class LossNotFinite(UserError, FloatingPointError):
-    """Training met a loss that is infinite or not a number."""
+    """An error of a training whose loss is infinite or not a number."""
 
     exit_code = 1
 
 
 def unknown_name(kind, name, valid):
-    """A UserError that names the valid names nearest to an unknown one."""
+    """Return the UserError about an unknown name, with the nearest valid names."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in valid}
     near = [folded[n] for n in get_close_matches(str(name).lower(), folded, n=3, cutoff=0.5)]

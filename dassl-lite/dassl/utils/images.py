@@ -1,4 +1,4 @@
-"""Reading an image of any mode as RGB."""
+"""Reads images of any mode as RGB."""
 
 import os.path as osp
 
@@ -9,22 +9,21 @@ from .errors import DataError
 
 
 def read_image(path):
-    """The image at `path` as an RGB PIL image.
+    """Return the image at `path` as an RGB PIL image.
 
-    Its pixels come as they are stored: an orientation in its EXIF data is not applied, as in CoOp's
-    loader. Raises DataError, naming the file, when it is missing, cannot be decoded, or has floats
-    outside 0 to 255 for pixels.
+    As in CoOp's loader, an orientation in its EXIF data is not applied. Raises DataError, which
+    names the file, if it is missing, cannot be decoded, or has pixels out of range.
     """
     if not osp.isfile(path):
         raise DataError(f"No image at '{path}': check DATASET.ROOT and the data set's layout")
     try:
         with Image.open(path) as image:
-            if image.format == "EPS":  # Pillow would have Ghostscript run it
+            if image.format == "EPS":  # Pillow would execute it with Ghostscript
                 raise ValueError("PostScript is a program")
             return _to_rgb(image, path)
     except DataError:
         raise
-    except Exception as error:  # decoders raise nearly every type there is
+    except Exception as error:  # decoders raise errors of many types
         reason = "it is empty" if not osp.getsize(path) else f"{type(error).__name__}: {error}"
         reason = " ".join(reason.split())
         raise DataError(f"Cannot decode the image '{path}' ({reason}): replace it") from None
@@ -39,15 +38,15 @@ def _to_rgb(image, path):
 
 
 def _shades(image, path):
-    """Pixels of 16 or 32 bits as bytes.
+    """Return pixels of 16 or 32 bits as bytes.
 
-    Floats are from 0 to 1 when none is larger, else from 0 to 255; whole numbers of 32 bits from
-    0 to 255 when none is larger, else from 0 to 65535, as those of 16 bits are.
+    Floats are read as 0 to 1 if none is larger, else as 0 to 255. Integers of 32 bits are read as
+    0 to 255 if none is larger, else as 0 to 65535, like those of 16 bits.
     """
     pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()  # nan if any is
     kind, ends = ("floats", [1, 255]) if image.mode == "F" else ("whole numbers", [255, 65535])
-    if image.mode.startswith("I;16") or image.format == "PNG":  # which an older Pillow calls I
+    if image.mode.startswith("I;16") or image.format == "PNG":  # its mode is I in an older Pillow
         ends = [65535]
     end = next((end for end in ends if 0 <= low <= high <= end), None)
     if end is None:

@@ -1,4 +1,4 @@
-"""A log file of all that a run prints; progress that does not spoil it."""
+"""A log file of everything that a run prints, and a progress bar that stays out of it."""
 
 import contextlib
 import os.path as osp
@@ -11,22 +11,22 @@ from .tools import mkdir_if_missing
 
 
 class Logger:
-    """A stream that writes to the console and to a file that is shared with other streams."""
+    """A stream that writes to the console and to a log file shared with other streams."""
 
     def __init__(self, console, file, errors_only=False):
         """Keep the streams.
 
         Args:
-            console: the stream itself.
-            file: of the log.
-            errors_only: for stderr, where a full disk is told: that must not fail for want of room.
+            console: the original stream.
+            file: the open log file.
+            errors_only: True for stderr, where a full disk of the log is reported, not raised.
         """
         self.console = console
         self.file = file
         self.errors_only = errors_only
 
     def write(self, text):
-        """Write to both; returns what the console returns."""
+        """Write to both; return the console's result."""
         written = self._to_console(self.console.write, text)
         self._to_file(lambda: self.file.write(text))
         return written
@@ -39,7 +39,7 @@ class Logger:
     def _to_console(self, action, *args):
         try:
             return action(*args)
-        except OSError as error:  # else the file would be blamed
+        except OSError as error:  # names the console, so that the log file is not blamed
             error.filename = error.filename or getattr(self.console, "name", "the console")
             raise
 
@@ -48,21 +48,21 @@ class Logger:
             return
         try:
             action()
-        except OSError:  # a full disk; what is said about it must not fail again
+        except OSError:  # a full disk: the error message about it must not fail again
             with contextlib.suppress(OSError):
                 self.file.close()
             if not self.errors_only:
                 raise
 
     def __getattr__(self, name):
-        """The console's isatty, encoding, fileno, ..."""
+        """Return an attribute of the console: isatty, encoding, fileno, ..."""
         return getattr(self.console, name)
 
 
 def setup_logger(output=None):
     """Copy stdout and stderr to `output` (a .txt or .log file) or to `output`/log.txt.
 
-    An older log is kept: the new one gets the time after its name.
+    An older log is kept: the time is then appended to the new one's name.
     """
     if output is None:
         return
@@ -70,7 +70,7 @@ def setup_logger(output=None):
     mkdir_if_missing(osp.dirname(fpath) or ".")
     if osp.exists(fpath):
         fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
-    # Until the end; a class folder's name may be no UTF-8.
+    # It stays open until the end. Names of class folders may not be valid UTF-8.
     file = open(fpath, "a", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     # A second run in the same process starts another log.
     sys.stdout = Logger(getattr(sys.stdout, "console", sys.stdout), file)
@@ -79,7 +79,7 @@ def setup_logger(output=None):
 
 def progress(iterable, seconds=4.0):
     """Iterate with a bar on a terminal, else with a plain line every few seconds."""
-    console = getattr(sys.stderr, "console", sys.stderr)  # past the log file: no `\r` in there
+    console = getattr(sys.stderr, "console", sys.stderr)  # bypasses the log file: no `\r` in it
     if console.isatty():
         yield from tqdm(iterable, file=console, leave=False)
         return

@@ -1,4 +1,4 @@
-"""Running averages of what a step reports."""
+"""Running averages of the values that a step reports."""
 
 from collections import defaultdict
 
@@ -6,7 +6,7 @@ import torch
 
 
 class AverageMeter:
-    """The last value and the average of all; tensors stay on their device until they are read."""
+    """Keeps the last value and the average; tensors stay on their device until they are read."""
 
     def __init__(self):
         self.reset()
@@ -18,7 +18,7 @@ class AverageMeter:
         self.count = 0
 
     def update(self, val, n=1):
-        """Add `val`, the average of `n` things."""
+        """Add `val`, the average of `n` items."""
         if isinstance(val, torch.Tensor):
             val = val.detach().float()
         self._val = val
@@ -32,7 +32,7 @@ class AverageMeter:
 
     @property
     def sum(self):
-        """The sum of all values, each as often as it was counted."""
+        """The sum of all values, weighted by their counts."""
         return float(self._sum)
 
     @property
@@ -42,23 +42,23 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """One AverageMeter a name, printed as `loss 0.1234 (0.2345) acc ...`."""
+    """An AverageMeter for each name, printed as `loss 0.1234 (0.2345) acc ...`."""
 
     def __init__(self, delimiter=" "):
-        """Start without meters; `delimiter` stands between those that are printed."""
+        """Start without meters; `delimiter` separates them when printed."""
         self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
     def update(self, input_dict):
-        """Add each value (a number or a tensor of one element) of a step's summary."""
+        """Add each value (a number, or a tensor of one element) of a step's summary."""
         for name, value in (input_dict or {}).items():
             self.meters[name].update(value)
 
     def __str__(self):
-        """The last value and the average of each meter."""
+        """Return the last value and the average of each meter as text."""
         return self.delimiter.join(map(self.shown, self.meters))
 
     def shown(self, name):
-        """The last value and the average of one meter."""
+        """Return the last value and the average of one meter as text."""
         meter = self.meters[name]
         return f"{name} {meter.val:.4f} ({meter.avg:.4f})"

@@ -1,4 +1,4 @@
-"""Names to objects, so that a config file can say which class to use."""
+"""Maps names to classes, so that a config file can name the class to use."""
 
 from .errors import unknown_name
 
@@ -14,7 +14,7 @@ class Registry:
         self._objects = {}
 
     def register(self, obj=None, force=False):
-        """Add `obj` under its own name; as a decorator when `obj` is None."""
+        """Add `obj` under its `__name__`; returns a decorator if `obj` is None."""
         if obj is None:
             return lambda target: self.register(target, force)
         name = obj.__name__
@@ -24,18 +24,18 @@ class Registry:
         return obj
 
     def get(self, name):
-        """The object registered under `name`."""
+        """Return the object registered under `name`."""
         if name not in self._objects:
             raise unknown_name(self._name.lower(), name, self._objects)
         return self._objects[name]
 
     def build(self, name, cfg, **kwargs):
-        """The object made from `cfg` by what is registered under `name`."""
+        """Call the class or function registered under `name` with `cfg`; return the result."""
         make = self.get(name)
         if cfg.VERBOSE:
             print(f"Loading {self._name.lower()}: {name}")
         return make(cfg, **kwargs)
 
     def registered_names(self):
-        """The names in the order of their registration."""
+        """Return the names in the order of their registration."""
         return list(self._objects)

@@ -1,4 +1,4 @@
-"""The state of every random number generator, as plain data that a checkpoint may hold."""
+"""Reads and sets the states of all random number generators, as plain data for checkpoints."""
 
 import random
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 
 
 def get_rng_state():
-    """State of Python, NumPy, PyTorch and, where there is one, CUDA."""
+    """Return the states of Python, NumPy, PyTorch and, if available, CUDA."""
     of_numpy: Any = np.random.get_state()
     name, keys, pos, has_gauss, cached = of_numpy
     state: dict[str, Any] = {
@@ -23,7 +23,7 @@ def get_rng_state():
 
 
 def set_rng_state(state):
-    """Go back to a state of `get_rng_state`."""
+    """Restore states returned by `get_rng_state`."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
@@ -36,7 +36,7 @@ def set_rng_state(state):
 
 @contextmanager
 def local_seed(seed):
-    """Seed the generators of the CPU inside the block; afterwards they go on as before."""
+    """Seed the generators of the CPU inside the block, and restore their states after it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -15,7 +15,7 @@ from .errors import UserError
 
 
 def set_random_seed(seed):
-    """Seed Python, NumPy and PyTorch, all devices, with a whole number below 2**32."""
+    """Seed Python, NumPy and PyTorch (all devices) with a whole number below 2**32."""
     if not 0 <= seed < 2**32:
         raise UserError(f"The seed is {seed} but must be from 0 to {2**32 - 1}")
     random.seed(seed)
@@ -24,12 +24,12 @@ def set_random_seed(seed):
 
 
 def mkdir_if_missing(dirname):
-    """Make a folder, and those that it lies in."""
+    """Make a folder and its parents, if missing."""
     os.makedirs(dirname, exist_ok=True)
 
 
 def check_isfile(fpath):
-    """True if `fpath` is a file; says so when it is not."""
+    """Return True if `fpath` is a file; print a line if it is not."""
     found = osp.isfile(fpath)
     if not found:
         print(f"No file found at '{fpath}'")
@@ -37,31 +37,31 @@ def check_isfile(fpath):
 
 
 def listdir_nohidden(path, sort=False):
-    """The names in a folder that do not start with a dot."""
+    """Return the names in a folder that do not start with a dot."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
 
 
 def read_json(fpath):
-    """The content of a JSON file."""
+    """Return the content of a JSON file."""
     with open(fpath, encoding="utf-8") as file:
         return json.load(file)
 
 
 def write_json(obj, fpath):
-    """Write a JSON file; its folder is made if there is none."""
+    """Write a JSON file; its folder is made if missing."""
     mkdir_if_missing(osp.dirname(fpath) or ".")
     with open(fpath, "w", encoding="utf-8") as file:
         json.dump(obj, file, indent=4, separators=(",", ": "))
 
 
 def tolist_if_not(x):
-    """`x` if it is a list, else a list of it."""
+    """Return `x` if it is a list, else `[x]`."""
     return x if isinstance(x, list) else [x]
 
 
 def count_num_param(model=None, params=None):
-    """Number of parameters in a model, or in parameters or parameter groups."""
+    """Return the number of parameters in a model, or in a list of parameters or groups."""
     if model is not None:
         return sum(p.numel() for p in model.parameters())
     groups = [p["params"] if isinstance(p, dict) else [p] for p in params or []]
@@ -69,7 +69,7 @@ def count_num_param(model=None, params=None):
 
 
 def collect_env_info():
-    """The versions and devices that this runs on, a line each."""
+    """Return the versions of the software and the devices, one in a line."""
     lines = [
         f"Python: {platform.python_version()} on {platform.platform()}",
         f"PyTorch: {torch.__version__}, torchvision {torchvision.__version__}",

@@ -1,4 +1,4 @@
-"""A small server on this machine, the command that downloads from it, and a toy data set."""
+"""Fixtures: a local HTTP server, the command that downloads from it, and a toy data set."""
 
 import hashlib
 import re
@@ -16,20 +16,20 @@ from benchmark.data import archives, download
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; other tables say for which of them it misbehaves, and how."""
+    """Serves `files`; other attributes make it misbehave for some of them."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.files = {}
-        self.cuts = {}  # name: after how many bytes each of the next connections breaks off
+        self.cuts = {}  # name: numbers of bytes after which the next connections break off
         self.no_ranges = False
-        self.headers = {}  # name: headers to send besides
-        self.redirects = {}  # name: where to
+        self.headers = {}  # name: further headers to send
+        self.redirects = {}  # name: address to redirect to
         self.log = []  # (name, Range, status)
 
     def handle_error(self, *_):
-        """Say nothing of a client that hangs up."""
+        """Print nothing when a client closes the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ Ran = namedtuple("Ran", "code out err")
 
 @pytest.fixture
 def get(tmp_path, capsys):
-    """`download NAME ... --root tmp_path/data`, and what came of it."""
+    """A function that runs `download NAME ... --root tmp_path/data` and returns the outcome."""
 
     def call(*words):
         code = main(["download", *words, "--root", str(tmp_path / "data")])
@@ -109,7 +109,7 @@ def get(tmp_path, capsys):
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """A function that puts another table in the place of configs/downloads.yaml."""
+    """A function that replaces the table of configs/downloads.yaml."""
 
     def use(entries):
         path = tmp_path / "table.yaml"
@@ -121,7 +121,7 @@ def table(tmp_path, monkeypatch):
 
 @pytest.fixture
 def toy(server, table):
-    """A function: a data set `toy` whose archive is `body`, at the addresses in `files`."""
+    """A function that serves `body` as the archive of a data set `toy`."""
 
     def use(body, name="toy.tar.gz", **fields):
         server.files[name] = body

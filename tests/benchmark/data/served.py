@@ -1,4 +1,4 @@
-"""What the server has: archives in the true layout of each public data set, and others."""
+"""Files of the test server: archives in the real layout of each public data set, and others."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def zipped(tree):
 
 
 def split(*images):
-    """A split file, of images that are each of a class of its own."""
+    """Return a split file in which every image is a separate class."""
     items = [[image, label, f"class {label}"] for label, image in enumerate(images)]
     return json.dumps({"train": items, "val": items[:1], "test": items}).encode()
 
@@ -46,7 +46,7 @@ AIRCRAFT = {
     for part in ("train", "val", "test")
 }
 
-# What the sets' files hold, laid out as the public ones are.
+# The files of each data set, laid out as the public ones.
 PUBLIC = {
     "caltech101": {
         "caltech-101.zip": zipped({

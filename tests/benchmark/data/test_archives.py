@@ -1,4 +1,4 @@
-"""A file that breaks off, is another one, or would unpack to where it must not."""
+"""Tests of downloads that break off or have a wrong hash, and of broken or unsafe archives."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def test_a_broken_connection_is_resumed(server, toy, get, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_truncated_download_goes_on_with_the_next_call(server, toy, get, tmp_path):
+def test_the_next_call_resumes_a_truncated_download(server, toy, get, tmp_path):
     toy(tar(TREE))
     server.cuts["toy.tar.gz"] = [1_000_000, 0, 0, 0]
     ran = get("toy")
@@ -40,7 +40,7 @@ def test_a_truncated_download_goes_on_with_the_next_call(server, toy, get, tmp_p
 
 
 @pytest.mark.parametrize("why", ["no ranges", "another file", "too long"])
-def test_a_download_starts_again_where_it_cannot_go_on(why, server, toy, get, tmp_path):
+def test_a_download_that_cannot_be_resumed_starts_again(why, server, toy, get, tmp_path):
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)
     toy(body := tar(TREE))
@@ -53,7 +53,7 @@ def test_a_download_starts_again_where_it_cannot_go_on(why, server, toy, get, tm
     assert server.log[-1][2] == 200 and arrived(folder)
 
 
-def test_a_download_that_only_lacked_its_name_is_not_repeated(server, toy, get, tmp_path):
+def test_a_complete_part_file_is_not_downloaded_again(server, toy, get, tmp_path):
     folder = tmp_path / "data/toy"
     folder.mkdir(parents=True)
     toy(body := tar(TREE))
@@ -62,14 +62,14 @@ def test_a_download_that_only_lacked_its_name_is_not_repeated(server, toy, get, 
     assert [status for *_, status in server.log] == [416] and arrived(folder)
 
 
-def test_an_archive_called_an_encoding_stays_as_it_is(server, toy, get, tmp_path):
+def test_an_archive_declared_as_gzip_encoding_is_not_decoded(server, toy, get, tmp_path):
     body = tar(TREE)
     toy(body, md5=hashlib.md5(body).hexdigest())
     server.headers["toy.tar.gz"] = {"Content-Encoding": "gzip"}
     assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
 
 
-def test_the_next_address_is_asked(server, toy, get, tmp_path):
+def test_addresses_are_tried_in_turn(server, toy, get, tmp_path):
     server.files["page"] = b"<html>moved"
     server.headers["page"] = {"Content-Type": "text/html; charset=utf-8"}
     toy(tar(TREE), urls=[f"{server.url}/{name}" for name in ("gone", "page", "toy.tar.gz")])
@@ -85,17 +85,18 @@ def test_the_next_address_is_asked(server, toy, get, tmp_path):
     assert f"put the file at '{tmp_path / 'data/toy/toy.tar.gz'}' yourself" in ran.err
 
 
-def test_an_address_that_nobody_listens_at(toy, get):
+def test_an_unreachable_address_is_reported(toy, get):
     toy(b"", urls=["http://127.0.0.1:9/toy.tar.gz"])
     assert "'http://127.0.0.1:9/toy.tar.gz' cannot be reached" in get("toy").err
 
 
-def test_a_file_with_another_hash_is_not_taken(server, toy, get, tmp_path):
+def test_a_file_with_a_wrong_hash_is_not_used(server, toy, get, tmp_path):
     toy(body := tar(TREE), sha256="0" * 64)
     ran = get("toy")
     assert ran.code == 1
     wrong = tmp_path / "data/toy/toy.tar.gz.wrong"
-    assert f"is kept as '{wrong}', for its sha256 is {hashlib.sha256(body).hexdigest()}" in ran.err
+    digest = hashlib.sha256(body).hexdigest()
+    assert f"is kept as '{wrong}' because its sha256 is {digest}" in ran.err
     assert wrong.read_bytes() == body
     assert [
         path for path in wrong.parent.iterdir() if path != wrong and path.suffix != ".etag"
@@ -123,9 +124,9 @@ def test_a_broken_archive_is_named(name, toy, get, tmp_path):
     assert [path.name for path in archive.parent.iterdir()] == [name]
 
 
-def test_an_archive_without_the_images(toy, get, tmp_path):
+def test_an_archive_without_the_images_is_refused(toy, get, tmp_path):
     toy(tar({"top/other/1.jpg": JPEG}))
-    assert "the archive holds no 'images'" in get("toy").err
+    assert "the archive does not hold 'images'" in get("toy").err
 
 
 UNSAFE = {
@@ -186,7 +187,7 @@ def test_a_small_disk_is_noticed_before_the_download(toy, get, tmp_path, monkeyp
 
 @pytest.fixture
 def drive(server, monkeypatch):
-    """The small server in the place of Google Drive."""
+    """Send requests for Google Drive to the test server."""
     request = requests.Session.request
 
     def rerouted(session, method, url, **options):
@@ -213,7 +214,7 @@ def test_google_drive_is_resumed(server, drive, toy, get, tmp_path):
     assert [path.name for path in (tmp_path / "data/toy").iterdir()] == ["images"]
 
 
-def test_google_drive_refuses(server, drive, toy, get, tmp_path):
+def test_a_refusal_by_google_drive_names_the_page_for_a_browser(server, drive, toy, get, tmp_path):
     toy(b"", urls=[], drive="toy_id")
     server.files["toy_id"] = b'<p class="uc-error-subcaption">Too many users have viewed it.</p>'
     server.headers["toy_id"] = {"Content-Type": "text/html"}

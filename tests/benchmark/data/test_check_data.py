@@ -1,4 +1,4 @@
-"""`python -m benchmark check-data` over small trees."""
+"""Tests of `python -m benchmark check-data` on small data sets."""
 
 import json
 
@@ -12,7 +12,7 @@ EUROSAT = ("River", "Forest")
 
 
 def eurosat(root, each=10):
-    """Two classes of the raw EuroSAT and the split file of `each` images of both."""
+    """Write two classes of the raw EuroSAT with `each` images, and return their split file."""
     rows = []
     for label, name in enumerate(EUROSAT):
         (root / "eurosat" / "2750" / name).mkdir(parents=True)
@@ -28,20 +28,20 @@ def eurosat(root, each=10):
 
 @pytest.fixture
 def small(monkeypatch):
-    """EuroSAT as if it were published with two classes and 10 + 5 + 5 images."""
+    """Set the published counts of EuroSAT to two classes and 10 + 5 + 5 images."""
     cls = public_datasets()["eurosat"]
     monkeypatch.setattr(cls, "expected", type(cls.expected)(2, 10, 5, 5))
 
 
 def check(capsys, *words):
-    """Exit code, lines of the table by data set, and the whole output."""
+    """Run the command; return its exit code, cells of the table by data set, and whole output."""
     code = main(["check-data", *map(str, words)])
     text = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()[2:] if line}
     return code, rows, text
 
 
-# Classes, and images to train on, for validation and to test on.
+# Classes, and images for training, validation and test.
 PUBLISHED = {
     "imagenet": (1000, 1281167, None, 50000),
     "caltech101": (100, 4128, 1649, 2465),
@@ -65,7 +65,7 @@ def test_all_fifteen_have_the_published_counts():
     assert {name: tuple(cls.expected) for name, cls in public_datasets().items()} == PUBLISHED
 
 
-def test_none_of_fifteen_is_an_error(tmp_path, capsys):
+def test_finding_none_of_the_fifteen_is_an_error(tmp_path, capsys):
     code, rows, text = check(capsys, "--root", tmp_path)
     assert code == 1
     assert set(public_datasets()) <= set(rows)
@@ -74,7 +74,7 @@ def test_none_of_fifteen_is_an_error(tmp_path, capsys):
     assert text.rstrip().endswith(f"0 of 15 found below {tmp_path}")
 
 
-def test_a_whole_data_set(small, tmp_path, capsys):
+def test_a_complete_data_set_passes(small, tmp_path, capsys):
     eurosat(tmp_path)
     code, rows, text = check(capsys, "--root", tmp_path)
     assert code == 0
@@ -82,7 +82,7 @@ def test_a_whole_data_set(small, tmp_path, capsys):
     assert text.rstrip().endswith("1 of 15 found below " + f"{tmp_path}, nothing is wrong")
 
 
-def test_names_choose(small, tmp_path, capsys, monkeypatch):
+def test_names_choose_the_data_sets_and_data_the_root(small, tmp_path, capsys, monkeypatch):
     eurosat(tmp_path)
     monkeypatch.setenv("DATA", str(tmp_path))
     code, rows, _ = check(capsys, "eurosat", "dtd")
@@ -90,7 +90,7 @@ def test_names_choose(small, tmp_path, capsys, monkeypatch):
     assert rows["eurosat"][0] == "yes" and rows["dtd"][0] == "no" and "sun397" not in rows
 
 
-def test_other_counts_than_published_are_shown_beside_these(tmp_path, capsys):
+def test_counts_that_differ_are_shown_next_to_the_published_ones(tmp_path, capsys):
     eurosat(tmp_path)
     code, rows, text = check(capsys, "--root", tmp_path, "eurosat")
     assert code == 1
@@ -98,7 +98,7 @@ def test_other_counts_than_published_are_shown_beside_these(tmp_path, capsys):
     assert "- eurosat: 2 classes instead of 10" in text
 
 
-def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
+def test_the_first_problem_of_a_data_set_is_reported(small, tmp_path, capsys):
     file = eurosat(tmp_path)
 
     def wrong(words):
@@ -110,7 +110,7 @@ def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
     image = tmp_path / "eurosat" / "2750" / "River" / "River_3.jpg"
     content = image.read_bytes()
     image.unlink()
-    wrong(f"'{image}', which is not there (missing are 1 of 20)")
+    wrong(f"'{image}', which does not exist (missing are 1 of 20)")
     image.write_bytes(content)
 
     split = json.loads(file.read_text())
@@ -125,7 +125,7 @@ def test_what_is_wrong_first_is_told(small, tmp_path, capsys):
     wrong("is not a split file")
     (tmp_path / "eurosat" / "2750").rename(tmp_path / "eurosat" / "images")
     file.write_text(json.dumps(split))
-    wrong("eurosat/2750', which is not there")
+    wrong("eurosat/2750', which does not exist")
 
 
 def test_without_the_split_file_the_raw_images_are_counted_and_nothing_is_written(
@@ -138,7 +138,7 @@ def test_without_the_split_file_the_raw_images_are_counted_and_nothing_is_writte
     code, rows, text = check(capsys, "--root", tmp_path, "eurosat")
     assert code == 1
     assert rows["eurosat"] == ["yes", "2", "10", "4", "6"]
-    assert "there is no split_zhou_EuroSAT.json" in text
+    assert "split_zhou_EuroSAT.json is missing" in text
     assert not file.exists()
 
 
@@ -151,7 +151,7 @@ def test_a_missing_class_folder_is_named(tmp_path, capsys):
     assert "- imagenet_sketch: " in text and "class folders (n02)" in text
 
 
-def test_bad_requests(tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DATA", raising=False)
 
     def refused(words, *request):
@@ -159,6 +159,6 @@ def test_bad_requests(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
 
-    refused("Give --root")
-    refused("nowhere' is no folder", "--root", str(tmp_path / "nowhere"))
+    refused("give --root")
+    refused("nowhere' is not a folder", "--root", str(tmp_path / "nowhere"))
     refused("did you mean 'eurosat'", "--root", str(tmp_path), "eurosatt")

@@ -1,4 +1,4 @@
-"""Downloads from a small server on this machine into the layout that is read."""
+"""Tests of `python -m benchmark download`, from a local server into the layout that runs read."""
 
 import hashlib
 import re
@@ -16,12 +16,12 @@ REAL = yaml.safe_load(download.TABLE.read_text())
 
 
 def reader(name):
-    """The class that reads a data set."""
+    """Return the class that reads a data set."""
     config = download.read_tree(download.CONFIGS / "datasets" / f"{name}.yaml")
     return DATASET_REGISTRY.get(config["DATASET"]["NAME"])
 
 
-def test_the_table_is_whole():
+def test_the_table_of_downloads_is_complete_and_consistent():
     origins = {}
     for name, entry in REAL.items():
         dataset = reader(name)
@@ -36,7 +36,7 @@ def test_the_table_is_whole():
             assert bool(source.holds) == archives.is_archive(source.name)
             assert re.fullmatch(r"([0-9a-f]{64})?", source.sha256)
             assert re.fullmatch(r"([0-9a-f]{32})?", source.md5)
-            # A mirror is one folder: a name stands for one file.
+            # A mirror is a single folder, so a name must mean one file.
             assert origins.setdefault(source.name, source) == source
     assert len(REAL) == 15 and set(PUBLIC) == set(REAL) - {"imagenet"}
 
@@ -45,7 +45,7 @@ def test_the_table_is_whole():
 def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     server.files = PUBLIC[name]
     entry = yaml.safe_load(yaml.safe_dump(REAL[name]))
-    for file in entry["files"]:  # the hashes of these archives, in the place of the public ones
+    for file in entry["files"]:  # hashes of these archives instead of the public ones
         for kind in {"md5", "sha256"} & set(file):
             file[kind] = hashlib.new(kind, PUBLIC[name][file["name"]]).hexdigest()
     table({name: entry})
@@ -56,11 +56,11 @@ def test_a_data_set_arrives_and_is_read(name, server, get, table, tmp_path):
     expected = {path for file in entry["files"] for path in download.Source(**file).gives}
     assert {path.name for path in folder.iterdir()} == expected  # and nothing else
 
-    if name != "imagenetv2":  # which wants its thousand folders
+    if name != "imagenetv2":  # its reader needs all thousand folders
         train, _, test = reader(name).read(folder)
         assert len(train) == len(test) == 2
     server.log.clear()
-    assert get(name, "--mirror", server.url).out == f"{name}: is already in '{folder}'\n"
+    assert get(name, "--mirror", server.url).out == f"{name}: is already complete in '{folder}'\n"
     assert not server.log
 
 
@@ -70,9 +70,9 @@ WHOLE |= {"set/split.json": b"{}", "set/more.txt": b"not asked for"}
 
 @pytest.fixture
 def copied(server, table):
-    """A data set whose split file is only in a copy, which breaks off once.
+    """A data set whose split file is only in the copy, which breaks off once.
 
-    As at Hugging Face, an answer that redirects there states the hash.
+    As at Hugging Face, the response that redirects to the copy states its hash.
     """
     server.files = {"toy.tar.gz": tar(TREE), "whole.zip": zipped(WHOLE)}
     server.cuts["whole.zip"] = [100_000]
@@ -85,7 +85,7 @@ def copied(server, table):
     table({"toy": {"folder": "toy", "copy": f"{server.url}/resolve.zip", "files": files}})
 
 
-def test_a_file_that_cannot_be_had_is_taken_from_a_copy(copied, server, get, tmp_path):
+def test_an_unavailable_file_is_taken_from_the_copy(copied, server, get, tmp_path):
     ran = get("toy")
     folder = tmp_path / "data/toy"
     assert ran.code == 0, ran.err
@@ -98,17 +98,17 @@ def test_a_file_that_cannot_be_had_is_taken_from_a_copy(copied, server, get, tmp
     assert asked == [("gone.json", 404), ("whole.zip", 200), ("whole.zip", 206)]  # no toy.tar.gz
 
 
-def test_a_copy_that_is_not_what_the_server_states_is_not_taken(copied, server, get, tmp_path):
+def test_a_copy_with_another_hash_than_the_server_states_is_not_used(copied, server, get, tmp_path):
     server.headers["resolve.zip"] = {"X-Linked-ETag": f'"{"0" * 64}"'}
     ran = get("toy")
     assert ran.code == 1 and f"not {'0' * 64}" in ran.err
     assert (tmp_path / "data/toy/copy.zip.wrong").exists()
     assert not (tmp_path / "data/toy/images").exists()
-    server.headers = {}  # another server, which states nothing: the hash of the first is forgotten
+    server.headers = {}  # another server states no hash: the stored one must be dropped
     server.cuts["whole.zip"] = [100_000, 0, 0, 0, 0]
     assert get("toy").code == 1 and (tmp_path / "data/toy/copy.zip.part").exists()
     server.cuts, server.files["gone.json"] = {}, b"{}"
-    assert get("toy").code == 0  # without the copy, which is removed
+    assert get("toy").code == 0  # the copy is not needed; its part file is removed
     names = sorted(path.name for path in (tmp_path / "data/toy").iterdir())
     assert names == ["copy.zip.wrong", "images", "split.json"]
 
@@ -117,7 +117,7 @@ def test_a_copy_that_lacks_a_file_gives_the_others(copied, server, get, tmp_path
     rest = {name: content for name, content in WHOLE.items() if "split" not in name}
     server.files["whole.zip"], server.headers = zipped(rest), {}
     ran = get("toy")
-    assert ran.code == 1 and "copy.zip: the archive holds no 'split.json'" in ran.err
+    assert ran.code == 1 and "copy.zip: the archive does not hold 'split.json'" in ran.err
     assert arrived(tmp_path / "data/toy")
 
 
@@ -141,15 +141,15 @@ def test_imagenet_is_left_to_the_user(server, get, tmp_path):
     assert "https://image-net.org" in ran.err and f"'{folder}/images/train'" in ran.err
     for part in ("train", "val"):
         (folder / "images" / part).mkdir(parents=True)
-    assert get("imagenet").out == f"imagenet: is already in '{folder}'\n"
+    assert get("imagenet").out == f"imagenet: is already complete in '{folder}'\n"
 
 
-def test_an_archive_that_is_there_is_used_and_kept(server, toy, get, tmp_path):
+def test_an_existing_archive_is_used_and_kept(server, toy, get, tmp_path):
     archive = tmp_path / "data/toy/toy.tar.gz"
     archive.parent.mkdir(parents=True)
     archive.write_bytes(body := tar(TREE))
     toy(body, md5="0" * 32)
-    assert f"'{archive}' is another file, move it away: its md5 is" in get("toy").err
+    assert f"'{archive}' is not the expected file, move it away: its md5 is" in get("toy").err
     toy(body, md5=hashlib.md5(body).hexdigest())
     ran = get("toy")
     assert ran.code == 0 and arrived(archive.parent)
@@ -157,7 +157,7 @@ def test_an_archive_that_is_there_is_used_and_kept(server, toy, get, tmp_path):
     assert archive.exists() and not server.log
 
 
-def test_what_is_there_is_not_touched(toy, get, tmp_path):
+def test_existing_files_are_not_changed(toy, get, tmp_path):
     toy(tar(TREE | {"top/labels.txt": b"new"}), holds={"images": "images", "labels": "labels.txt"})
     mine = tmp_path / "data/toy/images/mine.jpg"
     mine.parent.mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_a_second_download_into_a_folder_is_refused(server, toy, get, tmp_path):
     folder.mkdir(parents=True)
     with held(folder.with_name(".toy.lock")):
         ran = get("toy")
-    assert ran.code == 1 and f"another download is at work in '{folder}'" in ran.err
+    assert ran.code == 1 and f"another download is running in '{folder}'" in ran.err
     assert not server.log and get("toy").code == 0
 
 
@@ -181,7 +181,7 @@ def test_a_second_download_into_a_folder_is_refused(server, toy, get, tmp_path):
     "words, sentence",
     [
         (["eurosta"], "There is no data set 'eurosta': did you mean 'eurosat'?"),
-        (["dtd", "--mirror", "ftp://x"], "--mirror is an address that starts with http(s)://"),
+        (["dtd", "--mirror", "ftp://x"], "--mirror is 'ftp://x' but must be an address that"),
     ],
 )
 def test_bad_input_is_one_sentence(words, sentence, get):
@@ -196,4 +196,4 @@ def test_an_interrupted_download_says_so(toy, get, monkeypatch):
     toy(b"")
     monkeypatch.setattr(archives.requests, "get", interrupted)
     ran = get("toy")
-    assert ran.code == 130 and "Running the same command again continues." in ran.err
+    assert ran.code == 130 and "Rerun the same command to resume." in ran.err

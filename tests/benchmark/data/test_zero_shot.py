@@ -1,4 +1,4 @@
-"""`python -m benchmark check-data --zero-shot`, with a small EuroSAT and the tiny CLIP."""
+"""Tests of `python -m benchmark check-data --zero-shot`, with a small EuroSAT and the tiny CLIP."""
 
 import json
 import math
@@ -19,8 +19,8 @@ from trainers.prompting.use.export import text_classifier
 
 CLIP = str(GOLDEN / "tiny_clip_seed0.safetensors")
 NAMES = ["annual crop", "forest", "river", "road", "sea"]  # three are base classes
-EACH = 40  # images of a class, half of them to test on
-RIGHT: list[float] = []  # accuracies of the data as they are, once computed
+EACH = 40  # images of a class, half of them for test
+RIGHT: list[float] = []  # accuracies of the unchanged data, computed once
 
 
 def write_split(root, names):
@@ -31,7 +31,7 @@ def write_split(root, names):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Smooth squares, each of which has a class at which the tiny CLIP is not always right."""
+    """Write images of coloured squares, which the tiny CLIP does not always classify rightly."""
     root = tmp_path_factory.mktemp("data")
     (root / "eurosat" / "2750").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def eurosat(pictures, monkeypatch):
-    """The data as if they were the published EuroSAT, whose classes are these."""
+    """Make the small data set count as the published EuroSAT."""
     write_split(pictures, NAMES)
     cls, half = public_datasets()["eurosat"], EACH * len(NAMES) // 4
     monkeypatch.setattr(cls, "expected", type(cls.expected)(len(NAMES), half, half, 2 * half))
@@ -56,7 +56,7 @@ def eurosat(pictures, monkeypatch):
 
 @pytest.fixture
 def printed(tmp_path, monkeypatch):
-    """Puts other numbers in the place of the published ones."""
+    """A function that replaces the published numbers."""
 
     def put(base, new, every):
         for name, columns in {
@@ -82,7 +82,7 @@ def check(capsys, root, *more):
 
 
 def accuracy_of_a_run(root, output, subset):
-    """As `train.py` evaluates ZeroshotCLIP."""
+    """Return the accuracy of a ZeroshotCLIP run of `train.py`."""
     words = ["--root", root, "--seed", 1, "--trainer", "ZeroshotCLIP", "--backbone", CLIP,
              "--output-dir", output / subset, "DATASET.NAME", "EuroSAT", "INPUT.SIZE", "(32, 32)",
              "INPUT.TRANSFORMS", "['normalize']", "DATASET.SUBSAMPLE_CLASSES", subset,
@@ -110,7 +110,7 @@ def test_accuracies_are_those_of_a_run_and_agree_where_they_are_published(
 
 @pytest.fixture
 def right(eurosat, printed, capsys):
-    """Puts what is right for the data as they are in the place of the published numbers."""
+    """Replace the published numbers by the accuracies on the unchanged data."""
     if not RIGHT:
         printed(0, 0, 0)
         row = check(capsys, eurosat)[1]
@@ -132,7 +132,7 @@ def test_another_spelling_is_found(right, eurosat, printed, capsys):
 
 
 def test_other_classes_in_the_halves_are_found(right, eurosat, capsys):
-    """The published halves are of the names in their order, those of the split are not."""
+    """Published halves are in the order of the names; those of the split are not."""
     order = [3, 4, 0, 1, 2]
     split = eurosat / "eurosat" / "split_zhou_EuroSAT.json"
     parts = json.loads(split.read_text())
@@ -169,7 +169,7 @@ def test_data_of_another_split_are_named(right, eurosat, capsys):
 
 
 def test_names_at_other_labels_are_seen():
-    """Features that are those of the next class."""
+    """Every image has the feature of the next class."""
     checker = zero_shot.Checker(CLIP)
     case = zero_shot.Case("EuroSAT", NAMES, torch.eye(5), torch.arange(5).roll(1), {})
     weight = text_classifier(checker._method("EuroSAT", NAMES).model)["weight"]
@@ -187,7 +187,7 @@ def test_a_limit_leaves_an_interval(right, eurosat, printed, capsys):
 
 
 def test_intervals_cover_and_close():
-    """Of 300 draws without replacement, 99% of the intervals hold the accuracy of all images."""
+    """In 300 draws without replacement, 99% of the intervals cover the accuracy on all images."""
     rng = np.random.default_rng(0)
     for N, right, n in ((1000, 620, 200), (300, 290, 100), (500, 5, 50)):
         hits = rng.hypergeometric(right, N - right, n, size=300)
@@ -215,7 +215,7 @@ def test_every_public_data_set_has_published_accuracies():
         (["--backbone", "ViT-B/61"], "No backbone and no file is called 'ViT-B/61'"),
     ],
 )
-def test_bad_requests(eurosat, capsys, words, sentence):
+def test_bad_input_is_reported(eurosat, capsys, words, sentence):
     try:
         code = main(["check-data", "--zero-shot", "eurosat", "--root", str(eurosat), *words])
     except SystemExit as error:
@@ -223,7 +223,7 @@ def test_bad_requests(eurosat, capsys, words, sentence):
     assert code == 2 and sentence in capsys.readouterr().err
 
 
-def test_flags_that_need_zero_shot(eurosat, capsys):
+def test_options_that_need_zero_shot(eurosat, capsys):
     assert main(["check-data", "eurosat", "--root", str(eurosat), "--limit", "5"]) == 2
-    assert "are for --zero-shot" in capsys.readouterr().err
+    assert "need --zero-shot" in capsys.readouterr().err
     assert main(["check-data", "--zero-shot", "dtd", "--root", str(eurosat)]) == 1

@@ -1,4 +1,4 @@
-"""Trained runs."""
+"""Fixture: trained runs of three methods."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tiny import run
 
 @pytest.fixture(scope="package")
 def runs(tmp_path_factory):
-    """Folders of runs by method, and that of their images."""
+    """Return a folder that holds a run folder for each method, and their images."""
     root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
     for trainer in ("ALIGN", "CoOp", "ZeroshotCLIP"):
         assert run(root, trainer, root / trainer, 1) == 0

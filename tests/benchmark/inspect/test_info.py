@@ -1,4 +1,4 @@
-"""`info`: what a run is, of its folder."""
+"""Tests of `info`, which prints the facts of a run from its folder."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def info(capsys, folder, *more):
     return code, out.out, out.err
 
 
-def test_a_run_says_what_it_is(runs, capsys):
+def test_the_facts_of_a_run_are_printed_as_text_and_json(runs, capsys):
     record = json.loads((runs / "ALIGN" / "results.json").read_text())
     code, out, _ = info(capsys, runs / "ALIGN")
     facts = dict(line.split(":", 1) for line in out.splitlines() if not line.startswith(" "))
@@ -40,12 +40,13 @@ def test_the_package_has_the_same_command(runs, capsys):
     assert "promptedclip: There is no command 'inform': did you mean" in capsys.readouterr().err
 
 
-def test_records_that_are_missing_or_broken_and_old_checkpoints(runs, capsys, tmp_path):
+def test_missing_or_broken_records_and_old_checkpoints_are_reported(runs, capsys, tmp_path):
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
-    assert "not known: there is no results.json" in info(capsys, tmp_path)[1]
+    assert "unknown: the folder has no results.json" in info(capsys, tmp_path)[1]
     for text, sentence in {
         "{": "repeat the run, or remove that file",
-        '{"accuracy": "high"}': "has no accuracy",
+        '{"accuracy": "high"}': 'holds accuracy "high", which is not from 0 to 100: repeat the run',
+        "[]": "holds no accuracy: repeat the run",
     }.items():
         (tmp_path / "results.json").write_text(text)
         code, _, err = info(capsys, tmp_path)
@@ -58,8 +59,8 @@ def test_records_that_are_missing_or_broken_and_old_checkpoints(runs, capsys, tm
     assert code == 2 and "does not say what made it (class names, settings)" in err
 
 
-def test_a_run_of_a_plug_in_that_is_not_there(runs, capsys, tmp_path):
-    """Its code is not needed to tell what it is; the settings of its node are all shown."""
+def test_a_run_of_a_missing_plug_in_is_shown(runs, capsys, tmp_path):
+    """The plug-in's code is not needed; all settings of its node are shown."""
     shutil.copytree(runs / "CoOp", tmp_path, dirs_exist_ok=True)
     path = tmp_path / "prompt_learner" / "model.pth.tar-1"
     state = torch.load(path, weights_only=False)

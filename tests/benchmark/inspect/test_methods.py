@@ -1,7 +1,8 @@
-"""The table of methods, and the words behind learned contexts."""
+"""Tests of the table of methods, and of the words nearest to learned contexts."""
 
 import pytest
 import torch
+from paths import ROOT
 from rank_steps import settings
 from tiny import run
 
@@ -27,8 +28,18 @@ def test_the_table_has_every_method_in_every_format(capsys):
     assert f"PLOT,0,4,-,none,plot,16 / -,1 / -,{4 * 16 * 768}" in capsys.readouterr().out
 
 
-def test_the_counts_are_those_of_the_papers_and_of_the_models(tiny_clip, monkeypatch):
-    """CoCoOp's paper says 35,360 for four context vectors."""
+def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):
+    ours = {name: kind for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
+    monkeypatch.setattr("benchmark.inspect.methods.METHODS", ours)
+    assert main(["methods", "--format", "page"]) == 0
+    page = (ROOT / "docs" / "all_methods.md").read_text("utf-8")
+    assert page == capsys.readouterr().out, (
+        "python -m benchmark methods --format page > docs/all_methods.md"
+    )
+
+
+def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch):
+    """CoCoOp's paper gives 35,360 for four context vectors."""
     assert trained_parameters("CoCoOp", {"N_CTX": 4}) == 35360
     assert trained_parameters("CoOp", {"CSC": True}, classes=10) == 10 * 16 * 512
     network = 512 * 128 + 128 + 128 * 2048 + 2048
@@ -50,7 +61,7 @@ def test_the_counts_are_those_of_the_papers_and_of_the_models(tiny_clip, monkeyp
         assert trained_parameters(method, node, "tiny") == count
 
 
-# A rate that moves nothing: the contexts stay at the words that they started from.
+# A learning rate so small that contexts stay at the words they started from.
 STILL = ["OPTIM.LR", "1e-12", "OPTIM.MAX_EPOCH", "1"]
 FROM_WORDS = {
     "CoOp": ["TRAINER.COOP.CTX_INIT", "a photo of a"],
@@ -62,7 +73,7 @@ FROM_WORDS = {
 
 
 @pytest.mark.parametrize("trainer", FROM_WORDS)
-def test_words_of_contexts_that_started_from_words(tmp_path, capsys, trainer):
+def test_contexts_that_started_from_words_have_these_as_nearest(tmp_path, capsys, trainer):
     out = tmp_path / "out"
     assert run(tmp_path, trainer, out, 1, extra=[*STILL, *FROM_WORDS[trainer]]) == 0
     capsys.readouterr()
@@ -75,7 +86,7 @@ def test_words_of_contexts_that_started_from_words(tmp_path, capsys, trainer):
     assert lines.count("Prompt 2") == (trainer == "ALIGN")
 
 
-def test_words_of_class_specific_contexts(tmp_path, capsys):
+def test_class_specific_contexts_have_a_block_for_each_class(tmp_path, capsys):
     out = tmp_path / "out"
     node = ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.N_CTX", "3"]
     assert run(tmp_path, "CoOp", out, 1, extra=node) == 0
@@ -87,7 +98,7 @@ def test_words_of_class_specific_contexts(tmp_path, capsys):
     assert all(len(b.splitlines()) == 4 and b.count("(") >= 15 for b in blocks)
 
 
-def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
+def test_words_without_an_embedding_are_left_out(tiny_clip):
     from benchmark.inspect.words import nearest_words
 
     model = build_method("CoOp", {"N_CTX": 2}, tiny_clip, ["forest", "sea"]).model
@@ -99,7 +110,7 @@ def test_words_that_an_embedded_model_has_not_seen_are_left_out(tiny_clip):
     assert all(sorted(name for name, _ in row) == ["a", "photo"] for row in rows)
 
 
-def test_words_without_something_to_read(tmp_path, capsys):
+def test_runs_without_words_to_show_are_refused(tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["words", "--model-dir", str(out)]) == 2
     assert "is not there" in capsys.readouterr().err

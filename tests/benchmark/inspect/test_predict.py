@@ -1,4 +1,4 @@
-"""The images that predict takes, and what it prints of names that are not plain."""
+"""Tests of the images that predict takes, and of how it prints unusual file names."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from tiny import run
 from benchmark.__main__ import main
 from trainers.prompting.use.commands import predict as module
 
-HOSTILE = b"\xff\x1b[2J.png"  # not UTF-8, and clears a terminal
+HOSTILE = b"\xff\x1b[2J.png"  # not UTF-8; would clear a terminal
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a run."""
+    """Return the folder of a run."""
     root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
     assert run(root, "CoOp", root / "CoOp", 1) == 0
     sys.stdout, sys.stderr = streams
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def predict(trained, capsys):
-    """Calls predict: the exit code, stdout and stderr."""
+    """A function that runs predict, checks its exit code and returns its output."""
 
     def call(*words, code=0):
         assert main(["predict", "--model-dir", str(trained), *map(str, words)]) == code
@@ -42,8 +42,8 @@ def paint(path, **options):
     return path
 
 
-def test_a_photo_of_a_phone_is_read_as_in_training(predict, tmp_path):
-    """It has a preview, or a second exposure, as a second frame."""
+def test_a_photo_taken_by_a_phone_is_read_as_in_training(predict, tmp_path):
+    """Such a photo has a preview or a second exposure as a second frame."""
     second = Image.new("RGB", (8, 8), "blue")
     photo = paint(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
     assert Image.open(photo).n_frames == 2
@@ -52,7 +52,7 @@ def test_a_photo_of_a_phone_is_read_as_in_training(predict, tmp_path):
     assert first.removeprefix(str(photo)) == other.removeprefix(str(plain))
 
 
-def test_linked_folders_are_looked_into_once(predict, tmp_path):
+def test_linked_folders_are_read_once(predict, tmp_path):
     inside = paint(tmp_path / "elsewhere" / "a.png")
     asked = tmp_path / "asked"
     asked.mkdir()
@@ -64,7 +64,7 @@ def test_linked_folders_are_looked_into_once(predict, tmp_path):
     assert f"skipped: '{asked}/b.png' is not there, or not a file\n" in told.err
 
 
-def test_a_folder_that_cannot_be_read_is_named(predict, tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_reported(predict, tmp_path, monkeypatch):
     image, shut, scandir = paint(tmp_path / "a.png"), tmp_path / "shut", os.scandir
     shut.mkdir()
 
@@ -80,8 +80,8 @@ def test_a_folder_that_cannot_be_read_is_named(predict, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "json"])
-def test_names_that_are_not_plain(predict, tmp_path, form, monkeypatch):
-    """Neither do they clear a terminal nor compute in a spreadsheet, nor stop the others."""
+def test_unusual_file_names_are_harmless(predict, tmp_path, form, monkeypatch):
+    """They do not clear a terminal, compute in a spreadsheet or stop the other images."""
     image = paint(tmp_path / "a.png")
     for name in (HOSTILE, b"=1+1.png"):
         (tmp_path / os.fsdecode(name)).write_bytes(image.read_bytes())
@@ -104,7 +104,9 @@ def test_names_that_are_not_plain(predict, tmp_path, form, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "json"])
-def test_names_of_another_encoding_on_a_console_of_ascii(predict, tmp_path, monkeypatch, form):
+def test_names_of_another_encoding_are_printed_on_an_ascii_console(
+    predict, tmp_path, monkeypatch, form
+):
     image = paint(tmp_path / "é.png")
     (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(image.read_bytes())
     console = io.BytesIO()
@@ -128,7 +130,9 @@ def test_names_of_another_encoding_on_a_console_of_ascii(predict, tmp_path, monk
         ("pipe", "'pipe' is neither a file nor a folder: give one"),
     ],
 )
-def test_words_that_name_no_image(predict, tmp_path, monkeypatch, word, sentence, deadline):
+def test_arguments_that_name_no_image_are_refused(
+    predict, tmp_path, monkeypatch, word, sentence, deadline
+):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("pipe")
     paint(tmp_path / "a.png")
@@ -136,7 +140,7 @@ def test_words_that_name_no_image(predict, tmp_path, monkeypatch, word, sentence
     assert sentence in told.err and told.err.count("\n") == 1 and not told.out
 
 
-def test_an_image_that_is_gone_by_then_is_left_out(predict, tmp_path, monkeypatch):
+def test_an_image_deleted_in_the_meantime_is_skipped(predict, tmp_path, monkeypatch):
     good, gone, load = paint(tmp_path / "b.png"), paint(tmp_path / "a.png"), module.load_run
 
     def late(*args, **options):
@@ -147,3 +151,28 @@ def test_an_image_that_is_gone_by_then_is_left_out(predict, tmp_path, monkeypatc
     told = predict(tmp_path, code=1)
     assert f"skipped: '{gone}' is not there, or not a file\n" in told.err
     assert told.out.startswith(f"{good}: ") and "1 of 2 images could not be read" in told.err
+
+
+def test_a_device_that_is_not_here_is_refused_before_the_run_is_loaded(tmp_path, capsys):
+    image = str(paint(tmp_path / "a.png"))
+    assert main(["predict", "--model-dir", "no/run", image, "--device", "cuda:99"]) == 2
+    err = capsys.readouterr().err
+    assert "predict: PyTorch cannot use the device 'cuda:99' here: give cpu" in err
+    assert err.count("\n") == 1
+
+
+def test_one_batch_is_read_ahead():
+    done = []
+
+    class Pool:
+        def map(self, read, batch):
+            done.append(("read", batch))
+            return map(read, batch)
+
+    for batch, answers in module.read_ahead(Pool(), str, [1, 2, 3, 4, 5], 2):
+        assert list(answers) == list(map(str, batch))
+        done.append(("use", batch))
+    assert done == [
+        ("read", [1, 2]), ("read", [3, 4]), ("use", [1, 2]), ("read", [5]), ("use", [3, 4]),
+        ("use", [5]),
+    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a checkpoint says is a value or refused; the code that it names runs only if it may."""
+"""Tests of untrusted checkpoints: settings are values or refused, plug-ins run only if allowed."""
 
 import sys
 
@@ -23,13 +23,13 @@ NO_SETTINGS = {
 
 
 @pytest.mark.parametrize("case", NO_SETTINGS)
-def test_settings_that_cannot_be(runs, tmp_path, case):
+def test_invalid_settings_are_refused(runs, tmp_path, case):
     state = torch.load(runs / "CoOp" / "prompt_learner" / "model.pth.tar-1", weights_only=True)
     (tmp_path / "prompt_learner").mkdir()
     state["settings"] |= NO_SETTINGS[case]
     torch.save(state, tmp_path / "prompt_learner" / "model.pth.tar-1")
     (place,) = NO_SETTINGS[case]
-    with pytest.raises(UserError, match=f"for the setting {place}, which cannot be") as error:
+    with pytest.raises(UserError, match=f"for the setting {place}, which is impossible") as error:
         load_run(tmp_path)
     assert len(str(error.value)) < 500
 
@@ -50,7 +50,7 @@ class Mine(CoOp):
 
 @pytest.fixture
 def run_of_plugin(runs, tmp_path, monkeypatch):
-    """The folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
+    """Return the folder of a run whose checkpoint names a plug-in: `mine.py` in that folder."""
     monkeypatch.setattr("trainers.prompting.plugins._loaded", set())
     known = dict(METHODS)
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""predict, export and load_run: a trained run as a classifier."""
+"""Tests of predict, export and load_run, which use a trained run as a classifier."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
 from trainers.prompting.model.parts import Parts
-from trainers.prompting.use.commands.export import exported, text_features
+from trainers.prompting.use.commands.export import exported, facts, text_features
 
 NAMES = sorted(COLOURS)
 
@@ -33,7 +33,7 @@ def images_of(root, split="test"):
     return sorted((root / "tiny_colours").glob(f"{split}_*.png"))
 
 
-def test_load_run_computes_what_the_run_has_tested(runs, capsys):
+def test_load_run_reproduces_the_accuracy_of_the_run(runs, capsys):
     for method in ("ALIGN", "CoOp", "ZeroshotCLIP"):
         loaded = load_run(runs / method)
         capsys.readouterr()
@@ -84,7 +84,7 @@ def test_predictions_of_a_folder_in_every_format(runs, capsys, tmp_path):
     assert out.startswith(f"{files[0]}: {rows[0]['class']} ")
 
 
-def test_images_that_cannot_be_read_are_named_and_skipped(runs, capsys, tmp_path, monkeypatch):
+def test_unreadable_images_are_reported_and_skipped(runs, capsys, tmp_path, monkeypatch):
     good, broken, video, moving = (tmp_path / n for n in ("a.png", "b.jpg", "c.mp4", "d.gif"))
     good.write_bytes(images_of(runs)[0].read_bytes())
     broken.write_text("no image")
@@ -98,7 +98,7 @@ def test_images_that_cannot_be_read_are_named_and_skipped(runs, capsys, tmp_path
     assert f"'{moving}' has 2 frames" in err and "3 of 4 images could not be read" in err
 
 
-def test_other_class_names(runs, capsys, tmp_path):
+def test_other_class_names_are_used_or_refused(runs, capsys, tmp_path):
     names, image = tmp_path / "names.txt", images_of(runs)[0]
     names.write_text("river\n\nforest\npasture land\n")
     asked = ["--model-dir", runs / "ALIGN", image, "--classnames", names, "--format", "json"]
@@ -107,11 +107,11 @@ def test_other_class_names(runs, capsys, tmp_path):
     assert code == 0 and found == {"river", "forest", "pasture land"}
     long = "forest " * 80
     for text, part in {
-        "river\nforest\nriver": "'river' is there twice",
-        "pasture land\npasture_land": "'pasture_land' is there twice (also as 'pasture land')",
-        "River\nriver": "'river' is there twice (also as 'River')",
-        "caf\u00e9\ncafe\u0301": "is there twice",
-        "river": "There is 1 class name",
+        "river\nforest\nriver": "'river' is repeated",
+        "pasture land\npasture_land": "'pasture_land' is repeated (also as 'pasture land')",
+        "River\nriver": "'river' is repeated (also as 'River')",
+        "caf\u00e9\ncafe\u0301": "is repeated",
+        "river": "The number of class names is 1",
         f"river\n{long}": "is too long",
     }.items():
         names.write_text(text)
@@ -119,7 +119,7 @@ def test_other_class_names(runs, capsys, tmp_path):
         assert code == 2 and part in err.splitlines()[-1] and not out
 
 
-def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
+def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
     image = images_of(runs)[0]
     code, _, err = predict(capsys, "--model-dir", tmp_path, image)
     assert code == 2 and "holds no run to load" in err
@@ -150,7 +150,7 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
     ctx = state["state_dict"]["ctx"]
     for value in (ctx.long(), ctx.to(torch.complex64), ctx.to_sparse(), ctx.double() + 1e300):
         torch.save({**state, "state_dict": {"ctx": value}}, path)
-        with pytest.raises(UserError, match="no dense tensor of real numbers|are not finite"):
+        with pytest.raises(UserError, match="not a dense tensor of real numbers|are not finite"):
             load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"OPTIM.LR.X": "1"}}, path)
     with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
@@ -162,7 +162,7 @@ def test_runs_that_cannot_be_loaded(runs, capsys, tmp_path):
     assert code == 2 and "there is no image or folder" in err
 
 
-def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
+def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
     file = tmp_path / "file"
     file.touch()
     for folder, what in ((tmp_path / "gone", "is not there"), (file, "is a file")):
@@ -170,19 +170,19 @@ def test_what_is_no_folder_of_a_run(runs, capsys, tmp_path):
             load_run(folder)
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
     code, _, err = predict(capsys, "--model-dir", tmp_path, images_of(runs)[0])
-    assert code == 2 and "model.pth.tar-1' is a folder, where a checkpoint, a file, belongs" in err
+    assert code == 2 and "model.pth.tar-1' is a folder, but a checkpoint is a file" in err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
     (tmp_path / "prompt_learner").mkdir()
     os.mkfifo(tmp_path / "prompt_learner" / "model.pth.tar-1")
     with pytest.raises(dassl.utils.UserError, match="No checkpoint at"):
         load_run(tmp_path)
 
 
-def test_a_run_loads_without_its_results(runs, tmp_path):
-    """The checkpoint tells all: a folder in the place of results.json is no obstacle."""
+def test_a_run_loads_without_its_record(runs, tmp_path):
+    """The checkpoint is enough; even a folder called results.json does not matter."""
     shutil.copytree(runs / "CoOp" / "prompt_learner", tmp_path / "prompt_learner")
     (tmp_path / "results.json").mkdir()
     assert set(load_run(tmp_path).classnames) == set(NAMES)
@@ -212,8 +212,25 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     assert not list(tmp_path.glob("y.*"))
 
 
+def test_without_normalisation_in_training_there_is_none_afterwards():
+    images = SimpleNamespace(
+        SIZE=(32, 32), PIXEL_MEAN=[0.4] * 3, PIXEL_STD=[0.2] * 3, INTERPOLATION="bicubic"
+    )
+    run = SimpleNamespace(
+        method="CoOp",
+        backbone="emoji",
+        classnames=["a", "b"],
+        settings=SimpleNamespace(INPUT=images),
+    )
+    for names, mean, std in ((["normalize"], 0.4, 0.2), (["random_flip"], 0.0, 1.0)):
+        images.TRANSFORMS = names
+        found = facts(run)
+        assert json.loads(found["image_mean"]) == [mean] * 3
+        assert json.loads(found["image_std"]) == [std] * 3
+
+
 class Sideways(Parts):
-    """Visual prompts of a method whose spec has none."""
+    """Parts that add visual prompts, although the method's spec has none."""
 
     def contexts(self, contexts):
         generator = torch.Generator().manual_seed(0)
@@ -221,21 +238,21 @@ class Sideways(Parts):
 
 
 class Bent(Parts):
-    """Image features of another length in each direction."""
+    """Parts that scale each direction of image features differently."""
 
     def image(self, features):
         return features._replace(z=F.normalize(features.z * torch.arange(64), dim=-1))
 
 
 class Turned(Parts):
-    """Image features that are the same in the end."""
+    """Parts that leave image features unchanged."""
 
     def image(self, features):
         return features._replace(z=features.z.neg().neg())
 
 
 @pytest.mark.parametrize("parts", [Sideways, Bent, Turned])
-def test_text_features_are_written_only_where_they_classify_alike(runs, parts):
+def test_text_features_are_exported_only_if_they_classify_as_the_model(runs, parts):
     loaded = load_run(runs / "CoOp")
     loaded.model.parts = parts()
     if parts is Turned:
@@ -245,12 +262,12 @@ def test_text_features_are_written_only_where_they_classify_alike(runs, parts):
         logits = weights["logit_scale"] * z @ weights["weight"].T
         torch.testing.assert_close(logits, loaded.model(x), atol=1e-4, rtol=1e-5)
         return
-    with pytest.raises(UserError, match="no classifier by themselves: .* off by"):
+    with pytest.raises(UserError, match="are not a classifier: .* off by"):
         text_features(loaded)
 
 
-def test_names_that_a_run_was_trained_with_are_taken_as_they_are(runs, tmp_path):
-    """Several classes of ImageNet have one name."""
+def test_repeated_class_names_of_a_run_are_accepted(runs, tmp_path):
+    """Some classes of ImageNet have the same name."""
     file = "prompt_learner/model.pth.tar-1"
     state = torch.load(runs / "CoOp" / file, weights_only=True)
     (tmp_path / "prompt_learner").mkdir()
@@ -302,10 +319,10 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("traced", "remedy"), [(Steered, "may steer its Python code"), (Counted, "use x.shape[0]")]
+    ("traced", "remedy"), [(Steered, "must not branch on the values"), (Counted, "use x.shape[0]")]
 )
-def test_a_plug_in_that_cannot_be_traced_says_why(monkeypatch, traced, remedy):
-    """By what PyTorch has said."""
+def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, remedy):
+    """The remedy follows from PyTorch's error."""
 
     def program(model, size):
         batch = {0: torch.export.Dim("batch")}

@@ -1,4 +1,4 @@
-"""Transport maps: what is drawn, and what cannot be."""
+"""Tests of the transport maps that `visualize` draws, and of its errors."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -14,7 +14,7 @@ from benchmark.inspect.visualize import Block, Map, build_parser, choose, draw, 
 from trainers.prompting.errors import UserError
 
 
-def test_fixed_words_in_a_row_share_a_map():
+def test_adjacent_fixed_words_share_a_map():
     torch.manual_seed(0)
     T = torch.rand(16, 6)  # 16 patches, 6 words
     words = ["context 1", "of", "a", "hot", "dog", "type"]
@@ -41,7 +41,7 @@ def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch):
-    """What `choose` looks at: two classes, of which one has two test images."""
+    """Return a stand-in for a run: two classes, one of them with two test images."""
     items = [
         SimpleNamespace(impath=f"{name}.png", classname=name[:3])
         for name in ("cat1", "cat2", "dog1")
@@ -70,14 +70,14 @@ def test_classes_and_images_make_a_sheet(run):
         (["--image", "a.png"], "--image needs --class-name"),
     ],
 )
-def test_what_is_not_there_is_told(run, words, why):
+def test_missing_classes_and_images_are_reported(run, words, why):
     with pytest.raises(UserError, match=why):
         choose(run, asked(*words))
 
 
 @pytest.mark.parametrize("name", ["prompts", "index"])
-def test_a_list_without_numbers_is_refused_before_the_run_is_loaded(name):
-    with pytest.raises(UserError, match=f"--{name} names none"):
+def test_an_empty_list_is_refused_before_the_run_is_loaded(name):
+    with pytest.raises(UserError, match=f"--{name} is empty"):
         main(["--model-dir", "nowhere", f"--{name}", ""])
 
 

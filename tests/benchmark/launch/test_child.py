@@ -1,4 +1,4 @@
-"""A child process and what its output says."""
+"""A child process: its output, its failure and the time left."""
 
 import sys
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ def test_fraction_done():
     assert fraction_done("batch [10/20]") is None
 
 
-def test_time_left_of_a_run_leaves_out_its_start_and_what_an_earlier_one_did():
+def test_time_left_ignores_start_up_and_earlier_epochs():
     pace = Pace()
     pace.see(30.0, None)
     pace.see(60.0, 0.5)  # a minute of start-up, resumed in the middle
@@ -51,7 +51,7 @@ def test_loss_and_accuracy_of_a_line(line, expected):
     assert numbers(line) == expected
 
 
-def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
+def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
         command = [sys.executable, "-c", program]
@@ -59,11 +59,11 @@ def test_a_run_whose_console_cannot_be_kept_ends_all_the_same(planned):
         child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
         wait_for(child.ended)
         assert child.failure() is None and child.left is None
-        child.close("# failed: a note that has no room either")
+        child.close("# failed: a note for which the disk has no room")
         assert console.closed
 
 
-def test_the_latest_news_says_something(planned, tmp_path):
+def test_the_latest_line_skips_uninformative_ones(planned, tmp_path):
     said = "epoch [1/2] batch [4/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
     with open(tmp_path / "console.txt", "w") as console:
         command = [sys.executable, "-c", f"print('{said}')"]
@@ -75,7 +75,7 @@ def test_the_latest_news_says_something(planned, tmp_path):
     assert "Checkpoint saved" in (tmp_path / "console.txt").read_text()
 
 
-def test_console_keeps_what_a_terminal_would(checkout):
+def test_console_keeps_lines_but_no_progress_bars(checkout):
     checkout.base2new(*ONE)
     lines = (checkout.folder("CoOp", 1) / "console.txt").read_text().splitlines()
     assert lines[0].startswith("$ ") and "--trainer CoOp" in lines[0]

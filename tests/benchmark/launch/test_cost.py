@@ -1,4 +1,4 @@
-"""What runs would cost: as many as the launcher makes, and operations as PyTorch counts them."""
+"""Estimated costs: as many runs as the launcher makes, and operations as PyTorch counts them."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from trainers.prompting import build_method, load_clip
 
 
 def told(capsys, words: str) -> dict[str, list[str]]:
-    """The cells of the table by its first two columns."""
+    """Return the cells of the table by its first two columns."""
     assert main(["cost", *words.split(), "--format", "markdown"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
@@ -35,7 +35,7 @@ def test_runs_operations_and_hours(capsys):
     ("trainer", "passes"), [("CLAP", 20), ("TipAdapter", 10), ("TipAdapterF", 10 + 20)]
 )
 def test_images_are_seen_before_the_first_step(capsys, trainer, passes):
-    """Steps of CLAP are on features; those of TipAdapterF, 20 epochs of one, on images."""
+    """CLAP trains on features; TipAdapterF trains on images, in 20 epochs of one step."""
     words = f"few_shot eurosat --trainers {trainer} --seeds 1 --shots 16"
     tflop = float(told(capsys, words)[f"few_shot {trainer}"][1].replace(",", ""))
     assert tflop == pytest.approx((8100 + passes * 160) * 33e9 / 1e12, rel=0.05)
@@ -58,7 +58,7 @@ def test_jobs_of_an_estimated_time(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "ALIGN", "PromptSRC"])
-def test_operations_are_those_that_are_counted(trainer):
+def test_operations_match_the_count_of_pytorch(trainer):
     node = {"ALIGN": {"M": 2, "N": 2, "DEPTH": 2}}
     node["PromptSRC"] = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2, "GPA_MEAN": 1}
     node, K, B = node.get(trainer, {}), 30, 8
@@ -77,8 +77,8 @@ def test_operations_are_those_that_are_counted(trainer):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("eurosat", "Name one or several protocols first: "),
-        ("few_shot eurosat --backbone RN50", "The operations of 'RN50' are not known: there are"),
+        ("eurosat", "Name one or more protocols first: "),
+        ("few_shot eurosat --backbone RN50", "The operations of 'RN50' are not known, only those"),
         ("few_shot eurosat --gpu v100", "invalid choice: 'v100'"),
         ("few_shot eurosats", "did you mean 'eurosat'"),
         ("few_shot eurosat OPTIM.MAX_EPOCH -5", "MAX_EPOCH is -5 but must be a whole number"),

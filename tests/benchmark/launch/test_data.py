@@ -1,4 +1,4 @@
-"""Runs that are done on some data are not taken for runs on others."""
+"""Finished runs on some data do not count as runs on other data."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def fill(root: Path, *classes: str, each: int = 4) -> Path:
 
 
 class Done:
-    """A run on some data that is done, and calls for it again."""
+    """A finished run on some data, and the launcher's view of it with the same or other data."""
 
     def __init__(self, folder: Path, root: Path, dataset: str = "image_folder", **changes):
         self.folder, self.dataset = folder, dataset
@@ -44,7 +44,7 @@ class Done:
         return run
 
     def again(self, root: Path | None) -> int:
-        """The number of runs to do."""
+        """Return the number of runs to do."""
         return len(Engine([self.run()], Settings(root)).todo)
 
     def refused(self, root: Path, why: str) -> None:
@@ -60,7 +60,7 @@ def output(tmp_path):
 OTHER = "other classes or files than '.*' has"
 
 
-def test_other_images_are_not_those_of_a_run_that_is_done(output, tmp_path):
+def test_a_finished_run_on_other_images_is_refused(output, tmp_path):
     a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
     done = Done(output, a)
     assert done.again(a) == done.again(None) == 0
@@ -69,7 +69,7 @@ def test_other_images_are_not_those_of_a_run_that_is_done(output, tmp_path):
     assert done.again(tmp_path / "copy") == 0
     a.rename(tmp_path / "moved")
     assert done.again(tmp_path / "moved") == 0
-    assert done.again(a) == 0  # the same place, where nobody can look now
+    assert done.again(a) == 0  # the same folder, which no longer exists
     done.refused(b, OTHER)
 
 
@@ -83,15 +83,15 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_has_changed_in_a_folder_is_seen(output, tmp_path, change):
+def test_changes_in_a_folder_are_detected(output, tmp_path, change):
     a = fill(tmp_path / "a", "ant", "bee")
     done = Done(output, a)
     CHANGES[change](a)
     done.refused(a, OTHER)
 
 
-def test_records_without_a_fingerprint_go_by_their_root(output, tmp_path):
-    """As those of earlier versions."""
+def test_records_without_a_fingerprint_are_judged_by_their_root(output, tmp_path):
+    """Records of earlier versions have none."""
     a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
     done = Done(output, a, data_fingerprint=None)
     (tmp_path / "link").symlink_to(a)
@@ -99,7 +99,7 @@ def test_records_without_a_fingerprint_go_by_their_root(output, tmp_path):
     done.refused(b, f"the images in '{a}', not '{b}'")
 
 
-def test_public_data_are_the_same_wherever_they_are(output, tmp_path):
+def test_public_data_may_be_in_any_folder(output, tmp_path):
     a, b, other = tmp_path / "a", tmp_path / "b", tmp_path / "other"
     for root in (a, b, other):
         dtd(root)
@@ -110,15 +110,15 @@ def test_public_data_are_the_same_wherever_they_are(output, tmp_path):
     split.write_text(json.dumps(parts | {"train": parts["test"], "test": parts["train"]}))
     Done(output / "2", a, "dtd").refused(other, OTHER)
     assert Done(output / "3", a, "dtd", data_fingerprint=None).again(other) == 0
-    assert not (b / "dtd" / split.name).exists()  # nothing is written by a look
+    assert not (b / "dtd" / split.name).exists()  # a check writes nothing
 
 
-def test_embedded_data_are_the_same_wherever_they_are_unpacked(output, tmp_path):
+def test_embedded_data_may_be_unpacked_anywhere(output, tmp_path):
     done = Done(output, tmp_path, "emoji_food")
     assert done.again(tmp_path / "new") == 0 and not (tmp_path / "new").exists()
 
 
-def test_a_name_keeps_sets_of_images_apart(output, tmp_path, capsys):
+def test_names_keep_own_data_sets_apart(output, tmp_path, capsys):
     a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
     done = Done(output, a, "image_folder=insects"), Done(output, b, "image_folder=pets")
     assert done[0].again(a) == done[1].again(b) == 0
@@ -133,7 +133,7 @@ def test_a_name_keeps_sets_of_images_apart(output, tmp_path, capsys):
     assert capsys.readouterr().out == skip
 
 
-def test_several_sets_of_images_are_folders_of_their_names(output, tmp_path, capsys):
+def test_several_own_data_sets_are_subfolders_by_name(output, tmp_path, capsys):
     for name, classes in (("insects", "ab"), ("pets", "cd")):
         fill(tmp_path / "mine" / name, *classes)
     asked = ["few_shot", "--trainers", "CoOp", "--shots", "4", "--seeds", "1", "--config", "emoji"]
@@ -156,17 +156,17 @@ def test_several_sets_of_images_are_folders_of_their_names(output, tmp_path, cap
         ("image_folder=a/b", "'a/b' cannot name a data set"),
         ("image_folder=..", "'..' cannot name a data set"),
         ("image_folder=dtd", "'dtd' is the name of another data set"),
-        ("dtd=mine", "dtd=mine: only image_folder takes a name"),
+        ("dtd=mine", "dtd=mine: only image_folder can be followed by =NAME"),
         ("image_folders=mine", "There is no data set 'image_folders': did you mean 'image_folder'"),
     ],
 )
-def test_names_that_cannot_be(word, sentence, capsys):
+def test_invalid_names_of_data_sets_are_refused(word, sentence, capsys):
     assert main(["few_shot", word, "--dry-run"]) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_from_images_to_a_table(tmp_path, capfd):
-    """Two sets in turn, as a user would; one file has a name that is not UTF-8."""
+    """Two own data sets in turn; one file name is not UTF-8."""
     a, b = (tmp_path / name for name in "ab")
     fill(a, "cat", "dog")
     fill(b, "sun", "moon")

@@ -1,4 +1,4 @@
-"""What is done, what is to do, and what became of it."""
+"""The launcher's list of runs: finished, unfinished, repeated and refused ones."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ def test_corrupt_results_are_named_and_redone(checkout):
     for file in files:
         assert f"- CoOp, new: corrupt: {file.relative_to(checkout.root)}" in told
         (line,) = (line for line in again.splitlines() if str(file) in line)
-        assert "taken as unfinished" in line
+        assert "the run counts as unfinished" in line
     assert sorted(checkout.runs()[8:]) == [f"CoOp/{seed}/new" for seed in (1, 2, 3, 4)]
 
 
@@ -56,7 +56,7 @@ def test_an_evaluation_is_redone_with_its_training(checkout):
     assert checkout.runs()[2:] == ["CoOp/1/base", "CoOp/1/new"]
 
 
-def test_results_of_prompts_that_are_gone_are_not_shown(checkout):
+def test_results_of_lost_prompts_are_not_shown(checkout):
     checkout.base2new(*ONE)
     (checkout.folder("CoOp", 1) / "results.json").unlink()
     checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
@@ -65,7 +65,7 @@ def test_results_of_prompts_that_are_gone_are_not_shown(checkout):
     assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-", "-"]
 
 
-def test_a_new_training_makes_its_targets_new(checkout):
+def test_a_repeated_training_repeats_its_targets(checkout):
     checkout.protocol("cross_dataset", *EMOJI)
     (checkout.output / "transfer/emoji/shots_16/CoOp/emoji/seed1/results.json").unlink()
     done = checkout.protocol("cross_dataset", *EMOJI)
@@ -92,7 +92,7 @@ def test_results_of_an_older_config_file_are_refused(checkout):
     assert len(checkout.calls()) == 6 + 2
 
 
-def test_time_left_counts_what_is_known_and_says_so(tmp_path):
+def test_time_left_covers_runs_with_an_estimate_and_counts_others(tmp_path):
     options = {"trainers": ["CoOp", "ALIGN"], "shots": 16}
     runs = BASE2NEW.plan(tmp_path, ["emoji"], (1, 2, 3), TrainerConfigs(), **options)
     runs = sorted(

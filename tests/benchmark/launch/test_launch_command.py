@@ -1,4 +1,4 @@
-"""The commands of the protocols: what is asked for, refused and listed."""
+"""The commands of protocols: arguments, refusals and listings."""
 
 import json
 import shlex
@@ -63,18 +63,18 @@ def test_other_data_sets_go_to_every_run(checkout):
 @pytest.mark.parametrize(
     ("tested", "other"), [("emoji", "image_folder"), ("image_folder=a", "dtd")]
 )
-def test_own_images_have_no_place_beside_other_data_sets(tested, other):
-    with pytest.raises(UserError, match="image_folder cannot be compared with other data sets"):
+def test_own_images_cannot_be_used_with_ood(tested, other):
+    with pytest.raises(UserError, match="--ood cannot be used with image_folder"):
         other_sets([other], [SimpleNamespace(dataset=tested)])
 
 
-def test_finished_runs_without_other_data_sets_are_not_taken_for_runs_with_them(checkout):
+def test_finished_runs_without_ood_do_not_count_as_runs_with_it(checkout):
     checkout.base2new(*ONE)
     refused = checkout.base2new(*ONE, "--ood", "emoji_food", code=2)
     assert "TEST.OOD [], not ['Emoji_Food']" in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_zero_shot_loads_nothing(checkout):
+def test_zero_shot_loads_no_checkpoint(checkout):
     listed = checkout.base2new("--trainers", "ZeroshotCLIP", "--seeds", "1", "--dry-run").stdout
     assert "--eval-only" in listed and "--model-dir" not in listed
 
@@ -104,23 +104,23 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["emojy"], "There is no data set 'emojy': did you mean 'emoji'?"),
         (["--trainers", "ALGIN"], "There is no trainer 'ALGIN': did you mean 'ALIGN'?"),
         (["--trainers", "coop"], "There is no trainer 'coop': did you mean 'CoOp'?"),
-        (["--trainers", " "], "--trainers names none"),
+        (["--trainers", " "], "--trainers is empty"),
         (["--seeds", "1 two"], "argument --seeds: 'two' is not a whole number from 0 on"),
         (["--seeds", "-1"], "argument --seeds"),
         (["--seeds", "99999999999"], "99999999999 is not a seed from 0 to 4294967295"),
-        (["--seeds", ","], "--seeds names none"),
+        (["--seeds", ","], "--seeds is empty"),
         (["--shots", "0"], "argument --shots: '0' is not a whole number from 1 on"),
         (["--shots", "1.5"], "argument --shots"),
         (["--jobs", "0"], "argument --jobs"),
         (["--config", "emojis"], "'emojis': did you mean 'emoji'?"),
         (["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
-        (["OPTIM.LR"], "the option OPTIM.LR has no value"),
-        (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as an option: --shots"),
+        (["OPTIM.LR"], "OPTIM.LR has no value: write KEY VALUE"),
+        (["DATASET.NUM_SHOTS", "4"], "DATASET.NUM_SHOTS cannot be given as KEY VALUE: --shots"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
-        (["--ood", " "], "--ood names none"),
+        (["--ood", " "], "--ood is empty"),
         (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),
-        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it: name other data sets"),
-        (["TEST.OOD", "[]"], "TEST.OOD cannot be given as an option: --ood sets it"),
+        (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it anyway: name"),
+        (["TEST.OOD", "[]"], "TEST.OOD cannot be given as KEY VALUE: --ood sets it"),
     ],
 )
 def test_bad_input_is_one_sentence(refused, words, sentence):
@@ -132,10 +132,10 @@ def test_bad_input_is_one_sentence(refused, words, sentence):
     ("protocol", "words", "sentence"),
     [
         ("few_shot", ["--shots", "1 0"], "argument --shots: '0' is not a whole number from 1 on"),
-        ("few_shot", ["--shots", " "], "--shots names none"),
+        ("few_shot", ["--shots", " "], "--shots is empty"),
         ("few_shot", ["dtd"], "There is no config of ZeroshotCLIP for dtd 'base2new'"),
         ("cross_dataset", [], "There is no data set 'imagenet'"),
-        ("cross_dataset", ["--source", "dtd"], "the source dtd has no usual targets: name some"),
+        ("cross_dataset", ["--source", "dtd"], "the source dtd has no default targets: name"),
         ("cross_dataset", ["--source", "emoji", "emoji"], "the source emoji cannot be a target"),
         ("cross_dataset", ["--source", "emoji", "emojy_food"], "did you mean 'emoji_food'?"),
         ("domain_generalization", ["--source", "emoji"], "There is no data set 'emoji_blur'"),
@@ -146,7 +146,7 @@ def test_bad_input_is_one_sentence(refused, words, sentence):
         ("ablation", ["--mn", "4"], "argument --mn: '4' is not a pair M,N"),
         ("ablation", ["--mn", "4,0"], "argument --mn: '0' is not a whole number from 1 on"),
         ("ablation", ["--trainers", "CoOp"], "unrecognized arguments: --trainers"),
-        ("ablation", ["TRAINER.ALIGN.BETA", "1"], "TRAINER.ALIGN.BETA cannot be given as an"),
+        ("ablation", ["TRAINER.ALIGN.BETA", "1"], "TRAINER.ALIGN.BETA cannot be given as"),
     ],
 )
 def test_bad_input_of_a_protocol_is_one_sentence(refused, protocol, words, sentence):
@@ -154,12 +154,12 @@ def test_bad_input_of_a_protocol_is_one_sentence(refused, protocol, words, sente
     assert sentence in said.err and said.err.count("\n") == 1 and said.out == ""
 
 
-def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
+def test_class_specific_contexts_are_refused_where_other_classes_are_tested(
     checkout,
 ):
     asked = ("--trainers", "CoOp", "--dry-run", "TRAINER.COOP.CSC", "True")
     refused = checkout.protocol("cross_dataset", "--source", "emoji", *asked, code=2)
-    assert "CoOp with a context for each class (CSC) cannot be tested on other" in refused.stderr
+    assert "CoOp with a context for each class (CSC) can be tested only on" in refused.stderr
     assert refused.stderr.count("\n") == 1
     checkout.base2new(*asked, code=2)
     checkout.protocol("domain_generalization", "--source", "emoji", "emoji_pixels", *asked)
@@ -167,10 +167,11 @@ def test_a_context_for_each_class_is_refused_where_other_classes_are_tested(
     checkout.base2new(*asked, "TRAINER.COOP.CTX_INIT", "a photo of a")
 
 
-def test_the_launcher_keeps_the_numbers_of_all_runs_and_says_where(tmp_path, capsys):
+def test_the_launcher_saves_the_table_of_all_runs(tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
     keep_table(BASE2NEW, tmp_path)
     path = tmp_path / "base2new" / "table.json"
     (kept,) = json.loads(path.read_text())["rows"]
     assert (kept["h_mean"], kept["h_n"]) == (50.0, 1)
-    assert capsys.readouterr().err.rstrip().endswith(f"all of base2new in {tmp_path} are in {path}")
+    said = f"{path} has all runs of base2new in {tmp_path}"
+    assert capsys.readouterr().err.rstrip().endswith(said)

@@ -1,4 +1,4 @@
-"""Runs on this machine: order, side by side, failures, interrupts."""
+"""Runs on this machine: order, several at once, failures, interrupts."""
 
 import json
 import os
@@ -20,7 +20,7 @@ ONE = ("--trainers", "CoOp", "--seeds", "1")
 EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
-def test_everything_in_order_then_nothing_again(checkout):
+def test_runs_are_done_in_order_and_not_repeated(checkout):
     first = checkout.base2new("--jobs", "2")
     methods = ["ZeroshotCLIP", "CoOp", "ALIGN"]
     trainings = [f"{name}/{seed}" for seed in (1, 2, 3) for name in methods]
@@ -98,19 +98,19 @@ def test_interrupted_then_resumed(checkout):
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
         assert process.returncode == 130
-        assert told.endswith("Interrupted. Running the same command again continues.\n")
+        assert told.endswith("Interrupted. Rerun the same command to resume.\n")
         assert not alive(checkout.calls()[0]["pid"])
     unfinished = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
     assert "- CoOp, base: unfinished: no results yet [seed 1]" in unfinished
     listed = checkout.base2new(*ONE, "--dry-run").stdout
     assert "# resume: CoOp on emoji, seed 1, base" in listed
     done = checkout.base2new(*ONE)
-    assert "going on from its checkpoint" in done.stderr
+    assert "resumed from its checkpoint" in done.stderr
     assert checkout.calls()[1]["resume"] == str(checkout.folder("CoOp", 1))
     assert checkout.calls()[2]["resume"] == ""
 
 
-def test_a_killed_run_kills_no_other_and_holds_nothing_of_others(checkout):
+def test_killing_a_run_ends_no_other_and_leaves_no_lock_of_others(checkout):
     fake = {f"CoOp/{seed}/base": "slow" for seed in (1, 2, 3)}
     words = ("--trainers", "CoOp", "--jobs", "2")
     with working(checkout, *words, calls=2, fake=fake) as process:
@@ -121,7 +121,7 @@ def test_a_killed_run_kills_no_other_and_holds_nothing_of_others(checkout):
         process.kill()
         process.wait()
         os.kill(second, signal.SIGKILL)
-        third = checkout.calls()[2]["pid"]  # begun while the launcher held the folder of the second
+        third = checkout.calls()[2]["pid"]  # forked while the launcher held the second's lock
         assert alive(third)
         with ExitStack() as stack:
             assert stack.enter_context(held(checkout.folder("CoOp", 2) / LOCK))
@@ -147,7 +147,7 @@ def test_a_closed_terminal_does_not_end_what_nohup_started(checkout):
         signal.signal(signal.SIGHUP, handler)
 
 
-def test_a_training_that_fails_takes_its_targets_along_and_a_target_only_itself(checkout):
+def test_a_failed_training_stops_its_targets_and_a_failed_target_only_itself(checkout):
     failed = checkout.protocol("cross_dataset", *EMOJI, fake={"CoOp/1/all": "error"}, code=1)
     assert failed.stdout.count("not run: it needs CoOp on emoji, seed 1, source") == 2
     assert len(checkout.calls()) == 4
@@ -158,7 +158,7 @@ def test_a_training_that_fails_takes_its_targets_along_and_a_target_only_itself(
     assert checkout.folders()[7:] == ["cross_dataset/emoji/emoji_food/shots_16/CoOp/emoji/seed1"]
 
 
-def test_a_full_disk_leaves_nothing_that_is_taken_for_a_result(checkout):
+def test_a_full_disk_leaves_no_false_record(checkout):
     words = ("--trainers", "CoOp", "--seeds", "1", "--shots", "1")
     failed = checkout.protocol("few_shot", *words, fake={"CoOp/1/all": "full"}, code=1)
     assert "failed: OSError: [Errno 28] No space left on device [seed 1]" in failed.stdout

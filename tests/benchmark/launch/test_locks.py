@@ -1,4 +1,4 @@
-"""One writer for each folder: what another launcher is doing is left to it, and waited for."""
+"""One writer for each run folder: a launcher waits for the runs of another one."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(chec
         second = checkout.start("--trainers", "CoOp ALIGN", "--seeds", "1", "--jobs", "1")
         try:
             wait_for(lambda: "ALIGN/1/new" in checkout.runs())
-            first.kill()  # the training outlives its parent, and keeps the folder
+            first.kill()  # the training outlives its launcher, and keeps the lock
             first.wait()
             child = checkout.calls()[0]["pid"]
             assert alive(child) and second.poll() is None
@@ -27,12 +27,12 @@ def test_a_run_that_another_launcher_does_is_waited_for_and_others_are_done(chec
         finally:
             second.kill()
     assert second.returncode == 0, stderr
-    assert stderr.count("CoOp on emoji, seed 1, base: another launcher is at it") == 1
+    assert stderr.count("CoOp on emoji, seed 1, base: running in another launcher") == 1
     assert "Not complete" not in stdout
     assert sorted(checkout.runs()[-2:]) == ["CoOp/1/base", "CoOp/1/new"]
 
 
-def test_what_two_calls_share_is_done_once(checkout):
+def test_runs_shared_by_two_commands_are_done_once(checkout):
     fake = {"CoOp/1/all": "a while"}
     words = ("--jobs", "2")
     first = checkout.start(*EMOJI, *words, command="cross_dataset", fake=fake)
@@ -43,5 +43,5 @@ def test_what_two_calls_share_is_done_once(checkout):
     finally:
         first.kill()
     assert first.returncode == 0
-    assert "CoOp on emoji, seed 1, source: another launcher is at it" in second.stderr
+    assert "CoOp on emoji, seed 1, source: running in another launcher" in second.stderr
     assert checkout.folders().count("transfer/emoji/shots_16/CoOp/emoji/seed1") == 1

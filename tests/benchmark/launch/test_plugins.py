@@ -1,4 +1,4 @@
-"""A method that the code knows nothing of: from its files to tables and plots, with any script."""
+"""A plug-in method, from its files to tables and plots, with every script."""
 
 import sys
 
@@ -11,7 +11,7 @@ CONFIG = "OPTIM:\n  MAX_EPOCH: 8\n"
 
 @pytest.fixture
 def plugin(checkout):
-    """A plug-in file in a folder of its own, and beside it the config of its method."""
+    """A plug-in file in a separate folder, next to the config of its method."""
     folder = checkout.root / "their work"
     (folder / "MyMethod").mkdir(parents=True)
     (folder / "my_method.py").write_text(PLUGIN)
@@ -19,7 +19,7 @@ def plugin(checkout):
     return folder / "my_method.py"
 
 
-def test_a_method_of_a_plug_in_stands_in_tables_and_plots_under_its_own_name(checkout, plugin):
+def test_a_plug_in_method_is_in_tables_and_plots_by_its_name(checkout, plugin):
     words = ("--trainers", "MyMethod ALIGN", "--seeds", "1", "--plugin", "their work/my_method.py")
     done = checkout.base2new(*words)
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(("ALIGN", "My"))]
@@ -70,11 +70,11 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     asked = ("--trainers", "MyMethod", "--plugin", "my_method")
     for words, sentence in (
         (asked[:2], f"There is no trainer 'MyMethod': (valid: ALIGN, CoOp, "
-                    f"ZeroshotCLIP); a new one needs config files in {place}, or --config"),
+                    f"ZeroshotCLIP); a new trainer needs config files in {place}, or --config"),
         (asked, f"There is no config of MyMethod for emoji 'emoji': write {place / 'emoji.yaml'}, "
-                "or name a file by --config FILE.yaml"),
-        ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or name"),
-        ((*asked, "--config", "none.yaml"), "--config: there is no file 'none.yaml'"),
+                "or choose a file with --config FILE.yaml"),
+        ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or choose"),
+        ((*asked, "--config", "none.yaml"), "--config: 'none.yaml' does not exist"),
     ):  # fmt: skip
         refused = checkout.base2new(*words, code=2)
         assert sentence in refused.stderr and refused.stderr.count("\n") == 1

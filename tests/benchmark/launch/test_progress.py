@@ -1,4 +1,4 @@
-"""What is told while runs are running."""
+"""Progress of runs on stderr."""
 
 import fcntl
 import io
@@ -46,7 +46,7 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
     assert stream.getvalue().splitlines() == [
         of_run + "about 1:40 left",
         of_run + "about 1:40 left (3 runs not timed yet)",
-        of_run + "time left not known yet",
+        of_run + "time left not yet known",
     ]
     assert clock(3723) == "1:02:03"
 

@@ -1,4 +1,4 @@
-"""Runs as jobs of a real Slurm of one node, where its programs are installed and this is root."""
+"""Runs as jobs of a real one-node Slurm, if its programs are installed and this is root."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from trainers.prompting.storage.checkpoints import saved_epochs
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.processes,
-    pytest.mark.skipif(why_not() is not None, reason=f"no Slurm here: {why_not()}"),
+    pytest.mark.skipif(why_not() is not None, reason=f"cannot start Slurm: {why_not()}"),
 ]
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")
@@ -36,7 +36,7 @@ def cluster(tmp_path_factory):
         cluster.stop()
 
 
-def test_the_table_of_the_local_engine(checkout, cluster):
+def test_jobs_give_the_table_of_local_runs(checkout, cluster):
     words = ("--seeds", "1 2")
     fake = {"ALIGN/2/base": "error"}
     jobs = (SLURM, "--per-job", "2", "--wait")
@@ -46,7 +46,7 @@ def test_the_table_of_the_local_engine(checkout, cluster):
     assert checkout.base2new(*words, code=1, fake=fake).stdout == done.stdout
 
 
-def test_a_job_that_is_told_to_end_is_requeued_and_goes_on(checkout, cluster):
+def test_a_job_that_gets_the_signal_to_end_is_requeued_and_resumes(checkout, cluster):
     fake = {"CoOp/1/base": "slow once"}
     checkout.base2new(*ONE, SLURM, fake=fake, **cluster.variables)
     checkpoint = checkout.folder("CoOp", 1) / "prompt_learner" / "checkpoint"
@@ -58,7 +58,7 @@ def test_a_job_that_is_told_to_end_is_requeued_and_goes_on(checkout, cluster):
     assert checkout.runs() == ["CoOp/1/base", "CoOp/1/base", "CoOp/1/new"]
 
 
-def test_a_job_that_is_cancelled_is_not_requeued_and_told(checkout, cluster):
+def test_a_cancelled_job_is_reported_and_not_requeued(checkout, cluster):
     fake = {"CoOp/1/base": "slow"}
     checkout.base2new(*ONE, SLURM, fake=fake, **cluster.variables)
     wait_for(lambda: checkout.calls() and cluster.running())
@@ -67,7 +67,7 @@ def test_a_job_that_is_cancelled_is_not_requeued_and_told(checkout, cluster):
     wait_for(lambda: not cluster.queued())
     told = checkout.run(sys.executable, "-m", "benchmark", "status", **cluster.variables).stdout
     assert "base: failed (its job has ended (CANCELLED, " in told
-    assert "new: not queued (it needs CoOp on emoji, seed 1, base, which is failed)" in told
+    assert "new: not queued (it needs CoOp on emoji, seed 1, base: failed)" in told
     again = checkout.base2new(*ONE, SLURM, "--wait", **cluster.variables)
     assert "[2/2]" in again.stderr and "Not complete" not in again.stdout
 
@@ -92,12 +92,12 @@ def test_a_node_that_dies_costs_an_epoch(checkout, cluster):
         ("--nonsense=1", "unrecognized option '--nonsense=1'"),
     ],
 )
-def test_what_slurm_refuses_is_told_in_its_words(checkout, cluster, options, sentence):
+def test_refusals_of_slurm_are_quoted(checkout, cluster, options, sentence):
     refused = checkout.base2new(*ONE, f"--slurm={options}", code=2, **cluster.variables)
     assert sentence in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_a_full_queue_is_told(checkout, cluster):
+def test_a_full_queue_is_reported(checkout, cluster):
     seeds = " ".join(map(str, range(MOST_JOBS // 2 + 10)))
     held = "--slurm=--hold --time=1"
     words = ("--trainers", "CoOp", "--seeds", seeds, held)
@@ -106,8 +106,8 @@ def test_a_full_queue_is_told(checkout, cluster):
     cluster.ask("scancel", "--me")
 
 
-# In a job, each training stops in epochs 2 and 3 until it is killed there, so that every kill hits
-# one that runs. It stops there once: started again, it goes on.
+# In a job, each training pauses in epochs 2 and 3 until it is killed, so that every kill hits a
+# running training. It pauses once in each epoch: when restarted, it continues.
 HELD = """
 import os, time
 from pathlib import Path
@@ -127,11 +127,11 @@ class Held(CoOp):
             place.with_suffix(".tmp").write_text(f"{job}_{task}")
             place.with_suffix(".tmp").rename(place)
             time.sleep(600)
-            raise RuntimeError("nobody has killed this training")
+            raise RuntimeError("this training was not killed")
 """
 
 
-def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_path, cluster):
+def test_killed_trainings_end_in_the_numbers_of_local_runs(tmp_path, cluster):
     plugin, held = tmp_path / "plugin" / "held.py", tmp_path / "held"
     (plugin.parent / "Held").mkdir(parents=True)
     held.mkdir()
@@ -163,13 +163,13 @@ def test_trainings_that_are_killed_end_in_the_numbers_of_the_local_engine(tmp_pa
         cluster.ask("scancel", "--signal=KILL", task)
         wait_for(lambda task=task: task not in cluster.queued())
         killed.add(place)
-        call("jobs", SLURM)  # what was killed is submitted again
+        call("jobs", SLURM)  # submits the killed training again
     call("jobs", SLURM, "--wait")
     assert accuracies(tmp_path / "jobs") == accuracies(tmp_path / "local")
     for seed in ("seed1", "seed2"):
         console = (trainings / seed / "console.txt").read_text()
         starts = [line for line in console.splitlines() if line.startswith(COMMAND)]
-        assert len(starts) == 3 and "nobody has killed" not in console
+        assert len(starts) == 3 and "was not killed" not in console
     trained = list((tmp_path / "local").rglob("model.pth.tar-4"))
     assert len(trained) == 2
     for path in trained:

@@ -63,10 +63,15 @@ def test_the_embedded_benchmark_reports_what_was_run(checkout):
 
 @pytest.mark.slow
 def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
-    """With files in the place of CLIPs, and a training that learns nothing."""
+    """Uses dummy files as CLIPs, and a fake training."""
     shutil.copytree(REPOSITORY / "tools", checkout.root / "tools")
-    card = checkout.root / "tools" / "card.py"  # the training takes beta from options alone
-    card.write_text(card.read_text().replace('{"BETA": 0.0}', '{"DEPTH": 2}'))
+    card = checkout.root / "tools" / "card.py"  # the fake training reads beta from the command only
+    families = ("plan_scaled", "plan_uniform")
+    card.write_text(
+        card.read_text()
+        .replace('{"BETA": 0.0}', '{"DEPTH": 2}')
+        .replace("TWO_RATES =", f"FAMILIES = {{n: FAMILIES[n] for n in {families}}}\nTWO_RATES =")
+    )
     shutil.copytree(REPOSITORY / "configs" / "tune", checkout.root / "configs" / "tune")
     datasets = list((REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"))
     for file in datasets:
@@ -75,8 +80,8 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     align = checkout.root / "configs" / "trainers" / "ALIGN" / "emoji.yaml"
     align.write_text("TRAINER: {ALIGN: {DEPTH: 3}}")
     space = checkout.root / "configs" / "tune" / "card.yaml"
-    space.write_text("BY_TRAINER: {ALIGN: {OPTIM.LR: [0.3, 1.0]}}")  # the larger the better ...
-    stub = "def check_validation(engine):\n    pass\n"  # that needs Dassl and the data
+    space.write_text("BY_TRAINER: {ALIGN: {OPTIM.LR: [0.3, 1.0]}}")  # larger is better ...
+    stub = "def check_validation(engine):\n    pass\n"  # the real one needs Dassl and the data
     (checkout.root / "benchmark" / "tune" / "validation.py").write_text(stub)
     script = checkout.root / "scripts" / "card_benchmark.sh"
     asked = {"TRAINERS": "ALIGN", "PRIMARY": "ALIGN", "SEEDS": "1"}
@@ -87,17 +92,19 @@ def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     one_seed, final = (
         json.loads((chosen / f"emoji_tuned{end}.json").read_text())["settings"]
         for end in ("_one_seed", "")
-    )  # ... and 10 has 151%, which is a failure
+    )  # ... but 10 gives 151%, which is a failure
     assert [s["setting"]["OPTIM.LR"] for s in one_seed] == ["3.0", "1.0", "0.3", "10.0"]
     assert [s["setting"]["OPTIM.LR"] for s in final] == ["3.0", "1.0"]
 
     answers = json.dumps({file.stem: "answers" for file in datasets})
-    done = checkout.run("bash", script, **asked, STAGES="clips report", FAKE=answers)
+    done = checkout.run("bash", script, **asked, STAGES="transport clips report", FAKE=answers)
     assert done.returncode == 0, done.stderr
-    assert "ALIGN (emoji_tuned@clip) minus each other" in done.stdout
-    for name in ("beta0", "uniform", "one_prompt"):
+    for name in ("emoji_tuned", "plan_uniform"):
+        assert f"ALIGN ({name}@clip) minus each other" in done.stdout
+    for name in ("beta0", "uniform", "one_prompt", *families):
         assert f"ALIGN ({name}@clip)" in done.stdout
-    assert {path.name for path in (tmp_path / "card").glob("*.zip")} == {"clip2.zip", "clip3.zip"}
+    packs = {path.name for path in (tmp_path / "card").glob("*.zip")}
+    assert packs == {"clip2.zip", "clip3.zip"} | {f"transport{n}.zip" for n in (1, 2, 3)}
 
 
 def test_script_runs_to_the_table(checkout):
@@ -108,7 +115,7 @@ def test_script_runs_to_the_table(checkout):
 
 def test_scripts_take_variables_and_run_from_anywhere(checkout, tmp_path):
     def script(name: str, *words: str, **variables: str) -> list[dict[str, str]]:
-        """Flags and KEY VALUE pairs of the commands that the script lists."""
+        """Return the flags and KEY VALUE pairs of the commands that the script lists."""
         path = checkout.root / "scripts" / f"{name}.sh"
         done = checkout.run("bash", path, *words, "--dry-run", cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr

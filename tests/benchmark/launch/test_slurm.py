@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs, with a queue that is a folder; `test_real_slurm.py` has the real one."""
+"""Runs as Slurm jobs, with a fake queue in a folder; `test_real_slurm.py` has a real one."""
 
 import os
 import resource
@@ -36,18 +36,18 @@ def work(checkout, slurm, **fake):
     slurm.work(checkout.environment(**fake) | slurm.variables)
 
 
-def test_submitted_once_done_and_the_table_of_the_local_engine(checkout, slurm):
+def test_jobs_are_submitted_once_and_give_the_table_of_local_runs(checkout, slurm):
     words = ("--seeds", "1 2", "--per-job", "2", "--at-once", "3")
     first = checkout.base2new(*words, SLURM, **slurm.variables)
     assert "12 runs: 0 were done, 0 in the queue, 12 have been submitted (2 calls" in first.stderr
     assert first.stdout == "" and not checkout.calls()
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: queued (job 1_3, PENDING, Priority)" in told
-    assert "12 runs: 12 queued. What remains cannot be told yet" in told
+    assert "12 runs: 12 queued. The time left is unknown" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
     assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
     nobody = checkout.run(sys.executable, "-m", "benchmark", "status", PATH="/nowhere")
-    assert "12 runs: 12 not queued" in nobody.stdout and "Without Slurm's" in nobody.stderr
+    assert "12 runs: 12 not queued" in nobody.stdout and "are not available" in nobody.stderr
     work(checkout, slurm)
     assert len(checkout.runs()) == 12
     told = status(checkout, slurm)
@@ -65,28 +65,28 @@ def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_res
     assert "ALIGN/1/new" in checkout.runs() and "CoOp/1/new" not in checkout.runs()
     told = status(checkout, slurm)
     assert "seed 1, base: failed (The loss is not finite at step 31; see " in told
-    needed = "CoOp on emoji, seed 1, base, which is failed"
+    needed = "CoOp on emoji, seed 1, base: failed"
     assert f"CoOp on emoji, seed 1, new: not queued (it needs {needed})" in told
-    assert "8 runs: 6 done, 1 failed, 1 not queued. What remains: about 0.0" in told
+    assert "8 runs: 6 done, 1 failed, 1 not queued. Time left: about 0.0" in told
     again = checkout.base2new(*words, **slurm.variables)
     assert "6 were done, 0 in the queue, 2 have been submitted" in again.stderr
     work(checkout, slurm)
     assert "8 runs: 8 done." in status(checkout, slurm)
 
 
-def test_what_needs_a_queued_run_waits_for_its_task(checkout, slurm):
+def test_a_run_that_needs_a_queued_one_waits_for_its_task(checkout, slurm):
     words = ("--trainers", "CoOp", "--seeds", "1 2", SLURM)
     checkout.base2new(*words, **slurm.variables)
     first, second = slurm.jobs()
     second["tasks"] = {"0": PENDING}  # one test was cancelled by hand
     slurm.keep(second)
     told = status(checkout, slurm)
-    assert "seed 2, new: failed (its job has ended before it wrote anything: cancelled, or" in told
+    assert "seed 2, new: failed (its job has ended before it wrote anything: it was" in told
     checkout.base2new(*words, **slurm.variables)
     assert slurm.jobs()[2]["tasks"] == {"1": PENDING} and slurm.jobs()[2]["after"] == first["id"]
 
 
-def test_how_a_job_ended_is_told_by_its_log(checkout, slurm):
+def test_status_quotes_the_log_of_an_ended_job(checkout, slurm):
     checkout.base2new(*ONE, SLURM, **slurm.variables)
     training, _ = slurm.jobs()
     training["tasks"] = {"0": RUNNING}
@@ -112,7 +112,7 @@ def test_five_hundred_runs_are_few_calls(checkout, slurm):
     done = checkout.base2new("--seeds", seeds, SLURM, **slurm.variables)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "504 have been submitted" in done.stderr and len(slurm.calls()) <= 20
-    # of the processor: what else runs on this machine makes no difference
+    # CPU time, which does not depend on other load
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
@@ -138,11 +138,11 @@ def test_dry_run_is_a_program_that_submits(checkout, slurm):
     for line in ("#SBATCH --account=lab", "#SBATCH --time=5", "#SBATCH --partition all"):
         assert f"\n{line}\n" in listed
     assert "\nmodule load cuda\n" in listed
-    assert listed.index("--account") < listed.index("--time")  # of one twice, Slurm takes the last
+    assert listed.index("--account") < listed.index("--time")  # for Slurm, the last one counts
     (checkout.root / "slurm.yaml").write_text("setup: echo set up\n")
     listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
     elsewhere = checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
-    assert elsewhere == listed  # without Slurm, too
+    assert elsewhere == listed  # also without Slurm
     environment = checkout.environment() | slurm.variables
     subprocess.run(["bash", "-c", listed], env=environment, check=True)
     work(checkout, slurm)
@@ -150,7 +150,7 @@ def test_dry_run_is_a_program_that_submits(checkout, slurm):
 
 
 def test_dry_run_without_a_controller(checkout, tmp_path):
-    """Slurm is installed where nobody answers, as on the machine of somebody who tries it out."""
+    """Slurm is installed, but no controller answers."""
     deaf = tmp_path / "deaf"
     deaf.mkdir()
     for name in ("sbatch", "squeue", "scontrol"):
@@ -159,12 +159,12 @@ def test_dry_run_without_a_controller(checkout, tmp_path):
     path = f"{deaf}:{os.environ['PATH']}"
     told = checkout.base2new(*ONE, SLURM, "--dry-run", PATH=path)
     assert told.stdout == checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
-    assert "failed: error: no controller: what is queued is not known\n" in told.stderr
+    assert "failed: error: no controller: runs in the queue are not known\n" in told.stderr
     refused = checkout.base2new(*ONE, SLURM, code=1, PATH=path)
     assert "failed: error: no controller\n" in refused.stderr
 
 
-def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
+def test_a_job_that_slurm_interrupts_is_requeued_and_resumes(checkout, slurm):
     folder = checkout.folder("CoOp", 1)
     only = str(folder.relative_to(checkout.output))
     job = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "6", "SLURM_ARRAY_TASK_ID": "1"}
@@ -178,20 +178,20 @@ def test_a_job_that_slurm_wants_back_is_requeued_and_goes_on(checkout, slurm):
     process.send_signal(10)  # SIGUSR1
     _, told = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "Job 6_1 goes back into the queue and on from the last epoch." in told
+    assert "Job 6_1 is requeued and resumes from the last epoch." in told
     assert "requeue 6_1" in (slurm.folder / "scontrol").read_text()
     assert subprocess.run(words, cwd=checkout.root, env=environment).returncode == 0
     assert checkout.calls()[1]["resume"] == str(folder)
 
 
-def test_a_job_that_comes_back_and_gets_nowhere_is_given_up(slurm, monkeypatch):
+def test_a_job_requeued_without_progress_is_given_up(slurm, monkeypatch):
     for name, value in (slurm.variables | {"SLURM_JOB_ID": "7"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
     assert "started 4 times" in requeue(advanced=False)
-    assert "goes back into the queue" in requeue(advanced=True)
+    assert "is requeued and resumes" in requeue(advanced=True)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "goes back into the queue" in requeue(advanced=False)
+    assert "is requeued and resumes" in requeue(advanced=False)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,11 @@ def test_a_job_that_comes_back_and_gets_nowhere_is_given_up(slurm, monkeypatch):
         (
             "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
             "The queue is full (Slurm temporarily unable to accept job, sleeping and retrying): "
-            "the same command later submits the rest (1 runs were submitted before)",
+            "rerun the command later to submit the rest (1 runs were submitted before this)",
         ),
     ],
 )
-def test_what_slurm_refuses_is_told_in_its_words(checkout, slurm, refusal, sentence):
+def test_refusals_of_slurm_are_quoted(checkout, slurm, refusal, sentence):
     full = "retrying" in refusal
     slurm.refuse(refusal, after=1 if full else 0)
     refused = checkout.base2new(*ONE, SLURM, code=1 if full else 2, **slurm.variables)
@@ -223,8 +223,8 @@ def test_what_slurm_refuses_is_told_in_its_words(checkout, slurm, refusal, sente
 @pytest.mark.parametrize(
     ("words", "variables", "sentence"),
     [
-        ([SLURM], {"PATH": "/nowhere"}, "There is no `sbatch` on the path"),
-        ([SLURM], {"SLURM_JOB_ID": "12"}, "this is inside of the Slurm job 12: leave it out"),
+        ([SLURM], {"PATH": "/nowhere"}, "`sbatch` is not on the PATH"),
+        ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number from 1 on"),
@@ -269,8 +269,8 @@ def test_the_scripts_take_options_from_the_environment(checkout, slurm):
 def test_arrays_follow_those_that_they_need(planned):
     runs = planned[CROSS_DATASET]
     arrays = plan(runs, {}, per_job=1, most=1000)
-    assert sum((array.runs for array in arrays), []) != runs  # regrouped,
-    assert {run for array in arrays for run in array.runs} == set(runs)  # with none lost
+    assert sum((array.runs for array in arrays), []) != runs  # regrouped
+    assert {run for array in arrays for run in array.runs} == set(runs)  # none is lost
     first, *others = arrays
     for array in others:
         assert array.after is first

@@ -1,4 +1,4 @@
-"""Runs as forks and as programs."""
+"""Runs started as forks and as programs."""
 
 import errno
 import multiprocessing
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.processes
 
 EARLIER = ROOT / "tests/earlier/version_0_2"
 
-# Starts a command in the way that the first word asks for; says how, and the exit code.
+# Start train.py as a fork if the first argument is "forks", else as a program; print the way that
+# was used, and the exit code.
 START = """
 import os, sys, time
 from benchmark.launch.start import Starter
@@ -44,7 +45,7 @@ def start(*words: str, threads: str = "1", stdin=None):
     )
 
 
-# A method that leaves what the process of its run reads and how it writes.
+# A plug-in that notes the stdin of its process and the error handlers of its streams.
 PROBE = """
 import os, sys
 from trainers.prompting import register
@@ -95,13 +96,13 @@ def test_after_a_plug_in_that_computes_in_threads_runs_are_programs(tmp_path):
     assert "A plug-in starts threads: each run imports PyTorch by itself" in done.stderr
 
 
-def test_libraries_that_read_the_number_of_threads_come_after_it_is_set():
+def test_libraries_are_imported_after_the_number_of_threads_is_set():
     code = "import benchmark.launch.command, sys; print({'numpy', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr
 
 
-def test_what_cannot_be_imported_is_left_to_the_runs_to_say(capsys):
+def test_import_errors_are_left_to_the_runs(capsys):
     starter = Starter(forks=True)
     starter.warm_up(["no_such_plug_in"])
     process = starter.start([sys.executable, "-c", "print('program')"], {})

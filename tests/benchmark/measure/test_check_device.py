@@ -1,4 +1,4 @@
-"""`python -m benchmark check-device`: what it compares, and what it says when it does not hold."""
+"""Tests of `python -m benchmark check-device`: its checks, and its report of failed ones."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def tiny(monkeypatch):
 
 
 def said(capsys) -> tuple[dict[str, str], str]:
-    """Whether each check holds, and the closing sentence."""
+    """Return for each check whether it holds, and the closing sentence."""
     printed = capsys.readouterr()
     assert [line.split(":")[0] for line in printed.err.splitlines()] == ["now"] * 5
     assert "now: steps of the naive reference\n" in printed.err
@@ -41,15 +41,15 @@ def said(capsys) -> tuple[dict[str, str], str]:
     return {name: line.split()[-1] for name, line in names.items()}, sentence
 
 
-def test_this_machine_holds(tiny, capsys):
+def test_all_checks_hold_on_this_machine(tiny, capsys):
     assert main(["check-device", "--device", "cpu", "--threads", "1"]) == 0
     holds, sentence = said(capsys)
     assert set(holds.values()) == {"yes"}
     assert sentence.startswith("All checks hold (") and torch.__version__ in sentence
 
 
-def test_what_does_not_hold_is_named(tiny, capsys, monkeypatch):
-    """A score that depends on chance, and a plan that is too small."""
+def test_failed_checks_are_named(tiny, capsys, monkeypatch):
+    """Scores are random, and the limit for memory is too small."""
     score, drawn = SCORES["ot"], torch.Generator()
 
     def wrong(*args):
@@ -65,12 +65,12 @@ def test_what_does_not_hold_is_named(tiny, capsys, monkeypatch):
     assert sentence.startswith("Not all checks hold: see memory of a step, ")
 
 
-def test_no_threads(capsys):
+def test_zero_threads_are_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["check-device", "--threads", "0"])
     assert "argument --threads: '0' is not a whole number from 1 on" in capsys.readouterr().err
 
 
-def test_a_device_that_is_not_there(capsys):
+def test_an_unknown_device_is_refused(capsys):
     assert main(["check-device", "--device", "tpu"]) == 2
     assert "There is no device 'tpu'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Dimensions come from the backbone: towers of different widths, and ResNets."""
+"""Tests that dimensions are read from the backbone: encoders of different widths, and ResNets."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def small_clip(vision_layers, vision_width, patch, resolution):
 
 @pytest.fixture(scope="module")
 def uneven_clip():
-    """Text of width 64, vision of width 128, features of width 32; 2 and 3 blocks."""
+    """Return a CLIP with text width 64, image width 128, feature width 32; 3 and 2 blocks."""
     return small_clip(2, 128, 8, 32)
 
 
@@ -54,7 +54,7 @@ def resnet():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_where_all_widths_differ(uneven_clip, method):
+def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     node = SHALLOW.get(method, {}) | ({"INSERT_BLOCK": 1} if method == "TCP" else {})
     built = build_method(method, node, uneven_clip, NAMES)
     if built.support_passes:
@@ -63,7 +63,7 @@ def test_every_method_where_all_widths_differ(uneven_clip, method):
     model = built.train().model
     images = torch.randn(2, 3, 32, 32)
     own = model.public_parameters()
-    with torch.no_grad():  # what starts as zero would leave others without a gradient
+    with torch.no_grad():  # parameters that start at zero would leave others without a gradient
         for p in own.values():
             p.any() or p.normal_(std=0.02)
     logits = model(images)

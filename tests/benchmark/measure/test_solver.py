@@ -1,4 +1,4 @@
-"""`python -m benchmark solver`: that both solve the same, and that it would tell if not."""
+"""Tests of `python -m benchmark solver`: both solve the same problems; differences are found."""
 
 import json
 import sys
@@ -16,13 +16,13 @@ SMALL = ["solver", "--classes", "2", "--repeats", "1", "--threads", "1"]
 
 @pytest.fixture
 def threads():
-    """The command sets the threads of its process."""
+    """Restore the number of threads, which the command sets for its process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
 
-def test_the_command(threads, tmp_path, capsys):
+def test_the_table_shows_what_the_file_has(threads, tmp_path, capsys):
     file = tmp_path / "solver.json"
     assert main([*SMALL, "--format", "markdown", "--json", str(file)]) == 0
     out, err = capsys.readouterr()
@@ -44,7 +44,7 @@ def test_the_command(threads, tmp_path, capsys):
 
 
 class Wrong:
-    """Our solver, but with the distances changed."""
+    """Our solver with changed distances."""
 
     def __init__(self, change):
         self.change = change
@@ -69,8 +69,8 @@ def test_a_wrong_solver_is_found(threads, monkeypatch, change, capsys):
     assert f"- {shapes([2])[-1]}: the distances differ" in out
 
 
-def test_the_problems_are_those_of_align(threads):
-    """Sizes, weights and the order of memory; peaked ones need many more iterations."""
+def test_the_problems_have_the_shapes_of_align(threads):
+    """Sizes, weights and memory layout are ALIGN's; peaked problems need many more iterations."""
     means = {}
     for shape in shapes([3]):
         problems = Problems(shape, "cpu", 1)
@@ -93,7 +93,7 @@ def test_the_problems_are_those_of_align(threads):
 
 @pytest.mark.parametrize("lengths", [(8, 8), (4, 12)])
 def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
-    """Plans, and gradients, which are the plans."""
+    """Plans are equal, and gradients equal the plans."""
     problems = Problems(Shape(True, 4, 2, lengths, False), "cpu", 1)
     plans = problems.solve(problems.cost).plan, problems.pot().plan
     torch.testing.assert_close(*plans, rtol=0, atol=1e-5)
@@ -136,7 +136,7 @@ def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     assert err.startswith(f"python -m benchmark solver: {sentence}")
 
 
-def test_without_pot(monkeypatch, capsys):
+def test_a_missing_pot_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ot", None)
     monkeypatch.delitem(sys.modules, "benchmark.measure.solver")
     assert main(["solver"]) == 2

@@ -1,4 +1,4 @@
-"""`python -m benchmark speed`: what it counts, compares and prints; never how long it took."""
+"""Tests of `python -m benchmark speed`: its counts, comparisons and tables, but not its times."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1"
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A backbone of that name, and a small matrix product."""
+    """Return words for the command on a backbone called `tiny`, with a small matrix product."""
     monkeypatch.setitem(speed.GEOMETRY, "tiny", TINY)
     monkeypatch.setitem(speed.PRODUCT, "cpu", 128)
     threads = torch.get_num_threads()
@@ -36,7 +36,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def inline(tiny, monkeypatch):
-    """The same, in this process."""
+    """As `tiny`, but measurements run in this process."""
     monkeypatch.setattr(speed, "in_process", lambda function, *args: function(*args))
     return tiny
 
@@ -46,7 +46,7 @@ def model(trainer="ALIGN", classes=5, batch=1, **more):
 
 
 def cells(text: str, name: str) -> list[str]:
-    """What stands in the lines of a markdown table's case."""
+    """Return the cells of a case in Markdown tables."""
     lines = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
     return [cell.strip() for line in lines for cell in line.strip("|").split("|")]
 
@@ -54,11 +54,11 @@ def cells(text: str, name: str) -> list[str]:
 # ---------------------------------------------------------------------- the whole command
 
 
-def test_the_tables_and_the_file(inline, tmp_path, capsys):
-    """Few operations are counted, and the table says what the file says.
+def test_the_tables_show_what_the_file_has(inline, tmp_path, capsys):
+    """Operations are close to the necessary ones, and the tables show what the file has.
 
-    With five classes the few positions that are computed and then replaced weigh more than the
-    five percent of the true sizes.
+    With five classes, positions that are computed and then replaced weigh more than the five
+    percent of full-size problems.
     """
     file = tmp_path / "speed.json"
     words = ["--trainers", "ALIGN", "--format", "markdown", "--json", str(file)]
@@ -80,16 +80,16 @@ def test_the_tables_and_the_file(inline, tmp_path, capsys):
         assert training[share] > 0 and f"{training[share]:.0%}" in shown
 
 
-def test_processes_of_their_own_with_a_method_from_outside(tiny, plugged, capfd):
+def test_a_plug_in_is_measured_in_separate_processes(tiny, plugged, capfd):
     words = ["--trainers", "PluggedShift", "--plugin", plugged, "--format", "markdown"]
     assert main([*tiny, *words]) == 0
     out, err = capfd.readouterr()
-    assert out.count("\n| PluggedShift, 5, fp32 ") == 2  # it trains, although no prompts
+    assert out.count("\n| PluggedShift, 5, fp32 ") == 2  # it trains, although it has no prompts
     assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
 @pytest.mark.slow
-def test_compiled_blocks_are_counted_like_the_others(inline, tmp_path, capsys):
+def test_compiled_blocks_have_the_same_count(inline, tmp_path, capsys):
     counted = []
     for more in ([], ["--compile"]):
         file = tmp_path / "speed.json"
@@ -100,12 +100,12 @@ def test_compiled_blocks_are_counted_like_the_others(inline, tmp_path, capsys):
     assert counted[0] == counted[1]
 
 
-def test_a_machine_that_cannot_compile(monkeypatch):
+def test_a_machine_that_cannot_compile_is_reported(monkeypatch):
     def refuse(function):
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(UserError, match="--compile does not work here .*: leave it out"):
+    with pytest.raises(UserError, match="--compile does not work on this machine .*: leave it out"):
         model(compile=True)
 
 
@@ -152,12 +152,12 @@ def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp
     assert "out of memory" in cells(out, "MaPLe, 5, fp32")
 
 
-# ---------------------------------------------------------------------- its parts
+# ---------------------------------------------------------------------- parts of the command
 
 
 @pytest.mark.parametrize("trainer", TRAINED)
 def test_a_step_takes_little_more_than_the_necessary_operations(trainer):
-    """Never less: then something would have been forgotten to be counted."""
+    """Never fewer, since that would mean that the counter missed something."""
     subject = model(trainer, classes=7, batch=2)
     subject.first_step()
     necessary = sum(necessary_flops(subject.method, 2).values())
@@ -166,18 +166,18 @@ def test_a_step_takes_little_more_than_the_necessary_operations(trainer):
 
 
 @pytest.mark.parametrize("trainer", ["CLIPLoRA", "MultiModalAdapter", "MMRL", "GalLoP"])
-def test_additions_at_the_true_size(trainer):
-    """Counted on tensors without memory."""
+def test_added_parts_take_few_more_operations_at_full_size(trainer):
+    """Counted on the meta device, without memory."""
     with torch.device("meta"):
         method = build_method(trainer, {}, weightless_clip("ViT-B/32"), class_names(50))
         images, labels = torch.empty(4, 3, 224, 224), torch.arange(4)
     method.to("meta").train()
-    method.losses(images, labels)  # what stays from step to step is there
+    method.losses(images, labels)  # computes what is kept from step to step
     counted = operations(lambda: method.backward(method.losses(images, labels)))
     assert 1 <= counted / sum(necessary_flops(method, 4).values()) <= 1.05
 
 
-def test_necessary_operations_grow_with_what_needs_them():
+def test_necessary_operations_grow_with_images_and_classes():
     for trainer in TRAINED:
         method = model(trainer).method
         net = method.model
@@ -185,7 +185,7 @@ def test_necessary_operations_grow_with_what_needs_them():
         assert two["frozen"] == 2 * one["frozen"]
         assert two["image"] == 2 * one["image"]
         assert two["similarity"] == 2 * one["similarity"]
-        if net.spec.image_conditional:  # but the first block knows what no image changes
+        if net.spec.image_conditional:  # but images share some work in the first block
             assert 1.9 * one["text"] < two["text"] < 2 * one["text"]
         else:
             assert two["text"] == one["text"]
@@ -199,7 +199,7 @@ def test_necessary_operations_grow_with_what_needs_them():
 
 
 def test_attention_is_counted():
-    """Two products forward; backward four, and the scores once more."""
+    """Two products forward, four backward, and the scores once more."""
 
     def attend():
         q, k = (torch.rand(2, 3, n, 8, requires_grad=True) for n in (5, 7))
@@ -214,11 +214,11 @@ def eat(case):
 
 
 def die(case):
-    os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory has run out
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory has run out
 
 
 @pytest.mark.parametrize("function", [eat, pytest.param(die, marks=pytest.mark.slow)])
-def test_a_process_without_memory(function):
+def test_a_process_that_runs_out_of_memory_is_reported(function):
     with pytest.raises(OutOfMemory):
         in_process(function, Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1))
     assert not multiprocessing.active_children()
@@ -229,7 +229,7 @@ def test_a_process_without_memory(function):
     [Model, pytest.param(partial(in_process, Model), marks=pytest.mark.slow)],
     ids=["here", "in a process"],
 )
-def test_a_budget_that_is_too_small(call):
+def test_a_budget_that_is_too_small_is_reported(call):
     small = Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1, memory_budget=1e-4)
     with pytest.raises(UserError, match="keeps at least .* GiB"):
         call(small)
@@ -256,7 +256,7 @@ def test_a_budget_that_is_too_small(call):
 )
 def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(speed, "in_process", None)  # found before anything is started
+    monkeypatch.setattr(speed, "in_process", None)  # refused before any process is started
     try:
         code = main(["speed", *words.split()])
     except SystemExit as ended:
@@ -266,7 +266,7 @@ def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):
     assert err.startswith(f"python -m benchmark speed: {sentence}")
 
 
-def test_a_file_that_cannot_be_written(inline, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_reported(inline, tmp_path, capsys):
     (tmp_path / "file").touch()
     words = ["--trainers", "ZeroshotCLIP", "--json", str(tmp_path / "file" / "speed.json")]
     assert main([*inline, *words]) == 2
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_written(inline, tmp_path, capsys):
 
 
 def test_the_geometries_are_those_of_clip():
-    """Parameters as OpenAI's models have them."""
+    """The numbers of parameters are those of OpenAI's models."""
     for name, count in {"ViT-B/32": 151_277_313, "ViT-B/16": 149_620_737}.items():
         with torch.device("meta"):
             net = case.untrained_clip(GEOMETRY[name])

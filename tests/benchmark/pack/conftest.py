@@ -11,7 +11,7 @@ EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 
 @pytest.fixture(scope="session")
 def earlier(tmp_path_factory):
-    """The pack of the runs of version 0.2."""
+    """A pack of the runs of version 0.2."""
     path = tmp_path_factory.mktemp("earlier") / "results.zip"
     assert main(["pack", str(EARLIER), "--output", str(path)]) == 0
     return path

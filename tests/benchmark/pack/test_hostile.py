@@ -19,19 +19,19 @@ from recipe import zips
 
 
 def named(name):
-    """A further file of this name."""
+    """Add a file of this name."""
     return lambda files: as_zip(files | {name: b"x"})
 
 
 def member(change, name="more", content=b"x"):
-    """A further member, made by hand."""
+    """Add a member whose zip entry is altered by `change`."""
 
     def changed(files):
         stream = io.BytesIO(as_zip(files))
         with zipfile.ZipFile(stream, "a", zipfile.ZIP_DEFLATED) as archive:
             info = zipfile.ZipInfo(name)
             change(info)
-            with warnings.catch_warnings():  # about a name that is there
+            with warnings.catch_warnings():  # about a repeated name
                 warnings.simplefilter("ignore")
                 archive.writestr(info, content)
         return stream.getvalue()
@@ -40,7 +40,7 @@ def member(change, name="more", content=b"x"):
 
 
 def replaced(name, content):
-    """Another content, with a manifest that is about it."""
+    """Replace the content of a file, with a manifest that fits it."""
     return lambda files: as_zip(with_manifest(files | {name: content}))
 
 
@@ -57,14 +57,14 @@ def only(content):
 
 
 def flipped(files):
-    """A bit of a compressed member is another one."""
+    """Flip a bit of a compressed member."""
     content = bytearray(as_zip(files))
     content[content.index(PREDICTIONS.encode()) + len(PREDICTIONS) + 40] ^= 1
     return bytes(content)
 
 
 def listed_as(place, byte):
-    """Another byte in what the list of members says of the first."""
+    """Change a byte in the central directory's entry of the first member."""
 
     def changed(files):
         content = bytearray(as_zip(files))
@@ -75,7 +75,7 @@ def listed_as(place, byte):
 
 
 def lying(files):
-    """Both headers of a member say that it has 100 bytes."""
+    """Make both headers of a large member claim that it has 100 bytes."""
     content = bytearray(replaced(RECORD, b" " * 2**23 + b"{}")(files))
     local, central = content.index(RECORD.encode()), content.rindex(RECORD.encode())
     struct.pack_into("<L", content, local - 30 + 22, 100)
@@ -84,7 +84,7 @@ def lying(files):
 
 
 def ending(size):
-    """Another end of the zip, with another `size` of the list of members."""
+    """Change the size of the central directory in the end record of the zip."""
 
     def changed(files):
         content = as_zip(files)
@@ -96,7 +96,7 @@ def ending(size):
 
 
 def zip64(files):
-    """The end of a zip of any size."""
+    """Replace the end record by one of Zip64, which allows any size."""
     content = as_zip(files)
     _, *numbers, count, size, start, _ = zips.END.unpack(content[-22:])
     end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
@@ -112,7 +112,7 @@ def npy(shape, dtype="<i4", content=b"\0" * 16) -> bytes:
 
 
 def npz(**members):
-    """Predictions with other members."""
+    """Replace members of the predictions."""
 
     def changed(files):
         stream = io.BytesIO()
@@ -135,21 +135,21 @@ def bzip2_npz(files):
 
 
 def wide_npz(files):
-    """Predictions in a zip that says much of its members."""
+    """Make predictions in a zip that claims a huge central directory."""
     return replaced(PREDICTIONS, ending(size=2**25)({"a": b""}))(files)
 
 
 class Harm:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("harm",)
 
 
 def objects() -> bytes:
-    """An array of as many objects as its bytes, by their size, could be."""
+    """Return an array of pickled objects, whose number fits its bytes."""
     content = pickle.dumps(Harm())
-    content += b"\0" * (-len(content) % 8)  # which are not read
+    content += b"\0" * (-len(content) % 8)  # padding, which pickle ignores
     return npy((len(content) // 8,), "|O", content)
 
 
@@ -164,7 +164,7 @@ def link(info):
 
 
 def other_ways(files):
-    """All is compressed by bzip2, which is not read in parts."""
+    """Compress all members by bzip2, which cannot be read in parts."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_BZIP2) as archive:
         for name, content in files.items():
@@ -173,7 +173,7 @@ def other_ways(files):
 
 
 def at(place, value):
-    """Set a value in the manifest, `place` being keys apart by spaces."""
+    """Set a value in the manifest; `place` is a path of keys, separated by spaces."""
 
     def change(tree):
         *path, last = place.replace("RUN", RUN).split()
@@ -185,7 +185,7 @@ def at(place, value):
 
 
 def elsewhere(name):
-    """A run in another folder, which the manifest lists."""
+    """Move a run to another folder, which the manifest lists."""
 
     def changed(files):
         moved = {n.replace(RUN, name): content for n, content in files.items()}
@@ -202,75 +202,78 @@ HOSTILE = {
     "cut off": (lambda files: as_zip(files)[:-9], "it is not a zip, or is cut off"),
     "its start is missing": (
         lambda files: as_zip(files)[999:],
-        "'manifest.json' in it cannot be read (",
+        "its file 'manifest.json' cannot be read (",
     ),
-    "a bit": (flipped, f"'{PREDICTIONS}' in it cannot be read ("),
+    "a bit": (flipped, f"its file '{PREDICTIONS}' cannot be read ("),
     "no manifest": (without("manifest.json"), "it has no manifest.json"),
     "no predictions": (without(PREDICTIONS), f"it lacks '{PREDICTIONS}', the predictions of a run"),
     "no record": (without(RECORD), f"it lacks '{RECORD}'"),
-    "another format": (at("format", 2), "it is of format 2, not 1"),
-    "no format": (only(b"{}"), "it is of format null, not 1"),
+    "another format": (at("format", 2), "its format is 2, not 1"),
+    "no format": (only(b"{}"), "its format is null, not 1"),
     "no runs": (at("runs", {}), "manifest.json lists no runs"),
     "a list of runs": (at("runs", [1]), "manifest.json lists no runs"),
     "a run is a number": (only(TWICE.encode()), "does not list results.json and predictions.npz"),
     "a run without files": (at("runs RUN files", {}), "does not list results.json and predictions"),
     "other bytes": (
         lambda files: as_zip(files | {PREDICTIONS: files[PREDICTIONS] + b"x"}),
-        f"'{PREDICTIONS}' in it has changed since it was packed",
+        f"its file '{PREDICTIONS}' has changed since it was packed",
     ),
     "another hash": (
         at("runs RUN files results.json", {"sha256": "0" * 64, "size": 1}),
-        f"'{RECORD}' in it has changed since it was packed",
+        f"its file '{RECORD}' has changed since it was packed",
     ),
-    "more": (named("more.txt"), "'more.txt' in it is not listed in manifest.json"),
-    "a folder": (named("base2new/"), "'base2new/' in it is not a name inside the pack"),
-    "above": (named("../x"), "'../x' in it is not a name inside the pack"),
-    "above later": (named("base2new/../../x"), "'base2new/../../x' in it is not a name inside"),
-    "absolute": (named("/etc/x"), "'/etc/x' in it is not a name inside the pack"),
-    "a drive": (named("C:/x"), "'C:/x' in it is not a name inside the pack"),
-    "backslashes": (named(r"..\x"), r"'..\x' in it is not a name inside the pack"),
-    "a line": (named("a\nb"), r"'a\nb' in it is not a name inside the pack"),
-    "a long name": (named("a" * 9999), f"'{'a' * 100}' in it is not a name inside the pack"),
-    "listed above": (elsewhere("../run"), "in it is not a name inside the pack"),
-    "no place of a run": (elsewhere("mine/run"), "'mine/run' in it is not the folder of a run"),
-    "a link": (member(link), "'more' in it is a link"),
+    "more": (named("more.txt"), "its file 'more.txt' is not listed in manifest.json"),
+    "a folder": (named("base2new/"), "its file name 'base2new/' is unsafe"),
+    "above": (named("../x"), "its file name '../x' is unsafe"),
+    "above later": (named("base2new/../../x"), "its file name 'base2new/../../x' is unsafe"),
+    "absolute": (named("/etc/x"), "its file name '/etc/x' is unsafe"),
+    "a drive": (named("C:/x"), "its file name 'C:/x' is unsafe"),
+    "backslashes": (named(r"..\x"), r"its file name '..\x' is unsafe"),
+    "a line": (named("a\nb"), r"its file name 'a\nb' is unsafe"),
+    "a long name": (named("a" * 9999), f"its file name '{'a' * 100}' is unsafe"),
+    "listed above": (elsewhere("../run"), "is unsafe"),
+    "no place of a run": (elsewhere("mine/run"), "its folder 'mine/run' does not belong to a run"),
+    "a link": (member(link), "its file 'more' is a link"),
     "twice": (
         member(lambda info: None, PREDICTIONS),
-        f"'{PREDICTIONS}' is in it 2 times",
+        f"it has '{PREDICTIONS}' 2 times",
     ),
-    "bzip2": (other_ways, "'manifest.json' is compressed in another way than deflate"),
-    "too many": (ending(size=2**25), "it has more files than it may have"),
+    "bzip2": (other_ways, "'manifest.json' is compressed by another method than deflate"),
+    "too many": (ending(size=2**25), "it has too many files"),
     "another zip": (listed_as(6, 255), "it cannot be read (NotImplementedError"),
-    "any size": (zip64, "it has more files than it may have"),
+    "any size": (zip64, "it has too many files"),
     "large": (replaced(RECORD, os.urandom(2**22) + b"x"), "has more than 4,194,304 bytes"),
     "a bomb": (replaced(RECORD, b" " * 2**22), "has more than 1,048,576 bytes"),
-    "a bomb that lies": (lying, f"'{RECORD}' in it cannot be read ("),
+    "a bomb that lies": (lying, f"its file '{RECORD}' cannot be read ("),
     "a bomb of numbers": (npz(label=npy((2**25,), content=bytes(2**27))), "'label.npy' has more"),
-    "npz of bzip2": (bzip2_npz, "'image.npy' is compressed in another way than deflate"),
-    "npz of many": (wide_npz, "it has more files than it may have"),
+    "npz of bzip2": (bzip2_npz, "'image.npy' is compressed by another method than deflate"),
+    "npz of many": (wide_npz, "it has too many files"),
     "terabytes": (npz(label=npy((2**40,))), "an array (1099511627776,) of int32 has"),
     "long texts": (npz(image=npy((4,), f"<U{2**28}")), "of <U268435456 has"),
-    "objects": (npz(label=objects()), f"'{PREDICTIONS}' in it cannot be read ("),
+    "objects": (npz(label=objects()), f"its file '{PREDICTIONS}' cannot be read ("),
     "later arrays": (npz(label=later_format()), "an array is in another format"),
-    "no array": (npz(label=b"code"), f"'{PREDICTIONS}' in it cannot be read ("),
+    "no array": (npz(label=b"code"), f"its file '{PREDICTIONS}' cannot be read ("),
     "no npz": (
         replaced(PREDICTIONS, b"code"),
-        f"'{PREDICTIONS}' in it cannot be read (it is not a zip",
+        f"its file '{PREDICTIONS}' cannot be read (it is not a zip",
     ),
-    "no JSON": (replaced(RECORD, b"{"), f"'{RECORD}' in it is not JSON ("),
-    "bytes": (replaced(RECORD, b"\xff"), f"'{RECORD}' in it is not JSON (UnicodeDecodeError"),
-    "deep": (replaced(RECORD, b"[" * 10**5), f"'{RECORD}' in it is nested too deep"),
-    "deep manifest": (only(b'{"a":' * 10**5), "'manifest.json' in it is nested too deep"),
-    "a list": (replaced(RECORD, b"[]"), f"'{RECORD}' in it is not a JSON object"),
+    "no JSON": (replaced(RECORD, b"{"), f"its file '{RECORD}' is not JSON ("),
+    "bytes": (replaced(RECORD, b"\xff"), f"its file '{RECORD}' is not JSON (UnicodeDecodeError"),
+    "deep": (replaced(RECORD, b"[" * 10**5), f"its file '{RECORD}' is nested too deeply"),
+    "deep manifest": (only(b'{"a":' * 10**5), "its file 'manifest.json' is nested too deeply"),
+    "a list": (replaced(RECORD, b"[]"), f"its file '{RECORD}' is not a JSON object"),
     "nan": (
         replaced(RECORD, b'{"accuracy": 1, "x": NaN}'),
-        f"'{RECORD}' in it is not JSON (NaN is not a number)",
+        f"its file '{RECORD}' is not JSON (NaN is not a number)",
     ),
     "infinite": (replaced(RECORD, b'{"accuracy": -Infinity}'), "-Infinity is not a number"),
-    "digits": (replaced(RECORD, b'{"accuracy": ' + b"9" * 9999 + b"}"), f"'{RECORD}' in it is not"),
+    "digits": (
+        replaced(RECORD, b'{"accuracy": ' + b"9" * 9999 + b"}"),
+        f"its file '{RECORD}' is not JSON (",
+    ),
     "no record of ours": (
         lambda files: as_zip(record(accuracy=500)(files)),
-        f"'{RECORD}' in it holds accuracy 500, which is not from 0 to 100",
+        f"its file '{RECORD}' holds accuracy 500, which is not from 0 to 100",
     ),
     "more images than numbers": (
         lambda files: as_zip(record(num_test=10**400)(files)),
@@ -282,15 +285,15 @@ HOSTILE = {
     ),
     "of another run": (
         lambda files: as_zip(record(seed=2)(files)),
-        f"'{RECORD}' in it holds seed 2, not 1",
+        f"its file '{RECORD}' holds seed 2, not 1",
     ),
     "another backbone": (
         lambda files: as_zip(record(backbone_sha256="0" * 64)(files)),
-        f"'{RECORD}' in it has another backbone_sha256 than manifest.json",
+        f"its file '{RECORD}' has another backbone_sha256 than manifest.json",
     ),
     "other data": (
         at("runs RUN data_fingerprint", "0" * 64),
-        f"'{RECORD}' in it has another data_fingerprint than manifest.json",
+        f"its file '{RECORD}' has another data_fingerprint than manifest.json",
     ),
 }
 
@@ -328,7 +331,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("case", PLACES)
-def test_what_is_no_file_is_refused(case, tmp_path, capsys, deadline):
+def test_a_pack_that_is_not_a_file_is_refused(case, tmp_path, capsys, deadline):
     make, sentence = PLACES[case]
     make(tmp_path / "pack.zip")
     assert main(["verify", str(tmp_path / "pack.zip")]) in (1, 2)

@@ -1,4 +1,4 @@
-"""Runs are packed, and the numbers of packs follow from their predictions."""
+"""Packing runs, reporting packs, and verifying that their numbers follow from predictions."""
 
 import getpass
 import io
@@ -70,7 +70,7 @@ def test_a_pack_is_reported_as_its_folder(view, earlier, capsys):
     assert said[0] == said[1] and "ALIGN" in said[0].out
 
 
-def test_of_several_outputs_each_method_says_where_it_is_from(earlier, tmp_path, capsys):
+def test_with_several_outputs_each_method_names_its_origin(earlier, tmp_path, capsys):
     both = ["report", str(earlier), str(EARLIER)]
     assert main([*both, "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -86,7 +86,7 @@ def test_of_several_outputs_each_method_says_where_it_is_from(earlier, tmp_path,
     assert main(["report", str(earlier), str(tmp_path / "results.zip")]) == 0
     assert f"ALIGN ({tmp_path / 'results.zip'})" in capsys.readouterr().out
     assert main([*both, str(tmp_path / "result.zip")]) == 2
-    assert f"there is no folder and no pack '{tmp_path}/result.zip'" in capsys.readouterr().err
+    assert f"'{tmp_path}/result.zip' is neither a folder nor a pack" in capsys.readouterr().err
 
 
 def test_a_damaged_pack_is_not_reported(earlier, tmp_path, capsys):
@@ -123,7 +123,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_only_the_last_name_is_left_of_a_path_of_a_machine(text):
+def test_local_paths_are_reduced_to_their_last_name(text):
     assert without_place(text) == TEXTS[text]
 
 
@@ -147,11 +147,11 @@ def test_runs_that_are_not_complete_are_left_out_and_named(tmp_path, capsys):
     assert main(["pack", str(output), "--output", str(pack)]) == 1
     said = capsys.readouterr().err
     for method, why in {
-        "CoOp": "no predictions, repeat with TEST.PREDICTIONS True",
+        "CoOp": "no predictions; repeat the run with TEST.PREDICTIONS True",
         "TCP": "unfinished: no results yet",
-        "VPT": "predictions that are not those of its results.json",
-        "UPT": "its folder has a name that not every system can have",
-        "PLOT": "its predictions name an image by where it was: '/home/anna/",
+        "VPT": "predictions that do not match results.json",
+        "UPT": "its folder name is not valid on every system",
+        "PLOT": "its predictions contain a local path of an image: '/home/anna/",
     }.items():
         place = f"base2new/test_new/emoji/shots_2/{method}/e{':' * (method == 'UPT')}moji/seed1"
         assert f"left out: {place}: {why}" in said
@@ -163,12 +163,12 @@ def test_runs_that_are_not_complete_are_left_out_and_named(tmp_path, capsys):
 
 def test_nothing_to_pack_is_one_sentence(tmp_path, capsys):
     assert main(["pack", str(tmp_path), "--output", str(tmp_path / "a.zip")]) == 2
-    assert "there are no complete runs with predictions in" in capsys.readouterr().err
+    assert "contains no complete runs with predictions" in capsys.readouterr().err
     assert not (tmp_path / "a.zip").exists()
 
 
 def test_more_files_than_a_zip_can_list_are_not_packed(few):
-    with pytest.raises(ValueError, match="are more than a pack may have"):
+    with pytest.raises(ValueError, match="exceed the limits of a pack"):
         as_zip({str(number): b"" for number in range(2**16 + 1)})
 
 
@@ -189,7 +189,7 @@ FORGED = {
     "a class": (of_a_class, "per_class_accuracy, animal bug is "),
     "images": (record(num_test=210), "num_test is 210 in its record, 209 by its predictions"),
     "joint": (record(joint_accuracy=50.0), "joint_accuracy is 50.0 in its record, None by its"),
-    "classes": (record(num_classes=3), "num_classes is 3 in its record, its predictions have"),
+    "classes": (record(num_classes=3), "num_classes is 3 in its record, but its predictions"),
     "many": (record(num_classes=2**40), f"num_classes is {2**40} in its record"),
     "no number": (record(num_classes=None), "num_classes is None in its record"),
     "a label": (column("label", lambda a: np.roll(a, 1)), "accuracy is 31.578947"),
@@ -208,12 +208,12 @@ def test_a_number_that_does_not_follow_from_the_predictions_is_named(case, few, 
     said = capsys.readouterr().out
     assert f"MISMATCH {RUN}: {sentence}" in said
     assert "1 of the runs have numbers that do not follow from their predictions" in said
-    if case == "accuracy":  # tables are about what was predicted
+    if case == "accuracy":  # tables show the recomputed number
         assert "31.58" in said and "31.60" not in said
 
 
 @pytest.mark.parametrize("recorded, code", [(100 * 50 / 209, 0), (24.0, 1)])
-def test_the_accuracy_over_base_and_new_classes_follows_too(recorded, code, few, tmp_path, capsys):
+def test_the_joint_accuracy_is_verified_too(recorded, code, few, tmp_path, capsys):
     joint = {name: np.full(209, 0.5, "f4") for name, (kind, _) in JOINT.items() if kind == "f"}
     joint |= {"joint_label": np.zeros(209, "i4"), "joint_prediction": np.ones(209, "i4")}
     joint["joint_prediction"][:50] = 0
@@ -228,7 +228,7 @@ def test_the_accuracy_over_base_and_new_classes_follows_too(recorded, code, few,
     assert wrong == bool(code)
 
 
-def test_classes_of_one_name_have_no_accuracies_to_compare(few, tmp_path, capsys):
+def test_repeated_class_names_are_not_compared(few, tmp_path, capsys):
     accuracies = json.loads(few[RECORD])["per_class_accuracy"]
     accuracies.pop("animal bug")
     files = record(per_class_accuracy=accuracies)(few)

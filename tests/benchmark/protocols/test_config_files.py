@@ -1,4 +1,4 @@
-"""Which config file a run takes."""
+"""Tests of the rules that choose the config file of a run."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def test_every_method_has_a_config_file_for_every_protocol(protocol, dataset):
         assert keys["MODEL.BACKBONE.NAME"] == "ViT-B/16"
 
 
-# Batch, learning rate and epochs for 1, 2, 4, 8 and 16 shots, as published.
+# Published batch size, learning rate and epochs for 1, 2, 4, 8 and 16 shots.
 PUBLISHED = {
     ("few_shot", "dtd", "ALIGN"): (4, 0.0035, [10, 10, 10, 40, 40]),
     ("few_shot", "dtd", "MMP"): (4, 0.0035, [10, 10, 10, 40, 40]),
@@ -77,15 +77,15 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
 
 
 def test_coprompt_transfers_at_the_depth_of_its_source():
-    """Its base-to-new file has depths by data set, which would be those of the target."""
+    """Its base-to-new file sets depths by data set; a transfer would take that of the target."""
     file = config_of("cross_dataset", "CoPrompt", "imagenet", 16)
     for dataset in ("imagenet", "oxford_pets", "food101"):
         keys = keys_on(dataset, file)
         assert (keys["TRAINER.CoPrompt.PROMPT_DEPTH"], keys["TRAINER.CoPrompt.N_CTX"]) == (12, 4)
 
 
-def test_a_context_for_each_class_is_refused_whatever_the_method_is_called(tmp_path):
-    """KgCoOp's keys are in CoOp's node, and words start one context for all classes."""
+def test_class_specific_contexts_are_refused_for_any_method(tmp_path):
+    """KgCoOp's keys are in CoOp's node; a template starts one context for all classes."""
     plan = {"trainers": ["KgCoOp"], "shots": 16}
     runs = PROTOCOLS["base2new"].plan(tmp_path, ["dtd"], [1], TrainerConfigs(), **plan)
     class_specific = ("TRAINER.COOP.CSC", "True")
@@ -101,7 +101,7 @@ def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named
         config_of("few_shot", "CoOp", "emoji", 1, "emojis")
 
 
-def test_the_usual_targets_have_config_files():
+def test_the_default_targets_have_config_files():
     for protocol in TRANSFER_PROTOCOLS:
         for source, targets in protocol.targets.items():
             configs.check_datasets([source, *targets])

@@ -1,4 +1,4 @@
-"""A protocol is one object: what is added as one runs, has its table and is found again."""
+"""Test that a new protocol needs one class: its runs are made, found again and have a table."""
 
 import sys
 
@@ -29,7 +29,7 @@ class OneShot(Protocol):
 '''
 
 
-def test_a_protocol_is_added_as_one_object(checkout):
+def test_a_protocol_is_added_with_one_class(checkout):
     folder = checkout.root / "benchmark" / "protocols"
     (folder / "one_shot.py").write_text(PROTOCOL)
     with open(folder / "__init__.py", "a") as file:

@@ -1,4 +1,4 @@
-"""The protocols: which runs they have, in which folders, on a train.py that learns nothing."""
+"""Tests of the protocols' runs, run folders and options, with a train.py that learns nothing."""
 
 import json
 import shlex
@@ -37,7 +37,7 @@ NODES = {
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The words of each line of a table, by its method."""
+    """Return the words of each line of a table, by method."""
     lines = [line.split() for line in text.splitlines() if line.startswith(tuple(METHODS))]
     return {line[0]: line[1:] for line in lines}
 
@@ -83,7 +83,7 @@ def test_transfer_trains_once_for_all_targets_of_both_protocols(checkout):
     ]
 
 
-def test_the_config_of_the_source_serves_for_its_targets(checkout):
+def test_targets_use_the_config_of_their_source(checkout):
     checkout.protocol("cross_dataset", *EMOJI, "dtd")
     files = {call["config"].rpartition("/trainers/")[2] for call in checkout.calls()}
     assert files == {"ZeroshotCLIP/emoji.yaml", "CoOp/emoji.yaml"}
@@ -143,7 +143,7 @@ def test_ablation_gives_each_textual_prompt_a_template_where_the_config_lists_th
     assert templates[::2] == ["['a photo of a']", "['a photo of a', 'X X of a', 'a photo of a']"]
 
 
-def test_what_is_planned_is_what_is_found_on_disk(checkout, planned):
+def test_planned_runs_are_found_on_disk(checkout, planned):
     def found(protocol) -> set:
         return {run.folder for run in protocol.on_disk(checkout.output)}
 

@@ -1,4 +1,4 @@
-"""Differences of a method to all others, from the predictions that runs left."""
+"""Differences between a method and all others, from the predictions of runs."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from trainers.prompting.errors import UserError
 
 @pytest.fixture
 def answered(tmp_path):
-    """Makes the outcome of a run that was right about the first of so many images."""
+    """Return a function that makes the outcome of a run: the first `right` of n are right."""
 
     def make(trainer, seed, part, right, n=40, dataset="emoji", images="image", **more) -> Outcome:
         label = np.arange(n) % 3
@@ -42,7 +42,7 @@ def answered(tmp_path):
 
 
 def base2new(answered, trainer, base, new, **more):
-    """Outcomes of seeds 1, 2, ..., from the numbers of images that were right."""
+    """Return outcomes of seeds 1, 2, ..., given the numbers of right answers."""
     return [
         answered(trainer, seed, part, right, **more)
         for part, values in (("base", base), ("new", new))
@@ -144,19 +144,20 @@ def test_runs_that_cannot_be_compared_are_named(answered):
     assert found["CoOp"][1].startswith("+0.00") and found["MaPLe"][0].startswith("+0.00")
     text = "\n".join(table.problems)
     assert (
-        "CoOp, emoji, Base: no predictions, repeat with TEST.PREDICTIONS True [seeds 1 2]" in text
+        "CoOp, emoji, Base: no predictions; repeat the run with TEST.PREDICTIONS True [seeds 1 2]"
+        in text
     )
     assert "VPT, emoji, Base: other test images, or labels, than ALIGN" in text
-    assert "MaPLe, emoji, Base: predictions that are not those of its results.json" in text
+    assert "MaPLe, emoji, Base: predictions that do not match results.json" in text
     assert "MaPLe, emoji, Base: 1 of 2 seeds" in text
     assert "UPT, emoji, Base: no finished run" in text
 
 
-def test_a_name_that_no_line_has(answered):
+def test_an_unknown_method_is_refused(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     with pytest.raises(UserError, match="method to compare 'Align': did you mean 'ALIGN'"):
         Comparisons(rows(outcomes), "Align")
-    with pytest.raises(UserError, match="no other method beside ALIGN"):
+    with pytest.raises(UserError, match="only ALIGN was found"):
         Comparisons(rows(outcomes), "ALIGN")
 
 
@@ -178,7 +179,7 @@ STYLES = ("emoji", "emoji_blur", "emoji_dither", "emoji_night")
 
 
 def of_styles(answered, datasets=STYLES):
-    """ALIGN and CoOp on some data sets, where they answer the same images alike."""
+    """Return outcomes of ALIGN and CoOp, with the same answers on each data set."""
     outcomes = []
     for dataset in datasets:
         outcomes += base2new(answered, "ALIGN", [26, 26], [20, 20], dataset=dataset)
@@ -186,8 +187,8 @@ def of_styles(answered, datasets=STYLES):
     return outcomes
 
 
-def test_what_all_data_sets_show_is_resampled_at_once(answered):
-    """Four data sets with the same answers to the same motifs tell as much as one."""
+def test_motifs_are_resampled_in_all_data_sets_at_once(answered):
+    """Four data sets with the same answers to the same motifs are worth as much as one."""
     *single, average, _, _ = tables(of_styles(answered))
     assert lines(average)["CoOp"][0] == lines(single[0])["CoOp"][0]
     assert "Resampled: motifs and seeds, each in all data sets at once." in average.caption
@@ -226,7 +227,7 @@ def test_classes_are_resampled_by_their_names(answered):
     assert "Resampled: classes and seeds, each in all data sets at once." in average.caption
     about = "about other classes and other seeds, not about other data sets"
     assert any(about in sentence for sentence in average.caption)
-    for one in outcomes:  # without names a class of each data set is another
+    for one in outcomes:  # without names, data sets share no classes
         one.result.pop("per_class_accuracy")
     *_, average = Comparisons(listed, "ALIGN", resample="classes").tables()[
         outcomes[0].run.protocol
@@ -244,7 +245,7 @@ def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
 
 
 def test_the_motifs_of_the_embedded_images_are_those_of_their_split():
-    """No motif is in two parts, but two whose emoji do not have names of one kind."""
+    """No motif is in two parts, except two whose emoji are named inconsistently."""
     archive = zipfile.ZipFile(ROOT / "assets" / "emoji.zip")
     parts = defaultdict(set)
     for part, images in json.loads(archive.read("split_emoji.json")).items():

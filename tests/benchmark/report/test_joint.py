@@ -37,7 +37,7 @@ BY_HAND = ["66.67", "66.67", "66.67", "33.33", "33.33", "88.89", "43.33", "-"]
 
 @pytest.fixture
 def tested(tmp_path):
-    """Makes the outcomes of a training's tests on base and on new images, by their columns."""
+    """Return a function that makes the two outcomes of a training, given prediction columns."""
 
     def make(trainer, seed, base=BASE, new=NEW, dataset="emoji_food", **more):
         found = []
@@ -68,7 +68,7 @@ def joint_table(outcomes):
     return Metrics(rows(outcomes)).tables().popitem()[1][0]
 
 
-def test_base_to_new_has_a_table_over_both_halves(tested):
+def test_base_to_new_has_a_table_over_base_and_new_classes(tested):
     outcomes = tested("CoOp", 1) + tested("ALIGN", 1) + tested("ALIGN", 2)
     table = joint_table(outcomes)
     assert table.title == (
@@ -103,7 +103,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
     assert (record["h"], record["datasets"], record["of"]) == (pytest.approx(h), 2, 2)
 
 
-def test_what_lacks_the_columns_is_named(tested):
+def test_runs_without_joint_columns_are_named(tested):
     plain = without_union(BASE), without_union(NEW)
     outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
     outcomes += tested("MaPLe", 1, *plain, joint_note="MaPLe is made for its own classes")
@@ -117,10 +117,9 @@ def test_what_lacks_the_columns_is_named(tested):
     assert found["CoOp"] == found["TCP"] == [*BY_HAND[:3], *"-----"]
     assert found["UPT"] == [BY_HAND[0], *"-------"] and found["ALIGN"] == BY_HAND
     assert sorted(table.problems) == [
-        "CoOp, VPT: results without columns over base and new classes together, repeat the run "
-        "[seed 1]",
+        "CoOp, VPT: no predictions over base and new classes together; repeat the run [seed 1]",
         "MaPLe: MaPLe is made for its own classes [seed 1]",
-        "PLOT, TCP: predictions that do not number base classes before new ones, repeat the run "
+        "PLOT, TCP: predictions that do not number base classes before new ones; repeat the run "
         "[seed 1]",
         "UPT: no finished run on new classes [seed 1]",
     ]
@@ -130,15 +129,15 @@ def answers(right, score, joint=None):
     return Answers("", np.array(right), joint and np.array(joint), np.array(score, float))
 
 
-def test_openworld_auc_moves_with_each_of_six_images_by_hand():
+def test_contributions_to_openworld_auc_of_six_images_by_hand():
     base = answers([True, True, False], BASE["base_probability"])
     new = answers([True, True, False], NEW["base_probability"])
     for parts in openworld_parts(base, new):
         assert parts == pytest.approx([2 / 3 - 1 / 6, 1 / 3 - 1 / 6, -1 / 6])
 
 
-def test_openworld_auc_moves_with_an_image_as_without_it():
-    """Of a two-sample U-statistic the jackknife is exact; scores in tenths have ties."""
+def test_contributions_to_openworld_auc_match_the_jackknife():
+    """For a two-sample U-statistic the jackknife is exact. Scores are tenths, to have ties."""
     rng = np.random.default_rng(0)
     sides = [answers(rng.random(n) < 0.7, rng.integers(0, 10, n) / 10) for n in (40, 30)]
 
@@ -156,7 +155,7 @@ def test_openworld_auc_moves_with_an_image_as_without_it():
             assert parts[i] - parts.mean() == pytest.approx(moved)
 
 
-def test_joint_accuracy_is_that_of_all_images_though_halves_differ_in_size():
+def test_joint_accuracy_is_over_all_images_if_splits_differ_in_size():
     base, new = answers([], [], [True, True, False, True]), answers([], [], [False, True])
     of_base, of_new = joint_parts(base, new)
     assert of_base.mean() + of_new.mean() == pytest.approx(4 / 6)
@@ -164,7 +163,7 @@ def test_joint_accuracy_is_that_of_all_images_though_halves_differ_in_size():
 
 
 def random_half(rng, n, shift, better):
-    """The columns of a half of n images, most of them right with `better`."""
+    """Return the columns of n images of one split; more are right with a larger `better`."""
     label = rng.integers(0, 2, n)
     right, joint = rng.random((2, n)) < [[0.6 + better], [0.5 + better]]
     score = 1 / (1 + np.exp(rng.standard_normal(n) + (0.5 if shift else -0.5) * (1 + better)))
@@ -175,7 +174,7 @@ def random_half(rng, n, shift, better):
 
 
 def two_methods(tested):
-    """ALIGN and CoOp with two seeds; 60 base images and 40 new ones, of the same labels each."""
+    """Return outcomes of ALIGN and CoOp with two seeds, on the same 60 base and 40 new images."""
     outcomes = []
     for trainer, better in (("ALIGN", 0.2), ("CoOp", 0.0)):
         for seed in (1, 2):
@@ -189,7 +188,7 @@ def two_methods(tested):
 
 
 @pytest.mark.parametrize("metric", ["joint_accuracy", "openworld_auc"])
-def test_comparisons_are_of_the_numbers_in_the_table(tested, metric):
+def test_comparisons_match_the_numbers_in_the_table(tested, metric):
     outcomes = two_methods(tested)
     listed = rows(outcomes)
     records = [r for r in Metrics(listed).records() if r["column"] == "base and new"]
@@ -208,7 +207,7 @@ def test_comparisons_are_of_the_numbers_in_the_table(tested, metric):
 
 
 def test_with_one_seed_the_interval_is_that_of_two_samples(tested):
-    """Base and new images are drawn apart; each half has its variance and its freedom."""
+    """Base and new images are independent samples, each with its variance and freedom."""
     outcomes = [each for each in two_methods(tested) if each.run.seed == 1]
     (found,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").records()
     variances, freedoms = [], []
@@ -226,14 +225,14 @@ def test_with_one_seed_the_interval_is_that_of_two_samples(tested):
     assert found["high"] - found["difference"] == pytest.approx(half, rel=0.01)
 
 
-def test_runs_that_cannot_be_compared_over_both_halves_are_named(tested):
+def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     outcomes = two_methods(tested)
     plain = [without_union(half) for half in (BASE, NEW)]
     outcomes += tested("VPT", 1, *plain, dataset="dtd", joint_note="VPT is made for its classes")
     (table,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
     assert lines(table)["VPT"] == ["-"] and lines(table)["CoOp"] != ["-"]
     assert "VPT, DTD, Base: VPT is made for its classes [seed 1]" in table.problems
-    # the same images, whose classes have other numbers
+    # the same images with other class numbers
     shuffled = [
         dict(half, **{k: 1 - np.array(half[k]) for k in ("label", "prediction")})
         for half in (BASE, NEW)
@@ -246,18 +245,18 @@ def test_runs_that_cannot_be_compared_over_both_halves_are_named(tested):
     assert any("other test images, or labels, than ALIGN" in what for what in table.problems)
 
 
-def test_a_metric_that_there_is_none_of(tmp_path, capsys):
+def test_a_metric_without_runs_is_refused(tmp_path, capsys):
     leave(tmp_path, few_shot("CoOp", 1, (48,)) + few_shot("ALIGN", 1, (48,)))
     compared = ["report", str(tmp_path), "--compare", "ALIGN", "--metric"]
     assert main([*compared, "openworld_auc"]) == 2
     told = capsys.readouterr().err
-    assert "--metric openworld_auc: it is over base and new" in told and told.count("\n") == 1
+    assert "--metric openworld_auc needs runs on base and new" in told and told.count("\n") == 1
     assert main(["report", str(tmp_path), "--metric", "joint_accuracy"]) == 2
     told = capsys.readouterr().err
-    assert "--metric joint_accuracy goes with --compare METHOD" in told and told.count("\n") == 1
+    assert "--metric joint_accuracy needs --compare METHOD" in told and told.count("\n") == 1
     assert main(["report", str(tmp_path), "--deviations"]) == 2
     told = capsys.readouterr().err
-    assert "--deviations goes with --format latex" in told and told.count("\n") == 1
+    assert "--deviations needs --format latex" in told and told.count("\n") == 1
     with pytest.raises(SystemExit, match="2"):
         main([*compared, "joint"])
     told = capsys.readouterr().err
@@ -294,19 +293,19 @@ def test_accuracy_is_drawn_against_cost():
         for part in ("base", "new"):
             outcomes.append(outcome("ZeroshotCLIP", 1, part, 50.0, dataset, **none))
     figure, _ = plots.figures(rows(outcomes))["base2new_cost"]
-    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # only of the average
+    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # of the average
     drawn = [
         {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.lines}
         for axis in figure.axes
     ]
     assert drawn[0][512,] == (61.0,) and drawn[0][5120,] == (70.0,)
     assert drawn[1][1,] == (61.0,) and drawn[1][4,] == (70.0,)  # 3 and 5 times CoOp's
-    assert all(panel[0, 1] == (50, 50) for panel in drawn)  # a level of what learns nothing
+    assert all(panel[0, 1] == (50, 50) for panel in drawn)  # the line of zero-shot CLIP
     one = [each for each in outcomes if each.run.dataset == "dtd" and each.run.trainer != "CoOp"]
     assert "base2new_cost" not in plots.figures(rows(one))
 
 
-def test_detection_is_a_table_of_its_own():
+def test_detection_is_a_separate_table():
     def ood(auroc, fpr95, **more):
         return {"emoji_food": {"auroc_mcm": auroc, "fpr95_mcm": fpr95, "images": 90} | more}
 
@@ -323,8 +322,9 @@ def test_detection_is_a_table_of_its_own():
     assert lines(table)["ALIGN"] == ["90.00", "20.00", "95.00"]
     assert lines(table)["CoOp"] == ["80.00", "30.00", "-"]
     best = {table.lines[i][0].text for j in (1, 2) for i in table.best(j)}
-    assert best == {"ALIGN"}  # of false positives the fewest
-    assert table.problems == ["VPT: results without other data sets, repeat with --ood [seed 1]"]
+    assert best == {"ALIGN"}  # it has the fewest false positives
+    problem = "VPT: not tested on other data sets; repeat the run with --ood [seed 1]"
+    assert table.problems == [problem]
     of = {record["method"]: record["ood_emoji_food_auroc_mcm"] for record in view.records()}
     assert of == {"CoOp": 80.0, "VPT": None, "ALIGN": 90.0}
 

@@ -1,4 +1,4 @@
-"""LaTeX that goes into a paper."""
+"""LaTeX tables for a paper."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ ELEVEN = list(DATASETS)[:11]
 
 
 def base2new(**accuracies):
-    """Outcomes of methods on all eleven data sets, from base and new."""
+    """Return outcomes of methods on all eleven data sets, given accuracies on base and new."""
     return [
         outcome(trainer, seed, part, value, dataset, config="base2new")
         for trainer, values in accuracies.items()
@@ -31,7 +31,7 @@ def latex(outcomes, all_published=False, deviations=False, **options) -> str:
 
 
 def numbers(text: str, line: str) -> list[list[str]]:
-    """The cells of each line that begins so."""
+    """Return the cells of each row whose first cell is `line`."""
     found = re.findall(rf"^{re.escape(line)} & (.*) \\\\$", text, re.MULTILINE)
     return [cells.split(" & ") for cells in found]
 
@@ -53,7 +53,7 @@ def test_base_to_new_is_one_table_of_the_average_and_eleven_blocks():
     "interval, expected",
     [(False, ("standard deviations", 1.41)), (True, ("95\\% intervals", 12.71))],
 )
-def test_deviations_stand_after_the_means_on_demand(interval, expected):
+def test_deviations_follow_the_means_on_demand(interval, expected):
     outcomes = [outcome("CoOp", 1, "base", 80), outcome("CoOp", 2, "base", 82)]
     outcomes += few_shot("CoOp", 4, (60, 62)) + few_shot("ALIGN", 4, (63, 65))
     targets = {"imagenet": 70.0, "dtd": 40.0}
@@ -71,7 +71,7 @@ def test_deviations_stand_after_the_means_on_demand(interval, expected):
     assert "pm" not in plain and "81.00" in plain and "Means over 2 seeds." in plain
 
 
-def test_published_numbers_are_marked_and_their_source_is_said():
+def test_published_numbers_are_marked_with_their_source():
     text = latex(base2new(CoOp=(80, 60)))
     assert numbers(text, r"CoOp$^\dagger$")[0] == [r"\textbf{82.69}"] + [
         r"\textbf{63.22}", r"\textbf{71.66}",
@@ -94,13 +94,13 @@ def test_few_shot_and_each_transfer_protocol_are_one_table():
 
 
 def has_latex() -> bool:
-    """Whether there is a LaTeX with the package booktabs."""
+    """Return True if LaTeX with the package booktabs is installed."""
     if not shutil.which("pdflatex"):
         return False
     return subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not has_latex(), reason="there is no LaTeX with booktabs")
+@pytest.mark.skipif(not has_latex(), reason="LaTeX with booktabs is not installed")
 def test_the_tables_compile(tmp_path):
     outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^", 4, (50, 51))
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)

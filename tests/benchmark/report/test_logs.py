@@ -19,7 +19,7 @@ SOURCE = "imagenet/MaPLe/vit_b16_cross_datasets_16shots/seed{seed}"
 
 
 def result(correct: int, total: int = 1000, split: str = "test") -> str:
-    """What Dassl prints about a test, its progress bar before it."""
+    """Return the output of Dassl for a test, including its progress bar."""
     percent = 100 * correct / total
     return (
         f"Evaluate on the *{split}* set\n"
@@ -44,7 +44,7 @@ def leave(folder, text: str, name: str = "log.txt"):
 
 
 def read(spec) -> dict:
-    """Runs as (protocol, data set, part, shots, seed, config), with their accuracy or problem."""
+    """Return accuracy or problem by (protocol, data set, part, shots, seed, config)."""
     outcomes, _ = logs.read([str(spec)])
     found = {}
     for run, result, problem in ((o.run, o.result, o.problem) for o in outcomes):
@@ -95,7 +95,7 @@ def test_the_layouts_of_the_public_scripts(tmp_path):
         ("cross_dataset", "imagenet", "source", 16, 1, cross): 71.0,
         ("domain_generalization", "imagenet", "source", 16, 1, cross): 71.0,
     }
-    inside = tmp_path / "base2new" / "train_base" / "eurosat"  # the names may lie above the folder
+    inside = tmp_path / "base2new" / "train_base" / "eurosat"  # names may be in parent folders
     assert list(read(inside).values()) == [80.0]
 
 
@@ -120,7 +120,7 @@ def test_methods_get_the_name_of_the_folder_or_a_given_one(tmp_path):
     assert labels(f"theirs={folder}") == {"CoOp (theirs)", "MaPLe (theirs)"}
 
 
-def test_logs_stand_beside_ours_and_say_what_is_missing(tmp_path, capsys):
+def test_logs_are_shown_next_to_ours_with_what_is_missing(tmp_path, capsys):
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     for seed, correct in ((1, 800), (2, 820)):
         leave(theirs / BASE.format(part="train_base", seed=seed), training(correct))
@@ -142,10 +142,9 @@ def test_logs_stand_beside_ours_and_say_what_is_missing(tmp_path, capsys):
     assert mine[:5] == ["MaPLe", "90.00", "(1", "of", "2)"]
     assert others[:4] == ["published", "81.00", "±", "1.41"]
     assert others[4:8] == ["80.00", "(1", "of", "2)"]
-    assert (
-        "- published, new: unfinished:" in told.out and "log.txt ends without a result" in told.out
-    )
-    assert told.err == f"logs whose folder does not tell the run: {theirs / 'elsewhere'}\n"
+    assert "- published, new: unfinished:" in told.out and "log.txt has no final result" in told.out
+    skipped = "skipped logs whose folder name does not identify the run"
+    assert told.err == f"{skipped}: {theirs / 'elsewhere'}\n"
 
 
 def test_logs_are_never_compared_with_the_paper(tmp_path):
@@ -181,12 +180,12 @@ def test_names_keep_methods_apart(tmp_path):
 
 def test_bad_folders_are_one_sentence(tmp_path):
     for spec in (tmp_path / "none", f"CoOp={tmp_path / 'none'}"):
-        with pytest.raises(UserError, match="there is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             read(spec)
-    with pytest.raises(UserError, match="no log.txt in"):
+    with pytest.raises(UserError, match="contain no log.txt"):
         read(tmp_path)
     leave(tmp_path / "seed1", result(100))
-    with pytest.raises(UserError, match="does not tell its run: folders must be named"):
+    with pytest.raises(UserError, match="does not identify a run: name folders as"):
         read(tmp_path)
 
 
@@ -214,7 +213,7 @@ def test_logs_that_cannot_be_read_are_named(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [".", "....", "999,999.5"])
-def test_a_log_with_a_number_that_cannot_be(tmp_path, number):
+def test_a_log_with_an_impossible_number(tmp_path, number):
     leave(tmp_path / FEW_SHOT.format(shots=16, seed=1), f"=> result\n* accuracy: {number}%\n")
     ((found, problem),) = read(tmp_path).items()
     assert problem == "unfinished"

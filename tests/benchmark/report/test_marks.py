@@ -1,4 +1,4 @@
-"""Marks of methods that take more than labelled images, in tables and plots."""
+"""Marks of methods that need more than labelled images, in tables and plots."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def outcomes(tmp_path):
     found = []
     for trainer, seed, part in (("CoOp", 1, "base"), ("CoOp", 1, "new"), ("MMRL", 1, "base"),
                                 ("MMRL", 1, "new")):  # fmt: skip
-        # as a run on new classes, and an older record, may have it
+        # runs on new classes, and older records, may lack the key
         more = {"beyond": ["per data set", "llm"]} if (trainer, part) == ("MMRL", "base") else {}
         for dataset in ("emoji_food", "emoji_night"):
             one = outcome(trainer, seed, part, 50.0, dataset, num_classes=2, **more)
@@ -39,7 +39,7 @@ def outcomes(tmp_path):
     return found
 
 
-def test_in_tables_of_every_kind(outcomes):
+def test_marks_are_in_tables_of_every_kind(outcomes):
     found = rows(outcomes)
     views = [Metrics(found), Comparisons(found, "CoOp"), Comparisons(found, "MMRL")]
     tables = [table for view in views[:2] for of in view.tables().values() for table in of]
@@ -58,7 +58,7 @@ def test_in_tables_of_every_kind(outcomes):
     assert "Beyond" not in as_text(only_table(outcomes[:4:2]))
 
 
-def test_in_the_legends_of_plots(outcomes):
+def test_marks_are_in_the_legends_of_plots(outcomes):
     (figure, _), *_ = plots.figures(rows(outcomes)).values()
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(shown) == [PLAIN, MARKED]
@@ -68,7 +68,7 @@ def test_in_the_legends_of_plots(outcomes):
 
 
 @pytest.mark.parametrize("marks", [["magic"], "llm", 7, [["llm"]]])
-def test_a_record_with_marks_that_there_are_not(marks):
+def test_a_record_with_unknown_marks_is_refused(marks):
     why = flaw({"accuracy": 50.0, "beyond": marks})
     assert why.startswith("holds beyond") and why.endswith("a list of llm, unlabelled, per data "
                                                            "set, teacher")  # fmt: skip

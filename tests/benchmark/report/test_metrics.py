@@ -1,4 +1,4 @@
-"""Metrics, accuracies of classes, and the pictures of predictions."""
+"""Tables of metrics and of class accuracies, and plots of predictions."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_metrics_have_a_line_for_each_method():
         "61.00 ± 1.41", "50.00 ± 0.00", "90.00 ± 0.00", "8.00 ± 0.00", "1.50 ± 0.00",
     ]  # fmt: skip
     best = {table.lines[i][0].text for i in table.best(4)}, table.best(5)
-    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # of errors the least is best
+    assert best == ({"CoOp"}, {1 - next(iter(table.best(4)))})  # lower errors are better
 
 
 def test_classes_have_a_line_each():
@@ -49,24 +49,24 @@ def test_results_without_metrics_are_named():
     for view in (Metrics(rows(outcomes)), Classes(rows(outcomes))):
         (table,) = view.tables().popitem()[1]
         assert len(table.problems) == 1
-        assert table.problems[0].startswith("VPT: results without these metrics")
+        assert table.problems[0].startswith("VPT: metrics missing in results.json")
         assert table.problems[0].endswith("[seed 1, 2]")
 
 
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
-    _, _, *tables = Metrics(rows(outcomes)).tables().popitem()[1]  # two of both come before
+    _, _, *tables = Metrics(rows(outcomes)).tables().popitem()[1]  # two over all classes come first
     titles = [table.title for table in tables]
     assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
 
 
 @pytest.mark.parametrize("flag, name", [("--metrics", "reliability"), ("--classes", "confusion")])
-def test_pictures_are_drawn_of_what_is_shown(tmp_path, capsys, flag, name):
+def test_each_view_draws_its_plots(tmp_path, capsys, flag, name):
     output, plots = tmp_path / "output", tmp_path / "plots"
     outcomes = [replace(o, result=o.result | {"accuracy": 100.0}) for o in some()]
     leave(output, outcomes)
     command.main([str(output), flag, "--plots", str(plots)])
-    assert "no plots: they show runs with predictions" in capsys.readouterr().err
+    assert "no plots: there are no runs with predictions" in capsys.readouterr().err
     label, top = np.arange(6) % 3, np.array([[0, 1], [1, 2], [2, 0]] * 2)
     columns = {"image": list("abcdef"), "label": label, "prediction": top[:, 0], "top": top}
     columns |= {"probability": np.tile([0.7, 0.2], (6, 1)), "label_log_probability": np.zeros(6)}

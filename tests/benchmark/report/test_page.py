@@ -1,4 +1,4 @@
-"""The page."""
+"""The HTML page."""
 
 import datetime
 import re
@@ -9,7 +9,7 @@ from benchmark.report.page import page
 from benchmark.report.rows import rows
 
 
-def test_page_is_whole_and_accessible():
+def test_page_is_self_contained_and_accessible():
     outcomes = some_outcomes() + few_shot("<b>", 1, (48,)) + ablation("beta1", (50,), (50,))
     html = page(rows(outcomes))
     assert "<b>" not in html and "&lt;b&gt;" in html
@@ -21,7 +21,7 @@ def test_page_is_whole_and_accessible():
     assert set(re.findall(r'href="#(\w+)"', html)) <= set(re.findall(r'id="(\w+)"', html))
 
 
-def test_page_says_what_the_runs_were_made_with():
+def test_page_lists_versions_and_devices_of_the_runs():
     made = {
         "git": "0123456789abcdef",
         "versions": {"python": "3.12.1", "torch": "2.9", "device": "cpu"},
@@ -35,7 +35,7 @@ def test_page_says_what_the_runs_were_made_with():
     }  # fmt: skip
 
 
-def test_averages_come_first_and_the_page_knows_a_dark_screen():
+def test_averages_come_first_and_the_page_has_a_dark_mode():
     html = page(rows(few_shot("CoOp", 1, (48,)) + few_shot("CoOp", 1, (58,), "eurosat")))
     captions = re.findall(r"<caption.*?>(.*?)</caption>", html)
     assert [" average over 2 " in caption for caption in captions] == [True, False, False]

@@ -1,4 +1,4 @@
-"""The difference of two methods on the same images: interval and p, where both are known."""
+"""The interval and p-value of a difference, where the true difference is known."""
 
 import numpy as np
 import pytest
@@ -18,14 +18,14 @@ def pair(ours, theirs, units=None, seeds=None):
 
 
 def two_methods(rng, data_sets, seeds, spread=0.02, by_class=0.0):
-    """What two methods that are equally good answer to the same motifs in several data sets.
+    """Draw answers of two equally good methods to the same motifs in several data sets.
 
-    Each finds some motifs harder than others, in all data sets alike and in each of them. Seeds,
-    and single trainings, are better or worse by `spread`, and there is chance in every answer.
-    `by_class` is by how much each finds classes (ten motifs) harder than others.
+    Motifs differ in difficulty, for each method, in common and in each data set. Seeds and single
+    trainings vary by `spread`, and every answer has noise. Classes (ten motifs) vary in difficulty
+    by `by_class`.
 
     Returns:
-        (2, data sets, seeds, motifs) of base and of new classes, whether an answer was right.
+        Right answers of base and of new classes, each (2, data sets, seeds, motifs) bool.
     """
     found = []
     for n in MOTIFS:
@@ -40,7 +40,7 @@ def two_methods(rng, data_sets, seeds, spread=0.02, by_class=0.0):
 
 
 def blocks(found, units):
-    """Base and new of each data set."""
+    """Return the block (base and new) of each data set."""
     base, new = found
     return [[pair(*base[:, i], units[0]), pair(*new[:, i], units[1])] for i in range(base.shape[1])]
 
@@ -50,7 +50,7 @@ def motifs():
 
 
 def coverage(units, draws=600, **how):
-    """How often the interval of H on average holds the difference, which is none."""
+    """Return the share of intervals for average H that contain the true difference, 0."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(draws):
         found = difference(blocks(two_methods(rng, **how), units), of_averages=True)
@@ -60,10 +60,10 @@ def coverage(units, draws=600, **how):
 
 @pytest.mark.parametrize("spread", [0.02, 0.07])
 @pytest.mark.parametrize("seeds", [3, 9])
-def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, spread):
-    """Eight data sets that show the same motifs; no more often, either: that would hide something.
+def test_the_interval_has_its_nominal_coverage(seeds, spread):
+    """Eight data sets show the same motifs. Coverage above the nominal value would fail, too.
 
-    Their answers correlate as those on the embedded data sets, 0.28 to 0.65.
+    Answers correlate as on the embedded data sets, 0.28 to 0.65.
     """
     ours = two_methods(np.random.default_rng(0), 8, seeds)[0][0, :, 0]
     correlations = np.corrcoef(ours)[np.triu_indices(8, 1)]
@@ -72,9 +72,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, spread):
 
 
 def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
-    """The blocks of two methods that are equally good at the same motifs in each data set.
+    """Draw the blocks of two methods that are equally good at the same motifs in each data set.
 
-    Seeds are better or worse, and there is chance in every answer and every score.
+    Seeds vary, and every answer and every score has noise.
     """
     halves = []
     for n, sign in zip(images, (1, -1), strict=True):
@@ -106,7 +106,7 @@ def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
 
 
 @pytest.mark.parametrize("measure", ["joint_accuracy", "openworld_auc"])
-def test_the_interval_of_what_is_over_both_halves_does_too(measure):
+def test_the_interval_of_joint_metrics_has_its_nominal_coverage(measure):
     rng, held, draws = np.random.default_rng(1), 0, 600
     for _ in range(draws):
         found = difference(two_methods_of_halves(rng, measure), of_averages=True, total=True)
@@ -114,18 +114,18 @@ def test_the_interval_of_what_is_over_both_halves_does_too(measure):
     assert 0.92 <= held / draws <= 0.97
 
 
-def test_of_other_classes_the_interval_knows_when_classes_are_resampled():
+def test_the_interval_covers_other_classes_only_if_classes_are_resampled():
     how = {"data_sets": 4, "seeds": 9, "by_class": 0.4}
     assert coverage(motifs(), **how) < 0.9
     assert 0.93 <= coverage([units // 10 for units in motifs()], **how) <= 0.97
 
 
-def test_a_single_data_set_has_such_an_interval_too():
+def test_the_interval_of_a_single_data_set_has_its_nominal_coverage():
     assert 0.93 <= coverage(motifs(), data_sets=1, seeds=3, spread=0.07) <= 0.97
 
 
 def test_motifs_are_resampled_as_a_bootstrap_does():
-    """Here it is drawn: motifs of base and of new classes, each in all data sets at once."""
+    """The bootstrap draws motifs of base and of new classes, each in all data sets at once."""
     rng = np.random.default_rng(2)
     found = two_methods(rng, 3, 1)
     interval = difference(blocks(found, motifs()), of_averages=True)
@@ -153,17 +153,17 @@ def test_one_seed_is_the_paired_t_test():
     assert found.p == pytest.approx(expected.pvalue)
 
 
-def test_seeds_that_alone_differ_are_the_paired_t_test_of_seeds():
+def test_if_only_seeds_differ_it_is_the_paired_t_test_of_seeds():
     share = np.array([[70, 80, 90], [60, 50, 55]])
     ours, theirs = np.arange(100) < share[..., None]
-    found = difference([[pair(ours, theirs, np.zeros(100, int))]])  # all show the same
+    found = difference([[pair(ours, theirs, np.zeros(100, int))]])  # all images show the same motif
     expected = ttest_rel(*share)
     assert found[1:3] == pytest.approx(tuple(expected.confidence_interval()))
     assert found.p == pytest.approx(expected.pvalue)
 
 
 def test_data_sets_of_the_same_seeds_are_resampled_at_once():
-    """On two data sets that both hang on the seed, an average is as unsure as each of them."""
+    """If two data sets depend on the seed alike, their average is as uncertain as each."""
     ours, theirs = np.zeros((2, 2, 100), bool)
     ours[0] = True  # with one seed of two always right, with the other never
     one, other = pair(ours, theirs), pair(ours, theirs, np.arange(100, 200))
@@ -173,7 +173,7 @@ def test_data_sets_of_the_same_seeds_are_resampled_at_once():
     assert difference([[one], [apart]], of_averages=True).low > found.low
 
 
-def test_h_is_computed_anew_for_each_seed_or_of_averages():
+def test_h_is_computed_for_each_seed_or_from_averages():
     found = two_methods(np.random.default_rng(5), 2, 3)
     both = blocks(found, motifs())
     base, new = (100 * side.mean(-1) for side in found)  # method, data set, seed
@@ -192,7 +192,7 @@ def test_p_belongs_to_the_interval():
     assert any(one.p < 0.05 for one in found) and any(one.p > 0.9 for one in found)
 
 
-def test_methods_that_answer_alike_and_never_alike():
+def test_methods_with_equal_and_with_opposite_answers():
     right, wrong = np.ones((2, 30), bool), np.zeros((2, 30), bool)
     assert difference([[pair(right, right)]]) == (0, 0, 0, 1)
     assert difference([[pair(right, wrong)]]) == pytest.approx((100, 100, 100, 0), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Plots: what is drawn, how it is told apart, and that the same numbers give the same bytes."""
+"""Plots: panels, points and looks; the same numbers give the same bytes."""
 
 import pytest
 from outcomes import ablation, few_shot, outcome, transfer
@@ -19,7 +19,7 @@ def panels(figure) -> dict:
 
 
 def curves(axis) -> list[tuple[list, list]]:
-    """The points of the solid curves and stars of a panel."""
+    """Return the points of all curves of a panel."""
     drawn = [line for line in axis.lines if line.get_marker() not in ("None", "_", "|", "")]
     return [
         (list(line.get_xdata()), list(line.get_ydata())) for line in drawn if len(line.get_xdata())
@@ -108,7 +108,7 @@ def test_a_point_that_lacks_seeds_is_hollow():
         [1],
         [60],
     )  # the second number of shots
-    assert not figure(outcomes, "few_shot").legends  # of one entry
+    assert not figure(outcomes, "few_shot").legends  # a single method needs none
 
 
 def test_beta_has_error_bars_and_the_order_of_beta():
@@ -131,7 +131,7 @@ def test_methods_differ_by_colour_and_by_marker():
     assert len(set(styles)) == 3
 
 
-def test_methods_that_are_not_known_have_looks_of_their_own():
+def test_unknown_methods_have_distinct_looks():
     names = [f"Method{i}" for i in range(40)]
     found = looks([*names, *LOOKS])
     assert len(set(found.values())) == 40 + len(LOOKS)

@@ -1,4 +1,4 @@
-"""The published numbers beside ours."""
+"""Published numbers next to ours."""
 
 import json
 from collections import defaultdict
@@ -26,7 +26,7 @@ from trainers.prompting.errors import UserError
 
 ELEVEN = list(DATASETS)[:11]
 
-# Where a printed H is not that of base and new: the papers may average it over seeds, or data sets.
+# Printed H that does not follow from base and new: papers may average H over seeds or data sets.
 OTHER_H = {
     ("PromptKD", "stanford_cars"): 83.08,
     ("PromptSRC+DePT", "ucf101"): 82.41,
@@ -49,7 +49,7 @@ OTHER_H = {
     ("PromptKD+Spotlighter", "average"): 82.97,
     ("HPT", "average"): 80.42,
 }
-# Where a printed average is not that of the data sets: one of them is misprinted; one decimal.
+# Printed averages that do not follow from the data sets: a misprint, and one with one decimal.
 OTHER_AVERAGES = {("MMA", "new"): 76.94, ("GalLoP", "accuracy"): 61.27}
 
 
@@ -61,7 +61,7 @@ def base2new(trainer="CoOp", datasets=("dtd",), values=(79.0, 41.0), **more):
     ]
 
 
-def test_published_numbers_stand_beside_ours():
+def test_published_numbers_are_shown_next_to_ours():
     table = only_table(few_shot("CoOp", 1, (48, 49)) + few_shot("VPT", 1, (48, 49)))
     assert lines(table) == {
         "CoOp": ["48.50 ± 0.71"],
@@ -70,13 +70,13 @@ def test_published_numbers_stand_beside_ours():
         "VPT": ["48.50 ± 0.71"],
     }
     assert "Published (ViT-B/16): CoOp: ALIGN paper, Table D.1." in table.caption
-    assert table.best(1) == set()  # ours are equal, and theirs do not compete
+    assert table.best(1) == set()  # ours are equal, and published ones do not compete
     (record,) = json.loads(render(rows(few_shot("CoOp", 1, (48,))), "json"))["rows"]
     assert record["accuracy_published"] == 48.4
     assert record["accuracy_difference"] == pytest.approx(-0.4)
 
 
-def test_base_to_new_has_them_for_each_data_set_and_for_the_average_of_the_eleven():
+def test_base_to_new_has_published_numbers_for_each_data_set_and_the_average():
     *_, table, average = tables(rows(base2new(datasets=ELEVEN)))[BASE2NEW]
     assert table.title.startswith("Base-to-new on UCF101")
     assert lines(table)["CoOp, published"][:3] == ["84.69", "56.05", "67.46"]
@@ -86,7 +86,7 @@ def test_base_to_new_has_them_for_each_data_set_and_for_the_average_of_the_eleve
     assert list(lines(average)) == ["CoOp"]  # the papers' average is over other data sets
 
 
-def test_transfer_has_them_for_the_source_the_targets_and_their_average():
+def test_transfer_has_published_numbers_for_source_targets_and_average():
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
     table = only_table(transfer("MaPLe", "imagenet", targets))
     assert lines(table)["MaPLe, published"][::11] == ["70.72", "66.30"]
@@ -124,7 +124,7 @@ def test_published_numbers_can_be_left_out():
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_what_cannot_be_compared_is_not(other):
+def test_published_numbers_are_left_out_in_other_settings(other):
     setting = {"trainer": "ALIGN", "dataset": "dtd", "shots": 4, "part": "all"}
     setting |= {"protocol": "few_shot", "seed": 1, "accuracy": 60.0}
     assert "published" in as_text(only_table([outcome(**setting)]))
@@ -147,7 +147,7 @@ def test_the_misprint_is_marked_and_not_compared():
     assert r"\textbf{95.69" not in render(rows(outcomes), "latex")
 
 
-def test_the_files_agree_with_themselves():
+def test_the_files_are_consistent():
     assert len([key for key in numbers(FEW_SHOT) if key.trainer == "ALIGN"]) == 11 * 5
     for protocol in PROTOCOLS.values():
         found = numbers(protocol)
@@ -174,7 +174,7 @@ def test_the_files_agree_with_themselves():
     assert set(DATASETS) <= configs
 
 
-def test_a_methods_rows_of_a_protocol_have_one_kind_and_each_of_its_data_sets():
+def test_rows_of_a_method_have_one_kind_and_cover_its_data_sets():
     for protocol in PROTOCOLS.values():
         of = defaultdict(list)
         for key, theirs in numbers(protocol).items():
@@ -215,14 +215,14 @@ def test_a_misprint_of_a_method_that_was_not_run_is_marked_too():
     [
         ("CoOp,dtd,79.x,41.18,54.24,plain,here", "base is '79.x', not a number from 0 to 100"),
         ("CoOp,dtd,179,41.18,54.24,plain,here", "base is '179', not a number"),
-        ("CoOp,dtd,79.44,41.18,54.24,plain", "there is no source"),
-        ("CoOp,dtd,79.44,41.18,54.24,,here", "there is no kind"),
-        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor some of llm"),
+        ("CoOp,dtd,79.44,41.18,54.24,plain", "the source is missing"),
+        ("CoOp,dtd,79.44,41.18,54.24,,here", "the kind is missing"),
+        ("CoOp,dtd,79.44,41.18,54.24,magic,here", "kind is 'magic', neither plain nor one or"),
         ("CoOp,dtd,79.44,41.18,54.24,llm+magic,here", "kind is 'llm+magic'"),
         ("CoOp,dtd,79.44,41.18,54.24,plain+llm,here", "kind is 'plain+llm'"),
         ("CoOp,dtd,79.44,41.18,54.24,plain,here,more", "more values than columns"),
         ("CoOp,textures,79.44,41.18,54.24,plain,here", "'textures' is not the name of a data set"),
-        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is there twice"),
+        ("CoOp,eurosat,79.44,41.18,54.24,plain,here", "CoOp on eurosat is repeated"),
     ],
 )
 def test_a_wrong_line_is_one_sentence(tmp_path, monkeypatch, line, why):

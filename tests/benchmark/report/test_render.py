@@ -47,7 +47,7 @@ def test_the_best_of_a_column_is_bold():
     outcomes = few_shot("CoOp", 1, (50.001,), "emoji") + few_shot("ALIGN", 1, (50.002,), "emoji")
     outcomes += few_shot("VPT", 1, (40,), "emoji")
     table = only_table(outcomes)
-    assert table.best(1) == {0, 2}  # as far as it shows
+    assert table.best(1) == {0, 2}  # equal as shown
     assert as_markdown(table).count("**50.00**") == 2
     assert as_latex(table).count(r"\textbf{50.00}") == 2
     assert page(rows(outcomes)).count("<strong>50.00</strong>") == 2

@@ -11,7 +11,7 @@ from paths import ROOT
 from benchmark.__main__ import main
 
 
-def test_a_reader_that_has_had_enough_sees_no_traceback(tmp_path):
+def test_a_closed_pipe_gives_no_traceback(tmp_path):
     leave(tmp_path, [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
     command = [sys.executable, "-m", "benchmark", "report", str(tmp_path)]
     pipe = subprocess.PIPE
@@ -48,7 +48,7 @@ def test_runs_are_found_in_subfolders(tmp_path, capsys):
     for name, accuracy in (("small", 40.0), ("large", 50.0)):
         place = tmp_path / "sizes" / name
         leave(place, [outcome("CoOp", 1, part, accuracy) for part in ("base", "new")])
-        leave(place / "again", few_shot("CoOp", 1, (48,)))  # below an output: another one
+        leave(place / "again", few_shot("CoOp", 1, (48,)))  # inside another output: not searched
     assert main(["report", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "CoOp (large)" in told and "CoOp (small)" in told and "Few-shot" not in told
@@ -90,10 +90,10 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
     assert "results.json cannot be read" in capsys.readouterr().err
 
 
-def test_no_plots_are_told(tmp_path, capsys):
+def test_missing_plots_are_reported(tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, "base", 50.0)])
     assert main(["report", str(tmp_path), "--plots", str(tmp_path / "none")]) == 0
-    assert "no plots: they show means of finished runs" in capsys.readouterr().err
+    assert "no plots: there are no means of finished runs" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

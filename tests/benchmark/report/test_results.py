@@ -1,4 +1,4 @@
-"""Whether results are those of a run."""
+"""Records that do not fit their run, are invalid, or cannot be read."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from benchmark.report.render import as_csv
 from benchmark.report.results import misfit
 
 
-def test_results_must_be_those_of_the_run():
+def test_a_record_must_fit_its_run():
     run = outcome("CoOp", 1, "base", 50.0).run
     result = {"trainer": "CoOp", "dataset": "emoji", "seed": 1, "shots": 16}
     result |= {"subsample_classes": "base", "config": {"OPTIM": {"LR": 0.002, "NAMES": ["a"]}}}
@@ -56,7 +56,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_record_that_no_run_has_written_is_named_and_not_tabulated(case, tmp_path, capsys):
+def test_an_invalid_record_is_named_and_not_tabulated(case, tmp_path, capsys):
     change, sentence = BROKEN[case]
     leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
     path = next(tmp_path.rglob("seed1/results.json"))
@@ -92,7 +92,7 @@ IN_ITS_PLACE = {
 
 
 @pytest.mark.parametrize("what", IN_ITS_PLACE, ids=lambda what: what.__name__)
-def test_what_is_in_the_place_of_a_record_is_named(what, tmp_path, capsys, deadline):
+def test_an_unreadable_record_is_named(what, tmp_path, capsys, deadline):
     leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("CoOp", 2, "base", 60.0)])
     path = next(tmp_path.rglob("seed1/results.json"))
     what(path)
@@ -103,7 +103,7 @@ def test_what_is_in_the_place_of_a_record_is_named(what, tmp_path, capsys, deadl
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "latex", "html"])
-def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, capsys):
+def test_names_from_records_and_folders_stay_on_one_line(form, tmp_path, capsys):
     leave(tmp_path, [outcome("CoOp", 1, "base", 40.0), outcome("A\n\\input{x}", 1, "base", 60.0)])
     path = next(tmp_path.rglob("CoOp/emoji/seed1/results.json"))
     path.write_text(path.read_text().replace('"CoOp"', '"C\\n\\\\input{y}\\u001b[2J"'))
@@ -114,7 +114,7 @@ def test_what_a_record_or_a_folder_is_called_stays_in_its_line(form, tmp_path, c
 
 
 @pytest.mark.parametrize("form", ["text", "markdown", "html"])
-def test_a_console_of_ascii(form, tmp_path, monkeypatch):
+def test_an_ascii_console(form, tmp_path, monkeypatch):
     leave(tmp_path, [outcome("CoOp", seed, "base", 40.0 + seed) for seed in (1, 2)])
     console = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(console, encoding="ascii"))
@@ -123,13 +123,13 @@ def test_a_console_of_ascii(form, tmp_path, monkeypatch):
     assert shown in console.getvalue().decode("ascii")
 
 
-def test_a_run_in_a_folder_with_an_odd_name_stays_in_its_line(tmp_path, capsys):
+def test_a_run_in_a_folder_with_an_odd_name_stays_on_one_line(tmp_path, capsys):
     leave(tmp_path, [outcome("A\x1b[2J\nB", 1, "base", 40.0)])
     assert main(["status", str(tmp_path)]) == 0
     assert "A\\x1b[2J\\nB on emoji, seed 1, base: done (40.00%)\n" in capsys.readouterr().out
 
 
-def test_text_in_a_table_for_a_spreadsheet_is_no_formula():
+def test_text_in_csv_is_never_a_formula():
     records = [{"method": "=1+1", "base_difference": -2.5, "seeds": [], "problems": ["-x", "@y"]}]
     assert as_csv(records) == "method,base_difference,seeds,problems\n'=1+1,-2.5,,'-x; @y"
 
@@ -150,5 +150,5 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
     monkeypatch.setattr(os, "scandir", refuse)
     assert main([command, str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert f"'{tmp_path / place}' cannot be read (Permission denied): " in said.err
+    assert f"'{tmp_path / place}' cannot be read (Permission denied) and may hold runs" in said.err
     assert said.err.count("\n") == 1 and not said.out

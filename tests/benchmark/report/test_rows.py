@@ -1,4 +1,4 @@
-"""Rows: what is counted, averaged and named."""
+"""Rows: counts, averages and names."""
 
 import json
 
@@ -14,7 +14,7 @@ from benchmark.report.tables import tables
 
 
 def numbers(outcomes, **options):
-    """The numbers of each line, by column."""
+    """Return the rows of each line, by column."""
     return lines_of(rows(outcomes, **options))
 
 
@@ -25,7 +25,7 @@ def averages(outcomes):
 def test_h_is_computed_for_each_seed_and_then_averaged():
     coop, align = numbers(some_outcomes())
     assert (coop["h"].method, align["h"].method) == ("CoOp", "ALIGN")
-    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # of the means it would be 48
+    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # H of the means would be 48
     assert align["h"].std == pytest.approx(128**0.5)
     assert align["base"].std == pytest.approx(800**0.5)
     assert coop["base"].cell == "50.00 (1 of 2)" and coop["base"].std is None
@@ -56,10 +56,10 @@ def test_average_is_h_of_the_averages_over_complete_data_sets():
     assert average.title == "Base-to-new, average over 2 embedded data sets: accuracy (%), 16 shots"
     assert lines(average)["CoOp"] == ["50.00 (1 of 2)"] * 3 + ["1 of 2"]
     assert average.problems == ["CoOp, emoji, 16 shots: a mean over 1 of 2 seeds"]
-    assert average.best(1) == set()  # of a column with one whole number
+    assert average.best(1) == set()  # only one method is complete
 
 
-def test_what_is_missing_of_an_ablation_is_told_with_its_variant():
+def test_problems_of_an_ablation_name_the_variant():
     found = [
         outcome("ALIGN", seed, part, 50.0, name, protocol="ablation", variant=variant)
         for variant, seeds in (("M1_N1", (1, 2)), ("M2_N2", (1,)))
@@ -93,7 +93,7 @@ def test_two_configs_of_one_method_are_two_rows():
     assert [line["h"].method for line in numbers(outcomes)] == ["ALIGN (a)", "ALIGN (b)"]
 
 
-def test_what_learns_nothing_is_told_by_its_results_whatever_its_name():
+def test_untrained_methods_are_recognised_by_their_records():
     outcomes = few_shot("Frozen", 1, (50,), num_params=0) + few_shot("CoOp", 1, (60, 61))
     outcomes += few_shot("ZeroshotOther", 4, (40,), problem="failed: no memory")
     assert {row.method: (row.untrained, row.shots) for row in rows(outcomes).itertuples()} == {

@@ -22,7 +22,7 @@ def test_memory_is_the_most_of_the_trainings():
     assert memory == {"ZeroshotCLIP": "-", "CoOp": "612 MiB", "PLOT": "-", "ALIGN": "3.1 GiB"}
 
 
-def test_few_shot_has_a_line_for_each_method_whatever_its_configs():
+def test_few_shot_has_a_line_for_each_method_with_any_config():
     outcomes = few_shot("ALIGN", 16, (70, 72), config="long", dataset="emoji")
     outcomes += few_shot("ALIGN", 1, (50, 52, 54), config="short", dataset="emoji")
     outcomes += few_shot("ZeroshotCLIP", 4, (45,), dataset="emoji")
@@ -78,4 +78,4 @@ def test_ablation_is_in_the_order_of_its_settings():
     assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
     assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
     assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
-    assert prompts.title.endswith("seed 1")  # those of the other table do not count
+    assert prompts.title.endswith("seed 1")  # seeds of the other table do not count

@@ -1,4 +1,4 @@
-"""What a search space holds for each method."""
+"""Search spaces: the settings of each method."""
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ def names(space: Space, trainer: str = "CoOp", budget=None) -> list[str]:
 
 @pytest.fixture
 def written(tmp_path):
-    """A file of a tree, as a space."""
+    """Return a function that writes a tree to a file and reads it as a search space."""
 
     def write(tree, *words: str) -> Space:
         (tmp_path / "space.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -35,7 +35,7 @@ def test_a_grid_of_dotted_or_nested_keys(written):
     ]
 
 
-def test_a_method_may_have_ranges_of_its_own(written):
+def test_a_method_may_have_its_own_ranges(written):
     own = {"KgCoOp": [{"OPTIM.LR": 1}, {"OPTIM.LR": 2, "TRAINER.COOP.W": [1, 8]}]}
     space = written({"OPTIM.LR": [0.1, 0.2], "BY_TRAINER": own})
     assert names(space) == ["OPTIM.LR=0.1", "OPTIM.LR=0.2"]
@@ -77,10 +77,10 @@ def test_lists_are_values_too():
     [
         ({"OPTIM.LR": None}, "OPTIM.LR has no values"),
         ({"OPTIM.LR": []}, "OPTIM.LR has no values"),
-        (["OPTIM.LR"], "is no search space"),
-        ({"BY_TRAINER": {"KgCoOp": [1]}}, "'1' is no search space"),
+        (["OPTIM.LR"], "is not a search space"),
+        ({"BY_TRAINER": {"KgCoOp": [1]}}, "'1' is not a search space"),
         ({"BY_TRAINER": {"KgCoop": {"OPTIM.LR": [1, 2]}}}, "did you mean 'KgCoOp'"),
-        ({"BY_TRAINER": 1}, "BY_TRAINER is to have a mapping"),
+        ({"BY_TRAINER": 1}, "below BY_TRAINER, write TRAINER:"),
     ],
 )
 def test_a_file_of_another_form(written, tree, sentence):

@@ -1,4 +1,4 @@
-"""`python -m benchmark tune`: the runs, what is chosen of them, and what is refused."""
+"""`python -m benchmark tune`: runs, chosen settings and refusals."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ CHOSEN = "tune/base2new/chosen"
 
 @pytest.fixture
 def tuned(checkout):
-    """The checkout, where nobody looks for validation images: that needs Dassl and the data."""
+    """A checkout without the check for validation images, which needs Dassl and the data."""
     stub = "def check_validation(engine):\n    pass\n"
     (checkout.root / "benchmark/tune/validation.py").write_text(stub)
     config = "OPTIM:\n  NAME: sgd\n  LR: 0.002\n"
@@ -74,7 +74,7 @@ def test_the_chosen_files_serve_the_other_commands(tuned):
         assert listed.count(shlex.quote(str(folder / f"{name}/emoji_tuned.yaml"))) == 2
     (folder / "CoOp/other.yaml").touch()
     refused = tuned.base2new(*asked, code=2)
-    assert "must have one config file, but has emoji_tuned.yaml, other.yaml" in refused.stderr
+    assert "exactly one .yaml file, but holds emoji_tuned.yaml, other.yaml" in refused.stderr
 
 
 def test_a_setting_that_fails_is_named_and_not_chosen(tuned):
@@ -85,15 +85,15 @@ def test_a_setting_that_fails_is_named_and_not_chosen(tuned):
     assert failed in done.stdout
 
 
-def test_a_setting_that_fails_with_one_seed_alone_is_not_chosen(tuned):
+def test_a_setting_that_fails_with_a_single_seed_is_not_chosen(tuned):
     words = (RATES, "--trainers", "CoOp", "--seeds", "1 2", "--jobs", "1")
     tuned.protocol("tune", *words, fake={"CoOp/2/base": "error"}, code=1)
     assert not (tuned.output / CHOSEN / "CoOp/emoji_tuned.yaml").exists()
-    tuned.protocol("tune", *words)  # what failed is tried again
+    tuned.protocol("tune", *words)  # repeats the failed runs
     assert len(tuned.calls()) == 6 + 3 and chosen(tuned)["OPTIM.LR"] == 0.3
 
 
-def test_where_all_settings_fail_an_earlier_choice_is_gone(tuned):
+def test_if_all_settings_fail_an_earlier_choice_is_deleted(tuned):
     tuned.protocol("tune", RATES, *ONE)
     other = ("OPTIM.LR=0.4,0.5", *ONE)
     done = tuned.protocol("tune", *other, fake={"emoji": "crash"}, code=1)
@@ -107,7 +107,7 @@ def test_an_interruption_loses_nothing(tuned):
     wait_for(lambda: any((tuned.output / "tune").rglob("OPTIM.LR=0.3/seed1/*/checkpoint")))
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=20)
-    assert process.returncode == 130 and "the same command again continues" in told
+    assert process.returncode == 130 and "Rerun the same command to resume" in told
     assert not (tuned.output / CHOSEN).exists()
     tuned.protocol("tune", *words)
     assert [bool(call["resume"]) for call in tuned.calls()] == [False, False, True, False]
@@ -136,7 +136,7 @@ def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
     assert done.returncode == 0 and done.stdout.count("# run: ") == 2 + 4, done.stderr
     assert done.stdout.count("DATASET.SUBSAMPLE_CLASSES all ") == 6
     assert "Left out, as it learns nothing: ZeroshotCLIP" in done.stderr
-    assert "(CoOp 2, ALIGN 4): --budget 2 gives all the same effort" in done.stderr
+    assert "(CoOp 2, ALIGN 4): with --budget 2 all get the same number" in done.stderr
     same = tuned.run("bash", script, "--dry-run", cwd=tmp_path, **asked, BUDGET="2")
     assert same.stdout.count("# run: ") == 2 + 2 and "effort" not in same.stderr
 
@@ -144,22 +144,22 @@ def test_the_script_tunes_for_a_protocol_by_a_space_file(tuned, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["OPTIM.LR=0.1"], "CoOp has a single setting, so there is nothing to choose: name"),
+        (["OPTIM.LR=0.1"], "CoOp has a single setting, so there is nothing to choose: give"),
         (["OPTIM.LR=0.1,0.1"], "CoOp has a single setting"),
-        (["OPTIM.LR="], "'OPTIM.LR=' is no range: write KEY=VALUE,VALUE"),
-        (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is no range"),
+        (["OPTIM.LR="], "'OPTIM.LR=' is not a list of values: write KEY="),
+        (["OPTIM.LR=[0.1"], "'OPTIM.LR=[0.1' is not a list of values"),
         ([RATES, "--budget", "1"], "--budget 1 leaves nothing to choose: give 2 or more"),
-        ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as an option: tune sets it"),
-        ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as an option: tune sets it"),
+        ([RATES, "OPTIM.LR", "0.2"], "OPTIM.LR cannot be given as KEY VALUE: tune sets it"),
+        ([RATES, "TEST.SPLIT", "test"], "TEST.SPLIT cannot be given as KEY VALUE: tune sets it"),
         (["DATASET.NUM_SHOTS=1,2"], "DATASET.NUM_SHOTS cannot be varied: --shots sets it"),
         (["SEED=1,2"], "SEED cannot be varied: --seeds sets it"),
-        ([RATES, "--trainers", "ZeroshotCLIP"], "names no method that learns anything"),
+        ([RATES, "--trainers", "ZeroshotCLIP"], "--trainers has no method that learns"),
         ([RATES, "--protocol", "ablation"], "invalid choice: 'ablation'"),
         ([RATES, "--space", "no.yaml"], "There is no config file 'no.yaml'"),
         (
             ["emoji", "dtd", RATES, "--trainers", "ALIGN"],
             "ALIGN has different config files on these data sets (emoji for emoji, base2new for "
-            "dtd): tune them apart",
+            "dtd): tune them separately",
         ),
     ],
 )
@@ -169,11 +169,11 @@ def test_mistakes_are_one_sentence(tuned, refused, words, sentence):
     assert not tuned.calls()
 
 
-def test_a_key_of_a_node_in_small_letters_is_an_option(tuned):
+def test_a_key_with_lower_case_letters_is_a_setting(tuned):
     listed = tuned.protocol("tune", RATES, *ONE, "--dry-run", "TRAINER.CoPrompt.N_CTX", "4").stdout
     assert listed.count("TRAINER.CoPrompt.N_CTX 4") == 3
 
 
 def test_a_folder_of_config_files_must_have_one_of_the_trainer(tmp_path):
-    with pytest.raises(ValueError, match="must have one config file, but has none"):
+    with pytest.raises(ValueError, match="must hold exactly one .yaml file, but holds none"):
         TrainerConfigs(str(tmp_path)).find([], "CoOp", "emoji", 16)

@@ -1,4 +1,4 @@
-"""What is refused before the first run: data without validation images, keys that do not exist."""
+"""Refusals before the first run: data without validation images, unknown keys."""
 
 import json
 
@@ -25,8 +25,8 @@ def tune(tmp_path, capsys, *words) -> str:
 def test_data_without_validation_images(tmp_path, capsys):
     line = tune(tmp_path, capsys, "emoji_food", "--root", str(tmp_path), "OPTIM.LR=0.1,0.2")
     assert line == (
-        "python -m benchmark tune: emoji_food has no validation images to choose on: tune on other "
-        "data sets, and use here what is chosen there (--config)"
+        "python -m benchmark tune: emoji_food lacks validation images: tune on other "
+        "data sets, and use the settings chosen there (--config)"
     )
 
 
@@ -36,16 +36,16 @@ def test_a_key_that_does_not_exist(tmp_path, capsys):
 
 
 def test_validation_images_that_are_test_images(tmp_path):
-    """As those of ImageNet."""
+    """ImageNet has such validation images."""
     names = {"trainer": "CoOp", "config": "a", "seed": 1, "shots": 1, "dataset": "imagenet"}
     run = BASE2NEW.run(tmp_path, "base", **names)
-    with pytest.raises(UserError, match="of imagenet are its test images, on which nothing may be"):
+    with pytest.raises(UserError, match="of imagenet are its test images, on which settings must"):
         check(run, {"a.png", "b.png"}, {"b.png"})
     check(run, {"a.png"}, {"b.png"})
 
 
 @pytest.mark.slow
-def test_a_real_tuning_looks_at_validation_images_alone(tmp_path):
+def test_a_real_tuning_uses_validation_images_only(tmp_path):
     words = ["emoji", "OPTIM.LR=0.003,0.03", "--trainers", "CoOp", "--seeds", "1", "--shots", "2"]
     assert main(["tune", *words, "--output", str(tmp_path), "OPTIM.MAX_EPOCH", "1"]) == 0
     results = [json.loads(path.read_text()) for path in tmp_path.rglob("results.json")]

@@ -1,4 +1,4 @@
-"""Small backbones of OpenAI's class and of other libraries."""
+"""Fixtures: small backbones of OpenAI's class and of other libraries."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def model():
 
 @pytest.fixture(scope="package")
 def backbones(tmp_path_factory):
-    """The name of one of each library, in a folder that no test may change."""
+    """The name of a backbone of each library; tests must not change its folder."""
     folder = tmp_path_factory.mktemp("backbones")
     torch.manual_seed(0)
     config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)

@@ -1,4 +1,4 @@
-"""Folders of open_clip and Hugging Face that are broken: one sentence, and nothing runs."""
+"""Broken folders of open_clip and Hugging Face: one sentence each, and no code is executed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 
 def edit(file: str, *keys, **values):
-    """A change of a JSON file in a folder: values of the object that is found at the keys."""
+    """Return a function that sets values of the object at the given keys of a JSON file."""
 
     def change(folder):
         content = json.loads((folder / file).read_text())
@@ -31,7 +31,7 @@ def edit(file: str, *keys, **values):
 
 
 def write(file: str, content):
-    """A change that puts other content in the place of a file."""
+    """Return a function that replaces the content of a file."""
     content = content if isinstance(content, (str, bytes)) else json.dumps(content)
     content = content if isinstance(content, bytes) else content.encode()
     return lambda folder: (folder / file).write_bytes(content)
@@ -42,7 +42,7 @@ def cut(file: str):
 
 
 def pickled(change=lambda state: state, name="pytorch_model.bin"):
-    """A change that puts the weights into a file of torch.save, and then changes those."""
+    """Return a function that moves the weights into a file of torch.save, changed by `change`."""
 
     def write(folder):
         (source,) = folder.glob("*.safetensors")
@@ -97,7 +97,7 @@ BROKEN_HUGGING_FACE = {
     "vocabulary list": (write("vocab.json", [1]), "has no tokenizer in"),
     "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
     "one id for two": (edit("vocab.json", **{"cat</w>": 7}), "or one for two words"),
-    "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "take the tokenizer that it was"),
+    "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "use the tokenizer of its"),
     "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "has no tokenizer in"),
     "merges": (write("merges.txt", b"\xff\xfe"), "has no tokenizer in"),
     "images": (write("preprocessor_config.json", [1]), "is a list, not an object"),

@@ -1,4 +1,4 @@
-"""CLIPs of open_clip and Hugging Face: their own logits, a step of every method, refusals."""
+"""CLIPs of open_clip and Hugging Face: the libraries' logits, a step of every method, refusals."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_logits_are_those_of_open_clip(tmp_path, kind):
     torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_resnet_of_open_clip_takes_textual_prompts_alone(tmp_path):
+def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
     vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
     config = open_clip_config(vision, quick_gelu=True)
     folder, model = open_clip_folder(tmp_path, config)
@@ -110,13 +110,13 @@ def test_every_method_learns_on_them(loaded, library, method):
 
 
 def test_a_backbone_says_how_images_are_prepared(backbones, tmp_path):
-    told = family_of(load_clip(backbones["Hugging Face"]))
-    assert told[1:] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
+    family = family_of(load_clip(backbones["Hugging Face"]))
+    assert family[1:] == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bilinear")
     prepared = {"mean": [0.1, 0.2, 0.3], "interpolation": "bilinear", "resize_mode": "shortest"}
     folder, _ = open_clip_folder(tmp_path, open_clip_config(), prepared)
-    told = family_of(load_clip(f"open_clip:{folder}"))
-    assert told.mean == (0.1, 0.2, 0.3) and told.interpolation == "bilinear"
-    assert told.std == open_clip.OPENAI_DATASET_STD
+    family = family_of(load_clip(f"open_clip:{folder}"))
+    assert family.mean == (0.1, 0.2, 0.3) and family.interpolation == "bilinear"
+    assert family.std == open_clip.OPENAI_DATASET_STD
     for name in backbones.values():
         tokenizer = family_of(load_clip(name)).tokenizer
         assert tokenizer[2:] == (49406, 49407)
@@ -135,14 +135,14 @@ REFUSED = {
     "not square": ({"vision": {"image_size": [32, 64]}}, r"images are \[32, 64\], not square"),
     "BERT": ({"text": {"hf_model_name": "roberta-base"}}, "text encoder is roberta-base"),
     "CoCa": ({"multimodal_cfg": {"layers": 2}}, "also a decoder"),
-    "ahead": ({"text": {"no_causal_mask": True}}, "also looks ahead"),
+    "ahead": ({"text": {"no_causal_mask": True}}, "attends to later tokens"),
     "last": ({"text": {"pool_type": "last"}}, "not the state of the end token"),
     "tokenizer": ({"text": {"hf_tokenizer_name": "xlm"}}, r"tokenizer is not CLIP's \(xlm\)"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_clip_of_clips_shape_is_refused_with_the_reason(tmp_path, case):
+def test_a_model_unlike_clip_is_refused_with_the_reason(tmp_path, case):
     changes, reason = REFUSED[case]
     config = open_clip_config(**changes)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
@@ -172,7 +172,7 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
         state = {f"module.{name}": value for name, value in load_file(file).items()}
         file = tmp_path / "epoch_3.pt"
         torch.save({"epoch": 3, "state_dict": state}, file)
-    with pytest.raises(UserError, match="holds no weights of ViT-B-16") as error:
+    with pytest.raises(UserError, match="does not hold weights of ViT-B-16") as error:
         load_clip(f"open_clip:ViT-B-16/{file}")
     assert "\n" not in str(error.value)
     config = open_clip_config({"ls_init_value": 0.5}, init_logit_bias=-2.0)
@@ -184,11 +184,13 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
 
 
 def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
-    with pytest.raises(UserError, match="not in the cache of this machine: `hf download o/clip`"):
+    with pytest.raises(
+        UserError, match="not in the cache of this machine: run `hf download o/clip`"
+    ):
         load_clip("o/clip")
     with pytest.raises(UserError, match="config.json' cannot be read"):
         load_clip(str(tmp_path))
-    for kind, reason in {"siglip2": "also looks ahead", "bert": "it is a 'bert', not"}.items():
+    for kind, reason in {"siglip2": "attends to later", "bert": "it is a 'bert', not"}.items():
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(UserError, match=f"cannot be prompted, as .*{reason}"):
             load_clip(str(tmp_path))
@@ -212,7 +214,7 @@ def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
 @pytest.mark.parametrize(
     "name, package", [("open_clip:ViT-B-16/x", "open_clip_torch"), ("o/clip", "transformers")]
 )
-def test_a_package_that_is_missing_is_named(monkeypatch, name, package):
+def test_a_missing_package_is_named(monkeypatch, name, package):
     monkeypatch.setitem(__import__("sys").modules, package.removesuffix("_torch"), None)
     with pytest.raises(UserError, match=f"`pip install {package}`"):
         load_clip(name)

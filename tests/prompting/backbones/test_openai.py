@@ -1,4 +1,4 @@
-"""Weights of OpenAI's CLIP: what is read, what is refused, and what never runs."""
+"""Weights of OpenAI's CLIP: files that are read or refused, and no code is executed."""
 
 import hashlib
 import http.client
@@ -23,7 +23,7 @@ def test_a_released_state_dict_is_read_without_rounding(model, tmp_path):
 
 
 def others(model) -> dict:
-    """State dicts that are not known to be OpenAI's, with a part of the refusal."""
+    """Return state dicts that are not known to be OpenAI's, each with a part of the message."""
     state = model.state_dict()
     return {
         "the same names, as open_clip's GELU models have them": (state, "lacks context_length"),
@@ -36,12 +36,12 @@ def others(model) -> dict:
             {k: v for k, v in released(model).items() if "visual.transformer.resblocks.0" not in k},
             "Missing key",
         ),
-        "a list": ([1, 2], "it is no state dict, tensors of real"),
+        "a list": ([1, 2], "it is not a state dict, which has tensors"),
     }
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_what_is_not_known_to_fit_is_refused(model, tmp_path, case):
+def test_weights_that_may_not_fit_are_refused(model, tmp_path, case):
     state, part = list(others(model).values())[case]
     torch.save(state, tmp_path / "other.pt")
     with pytest.raises(UserError) as error:
@@ -61,7 +61,7 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
         load_clip(str(tmp_path / "bad.pt"))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
-    assert asked == [{"map_location": "cpu", "weights_only": True}]  # whatever the default is
+    assert asked == [{"map_location": "cpu", "weights_only": True}]  # not left to the default
 
 
 BROKEN = {
@@ -70,11 +70,11 @@ BROKEN = {
     "words": (lambda path: path.write_bytes(b"no weights at all"), "it is damaged"),
     "bits": (flip, "in it has changed since it was written"),
     "an object": (lambda path: with_(path, more=Call(os.getcwd)), "objects of posix.getcwd, which"),
-    "a word": (lambda path: with_(path, more="x"), "it is no state dict, tensors of real"),
+    "a word": (lambda path: with_(path, more="x"), "it is not a state dict, which has tensors"),
     **{
         f"a {kind} tensor": (
             lambda path, value=value: with_(path, logit_scale=value),
-            "it is no state dict, tensors of real",
+            "it is not a state dict, which has tensors",
         )
         for kind, value in {
             "sparse": torch.ones(2).to_sparse(),
@@ -113,7 +113,7 @@ def test_a_broken_file_is_one_sentence(model, tmp_path, case):
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_a_file_that_is_no_safetensors(tmp_path, content):
+def test_a_broken_safetensors_file_is_one_sentence(tmp_path, content):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="holds no CLIP weights that can be read") as error:
@@ -167,9 +167,9 @@ NO_ARCH = {
 
 
 @pytest.mark.parametrize("case", NO_ARCH)
-def test_an_architecture_that_cannot_be_is_refused_before_it_is_made(model, tmp_path, case):
+def test_an_impossible_architecture_is_refused_before_it_is_built(model, tmp_path, case):
     arch, part = NO_ARCH[case]
-    if isinstance(arch, dict):  # with ... for what is left out
+    if isinstance(arch, dict):  # `...` marks a key that is left out
         arch = {key: value for key, value in {**ARCH, **arch}.items() if value is not ...}
     path, text = tmp_path / "clip.safetensors", arch if isinstance(arch, str) else json.dumps(arch)
     save_file(model.state_dict(), path, {"arch": text})
@@ -178,7 +178,7 @@ def test_an_architecture_that_cannot_be_is_refused_before_it_is_made(model, tmp_
     assert part in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_unknown_name_is_told_with_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UserError, match="did you mean 'ViT-B/16'"):
         load_clip("ViT-B16")
 
@@ -188,7 +188,7 @@ def test_an_unknown_name_is_told_with_the_nearest():
     [
         urllib.error.URLError("no route"),
         RuntimeError("the SHA256 checksum does not match"),
-        TypeError("int() argument must be a string"),  # no length in the answer of a proxy
+        TypeError("int() argument must be a string"),  # a proxy's response without a length
         http.client.IncompleteRead(b""),
     ],
 )
@@ -227,7 +227,7 @@ def test_the_hash_of_a_backbone_is_that_of_its_file(tmp_path):
     path = tmp_path / "clip.pt"
     for content in (b"weights", b"other weights"):
         path.write_bytes(content)
-        os.utime(path, ns=(len(content), len(content)))  # a clock may be coarse
+        os.utime(path, ns=(len(content), len(content)))  # the clock may be too coarse
         for name in (str(path), f"open_clip:ViT-B-32/{path}"):
             assert weights_sha256(name) == hashlib.sha256(content).hexdigest()
     embedded = openai.EMBEDDED["emoji"].read_bytes()

@@ -1,4 +1,4 @@
-"""TorchScript archives, as OpenAI's are: the weights are read, and nothing in them runs."""
+"""TorchScript archives, like OpenAI's: weights are read, and no code in them is executed."""
 
 import os
 import pickle
@@ -13,7 +13,7 @@ from trainers.prompting.backbones.weights import read_weights
 
 
 def as_in_2021(name, content):
-    """A part as PyTorch 1.7 wrote it on a GPU."""
+    """Return a part of an archive as PyTorch 1.7 wrote it on a GPU."""
     if name.endswith(("byteorder", "serialization_id", "debug_pkl")):
         return None
     if name.endswith("data.pkl"):
@@ -45,7 +45,7 @@ def test_a_released_archive_is_read_as_pytorch_reads_it(model, tmp_path, kind, h
 
 
 class Scripted(torch.nn.Module):
-    """A module with more than weights: lists, a mapping, tied and empty tensors."""
+    """A module with lists, a mapping, tied and empty tensors besides its weights."""
 
     sizes: list[int]
     words: dict[str, int]
@@ -116,7 +116,7 @@ def test_a_pickle_in_an_archive_calls_nothing(model, tmp_path, protocol):
     assert not made.exists()
 
 
-def test_bits_of_an_archive(model, tmp_path):
+def test_a_flipped_bit_in_an_archive_is_reported(model, tmp_path):
     archive_of(model, tmp_path / "clip.pt")
     flip(tmp_path / "clip.pt")
     with pytest.raises(UserError, match="'clip/data/[0-9]+' in it has changed"):

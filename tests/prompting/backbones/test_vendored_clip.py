@@ -1,4 +1,4 @@
-"""A `clip` folder beside the plug-in, edited as public checkouts have it, is not in the way."""
+"""An edited `clip` folder next to the plug-in, as in public checkouts, does no harm."""
 
 import importlib.metadata
 import shutil
@@ -57,7 +57,7 @@ def replace(path, *pairs):
 
 
 def vendored(folder, with_details: bool):
-    """OpenAI's package as in CoOp's checkout, or as MaPLe's edited it."""
+    """Copy OpenAI's package, edited as in CoOp's checkout, or further as in MaPLe's."""
     shutil.copytree(openai_clip.installed_folder(), folder)
     replace(folder / "__init__.py", ("from .clip import *", "from .clip import *\nEDITED = True"))
     replace(
@@ -100,7 +100,7 @@ def test_an_edited_clip_is_neither_used_nor_disturbed(tmp_path, before, with_det
     assert result.returncode == 0, result.stderr
 
 
-def test_without_the_package_it_is_said_what_to_install(monkeypatch):
+def test_a_missing_package_says_what_to_install(monkeypatch):
     def none(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -109,8 +109,8 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch):
         openai_clip.installed_folder()
 
 
-def test_another_package_called_clip_is_passed_over(monkeypatch, tmp_path):
-    """PyPI's `clip` is a manager of clipboards."""
+def test_another_package_called_clip_is_ignored(monkeypatch, tmp_path):
+    """PyPI's `clip` is a clipboard manager."""
     (tmp_path / "clip").mkdir()
     expected, found = openai_clip.installed_folder(), openai_clip.distribution
     names = ("other", *openai_clip.DISTRIBUTIONS)

@@ -1,4 +1,4 @@
-"""Compiled blocks: the same numbers, and nothing but one line where a machine cannot compile."""
+"""Compiled blocks compute the same numbers; a machine that cannot compile prints one line."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_a_machine_without_a_compiler_runs_without(tmp_path, capsys, no_compiler
 
 
 def broken_compiler(monkeypatch, works):
-    """A compiler whose functions raise what a half-written library does, unless `works`."""
+    """Make compiled functions raise the error of a half-written library, unless `works`."""
 
     def compile_(function):
         def run(*args):
@@ -70,7 +70,7 @@ def test_a_broken_cache_is_named(tmp_path, capsys, monkeypatch):
     assert os.environ[CACHE] == str(tmp_path / "cache")
 
 
-def test_a_cache_that_is_broken_for_the_blocks_alone(tiny_clip, capsys, monkeypatch):
+def test_a_cache_that_is_broken_only_for_the_blocks(tiny_clip, capsys, monkeypatch):
     monkeypatch.setenv(CACHE, "cache")
     plain, compiled = align(tiny_clip, 2, 2), align(tiny_clip, 2, 2)
     broken_compiler(monkeypatch, lambda function: function is torch.sin)
@@ -79,19 +79,19 @@ def test_a_cache_that_is_broken_for_the_blocks_alone(tiny_clip, capsys, monkeypa
     assert torch.equal(logits, same)
     line = (
         "COMPILE: the compiler fails, running without (ImportError: block.so: file too short); if "
-        "it was ended while it wrote, its cache is broken: delete 'cache'"
+        "it was killed while it wrote, its cache is broken: delete 'cache'"
     )
     assert capsys.readouterr().out.splitlines() == [line] * 2, "once for each encoder"
 
 
-def test_what_a_backend_raises_is_told():
+def test_the_error_of_a_backend_is_reported():
     error = RuntimeError("backend='inductor' raised:\nOSError: x.so: file too short\nand more")
-    told = "RuntimeError: backend='inductor' raised: OSError: x.so: file too short"
-    assert compiling.in_words(error) == told
+    expected = "RuntimeError: backend='inductor' raised: OSError: x.so: file too short"
+    assert compiling.in_words(error) == expected
     assert compiling.in_words(RuntimeError()) == "RuntimeError: "
 
 
-def test_an_error_of_the_blocks_is_not_taken_for_one_of_the_compiler(monkeypatch):
+def test_errors_of_the_blocks_are_not_mistaken_for_errors_of_the_compiler(monkeypatch):
     def wrong(x):
         raise RuntimeError("sizes do not match")
 
@@ -101,7 +101,7 @@ def test_an_error_of_the_blocks_is_not_taken_for_one_of_the_compiler(monkeypatch
 
 
 def compile_in(cache: Path, root: Path, output: str) -> str:
-    """What a run of one epoch says in a process of its own, whose compiler has that cache."""
+    """Do a run of one epoch in a separate process with this compiler cache; return its output."""
     command = [sys.executable, str(ROOT / "tests" / "tiny.py")]
     command += [*arguments(root, "ALIGN", root / output, 1), "TRAINER.COMPILE", "True"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -114,7 +114,7 @@ def compile_in(cache: Path, root: Path, output: str) -> str:
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-    """The folder of a run that has filled its `cache`, which is kept as `whole`, too."""
+    """The folder of a run that has filled `cache`, with a copy of it in `whole`."""
     if shutil.which("g++") is None:
         pytest.skip("there is no C++ compiler (g++)")
     root = tmp_path_factory.mktemp("compiled")
@@ -129,7 +129,7 @@ def compiled_once(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["*.so", "*.py", "*"])
 def test_a_cache_whose_files_were_cut_off(compiled_once, pattern):
-    """A compiler that is ended while it writes leaves such files."""
+    """A compiler that is killed while it writes leaves such files."""
     root, cache = compiled_once, compiled_once / "cache"
     shutil.rmtree(cache)
     shutil.copytree(root / "whole", cache)

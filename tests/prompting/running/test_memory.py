@@ -1,4 +1,4 @@
-"""The memory budget: what a step is said to keep, what it keeps, and what recomputing changes."""
+"""The memory budget: estimated and measured memory of a step, and the effect of recomputing."""
 
 import copy
 import platform
@@ -17,12 +17,15 @@ PLENTY = 8 * GIB
 
 
 def just_below(plan):
-    """The largest budget that a plan does not fit into; a sixteenth of a budget is for chunks."""
+    """Return the largest budget that a plan does not fit; a sixteenth of a budget is for chunks."""
     return plan.needed * 16 // 15 - 16
 
 
 def kept_bytes(model, batch):
-    """Bytes that autograd keeps in a training step, weights and shared storages counted once."""
+    """Return the bytes that autograd keeps in a training step, without the weights.
+
+    Storages that tensors share count once.
+    """
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept = {}
 
@@ -72,13 +75,13 @@ def test_recomputing_changes_nothing_but_the_memory(tiny_clip):
         assert kept_bytes(thrifty, 4) < kept
 
 
-def test_the_cheaper_tower_is_recomputed_first(tiny_clip):
+def test_the_cheaper_encoder_is_recomputed_first(tiny_clip):
     model = align(tiny_clip, 4, 1)
     plan = model.fit_memory(just_below(model.fit_memory(PLENTY, 4)), 4)
-    assert plan.recompute == ("text",)  # one prompt's text is less than four views of an image
+    assert plan.recompute == ("text",)  # one text prompt costs less than four views of an image
 
 
-def test_a_budget_too_small_says_what_would_do(tiny_clip):
+def test_a_budget_too_small_says_what_suffices(tiny_clip):
     model = align(tiny_clip, 2, 2)
     with pytest.raises(UserError, match="MEMORY_BUDGET leaves 0.00 GiB: raise it") as caught:
         model.fit_memory(1000, 4000)
@@ -92,14 +95,14 @@ def test_image_conditional_prompts_count_one_text_pass_per_image(tiny_clip):
     assert four == 4 * one
 
 
-def test_the_default_budget_is_the_machines():
+def test_the_default_budget_depends_on_the_machine():
     assert memory_budget(1.5, torch.device("cpu")) == 1.5 * GIB
     assert memory_budget(0, torch.device("cpu")) > GIB // 4
     with pytest.raises(UserError, match="MEMORY_BUDGET is -1"):
         memory_budget(-1, torch.device("cpu"))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps freed memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
 def test_freed_memory_is_used_again():
     program = (
         "import resource, torch\n"

@@ -1,10 +1,10 @@
-"""Half precision is at least as near to float32 as OpenAI's modules in half precision are."""
+"""Half precision is at least as close to float32 as OpenAI's modules in half precision."""
 
 import pytest
 from half import CPU, compare, worse
 
-# Draws of a case, and what it is tried with. Errors spread little where no channel is loud, or
-# where it is loud from the start, and much where every block adds to it.
+# Cases (setting, precision, loud channel) and their numbers of draws. Errors vary little if no
+# channel is loud or if it is loud from the start, and much if every block adds to it.
 QUICK = [("ALIGN", "bf16", "start"), ("MaPLe", "fp16", "start")]
 SLOW = [
     (setting, kind, loud)

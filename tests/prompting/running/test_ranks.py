@@ -1,4 +1,4 @@
-"""Several ranks compute what one process computes."""
+"""Several ranks compute the same losses, gradients and logits as one process."""
 
 import pytest
 import rank_steps
@@ -11,8 +11,8 @@ from trainers.prompting.running import ranks
 pytestmark = pytest.mark.processes
 
 
-# One of each kind: a shared text, one per image, one per class, all images at once, own tokens,
-# tokens and adapters inside the encoders.
+# One method of each kind: a text for all images, one per image, one per class; all images at once;
+# additional tokens; tokens and adapters inside the encoders.
 FEW = [
     "KgCoOp", "CoCoOp", "CoOp with a context for each class", "ALIGN released", "TCP", "MMRL",
     "MultiModalAdapter", OWN,
@@ -23,16 +23,16 @@ FEW = [
     ("count", "names"), [(2, FEW), pytest.param(3, [], marks=pytest.mark.slow, id="every method")]
 )
 def test_losses_gradients_and_logits_are_those_of_one_process(tmp_path, count, names):
-    alone = steps_of(names)
+    wanted = steps_of(names)
     done = torchrun(count, rank_steps.__file__, str(tmp_path / "found"), *names)
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(tmp_path / "found")
-    assert found.keys() == alone.keys() >= set(names)
-    for method, expected in alone.items():
+    assert found.keys() == wanted.keys() >= set(names)
+    for method, expected in wanted.items():
         assert found[method].keys() == expected.keys()
         for what, value in expected.items():
             difference = (found[method][what] - value).abs().max().item()
-            size = max(1.0, value.abs().max().item())  # rounding grows with what is summed
+            size = max(1.0, value.abs().max().item())  # rounding grows with the summands
             assert difference < 2e-5 * size, f"{method}, {what}: {difference}"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the public repositories load, and ours have their names and layout."""
+"""Public checkpoints load, and those of this project have the public names and layout."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tiny import run
 
 from trainers.prompting.method import METHODS
 
-# Where the public repositories save a method, and whether it is the prompt learner alone.
+# The folder in which public repositories save a method; True if only the prompt learner is saved.
 LAYOUT = {
     "CoOp": ("prompt_learner", True),
     "CoCoOp": ("prompt_learner", True),
@@ -26,7 +26,7 @@ LAYOUT = {
     "TCP": ("prompt_learner", True),
     "CoPrompt": ("MultiModalPromptLearner", False),
 }
-# Golden files, whose parameters have the public names and shapes; trainers that read them.
+# Golden files, whose parameters have the public names and shapes -> trainers that read them.
 CASES = {
     "coop_end": "CoOp",
     "coop_middle": "CoOp",
@@ -46,7 +46,7 @@ CASES = {
     "tcp": "TCP",
     "coprompt": "CoPrompt",
 }
-# What the public checkpoints hold beside it.
+# Other entries of the public checkpoints.
 DEAD = {
     "KgCoOp": {"prompt_learner.bias_vectors": (1, 512),
                "prompt_learner.meta_net.linear1.weight": (512, 512)},
@@ -60,7 +60,7 @@ def golden(stem):
 
 
 def options(trainer, node) -> list[str]:
-    """KEY VALUE pairs of a method's settings, but for what matters in training alone."""
+    """Return KEY VALUE pairs of a method's settings, without those of the training only."""
     method = METHODS[trainer]
     pairs = [
         (method.outside.get(key, f"TRAINER.{method.node}.{key}"), str(value))
@@ -71,18 +71,18 @@ def options(trainer, node) -> list[str]:
 
 
 def public_state(params, clip_model, trainer: str) -> dict:
-    """The state of a public model: half precision, buffers of 99 other classes, the frozen CLIP,
-    and what is dead.
+    """Return the state dict of a public model.
 
-    The CLIP in it is not that of the run, so that a test sees it when it is loaded.
+    It is in half precision, with buffers of 99 other classes, the frozen CLIP and unused entries.
+    The CLIP in it differs from that of the run, so that a test notices if it is loaded.
     """
     width = clip_model.token_embedding.weight.shape[1]
-    alone = LAYOUT[trainer][1]
+    is_submodule = LAYOUT[trainer][1]
     dead = {name: torch.ones(shape) for name, shape in DEAD.get(trainer, {}).items()}
     state = dict(params) | dead
     state["prompt_learner.token_prefix"] = torch.zeros(99, 1, width)
     state["prompt_learner.token_suffix"] = torch.zeros(99, 60, width)
-    if alone:
+    if is_submodule:
         state = {name.removeprefix("prompt_learner."): value for name, value in state.items()}
     else:
         for name, value in clip_model.state_dict().items():
@@ -96,7 +96,7 @@ def public_state(params, clip_model, trainer: str) -> dict:
 
 
 def write_public(folder, state, name="model.pth.tar-5", val_result=None):
-    """A file as Dassl writes it: the warm-up's state holds the schedule behind it, an object."""
+    """Write a checkpoint like Dassl's: the state of the warm-up holds its successor, an object."""
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.002, momentum=0.9)
     successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
@@ -111,7 +111,7 @@ def write_public(folder, state, name="model.pth.tar-5", val_result=None):
 
 
 class Evaluation:
-    """`train.py --eval-only` on the tiny data set: its exit code, and the trainer that it built."""
+    """A call of train.py on the tiny data set: its exit code, and the model that it built."""
 
     def __init__(self, monkeypatch, root, trainer, node, *flags, pairs=()):
         built = []
@@ -170,7 +170,7 @@ def test_training_can_start_from_a_public_checkpoint(tmp_path, monkeypatch, tiny
     assert start.code == 0 and start.loaded(params)
 
 
-# What the configuration says instead, and a part of the sentence.
+# Golden file, trainer, wrong settings, part of the message.
 MISFITS = {
     "deeper": ("maple_depth3", "MaPLe", {"PROMPT_DEPTH": 2}, "of deeper prompts"),
     "shallower": ("maple_depth3", "MaPLe", {"PROMPT_DEPTH": 4}, "of shallower prompts"),
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(
 
 @pytest.mark.parametrize("stem", CASES)
 def test_ours_has_the_public_names_shapes_and_layout(tmp_path, stem):
-    trainer, (folder, alone) = CASES[stem], LAYOUT[CASES[stem]]
+    trainer, (folder, is_submodule) = CASES[stem], LAYOUT[CASES[stem]]
     params, node = golden(stem).params, golden(stem).meta["config"]
     assert run(tmp_path, trainer, tmp_path / "ours", 1, extra=options(trainer, node)) == 0
     file = tmp_path / "ours" / folder / "model.pth.tar-1"
@@ -214,7 +214,7 @@ def test_ours_has_the_public_names_shapes_and_layout(tmp_path, stem):
     assert {"state_dict", "epoch", "optimizer", "scheduler", "val_result"} <= set(checkpoint)
     assert checkpoint["epoch"] == 1
     expected = {
-        name.removeprefix("prompt_learner.") if alone else name: value.shape
+        name.removeprefix("prompt_learner.") if is_submodule else name: value.shape
         for name, value in params.items()
     }
     assert {name: value.shape for name, value in checkpoint["state_dict"].items()} == expected

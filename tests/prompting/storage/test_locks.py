@@ -1,4 +1,4 @@
-"""Locks of files, hard and soft."""
+"""File locks of the system, and their replacement on file systems without locks."""
 
 import errno
 import fcntl
@@ -19,25 +19,25 @@ def no_flock(*_):
     raise OSError(errno.ENOTSUP, "Operation not supported")
 
 
-def keep(path, told):
-    with held(path) as alone:
-        told.put(alone)
+def keep(path, queue):
+    with held(path) as is_held:
+        queue.put(is_held)
         signal.pause()
 
 
 @pytest.mark.parametrize("hard", [True, False])
-def test_one_process_holds_a_file_and_a_killed_one_does_no_more(tmp_path, monkeypatch, hard):
+def test_one_process_holds_a_lock_until_it_is_killed(tmp_path, monkeypatch, hard):
     if not hard:
         monkeypatch.setattr(fcntl, "flock", no_flock)
-    path, told = tmp_path / "lock", CONTEXT.Queue()
-    other = CONTEXT.Process(target=keep, args=(path, told))
+    path, queue = tmp_path / "lock", CONTEXT.Queue()
+    other = CONTEXT.Process(target=keep, args=(path, queue))
     other.start()
-    assert told.get(timeout=20)
-    with held(path) as alone:
-        assert not alone
+    assert queue.get(timeout=20)
+    with held(path) as is_held:
+        assert not is_held
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    with held(path, patience=5) as alone:
-        assert alone
-    with held(path) as alone:  # and given back
-        assert alone
+    with held(path, patience=5) as is_held:
+        assert is_held
+    with held(path) as is_held:  # the lock was released
+        assert is_held

@@ -1,4 +1,4 @@
-"""Files of public code that are no folders of Dassl: read, written, and refused."""
+"""Checkpoints of public code that does not use Dassl's folders: read, written, and refused."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from trainers.prompting.storage.public import names_beside, public_checkpoint
 
 
 class Filed(CoOp):
-    """CoOp whose public code writes two files, one of them a bare tensor."""
+    """A CoOp whose public code writes two files, one of them a bare tensor."""
 
     public_files = ("half_*.pt", "rest_*.pt")
 
@@ -43,7 +43,7 @@ def filed(monkeypatch):
 
 
 class Trap:
-    """A pickle of this runs a command."""
+    """An object whose pickle runs a command."""
 
     def __reduce__(self):
         return os.mkdir, ("trapped",)
@@ -98,7 +98,7 @@ def test_files_that_are_refused(tiny_clip, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "beside"),
+    ("name", "together"),
     [
         ("lora.pt", {"lora.pt": "lora.pt"}),
         ("a_1.pt", {"a_*.pt": "a_1.pt", "b_*": "b_1"}),
@@ -107,12 +107,12 @@ def test_files_that_are_refused(tiny_clip, tmp_path, monkeypatch):
         ("lora.pt2", {}),
     ],
 )
-def test_which_names_belong_together(name, beside):
+def test_which_names_belong_together(name, together):
     patterns = ("lora.pt",) if name.startswith("lora") else ("a_*.pt", "b_*")
-    assert names_beside(name, patterns) == beside
+    assert names_beside(name, patterns) == together
 
 
-# ------------------------------------------------------------------ what the public codes wrote
+# ------------------------------------------------------------------ files of the public codes
 
 FILES = {
     "cliplora": "vitb16/eurosat/1shots/seed0/lora_weights.pt",
@@ -141,7 +141,7 @@ def assert_same(one, other):
         assert torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
-def test_what_the_public_code_wrote(golden, tiny_clip, tmp_path):
+def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
     method = test_golden.build(golden, tiny_clip, tmp_path)
     for parameter in method.model.public_parameters().values():
         parameter.data.zero_()

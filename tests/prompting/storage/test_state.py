@@ -1,4 +1,4 @@
-"""Buffers are saved with what is trained, and loaded wherever it is."""
+"""Buffers of a method are saved and loaded with its trained parameters."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ OTHERS = ["river", "pasture land", "industrial", "residential"]
 
 
 class Mine(Method):
-    """CoOp with two words, for the tests."""
+    """A CoOp with a context of two words."""
 
     node = "MINE"
     defaults = {"N_CTX": 2, "PREC": "fp32"}
@@ -43,7 +43,7 @@ class Normed(Parts):
 
 
 class Kept(Mine):
-    """With a BatchNorm, a number of steps, and a cache whose length nobody knows beforehand."""
+    """With a BatchNorm, a count of steps, and a cache whose length is not known in advance."""
 
     def setup(self, clip_model, classnames, dataset):
         dim = clip_model.text_projection.shape[1]
@@ -58,7 +58,7 @@ class Kept(Mine):
 
 
 class Odd(Mine):
-    """Buffers of every kind, and what a module keeps by itself."""
+    """With buffers of every type, and a module with extra state."""
 
     def setup(self, clip_model, classnames, dataset):
         kinds = [torch.bfloat16, torch.complex64, torch.bool, torch.long]
@@ -84,7 +84,7 @@ class Counter(nn.Module):
 
 
 class Taught(Mine):
-    """With features of a frozen teacher, made from the class names."""
+    """With features of a frozen teacher, made from the class names and not saved."""
 
     persistent = False
 
@@ -94,13 +94,13 @@ class Taught(Mine):
 
 
 class Saved(Taught):
-    """The same, but saved: its features would be taken for those of other classes."""
+    """The same, but saved: loading them for other classes would be wrong."""
 
     persistent = True
 
 
 class Bound(Mine):
-    """A prototype of each class, which training makes."""
+    """With a prototype for each class, learned in training."""
 
     class_bound = True
 
@@ -112,7 +112,7 @@ class Bound(Mine):
 
 
 class Leaving(Mine):
-    """Ends the program, where the environment says so."""
+    """Ends the program if an environment variable says so."""
 
     def setup(self, clip_model, classnames, dataset):
         if "LEAVE" in os.environ:
@@ -125,7 +125,7 @@ class Leaving(Mine):
 
 
 class Headed(Mine):
-    """A trained head with a row for each class, which does not say so."""
+    """With a trained row for each class, but without `class_bound`."""
 
     def setup(self, clip_model, classnames, dataset):
         self.model.parts = Head(len(classnames))
@@ -156,7 +156,7 @@ def registered():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The root of runs of two epochs, by method."""
+    """A folder with a run of two epochs for each method."""
     root, streams = tmp_path_factory.mktemp("runs"), (sys.stdout, sys.stderr)
     for kind in KINDS:
         assert tiny.run(root, kind.__name__, root / kind.__name__) == 0
@@ -171,7 +171,7 @@ def checkpoint(folder, epoch=2):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The methods of the runs of a test, as each of them ends."""
+    """The methods of the runs in a test, each after its evaluation."""
     found, test = [], PromptTrainer.test
 
     def seen(self, *args):
@@ -207,7 +207,7 @@ def test_buffers_of_every_kind(runs, built, tmp_path):
     assert load_run(runs / "Odd", classnames=OTHERS[:3]).classnames == OTHERS[:3]
 
 
-def test_a_run_that_goes_on_has_the_buffers(runs, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_buffers(runs, tmp_path, monkeypatch):
     after_epoch = PromptTrainer.after_epoch
 
     def killed_after_one(self):
@@ -229,7 +229,7 @@ def test_buffers_under_other_classes(runs, capsys):
     assert other.model.parts.norm.running_mean.abs().sum() > 0
     assert load_run(runs / "Taught", classnames=OTHERS[:3]).model(x).shape == (2, 3)
     for names in (OTHERS, OTHERS[:3]):  # as many classes as it was trained on, and fewer
-        with pytest.raises(UserError, match=r"'h0' .* of its classes.*persistent=False"):
+        with pytest.raises(UserError, match=r"'h0' .* depends on the classes.*persistent=False"):
             load_run(runs / "Saved", classnames=names)
         with pytest.raises(UserError, match="Bound .* cannot name others"):
             load_run(runs / "Bound", classnames=names)
@@ -278,7 +278,7 @@ def test_a_state_that_does_not_fit(runs, tmp_path, case):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_classes_that_are_no_names(runs, tmp_path, capsys):
+def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
     _, saved = checkpoint(runs / "Kept")
     (tmp_path / "prompt_learner").mkdir()
     torch.save(saved | {"classnames": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
@@ -288,7 +288,7 @@ def test_classes_that_are_no_names(runs, tmp_path, capsys):
 
 
 def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
-    """They load as they did, with a warning that names what they lack."""
+    """They still load, with a warning that names the missing buffers."""
     _, saved = checkpoint(runs / "Kept")
     old = {k: v for k, v in saved["method"].items() if not k.startswith("model.")}
     (tmp_path / "prompt_learner").mkdir()

@@ -1,4 +1,4 @@
-"""What the library is given by mistake: one sentence each."""
+"""Wrong arguments of the library (class names, images, BETA): one sentence each."""
 
 import math
 import re
@@ -21,7 +21,7 @@ NAMES = {
 
 @pytest.mark.parametrize("case", NAMES)
 @pytest.mark.parametrize("build", ["model", "method"])
-def test_names_that_are_none(tiny_clip, case, build):
+def test_invalid_class_names(tiny_clip, case, build):
     names, error, sentence = NAMES[case]
     with pytest.raises(error, match=re.escape(sentence)):
         if build == "model":
@@ -44,7 +44,7 @@ def test_images_of_another_shape(tiny_clip, shape, mode):
 
 @pytest.mark.parametrize("pixel", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_pixels_that_are_no_numbers(tiny_clip, pixel, mode):
+def test_pixels_that_are_not_finite(tiny_clip, pixel, mode):
     model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("MaPLe", {"PROMPT_DEPTH": 2}))
     model.train(mode == "train")
     images = torch.randn(3, 3, 32, 32)
@@ -55,9 +55,9 @@ def test_pixels_that_are_no_numbers(tiny_clip, pixel, mode):
     assert "\n" not in str(error.value)
 
 
-def test_large_pixels_in_half_precision_are_numbers(tiny_clip):
+def test_large_pixels_in_half_precision_are_finite(tiny_clip):
     model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("CoOp", {})).eval()
-    images = torch.full((3, 3, 32, 32), 100.0, dtype=torch.float16)  # their sum is no float16
+    images = torch.full((3, 3, 32, 32), 100.0, dtype=torch.float16)  # their sum overflows float16
     assert model(images).isfinite().all()
 
 
@@ -70,10 +70,10 @@ UNSEEN = {
 
 @pytest.mark.parametrize("pixel", [math.nan, math.inf])
 @pytest.mark.parametrize("method", UNSEEN)
-def test_where_nothing_looks_such_an_image_alone_has_nan_for_logits(
+def test_without_the_check_only_such_an_image_has_nan_for_logits(
     tiny_clip, monkeypatch, method, pixel
 ):
-    """What docs/use.md says of a GPU."""
+    """On a GPU pixels are not checked (docs/use.md)."""
     model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec(method, UNSEEN[method])).eval()
     images = torch.randn(3, 3, 32, 32)
     expected = model(images)
@@ -86,7 +86,7 @@ def test_where_nothing_looks_such_an_image_alone_has_nan_for_logits(
 
 @pytest.mark.parametrize("beta", [math.inf, math.nan, -1.0])
 @pytest.mark.parametrize("form", ["additive", "convex"])
-def test_a_beta_that_is_none(tiny_clip, beta, form):
+def test_an_invalid_beta(tiny_clip, beta, form):
     node = {"M": 2, "N": 2, "DEPTH": 2, "BETA": beta, "BETA_FORM": form}
     with pytest.raises(UserError, match=f"BETA is {beta}: it must lie in"):
         build_method("ALIGN", node, tiny_clip, ["cat", "dog"])

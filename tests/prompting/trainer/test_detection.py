@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: the scores by hand, what a run leaves, what it refuses."""
+"""Out-of-distribution detection: scores by hand, records of runs, and refused data sets."""
 
 import json
 from math import exp
@@ -25,7 +25,7 @@ OOD = ["TEST.OOD", "['TinyOthers']"]
 
 @DATASET_REGISTRY.register()
 class TinyUntested(TinyOthers):
-    """Images to train on only."""
+    """A data set without test images."""
 
     splits = {"train": 6, "val": 0, "test": 0}
 
@@ -56,20 +56,20 @@ def test_mcm_by_hand():
 
 
 def test_gl_mcm_by_hand():
-    """Two visual and two textual prompts; the third state of each is a visual prompt, no patch."""
+    """Two visual and two textual prompts; the third state of each is a visual prompt."""
     r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
     spec = PromptSpec(M=2, N=2, text_length=1, vision_length=1, templates=("X {}",) * 2)
     model = clip_like(spec)
     found = scores(model, output([[0.5, 0.1]], r[None], h))
-    # patch 1: to class 1 the mean of 1, 1, 0.6, 0.6; to class 2 of 0, 0.6, 0.8, 1
+    # patch 1: for class 1, the mean of 1, 1, 0.6, 0.6; for class 2, that of 0, 0.6, 0.8, 1
     local = max(softmax(0.8, 0.6)[0], softmax(0.6, (0.8 + 1) / 2)[1])
     mcm = softmax(0.5, 0.1)[0]
     assert found["mcm"].item() == pytest.approx(mcm, abs=1e-6)
     assert found["gl_mcm"].item() == pytest.approx(mcm + local, abs=1e-6)
 
 
-def test_a_text_of_each_image_has_local_scores_of_its_own():
+def test_texts_of_each_image_have_separate_local_scores():
     spec = PromptSpec(M=0, N=1, beta=0, templates=("X X {}",), image_conditional=True,
                       score="cosine", coupling="none", text_depth=1)  # fmt: skip
     model = clip_like(spec)
@@ -80,7 +80,7 @@ def test_a_text_of_each_image_has_local_scores_of_its_own():
     assert found["gl_mcm"].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_patches_are_all_states_but_class_token_and_visual_prompts(tiny_clip):
+def test_patches_are_all_states_except_class_token_and_visual_prompts(tiny_clip):
     """The tiny CLIP has 16 patches."""
     sizes = {"text_length": 3, "vision_length": 3, "text_depth": 2, "vision_depth": 2}
     spec = PromptSpec(M=2, N=2, templates=("X X X {}",) * 2, **sizes)
@@ -93,7 +93,7 @@ def test_patches_are_all_states_but_class_token_and_visual_prompts(tiny_clip):
 
 
 def test_other_data_change_nothing_of_a_run(tmp_path):
-    """Neither its random numbers nor its answers; only the last evaluation has others after it."""
+    """Random numbers and predictions stay the same; other data follow only the last evaluation."""
     plain, other = tmp_path / "plain", tmp_path / "other"
     extra = ["TEST.FINAL_MODEL", "best_val", "DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"]
     extra += ["DATALOADER.TRAIN_X.N_INS", "2"]
@@ -148,14 +148,14 @@ def test_every_image_is_encoded_once_and_scored_as_the_plain_model_does(tmp_path
         ("['TinyUntested']", "TinyUntested has no images to test on"),
     ],
 )
-def test_data_sets_that_cannot_be_evaluated(tmp_path, capsys, names, sentence):
+def test_unusable_data_sets_are_refused(tmp_path, capsys, names, sentence):
     assert run(tmp_path, "CoOp", extra=["TEST.OOD", names]) == 2
-    told = capsys.readouterr().err
-    assert sentence in told and told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("model.pth*")), "it has trained"
 
 
-def test_shared_classes_are_named_however_they_are_written(tmp_path, capsys, monkeypatch):
+def test_shared_classes_are_found_in_any_spelling(tmp_path, capsys, monkeypatch):
     names = ["Annual_Crop", "tower", " sea", "Road", "forest"]
     monkeypatch.setattr(tiny, "OTHERS", dict.fromkeys(names, (9, 99, 199)))
     assert run(tmp_path, "CoOp", extra=OOD) == 2

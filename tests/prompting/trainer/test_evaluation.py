@@ -1,4 +1,4 @@
-"""Test images over base and new classes together, and the temperature of the logits."""
+"""Predictions over base and new classes together, and the temperature of the logits."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
     other = for_classes(method, tiny_clip, BASE, NEW, "")
     assert torch.equal(state, torch.get_rng_state())
     output = method.model.output(images)
-    if method.model.parts.own_classes:  # in a union they are treated as the others
+    if method.model.parts.own_classes:  # in the union they are scored as the others
         method.model.parts.own_classes = False
         output = method.model.output(images)
     found = torch.cat([output.logits, other.model.logits(output.image)], 1)
@@ -53,7 +53,7 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
 
 
 @pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "ALIGN"])
-def test_a_run_says_what_a_model_of_all_names_says(tmp_path, name, capsys):
+def test_a_run_predicts_like_a_model_of_all_names(tmp_path, name, capsys):
     data = write_halves(tmp_path / "data")
     out = {half: tmp_path / half for half in ("base", "new")}
     assert run(data, name, out["base"], extra=[*OF_HALVES, "base"]) == 0
@@ -109,7 +109,7 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
     assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
 
 
-def test_a_method_that_cannot_be_made_for_other_classes_goes_on(tmp_path, monkeypatch):
+def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path, monkeypatch):
     def setup(self, clip_model, classnames, dataset):
         {"annual crop": 0}[classnames[0]]
 
@@ -121,7 +121,7 @@ def test_a_method_that_cannot_be_made_for_other_classes_goes_on(tmp_path, monkey
 
 
 @pytest.mark.parametrize("half", ["base", "new"])
-def test_what_a_run_says_of_its_own_classes_is_the_same_to_the_bit(tmp_path, monkeypatch, half):
+def test_predictions_over_own_classes_keep_their_bits(tmp_path, monkeypatch, half):
     data, out, plain = write_halves(tmp_path / "data"), tmp_path / "out", tmp_path / "plain"
     assert run(data, "ALIGN", out, extra=[*OF_HALVES, half]) == 0
     monkeypatch.setattr(trainer, "Recorder", lambda of, split: Recorder(of, "neither"))
@@ -166,12 +166,12 @@ def test_the_state_of_a_method_that_learns_for_its_classes_is_refused(tiny_clip)
         for_classes(method, tiny_clip, BASE, NEW, "")
 
 
-def test_the_temperature_is_the_one_that_made_the_labels():
+def test_the_temperature_of_the_labels_is_found():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (20_000, 6))
     p = np.exp(log_softmax(logits, 1))
     labels = (p.cumsum(1) > rng.random((len(p), 1))).argmax(1)
     assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.03)
     assert fit_temperature(0.4 * logits, labels) == pytest.approx(0.4, rel=0.03)
-    surely = np.eye(4) * 5.0  # all right: the colder the better, down to rounding
+    surely = np.eye(4) * 5.0  # all correct: the lower the temperature the better, up to rounding
     assert np.exp(-3) < fit_temperature(surely, np.arange(4)) < 0.2

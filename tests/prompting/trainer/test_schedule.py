@@ -1,4 +1,4 @@
-"""The length of a training and its learning rates, by epochs or by steps."""
+"""The length of a training and its learning rates, counted in epochs or in steps."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """For each step its learning rate and the number of its images."""
+    """For each step, its learning rate and number of images."""
     found = []
     forward_backward = PromptTrainer.forward_backward
 
@@ -37,7 +37,7 @@ def weights(folder, epoch):
     return torch.load(file, weights_only=True)["state_dict"]
 
 
-def test_a_number_of_steps_and_a_run_that_goes_on(tmp_path, seen, monkeypatch):
+def test_a_number_of_steps_and_a_resumed_run(tmp_path, seen, monkeypatch):
     whole, parts, drawn = tmp_path / "whole", tmp_path / "parts", []
     monkeypatch.setattr(
         PromptTrainer, "write_scalar", lambda self, tag, value, step: drawn.append((tag, step))
@@ -103,7 +103,7 @@ def test_epochs_are_as_they_were(tmp_path, seen):
         ("OPTIM.ADAM_EPS 1.0", "OPTIM.ADAM_EPS is 1.0 but must be from 0 to 1"),
     ],
 )
-def test_values_that_mean_nothing(tmp_path, capsys, extra, why):
+def test_invalid_values_are_one_sentence(tmp_path, capsys, extra, why):
     assert run(tmp_path, "CoOp", extra=extra.split()) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and why in line

@@ -1,4 +1,4 @@
-"""A result belongs to its settings: what a checkpoint keeps, and when it is refused."""
+"""The settings stored in a checkpoint: runs with other settings are refused."""
 
 import json
 import zipfile
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         (["DATALOADER.TRAIN_X.BATCH_SIZE", "2"], "DATALOADER.TRAIN_X.BATCH_SIZE 4, now 2"),
     ],
 )
-def test_a_run_does_not_go_on_under_other_settings(trained, capsys, extra, key):
+def test_a_run_is_not_resumed_with_other_settings(trained, capsys, extra, key):
     before = (trained / "output" / "MultiModalPromptLearner" / "model.pth.tar-2").read_bytes()
     assert run(trained, *extra) == 2
     said = capsys.readouterr().err
@@ -44,7 +44,7 @@ def test_a_run_does_not_go_on_under_other_settings(trained, capsys, extra, key):
     assert before == after
 
 
-def test_what_changes_no_outcome_is_free(trained):
+def test_settings_that_do_not_change_the_outcome_may_change(trained):
     extra = ["TRAIN.PRINT_FREQ", "7", "DATALOADER.NUM_WORKERS", "1", "TRAINER.COOP.N_CTX", "3"]
     assert run(trained, *extra) == 0
     assert json.loads((trained / "output" / "results.json").read_text())["seed"] == 1
@@ -60,7 +60,7 @@ def test_prompts_are_evaluated_as_they_were_trained(trained, tmp_path, capsys, k
     assert not (tmp_path / "other" / "results.json").exists()
 
 
-def test_a_public_checkpoint_says_nothing_and_loads(trained, tmp_path, capsys):
+def test_a_public_checkpoint_without_settings_loads(trained, tmp_path, capsys):
     folder = tmp_path / "public" / "MultiModalPromptLearner"
     folder.mkdir(parents=True)
     ours = torch.load(
@@ -70,7 +70,7 @@ def test_a_public_checkpoint_says_nothing_and_loads(trained, tmp_path, capsys):
     torch.save(public, folder / "model.pth.tar-2")
     flags = ["--eval-only", "--model-dir", str(tmp_path / "public")]
     assert run(trained, output=tmp_path / "other", flags=flags) == 0
-    assert "does not say what settings made it" in capsys.readouterr().out
+    assert "has no settings" in capsys.readouterr().out
 
 
 def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsys):
@@ -87,7 +87,7 @@ def test_prompts_that_are_not_numbers_are_not_evaluated(trained, tmp_path, capsy
 
 @pytest.mark.parametrize("saved, now", [("16", "None"), ("None", "16"), ("None", "None")])
 def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(saved, now):
-    """CoOp's cfg has N_CTX 16; ours None, as other methods in the same node have other numbers."""
+    """CoOp's cfg has N_CTX 16; here it is None, as methods share the key but not the default."""
     saved, now = ({"TRAINER.COOP.N_CTX": value} for value in (saved, now))
     check_loaded(saved, now, METHODS["CoOp"])
     names = ["cat", "dog"]
@@ -101,7 +101,7 @@ def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(sav
 
 
 def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
-    """The embedded data set has a place of its own, which is not the working folder."""
+    """The embedded data set does not lie in the working folder."""
     from dassl.config import get_cfg_default
 
     from trainers.prompting.trainer.settings import _text
@@ -111,8 +111,8 @@ def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):
     assert _text("DATASET.ROOT", "data") == str(tmp_path / "data")
 
 
-def test_bits_that_have_turned_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch):
-    """The original Dassl reads checkpoints without a look at their checksums."""
+def test_flipped_bits_are_found_without_dassl_lite(tmp_path, capsys, monkeypatch):
+    """The original Dassl does not compare the checksums of checkpoints."""
     assert run(tmp_path) == 0
     file = tmp_path / "output" / "MultiModalPromptLearner" / "model.pth.tar-2"
     with zipfile.ZipFile(file) as archive:
@@ -122,12 +122,12 @@ def test_bits_that_have_turned_are_found_without_dassl_lite(tmp_path, capsys, mo
     whole[whole.find(content) + len(content) // 2] ^= 64
     file.write_bytes(whole)
     monkeypatch.setattr(checkpoints, "_check_bytes", lambda path: None)
-    doors = {
+    ways = {
         "evaluation": (["--eval-only", "--model-dir", str(tmp_path / "output")], []),
         "resume": (["--resume", str(tmp_path / "output")], []),
         "start": ([], ["MODEL.INIT_WEIGHTS", str(file)]),
     }
-    for name, (flags, pairs) in doors.items():
+    for name, (flags, pairs) in ways.items():
         assert run(tmp_path, *pairs, output=tmp_path / name, flags=flags) == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert f"'{file}' is broken" in line and "data/0' has changed since" in line
@@ -143,4 +143,4 @@ def test_training_starts_from_bare_weights(tmp_path, capsys):
     assert run(tmp_path, *pairs, output=tmp_path / "from") == 0
     torch.save({"epoch": 3}, tmp_path / "bare.pt")
     assert run(tmp_path, *pairs, output=tmp_path / "other") == 2
-    assert "has 'epoch', which this method has not" in capsys.readouterr().err
+    assert "has 'epoch', which this method lacks" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The training images as a method sees them before the first step."""
+"""The support of a method: features of training images, given before the first step."""
 
 from copy import deepcopy
 
@@ -34,7 +34,7 @@ class Head(Parts):
 
 
 class Prototypes(Method):
-    """The means of the classes, of their training images."""
+    """Classifies by class means of training images."""
 
     node = "PROTO"
     defaults = {"PASSES": 2, "SEARCH": False, "PREC": "fp32"}
@@ -72,7 +72,7 @@ def kind():
     Prototypes.taken = 0
     register(Prototypes)
     yield Prototypes
-    del METHODS["Prototypes"]  # other tests go through all methods
+    del METHODS["Prototypes"]  # other tests use all methods
 
 
 def test_support_in_memory(tiny_clip, kind):
@@ -92,13 +92,13 @@ BAD = {
     "no labels": ({"images": IMAGES}, "The support of Prototypes has 'images': give it two"),
     "shapes": ({"images": IMAGES, "labels": LABELS[:4]}, r"images \(2, 5, 3, 32, 32\) and labels "),
     "numbers": ({"images": IMAGES, "labels": LABELS.float()}, "torch.float32, but must have"),
-    "classes": ({"images": IMAGES, "labels": LABELS + 1}, "go from 1 to 3 but must be from 0 to 2"),
+    "classes": ({"images": IMAGES, "labels": LABELS + 1}, "from 1 to 3 but must be from 0 to 2"),
     "none": ({"images": IMAGES[:, :0], "labels": LABELS[:0]}, "and n whole numbers"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_support_that_is_none(tiny_clip, kind, case):
+def test_invalid_support(tiny_clip, kind, case):
     support, sentence = BAD[case]
     with pytest.raises(UserError, match=sentence):
         build_method("Prototypes", {}, tiny_clip, NAMES, support=support)
@@ -111,7 +111,7 @@ def logits_of(folder):
 
 
 def test_a_run_with_support(tmp_path, kind, capsys):
-    """Taken once, kept in checkpoints of any length; a resumed run ends with the same bits."""
+    """It is taken once, and saved with any length; a resumed run ends with the same bits."""
     frequent = ["TRAIN.CHECKPOINT_FREQ", "1"]
     assert tiny.run(tmp_path, "Prototypes", extra=frequent) == 0
     assert "features of 16 training images, each seen 2 times" in capsys.readouterr().out
@@ -131,13 +131,13 @@ def test_a_run_with_support(tmp_path, kind, capsys):
     few = ["DATASET.NUM_SHOTS", "1"]
     assert tiny.run(tmp_path, "Prototypes", tmp_path / "few", 2, *evaluate, extra=few) == 0
     assert kind.taken == 1 and "features of" not in capsys.readouterr().out
-    other = [*evaluate, "--seed", "2"]  # the last counts
+    other = [*evaluate, "--seed", "2"]  # the last flag counts
     assert tiny.run(tmp_path, "Prototypes", tmp_path / "other", 2, *other,
                     extra=["DATASET.NAME", "TinyOthers"]) == 2  # fmt: skip
     assert "has learned something for each of its classes" in capsys.readouterr().err
 
 
-def test_weights_that_a_run_starts_from_stay(tmp_path, kind):
+def test_a_run_keeps_the_weights_that_it_starts_from(tmp_path, kind):
     assert tiny.run(tmp_path, "Prototypes") == 0
     file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"
     start = ["MODEL.INIT_WEIGHTS", str(file), "OPTIM.LR", "1e-30"]
@@ -152,7 +152,7 @@ def test_weights_that_a_run_starts_from_stay(tmp_path, kind):
 def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     search = ["TRAINER.PROTO.SEARCH", "True"]
     assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
-    assert "TinyColours has none that are not tested on: switch that off" in capsys.readouterr().err
+    assert "has none besides its test images: switch that off" in capsys.readouterr().err
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
     root = tiny.write_halves(tmp_path / "images")
     assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0
@@ -161,7 +161,7 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
 
 
 def test_steps_on_features(tmp_path, kind, monkeypatch):
-    """They learn as from the same features of images, and a resumed run ends with the same bits."""
+    """Batches are of features, and a resumed run ends with the same bits."""
     monkeypatch.setattr(kind, "trains_on_support", True)
     seen = []
     monkeypatch.setattr(
@@ -201,7 +201,7 @@ def test_too_many_images_for_the_memory(tmp_path, kind, capsys):
     assert "Prototypes keeps features of 16 training images, each seen 2 times, which take" in said
 
 
-def test_passes_depend_on_the_seed_alone():
+def test_passes_depend_only_on_the_seed():
     class Noisy(torch.utils.data.Dataset):
         def __len__(self):
             return 3
@@ -231,7 +231,7 @@ def test_rows():
 
 @pytest.mark.parametrize("name", ["CLAP", "TipAdapterF"])
 def test_sentences_in_half_precision(tiny_clip, name):
-    """They are there when a method asks outside of a step: weights of 16 bits want autocast."""
+    """A method may read them outside of a step, although weights of 16 bits need autocast."""
     clip_model = deepcopy(tiny_clip)
     method = build_method(name, {}, clip_model, NAMES)
     precision = Precision("amp", torch.device("cpu"))

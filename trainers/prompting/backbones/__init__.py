@@ -1,15 +1,16 @@
-"""The CLIPs that can be prompted, one file a family.
+"""The CLIPs that can be prompted: one module for each family (OpenAI, open_clip, Hugging Face).
 
-A family's file has `load(name)`, which returns a model with the modules of OpenAI's class under
-their names, whatever it was stored as: `visual` (`conv1`, `class_embedding`,
-`positional_embedding`, `ln_pre`, `transformer`, `ln_post`, `proj`, `input_resolution`),
-`token_embedding`, `positional_embedding`, `transformer`, `ln_final`, `text_projection`,
-`logit_scale`, `context_length`, and `logit_bias` where there is one. A `transformer` has
-`resblocks` of `ln_1`, `attn`, `ln_2` and `mlp` (`c_fc`, `gelu`, `c_proj`); `gelu` may be any
-activation. `assemble` makes such a model of weights under these names. What the modules do not say
-is in a `Family`, set as the model's `family`; a model without one is taken for OpenAI's. A family
-refuses what does not fit, with its reason. The package that a family comes from is imported when
-one of its models is loaded, and only then.
+A family's module has `load(name)`. From any storage format, it returns a model with the modules of
+OpenAI's class under their names: `visual` (`conv1`, `class_embedding`, `positional_embedding`,
+`ln_pre`, `transformer`, `ln_post`, `proj`, `input_resolution`), `token_embedding`,
+`positional_embedding`, `transformer`, `ln_final`, `text_projection`, `logit_scale`,
+`context_length`, and optionally `logit_bias`. A `transformer` has `resblocks` of `ln_1`, `attn`,
+`ln_2` and `mlp` (`c_fc`, `gelu`, `c_proj`); `gelu` may be any activation. `assemble` makes such a
+model from weights under these names.
+
+The tokenizer and the preparation of images are in a `Family`, set as the model's `family`; a model
+without one counts as OpenAI's. A family refuses models that do not fit, and says why. The package
+of a family is imported only when one of its models is loaded.
 """
 
 import functools
@@ -30,9 +31,9 @@ __all__ = [
 
 
 def list_backbones() -> list[str]:
-    """The names that `load_clip` takes, without those of open_clip and of Hugging Face.
+    """Return the names that `load_clip` takes, without those of open_clip and Hugging Face.
 
-    Example:
+    Examples:
         >>> list_backbones()[-3:]
         ['ViT-L/14', 'ViT-L/14@336px', 'emoji']
     """
@@ -46,15 +47,15 @@ def load_clip(name: str) -> Any:
         name: a name of the OpenAI release (`ViT-B/16`, `RN50`, ...), `emoji` (the embedded
             model), or a file: a checkpoint of the OpenAI release (TorchScript archive, or its
             state dict) or a safetensors state dict with the constructor's arguments as JSON under
-            `arch` in its metadata. Of open_clip `open_clip:ARCHITECTURE/TAG`, with a file in the
-            tag's place, or `open_clip:FOLDER`; of Hugging Face the name or folder of a
-            `CLIPModel`. Weights of the last two are never downloaded.
+            `arch` in its metadata. For open_clip, `open_clip:ARCHITECTURE/TAG`,
+            `open_clip:ARCHITECTURE/FILE` or `open_clip:FOLDER`; for Hugging Face, the name or
+            folder of a `CLIPModel`. Weights of the last two are never downloaded.
 
     Raises:
-        UserError: the name is unknown, the weights are not known to fit or not on this machine,
-            the download failed, a package is missing, or the model cannot be prompted.
+        UserError: the name is unknown, the weights may not fit or are not on this machine, the
+            download failed, a package is missing, or the model cannot be prompted.
 
-    Example:
+    Examples:
         >>> load_clip("emoji").visual.input_resolution
         64
     """
@@ -62,10 +63,10 @@ def load_clip(name: str) -> Any:
 
 
 def check_known(name: str) -> None:
-    """Refuse a name that no family has, where that shows without its package.
+    """Refuse an unknown name, as far as this can be checked without a family's package.
 
     Raises:
-        UserError: no model and no file is called so.
+        UserError: no model and no file has this name.
     """
     if _module_of(name) is openai:
         openai.check_known(name)
@@ -85,7 +86,7 @@ def _module_of(name: str) -> ModuleType:
 
 
 def absolute(name: str) -> str:
-    """The name of a backbone; a file or folder in it as a path that holds in any working folder."""
+    """Return a backbone's name with absolute paths, so that it is valid in any working folder."""
     if name in openai.NAMES:
         return name
     before, path = "", name
@@ -98,9 +99,9 @@ def absolute(name: str) -> str:
 
 
 def weights_sha256(name: str) -> str | None:
-    """The SHA-256 of the file with a backbone's weights; None of what is not one file."""
+    """Return the SHA-256 of a backbone's weight file; None if the weights are not in one file."""
     if name in openai.RELEASED:
-        return openai.RELEASED[name].split("/")[-2]  # which the download is compared with
+        return openai.RELEASED[name].split("/")[-2]  # the download is compared with this hash
     path = str(openai.EMBEDDED.get(name, name))
     if name.startswith(openclip.PREFIX):
         path = name.removeprefix(openclip.PREFIX).partition("/")[2]
@@ -117,6 +118,6 @@ def _sha256(path: str, _changed: int) -> str:
 
 
 def family_of(clip_model: Any) -> Family:
-    """The family of a loaded CLIP, or of one that was built by hand from OpenAI's class."""
+    """Return the family of a CLIP; OpenAI's if it was built by hand from OpenAI's class."""
     family: Family = getattr(clip_model, "family", openai.OPENAI)
     return family

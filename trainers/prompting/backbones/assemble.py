@@ -1,7 +1,7 @@
-"""A CLIP of the modules of OpenAI's class, from the state dict of another library.
+"""Builds a CLIP from the modules of OpenAI's class and the state dict of another library.
 
-What the weights do not say is in a `Tower` for each side. Names and shapes must agree to the last
-one: a part that CLIP does not have is never left out.
+A `Tower` for each encoder gives what the weights do not: heads, activation, epsilon. All names and
+shapes must agree: a weight that CLIP lacks is an error, and is never dropped.
 """
 
 import math
@@ -17,16 +17,17 @@ from .family import Family
 from .openai_clip import model as openai_model
 
 FIRST = 3  # names that an error lists
-MOST_LAYERS, MOST = 1_000, 1_000_000  # of any other size
+MOST_LAYERS, MOST = 1_000, 1_000_000  # limits of `layers`, and of any other size
 STAGES = 4  # of a ResNet
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 
 class Tower(NamedTuple):
-    """One transformer of a CLIP, or its ResNet.
+    """The architecture of one encoder of a CLIP: a transformer or a ResNet.
 
-    width, layers, heads: of its blocks, of a ResNet the layers of its four stages; hidden: width
-    inside of an MLP; activation: makes the one of the MLPs; eps: of the LayerNorms.
+    width, layers, heads: of its blocks; for a ResNet, layers lists those of its four stages.
+    hidden: width inside an MLP; activation: constructor of the MLPs' activation; eps: of the
+    LayerNorms.
     """
 
     width: int
@@ -38,10 +39,10 @@ class Tower(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What is outside of the transformers.
+    """The sizes of a CLIP outside its transformers.
 
     embed_dim: D of the features; resolution: of the square images; patch_size: in pixels;
-    context_length: tokens that the text encoder reads; vocab_size: tokens that there are.
+    context_length: tokens in an input of the text encoder; vocab_size: number of different tokens.
     """
 
     embed_dim: int
@@ -52,7 +53,7 @@ class Sizes(NamedTuple):
 
 
 class CLIP(nn.Module):
-    """The parts of a CLIP that `backbones` lists, without a forward pass of their own."""
+    """Holds the modules of a CLIP that `backbones` lists; it has no forward pass."""
 
     def __init__(self, visual: nn.Module, text: Tower, sizes: Sizes, family: Family, bias: bool):
         super().__init__()
@@ -72,15 +73,15 @@ class CLIP(nn.Module):
 
 
 def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
-    """Refuse an architecture that cannot be, before anything of its size is made.
+    """Refuse impossible sizes before anything of these sizes is allocated.
 
     Args:
         source: of the architecture, for the message.
-        sizes: by name, as far as they are known. Where a name ends in `layers`, a list of four is
-            that of a ResNet; one in `heads` must divide the `width` of the same beginning.
+        sizes: the known sizes by name. A name that ends in `layers` may have a list of four (a
+            ResNet); one that ends in `heads` must divide the `width` with the same prefix.
 
     Raises:
-        UserError: names the first size that is wrong.
+        UserError: a size is wrong; the message names the first.
     """
     for name, value in sizes.items():
         most = MOST_LAYERS if name.endswith("layers") else MOST
@@ -97,7 +98,7 @@ def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:
 
 
 def _check(source: str, vision: Tower, text: Tower, sizes: Sizes, family: Family) -> None:
-    """As `check_sizes`, for all that a config says."""
+    """Check all values of an architecture; raises as `check_sizes`."""
     towers = {"vision": vision._asdict(), "text": text._asdict()}
     keys = ("width", "layers", "heads", "hidden")
     of_towers = {f"{side} {k}": tower[k] for side, tower in towers.items() for k in keys}
@@ -123,7 +124,7 @@ def _misfit(source: str, name: str, value: object, wanted: str) -> UserError:
 
 
 def image_encoder(vision: Tower, sizes: Sizes) -> nn.Module:
-    """OpenAI's image encoder in the shape of a tower."""
+    """Build OpenAI's image encoder with the architecture of a tower."""
     if isinstance(vision.layers, list):
         return openai_model.ModifiedResNet(
             vision.layers, sizes.embed_dim, vision.heads, sizes.resolution, vision.width
@@ -141,7 +142,7 @@ def image_encoder(vision: Tower, sizes: Sizes) -> nn.Module:
 
 
 def finish(module: nn.Module, tower: Tower) -> None:
-    """Give the blocks and LayerNorms in a module what OpenAI's class has fixed."""
+    """Set the MLPs and epsilons in a module, which OpenAI's class hard-codes, from a tower."""
     for part in module.modules():
         if isinstance(part, nn.LayerNorm):
             part.eps = tower.eps
@@ -163,27 +164,27 @@ def assemble(
     source: str,
     arch: str,
 ) -> CLIP:
-    """The CLIP with these weights, float32, in eval mode.
+    """Build the CLIP with these weights, float32, in eval mode.
 
     Args:
-        state: under the names of OpenAI's class; `logit_bias` may be among them.
-        vision: the image encoder, as far as the weights do not say.
-        text: the text encoder, likewise.
-        sizes: of what is around them.
+        state: weights under the names of OpenAI's class; may include `logit_bias`.
+        vision: architecture of the image encoder.
+        text: architecture of the text encoder.
+        sizes: all other sizes.
         family: of the CLIP.
         source: where the weights are from, for the message.
-        arch: whose shape they should have, for the message.
+        arch: name of the expected architecture, for the message.
 
     Raises:
-        UserError: there is no such architecture, or names or shapes do not agree.
+        UserError: the architecture is impossible, or names or shapes do not agree.
     """
     _check(arch, vision, text, sizes, family)
-    with torch.device("meta"):  # nothing is drawn by chance, and no memory taken twice
+    with torch.device("meta"):  # draws no random numbers, and takes no memory
         visual = image_encoder(vision, sizes)
         built = CLIP(visual, text, sizes, family, bias="logit_bias" in state)
     weights = {name: value.float() for name, value in state.items()}
     for name in {"logit_scale", "logit_bias"} & weights.keys():
-        weights[name] = weights[name].reshape(())  # some files have one number in a row
+        weights[name] = weights[name].reshape(())  # of shape (1,) in some files
     own = built.state_dict()
     odd = [f"no {name}" for name in own if name not in weights]
     odd += [f"{name}, which CLIP lacks" for name in weights if name not in own]
@@ -195,7 +196,7 @@ def assemble(
     if odd:
         more = f" and {len(odd) - FIRST} more" if len(odd) > FIRST else ""
         raise UserError(
-            f"{source} holds no weights of {arch} that prompts fit into (it has "
+            f"{source} does not hold weights of {arch} that fit CLIP (it has "
             f"{'; '.join(odd[:FIRST])}{more}): check that the weights belong to this architecture"
         )
     built.load_state_dict(weights, assign=True)

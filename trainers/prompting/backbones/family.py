@@ -1,14 +1,14 @@
-"""What must be known of a CLIP that its modules do not say."""
+"""A CLIP's tokenizer and image preparation, which its modules do not hold."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Tokenizer(NamedTuple):
-    """Words to token ids and back.
+    """Converts text to token ids and back.
 
-    encode: text -> ids, without start and end; decode: ids -> text; sos, eos: ids of the start
-    and the end of a sentence, whose state at EOS is the sentence's feature.
+    encode: text -> ids, without start and end; decode: ids -> text; sos, eos: ids of the start and
+    end tokens. The state at EOS becomes the sentence's feature.
     """
 
     encode: Callable[[str], list[int]]
@@ -18,11 +18,11 @@ class Tokenizer(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A family of CLIPs.
+    """The tokenizer and image preparation of a CLIP; a run applies all of them.
 
     tokenizer: as above; mean, std: of the image normalisation, per channel, for values in [0, 1];
-    interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The size of the
-    images is `visual.input_resolution`. A run takes all of these over.
+    interpolation: of the resizing, by its name in Dassl's `INPUT.INTERPOLATION`. The image size is
+    `visual.input_resolution`.
     """
 
     tokenizer: Tokenizer

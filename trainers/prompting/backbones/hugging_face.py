@@ -1,6 +1,6 @@
-"""Hugging Face's `CLIPModel`: a folder, or a name such as `openai/clip-vit-base-patch16`.
+"""Loads Hugging Face's `CLIPModel` from a folder or by a name (`openai/clip-vit-base-patch16`).
 
-A name is looked up in the cache of the hub; nothing is downloaded here.
+A name is looked up in the local cache of the hub; nothing is downloaded.
 """
 
 import re
@@ -19,12 +19,12 @@ from .openai import OPENAI
 from .openai_clip import model as openai_model
 from .weights import read_weights, unreadable
 
-NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # of an owner and a model on the hub
+NAME = re.compile(r"(?!ViT-|RN)[\w.-]+/[\w.-]+")  # owner/model on the hub
 INTERPOLATION = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
-OLD_EOS = 2  # configs with it stand for the largest token of a sentence
+OLD_EOS = 2  # a config with this id means the largest token of a sentence
 REASONS = {
-    "siglip": "it pools patches by attention, and its text encoder also looks ahead",
-    "siglip2": "it pools patches by attention, and its text encoder also looks ahead",
+    "siglip": "it pools patches by attention, and its text encoder attends to later tokens",
+    "siglip2": "it pools patches by attention, and its text encoder attends to later tokens",
     "align": "its encoders are EfficientNet and BERT",
     "altclip": "its text encoder is XLM-RoBERTa",
     "chinese_clip": "its text encoder is BERT",
@@ -52,15 +52,15 @@ RENAMED = [
 
 
 def is_name(name: str) -> bool:
-    """Whether a backbone's name is one of this family."""
+    """Return True if a backbone's name is a folder or has the form of a name on the hub."""
     return Path(name).is_dir() or (NAME.fullmatch(name) is not None and not Path(name).exists())
 
 
 def load(name: str) -> CLIP:
-    """As `load_clip`.
+    """Load a model as `load_clip` does.
 
     Raises:
-        UserError: the package is missing, the model is not on this machine, or is no CLIP.
+        UserError: the package is missing, the model is not on this machine, or is not a CLIP.
     """
     try:
         import transformers
@@ -70,7 +70,7 @@ def load(name: str) -> CLIP:
             "transformers, also for its tokenizer: run `pip install transformers`"
         ) from error
     folder = _folder(name)
-    remedy = f"`hf download {name}`, or the model's folder from save_pretrained, has it"
+    remedy = f"run `hf download {name}`, or name a folder from save_pretrained"
     config = read_json(folder / "config.json", remedy)
     kind = str(config.get("model_type", ""))
     if kind != "clip":
@@ -85,7 +85,7 @@ def load(name: str) -> CLIP:
         images = _images(folder, name, remedy)
     except UserError:
         raise
-    except Exception as error:  # a wrong config raises nearly every type there is
+    except Exception as error:  # a wrong config raises errors of many types
         raise UserError(
             f"'{folder}' does not say what CLIP it is ({in_short(error)}): correct its config.json "
             "and preprocessor_config.json"
@@ -103,7 +103,7 @@ def load(name: str) -> CLIP:
 
 
 def _folder(name: str) -> Path:
-    """The folder of a model: itself, or that in the cache."""
+    """Return the folder of a model: `name` itself, or the folder in the hub's cache."""
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -113,8 +113,8 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise UserError(
-            f"'{name}' is no name of OpenAI's and no file, and as a model of Hugging Face it is "
-            f"not in the cache of this machine: `hf download {name}` downloads it"
+            f"'{name}' is neither a model of OpenAI's nor a file, and as a model of Hugging Face "
+            f"it is not in the cache of this machine: run `hf download {name}`"
         ) from error
 
 
@@ -138,7 +138,7 @@ def _tower(transformers, config) -> Tower:
 
 
 def _state(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a folder, in one file or in several, under the names of OpenAI's class."""
+    """Read the weights of a folder, in one or more files, under the names of OpenAI's class."""
     for form in ("model*.safetensors", "pytorch_model*.bin"):
         if files := sorted(folder.glob(form)):
             break
@@ -152,7 +152,7 @@ def _state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under the names of OpenAI's class."""
+    """Return Hugging Face's weights under the names of OpenAI's class."""
     found = {}
     for name, value in state.items():
         for pattern, replacement in RENAMED:
@@ -167,10 +167,10 @@ def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
-    """The tokenizer of a folder, which must be that of its text encoder.
+    """Load the tokenizer of a folder, and check that it fits the text encoder.
 
     Raises:
-        UserError: there is none, it is damaged, or it is another one.
+        UserError: it is missing, damaged, or that of another model.
     """
     try:
         found = transformers.AutoTokenizer.from_pretrained(
@@ -178,7 +178,7 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
         )
         sos, eos, ids = found.bos_token_id, found.eos_token_id, list(found.get_vocab().values())
         found.encode("a photo")
-    except Exception as error:  # of several libraries, one of them in Rust
+    except Exception as error:  # from several libraries, one of them in Rust
         raise UserError(
             f"'{name}' has no tokenizer in '{folder}' that can be read ({in_short(error)}): put "
             f"its tokenizer.json there (`hf download {name}` has it), or vocab.json and merges.txt"
@@ -188,22 +188,23 @@ def _tokenizer(transformers, folder: Path, name: str, config) -> Tokenizer:
     if eos != wanted or not fits:
         raise UserError(
             f"'{name}' ends a sentence with token {config.eos_token_id} of {config.vocab_size} in "
-            f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or there is no "
-            "token for the start, or one for two words: take the tokenizer that it was trained with"
+            f"its config.json, but its tokenizer with {eos} of {len(set(ids))}, or the tokenizer "
+            "has no start token, or one id for two words: use the tokenizer of its training"
         )
 
     def decode(ids: list[int]) -> str:
-        ends = found.convert_ids_to_tokens(ids)[-1].endswith("</w>")  # a word, which decode strips
+        # decode strips the space after a word
+        ends = found.convert_ids_to_tokens(ids)[-1].endswith("</w>")
         return found.decode(ids, clean_up_tokenization_spaces=False).rstrip() + " " * ends
 
     return Tokenizer(lambda text: found.encode(text, add_special_tokens=False), decode, sos, eos)
 
 
 def _images(folder: Path, name: str, remedy: str) -> tuple:
-    """Mean, standard deviation and interpolation of preprocessor_config.json."""
+    """Read mean, standard deviation and interpolation from preprocessor_config.json."""
     path = folder / "preprocessor_config.json"
     if not path.exists():
-        print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as OpenAI's")
+        print(f"Note: '{name}' has no preprocessor_config.json: images are prepared as for OpenAI")
         return OPENAI.mean, OPENAI.std, OPENAI.interpolation
     found = read_json(path, remedy)
     return (

@@ -1,4 +1,4 @@
-"""OpenAI's CLIPs: its class with QuickGELU, loaded by name or from a file."""
+"""Loads OpenAI's CLIPs (its class, with QuickGELU) by name or from a file."""
 
 import os
 import warnings
@@ -17,10 +17,10 @@ from .weights import read_weights, unreadable
 
 EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_clip.safetensors"}
 RELEASED: dict[str, str] = clip._MODELS  # addresses, with the hashes of the files
-NAMES = (*EMBEDDED, *RELEASED)  # before any file or folder of such a name
-CACHE = os.path.expanduser("~/.cache/clip")  # as the package has it
-# Entries of a released state dict beside the weights. Checkpoints of other CLIPs have the same
-# weights by name and shape, with another activation, but not these.
+NAMES = (*EMBEDDED, *RELEASED)  # these take precedence over files and folders
+CACHE = os.path.expanduser("~/.cache/clip")  # the package's default
+# Entries of a released state dict that are not weights. Other CLIPs may have weights of the same
+# names and shapes but another activation; their checkpoints lack these entries.
 MARKS = {"input_resolution", "context_length", "vocab_size"}
 
 _tokenizer = clip._tokenizer
@@ -38,9 +38,9 @@ OPENAI = Family(
 
 
 def build_clip(arch: dict):
-    """A CLIP with fresh weights from its constructor's arguments, float32, in eval mode.
+    """Build a CLIP with random weights from its constructor's arguments, float32, in eval mode.
 
-    Example:
+    Examples:
         >>> arch = {"embed_dim": 32, "image_resolution": 32, "vision_layers": 1, "vision_width": 64}
         >>> arch |= {"vision_patch_size": 8, "context_length": 77, "vocab_size": 49408}
         >>> arch |= {"transformer_width": 64, "transformer_heads": 1, "transformer_layers": 1}
@@ -51,7 +51,7 @@ def build_clip(arch: dict):
 
 
 def load(name: str):
-    """As `load_clip`."""
+    """Load a model as `load_clip` does."""
     check_known(name)
     if name in clip._MODELS:
         return _load_openai(_downloaded(name))
@@ -60,24 +60,24 @@ def load(name: str):
 
 
 def check_known(name: str) -> None:
-    """Refuse a name that is neither a model's nor a file's.
+    """Check that a name is that of a model or a file.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither has this name.
     """
     if name not in NAMES and not Path(name).is_file():
         raise UserError(
             f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
-            "open_clip:ARCHITECTURE/TAG, and the name or folder of a CLIPModel of Hugging Face"
+            "open_clip:ARCHITECTURE/TAG, or the name or folder of a CLIPModel of Hugging Face"
         )
 
 
 def _downloaded(name: str) -> str:
-    """The file of a released model, fetched when the cache lacks it."""
+    """Return the file of a released model, downloaded if the cache lacks it."""
     url = clip._MODELS[name]
     try:
         return clip._download(url, CACHE)
-    except Exception as error:  # of the file system, of urllib, of a wrong checksum
+    except Exception as error:  # from the file system, urllib, or a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {url} on a machine "
             f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'"
@@ -85,15 +85,15 @@ def _downloaded(name: str) -> str:
 
 
 def _load_openai(path):
-    """From a file of the release, or one in its layout."""
+    """Load a file of OpenAI's release, or one in the same format."""
     state = read_weights(path)
     if "text_projection" not in state:
-        raise unreadable(path, "it is no state dict under the names of OpenAI's class")
+        raise unreadable(path, "it is not a state dict under the names of OpenAI's class")
     if not set(state) >= MARKS:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its state dict lacks "
-            f"{', '.join(sorted(MARKS - set(state)))}, which those of OpenAI's release have; if "
-            f"it is one of open_clip, name its architecture, as in open_clip:ViT-B-16/{path}"
+            f"{', '.join(sorted(MARKS - set(state)))}, which those of OpenAI's release have; if it "
+            f"is from open_clip, name its architecture, as in open_clip:ViT-B-16/{path}"
         )
     weights = {key: value for key, value in state.items() if key not in MARKS}
     return _filled(lambda: model.build_model(dict(weights)), weights, path)
@@ -103,7 +103,7 @@ def _load_safetensors(path: Path):
     state = read_weights(path)
     arch = _arch(path)
     rows = state.pop("token_embedding.rows", None)
-    if rows is not None:  # only the words that the model was trained on
+    if rows is not None:  # the embeddings of only those tokens that the model was trained on
         try:
             table = torch.zeros(arch["vocab_size"], rows.shape[1])
             table[state.pop("token_embedding.ids")] = rows.float()
@@ -114,7 +114,7 @@ def _load_safetensors(path: Path):
 
 
 def _arch(path: Path) -> dict:
-    """The constructor's arguments in the metadata of a file."""
+    """Read the constructor's arguments from the metadata of a file."""
     from safetensors import safe_open  # late, as in `weights`
 
     with safe_open(path, "pt") as file:
@@ -122,7 +122,7 @@ def _arch(path: Path) -> dict:
     if text is None:
         raise UserError(
             f"'{path}' is not known to be a CLIP with OpenAI's activation: its metadata lack "
-            "`arch`, the arguments of the class as JSON; if it is one of open_clip, name its "
+            "`arch`, the arguments of the class as JSON; if it is from open_clip, name its "
             f"architecture, as in open_clip:ViT-B-16/{path}"
         )
     arch = parsed(text, f"`arch` in the metadata of '{path}'", "take another copy of the file")
@@ -132,16 +132,16 @@ def _arch(path: Path) -> dict:
 
 
 def _filled(build: Callable[[], nn.Module], weights: dict[str, torch.Tensor], path):
-    """A model with these weights, exactly.
+    """Return a model with exactly these weights.
 
-    It is built without memory first: sizes that do not fit the weights would take any amount.
+    It is first built without memory, since wrong sizes could take any amount.
     """
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that weights are not copied into no memory
+            warnings.simplefilter("ignore")  # copying to `meta` does nothing, and warns
             build().load_state_dict(weights)
         loaded = build().float()
-        loaded.load_state_dict(weights)  # which the package itself rounds to half precision
+        loaded.load_state_dict(weights)  # again, as `build_model` rounds them to half precision
     except Exception as error:
         raise unreadable(path, in_short(error)) from error
     return loaded

@@ -1,7 +1,7 @@
-"""open_clip's CLIPs: `open_clip:ARCHITECTURE/TAG`, `.../FILE`, or `open_clip:FOLDER`.
+"""Loads open_clip's CLIPs: `open_clip:ARCHITECTURE/TAG`, `.../FILE`, or `open_clip:FOLDER`.
 
-The package knows architectures, tags and where the weights lie; nothing is downloaded here. The
-FOLDER is one as the package saves it, with `open_clip_config.json` and the weights.
+The package open_clip knows the architectures, the tags and where weights are stored; nothing is
+downloaded. FOLDER is one that the package has saved, with `open_clip_config.json` and weights.
 """
 
 import os
@@ -21,12 +21,12 @@ from .openai_clip import model as openai_model
 from .weights import read_weights
 
 PREFIX = "open_clip:"
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a folder or on a hub
-HEAD = 64  # width of an attention head where a config does not say
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a folder or on the hub
+HEAD = 64  # default width of an attention head
 
 
 class Source(NamedTuple):
-    """What to read: an architecture's name and config, a file, and how images are prepared."""
+    """A model to load: its architecture's name and config, its file, and its image preparation."""
 
     arch: str
     config: dict
@@ -35,11 +35,11 @@ class Source(NamedTuple):
 
 
 def load(name: str) -> CLIP:
-    """As `load_clip`.
+    """Load a model as `load_clip` does.
 
     Raises:
-        UserError: the package is missing, there is no such model, its weights are not on this
-            machine, or it is no CLIP that can be prompted.
+        UserError: the package is missing, the model is unknown, its weights are not on this
+            machine, or it cannot be prompted.
     """
     try:
         import open_clip
@@ -54,7 +54,7 @@ def load(name: str) -> CLIP:
         family = _family(open_clip, source)
     except UserError:
         raise
-    except Exception as error:  # a wrong config raises nearly every type there is
+    except Exception as error:  # a wrong config raises errors of many types
         raise UserError(
             f"The config of {PREFIX}{source.arch} does not say what CLIP it is "
             f"({in_short(error)}): correct it"
@@ -65,7 +65,7 @@ def load(name: str) -> CLIP:
 
 
 def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
-    """The image encoder, the text encoder and what is around them."""
+    """Return the architectures of the image and the text encoder, and all other sizes."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     act = {"quick_gelu": config.get("quick_gelu", False)}
     sizes = Sizes(
@@ -77,13 +77,13 @@ def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
     )
     is_resnet = isinstance(vision.get("layers"), list)
     of_vision = _tower(vision, 64 if is_resnet else 768, None, act)
-    if is_resnet:  # its heads are those of the pooling at its end, 32 times as wide
+    if is_resnet:  # the heads of its final attention pooling, which is 32 times as wide
         of_vision = of_vision._replace(heads=32 * of_vision.width // vision.get("head_width", HEAD))
     return of_vision, _tower(text, 512, 8, act), sizes
 
 
 def _tower(config: Mapping, width: int, heads: int | None, act: Mapping) -> Tower:
-    """A tower from its part of a config; the package's defaults stand for what it does not say."""
+    """Return a tower from its part of a config, with the package's defaults for missing values."""
     width = config.get("width", width)
     arguments = config.get("act_kwargs") or {}
     activation = openai_model.QuickGELU if act["quick_gelu"] else partial(nn.GELU, **arguments)
@@ -102,7 +102,7 @@ def refuse(arch: str, config: Mapping) -> None:
     """Refuse an architecture that cannot be prompted.
 
     Raises:
-        UserError: the architecture is none that prompts fit into; says why.
+        UserError: prompts do not fit into the architecture; the message says why.
     """
     vision, text = config["vision_cfg"], config["text_cfg"]
     size = vision.get("image_size", 224)
@@ -120,7 +120,7 @@ def refuse(arch: str, config: Mapping) -> None:
         "its text encoder is also a decoder (CoCa)": (
             config.get("multimodal_cfg") or text.get("embed_cls")
         ),
-        "its text encoder also looks ahead, and prompts are computed where it does not": (
+        "its text encoder also attends to later tokens, and prompts need one that does not": (
             text.get("no_causal_mask")
         ),
         "its text feature is not the state of the end token": (
@@ -136,11 +136,11 @@ def refuse(arch: str, config: Mapping) -> None:
             )
 
 
-# ---------------------------------------------------------------------- where it lies
+# ---------------------------------------------------------------------- finding the file
 
 
 def _source(open_clip, name: str) -> Source:
-    """What a name behind the prefix stands for."""
+    """Find the model of a name without its prefix."""
     if Path(name).is_dir():
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
@@ -171,7 +171,7 @@ def _source(open_clip, name: str) -> Source:
 def _folder(folder: Path) -> Source:
     path = folder / "open_clip_config.json"
     remedy = (
-        "name a folder as open_clip saves it, or an architecture and a file "
+        "name a folder that open_clip has saved, or an architecture and a file "
         "(open_clip:ViT-B-16/FILE)"
     )
     found = read_json(path, remedy)
@@ -191,7 +191,7 @@ def _folder(folder: Path) -> Source:
 
 
 def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
-    """The file of released weights in the caches that open_clip uses."""
+    """Find the file of released weights in the caches that open_clip uses."""
     from huggingface_hub import try_to_load_from_cache
 
     repo, _, file = pretrained.get("hf_hub", "").rpartition("/")
@@ -208,11 +208,11 @@ def _cached(arch: str, tag: str, pretrained: Mapping) -> Path:
     )
 
 
-# ---------------------------------------------------------------------- what it holds
+# ---------------------------------------------------------------------- reading the file
 
 
 def _state(file: Path) -> dict[str, torch.Tensor]:
-    """The weights under the names of OpenAI's class, whatever surrounds them in the file."""
+    """Read the weights under the names of OpenAI's class, without the file's other entries."""
     left_out = ("input_resolution", "context_length", "vocab_size", "attn_mask")
     state = read_weights(file)
     names = {name: name.removeprefix("module.").removeprefix("text.") for name in state}
@@ -220,7 +220,7 @@ def _state(file: Path) -> dict[str, torch.Tensor]:
 
 
 def folded(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights without LayerScale: gamma (W x + b) = (gamma W) x + gamma b."""
+    """Return the weights with LayerScale folded in: gamma (W x + b) = (gamma W) x + gamma b."""
     state = dict(state)
     for scale, linear in (("ls_1", "attn.out_proj"), ("ls_2", "mlp.c_proj")):
         for name in [name for name in state if name.endswith(f".{scale}.gamma")]:
@@ -248,8 +248,8 @@ def _family(open_clip, source: Source) -> Family:
     images = source.images
     if images.get("resize_mode", "shortest") != "shortest":
         print(
-            f"Note: {source.arch} learned from images resized by '{images['resize_mode']}'; here "
-            "the middle square of an image is taken, as all methods have it"
+            f"Note: {source.arch} was trained on images resized by '{images['resize_mode']}'; here "
+            "images are cropped to the central square, as in all methods"
         )
     how = images.get("interpolation", "bicubic")
     return Family(

@@ -1,7 +1,7 @@
-"""Tensors out of files, whoever wrote them: safetensors, `torch.save`, TorchScript archives.
+"""Reads tensors from untrusted files: safetensors, `torch.save`, TorchScript archives.
 
-Nothing in a file is run. `torch.jit.load` calls the `__setstate__` of the classes in an archive,
-which may write any file, so an archive is read here as what it is: a zip of raw storages beside
+Nothing in a file is executed. `torch.jit.load` would call the `__setstate__` of the classes in an
+archive, which may write any file. So an archive is read here as a zip file: raw storages, and
 `data.pkl`, the tree of modules that hold them.
 """
 
@@ -18,7 +18,7 @@ from ..errors import UserError, in_short
 from ..storage.checkpoints import is_dense
 from ..storage.files import damaged_part
 
-MOST_TENSORS = 5_000  # the largest CLIPs have some 1,500
+MOST_TENSORS = 5_000  # the largest CLIPs have about 1,500
 DTYPES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -31,14 +31,14 @@ DTYPES = {
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name, on the CPU.
+    """Read the tensors of a file by name, on the CPU.
 
     Args:
         path: of a `.safetensors` file, a TorchScript archive, or a file of `torch.save` with
-            tensors by name, which may stand in it under `state_dict`.
+            tensors by name, at the top or under `state_dict`.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it holds something else.
+        UserError: the file is missing or damaged, or holds something else.
     """
     try:
         state = _content(Path(path))
@@ -46,7 +46,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         flaw = _flaw(state)
     except UserError:
         raise
-    except Exception as error:  # a broken file raises nearly every type there is
+    except Exception as error:  # a broken file raises errors of many types
         raise unreadable(path, _reason(error)) from error
     if flaw:
         raise unreadable(path, flaw)
@@ -54,13 +54,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def unreadable(path, reason: str) -> UserError:
-    """The error about a file without the weights that are looked for."""
+    """Return the error about a file from which no CLIP weights can be read."""
     return UserError(f"'{path}' holds no CLIP weights that can be read: {reason}")
 
 
 def _content(path: Path):
     if not path.is_file():
-        raise unreadable(path, "it is not a file that is there")
+        raise unreadable(path, "it is not an existing file")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if damaged := damaged_part(path):
@@ -73,24 +73,24 @@ def _content(path: Path):
 
 
 def _flaw(state) -> str | None:
-    """Why what a file holds cannot be the weights of a CLIP; None if it can."""
+    """Return why an object from a file cannot be a CLIP's state dict; None if it can."""
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and is_dense(value) for name, value in state.items()
     ):
-        return "it is no state dict, tensors of real numbers by name"
+        return "it is not a state dict, which has tensors of real numbers by name"
     if len(state) > MOST_TENSORS:
         return f"it has {len(state)} tensors, which no CLIP has"
     for name, value in state.items():
-        if not value.numel() or name.endswith("attn_mask"):  # which has -inf
+        if not value.numel() or name.endswith("attn_mask"):  # a mask holds -inf
             continue
-        if not torch.stack(value.aminmax()).isfinite().all():  # nan where one is, in one pass
+        if not torch.stack(value.aminmax()).isfinite().all():  # one pass; nan propagates
             return f"'{name}' in it holds numbers that are not finite"
     return None
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        from safetensors.torch import load_file  # a checkout around us may lack the package
+        from safetensors.torch import load_file  # the surrounding checkout may lack the package
     except ImportError as error:
         raise UserError(
             f"'{path}' is read by the package safetensors: run `pip install safetensors`"
@@ -99,7 +99,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """An error in short, without PyTorch's advice to load the file in another way."""
+    """Return a short description of an error, without PyTorch's advice to load unsafely."""
     if not isinstance(error, pickle.UnpicklingError):
         return in_short(error)
     foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -107,10 +107,10 @@ def _reason(error: Exception) -> str:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads a TorchScript archive; what is no tensor becomes a plain object with attributes.
+    """Reads a TorchScript archive; classes become plain objects with attributes.
 
-    A pickle calls what `find_class` gives it. Nothing that this gives has an effect, and nothing
-    of it can be changed by the pickle.
+    A pickle calls what `find_class` returns. Here, that never has side effects, and the pickle
+    cannot change it.
     """
 
     def __init__(self, archive: zipfile.ZipFile):
@@ -128,7 +128,7 @@ class _Reader(pickle.Unpickler):
             return self._tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if module == "torch.jit._pickle":  # lists of numbers, and values with a type
+        if module == "torch.jit._pickle":  # lists of numbers, and typed values
             return self._as_it_is
         raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
 
@@ -147,7 +147,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _tensors(root) -> dict[str, torch.Tensor]:
-    """All tensors of a tree of modules, parameters and buffers as `state_dict()` names them."""
+    """Collect the parameters and buffers of a tree of modules under their `state_dict()` names."""
     found, seen, todo = {}, {id(root)}, [("", root)]
     while todo:
         prefix, module = todo.pop()

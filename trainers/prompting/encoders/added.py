@@ -28,12 +28,13 @@ class LowRank(nn.Module):
     a mask for every matrix and position. An evaluation in float32 adds scale B A to the matrix.
 
     Args:
-        inputs, outputs: sizes of the matrix (outputs, inputs).
+        inputs: columns of the matrix.
+        outputs: its rows.
         rank: R.
         scale: factor of the update.
         dropout: rate of the dropout on the branch's input.
 
-    Example:
+    Examples:
         >>> update = LowRank(8, 4, rank=2, scale=0.5)
         >>> bool((update(torch.randn(3, 8)) == 0).all())  # B starts as 0
         True
@@ -77,7 +78,7 @@ class Added(NamedTuple):
         before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
             encoder before positional embeddings are added, in the image encoder after `ln_pre`.
 
-    Example:
+    Examples:
         >>> Added(enter=torch.zeros(3, 128)).beside is None
         True
     """
@@ -218,7 +219,7 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
     Raises:
         UserError: the encoder is a ResNet.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip
         >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
         [128, 128, 128, 128]

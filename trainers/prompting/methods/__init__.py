@@ -15,7 +15,7 @@ for _file in pkgutil.iter_modules(__path__):
 def list_methods() -> list[str]:
     """Return the names that `build_method` takes, including those of loaded plug-ins.
 
-    Example:
+    Examples:
         >>> "ALIGN" in list_methods()
         True
     """

@@ -20,7 +20,7 @@ class Contexts(NamedTuple):
     text: (N, b, W), or (K, b, W) if class-specific; vision: (M, b, width); inserted: (K, b, W),
     tokens of each class that enter the text encoder at `spec.insert_block`.
 
-    Example:
+    Examples:
         >>> Contexts(text=[torch.zeros(1, 4, 128)], vision=None).inserted is None
         True
     """
@@ -74,7 +74,7 @@ def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
         clip_model: a CLIP from `load_clip`; W is the width of its text encoder.
         words: without SOS and EOS.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip
         >>> word_embeddings(load_clip("emoji"), "a photo of a").shape
         torch.Size([4, 128])

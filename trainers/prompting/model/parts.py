@@ -35,7 +35,7 @@ class Parts(nn.Module):
             training differently sets True in the class; loading a checkpoint for other classes
             then sets it to False.
 
-    Example:
+    Examples:
         >>> class Scaled(Parts):
         ...     def __init__(self):
         ...         super().__init__()

@@ -52,7 +52,7 @@ class PromptedCLIP(nn.Module):
         UserError: a class name is too long, M, N, b or J do not fit the backbone.
         ValueError, TypeError: `classnames` is not a list of names.
 
-    Example:
+    Examples:
         >>> from trainers.prompting import load_clip, prompt_spec
         >>> spec = prompt_spec("ALIGN", {"M": 2, "N": 3, "DEPTH": 2})
         >>> model = PromptedCLIP(load_clip("emoji"), ["cat", "dog", "fox"], spec).eval()

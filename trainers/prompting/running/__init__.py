@@ -1,1 +1,1 @@
-"""How a model runs: precision, memory, compiling, and several processes."""
+"""The execution of a model: precision, memory, compiling, and several processes."""

@@ -1,4 +1,4 @@
-"""torch.compile, and what keeps it from working, in a sentence: a run goes on without it."""
+"""Applies torch.compile; if it fails, the run continues without it and the reason is printed."""
 
 import getpass
 import os
@@ -12,16 +12,15 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def cache_folder() -> Path:
-    """Where the compiler keeps what it has compiled."""
+    """Return the folder of the compiler's cache."""
     default = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
     return Path(os.environ.get(CACHE, default))
 
 
 def obstacle(example: torch.Tensor) -> str | None:
-    """Why nothing can be compiled here, tried on an example; None if it can.
+    """Compile a small function on an example tensor; return why that fails, or None if it works.
 
-    A compiler that works with an empty cache, but not with the one it has, was ended while it
-    wrote there.
+    If it works with an empty cache only, a killed process has left a broken file in the cache.
     """
     reason = _failure(example)
     if reason is None:
@@ -41,21 +40,24 @@ def obstacle(example: torch.Tensor) -> str | None:
 def _failure(example: torch.Tensor) -> str | None:
     try:
         torch.compile(torch.sin)(example)
-    except Exception as error:  # whatever the compiler has to say
+    except Exception as error:  # the compiler raises many types
         return in_words(error)
     return None
 
 
 def in_words(error: Exception) -> str:
-    """The type of an error, and what it says, in one line."""
+    """Return the type and the message of an error in one line."""
     reason, *more = str(error).splitlines() or [""]
-    if reason.endswith("raised:") and more:  # by the compiler's backend, which tells in the next
+    if reason.endswith("raised:") and more:  # the message of the compiler's backend follows
         reason += f" {more[0]}"
     return f"{type(error).__name__}: {reason}"
 
 
 def compiled(function: Callable) -> Callable:
-    """The function under torch.compile; as it is, with a line about it, once the compiler fails."""
+    """Return the function under torch.compile.
+
+    If the compiler fails in a call, the reason is printed, and the original function is used.
+    """
     current = torch.compile(function)
 
     def run(*args):
@@ -67,7 +69,7 @@ def compiled(function: Callable) -> Callable:
                 raise
             print(
                 f"COMPILE: the compiler fails, running without ({in_words(error)}); if it was "
-                f"ended while it wrote, its cache is broken: delete '{cache_folder()}'"
+                f"killed while it wrote, its cache is broken: delete '{cache_folder()}'"
             )
             current = function
             return function(*args)

@@ -1,7 +1,7 @@
-"""What a training step keeps for its backward pass, and what to recompute so that it fits.
+"""Chooses the encoders whose activations are recomputed, so that a training step fits into memory.
 
-Activations of a frozen tower are kept for the gradient of the prompts alone. A tower whose blocks
-are recomputed keeps the input of each block, and the rest of one block at a time.
+A frozen encoder keeps its activations only for the gradient of the prompts. With recomputation, an
+encoder keeps the input of each block, and all activations of one block at a time.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ from ..errors import UserError
 from . import ranks
 
 GIB = 1 << 30
-# Bytes of an activation by precision. With amp two of a block's ten states stay float32: what
-# LayerNorm reads.
+# Bytes of an activation by precision. With amp, two of a block's ten activations stay float32:
+# the inputs of LayerNorm.
 ITEMSIZE = {"fp32": 4, "amp": 2.4, "fp16": 2}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 class Footprint(NamedTuple):
-    """Bytes that one tower keeps: all activations, its blocks' inputs, one block's activations."""
+    """Bytes that an encoder keeps: all activations, its blocks' inputs, one block's activations."""
 
     stored: float = 0
     inputs: float = 0
@@ -32,18 +32,18 @@ class Footprint(NamedTuple):
 
     @property
     def recomputed(self) -> float:
-        """What is left of `stored` when the blocks are recomputed."""
+        """Bytes that it keeps when its blocks are recomputed."""
         return self.inputs + self.block
 
 
 class MemoryPlan(NamedTuple):
-    """The towers to recompute, and what a training step then keeps, in bytes."""
+    """The encoders to recompute, and the bytes that a training step then keeps."""
 
     recompute: tuple[str, ...]
     needed: float
 
     def described(self, budget: int) -> str:
-        """A sentence on the plan and the bytes that it was to fit into."""
+        """Return a sentence on the plan and its budget, in bytes."""
         again = f"the {' and '.join(self.recompute)} blocks" if self.recompute else "nothing"
         return (
             f"Memory: a step keeps about {self.needed / GIB:.2f} GiB of activations, the budget is "
@@ -52,19 +52,19 @@ class MemoryPlan(NamedTuple):
 
 
 def memory_budget(gib: float, device: torch.device) -> int:
-    """Bytes that activations may take, or what is kept of the training images.
+    """Return the bytes that activations, or the features of a support, may take.
 
     Args:
-        gib: as configured; 0 takes what is free on an accelerator less a tenth, and a quarter of
-            the machine's memory on the CPU, which other runs want too and ranks share, or where
-            the accelerator does not tell.
+        gib: as configured; 0 takes 90% of the free memory of an accelerator. On the CPU, and if
+            the accelerator does not report its free memory, 0 takes a quarter of the machine's
+            memory, divided by the ranks on it: other runs need memory, too.
         device: where the model computes.
 
     Raises:
         UserError: it is negative.
     """
     if gib < 0:
-        raise UserError(f"MEMORY_BUDGET is {gib} but is a number of GiB, or 0 for the default")
+        raise UserError(f"MEMORY_BUDGET is {gib} but must be a number of GiB, or 0 for the default")
     if gib:
         return int(gib * GIB)
     mem_get_info = getattr(getattr(torch, device.type, None), "mem_get_info", None)
@@ -74,10 +74,10 @@ def memory_budget(gib: float, device: torch.device) -> int:
 
 
 def keep_freed_memory():
-    """Let this process keep what it frees, and reuse it; glibc alone offers that.
+    """Make this process keep freed memory and reuse it; only glibc supports this.
 
-    Otherwise every large tensor is fetched from the system page by page and given back, which
-    takes as long as the arithmetic where a step keeps gigabytes.
+    Otherwise every large tensor is allocated from the system page by page and returned to it. If a
+    step keeps gigabytes, that takes as long as the arithmetic.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):
@@ -86,12 +86,15 @@ def keep_freed_memory():
 
 
 def choose(towers: Mapping[str, Footprint], other: int, budget: int) -> MemoryPlan:
-    """The least recomputation with which a step fits into the budget, in bytes.
+    """Return the plan with the least recomputation with which a step fits into the budget.
 
-    `other` bytes are kept in any case.
+    Args:
+        towers: footprints of the encoders by name.
+        other: bytes that are kept in any case.
+        budget: bytes.
 
     Raises:
-        UserError: it does not fit even so; says by how much.
+        UserError: no plan fits; the message says by how much.
     """
     cheapest_first = sorted(towers, key=lambda name: towers[name].stored)
     choices = [(), *((name,) for name in cheapest_first), tuple(cheapest_first)]

@@ -1,4 +1,4 @@
-"""What is computed in which type: `fp32`, `amp` (autocast), `fp16` (frozen towers in half)."""
+"""The precision of a run: `fp32`, `amp` (autocast) or `fp16` (frozen encoders in half)."""
 
 import os
 
@@ -8,19 +8,20 @@ from ..backbones.openai_clip import model as openai_model
 from ..errors import UserError
 from .memory import ITEMSIZE
 
-# A loss is multiplied by this before the backward pass in half precision. From PyTorch's own
-# 65536 the first steps overflow and are skipped.
+# Initial loss scale of half precision. With PyTorch's default, 65536, the first steps overflow and
+# are skipped.
 INIT_SCALE = 1024.0
 
 
 def make_deterministic() -> None:
-    """The same numbers from the same seed on a GPU, too: sums have one order.
+    """Make a GPU compute the same numbers from the same seed: sums have a fixed order.
 
-    cuBLAS asks for its variable when it starts: call this before anything is computed there.
+    cuBLAS reads its environment variable when it starts: call this before anything is computed on
+    the GPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # nothing here reads such memory
+    # nothing here reads uninitialised memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -30,12 +31,12 @@ class Precision:
     Prompts and scores are float32 in any case.
 
     Args:
-        name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere) or `fp16`, which the CPU
-            computes as `fp32`.
+        name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere) or `fp16`, which becomes
+            `fp32` on the CPU.
         device: where the model is.
 
     Attributes:
-        name: the precision that is computed in.
+        name: the precision that is used.
         scaler: a `GradScaler`, disabled where gradients cannot vanish.
 
     Raises:
@@ -59,7 +60,7 @@ class Precision:
         return ITEMSIZE[self.name]
 
     def place(self, model, clip_model) -> None:
-        """Move a `PromptedCLIP` to the device, its frozen CLIP in the type that it is used in."""
+        """Move a `PromptedCLIP` to the device, with its frozen CLIP in the type that it runs in."""
         if self.name == "fp16":
             openai_model.convert_weights(clip_model)
         elif self.name == "amp":
@@ -67,10 +68,10 @@ class Precision:
         model.to(self.device)
 
     def load_scale(self, state: dict[str, float]) -> None:
-        """Go on with the loss scale of a checkpoint. One made where none is needed has none.
+        """Load the loss scale of a checkpoint; it is empty if the run that saved it needed none.
 
         Raises:
-            TypeError, KeyError: it is no state of a scaler.
+            TypeError, KeyError: `state` is not the state of a scaler.
         """
         if not isinstance(state, dict):
             raise TypeError(f"the scale is a {type(state).__name__}")
@@ -82,5 +83,5 @@ class Precision:
         self.scaler.load_state_dict(state)
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass."""
+        """Return the context of a forward pass."""
         return torch.autocast(self.device.type, dtype=self.half, enabled=self.name == "amp")

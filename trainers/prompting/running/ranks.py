@@ -1,20 +1,20 @@
-"""One run on several processes, its ranks: what each of them computes, and how it becomes whole.
+"""Splits one run over several processes, its ranks, with the results of a single process.
 
-Outside of the encoders and of the score every tensor is whole and the same on all ranks: a method
-reads what it would read in one process, and knows nothing of ranks. Inside, a rank computes its
-share, of the images or of the classes. Three functions lead in and out, with the gradients that
-one process has; two of them are g and f of Megatron-LM (Shoeybi et al. 2019, section 3).
+Outside of the encoders and the score, every tensor is whole and equal on all ranks: a method sees
+the tensors of a single process, and needs no code for ranks. Inside, each rank computes its share
+of the images or classes. Three functions convert between the two, with the gradients of a single
+process; two of them are g and f of Megatron-LM (Shoeybi et al. 2019, section 3).
 
-    own     whole -> share             backward: the shares become whole
-    whole   share -> whole             backward: a rank's own share
-    read    whole -> whole, for what   backward: the sum over the ranks
-            computes a share
+    own     whole -> share                  backward: gathers the shares
+    whole   share -> whole                  backward: takes the rank's share
+    read    whole -> whole, as the input    backward: sums over the ranks
+            of what computes a share
 
-A share is of consecutive rows, of which no rank has two more than another. Where there are fewer
-rows than ranks, each rank computes all of them. Outside of `joined` there is one rank, and these
-functions return what they are given.
+A share is a slice of consecutive rows; sizes differ by one row at most. If there are fewer rows
+than ranks, each rank computes all rows. Outside of `joined` there is one rank, and these functions
+return their input.
 
-Letters: W ranks, n rows of what is whole.
+Letters: W ranks, n rows of a whole tensor.
 """
 
 import os
@@ -38,7 +38,7 @@ _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 
 class _World:
-    """The ranks of this run; one where nothing has been joined."""
+    """The ranks of this run; one rank outside of `joined`."""
 
     rank, size = 0, 1
     store: dist.Store | None = None
@@ -49,9 +49,9 @@ _WORLD = _World()
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the other processes that torchrun has started; without torchrun nothing happens.
+    """Join the processes that torchrun has started; without torchrun nothing happens.
 
-    The first rank alone is heard: what the others print goes nowhere.
+    Only the first rank prints: the output of the others is discarded.
 
     Raises:
         UserError: there are more ranks on this machine than GPUs.
@@ -78,34 +78,34 @@ def joined() -> Iterator[None]:
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             yield
-        dist.destroy_process_group()  # not after an error: others may wait for an answer
+        dist.destroy_process_group()  # not after an error: other ranks may still be waiting
         _WORLD.store = None
     finally:
         _WORLD.rank, _WORLD.size = 0, 1
 
 
 def count() -> int:
-    """W."""
+    """Return W, the number of ranks."""
     return _WORLD.size
 
 
 def count_here() -> int:
-    """The ranks on this machine."""
+    """Return the number of ranks on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if _WORLD.size > 1 else 1
 
 
 def is_first() -> bool:
-    """Whether this is the rank that writes files and is heard."""
+    """Return True on the rank that writes files and prints."""
     return _WORLD.rank == 0
 
 
 def tells() -> bool:
-    """Whether this rank is to say why the run ends: the one that asks first."""
+    """Return True on the one rank that reports why the run ends: the first to call this."""
     if _WORLD.store is None:
         return True
     try:
         return _WORLD.store.add("told", 1) == 1
-    except RuntimeError:  # torchrun has gone, and with it what the ranks share
+    except RuntimeError:  # torchrun has ended, and with it the store that the ranks share
         return False
 
 
@@ -113,7 +113,7 @@ def tells() -> bool:
 
 
 def share(n: int, rank: int | None = None) -> slice:
-    """The rows of this rank, or of another one."""
+    """Return the rows, of n, that this rank or the given one computes."""
     rank = _WORLD.rank if rank is None else rank
     if n < _WORLD.size:
         return slice(0, n)
@@ -123,39 +123,39 @@ def share(n: int, rank: int | None = None) -> slice:
 
 
 def largest(n: int) -> int:
-    """The rows of the rank that has most."""
+    """Return the size of the largest share of n rows."""
     return share(n, 0).stop
 
 
 def _alone(n: int) -> bool:
-    """Whether every rank computes all n rows."""
+    """Return True if every rank computes all n rows."""
     return _WORLD.size == 1 or n < _WORLD.size
 
 
 def shares(n: int) -> bool:
-    """True if ranks compute shares of n rows."""
+    """Return True if each rank computes only its share of n rows."""
     return not _alone(n)
 
 
 def own(x: Maybe, dim: int = 0) -> Maybe:
-    """This rank's rows of a whole tensor; None stays None, as in the functions below."""
+    """Return this rank's rows of a whole tensor; None stays None, as in `whole` and `read`."""
     return x if x is None or _alone(x.shape[dim]) else _Own.apply(x, dim)
 
 
 def whole(x: Maybe, n: int, dim: int = 0) -> Maybe:
-    """The n rows of which each rank has its share in x."""
+    """Gather the shares x of all ranks into a tensor of n rows."""
     return x if x is None or _alone(n) else _Whole.apply(x, n, dim)
 
 
 def read(tensors: MaybeMany, n: int) -> MaybeMany:
-    """Whole tensors, the same on all ranks, for the computation of shares of n rows."""
+    """Return whole tensors, equal on all ranks, as inputs of a computation of shares of n rows."""
     if tensors is None or not tensors or _alone(n):
         return tensors
     return _Read.apply(*tensors)
 
 
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Dropout of a share, at the rate p; afterwards all ranks draw the same random numbers."""
+    """Apply dropout at the rate p to a share; the random generators of all ranks stay in step."""
     if _WORLD.size == 1:
         return F.dropout(x, p)
     seed = int(torch.randint(1 << 62, ())) + _WORLD.rank
@@ -208,7 +208,7 @@ def _rows(x, dim):
 def _gathered(x: torch.Tensor, n: int, dim: int) -> torch.Tensor:
     x = x.movedim(dim, 0)
     most = largest(n)
-    mine = x.new_zeros(most, *x.shape[1:])  # gloo wants the same size of all
+    mine = x.new_zeros(most, *x.shape[1:])  # gloo needs the same size on all ranks
     mine[: len(x)] = x
     parts = x.new_empty(_WORLD.size * most, *x.shape[1:])
     _together(_ALL_GATHER, parts, mine)
@@ -217,11 +217,11 @@ def _gathered(x: torch.Tensor, n: int, dim: int) -> torch.Tensor:
     return torch.cat(rows).movedim(0, dim)
 
 
-# ------------------------------------------------------------------ what all ranks say
+# ------------------------------------------------------------------ exchange between ranks
 
 
 def total(x: torch.Tensor) -> torch.Tensor:
-    """The sum over the ranks, without gradient."""
+    """Return the sum of x over the ranks, without gradient."""
     if _WORLD.size > 1:
         x = x.clone()
         _together(dist.all_reduce, x)
@@ -230,7 +230,7 @@ def total(x: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def agree(tensors: Iterable[torch.Tensor | None]) -> None:
-    """Replace tensors by those of the first rank: replicas must not drift apart by rounding."""
+    """Overwrite tensors by those of the first rank, so that rounding does not let ranks diverge."""
     found = [x for x in tensors if x is not None] if _WORLD.size > 1 else []
     if found:
         flat = torch.cat([x.flatten() for x in found])
@@ -240,7 +240,7 @@ def agree(tensors: Iterable[torch.Tensor | None]) -> None:
 
 
 def of_first(value: Any) -> Any:
-    """The first rank's value, which can be pickled."""
+    """Return the first rank's value, which must be picklable."""
     values = [value]
     if _WORLD.size > 1:
         _together(dist.broadcast_object_list, values, 0)
@@ -248,7 +248,7 @@ def of_first(value: Any) -> Any:
 
 
 def of_all(value: Any) -> list:
-    """Every rank's value, which can be pickled."""
+    """Return the values of all ranks, which must be picklable."""
     values = [value] * _WORLD.size
     if _WORLD.size > 1:
         _together(dist.all_gather_object, values, value)
@@ -256,10 +256,10 @@ def of_all(value: Any) -> list:
 
 
 def check_same(what: str, value: object, remedy: str) -> None:
-    """Refuse to go on where ranks have different values.
+    """Check that a value is the same on all ranks.
 
     Raises:
-        UserError: another rank has another value than the first one.
+        UserError: a rank's value differs from that of the first rank.
     """
     values = of_all(value)
     for rank, other in enumerate(values):
@@ -270,12 +270,12 @@ def check_same(what: str, value: object, remedy: str) -> None:
 
 
 def wait() -> None:
-    """Go on when all ranks have come here."""
+    """Wait until all ranks have reached this call."""
     of_all(None)
 
 
 def _together(operation, *args) -> None:
-    """Do something on all ranks at once.
+    """Run a collective operation.
 
     Raises:
         UserError: another rank has died.
@@ -284,17 +284,17 @@ def _together(operation, *args) -> None:
         operation(*args)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # tensors are of one shape on all ranks: nothing else goes wrong
+    except RuntimeError as error:  # shapes agree on all ranks, so this is the only cause
         said = next(iter(str(error).splitlines()), "")
         raise UserError(
-            f"Another rank of this run has died or cannot be reached ({said}): the same command "
-            "goes on from the last epoch",
+            f"Another rank of this run has died or cannot be reached ({said}): rerun to resume "
+            "from the last epoch",
             exit_code=1,
         ) from None
 
 
 class ShareLoader:
-    """A loader whose batches, the same on all ranks, each loads in part, and gets whole."""
+    """A loader of whole batches, equal on all ranks, of which each rank loads only its share."""
 
     def __init__(self, loader, device: torch.device):
         self.sizes = [
@@ -329,7 +329,7 @@ class ShareLoader:
 
 
 class _Shares:
-    """The batches of a sampler, of each this rank's share."""
+    """A batch sampler that yields this rank's share of each batch."""
 
     def __init__(self, batches):
         self.batches = batches

@@ -1,1 +1,1 @@
-"""What is kept: checkpoints, predictions, files that appear whole, and locks."""
+"""Storage: checkpoints, predictions, atomic writes of files, and locks."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the names of the public repositories, and the files of a run."""
+"""Checkpoints: loads parameters by their public names, and finds the files of a run."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ def load_public_state(
     is_ignored: Callable[[str], bool],
     submodule: str,
 ) -> None:
-    """Load parameters from the model of a checkpoint, ours or a public one.
+    """Load parameters from the state dict of a checkpoint of this project or a public one.
 
     Args:
-        prompts: their parameters by name in public whole-model checkpoints.
-        parts: those of the trained parts, likewise.
-        state: may have the names of the whole published model, or of its `submodule` alone.
-        is_ignored: whether a name of the state, which no parameter has, means nothing.
-        submodule: its name in the whole model.
+        prompts: parameters of the prompts, by their names in public whole-model checkpoints.
+        parts: parameters of the trained parts, likewise.
+        state: tensors named as in the whole published model, or as in its `submodule` only.
+        is_ignored: returns True for a name without a parameter that may be skipped.
+        submodule: name of the submodule in the whole model.
 
     Raises:
         UserError: as `PromptedCLIP.load_public_state_dict`.
@@ -44,7 +44,7 @@ def load_public_state(
             found[full] = value
         elif not is_ignored(name):
             raise UserError(
-                f"The checkpoint has '{name}', which this method has not: it is of another "
+                f"The checkpoint has '{name}', which this method lacks: it is of another "
                 "method, or of deeper prompts"
             )
     for name, parameter in own.items():
@@ -57,7 +57,7 @@ def load_public_state(
         wanted, given = tuple(parameter.shape), tuple(value.shape)
         if not parameter.numel():  # its length was not known before training
             given, wanted = given[1:], wanted[1:]
-        if _trimmed(given) != _trimmed(wanted):  # a single prompt may or may not have its axis
+        if _trimmed(given) != _trimmed(wanted):  # a single prompt may lack its leading axis
             of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
                 f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
@@ -76,7 +76,7 @@ def load_public_state(
 
 
 def is_dense(value) -> bool:
-    """Whether a value is a tensor of real numbers, and not sparse, quantised or without memory."""
+    """Return True for a dense tensor of real numbers: not sparse, quantised or on `meta`."""
     return (
         torch.is_tensor(value)
         and value.layout == torch.strided
@@ -85,7 +85,7 @@ def is_dense(value) -> bool:
 
 
 def check_dense(name: str, value, trained: bool = False) -> None:
-    """Check that what a checkpoint has under a name is dense, and floating where it is trained.
+    """Check that a checkpoint's value is a dense tensor, of floating point if it is trained.
 
     Raises:
         UserError: it is not.
@@ -93,67 +93,67 @@ def check_dense(name: str, value, trained: bool = False) -> None:
     if not is_dense(value) or (trained and not value.is_floating_point()):
         of = f" of {value.dtype} ({value.layout})" if torch.is_tensor(value) else ""
         raise UserError(
-            f"The checkpoint's '{name}' is a {type(value).__name__}{of} and no dense tensor of "
+            f"The checkpoint's '{name}' is a {type(value).__name__}{of} and not a dense tensor of "
             "real numbers: take another checkpoint, or train again"
         )
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its leading axes of length 1."""
+    """Return a shape without its leading axes of length 1."""
     while shape[:1] == (1,):
         shape = shape[1:]
     return shape
 
 
 def read_checkpoint(path: str, kind: type = dict) -> Any:
-    """The content of a checkpoint whose bytes are those that were written.
+    """Read a checkpoint, after comparing its bytes with its checksums.
 
-    A file of an old PyTorch has no checksums.
+    Files of old versions of PyTorch have no checksums; these are read unchecked.
 
     Args:
         path: of the file.
-        kind: of the content.
+        kind: `dict`, or `object` if the file may hold something else.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.
     """
-    utils = dassl("utils")  # late: importing this needs no Dassl
+    utils = dassl("utils")  # late: importing this module needs no Dassl
 
     if damaged := damaged_part(path):
         raise UserError(
             f"The checkpoint '{path}' is broken ('{damaged}' has changed since it was "
             "written): copy it again, take another epoch, or train again"
         )
-    if kind is not dict and hasattr(utils, "load_content"):  # which the original Dassl has not
+    if kind is not dict and hasattr(utils, "load_content"):  # the original Dassl lacks it
         return utils.load_content(path)
     return utils.load_checkpoint(path)
 
 
 def checkpoint_file(folder: str, epoch: int) -> str:
-    """The file of an epoch, counted from 1, in the folder of a model."""
+    """Return the path of an epoch's checkpoint, counted from 1, in the folder of a model."""
     return os.path.join(folder, f"model.pth.tar-{epoch}")
 
 
 def saved_epochs(folder: str) -> list[int]:
-    """The epochs of which a folder has a file, in rising order; none if there is no folder."""
+    """Return the epochs with a checkpoint in a folder, ascending; none if the folder is missing."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     epochs = [n.removeprefix("model.pth.tar-") for n in names if n.startswith("model.pth.tar-")]
     return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
 
 
 def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
-    """An error about the checkpoint that a run was to go on from: what is wrong, and what to do."""
+    """Return the error about a checkpoint that a run cannot resume from, with the remedies."""
     mark = os.path.join(folder, "checkpoint")
     remedy = f"delete '{mark}' to train from the start"
     others = [other for other in saved_epochs(folder) if other != epoch]
     if others:
         name = os.path.basename(checkpoint_file(folder, others[-1]))
-        remedy += f", or write '{name}' into it to go on from there"
+        remedy += f", or write '{name}' into it to resume from there"
     return UserError(f"The checkpoint '{checkpoint_file(folder, epoch)}' {what}: {remedy}")
 
 
 def find_checkpoint(folder: str, epoch: int | None) -> str:
-    """The file of an epoch; None takes `model-best.pth.tar`, or else the last epoch.
+    """Return the path of an epoch's checkpoint; None takes `model-best.pth.tar`, or the last epoch.
 
     Raises:
         UserError: there is no such file.

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, or are read whole, and folders with one writer."""
+"""Atomic writes, safe reads of JSON and zip files, and locks that leave a folder one writer."""
 
 import contextlib
 import errno
@@ -14,17 +14,17 @@ import filelock
 
 from ..errors import UserError, in_short
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without them answers
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of a file system without locks
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file by way of a temporary one beside it: a kill leaves the old file or the new.
+    """Write a file atomically, by renaming a temporary one: a kill leaves the old or the new file.
 
     Raises:
         OSError: as the system says.
     """
     path = Path(path)
-    # a name of its own also where several machines share the folder
+    # a unique name, also if several machines share the folder
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -34,7 +34,7 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def read_file(path: str | os.PathLike) -> bytes:
-    """The content of a regular file; of anything else there might be no end.
+    """Return the content of a regular file; a pipe or a device might never end.
 
     Raises:
         OSError: as the system says, or it is a pipe or a device.
@@ -46,10 +46,10 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: Path, remedy: str) -> dict:
-    """The object in a JSON file; `remedy` ends the sentence about one that cannot be read.
+    """Return the object in a JSON file; `remedy` ends the message if it cannot be read.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file is missing, or does not hold a JSON object.
     """
     try:
         return parsed(read_file(path).decode("utf-8"), f"'{path}'", remedy)
@@ -58,7 +58,7 @@ def read_json(path: Path, remedy: str) -> dict:
 
 
 def parsed(text: str, source: str, remedy: str) -> dict:
-    """The object in a JSON text; raises as `read_json`."""
+    """Return the object in a JSON text; raises as `read_json`."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -69,46 +69,46 @@ def parsed(text: str, source: str, remedy: str) -> dict:
 
 
 def damaged_part(path: str | os.PathLike) -> str | None:
-    """What is wrong in a zip archive, of PyTorch as of others; None if it is whole, or no archive.
+    """Return the damaged part of a zip archive; None if it is intact, or not an archive.
 
-    PyTorch itself does not look at the checksums.
+    Checkpoints are zip archives, and PyTorch does not compare their checksums.
     """
-    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):  # a pipe would be waited for
+    if not (os.path.isfile(path) and zipfile.is_zipfile(path)):  # opening a pipe would block
         return None
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip()
-    except Exception as error:  # a damaged archive raises nearly every type there is
+    except Exception as error:  # a damaged archive raises errors of many types
         return in_short(error)
 
 
 @contextlib.contextmanager
 def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
-    """Hold a lock file for the length of a block, or find that another process holds it.
+    """Hold a lock file during a block, or report that another process holds it.
 
-    Where the file system has no locks, a second file beside it, which tells host and process, is
-    the lock as long as it is there; one whose process is gone from this host is taken over.
+    If the file system has no locks, a second file, `PATH.soft`, serves as the lock while it exists.
+    It names its host and process; if that process has ended on this host, the lock is taken over.
 
     Args:
-        path: the lock file; it is made where it is not there.
+        path: the lock file; created if missing.
         patience: seconds to wait for another process.
 
     Yields:
-        Whether this process holds it.
+        True if this process holds the lock.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        alone = _acquired(lock)
+        acquired = _acquired(lock)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
-        alone = _acquired(lock)
+        acquired = _acquired(lock)
     try:
-        yield alone
+        yield acquired
     finally:
         lock.release()
 

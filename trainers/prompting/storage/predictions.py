@@ -1,28 +1,28 @@
-"""A model's answers to each image, collected batch by batch where the model computes."""
+"""A model's predictions for each image, collected batch by batch on the model's device."""
 
 import os
 from collections import defaultdict
 
 import torch
 
-TOP = 5  # classes that are kept of an image
+TOP = 5  # classes kept for each image
 
 
 def confidence(logits: torch.Tensor) -> torch.Tensor:
-    """The greatest value of the softmax over classes, (..., K) -> (...)."""
+    """Return the greatest value of the softmax over classes, (..., K) -> (...)."""
     return logits.softmax(-1).amax(-1)
 
 
 class Predictions:
-    """The answers to the images of one evaluation; nothing is read before `columns` asks.
+    """The predictions of one evaluation; they stay on the device until `columns` is called.
 
     Args:
         scale: of the logits, CLIP's 1 / tau.
-        new: whether the classes are the new ones, which follow the base classes in the union.
+        new: True if the run's classes are the new ones, which follow the base classes in the union.
 
     Attributes:
-        temperature: of `scaled_probability` and `joint_scaled_probability`; None: without these.
-        note: why there is no union though there are two halves of the classes.
+        temperature: of `scaled_probability` and `joint_scaled_probability`, which None leaves out.
+        note: why the union of base and new classes is left out; else empty.
     """
 
     temperature: float | None = None
@@ -34,7 +34,7 @@ class Predictions:
         self._columns: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def add_images(self, files: list[str], labels: torch.Tensor) -> None:
-        """The files (B) and labels (B,) of the next batch."""
+        """Add the file names (B) and labels (B,) of the next batch."""
         self.files += files
         self._columns["label"].append(labels)
 
@@ -44,19 +44,20 @@ class Predictions:
         others: torch.Tensor | None = None,
         in_union: torch.Tensor | None = None,
     ) -> None:
-        """The logits (B, K) of the batch that was added last.
+        """Add the logits of the batch that `add_images` added last.
 
         Args:
-            logits: of the classes of the run.
+            logits: (B, K), of the classes of the run.
             others: (B, K'), of the classes of the other half.
-            in_union: (B, K), of the classes of the run beside the others, where these differ.
+            in_union: (B, K), of the classes of the run in the union with the others, if these
+                logits differ there.
         """
         labels = self._columns["label"][-1][:, None]
         logits = logits.float()
         log_p = logits.log_softmax(1)
         top = log_p.topk(min(TOP, log_p.shape[1]), dim=1)
         found = {
-            # of equal logits argmax need not take the first of topk; the evaluator takes argmax
+            # argmax, as the evaluator: for equal logits it may differ from the first of topk
             "prediction": logits.argmax(1),
             "top": top.indices,
             "probability": top.values.exp().half(),
@@ -72,7 +73,7 @@ class Predictions:
             self._columns[name].append(values)
 
     def _union(self, own, others, labels) -> dict[str, torch.Tensor]:
-        """The columns over base and new classes together."""
+        """Return the columns over base and new classes together."""
         logits = torch.cat([others, own] if self.new else [own, others], 1)
         K = (others if self.new else own).shape[1]  # base classes
         if self.new:
@@ -90,12 +91,12 @@ class Predictions:
         return found
 
     def columns(self) -> dict[str, list[str] | torch.Tensor]:
-        """One row an image, in the order of the evaluation.
+        """Return the columns by name, with one row for each image in the order of the evaluation.
 
         Returns:
             `image` (n,), files relative to the folder that holds all of them; `label` and
             `prediction` (n,), classes by number; `top` and `probability` (n, 5), the likeliest
-            classes, best first (n, K where K < 5); `label_log_probability` (n,), natural logarithm;
+            classes, best first (n, K if K < 5); `label_log_probability` (n,), natural logarithm;
             `mcm` (n,), the greatest value of the softmax of logits without their scale;
             `scaled_probability` (n,), of the prediction after division by the temperature.
             Over base and new classes together: `joint_label`, `joint_prediction`,

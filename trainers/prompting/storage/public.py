@@ -1,4 +1,4 @@
-"""Files that public code writes in the place of Dassl's folders."""
+"""Reads and writes checkpoints of public code that does not use Dassl's folders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,21 +9,21 @@ from .checkpoints import read_checkpoint
 
 
 class PublicFiles:
-    """The description of such files by a method; a base of `Method`.
+    """A method's description of its public files; a base class of `Method`.
 
     Class attributes:
         public_files: their names. `*` stands for one or more characters, the same in all files
-            that belong together: `keys_*.pt`, `values_*.pt`. None for code that writes Dassl's.
+            that belong together: `keys_*.pt`, `values_*.pt`. Empty if the public code uses
+            Dassl's folders.
     """
 
     public_files: ClassVar[tuple[str, ...]] = ()
 
     def read_public(self, files: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Make a checkpoint, as `load_checkpoint` takes it, of what public files hold.
+        """Return a checkpoint, as `load_checkpoint` takes it, made from public files.
 
         Args:
-            files: what each holds, by its name in `public_files`; at least one of them. Nobody
-                has looked into it yet.
+            files: unchecked contents by name in `public_files`; at least one.
 
         Raises:
             UserError: a file is missing, or of another method or setting.
@@ -31,22 +31,22 @@ class PublicFiles:
         raise NotImplementedError
 
     def write_public(self) -> Mapping[str, Any]:
-        """Give what each public file is to hold, by its name in `public_files`."""
+        """Return the content of each public file, by its name in `public_files`."""
         raise NotImplementedError
 
 
 def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | None:
-    """The checkpoint in the public files of a method.
+    """Read a checkpoint from the public files of a method.
 
     Args:
-        method: that is to load it.
+        method: the method that will load it.
         path: one of the files, or their folder.
 
     Returns:
         As `read_public`; None if there is no such file.
 
     Raises:
-        UserError: there are several, one is broken, or as `read_public`.
+        UserError: there are several checkpoints, a file is broken, or as `read_public`.
     """
     found = _files(path, method.public_files)
     if not found:
@@ -57,7 +57,7 @@ def public_checkpoint(method: PublicFiles, path: str) -> Mapping[str, Any] | Non
 
 
 def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:
-    """The names of all files that belong together with one, by pattern; empty if none fits it."""
+    """Return the names of the files that belong to one, by pattern; empty if it fits no pattern."""
     for pattern in patterns:
         if (part := _part(name, pattern)) is not None:
             return {other: other.replace("*", part) for other in patterns}
@@ -65,14 +65,14 @@ def names_beside(name: str, patterns: Sequence[str]) -> dict[str, str]:
 
 
 def _part(name: str, pattern: str) -> str | None:
-    """The part of a name that matches the `*` of a pattern; None if the name does not fit."""
+    """Return the part of a name that matches `*` in a pattern; None if the name does not fit."""
     before, star, after = pattern.partition("*")
     part = name.removeprefix(before).removesuffix(after)
     return part if f"{before}{part}{after}" == name and bool(part) == bool(star) else None
 
 
 def _files(path: str, patterns: Sequence[str]) -> dict[str, str]:
-    """The files at a path that belong together, by pattern."""
+    """Return the files of one checkpoint at a path, by pattern."""
     folder, names = path, list[str]()
     if os.path.isfile(path):
         folder, *names = os.path.split(path)

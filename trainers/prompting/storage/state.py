@@ -1,8 +1,8 @@
-"""The state of a method: its buffers, saved with what is trained and loaded with it.
+"""The state of a method: its buffers, saved and loaded with its trained parameters.
 
-The values of a class-dependent buffer mean nothing for other classes. Two declarations keep them
-apart: `persistent=False` of a buffer that `setup` makes from the class names, and
-`class_bound` of a method that learns something for each class.
+Buffers that depend on the classes must not be loaded for other classes. A method declares them in
+one of two ways: `persistent=False` for a buffer that `setup` makes from the class names, or
+`class_bound` if the method learns something for each class.
 """
 
 import hashlib
@@ -22,7 +22,12 @@ PARTS = "model.parts."
 def load_buffers(
     module: nn.Module, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> None:
-    """Load the buffers that a checkpoint keeps with what is trained, `own` of those of the method.
+    """Load the buffers of a method from a checkpoint.
+
+    Args:
+        module: the method.
+        own: its persistent buffers, by name.
+        state: the buffers in the checkpoint.
 
     Raises:
         UserError: the state is of another method, or a value does not fit.
@@ -43,12 +48,12 @@ def load_buffers(
         )
     elif lacking or state.keys() - own.keys() - made_again:
         raise UserError(
-            f"The checkpoint keeps {sorted(state)} beside the prompts, but {name} has "
+            f"The checkpoint keeps {sorted(state)} with the prompts, but {name} has "
             f"{sorted(own)}: it is of another method"
         )
     given = {key: state[key] for key in own.keys() & state.keys()}
     for key, value in given.items():
-        if not torch.is_tensor(own[key]):  # extra state of a module, which reads it itself
+        if not torch.is_tensor(own[key]):  # extra state, which its module checks itself
             continue
         _check_value(key, value, own[key])
         if value.shape != own[key].shape:  # it was empty: its length was not known before training
@@ -62,7 +67,7 @@ def _has_parts(state: Mapping) -> bool:
 
 
 def _check_value(key: str, value, own: torch.Tensor) -> None:
-    """Refuse a value that cannot be that of a buffer."""
+    """Check that a value fits a buffer; raise a UserError if not."""
     if is_dense(own) or not torch.is_tensor(value):
         check_dense(key, value)
     if own.numel() and value.shape != own.shape:
@@ -79,13 +84,13 @@ def _check_value(key: str, value, own: torch.Tensor) -> None:
 
 
 def is_sound(value) -> torch.Tensor:
-    """True, on its device, for a buffer without nan; infinities may be meant."""
+    """Return a boolean on the device: True for a buffer without nan; infinities are allowed."""
     dense = torch.is_tensor(value) and value.layout == torch.strided
     return ~value.isnan().any() if dense else torch.tensor(True)
 
 
 def digests_by_class(buffers: Mapping[str, torch.Tensor], num_classes: int) -> dict[str, str]:
-    """Digests of the buffers that may have a row for each class."""
+    """Return the digests of the buffers that may have a row for each class, by name."""
     return {
         name: _digest(value)
         for name, value in buffers.items()
@@ -105,17 +110,17 @@ def check_other_classes(
     made: Mapping[str, str],
     digests: Mapping[str, str],
 ) -> None:
-    """Refuse buffers that were made for the classes of then.
+    """Refuse buffers that depend on the classes of the training, when loading for other classes.
 
     Args:
         name: of the method.
-        own: its buffers, of the classes of now.
-        state: those of the checkpoint.
-        made: `digests_by_class` of the method before it was trained.
-        digests: the same of now.
+        own: its buffers, built for the present classes.
+        state: the buffers of the checkpoint.
+        made: `digests_by_class` of the trained method before its training.
+        digests: `digests_by_class` of the present method.
 
     Raises:
-        UserError: names one of them.
+        UserError: a buffer depends on the classes; the message names it.
     """
     given = state if isinstance(state, Mapping) else {}
     for key, value in own.items():
@@ -123,12 +128,12 @@ def check_other_classes(
         resized = both and value.numel() and given[key].shape != value.shape
         if resized or (key in made and key in digests and made[key] != digests[key]):
             raise UserError(
-                f"The checkpoint's '{key}' of {name} is of its classes, and not "
-                "of these: register what `setup` makes from class names with persistent=False, or "
-                "say `class_bound = True` in the class"
+                f"The checkpoint's '{key}' of {name} depends on the classes of its training: "
+                "register what `setup` makes from class names with persistent=False, or set "
+                "`class_bound = True` in the class"
             )
 
 
 def are_texts(value) -> bool:
-    """Whether a value is a list of strings."""
+    """Return True for a list or tuple of strings."""
     return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)

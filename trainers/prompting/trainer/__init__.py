@@ -1,1 +1,1 @@
-"""What meets Dassl: the trainer, its cfg nodes and settings."""
+"""The interface to Dassl: the trainer, its cfg nodes and its settings."""

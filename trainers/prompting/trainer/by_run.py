@@ -1,4 +1,4 @@
-"""Sections of a config file whose values hold for some runs alone.
+"""Sections of a config file whose values apply to some runs only.
 
     BY_SHOTS:
       "1":
@@ -9,9 +9,9 @@
       ImageNet:
         OPTIM: {MAX_EPOCH: 25}
 
-There they take the place of the file's other values. The sections are BY_CLASSES (`all`, `base`,
-`new`), BY_SHOTS and BY_DATASET: where several set a key, the last of these counts. `other` stands
-for what a section does not name, and one section may stand inside another. Needs no PyTorch.
+For those runs they replace the file's other values. The sections are BY_CLASSES (`all`, `base`,
+`new`), BY_SHOTS and BY_DATASET: where several set a key, the last of these wins. `other` applies
+where a section does not name the run's value. Sections may be nested. Needs no PyTorch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,22 +23,26 @@ OTHER = "other"
 def for_run(
     keys: Mapping[str, object], dataset: str, shots: object, classes: str
 ) -> dict[str, object]:
-    """The dotted keys of a config file for a run, without the sections.
+    """Return the dotted keys of a config file for one run, with its sections resolved.
 
-    A run has a DATASET.NAME, DATASET.NUM_SHOTS and DATASET.SUBSAMPLE_CLASSES.
+    Args:
+        keys: dotted keys and values, with sections.
+        dataset: DATASET.NAME of the run.
+        shots: DATASET.NUM_SHOTS of the run.
+        classes: DATASET.SUBSAMPLE_CLASSES of the run.
     """
     return _chosen(keys, dict(zip(SECTIONS, (classes, str(shots), dataset), strict=True)))
 
 
 def plain_key(key: str) -> str:
-    """What an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`."""
+    """Return the key that an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`."""
     while key.partition(".")[0] in SECTIONS:
         key = key.split(".", 2)[2]
     return key
 
 
 def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:
-    """The keys that have a value for each data set.
+    """Return the keys whose value depends on the data set.
 
     Args:
         sources: dotted keys and values, with sections. Later ones replace earlier ones.
@@ -65,7 +69,7 @@ def _below(keys, name: str) -> dict[str, object]:
 
 
 def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The dotted key and the value of every entry of a config."""
+    """Yield the dotted key and the value of every entry of a config."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,7 +1,7 @@
-"""Checks of a run on its way: its numbers stay finite, its ranks see the same data.
+"""Checks during a run: numbers stay finite, the method trains something, ranks see the same data.
 
-On an accelerator a look makes the host wait. So looks are few there, and what happens between two
-of them is noted on the device.
+Reading a value from an accelerator makes the host wait. So the checks record their findings on the
+device, and the host reads them every few steps.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from ..running import ranks
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 
-EVERY = 20  # steps between two looks at the loss
+EVERY = 20  # steps between two reads of the loss on an accelerator
 
 
 class Watch:
-    """Notes where losses and logits are not finite."""
+    """Detects losses and logits that are not finite."""
 
     def __init__(self, device: torch.device):
         self.waits = device.type != "cpu"
@@ -27,12 +27,12 @@ class Watch:
         self.sound = torch.tensor(True, device=device)
 
     def bad_step(self, loss: torch.Tensor, step: int, steps: int) -> int | None:
-        """The first step, from 0, whose loss was not finite, as soon as a look is due; else None.
+        """Return the first step whose loss was not finite; None if there is none, or not read yet.
 
         Args:
-            loss: of the step.
-            step: the present one, from 0.
-            steps: in this epoch.
+            loss: of the step, a scalar.
+            step: the current one, counted from 0.
+            steps: the number of them in this epoch.
         """
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad < 0)
         self.first_bad = torch.where(bad, step, self.first_bad)
@@ -42,16 +42,16 @@ class Watch:
         return found if found >= 0 else None
 
     def see_logits(self, logits: torch.Tensor) -> None:
-        """Note whether logits (B, K) give probabilities; on the CPU as `check_logits`."""
+        """Record whether the softmax of logits (B, K) is finite; on the CPU check at once."""
         self.sound &= logits.logsumexp(dim=1).isfinite().all()
         if not self.waits:
             self.check_logits()
 
     def check_logits(self) -> None:
-        """Look at what was noted.
+        """Check the logits seen since the last check.
 
         Raises:
-            UserError: some that were seen since the last look give none.
+            UserError: the softmax of some is not finite.
         """
         sound = bool(self.sound)
         self.sound.fill_(True)
@@ -64,7 +64,10 @@ class Watch:
 
 
 def not_finite(method: Method) -> list[str]:
-    """The names of trained parameters and buffers that are spoiled; waits once for the device."""
+    """Return the names of trained parameters and buffers that are not finite.
+
+    It waits for the device once.
+    """
     parameters = method.model.public_parameters()
     sound = {name: p.isfinite().all() for name, p in parameters.items()}
     device = method.model.logit_scale.device
@@ -75,16 +78,17 @@ def not_finite(method: Method) -> list[str]:
 
 
 def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
-    """Check that a method trains something, and nothing that no optimiser sees.
+    """Check that a method trains something, and that the optimiser sees all trained parameters.
 
     Raises:
-        UserError: it trains nothing and does not say so, or has trained parameters elsewhere.
+        UserError: it trains nothing without `trains = False`, or has trained parameters outside
+            of its model.
     """
     kind = type(method)
     if kind.trains and not trained:
         raise UserError(
             f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
-            "trained parts, or say `trains = False` in its class"
+            "trained parts, or set `trains = False` in its class"
         )
     seen = set(map(id, method.model.parameters()))
     for name, parameter in method.named_parameters():
@@ -95,23 +99,21 @@ def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
 
 
 def check_classes(classnames: list[str]) -> list[str]:
-    """Return the names.
+    """Return the class names.
 
     Raises:
         UserError: there are fewer than two.
     """
     if len(classnames) < 2:
-        raise UserError(
-            f"The data set has {len(classnames)} class: at least 2 are needed to tell apart"
-        )
+        raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
     return classnames
 
 
 def check_ranks(dataset, root: str) -> None:
-    """Check that the ranks of one run can share its data, which lie in a DATASET.ROOT.
+    """Check that the ranks of one run can share its data, stored in `root` (DATASET.ROOT).
 
     Raises:
-        UserError: there are too many ranks, or they see different data.
+        UserError: there are more ranks than classes, or they see different data.
     """
     W = ranks.count()
     if len(dataset.classnames) < W:
@@ -123,7 +125,7 @@ def check_ranks(dataset, root: str) -> None:
 
 
 def check_same_images(dataset, root: str) -> None:
-    """Check that all ranks see the same data, which lie in a DATASET.ROOT.
+    """Check that all ranks see the same data, stored in `root` (DATASET.ROOT).
 
     Raises:
         UserError: they do not.
@@ -135,14 +137,14 @@ def check_same_images(dataset, root: str) -> None:
         ]
         digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
         remedy = f"give all nodes the same DATASET.ROOT (now '{root}')"
-        ranks.check_same(f"as {name}", f"{len(seen)} images ({digest})", remedy)
+        ranks.check_same(f"in {name}", f"{len(seen)} images ({digest})", remedy)
 
 
 def check_batch(size: int) -> None:
     """Check that the ranks of one run can share a batch.
 
     Raises:
-        UserError: they are more than its images.
+        UserError: there are more ranks than images in it.
     """
     if size < ranks.count():
         raise UserError(
@@ -152,7 +154,7 @@ def check_batch(size: int) -> None:
 
 
 def failed(what: str, folder: str) -> UserError:
-    """An error that begins with what is not finite; what is saved in the folder stays as it is."""
+    """Return the error about a value that is not finite; it names the last checkpoint, if any."""
     epochs = saved_epochs(folder)
     kept = f"that of epoch {epochs[-1]} is kept in '{folder}'" if epochs else "there is none yet"
     return UserError(

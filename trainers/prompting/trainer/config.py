@@ -1,4 +1,4 @@
-"""Between cfg nodes and methods: which keys there are, what a user has set, what it means."""
+"""Translates between Dassl's cfg nodes and methods: adds their keys, reads their settings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +19,10 @@ from .support import given_support
 def add_nodes(cfg: CfgNode) -> None:
     """Add the keys of every method, under the names of the public repositories, to a Dassl cfg.
 
-    What the cfg has already stays as it is: it belongs to the checkout around us. Where methods
-    share a key of which each has a default of its own, the cfg has None, and a method takes its
-    own for it. None also replaces an empty CTX_INIT of the other kind: some public codes have
-    words there and some a switch, which yacs lets only None become.
+    Keys that the cfg already has stay as they are: they belong to the surrounding checkout. Where
+    methods share a key but not its default, the cfg has None, which each method replaces by its
+    own default. None also replaces an empty CTX_INIT of the other kind (words or a switch,
+    depending on the public code), because yacs converts only None to any type.
     """
     for place, default in _places().items():
         *path, key = place.split(".")
@@ -38,9 +38,9 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.DATALOADER.TRAIN_X.setdefault("DROP_LAST", True)  # the last batch, if it is short
     for key, default in schedule.KEYS.items():
         cfg.OPTIM.setdefault(key, default)
-    cfg.TEST.setdefault("PREDICTIONS", True)  # keep what is said of each test image
+    cfg.TEST.setdefault("PREDICTIONS", True)  # keep the prediction of each test image
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
-    cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0 asks the machine
+    cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
@@ -48,7 +48,10 @@ def add_nodes(cfg: CfgNode) -> None:
 
 
 def resolved(cfg: CfgNode) -> CfgNode:
-    """The cfg with what it has for such a run alone, where its `train.py` has left that there."""
+    """Return the cfg with its sections for some runs (`by_run`) resolved for this run.
+
+    This project's train.py resolves them itself; in other checkouts they are still in the cfg.
+    """
     sections = dict(leaves({name: cfg[name] for name in SECTIONS if name in cfg}))
     if not sections:
         return cfg
@@ -64,10 +67,10 @@ def resolved(cfg: CfgNode) -> CfgNode:
 
 
 def fitted(cfg: CfgNode, clip_model: Any) -> tuple[CfgNode, list[str]]:
-    """The cfg with images as its backbone reads them: size, normalisation and interpolation.
+    """Set the size, normalisation and interpolation of images as the backbone expects them.
 
     Returns:
-        A cfg, and what has changed in it, a few words each.
+        A new cfg, and a description of each key that changed.
     """
     family, size = family_of(clip_model), clip_model.visual.input_resolution
     wanted = {
@@ -90,7 +93,7 @@ def _plain(value: object) -> object:
 
 
 def _value(cfg: CfgNode, place: str) -> Any:
-    """What a cfg has at a dotted place; None if nothing."""
+    """Return the value of a cfg at a dotted place; None if it has none."""
     node = cfg
     for part in place.split("."):
         node = node.get(part) if hasattr(node, "get") else None
@@ -98,7 +101,10 @@ def _value(cfg: CfgNode, place: str) -> Any:
 
 
 def _places() -> dict[str, object]:
-    """Dotted place in a cfg -> default, for the keys of all methods."""
+    """Map the dotted place of each key of all methods to its default.
+
+    The default is None where methods disagree.
+    """
     places: dict[str, object] = {}
     for method in METHODS.values():
         own = {method.place(key): default for key, default in method.defaults.items()}
@@ -110,14 +116,14 @@ def _places() -> dict[str, object]:
 
 
 def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
-    """The settings of a method in a cfg; raises as `read_node`."""
+    """Return the settings of a method in a cfg; raises as `read_node`."""
     return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
 
 
 def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
-    """What a cfg has for the keys of a method; those of other methods in the same node are left.
+    """Return the values in a cfg of a method's keys, without other methods' keys in the same node.
 
-    A key that means nothing to the method, but has been set, is named in a printed warning.
+    A printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.ignored)
     values = {key: _value(cfg, method.place(key)) for key in keys}
@@ -133,12 +139,12 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
 
 
 def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = "") -> Settings:
-    """The settings of a method in full, in which no key is None whose default is not.
+    """Return the complete settings of a method, with defaults in place of None.
 
     Args:
         method: the class.
         values: keys of the method's node; missing ones, and those that are None, take the
-            defaults. One that means nothing here is named in a printed warning.
+            defaults. A printed warning names keys that the method ignores.
         dataset: name of the data set.
 
     Raises:
@@ -163,21 +169,21 @@ def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = ""
 
 def _warn_ignored(places: list[str]) -> None:
     if places:
-        print(f"warning: ignored, as they mean nothing here: {', '.join(places)}")
+        print(f"warning: ignored, as this method does not use them: {', '.join(places)}")
 
 
 def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> PromptSpec:
-    """A method's point in the space of prompts from its cfg node.
+    """Return a method's `PromptSpec`, its point in the space of prompts, from its cfg node.
 
     Args:
         name: of the method, e.g. `MaPLe`.
         node: keys of its node; missing ones take the defaults.
-        dataset: name of the data set, where sentences depend on it.
+        dataset: name of the data set, for methods whose sentences depend on it.
 
     Raises:
         UserError: unknown method or key, or values that contradict each other.
 
-    Example:
+    Examples:
         >>> prompt_spec("MaPLe", {"PROMPT_DEPTH": 3}).text_depth
         3
     """
@@ -193,13 +199,13 @@ def build_method(
     dataset: str = "",
     support: Mapping[str, Any] | None = None,
 ) -> Method:
-    """A method in plain PyTorch, without Dassl.
+    """Build a method in plain PyTorch, without Dassl.
 
     Args:
         name: of the method, e.g. `KgCoOp`.
-        node: flat: keys that a public code keeps outside the method's node stand in it under
-            their last name (`T` for `LOSS.T`). Missing ones take the defaults.
-        clip_model: what `load_clip` gives. Its modules are shared and frozen, not copied.
+        node: its keys, flat: a key that a public code keeps outside the method's node has its
+            last name here (`T` for `LOSS.T`). Missing ones take the defaults.
+        clip_model: a CLIP from `load_clip`. Its modules are shared and frozen, not copied.
         classnames: K names; `_` reads as a space.
         dataset: name of the data set, which selects hand-written sentences.
         support: for a method that takes it (`Method.support_passes`), the training set as `images`,
@@ -213,7 +219,7 @@ def build_method(
     Raises:
         UserError: unknown method or key, values that contradict each other or do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from trainers.prompting import load_clip
         >>> method = build_method("KgCoOp", {"N_CTX": 4}, load_clip("emoji"), ["cat", "dog"])

@@ -1,9 +1,9 @@
-"""Out-of-distribution detection: scores of the run's own images, and of those of other data sets.
+"""Out-of-distribution detection: scores of the run's own images and of those of other data sets.
 
-MCM (Ming et al. 2022, arXiv:2211.13445) is the greatest value of the softmax over the classes of
-the cosines, at temperature 1. GL-MCM (Miyai et al. 2023, arXiv:2304.04521) adds to it the greatest
-value over patches and classes of the same softmax of each patch. An image of the run's classes
-should score higher than one of others.
+MCM (Ming et al. 2022, arXiv:2211.13445) is the maximum over classes of the softmax of the cosines,
+at temperature 1. GL-MCM (Miyai et al. 2023, arXiv:2304.04521) adds the maximum over patches and
+classes of the same softmax for each patch. An image of the run's classes should score higher than
+one of other classes.
 """
 
 from collections import defaultdict
@@ -24,12 +24,12 @@ Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patc
 
 
 def scores(model: PromptedCLIP, output: Output) -> Columns:
-    """The scores (B,) of what a model gave for B images.
+    """Return the scores (B,) of B images from a model's output.
 
-    The similarities of the method, its logits without their scale, are the cosines of MCM. A
-    patch and a class have the mean of their cosines over visual and textual prompts, which is the
-    product of mean features; the states of visual prompts are no patches. Parts that know better
-    give both by `cosines`.
+    MCM's cosines are the method's similarities: its logits without their scale. The cosine of a
+    patch and a class is the mean over visual and textual prompts, computed as the product of the
+    mean features; states of visual prompts do not count as patches. Parts may override both with
+    `cosines`.
     """
     if (own := model.parts.cosines(output.image, output.text)) is not None:
         mcm = confidence(own[0])
@@ -47,23 +47,23 @@ def scores(model: PromptedCLIP, output: Output) -> Columns:
 class Detection:
     """Evaluates the data sets in TEST.OOD after the run's own images.
 
-    Their test images are compared with the classes of the run, and all of them are taken, whatever
-    DATASET.SUBSAMPLE_CLASSES says.
+    Their test images are compared with the classes of the run. All of their classes are used, for
+    any DATASET.SUBSAMPLE_CLASSES.
 
     Args:
         cfg: of the run.
-        dataset: its own data set.
+        dataset: the run's own data set.
         device: of the run.
 
     Attributes:
-        columns: scores by data set, of the last evaluation; the run's own stand under its name.
+        columns: scores of the last evaluation by data set, the run's own included.
 
     Raises:
-        UserError: a data set is the run's own, or shares classes with it; or is not there.
+        UserError: a data set is the run's own, shares classes with it, or is missing.
     """
 
     def __init__(self, cfg: CfgNode, dataset, device: torch.device):
-        """Find the images of the data sets; none is read yet."""
+        """List the images of the data sets, without reading them yet."""
         self.own = cfg.DATASET.NAME
         self.columns: dict[str, Columns] = {}
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
@@ -77,12 +77,12 @@ class Detection:
             self._loaders[name] = loader
 
     def begin(self, split: str | None) -> None:
-        """Score the images to come, unless they are validation images between two epochs."""
+        """Begin an evaluation; validation between epochs (a `split` is given) is not scored."""
         self.columns = {}
         self._batches = defaultdict(list) if self._loaders and split is None else None
 
     def see(self, model: PromptedCLIP, output: Output) -> None:
-        """Score a batch, if it is to be."""
+        """Score a batch, if `begin` has asked for it."""
         if self._batches is not None:
             for name, values in scores(model, output).items():
                 self._batches[name].append(values)
@@ -95,7 +95,7 @@ class Detection:
             trainer: a `PromptTrainer`, whose `model_inference` calls `see`.
 
         Raises:
-            UserError: an image has logits that mean nothing.
+            UserError: the logits of an image are not finite.
         """
         if self._batches is None:
             return
@@ -115,10 +115,10 @@ class Detection:
 
 
 def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
-    """A data set that shares no class with the run.
+    """Return a data set that shares no class with the run.
 
     Args:
-        cfg: of the run; its images are read in the same way.
+        cfg: of the run; images of the data set are read in the same way.
         name: of the data set.
         classnames: of the run.
 
@@ -130,7 +130,7 @@ def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASET.update(NAME=name, NUM_SHOTS=-1, SUBSAMPLE_CLASSES="all")
-    cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # has no wishes; nothing is trained on
+    cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"  # accepts any data; it is not trained on
     cfg.VERBOSE = False
     found = DataManager(cfg)
     own = {clean(name).lower() for name in classnames}

@@ -1,4 +1,7 @@
-"""Notes of an evaluation: predictions, over base and new classes too, temperature, transport."""
+"""Records an evaluation: predictions, a calibration temperature, measures of transport plans.
+
+Predictions are over the run's classes, and over base and new classes together.
+"""
 
 from collections.abc import Sequence
 from copy import copy
@@ -19,11 +22,11 @@ BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
 
 
 def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
-    """A loader of the images that a temperature is fitted on, which reads them as test images.
+    """Return a loader of the validation images, on which a temperature is fitted; None without any.
 
     Args:
-        loader: of the test images.
-        dataset: Dassl's; without an attribute `validation`, or images in it, there is none.
+        loader: of the test images; validation images are read in the same way.
+        dataset: Dassl's; its attribute `validation` has the images, if there are any.
     """
     if not (items := getattr(dataset, "validation", None)):
         return None
@@ -39,18 +42,18 @@ def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
 
 
 class Recorder:
-    """Notes an evaluation batch by batch.
+    """Records an evaluation batch by batch.
 
-    Of test images it also notes what is said over base and new classes together, with the method
-    for the names of the other half; that is left out where there are none, or where the method is
-    made only for its classes.
+    Test images are also classified among base and new classes together, with a second copy of the
+    method built for the names of the other half. This is left out if there is no other half, or if
+    the method works only for its own classes.
 
     Args:
         trainer: a `PromptTrainer`; its model is put in eval mode.
         split: `test` or `val`.
 
     Attributes:
-        predictions: without images yet.
+        predictions: empty at first, filled by `add`.
     """
 
     @torch.no_grad()
@@ -86,7 +89,7 @@ class Recorder:
         return None
 
     def add(self, output: Output) -> None:
-        """Note the batch whose images the predictions were given last."""
+        """Record the output of the batch whose images were last added to `predictions`."""
         others = in_union = None
         if self._other is not None:
             others = self._other.model.logits(output.image)
@@ -96,9 +99,10 @@ class Recorder:
             self._sample.add(output)
 
     def _as_others(self, output: Output) -> torch.Tensor | None:
-        """Logits (B, K) as if the classes were not its own; None for a method with no other.
+        """Return logits (B, K) computed as for foreign classes; None if that makes no difference.
 
-        A union of base and new classes treats them alike.
+        Some methods score the classes that they were trained on in another way; over the union of
+        base and new classes all are scored alike.
         """
         model = self._method.model
         if not model.parts.own_classes:
@@ -110,7 +114,7 @@ class Recorder:
             model.parts.own_classes = True
 
     def transport(self) -> dict[str, object] | None:
-        """The sample's measures, after printing a line where plans are nearly uniform."""
+        """Return the measures of the sampled plans; print a warning if plans are nearly uniform."""
         if self._sample is None:
             return None
         found = self._sample.measure()
@@ -120,7 +124,7 @@ class Recorder:
 
 
 def _temperature(method: Method, loader, precision: Precision) -> float | None:
-    """The temperature of a method's logits of validation images; None where they are not finite."""
+    """Fit the temperature on validation images; None if their logits are not finite."""
     logits, labels = [], []
     for batch in loader:
         with precision.autocast():
@@ -138,17 +142,17 @@ def _temperature(method: Method, loader, precision: Precision) -> float | None:
 def for_classes(
     method: Method, clip_model, classnames: Sequence[str], others: Sequence[str], dataset: str
 ) -> Method:
-    """The method with what it has learned, for other class names, in eval mode.
+    """Return a trained method rebuilt for other class names, in eval mode.
 
     Args:
-        method: as it is.
-        clip_model: that it was built of; its modules are shared once more.
-        classnames: K names, of the method.
-        others: the other names.
+        method: the trained method, which stays as it is.
+        clip_model: the CLIP that it was built from; its modules are shared again.
+        classnames: its K class names.
+        others: the other class names.
         dataset: name of the data set.
 
     Raises:
-        UserError: the method is made for its classes alone, or a name does not fit.
+        UserError: the method works only for its own classes, or a name does not fit.
     """
     with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
         other = type(method)(method.settings, clip_model, others, dataset)
@@ -165,7 +169,7 @@ def for_classes(
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood, between exp(-3) and exp(3).
+    """Return the temperature, from exp(-3) to exp(3), with the least negative log-likelihood.
 
     Args:
         logits: (n, K), float64.

@@ -1,4 +1,4 @@
-"""What a checkpoint of Dassl holds of a model."""
+"""The part of a model that Dassl's checkpoints hold."""
 
 from torch import nn
 
@@ -6,11 +6,11 @@ from ..model.prompted_clip import PromptedCLIP
 
 
 class PublicLayout(nn.Module):
-    """What Dassl saves and loads of a model: the prompts alone, named as in public checkpoints.
+    """Wraps a model so that Dassl saves and loads only its prompts, by their public names.
 
     Args:
-        model: the prompted CLIP; train and eval modes reach it through this module.
-        submodule: the public method saves the `model.submodule` alone, without its name.
+        model: the prompted CLIP; `train()` and `eval()` reach it through this module.
+        submodule: True if the public method saves only `model.submodule`, without its prefix.
     """
 
     def __init__(self, model: PromptedCLIP, submodule: bool):
@@ -19,10 +19,10 @@ class PublicLayout(nn.Module):
         self.prefix = model.submodule + "." if submodule else ""
 
     def state_dict(self, *args, **kwargs):
-        """The trained parameters by their public names, without gradient."""
+        """Return the trained parameters by their public names, without gradient."""
         state = self.model.public_state_dict()
         return {name.removeprefix(self.prefix): value for name, value in state.items()}
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
-        """As `PromptedCLIP.load_public_state_dict`; what is strict is decided there."""
+        """Load as `PromptedCLIP.load_public_state_dict`; `strict` and `assign` are ignored."""
         self.model.load_public_state_dict(state_dict)

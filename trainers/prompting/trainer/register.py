@@ -1,4 +1,4 @@
-"""Makes the methods known to Dassl: their keys in its cfg, their trainers in its registry."""
+"""Registers the methods with Dassl: their keys in its cfg, their trainers in its registry."""
 
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
@@ -7,15 +7,15 @@ from ..method import METHODS
 from .config import add_nodes
 from .trainer import PromptTrainer
 
-TAKEN = "Prompted"  # before the name of a method of which the checkout around us has its own
+TAKEN = "Prompted"  # prefix of a method whose name the surrounding checkout already uses
 
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add the keys of all methods to a Dassl cfg, and register their trainers with Dassl.
 
-    A method whose name is taken, by a trainer of the checkout around us, is registered as
-    `Prompted` and its name. So call this when all trainers of the checkout have been imported, as
-    they have been where its `train.py` sets its cfg up.
+    A method whose name is taken by a trainer of the surrounding checkout is registered with the
+    prefix `Prompted`. So call this after all trainers of the checkout have been imported, as they
+    are where its `train.py` sets up the cfg.
     """
     add_nodes(cfg)
     for name, method in METHODS.items():

@@ -1,6 +1,6 @@
-"""The length of a training and its learning rates: by epochs as in Dassl, or by steps.
+"""The length of a training and its learning rates, counted in epochs as in Dassl, or in steps.
 
-Letters: E epochs of n steps each, of which the last may have fewer.
+Letters: E epochs of n steps each; the last epoch may have fewer.
 """
 
 import math
@@ -16,18 +16,18 @@ from yacs.config import CfgNode
 from ..errors import UserError
 
 KEYS = {
-    "ADAM_EPS": 1e-8,  # which Dassl itself leaves to PyTorch
-    "STEPS": 0,  # above 0: this many in the place of MAX_EPOCH, and LR_BY_STEP
+    "ADAM_EPS": 1e-8,  # Dassl itself leaves it to PyTorch
+    "STEPS": 0,  # above 0: replaces MAX_EPOCH, and implies LR_BY_STEP
     "LR_BY_STEP": False,  # the learning rate changes after every step
     "LR_MIN": 0.0,  # where the cosine ends
 }
 
 
 def check_optim(optim: CfgNode) -> None:
-    """Check the keys that Dassl does not have.
+    """Check the keys that this project adds to OPTIM.
 
     Raises:
-        UserError: a value means nothing, or no other schedule than the cosine has it.
+        UserError: a value is out of range, or LR_MIN is set for a schedule other than the cosine.
     """
     if not 0 <= optim.STEPS < 2**63:
         raise UserError(f"OPTIM.STEPS is {optim.STEPS} but must be a whole number, 0 or more")
@@ -45,25 +45,25 @@ def check_optim(optim: CfgNode) -> None:
 
 
 def epochs(optim: CfgNode, n: int) -> int:
-    """E."""
+    """Return E, the number of epochs."""
     return math.ceil(optim.STEPS / n) if optim.STEPS else optim.MAX_EPOCH
 
 
 def steps(optim: CfgNode, n: int) -> int:
-    """Those of the whole training."""
+    """Return the number of steps of the whole training."""
     return optim.STEPS or optim.MAX_EPOCH * n
 
 
 def by_step(optim: CfgNode) -> bool:
-    """True where the learning rate changes after every step."""
+    """Return True if the learning rate changes after every step, and not after every epoch."""
     return bool(optim.STEPS or optim.LR_BY_STEP)
 
 
 def build_optim(model: nn.Module, optim: CfgNode, n: int) -> tuple[torch.optim.Optimizer, Any]:
-    """The optimiser of what is trained, and its scheduler.
+    """Build the optimiser of the trained parameters, and its scheduler.
 
-    Where the learning rate changes by step, all that Dassl counts in epochs is counted in steps,
-    the warm-up included.
+    If the learning rate changes by step, everything that Dassl counts in epochs is counted in
+    steps, including the warm-up.
     """
     from dassl.optim import build_lr_scheduler, build_optimizer  # only a training needs Dassl
 
@@ -88,7 +88,7 @@ def build_optim(model: nn.Module, optim: CfgNode, n: int) -> tuple[torch.optim.O
 
 
 class FirstBatches:
-    """A loader of the first batches of another one: an epoch that ends early."""
+    """A loader that stops after the first `count` batches of another one."""
 
     def __init__(self, loader: Any, count: int):
         self.loader, self.count = loader, count

@@ -1,4 +1,4 @@
-"""The settings that made a checkpoint, kept in it: a result belongs to its settings."""
+"""The settings stored in a checkpoint, and their comparison with those of the present run."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from ..storage.checkpoints import broken_checkpoint
 from ..storage.state import are_texts
 from .by_run import leaves
 
-# What cannot change the outcome of a run, as far as it is not a matter of rounding.
+# Settings that cannot change the outcome of a run, except by rounding.
 FREE = (
     "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "VERSION", "TEST.", "TRAIN.PRINT_FREQ",
     "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "DATALOADER.TRAIN_U.",
@@ -22,9 +22,9 @@ FREE = (
 
 
 def settings_of(cfg: CfgNode, method) -> dict[str, str]:
-    """Every setting that can change the outcome of a run, by its dotted key, as text.
+    """Return every setting that can change the outcome of a run: dotted key -> text.
 
-    Nodes of other methods are left out, but for keys that this one has there.
+    Nodes of other methods are left out, except for keys that this method reads there.
     """
     own = _own(method)
     others = {m.node for m in METHODS.values()} - {method.node}
@@ -38,7 +38,7 @@ def settings_of(cfg: CfgNode, method) -> dict[str, str]:
 
 
 def _text(key: str, value) -> str:
-    if key == "DATASET.ROOT":  # without one the embedded data have a place of their own
+    if key == "DATASET.ROOT":  # empty for the embedded data, which lie elsewhere
         return os.path.realpath(os.path.expanduser(value)) if value else ""
     if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
         arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
@@ -54,25 +54,25 @@ def check_resumed(
     wanted: Iterable[str],
     method,
 ) -> None:
-    """Refuse to go on with a run under other settings than it began with, or without its state.
+    """Refuse to resume a run with settings other than it began with, or without its full state.
 
-    A checkpoint that does not tell its settings is of another code, and may lack more; else it must
-    have all parts of the state that are wanted.
+    A checkpoint without settings was written by other code: it is accepted, and may lack parts of
+    the state. Any other checkpoint must have all parts in `wanted`.
 
     Raises:
         UserError: names the keys or classes that differ, or the parts that are missing.
     """
     saved, epoch = checkpoint.get("settings"), checkpoint["epoch"]
     if saved is None:
-        print(f"The checkpoint in '{folder}' does not say what settings made it: take care")
+        print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
         return
     if not is_settings(saved):
-        raise broken_checkpoint(folder, epoch, "does not tell its settings")
+        raise broken_checkpoint(folder, epoch, "has no valid settings")
     if lacking := sorted(set(wanted) - checkpoint.keys()):
         raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
     begun, differing = checkpoint["classnames"], _differing(saved, now, method)
     if not are_texts(begun):
-        raise broken_checkpoint(folder, epoch, "does not tell its classes")
+        raise broken_checkpoint(folder, epoch, "has no valid class names")
     what = f"settings ({differing})"
     if not differing and list(begun) != classnames:
         pairs = zip_longest(begun, classnames, fillvalue="none")
@@ -87,19 +87,19 @@ def check_resumed(
 
 
 def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method) -> None:
-    """Refuse to evaluate prompts as another point in the space than they were trained at.
+    """Refuse to evaluate prompts with another method setting or backbone than in training.
 
     Raises:
-        UserError: names the keys of the method's node that differ, or the backbone; `saved` are
-            no settings.
+        UserError: the backbone or keys of the method's node differ (it names them), or `saved`
+            are not settings.
     """
     if saved is None:
-        print("The checkpoint does not say what settings made it: those of this call are taken")
+        print("The checkpoint has no settings: those of this call are used")
         return
     if not is_settings(saved):
         raise UserError(
-            "The checkpoint does not tell the settings that made it, where they belong: take "
-            "another --load-epoch, or train again"
+            "The checkpoint has no valid settings in its entry 'settings': take another "
+            "--load-epoch, or train again"
         )
     free = (*method.training_only, "PREC")
     names = [name for name, key in _own(method).items() if key not in free]
@@ -113,21 +113,21 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
 
 
 def is_settings(saved) -> bool:
-    """Whether a value is what `settings_of` gives."""
+    """Return True if a value has the form that `settings_of` returns."""
     return isinstance(saved, Mapping) and all(
         isinstance(text, str) for pair in saved.items() for text in pair
     )
 
 
 def _own(method) -> dict[str, str]:
-    """Dotted key -> key of a method's node."""
+    """Map the dotted keys of a method to the keys of its node."""
     return {method.place(key): key for key in method.defaults}
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:
-    """The keys that both have, but not alike; a key that only one has is of another version.
+    """Describe the keys whose values differ; a key that only one side has is of another version.
 
-    None stands for the default of the method, which the cfg of another checkout may name.
+    None stands for the method's default, which the cfg of another checkout may spell out.
     """
     defaults = {name: _text(name, method.defaults[key]) for name, key in _own(method).items()}
     saved, now = (

@@ -1,6 +1,6 @@
-"""The support of a method: features of the training images, before the first step.
+"""The support of a method: features of the training images, computed before the first step.
 
-Letters: n training images, each seen P times under other augmentations, D the features' width.
+Letters: n training images, each seen P times under other augmentations; D width of a feature.
 """
 
 import random
@@ -24,9 +24,9 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]  # images (B, 3, H, W) and
 
 
 class Passes(Dataset):
-    """The images of a data set, P times in its order; each augmentation has its seed.
+    """The images of a data set, repeated P times in order, with a fixed seed per augmentation.
 
-    So they depend only on the seed of the run, and take nothing from its random numbers.
+    So augmentations depend only on the seed of the run, and draw nothing from its random numbers.
     """
 
     def __init__(self, images: Any, passes: int, seed: int):
@@ -38,7 +38,7 @@ class Passes(Dataset):
         return len(self.seeds)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """An item of the data set."""
+        """Return an item of the data set."""
         with _seeded(self.seeds[i]):
             item: dict[str, Any] = self.images[i % len(self.images)]
         return item
@@ -46,7 +46,7 @@ class Passes(Dataset):
 
 @contextmanager
 def _seeded(seed: int):
-    """As `local_seed` of dassl-lite, which other Dassls lack."""
+    """Seed the generators of the CPU inside the block; as dassl-lite's `local_seed`."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -60,21 +60,21 @@ def _seeded(seed: int):
 
 
 def take_support(trainer: Any, anew: bool) -> None:
-    """Let the method of a `PromptTrainer` see the training images, if it asks for them.
+    """Give the method of a `PromptTrainer` the features of the training images, if it wants them.
 
     Args:
         trainer: before its first step.
-        anew: otherwise a checkpoint has what the method makes of them.
+        anew: False if a checkpoint already has the state that the method derives from them.
 
     Raises:
-        UserError: what is kept of them does not fit into memory, or the method will ask for
-            validation images, and there are none that are not tested on, too.
+        UserError: the features do not fit into memory, or the method needs validation images and
+            the data set has only test images.
     """
     method, cfg = trainer.method, trainer.cfg
     if method.searches and trainer.validation is None:
         raise UserError(
             f"{type(method).__name__} chooses settings on validation images, but "
-            f"{cfg.DATASET.NAME} has none that are not tested on: switch that off"
+            f"{cfg.DATASET.NAME} has none besides its test images: switch that off"
         )
     if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
         raise UserError(
@@ -107,20 +107,20 @@ def take_support(trainer: Any, anew: bool) -> None:
 
 
 def take_validation(trainer: Any) -> None:
-    """Let the method of a `PromptTrainer` see validation images, if it asks for them."""
+    """Give the method of a `PromptTrainer` the validation images, if it wants them."""
     method = trainer.method
     if method.searches:
         method.take_validation(*encode(method, _of_loader(trainer.validation), trainer.precision))
 
 
 class Rows:
-    """Batches of features in random order, in the place of those of images.
+    """A loader of features in random order, which replaces the loader of images.
 
     Args:
         features: (P n, D).
         labels: (P n,).
-        size: B, of a batch; all rows where there are fewer.
-        batches: how many an epoch has, as far as there are rows.
+        size: B, of a batch; all rows if there are fewer.
+        batches: the most that an epoch has; fewer if the rows do not suffice.
     """
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, size: int, batches: int):
@@ -146,7 +146,7 @@ def check_room(method: Method, n: int, budget: int) -> None:
         budget: bytes.
 
     Raises:
-        UserError: it does not; says how much it needs.
+        UserError: it does not; the message says how much it needs.
     """
     passes = method.support_passes
     needed = 4 * passes * n * method.model.feature_width
@@ -162,11 +162,11 @@ def check_room(method: Method, n: int, budget: int) -> None:
 def encode(
     method: Method, batches: Batches, precision: Precision
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (., D), float32 and not normalised, and labels (.,), on the device of the method."""
+    """Return features (., D), float32, not normalised, and labels (.,) on the method's device."""
     training = method.training
     method.eval()
     with precision.autocast():
-        method.model.text_features()  # kept for what the method does with them outside of autocast
+        method.model.text_features()  # cached: the method may read them outside of autocast
     features, labels = [], []
     for images, label in batches:
         with precision.autocast():
@@ -181,21 +181,21 @@ def _of_loader(loader: Any) -> Batches:
 
 
 def _give(method: Method, features: torch.Tensor, labels: torch.Tensor, passes: int) -> None:
-    """Let a method take its support, of features (P n, D) and labels (P n,), pass by pass."""
+    """Give a method its support: features (P n, D) and labels (P n,), one pass after another."""
     n = len(labels) // passes
     method.make_room(n)
     method.take_support(features.unflatten(0, (passes, n)), labels[:n])
 
 
 def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
-    """Let a method take its support from images in memory.
+    """Give a method its support from images in memory.
 
     Args:
-        method: one that takes it.
+        method: one that takes a support.
         support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, and `labels`, (n,).
 
     Raises:
-        UserError: the method takes none, or that is no support.
+        UserError: the method takes none, or `support` has other keys, types, shapes or labels.
     """
     name = type(method).__name__
     if not method.support_passes:
@@ -218,7 +218,7 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < K:
         raise UserError(
-            f"The labels of the support of {name} go from {int(labels.min())} to "
+            f"The labels of the support of {name} range from {int(labels.min())} to "
             f"{int(labels.max())} but must be from 0 to {K - 1}, of {K} classes"
         )
     passes = len(images)

@@ -1,6 +1,6 @@
-"""The Dassl trainer, a shell over any method: build, step, save, load, evaluate.
+"""The Dassl trainer that wraps any method: build, train, save, load, evaluate.
 
-It is long because Dassl's hooks are those of one class.
+It is long because Dassl's hooks all belong to one class.
 """
 
 import os
@@ -38,14 +38,17 @@ from .support import take_support, take_validation
 
 
 class PromptTrainer(TrainerX):
-    """Trains one method; `extend_cfg` makes a class of this for each.
+    """Trains and evaluates one method with Dassl; `extend_cfg` makes a subclass for each method.
 
     Class attributes:
-        kind: the class of the method that is trained.
-        predictions: of the last evaluation; None before one, and without TEST.PREDICTIONS.
-        transport: its `diagnostics`; None where the method solves no transport.
-        recorder: of the evaluation that goes on.
-        untrained: until something has trained the prompts, or chosen those that there are.
+        kind: the class of the method.
+        predictions: those of the last evaluation; None before the first, or without
+            TEST.PREDICTIONS.
+        transport: transport measures of the last evaluation (`diagnostics`); None if the method
+            solves no transport.
+        recorder: collects the evaluation in progress; None outside one.
+        untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
+            initial ones.
 
     Attributes:
         method: the method, built for the backbone and the classes of the run.
@@ -72,7 +75,7 @@ class PromptTrainer(TrainerX):
         super().__init__(cfg)
 
     def build_data_loader(self):
-        """As in Dassl, with images as the backbone reads them; each rank loads its share."""
+        """Build Dassl's loaders with images as the backbone reads them; each rank loads a share."""
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         self.clip_model = load_clip(name)
@@ -94,7 +97,7 @@ class PromptTrainer(TrainerX):
                 setattr(self, name, ranks.ShareLoader(loader, self.device))
 
     def build_model(self):
-        """Build the method on its device, and what trains it."""
+        """Build the method on its device, and its optimiser and scheduler."""
         cfg, kind = self.cfg, self.kind
         settings = settings_in(cfg, kind)
         self.precision = Precision(settings.PREC, self.device)
@@ -127,7 +130,7 @@ class PromptTrainer(TrainerX):
         self.watch = Watch(self.device)
 
     def _register(self):
-        """Tell Dassl what to save and to train."""
+        """Register with Dassl the parameters to save and to train."""
         cfg = self.cfg
         layout = PublicLayout(self.model, bool(self.method.saves_submodule))
         self.optim = self.sched = None
@@ -138,7 +141,7 @@ class PromptTrainer(TrainerX):
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     def load_init_weights(self):
-        """Load what MODEL.INIT_WEIGHTS names, if anything."""
+        """Load the prompts that MODEL.INIT_WEIGHTS names, if it is set."""
         path = self.cfg.MODEL.INIT_WEIGHTS
         if path and self.num_trained:
             weights = public_checkpoint(self.method, path) or read_checkpoint(path)
@@ -148,12 +151,12 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ train
 
     def before_train(self):
-        """As in Dassl, and the support."""
+        """Begin as Dassl does, and give the method its support."""
         super().before_train()
         take_support(self, anew=not self.start_epoch)
 
     def train(self):  # type: ignore[override]
-        """As in Dassl; a method with nothing to train is evaluated instead."""
+        """Train as Dassl does; a method with nothing to train is only evaluated."""
         self.untrained = False
         if self.num_trained:
             check_batch(self.batch_size)
@@ -163,22 +166,22 @@ class PromptTrainer(TrainerX):
         take_validation(self)
         self.test()
         if self.output_dir:
-            self.save_model(-1, self.output_dir)  # what was evaluated, for `load_run`
+            self.save_model(-1, self.output_dir)  # for `load_run`
         self.close_writer()
 
     def count_steps(self):
-        """The steps before the present epoch, and those of the whole training."""
+        """Return the number of steps before the current epoch, and that of the whole training."""
         return self.epoch * self.epoch_steps, steps(self.cfg.OPTIM, self.epoch_steps)
 
     def before_epoch(self):
-        """As in Dassl; with OPTIM.STEPS the last epoch may have fewer steps than the others."""
+        """Begin an epoch as Dassl does; with OPTIM.STEPS the last one may have fewer steps."""
         super().before_epoch()
         before, total = self.count_steps()
         if total - before < self.epoch_steps:
             self.train_loader_x = FirstBatches(self.train_loader_x, total - before)
 
     def forward_backward(self, batch):
-        """A step.
+        """Do one training step, and return its losses and accuracy for Dassl to print.
 
         Raises:
             UserError: the loss is not finite; the last checkpoint stays as it is.
@@ -196,7 +199,7 @@ class PromptTrainer(TrainerX):
         return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
 
     def parse_batch_train(self, batch):
-        """The views and the labels of a batch, on the device of the run."""
+        """Return the views and the labels of a batch, on the device of the run."""
         views = batch["img"] if isinstance(batch["img"], list) else [batch["img"]]
         return (
             [view.to(self.device, non_blocking=True) for view in views],
@@ -204,10 +207,10 @@ class PromptTrainer(TrainerX):
         )
 
     def after_epoch(self):
-        """As in Dassl, and keep the latest epoch so that an interrupted run can go on.
+        """End an epoch as Dassl does, and save it so that an interrupted run can resume.
 
         Raises:
-            UserError: what is trained is no longer finite.
+            UserError: a trained parameter or buffer is no longer finite.
         """
         epoch = self.epoch + 1
         folder = self._folder(self.output_dir)
@@ -224,14 +227,14 @@ class PromptTrainer(TrainerX):
 
         if not kept(epoch):
             self.save_model(self.epoch, self.output_dir)
-        for earlier in saved_epochs(folder):  # all of them: a kill may have left one behind
+        for earlier in saved_epochs(folder):  # all of them: a killed run may have left one
             if ranks.is_first() and earlier < epoch and not kept(earlier):
                 os.remove(checkpoint_file(folder, earlier))
 
-    # ------------------------------------------------------------------ save and go on
+    # ------------------------------------------------------------------ save and resume
 
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
-        """As in Dassl; beside the prompts, what a run needs to go on, and what made them."""
+        """Save the prompts as Dassl does, with all that resuming needs and the settings."""
         state = {
             "state_dict": self._models[self.method.checkpoint].state_dict(),
             "epoch": epoch + 1,
@@ -251,19 +254,19 @@ class PromptTrainer(TrainerX):
         folder = self._folder(directory)
         if ranks.is_first():
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
-        ranks.wait()  # until the file is there
+        ranks.wait()  # until the file exists
 
     def init_writer(self, log_dir):
-        """As in Dassl, on the first rank alone."""
+        """Open Dassl's TensorBoard writer, on the first rank only."""
         if ranks.is_first():
             super().init_writer(log_dir)
 
     def check_checkpoint(self, checkpoint, folder):
-        """Refuse a checkpoint that this run is not to go on from.
+        """Refuse a checkpoint that this run must not resume from.
 
         Raises:
-            UserError: the run was begun with other settings or classes, or lacks what `save_model`
-                writes.
+            UserError: the run was begun with other settings or classes, or the checkpoint lacks
+                something that `save_model` writes.
         """
         of_dassl: dict = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
@@ -272,14 +275,14 @@ class PromptTrainer(TrainerX):
         check_resumed(checkpoint, settings, names, folder, wanted, self.method)
 
     def resume_model_if_exist(self, directory):
-        """As in Dassl, with all that `save_model` keeps; raises as `check_checkpoint`."""
+        """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
         epoch = super().resume_model_if_exist(directory)
         remedy = f"all nodes must see the folder '{directory}'"
-        ranks.check_same("to go on from epoch", epoch, remedy)
+        ranks.check_same("its last checkpoint at epoch", epoch, remedy)
         if epoch:
             folder = self._folder(directory)
             state = read_checkpoint(checkpoint_file(folder, epoch))
-            if not hasattr(super(), "check_checkpoint"):  # not dassl-lite, which has asked before
+            if not hasattr(super(), "check_checkpoint"):  # dassl-lite has checked it already
                 self.check_checkpoint(state, folder)
             try:
                 self.method.load_own_state(state.get("method", {}))
@@ -292,16 +295,16 @@ class PromptTrainer(TrainerX):
     # ------------------------------------------------------------------ evaluate
 
     def test(self, split=None, is_final=False):
-        """As in Dassl, and keep what is said of each image.
+        """Evaluate as Dassl does, and keep the prediction of each image.
 
         Args:
             split: as in Dassl.
-            is_final: ends the process in ATPrompt's Dassl; it means nothing here.
+            is_final: ends the process in ATPrompt's Dassl; ignored here.
 
         Raises:
-            UserError: the prompts were neither trained nor loaded, as where a train.py has
-                --eval-only, but never calls `load_model`; or an image has logits that mean
-                nothing.
+            UserError: the prompts were neither trained nor loaded (a train.py may have
+                --eval-only and never call `load_model`), or the logits of an image are not
+                finite.
         """
         if self.untrained and (self.num_trained or self.method.support_passes):
             raise UserError(
@@ -321,14 +324,14 @@ class PromptTrainer(TrainerX):
         return result
 
     def parse_batch_test(self, batch):
-        """As in Dassl, and note which images these are."""
+        """Return the images and labels of a batch as Dassl does, and record the file names."""
         input, label = super().parse_batch_test(batch)
         if self.recorder is not None:
             self.recorder.predictions.add_images(batch["impath"], label)
         return input, label
 
     def model_inference(self, input):
-        """Logits (B, K) of a batch, noted and watched."""
+        """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
             output = self.model.output(input)
             if self.recorder is not None:
@@ -341,12 +344,12 @@ class PromptTrainer(TrainerX):
         return os.path.join(directory, self.method.checkpoint)
 
     def load_model(self, directory, *others, epoch=None):
-        """Load the prompts of a run, ours or a public one.
+        """Load the prompts of a run of this project or of the method's public code.
 
         Args:
-            directory: the run's output folder, or a file of `public_files` or its folder; nothing
-                is loaded when it is empty.
-            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py gives.
+            directory: the run's output folder, or a file of `public_files` or its folder; if
+                empty, the prompts keep their initial values.
+            others: the epoch, as in Dassl, or the cfg, which CLAP's train.py passes.
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
         Raises:
@@ -357,7 +360,7 @@ class PromptTrainer(TrainerX):
             if self.untrained:
                 self.method.make_room(0)
             self.untrained = False
-            print("No --model-dir is given: the prompts stay as they were initialised")
+            print("No --model-dir is given: the prompts keep their initial values")
             return
         if not self.num_trained and not self.method.own_state():
             return

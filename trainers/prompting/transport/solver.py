@@ -70,7 +70,7 @@ def sinkhorn(
         ValueError: types, shapes, weights or settings do not make a transport problem; a cost is
             nan or -inf where there is mass.
 
-    Example:
+    Examples:
         >>> sinkhorn(1 - torch.eye(2)).plan.round(decimals=3)
         tensor([[0.5000, 0.0000],
                 [0.0000, 0.5000]])

@@ -1,1 +1,1 @@
-"""A trained run without its trainer: loaded for images, or exported."""
+"""Trained runs: loaded to classify images, and exported; no trainer or data set is needed."""

@@ -1,4 +1,4 @@
-"""A trained model without this project: a program from images to logits, or plain text features."""
+"""Export of a trained model: a program from images to logits, or a classifier of text features."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,14 +13,14 @@ from ..errors import UserError
 from ..model.parts import Parts
 from ..model.prompted_clip import PromptedCLIP
 
-TOLERANCE = 1e-4  # of logits
+TOLERANCE = 1e-4  # largest difference of logits
 TRACED = 3  # images that a program is traced with; it takes any number
 
 
 class Program(nn.Module):
-    """What a `PromptedCLIP` computes of images, with all that does not depend on them as constants.
+    """A `PromptedCLIP` for inference: what does not depend on the images is stored as constants.
 
-    The model is in eval mode, here and in the functions below, and there in float32.
+    The model must be in eval mode, here and in the functions below, and there in float32.
     """
 
     h: torch.Tensor
@@ -43,7 +43,7 @@ class Program(nn.Module):
         self.parts = model.parts if acts else Parts()
         self.visual_depth = 0
         constants: dict[str, torch.Tensor | None] = {}
-        if self.spec.image_conditional:  # a text of each image
+        if self.spec.image_conditional:  # text features depend on the image
             self.parts = model.parts
             self.prompt_learner, self.text_encoder = model.prompt_learner, model.text_encoder
         else:
@@ -75,7 +75,7 @@ class Program(nn.Module):
 
 
 def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
-    """The model as a `torch.export` program, from images (B, 3, size, size) to logits (B, K)."""
+    """Return a `torch.export` program, from images (B, 3, size, size) to logits (B, K)."""
     images = torch.randn(TRACED, 3, size, size, device=model.logit_scale.device)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
@@ -86,20 +86,20 @@ def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
 
 @torch.no_grad()
 def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
-    """The text features as the weights of a linear classifier on the image features of the CLIP.
+    """Return the text features as weights of a linear classifier on the CLIP's image features.
 
     Returns:
         `weight` (K, D), normalised; `logit_scale` (); `logit_bias` () where the CLIP has one. The
         logits of an image with normalised features z are logit_scale * weight z + logit_bias.
 
     Raises:
-        UserError: the method's score is no inner product with a feature of each class, or its
-            logits are others than those of the classifier.
+        UserError: the method's score is not an inner product with one feature per class, or the
+            classifier gives other logits than the model.
     """
     if not is_linear(model):
         raise UserError(
-            "The text features of this method are no classifier by themselves: it has prompts in "
-            "the image encoder, several features of a class, or text that depends on the image"
+            "The text features of this method are not a classifier: it has prompts in the image "
+            "encoder, several features per class, or text features that depend on the image"
         )
     found = {"weight": model.text_features().h[0], "logit_scale": model.logit_scale}
     if model.logit_bias is not None:
@@ -111,21 +111,21 @@ def text_classifier(model: PromptedCLIP) -> Mapping[str, torch.Tensor]:
     apart = float((logits - model(images)).abs().max())
     if not apart <= TOLERANCE:
         raise UserError(
-            "The text features of this method are no classifier by themselves: computed from them, "
-            f"logits are off by {apart:.1e}, as its Parts change more than the text. Nothing is "
-            "written; a .pt2 or .onnx has all that it computes"
+            "The text features of this method are not a classifier: logits computed from them are "
+            f"off by {apart:.1e}, because its Parts change more than the text. Nothing is written: "
+            "export a .pt2 or .onnx instead"
         )
     return found
 
 
 def random_images(model: PromptedCLIP) -> torch.Tensor:
-    """Two images (2, 3, H, H), always the same, on which logits are compared."""
+    """Return two images (2, 3, H, H), always the same, to compare logits on."""
     size = model.image_encoder.visual.input_resolution
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(model.logit_scale.device)
 
 
 def is_linear(model: PromptedCLIP) -> bool:
-    """True if a method, without its Parts, compares the image feature with one of each class."""
+    """Return True if a method, apart from its Parts, compares images with one feature per class."""
     spec = model.spec
     return spec.M == 0 and spec.score == "cosine" and not spec.image_conditional

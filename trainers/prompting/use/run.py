@@ -1,4 +1,4 @@
-"""A run from its folder: the trained classifier, ready for images."""
+"""Loading a trained run from its folder, to classify images."""
 
 import ast
 import os
@@ -27,7 +27,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-# What a checkpoint needs beside the prompts, and what holds of it.
+# What a checkpoint must have besides the prompts, each with a check of its value.
 NEEDED: dict[str, Callable[[Any], bool]] = {
     "settings": is_settings,
     "classnames": lambda value: are_texts(value) and len(value) > 1,
@@ -40,15 +40,16 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has trained.
+    """A trained run, ready to classify images.
 
     Attributes:
         model: in eval mode and float32; `model(images)` gives logits (B, K) of images (B, 3, H, W).
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
-        settings: the cfg that made the run, as far as it could change the outcome.
+        settings: the cfg of the run, without the keys that do not change results.
         built: the method itself.
-        method, backbone: their names; path: the file that was read; epoch: of it.
+        method, backbone: their names.
+        path, epoch: the checkpoint that was read.
     """
 
     model: PromptedCLIP
@@ -70,25 +71,25 @@ def load_run(
     plugins: Iterable[str] = (),
     trust: bool = False,
 ) -> Run:
-    """Load what a run has trained, on the CPU; no data are needed.
+    """Load a trained run on the CPU; no data set is needed.
 
-    A method from outside has to be known: registered already, or by one of `plugins`. What the
-    checkpoint itself names is code from somebody's file, and is imported only with `trust`.
+    The method of a plug-in must be registered, by your program or by one of `plugins`. The plug-ins
+    that the checkpoint names are code, and are imported only with `trust`.
 
     Args:
-        folder: the output folder of the run.
-        classnames: other classes than those it was trained on.
-        epoch: None takes `model-best.pth.tar`, or else the last one.
-        backbone: name or file of the CLIP, where it is not at its place of then.
+        folder: the run folder.
+        classnames: class names, if other than those of the training.
+        epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
+        backbone: name or file of the CLIP, if it has moved since training.
         plugins: modules or `.py` files that register methods.
-        trust: import the plug-ins that the checkpoint names, too.
+        trust: also import the plug-ins that the checkpoint names.
 
     Raises:
-        UserError: there is no run, it does not say what made it, its method is that of a plug-in
-            that is not named, the backbone is missing, class names are repeated or too long, or
-            the prompts are made for their classes alone.
+        UserError: the run is missing or does not say what made it, its method is from a plug-in
+            that is not given, the backbone is missing, class names are repeated or too long, or
+            the prompts are specific to the classes of the training.
 
-    Example:
+    Examples:
         >>> load_run("no/run")
         Traceback (most recent call last):
         UserError: 'no/run' is not there: give the output folder of one training
@@ -120,9 +121,9 @@ def load_run(
 def read_run(
     folder: str | os.PathLike[str], epoch: int | None = None, plugins: Iterable[str] = ()
 ) -> tuple[str, dict[str, Any]]:
-    """The checkpoint of a run: its path and its content, with all of NEEDED.
+    """Return the path and the content of a run's checkpoint, which has all of NEEDED.
 
-    Args, raises: as `load_run`, as far as no backbone is needed.
+    Arguments and errors are those of `load_run` that do not concern the backbone.
     """
     load_plugins(plugins)
     path = find_checkpoint(_model_folder(Path(folder)), epoch)
@@ -130,19 +131,19 @@ def read_run(
 
 
 def _read(path: str) -> dict[str, Any]:
-    """A checkpoint that says what made it."""
+    """Return a checkpoint that says what made it."""
     state: dict[str, Any] = read_checkpoint(path)
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
         raise UserError(
-            f"The checkpoint '{path}' does not say what made it (class names, settings), as older "
-            "runs and public code leave them: evaluate it by train.py with its config files, "
-            "--eval-only and --model-dir, or train again"
+            f"The checkpoint '{path}' does not say what made it (class names, settings), like "
+            "those of older runs and of public code: evaluate it with train.py and its config "
+            "files, --eval-only and --model-dir, or train again"
         )
     return state
 
 
 def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
-    """The method of a checkpoint; its plug-ins are imported only where they are trusted."""
+    """Return the method of a checkpoint; its plug-ins are imported only with `trust`."""
     if state["trainer"] not in METHODS and (theirs := state.get("plugins")):
         if not trust:
             raise UserError(
@@ -155,7 +156,7 @@ def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
 
 
 def _model_folder(folder: Path) -> str:
-    """The folder of the model in that of a run."""
+    """Return the folder of the model in a run folder."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is not there"
         raise UserError(f"'{folder}' {what}: give the output folder of one training")
@@ -170,10 +171,10 @@ def _model_folder(folder: Path) -> str:
 
 
 def _cfg(settings: dict[str, str], path: str) -> CfgNode:
-    """A cfg with the settings of a checkpoint: literals, as text.
+    """Rebuild the cfg of a checkpoint from its settings, which are stored as repr strings.
 
     Raises:
-        UserError: names one that cannot be: a value where a node is, or one of another kind.
+        UserError: a setting is a value in place of a node, or has the wrong type.
     """
     cfg: CfgNode = dassl("config").get_cfg_default()
     add_nodes(cfg)
@@ -188,22 +189,22 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
         except (AttributeError, ValueError) as error:
             raise UserError(
                 f"The checkpoint '{path}' has '{text:.50}' for the setting {place:.100}, which "
-                "cannot be: take another checkpoint, or train again"
+                "is impossible: take another checkpoint, or train again"
             ) from error
     cfg.VERBOSE = False
     return cfg
 
 
 def _literal(text: str, default: object) -> object:
-    """The value of a setting, of the kind of its default; a default of None allows any.
+    """Return the value of a setting, of the type of its default; a default of None allows any.
 
     Raises:
-        ValueError: it is of another kind.
+        ValueError: it has another type.
     """
     try:
         value = ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        value = text  # a name or a path, which stand without quotes
+        value = text  # a name or a path, stored without quotes
     if default is None or (value is None and not isinstance(default, CfgNode)):
         return value
     if isinstance(default, str):
@@ -211,26 +212,26 @@ def _literal(text: str, default: object) -> object:
     kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
     kind = kinds.get(type(default), type(default))
     if not isinstance(value, kind):
-        raise ValueError(f"{value!r} is no {kind}")
+        raise ValueError(f"{value!r} is not a {kind}")
     return value
 
 
 def _checked(names: Sequence[str], clip_model: Any) -> list[str]:
-    """Return other class names.
+    """Return class names that a user gives.
 
     Raises:
-        UserError: there are fewer than two, or two are alike.
+        UserError: there are fewer than two, or CLIP reads two of them alike.
     """
     names = list(names)
     if len(names) < 2:
-        raise UserError(f"There is {len(names)} class name: at least 2 are needed to tell apart")
+        raise UserError(f"The number of class names is {len(names)}: give at least 2")
     seen: dict[tuple[int, ...], str] = {}
     for name in names:
         read = tuple(family_of(clip_model).tokenizer.encode(clean(name)))
         if read in seen:
             raise UserError(
-                f"The class name '{name}' is there twice (also as '{seen[read]}'): give every "
-                "class a name of its own"
+                f"The class name '{name}' is repeated (also as '{seen[read]}'): give every class a "
+                "different name"
             )
         seen[read] = name
     return names

@@ -1,4 +1,4 @@
-"""Data sets: the base class, an image's record, the registry."""
+"""Data sets: the base class, the record of an image, the registry."""
 
 from .base_dataset import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
 

@@ -9,15 +9,15 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg):
-    """The data set that `cfg.DATASET.NAME` names, built from `cfg`."""
+    """Build the data set that `cfg.DATASET.NAME` names."""
     return DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg)
 
 
 class Datum:
-    """One image: where it is, its label, its domain and the name of its class.
+    """One image: its path, label, domain and class name.
 
-    The attributes bear the names of the original's, so that few-shot picks that public data sets
-    have pickled are read.
+    The private attributes are named as in Dassl, so that few-shot samples that public data sets
+    have pickled can be read.
     """
 
     impath = property(attrgetter("_impath"))
@@ -26,7 +26,7 @@ class Datum:
     classname = property(attrgetter("_classname"))
 
     def __init__(self, impath="", label=0, domain=0, classname=""):
-        """Keep the four; raises TypeError when `impath` is not a string."""
+        """Keep the four values; raises TypeError if `impath` is not a string."""
         if not isinstance(impath, str):
             raise TypeError(f"impath must be a string, not {type(impath).__name__}")
         self._impath = impath
@@ -36,15 +36,15 @@ class Datum:
 
 
 class DatasetBase:
-    """Base of every data set.
+    """Base class of every data set.
 
-    A subclass reads its files in `__init__` and passes lists of Datum on: `train_x` (labelled),
-    `train_u` (unlabelled, may be None), `val` (may be None) and `test`.
+    A subclass reads its files in `__init__` and passes lists of Datum to this class: `train_x`
+    (labelled), `train_u` (unlabelled, may be None), `val` (may be None) and `test`.
 
     Attributes:
         train_x, train_u, val, test: those lists.
         num_classes: the largest label of `train_x` + 1.
-        lab2cname: label to class name.
+        lab2cname: label -> class name.
         classnames: class names in the order of their labels.
     """
 
@@ -59,7 +59,7 @@ class DatasetBase:
     classnames = property(attrgetter("_classnames"))
 
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
-        """Keep the lists, read the class names; raises UserError without training images."""
+        """Keep the lists, and read the class names; raises UserError without training images."""
         if not train_x:
             raise UserError(
                 f"{type(self).__name__} has no training images, from which class names are read:"
@@ -74,18 +74,18 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source):
-        """The largest label + 1."""
+        """Return the largest label + 1."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
     def get_lab2cname(data_source):
-        """A mapping from label to class name, and the class names in the order of labels."""
+        """Return a mapping from label to class name, and the class names in the order of labels."""
         mapping = {item.label: item.classname for item in data_source}
         return mapping, [mapping[label] for label in sorted(mapping)]
 
     @staticmethod
     def split_dataset_by_label(data_source):
-        """Label to its items, labels in the order of first appearance."""
+        """Return the items of each label, with labels in the order of first appearance."""
         groups: dict[int, list[Datum]] = {}
         for item in data_source:
             groups.setdefault(item.label, []).append(item)
@@ -94,9 +94,10 @@ class DatasetBase:
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw `num_shots` items of each class from each source.
 
-        Draws come from Python's global `random`, so the run's seed decides the picks. A class
-        with fewer items gives all of them (with `repeat`, `num_shots` draws with replacement).
-        `num_shots` below 1 leaves the sources as they are. One source gives one list.
+        Draws come from Python's global `random`, so they depend on the run's seed. Of a class with
+        fewer items, all are taken (with `repeat`, `num_shots` draws with replacement). If
+        `num_shots` is below 1, the sources stay as they are. Returns a list for each source, or
+        the list itself for a single source.
         """
         sources = list(data_sources)
         if num_shots >= 1:

@@ -1,4 +1,4 @@
-"""Training and test transforms, put together from the names in INPUT.TRANSFORMS."""
+"""Builds the training and test transforms that INPUT.TRANSFORMS names."""
 
 from torchvision import transforms as T
 from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
@@ -11,7 +11,7 @@ INTERPOLATION_MODES = {
     "nearest": InterpolationMode.NEAREST,
 }
 
-# In the order in which they are applied, whatever the order in the config.
+# In the order of application, for any order in the config.
 _AUGMENTATIONS = {
     "random_crop": lambda c, mode: T.RandomCrop(tuple(c.SIZE), padding=c.CROP_PADDING),
     "random_resized_crop": lambda c, mode: T.RandomResizedCrop(
@@ -32,10 +32,10 @@ _CHOICES = [*_AUGMENTATIONS, "normalize", "center_crop"]
 
 
 def build_transform(cfg, is_train=True, choices=None):
-    """The transform that `choices` (default: INPUT.TRANSFORMS) describe.
+    """Build the transform that `choices` (default: INPUT.TRANSFORMS) describe.
 
-    At test time an image is resized so that its shorter side is max(SIZE), and its centre is cut
-    out; only `normalize` of the choices is applied.
+    At test time an image is resized so that its shorter side is max(SIZE), and cropped to its
+    centre; of the choices, only `normalize` is applied.
     """
     if cfg.INPUT.NO_TRANSFORM:
         print("Note: no transform is applied!")

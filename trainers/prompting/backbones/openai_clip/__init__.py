@@ -1,7 +1,8 @@
-"""The installed OpenAI package under a name of our own: a `clip` beside us may be an edited one.
+"""The installed OpenAI package `clip`, imported under another name.
 
-Its modules are imported from here (`from .openai_clip import clip, model`), as this package's
-search path is the installed folder. `sys.modules["clip"]` is neither used nor touched.
+A checkout may contain an edited package `clip`, which `import clip` would find first. So the search
+path of this package is the installed folder, and its modules are imported from here
+(`from .openai_clip import clip, model`). `sys.modules["clip"]` is neither used nor changed.
 """
 
 import importlib
@@ -15,15 +16,15 @@ import packaging.version
 
 from ...errors import UserError
 
-DISTRIBUTIONS = ("clip-anytorch", "clip", "openai-clip")  # clip: from OpenAI's own repository
+DISTRIBUTIONS = ("clip-anytorch", "clip", "openai-clip")  # clip: from OpenAI's repository
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 
 
 def installed_folder() -> Path:
-    """The folder of OpenAI's package in the site-packages.
+    """Return the folder of OpenAI's package in the site-packages.
 
     Raises:
-        UserError: no installed distribution has it.
+        UserError: the package is not installed.
     """
     for name in DISTRIBUTIONS:
         try:
@@ -37,7 +38,7 @@ def installed_folder() -> Path:
 
 @contextmanager
 def stand_in_for_pkg_resources():
-    """Let `from pkg_resources import packaging` work, which current setuptools do not."""
+    """Make `from pkg_resources import packaging` work, which recent setuptools do not support."""
     name = "pkg_resources"
     before = sys.modules.get(name)
     stand_in = types.ModuleType(name)

@@ -1,4 +1,4 @@
-"""The commands of the installed package: `promptedclip COMMAND ...`, of a trained run."""
+"""The command line of the installed package: `promptedclip COMMAND ...`, for trained runs."""
 
 import importlib
 import os
@@ -10,16 +10,16 @@ from ...errors import check_name, printable
 from .arguments import command_parser
 
 PROG = "promptedclip"
-# A module here, whose `main(argv, prog)` is called when it is asked for, and what it does.
+# The name of a module here with `main(argv, prog)`, and what the command does.
 COMMANDS = {
-    "predict": "name the classes of images by a trained run",
+    "predict": "classify images with a trained run",
     "export": "write a trained run for use without this project",
-    "info": "tell what a run is: method, classes, backbone, settings, accuracy",
+    "info": "say what a run is: method, classes, backbone, settings, accuracy",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Carry out a command; bad input is one sentence and the exit code that it asks for."""
+    """Run a command and return its exit code; bad input is one sentence on stderr."""
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
@@ -31,24 +31,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(name: str, argv: list[str], prog: str, install: str = "{}") -> int:
-    """Exit code of one of COMMANDS; `prog` and `install` as in `exit_code`."""
+    """Run one of COMMANDS and return its exit code; `prog` and `install` as in `exit_code`."""
     module = importlib.import_module(f"{__name__}.{name}")
     return exit_code(lambda: module.main(argv, prog), prog, install)
 
 
 def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") -> int:
-    """Do what a command does; its exit code, after one sentence on a user's mistake.
+    """Run a command and return its exit code; a user's mistake is one sentence on stderr.
 
     Args:
         work: returns the exit code; None is 0.
         prog: the name of the command, which begins the sentence.
-        install: what pip is to install where a package is missing, whose name takes the place
-            of `{}`.
+        install: what pip must install if a package is missing; `{}` stands for its name.
 
     Raises:
         Exception: the error is not the user's.
     """
-    if hasattr(sys.stdout, "reconfigure"):  # names may have letters that a console lacks
+    if hasattr(sys.stdout, "reconfigure"):  # a console may lack letters of names
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = work() or 0
@@ -57,7 +56,7 @@ def exit_code(work: Callable[[], int | None], prog: str, install: str = "{}") ->
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ModuleNotFoundError as error:

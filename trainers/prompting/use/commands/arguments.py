@@ -1,4 +1,4 @@
-"""Shared parts of the commands: a parser, kinds of arguments, and files that a user asks for."""
+"""Parts that the commands share: a parser, argument types, and input and output files."""
 
 import argparse
 import os
@@ -19,11 +19,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_parser(prog: str, version: str, summaries: Mapping[str, str]) -> Parser:
-    """A parser for the name of a command; --help lists all of them."""
+    """Return a parser for the name of a command; --help lists all of them."""
     width = max(map(len, summaries)) + 2
     parser = Parser(
         prog=prog,
-        usage="%(prog)s COMMAND ...   (COMMAND --help tells more)",
+        usage="%(prog)s COMMAND ...   (see COMMAND --help)",
         epilog="\n".join(f"  {name:{width}}{summary}" for name, summary in summaries.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -33,7 +33,7 @@ def command_parser(prog: str, version: str, summaries: Mapping[str, str]) -> Par
 
 
 def add_plugin(parser: argparse.ArgumentParser) -> None:
-    """Add the flag for methods from outside."""
+    """Add the option for plug-ins."""
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="NAME",
         help="a Python module or a .py file that registers a method; may be repeated",
@@ -41,7 +41,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 
 
 def from_one(text: str, least: int = 1) -> int:
-    """A whole number from 1 (or `least`) on."""
+    """Return a whole number that is at least 1 (or `least`)."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
     return int(text)
@@ -50,14 +50,14 @@ def from_one(text: str, least: int = 1) -> int:
 def files_below(
     folder: str | os.PathLike[str], shut: Callable[[str], object], above: frozenset = frozenset()
 ) -> Iterator[Path]:
-    """The files in a folder and below it, sorted; links are followed, but not back.
+    """Yield the files in a folder and its subfolders, sorted; links are followed, but not back.
 
-    A link to nothing counts as a file: whoever reads it can say that it is broken.
+    A broken link counts as a file, so that whoever reads it reports it.
 
     Args:
         folder: where to look.
-        shut: takes a sentence about each folder, or link, that cannot be read.
-        above: the real paths of the folders that have led here.
+        shut: is called with a sentence about each folder or link that cannot be read.
+        above: the real paths of the folders above this one.
     """
     here = os.path.realpath(folder)
     if here in above:
@@ -71,7 +71,7 @@ def files_below(
     for entry in listed:
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
-        except OSError as error:  # of what a link leads to
+        except OSError as error:  # about the target of a link
             shut(printable(f"'{entry.path}' cannot be read ({error.strerror})"))
             continue
         if is_folder:
@@ -81,7 +81,7 @@ def files_below(
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Write a file that the user asked for, and the folders above it.
+    """Write an output file, and make the folders above it.
 
     Raises:
         UserError: it cannot be written.
@@ -94,6 +94,6 @@ def write_output(path: Path, content: str | bytes) -> None:
 
 
 def csv_text(text: str) -> str:
-    """Text for a cell of a CSV file: one line, which a spreadsheet does not take for a formula."""
+    """Return text for a cell of a CSV file: one line, never a formula in a spreadsheet."""
     text = printable(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

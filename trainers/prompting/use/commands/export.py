@@ -20,21 +20,21 @@ FORMATS = {
     ".safetensors": "the text features as a classifier for open_clip and transformers",
 }
 OURS = __name__.removesuffix("use.commands.export")
-# What PyTorch says where a program cannot be traced, and what to do.
+# Parts of PyTorch's messages about code that cannot be traced, and what to do.
 UNTRACED = {
-    "specialized it to be a constant": "its code reads the number of images as a number of Python "
-    "(by len, int or range): use x.shape[0] and functions of tensors",
-    "data-dependent": "nothing that depends on the numbers of a tensor may steer its Python code",
+    "specialized it to be a constant": "its code turns the number of images into a number of "
+    "Python (by len, int or range): use x.shape[0] and functions of tensors",
+    "data-dependent": "its Python code must not branch on the values of a tensor",
 }
 MOST_BYTES = 1 << 31
 LINEAR = (
-    "methods without visual prompts whose classes have one feature each can: CoOp, KgCoOp, "
-    "ProGrad, TCP, ZeroshotCLIP. For any method there are .pt2 and .onnx"
+    "only methods without visual prompts and with one feature per class can: CoOp, KgCoOp, "
+    "ProGrad, TCP, ZeroshotCLIP. Write a .pt2 or .onnx, which any method can"
 )
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Exit code of the command."""
+    """Run the command and return its exit code."""
     forms = ", ".join(f"{suffix} ({what})" for suffix, what in FORMATS.items())
     parser = run_parser(prog, f"{__doc__} As {forms}.")
     add = parser.add_argument
@@ -53,7 +53,7 @@ def main(argv: list[str], prog: str) -> int:
     check_name("format", args.output.suffix, [*FORMATS, *run.built.public_files])
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of PyTorch about itself
+        warnings.simplefilter("ignore")  # those of PyTorch about its own code
         content, said = WRITERS[args.output.suffix](run)
     write_output(args.output, content)
     print(f"{args.output}: {said}")
@@ -61,7 +61,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def as_file(content: object) -> bytes:
-    """The bytes that `torch.save` writes."""
+    """Return the bytes that `torch.save` writes."""
     import torch
 
     stream = io.BytesIO()
@@ -70,34 +70,35 @@ def as_file(content: object) -> bytes:
 
 
 def facts(run) -> dict[str, str]:
-    """What has to be known of a file beside its numbers; JSON where it is no word."""
+    """Return the metadata of an exported file: names as text, all else as JSON."""
     images = run.settings.INPUT
+    normal = "normalize" in images.TRANSFORMS
     return {
         "method": run.method,
         "backbone": run.backbone,
         "classnames": json.dumps(run.classnames, ensure_ascii=False),
         "image_size": json.dumps(images.SIZE[0]),
-        "image_mean": json.dumps(images.PIXEL_MEAN),
-        "image_std": json.dumps(images.PIXEL_STD),
+        "image_mean": json.dumps(images.PIXEL_MEAN if normal else [0.0] * 3),
+        "image_std": json.dumps(images.PIXEL_STD if normal else [1.0] * 3),
         "interpolation": images.INTERPOLATION,
     }
 
 
 def text_features(run) -> tuple[bytes, str]:
-    """A safetensors file with `weight` (K, D) and `logit_scale`."""
+    """Return a safetensors file with `weight` (K, D) and `logit_scale`, and a line about it."""
     from safetensors.torch import save
 
     from ..export import is_linear, text_classifier
 
     if not is_linear(run.model):
-        raise UserError(f"{run.method} has no such features: {LINEAR}")
+        raise UserError(f"{run.method} cannot be written as text features: {LINEAR}")
     tensors = text_classifier(run.model)
     shape = " x ".join(map(str, tensors["weight"].shape))
     return save(dict(tensors), facts(run)), f"text features of {run.method}, {shape}"
 
 
 def exported(run):
-    """The program of a run, and how far its logits are from those of the model.
+    """Return the program of a run, two images, and how far its logits are from the model's.
 
     Raises:
         UserError: the method is a plug-in that cannot be traced.
@@ -125,7 +126,7 @@ def exported(run):
 
 
 def torch_program(run) -> tuple[bytes, str]:
-    """A file for `torch.export.load`; `run.json` in it has the facts."""
+    """Return a file for `torch.export.load`, metadata in its `run.json`, and a line about it."""
     import torch
 
     made, _, apart = exported(run)
@@ -135,7 +136,7 @@ def torch_program(run) -> tuple[bytes, str]:
 
 
 def onnx_program(run) -> tuple[bytes, str]:
-    """An ONNX model whose metadata are the facts, compared by onnxruntime."""
+    """Return an ONNX model with metadata, checked by onnxruntime, and a line about it."""
     import torch
 
     try:
@@ -161,7 +162,11 @@ def onnx_program(run) -> tuple[bytes, str]:
 
 
 def told(run, apart: float) -> str:
-    """What a program is, once it is found to compute what the model computes."""
+    """Return a line about a program.
+
+    Raises:
+        UserError: its logits differ from the model's by more than TOLERANCE.
+    """
     from ..export import TOLERANCE
 
     if not apart <= TOLERANCE:

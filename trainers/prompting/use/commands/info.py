@@ -1,4 +1,4 @@
-"""What a run is: its method, classes, backbone and settings, and its accuracy if that is there."""
+"""Say what a run is: method, classes, backbone, settings, and accuracy if it has a record."""
 
 import ast
 import json
@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, printable
-from ...storage.files import read_json
+from ...storage.records import RECORD, BadRecord, read_record
 from .arguments import Parser, add_plugin, from_one
 
-RECORD = "results.json"
 SHOWN = 8  # class names in the text
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Exit code of the command."""
+    """Run the command and return its exit code."""
     parser = Parser(prog=prog, description=__doc__)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="output folder of a run")
@@ -28,10 +27,11 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def described(folder: Path, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
-    """The facts about a run, of its checkpoint and its record; the backbone is not loaded.
+    """Return the facts about a run from its checkpoint and its record, without its backbone.
 
     Raises:
-        UserError: there is no run, or its checkpoint does not say what made it.
+        UserError: the run is missing, its checkpoint does not say what made it, or its record
+            cannot be used.
     """
     from ..run import read_run
 
@@ -49,7 +49,7 @@ def described(folder: Path, epoch: int | None = None, plugins: list[str] | None 
         "plugins": list(state.get("plugins") or ()),
         "settings": settings,
         "changed": sorted(_changed(state["trainer"], settings)),
-        "record": _record(folder / RECORD),
+        "record": _record(folder),
     }
 
 
@@ -61,7 +61,7 @@ def _value(text: str) -> Any:
 
 
 def _changed(method: str, settings: dict[str, Any]) -> list[str]:
-    """The keys whose value is not Dassl's or the method's default, or that have none."""
+    """Return the keys whose value is not a default of Dassl or the method."""
     from ...dassl_parts import dassl
     from ...method import METHODS
     from ...trainer.by_run import leaves
@@ -76,20 +76,18 @@ def _changed(method: str, settings: dict[str, Any]) -> list[str]:
     return [key for key, value in settings.items() if key not in plain or plain[key] != value]
 
 
-def _record(path: Path) -> dict[str, Any] | None:
-    """The numbers of the run's last evaluation; None if it has no record."""
-    if not path.is_file():
-        return None
-    record = read_json(path, "repeat the run, or remove that file")
+def _record(folder: Path) -> dict[str, Any] | None:
+    """Return the numbers of the run's last evaluation; None without a record."""
+    try:
+        record = read_record(folder)
+    except BadRecord as error:
+        raise UserError(f"{error}: repeat the run, or remove that file") from None
     keys = ("accuracy", "macro_f1", "dataset", "subsample_classes", "split", "num_test")
-    found = {key: record.get(key) for key in keys}
-    if not isinstance(found["accuracy"], (int, float)):
-        raise UserError(f"'{path}' has no accuracy: repeat the run, or remove that file")
-    return found
+    return record and {key: record.get(key) for key in keys}
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """A line for each fact, and the settings that are no defaults."""
+    """Return a line for each fact, and the settings that are not defaults."""
     names = found["classnames"]
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     lines = {
@@ -104,12 +102,12 @@ def as_text(found: dict[str, Any]) -> str:
         lines["Plug-ins"] = ", ".join(found["plugins"])
     told = [printable(f"{title + ':':12}{text}") for title, text in lines.items()]
     settings = [printable(f"  {key} {found['settings'][key]}") for key in found["changed"]]
-    return "\n".join([*told, "Settings that are no defaults (--format json has all):", *settings])
+    return "\n".join([*told, "Settings that are not defaults (--format json has all):", *settings])
 
 
 def _accuracy(record: dict[str, Any] | None) -> str:
     if record is None:
-        return f"not known: there is no {RECORD} in the folder"
+        return f"unknown: the folder has no {RECORD}"
     return (
         f"{record['accuracy']:.2f}% of {record['num_test']} images ({record['dataset']}, "
         f"{record['split']}, {record['subsample_classes']} classes)"

@@ -1,4 +1,4 @@
-"""A run for the commands that look into one."""
+"""Loading a run, for the commands that use one."""
 
 import argparse
 import io
@@ -11,7 +11,7 @@ from .arguments import Parser, add_plugin, from_one
 
 
 def run_parser(prog: str, description: str) -> Parser:
-    """A parser of a command, with the arguments that `load_run` takes."""
+    """Return the parser of a command, with the options that `load_run` takes."""
     parser = Parser(prog=prog, description=description)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="output folder of a run")
@@ -23,7 +23,7 @@ def run_parser(prog: str, description: str) -> Parser:
 
 
 def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
-    """The run that the arguments of `run_parser` stand for."""
+    """Load the run that the options of `run_parser` name."""
     from ..run import load_run
 
     with quiet():
@@ -39,7 +39,7 @@ def load_run(args: argparse.Namespace, classnames: Sequence[str] | None = None):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show printed lines, on stderr, only if the block ends in an error that nobody foresaw."""
+    """Hide printed lines; an error that is not the user's shows them on stderr."""
     said = io.StringIO()
     try:
         with redirect_stdout(said):

@@ -1,4 +1,4 @@
-"""Classes and probabilities of images, by a trained run."""
+"""Classify images with a trained run: print the likeliest classes and their probabilities."""
 
 import csv
 import json
@@ -7,9 +7,10 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ...dassl_parts import dassl
 from ...errors import UserError, printable
@@ -17,13 +18,13 @@ from .arguments import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
 Answer = tuple[str, list[tuple[str, float]]]  # a file, its classes with probabilities
-THREADS = 4  # that decode the images of a batch
-EXTRACT = "predict takes single images: extract those that are meant, e.g. with ffmpeg"
+THREADS = min(16, os.cpu_count() or 4)  # that decode images
+EXTRACT = "predict takes single images: extract frames first, e.g. with ffmpeg"
 
 
 def build_parser(prog: str) -> Parser:
-    """The arguments of the command."""
-    parser = run_parser(prog, "The likeliest classes of images, and their probabilities.")
+    """Return the parser of the command."""
+    parser = run_parser(prog, "Print the likeliest classes of images, and their probabilities.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE",
         help="files, folders, or - for a list of these on standard input")  # fmt: skip
@@ -32,11 +33,13 @@ def build_parser(prog: str) -> Parser:
     add("--top", type=from_one, default=5, help="classes of each image (default: %(default)s)")
     add("--format", choices=list(WRITERS), default="text", help="(default: %(default)s)")
     add("--batch-size", type=from_one, default=32, help="(default: %(default)s)")
+    add("--device", metavar="NAME",
+        help="cpu, cuda, cuda:1 or mps (default: cuda if it can be used, else cpu)")  # fmt: skip
     return parser
 
 
 def main(argv: list[str], prog: str) -> int:
-    """Exit code of the command: 1 when some images or folders could not be read."""
+    """Run the command; its exit code is 1 if some images or folders could not be read."""
     args = build_parser(prog).parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     shut: list[str] = []
@@ -45,8 +48,12 @@ def main(argv: list[str], prog: str) -> int:
         print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
         raise UserError(f"there are no images in {', '.join(args.images)}: name others")
+    from ...running.devices import usable_device, usual_device
+
+    device = usable_device(usual_device() if args.device is None else args.device)
     run = load_run(args, names)
-    print(f"{run.method} of '{run.path}', epoch {run.epoch}", file=sys.stderr)
+    run.model.to(device)
+    print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     failed: list[Path] = []
     WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
     if failed:
@@ -55,7 +62,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def read_names(path: Path) -> list[str]:
-    """The class names in a file, one a line."""
+    """Return the class names in a file, one a line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -64,11 +71,11 @@ def read_names(path: Path) -> list[str]:
 
 
 def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]:
-    """The files that the arguments stand for; of a folder those that are called images or videos.
+    """Yield the files that the arguments name; of a folder, those named as images or videos.
 
     Args:
-        words: of the command line.
-        shut: takes a sentence about each folder that cannot be read.
+        words: paths, or `-` for standard input.
+        shut: is called with a sentence about each folder that cannot be read.
 
     Raises:
         UserError: an argument is neither a file nor a folder.
@@ -95,7 +102,7 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
 
 
 def kind_of(path: Path) -> str:
-    """`image` or `video` by a file's name; empty for any other."""
+    """Return `image` or `video` by the suffix of a file, else an empty text."""
     kind = (mimetypes.guess_type(path.name)[0] or "").partition("/")[0]
     return kind if kind in ("image", "video") else ""
 
@@ -103,9 +110,9 @@ def kind_of(path: Path) -> str:
 def predicted(
     run, paths: list[Path], batch_size: int, top: int, failed: list[Path]
 ) -> Iterator[Answer]:
-    """Each image that can be read, with its `top` classes, best first.
+    """Yield each readable image with its `top` classes, best first.
 
-    `failed` takes those that cannot; stderr has the reason of each.
+    The others are added to `failed`, and named on stderr with the reason.
     """
     import torch
     from tqdm import tqdm
@@ -117,11 +124,10 @@ def predicted(
             return error
 
     bar = tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty())
-    rest = iter(paths)
-    with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
-        while batch := list(islice(rest, batch_size)):
+    with bar, ThreadPoolExecutor(THREADS) as pool, torch.no_grad():
+        for batch, answers in read_ahead(pool, prepared, paths, batch_size):
             good, images = [], []
-            for path, image in zip(batch, pool.map(prepared, batch), strict=True):
+            for path, image in zip(batch, answers, strict=True):
                 if isinstance(image, UserError):
                     failed.append(path)
                     tqdm.write(f"skipped: {printable(image)}", file=sys.stderr)
@@ -129,7 +135,7 @@ def predicted(
                     good.append(path)
                     images.append(image)
             if good:
-                p = run.model(torch.stack(images)).softmax(-1)
+                p = probabilities(run.model, torch.stack(images))
                 if not p.isfinite().all():
                     spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
                     raise UserError(
@@ -144,8 +150,30 @@ def predicted(
             bar.update(len(batch))
 
 
+def read_ahead(
+    pool: Executor, read: Callable[[Path], Any], paths: Iterable[Path], batch_size: int
+) -> Iterator[tuple[list[Path], Iterator[Any]]]:
+    """Yield each batch of paths with its images, while the next batch is being read."""
+    rest, before = iter(paths), None
+    while batch := list(islice(rest, batch_size)):
+        now = batch, pool.map(read, batch)
+        if before is not None:
+            yield before
+        before = now
+    if before is not None:
+        yield before
+
+
+def probabilities(model, images):
+    """Return probabilities (B, K) of images (B, 3, H, W), on the CPU: one wait for the device."""
+    device = model.logit_scale.device
+    if device.type == "cuda":
+        images = images.pin_memory().to(device, non_blocking=True)
+    return model(images.to(device)).softmax(-1).cpu()
+
+
 def read_frame(path: Path):
-    """An image as the run's own evaluation reads it; of a phone's photo (MPO) the photo itself.
+    """Read an image as the run's evaluation does; of a phone's photo (MPO), the first frame.
 
     Raises:
         UserError: it cannot be decoded, or has several frames.
@@ -170,23 +198,22 @@ def read_frame(path: Path):
 
 # ---------------------------------------------------------------------- how it is printed
 
-# Each takes (file, [(class, probability), ...]) one after the other and writes it at once: an
-# interrupted call has told what it found.
+# Each prints answers as they come, so that an interrupted command has printed what it found.
 
 
 def as_text(found: Iterable[Answer]) -> None:
-    """One line an image."""
+    """Print one line an image."""
     for file, answer in found:
         told = ", ".join(f"{name} {100 * p:.1f}%" for name, p in answer)
         print(printable(f"{file}: {told}"), flush=True)
 
 
 def as_csv(found: Iterable[Answer]) -> None:
-    """One line an image and class; in no spreadsheet a formula."""
+    """Print one line an image and class, none of it a formula in a spreadsheet."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
     for file, answer in found:
-        if csv_text(file).startswith("'"):  # a relative path, which has a second form
+        if csv_text(file).startswith("'"):  # then it is relative: `./` changes only its form
             file = os.path.join(".", file)
         writer.writerows(
             [csv_text(file), i, csv_text(name), f"{p:.6g}"] for i, (name, p) in enumerate(answer, 1)
@@ -195,7 +222,7 @@ def as_csv(found: Iterable[Answer]) -> None:
 
 
 def as_json(found: Iterable[Answer]) -> None:
-    """A list of objects with the image and its classes, which an error closes, too."""
+    """Print a list of objects with the image and its classes; an error still closes the list."""
     print("[", end="")
     start = "\n"
     try:

@@ -1,0 +1,108 @@
+"""The snippets of the first page and of the pages on commands can be pasted.
+
+Each bash block runs in a folder like a checkout, with programs that only write down how they are
+called. What they were called with is then given to the real parsers, which start nothing.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+import train
+from benchmark.__main__ import run_command
+from benchmark.launch.command import build_parser, parse, planned
+from benchmark.launch.slurm import site
+from benchmark.protocols import PROTOCOLS
+
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("running", "reports", "slurm", "verify"))]
+WRITE_DOWN = """#!/usr/bin/env bash
+printf '%s\\0' "$(basename "$0")" "$@" >> "$CALLS"
+printf '\\n' >> "$CALLS"
+[ "$1" != clone ] || { mkdir "$3"; ln -s "$PWD"/* "$3"; }
+"""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+class Parsed(BaseException):
+    """Ends a command where its arguments have been read."""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with everything of the repository, where only the stand-ins are called."""
+    for name in os.listdir(ROOT):
+        if not name.startswith(".") and name not in ("data", "output"):
+            (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van"):
+        (tmp_path / name).mkdir(parents=True)
+    programs = tmp_path / "programs"
+    for name in ("python", "pip", "pytest", "git"):
+        (programs / name).write_text(WRITE_DOWN)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    for name in ("PYTHON", "OUTPUT", "DATA", "SEEDS", "TRAINERS", "SLURM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def calls(checkout: Path, block: str) -> list[list[str]]:
+    """The programs that a block starts, each with its arguments."""
+    done = subprocess.run(["bash", "-e", "-c", block], capture_output=True, text=True, timeout=60)
+    assert not done.returncode and not done.stderr, done.stderr
+    return [line.split("\0")[:-1] for line in (checkout / "calls").read_text().splitlines()]
+
+
+def check(call: list[str], monkeypatch) -> None:
+    """Give the arguments of a program to its own parser, and to what checks names and keys."""
+    match call:
+        case ["python", "train.py", *words]:
+            args = train.parse_args(words)
+            assert args.trainer and args.output_dir
+            train.setup_cfg(args)
+        case ["python", "-m", "benchmark", name, *words] if name in PROTOCOLS:
+            parser = build_parser(PROTOCOLS[name])
+            planned(PROTOCOLS[name], parse(parser, site.joined(words, parser)))
+        case ["python", "-m", "benchmark", name, *words]:
+            parse_args = argparse.ArgumentParser.parse_args
+
+            def parse_only(*args):
+                parse_args(*args)
+                raise Parsed
+
+            with monkeypatch.context() as patch, pytest.raises(Parsed):
+                patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+                run_command(name, words)
+        case ["pip", "install", "-r", file]:
+            assert Path(file).is_file()
+        case ["git", "clone", "URL", _] | ["pytest"]:
+            pass
+        case _:
+            pytest.fail(f"nothing checks {call}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_can_be_pasted(page, checkout, monkeypatch):
+    for block in blocks(page, "bash"):
+        (checkout / "calls").write_text("")
+        found = calls(checkout, block)
+        assert found, block
+        for call in found:
+            check(call, monkeypatch)
+
+
+def test_python_of_the_first_page():
+    (block,) = blocks("README.md", "python")
+    names = {}
+    exec(block, names)
+    assert names["logits"].shape == (8, 2) and names["logits"].isfinite().all()

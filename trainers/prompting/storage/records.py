@@ -1,0 +1,58 @@
+"""The record of a run, `results.json`: its numbers, read and checked."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .files import read_file
+
+RECORD = "results.json"
+
+
+class BadRecord(Exception):
+    """A record that cannot be used; the message says why."""
+
+
+def is_number(value: object, most: float = sys.float_info.max) -> bool:
+    """Return True for a finite number from 0 to `most`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def is_percent(value: object) -> bool:
+    """Return True for a number from 0 to 100."""
+    return is_number(value, 100)
+
+
+def flaw(record: object) -> str | None:
+    """Return why a record cannot be used; None if it has an accuracy."""
+    if not isinstance(record, dict) or record.get("accuracy") is None:
+        return "holds no accuracy"
+    if not is_percent(record["accuracy"]):
+        said = json.dumps(record["accuracy"])[:40]
+        return f"holds accuracy {said}, which is not from 0 to 100"
+    return None
+
+
+def read_record(folder: Path, flaw: Callable[[Any], str | None] = flaw) -> dict[str, Any] | None:
+    """Return the record in a run folder; None if there is none.
+
+    Args:
+        folder: the run folder.
+        flaw: says why a record cannot be used, or None.
+
+    Raises:
+        BadRecord: it cannot be read or used.
+    """
+    path = folder / RECORD
+    try:
+        record: dict[str, Any] = json.loads(read_file(path))
+        why = flaw(record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadRecord(f"{path} cannot be read ({error})") from None
+    if why:
+        raise BadRecord(f"{path} {why}")
+    return record
