@@ -1,4 +1,4 @@
-"""The snippets of the first page and of the pages on commands can be pasted.
+"""The snippets of the first page, of pages on commands and of tables of commands can be pasted.
 
 Each bash block runs in a folder like a checkout, with programs that only write down how they are
 called. What they were called with is then given to the real parsers, which start nothing.
@@ -16,10 +16,12 @@ from paths import ROOT
 import train
 from benchmark.__main__ import run_command
 from benchmark.launch.command import build_parser, parse, planned
+from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("running", "reports", "slurm", "verify"))]
+NAMES = ("running", "reports", "slurm", "verify", "coming_from")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 WRITE_DOWN = """#!/usr/bin/env bash
 printf '%s\\0' "$(basename "$0")" "$@" >> "$CALLS"
 printf '\\n' >> "$CALLS"
@@ -72,7 +74,8 @@ def check(call: list[str], monkeypatch) -> None:
             train.setup_cfg(args)
         case ["python", "-m", "benchmark", name, *words] if name in PROTOCOLS:
             parser = build_parser(PROTOCOLS[name])
-            planned(PROTOCOLS[name], parse(parser, site.joined(words, parser)))
+            runs, settings = planned(PROTOCOLS[name], parse(parser, site.joined(words, parser)))
+            train.setup_cfg(train.parse_args(command(runs[0], settings)[2:]))
         case ["python", "-m", "benchmark", name, *words]:
             parse_args = argparse.ArgumentParser.parse_args
 
@@ -99,6 +102,19 @@ def test_commands_can_be_pasted(page, checkout, monkeypatch):
         assert found, block
         for call in found:
             check(call, monkeypatch)
+
+
+@pytest.mark.parametrize("page", ["docs/coming_from.md", "docs/faq.md"])
+def test_commands_in_tables_can_be_pasted(page, checkout, monkeypatch):
+    text = (ROOT / page).read_text("utf-8")
+    spans = re.findall(
+        r"`((?:\w+=(?:\S+|\".+?\") )*(?:bash scripts/|python -m benchmark (?!cost)[a-z-]+ ).+?)`",
+        text,
+    )  # `cost` parses by the way
+    found = calls(checkout, "\n".join(spans))
+    assert len(found) == len(spans) > 1
+    for call in found:
+        check(call, monkeypatch)
 
 
 def test_python_of_the_first_page():
