@@ -69,8 +69,9 @@ def train_or_evaluate(trainer, args) -> None:
 
 
 def predict_command(cfg, trainer) -> str:
-    """Return the command that classifies a test image with the trained run."""
-    image, folder = next(iter(trainer.dm.dataset.test)).impath, cfg.OUTPUT_DIR
+    """Return the command that classifies an image of the evaluated split with the trained run."""
+    data, folder = trainer.dm.dataset, cfg.OUTPUT_DIR
+    image = (data.val if cfg.TEST.SPLIT == "val" else data.test)[0].impath
     words = ["python", "-m", "benchmark", "predict", "--model-dir"]
     before = ""
     if Path.cwd() != ROOT:  # where `python -m benchmark` works

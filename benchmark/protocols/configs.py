@@ -83,7 +83,7 @@ class TrainerConfigs:
         """
         if self._asked_path:
             if not self._asked_path.is_file():
-                raise UserError(f"--config: '{self._asked_path}' does not exist")
+                raise UserError(f"--config: '{self._asked_path}' does not exist: check the path")
             return self._asked_path.absolute()
         if self.asked and Path(self.asked).name != self.asked:
             return only_file(Path(self.asked) / trainer)

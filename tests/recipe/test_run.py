@@ -3,16 +3,20 @@
 import shlex
 from types import SimpleNamespace
 
+import pytest
 from paths import ROOT
+from yacs.config import CfgNode
 
 from recipe.run import predict_command
 
 
-def test_the_suggested_command_holds_in_any_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_the_suggested_command_works_in_any_folder(split, tmp_path, monkeypatch):
     plugins = ["/my plug-ins/mine.py"]
-    cfg = SimpleNamespace(OUTPUT_DIR="out/a run", TRAINER=SimpleNamespace(PLUGINS=plugins))
-    test = [SimpleNamespace(impath="data/a cat.png"), SimpleNamespace(impath="data/dog.png")]
-    trainer = SimpleNamespace(dm=SimpleNamespace(dataset=SimpleNamespace(test=test)))
+    cfg = CfgNode({"OUTPUT_DIR": "out/a run", "TRAINER": {"PLUGINS": plugins}})
+    cfg.TEST = CfgNode({"SPLIT": split})
+    data = SimpleNamespace(**{split: [SimpleNamespace(impath="data/a cat.png")]})
+    trainer = SimpleNamespace(dm=SimpleNamespace(dataset=data))
     words = ["python", "-m", "benchmark", "predict", "--model-dir"]
     monkeypatch.chdir(ROOT)
     here = [*words, "out/a run", "--plugin", *plugins, "data/a cat.png"]

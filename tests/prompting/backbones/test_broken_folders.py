@@ -96,7 +96,7 @@ BROKEN_HUGGING_FACE = {
     "vocabulary": (cut("vocab.json"), "has no tokenizer in"),
     "vocabulary list": (write("vocab.json", [1]), "has no tokenizer in"),
     "small vocabulary": (write("vocab.json", {"a": 1}), "tokenizer"),
-    "one id for two": (edit("vocab.json", **{"cat</w>": 7}), "or one for two words"),
+    "one id for two": (edit("vocab.json", **{"cat</w>": 7}), "or one id for two words"),
     "id too large": (edit("vocab.json", **{"cat</w>": 50_000}), "use the tokenizer of its"),
     "tokenizer": (write("tokenizer.json", '{"version": "1.0"'), "has no tokenizer in"),
     "merges": (write("merges.txt", b"\xff\xfe"), "has no tokenizer in"),

@@ -184,9 +184,7 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
 
 
 def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
-    with pytest.raises(
-        UserError, match="not in the cache of this machine: run `hf download o/clip`"
-    ):
+    with pytest.raises(UserError, match="cache of this machine: run `hf download o/clip`"):
         load_clip("o/clip")
     with pytest.raises(UserError, match="config.json' cannot be read"):
         load_clip(str(tmp_path))

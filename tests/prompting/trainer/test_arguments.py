@@ -13,8 +13,8 @@ NAMES = {
     "a text": ("cat", TypeError, "classnames is the text 'cat': give a list of names"),
     "none": ([], ValueError, "classnames is empty: give at least one name"),
     "numbers": ([0, 1], TypeError, "classnames has 0, which is not text: give a list of names"),
-    "one number": (["cat", 1], TypeError, "classnames has 1, which is no text"),
-    "None": ([None], TypeError, "classnames has None, which is no text"),
+    "one number": (["cat", 1], TypeError, "classnames has 1, which is not text"),
+    "None": ([None], TypeError, "classnames has None, which is not text"),
     "an empty name": (["cat", " "], ValueError, "A class name is empty: give every class a name"),
 }
 
