@@ -25,8 +25,9 @@ class Checkout:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
-        light = ["__init__.py", "beyond.py", "errors.py", "one_package.py", "storage/files.py"]
-        light += ["trainer/by_run.py", "use/commands/arguments.py"]
+        light = ["__init__.py", "beyond.py", "errors.py", "one_package.py"]
+        light += ["storage/files.py", "storage/records.py", "trainer/by_run.py"]
+        light += ["use/commands/arguments.py"]
         packages = ("storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
