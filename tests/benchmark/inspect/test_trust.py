@@ -1,4 +1,4 @@
-"""What a checkpoint says is a value or refused; the code that it names runs only if it may."""
+"""Settings in a checkpoint are values or refused; the code that it names runs only with trust."""
 
 import sys
 
