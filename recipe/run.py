@@ -92,7 +92,7 @@ def exit_code(work: Callable[[], None]) -> int:
             work()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        if ranks.tells():
+        if ranks.claims_report():
             print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has ended
@@ -101,10 +101,10 @@ def exit_code(work: Callable[[], None]) -> int:
         return 1
     except Exception as error:
         code = getattr(error, "exit_code", None)  # only a user's mistake has one
-        tells = ranks.tells()
+        reports = ranks.claims_report()
         if code is None:
             raise
-        if tells:
+        if reports:
             print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0

@@ -99,12 +99,12 @@ def is_first() -> bool:
     return _WORLD.rank == 0
 
 
-def tells() -> bool:
-    """Return True on the one rank that reports why the run ends: the first to call this."""
+def claims_report() -> bool:
+    """Return True to the first rank that calls this: it reports why the run ends."""
     if _WORLD.store is None:
         return True
     try:
-        return _WORLD.store.add("told", 1) == 1
+        return _WORLD.store.add("reported", 1) == 1
     except RuntimeError:  # torchrun has ended, and with it the store that the ranks share
         return False
 
