@@ -1,6 +1,6 @@
-"""The figure of the method on the first page: docs/method.svg and docs/method_dark.svg.
+"""Draw the figure of the method on the first page: docs/method.svg and docs/method_dark.svg.
 
-The letters are those of docs/methods.md. Both plans are solutions, for costs that are made up.
+The letters are those of docs/methods.md. Both plans are real solutions, for invented costs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WORDS = ("", "", "of", "a", "bird")  # b = 2 learned ones first
 
 
 class Sheet:
-    """One figure in the colours of a palette; positions are in inches from the lower left."""
+    """A figure in the colours of a palette; positions are in inches from the lower left."""
 
     def __init__(self, palette: dict[str, str]):
         self.colours = palette
@@ -48,7 +48,7 @@ class Sheet:
         self.axes.axis("off")
 
     def box(self, x: float, y: float, width: float, height: float, fill="card", edge="line", **kw):
-        """A rectangle with round corners; `fill` and `edge` are names of the palette."""
+        """Draw a rectangle with round corners; `fill` and `edge` are names of the palette."""
         style = f"round,pad=0,rounding_size={kw.pop('radius', 0.06)}"
         self.axes.add_patch(
             FancyBboxPatch(
@@ -58,12 +58,12 @@ class Sheet:
         )  # fmt: skip
 
     def words(self, x: float, y: float, text: str, colour="ink", size=9.0, **kw):
-        """Text, centred at a point unless `ha` says otherwise."""
+        """Write text, centred at a point unless `ha` says otherwise."""
         kw = {"ha": "center", "va": "center"} | kw
         self.axes.text(x, y, text, color=self.colours[colour], fontsize=size, **kw)
 
     def arrow(self, start: tuple[float, float], end: tuple[float, float], colour="quiet"):
-        """An arrow from a point to another."""
+        """Draw an arrow from a point to another."""
         self.axes.add_patch(
             FancyArrowPatch(
                 start, end, arrowstyle="-|>", mutation_scale=9, linewidth=1.1, shrinkA=0,
@@ -73,7 +73,7 @@ class Sheet:
 
 
 def plans() -> tuple[torch.Tensor, torch.Tensor]:
-    """The plans of both levels, (P, words) and (M, N)."""
+    """Compute the plans of both levels, (P, words) and (M, N)."""
     generator = torch.Generator().manual_seed(3)
     tokens = torch.rand(GRID * GRID, len(WORDS), generator=generator)
     tokens[BIRD, -1] /= 4
@@ -87,7 +87,7 @@ def plans() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw_bird(sheet: Sheet, x: float, y: float, size: float) -> None:
-    """The image: a bird, with the grid of its patches."""
+    """Draw the image: a bird, with the grid of its patches."""
     axes, unit = sheet.axes, size / 100
     frame = Rectangle((x, y), size, size, facecolor="#bfe3f5", edgecolor="none")
     axes.add_patch(frame)
@@ -115,7 +115,7 @@ def draw_bird(sheet: Sheet, x: float, y: float, size: float) -> None:
 
 
 def draw_inputs(sheet: Sheet) -> None:
-    """Image and class, at the left."""
+    """Draw image and class, at the left."""
     draw_bird(sheet, 0.1, 2.42, 1.1)
     sheet.words(0.65, 3.7, r"image $x_j$", size=10)
     sheet.box(0.1, 0.85, 1.1, 0.48)
@@ -126,7 +126,7 @@ def draw_inputs(sheet: Sheet) -> None:
 def draw_side(
     sheet: Sheet, y: float, side: str, title: str, cells: list[tuple[str, float]]
 ) -> None:
-    """The prompts of a side: a stack of cards, with the tokens of the first one.
+    """Draw the prompts of a side: a stack of cards, with the tokens of the first one.
 
     A token is its text, empty for a patch and `*` for a learned one, and its width.
     """
@@ -148,7 +148,7 @@ def draw_side(
 
 
 def draw_patch(sheet: Sheet, x: float, y: float, size: float, patch: int) -> None:
-    """One patch, cut out of the image."""
+    """Draw a patch, cut out of the image."""
     row, column = divmod(patch, GRID)
     frame = Rectangle((x, y), size, size, facecolor="none", edgecolor=sheet.colours["line"], lw=0.8)
     sheet.axes.add_patch(frame)
@@ -159,7 +159,7 @@ def draw_patch(sheet: Sheet, x: float, y: float, size: float, patch: int) -> Non
 
 
 def draw_token_level(sheet: Sheet, plan: torch.Tensor) -> None:
-    """The inner level: patches, words and the plan between them."""
+    """Draw the token level: patches, words and the plan between them."""
     x, y, width, height = 4.3, 0.45, 2.1, 3.5
     middle, cell, left, top = x + width / 2, 0.25, x + 0.72, y + 2.6
     sheet.box(x, y, width, height)
@@ -189,7 +189,7 @@ def draw_token_level(sheet: Sheet, plan: torch.Tensor) -> None:
 
 
 def draw_prompt_level(sheet: Sheet, plan: torch.Tensor) -> None:
-    """The outer level: prompts of both sides, the plan between them, and the score."""
+    """Draw the prompt level: prompts of both sides, the plan between them, and the score."""
     x, y, width, height = 6.75, 0.45, 2.45, 3.5
     middle, left, right = x + width / 2, x + 0.65, x + width - 0.65
     sheet.box(x, y, width, height)
@@ -216,7 +216,7 @@ def draw_prompt_level(sheet: Sheet, plan: torch.Tensor) -> None:
 
 
 def draw_features(sheet: Sheet) -> None:
-    """Arrows from the encoders to the levels, and from one level to the other."""
+    """Draw arrows from the encoders to the levels, and from one level to the other."""
     for side, y, (start, rail, end), name, at in (
         ("image", 2.95, (3.55, 4.2, 3.99), "$z_j^m$", 4.34),
         ("text", 1.2, (0.62, 0.22, 0.41), "$h_k^n$", 0.1),
@@ -230,7 +230,7 @@ def draw_features(sheet: Sheet) -> None:
 
 
 def draw(palette: dict[str, str]) -> Figure:
-    """The whole figure, in the colours of a palette."""
+    """Draw the whole figure in the colours of a palette."""
     sheet = Sheet(palette)
     draw_inputs(sheet)
     image = [("CLS", 0.38), *[("", 0.12)] * 6, ("*", 0.17), ("*", 0.17)]
@@ -247,9 +247,9 @@ def draw(palette: dict[str, str]) -> Figure:
 
 
 def main(argv: list[str]) -> None:
-    """`python -m tools.method_figure [--output FOLDER] [--format svg]`."""
+    """Run `python -m tools.method_figure [--output FOLDER] [--format svg]`."""
     parser = argparse.ArgumentParser(prog="python -m tools.method_figure", description=__doc__)
-    parser.add_argument("--output", type=Path, default=DOCS, help="(default: docs)")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder (default: docs)")
     parser.add_argument("--format", default="svg", choices=("svg", "png"))
     args = parser.parse_args(argv)
     matplotlib.rcParams["svg.hashsalt"] = "ALIGN"  # the same bytes each time

@@ -1,4 +1,4 @@
-"""`python -m tools.method_figure`: the figure of the first page."""
+"""Tests of `python -m tools.method_figure`, which draws the figure of the first page."""
 
 from xml.etree import ElementTree
 
