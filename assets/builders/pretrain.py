@@ -1,6 +1,7 @@
 """Pre-train the embedded CLIP on emoji and icons, on two CPU cores, in half an hour.
 
-    python -m assets.builders.pictures --packages FOLDER --output pictures.npz
+    python -m assets.builders.pictures --packages PACKAGES --output pictures.npz \
+        --withhold assets/emoji_artists.zip
     python -m assets.builders.pretrain --data pictures.npz --output FOLDER
 
 The architecture is OpenAI's CLIP class, only smaller, and the loss is CLIP's contrastive loss

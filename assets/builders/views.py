@@ -1,6 +1,7 @@
-"""Make random views of pre-training pictures, and note their looks for the captions.
+"""Make random views of pre-training pictures, and note their looks (`small`, ...) for captions.
 
-Views keep the artist's colours and strokes: pictures with a shifted style are only for evaluation.
+Views keep the strokes of the artist, and colours except in pictures of a single colour and in
+silhouettes: pictures in a shifted style are only for evaluation.
 """
 
 import torch
@@ -11,7 +12,7 @@ from trainers.prompting.backbones.openai import OPENAI
 
 from .captions import LOOK_NAMES
 
-SILHOUETTES = 0.05  # share of pictures filled with one dark colour
+SILHOUETTES = 0.05  # share of pictures filled with one random colour
 
 
 def uniform(shape, low, high, generator):

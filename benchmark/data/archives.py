@@ -146,7 +146,9 @@ def _receive(url: str, part: Path, archive: bool) -> None:
         if not answer.ok:
             raise UserError(f"'{url}' answers {answer.status_code} {answer.reason}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise UserError(f"'{url}' answers with a web page instead of the file")
+            raise UserError(
+                f"'{url}' answers with a web page instead of the file, such as a login page"
+            )
         if answer.status_code != 206:
             have = 0
             _remember(tag, answer.headers.get("ETag", ""))
@@ -203,7 +205,7 @@ def fetch_drive(file_id: str, target: Path) -> Path:
                 f"try a browser at https://drive.google.com/file/d/{file_id}/view"
             ) from None
         except (DownloadError, requests.RequestException):
-            raise UserError("Google Drive cannot be reached or breaks off") from None
+            raise UserError("Google Drive cannot be reached, or the connection broke") from None
     return done
 
 
@@ -307,7 +309,7 @@ def find(folder: Path, name: str) -> Path:
             if name in os.listdir(parent):  # on a Mac, exists() ignores case: SUN397 and sun397
                 return parent / name
         level = [path for parent in level for path in sorted(parent.iterdir()) if path.is_dir()]
-    raise UserError(f"the archive does not hold '{name}'")
+    raise UserError(f"the archive does not hold '{name}': it may be of another version")
 
 
 def place(content: Path, target: Path) -> None:

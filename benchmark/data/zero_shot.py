@@ -137,7 +137,10 @@ class Checker:
         train, _, test = parts
         names = [name for _, name in sorted({d.label: d.classname for d in train or test}.items())]
         if len(names) < 2 or not test:
-            raise UserError(f"{name} has {len(names)} classes and {len(test)} test images: too few")
+            raise UserError(
+                f"{name} has {len(names)} classes and {len(test)} test images, but needs at "
+                "least 2 classes and 1 test image: check its files below --root"
+            )
         chosen = list(test)
         if self.limit is not None and self.limit < len(test):
             chosen = random.Random(0).sample(chosen, self.limit)

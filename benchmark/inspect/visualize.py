@@ -74,7 +74,9 @@ def main(argv: list[str]) -> int:
         if not getattr(args, name):
             raise UserError(f"--{name} is empty: give at least one number")
     if args.output.suffix.lstrip(".") not in FORMATS:
-        raise UserError(f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}")
+        raise UserError(
+            f"--output is '{args.output}': its name must end in .{' or .'.join(FORMATS)}"
+        )
     run = load_run(args)
     spec = run.model.spec
     if not (spec.token_level and has_plans(spec)):

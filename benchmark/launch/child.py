@@ -1,4 +1,4 @@
-"""A child process that runs train.py: read its output, keep it, and estimate the time left."""
+"""A train.py that a launcher has started: its output is read and kept, and gives the time left."""
 
 import codecs
 import contextlib
@@ -18,8 +18,11 @@ ACCURACY = re.compile(r"\bacc (\S+)(?: \((\S+)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # a final \r may be the first half of \r\n
-SAYS_NOTHING = ("Checkpoint saved to ", "Initialize tensorboard")  # lines not shown as news
+END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # not a \r at the very end: its \n may still come
+SAYS_NOTHING = (
+    "Checkpoint saved to ",
+    "Initialize tensorboard",
+)  # these lines never become `latest`
 
 GRACE = 5.0  # seconds that a child has to end by itself
 

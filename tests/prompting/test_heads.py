@@ -1,4 +1,4 @@
-"""Methods that learn after the encoders: their special cases, in addition to test_golden.py."""
+"""Adapters and caches on features (Tip-Adapter, CLIP-Adapter, CLAP), beyond test_golden.py."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FILES = {
 
 
 def made(name, clip_model, dataset=None, support=True, **node):
-    """Return a method with the settings of its golden file, but other parameters; and the file."""
+    """Return a method with the settings of its golden file, untrained, and the file."""
     golden = read(GOLDEN / f"{FILES[name]}.safetensors")
     meta = golden.meta
     config = {key.upper(): value for key, value in meta["config"].items()} | node

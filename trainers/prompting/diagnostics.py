@@ -187,4 +187,4 @@ def remark(measured: dict) -> str | None:
     each = " and ".join(
         f"between {level} (total variation {tv:.3f})" for level, tv in uniform.items()
     )
-    return f"Transport {each} is nearly the uniform plan"
+    return f"Transport {each} is nearly the uniform plan (docs/metrics.md)"

@@ -77,7 +77,10 @@ def sbatch(script: Path, after: str | None = None) -> str:
             f"The queue is full ({said[0]}): rerun the command later to submit the rest", 1
         )
     if process.returncode:
-        raise UserError(f"sbatch refuses {script}: {' / '.join(said) or 'no message'}")
+        raise UserError(
+            f"sbatch refuses {script}: {' / '.join(said) or 'no message'}: correct "
+            "the Slurm options (docs/slurm.md) and rerun"
+        )
     return answer.strip().partition(";")[0]  # ;cluster
 
 
@@ -149,7 +152,10 @@ def _answer(words: list[str]) -> str:
         answer, said = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise UserError(f"`{shlex.join(words)}` has not answered in {SECONDS} s", 1) from None
+        raise UserError(
+            f"`{shlex.join(words)}` has not answered in {SECONDS} s: rerun when Slurm is less busy",
+            1,
+        ) from None
     if process.returncode:
         said = " / ".join(said.strip().splitlines())
         raise UserError(f"`{shlex.join(words)}` failed: {said}", 1)

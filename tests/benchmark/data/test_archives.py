@@ -207,7 +207,7 @@ def test_google_drive_is_resumed(server, drive, toy, get, tmp_path):
     server.files = {"toy_id": body}
     server.cuts["toy_id"] = [1_000_000]
     ran = get("toy")
-    assert ran.code == 1 and "Google Drive cannot be reached or breaks off" in ran.err
+    assert ran.code == 1 and "Google Drive cannot be reached, or the connection broke" in ran.err
     server.log.clear()
     assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
     assert server.log[-1][2] == 206

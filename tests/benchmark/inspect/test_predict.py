@@ -61,7 +61,7 @@ def test_linked_folders_are_read_once(predict, tmp_path):
     (asked / "b.png").symlink_to("nowhere")
     told = predict(asked, code=1)
     assert [line.split(": ")[0] for line in told.out.splitlines()] == [f"{asked}/link/a.png"]
-    assert f"skipped: '{asked}/b.png' is not there, or not a file\n" in told.err
+    assert f"skipped: '{asked}/b.png' does not exist or is not a file\n" in told.err
 
 
 def test_an_unreadable_folder_is_reported(predict, tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_an_image_deleted_in_the_meantime_is_skipped(predict, tmp_path, monkeypa
 
     monkeypatch.setattr(module, "load_run", late)
     told = predict(tmp_path, code=1)
-    assert f"skipped: '{gone}' is not there, or not a file\n" in told.err
+    assert f"skipped: '{gone}' does not exist or is not a file\n" in told.err
     assert told.out.startswith(f"{good}: ") and "1 of 2 images could not be read" in told.err
 
 

@@ -82,5 +82,5 @@ def test_an_empty_list_is_refused_before_the_run_is_loaded(name):
 
 
 def test_an_output_of_another_kind_is_refused_before_the_run_is_loaded():
-    with pytest.raises(UserError, match="its name must end in png, pdf, svg"):
+    with pytest.raises(UserError, match="its name must end in .png or .pdf or .svg"):
         main(["--model-dir", "nowhere", "--output", "maps.bmp"])

@@ -1,4 +1,4 @@
-"""File locks of the system, and their replacement on file systems without locks."""
+"""`held` with locks of the system (flock), and with what replaces them where there are none."""
 
 import errno
 import fcntl

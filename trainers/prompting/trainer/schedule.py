@@ -32,7 +32,9 @@ def check_optim(optim: CfgNode) -> None:
     if not 0 <= optim.STEPS < 2**63:
         raise UserError(f"OPTIM.STEPS is {optim.STEPS} but must be a whole number, 0 or more")
     if not 0 <= optim.ADAM_EPS < 1:
-        raise UserError(f"OPTIM.ADAM_EPS is {optim.ADAM_EPS} but must be from 0 to 1")
+        raise UserError(
+            f"OPTIM.ADAM_EPS is {optim.ADAM_EPS} but must be at least 0 and less than 1"
+        )
     if not 0 <= optim.LR_MIN <= optim.LR:
         raise UserError(
             f"OPTIM.LR_MIN is {optim.LR_MIN} but must be from 0 to OPTIM.LR ({optim.LR})"

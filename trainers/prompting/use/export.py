@@ -20,7 +20,7 @@ TRACED = 3  # images that a program is traced with; it takes any number
 class Program(nn.Module):
     """A `PromptedCLIP` for inference: what does not depend on the images is stored as constants.
 
-    The model must be in eval mode, here and in the functions below, and there in float32.
+    The model must be in eval mode; the functions below also need float32.
     """
 
     h: torch.Tensor

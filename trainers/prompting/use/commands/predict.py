@@ -183,7 +183,7 @@ def read_frame(path: Path):
     if kind_of(path) == "video":
         raise UserError(f"'{path}' is a video: {EXTRACT}")
     if not path.is_file():
-        raise UserError(f"'{path}' is not there, or not a file")
+        raise UserError(f"'{path}' does not exist or is not a file")
     try:
         image = dassl("utils").read_image(str(path))
         with Image.open(path) as opened:
