@@ -201,7 +201,7 @@ def test_a_cache(tiny_clip, name, logits, written):
         theirs = torch.load(CACHES / file, weights_only=True)
         assert type(content) is type(theirs) and torch.equal(content, theirs)
     other = build_method(name, node, tiny_clip, names[:3])
-    with pytest.raises(Ours, match=r"values \(12, 6\), where .* \(n, 64\) and \(n, 3\)"):
+    with pytest.raises(Ours, match=r"values \(12, 6\), but .* \(n, 64\) and \(n, 3\)"):
         public_checkpoint(other, str(CACHES / written[0]))
 
 
