@@ -103,9 +103,11 @@ def read_pairs(words: Sequence[str]) -> dict[str, str]:
     """Return the KEY VALUE pairs at the end of a command line; the last value of a key wins.
 
     Raises:
-        UserError: a key has no value.
+        UserError: a key has no value, or is an option.
     """
     words = words[1:] if words and words[0] == "--" else words
+    if options := [key for key in words[::2] if key.startswith("--")]:
+        raise UserError(f"{options[0]} follows a KEY VALUE pair: put options before all pairs")
     if len(words) % 2:
         raise UserError(f"The pairs at the end are not KEY VALUE: '{' '.join(words)}'")
     return dict(zip(words[::2], words[1::2], strict=True))

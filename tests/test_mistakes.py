@@ -68,6 +68,10 @@ MISTAKES = {
         "Unknown TEST.FINAL_MODEL 'best': did you mean best_val",
     ),
     "head": (["MODEL.HEAD.NAME", "nope"], "MODEL.HEAD.NAME 'nope'"),
+    "an option": (
+        ["OPTIM.LR", "0.1", "--backbone", "emoji"],
+        "--backbone follows a KEY VALUE pair: put options before all pairs",
+    ),
     "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "MEMORY_BUDGET leaves 0.00 GiB: raise it by"),
 }
 

@@ -80,7 +80,8 @@ def _downloaded(name: str) -> str:
     except Exception as error:  # from the file system, urllib, or a wrong checksum
         raise UserError(
             f"The weights of {name} could not be downloaded ({error}): fetch {url} on a machine "
-            f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'"
+            f"with internet and put the file at '{os.path.join(CACHE, os.path.basename(url))}'; "
+            "the backbone `emoji` needs no download"
         ) from error
 
 
