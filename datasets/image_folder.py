@@ -57,7 +57,7 @@ class ImageFolder(ImageDataset):
                 f"Each class folder of '{folder}' has a single image, and so no test image: add "
                 "more"
             )
-        print(f"Note: '{folder}' is divided by chance (seed {SPLIT_SEED}): of each class 50% of "
+        print(f"Note: '{folder}' is divided at random (seed {SPLIT_SEED}): of each class 50% of "
               "the images for training, 20% for validation, 30% for testing")  # fmt: skip
         return train, val, test
 

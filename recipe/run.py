@@ -14,6 +14,7 @@ from dassl.utils import collect_env_info, set_random_seed, setup_logger
 from trainers.prompting.errors import no_exit, printable
 from trainers.prompting.running import ranks
 
+from .configs import prompts_for
 from .folder import output_folder
 from .results import remove_results, write_results
 from .settings import changed, shown
@@ -26,6 +27,8 @@ def do_run(cfg, args) -> None:
     with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
         ranks.wait()  # until the first rank, which writes, has the folder
         setup_run(cfg)
+        if keys := prompts_for(args.backbone, args.config_file):
+            print(f"From {args.backbone}.yaml, since the backbone is another: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():

@@ -28,7 +28,8 @@ CAPTION = (
 PAGE = """\
 # All methods
 
-Every method with its defaults: its place among the others, its equations, keys and config files.
+Every method with its defaults: its place among the others, its equations, keys
+([what they mean](running.md#keys)) and config files.
 This page is made from the classes: `python -m benchmark methods --format page`.
 """
 SECTION = """

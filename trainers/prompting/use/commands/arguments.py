@@ -28,7 +28,7 @@ def command_parser(prog: str, version: str, summaries: Mapping[str, str]) -> Par
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version)
-    parser.add_argument("command", metavar="COMMAND", help="one of these:")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
     return parser
 
 

@@ -17,7 +17,7 @@ def main(argv: list[str], prog: str) -> int:
     parser = Parser(prog=prog, description=__doc__)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="output folder of a run")
-    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
     add("--format", choices=("text", "json"), default="text", help="(default: %(default)s)")
     add_plugin(parser)
     args = parser.parse_args(argv)

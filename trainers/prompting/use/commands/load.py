@@ -15,7 +15,7 @@ def run_parser(prog: str, description: str) -> Parser:
     parser = Parser(prog=prog, description=description)
     add = parser.add_argument
     add("--model-dir", type=Path, required=True, help="output folder of a run")
-    add("--load-epoch", type=from_one, help="epoch of that run (default: the best, or the last)")
+    add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
     add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     add_plugin(parser)
     add("--trust-run", action="store_true", help="import the plug-ins that the run names")
