@@ -182,7 +182,11 @@ if stage report && ! dry; then
         fi
         plans=$card/transport/clip$number
         if [[ -d $plans/base2new ]]; then
-            for uniform in plan_uniform plan_values_uniform; do report "$plans" "$SEEDS" $uniform; done
+            for uniform in plan_uniform plan_values_uniform; do # the second and third CLIP have one
+                if compgen -G "$plans/base2new/*/*/*/ALIGN/$uniform@clip" >/dev/null; then
+                    report "$plans" "$SEEDS" $uniform
+                fi
+            done
             py -m benchmark pack "$plans" --output "$card/transport$number.zip"
         fi
     done
