@@ -99,11 +99,13 @@ class Slurm:
                 for array in self._plan(engine, queued, most_tasks()):
                     jobs[array] = self._submit(array, book, jobs)
                     done += len(array.runs)
-        except OSError as error:
-            raise UserError(f"{self.output} cannot be written: {error.strerror}") from None
-        except UserError as error:
+        except (OSError, UserError) as error:
+            if isinstance(error, OSError):
+                error = UserError(
+                    f"{self.output} cannot be written ({error.strerror}): correct this and rerun"
+                )
             if not done:
-                raise
+                raise error from None
             raise UserError(f"{error} ({done} runs were submitted before this)", 1) from None
         return len(queued), done, len(jobs)
 

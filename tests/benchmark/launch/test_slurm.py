@@ -5,6 +5,7 @@ import resource
 import shlex
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 from checkout import hear_interrupts, wait_for
@@ -13,7 +14,9 @@ from fake_slurm import PENDING, RUNNING, FakeSlurm
 from benchmark.launch.slurm.arrays import numbers, plan
 from benchmark.launch.slurm.book import Book
 from benchmark.launch.slurm.commands import Task, requeue
+from benchmark.launch.slurm.executor import Slurm
 from benchmark.protocols import BASE2NEW, CROSS_DATASET
+from trainers.prompting.errors import UserError
 
 pytestmark = pytest.mark.processes
 
@@ -218,6 +221,29 @@ def test_refusals_of_slurm_are_quoted(checkout, slurm, refusal, sentence):
     (slurm.folder / "refuse").unlink()
     left = "1 in the queue, 1 have" if full else "0 in the queue, 2 have"
     assert left in checkout.base2new(*ONE, SLURM, **slurm.variables).stderr
+
+
+class Several(NamedTuple):
+    """What `submit` needs of an array of jobs."""
+
+    runs: tuple[str, ...]
+
+
+def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
+    arrays = [Several(("a", "b")), Several(("c",))]
+
+    def submit(self, array, book, jobs):
+        if jobs:
+            raise OSError(28, "No space left on device")
+        return "1"
+
+    monkeypatch.setattr("benchmark.launch.slurm.executor.has_slurm", lambda: True)
+    monkeypatch.setattr("benchmark.launch.slurm.executor.most_tasks", lambda: 10)
+    monkeypatch.setattr(Slurm, "_queued", lambda *args: [])
+    monkeypatch.setattr(Slurm, "_plan", lambda *args: arrays)
+    monkeypatch.setattr(Slurm, "_submit", submit)
+    with pytest.raises(UserError, match=r"No space left.*rerun \(2 runs were submitted before"):
+        Slurm(tmp_path, "base2new", []).submit(None)
 
 
 @pytest.mark.parametrize(
