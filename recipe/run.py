@@ -1,4 +1,4 @@
-"""Does one run: folder, log, seed, training or evaluation, results, exit code."""
+"""Do one run: folder, log, seed, training or evaluation, results, exit code."""
 
 import os
 import shlex
@@ -15,11 +15,10 @@ from trainers.prompting.errors import no_exit, printable
 from trainers.prompting.running import ranks
 
 from .configs import prompts_for
+from .environment import ROOT
 from .folder import output_folder
 from .results import remove_results, write_results
 from .settings import changed, shown
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def do_run(cfg, args) -> None:
@@ -28,7 +27,7 @@ def do_run(cfg, args) -> None:
         ranks.wait()  # until the first rank, which writes, has the folder
         setup_run(cfg)
         if keys := prompts_for(args.backbone, args.config_file):
-            print(f"From {args.backbone}.yaml, since the backbone is another: {', '.join(keys)}")
+            print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
         if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():

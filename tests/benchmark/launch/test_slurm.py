@@ -224,7 +224,7 @@ def test_refusals_of_slurm_are_quoted(checkout, slurm, refusal, sentence):
 
 
 class Several(NamedTuple):
-    """What `submit` needs of an array of jobs."""
+    """An array of jobs, as far as `submit` reads it."""
 
     runs: tuple[str, ...]
 

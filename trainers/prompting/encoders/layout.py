@@ -45,7 +45,7 @@ class Layout(nn.Module):
     token_index: torch.Tensor | None
     token_weights: TokenWeights | None
 
-    prefix_slots: int  # number of slots in a prefix, the first of which follows SOS
+    prefix_slots: int  # number of slots in a prefix; the first one follows SOS
 
     def __init__(
         self,

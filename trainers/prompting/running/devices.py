@@ -27,7 +27,7 @@ def usual_device() -> str:
 
 
 def _usable() -> list[str]:
-    """The names of all devices here: `cpu`, then each kind without and with a number."""
+    """Return the names of all devices here: `cpu`, then each kind without and with a number."""
     found = ["cpu"]
     for kind in KINDS[1:]:
         count = getattr(torch, kind).device_count()

@@ -294,7 +294,7 @@ def _together(operation, *args) -> None:
 
 
 class ShareLoader:
-    """A loader of whole batches, equal on all ranks, of which each rank loads only its share."""
+    """A loader of batches that are equal on all ranks; each rank loads its share only."""
 
     def __init__(self, loader, device: torch.device):
         self.sizes = [
