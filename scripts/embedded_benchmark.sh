@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reproduce all numbers of docs/experiments.md: settings chosen on validation images, then
+# Reproduce all numbers of docs/older_experiments.md: settings chosen on validation images, then
 # base-to-new, few-shot, ablations and transfer on the embedded data sets, then tables and plots.
 #
 #   bash scripts/embedded_benchmark.sh [options] [KEY VALUE ...]
