@@ -13,6 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from paths import ROOT
 from PIL import Image
 
+from assets.builders import artists
 from assets.builders.archive import DATASETS
 from assets.builders.captions import LOOKS, PROMPT
 from assets.builders.measure import read_images
@@ -222,7 +223,9 @@ def sentences(emoji_clip, texts):
 
 
 def test_every_word_of_the_class_names_was_trained(emoji_clip, splits):
-    names = {r[2] for split in splits.values() for rows in split.values() for r in rows}
+    """But for single animals and food: pre-training withholds a third of the emoji."""
+    names = {r[2] for name in DATASETS for rows in splits[name].values() for r in rows}
+    names |= set(artists.CLASSES)
     tokens = clip.tokenize([PROMPT.format(name) for name in sorted(names)]).unique()[1:]
     assert emoji_clip.token_embedding.weight[tokens].abs().sum(1).gt(0).all()
 
