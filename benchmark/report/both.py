@@ -29,17 +29,18 @@ def both_tables(every: list[Both]) -> dict[Protocol, list[Table]]:
     for both in every:
         tables = [_joint(both), *([_costs(both)] if both.first.protocol.costs else [])]
         found.setdefault(both.first.protocol, []).extend(tables)
-    for group in averaged(every):
-        found[group[0].first.protocol].append(_average(group))
+    for artist, group in averaged(every):
+        found[group[0].first.protocol].append(_average(group, artist))
     return found
 
 
 def both_records(every: list[Both]) -> list[dict]:
     """Return the lines of the tables as plain numbers: those of data sets, then the averages."""
     found = [both.record(method) for both in every for method in both.lines]
-    for group in averaged(every):
+    for artist, group in averaged(every):
         row = group[0].first
         place = {"protocol": row.protocol.name, "source": row.source, "dataset": "average"}
+        place |= {"artist": artist or None}
         place |= {"shots": row.shots, "column": "base and new"}
         for method, means in averages(group).items():
             numbers = {key: means[key][0] if key in means else None for key in JOINT}
@@ -63,8 +64,8 @@ def _joint(both: Both) -> Table:
     return Table(title, head, lines, caption, both.problems)
 
 
-def _average(group: list[Both]) -> Table:
-    """Return the table of averages over data sets."""
+def _average(group: list[Both], artist: str) -> Table:
+    """Return the table of averages over data sets; `artist` drew all of them, or is ""."""
     first = group[0].first
     names = {method: name for both in group for method, name in both.marked.items()}
     lines = [
@@ -74,7 +75,8 @@ def _average(group: list[Both]) -> Table:
         ]
         for method, means in averages(group).items()
     ]
-    what = f"average over {len(group)} {'embedded ' if first.embedded else ''}data sets"
+    kind = f"{artist or 'embedded'} " if first.embedded else ""
+    what = f"average over {len(group)} {kind}data sets"
     what = f"{first.protocol.title}, {what}: base and new classes together"
     head = [first_head(first.protocol), *(metric.head for metric in JOINT.values())]
     marks = dict.fromkeys(sentence for both in group for sentence in both.meaning)

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import published
 from .answers import Answers, answers, each_seed, joint_answers, joint_arrays
+from .names import by_artist
 from .paired import harmonic
 from .results import Metric, Outcome
 from .tables import seeds_text
@@ -198,12 +199,21 @@ def both_halves(rows: pd.DataFrame) -> list[Both]:
     ]
 
 
-def averaged(both: list[Both]) -> list[list[Both]]:
-    """Group data sets whose numbers can be averaged; groups of one are left out."""
+def averaged(both: list[Both]) -> list[tuple[str, list[Both]]]:
+    """Group data sets whose numbers can be averaged; groups of one are left out.
+
+    Returns:
+        "" and the data sets of a group; then the same for each artist, with the artist's name.
+    """
     groups: dict[int, list[Both]] = {}
     for one in both:
         groups.setdefault(one.first.group, []).append(one)
-    return [group for group in groups.values() if len(group) > 1]
+    found = []
+    for group in groups.values():
+        found.append(("", group))
+        for artist, drawn in by_artist([one.first.dataset for one in group]).items():
+            found.append((artist, [one for one in group if one.first.dataset in drawn]))
+    return [(artist, group) for artist, group in found if len(group) > 1]
 
 
 def averages(group: list[Both]) -> dict[str, dict[str, tuple[float, int]]]:

@@ -103,6 +103,20 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
     assert (record["h"], record["datasets"], record["of"]) == (pytest.approx(h), 2, 2)
 
 
+def test_the_data_sets_of_each_artist_have_an_average(tested):
+    other = BASE | {"prediction": [0, 1, 0], "joint_prediction": [0, 1, 0]}
+    outcomes = tested("ALIGN", 1, dataset="emoji_openmoji_a")
+    outcomes += tested("ALIGN", 1, base=other, dataset="emoji_openmoji_b")
+    outcomes += tested("ALIGN", 1, dataset="emoji_symbola_a")
+    view = Metrics(rows(outcomes))
+    titles = [table.title for table in view.tables().popitem()[1]]
+    (artist,) = (title for title in titles if "OpenMoji" in title)
+    assert artist.startswith("Base-to-new, average over 2 OpenMoji data sets: base and new classes")
+    found = {r["artist"]: r for r in view.records() if r["dataset"] == "average"}
+    assert {artist: record["of"] for artist, record in found.items()} == {None: 3, "OpenMoji": 2}
+    assert found["OpenMoji"]["base"] == pytest.approx((200 / 3 + 100) / 2)
+
+
 def test_runs_without_joint_columns_are_named(tested):
     plain = without_union(BASE), without_union(NEW)
     outcomes = tested("CoOp", 1, *plain) + tested("VPT", 1, *plain) + tested("ALIGN", 1)
