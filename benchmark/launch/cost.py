@@ -29,9 +29,10 @@ class Line(NamedTuple):
     def cells(self) -> list[Cell]:
         """Return the cells: runs, operations, hours of all and of the longest, memory."""
         seconds = [one.seconds for one in self.costs]
+        tflop = sum(one.operations for one in self.costs) / 1e12
         numbers = [
             f"{len(self.costs):,}",
-            f"{sum(one.operations for one in self.costs) / 1e12:,.1f}",
+            f"{tflop:,.0f}" if tflop >= 1000 else f"{tflop:.3g}",
             f"{sum(seconds) / 3600:,.2f}",
             f"{max(seconds) / 3600:.2f}",
             memory(max(one.bytes for one in self.costs) / 2**20),

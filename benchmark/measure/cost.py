@@ -99,7 +99,8 @@ def device(name: str) -> Device:
     product_rate("cpu", "fp32", 2048)
     half, single = (product_rate("cpu", precision, 2048) for precision in ("amp", "fp32"))
     memory = 4 * memory_budget(0, torch.device("cpu"))
-    title = f"{torch.get_num_threads()} threads of {single / 1e9:.0f} GFLOP/s"
+    threads = torch.get_num_threads()
+    title = f"{threads} {'thread' if threads == 1 else 'threads'} of {single / 1e9:.0f} GFLOP/s"
     return Device(title, half, single, CPU_EFFICIENCY, CPU_STEP, CPU_START, memory)
 
 
