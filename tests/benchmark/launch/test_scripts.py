@@ -38,29 +38,6 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
 
 
-def test_the_embedded_benchmark_runs_the_parts_that_are_asked_for(checkout, tmp_path):
-    script = checkout.root / "scripts" / "embedded_benchmark.sh"
-    asked = {"STAGES": "base2new ablation", "DATASETS": "emoji emoji_pixels"}
-    asked |= {"TRAINERS": "CoOp", "SEEDS": "4 5", "OUTPUT": "out"}
-    done = checkout.run("bash", script, "--dry-run", cwd=tmp_path, **asked)
-    assert done.returncode == 0, done.stderr
-    for part, count in (("base2new", 2 * 2 * 2 * 2), ("few_shot", 0)):
-        folders = done.stdout.count(f"--output-dir {tmp_path}/out/{part}/")
-        assert folders == count, part  # data sets, seeds, methods, base and new
-    assert f"--output-dir {tmp_path}/out/ablation/" in done.stdout
-
-
-@pytest.mark.slow
-def test_the_embedded_benchmark_reports_what_was_run(checkout):
-    script = checkout.root / "scripts" / "embedded_benchmark.sh"
-    asked = {"STAGES": "ablation report", "DATASETS": "emoji", "SEEDS": "1", "OUTPUT": "out"}
-    done = checkout.run("bash", script, **asked, FAKE=json.dumps({"emoji": "answers"}))
-    assert done.returncode == 0, done.stderr
-    for variant in ("additive beta = 1", "beta = 0", "M = 4, N = 4", "plan = sinkhorn"):
-        assert f"{variant} minus each other on test images" in done.stdout
-    assert "Base-to-new" not in done.stdout
-
-
 @pytest.mark.slow
 def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
     """Uses dummy files as CLIPs, and a fake training."""
