@@ -5,19 +5,30 @@
     python -m tools.card variants CONFIG FOLDER  ALIGN without each of its distinctive parts
     python -m tools.card plans CONFIG SPACE      the settings to try of transport plans
     python -m tools.card families RECORD FOLDER  the best setting of each family of plans
+    python -m tools.card archive RUNS FILE       what is kept of finished runs, as .tar.xz
 
 RECORD is the .json that `python -m benchmark tune` writes for a method, next to the config file of
 the best setting. Three commands write SPACE, a file for its `--space`, two a config file for each
 variant or family. `wider` prints `done` and writes nothing if no rate is missing. `families` prints
-two names: the best family that transports, and its counterpart with a uniform plan.
+two names: the best family that transports, and its counterpart with a uniform plan. `archive`
+keeps records and predictions. To be small, it keeps of predictions the likeliest class of an image
+only, and rounds probabilities to four binary digits; accuracies and their intervals stay the same.
 """
 
 import argparse
+import io
 import json
 import math
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import yaml
+
+from benchmark.pack.pack import packed
+from benchmark.report.packs import MANIFEST
+from recipe.predictions import NAME as PREDICTIONS
+from recipe.predictions import arrays_in
 
 RATE = "OPTIM.LR"
 MOST = 3  # learning rates added to the space at most; then the edge is chosen and reported
@@ -27,6 +38,7 @@ VARIANTS = {  # variants of ALIGN, with the keys of its node in which each diffe
     "one_prompt": {"M": 1, "N": 1, "CTX_INIT": "a photo of a"},
 }
 NODE = "TRAINER.ALIGN."
+COMMANDS = ["wider", "finalists", "variants", "plans", "families", "archive"]
 FAMILIES: dict[
     str, dict[str, list]
 ] = {  # families of plans, with the values to try for keys of ALIGN's node
@@ -133,13 +145,44 @@ def write_families(record, folder):
     return first, "plan_values_uniform" if first == "plan_values" else "plan_uniform"
 
 
+def write_archive(runs, file):
+    """Write the records and the smaller predictions of all finished runs below a folder."""
+    files, _ = packed(runs)
+    del files[MANIFEST]
+    with tarfile.open(file, "w:xz", preset=9) as tar:
+        for name, content in files.items():
+            if name.endswith(PREDICTIONS):
+                content = smaller(content)
+            info = tarfile.TarInfo(f"{runs.name}/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def smaller(content):
+    """Return a predictions.npz with rounded probabilities, of the likeliest class only."""
+    kept = {}
+    for name, array in arrays_in(content).items():
+        if name == "mcm" or "scaled" in name:
+            continue
+        if array.dtype.kind == "f":
+            mantissa, exponent = np.frexp(array)
+            array = np.ldexp(np.round(mantissa * 16) / 16, exponent).astype(array.dtype)
+        kept[name] = array[:, :1] if array.ndim == 2 else array
+    stream = io.BytesIO()
+    np.savez(stream, **kept)  # not compressed: the archive compresses what its runs share
+    return stream.getvalue()
+
+
 def main(argv=None):
     """Run the command that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["wider", "finalists", "variants", "plans", "families"])
-    parser.add_argument("path", type=Path, metavar="RECORD|CONFIG")
-    parser.add_argument("output", type=Path, metavar="SPACE|FOLDER")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("path", type=Path, metavar="RECORD|CONFIG|RUNS")
+    parser.add_argument("output", type=Path, metavar="SPACE|FOLDER|FILE")
     args = parser.parse_args(argv)
+    if args.command == "archive":
+        write_archive(args.path, args.output)
+        return
     if args.command == "variants":
         write_variants(args.path, args.output)
         return

@@ -2,11 +2,18 @@
 
 import itertools
 import json
+import tarfile
 
+import numpy as np
 import pytest
 import yaml
+from paths import ROOT
 
+from benchmark.__main__ import main as benchmark
+from recipe.predictions import read_predictions
 from tools import card
+
+EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 
 
 def write_record(path, *rows):
@@ -111,3 +118,27 @@ def test_families_of_plans_from_the_space_to_their_configs(tmp_path, capsys):
     best = found["plan_sinkhorn"]
     assert best["TRAINER"]["ALIGN"] == {"M": 4, "PLAN": "sinkhorn", "LAMBDA": 0.01}
     assert best["OPTIM"]["LR"] == 0.03
+
+
+def test_an_archive_of_runs_gives_the_same_intervals(tmp_path, capsys):
+    file = tmp_path / "runs.tar.xz"
+    card.main(["archive", str(EARLIER), str(file)])
+    with tarfile.open(file) as tar:
+        tar.extractall(tmp_path, filter="data")
+    kept = tmp_path / EARLIER.name
+    tables = []
+    for runs in (EARLIER, kept):
+        assert benchmark(["report", str(runs), "--compare", "ALIGN", "--format", "json"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] and "difference" in tables[0]
+    (folder,) = {
+        path.parent
+        for path in kept.rglob("CoOp/emoji/seed1/predictions.npz")
+        if "test_new" in path.parts
+    }
+    arrays, whole = (read_predictions(x) for x in (folder, EARLIER / folder.relative_to(kept)))
+    assert arrays["probability"].shape == (len(whole["image"]), 1)
+    np.testing.assert_allclose(
+        arrays["label_log_probability"], whole["label_log_probability"], rtol=1 / 16
+    )
+    assert str(tmp_path) not in (folder / "results.json").read_text()
