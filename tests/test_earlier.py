@@ -10,15 +10,19 @@ from paths import ROOT
 from PIL import Image
 
 import train
+from benchmark.launch.data import other_clip
 from datasets.emoji import ARCHIVE, unpack
 from recipe.predictions import read_predictions
 from trainers.prompting import load_run
+from trainers.prompting.embedded import EMBEDDED
+from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS as registered
 
 EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 PLUGIN = str(EARLIER / "anchored.py")
 TRAINED = EARLIER / "base2new" / "train_base" / "emoji" / "shots_2"
 METHODS = sorted(folder.name for folder in TRAINED.iterdir())
+CLIP = EARLIER / "emoji_clip.safetensors"  # which was embedded then
 IMAGES = 8
 
 
@@ -44,7 +48,7 @@ def folder_of(method: str) -> Path:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_loads_and_predicts_as_before(method, emoji):
     said = read_predictions(folder_of(method))
-    run = load_run(folder_of(method), plugins=[PLUGIN])
+    run = load_run(folder_of(method), backbone=str(CLIP), plugins=[PLUGIN])
     assert run.method == method and len(run.classnames) == 19
     with torch.no_grad():
         images = [Image.open(emoji[name]).convert("RGB") for name in said["image"][:IMAGES]]
@@ -54,14 +58,26 @@ def test_a_run_loads_and_predicts_as_before(method, emoji):
     assert torch.allclose(found.gather(1, top), expected, atol=1e-3)
 
 
+def test_a_run_of_the_older_embedded_clip_is_not_used_with_the_present_one():
+    with pytest.raises(UserError, match="other weights of 'emoji': SHA-256 1bf1f2e7.*0048aa8"):
+        load_run(folder_of("CoOp"))
+    record = json.loads((folder_of("CoOp") / "results.json").read_text())
+    assert "other weights of 'emoji'" in other_clip(record)
+
+
 RESUMED = {
-    "PromptSRC": ("VLPromptLearner", ["TRAINER.PROMPTSRC.GPA_MEAN", "2"]),
+    "PromptSRC": (
+        "VLPromptLearner",
+        ["TRAINER.PROMPTSRC.GPA_MEAN", "2", "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT", "25"]
+        + ["TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT", "10", "OPTIM.LR", "0.01"],
+    ),
     "AnchoredBias": ("prompt_learner", []),
 }
 
 
 @pytest.mark.parametrize("method", RESUMED)
-def test_a_run_resumes_and_ends_as_if_it_had_not_been_interrupted(tmp_path, method):
+def test_a_run_resumes_and_ends_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch, method):
+    monkeypatch.setitem(EMBEDDED, "emoji", CLIP)
     model, pairs = RESUMED[method]
     out = tmp_path / "run"
     shutil.copytree(EARLIER / "resume" / method, out)

@@ -100,7 +100,8 @@ PACKAGES = {
     "storage": "dassl_parts errors",
     "spec": "errors",
     "transport": "errors",
-    "backbones": "errors storage",
+    "embedded": "",
+    "backbones": "embedded errors storage",
     "running": "errors backbones",
     "encoders": "errors backbones running spec transport",
     "scores": "errors encoders running spec transport",
@@ -115,7 +116,8 @@ PACKAGES = {
     "spec teacher transport",
     "plugins": "errors method methods",
     "step": "errors method model running",
-    "trainer": "backbones diagnostics errors method methods model node running spec step storage",
+    "trainer": "backbones diagnostics embedded errors method methods model node running spec step "
+    "storage",
     "use": "backbones dassl_parts encoders errors method model plugins running scores spec storage "
     "trainer",
 }

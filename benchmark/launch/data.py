@@ -1,10 +1,11 @@
-"""Check that a record belongs to the data that a run asks for."""
+"""Check that a record belongs to the data and the CLIP that a run asks for."""
 
 import io
 import os
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
+from trainers.prompting.embedded import EMBEDDED, file_sha256, other_weights
 from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Run
@@ -57,3 +58,14 @@ def other_data(
     if own and not same_root:
         return f"the images in '{printable(then)}', not '{root}'"
     return None
+
+
+def other_clip(result: dict) -> str | None:
+    """Return how the embedded CLIP of a record differs from the present one; None if it does not.
+
+    A record with another backbone has no such difference.
+    """
+    name = result.get("backbone")
+    if not isinstance(name, str) or name not in EMBEDDED:
+        return None
+    return other_weights(name, result.get("backbone_sha256"), file_sha256(EMBEDDED[name]))

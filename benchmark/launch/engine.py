@@ -19,7 +19,7 @@ from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, 
 from ..report import results
 from ..report.results import RESULTS, BadResult, Outcome
 from .child import last_command
-from .data import IMAGES, fingerprint, other_data
+from .data import IMAGES, fingerprint, other_clip, other_data
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,10 @@ class Engine:
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
-        return results.misfit(run, result, self.settings.asked(run)) or other_data(
-            run, result, self.settings.root_of(run), self._fingerprint
+        return (
+            results.misfit(run, result, self.settings.asked(run))
+            or other_data(run, result, self.settings.root_of(run), self._fingerprint)
+            or other_clip(result)
         )
 
     def resumes(self, run: Run) -> bool:

@@ -28,7 +28,7 @@ class Checkout:
         light = ["__init__.py", "beyond.py", "errors.py", "one_package.py"]
         light += ["storage/files.py", "storage/records.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py"]
-        packages = ("storage", "trainer", "use", "use/commands")
+        packages = ("embedded", "storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)

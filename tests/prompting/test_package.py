@@ -32,7 +32,7 @@ def run(code, cwd, path=(), python=sys.executable):
 
 def copy(place, version=__version__):
     """Copy the package to a place, as another version, and return the parent folder."""
-    shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("__pycache__", "embedded"))
+    shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
     file = place / "__init__.py"
     file.write_text(file.read_text().replace(f'"{__version__}"', f'"{version}"'))
     return place.parent

@@ -13,12 +13,11 @@ without one counts as OpenAI's. A family refuses models that do not fit, and say
 of a family is imported only when one of its models is loaded.
 """
 
-import functools
-import hashlib
 import os
 from types import ModuleType
 from typing import Any
 
+from ..embedded import file_sha256
 from ..errors import UserError
 from . import hugging_face, openai, openclip
 from .family import Family
@@ -105,16 +104,7 @@ def weights_sha256(name: str) -> str | None:
     path = str(openai.EMBEDDED.get(name, name))
     if name.startswith(openclip.PREFIX):
         path = name.removeprefix(openclip.PREFIX).partition("/")[2]
-    return _sha256(path, os.stat(path).st_mtime_ns) if os.path.isfile(path) else None
-
-
-@functools.lru_cache
-def _sha256(path: str, _changed: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(path) if os.path.isfile(path) else None
 
 
 def family_of(clip_model: Any) -> Family:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..embedded import EMBEDDED
 from ..errors import UserError, in_short, nearest
 from ..storage.files import parsed
 from .assemble import check_sizes
@@ -15,7 +16,6 @@ from .family import Family, Tokenizer
 from .openai_clip import clip, model
 from .weights import read_weights, unreadable
 
-EMBEDDED = {"emoji": Path(__file__).parents[1] / "embedded" / "emoji_clip.safetensors"}
 RELEASED: dict[str, str] = clip._MODELS  # addresses, with the hashes of the files
 NAMES = (*EMBEDDED, *RELEASED)  # these take precedence over files and folders
 CACHE = os.path.expanduser("~/.cache/clip")  # the package's default

@@ -6,6 +6,8 @@ from itertools import zip_longest
 
 from yacs.config import CfgNode
 
+from ..backbones import weights_sha256
+from ..embedded import EMBEDDED, other_weights
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
@@ -109,6 +111,26 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     if differing:
         raise UserError(
             f"The prompts were trained with other settings ({differing}): evaluate them with those"
+        )
+
+
+def check_weights(then: str | None, name: str) -> None:
+    """Refuse weights other than those that the prompts were trained with.
+
+    Args:
+        then: SHA-256 of the weights, from the checkpoint; None in older ones.
+        name: of the backbone.
+
+    Raises:
+        UserError: the name stands for other weights now.
+    """
+    if why := other_weights(name, then, weights_sha256(name)):
+        hint = ""
+        if name in EMBEDDED:
+            hint = "; the embedded CLIP of version 0.3 and earlier is in commit 0048aa8"
+        raise UserError(
+            f"The prompts were trained with {why}: take the file of those weights as the "
+            f"backbone, or train again{hint}"
         )
 
 

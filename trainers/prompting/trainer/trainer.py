@@ -10,7 +10,7 @@ from dassl.engine import TrainerX
 from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
-from ..backbones import absolute, load_clip
+from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
 from ..model.prompted_clip import PromptedCLIP
@@ -33,7 +33,7 @@ from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
 from .schedule import FirstBatches, build_optim, by_step, check_optim, epochs, steps
-from .settings import check_loaded, check_resumed, settings_of
+from .settings import check_loaded, check_resumed, check_weights, settings_of
 from .support import take_support, take_validation
 
 
@@ -248,6 +248,7 @@ class PromptTrainer(TrainerX):
             "classnames": list(self.dm.dataset.classnames),
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
+            "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
             "plugins": list(self.cfg.TRAINER.PLUGINS),
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         }
@@ -273,6 +274,10 @@ class PromptTrainer(TrainerX):
         names = self.dm.dataset.classnames
         settings = settings_of(self.cfg, self.method)
         check_resumed(checkpoint, settings, names, folder, wanted, self.method)
+        self._check_weights(checkpoint)
+
+    def _check_weights(self, checkpoint):
+        check_weights(checkpoint.get("backbone_sha256"), self.cfg.MODEL.BACKBONE.NAME)
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
@@ -373,5 +378,6 @@ class PromptTrainer(TrainerX):
             print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
+        self._check_weights(checkpoint)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False

@@ -20,7 +20,7 @@ from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.state import are_texts
 from ..trainer.config import add_nodes, fitted, settings_in
-from ..trainer.settings import is_settings
+from ..trainer.settings import check_weights, is_settings
 
 
 def _is_text(value: object) -> bool:
@@ -86,8 +86,8 @@ def load_run(
 
     Raises:
         UserError: the run is missing or does not say what made it, its method is from a plug-in
-            that is not given, the backbone is missing, class names are repeated or too long, or
-            the prompts are specific to the classes of the training.
+            that is not given, the backbone is missing or has other weights now, class names are
+            repeated or too long, or the prompts are specific to the classes of the training.
 
     Examples:
         >>> load_run("no/run")
@@ -97,7 +97,9 @@ def load_run(
     path, state = read_run(folder, epoch, plugins)
     kind = _kind(state, path, trust)
     cfg = _cfg(state["settings"], path)
-    backbone = backbone or state["backbone"]
+    if backbone is None:
+        backbone = state["backbone"]
+        check_weights(state.get("backbone_sha256"), backbone)
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
