@@ -169,7 +169,8 @@ def smaller(content):
             array = np.ldexp(np.round(mantissa * 16) / 16, exponent).astype(array.dtype)
         kept[name] = array[:, :1] if array.ndim == 2 else array
     stream = io.BytesIO()
-    np.savez(stream, **kept)  # not compressed: the archive compresses what its runs share
+    # not compressed: the archive compresses what its runs share
+    np.savez(stream, **kept)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
