@@ -14,9 +14,11 @@ from benchmark.launch.data import other_clip
 from datasets.emoji import ARCHIVE, unpack
 from recipe.predictions import read_predictions
 from trainers.prompting import load_run
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.embedded import EMBEDDED
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS as registered
+from trainers.prompting.trainer.settings import check_weights
 
 EARLIER = ROOT / "tests" / "earlier" / "version_0_2"
 PLUGIN = str(EARLIER / "anchored.py")
@@ -65,6 +67,21 @@ def test_a_run_of_the_older_embedded_clip_is_not_used_with_the_present_one():
     assert "other weights of 'emoji'" in other_clip(record)
 
 
+def test_prompts_are_used_with_the_weights_of_their_training():
+    check_weights(weights_sha256("emoji"), "emoji")
+    check_weights(None, "ViT-B/16")  # of a time without hashes
+    for name in ("emoji", "ViT-B/16"):
+        with pytest.raises(UserError, match=f"other weights of '{name}': SHA-256 22222222"):
+            check_weights("2" * 64, name)
+
+
+def test_a_run_of_the_older_embedded_clip_is_not_resumed_with_the_present_one(tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(EARLIER / "resume" / "AnchoredBias", out)
+    assert train.run(resuming("AnchoredBias", out)) == 2
+    assert "other weights of 'emoji'" in capsys.readouterr().err
+
+
 RESUMED = {
     "PromptSRC": (
         "VLPromptLearner",
@@ -75,19 +92,23 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("method", RESUMED)
-def test_a_run_resumes_and_ends_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch, method):
-    monkeypatch.setitem(EMBEDDED, "emoji", CLIP)
-    model, pairs = RESUMED[method]
-    out = tmp_path / "run"
-    shutil.copytree(EARLIER / "resume" / method, out)
+def resuming(method: str, out: Path) -> list[str]:
+    """Return the words of the command that resumes a run."""
     config = "CoOp" if method == "AnchoredBias" else method
     flags = ["--plugin", PLUGIN, "--trainer", method, "--seed", "1", "--output-dir", str(out)]
     flags += ["--dataset-config-file", str(ROOT / "configs/datasets/emoji.yaml")]
     flags += ["--config-file", str(ROOT / f"configs/trainers/{config}/emoji.yaml")]
-    pairs = [*pairs, "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]
-    pairs += ["OPTIM.MAX_EPOCH", "3", "TRAIN.CHECKPOINT_FREQ", "1"]
-    assert train.run([*flags, *pairs]) == 0
+    pairs = [*RESUMED[method][1], "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    return [*flags, *pairs, "OPTIM.MAX_EPOCH", "3", "TRAIN.CHECKPOINT_FREQ", "1"]
+
+
+@pytest.mark.parametrize("method", RESUMED)
+def test_a_run_resumes_and_ends_as_if_it_had_not_been_interrupted(tmp_path, monkeypatch, method):
+    monkeypatch.setitem(EMBEDDED, "emoji", CLIP)
+    model, _ = RESUMED[method]
+    out = tmp_path / "run"
+    shutil.copytree(EARLIER / "resume" / method, out)
+    assert train.run(resuming(method, out)) == 0
     assert "epoch [3/3]" in (log := (out / "log.txt").read_text()) and "epoch [2/3]" not in log
     ended = torch.load(out / model / "model.pth.tar-3", weights_only=True)
     expected = torch.load(out / "expected.pth.tar", weights_only=True)

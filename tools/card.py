@@ -19,12 +19,14 @@ import argparse
 import io
 import json
 import math
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from benchmark.cli import write_output
 from benchmark.pack.pack import packed
 from benchmark.report.packs import MANIFEST
 from recipe.predictions import NAME as PREDICTIONS
@@ -147,15 +149,19 @@ def write_families(record, folder):
 
 def write_archive(runs, file):
     """Write the records and the smaller predictions of all finished runs below a folder."""
-    files, _ = packed(runs)
+    files, left_out = packed(runs)
+    for folder, why in left_out.items():
+        print(f"left out: {folder}: {why}", file=sys.stderr)
     del files[MANIFEST]
-    with tarfile.open(file, "w:xz", preset=9) as tar:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:xz", preset=9) as tar:
         for name, content in files.items():
             if name.endswith(PREDICTIONS):
                 content = smaller(content)
             info = tarfile.TarInfo(f"{runs.name}/{name}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    write_output(file, stream.getvalue())
 
 
 def smaller(content):

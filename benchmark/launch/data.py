@@ -61,9 +61,10 @@ def other_data(
 
 
 def other_clip(result: dict) -> str | None:
-    """Return how the embedded CLIP of a record differs from the present one; None if it does not.
+    """Return how the embedded CLIP of a record differs from the present one.
 
-    A record with another backbone has no such difference.
+    Returns:
+        None if it does not, and for a record with another backbone.
     """
     name = result.get("backbone")
     if not isinstance(name, str) or name not in EMBEDDED:
