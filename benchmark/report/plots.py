@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..protocols.base import Plot, shots_text
 from .joint import RELATIVE_TO, relative
@@ -22,7 +22,8 @@ from .published import marked
 from .rows import lines
 from .tables import average_name
 
-LINES = ["-", "--", ":", "-."]  # line styles of a method's first, second, ... curve
+# Line and filled part of the marker, for a method's first, second, ... variant.
+VARIANTS = [("-", "full"), ("--", "left"), (":", "bottom"), ("-.", "right")]
 
 RC: Any = {
     "font.size": 9,
@@ -298,8 +299,12 @@ def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
                 color = styles[method]["color"]
                 handles[method] = axis.axhline(point.y, color=color, linewidth=0.8, linestyle=":")
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
     axis.margins(0.15)
+    low, high = axis.get_xlim()
+    if high < 100 * low:  # else powers of ten suffice
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     return handles
 
 
@@ -319,8 +324,9 @@ def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     seen: Counter = Counter()
     styles = {}
     for method, trainer in trainers.items():
-        line = LINES[seen[trainer] % len(LINES)]
-        styles[method] = look[trainer]._asdict() | {"linestyle": line}
+        line, fill = VARIANTS[seen[trainer] % len(VARIANTS)]
+        shape = {"linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white"}
+        styles[method] = look[trainer]._asdict() | shape
         seen[trainer] += 1
     return styles
 
@@ -338,8 +344,6 @@ def _points(axis: Axes, points: list[Point], style: dict):
     x, y = [point.x for point in points], [point.y for point in points]
     (line,) = axis.plot(x, y, **style, linewidth=1.2)
     hollow = [point for point in points if not point.whole]
-    axis.plot(
-        [point.x for point in hollow], [point.y for point in hollow],
-        **style | {"linestyle": "none", "markerfacecolor": "white"},
-    )  # fmt: skip
+    white = style | {"linestyle": "none", "markerfacecolor": "white"}
+    axis.plot([point.x for point in hollow], [point.y for point in hollow], **white)
     return line

@@ -11,7 +11,6 @@ from outcomes import few_shot, leave, lines, outcome
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
-from benchmark.report import plots
 from benchmark.report.answers import Answers
 from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
@@ -287,29 +286,6 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     without = [each for each in outcomes if each.run.trainer != "CoOp"]
     _, table, *_ = Metrics(rows(without)).tables().popitem()[1]
     assert lines(table)["ALIGN"][-3:] == ["-", "-", "-"]
-
-
-def test_accuracy_is_drawn_against_cost():
-    outcomes = []
-    for dataset, seconds in (("dtd", 30.0), ("eurosat", 50.0)):
-        for trainer, params, more in (("CoOp", 512, 10.0), ("ALIGN", 5120, seconds)):
-            for part in ("base", "new"):
-                taken = {"num_params": params, "train_seconds": more}
-                outcomes.append(outcome(trainer, 1, part, 60.0 + params / 512, dataset, **taken))
-        none = {"num_params": 0, "train_seconds": 0.0}
-        for part in ("base", "new"):
-            outcomes.append(outcome("ZeroshotCLIP", 1, part, 50.0, dataset, **none))
-    figure, _ = plots.figures(rows(outcomes))["base2new_cost"]
-    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # of the average
-    drawn = [
-        {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.lines}
-        for axis in figure.axes
-    ]
-    assert drawn[0][512,] == (61.0,) and drawn[0][5120,] == (70.0,)
-    assert drawn[1][1,] == (61.0,) and drawn[1][4,] == (70.0,)  # 3 and 5 times CoOp's
-    assert all(panel[0, 1] == (50, 50) for panel in drawn)  # the line of zero-shot CLIP
-    one = [each for each in outcomes if each.run.dataset == "dtd" and each.run.trainer != "CoOp"]
-    assert "base2new_cost" not in plots.figures(rows(one))
 
 
 def test_detection_is_a_separate_table():
