@@ -12,8 +12,9 @@ import sys
 
 import pytest
 import torch
+from golden_files import build, read
 from paths import GOLDEN, ROOT
-from test_golden import build, check_step, read
+from test_golden import check_step
 
 from recipe.configs import read_keys
 from recipe.settings import build_cfg, shown

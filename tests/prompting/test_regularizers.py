@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from golden_files import read
 from newer import IMAGES, LABELS, NAMES, build
 from paths import GOLDEN
-from test_golden import read
 
 from trainers.prompting import Teacher, UserError, build_method
 from trainers.prompting import method as base

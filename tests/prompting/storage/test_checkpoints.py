@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from dassl.engine import build_trainer
+from golden_files import read
 from paths import GOLDEN
-from test_golden import read
 from tiny import run
 
 from trainers.prompting.method import METHODS

@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 
+import golden_files
 import pytest
-import test_golden
 import torch
 from dassl.utils import UserError as OfDassl
 from paths import GOLDEN
@@ -123,7 +123,7 @@ CACHES = GOLDEN / "tip_adapter_f_checkpoint" / "caches" / "eurosat"
 
 @pytest.fixture(params=FILES)
 def golden(request):
-    return test_golden.read(GOLDEN / f"{request.param}.safetensors")
+    return golden_files.read(GOLDEN / f"{request.param}.safetensors")
 
 
 def public_path(golden) -> str:
@@ -142,7 +142,7 @@ def assert_same(one, other):
 
 
 def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
-    method = test_golden.build(golden, tiny_clip, tmp_path)
+    method = golden_files.build(golden, tiny_clip, tmp_path)
     for parameter in method.model.public_parameters().values():
         parameter.data.zero_()
     path = public_path(golden)
@@ -169,8 +169,8 @@ def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
     ],
 )
 def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
-    golden = test_golden.read(GOLDEN / f"{name}.safetensors")
-    node = test_golden.node_of(golden, **node)
+    golden = golden_files.read(GOLDEN / f"{name}.safetensors")
+    node = golden_files.node_of(golden, **node)
     names = golden.meta["classnames"]
     method = build_method(golden.meta["method"], node, tiny_clip, names)
     with pytest.raises(Ours, match=why):
@@ -185,7 +185,7 @@ def test_of_other_settings(tiny_clip, tmp_path, name, node, why):
     ],
 )
 def test_a_cache(tiny_clip, name, logits, written):
-    golden = test_golden.read(GOLDEN / "tip_adapter_f.safetensors")
+    golden = golden_files.read(GOLDEN / "tip_adapter_f.safetensors")
     names = golden.meta["classnames"]
     node = {"INIT_ALPHA": 2.0, "SEARCH_HP": False}
     method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])

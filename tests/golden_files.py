@@ -1,0 +1,77 @@
+"""The golden files: numbers of the published methods, and how to build a method from one."""
+
+import json
+from typing import NamedTuple
+
+import torch
+from paths import GOLDEN
+from safetensors import safe_open
+
+from trainers.prompting import Method, build_method
+from trainers.prompting.method import METHODS
+
+FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
+JSON = ("classnames", "config", "sentences", "extra", "templates")
+
+
+class Golden(NamedTuple):
+    meta: dict
+    tensors: dict
+
+    def part(self, prefix: str) -> dict:
+        """Return the tensors under a prefix, named without it."""
+        found = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in found.items()}
+
+    @property
+    def params(self) -> dict:
+        return self.part("param/")
+
+    @property
+    def support(self) -> dict | None:
+        """Training images, in several passes, and labels, if the method takes a support."""
+        found = self.part("cache/") or self.part("support/")
+        return {"images": found["image"], "labels": found["label"]} if found else None
+
+    @property
+    def views(self) -> list[torch.Tensor]:
+        return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
+
+
+def read(path) -> Golden:
+    with safe_open(path, "pt") as file:
+        meta = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return Golden({k: json.loads(v) if k in JSON else v for k, v in meta.items()}, tensors)
+
+
+def node_of(golden: Golden, **more) -> dict:
+    """Return the node of a file, with the changes in `more`."""
+    meta = golden.meta
+    known = METHODS[meta["method"]].defaults
+    node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
+    if meta["method"] == "GalLoP":  # only some of its arguments are keys
+        node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
+    if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
+        node["SCALE"] = meta["extra"]["logit_scale"]
+    if "DROPOUT_RATE" in node:
+        node["DROPOUT_RATE"] = meta["extra"]["dropout_in_this_file"]
+    return node | more
+
+
+def build(golden: Golden, clip_model, folder, **more) -> Method:
+    meta, node = golden.meta, node_of(golden, **more)
+    if node.get("FORM", "") == "paper":  # the golden plans are converged
+        node |= {"SINKHORN_TOL": 1e-7, "SINKHORN_MAX_ITER": 2000}
+    if meta["method"] == "PromptSRC":
+        node["MAX_EPOCH"] = meta["extra"]["epochs"]
+    if "sentences" in meta:  # only the sentences that the file's step drew
+        index = meta["extra"]["sentence_index"]
+        sentences = folder / "sentences.json"
+        drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
+        sentences.write_text(json.dumps(drawn))
+        node["SENTENCES"] = str(sentences)
+    place = clip_model, meta["classnames"], meta.get("dataset", "")
+    method = build_method(meta["method"], node, *place, support=golden.support)
+    method.model.load_public_state_dict(golden.params)
+    return method
