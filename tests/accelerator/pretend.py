@@ -7,16 +7,15 @@ After `install` PyTorch treats it as a GPU: `.to("cuda")`, autocast's lists for 
 
 In addition,
 
-- operations for which the host has to wait until the device has finished are listed in `waits`,
-  each with the line of this repository that called it.
+- operations for which the host has to wait until the device has finished warn, as on a GPU, if
+  `torch.cuda.set_sync_debug_mode("warn")` asks for it (`benchmark.measure.waits`).
 
 The library of `build_guard` has to be loaded before PyTorch is imported, and `install` cannot be
 undone: use it in a separate process (program.py).
 """
 
 import subprocess
-import sys
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 
 import torch
@@ -25,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 DEVICE = torch.device("cuda", 0)
 
 # Operations whose result, or its size, the host has to know.
@@ -33,7 +31,7 @@ READS = {
     "_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
     "unique_consecutive", "bincount",
 }  # fmt: skip
-waits: list[str] = []  # `file:line function` of each wait of the host
+sync_debug_mode = "default"
 
 
 def build_guard(folder: Path) -> Path:
@@ -94,23 +92,15 @@ class PretendGPU(TorchDispatchMode):
 
 
 def wait(kind: str) -> None:
-    """Note that the host waits, and where."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and path.parent != HERE:
-            waits.append(f"{path.relative_to(ROOT)}:{frame.f_lineno} {frame.f_code.co_name}")
-            return
-        frame = frame.f_back
-    waits.append(f"PyTorch: {kind}")
+    """Warn that the host waits."""
+    if sync_debug_mode == "warn":
+        warnings.warn(f"called a synchronizing operation ({kind})", stacklevel=2)
 
 
-@contextmanager
-def noted():
-    """Yield a list that gets the waits of the block when the block ends."""
-    before, found = len(waits), []
-    yield found
-    found += waits[before:]
+def set_sync_debug_mode(mode: str) -> None:
+    """Do the same as `torch.cuda.set_sync_debug_mode`."""
+    global sync_debug_mode
+    sync_debug_mode = mode
 
 
 def compute(func, args, kwargs):
@@ -239,6 +229,8 @@ def install() -> None:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *args, answer=answer, **kwargs: answer)
+    torch.cuda.get_sync_debug_mode = lambda: sync_debug_mode
+    torch.cuda.set_sync_debug_mode = set_sync_debug_mode
     torch.cuda.get_rng_state_all = lambda: [torch.get_rng_state()]
     torch.accelerator.is_available = torch.cuda.is_available
     torch.accelerator.current_accelerator = lambda *args, **kwargs: DEVICE

@@ -1,7 +1,7 @@
-"""Runs the cases of test_accelerator.py in a process whose PyTorch has a pretend GPU.
+"""Runs the cases of test_accelerator.py on a GPU, or in a process whose PyTorch has a pretend GPU.
 
-Usage: program.py GUARD FOLDER, with a JSON list of [kind, setting, precision] on stdin. Prints the
-same list with the result of each case.
+Usage: program.py GUARD FOLDER, with a JSON list of [kind, setting, precision] on stdin; GUARD is
+`real` where there is a GPU. Prints the same list with the result of each case.
 """
 
 # ruff: noqa: E402 (a library is loaded before PyTorch, and paths are set before imports)
@@ -18,12 +18,15 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "dassl-lite"), str(ROOT / "tests")]
 
-ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)  # before PyTorch looks for a GPU
+if sys.argv[1] != "real":
+    ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)  # before PyTorch looks for a GPU
 
 import pretend
 import torch
 from cases import NAMES, SETTINGS
 from paths import GOLDEN
+
+from benchmark.measure.waits import noted
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,7 +61,7 @@ def take_steps(setting: str, precision: str, device: torch.device) -> dict:
     output, _ = training_step(method, batch, optimizer, how)
     gradients = [p.grad.float().cpu().flatten() for p in method.model.trained().parameters()]
     logits = output.logits.detach().cpu()
-    with pretend.noted() as waits:
+    with noted() as waits:
         training_step(method, batch, optimizer, how)
     method.eval()
     with torch.no_grad(), how.autocast():
@@ -79,8 +82,8 @@ def step(setting: str, precision: str) -> dict:
     expected = reference(setting)
     a, b = found["gradients"], expected["gradients"]
     return {
-        "logits": (found["logits"] - expected["logits"]).abs().max().item(),
-        "evaluated": (found["evaluated"] - expected["evaluated"]).abs().max().item(),
+        "logits": difference(found["logits"], expected["logits"]),
+        "evaluated": difference(found["evaluated"], expected["evaluated"]),
         "gradients": torch.cosine_similarity(a, b, dim=0).item(),
         "waits": found["waits"],
     }
@@ -94,6 +97,47 @@ def fused_step(setting: str, precision: str) -> dict:
     kernels = {"obstacle": lambda *args, **kwargs: None, "token_distances": played}
     with mock.patch.multiple(triton_kernels, **kernels):
         return {"waits": take_steps(setting, precision, pretend.DEVICE)["waits"]}
+
+
+def golden_step(name: str, precision: str, folder: Path) -> dict:
+    """Compare a step and an evaluation with a golden file; `waits` are those of a second step."""
+    from golden_files import build, read
+
+    from trainers.prompting import load_clip
+    from trainers.prompting.running.precision import Precision
+    from trainers.prompting.step import training_step
+
+    golden = read(GOLDEN / f"{name}.safetensors")
+    clip_model = load_clip(TINY)
+    method = build(golden, clip_model, folder)
+    method.model.spec = method.model.spec.with_(max_iter=100)  # all are computed, and 100 suffice
+    how = Precision(precision, pretend.DEVICE)
+    how.place(method.model, clip_model)
+    method.to(pretend.DEVICE).train()
+    views = [view.to(pretend.DEVICE) for view in golden.views]
+    batch = method.batch(views, golden.tensors["label"].to(pretend.DEVICE))
+    found = {}
+    if expected := golden.part("grad/"):
+        optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.0)
+        output, terms = training_step(method, batch, optimizer, how)
+        own = method.model.public_parameters()
+        a = torch.cat([own[key].grad.float().cpu().flatten() for key in expected])
+        b = torch.cat([value.flatten() for value in expected.values()])
+        found["gradients"] = torch.cosine_similarity(a, b, dim=0).item()
+        found["loss"] = abs(terms["loss"].item() - golden.tensors["loss"].item())
+        found["logits"] = difference(output.logits, golden.tensors["logits"])
+        with noted() as waits:
+            training_step(method, batch, optimizer, how)
+        found["waits"] = waits
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        evaluated = method.model(views[0])
+    wanted = golden.tensors.get("logits_eval", golden.tensors["logits"])
+    return found | {"evaluated": difference(evaluated, wanted)}
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a.detach().cpu() - b).abs().max().item()
 
 
 def half(setting: str, precision: str, loud: str) -> dict:
@@ -157,7 +201,7 @@ def predicted(folder: Path, device: str) -> tuple[list[float], list[str]]:
 
     images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
     words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]
-    with contextlib.redirect_stdout(io.StringIO()) as said, pretend.noted() as waits:
+    with contextlib.redirect_stdout(io.StringIO()) as said, noted() as waits:
         assert commands.main([*words, "--format", "json", "--batch-size", "8"]) == 0
     found = json.loads(said.getvalue())
     best = [sorted((c["class"], c["probability"]) for c in image["classes"]) for image in found]
@@ -165,7 +209,8 @@ def predicted(folder: Path, device: str) -> tuple[list[float], list[str]]:
 
 
 def main() -> None:
-    pretend.install()
+    if sys.argv[1] != "real":
+        pretend.install()
     folder, found = Path(sys.argv[2]), []
     for i, (kind, setting, precision, *more) in enumerate(json.load(sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
@@ -174,6 +219,8 @@ def main() -> None:
                     result = step(setting, precision)
                 case "fused":
                     result = fused_step(setting, precision)
+                case "golden":
+                    result = golden_step(setting, precision, folder)
                 case "half":
                     result = half(setting, precision, *more)
                 case "run":

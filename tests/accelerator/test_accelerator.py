@@ -1,6 +1,7 @@
-"""Every method on a pretend GPU: devices, half precision, and waits of the host for the device.
+"""Every method on a GPU: golden numbers in all precisions, devices, waits of the host, whole runs.
 
-pretend.py explains the pretend GPU. The cases run in separate processes.
+Without a GPU they run on a pretend one, which pretend.py explains. The cases run in separate
+processes.
 """
 
 import json
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import PRECISIONS, SETTINGS
+from cases import PRECISIONS
+from golden_files import FILES
 from half import worse
 from pretend import build_guard
 
@@ -18,9 +20,9 @@ PROGRAM = Path(__file__).parent / "program.py"
 
 # The cases of the quick test; the slow test tries the others.
 FEW = {
-    ("step", "KgCoOp", "fp16"),
-    ("step", "MaPLe", "amp"),
-    ("step", "ALIGN", "fp32"),
+    ("golden", "kgcoop", "fp16"),
+    ("golden", "maple_depth3", "amp"),
+    ("golden", "align_paper_beta1", "fp32"),
     ("step", "ALIGN", "fp16"),
     ("fused", "ALIGN", "fp16"),
     ("run", "CoOp", "fp16"),
@@ -33,7 +35,12 @@ HALVES = {
     for precision in ("fp16", "amp")
     for loud in ("quiet", "start", "blocks")
 }
-STEPS = {("step", setting, precision) for setting in SETTINGS for precision in PRECISIONS}
+GOLDEN = {("golden", path.stem, precision) for path in FILES for precision in PRECISIONS}
+WITHOUT_FILE = (
+    "UPT", "ALIGN", "ALIGN, independent", "ALIGN, unified", "ALIGN, one side", "ALIGN, uniform",
+    "ALIGN, nearest", "ALIGN, small lambda", "ALIGN, regularised",
+)  # fmt: skip
+STEPS = {("step", setting, precision) for setting in WITHOUT_FILE for precision in PRECISIONS}
 # Whole runs of methods that need more from a trainer than a step: own gradients, a mean over
 # epochs, a text per image, parts, views, dropout, additions inside the encoders.
 RUNS = {
@@ -42,22 +49,27 @@ RUNS = {
                     "MMRL", "ALIGN")
 }  # fmt: skip
 RUNS |= {("run", "ALIGN, released", "amp")}
-ALL = (STEPS | RUNS | HALVES) - FEW
+ALL = (GOLDEN | STEPS | RUNS | HALVES) - FEW
 
 # Bounds against float32: the difference of logits, which spread over several units, and the cosine
 # of gradients.
 LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
-# Methods whose gradient jumps if rounding changes a sign (an L1 loss) or the nearest patch.
-JUMPS = {"PromptSRC", "ALIGN, regularised", "ALIGN, nearest"}
+# Bounds against golden numbers, which some methods multiply by 100.
+GOLDEN_LOGITS = {"fp32": 1e-4, "fp16": 0.05, "amp": 0.05}
+GOLDEN_LOSS = {"fp32": 1e-4, "fp16": 0.01, "amp": 0.01}
+# Settings whose gradient jumps if rounding changes a sign (an L1 loss) or the nearest patch.
+JUMPS = {"ALIGN, regularised", "ALIGN, nearest"}
 
 SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
 
 
 @pytest.fixture(scope="module")
 def guard(tmp_path_factory):
+    if torch.cuda.is_available():
+        return "real"
     if torch.version.cuda or torch.version.hip:
-        pytest.skip("the pretend GPU needs a PyTorch build without CUDA")
+        pytest.skip("without a GPU, this needs a PyTorch build without CUDA")
     try:
         return build_guard(tmp_path_factory.mktemp("guard"))
     except OSError:
@@ -89,13 +101,15 @@ def rest(guard, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", sorted(FEW, key=str), ids=str)
-def test_a_few(few, case):
+def test_a_few(few, case, record_property):
+    record_property("found", json.dumps(few[case]))
     check(*case, found=few[case])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(ALL, key=str), ids=str)
-def test_the_rest(rest, case):
+def test_the_rest(rest, case, record_property):
+    record_property("found", json.dumps(rest[case]))
     check(*case, found=rest[case])
 
 
@@ -103,6 +117,13 @@ def check(kind, setting, precision, *loud, found):
     if kind == "half":
         assert not worse(found)
         return
+    if kind == "golden":
+        assert found["evaluated"] < GOLDEN_LOGITS[precision]
+        if "gradients" not in found:  # nothing is trained
+            return
+        assert found["logits"] < GOLDEN_LOGITS[precision]
+        assert found["loss"] < GOLDEN_LOSS[precision]
+        assert found["gradients"] > GRADIENTS[precision]
     if kind == "step":
         jumps = precision != "fp32" and setting in JUMPS
         assert found["logits"] < LOGITS[precision]

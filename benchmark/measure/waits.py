@@ -1,0 +1,51 @@
+"""Note where the host waits for a GPU."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_HERE = (Path(__file__).resolve(), ROOT / "tests" / "accelerator")
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect the waits of the host for the GPU inside the `with` block.
+
+    PyTorch does not report waits of `torch.cuda.synchronize`, which no step calls.
+
+    Yields:
+        `file:line function` of each wait: the innermost line of this repository, or `PyTorch`.
+    """
+    found: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        usual = warnings.showwarning
+
+        def show(message, *args, **kwargs):
+            if "synchroniz" in str(message):
+                found.append(_place())
+            else:
+                usual(message, *args, **kwargs)
+
+        warnings.showwarning = show
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+
+def _place() -> str:
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(ROOT) and not any(map(path.is_relative_to, NOT_HERE)):
+            return f"{path.relative_to(ROOT)}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "PyTorch"
