@@ -48,10 +48,11 @@ def main(argv: list[str]) -> None:
         usage="%(prog)s PROTOCOL ... [DATASET ...] [options] [KEY VALUE ...]",
         epilog=f"Protocols: {', '.join(PROTOCOLS)}. All options of a protocol may be given, too.",
     )
-    names = [*GPUS, "cpu"]
     parser.add_argument(
-        "--gpu", choices=names, default="h100", help="the device (default: %(default)s)"
-    )
+        "--gpu", default="h100", metavar="NAME|FILE",
+        help=f"the device: {', '.join(GPUS)}, cpu, or a file of scripts/gpu_report.sh "
+        "(default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--format", choices=list(TABLE_STYLES), default="text", help="(default: %(default)s)"
     )
@@ -59,13 +60,13 @@ def main(argv: list[str]) -> None:
     asked = list(takewhile(PROTOCOLS.__contains__, rest))
     if not asked:
         raise UserError(f"Name one or more protocols first: {', '.join(PROTOCOLS)}")
+    on = device(args.gpu)
     lines: list[Line] = []
     seen: set[Path] = set()  # protocols of transfer share their trainings
     for name in dict.fromkeys(asked):
         costs = costs_of(PROTOCOLS[name], rest[len(asked) :], args.gpu, seen)
         lines += [Line(name, method, found) for method, found in costs.items()]
     lines.append(Line("all", "", [one for line in lines for one in line.costs]))
-    on = device(args.gpu)
     title = f"Estimated for {on.title}, {on.efficiency:.0%} of the peak rate of its products"
     caption = [
         f"A step takes {1000 * on.step:g} ms at least, a run {on.start:g} s before its first step. "

@@ -3,6 +3,7 @@
 docs/scaling.md describes the model, what it leaves out, and how it was checked.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -16,7 +17,7 @@ import torch
 from recipe.settings import build_cfg
 from trainers.prompting import load_clip
 from trainers.prompting.backbones.openai import EMBEDDED
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import UserError, check_name, in_short
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import GIB, ITEMSIZE, memory_budget
 from trainers.prompting.trainer.config import read_node, values_in
@@ -93,7 +94,15 @@ class Operations(NamedTuple):
 
 @cache
 def device(name: str) -> Device:
-    """Return a GPU by its name, or for `cpu` this machine's processor with its measured rates."""
+    """Return a device: a GPU by its name or by the file that scripts/gpu_report.sh wrote, or `cpu`.
+
+    For `cpu` the rates of this machine's processor are measured.
+
+    Raises:
+        UserError: there is no such name or file.
+    """
+    if name.endswith(".json"):
+        return measured_gpu(Path(name))
     if name != "cpu":
         return GPUS[check_name("GPU", name, [*GPUS, "cpu"])]
     product_rate("cpu", "fp32", 2048)
@@ -102,6 +111,24 @@ def device(name: str) -> Device:
     threads = torch.get_num_threads()
     title = f"{threads} {'thread' if threads == 1 else 'threads'} of {single / 1e9:.0f} GFLOP/s"
     return Device(title, half, single, CPU_EFFICIENCY, CPU_STEP, CPU_START, memory)
+
+
+def measured_gpu(path: Path) -> Device:
+    """Return a GPU with the rates in a file of scripts/gpu_report.sh.
+
+    Raises:
+        UserError: the file is missing, or is not such a file.
+    """
+    try:
+        found = Device(**json.loads(path.read_text()))
+        if not all(0 < value < math.inf for value in found[1:]):
+            raise ValueError("its rates must be above 0")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"--gpu '{path}' is not a file of rates ({in_short(error)}): give one that "
+            "scripts/gpu_report.sh wrote to docs/gpu"
+        ) from None
+    return found
 
 
 def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) -> Cost:
@@ -128,7 +155,7 @@ def cost(run: Run, keys: Mapping[str, object], on: Device, root: Path | None) ->
     batch = max(1, min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images))
     node = tuple((key, _hashable(value)) for key, value in sorted(values.items()))
     precision = values["PREC"] or kind.defaults["PREC"]
-    if precision == "fp16" and on not in GPUS.values():
+    if precision == "fp16" and on.step == CPU_STEP:  # as trainers do on a CPU
         precision = "fp32"
     itemsize = ITEMSIZE[precision]
     where = cfg.DATASET.NAME, cfg.MODEL.BACKBONE.NAME

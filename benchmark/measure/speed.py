@@ -25,6 +25,7 @@ from .case import Case, Model, check_usable, device_name, operations, product_ra
 from .geometry import GEOMETRY, necessary_flops
 from .process import OutOfMemory, in_process
 from .speed_tables import tables
+from .waits import noted
 
 PRECISIONS = ("fp32", "amp", "fp16")
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
@@ -42,7 +43,8 @@ def training(case: Case, repeats: int, size: int) -> dict:
     Returns:
         A record: `seconds` of each repeat, `peak_mib`, `operations` (`necessary` ones by kind),
         `of_peak` (their rate over that of the product), `encoders_of_peak` (the same without the
-        scores), and `transport_share` (the scores' share of the time; None for the cosine).
+        scores), `transport_share` (the scores' share of the time; None for the cosine), and `waits`
+        (where the host waits for a GPU in a step; None without one).
     """
     model = Model(case)
     say(case, "first step")
@@ -65,9 +67,14 @@ def training(case: Case, repeats: int, size: int) -> dict:
         "of_peak": counted / time / rate,
         "transport_share": None,
         "encoders_of_peak": None,
+        "waits": None,
         "recomputed": list(model.recomputed),
         "device": device_name(case.device),
     }
+    if case.device == "cuda":
+        with noted() as waits:
+            model.step()
+        record["waits"] = waits
     if case.spec.score != "cosine":
         model.prepare_score()
         rest = counted - operations(model.score)

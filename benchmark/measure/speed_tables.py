@@ -5,7 +5,8 @@ from statistics import median
 from ..report.tables import Cell, Table, memory
 
 TRAINING_NOTE = (
-    "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it."
+    "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it. "
+    "Waits, on a GPU: how often the host waits for it in a step."
 )
 EVALUATION_NOTE = (
     "Text features are kept. Encoder alone: only the image encoder, with the same visual prompts."
@@ -36,6 +37,7 @@ def training_cells(part: dict) -> dict[str, str]:
         "Encoders": number(part["encoders_of_peak"], ".0%"),
         "Transport": number(part["transport_share"], ".0%"),
         "Recomputed": " and ".join(part["recomputed"]) or "-",
+        **({} if part["waits"] is None else {"Waits": str(len(part["waits"]))}),
     }
 
 

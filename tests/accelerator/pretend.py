@@ -224,6 +224,8 @@ def install() -> None:
         "get_device_capability": (7, 0),  # too old for the fused kernels
         "mem_get_info": (8 << 30, 16 << 30),
         "max_memory_allocated": 1 << 20,
+        "memory_allocated": 0,
+        "reset_peak_memory_stats": None,
         "set_rng_state_all": None,
         "synchronize": None,
     }

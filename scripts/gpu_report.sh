@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Everything that is to be known of a GPU: correctness, transport solvers, steps and evaluations,
+# killed and resumed runs, a benchmark. Writes docs/gpu/DEVICE.md.
+#
+#   bash scripts/gpu_report.sh [options]
+#
+# It takes about an hour, needs no network, and continues where it was stopped. With MINUTES=9 a call
+# ends after about nine minutes; call it again until it says that the report is complete.
+# Each piece is useful alone: PIECES="solver" bash scripts/gpu_report.sh
+#
+# Environment: PIECES ("check solver steps resume run"), MINUTES, OUTPUT (output/gpu), DATA (folder
+# of the data sets, data), PYTHON. Options: --public PATH, --all, --small: see `python -m tools.gpu -h`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+ends=$((SECONDS + 60 * ${MINUTES:-1000000}))
+gpu() { "${PYTHON:-python}" -m tools.gpu "$1" --output "${OUTPUT:-output/gpu}" --root "${DATA:-data}" "${@:2}"; }
+
+state=complete
+for piece in ${PIECES:-check solver steps resume run}; do
+    left=$(((ends - SECONDS) / 60))
+    if ((left < 1)); then
+        state="not complete: call it again"
+        break
+    fi
+    code=0
+    gpu "$piece" --minutes "$left" "$@" || code=$?
+    if ((code == 3)); then
+        state="not complete: call it again"
+    elif ((code)); then
+        exit "$code"
+    fi
+done
+gpu page "$@"
+echo "The report is $state"

@@ -1,0 +1,250 @@
+"""Tests of `python -m tools.gpu` and scripts/gpu_report.sh, on the CPU and on a pretend GPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from paths import ROOT
+from pretend import build_guard
+
+from benchmark.__main__ import main as benchmark
+from benchmark.measure.waits import noted
+from tools.gpu import __main__ as program
+from tools.gpu import page, runs, solvers
+from tools.gpu.store import measure
+from trainers.prompting.errors import UserError
+
+SITE = """
+import ctypes, sys
+ctypes.CDLL({guard!r}, ctypes.RTLD_GLOBAL)  # before PyTorch looks for a GPU
+sys.path.insert(0, {folder!r})
+import pretend
+sys.path.pop(0)
+pretend.install()
+"""
+
+
+def gpu(*words) -> int:
+    return program.main([str(word) for word in words])
+
+
+# ------------------------------------------------------------------------------- the file
+
+
+def test_items_are_kept_and_the_rest_is_measured_later(tmp_path):
+    path, calls = tmp_path / "piece.json", []
+    items = {name: lambda name=name: calls.append(name) or {"of": name} for name in "abc"}
+    first = dict(list(items.items())[:1])
+    assert measure(path, "cpu", first, time.monotonic() + 60)
+    assert not measure(path, "cpu", items, time.monotonic() - 1)  # no time for one more
+    assert calls == ["a"]
+    assert measure(path, "cpu", items, time.monotonic() + 60)
+    assert calls == ["a", "b", "c"]
+    assert json.loads(path.read_text())["records"] == {name: {"of": name} for name in "abc"}
+
+
+def test_an_item_that_fails_loses_no_other(tmp_path):
+    path = tmp_path / "piece.json"
+    items = {"a": lambda: {"x": 1}, "b": lambda: 1 / 0}
+    with pytest.raises(ZeroDivisionError):
+        measure(path, "cpu", items, time.monotonic() + 60)
+    assert json.loads(path.read_text())["records"] == {"a": {"x": 1}}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"machine": {"device": "x"}, "records": 1}'])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "solver.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="is not a file of this report"):
+        measure(path, "cpu", {}, time.monotonic() + 60)
+    with pytest.raises(UserError, match="is not a file of this report"):
+        page.files_in(tmp_path)
+
+
+def test_numbers_of_two_machines_are_not_mixed(tmp_path):
+    path = tmp_path / "solver.json"
+    path.write_text('{"machine": {"device": "H100", "torch": "2.9"}, "records": {}}')
+    with pytest.raises(UserError, match="was made with device H100, torch 2.9; here is "):
+        measure(path, "cpu", {}, time.monotonic() + 60)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["solver", "--device", "tpu"], "tpu"),
+        (["solver", "--device", "cpu", "--minutes", "0"], "--minutes is 0.0"),
+        (["steps", "--device", "cpu", "--public", "nowhere"], "no train.py and no trainers and"),
+        (["page"], "has no file of a piece"),
+    ],
+)
+def test_mistakes(tmp_path, words, told):
+    with pytest.raises(UserError, match=told):
+        gpu(*words, "--output", tmp_path)
+
+
+# ------------------------------------------------------------------------------- the pieces
+
+
+def test_all_solvers_give_the_same_distances():
+    shape = solvers.shapes(small=True, more=False)[0]
+    problems = solvers.Problems(shape, "cpu")
+    every = max(1, problems.count // solvers.FEW)
+    exact = solvers.exact(problems)
+    for solve in (solvers.ours, solvers.pot, lambda p: solvers.loop(*p.costs())):
+        assert (solve(problems)[::every] - exact).abs().max() < 1e-4
+    with pytest.raises(solvers.Unmeasured, match="needs a GPU"):
+        solvers.kernels(problems)
+
+
+def test_gradients_of_all_solvers_are_those_of_constant_plans():
+    shape = solvers.shapes(small=True, more=False)[0]
+    found = []
+    for solve in (solvers.ours, solvers.pot):
+        problems = solvers.Problems(shape, "cpu")
+        solve(problems).sum().backward()
+        found.append(torch.cat([problems.r.grad.flatten(), problems.s.grad.flatten()]))
+    assert torch.cosine_similarity(*found, dim=0) > 0.9999
+
+
+def test_the_solvers_of_a_cpu(tmp_path, capsys):
+    assert gpu("solver", "--small", "--device", "cpu", "--output", tmp_path) == 0
+    records = json.loads((tmp_path / "solver.json").read_text())["records"]
+    assert records["token, 2 x 3, fused kernels"] == {"problem": "needs a GPU"}
+    assert records["token, 2 x 3, PyTorch path"]["problems"] == 2 * 3 * 4
+    assert all(one["error"] < 1e-4 for one in records.values() if "error" in one)
+    gpu("page", "--small", "--output", tmp_path)
+    text = next(tmp_path.glob("*.md")).read_text()
+    assert "**Not measured:** check, steps, resume, run." in text
+    assert "| token, 2 x 3, POT" in text and "nan" not in text
+    assert not list(tmp_path.glob("*_*.json"))  # no rates without steps
+
+
+def test_public_data_are_used_if_they_are_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CACHE", str(tmp_path))
+    assert runs.dataset(tmp_path) == "emoji"
+    (tmp_path / "eurosat").mkdir()
+    assert runs.dataset(tmp_path) == "emoji"  # no weights
+    (tmp_path / "ViT-B-16.pt").touch()
+    assert runs.dataset(tmp_path) == "eurosat"
+
+
+# ------------------------------------------------------------------------------- rates for `cost`
+
+RATES = {"title": "H100, measured", "half": 8e14, "single": 5e13, "efficiency": 0.3, "step": 0.05,
+         "start": 12.0, "memory": 80 << 30}  # fmt: skip
+
+
+def case(precision, seconds, of_peak, rate):
+    training = {"precision": precision, "seconds": [seconds], "of_peak": of_peak}
+    return {"training": training | {"peak_rate": rate, "waits": []}}
+
+
+def test_rates_are_those_of_long_steps():
+    machine = {"device": "H100", "memory": "80.0 GiB"}
+    steps = {
+        "one": case("fp32", 0.9, 0.5, 5e13), "two": case("amp", 0.05, 0.1, 7e14),
+        "three": case("fp16", 0.4, 0.3, 8e14), "public": {"seconds": [1.0]},
+        "four": {"training": {"problem": "out of memory", "precision": "amp"}},
+    }  # fmt: skip
+    resume = {"one": {"start_seconds": 12.0}, "two": {"problem": "failed"}}
+    files = {"steps": {"machine": machine, "records": steps}}
+    assert page.rates(files) is None
+    files["resume"] = {"machine": machine, "records": resume}
+    assert page.rates(files) == RATES
+
+
+def test_cost_uses_measured_rates(tmp_path, capsys):
+    path = tmp_path / "h100.json"
+    path.write_text(json.dumps(RATES))
+    command = ["cost", "base2new", "emoji", "--trainers", "CoOp", "--seeds", "1", "--gpu"]
+    assert not benchmark([*command, str(path)])
+    text = capsys.readouterr().out
+    assert "Estimated for H100, measured, 30% of the peak rate" in text
+    assert "A step takes 50 ms at least, a run 12 s" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "FileNotFoundError"), ("[", "JSONDecodeError"), ("{}", "TypeError"),
+        (json.dumps(RATES | {"step": 0}), "above 0"),
+        (json.dumps(RATES | {"half": "x"}), "TypeError"),
+    ],
+)  # fmt: skip
+def test_files_without_rates(tmp_path, capsys, content, told):
+    path = tmp_path / "h100.json"
+    if content is not None:
+        path.write_text(content)
+    assert benchmark(["cost", "base2new", "emoji", "--gpu", str(path)]) == 2
+    assert told in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- from end to end
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Return an environment in which every Python program has a pretend GPU."""
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("the pretend GPU needs a PyTorch build without CUDA")
+    folder = tmp_path_factory.mktemp("site")
+    try:
+        guard = build_guard(folder)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"the pretend GPU cannot be built: {error}")
+    (folder / "sitecustomize.py").write_text(
+        SITE.format(guard=str(guard), folder=str(ROOT / "tests" / "accelerator"))
+    )
+    paths = [str(folder), str(ROOT / "dassl-lite")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHON": sys.executable}
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_the_report_on_a_pretend_gpu(tmp_path, environment):
+    """A piece is killed first; the report continues from its file."""
+    output = tmp_path / "gpu"
+    command = [sys.executable, "-m", "tools.gpu", "solver", "--small", "--output", str(output)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    while not (output / "solver.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = json.loads((output / "solver.json").read_text())["records"]
+    assert before
+
+    run = subprocess.run(
+        ["bash", "scripts/gpu_report.sh", "--small"], cwd=ROOT, text=True, capture_output=True,
+        env=environment | {"OUTPUT": str(output)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.endswith("The report is complete\n")
+    files = page.files_in(output)
+    assert list(files) == list(page.PIECES)
+    assert before.items() <= files["solver"]["records"].items()
+    assert all(one["passed"] for one in files["check"]["records"]["tests: fused"]["cases"].values())
+    steps = files["steps"]["records"]
+    waits = [len(one["training"]["waits"]) for one in steps.values()]
+    assert waits == [0, 1, 1]  # fp32, amp, fp16: docs/performance_internals.md
+    (resumed,) = files["resume"]["records"].values()
+    assert resumed["killed"] and resumed["difference"] == 0
+    text = (output / "a_pretend_gpu.md").read_text()
+    assert "Not measured" not in text and "| CoOp" in text
+    assert json.loads((output / "a_pretend_gpu.json").read_text())["start"] > 0
+
+
+def test_waits_are_noted_only_inside(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with noted() as waits:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert modes == ["warn", "default"]
+    assert [wait.partition(":")[0] for wait in waits] == [str(Path("tests/tools/test_gpu.py"))]

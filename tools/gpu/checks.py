@@ -1,0 +1,54 @@
+"""Whether the device computes correctly: `check-device`, and the tests of tests/accelerator."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from benchmark.measure.check_device import checks
+
+ROOT = Path(__file__).resolve().parents[2]
+# The cases of tests/accelerator by kind, as pytest selects them.
+KINDS = ("golden", "step", "fused", "run", "half")
+
+
+def device_checks(device: str) -> dict:
+    """Run the checks of `python -m benchmark check-device`."""
+    return {"checks": [check._asdict() for check in checks(device, 8)]}
+
+
+def tests(kind: str, small: bool) -> dict:
+    """Run the tests of a kind; return the outcome and the numbers of each case."""
+    marks = "not slow" if small else "slow or not slow"
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "tests.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks]
+        command += ["tests/accelerator", "-k", kind, f"--junitxml={report}"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if not report.exists():
+            return {"problem": (run.stdout + run.stderr).strip()[-300:]}
+        cases = list(ET.parse(report).iter("testcase"))
+    found = {}
+    for case in cases:
+        problem = next(
+            (one for tag in ("failure", "error", "skipped") for one in case.iter(tag)), None
+        )
+        numbers = next((one for one in case.iter("property") if one.get("name") == "found"), None)
+        found[case.get("name", "")] = {
+            "passed": problem is None,
+            "problem": None if problem is None else str(problem.get("message"))[:200],
+            **({} if numbers is None else json.loads(str(numbers.get("value")))),
+        }
+    return {"cases": found} if found else {"problem": "no test was run"}
+
+
+def items(device: str, small: bool) -> Iterator[tuple[str, Callable[[], dict]]]:
+    """Yield the items of this piece by name."""
+    if not small:
+        yield "check-device", partial(device_checks, device)
+    for kind in ("fused",) if small else KINDS:
+        yield f"tests: {kind}", partial(tests, kind, small)
