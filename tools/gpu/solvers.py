@@ -153,7 +153,7 @@ def flash(problems: Problems) -> Tensor:
     try:
         from flash_sinkhorn import SamplesLoss
     except ImportError:
-        raise Unmeasured("flash-sinkhorn is not installed") from None
+        raise Unmeasured("pip install flash-sinkhorn to measure it") from None
     if problems.r.device.type == "cpu":
         raise Unmeasured("needs a GPU")
     n, L = min(FEW, problems.count), problems.s.shape[2]

@@ -79,7 +79,7 @@ def test_operations_match_the_count_of_pytorch(trainer):
     [
         ("eurosat", "Name one or more protocols first: "),
         ("few_shot eurosat --backbone RN50", "The operations of 'RN50' are not known, only those"),
-        ("few_shot eurosat --gpu v100", "invalid choice: 'v100'"),
+        ("few_shot eurosat --gpu v100", "There is no GPU 'v100': "),
         ("few_shot eurosats", "did you mean 'eurosat'"),
         ("few_shot eurosat OPTIM.MAX_EPOCH -5", "MAX_EPOCH is -5 but must be a whole number"),
         ("few_shot eurosat DATALOADER.TRAIN_X.BATCH_SIZE 0", "TRAIN_X.BATCH_SIZE is 0 but must"),

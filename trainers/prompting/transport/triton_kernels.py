@@ -1,10 +1,17 @@
 """Token-level transport of Eq. 6 in two Triton kernels, for a GPU.
 
-Each of Q sets of image tokens r (P, D) is compared with each of S sets of text tokens s (L, D). A
-program takes one image set and a few text sets. It computes their costs from the features and
-iterates in registers, so that no cost matrix and no iterate is written to memory. The first kernel
-returns the distances and, for the backward pass, the column scalings v, from which the second
-kernel recomputes the plans.
+Each of Q sets of image tokens r (P, D) is compared with each of S sets of text tokens s (L, D):
+
+    C[p, l] = 1 - r[p] . s[l]
+    K[p, l] = exp((mean_p C[p, l] - C[p, l]) / reg)    the shift of a column goes into v
+    u = a / (K v),  v = b / (K' u)                     a = 1 / P, b the mass; from v = 1, until
+                                                       |v K' u - b|_1 <= tol
+    T = diag(u) K diag(v)
+    d = <T, C>,  dd/dr[p] = -sum_l T[p, l] s[l],  dd/ds[l] = -sum_p T[p, l] r[p]
+
+A program takes one image set and a few text sets. It computes their costs from the features and
+iterates in registers, so that no cost matrix and no iterate is written to memory. `_solve` stores d
+and, for the backward pass, v, from which `_plans` recomputes T.
 
 Start, steps and stopping rule of each problem are those of `Sinkhorn` in float32.
 """
