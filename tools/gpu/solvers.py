@@ -29,9 +29,9 @@ FEW = 64  # problems whose distances are compared with float64, and that flash-s
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch of problems: B x K pairs of M x N prompts with P x L tokens, of which D wide.
+    """B images and K classes, with M and N prompts of P and L tokens, which are D wide.
 
-    The prompt level is B x K problems of P x L = M x N prompts, so that M and N are 1.
+    At the prompt level M and N are 1, and the "tokens" are the prompts.
     """
 
     level: str
@@ -156,13 +156,11 @@ def flash(problems: Problems) -> Tensor:
         raise Unmeasured("pip install flash-sinkhorn to measure it") from None
     if problems.r.device.type == "cpu":
         raise Unmeasured("needs a GPU")
-    n, L = min(FEW, problems.count), problems.s.shape[2]
+    n = min(FEW, problems.count)
     x = problems.r.flatten(0, 1)[torch.arange(n) % math.prod(problems.r.shape[:2])]
     y = problems.s.flatten(0, 1)[torch.arange(n) % math.prod(problems.s.shape[:2])]
     how = {"use_epsilon_scaling": False, "half_cost": True, "eps": REG, "n_iters": MOST}
-    solver = SamplesLoss(backend="alternating", threshold=TOL, allow_tf32=False, **how)
-    a, b = x.new_full(x.shape[:2], 1 / x.shape[1]), y.new_full((n, L), 1 / L)
-    return solver(a, x, b, y)
+    return SamplesLoss(backend="alternating", threshold=TOL, allow_tf32=False, **how)(x, y)
 
 
 SOLVERS: dict[str, Callable[[Problems], Tensor]] = {
@@ -198,7 +196,7 @@ def measure(shape: Shape, name: str, device: str) -> dict:
             raise
         return {"problem": in_short(error, 100)}  # of another package on this device
     record: dict = {"problems": len(distances)}
-    if len(distances) == problems.count and name != "flash-sinkhorn":
+    if solve is not flash:
         every = max(1, problems.count // FEW)
         record["error"] = (distances.detach()[::every] - exact(problems)).abs().max().item()
 
@@ -220,7 +218,8 @@ def measure(shape: Shape, name: str, device: str) -> dict:
                 record[key.replace("seconds", "mib")] = peak / 2**20
         except torch.OutOfMemoryError:
             record[key] = None
-    record |= shares(shape, record, device)
+    if record["seconds"] and solve is not flash:
+        record |= shares(shape, record, device)
     return record
 
 
@@ -237,8 +236,6 @@ def shares(shape: Shape, record: dict, device: str) -> dict:
 
     Necessary are the features, read once, the distances, and the products of the costs.
     """
-    if not record.get("seconds"):
-        return {}
     time, n = median(record["seconds"]), record["problems"]
     features = shape.B * shape.M * shape.P + shape.N * shape.K * shape.L
     return {
