@@ -13,6 +13,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+if [[ ! ${MINUTES:-1} =~ ^[1-9][0-9]*$ ]]; then
+    echo "gpu_report.sh: MINUTES is '$MINUTES' but must be a whole number, 1 or more" >&2
+    exit 2
+fi
 ends=$((SECONDS + 60 * ${MINUTES:-1000000}))
 gpu() { "${PYTHON:-python}" -m tools.gpu "$1" --output "${OUTPUT:-output/gpu}" --root "${DATA:-data}" "${@:2}"; }
 

@@ -89,6 +89,18 @@ def test_mistakes(tmp_path, words, told):
         gpu(*words, "--output", tmp_path)
 
 
+@pytest.mark.parametrize("minutes", ["soon", "0", "1.5"])
+def test_minutes_of_the_script(minutes):
+    run = subprocess.run(
+        ["bash", "scripts/gpu_report.sh"], cwd=ROOT, text=True, capture_output=True,
+        env=os.environ | {"MINUTES": minutes},
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr == (
+        f"gpu_report.sh: MINUTES is '{minutes}' but must be a whole number, 1 or more\n"
+    )
+
+
 # ------------------------------------------------------------------------------- the pieces
 
 

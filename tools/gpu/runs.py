@@ -127,18 +127,16 @@ def run(output: Path, root: Path, small: bool, seconds: float) -> dict | None:
         "PYTHON": sys.executable, "JOBS": "1",
     }  # fmt: skip
     keys = ["OPTIM.MAX_EPOCH", "1"] if small else []
-    process = subprocess.Popen(
-        ["bash", "scripts/base2new.sh", name, *keys], cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
-    )  # fmt: skip
+    command = ["bash", "scripts/base2new.sh", name, *keys]  # shows its progress
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment})
     try:
-        said, _ = process.communicate(timeout=max(1.0, seconds))
+        code = process.wait(max(1.0, seconds))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        process.communicate()
+        process.wait()
         return None
-    if process.returncode:
-        return {"problem": said.strip()[-300:]}
+    if code:
+        return {"problem": f"scripts/base2new.sh ended with code {code}"}
     report = [sys.executable, "-m", "benchmark", "report", str(output), "--protocol", "base2new"]
     tables = {
         form: subprocess.run(
