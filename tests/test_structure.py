@@ -16,7 +16,7 @@ from paths import ROOT
 from trainers.prompting import __version__
 
 PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets", "tools")
-OPTIONAL = {"resvg_py", "flash_sinkhorn"}  # if it is missing, the importing module says what to install
+OPTIONAL = {"resvg_py", "flash_sinkhorn"}  # importing modules say what to install if missing
 UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
 MOST_LINES = 350
 
