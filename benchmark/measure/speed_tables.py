@@ -60,12 +60,17 @@ def case_name(record: dict) -> str:
     return f"{record['trainer']}, {record['classes']}, {record['precision']}"
 
 
-def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Table:
+def table(
+    title: str,
+    rows: dict[str, dict[str, str]],
+    caption: list[str],
+    first: str = "Method, classes, precision",
+) -> Table:
     """Return a table of named rows, with a dash where a row lacks a cell."""
     head = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [[name, *(row.get(column, "-") for column in head)] for name, row in rows.items()]
     cells = [[Cell(text) for text in line] for line in lines]
-    return Table(title, ["Method, classes, precision", *head], cells, caption)
+    return Table(title, [first, *head], cells, caption)
 
 
 def tables(args, records: list[dict]) -> list[Table]:

@@ -1,4 +1,4 @@
-"""Whether the device computes correctly: `check-device`, and the tests of tests/accelerator."""
+"""Check that the device computes correctly: `check-device`, and the tests of tests/accelerator."""
 
 import json
 import subprocess

@@ -3,10 +3,18 @@
 from pathlib import Path
 from statistics import median
 
-from tabulate import tabulate
-
 from benchmark.measure.cost import Device
-from benchmark.measure.speed_tables import number
+from benchmark.measure.speed_tables import (
+    EVALUATION_NOTE,
+    TRAINING_NOTE,
+    evaluation_cells,
+    number,
+    spread,
+    table,
+    training_cells,
+)
+from benchmark.report.render import as_markdown
+from benchmark.report.tables import Table, memory
 from trainers.prompting.running.memory import GIB
 
 from .store import read
@@ -62,143 +70,133 @@ def rates(files: dict[str, dict]) -> dict | None:
     )._asdict()
 
 
-def table(head: list[str], lines: list[list]) -> str:
-    """Return a Markdown table."""
-    return tabulate(lines, head, tablefmt="github", disable_numparse=True)
-
-
-def milliseconds(values: list[float] | None) -> str:
-    """Return the median of times in seconds, with their range, as milliseconds."""
-    if not values:
-        return "-"
-    a, b, c = (1000 * x for x in (median(values), min(values), max(values)))
-    digits = ",.0f" if a >= 100 else ".3g"
-    return f"{a:{digits}} ({b:{digits}}-{c:{digits}})"
+def section(title: str, *tables: Table) -> list[str]:
+    """Return the parts of a section."""
+    return [f"## {title}", *map(as_markdown, tables)]
 
 
 def check(records: dict) -> list[str]:
     """Return the section on correctness."""
-    parts = ["## Correctness"]
-    lines = [
-        [one["name"], one["found"], one["wanted"], "yes" if one["holds"] else "NO"]
+    checks = {
+        one["name"]: {
+            "Found": one["found"],
+            "Should be": one["wanted"],
+            "Holds": "yes" if one["holds"] else "NO",
+        }
         for one in records.get("check-device", {}).get("checks", [])
-    ]
-    if lines:
-        parts.append(table(["Check", "Found", "Should be", "Holds"], lines))
-    lines = []
+    }
+    tests = {}
     for name, record in records.items():
         if name == "check-device":
             continue
         cases = record.get("cases", {})
         failed = [case for case, found in cases.items() if not found["passed"]]
-        worst = [
-            max((found[key] for found in cases.values() if key in found), default=None)
+        worst = {
+            key: max((found[key] for found in cases.values() if key in found), default=None)
             for key in ("logits", "loss")
-        ]
-        told = record.get("problem") or ", ".join(failed) or "none"
-        apart = [number(value, ".1e") for value in worst]
-        lines.append([name.removeprefix("tests: "), len(cases), told, *apart])
-    head = ["Tests", "Cases", "Failed", "Largest difference of logits", "of losses"]
-    parts.append(table(head, lines))
-    parts.append(
+        }
+        tests[name.removeprefix("tests: ")] = {
+            "Cases": str(len(cases)),
+            "Failed": record.get("problem") or ", ".join(failed) or "none",
+            "Largest difference of logits": number(worst["logits"], ".1e"),
+            "of losses": number(worst["loss"], ".1e"),
+        }
+    found = [table("Checks", checks, [], "Check")] if checks else []
+    caption = [
         "`golden`: all golden files in fp32, amp and fp16. Logits may differ by 1e-4 in fp32 and "
         "by 0.05 in half precision (some methods multiply them by 100), losses by 1e-4 and 0.01. "
         "Gradients must have a cosine of 0.99999 and 0.999."
-    )
-    return parts
+    ]
+    return section("Correctness", *found, table("Tests", tests, caption, "Kind"))
+
+
+def solver_cells(record: dict) -> dict[str, str]:
+    """Return the cells of a solver, by column."""
+    if "problem" in record:
+        return {"Problems": record["problem"]}
+    cells = {"Problems": f"{record['problems']:,}"}
+    for key, column in (("seconds", "Forward (ms)"), ("gradient_seconds", "With gradient (ms)")):
+        if record[key]:
+            cells[column] = spread([1000 * value for value in record[key]])
+    return cells | {
+        "Memory (MiB)": number(record.get("mib"), ".0f"),
+        "with gradient": number(record.get("gradient_mib"), ".0f"),
+        "Error": number(record.get("error"), ".0e"),
+        "Of bandwidth": number(record.get("of_bandwidth"), ".1%"),
+        "Of peak": number(record.get("of_peak"), ".1%"),
+    }
 
 
 def solver(records: dict) -> list[str]:
     """Return the section on transport solvers."""
-    lines = []
-    for name, record in records.items():
-        if "problem" in record:
-            lines.append([name, record["problem"], *["-"] * 7])
-            continue
-        lines.append([
-            name, f"{record['problems']:,}", milliseconds(record["seconds"]),
-            milliseconds(record["gradient_seconds"]), number(record.get("mib"), ".0f"),
-            number(record.get("gradient_mib"), ".0f"), number(record.get("error"), ".0e"),
-            number(record.get("of_bandwidth"), ".1%"), number(record.get("of_peak"), ".1%"),
-        ])  # fmt: skip
-    head = ["Level, images x classes, solver", "Problems", "Forward (ms)", "With gradient (ms)",
-            "Memory (MiB)", "with gradient", "Error", "Of bandwidth", "Of peak"]  # fmt: skip
-    return [
-        "## Transport solvers",
-        table(head, lines),
+    rows = {name: solver_cells(record) for name, record in records.items()}
+    caption = [
         "Medians (range). All start from the features: 4 x 4 prompts of 196 image tokens and 4 "
         "to 6 text tokens, padded, or 4 x 4 prompts. Error: largest difference of distances from "
         "float64. The last two columns compare the necessary work (the features read once; the "
-        "products of the costs) with the rates of a large copy and of a large product in float32. "
-        "flash-sinkhorn solves one problem at a time, so it gets 64, of full length; it returns "
+        "products of the costs) with the rates of a large copy and of a large product in float32.",
+        "flash-sinkhorn solves one problem at a time, so it gets 64, of full length. It returns "
         "the entropic cost, so it has no error here.",
     ]
+    return section(
+        "Transport solvers",
+        table("Forward and backward", rows, caption, "Level, images x classes, solver"),
+    )
+
+
+def public_cells(record: dict) -> dict[str, str]:
+    """Return the cells of a step of published code, by column."""
+    if "problem" in record:
+        return {"Step (s)": record["problem"]}
+    return {"Step (s)": spread(record["seconds"]), "Peak memory": memory(record["peak_mib"])}
 
 
 def steps(records: dict) -> list[str]:
     """Return the section on steps and evaluations."""
-    lines, tests = [], []
-    for name, record in records.items():
-        if "training" not in record:  # published code
-            told = record.get("problem") or milliseconds(record["seconds"])
-            memory = "-" if "problem" in record else f"{record['peak_mib'] / 1024:.2f}"
-            lines.append([name, told, memory, *["-"] * 4])
-            continue
-        one, other = record["training"], record["evaluation"]
-        if "problem" in one:
-            lines.append([name, one["problem"], *["-"] * 5])
-        else:
-            waits = "-" if one["waits"] is None else len(one["waits"])
-            lines.append([
-                name, milliseconds(one["seconds"]), f"{one['peak_mib'] / 1024:.2f}",
-                f"{one['over_necessary']:.3f}", f"{one['of_peak']:.1%}",
-                number(one["transport_share"], ".1%"), waits,
-            ])  # fmt: skip
-        if "problem" in other:
-            tests.append([name, other["problem"], "-", "-"])
-        else:
-            tests.append([
-                name, f"{other['images_per_second']:.4g}", f"{other['over_encoder']:.3f}",
-                f"{other['peak_mib'] / 1024:.2f}",
-            ])  # fmt: skip
-    head = ["Training step", "Step (ms)", "Memory (GiB)", "Operations over necessary", "Of peak",
-            "Transport", "Waits"]  # fmt: skip
-    return [
-        "## Steps and evaluations",
-        table(head, lines),
-        table(["Evaluation", "Images/s", "Over the image encoder", "Memory (GiB)"], tests),
-        "ViT-B/16 with random weights. Peak is that of a large matrix product of the same type. "
-        "Waits: how often the host waits for the device in a step. A line that ends with the name "
-        "of a folder is published code from there.",
-    ]
+    trained = {
+        name: training_cells(one["training"]) if "training" in one else public_cells(one)
+        for name, one in records.items()
+    }
+    tested = {
+        name: evaluation_cells(one["evaluation"])
+        for name, one in records.items()
+        if "evaluation" in one
+    }
+    public = "A line that ends with the name of a folder is published code from there."
+    return section(
+        "Steps and evaluations of ViT-B/16 with random weights",
+        table("Training steps", trained, [TRAINING_NOTE, public]),
+        table("Evaluation", tested, [EVALUATION_NOTE]),
+    )
+
+
+def resume_cells(record: dict) -> dict[str, str]:
+    """Return the cells of a killed and resumed run, by column."""
+    column = "Prompts without a break and resumed"
+    if "problem" in record:
+        return {column: record["problem"]}
+    same = "bit for bit" if record["difference"] == 0 else f"{record['difference']:.1e} apart"
+    return {
+        column: same + ("" if record["killed"] else " (it ended before it was killed)"),
+        "Accuracies (%)": ", ".join(f"{value:.2f}" for value in record["accuracies"]),
+        "Start (s)": f"{record['start_seconds']:.1f}",
+    }
 
 
 def resume(records: dict) -> list[str]:
     """Return the section on killed and resumed runs."""
-    lines = []
-    for name, record in records.items():
-        if "problem" in record:
-            lines.append([name, record["problem"], "-", "-"])
-            continue
-        same = "bit for bit" if record["difference"] == 0 else f"{record['difference']:.1e} apart"
-        same += "" if record["killed"] else " (it ended before it was killed)"
-        first, second = record["accuracies"]
-        lines.append([name, same, f"{first:.2f}, {second:.2f}", f"{record['start_seconds']:.1f}"])
-    head = ["Run", "Prompts without a break and resumed", "Accuracies (%)", "Start (s)"]
-    return [
-        "## Killed and resumed",
-        table(head, lines),
+    rows = {name: resume_cells(record) for name, record in records.items()}
+    caption = [
         "A training on the embedded data is killed after its first epoch and resumed. With "
-        "`TRAINER.DETERMINISTIC` both ends must be the same bit for bit.",
+        "`TRAINER.DETERMINISTIC` both ends must be the same bit for bit."
     ]
+    return section("Killed and resumed", table("Both ends", rows, caption, "Run"))
 
 
 def run(records: dict) -> list[str]:
     """Return the section on the benchmark."""
     (record,) = records.values()
-    if "problem" in record:
-        return ["## Base-to-new", record["problem"]]
-    return ["## Base-to-new", record["table"].strip()]
+    return ["## Base-to-new", record.get("problem") or record["table"].strip()]
 
 
 SECTIONS = {"check": check, "solver": solver, "steps": steps, "resume": resume, "run": run}

@@ -1,6 +1,6 @@
 """Time training steps of a checkout of published code; called by public.py, prints one JSON line.
 
-It runs in a process of its own, since modules of the checkout have names that are also ours. The
+It runs in a separate process, since modules of the checkout have the same names as ours. The
 checkout's trainer builds its model and does whole steps, `forward_backward`, on random images.
 """
 

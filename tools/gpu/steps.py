@@ -33,7 +33,7 @@ def cases(device: str, small: bool, more: bool) -> list[Case]:
 
 
 def both(case: Case, small: bool) -> dict:
-    """Measure training steps and an evaluation, each in a process of its own."""
+    """Measure training steps and an evaluation, each in a separate process."""
     size, repeats = (64, 1) if small else (8192, REPEATS)
     images = 2 if small else EVALUATED
     return {

@@ -128,7 +128,7 @@ def test_methods_differ_by_colour_and_by_marker():
     outcomes = few_shot("ALIGN", 1, (50,), config="a") + few_shot("ALIGN", 1, (51,), config="b")
     outcomes += few_shot("Other", 1, (52,))
     styles = plots._styles(rows(outcomes)).values()
-    for attribute in ("linestyle", "fillstyle"):  # a plane has no lines: markers must differ, too
+    for attribute in ("linestyle", "fillstyle"):  # lines and, in a plane, markers
         assert len({(style["color"], style[attribute]) for style in styles}) == 3
 
 
