@@ -156,13 +156,11 @@ def test_missing_or_foreign_checkpoints(tmp_path, capsys):
 def test_a_broken_image_is_named(tmp_path, capsys):
     assert run(tmp_path, "ZeroshotCLIP") == 0
     broken = tmp_path / "tiny_colours" / "test_sea_0.png"
-    for content in (b"", b"not an image"):
+    for content, workers in ((b"", "0"), (b"not an image", "1")):
         broken.write_bytes(content)
-        for workers in ("0", "1"):
-            code = run(tmp_path, "ZeroshotCLIP", extra=["DATALOADER.NUM_WORKERS", workers])
-            assert code == 1
-            line = capsys.readouterr().err.strip().splitlines()[-1]
-            assert line.startswith("error: ") and "test_sea_0.png" in line
+        assert run(tmp_path, "ZeroshotCLIP", extra=["DATALOADER.NUM_WORKERS", workers]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("error: ") and "test_sea_0.png" in line
     Image.new("L", (32, 32)).save(broken)
     assert run(tmp_path, "ZeroshotCLIP") == 0
 

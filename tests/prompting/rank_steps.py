@@ -1,11 +1,9 @@
 """Two steps and an evaluation of every method, for test_ranks.py, in one process or under torchrun.
 
-`torchrun --nproc_per_node W rank_steps.py FILE [NAME ...]` writes the results of the first rank,
-for all methods if none is named.
+`torchrun --nproc_per_node W rank_steps.py FILE` writes the results of the first rank.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -130,12 +128,12 @@ def steps(method: Method) -> dict[str, torch.Tensor]:
     return found
 
 
-def steps_of(names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
+def all_steps() -> dict[str, dict[str, torch.Tensor]]:
     clip = str(ROOT / "tests" / "golden" / "tiny_clip_seed0.safetensors")
     ours = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
     points = {name: (name, {}) for name in ours} | MORE  # without plug-ins that tests have loaded
     found = {}
-    for title in names or [*points, OWN]:
+    for title in [*points, OWN]:
         torch.manual_seed(0)
         if title == OWN:
             method = Own(read_node(Own, {}), load_clip(clip), NAMES)
@@ -150,6 +148,6 @@ def steps_of(names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
 
 if __name__ == "__main__":
     with ranks.joined():
-        found = steps_of(sys.argv[2:])
+        found = all_steps()
         if ranks.is_first():
             torch.save(found, sys.argv[1])
