@@ -110,6 +110,9 @@ if stage pretrain && ! dry; then
             --output "$card/pictures.npz" --withhold assets/emoji_artists.zip
     fi
     for seed in 1 2 3; do # continues from its checkpoint; nothing is left to do when it is complete
+        if [[ -f $card/clip$seed/clip.safetensors && ! -f $card/clip$seed/checkpoint.pt ]]; then
+            continue # trained elsewhere, as the embedded CLIP
+        fi
         py -m assets.builders.pretrain --data "$card/pictures.npz" \
             --output "$card/clip$seed" --seed "$seed" --steps "${STEPS:-3178}"
     done

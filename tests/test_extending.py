@@ -13,9 +13,10 @@ import pytest
 import torch
 from paths import ROOT
 
-from trainers.prompting import Contexts, Method, Parts, PromptSpec, scores
+from trainers.prompting import Contexts, Method, Parts, PromptSpec, build_method, scores
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.method import METHODS
 from trainers.prompting.storage.public import PublicFiles
 
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
@@ -80,6 +81,24 @@ def test_from_nothing_to_a_row_in_a_table(checkout):
     assert "apart" in (run / "log.txt").read_text()
     trained = re.search(r"^.*TwoCosines.*$", printed, re.MULTILINE).group()
     assert "4,369" in trained, "an adapter of rank 16, 128 weights, and a share"
+
+
+def test_a_fork_that_inherits(tmp_path, tiny_clip, monkeypatch):
+    monkeypatch.setattr("trainers.prompting.method.METHODS", dict(METHODS))
+    (tmp_path / "close_maple.py").write_text(block("python", "class CloseMaPLe"))
+    monkeypatch.syspath_prepend(tmp_path)
+    import close_maple
+
+    names, images, labels = ["cat", "dog"], torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 0])
+    ours, theirs = (
+        build_method(name, {"PROMPT_DEPTH": 2}, tiny_clip, names)
+        for name in ("CloseMaPLe", "MaPLe")
+    )
+    ours.model.load_state_dict(theirs.model.state_dict())
+    found, expected = (kind.losses(images, labels) for kind in (ours, theirs))
+    assert torch.equal(found["ce"], expected["loss"]) and 0 < found["apart"] < 2
+    ours.backward(found)
+    assert close_maple.CloseMaPLe.Settings().WEIGHT == 1
 
 
 def rows(first: str) -> dict[str, list[str]]:
