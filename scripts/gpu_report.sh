@@ -7,9 +7,10 @@
 # It takes about an hour, needs no network, and continues where it was stopped. With MINUTES=9 a call
 # ends after about nine minutes; call it again until it says that the report is complete.
 # Each piece is useful alone: PIECES="solver" bash scripts/gpu_report.sh
+# The page names what failed; --again measures it again.
 #
 # Environment: PIECES ("check solver steps resume run"), MINUTES, OUTPUT (output/gpu), DATA (folder
-# of the data sets, data), PYTHON. Options: --public PATH, --all, --small: see `python -m tools.gpu -h`.
+# of the data sets, data), PYTHON. Options: --public PATH, --all, --again, --small: see `python -m tools.gpu -h`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +21,7 @@ fi
 ends=$((SECONDS + 60 * ${MINUTES:-1000000}))
 gpu() { "${PYTHON:-python}" -m tools.gpu "$1" --output "${OUTPUT:-output/gpu}" --root "${DATA:-data}" "${@:2}"; }
 
-state=complete
+state=complete worst=0
 for piece in ${PIECES:-check solver steps resume run}; do
     left=$(((ends - SECONDS) / 60))
     if ((left < 1)); then
@@ -31,9 +32,12 @@ for piece in ${PIECES:-check solver steps resume run}; do
     gpu "$piece" --minutes "$left" "$@" || code=$?
     if ((code == 3)); then
         state="not complete: call it again"
-    elif ((code)); then
-        exit "$code"
+    elif ((code == 2)); then
+        exit 2
+    elif ((code)); then # the other pieces are useful without it
+        state="not complete: $piece failed" worst=$code
     fi
 done
 gpu page "$@"
 echo "The report is $state"
+exit "$worst"

@@ -5,6 +5,7 @@ PyTorch, half precision against float32, the same step twice for identical bits,
 step keeps against the plan, and time and logits against a naive reference.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,6 +171,8 @@ def half(precision: str, step: Step, reference: Step) -> Iterator[Check]:
 
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark check-device`; return 0 if all checks hold, else 1."""
+    # of `make_deterministic`; older versions of PyTorch read it only before their first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = Parser(prog="python -m benchmark check-device", description=__doc__)
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")

@@ -96,9 +96,9 @@ def evaluation(case: Case, repeats: int) -> dict:
     model = Model(case)
     say(case, "first evaluation")
     text_seconds = None
+    model.encode_images()  # the first computation on a GPU also loads libraries
     if not case.spec.image_conditional:
         text_seconds = seconds(model.encode_text, case.device)
-    model.encode_images()
     model.evaluate()
     times, encoder = [], []
     for i in range(repeats):

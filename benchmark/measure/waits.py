@@ -28,7 +28,7 @@ def noted() -> Iterator[list[str]]:
         usual = warnings.showwarning
 
         def show(message, *args, **kwargs):
-            if "synchroniz" in str(message):
+            if "called a synchronizing" in str(message):  # turning the mode on warns, too
                 found.append(_place())
             else:
                 usual(message, *args, **kwargs)
@@ -45,7 +45,8 @@ def _place() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT) and not any(map(path.is_relative_to, NOT_HERE)):
+        ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # of a .venv in it
+        if ours and not any(map(path.is_relative_to, NOT_HERE)):
             return f"{path.relative_to(ROOT)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back  # type: ignore[assignment]
     return "PyTorch"

@@ -50,11 +50,35 @@ def test_items_are_kept_and_the_rest_is_measured_later(tmp_path):
     assert json.loads(path.read_text())["records"] == {name: {"of": name} for name in "abc"}
 
 
-def test_an_item_that_fails_loses_no_other(tmp_path):
-    path = tmp_path / "piece.json"
-    items = {"a": lambda: {"x": 1}, "b": lambda: 1 / 0}
-    with pytest.raises(ZeroDivisionError):
-        measure(path, "cpu", items, time.monotonic() + 60)
+def test_an_item_that_fails_loses_no_other_and_is_measured_again_if_asked(tmp_path):
+    path, cases = tmp_path / "piece.json", [{"passed": False}, {"passed": True}]
+    items = {
+        "a": lambda: 1 / 0,
+        "tests": lambda: {"cases": {"one": cases.pop(0)}},
+        "c": lambda: {"x": 1},
+    }
+    ends = time.monotonic() + 60
+    assert measure(path, "cpu", items, ends)
+    first = {
+        "a": {"problem": "ZeroDivisionError: division by zero"},
+        "tests": {"cases": {"one": {"passed": False}}},
+        "c": {"x": 1},
+    }
+    assert json.loads(path.read_text())["records"] == first
+    items |= {"a": lambda: {"x": 0}, "c": lambda: {"x": 2}}
+    assert measure(path, "cpu", items, ends)
+    assert json.loads(path.read_text())["records"] == first
+    assert measure(path, "cpu", items, ends, again=True)
+    passed = {"cases": {"one": {"passed": True}}}
+    records = json.loads(path.read_text())["records"]
+    assert records == {"a": {"x": 0}, "tests": passed, "c": {"x": 1}}
+
+
+def test_an_item_that_needs_another_call(tmp_path):
+    path, answers = tmp_path / "piece.json", [None, {"x": 1}]
+    items = {"a": lambda: answers.pop(0)}
+    assert not measure(path, "cpu", items, time.monotonic() + 60)
+    assert measure(path, "cpu", items, time.monotonic() + 60)
     assert json.loads(path.read_text())["records"] == {"a": {"x": 1}}
 
 
@@ -73,6 +97,14 @@ def test_numbers_of_two_machines_are_not_mixed(tmp_path):
     path.write_text('{"machine": {"device": "H100", "torch": "2.9"}, "records": {}}')
     with pytest.raises(UserError, match="was made with device H100, torch 2.9; here is "):
         measure(path, "cpu", {}, time.monotonic() + 60)
+
+
+def test_a_page_is_of_one_machine(tmp_path):
+    for piece, device in (("solver", "H100"), ("steps", "H200")):
+        content = {"machine": {"device": device, "torch": "2.9"}, "records": {}}
+        (tmp_path / f"{piece}.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="of several machines: give each machine its own --output"):
+        gpu("page", "--output", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +289,7 @@ def test_waits_are_noted_only_inside(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
     with noted() as waits:
+        warnings.warn("does not yet detect all synchronizing operations", stacklevel=1)
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
     assert modes == ["warn", "default"]
     assert [wait.partition(":")[0] for wait in waits] == [str(Path("tests/tools/test_gpu.py"))]

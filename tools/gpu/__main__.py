@@ -1,6 +1,7 @@
 """Measure a piece of a GPU report, or make its page: `python -m tools.gpu PIECE`."""
 
 import json
+import os
 import re
 import time
 from functools import partial
@@ -32,6 +33,7 @@ def build_parser() -> Parser:
         help=f"begin nothing after this time; exit code {MORE} if there is more to do",
     )  # fmt: skip
     add("--all", action="store_true", help="more cases")
+    add("--again", action="store_true", help="measure again what had a problem")
     add("--small", action="store_true", help="tiny cases that show that the report works")
     add(
         "--public", type=Path, action="append", default=[], metavar="PATH",
@@ -54,18 +56,11 @@ def pieces(args, deadline: float) -> dict:
     }
 
 
-class NotFinished(Exception):
-    """The time did not suffice for an item that continues in the next call."""
-
-
-def whole_run(args, deadline: float) -> dict:
-    """Run or continue the benchmark until the deadline; raises NotFinished."""
+def whole_run(args, deadline: float) -> dict | None:
+    """Run or continue the benchmark until the deadline; None if it is not finished."""
     left = min(deadline - time.monotonic(), 10**6)
     output = (args.output / "runs" / "base2new").resolve()
-    record = runs.run(output, args.root.resolve(), args.small, left)
-    if record is None:
-        raise NotFinished
-    return record
+    return runs.run(output, args.root.resolve(), args.small, left)
 
 
 def write_page(folder: Path, to: Path) -> None:
@@ -96,14 +91,13 @@ def main(argv: list[str]) -> int:
         public.check_checkout(checkout)
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes} but must be above 0")
+    # of TRAINER.DETERMINISTIC; older versions of PyTorch read it only before their first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     print(f"{args.piece}: {device_name(args.device)}, PyTorch {torch.__version__}")
     deadline = time.monotonic() + 60 * args.minutes
     items = dict(pieces(args, deadline)[args.piece]())
-    try:
-        done = measure(args.output / f"{args.piece}.json", args.device, items, deadline)
-    except NotFinished:
-        done = False
-    return 0 if done else MORE
+    path = args.output / f"{args.piece}.json"
+    return 0 if measure(path, args.device, items, deadline, args.again) else MORE
 
 
 if __name__ == "__main__":

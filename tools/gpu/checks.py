@@ -14,6 +14,7 @@ from benchmark.measure.check_device import checks
 ROOT = Path(__file__).resolve().parents[2]
 # The cases of tests/accelerator by kind, as pytest selects them.
 KINDS = ("golden", "step", "fused", "run", "half")
+LONGEST = 1200  # seconds of the tests of a kind
 
 
 def device_checks(device: str) -> dict:
@@ -28,7 +29,10 @@ def tests(kind: str, small: bool) -> dict:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks]
         command += ["tests/accelerator", "-k", kind, f"--junitxml={report}"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        try:
+            run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            return {"problem": f"took more than {LONGEST // 60} minutes"}
         if not report.exists():
             return {"problem": (run.stdout + run.stderr).strip()[-300:]}
         cases = list(ET.parse(report).iter("testcase"))

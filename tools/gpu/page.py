@@ -15,6 +15,7 @@ from benchmark.measure.speed_tables import (
 )
 from benchmark.report.render import as_markdown
 from benchmark.report.tables import Table, memory
+from trainers.prompting.errors import UserError
 from trainers.prompting.running.memory import GIB
 
 from .store import read
@@ -29,8 +30,16 @@ def files_in(folder: Path) -> dict[str, dict]:
 
 
 def page(files: dict[str, dict]) -> str:
-    """Return the page of some pieces; those that are missing are named."""
-    machine = next(iter(files.values()))["machine"]
+    """Return the page of some pieces; those that are missing are named.
+
+    Raises:
+        UserError: the pieces are of several machines.
+    """
+    machine, *others = (content["machine"] for content in files.values())
+    if any(other != machine for other in others):
+        raise UserError(
+            "The files of the pieces are of several machines: give each machine its own --output"
+        )
     told = f"PyTorch {machine['torch']}, CUDA {machine['cuda']}"
     parts = [f"# {machine['device']}", f"{told}. Made by `bash scripts/gpu_report.sh`."]
     missing = [name for name in PIECES if name not in files]
@@ -105,7 +114,9 @@ def check(records: dict) -> list[str]:
     caption = [
         "`golden`: all golden files in fp32, amp and fp16. Logits may differ by 1e-4 in fp32 and "
         "by 0.05 in half precision (some methods multiply them by 100), losses by 1e-4 and 0.01. "
-        "Gradients must have a cosine of 0.99999 and 0.999."
+        "Gradients must have a cosine of 0.99999 and 0.999.",
+        "`half`: errors in half precision, which must not be significantly above those of OpenAI's "
+        "modules, at two standard errors. One of the 24 comparisons may fail by chance.",
     ]
     return section("Correctness", *found, table("Tests", tests, caption, "Kind"))
 
@@ -162,7 +173,10 @@ def steps(records: dict) -> list[str]:
         for name, one in records.items()
         if "evaluation" in one
     }
-    public = "A line that ends with the name of a folder is published code from there."
+    public = (
+        "A line that ends with the name of a folder is published code from there. Its steps also "
+        "read loss and accuracy."
+    )
     return section(
         "Steps and evaluations of ViT-B/16 with random weights",
         table("Training steps", trained, [TRAINING_NOTE, public]),

@@ -73,6 +73,7 @@ def main() -> None:
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
     labels = torch.arange(asked["batch"]) % len(asked["names"])
     batch = {"img": torch.randn(size), "label": labels, "domain": labels}
+    batch = {name: value.to(asked["device"]) for name, value in batch.items()}
 
     def wait():
         if asked["device"] == "cuda":

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,15 +41,22 @@ def read(path: Path) -> dict:
 
 
 def measure(
-    path: Path, device: str, items: Mapping[str, Callable[[], dict]], deadline: float
+    path: Path,
+    device: str,
+    items: Mapping[str, Callable[[], dict | None]],
+    deadline: float,
+    again: bool = False,
 ) -> bool:
     """Measure the items that a file lacks.
+
+    An item that fails gets a record with the `problem`, so that the others are measured.
 
     Args:
         path: the file.
         device: `cuda`, or `cpu`.
-        items: by name, functions that return a record.
+        items: by name, functions that return a record, or None if they have to be called again.
         deadline: in seconds of `time.monotonic`; no item begins after it.
+        again: True to measure items again that had a problem.
 
     Returns:
         True if the file has all items.
@@ -66,15 +74,29 @@ def measure(
             )
         content = known
     for number, (name, work) in enumerate(items.items(), 1):
-        if name in content["records"]:
+        kept = content["records"].get(name)
+        if kept is not None and not (again and failed(kept)):
             continue
         if time.monotonic() > deadline:
             print(f"{path.stem}: stopped before {number} of {len(items)}, {name}", file=sys.stderr)
             return False
         print(f"{path.stem}: {number} of {len(items)}, {name}", file=sys.stderr, flush=True)
-        content["records"][name] = work()
+        try:
+            record = work()
+        except Exception as error:  # whatever it is, the other items go on
+            traceback.print_exc()
+            record = {"problem": f"{type(error).__name__}: {error}"[:300]}
+        if record is None:
+            return False
+        content["records"][name] = record
         write_output(path, json.dumps(content, indent=1) + "\n")
     return True
+
+
+def failed(record: Mapping) -> bool:
+    """Return True if an item, or a test in it, had a problem."""
+    cases = record.get("cases", {}).values()
+    return "problem" in record or not all(case["passed"] for case in cases)
 
 
 def _told(machine: Mapping) -> str:
