@@ -4,13 +4,14 @@
 #
 #   bash scripts/gpu_report.sh [options]
 #
-# It takes about an hour, needs no network, and continues where it was stopped. With MINUTES=9 a call
-# ends after about nine minutes; call it again until it says that the report is complete.
+# It takes about an hour, by an estimate, needs no network, and continues where it was stopped. With
+# MINUTES=9 a call ends after about nine minutes; call it again until the report is complete.
 # Each piece is useful alone: PIECES="solver" bash scripts/gpu_report.sh
 # The page names what failed; --again measures it again.
 #
 # Environment: PIECES ("check solver steps resume run"), MINUTES, OUTPUT (output/gpu), DATA (folder
-# of the data sets, data), PYTHON. Options: --public PATH, --all, --again, --small: see `python -m tools.gpu -h`.
+# of the data sets, data), PYTHON. Options: --public PATH, --all, --again, --small: see
+# `python -m tools.gpu -h`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
