@@ -22,8 +22,9 @@ SHOTS = 16  # images per class, for methods that train a parameter for each imag
 HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
-    "M visual and N textual prompts; beta weighs the token level; lengths and depths are text / "
-    "vision (their prompts in the first blocks). Of two classes with 16 images each."
+    "M visual and N textual prompts; beta is the weight of the token level. Length and depth (the "
+    "number of first blocks with prompts) are given as text / vision. Parameters are for "
+    "{backbone}, two classes and 16 images of each."
 )
 PAGE = """\
 # All methods
@@ -104,7 +105,10 @@ def render(backbone: str, form: str) -> str:
         writer.writerows([*cells, count.replace(",", "")] for *cells, count in rows)
         return text.getvalue().rstrip("\n")
     lines = [list(map(Cell, line)) for line in rows]
-    return in_style({None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION])]}, form)
+    return in_style(
+        {None: [Table(TITLE.format(backbone), HEAD, lines, [CAPTION.format(backbone=backbone)])]},
+        form,
+    )
 
 
 def page(backbone: str) -> str:
@@ -129,7 +133,7 @@ def page(backbone: str) -> str:
             )
         )
     lines = [f"| {' | '.join(cells)} |" for cells in table]
-    return "\n".join([PAGE, *lines, "", CAPTION, *sections])
+    return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
 
 
 def _equations(method: str) -> str:

@@ -269,6 +269,8 @@ def test_a_name_is_registered_once():
         ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
         ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
         ("ALIGN", {"FORM": "cosine"}, "FORM is 'cosine' but must be paper or released"),
+        ("ALIGN", {"FORM": "released", "BETA": 0.5}, "BETA is 0.5 but must be 0 or 1 with FORM"),
+        ("ALIGN", {"FORM": "released", "BETA_FORM": "convex"}, "BETA_FORM has no effect with FORM"),
         ("PLOT", {"CTX_INIT": 5}, "TRAINER.PLOT.CTX_INIT is 5 but must be words"),
         ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
         ("CoOp", {"PREC": 16}, "TRAINER.COOP.PREC is 16 but must be a word"),

@@ -206,7 +206,7 @@ def test_text_features_are_a_classifier(runs, capsys, tmp_path):
     z = F.normalize(load_clip(loaded.backbone).encode_image(x), dim=-1)
     torch.testing.assert_close(scale * z @ weight.T, loaded.model(x), atol=1e-4, rtol=1e-5)
     code, told = export(capsys, runs / "ALIGN", tmp_path / "y.safetensors")
-    assert code == 2 and "CoOp, KgCoOp, ProGrad, TCP, ZeroshotCLIP" in told
+    assert code == 2 and "CoOp, KgCoOp, ProGrad, TCP, CLAP and ZeroshotCLIP" in told
     code, told = export(capsys, runs / "ALIGN", tmp_path / "y.tflite")
     assert code == 2 and ".onnx, .pt2, .safetensors" in told
     assert not list(tmp_path.glob("y.*"))

@@ -73,6 +73,8 @@ class ALIGN(Method):
         """Return the spec for these settings."""
         if settings.FORM not in ("paper", "released"):
             raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
+        if settings.FORM == "released":
+            check_released(settings)
         one_of("PATCHES", settings.PATCHES, ("states", "values"))
         words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
         return PromptSpec(
@@ -109,3 +111,15 @@ class ALIGN(Method):
             self.regularizers.append(({"kg": weights.pop("kg")}, teacher))
         if weights:
             self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
+
+
+def check_released(settings: ALIGN.Settings) -> None:
+    """Raise UserError if a key has a value that the published code does not compute."""
+    for key in ("BETA_FORM", "SINKHORN_TOL", "SINKHORN_MAX_ITER"):
+        if getattr(settings, key) != ALIGN.defaults[key]:
+            raise UserError(f"{key} has no effect with FORM released: leave it out")
+    if settings.BETA not in (0, 1):
+        raise UserError(
+            f"BETA is {settings.BETA} but must be 0 or 1 with FORM released, which only switches "
+            "the token level"
+        )

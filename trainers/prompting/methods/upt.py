@@ -10,7 +10,8 @@ from ..spec import PromptSpec, Words, shared_prompt
 class UPT(Method):
     """One unified prompt per depth, mixed by a small transformer layer and split over both sides.
 
-    The authors published no code; the layer starts as the identity (docs/methods.md, section 4).
+    This form is our own: it was not compared with the authors' code, and its layer starts as the
+    identity (docs/methods.md, section 4).
     """
 
     node = "UPT"

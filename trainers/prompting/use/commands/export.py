@@ -28,8 +28,8 @@ UNTRACED = {
 }
 MOST_BYTES = 1 << 31
 LINEAR = (
-    "only methods without visual prompts and with one feature per class can: CoOp, KgCoOp, "
-    "ProGrad, TCP, ZeroshotCLIP. Write a .pt2 or .onnx, which any method can"
+    "only methods that change nothing in the image encoder and have one feature per class can, "
+    "such as CoOp, KgCoOp, ProGrad, TCP, CLAP and ZeroshotCLIP. Write a .pt2 or .onnx instead"
 )
 
 
