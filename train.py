@@ -18,15 +18,15 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser: the flags of CoOp's train.py, and a few of this project."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
-    parser.add_argument("--root", default="", help="folder of the data sets")
-    parser.add_argument("--output-dir", default="", help="folder of this run")
+    parser.add_argument("--root", default="", help="folder of the data sets (emoji needs none)")
+    parser.add_argument("--output-dir", default="", help="folder of this run (default: ./output)")
     parser.add_argument("--resume", default="", help="folder of the run to continue")
-    parser.add_argument("--seed", type=int, default=-1, help="0 or more; not fixed if negative")
+    parser.add_argument("--seed", type=int, default=-1, help="0 or more; default: runs differ")
     parser.add_argument("--source-domains", nargs="+", help="source domains for DA/DG")
     parser.add_argument("--target-domains", nargs="+", help="target domains for DA/DG")
-    parser.add_argument("--transforms", nargs="+", help="data augmentation")
-    parser.add_argument("--config-file", default="", help="config of the method")
-    parser.add_argument("--dataset-config-file", default="", help="config of the data set")
+    parser.add_argument("--transforms", nargs="+", help="augmentations, by name")
+    parser.add_argument("--config-file", default="", help="config file of the method")
+    parser.add_argument("--dataset-config-file", default="", help="config file of the data set")
     parser.add_argument("--trainer", default="", help="name of the method")
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="NAME",
@@ -34,10 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--backbone", default="", help="name or file of the CLIP")
     parser.add_argument("--head", default="", help="name of the head")
-    parser.add_argument("--eval-only", action="store_true", help="evaluation only")
-    parser.add_argument("--model-dir", default="", help="run whose model is evaluated")
-    parser.add_argument("--load-epoch", type=int, help="epoch of that model")
-    parser.add_argument("--no-train", action="store_true", help="do not call trainer.train()")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate a run, without training")
+    parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
+    parser.add_argument("--load-epoch", type=int, help="its epoch (default: the best, or the last)")
+    parser.add_argument("--no-train", action="store_true", help="build data and model, then stop")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, e.g. OPTIM.LR 0.01"
     )
@@ -52,7 +52,9 @@ def parse_args(argv=None, parser: argparse.ArgumentParser | None = None) -> argp
 
 
 def check_flags(args) -> None:
-    """Raise a UserError if a flag with several values has swallowed KEY VALUE pairs."""
+    """Raise a UserError if flags contradict each other, or one has swallowed KEY VALUE pairs."""
+    if (args.model_dir or args.load_epoch is not None) and not (args.eval_only or args.no_train):
+        raise UserError("--model-dir and --load-epoch are for --eval-only: add it, or omit them")
     for name in ("source_domains", "target_domains", "transforms"):
         for value in getattr(args, name) or ():
             if KEY.fullmatch(value):
@@ -122,12 +124,16 @@ def run(argv=None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
+        from recipe.run import exit_code
+
+        return exit_code(lambda: main(args))
     except UserError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_code
-    from recipe.run import exit_code
-
-    return exit_code(lambda: main(args))
+    except ModuleNotFoundError as error:
+        install = "`pip install -r requirements.txt` installs what runs need"
+        print(f"error: the module {error.name} is missing: {install}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ class ImageDataset(DatasetBase):
         if self.num_classes < 2:
             raise UserError(
                 f"{type(self).__name__} has only the class '{self.classnames[0]}' with "
-                f"SUBSAMPLE_CLASSES={cfg.DATASET.SUBSAMPLE_CLASSES}: classification needs two"
+                f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES}: add classes, for at "
+                "least two are needed"
             )
 
     def locate(self, cfg):
@@ -89,9 +90,9 @@ class ImageDataset(DatasetBase):
         if not folder.is_dir():
             layout = self.layout or f"{self.image_dir}/ and {self.split_file}"
             raise UserError(
-                f"{type(self).__name__} was looked for in '{folder}', which does not exist: "
-                f"--root is the folder that holds {self.dataset_dir}/ with {layout} in it (the "
-                "data set `emoji` needs no data)"
+                f"{type(self).__name__} was looked for in '{folder}', which does not exist: give "
+                f"--root the folder that holds {self.dataset_dir}/ (with {layout}); `python -m "
+                "benchmark download` gets public data sets, and `emoji` needs no data"
             )
         return folder
 
@@ -134,7 +135,8 @@ class ImageDataset(DatasetBase):
             parts = cls.make_split(folder)
         except OSError as error:
             raise UserError(
-                f"{cls.__name__} has {lacks}no '{error.filename}' ({error.strerror})"
+                f"{cls.__name__} has {lacks}no '{error.filename}' ({error.strerror}): restore it; "
+                "`python -m benchmark download` gets public data sets"
             ) from None
         except UserError:
             raise

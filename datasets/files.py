@@ -21,7 +21,7 @@ MANY = 100_000  # files from which names are cached: on a network, listing them 
 SETTLED = 2.0  # seconds; a folder changed later than this gets another time stamp
 SPLIT_SEED = 1  # of a split made here, for any seed of the run
 OWN_SPLIT = (
-    f"a split made here by chance (seed {SPLIT_SEED}), not the published one: accuracies are not "
+    f"a split made here at random (seed {SPLIT_SEED}), not the published one: accuracies are not "
     "comparable with published ones"
 )
 
@@ -50,14 +50,18 @@ def read_split(path, image_dir):
             for part in PARTS
         ]
     except OSError as error:
-        raise UserError(f"The split file '{path}' cannot be read: {error.strerror}") from None
+        raise UserError(
+            f"The split file '{path}' cannot be read ({error.strerror}): restore it"
+        ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"'{path}' is not a split file (train, val and test, each a list of "
-            f"[path, label, class name]): {error!r}"
+            f"[path, label, class name]; {error!r}): download it again"
         ) from None
     if not os.path.isdir(image_dir):
-        raise UserError(f"The images of '{path}' belong in '{image_dir}', which does not exist")
+        raise UserError(
+            f"The images of '{path}' belong in '{image_dir}', which does not exist: put them there"
+        )
     check_files(path, parts)
     if "note" in split:
         print(f"Note: '{path}' is {split['note']}")
@@ -103,9 +107,9 @@ def check_files(source, parts):
             missing.append(item.impath)
     if missing:
         raise UserError(
-            f"'{source}' names the image '{missing[0]}', which does not exist (missing are "
-            f"{len(missing):,} of {sum(map(len, parts)):,}): restore them, or use the list that "
-            "belongs to these images"
+            f"'{source}' names the image '{missing[0]}', which does not exist ("
+            f"{len(missing):,} of {sum(map(len, parts)):,} images are missing): restore them, or "
+            "use the list that belongs to these images"
         )
 
 
@@ -123,7 +127,8 @@ def class_folders(parent):
             found = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except OSError as error:
         raise UserError(
-            f"The class folders belong in '{parent}', which cannot be read: {error.strerror}"
+            f"The class folders belong in '{parent}', which cannot be read ({error.strerror}): put "
+            "them there"
         ) from None
     for name in found:
         if any("\udc80" <= letter <= "\udcff" for letter in name):
@@ -153,7 +158,7 @@ def read_folders(parent, classes, source=None):
     if source and (unnamed := [folder for folder in found if folder not in classes]):
         raise UserError(
             f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
-            f"'{parent}' ({some(unnamed)})"
+            f"'{parent}' ({some(unnamed)}): add a line for each"
         )
     items, unread = [], []
     listing = file_names(parent, classes)
@@ -244,7 +249,10 @@ def read_classnames(path, folders=()):
     try:
         lines = read_lines(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"'{path}', which names the classes, cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"'{path}', which names the classes, cannot be read ({reason}): restore it"
+        ) from None
     spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
     classes = {}
     for line in lines:
@@ -252,9 +260,9 @@ def read_classnames(path, folders=()):
         folder = next((f for f in spaced if line.startswith((f"{f} ", f"{f}\t"))), first)
         name = line[len(folder) :].strip()
         if not name:
-            raise UserError(f"'{path}' has no class name after '{folder}'")
+            raise UserError(f"'{path}' has no class name after '{folder}': add one")
         if folder in classes:
-            raise UserError(f"'{path}' has two lines for '{folder}'")
+            raise UserError(f"'{path}' has two lines for '{folder}': remove one")
         classes[folder] = name
     return classes
 

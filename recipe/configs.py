@@ -4,11 +4,10 @@ Needs no PyTorch.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-
-import yaml
 
 from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.trainer.by_run import leaves
@@ -39,14 +38,20 @@ def read_yaml(path: str | os.PathLike) -> object:
     Raises:
         UserError: the file is missing, is not YAML, or has too many values.
     """
+    import yaml  # here, so that train.py can say that it is missing
+
     try:
         with open(path, "rb") as file:  # read as UTF-8 in any locale
             found = yaml.safe_load(file) or {}
         too_many = next(islice(_values(found), MOST_VALUES, None), None)
-    except OSError:
-        near = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
+    except FileNotFoundError:
+        near = sorted(str(p) for p in Path(path).parent.glob("[!.]*.yaml"))
         hint = f"that folder has {', '.join(near)}" if near else "look into configs/"
         raise UserError(f"There is no config file '{path}': {hint}") from None
+    except OSError as error:
+        raise UserError(
+            f"The config file '{path}' cannot be read ({error.strerror}): give the path of a file"
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
@@ -108,9 +113,20 @@ def read_pairs(words: Sequence[str]) -> dict[str, str]:
     words = words[1:] if words and words[0] == "--" else words
     if options := [key for key in words[::2] if key.startswith("--")]:
         raise UserError(f"{options[0]} follows a KEY VALUE pair: put options before all pairs")
+    for word in words[::2]:
+        check_no_equals(word)
     if len(words) % 2:
-        raise UserError(f"The pairs at the end are not KEY VALUE: '{' '.join(words)}'")
+        raise UserError(
+            f"The pairs at the end are not KEY VALUE: '{words[-1]}' has no value, or a value "
+            "before it has no key"
+        )
     return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def check_no_equals(word: str) -> None:
+    """Raise UserError if a word sets a key as `KEY=VALUE`."""
+    if re.match(r"[A-Z]\w*(\.\w+)+=", word):
+        raise UserError(f"'{word}' has the form KEY=VALUE: write KEY VALUE, as in OPTIM.LR 0.01")
 
 
 def merge(cfg, keys: Mapping[str, object], source: str) -> None:
@@ -135,10 +151,15 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
             parent.merge_from_list([name, value])
         except (ValueError, AssertionError):
             parent[name] = None
+        if parent[name] is None and isinstance(default, Mapping):
+            raise UserError(
+                f"{source} sets '{key}' to '{value}', but it is a group of keys: set one of them, "
+                f"such as {key}.{next(iter(default), 'KEY')}"
+            )
         if parent[name] is None and default is not None:
             raise UserError(
                 f"{source} sets '{key}' to '{value}', but it must be of type "
-                f"{type(default).__name__}"
+                f"{type(default).__name__}, like its default {default!r}"
             )
 
 

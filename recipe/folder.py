@@ -13,10 +13,10 @@ PATIENCE = 10
 
 # Errors of the system, and what a user can do about them.
 REMEDIES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EACCES: "change its rights",
-    errno.EPERM: "change its rights",
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
     errno.EROFS: "choose another folder",
     errno.EISDIR: "a file belongs there: remove that folder",
 }

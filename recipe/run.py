@@ -11,7 +11,7 @@ import torch
 from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
-from trainers.prompting.errors import no_exit, printable
+from trainers.prompting.errors import UserError, no_exit, printable
 from trainers.prompting.running import ranks
 
 from .configs import prompts_for
@@ -103,6 +103,14 @@ def exit_code(work: Callable[[], None]) -> int:
         return 1
     except Exception as error:
         code = getattr(error, "exit_code", None)  # only a user's mistake has one
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            code, error = (
+                1,
+                UserError(
+                    "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
+                    "TRAINER.MEMORY_BUDGET to less than is free"
+                ),
+            )
         reports = ranks.claims_report()
         if code is None:
             raise

@@ -23,7 +23,9 @@ MISTAKES = {
     "key": (["TRAINER.ALIGN.BETTA", "1"], "did you mean 'BETA'"),
     "section": (["TRAINERS.ALIGN.BETA", "1"], "did you mean 'TRAINER'"),
     "type": (["OPTIM.LR", "fast"], "must be of type float"),
-    "odd": (["OPTIM.LR"], "not KEY VALUE"),
+    "odd": (["OPTIM.LR"], "not KEY VALUE: 'OPTIM.LR' has no value, or a value before"),
+    "equals": (["OPTIM.LR=0.1", "SEED=1"], "'OPTIM.LR=0.1' has the form KEY=VALUE: write KEY"),
+    "group": (["TRAINER.ALIGN", "4"], "it is a group of keys: set one of them, such as TRAINER"),
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
     "many": (["TRAINER.ALIGN.N", "1000000000"], "must be a whole number, 1,000,000 at most"),
@@ -72,7 +74,7 @@ MISTAKES = {
         ["OPTIM.LR", "0.1", "--backbone", "emoji"],
         "--backbone follows a KEY VALUE pair: put options before all pairs",
     ),
-    "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "MEMORY_BUDGET leaves 0.00 GiB: raise it by"),
+    "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "leaves 0.00 GiB: set TRAINER.MEMORY_BUDGET"),
 }
 
 
@@ -82,6 +84,41 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
     assert run(tmp_path, extra=pairs) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and part in line
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "No trainer is named: give --trainer, such as ALIGN"),
+        (["--trainer", "ALIGN"], "No data set is named: give --dataset-config-file, such as"),
+        (["--config-file", "configs"], "'configs' cannot be read (Is a directory): give the path"),
+        (["--trainer", "CoOp", "--model-dir", "x"], "--model-dir and --load-epoch are for --eval"),
+        (["--trainer", "CoOp", "--load-epoch", "2"], "--model-dir and --load-epoch are for --eval"),
+    ],
+)
+def test_flags_that_are_missing_or_contradict(words, sentence, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert train.run(words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_too_little_memory_on_a_gpu_is_one_sentence(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("trainers.prompting.trainer.trainer.training_step", full)
+    assert run(tmp_path, "CoOp") == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        "error: the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
+        "TRAINER.MEMORY_BUDGET to less than is free"
+    )
+
+
+def test_a_package_that_is_missing_is_named():
+    program = [sys.executable, "-S", str(ROOT / "train.py"), "--trainer", "ALIGN"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: the module ") and "requirements.txt" in done.stderr
 
 
 def test_sizes_of_images_come_from_the_backbone(tmp_path, capsys):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from recipe.configs import check_no_equals
 from trainers.prompting.errors import UserError, check_name
 
 from ..cli import Parser, add_plugin, each, from_one, seed, words, write_output
@@ -266,11 +267,16 @@ def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Split words into data sets and KEY VALUE pairs, which begin with the first KEY."""
     start = next((i for i, word in enumerate(given) if KEY.fullmatch(word)), len(given))
     datasets, opts = words(" ".join(given[:start])), tuple(given[start:])
+    for word in (*datasets, *opts[::2]):
+        check_no_equals(word)
     for key in opts[::2]:
         if key in RESERVED:
             raise UserError(f"{key} cannot be given as KEY VALUE: {RESERVED[key]} sets it")
     if len(opts) % 2:
-        raise UserError(f"{opts[-1]} has no value: write KEY VALUE")
+        raise UserError(
+            f"{opts[-1]} has no value: write KEY VALUE, and quote several values of an option, as "
+            "in --trainers 'CoOp ALIGN'"
+        )
     return datasets, opts
 
 

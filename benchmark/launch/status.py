@@ -55,6 +55,8 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     output = parser.parse_args(argv).output.absolute()
     found = [status for place in outputs_below(output) for status in statuses(place)]
+    if not output.exists():
+        raise UserError(f"'{output}' does not exist: check the path")
     if not found:
         raise UserError(f"'{output}' contains no runs: start a protocol first")
     for status in found:

@@ -99,7 +99,7 @@ class TrainerConfigs:
                 f"There is no trainer '{trainer}': {nearest(trainer, known)}; a new trainer needs "
                 f"config files in {folders[0]}, or --config FILE.yaml"
             )
-        kind = f"config of {trainer} for {dataset}"
+        kind = f"config file of {trainer} for {dataset} called"
         if self.asked:
             check_name(kind, name, files)
         others = f" (there are: {', '.join(sorted(files))})" if files else ""
@@ -127,7 +127,10 @@ def only_file(folder: Path) -> Path:
     files = sorted(folder.glob("*.yaml"))
     if len(files) != 1:
         told = ", ".join(file.name for file in files) or "none"
-        raise UserError(f"--config: '{folder}' must hold exactly one .yaml file, but holds {told}")
+        raise UserError(
+            f"--config: '{folder}' must hold exactly one .yaml file, but holds {told}: give a "
+            "file, or a folder with one file in METHOD/"
+        )
     return files[0].absolute()
 
 
@@ -169,6 +172,11 @@ def check_datasets(datasets: Iterable[str]) -> None:
     known = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for dataset in datasets:
         file, named, name = dataset.partition("=")
+        if file.isdecimal() or file in known_trainers():
+            raise UserError(
+                f"'{file}' is not a data set: quote several values of an option, as in "
+                "--trainers 'CoOp ALIGN' or --seeds '1 2 3'"
+            )
         check_name("data set", file, known)
         if named and file != IMAGE_FOLDER:
             raise UserError(f"{dataset}: only {IMAGE_FOLDER} can be followed by =NAME")

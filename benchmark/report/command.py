@@ -44,10 +44,10 @@ def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Out
     With several places, each outcome names its origin.
 
     Raises:
-        UserError: one of several places does not exist, or a pack is refused.
+        UserError: a place does not exist, or a pack is refused.
     """
-    if len(outputs) > 1 and (gone := [output for output in outputs if not output.exists()]):
-        raise UserError(f"'{gone[0]}' is neither a folder nor a pack: check the path")
+    if gone := [output for output in outputs if not output.exists()]:
+        raise UserError(f"'{gone[0]}' does not exist: check the path")
     outputs = [
         output
         for given in outputs

@@ -65,7 +65,7 @@ def test_checkpoints_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="'broken.pt' is broken") as error:
             load_checkpoint("broken.pt")
         assert "weights_only" not in str(error.value)
-    with pytest.raises(UserError, match="No checkpoint at 'none.pt'"):
+    with pytest.raises(UserError, match="There is no checkpoint 'none.pt'"):
         load_checkpoint("none.pt")
     with pytest.raises(UserError, match="No file './checkpoint'"):
         resume_from_checkpoint(".", nn.Linear(1, 1))

@@ -136,7 +136,7 @@ ROWS = [["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, "bee"]]
 @pytest.mark.parametrize(
     "split, words",
     [
-        (broken([["a/1.jpg", 0, "ant"]]), "needs two"),
+        (broken([["a/1.jpg", 0, "ant"]]), "at least two are needed"),
         (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 2, "bee"]]), "label 1 has no name, nor any"),
         (broken([["a/1.jpg", 0, "ant"], ["b/1.jpg", 1, " "]]), r"label 1 has no .*b/1\.jpg'"),
         (broken([*ROWS, ["b/2.jpg", 1, None]]), r"both 'bee' and '' .*b/2\.jpg'"),
@@ -166,7 +166,7 @@ def test_a_missing_folder_says_where_and_what(tmp_path):
 
 def test_a_missing_image_is_named(tmp_path):
     write(tmp_path, broken(ROWS), missing=["b/1.jpg"])
-    with pytest.raises(UserError, match=r"b/1\.jpg.*missing are 2 of 4\): restore them"):
+    with pytest.raises(UserError, match=r"b/1\.jpg.*2 of 4 images are missing\): restore them"):
         Small(config(tmp_path))
 
 

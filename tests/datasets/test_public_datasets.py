@@ -81,7 +81,7 @@ def test_base_and_new_are_halves(tree):
     names, _ = tree.facts
     half = (len(names) + 1) // 2
     if half < 2 or len(names) - half < 2:
-        with pytest.raises(UserError, match="classification needs two"):
+        with pytest.raises(UserError, match="at least two are needed"):
             load(tree.name, tree.root, subset="new")
         return
     for subset, expected in (("base", names[:half]), ("new", names[half:])):
@@ -109,7 +109,7 @@ def test_a_split_made_here_is_kept_and_reported(builder, tmp_path, capsys):
     again = load(builder.__name__, moved)
     assert labels(again.train_x) == labels(first.train_x)
     assert labels(again.val) == labels(first.val)
-    assert "made here by chance" in capsys.readouterr().out
+    assert "made here at random" in capsys.readouterr().out
 
 
 def test_a_read_only_folder_does_not_stop_a_run(tmp_path, monkeypatch, capsys):
@@ -139,7 +139,7 @@ def test_the_published_split_takes_precedence_over_raw_files(builder, tmp_path, 
     dataset = load(builder.__name__, tmp_path)
     assert labels(dataset.train_x) == labels(own.test)
     assert counts(dataset)[1:] == (0, 3)
-    assert "by chance" not in capsys.readouterr().out
+    assert "at random" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("run", ["seed1-shots4", "seed2-shots16", "seed3-shots1"])

@@ -170,7 +170,7 @@ def test_annotated_images_that_are_missing_are_counted(tmp_path):
     oxford_pets(tmp_path)
     for i in (3, 4):
         (tmp_path / "oxford_pets" / "images" / f"Abyssinian_{i}.jpg").unlink()
-    with pytest.raises(UserError, match=r"OxfordPets.*_[34]\.jpg.*missing are 2 of 22"):
+    with pytest.raises(UserError, match=r"OxfordPets.*_[34]\.jpg.*2 of 22 images are missing"):
         load("oxford_pets", tmp_path)
 
 

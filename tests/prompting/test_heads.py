@@ -185,7 +185,7 @@ def test_some_of_the_classes(tiny_clip, name):
     near(other.model(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
-    with pytest.raises(UserError, match="has learned something for each of its classes"):
+    with pytest.raises(UserError, match="has parameters for each class of its training"):
         build_method(name, {}, tiny_clip, ["moon", names[1]]).load_checkpoint(
             state, ["moon", names[1]]
         )

@@ -268,7 +268,7 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     assert code == 0 and (folder / "x.safetensors").is_file(), err
     code, _, err = command("predict", "--model-dir", "nowhere", image)
     assert code == 2 and err == (
-        "promptedclip predict: 'nowhere' is not there: give the output folder of one training\n"
+        "promptedclip predict: 'nowhere' does not exist: give the output folder of a run\n"
     )
     code, _, err = command("predcit")
     assert code == 2 and "did you mean 'predict'" in err

@@ -127,7 +127,8 @@ def test_a_full_disk_is_one_sentence_and_no_result(trainer, kib, small_disk, tmp
     out.mkdir(exist_ok=True)
     assert run(tmp_path, trainer, out) == 1
     assert capsys.readouterr().err == (
-        f"error: '{out}' cannot be written or read (No space left on device): make room, then "
+        f"error: '{out}' cannot be written or read (No space left on device): free some disk "
+        "space, then "
         "rerun to resume from the last checkpoint\n"
     )
     sys.stdout.flush()  # as at the end of the process
@@ -156,6 +157,6 @@ def test_other_errors_of_the_system_name_the_file(tmp_path, capsys, monkeypatch)
 
     monkeypatch.setattr("recipe.run.build_trainer", refused)
     assert run(tmp_path) == 1
-    assert "'/images/a' cannot be written or read (Permission denied): change its rights" in (
+    assert "'/images/a' cannot be written or read (Permission denied): change its permissions" in (
         capsys.readouterr().err
     )

@@ -31,9 +31,10 @@ def nearest(name: object, valid: Iterable[object]) -> str:
     """Return a hint `did you mean 'X'?` with the valid name nearest to `name`, and all names."""
     valid = sorted(map(str, valid))
     folded = {v.lower(): v for v in reversed(valid)}
-    close = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.4)
-    hint = f"did you mean '{folded[close[0]]}'? " if close else ""
-    return f"{hint}(valid: {', '.join(valid) or 'none'})"
+    close = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean '{folded[close[0]]}'? (valid: {', '.join(valid)})"
+    return f"choose one of {', '.join(valid)}" if valid else "there are none"
 
 
 def check_name(kind: str, name: str, valid: Iterable[object]) -> str:

@@ -328,8 +328,8 @@ class Method(PublicFiles, nn.Module):
         others = others and len(some) < len(classnames)
         if others and (self.class_bound or class_specific):
             raise UserError(
-                f"{name} has learned something for each of its classes"
-                f"{' (CSC)' if class_specific else ''}: it cannot name others"
+                f"{name} has parameters for each class of its training"
+                f"{' (CSC)' if class_specific else ''}: use it only on those classes"
             )
         self.make_room(0)
         self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))

@@ -143,14 +143,20 @@ class PromptSpec:
         if self.N:
             least = 0 if self.own_contexts else 1
             need(self.text_length >= least, f"N_CTX is {self.text_length}: at least 1 is needed")
-            need(self.text_depth >= 1, f"the text prompt depth is {self.text_depth}: at least 1")
+            need(
+                self.text_depth >= 1,
+                f"the text prompt depth is {self.text_depth}: at least 1 is needed",
+            )
             need(
                 len(self.templates) == self.N,
                 f"CTX_INIT gives {len(self.templates)} templates but N = {self.N}: give one, or N",
             )
         if self.M:
             need(self.vision_length >= 1, f"N_CTX is {self.vision_length}: at least 1 is needed")
-            need(self.vision_depth >= 1, f"the visual depth is {self.vision_depth}: at least 1")
+            need(
+                self.vision_depth >= 1,
+                f"the visual prompt depth is {self.vision_depth}: at least 1 is needed",
+            )
         tokens = self.N * self.text_length * self.text_depth
         tokens += self.M * self.vision_length * self.vision_depth
         need(

@@ -158,7 +158,7 @@ def _number(
         return None if value is None else kind(str(value))
     except argparse.ArgumentTypeError:
         raise UserError(
-            f"{path}: '{key}' must be a whole number from 1 on, not '{value}'"
+            f"{path}: '{key}' must be a whole number, 1 or more, not '{value}'"
         ) from None
 
 

@@ -86,9 +86,9 @@ def load_content(fpath, remedy="copy it again, or train again"):
     if not fpath:
         raise UserError("No checkpoint was named: give the path of a file")
     if osp.isdir(fpath):
-        raise UserError(f"'{fpath}' is a folder, but a checkpoint is a file: {remedy}")
+        raise UserError(f"'{fpath}' is a folder, but a checkpoint is a file: give its path")
     if not osp.isfile(fpath):
-        raise UserError(f"No checkpoint at '{fpath}': check the folder and the epoch")
+        raise UserError(f"There is no checkpoint '{fpath}': check the path")
     try:
         _check_bytes(fpath)
         with _known_globals():
@@ -102,7 +102,7 @@ def load_content(fpath, remedy="copy it again, or train again"):
             ) from None
         reason = " ".join(f"{type(error).__name__} {error}".split())[:150]
         if isinstance(error, pickle.UnpicklingError):  # its long advice on weights_only is dropped
-            reason = "it holds no pickle of PyTorch"
+            reason = "it is not a PyTorch checkpoint"
         raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
 
 

@@ -110,7 +110,7 @@ def test_the_first_problem_of_a_data_set_is_reported(small, tmp_path, capsys):
     image = tmp_path / "eurosat" / "2750" / "River" / "River_3.jpg"
     content = image.read_bytes()
     image.unlink()
-    wrong(f"'{image}', which does not exist (missing are 1 of 20)")
+    wrong(f"'{image}', which does not exist (1 of 20 images are missing)")
     image.write_bytes(content)
 
     split = json.loads(file.read_text())

@@ -211,7 +211,7 @@ def test_every_public_data_set_has_published_accuracies():
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["--limit", "0"], "'0' is not a whole number from 1 on"),
+        (["--limit", "0"], "'0' is not a whole number, 1 or more"),
         (["--backbone", "ViT-B/61"], "No backbone and no file is called 'ViT-B/61'"),
     ],
 )

@@ -156,7 +156,7 @@ def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
     with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
         load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
-    with pytest.raises(UserError, match=r"of its classes \(CSC\): it cannot name others"):
+    with pytest.raises(UserError, match=r"of its training \(CSC\): use it only on those classes"):
         load_run(tmp_path, classnames=["river", "forest"])
     code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
     assert code == 2 and "there is no image or folder" in err
@@ -165,7 +165,7 @@ def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
 def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    for folder, what in ((tmp_path / "gone", "is not there"), (file, "is a file")):
+    for folder, what in ((tmp_path / "gone", "does not exist"), (file, "is a file")):
         with pytest.raises(UserError, match=f"'{folder}' {what}: give the output folder"):
             load_run(folder)
     (tmp_path / "prompt_learner" / "model.pth.tar-1").mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_paths_that_are_not_a_run_folder_are_reported(runs, capsys, tmp_path):
 def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
     (tmp_path / "prompt_learner").mkdir()
     os.mkfifo(tmp_path / "prompt_learner" / "model.pth.tar-1")
-    with pytest.raises(dassl.utils.UserError, match="No checkpoint at"):
+    with pytest.raises(dassl.utils.UserError, match="There is no checkpoint"):
         load_run(tmp_path)
 
 

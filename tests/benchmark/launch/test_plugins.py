@@ -69,10 +69,10 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     place = checkout.root / "configs" / "trainers" / "MyMethod"
     asked = ("--trainers", "MyMethod", "--plugin", "my_method")
     for words, sentence in (
-        (asked[:2], f"There is no trainer 'MyMethod': (valid: ALIGN, CoOp, "
-                    f"ZeroshotCLIP); a new trainer needs config files in {place}, or --config"),
-        (asked, f"There is no config of MyMethod for emoji 'emoji': write {place / 'emoji.yaml'}, "
-                "or choose a file with --config FILE.yaml"),
+        (asked[:2], f"There is no trainer 'MyMethod': choose one of ALIGN, CoOp, "
+                    f"ZeroshotCLIP; a new trainer needs config files in {place}, or --config"),
+        (asked, "There is no config file of MyMethod for emoji called 'emoji': write "
+                f"{place / 'emoji.yaml'}, or choose a file with --config FILE.yaml"),
         ((*asked, "dtd"), f"write {place / 'base2new.yaml'}, or choose"),
         ((*asked, "--config", "none.yaml"), "--config: 'none.yaml' does not exist"),
     ):  # fmt: skip
@@ -81,7 +81,7 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     place.mkdir()
     (place / "emoji.yaml").write_text(CONFIG)
     refused = checkout.base2new(*asked, "dtd", code=2)
-    sentence = f"for dtd 'base2new' (there are: emoji): write {place / 'base2new.yaml'}"
+    sentence = f"for dtd called 'base2new' (there are: emoji): write {place / 'base2new.yaml'}"
     assert sentence in refused.stderr
 
 

@@ -253,8 +253,8 @@ def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
         ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
-        (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number from 1 on"),
-        (["--slurm", "--per-job", "xh"], {}, "'x' is not a whole number from 1 on"),
+        (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
+        (["--slurm", "--per-job", "xh"], {}, "'x' is not a whole number, 1 or more"),
         (["--slurm", "--per-job", "2h"], {}, "A time for --per-job needs --gpu"),
         (["--only", "nothing"], {}, "There is no run 'nothing'"),
     ],
@@ -270,7 +270,7 @@ def test_bad_input_is_one_sentence(checkout, slurm, words, variables, sentence):
     [
         ("optoins: x\n", "'optoins': did you mean 'options'?"),
         ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
-        ("per_job: none\n", "'per_job' must be a whole number from 1 on, not 'none'"),
+        ("per_job: none\n", "'per_job' must be a whole number, 1 or more, not 'none'"),
     ],
 )
 def test_a_bad_site_file_is_one_sentence(checkout, slurm, text, sentence):

@@ -68,7 +68,7 @@ def test_failed_checks_are_named(tiny, capsys, monkeypatch):
 def test_zero_threads_are_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["check-device", "--threads", "0"])
-    assert "argument --threads: '0' is not a whole number from 1 on" in capsys.readouterr().err
+    assert "argument --threads: '0' is not a whole number, 1 or more" in capsys.readouterr().err
 
 
 def test_an_unknown_device_is_refused(capsys):

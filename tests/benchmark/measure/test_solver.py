@@ -120,9 +120,9 @@ def test_both_sides_do_the_same_work(threads, lengths, monkeypatch):
     [
         ("--device cuda", "--device cuda needs a GPU"),
         ("--device gpu", "There is no device 'gpu': did you mean 'cpu'?"),
-        ("--classes 50 1", "argument --classes: '1' is not a whole number from 2 on"),
-        ("--threads 0", "argument --threads: '0' is not a whole number from 1 on"),
-        ("--repeats 0", "argument --repeats: '0' is not a whole number from 1 on"),
+        ("--classes 50 1", "argument --classes: '1' is not a whole number, 2 or more"),
+        ("--threads 0", "argument --threads: '0' is not a whole number, 1 or more"),
+        ("--repeats 0", "argument --repeats: '0' is not a whole number, 1 or more"),
     ],
 )
 def test_bad_input_is_one_sentence(words, sentence, monkeypatch, capsys):

@@ -86,7 +86,7 @@ def test_with_several_outputs_each_method_names_its_origin(earlier, tmp_path, ca
     assert main(["report", str(earlier), str(tmp_path / "results.zip")]) == 0
     assert f"ALIGN ({tmp_path / 'results.zip'})" in capsys.readouterr().out
     assert main([*both, str(tmp_path / "result.zip")]) == 2
-    assert f"'{tmp_path}/result.zip' is neither a folder nor a pack" in capsys.readouterr().err
+    assert f"'{tmp_path}/result.zip' does not exist: check the path" in capsys.readouterr().err
 
 
 def test_a_damaged_pack_is_not_reported(earlier, tmp_path, capsys):

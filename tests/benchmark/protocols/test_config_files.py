@@ -97,7 +97,9 @@ def test_class_specific_contexts_are_refused_for_any_method(tmp_path):
 def test_emoji_sets_have_one_config_for_all_protocols_and_a_missing_one_is_named():
     for protocol, dataset in itertools.product(PROTOCOLS, ("emoji", "emoji_food")):
         assert config_of(protocol, "ALIGN", dataset, 1).name == "emoji.yaml"
-    with pytest.raises(UserError, match="no config of CoOp for emoji 'emojis': did you mean"):
+    with pytest.raises(
+        UserError, match="no config file of CoOp for emoji called 'emojis': did you mean"
+    ):
         config_of("few_shot", "CoOp", "emoji", 1, "emojis")
 
 

@@ -231,13 +231,13 @@ def test_buffers_under_other_classes(runs, capsys):
     for names in (OTHERS, OTHERS[:3]):  # as many classes as it was trained on, and fewer
         with pytest.raises(UserError, match=r"'h0' .* depends on the classes.*persistent=False"):
             load_run(runs / "Saved", classnames=names)
-        with pytest.raises(UserError, match="Bound .* cannot name others"):
+        with pytest.raises(UserError, match="Bound .* use it only on those classes"):
             load_run(runs / "Bound", classnames=names)
     for name in ("Saved", "Bound"):
         assert load_run(runs / name).classnames == list(tiny.COLOURS)
 
 
-@pytest.mark.parametrize(("name", "said"), [("Saved", "persistent=False"), ("Bound", "cannot")])
+@pytest.mark.parametrize(("name", "said"), [("Saved", "persistent=False"), ("Bound", "use it")])
 def test_an_evaluation_on_other_classes(runs, tmp_path, capsys, monkeypatch, name, said):
     colours = dict(zip(OTHERS, tiny.COLOURS.values(), strict=True))
     monkeypatch.setattr(tiny, "COLOURS", colours)
@@ -253,7 +253,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkey
     monkeypatch.setattr(tiny, "COLOURS", colours)
     flags = "--eval-only", "--model-dir", str(tmp_path / "out")
     assert tiny.run(tmp_path / "b", "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
-    assert "of its classes" in capsys.readouterr().err.splitlines()[-1]
+    assert "for each class of its training (CSC)" in capsys.readouterr().err.splitlines()[-1]
 
 
 BROKEN = {

@@ -103,7 +103,7 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
     extra = [*OF_HALVES, "base", "TRAINER.COOP.CSC", "True"]
     assert run(data, "CoOp", out, extra=extra) == 0
     record = json.loads((out / "results.json").read_text())
-    assert "it cannot name others" in record["joint_note"]
+    assert "use it only on those classes" in record["joint_note"]
     assert record["joint_note"] in capsys.readouterr().out
     assert record["temperature"] and "joint_accuracy" not in record
     assert read_predictions(out).keys() == KINDS.keys() - JOINT.keys()
@@ -162,7 +162,7 @@ def test_the_state_of_a_method_that_learns_for_its_classes_is_refused(tiny_clip)
 
     method = Bound(Bound.Settings(N_CTX=2), tiny_clip, BASE)
     assert isinstance(method, Method)
-    with pytest.raises(UserError, match="it cannot name others"):
+    with pytest.raises(UserError, match="use it only on those classes"):
         for_classes(method, tiny_clip, BASE, NEW, "")
 
 

@@ -134,7 +134,7 @@ def test_a_run_with_support(tmp_path, kind, capsys):
     other = [*evaluate, "--seed", "2"]  # the last flag counts
     assert tiny.run(tmp_path, "Prototypes", tmp_path / "other", 2, *other,
                     extra=["DATASET.NAME", "TinyOthers"]) == 2  # fmt: skip
-    assert "has learned something for each of its classes" in capsys.readouterr().err
+    assert "has parameters for each class of its training" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_weights_that_it_starts_from(tmp_path, kind):
@@ -152,7 +152,10 @@ def test_a_run_keeps_the_weights_that_it_starts_from(tmp_path, kind):
 def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     search = ["TRAINER.PROTO.SEARCH", "True"]
     assert tiny.run(tmp_path, "Prototypes", extra=search) == 2
-    assert "has none besides its test images: switch that off" in capsys.readouterr().err
+    assert (
+        "has none besides its test images: switch its search off (SEARCH_HP False)"
+        in capsys.readouterr().err
+    )
     halves = [*search, "DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2"]
     root = tiny.write_halves(tmp_path / "images")
     assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0

@@ -113,7 +113,8 @@ class TextEncoder(nn.Module):
         if spec.N and spec.text_depth > layers:
             raise UserError(
                 f"The text prompt depth is {spec.text_depth} but the text encoder of this backbone "
-                f"has {layers} blocks: lower DEPTH"
+                f"has {layers} blocks: lower the method's key for it, such as DEPTH or "
+                "PROMPT_DEPTH"
             )
         if not self.insert_block:
             return

@@ -70,8 +70,8 @@ class ImageEncoder(nn.Module):
         self.is_vit = hasattr(visual, "transformer")
         if not self.is_vit and spec.M:
             raise UserError(
-                f"M is {spec.M} but the backbone is a ResNet, which cannot take visual prompts: "
-                "choose a ViT, or M = 0"
+                "The backbone is a ResNet, which cannot take the visual prompts of this method: "
+                "choose a ViT, or a method without visual prompts"
             )
         if not self.is_vit and spec.states:
             raise UserError(
@@ -83,7 +83,8 @@ class ImageEncoder(nn.Module):
             if spec.vision_depth > layers:
                 raise UserError(
                     f"The visual prompt depth is {spec.vision_depth} but the image encoder of this "
-                    f"backbone has {layers} blocks: lower DEPTH"
+                    f"backbone has {layers} blocks: lower the method's key for it, such as DEPTH "
+                    "or PROMPT_DEPTH"
                 )
 
     @property

@@ -127,7 +127,7 @@ class CLAP(Method):
         if found != len(classnames):
             raise UserError(
                 f"The checkpoint has prototypes of {found} classes, but there are "
-                f"{len(classnames)}: CLAP cannot name others"
+                f"{len(classnames)}: use it only on the classes of its training"
             )
 
     def keep_classes(self, index):

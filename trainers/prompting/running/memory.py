@@ -104,8 +104,9 @@ def choose(towers: Mapping[str, Footprint], other: int, budget: int) -> MemoryPl
         )
         if needed <= budget:
             return MemoryPlan(recompute, needed)
-    missing = math.ceil((needed - budget) / GIB * 110) / 100  # and a tenth on top
+    enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
     raise UserError(
         f"A training step keeps at least {needed / GIB:.2f} GiB of activations but MEMORY_BUDGET "
-        f"leaves {budget / GIB:.2f} GiB: raise it by {missing:.2f} or lower the batch size"
+        f"leaves {budget / GIB:.2f} GiB: set TRAINER.MEMORY_BUDGET {enough:.2f}, or lower "
+        "DATALOADER.TRAIN_X.BATCH_SIZE"
     )

@@ -10,8 +10,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from ..errors import UserError, in_short
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of a file system without locks
@@ -99,23 +97,24 @@ def held(path: str | os.PathLike, patience: float = 0) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be created.
     """
+    import filelock  # here, so that a command can say that it is missing
+
+    def acquired() -> bool:
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return False
+        return True
+
     lock: filelock.BaseFileLock = filelock.FileLock(path, timeout=patience)
     try:
-        acquired = _acquired(lock)
+        found = acquired()
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         lock = filelock.SoftFileLock(f"{os.fspath(path)}.soft", timeout=patience)
-        acquired = _acquired(lock)
+        found = acquired()
     try:
-        yield acquired
+        yield found
     finally:
         lock.release()
-
-
-def _acquired(lock: filelock.BaseFileLock) -> bool:
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        return False
-    return True

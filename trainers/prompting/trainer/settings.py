@@ -110,7 +110,8 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     differing = _differing(then, here, method)
     if differing:
         raise UserError(
-            f"The prompts were trained with other settings ({differing}): evaluate them with those"
+            f"The prompts were trained with other settings ({differing}): set these as in the "
+            "training"
         )
 
 
@@ -129,8 +130,8 @@ def check_weights(then: str | None, name: str) -> None:
         if name in EMBEDDED:
             hint = "; the embedded CLIP of version 0.3 and earlier is in commit 0048aa8"
         raise UserError(
-            f"The prompts were trained with {why}: take the file of those weights as the "
-            f"backbone, or train again{hint}"
+            f"The prompts were trained with {why}: give --backbone the file of those weights, or "
+            f"train again{hint}"
         )
 
 

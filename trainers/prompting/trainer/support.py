@@ -74,12 +74,13 @@ def take_support(trainer: Any, anew: bool) -> None:
     if method.searches and trainer.validation is None:
         raise UserError(
             f"{type(method).__name__} chooses settings on validation images, but "
-            f"{cfg.DATASET.NAME} has none besides its test images: switch that off"
+            f"{cfg.DATASET.NAME} has none besides its test images: switch its search off "
+            "(SEARCH_HP False)"
         )
     if method.searches and cfg.TEST.FINAL_MODEL == "best_val":
         raise UserError(
             f"{type(method).__name__} chooses settings after the last epoch: set TEST.FINAL_MODEL "
-            "last_step, or switch that off"
+            "last_step, or switch its search off (SEARCH_HP False)"
         )
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):

@@ -160,14 +160,14 @@ def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
 def _model_folder(folder: Path) -> str:
     """Return the folder of the model in a run folder."""
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "is not there"
-        raise UserError(f"'{folder}' {what}: give the output folder of one training")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"'{folder}' {what}: give the output folder of a run")
     found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
     if len(found) != 1:
         what = "no checkpoint (model.pth.tar-EPOCH)" if not found else "several models"
         raise UserError(
             f"'{folder}' holds no run to load: it has {what} in its folders; give the output "
-            "folder of one training"
+            "folder of a run"
         )
     return os.fspath(found[0])
 

@@ -43,7 +43,7 @@ def add_plugin(parser: argparse.ArgumentParser) -> None:
 def from_one(text: str, least: int = 1) -> int:
     """Return a whole number that is at least 1 (or `least`)."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, {least} or more")
     return int(text)
 
 

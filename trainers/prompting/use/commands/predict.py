@@ -47,7 +47,10 @@ def main(argv: list[str], prog: str) -> int:
     for folder in shut:
         print(f"skipped: {folder}", file=sys.stderr)
     if not paths:
-        raise UserError(f"there are no images in {', '.join(args.images)}: name others")
+        raise UserError(
+            f"there are no images in {', '.join(args.images)}: give image files, or folders that "
+            "hold some"
+        )
     from ...running.devices import usable_device, usual_device
 
     device = usable_device(usual_device() if args.device is None else args.device)
