@@ -50,7 +50,8 @@ def unpack(archive, root):
             raise OSError(f"'{temporary}' could not be renamed to '{folder}'")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"The emoji images could not be unpacked from '{archive}' into '{folder}': {error}"
+            f"The emoji images could not be unpacked from '{archive}' into '{folder}' ({error}): "
+            "give --root a folder that can be written"
         ) from None
     finally:
         if temporary is not None:

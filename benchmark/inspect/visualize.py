@@ -86,7 +86,10 @@ def main(argv: list[str]) -> int:
         )
     most = min(max(spec.M, 1), max(spec.N, 1))
     if max(args.prompts) > most:
-        raise UserError(f"--prompts has {max(args.prompts)}, but the run has {most} prompts")
+        raise UserError(
+            f"--prompts has {max(args.prompts)}, but the run has {most} prompts: give numbers from "
+            f"1 to {most}"
+        )
     chosen = choose(run, args)
     blocks = [block(run, path, name, args.prompts) for path, name in chosen]
     draw(args.output, blocks)
@@ -102,6 +105,8 @@ def choose(run, args) -> list[tuple[Path, str]]:
     if args.image:
         if not args.class_name:
             raise UserError("--image needs --class-name, the class whose prompts are shown")
+        if not args.image.is_file():
+            raise UserError(f"--image: there is no file '{args.image}': check the path")
         return [(args.image, name) for name in args.class_name]
     images, found = test_images(run), []
     for name in args.class_name or [None]:

@@ -32,7 +32,7 @@ KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
 RESERVED = {
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.SUBSAMPLE_CLASSES": "the protocol itself",
-    "DATASET.NAME": "the data set's name",
+    "DATASET.NAME": "the DATASET argument",
     "DATASET.ROOT": "--root",
     "MODEL.BACKBONE.NAME": "--backbone",
     "OUTPUT_DIR": "--output",
@@ -257,6 +257,8 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
         if getattr(args, name, None) == []:
             raise UserError(f"--{name} is empty: give at least one")
     args.output = Path(os.path.abspath(args.output))
+    if args.output.is_file():
+        raise UserError(f"--output: '{args.output}' is a file: give a folder")
     args.plugins = tuple(
         os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
     )

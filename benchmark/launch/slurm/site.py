@@ -21,8 +21,8 @@ UNITS = {"m": 60.0, "h": 3600.0}
 
 # Options of sbatch that the launcher sets itself, and what sets them.
 RESERVED = {
-    "--array": "--per-job and --at-once",
-    "-a": "--per-job and --at-once",
+    "--array": "the launcher (by --per-job and --at-once)",
+    "-a": "the launcher (by --per-job and --at-once)",
     "--dependency": "the protocol itself",
     "-d": "the protocol itself",
     "--job-name": "the launcher itself",

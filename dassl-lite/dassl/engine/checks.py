@@ -26,6 +26,10 @@ _RULES = {
     "OPTIM.BASE_LR_MULT": (_FINITE, lambda x: 0 <= x <= _MOST),
     "OPTIM.MAX_EPOCH": (_COUNT, lambda n: 1 <= n < 2**63),
     "OPTIM.WARMUP_EPOCH": ("a number of epochs, or -1 for none", lambda n: n >= -1),
+    "DATALOADER.CACHE_GIB": (_FINITE, lambda x: 0 <= x <= _MOST),
+    "DATALOADER.TRAIN_X.N_INS": (_COUNT, lambda n: 1 <= n < 2**63),
+    "INPUT.GB_K": ("an odd number, 1 or more", lambda n: n >= 1 and n % 2 == 1),
+    "INPUT.COLORJITTER_H": ("from 0 to 0.5", lambda x: 0 <= x <= 0.5),
     "INPUT.SIZE": (
         "two whole numbers, 1 or more: height and width",
         lambda size: len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size),

@@ -68,6 +68,7 @@ def test_classes_and_images_make_a_sheet(run):
         (["--class-name", "unicorn"], "no class 'unicorn'"),
         (["--class-name", "dog", "--index", "1"], "--index is 1 but there are 1 test images"),
         (["--image", "a.png"], "--image needs --class-name"),
+        (["--image", "a.png", "--class-name", "dog"], "--image: there is no file 'a.png'"),
     ],
 )
 def test_missing_classes_and_images_are_reported(run, words, why):

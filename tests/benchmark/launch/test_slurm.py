@@ -251,7 +251,7 @@ def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
     [
         ([SLURM], {"PATH": "/nowhere"}, "`sbatch` is not on the PATH"),
         ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
-        (["--slurm", "--array=1-3"], {}, "--array cannot be given: --per-job and --at-once sets"),
+        (["--slurm", "--array=1-3"], {}, "--array cannot be given: the launcher (by --per-job"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
         (["--slurm", "--per-job", "xh"], {}, "'x' is not a whole number, 1 or more"),

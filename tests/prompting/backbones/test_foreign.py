@@ -61,7 +61,7 @@ def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
     torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
     clip_model = load_clip(f"open_clip:{folder}")
     assert build_method("CoOp", {}, clip_model, NAMES).model(x).shape == (4, 3)
-    with pytest.raises(UserError, match="the backbone is a ResNet"):
+    with pytest.raises(UserError, match="The backbone is a ResNet"):
         build_method("VPT", {}, clip_model, NAMES)
 
 
@@ -184,7 +184,9 @@ def test_weights_of_another_architecture_are_refused(backbones, tmp_path, monkey
 
 
 def test_other_models_of_hugging_face_and_broken_folders(tmp_path, backbones):
-    with pytest.raises(UserError, match="cache of this machine: run `hf download o/clip`"):
+    with pytest.raises(
+        UserError, match="cache of this machine: check the name, or run `hf download"
+    ):
         load_clip("o/clip")
     with pytest.raises(UserError, match="config.json' cannot be read"):
         load_clip(str(tmp_path))

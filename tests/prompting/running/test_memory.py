@@ -1,6 +1,7 @@
 """The memory budget: estimated and measured memory of a step, and the effect of recomputing."""
 
 import copy
+import math
 import platform
 import re
 import subprocess
@@ -98,8 +99,9 @@ def test_image_conditional_prompts_count_one_text_pass_per_image(tiny_clip):
 def test_the_default_budget_depends_on_the_machine():
     assert memory_budget(1.5, torch.device("cpu")) == 1.5 * GIB
     assert memory_budget(0, torch.device("cpu")) > GIB // 4
-    with pytest.raises(UserError, match="MEMORY_BUDGET is -1"):
-        memory_budget(-1, torch.device("cpu"))
+    for value in (-1, math.inf, math.nan):
+        with pytest.raises(UserError, match=f"MEMORY_BUDGET is {value}"):
+            memory_budget(value, torch.device("cpu"))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")

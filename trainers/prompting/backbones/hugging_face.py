@@ -113,8 +113,8 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise UserError(
-            f"'{name}' is neither a model of OpenAI's nor a file, and as a model of Hugging Face "
-            f"it is not in the cache of this machine: run `hf download {name}`"
+            f"There is no file '{name}', and no such model of Hugging Face in the cache of this "
+            f"machine: check the name, or run `hf download {name}`"
         ) from error
 
 

@@ -65,6 +65,10 @@ def check_known(name: str) -> None:
     Raises:
         UserError: neither has this name.
     """
+    if Path(name).suffix in (".pt", ".pth", ".safetensors") and not Path(name).is_file():
+        raise UserError(
+            f"There is no weight file '{name}': check the path, or give --backbone its new place"
+        )
     if name not in NAMES and not Path(name).is_file():
         raise UserError(
             f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "

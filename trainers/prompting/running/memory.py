@@ -61,9 +61,9 @@ def memory_budget(gib: float, device: torch.device) -> int:
         device: where the model computes.
 
     Raises:
-        UserError: it is negative.
+        UserError: it is negative, or not finite.
     """
-    if gib < 0:
+    if not 0 <= gib < math.inf:
         raise UserError(f"MEMORY_BUDGET is {gib} but must be a number of GiB, or 0 for the default")
     if gib:
         return int(gib * GIB)

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, check_name
+from ...errors import UserError
 from ...method import METHODS
 from ...storage.public import names_beside
 from .arguments import write_output
@@ -50,7 +50,11 @@ def main(argv: list[str], prog: str) -> int:
             write_output(args.output.with_name(beside[pattern]), as_file(content))
             print(f"{args.output.with_name(beside[pattern])}: as the public code of {run.method}")
         return 0
-    check_name("format", args.output.suffix, [*FORMATS, *run.built.public_files])
+    if args.output.suffix not in FORMATS:
+        raise UserError(
+            f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}, or be that "
+            "of a file of the method's public code"
+        )
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of PyTorch about its own code
