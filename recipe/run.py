@@ -102,15 +102,13 @@ def exit_code(work: Callable[[], None]) -> int:
         print("output closed: rerun to resume from the last epoch", file=sys.stderr)
         return 1
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # only a user's mistake has one
         if isinstance(error, torch.cuda.OutOfMemoryError):
-            code, error = (
-                1,
-                UserError(
-                    "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
-                    "TRAINER.MEMORY_BUDGET to less than is free"
-                ),
+            error = UserError(
+                "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
+                "TRAINER.MEMORY_BUDGET to less than is free",
+                exit_code=1,
             )
+        code = getattr(error, "exit_code", None)  # only a user's mistake has one
         reports = ranks.claims_report()
         if code is None:
             raise
