@@ -44,9 +44,10 @@ def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Out
     With several places, each outcome names its origin.
 
     Raises:
-        UserError: a place does not exist, or a pack is refused.
+        UserError: one of several places does not exist, or a pack is refused.
     """
-    if gone := [output for output in outputs if not output.exists()]:
+    gone = [output for output in outputs if not output.exists()]
+    if gone and len(outputs) > 1:
         raise UserError(f"'{gone[0]}' does not exist: check the path")
     outputs = [
         output
@@ -181,6 +182,8 @@ def main(argv: list[str]) -> None:
             if alone:
                 print(overview(alone, args.format))
                 return
+        if not args.outputs[0].exists():
+            raise UserError(f"'{args.outputs[0]}' does not exist: check the path")
         what = " or ".join(args.protocols or ["any protocol"])
         if args.seeds:
             what += f" with {seeds_text(args.seeds)}"

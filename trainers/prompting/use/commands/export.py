@@ -52,8 +52,8 @@ def main(argv: list[str], prog: str) -> int:
         return 0
     if args.output.suffix not in FORMATS:
         raise UserError(
-            f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}, or be that "
-            "of a file of the method's public code"
+            f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}"
+            + "".join(f", or be {pattern}" for pattern in run.built.public_files)
         )
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
