@@ -79,8 +79,10 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
         assert "dog" in told and ("32.5" in told)
     assert json.loads(told)[0]["per_class_accuracy"] == classes
     assert main(["report", str(tmp_path.parent)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [str(tmp_path), "ALIGN", "61.25"] == [said[3].split()[i] for i in (0, 1, -1)]
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    # where the path is long, a second table has the last columns
+    assert [str(tmp_path), "ALIGN"] in [words[:2] for words in said]
+    assert "61.25" in [words[-1] for words in said if words]
     for more in (["--compare", "CoOp"], ["--format", "html"], [str(tmp_path / "other")]):
         assert main(["report", str(tmp_path), *more]) == 2
         told = capsys.readouterr().err
