@@ -5,7 +5,6 @@ PyTorch, half precision against float32, the same step twice for identical bits,
 step keeps against the plan, and time and logits against a naive reference.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 from tabulate import tabulate
 
 from trainers.prompting.running.memory import GIB
-from trainers.prompting.running.precision import make_deterministic
+from trainers.prompting.running.precision import fix_cublas, make_deterministic
 from trainers.prompting.scores import token_problems
 from trainers.prompting.transport.token_level import plain_token_distances
 
@@ -171,8 +170,7 @@ def half(precision: str, step: Step, reference: Step) -> Iterator[Check]:
 
 def main(argv: list[str]) -> int:
     """Run `python -m benchmark check-device`; return 0 if all checks hold, else 1."""
-    # of `make_deterministic`; older versions of PyTorch read it only before their first product
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fix_cublas()  # `checks` calls `make_deterministic` only at its end
     parser = Parser(prog="python -m benchmark check-device", description=__doc__)
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=usual, help="cpu or cuda (default: %(default)s)")

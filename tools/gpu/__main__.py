@@ -1,7 +1,6 @@
 """Measure a piece of a GPU report, or make its page: `python -m tools.gpu PIECE`."""
 
 import json
-import os
 import re
 import time
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from benchmark.cli import Parser, write_output
 from benchmark.measure.case import check_usable, device_name
 from trainers.prompting.errors import UserError
+from trainers.prompting.running.precision import fix_cublas
 
 from .. import run as run_program
 from . import checks, page, public, runs, solvers, steps
@@ -91,8 +91,7 @@ def main(argv: list[str]) -> int:
         public.check_checkout(checkout)
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes} but must be above 0")
-    # of TRAINER.DETERMINISTIC; older versions of PyTorch read it only before their first product
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fix_cublas()  # `checks` calls `make_deterministic` only at its end
     print(f"{args.piece}: {device_name(args.device)}, PyTorch {torch.__version__}")
     deadline = time.monotonic() + 60 * args.minutes
     items = dict(pieces(args, deadline)[args.piece]())

@@ -83,7 +83,7 @@ def measure(
         print(f"{path.stem}: {number} of {len(items)}, {name}", file=sys.stderr, flush=True)
         try:
             record = work()
-        except Exception as error:  # whatever it is, the other items go on
+        except Exception as error:  # whatever it is, the other items are measured
             traceback.print_exc()
             record = {"problem": f"{type(error).__name__}: {error}"[:300]}
         if record is None:

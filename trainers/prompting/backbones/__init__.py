@@ -79,10 +79,8 @@ def _module_of(name: str) -> ModuleType:
         )
     if name.startswith(openclip.PREFIX):
         return openclip
-    if name not in openai.NAMES and hugging_face.is_name(name):
-        for known in openai.NAMES:
-            if name.lower() == known.lower():
-                raise UserError(f"There is no backbone '{name}': did you mean '{known}'?")
+    folded = {known.lower() for known in openai.NAMES}  # openai suggests the right case
+    if name.lower() not in folded and hugging_face.is_name(name):
         return hugging_face
     return openai
 

@@ -65,15 +65,16 @@ def check_known(name: str) -> None:
     Raises:
         UserError: neither has this name.
     """
-    if Path(name).suffix in (".pt", ".pth", ".safetensors") and not Path(name).is_file():
+    if name in NAMES or Path(name).is_file():
+        return
+    if Path(name).suffix in (".pt", ".pth", ".safetensors"):
         raise UserError(
             f"There is no weight file '{name}': check the path, or give --backbone its new place"
         )
-    if name not in NAMES and not Path(name).is_file():
-        raise UserError(
-            f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
-            "open_clip:ARCHITECTURE/TAG, or the name or folder of a CLIPModel of Hugging Face"
-        )
+    raise UserError(
+        f"No backbone and no file is called '{name}': {nearest(name, list(NAMES))}; also "
+        "open_clip:ARCHITECTURE/TAG, or the name or folder of a CLIPModel of Hugging Face"
+    )
 
 
 def _downloaded(name: str) -> str:

@@ -13,13 +13,20 @@ from .memory import ITEMSIZE
 INIT_SCALE = 1024.0
 
 
+def fix_cublas() -> None:
+    """Let cuBLAS add in a fixed order; call this before anything is computed on a GPU.
+
+    cuBLAS, and PyTorch before 2.10, read the environment variable only once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def make_deterministic() -> None:
     """Make a GPU compute the same numbers from the same seed: sums have a fixed order.
 
-    cuBLAS reads its environment variable when it starts: call this before anything is computed on
-    the GPU.
+    Call this before anything is computed on the GPU, or `fix_cublas` there.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fix_cublas()
     torch.use_deterministic_algorithms(True)
     # nothing here reads uninitialised memory
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
