@@ -24,10 +24,6 @@ COMMANDS = {
     "verify": ("pack.verify", "recompute the numbers of a pack from its predictions"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
-    "check-device": (
-        "measure.check_device",
-        "compare kernels, half precision, memory and time with references",
-    ),
     "solver": ("measure.solver", "time the transport solver against POT's"),
     **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),

@@ -128,7 +128,6 @@ class Model:
 
     net: Any  # the module that is measured
     recomputed: tuple[str, ...] = ()  # encoders that the backward pass computes again
-    planned = 0.0  # bytes that a step keeps for the backward pass, by the plan
 
     def __init__(self, case: Case):
         self.case = case
@@ -170,7 +169,7 @@ class Model:
         if case.training:
             budget = memory_budget(case.memory_budget, torch.device(case.device))
             plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
-            self.recomputed, self.planned = plan.recompute, plan.needed
+            self.recomputed = plan.recompute
         if case.compile and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
         return self.model

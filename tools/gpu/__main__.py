@@ -48,7 +48,7 @@ def pieces(args, deadline: float) -> dict:
     device, small, more = args.device, args.small, args.all
     whole = partial(whole_run, args, deadline)
     return {
-        "check": lambda: checks.items(device, small),
+        "check": lambda: checks.items(small),
         "solver": lambda: solvers.items(device, small, more),
         "steps": lambda: steps.items(device, small, more, args.public),
         "resume": lambda: runs.resumed(args.output / "runs" / "resume", small),
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
         public.check_checkout(checkout)
     if not args.minutes > 0:
         raise UserError(f"--minutes is {args.minutes} but must be above 0")
-    fix_cublas()  # `checks` calls `make_deterministic` only at its end
+    fix_cublas()
     print(f"{args.piece}: {device_name(args.device)}, PyTorch {torch.__version__}")
     deadline = time.monotonic() + 60 * args.minutes
     items = dict(pieces(args, deadline)[args.piece]())

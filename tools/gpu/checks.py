@@ -1,4 +1,4 @@
-"""Check that the device computes correctly: `check-device`, and the tests of tests/accelerator."""
+"""Check that the device computes correctly: run the tests of tests/accelerator."""
 
 import json
 import subprocess
@@ -9,17 +9,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmark.measure.check_device import checks
-
 ROOT = Path(__file__).resolve().parents[2]
 # The cases of tests/accelerator by kind, as pytest selects them.
 KINDS = ("golden", "step", "fused", "run", "half")
 LONGEST = 1200  # seconds of the tests of a kind
-
-
-def device_checks(device: str) -> dict:
-    """Run the checks of `python -m benchmark check-device`."""
-    return {"checks": [check._asdict() for check in checks(device, 8)]}
 
 
 def tests(kind: str, small: bool) -> dict:
@@ -50,9 +43,7 @@ def tests(kind: str, small: bool) -> dict:
     return {"cases": found} if found else {"problem": "no test was run"}
 
 
-def items(device: str, small: bool) -> Iterator[tuple[str, Callable[[], dict]]]:
+def items(small: bool) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Yield the items of this piece by name."""
-    if not small:
-        yield "check-device", partial(device_checks, device)
     for kind in ("fused",) if small else KINDS:
         yield f"tests: {kind}", partial(tests, kind, small)

@@ -86,18 +86,8 @@ def section(title: str, *tables: Table) -> list[str]:
 
 def check(records: dict) -> list[str]:
     """Return the section on correctness."""
-    checks = {
-        one["name"]: {
-            "Found": one["found"],
-            "Should be": one["wanted"],
-            "Holds": "yes" if one["holds"] else "NO",
-        }
-        for one in records.get("check-device", {}).get("checks", [])
-    }
     tests = {}
     for name, record in records.items():
-        if name == "check-device":
-            continue
         cases = record.get("cases", {})
         failed = [case for case, found in cases.items() if not found["passed"]]
         worst = {
@@ -110,7 +100,6 @@ def check(records: dict) -> list[str]:
             "Largest difference of logits": number(worst["logits"], ".1e"),
             "of losses": number(worst["loss"], ".1e"),
         }
-    found = [table("Checks", checks, [], "Check")] if checks else []
     caption = [
         "`golden`: all golden files in fp32, amp and fp16. Logits may differ by 1e-4 in fp32 and "
         "by 0.05 in half precision (some methods multiply them by 100), losses by 1e-4 and 0.01. "
@@ -118,7 +107,7 @@ def check(records: dict) -> list[str]:
         "`half`: errors in half precision, which must not be significantly above those of OpenAI's "
         "modules, at two standard errors. One of the 24 comparisons may fail by chance.",
     ]
-    return section("Correctness", *found, table("Tests", tests, caption, "Kind"))
+    return section("Correctness", table("Tests", tests, caption, "Kind"))
 
 
 def solver_cells(record: dict) -> dict[str, str]:
