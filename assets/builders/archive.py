@@ -26,7 +26,7 @@ from trainers.prompting.storage.files import write_whole
 from .motifs import EVALUATED, emoji_set, read_emoji, split_emoji
 
 STAMP = (2020, 1, 1, 0, 0, 0)  # date of every file in the zip, so that its bytes never change
-TEXTS = ("ATTRIBUTION.txt", "LICENSE-MIT.txt")  # in this folder
+TEXTS = ("ATTRIBUTION.txt", "LICENSE-MIT.txt")  # in assets/
 # data set -> its style; all have the same classes and the same motifs in each part
 DATASETS = {
     "emoji": "openmoji",
@@ -180,7 +180,7 @@ def main():
     emoji = read_emoji(args.packages)
     images = draw_styles(args.packages, emoji)
     splits = make_splits(emoji, images)
-    files = {name: Path(__file__).with_name(name).read_text("utf-8") for name in TEXTS}
+    files = {name: Path(__file__).parents[1].joinpath(name).read_text("utf-8") for name in TEXTS}
     for name, split in splits.items():
         files[f"split_{name}.json"] = json.dumps(split, ensure_ascii=False)
         classes = len({label for part in split.values() for _, label, _ in part})

@@ -25,7 +25,7 @@ from .archive import encode, on_white, write_archive
 from .motifs import emoji_set, read_emoji
 
 ARTISTS = ("openmoji", "fluent_3d", "emojione", "symbola")
-TEXTS = ("ATTRIBUTION-ARTISTS.txt", "LICENSE-MIT.txt")  # in this folder
+TEXTS = ("ATTRIBUTION-ARTISTS.txt", "LICENSE-MIT.txt")  # in assets/
 # class -> CLDR subgroups that it combines
 CLASSES = {
     "bird, fish and bug": (
@@ -169,7 +169,7 @@ def main():
     parts, unseen = divide(common_motifs(emoji, images))
     splits = make_splits(parts)
     withheld = sorted(item["code"] for item in emoji if motif_of(item["name"]) in unseen)
-    files = {name: Path(__file__).with_name(name).read_text("utf-8") for name in TEXTS}
+    files = {name: Path(__file__).parents[1].joinpath(name).read_text("utf-8") for name in TEXTS}
     files["withheld.json"] = json.dumps(withheld)
     for name, split in splits.items():
         files[f"split_{name}.json"] = json.dumps(split, ensure_ascii=False)
