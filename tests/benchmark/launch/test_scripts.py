@@ -1,10 +1,7 @@
 """The scripts of the protocols."""
 
-import json
 import shlex
-import shutil
 
-import pytest
 from checkout import REPOSITORY
 
 from benchmark.protocols import (
@@ -36,53 +33,6 @@ def test_script_takes_variables_and_runs_from_anywhere(checkout, tmp_path):
     defaults = checkout.run("bash", script, "--dry-run", cwd=tmp_path).stdout
     assert defaults.count("# run: ") == 18 and "--root" not in defaults
     assert f"{tmp_path}/output/base2new/train_base/emoji/shots_16/ALIGN/emoji/seed3" in defaults
-
-
-@pytest.mark.slow
-def test_the_card_is_run_from_tuning_to_the_report(checkout, tmp_path):
-    """Uses dummy files as CLIPs, and a fake training."""
-    shutil.copytree(REPOSITORY / "tools", checkout.root / "tools")
-    card = checkout.root / "tools" / "card.py"  # the fake training reads beta from the command only
-    families = ("plan_scaled", "plan_uniform")
-    card.write_text(
-        card.read_text()
-        .replace('{"BETA": 0.0}', '{"DEPTH": 2}')
-        .replace("TWO_RATES =", f"FAMILIES = {{n: FAMILIES[n] for n in {families}}}\nTWO_RATES =")
-    )
-    shutil.copytree(REPOSITORY / "configs" / "tune", checkout.root / "configs" / "tune")
-    datasets = list((REPOSITORY / "configs" / "datasets").glob("emoji_*_[ab].yaml"))
-    for file in datasets:
-        path = checkout.root / "configs" / "datasets" / file.name
-        path.write_text(f"DATASET:\n  NAME: {file.stem.title()}\n")
-    align = checkout.root / "configs" / "trainers" / "ALIGN" / "emoji.yaml"
-    align.write_text("TRAINER: {ALIGN: {DEPTH: 3}}")
-    space = checkout.root / "configs" / "tune" / "card.yaml"
-    space.write_text("BY_TRAINER: {ALIGN: {OPTIM.LR: [0.3, 1.0]}}")  # larger is better ...
-    stub = "def check_validation(engine):\n    pass\n"  # the real one needs Dassl and the data
-    (checkout.root / "benchmark" / "tune" / "validation.py").write_text(stub)
-    script = checkout.root / "scripts" / "card_benchmark.sh"
-    asked = {"TRAINERS": "ALIGN", "PRIMARY": "ALIGN", "SEEDS": "1"}
-    asked |= {"OUTPUT": str(tmp_path / "card")}
-    done = checkout.run("bash", script, **asked, STAGES="tune")
-    assert done.returncode == 0, done.stderr
-    chosen = tmp_path / "card" / "clip1" / "tune" / "base2new" / "chosen" / "ALIGN"
-    one_seed, final = (
-        json.loads((chosen / f"emoji_tuned{end}.json").read_text())["settings"]
-        for end in ("_one_seed", "")
-    )  # ... but 10 gives 151%, which is a failure
-    assert [s["setting"]["OPTIM.LR"] for s in one_seed] == ["3.0", "1.0", "0.3", "10.0"]
-    assert [s["setting"]["OPTIM.LR"] for s in final] == ["3.0", "1.0"]
-
-    answers = json.dumps({file.stem: "answers" for file in datasets})
-    for stage in ("transport", "clips", "report"):
-        done = checkout.run("bash", script, **asked, STAGES=stage, FAKE=answers)
-        assert done.returncode == 0, done.stderr
-    for name in ("emoji_tuned", "plan_uniform"):
-        assert f"ALIGN ({name}@clip) minus each other" in done.stdout
-    for name in ("beta0", "uniform", "one_prompt", *families):
-        assert f"ALIGN ({name}@clip)" in done.stdout
-    packs = {path.name for path in (tmp_path / "card").glob("*.zip")}
-    assert packs == {"clip2.zip", "clip3.zip"} | {f"transport{n}.zip" for n in (1, 2, 3)}
 
 
 def test_script_runs_to_the_table(checkout):
