@@ -1,7 +1,6 @@
 """The embedded benchmark: emoji in styles that the embedded CLIP has never seen.
 
-The images are in this repository: assets/emoji.zip (built by assets/builders/archive.py) and
-assets/emoji_artists.zip (built by assets/builders/artists.py).
+The images are in this repository: assets/emoji.zip and assets/emoji_artists.zip.
 """
 
 import contextlib

@@ -15,8 +15,8 @@ from paths import ROOT
 
 from trainers.prompting import __version__
 
-PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "assets", "tools")
-OPTIONAL = {"resvg_py", "flash_sinkhorn"}  # importing modules say what to install if missing
+PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "tools")
+OPTIONAL = {"flash_sinkhorn"}  # importing modules say what to install if missing
 UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
 MOST_LINES = 350
 

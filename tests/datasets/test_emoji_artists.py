@@ -1,5 +1,6 @@
 """The embedded data sets by artist."""
 
+import hashlib
 import json
 import zipfile
 from collections import Counter
@@ -8,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from dassl.data.datasets import DATASET_REGISTRY
+from embedded import ARTISTS, BASE, CLASSES, PRETRAINING, WITHHELD
+from embedded import BY_ARTIST as DATASETS
 from paths import ROOT
 from PIL import Image
 
-from assets.builders.artists import ARTISTS, CLASSES, DATASETS, SPLITS, TEXTS, draw_halves
-from assets.builders.pictures import EMOJI_SETS, ICON_SETS
 from benchmark.report.names import ARTISTS as DRAWN
 from benchmark.report.names import motif
 from datasets.emoji import ARTISTS as ARCHIVE
@@ -37,9 +38,12 @@ def splits(archive):
 
 def test_archive_holds_what_its_splits_name_and_nothing_else(archive, splits):
     named = {row[0] for split in splits.values() for rows in split.values() for row in rows}
-    texts = {*TEXTS, "withheld.json"} | {f"split_{name}.json" for name in DATASETS}
+    texts = {"ATTRIBUTION-ARTISTS.txt", "LICENSE-MIT.txt", "withheld.json"}
+    texts |= {f"split_{name}.json" for name in DATASETS}
     assert set(archive.namelist()) == {f"images/{path}" for path in named} | texts
     attribution = archive.read("ATTRIBUTION-ARTISTS.txt").decode()
+    assert attribution == (ROOT / "assets" / "ATTRIBUTION-ARTISTS.txt").read_text("utf-8")
+    assert {path.split("/")[0] for path in named} == {*ARTISTS}
     for artist in ARTISTS:
         assert f"images/{artist}" in attribution
     for path in named:
@@ -72,22 +76,22 @@ def test_a_motif_is_in_one_part_and_class_of_all_sets(splits):
 
 
 def test_test_motifs_are_withheld_from_pretraining(archive, splits):
-    withheld = set(json.loads(archive.read("withheld.json")))
+    listed = archive.read("withheld.json")
+    assert hashlib.sha256(listed).hexdigest() == WITHHELD
+    withheld = set(json.loads(listed))
     for split in splits.values():
         of = {part: {Path(row[0]).stem for row in rows} for part, rows in split.items()}
         assert of["val"] | of["test"] <= withheld
         assert not of["train"] & withheld
     assert {"1f436", "1f415"} <= withheld or not {"1f436", "1f415"} & withheld  # dog face and dog
-    assert not {*ARTISTS} & {*EMOJI_SETS, *ICON_SETS}
+    assert not {*ARTISTS} & PRETRAINING
 
 
-def test_base_classes_are_drawn_by_the_seed_of_the_split(splits):
+def test_base_classes_are_those_of_the_split(splits):
     for name, split in splits.items():
         names = dict(sorted((row[1], row[2]) for row in split["train"]))
-        assert list(names.values()) == draw_halves(SPLITS[name[-1]])
-    halves = [set(draw_halves(seed)[:11]) for seed in SPLITS.values()]
-    assert halves[0] != halves[1]
-    assert set(draw_halves(1)) == set(CLASSES)
+        base = BASE[name[-1]]
+        assert list(names.values()) == base + sorted({*CLASSES} - {*base})
 
 
 def test_every_data_set_has_an_artist_and_a_config_file():

@@ -1,1 +1,0 @@
-"""The embedded images and CLIP."""

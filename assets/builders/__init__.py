@@ -1,1 +1,0 @@
-"""Programs that make the embedded data sets and the embedded CLIP; see assets/README.md."""
