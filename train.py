@@ -3,6 +3,7 @@
 # PyTorch takes seconds to import, so only the functions that need it do: --help answers at once.
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -62,6 +63,16 @@ def check_flags(args) -> None:
                 raise UserError(
                     f"{flag} has taken '{value}' for one of its values: write `--` before it"
                 )
+
+
+def check_one_process() -> None:
+    """Raise a UserError if torchrun has started this process as one of several."""
+    count = os.environ.get("WORLD_SIZE", "")
+    if "RANK" in os.environ and count.isdigit() and int(count) > 1:
+        raise UserError(
+            f"torchrun starts {count} processes but a run has only one: use `python train.py`; "
+            "several runs fill several GPUs (JOBS or --slurm of the scripts)"
+        )
 
 
 def setup_cfg(args):
@@ -124,6 +135,7 @@ def run(argv=None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
+        check_one_process()
         from recipe.run import exit_code
 
         return exit_code(lambda: main(args))

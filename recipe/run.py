@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -12,7 +11,6 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, no_exit, printable
-from trainers.prompting.running import ranks
 
 from .configs import prompts_for
 from .environment import ROOT
@@ -23,14 +21,13 @@ from .settings import changed, shown
 
 def do_run(cfg, args) -> None:
     """Do one run in its folder and write its results."""
-    with output_folder(Path(cfg.OUTPUT_DIR)) if ranks.is_first() else nullcontext():
-        ranks.wait()  # until the first rank, which writes, has the folder
+    with output_folder(Path(cfg.OUTPUT_DIR)):
         setup_run(cfg)
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
-        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results") and ranks.is_first():
+        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
             write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
             if not args.eval_only and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
@@ -38,22 +35,14 @@ def do_run(cfg, args) -> None:
 
 def setup_run(cfg) -> None:
     """Start the log, seed the random generators, and print the settings: all of them in the log."""
-    if ranks.is_first():
-        setup_logger(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    elif ranks.count() > 1:
-        set_random_seed(ranks.of_first(torch.initial_seed() % 2**32))
-    if ranks.count() > 1:
-        print(f"This run is shared by {ranks.count()} ranks")
     print(f"Arguments: {' '.join(sys.argv[1:])}\n")
-    if ranks.is_first():
-        log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
-        print(
-            f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n"
-        )
-        print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
+    log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
+    print(f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n")
+    print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
 
 
 def train_or_evaluate(trainer, args) -> None:
@@ -62,7 +51,7 @@ def train_or_evaluate(trainer, args) -> None:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
         return
-    if trainer.cfg.OUTPUT_DIR and ranks.is_first():
+    if trainer.cfg.OUTPUT_DIR:
         remove_results(trainer.cfg)
     if args.eval_only:
         trainer.test()
@@ -90,12 +79,11 @@ def exit_code(work: Callable[[], None]) -> int:
         Exception: any other error.
     """
     try:
-        with ranks.joined(), no_exit("the code of a method or plug-in"):
+        with no_exit("the code of a method or plug-in"):
             work()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        if ranks.claims_report():
-            print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
+        print("interrupted: rerun to resume from the last epoch", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -109,10 +97,8 @@ def exit_code(work: Callable[[], None]) -> int:
                 exit_code=1,
             )
         code = getattr(error, "exit_code", None)  # only a user's mistake has one
-        reports = ranks.claims_report()
         if code is None:
             raise
-        if reports:
-            print(f"error: {printable(error)}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0

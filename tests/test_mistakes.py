@@ -110,6 +110,23 @@ def test_flags_that_are_missing_or_contradict(words, sentence, capsys, monkeypat
     assert sentence in capsys.readouterr().err
 
 
+def test_torchrun_with_several_processes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # clusters set it without torchrun, too
+    assert run(tmp_path, "ZeroshotCLIP") == 0
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "one") == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    capsys.readouterr()
+    assert run(tmp_path, "ZeroshotCLIP", tmp_path / "two") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == (
+        "error: torchrun starts 2 processes but a run has only one: use `python train.py`; "
+        "several runs fill several GPUs (JOBS or --slurm of the scripts)\n"
+    )
+    assert not (tmp_path / "two").exists()
+
+
 def test_too_little_memory_on_a_gpu_is_one_sentence(tmp_path, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

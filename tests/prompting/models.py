@@ -8,6 +8,33 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
+# Settings other than the defaults, by a separate name.
+MORE = {
+    "ALIGN released": ("ALIGN", {"FORM": "released"}),
+    "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
+    "ALIGN without a solver": ("ALIGN", {"PLAN": "uniform"}),
+    "CoOp with a context for each class": ("CoOp", {"CSC": True}),
+    "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),
+}
+
+
+def settings(name: str) -> dict:
+    """Return settings of a method that fit a CLIP with four blocks, for whichever keys it has."""
+    node = {}
+    for key in METHODS[name].defaults:
+        if "DEPTH" in key or key in ("INSERT_BLOCK", "ADAPTER_START"):
+            node[key] = 2
+        elif key == "ADAPTER_END":
+            node[key] = 3
+        elif key == "REP_LAYERS":
+            node[key] = [2, 3]
+        elif key == "SENTENCES":
+            node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
+        elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
+            node[key] = 2
+        elif key == "GPA_MEAN":
+            node[key] = 1
+    return node
 
 
 def model_of(clip_model, method, node, names=NAMES, **kwargs):

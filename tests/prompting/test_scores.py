@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import align, images
 
-from trainers.prompting import PromptedCLIP, PromptSpec, UserError, build_method, scores
+from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
 from trainers.prompting.scores import Needs, needs, register_score
 from trainers.prompting.trainer.config import prompt_spec
 
@@ -64,32 +64,6 @@ def test_an_unknown_score_names_the_nearest(tiny_clip):
 def test_a_score_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="score 'cosine' already"):
         register_score("cosine")(print)
-
-
-def test_scores_do_not_import_ranks():
-    assert "ranks" not in vars(scores)
-
-
-@pytest.mark.parametrize(("method", "node"), [("PLOT", {}), ("ALIGN", {"FORM": "released"})])
-def test_images_on_other_ranks_count_for_the_stopping_rule(tiny_clip, method, node):
-    """Many images on other ranks, which hardly change, stop the iteration after the first."""
-    names = ["dog", "hot dog", "fire truck"]
-    node = node | ({"DEPTH": 2} if method == "ALIGN" else {})
-    model = build_method(method, node, tiny_clip, names).model.eval()
-    with torch.no_grad():
-        contexts = model.prompt_learner()
-        image = model.image_encoder(images(), contexts.vision)
-        features = model.spec, image, model.text_features(), model.logit_scale, 1 << 20
-        here = scores.score(*features)
-        asked = []
-
-        def total(part):
-            asked.append(part)
-            return part * torch.tensor([1e-6, 1.0])[:, None] if len(part) == 2 else part
-
-        together = scores.score(*features, total)
-    assert len(asked) == 2  # one iteration, and the check for nan in the plans
-    assert not torch.equal(here, together)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.7])

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
-Total = Callable[[torch.Tensor], torch.Tensor]  # the sum over the parts of a batch on all ranks
 
 
 class Needs(NamedTuple):
@@ -46,22 +45,17 @@ class Score(NamedTuple):
 
     function: as in `register_score`.
     needs: returns the token-level features to compute, which may depend on the method.
-    by_images: True if the similarities of an image do not depend on the other images, so that
-    ranks can share the images.
-    takes_total: True if the function depends on all images, and takes `total` to sum over ranks.
     """
 
     function: Callable[..., torch.Tensor]
     needs: Callable[[PromptSpec], Needs]
-    by_images: bool
-    takes_total: bool = False
 
 
 SCORES: dict[str, Score] = {}
 
 
 def register_score(
-    name: str, patches: bool = False, words: bool = False, by_images: bool = False
+    name: str, patches: bool = False, words: bool = False
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a function as a score, for `PromptSpec(score=name)`.
 
@@ -74,33 +68,26 @@ def register_score(
         name: of the score.
         patches: True if it reads r; otherwise r is None.
         words: True if it reads s and its weights; otherwise both are None.
-        by_images: True if the similarities of an image do not depend on the other images; several
-            ranks then share the images.
 
     Raises:
         ValueError: the name is taken.
 
     Examples:
-        >>> @register_score("nearest", by_images=True)
+        >>> @register_score("nearest")
         ... def nearest(spec, image, text, chunk_bytes):
         ...     return prompt_similarity(image.z, text.h).amax((2, 3))
         >>> from trainers.prompting import PromptSpec
         >>> needs(PromptSpec(score="nearest", templates=("X X",) * 4))
         Needs(patches=False, words=False)
     """
-    return _register(name, lambda spec: Needs(patches, words), by_images)
+    return _register(name, lambda spec: Needs(patches, words))
 
 
-def _register(
-    name: str,
-    needs: Callable[[PromptSpec], Needs],
-    by_images: bool = True,
-    takes_total: bool = False,
-) -> Callable[[Function], Function]:
+def _register(name: str, needs: Callable[[PromptSpec], Needs]) -> Callable[[Function], Function]:
     def add(function: Function) -> Function:
         if name in SCORES:
             raise ValueError(f"A score '{name}' already exists: choose another name")
-        SCORES[name] = Score(function, needs, by_images, takes_total)
+        SCORES[name] = Score(function, needs)
         return function
 
     return add
@@ -115,35 +102,26 @@ def needs(spec: PromptSpec) -> Needs:
     return SCORES[check_name("score", spec.score, SCORES)].needs(spec)
 
 
-def by_images(spec: PromptSpec) -> bool:
-    """Return True if ranks can share the images when they compute a method's score."""
-    return SCORES[spec.score].by_images
-
-
 def score(
     spec: PromptSpec,
     image: ImageFeatures,
     text: TextFeatures,
     scale: torch.Tensor,
     chunk_bytes: int,
-    total: Total = lambda part: part,
 ) -> torch.Tensor:
     """Return logits (B, K), float32: the similarity of each image and class, times the scale.
 
     Args:
         spec: the method.
-        image: features of B images, or of a rank's share.
+        image: features of B images.
         text: features of K classes.
         scale: (), CLIP's logit scale 1 / tau.
         chunk_bytes: the most memory for the token-level costs of one chunk.
-        total: sums a tensor over all ranks, which have the other parts of the batch.
     """
-    chosen = SCORES[spec.score]
-    more = {"total": total} if chosen.takes_total else {}
     with no_autocast(image.z.device.type):
         image = image._replace(z=image.z.float())  # r and s are large: converted where read
         text = text._replace(h=text.h.float(), raw=text.raw.float())
-        return scale.float() * chosen.function(spec, image, text, chunk_bytes, **more)
+        return scale.float() * SCORES[spec.score].function(spec, image, text, chunk_bytes)
 
 
 def finish(
@@ -176,7 +154,7 @@ def token_problems(
     return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
-@register_score("cosine", by_images=True)
+@register_score("cosine")
 def cosine(
     spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
@@ -228,9 +206,9 @@ def token_distance(
     return token_distances(problems, spec.plan)
 
 
-@_register("released", _if_token_level, takes_total=True)
+@_register("released", _if_token_level)
 def released(
-    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
     """Return what the published ALIGN code computes (docs/methods.md, section 3, `released`)."""
     S = prompt_similarity(image.z, text.h)
@@ -244,19 +222,19 @@ def released(
             return (T * (1 - C)).sum((-2, -1))
 
         C = C + token_problems(spec, image, text, chunk_bytes).solve(similarity)
-    # this iteration stops for all images, of all ranks, and all classes together
-    T = sinkhorn_released(C, reg=spec.reg, total=total).plan
+    # this iteration stops for all images and classes together
+    T = sinkhorn_released(C, reg=spec.reg).plan
     return (T * S).sum((-2, -1))
 
 
-@_register("plot", lambda spec: Needs(patches=True), takes_total=True)
+@register_score("plot", patches=True)
 def plot(
-    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int, total: Total
+    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
 ) -> torch.Tensor:
     """Return PLOT's similarities (arXiv:2210.01253): transport between patches and N prompts."""
     assert image.r is not None
     S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
-    T = sinkhorn_released(1 - S, reg=spec.reg, total=total).plan
+    T = sinkhorn_released(1 - S, reg=spec.reg).plan
     local = (T * S).sum((-2, -1))
     if not spec.add_global:
         return local

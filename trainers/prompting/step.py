@@ -5,7 +5,6 @@ import torch
 from .errors import UserError
 from .method import Batch, Method
 from .model.parts import Output
-from .running import ranks
 from .running.precision import Precision
 
 
@@ -43,6 +42,5 @@ def update(
             f"`backward` of {type(method).__name__} leaves no gradient in any trained parameter: "
             "call `backward` of a loss that depends on them, or set their `.grad`"
         )
-    ranks.agree(gradients)
     precision.scaler.step(optimizer)
     precision.scaler.update()

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError
-from .running import ranks
 from .spec import PromptSpec, clean
 from .storage.files import read_json
 
@@ -72,9 +71,9 @@ class Teacher:
         return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
 
     def _encode(self) -> torch.Tensor:
-        own = ranks.share(len(self.sentences[0]))
-        rows = [encode_sentences(self.clip_model, row[own]).float() for row in self.sentences]
-        return ranks.whole(torch.stack(rows), len(self.sentences[0]), dim=1)
+        return torch.stack(
+            [encode_sentences(self.clip_model, row).float() for row in self.sentences]
+        )
 
     def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
@@ -89,8 +88,8 @@ class Teacher:
 
         A method without visual prompts already has z0 in its output.
         """
-        features: ImageFeatures = self._images(ranks.own(images))
-        return ranks.whole(features.z[:, 0].float(), len(images))
+        features: ImageFeatures = self._images(images)
+        return features.z[:, 0].float()
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Return zero-shot logits (B, K) of normalised image features (B, D)."""

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from models import settings
 from paths import ROOT
-from rank_steps import settings
 from tiny import run
 
 from benchmark.__main__ import main

@@ -8,7 +8,7 @@ from trainers.prompting.model import Parts
 from trainers.prompting.scores import register_score
 
 
-@register_score("mean_cosine", by_images=True)
+@register_score("mean_cosine")
 def mean_cosine(spec, image, text, chunk_bytes):
     """Mean cosine of all pairs of prompts."""
     return torch.einsum("bmd,nkd->bk", image.z, text.h) / (image.z.shape[1] * len(text.h))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dassl.utils import read_image
-from rank_steps import MORE, settings
+from models import MORE, settings
 from scipy.special import log_softmax
 from tiny import HALVES, OF_HALVES, run, write_halves
 

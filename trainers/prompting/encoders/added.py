@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 
 from ..errors import UserError
-from ..running import ranks
 
 SIDES = ("text", "image")
 # The frozen matrices of a block, with their input widths in units of W.
@@ -55,7 +53,7 @@ class LowRank(nn.Module):
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """Return the update of the matrix's output: (..., inputs) -> (..., outputs)."""
         if self.training and self.dropout:
-            y = ranks.dropout(y, self.dropout)
+            y = F.dropout(y, self.dropout)
         A, B = self.w_lora_A.to(y.dtype), self.w_lora_B.to(y.dtype)
         return self.scale * F.linear(F.linear(y, A), B)
 
@@ -104,19 +102,6 @@ class Added(NamedTuple):
             kept += 4
         return kept + (self.beside is not None)
 
-    def for_share(self, n: int) -> "Added":
-        """Return the same additions for the computation of a rank's share of n rows.
-
-        Their parameters pass through `ranks.read`.
-        """
-        (enter,) = ranks.read([self.enter], n) if self.enter is not None else [None]
-        return Added(
-            {name: _Read(update, n) for name, update in self.weights.items()},  # type: ignore[misc]
-            enter,
-            self.beside and _Read(self.beside, n),
-            self.before and _Read(self.before, n),
-        )
-
 
 NOTHING = Added()
 Additions = Mapping[int, Added]  # by the number of the block, from 0
@@ -143,22 +128,6 @@ def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.
         return x, n
     tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
-
-
-class _Read(nn.Module):
-    """A module whose parameters pass through `ranks.read`, for a share of n rows."""
-
-    def __init__(self, module: nn.Module, n: int):
-        super().__init__()
-        self.dropout = getattr(module, "dropout", 0.0)
-        names, parameters = zip(*module.named_parameters(), strict=True)
-        self._call = module, dict(zip(names, ranks.read(parameters, n), strict=True))
-
-    def forward(self, *args: torch.Tensor) -> torch.Tensor:
-        """Return the module's output."""
-        module, parameters = self._call
-        out: torch.Tensor = functional_call(module, parameters, args)
-        return out
 
 
 def linear(

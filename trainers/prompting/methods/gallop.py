@@ -38,7 +38,7 @@ def of_top_patches(R: torch.Tensor, topk: list[int]) -> torch.Tensor:
     return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
 
-@register_score("gallop", by_images=True)
+@register_score("gallop")
 def gallop(spec, image, text, chunk_bytes):
     """Return (mean_m G + mean_n T) / 2, (B, K), or mean_m G without USE_LOCAL_FEATURES."""
     M = spec.settings.N_GLOBAL_PROMPTS

@@ -15,12 +15,12 @@ from torch import nn
 from .. import scores
 from ..backbones import family_of
 from ..encoders import blocks
-from ..encoders.added import SIDES, Additions, blocks_of, check_added
+from ..encoders.added import SIDES, blocks_of, check_added
 from ..encoders.sentences import around_name, check_names
 from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import UserError
-from ..running import compiling, ranks
+from ..running import compiling
 from ..running.memory import MemoryPlan, choose
 from ..spec import PromptSpec
 from ..storage.checkpoints import load_public_state
@@ -36,10 +36,6 @@ class PromptedCLIP(nn.Module):
 
     In train mode `logits` carry gradients only for the trained parameters. In eval mode nothing
     carries a gradient, and text features are computed once and kept until a prompt changes.
-
-    Several ranks (`ranks`) each encode a share of the images and of the classes. With contexts that
-    are conditional on the image, there is a text for each image and class, and ranks share only
-    the images.
 
     Args:
         clip_model: a stock `clip.model.CLIP`. Its modules are used and frozen, not copied.
@@ -85,14 +81,7 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = PromptLearner(clip_model, spec, len(classnames))
 
         self.num_classes = len(classnames)
-        self.text_encoder = encoder = TextEncoder(
-            clip_model, classnames, spec, dataset, words=wanted.words
-        )
-        layout = encoder.own_layout if spec.insert_block else encoder.layout
-        self.token_weights = layout.token_weights  # of all classes, not only of this rank's
-        if ranks.count() > 1 and not spec.image_conditional:
-            own = classnames[ranks.share(len(classnames))]
-            self.text_encoder = TextEncoder(clip_model, own, spec, dataset, words=wanted.words)
+        self.text_encoder = TextEncoder(clip_model, classnames, spec, dataset, words=wanted.words)
         self.image_encoder = ImageEncoder(clip_model.visual, spec, patches=wanted.patches)
         self.parts = Parts()
         self.submodule = "prompt_learner"  # public checkpoints may omit this prefix of names
@@ -182,20 +171,7 @@ class PromptedCLIP(nn.Module):
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K), float32, of features: the score's, changed by parts and bias."""
-        B = len(image.z)
-        shared = scores.by_images(self.spec)
-        own_image, own_text = image, text
-        if shared:
-            own_image = ImageFeatures(ranks.own(image.z), ranks.own(image.r))
-            if self.spec.image_conditional:
-                own_text = text._replace(h=ranks.own(text.h), raw=ranks.own(text.raw))
-            else:
-                h, raw, *s = ranks.read([x for x in text[:3] if x is not None], B)
-                own_text = text._replace(h=h, raw=raw, s=s[0] if s else None)
-        logits = scores.score(
-            self.spec, own_image, own_text, self.logit_scale, self.chunk_bytes, ranks.total
-        )
-        logits = ranks.whole(logits, B) if shared else logits
+        logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
         return scores.finish(
             self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
         )
@@ -222,8 +198,8 @@ class PromptedCLIP(nn.Module):
             ValueError: as `output`.
         """
         self.image_encoder.check(images)
-        features: torch.Tensor = self.image_encoder(ranks.own(images), unit=False).z[:, 0].float()
-        return ranks.whole(features, len(images))
+        features: torch.Tensor = self.image_encoder(images, unit=False).z[:, 0].float()
+        return features
 
     def _check(self, images: torch.Tensor) -> None:
         """Refuse images, or features in their place, that `output` cannot read."""
@@ -235,39 +211,15 @@ class PromptedCLIP(nn.Module):
         encoder.check(images)
 
     def _encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
-        B = len(images)
         if images.dim() == 2:
             return self.parts.image(ImageFeatures(F.normalize(images, dim=-1)[:, None], None))
-        vision = ranks.read(contexts.vision, B)
-        features = self.image_encoder(ranks.own(images), vision, self._added("image", B))
-        return self.parts.image(ImageFeatures(*(ranks.whole(x, B) for x in features)))
+        added = self.parts.blocks("image")
+        return self.parts.image(self.image_encoder(images, contexts.vision, added))
 
     def _encode_text(self, contexts: Contexts) -> TextFeatures:
-        spec, text = self.spec, contexts.text
-        rows, dim = self.num_classes, 1
-        if text and spec.image_conditional:
-            rows, dim = len(text[0]), 0
-        if text and (spec.image_conditional or spec.class_specific):
-            text = [ranks.own(context) for context in text]
-        else:
-            text = ranks.read(text, rows)
-        inserted = ranks.own(contexts.inserted)
-        found: TextFeatures = self.text_encoder(text, inserted, self._added("text", rows))
-        if ranks.count() == 1:
-            return found
-        h, raw = (ranks.whole(x, rows, dim) for x in (found.h, found.raw))
-        s = found.s
-        if s is not None and self.token_weights is not None:
-            missing = self.token_weights.mass.shape[2] - s.shape[2]  # other ranks' longer names
-            s = ranks.whole(F.pad(s, (0, 0, 0, missing)) if missing else s, rows, dim)
-        return TextFeatures(h, raw, s, self.token_weights)
-
-    def _added(self, side: str, rows: int) -> Additions:
-        """Return the additions to an encoder, for a rank's share of the rows."""
-        added = self.parts.blocks(side)
-        if ranks.shares(rows) and self.training:
-            return {i: here.for_share(rows) for i, here in added.items()}
-        return added
+        added = self.parts.blocks("text")
+        found: TextFeatures = self.text_encoder(contexts.text, contexts.inserted, added)
+        return found
 
     @property
     def _text_learns(self) -> bool:
@@ -308,7 +260,7 @@ class PromptedCLIP(nn.Module):
         An evaluation takes a few images at a time, to bound the memory.
         """
         z = image.z[:, 0].float()
-        step = len(z) if self.training else 8 * ranks.count()
+        step = len(z) if self.training else 8
         texts, logits = [], []
         for i in range(0, len(z), step):
             contexts = self.contexts(z[i : i + step])
@@ -325,14 +277,13 @@ class PromptedCLIP(nn.Module):
         Args:
             budget: bytes that a step may keep for its backward pass, in addition to the weights; up
                 to a sixteenth of it is for a chunk of token-level costs.
-            batch: number of images of a step, on all ranks together.
+            batch: number of images of a step.
             itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
 
         Raises:
             UserError: the budget is too small; says what would be enough.
         """
         conditional = self.spec.image_conditional
-        batch = ranks.largest(batch)
         towers = {
             "text": self.text_encoder.footprint(
                 batch if conditional else 1, itemsize, self.parts.blocks("text")
@@ -340,8 +291,10 @@ class PromptedCLIP(nn.Module):
             "image": self.image_encoder.footprint(batch, itemsize, self.parts.blocks("image")),
         }
         plans = 0
-        if self.spec.token_level and self.token_weights is not None:
-            _, K, L = self.token_weights.mass.shape
+        encoder = self.text_encoder
+        layout = encoder.own_layout if self.spec.insert_block else encoder.layout
+        if self.spec.token_level and layout.token_weights is not None:
+            _, K, L = layout.token_weights.mass.shape
             positions = len(self.image_encoder.visual.positional_embedding) - 1
             positions += self.spec.vision_length if self.spec.M else 0
             pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K

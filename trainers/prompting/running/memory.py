@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 
 from ..errors import UserError
-from . import ranks
 
 GIB = 1 << 30
 # Bytes of an activation by precision. With amp, two of a block's ten activations stay float32:
@@ -57,7 +56,7 @@ def memory_budget(gib: float, device: torch.device) -> int:
     Args:
         gib: as configured; 0 takes 90% of the free memory of an accelerator. On the CPU, and if
             the accelerator does not report its free memory, 0 takes a quarter of the machine's
-            memory, divided by the ranks on it: other runs need memory, too.
+            memory: other runs need memory, too.
         device: where the model computes.
 
     Raises:
@@ -70,7 +69,7 @@ def memory_budget(gib: float, device: torch.device) -> int:
     mem_get_info = getattr(getattr(torch, device.type, None), "mem_get_info", None)
     if mem_get_info:
         return int(0.9 * mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // ranks.count_here()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
 def keep_freed_memory():

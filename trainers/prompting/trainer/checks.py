@@ -1,17 +1,13 @@
-"""Checks during a run: numbers stay finite, the method trains something, ranks see the same data.
+"""Checks during a run: numbers stay finite, and the method trains something.
 
 Reading a value from an accelerator makes the host wait. So the checks record their findings on the
 device, and the host reads them every few steps.
 """
 
-import hashlib
-import os
-
 import torch
 
 from ..errors import UserError
 from ..method import Method
-from ..running import ranks
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 
@@ -107,50 +103,6 @@ def check_classes(classnames: list[str]) -> list[str]:
     if len(classnames) < 2:
         raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
     return classnames
-
-
-def check_ranks(dataset, root: str) -> None:
-    """Check that the ranks of one run can share its data, stored in `root` (DATASET.ROOT).
-
-    Raises:
-        UserError: there are more ranks than classes, or they see different data.
-    """
-    W = ranks.count()
-    if len(dataset.classnames) < W:
-        raise UserError(
-            f"There are {W} ranks but {len(dataset.classnames)} classes to share: start at most "
-            f"{len(dataset.classnames)}"
-        )
-    check_same_images(dataset, root)
-
-
-def check_same_images(dataset, root: str) -> None:
-    """Check that all ranks see the same data, stored in `root` (DATASET.ROOT).
-
-    Raises:
-        UserError: they do not.
-    """
-    for name in ("train_x", "val", "test"):
-        seen = [
-            (os.path.basename(image.impath), image.label, image.classname)
-            for image in getattr(dataset, name) or ()
-        ]
-        digest = hashlib.sha256(repr(seen).encode()).hexdigest()[:8]
-        remedy = f"give all nodes the same DATASET.ROOT (now '{root}')"
-        ranks.check_same(f"in {name}", f"{len(seen)} images ({digest})", remedy)
-
-
-def check_batch(size: int) -> None:
-    """Check that the ranks of one run can share a batch.
-
-    Raises:
-        UserError: there are more ranks than images in it.
-    """
-    if size < ranks.count():
-        raise UserError(
-            f"There are {ranks.count()} ranks but {size} images in a batch to share: "
-            f"start at most {size}, or raise DATALOADER.TRAIN_X.BATCH_SIZE"
-        )
 
 
 def failed(what: str, folder: str) -> UserError:

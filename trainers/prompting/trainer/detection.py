@@ -15,10 +15,8 @@ from yacs.config import CfgNode
 from ..errors import UserError
 from ..model.parts import Output
 from ..model.prompted_clip import PromptedCLIP
-from ..running import ranks
 from ..spec import clean
 from ..storage.predictions import confidence
-from .checks import check_same_images
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 
@@ -54,7 +52,6 @@ class Detection:
     Args:
         cfg: of the run.
         dataset: the run's own data set.
-        device: of the run.
 
     Attributes:
         columns: scores of the last evaluation by data set, the run's own included.
@@ -63,19 +60,14 @@ class Detection:
         UserError: a data set is the run's own, shares classes with it, or is missing.
     """
 
-    def __init__(self, cfg: CfgNode, dataset, device: torch.device):
+    def __init__(self, cfg: CfgNode, dataset):
         """List the images of the data sets, without reading them yet."""
         self.own = cfg.DATASET.NAME
         self.columns: dict[str, Columns] = {}
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
-        self._loaders = {}
-        for name in cfg.TEST.OOD:
-            found = other_data(cfg, name, dataset.classnames)
-            loader = found.test_loader
-            if ranks.count() > 1:
-                check_same_images(found.dataset, cfg.DATASET.ROOT)
-                loader = ranks.ShareLoader(loader, device)
-            self._loaders[name] = loader
+        self._loaders = {
+            name: other_data(cfg, name, dataset.classnames).test_loader for name in cfg.TEST.OOD
+        }
 
     def begin(self, split: str | None) -> None:
         """Begin an evaluation; validation between epochs (a `split` is given) is not scored."""

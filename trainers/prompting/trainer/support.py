@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from ..method import Method
-from ..running import ranks
 from ..running.memory import GIB, memory_budget
 from ..running.precision import Precision
 
@@ -85,7 +84,7 @@ def take_support(trainer: Any, anew: bool) -> None:
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
         return
-    loader = getattr(trainer.train_loader_x, "loader", trainer.train_loader_x)
+    loader = trainer.train_loader_x
     images = copy(loader.dataset)
     images.k_tfm = 1  # one view
     check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))
@@ -96,8 +95,7 @@ def take_support(trainer: Any, anew: bool) -> None:
         pin_memory=loader.pin_memory,
         generator=torch.Generator(),  # takes nothing from the run's random numbers
     )
-    shared = ranks.ShareLoader(seen, trainer.device) if ranks.count() > 1 else seen
-    features, labels = encode(method, _of_loader(shared), trainer.precision)
+    features, labels = encode(method, _of_loader(seen), trainer.precision)
     print(f"Support: features of {len(images):,} training images, each seen {passes} times")
     if anew:
         _give(method, features, labels, passes)

@@ -14,7 +14,6 @@ from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
 from ..model.prompted_clip import PromptedCLIP
-from ..running import ranks
 from ..running.memory import keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
@@ -27,7 +26,7 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
-from .checks import Watch, check_batch, check_classes, check_ranks, check_trains, failed, not_finite
+from .checks import Watch, check_classes, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
@@ -75,7 +74,7 @@ class PromptTrainer(TrainerX):
         super().__init__(cfg)
 
     def build_data_loader(self):
-        """Build Dassl's loaders with images as the backbone reads them; each rank loads a share."""
+        """Build Dassl's loaders with images as the backbone reads them."""
         name = self.cfg.MODEL.BACKBONE.NAME
         print(f"Loading CLIP (backbone: {name})")
         self.clip_model = load_clip(name)
@@ -84,17 +83,11 @@ class PromptTrainer(TrainerX):
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
-        self.detection = Detection(self.cfg, self.dm.dataset, self.device)
+        self.detection = Detection(self.cfg, self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
             self.train_loader_x.batch_sampler.drop_last = False
         self.epoch_steps = len(self.train_loader_x)
         self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
-        if ranks.count() == 1:
-            return
-        check_ranks(self.dm.dataset, self.cfg.DATASET.ROOT)
-        for name in ("train_loader_x", "val_loader", "test_loader", "validation"):
-            if (loader := getattr(self, name)) is not None:
-                setattr(self, name, ranks.ShareLoader(loader, self.device))
 
     def build_model(self):
         """Build the method on its device, and its optimiser and scheduler."""
@@ -159,7 +152,6 @@ class PromptTrainer(TrainerX):
         """Train as Dassl does; a method with nothing to train is only evaluated."""
         self.untrained = False
         if self.num_trained:
-            check_batch(self.batch_size)
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
         take_support(self, anew=True)
@@ -228,7 +220,7 @@ class PromptTrainer(TrainerX):
         if not kept(epoch):
             self.save_model(self.epoch, self.output_dir)
         for earlier in saved_epochs(folder):  # all of them: a killed run may have left one
-            if ranks.is_first() and earlier < epoch and not kept(earlier):
+            if earlier < epoch and not kept(earlier):
                 os.remove(checkpoint_file(folder, earlier))
 
     # ------------------------------------------------------------------ save and resume
@@ -252,15 +244,7 @@ class PromptTrainer(TrainerX):
             "plugins": list(self.cfg.TRAINER.PLUGINS),
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         }
-        folder = self._folder(directory)
-        if ranks.is_first():
-            save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
-        ranks.wait()  # until the file exists
-
-    def init_writer(self, log_dir):
-        """Open Dassl's TensorBoard writer, on the first rank only."""
-        if ranks.is_first():
-            super().init_writer(log_dir)
+        save_checkpoint(state, self._folder(directory), is_best=is_best, model_name=model_name)
 
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from.
@@ -282,8 +266,6 @@ class PromptTrainer(TrainerX):
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
         epoch = super().resume_model_if_exist(directory)
-        remedy = f"all nodes must see the folder '{directory}'"
-        ranks.check_same("its last checkpoint at epoch", epoch, remedy)
         if epoch:
             folder = self._folder(directory)
             state = read_checkpoint(checkpoint_file(folder, epoch))

@@ -4,7 +4,6 @@ arXiv:2309.13847 and arXiv:2210.01253; docs/methods.md, section 3.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,6 @@ def sinkhorn_released(
     tol: float = 1e-2,
     max_iter: int = 100,
     group_dims: int | None = None,
-    total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> SinkhornResult:
     """Solve problems as the published code of ALIGN and PLOT does (see `Released`).
 
@@ -35,7 +33,6 @@ def sinkhorn_released(
         tol: a group of problems stops as soon as u changes by less than this on average.
         max_iter: the most updates of u.
         group_dims: number of trailing batch dimensions that make a group; None is all of them.
-        total: sums a number of each group over the processes that share the group.
 
     Raises:
         ValueError: as `sinkhorn`, but not for the values of costs; there are fewer batch
@@ -46,7 +43,7 @@ def sinkhorn_released(
     if not 0 <= dims <= len(batch):
         raise ValueError(f"group_dims is {dims}, but cost has {len(batch)} batch dimensions")
     size = None if dims == len(batch) else math.prod(batch[len(batch) - dims :]) or 1
-    return Released(reg, tol, max_iter, size=size, total=total)(cost, a, b)
+    return Released(reg, tol, max_iter, size=size)(cost, a, b)
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,9 @@ class Released(Sinkhorn):
 
     Attributes:
         size: number of consecutive problems in a group; None is all.
-        total: as in `sinkhorn_released`.
     """
 
     size: int | None = None
-    total: Callable[[Tensor], Tensor] = lambda part: part
 
     def scalings(self, C, a, b, padding):
         """Yield the steps for K = exp(-C / reg), for all problems."""
@@ -98,8 +93,7 @@ class Released(Sinkhorn):
         """Return sums of numbers (n, ...) over problems' groups, (_, n, 1, 1) or (_, 1, 1, 1)."""
         sums = torch.stack([x.flatten(1).sum(1) for x in numbers])
         if self.size is None:
-            sums = self.total(sums.sum(1, keepdim=True))
+            sums = sums.sum(1, keepdim=True)
         else:
-            sums = self.total(sums.unflatten(1, (-1, self.size)).sum(2))
-            sums = sums.repeat_interleave(self.size, 1)
+            sums = sums.unflatten(1, (-1, self.size)).sum(2).repeat_interleave(self.size, 1)
         return sums[..., None, None]
