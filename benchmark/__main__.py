@@ -18,7 +18,6 @@ COMMANDS = {
     "check-data": ("data.check_data", "compare data sets with published counts or accuracies"),
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
-    "cost": ("launch.cost", "estimate time and memory of the runs of protocols before they start"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
     "pack": ("pack.pack", "write the records and predictions of an output to one file, a pack"),
     "verify": ("pack.verify", "recompute the numbers of a pack from its predictions"),

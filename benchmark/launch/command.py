@@ -159,14 +159,8 @@ def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: 
         )
     _, ours = site.build_parser().parse_known_args(argv)
     words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
-    asked = site.read_site(args.slurm, args.per_job, args.at_once, args.gpu)
-    seconds = None
-    if isinstance(asked.per_job, float):
-        from ..measure.cost import estimated_seconds  # slow to import: PyTorch
-
-        runs = {run: engine.settings.asked(run) for run in engine.todo}
-        seconds = estimated_seconds(runs, asked.gpu, engine.settings.given_root)
-    executor = Slurm(args.output, protocol.name, words, asked, seconds)
+    asked = site.read_site(args.slurm, args.per_job, args.at_once)
+    executor = Slurm(args.output, protocol.name, words, asked)
     if args.dry_run:
         print(executor.dry_run(engine))
         return False

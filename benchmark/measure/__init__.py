@@ -1,1 +1,1 @@
-"""Measure or estimate time, memory and operations of training and evaluation."""
+"""Measure time, memory and operations of training and evaluation."""

@@ -22,7 +22,7 @@ from trainers.prompting.plugins import load_plugins
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, operations, product_rate, seconds
-from .geometry import GEOMETRY, necessary_flops
+from .geometry import GEOMETRY
 from .process import OutOfMemory, in_process
 from .speed_tables import tables
 from .waits import noted
@@ -41,10 +41,10 @@ def training(case: Case, repeats: int, size: int) -> dict:
         size: of the square matrices of the product.
 
     Returns:
-        A record: `seconds` of each repeat, `peak_mib`, `operations` (`necessary` ones by kind),
-        `of_peak` (their rate over that of the product), `encoders_of_peak` (the same without the
-        scores), `transport_share` (the scores' share of the time; None for the cosine), and `waits`
-        (where the host waits for a GPU in a step; None without one).
+        A record: `seconds` of each repeat, `peak_mib`, `operations`, `of_peak` (their rate over
+        that of the product), `encoders_of_peak` (the same without the scores), `transport_share`
+        (the scores' share of the time; None for the cosine), and `waits` (where the host waits for
+        a GPU in a step; None without one).
     """
     model = Model(case)
     say(case, "first step")
@@ -56,13 +56,10 @@ def training(case: Case, repeats: int, size: int) -> dict:
         peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which takes more
         rates.append(product_rate(case.device, case.precision, size))
     time, rate, counted = median(times), max(rates), operations(model.step)
-    necessary = necessary_flops(model.method, case.batch)
     record: dict = {
         "seconds": times,
         "peak_mib": peak_mib,
         "operations": counted,
-        "necessary": necessary,
-        "over_necessary": counted / sum(necessary.values()),
         "peak_rate": rate,
         "of_peak": counted / time / rate,
         "transport_share": None,

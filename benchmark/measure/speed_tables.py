@@ -32,7 +32,6 @@ def training_cells(part: dict) -> dict[str, str]:
         "Step (s)": spread(part["seconds"]),
         "Peak memory": memory(part["peak_mib"]),
         "TFLOP": number(part["operations"] / 1e12),
-        "Over necessary": number(part["over_necessary"], ".3f"),
         "Of peak rate": number(part["of_peak"], ".0%"),
         "Encoders": number(part["encoders_of_peak"], ".0%"),
         "Transport": number(part["transport_share"], ".0%"),

@@ -62,8 +62,7 @@ class Plot(NamedTuple):
     """A plot of a protocol's rows.
 
     `kind` is `curves` (y against x, one panel for each data set), `plane` (the same without lines
-    between points), `targets` (the accuracy on each data set, one panel for each source) or `cost`
-    (H against trained parameters and training time).
+    between points) or `targets` (the accuracy on each data set, one panel for each source).
     """
 
     name: str  # of the files
@@ -146,7 +145,6 @@ class Protocol(ABC):
     table_title: str  # of one table; names in braces are fields of a row
     variant_notes: dict[str, str] = {}  # notes below a table, by the key that an ablation varies
     plot: Plot | None = None
-    cost_plot: Plot | None = None
 
     @abstractmethod
     def plan(

@@ -32,16 +32,6 @@ class Base2New(Protocol):
         "harmonic mean",
         kind="plane",
     )
-    cost_plot = Plot(
-        name="base2new_cost",
-        x="",
-        y="h",
-        x_label="",
-        y_label="H (%)",
-        sentence="Harmonic mean of base and new accuracy against the number of trained parameters "
-        "and against training time; dotted lines are methods that learn nothing",
-        kind="cost",
-    )
 
     def plan(self, output, datasets, seeds, configs, trainers, shots):
         """Return the runs: for each method a training on base classes and a test on new classes."""

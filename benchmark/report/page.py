@@ -28,8 +28,8 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFr
     """Return a page with these tables, and the figures of their protocols."""
     sections: list[dict[str, Any]] = []
     for protocol, group in groups.items():
-        plots = filter(None, (protocol.plot, protocol.cost_plot))
-        found = [drawn[plot.name] for plot in plots if plot.name in drawn]
+        plot = protocol.plot
+        found = [drawn[plot.name]] if plot and plot.name in drawn else []
         sections.append({
             "name": protocol.name,
             "title": protocol.title,

@@ -1,10 +1,9 @@
-"""Plot accuracy against shots, H against beta and cost, new against base classes, and targets."""
+"""Plot accuracy against shots, H against beta, new against base classes, and targets."""
 
 import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from statistics import mean
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -12,10 +11,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from ..protocols.base import Plot, shots_text
-from .joint import RELATIVE_TO, relative
 from .methods import looks
 from .names import dataset_title, method_name
 from .published import marked
@@ -61,11 +59,7 @@ class Panel(NamedTuple):
 
     curves: dict[str, list[Point]]
     ticks: dict[float, str]  # labels of positions on an axis, if any
-    x_label: str = ""  # a label below this panel, if panels differ in it
-    title: str = ""  # by default, the panel's key
 
-
-COSTS = ("Trained parameters", f"Training time (x {RELATIVE_TO})")  # panels of the cost plot
 
 Drawing = dict[str, tuple[Figure, str]]  # by name, a figure and a sentence that describes it
 
@@ -76,14 +70,15 @@ def figures(rows: pd.DataFrame) -> Drawing:
     bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
     found = {}
     for protocol, of_protocol in rows.groupby("protocol", sort=False):
-        for plot in filter(None, (protocol.plot, protocol.cost_plot)):
-            shown = of_protocol
-            if plot.kind == "curves" and plot.x != "shots":
-                shown = shown[[list(settings) == [plot.x] for settings in shown["settings"]]]
-            find = {"targets": _targets, "cost": _costs}.get(plot.kind)
-            panels = find(shown) if find else _panels(shown, plot)
-            if panels:
-                found[plot.name] = _draw(shown, panels, plot), f"{plot.sentence}; {bars}"
+        plot = protocol.plot
+        if plot is None:
+            continue
+        if plot.kind == "curves" and plot.x != "shots":
+            alone = [list(settings) == [plot.x] for settings in of_protocol["settings"]]
+            of_protocol = of_protocol[alone]
+        panels = _targets(of_protocol) if plot.kind == "targets" else _panels(of_protocol, plot)
+        if panels:
+            found[plot.name] = _draw(of_protocol, panels, plot), f"{plot.sentence}; {bars}"
     return found
 
 
@@ -146,42 +141,6 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     return panels
 
 
-def _costs(rows: pd.DataFrame) -> dict[str, Panel]:
-    """Return two panels for each average, or for each data set without an average, by title.
-
-    An average is drawn at the mean cost on its data sets. A panel needs two trained methods.
-    """
-    h = rows[(rows["column"] == "h") & rows["mean"].notna()]
-    costs: dict[tuple, list[tuple]] = defaultdict(list)  # on each data set
-    for _, members in h[~h["average"]].groupby("table", sort=False):
-        lines = list(members.itertuples())
-        times = relative(lines)
-        for row in lines:
-            for place in (row.table, row.group):
-                time = times[row.line_name]["train_seconds"]
-                costs[place, row.method].append((row.num_params, time))
-    averages = h[h["average"] & h["complete"].astype(bool)]
-    single = h[~h["average"] & ~h["group"].isin(averages["group"])]
-    panels = {}
-    for _, members in pd.concat([averages, single]).groupby("table", sort=False):
-        first = next(members.itertuples())
-        title = dataset_title(first.dataset)
-        if first.average:  # in two lines: the panels are narrow
-            title = average_name(first).capitalize().replace(" over ", "\nover ")
-        if rows["shots"].nunique() > 1:
-            title += f", {shots_text(first.shots)}"
-        for i, label in enumerate(COSTS):
-            curves = {}
-            for row in members.itertuples():
-                taken = [of[i] for of in costs[row.table, row.method]]
-                if known := [x for x in taken if x is not None]:
-                    point = Point(mean(known), row.mean, None, row.spread, row.complete)
-                    curves[row.method] = [point]
-            if sum(points[0].x > 0 for points in curves.values()) > 1:
-                panels[f"{title}: {label}"] = Panel(curves, {}, label, title)
-    return panels
-
-
 # ------------------------------------------------------------------------------- how it is drawn
 
 
@@ -206,13 +165,10 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
             axis.remove()
         handles: dict = {}
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-            title = panel.title or title
             axis.set_title(f"{names[0]}: {title}" if len(names) == 1 else title, fontsize="medium")
-            axis.set_xlabel(panel.x_label)
             here = {name: style for name, style in styles.items() if name in panel.curves}
             handles |= DRAWINGS[plot.kind](axis, panel, here)
-        if plot.x_label:
-            figure.supxlabel(plot.x_label, fontsize="medium")
+        figure.supxlabel(plot.x_label, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
         if len(drawn) > 1:
@@ -288,31 +244,10 @@ def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     return handles
 
 
-def _against_cost(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
-    """Draw points over a logarithmic axis, and a horizontal line for methods without cost."""
-    handles = {}
-    for method in styles:
-        for point in panel.curves[method]:
-            if point.x:
-                handles[method] = _points(axis, [point], styles[method] | {"linestyle": "none"})
-            else:
-                color = styles[method]["color"]
-                handles[method] = axis.axhline(point.y, color=color, linewidth=0.8, linestyle=":")
-    axis.set_xscale("log")
-    axis.margins(0.15)
-    low, high = axis.get_xlim()
-    if high < 100 * low:  # else powers of ten suffice
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(lambda x, _: f"{x:,g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    return handles
-
-
 DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
     "curves": _curves,
     "plane": _plane,
     "targets": _dots,
-    "cost": _against_cost,
 }
 
 

@@ -1,4 +1,4 @@
-"""Tests of `--plugin` for the commands that list methods and estimate costs."""
+"""Tests of `--plugin` for the commands that list methods."""
 
 import pytest
 
@@ -10,7 +10,6 @@ from benchmark.__main__ import main
     [
         ("methods --format csv", "PluggedCoOp,0,1,0,none,cosine,16 / -,1 / -,8192"),
         ("methods --format csv", "PluggedShift,0,0,0,none,cosine,- / -,- / -,512"),
-        ("cost base2new eurosat --trainers PluggedCoOp --format markdown", "2new   | PluggedCoOp "),
     ],
 )
 def test_methods_of_a_plug_in_are_listed(plugged, capsys, words, line):

@@ -14,7 +14,6 @@ import torch
 from paths import ROOT
 from pretend import build_guard
 
-from benchmark.__main__ import main as benchmark
 from benchmark.measure.waits import noted
 from tools.gpu import __main__ as program
 from tools.gpu import page, runs, solvers
@@ -167,7 +166,6 @@ def test_the_solvers_of_a_cpu(tmp_path, capsys):
     text = next(tmp_path.glob("*.md")).read_text()
     assert "**Not measured:** check, steps, resume, run." in text
     assert "| token, 2 x 3, POT" in text and "nan" not in text
-    assert not list(tmp_path.glob("*_*.json"))  # no rates without steps
 
 
 def test_public_data_are_used_if_they_are_here(tmp_path, monkeypatch):
@@ -177,57 +175,6 @@ def test_public_data_are_used_if_they_are_here(tmp_path, monkeypatch):
     assert runs.dataset(tmp_path) == "emoji"  # no weights
     (tmp_path / "ViT-B-16.pt").touch()
     assert runs.dataset(tmp_path) == "eurosat"
-
-
-# ------------------------------------------------------------------------------- rates for `cost`
-
-RATES = {"title": "H100, measured", "half": 8e14, "single": 5e13, "efficiency": 0.3, "step": 0.05,
-         "start": 12.0, "memory": 80 << 30}  # fmt: skip
-
-
-def case(precision, seconds, of_peak, rate):
-    training = {"precision": precision, "seconds": [seconds], "of_peak": of_peak}
-    return {"training": training | {"peak_rate": rate, "waits": []}}
-
-
-def test_rates_are_those_of_long_steps():
-    machine = {"device": "H100", "memory": "80.0 GiB"}
-    steps = {
-        "one": case("fp32", 0.9, 0.5, 5e13), "two": case("amp", 0.05, 0.1, 7e14),
-        "three": case("fp16", 0.4, 0.3, 8e14), "public": {"seconds": [1.0]},
-        "four": {"training": {"problem": "out of memory", "precision": "amp"}},
-    }  # fmt: skip
-    resume = {"one": {"start_seconds": 12.0}, "two": {"problem": "failed"}}
-    files = {"steps": {"machine": machine, "records": steps}}
-    assert page.rates(files) is None
-    files["resume"] = {"machine": machine, "records": resume}
-    assert page.rates(files) == RATES
-
-
-def test_cost_uses_measured_rates(tmp_path, capsys):
-    path = tmp_path / "h100.json"
-    path.write_text(json.dumps(RATES))
-    command = ["cost", "base2new", "emoji", "--trainers", "CoOp", "--seeds", "1", "--gpu"]
-    assert not benchmark([*command, str(path)])
-    text = capsys.readouterr().out
-    assert "Estimated for H100, measured, 30% of the peak rate" in text
-    assert "A step takes 50 ms at least, a run 12 s" in text
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "FileNotFoundError"), ("[", "JSONDecodeError"), ("{}", "TypeError"),
-        (json.dumps(RATES | {"step": 0}), "above 0"),
-        (json.dumps(RATES | {"half": "x"}), "TypeError"),
-    ],
-)  # fmt: skip
-def test_files_without_rates(tmp_path, capsys, content, told):
-    path = tmp_path / "h100.json"
-    if content is not None:
-        path.write_text(content)
-    assert benchmark(["cost", "base2new", "emoji", "--gpu", str(path)]) == 2
-    assert told in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------- from end to end
@@ -281,7 +228,6 @@ def test_the_report_on_a_pretend_gpu(tmp_path, environment):
     assert resumed["killed"] and resumed["difference"] == 0
     text = (output / "a_pretend_gpu.md").read_text()
     assert "Not measured" not in text and "| CoOp" in text
-    assert json.loads((output / "a_pretend_gpu.json").read_text())["start"] > 0
 
 
 def test_waits_are_noted_only_inside(monkeypatch):

@@ -1,6 +1,5 @@
 """Measure a piece of a GPU report, or make its page: `python -m tools.gpu PIECE`."""
 
-import json
 import re
 import time
 from functools import partial
@@ -64,7 +63,7 @@ def whole_run(args, deadline: float) -> dict | None:
 
 
 def write_page(folder: Path, to: Path) -> None:
-    """Write the page of the pieces in a folder, and the rates for `cost --gpu`.
+    """Write the page of the pieces in a folder.
 
     Raises:
         UserError: the folder has no piece.
@@ -75,9 +74,6 @@ def write_page(folder: Path, to: Path) -> None:
     name = re.sub(r"[^a-z0-9]+", "_", text.splitlines()[0].lower()).strip("_")
     write_output(to / f"{name}.md", text)
     print(to / f"{name}.md")
-    if rates := page.rates(files):
-        write_output(to / f"{name}.json", json.dumps(rates) + "\n")
-        print(to / f"{name}.json")
 
 
 def main(argv: list[str]) -> int:

@@ -1,9 +1,7 @@
 """Make docs/gpu/DEVICE.md of the files of all pieces."""
 
 from pathlib import Path
-from statistics import median
 
-from benchmark.measure.cost import Device
 from benchmark.measure.speed_tables import (
     EVALUATION_NOTE,
     TRAINING_NOTE,
@@ -16,7 +14,6 @@ from benchmark.measure.speed_tables import (
 from benchmark.report.render import as_markdown
 from benchmark.report.tables import Table, memory
 from trainers.prompting.errors import UserError
-from trainers.prompting.running.memory import GIB
 
 from .store import read
 
@@ -48,35 +45,6 @@ def page(files: dict[str, dict]) -> str:
     for name, content in files.items():
         parts += SECTIONS[name](content["records"])
     return "\n\n".join(parts) + "\n"
-
-
-def rates(files: dict[str, dict]) -> dict | None:
-    """Return what `cost --gpu` needs to know of this GPU; None if a piece for it is missing.
-
-    The efficiency is that of steps which take at least twice as long as the shortest: shorter ones
-    wait for launches of kernels.
-    """
-    if not {"steps", "resume"} <= files.keys():
-        return None
-    found = [one.get("training", {}) for one in files["steps"]["records"].values()]
-    steps = [one for one in found if one.get("waits") is not None]
-    starts = [one.get("start_seconds") for one in files["resume"]["records"].values()]
-    half = [one for one in steps if one["precision"] != "fp32"]
-    single = [one for one in steps if one["precision"] == "fp32"]
-    if not (half and single and any(starts)):
-        return None
-    least = min(median(one["seconds"]) for one in half)
-    long = [one["of_peak"] for one in half if median(one["seconds"]) >= 2 * least]
-    machine = files["steps"]["machine"]
-    return Device(
-        title=f"{machine['device']}, measured",
-        half=max(one["peak_rate"] for one in half),
-        single=max(one["peak_rate"] for one in single),
-        efficiency=median(long or [one["of_peak"] for one in half]),
-        step=least,
-        start=median(filter(None, starts)),
-        memory=int(float(machine["memory"].split()[0]) * GIB),
-    )._asdict()
 
 
 def section(title: str, *tables: Table) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,26 +35,18 @@ class Array:
         return [run for runs in self.tasks.values() for run in runs]
 
 
-def plan(
-    todo: list[Run],
-    queued: dict[Run, Task],
-    per_job: float,
-    most: int,
-    sizes: Mapping[Run, float] | None = None,
-) -> list[Array]:
+def plan(todo: list[Run], queued: dict[Run, Task], per_job: int, most: int) -> list[Array]:
     """Return the arrays that do these runs; each comes after the one that it waits for.
 
     Args:
         todo: the runs, none of which is queued; each comes after the run that it needs.
         queued: the tasks in the queue, by run.
-        per_job: the number of runs that share a task; with `sizes`, their total size.
+        per_job: the number of runs that share a task.
         most: the most tasks of an array.
-        sizes: sizes of the runs, such as estimated seconds; by default, each is 1.
     """
-    sizes = sizes or dict.fromkeys(todo, 1)
     awaited = {*todo, *queued}
     free = [run for run in todo if run.needs not in awaited]
-    arrays = [Array(dict(enumerate(part))) for part in batches(shared(free, per_job, sizes), most)]
+    arrays = [Array(dict(enumerate(part))) for part in batches(batches(free, per_job), most)]
     places: dict[Run, tuple[Array | str, int]] = {}
     places |= {run: (task.job, task.index) for run, task in queued.items()}
     for array in arrays:
@@ -63,27 +55,14 @@ def plan(
     for run in todo:
         if run.needs in awaited:
             waiting[places[run.needs]].append(run)
-    most_waiting = max((sum(sizes[run] for run in runs) for runs in waiting.values()), default=0)
+    most_waiting = max(map(len, waiting.values()), default=0)
     size = max(per_job, math.ceil(most_waiting / FOLLOWERS))
     followers: dict[tuple, Array] = {}
     for (after, index), runs in waiting.items():
-        for number, batch in enumerate(shared(runs, size, sizes)):
+        for number, batch in enumerate(batches(runs, size)):
             array = followers.setdefault((after, number), Array({}, after))
             array.tasks[index] = batch
     return arrays + list(followers.values())
-
-
-def shared(runs: list[Run], size: float, sizes: Mapping[Run, float]) -> list[list[Run]]:
-    """Split runs into lists with a total size of at most `size`, or of a single run."""
-    found: list[list[Run]] = []
-    filled = math.inf
-    for run in runs:
-        filled += sizes[run]
-        if filled > size:
-            found.append([])
-            filled = sizes[run]
-        found[-1].append(run)
-    return found
 
 
 def batches(items: Sequence, size: int) -> list[list]:

@@ -37,22 +37,18 @@ class Slurm:
         name: the prefix of job names.
         words: the arguments of `python -m` in a job; `--only` with its runs is added.
         site: options, set-up and grouping of jobs.
-        seconds: the estimated time of each run, if runs share a job by time.
     """
 
     output: Path
     name: str
     words: list[str]
     site: Site = field(default_factory=Site)
-    seconds: dict[Run, float] | None = None
 
     @property
     def headline(self) -> str:
         """A short description of how runs are done."""
         options = shlex.join(self.site.options) or "no options"
-        size = self.site.per_job
-        jobs = f"{size / 60:.0f} minutes" if isinstance(size, float) else str(size)
-        return f"in Slurm jobs of {jobs} ({options})"
+        return f"in Slurm jobs of {self.site.per_job} ({options})"
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
         """Submit all runs that are to be done and not queued, and wait until all have ended.
@@ -132,7 +128,7 @@ class Slurm:
 
     def _plan(self, engine: Engine, queued: dict[Run, Task], most: int) -> list[Array]:
         todo = [run for run in engine.todo if run not in queued]
-        return plan(todo, queued, self.site.per_job, most, self.seconds)
+        return plan(todo, queued, self.site.per_job, most)
 
     def _script(self, array: Array, name: str) -> str:
         python = "python" if self.site.environment else sys.executable

@@ -3,10 +3,8 @@
 import argparse
 import os
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
@@ -15,9 +13,7 @@ from ...cli import Parser, from_one
 from ...protocols.configs import ROOT
 
 FILE = "slurm.yaml"
-KEYS = ("options", "setup", "environment", "per_job", "at_once", "gpu")
-Number = TypeVar("Number", int, float)
-UNITS = {"m": 60.0, "h": 3600.0}
+KEYS = ("options", "setup", "environment", "per_job", "at_once")
 
 # Options of sbatch that the launcher sets itself, and what sets them.
 RESERVED = {
@@ -44,17 +40,15 @@ class Site:
         setup: lines of bash at the start of a job, such as `module load cuda`.
         environment: folder of a virtual environment to activate; without one, jobs use this
             Python.
-        per_job: the number of runs that share a job, or their total time in seconds (a float).
-        gpu: the GPU for estimating this time, by its name in `benchmark cost`.
+        per_job: the number of runs that share a job.
         at_once: the most tasks of an array that run at once; None leaves that to Slurm.
     """
 
     options: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     environment: str = ""
-    per_job: int | float = 1
+    per_job: int = 1
     at_once: int | None = None
-    gpu: str = ""
 
 
 def build_parser() -> Parser:
@@ -70,23 +64,11 @@ def build_parser() -> Parser:
         f"and those in {FILE}",
     )
     add(
-        "--per-job",
-        type=runs_or_time,
-        metavar="N",
-        help="number of runs that share a job (default: 1), or their total time as estimated by "
-        "`cost`, such as 90m or 2h",
+        "--per-job", type=from_one, metavar="N", help="number of runs that share a job (default: 1)"
     )
-    add("--gpu", help="GPU of the nodes, by its name in `cost`; for --per-job with a time")
     add("--at-once", type=from_one, metavar="K", help="most tasks of an array that run at once")
     add("--wait", action="store_true", help="wait for the jobs, show progress, print the table")
     return parser
-
-
-def runs_or_time(text: str) -> int | float:
-    """Parse a number of runs, or a time into seconds (a float)."""
-    if text[-1:] in UNITS:
-        return from_one(text[:-1]) * UNITS[text[-1]]
-    return from_one(text)
 
 
 def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
@@ -109,9 +91,7 @@ def site_file() -> Path | None:
     return next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
 
 
-def read_site(
-    options: str, per_job: int | float | None, at_once: int | None, gpu: str | None = None
-) -> Site:
+def read_site(options: str, per_job: int | None, at_once: int | None) -> Site:
     """Combine the site's defaults with the command line, which comes last and so wins.
 
     Raises:
@@ -126,15 +106,9 @@ def read_site(
         options=(*ours, *_split(options, "--slurm")),
         setup=tuple(_lines(tree, "setup", path)),
         environment=os.path.expanduser(str(tree.get("environment") or "")),
-        per_job=per_job or _number(tree, "per_job", path, runs_or_time) or 1,
-        at_once=at_once or _number(tree, "at_once", path, from_one),
-        gpu=gpu or str(tree.get("gpu") or ""),
+        per_job=per_job or _number(tree, "per_job", path) or 1,
+        at_once=at_once or _number(tree, "at_once", path),
     )
-    if isinstance(site.per_job, float) and not site.gpu:
-        raise UserError(
-            "A time for --per-job needs --gpu, the GPU of the nodes (`python -m benchmark cost "
-            "--help` lists the names)"
-        )
     for word in site.options:
         name = word.partition("=")[0]
         if name in RESERVED:
@@ -150,12 +124,10 @@ def _lines(tree: dict, key: str, path: Path | None) -> list[str]:
     return value
 
 
-def _number(
-    tree: dict, key: str, path: Path | None, kind: Callable[[str], Number]
-) -> Number | None:
+def _number(tree: dict, key: str, path: Path | None) -> int | None:
     value = tree.get(key)
     try:
-        return None if value is None else kind(str(value))
+        return None if value is None else from_one(str(value))
     except argparse.ArgumentTypeError:
         raise UserError(
             f"{path}: '{key}' must be a whole number, 1 or more, not '{value}'"

@@ -255,7 +255,6 @@ def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
         (["--slurm", "--per-job", "xh"], {}, "'x' is not a whole number, 1 or more"),
-        (["--slurm", "--per-job", "2h"], {}, "A time for --per-job needs --gpu"),
         (["--only", "nothing"], {}, "There is no run 'nothing'"),
     ],
 )
@@ -312,13 +311,6 @@ def test_arrays_are_no_longer_than_the_cluster_allows(planned):
     task = Task("name", "77", 5, "RUNNING", "None")
     (array,) = plan(runs[1:2], {runs[0]: task}, per_job=1, most=3)
     assert array.after == "77" and array.tasks == {5: [runs[1]]}
-
-
-def test_runs_share_a_job_by_their_time(planned):
-    runs = [run for run in planned[BASE2NEW] if run.part == "base"]
-    sizes = dict(zip(runs, (30.0, 40.0, 100.0, 10.0), strict=True))
-    (array,) = plan(runs, {}, per_job=75.0, most=1000, sizes=sizes)
-    assert list(array.tasks.values()) == [runs[:2], [runs[2]], [runs[3]]]
 
 
 def test_array_numbers_are_short():

@@ -140,33 +140,6 @@ def test_unknown_methods_have_distinct_looks():
     assert {name: found[name] for name in LOOKS} == LOOKS
 
 
-def test_accuracy_is_drawn_against_cost():
-    outcomes = []
-    for dataset, seconds in (("dtd", 30.0), ("eurosat", 50.0)):
-        for trainer, params, more in (("CoOp", 512, 10.0), ("ALIGN", 5120, seconds)):
-            for part in ("base", "new"):
-                taken = {"num_params": params, "train_seconds": more}
-                outcomes.append(outcome(trainer, 1, part, 60.0 + params / 512, dataset, **taken))
-        none = {"num_params": 0, "train_seconds": 0.0}
-        for part in ("base", "new"):
-            outcomes.append(outcome("ZeroshotCLIP", 1, part, 50.0, dataset, **none))
-    figure, _ = plots.figures(rows(outcomes))["base2new_cost"]
-    assert [axis.get_xscale() for axis in figure.axes] == ["log", "log"]  # of the average
-    drawn = [
-        {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in axis.lines}
-        for axis in figure.axes
-    ]
-    assert drawn[0][512,] == (61.0,) and drawn[0][5120,] == (70.0,)
-    assert drawn[1][1,] == (61.0,) and drawn[1][4,] == (70.0,)  # 3 and 5 times CoOp's
-    assert all(panel[0, 1] == (50, 50) for panel in drawn)  # the line of zero-shot CLIP
-    low, high = figure.axes[1].get_xlim()
-    ticks = figure.axes[1].get_xticklabels(which="both")  # few enough for a narrow panel
-    shown = [tick.get_text() for tick in ticks if low <= tick.get_position()[0] <= high]
-    assert [text for text in shown if text] == ["1", "2"]
-    one = [each for each in outcomes if each.run.dataset == "dtd" and each.run.trainer != "CoOp"]
-    assert "base2new_cost" not in plots.figures(rows(one))
-
-
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("ALIGN", 1, (60, 62))
     for form in plots.FORMATS:
