@@ -19,8 +19,6 @@ COMMANDS = {
     "tune": ("tune.command", "choose settings of methods on validation images"),
     "status": ("launch.status", "show for each run whether it is done, running, queued or failed"),
     "report": ("report.command", "print the tables again from the run folders of an output"),
-    "pack": ("pack.pack", "write the records and predictions of an output to one file, a pack"),
-    "verify": ("pack.verify", "recompute the numbers of a pack from its predictions"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
     "solver": ("measure.solver", "time the transport solver against POT's"),

@@ -4,16 +4,14 @@ The file is in the folder of results.json. Needs no PyTorch.
 """
 
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from trainers.prompting.errors import UserError
 from trainers.prompting.storage.files import read_file, write_whole
-
-from .zips import opened, unpacked
 
 NAME = "predictions.npz"
 # Name of an array -> kind of its type, number of axes; the first axis is that of the images.
@@ -36,7 +34,6 @@ JOINT = {
     "joint_scaled_probability": ("f", 1),  # where there is `scaled_probability`
 }
 KINDS = ARRAYS | MORE | JOINT
-MOST_BYTES = 2**28  # of a column: 600,000 images with paths of 100 letters
 
 
 def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
@@ -57,49 +54,30 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """Read a run's arrays, as `arrays_in` returns them; None if there is no file.
+    """Read a run's arrays, as `_arrays_in` returns them; None if there is no file.
 
     Raises:
         UserError: the file is damaged, or not of this project.
     """
     path = folder / NAME
     try:
-        return arrays_in(read_file(path))
+        return _arrays_in(read_file(path))
     except FileNotFoundError:
         return None
     except Exception as error:  # unpacking raises errors of many types
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
 
 
-def arrays_in(content: bytes) -> dict[str, np.ndarray]:
+def _arrays_in(content: bytes) -> dict[str, np.ndarray]:
     """Return the arrays in the content of a predictions.npz: all of `ARRAYS`, some of the others.
-
-    Memory is allocated for the bytes that exist, not for those that headers claim.
 
     Raises:
         Exception: the content is damaged, or not of this project; of almost any type.
     """
-    with opened(io.BytesIO(content)) as archive:
-        there = archive.namelist()
-        arrays = {
-            name: _array(unpacked(archive, f"{name}.npy", MOST_BYTES))
-            for name in KINDS
-            if name in ARRAYS or f"{name}.npy" in there
-        }
+    with NpzFile(io.BytesIO(content)) as found:  # reads no pickled objects
+        arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
     _check(arrays)
     return arrays
-
-
-def _array(content: bytes) -> np.ndarray:
-    """Return the array in a `.npy` file, after comparing its header with its number of bytes."""
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("an array is in another format")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"an array {shape} of {dtype} has {len(content):,} bytes")
-    stream.seek(0)
-    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:

@@ -20,7 +20,7 @@ from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
 
-NAMES = ("running", "reports", "slurm", "verify", "coming_from")
+NAMES = ("running", "reports", "slurm", "coming_from")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 WRITE_DOWN = """#!/usr/bin/env bash
 printf '%s\\0' "$(basename "$0")" "$@" >> "$CALLS"

@@ -173,26 +173,21 @@ class Protocol(ABC):
             UserError: a config file or data set does not exist, or there is nothing to run.
         """
 
-    def on_disk(self, output: Path, packed: Iterable[str] | None = None) -> list[Run]:
+    def on_disk(self, output: Path) -> list[Run]:
         """Return all runs of this protocol that have a run folder in `output`.
-
-        Args:
-            output: a folder, or the file of a pack.
-            packed: for a pack, the names of the folders in it.
 
         Raises:
             UserError: a folder cannot be read.
         """
-        return [run for part in self.parts for run in self.found(output, part, packed)]
+        return [run for part in self.parts for run in self.found(output, part)]
 
-    def found(self, output: Path, part: str, packed: Iterable[str] | None = None) -> list[Run]:
-        """Return the runs of one part that have a run folder; arguments as in `on_disk`."""
+    def found(self, output: Path, part: str) -> list[Run]:
+        """Return the runs of one part that have a run folder in `output`."""
         place = self.parts[part].folder
         pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", place))
-        if packed is None:
-            packed = [folder.relative_to(output).as_posix() for folder in folders(output, place)]
+        places = [folder.relative_to(output).as_posix() for folder in folders(output, place)]
         runs = []
-        for found in filter(None, map(pattern.fullmatch, packed)):
+        for found in filter(None, map(pattern.fullmatch, places)):
             if found["shots"].isdecimal() and found["seed"].isdecimal():
                 names: dict[str, Any] = found.groupdict()
                 names |= {"shots": int(found["shots"]), "seed": int(found["seed"])}

@@ -78,15 +78,15 @@ class Transfer(Protocol):
                 runs.append(self.run(output, "target", dataset=target, **method, needs=needs))
         return list(dict.fromkeys(runs))
 
-    def on_disk(self, output, packed=None):
+    def on_disk(self, output):
         """Return the runs in `output`; a training belongs to each protocol that tests it."""
-        runs = super().on_disk(output, packed)
+        runs = super().on_disk(output)
         mine = {_training(run) for run in runs if run.part == "target"}
         others = {
             _training(run)
             for protocol in TRANSFER
             if protocol is not self
-            for run in protocol.found(output, "target", packed)
+            for run in protocol.found(output, "target")
         }
         return [run for run in runs if _training(run) not in others - mine]
 

@@ -62,7 +62,7 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
     Raises:
         UserError: the run saved none, or they do not match its record.
     """
-    arrays = (outcome.predictions or read_predictions)(outcome.run.folder)
+    arrays = read_predictions(outcome.run.folder)
     if arrays is None:
         raise UserError(MISSING)
     label, prediction = arrays["label"], arrays["prediction"]

@@ -1,4 +1,4 @@
-"""Make tables, plots and a page from the runs in output folders, packs and log.txt files."""
+"""Make tables, plots and a page from the runs in output folders and log.txt files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from . import logs
 from .compare import RESAMPLE, Comparisons
 from .joint import MEASURES
 from .metrics import Classes, Metrics
-from .packs import Pack
 from .render import FORMATS, as_csv, in_style, render
 from .results import Outcome, from_folder
 from .single import is_run, overview, runs_below, single_runs
@@ -39,27 +38,22 @@ def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
 
 
 def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
-    """Return the outcomes of the runs in packs and folders (or their nearest subfolders with runs).
+    """Return the outcomes of the runs in these folders, or their nearest subfolders with runs.
 
-    With several places, each outcome names its origin.
+    With several folders, each outcome names its origin.
 
     Raises:
-        UserError: one of several places does not exist, or a pack is refused.
+        UserError: one of several folders does not exist, or one is a file.
     """
+    if files := [output for output in outputs if output.is_file()]:
+        raise UserError(f"'{files[0]}' is a file: unpack it, and name the folder")
     gone = [output for output in outputs if not output.exists()]
     if gone and len(outputs) > 1:
         raise UserError(f"'{gone[0]}' does not exist: check the path")
-    outputs = [
-        output
-        for given in outputs
-        for output in ([given] if given.is_file() else outputs_below(given))
-    ]
+    outputs = [output for given in outputs for output in outputs_below(given)]
     found: list[Outcome] = []
     for output in outputs:
-        if output.is_file():
-            outcomes = Pack(output).outcomes(protocols)
-        else:
-            outcomes = [outcome for protocol in protocols for outcome in on_disk(output, protocol)]
+        outcomes = [outcome for protocol in protocols for outcome in on_disk(output, protocol)]
         if len(outputs) > 1:
             alone = output.name and [other.name for other in outputs].count(output.name) == 1
             origin = output.name if alone else str(output)
@@ -87,8 +81,8 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add(
         "outputs", type=Path, nargs="*", default=[Path("output")], metavar="OUTPUT",
-        help="folders that contain runs of protocols (subfolders are searched), packs, or folders "
-        "of single runs, which are shown with the accuracy of each class (default: output)",
+        help="folders that contain runs of protocols (subfolders are searched), or folders of "
+        "single runs, which are shown with the accuracy of each class (default: output)",
     )  # fmt: skip
     add("--format", choices=FORMATS, default="text", help="output format (default: %(default)s)")
     add(
@@ -178,7 +172,7 @@ def main(argv: list[str]) -> None:
     listed = rows(outcomes, args.interval, args.published != "off")
     if listed.empty:
         if not args.protocols and not args.seeds and not args.logs:
-            alone = [run for output in outputs if output.is_dir() for run in runs_below(output)]
+            alone = [run for output in outputs for run in runs_below(output)]
             if alone:
                 print(overview(alone, args.format))
                 return

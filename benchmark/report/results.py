@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -82,8 +82,7 @@ class Outcome:
     run: Run
     result: dict | None = None
     problem: str | None = None
-    predictions: Callable[[Path], dict] | None = None  # reads predictions from a pack, by folder
-    origin: str = ""  # the pack or output folder, where there are several
+    origin: str = ""  # the output folder, where there are several
 
     @property
     def accuracy(self) -> float:

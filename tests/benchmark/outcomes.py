@@ -3,10 +3,22 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from benchmark.protocols import PROTOCOLS
 from benchmark.report.results import Outcome
 from benchmark.report.rows import rows
 from benchmark.report.tables import Table, tables
+
+# Predictions for two images.
+COLUMNS = {
+    "image": np.array(["a.png", "b.png"]),
+    "label": np.array([0, 1], "int32"),
+    "prediction": np.array([0, 0], "int32"),
+    "top": np.zeros((2, 1), "int32"),
+    "probability": np.ones((2, 1), "float16"),
+    "label_log_probability": np.zeros(2, "float32"),
+}
 
 
 def outcome(

@@ -13,7 +13,6 @@ ALLOWED = {
     "launch": {"cli", "protocols", "report", "measure"},
     "tune": {"cli", "protocols", "report", "launch"},
     "data": {"cli", "protocols", "report"},
-    "pack": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},
     "measure": {"cli", "protocols", "report", "data"},
 }

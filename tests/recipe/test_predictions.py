@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from outcomes import leave, outcome
+from outcomes import COLUMNS, leave, outcome
 from tiny import COLOURS, run
 
 from benchmark.__main__ import main
@@ -56,16 +56,6 @@ def test_arrays_of_known_logits(tmp_path):
     assert arrays["top"][0, :3].tolist() == [3, 4, 1]
     np.testing.assert_allclose(arrays["probability"][0, :3], [0.3, 0.25, 0.2], rtol=1e-3)
     np.testing.assert_allclose(np.exp(arrays["label_log_probability"]), [0.2, 0.5], rtol=1e-5)
-
-
-COLUMNS = {
-    "image": np.array(["a.png", "b.png"]),
-    "label": np.array([0, 1], "int32"),
-    "prediction": np.array([0, 0], "int32"),
-    "top": np.zeros((2, 1), "int32"),
-    "probability": np.ones((2, 1), "float16"),
-    "label_log_probability": np.zeros(2, "float32"),
-}
 
 
 ALL_COLUMNS = COLUMNS | {

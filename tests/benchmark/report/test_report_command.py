@@ -1,14 +1,16 @@
 """The command `report`."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
-from outcomes import few_shot, leave, outcome
+from outcomes import COLUMNS, few_shot, leave, outcome
 from paths import ROOT
 
 from benchmark.__main__ import main
+from recipe.predictions import write_predictions
 
 
 def test_a_closed_pipe_gives_no_traceback(tmp_path):
@@ -57,6 +59,41 @@ def test_runs_are_found_in_subfolders(tmp_path, capsys):
     assert main(["report", str(tmp_path / "sizes" / "small")]) == 0
     told = capsys.readouterr().out
     assert "CoOp " in told and "(small)" not in told
+
+
+def test_with_several_outputs_each_method_names_its_origin(tmp_path, capsys):
+    places = [tmp_path / name for name in ("mine", "yours", "more/mine")]
+    for place in places:
+        leave(place, [outcome(name, 1, "base", 50.0) for name in ("ALIGN", "CoOp")])
+        for record in place.rglob("results.json"):
+            write_predictions(record.parent, COLUMNS)
+    both = ["report", str(places[0]), str(places[1])]
+    assert main([*both, "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    methods = ["CoOp (mine)", "CoOp (yours)", "ALIGN (mine)", "ALIGN (yours)"]
+    assert [row["method"] for row in rows] == methods
+    assert [row["origin"] for row in rows] == ["mine", "yours"] * 2
+    assert main([*both, "--compare", "ALIGN (mine)", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["comparisons"]
+    differences = {one["other"]: one["difference"] for one in found if one["column"] == "base"}
+    assert differences == {name: 0 for name in methods if name != "ALIGN (mine)"}
+    assert main(["report", str(places[0]), str(places[2])]) == 0
+    assert f"ALIGN ({places[2]})" in capsys.readouterr().out
+    assert main([*both, str(tmp_path / "yuors")]) == 2
+    assert f"'{tmp_path}/yuors' does not exist: check the path" in capsys.readouterr().err
+
+
+def test_a_zip_is_reported_after_it_is_unpacked(tmp_path, capsys):
+    leave(tmp_path / "runs", [outcome("CoOp", 1, part, 50.0) for part in ("base", "new")])
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    said = capsys.readouterr().out
+    file = shutil.make_archive(str(tmp_path / "runs"), "zip", tmp_path / "runs")
+    for more in ([], [str(tmp_path / "runs")]):
+        assert main(["report", file, *more]) == 2
+        assert f"'{file}' is a file: unpack it, and name the folder" in capsys.readouterr().err
+    shutil.unpack_archive(file, tmp_path / "unpacked")
+    assert main(["report", str(tmp_path / "unpacked")]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
