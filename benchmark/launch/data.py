@@ -34,9 +34,9 @@ def other_data(
 ) -> str | None:
     """Return how the data of a record differ from those that a run asks for; None if they do not.
 
-    The fingerprint decides, regardless of the folder. If there is none (a record of an earlier
-    version, or data that cannot be read here), the root decides for the user's own images; other
-    data sets are identified by name.
+    The fingerprint decides, regardless of the folder. If there is none (a data set of other code,
+    or data that cannot be read here), the root decides for the user's own images; other data sets
+    are identified by name.
 
     Args:
         run: the run asked for.

@@ -28,9 +28,6 @@ INCIDENTAL = (
     "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
 
-# Values of keys that records of earlier versions lack.
-LATER: dict[str, object] = {"TEST.OOD": []}
-
 # The launcher's own lines in a run's console.txt begin with one of these.
 COMMAND, FAILED = "$ ", "# failed: "
 
@@ -194,7 +191,6 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         then = used(result.get("config"), key)
-        then = LATER.get(key) if then is None else then
         if key not in INCIDENTAL and then is not None and then != literal(value):
             return f"{key} {printable(then)}, not {value}"
     return None

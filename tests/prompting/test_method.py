@@ -23,7 +23,11 @@ class Mine(Method):
     """CoOp with two context tokens."""
 
     node = "MINE"
-    defaults = {"N_CTX": 2, "PREC": "fp32"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 2
+        PREC: str = "fp32"
 
     @staticmethod
     def point(node):
@@ -36,27 +40,14 @@ def build(kind, clip_model, **node):
     return kind(read_node(kind, node), clip_model, NAMES)
 
 
-class Typed(Method):
-    """The same as Mine, with its keys in a dataclass."""
-
-    node = "MINE"
-    point = staticmethod(Mine.point)
-
-    @dataclass(frozen=True)
-    class Settings(Method.Settings):
-        N_CTX: int = 2
-        PREC: str = "fp32"
-
-
-def test_a_dict_of_defaults_makes_the_same_settings():
-    assert Mine.defaults == Typed.defaults == {"N_CTX": 2, "PREC": "fp32"}
-    for kind in Mine, Typed:
-        found = vars(read_node(kind, {"N_CTX": 3}, "Food101"))
-        assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101"}
-        with pytest.raises(UserError, match="TRAINER.MINE.N_CTX is 'a' but must be a whole number"):
-            read_node(kind, {"N_CTX": "a"})
-        with pytest.raises(UserError, match="TRAINER.MINE has no key 'N_CTXT': did you mean"):
-            read_node(kind, {"N_CTXT": 3})
+def test_keys_of_a_node_are_those_of_the_settings():
+    assert Mine.defaults == {"N_CTX": 2, "PREC": "fp32"}
+    found = vars(read_node(Mine, {"N_CTX": 3}, "Food101"))
+    assert found == {"N_CTX": 3, "PREC": "fp32", "dataset": "Food101"}
+    with pytest.raises(UserError, match="TRAINER.MINE.N_CTX is 'a' but must be a whole number"):
+        read_node(Mine, {"N_CTX": "a"})
+    with pytest.raises(UserError, match="TRAINER.MINE has no key 'N_CTXT': did you mean"):
+        read_node(Mine, {"N_CTXT": 3})
 
 
 def test_terms_add_up_unless_one_is_called_loss(tiny_clip):
@@ -285,7 +276,10 @@ def test_values_of_the_wrong_kind(method, node, sentence):
 def test_a_method_that_trains_nothing(tmp_path, capsys):
     class Idle(Method):
         node = "IDLE"
-        defaults = {"PREC": "fp32"}
+
+        @dataclass(frozen=True)
+        class Settings(Method.Settings):
+            PREC: str = "fp32"
 
         @staticmethod
         def point(node):

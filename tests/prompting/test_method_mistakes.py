@@ -91,12 +91,12 @@ def bare(**said):
     return type("Bare", (Method,), {"point": Mine.point, **said})
 
 
-GOOD = {"node": "BARE", "defaults": {"PREC": "fp32"}}
+GOOD = {"node": "BARE", "Settings": Mine.Settings}
 WITHOUT = {
     "a function": (a_function, "'a_function' is not a method"),
     "another class": (dict, "'dict' is not a method"),
     "an object": (Parts(), "is not a method"),
-    "no node": (bare(defaults={"PREC": "fp32"}), "`node` of the method Bare is None"),
+    "no node": (bare(Settings=Mine.Settings), "`node` of the method Bare is None"),
     "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
     "no settings": (bare(node="BARE"), "The method Bare has no settings"),
     "no dataclass": (

@@ -42,14 +42,19 @@ LINES = {
 
 # A plug-in method, which a third line imports.
 SHALLOW = """
+from dataclasses import dataclass
+
 from trainers.prompting.method import Method, register
 from trainers.prompting.methods.coop import CoOp
 
 @register
 class Shallow(Method):
     node = "SHALLOW"
-    defaults = CoOp.defaults | {"N_CTX": 3}
     point = staticmethod(CoOp.point)
+
+    @dataclass(frozen=True)
+    class Settings(CoOp.Settings):
+        N_CTX: int = 3
 """
 
 

@@ -9,13 +9,18 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 
 METHOD = """
+from dataclasses import dataclass
+
 from trainers.prompting import Method, PromptSpec, register
 
 
 @register
 class {name}(Method):
     node = "MINE"
-    defaults = {{"PREC": "fp32"}}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        PREC: str = "fp32"
 
     @staticmethod
     def point(node):

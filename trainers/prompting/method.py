@@ -55,8 +55,7 @@ class Method(PublicFiles, nn.Module):
     Attributes: Class attributes
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
-            the node, with its type and its public value. Plug-ins of version 0.2 have a dict
-            `defaults` of keys and values instead, from which `Settings` is made.
+            the node, with its type and its public value.
         defaults: the keys of `Settings` with their values.
         outside: keys that the public code keeps elsewhere in the cfg, with their full names, such
             as `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
@@ -128,8 +127,6 @@ class Method(PublicFiles, nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "defaults" in vars(cls):
-            cls.Settings = nodes.from_defaults(cls.defaults)  # type: ignore[misc, assignment]
         cls.defaults = nodes.defaults_of(cls.Settings)
 
     def __init__(
@@ -340,8 +337,6 @@ class Method(PublicFiles, nn.Module):
             return
         if others:
             made = checkpoint.get("class_buffers")
-            if not isinstance(made, Mapping):  # written by an older version, which loaded none
-                return
             state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
         self.load_own_state(kept)
         if some:
@@ -407,10 +402,7 @@ def register(cls: type[Method]) -> type[Method]:
         if not holds(value):
             raise UserError(f"`{key}` of the method {name} is {value!r} but must be {wanted}")
     if cls.Settings is Method.Settings:
-        raise UserError(
-            f"The method {name} has no settings: give it a dataclass `Settings`, or a dict "
-            "`defaults`"
-        )
+        raise UserError(f"The method {name} has no settings: give it a dataclass `Settings`")
     if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base
         raise UserError(
             f"`Settings` of {name} is not a dataclass: put @dataclass(frozen=True) above it, and "

@@ -1,7 +1,7 @@
 """The keys of a method's cfg node: their types, defaults, and the values that a user may set."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias, get_type_hints
 
 from .errors import UserError
@@ -28,25 +28,6 @@ class Settings:
 def defaults_of(settings: type[Settings]) -> dict[str, Any]:
     """Return the keys of a node with their defaults."""
     return {key: value for key, value in vars(settings()).items() if key != "dataset"}
-
-
-def from_defaults(defaults: Mapping[str, Any]) -> type[Settings]:
-    """Make a settings class from a dict of keys and defaults, as plug-ins of version 0.2 give."""
-    fields = [
-        (key, _type_of(key, value), field(default_factory=_giving(value)))
-        for key, value in defaults.items()
-    ]
-    return make_dataclass("Settings", fields, bases=(Settings,), frozen=True)
-
-
-def _giving(value: Any) -> Callable[[], Any]:
-    return lambda: value
-
-
-def _type_of(key: str, default: object) -> Any:
-    if key == "CTX_INIT":
-        return Switch if isinstance(default, bool) else Words
-    return type(default) if type(default) in KINDS else Any
 
 
 def check_values(

@@ -13,6 +13,7 @@ from benchmark.__main__ import main
 from benchmark.launch.engine import Engine, Settings
 from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
+from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
 
 
@@ -91,7 +92,7 @@ def test_changes_in_a_folder_are_detected(output, tmp_path, change):
 
 
 def test_records_without_a_fingerprint_are_judged_by_their_root(output, tmp_path):
-    """Records of earlier versions have none."""
+    """Data sets of other code have none."""
     a, b = fill(tmp_path / "a", "ant", "bee"), fill(tmp_path / "b", "cat", "dog")
     done = Done(output, a, data_fingerprint=None)
     (tmp_path / "link").symlink_to(a)
@@ -116,6 +117,13 @@ def test_public_data_may_be_in_any_folder(output, tmp_path):
 def test_embedded_data_may_be_unpacked_anywhere(output, tmp_path):
     done = Done(output, tmp_path, "emoji_food")
     assert done.again(tmp_path / "new") == 0 and not (tmp_path / "new").exists()
+
+
+def test_a_finished_run_with_another_embedded_clip_is_refused(output, tmp_path):
+    now = {"backbone": "emoji", "backbone_sha256": file_sha256(EMBEDDED["emoji"])}
+    assert Done(output, tmp_path, "emoji_food", **now).again(tmp_path) == 0
+    done = Done(output / "2", tmp_path, "emoji_food", **now | {"backbone_sha256": "2" * 64})
+    done.refused(tmp_path, "other weights of 'emoji': SHA-256 22222222")
 
 
 def test_names_keep_own_data_sets_apart(output, tmp_path, capsys):

@@ -14,7 +14,7 @@ from benchmark.launch.start import Starter
 
 pytestmark = pytest.mark.processes
 
-EARLIER = ROOT / "tests/earlier/version_0_2"
+PLUGIN = ROOT / "examples/atprompt.py"
 
 # Start train.py as a fork if the first argument is "forks", else as a program; print the way that
 # was used, and the exit code.
@@ -62,11 +62,11 @@ with open({!r}, "a") as file:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_a_fork_computes_what_a_program_computes_reads_nothing_and_writes_any_name(tmp_path):
-    plugin, probe = str(EARLIER / "anchored.py"), tmp_path / "probe.py"
+    plugin, probe = str(PLUGIN), tmp_path / "probe.py"
     probe.write_text(PROBE.format(str(tmp_path / "seen")))
     ends = {}
     for how in ("forks", "programs"):
-        flags = ["--plugin", plugin, "--plugin", str(probe), "--trainer", "AnchoredBias"]
+        flags = ["--plugin", plugin, "--plugin", str(probe), "--trainer", "ATPrompt"]
         flags += ["--seed", "2"]
         flags += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
         flags += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
@@ -89,8 +89,7 @@ def test_a_fork_computes_what_a_program_computes_reads_nothing_and_writes_any_na
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_after_a_plug_in_that_computes_in_threads_runs_are_programs(tmp_path):
     plugin = tmp_path / "threads.py"
-    text = (EARLIER / "anchored.py").read_text()
-    plugin.write_text(text + "\ntorch.randn(999, 999) @ torch.randn(999, 999)\n")
+    plugin.write_text(PLUGIN.read_text() + "\ntorch.randn(999, 999) @ torch.randn(999, 999)\n")
     done = start("forks", str(plugin), "--version", threads="2")
     assert done.stdout.split() == ["program", "0"]
     assert "A plug-in starts threads: each run imports PyTorch by itself" in done.stderr

@@ -24,7 +24,7 @@ def outcomes(tmp_path):
     found = []
     for trainer, seed, part in (("CoOp", 1, "base"), ("CoOp", 1, "new"), ("MMRL", 1, "base"),
                                 ("MMRL", 1, "new")):  # fmt: skip
-        # runs on new classes, and older records, may lack the key
+        # records of runs on new classes may lack the key
         more = {"beyond": ["per data set", "llm"]} if (trainer, part) == ("MMRL", "base") else {}
         for dataset in ("emoji_food", "emoji_night"):
             one = outcome(trainer, seed, part, 50.0, dataset, num_classes=2, **more)

@@ -4,6 +4,7 @@ The file is long because each place of an addition is compared with a plain CLIP
 """
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -54,7 +55,10 @@ class Given(Parts):
 def method_with(parts, clip_model, spec=FIXED, names=NAMES):
     class Mine(Method):
         node = "MINE"
-        defaults = {"PREC": "fp32"}
+
+        @dataclass(frozen=True)
+        class Settings(Method.Settings):
+            PREC: str = "fp32"
 
         @staticmethod
         def point(settings):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -22,7 +23,11 @@ class Mine(Method):
     """A CoOp with a context of two words."""
 
     node = "MINE"
-    defaults = {"N_CTX": 2, "PREC": "fp32"}
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        N_CTX: int = 2
+        PREC: str = "fp32"
 
     @staticmethod
     def point(node):
@@ -287,17 +292,13 @@ def test_invalid_class_names_in_a_checkpoint(runs, tmp_path, capsys):
     assert "does not name its classes" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_checkpoints_from_before_buffers_were_saved(runs, tmp_path):
-    """They still load, with a warning that names the missing buffers."""
-    _, saved = checkpoint(runs / "Kept")
-    old = {k: v for k, v in saved["method"].items() if not k.startswith("model.")}
+def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_path):
+    _, saved = checkpoint(runs / "Taught")
     (tmp_path / "prompt_learner").mkdir()
-    file = tmp_path / "prompt_learner" / "model.pth.tar-2"
-    old = {**saved, "method": old}
-    del old["class_buffers"]
-    torch.save(old, file)
-    with pytest.warns(UserWarning, match=r"lacks model.parts.norm.*stay as they start"):
-        assert load_run(tmp_path).model.parts.norm.running_mean.abs().sum() == 0
+    torch.save(saved | {"class_buffers": 7}, tmp_path / "prompt_learner" / "model.pth.tar-2")
+    assert load_run(tmp_path).classnames == list(tiny.COLOURS)
+    with pytest.raises(UserError, match="does not say which buffers depend on its classes"):
+        load_run(tmp_path, classnames=OTHERS)
 
 
 def test_kept_text_features_follow_the_buffers_of_parts(tiny_clip):

@@ -1,6 +1,7 @@
 """The settings stored in a checkpoint: runs with other settings are refused."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -10,8 +11,9 @@ from tiny import arguments
 
 import train
 from trainers.prompting import UserError, load_run
+from trainers.prompting.backbones import weights_sha256
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.settings import check_loaded, check_resumed
+from trainers.prompting.trainer.settings import check_loaded, check_resumed, check_weights
 
 
 def run(root, *extra, output=None, flags=()) -> int:
@@ -98,6 +100,23 @@ def test_a_checkout_that_sets_a_default_and_one_that_leaves_it_to_the_method(sav
     with pytest.raises(UserError, match=r"\(TRAINER.COOP.N_CTX 4, now 16\)"):
         other = begun | {"settings": {"TRAINER.COOP.N_CTX": "4"}}
         check_resumed(other, now, names, "run", (), METHODS["CoOp"])
+
+
+def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, capsys):
+    check_weights(weights_sha256("emoji"), "emoji")
+    check_weights(None, "ViT-B/16")  # of other code
+    for name in ("emoji", "ViT-B/16"):
+        with pytest.raises(UserError, match=f"other weights of '{name}': SHA-256 22222222"):
+            check_weights("2" * 64, name)
+    out = tmp_path / "output"
+    shutil.copytree(trained / "output", out)
+    file = out / "MultiModalPromptLearner" / "model.pth.tar-2"
+    torch.save(torch.load(file, weights_only=True) | {"backbone_sha256": "2" * 64}, file)
+    with pytest.raises(UserError, match="other weights of .*: SHA-256 22222222"):
+        load_run(out)
+    for flags in ([], ["--eval-only", "--model-dir", str(out)]):
+        assert run(trained, output=out, flags=flags) == 2
+        assert "other weights of '" in capsys.readouterr().err
 
 
 def test_data_without_a_root_stay_without_one(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The support of a method: features of training images, given before the first step."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 
 import pytest
 import tiny
@@ -37,11 +38,16 @@ class Prototypes(Method):
     """Classifies by class means of training images."""
 
     node = "PROTO"
-    defaults = {"PASSES": 2, "SEARCH": False, "PREC": "fp32"}
     class_bound = True
     support_passes = property(lambda self: self.settings.PASSES)
     searches = property(lambda self: self.settings.SEARCH)
     taken = 0
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        PASSES: int = 2
+        SEARCH: bool = False
+        PREC: str = "fp32"
 
     @staticmethod
     def point(node):

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 EMBEDDED = {"emoji": Path(__file__).with_name("emoji_clip.safetensors")}
-# SHA-256 of the weights that had the name before records and checkpoints held a hash.
-EARLIER = {"emoji": "1bf1f2e755fbbbb2585bd6a4c154e681e41f591042a44021c2d6fb1a1259919a"}
 
 
 def other_weights(name: str, then: str | None, now: str | None) -> str | None:
@@ -22,7 +20,6 @@ def other_weights(name: str, then: str | None, now: str | None) -> str | None:
         >>> other_weights("emoji", "1" * 64, "2" * 64)
         "other weights of 'emoji': SHA-256 11111111..., now 22222222..."
     """
-    then = then or EARLIER.get(name)
     if not then or not now or then == now:
         return None
     return f"other weights of '{name}': SHA-256 {then[:8]}..., now {now[:8]}..."

@@ -6,7 +6,6 @@ one of two ways: `persistent=False` for a buffer that `setup` makes from the cla
 """
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 
 import torch
@@ -39,19 +38,12 @@ def load_buffers(
             f"of {name} belong: take another checkpoint, or train again"
         )
     made_again = dict(module.named_buffers()).keys()
-    lacking = own.keys() - state.keys()
-    if lacking and all(key.startswith(PARTS) for key in lacking) and not _has_parts(state):
-        warnings.warn(
-            f"The checkpoint is of an older version and lacks {', '.join(sorted(lacking))}: these "
-            "stay as they start, so train again",
-            stacklevel=2,
-        )
-    elif lacking or state.keys() - own.keys() - made_again:
+    if own.keys() - state.keys() or state.keys() - own.keys() - made_again:
         raise UserError(
             f"The checkpoint keeps {sorted(state)} with the prompts, but {name} has "
             f"{sorted(own)}: it is of another method"
         )
-    given = {key: state[key] for key in own.keys() & state.keys()}
+    given = {key: state[key] for key in own}
     for key, value in given.items():
         if not torch.is_tensor(own[key]):  # extra state, which its module checks itself
             continue
@@ -60,10 +52,6 @@ def load_buffers(
             owner, _, leaf = key.rpartition(".")
             setattr(module.get_submodule(owner), leaf, own[key].new_empty(value.shape))
     module.load_state_dict(given, strict=False)
-
-
-def _has_parts(state: Mapping) -> bool:
-    return any(str(key).startswith(PARTS) for key in state)
 
 
 def _check_value(key: str, value, own: torch.Tensor) -> None:
@@ -107,7 +95,7 @@ def check_other_classes(
     name: str,
     own: Mapping[str, torch.Tensor],
     state: Mapping,
-    made: Mapping[str, str],
+    made: Mapping[str, str] | None,
     digests: Mapping[str, str],
 ) -> None:
     """Refuse buffers that depend on the classes of the training, when loading for other classes.
@@ -120,8 +108,13 @@ def check_other_classes(
         digests: `digests_by_class` of the present method.
 
     Raises:
-        UserError: a buffer depends on the classes; the message names it.
+        UserError: a buffer depends on the classes, and the message names it; or `made` is broken.
     """
+    if not isinstance(made, Mapping):
+        raise UserError(
+            "The checkpoint does not say which buffers depend on its classes: take another, or "
+            "train again"
+        )
     given = state if isinstance(state, Mapping) else {}
     for key, value in own.items():
         both = torch.is_tensor(value) and torch.is_tensor(given.get(key))

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from yacs.config import CfgNode
 
 from ..backbones import weights_sha256
-from ..embedded import EMBEDDED, other_weights
+from ..embedded import other_weights
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
@@ -119,19 +119,16 @@ def check_weights(then: str | None, name: str) -> None:
     """Refuse weights other than those that the prompts were trained with.
 
     Args:
-        then: SHA-256 of the weights, from the checkpoint; None in older ones.
+        then: SHA-256 of the weights, from the checkpoint; None if it has none.
         name: of the backbone.
 
     Raises:
         UserError: the name stands for other weights now.
     """
     if why := other_weights(name, then, weights_sha256(name)):
-        hint = ""
-        if name in EMBEDDED:
-            hint = "; the embedded CLIP of version 0.3 and earlier is in commit 0048aa8"
         raise UserError(
             f"The prompts were trained with {why}: give --backbone the file of those weights, or "
-            f"train again{hint}"
+            "train again"
         )
 
 

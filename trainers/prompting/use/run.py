@@ -138,8 +138,8 @@ def _read(path: str) -> dict[str, Any]:
     if not all(holds(state.get(name)) for name, holds in NEEDED.items()):
         raise UserError(
             f"The checkpoint '{path}' does not say what made it (class names, settings), like "
-            "those of older runs and of public code: evaluate it with train.py and its config "
-            "files, --eval-only and --model-dir, or train again"
+            "those of public code: evaluate it with train.py and its config files, --eval-only and "
+            "--model-dir, or train again"
         )
     return state
 
