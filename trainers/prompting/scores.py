@@ -108,6 +108,8 @@ def score(
     text: TextFeatures,
     scale: torch.Tensor,
     chunk_bytes: int,
+    head: Callable[..., torch.Tensor] | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return logits (B, K), float32: the similarity of each image and class, times the scale.
 
@@ -117,26 +119,15 @@ def score(
         text: features of K classes.
         scale: (), CLIP's logit scale 1 / tau.
         chunk_bytes: the most memory for the token-level costs of one chunk.
+        head: changes the logits, as `Parts.logits`.
+        bias: (), CLIP's, added at the end.
     """
     with no_autocast(image.z.device.type):
         image = image._replace(z=image.z.float())  # r and s are large: converted where read
         text = text._replace(h=text.h.float(), raw=text.raw.float())
-        return scale.float() * SCORES[spec.score].function(spec, image, text, chunk_bytes)
-
-
-def finish(
-    head: Callable[..., torch.Tensor],
-    logits: torch.Tensor,
-    image: ImageFeatures,
-    text: TextFeatures,
-    scale: torch.Tensor,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return the final logits (B, K), float32: a head applied to the score's, plus CLIP's bias."""
-    with no_autocast(image.z.device.type):
-        image = image._replace(z=image.z.float())
-        text = text._replace(h=text.h.float(), raw=text.raw.float())
-        logits = head(logits, image, text, scale.float())
+        logits = scale.float() * SCORES[spec.score].function(spec, image, text, chunk_bytes)
+        if head is not None:
+            logits = head(logits, image, text, scale.float())
     return logits if bias is None else logits + bias
 
 

@@ -171,10 +171,8 @@ class PromptedCLIP(nn.Module):
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K), float32, of features: the score's, changed by parts and bias."""
-        logits = scores.score(self.spec, image, text, self.logit_scale, self.chunk_bytes)
-        return scores.finish(
-            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
-        )
+        how = self.logit_scale, self.chunk_bytes, self.parts.logits, self.logit_bias
+        return scores.score(self.spec, image, text, *how)
 
     def logits(self, image: ImageFeatures) -> torch.Tensor:
         """Return logits (B, K), float32, in eval mode, of the `image` of another model's `output`.

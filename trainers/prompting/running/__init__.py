@@ -1,1 +1,1 @@
-"""The execution of a model: precision, memory, compiling, and several processes."""
+"""The execution of a model: precision, memory and compiling."""

@@ -68,10 +68,8 @@ class Program(nn.Module):
             text = self.parts.text(self.text_encoder(contexts.text, contexts.inserted, added))
         else:
             text = TextFeatures(self.h, self.raw, self.s, self.s_weights)
-        logits = scores.score(self.spec, image, text, self.logit_scale, 0)
-        return scores.finish(
-            self.parts.logits, logits, image, text, self.logit_scale, self.logit_bias
-        )
+        how = self.logit_scale, 0, self.parts.logits, self.logit_bias
+        return scores.score(self.spec, image, text, *how)
 
 
 def program(model: PromptedCLIP, size: int) -> torch.export.ExportedProgram:
