@@ -100,8 +100,8 @@ class Found(NamedTuple):
 def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = False) -> Found:
     """Return the result of one step; with `stock` OpenAI's own modules compute it."""
     name, node, *dataset = SETTINGS[setting]
+    clip_model = deepcopy(tiny())  # before the seed: the first call draws random numbers
     torch.manual_seed(seed)
-    clip_model = deepcopy(tiny())
     make_loud(clip_model, loud, torch.randperm(len(clip_model.ln_final.weight))[:3])
     vary(clip_model)
     method = build_method(name, node, clip_model, NAMES, *dataset)
