@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import torch
 from cases import NAMES, SETTINGS
+from naive import Naive
 from paths import GOLDEN
 
-from trainers.naive import Naive
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.running.precision import INIT_SCALE, Precision
 from trainers.prompting.step import update

@@ -5,26 +5,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainers.naive import Naive
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.running.memory import keep_freed_memory, memory_budget
 from trainers.prompting.running.precision import Precision
-from trainers.prompting.step import training_step, update
+from trainers.prompting.step import training_step
 
 from .geometry import class_names, untrained_clip
 
 SHOTS = 16  # training images per class, for methods that keep their features before the first step
 SUSTAINED = 0.2
-CHECK_TOLERANCE = 1e-6  # of the solver where logits are compared: its default would hide errors
 
 aten = torch.ops.aten
 # PyTorch's counter leaves out the attention that the CPU runs.
@@ -126,7 +122,6 @@ def product_rate(device: str, precision: str, size: int) -> float:
 class Model:
     """A method with random weights, images and labels, whose steps can be timed."""
 
-    net: Any  # the module that is measured
     recomputed: tuple[str, ...] = ()  # encoders that the backward pass computes again
 
     def __init__(self, case: Case):
@@ -145,7 +140,7 @@ class Model:
             self.method.take_support(features, labels)
         self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
-        self.net = self.prepared(clip_model, names)
+        self.place(clip_model)
         size = clip_model.visual.input_resolution
         self.images = torch.randn(case.batch, 3, size, size).to(case.device)
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
@@ -155,7 +150,7 @@ class Model:
             trained = self.model.trained().parameters()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
-    def prepared(self, clip_model, names: list[str]) -> nn.Module:
+    def place(self, clip_model) -> None:
         """Put the model on its device and set it up as the trainers do.
 
         Raises:
@@ -172,24 +167,14 @@ class Model:
             self.recomputed = plan.recompute
         if case.compile and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
-        return self.model
 
     def step(self):
         """Run a training step, as the trainers do."""
-        output, _ = training_step(self.method, self.batch(), self.optim, self.precision)
-        self.logits = output.logits.detach()
+        training_step(self.method, self.batch(), self.optim, self.precision)
 
     def batch(self):
         """Return the images, in as many views as the method needs, with their labels."""
         return self.method.batch([self.images] * self.method.views, self.labels)
-
-    def first_step(self) -> torch.Tensor:
-        """Run a step with a strict solver tolerance; return its logits (B, K) for comparison."""
-        spec = self.net.spec
-        self.net.spec = spec.with_(tol=CHECK_TOLERANCE)
-        self.step()
-        self.net.spec = spec
-        return self.logits.cpu()
 
     def prepare_score(self):
         """Keep the features of images and classes, detached from the graph of the encoders."""
@@ -207,7 +192,7 @@ class Model:
     def evaluate(self):
         """Compute the logits of the images; text features are reused between calls."""
         with self.precision.autocast():
-            self.net(self.images)
+            self.model(self.images)
 
     @torch.no_grad()
     def encode_images(self):
@@ -220,25 +205,6 @@ class Model:
         """Compute the text features, which an evaluation needs once."""
         with self.precision.autocast():
             self.model.text_features()
-
-
-class NaiveModel(Model):
-    """The same case computed by the naive reference, without anything that saves time or memory."""
-
-    def prepared(self, clip_model, names):
-        """Put the reference, which calls the modules of OpenAI's CLIP, on its device."""
-        if self.case.precision != "amp":  # amp converts weights at each product
-            self.precision.place(self.model, clip_model)
-        naive = Naive(clip_model, names, self.model)
-        return naive.to(self.case.device).train(self.case.training)
-
-    def step(self):
-        """Run a training step of the reference."""
-        with self.precision.autocast():
-            output = self.net.output(self.images)
-            terms = self.method.terms(output, self.batch())
-        update(self.method, terms, self.optim, self.precision)
-        self.logits = output.logits.detach()
 
 
 def as_leaves(features):

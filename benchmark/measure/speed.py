@@ -48,7 +48,7 @@ def training(case: Case, repeats: int, size: int) -> dict:
     """
     model = Model(case)
     say(case, "first step")
-    model.first_step()
+    model.step()
     times, rates, peak_mib = [], [], 0.0
     for i in range(repeats):
         say(case, f"step {i + 1} of {repeats}")

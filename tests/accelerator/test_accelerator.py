@@ -148,5 +148,5 @@ def check(kind, setting, precision, *loud, found):
 
 
 def check_waits(precision, waits):
-    """Check that the host waits in a step only where docs/performance_internals.md says so."""
+    """Check that the host waits in a step for GradScaler only."""
     assert [wait.split(":")[0] for wait in waits] == [SCALER] * (precision != "fp32"), waits

@@ -160,7 +160,7 @@ def test_out_of_memory_ends_one_case_only(inline, part, monkeypatch, capsys, tmp
 def test_a_step_takes_no_more_operations_than_it_did(trainer):
     """The counts are at most 1.2 times the operations that no shortcut can avoid."""
     subject = model(trainer, classes=7, batch=2)
-    subject.first_step()
+    subject.step()
     assert operations(subject.step) / 1e6 <= 1.02 * MEGAFLOP[trainer]
 
 

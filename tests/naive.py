@@ -1,4 +1,4 @@
-"""A baseline written like this family's public code, against which speed and memory are measured.
+"""A reference written like this family's public code, which calls the modules of OpenAI's CLIP.
 
 It computes the numbers of `PromptedCLIP` from the same weights and prompts, without its
 optimisations: every sentence has all 77 positions; the text is encoded again for each batch;
