@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dassl.data.datasets import DatasetBase, Datum
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.spec import clean
+from trainers.prompting.encoders.sentences import clean
 
 from .files import (
     check_files,

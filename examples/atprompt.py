@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainers.prompting import Method, Parts, PromptSpec, UserError, register, word_embeddings
+from trainers.prompting import (
+    Contexts,
+    ImageEncoder,
+    Method,
+    TextEncoder,
+    UserError,
+    register,
+    word_embeddings,
+    write_sentences,
+)
 
 
 def tokens(n, width, std=0.02):
@@ -17,7 +26,7 @@ def tokens(n, width, std=0.02):
     return nn.Parameter(std * torch.randn(n, width))
 
 
-class Attributes(Parts):
+class Attributes(nn.Module):
     """Contexts of learned tokens and attribute words; with a visual width, also MaPLe's maps.
 
     Args:
@@ -27,8 +36,6 @@ class Attributes(Parts):
         depth: J, the number of blocks with own tokens.
         visual_width: of the image encoder; 0 for no visual prompts.
     """
-
-    prefix = "prompt_learner."
 
     def __init__(self, words, lengths, n, depth=1, visual_width=0):
         super().__init__()
@@ -45,18 +52,18 @@ class Attributes(Parts):
             self.proj, *rest = (nn.Linear(width, visual_width) for _ in range(depth))
             self.compound_prompt_projections = nn.ModuleList(rest)
 
-    def contexts(self, contexts):
+    def forward(self):
         """Return contexts: text (1, b, W), then (1, n, W) for the last n; images (1, n, width)."""
         first = []
         for i in range(1, self.count + 1):
             first += [getattr(self, f"ctx_att{i}"), getattr(self, f"word{i}")]
         text = [torch.cat([*first, self.ctx])]
         if not self.to_images:
-            return contexts._replace(text=[text[0][None]])
+            return Contexts([text[0][None]])
         deep = list(self.compound_prompts_text)
         maps = [self.proj, *self.compound_prompt_projections]
         vision = [f(c)[None] for f, c in zip(maps, [self.ctx, *deep], strict=True)]
-        return contexts._replace(text=[c[None] for c in text + deep], vision=vision)
+        return Contexts([c[None] for c in text + deep], vision)
 
 
 @register
@@ -87,36 +94,44 @@ class ATPrompt(Method):
         ATT2_TEXT: str = "shape"
         ATT3_TEXT: str = "none"
 
-    @staticmethod
-    def attributes(settings):
+        def __post_init__(self):
+            if self.ATT_NUM not in (1, 2, 3):
+                raise UserError(f"ATT_NUM is {self.ATT_NUM} but must be 1, 2 or 3")
+            for key in ("N_CTX", *(f"N_ATT{i}" for i in range(1, self.ATT_NUM + 1))):
+                if getattr(self, key) < 1:
+                    raise UserError(f"{key} is {getattr(self, key)}: at least 1 is needed")
+
+    def attributes(self):
         """Return the text of each attribute in use, and the number of learned tokens before it."""
-        if settings.ATT_NUM not in (1, 2, 3):
-            raise UserError(f"ATT_NUM is {settings.ATT_NUM} but must be 1, 2 or 3")
-        keys = range(1, settings.ATT_NUM + 1)
-        lengths = {f"N_ATT{i}": getattr(settings, f"N_ATT{i}") for i in keys}
-        for key, length in {"N_CTX": settings.N_CTX, **lengths}.items():
-            if length < 1:
-                raise UserError(f"{key} is {length}: at least 1 is needed")
-        return [getattr(settings, f"ATT{i}_TEXT") for i in keys], [*lengths.values()]
+        s = self.settings
+        return [
+            (getattr(s, f"ATT{i}_TEXT"), getattr(s, f"N_ATT{i}")) for i in range(1, s.ATT_NUM + 1)
+        ]
 
-    @classmethod
-    def point(cls, settings, **deep):
-        """Return the spec of one textual prompt; its length is that of the template."""
-        pieces = [f"{'X ' * n}{word} " for word, n in zip(*cls.attributes(settings), strict=True)]
-        template = "".join(pieces) + " ".join("X" * settings.N_CTX)
-        spec = {"M": 0, "N": 1, "beta": 0, "score": "cosine", "text_depth": 1} | deep
-        return PromptSpec(templates=(template,), text_length=0, own_contexts=True, **spec)
-
-    def setup(self, clip_model, classnames, dataset, **deep):
-        """Make the contexts."""
-        names, lengths = self.attributes(self.settings)
-        words = [word_embeddings(clip_model, name) for name in names]
-        for i, (name, word) in enumerate(zip(names, words, strict=True), start=1):
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders; all tokens of the template before the class name are learned."""
+        s = self.settings
+        words = [word_embeddings(clip_model, name) for name, _ in self.attributes()]
+        for i, ((name, _), word) in enumerate(zip(self.attributes(), words, strict=True), start=1):
             if not len(word) or "{}" in name:
                 raise UserError(
                     f"ATT{i}_TEXT is '{name}': give a word for an attribute, or lower ATT_NUM"
                 )
-        self.model.parts = Attributes(words, lengths, self.settings.N_CTX, **deep)
+        pieces = [f"{'X ' * n}{name} " for name, n in self.attributes()]
+        template = "".join(pieces) + " ".join("X" * s.N_CTX)
+        lengths = [n for _, n in self.attributes()]
+        self.pieces = words, lengths
+        b = sum(map(len, words)) + sum(lengths) + s.N_CTX
+        sentences = write_sentences(clip_model, [template], classnames, b)
+        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
+
+    def build(self, clip_model, classnames, dataset, **deep):
+        """Make the contexts."""
+        self.prompt_learner = Attributes(*self.pieces, self.settings.N_CTX, **deep)
+
+    def contexts(self):
+        """Return the contexts."""
+        return self.prompt_learner()
 
 
 @register
@@ -134,15 +149,9 @@ class DeepATPrompt(ATPrompt):
         N_CTX: int = 2
         PROMPT_DEPTH: int = 9
 
-    @classmethod
-    def point(cls, settings):
-        """Return the spec of one textual and one visual prompt."""
-        J, n = settings.PROMPT_DEPTH, settings.N_CTX
-        return super().point(settings, M=1, text_depth=J, vision_length=n, vision_depth=J)
-
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
         """Make the contexts and maps."""
         width = clip_model.visual.conv1.weight.shape[0]
-        super().setup(
+        super().build(
             clip_model, classnames, dataset, depth=self.settings.PROMPT_DEPTH, visual_width=width
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainers.prompting import Parts, UserError, register
+from trainers.prompting import ImageEncoder, UserError, register
 from trainers.prompting.methods.coop import CoOp
 
 
@@ -24,50 +24,6 @@ class Channels(nn.Module):
     def forward(self, x):
         """(..., D) -> (..., D)."""
         return self.scale * x + self.bias
-
-
-class Head(Parts):
-    """The channel-adjusted transfer head, on features before normalisation.
-
-    Args:
-        proj: (W, D), projects the states of an image to its feature.
-        num_classes: K of the training.
-        settings: of the method.
-    """
-
-    own_classes = True
-
-    def __init__(self, proj, num_classes, settings):
-        super().__init__()
-        self.register_buffer("proj", proj.detach().float(), persistent=False)
-        self.settings, dim = settings, proj.shape[1]
-        if settings.FILM:
-            self.film_lp_img, self.film_lp_text = Channels(dim), Channels(dim)
-        if settings.TYPE == "linear":
-            self.linear_probe_proj = nn.Linear(dim, num_classes)
-
-    def features(self, image, text):
-        """Return the features of images (B, D) and classes (K, D) that the head uses."""
-        x, t = image.states[:, 0, 0].float() @ self.proj, text.raw[0].float()
-        return (self.film_lp_img(x), self.film_lp_text(t)) if self.settings.FILM else (x, t)
-
-    def of_head(self, image, text, scale, labels=None):
-        """Return the head's logits of images (B, K).
-
-        With labels, a linear head returns (2B, K): first the logits of the labels' text features.
-        """
-        x, t = self.features(image, text)
-        if self.settings.TYPE == "similarity":
-            return scale * F.normalize(x, dim=-1) @ F.normalize(t, dim=-1).T
-        return self.linear_probe_proj(x if labels is None else torch.cat([t[labels], x]))
-
-    def logits(self, logits, image, text, scale):
-        """Return the logits of both heads for training classes, and of matching for others."""
-        if not self.own_classes:
-            return logits
-        other = self.of_head(image, text, scale)
-        share = self.settings.WEIGHT if self.settings.TEST_TIME_FUSION else 1
-        return (1 - share) * logits + share * other
 
 
 @register
@@ -100,32 +56,63 @@ class DePT(CoOp):
         FILM: bool = True
         SUBSAMPLE_CLASSES: str = "all"
 
-    @staticmethod
-    def point(settings):
-        """Return CoOp's spec, with the states of the image that the head needs."""
-        if not 0 <= settings.WEIGHT <= 1:
-            raise UserError(f"TRAINER.LINEAR_PROBE.WEIGHT is {settings.WEIGHT}, not in [0, 1]")
-        if settings.TYPE not in ("linear", "similarity"):
-            raise UserError(
-                f"TRAINER.LINEAR_PROBE.TYPE is '{settings.TYPE}' but must be linear or similarity"
-            )
-        return CoOp.point(settings).with_(states=1)
+        def __post_init__(self):
+            super().__post_init__()
+            if not 0 <= self.WEIGHT <= 1:
+                raise UserError(f"TRAINER.LINEAR_PROBE.WEIGHT is {self.WEIGHT}, not in [0, 1]")
+            if self.TYPE not in ("linear", "similarity"):
+                raise UserError(
+                    f"TRAINER.LINEAR_PROBE.TYPE is '{self.TYPE}' but must be linear or similarity"
+                )
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the head."""
-        self.model.parts = Head(clip_model.visual.proj, len(classnames), self.settings)
+    own_classes = True
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make CoOp's encoders; the head reads the state of the image, before its projection."""
+        text, _ = super().encoders(clip_model, classnames, dataset)
+        return text, ImageEncoder(clip_model.visual, states=1)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the context and the channel-adjusted transfer head."""
+        super().build(clip_model, classnames, dataset)
+        proj = clip_model.visual.proj.detach().float()  # (W, D), from the state to the feature
+        self.register_buffer("proj", proj, persistent=False)
+        if self.settings.FILM:
+            self.film_lp_img, self.film_lp_text = Channels(self.width), Channels(self.width)
+        if self.settings.TYPE == "linear":
+            self.linear_probe_proj = nn.Linear(self.width, len(classnames))
 
     def make_room(self, n):
         """Empty the head if n is 0, before a checkpoint with other classes is loaded."""
-        head = getattr(self.model.parts, "linear_probe_proj", None)
+        head = getattr(self, "linear_probe_proj", None)
         if head and not n:
             head.weight.data, head.bias.data = head.weight.data[:0], head.bias.data[:0]
 
+    def of_head(self, image, text, labels=None):
+        """Return the head's logits of images (B, K), from features before normalisation.
+
+        With labels, a linear head returns (2B, K): first the logits of the labels' text features.
+        """
+        x, t = image.states[:, 0, 0].float() @ self.proj, text.raw[0].float()
+        if self.settings.FILM:
+            x, t = self.film_lp_img(x), self.film_lp_text(t)
+        if self.settings.TYPE == "similarity":
+            return self.logit_scale * F.normalize(x, dim=-1) @ F.normalize(t, dim=-1).T
+        return self.linear_probe_proj(x if labels is None else torch.cat([t[labels], x]))
+
+    def logits(self, image, text):
+        """Return the logits of both heads for training classes, and of matching for others."""
+        matching = super().logits(image, text)
+        if not self.own_classes:
+            return matching
+        share = self.settings.WEIGHT if self.settings.TEST_TIME_FUSION else 1
+        return (1 - share) * matching + share * self.of_head(image, text)
+
     def loss(self, output, batch):
         """Return the loss terms of both heads."""
-        parts, s, w = self.model.parts, self.model.logit_scale, self.settings.WEIGHT
-        matching = s * output.image.z[:, 0].float() @ output.text.h[0].float().T
-        head = parts.of_head(output.image, output.text, s, batch.labels)
+        w, (image, text) = self.settings.WEIGHT, output[1:]
+        matching = self.logit_scale * image.z[:, 0].float() @ text.h[0].float().T
+        head = self.of_head(image, text, batch.labels)
         labels = batch.labels.repeat(len(head) // len(batch.labels))
         return {
             "ce": (1 - w) * F.cross_entropy(matching, batch.labels),
@@ -138,4 +125,4 @@ class DePT(CoOp):
         if checkpoint.get("classnames") is None:
             of = self.settings.SUBSAMPLE_CLASSES
             all_of_imagenet = of == "all" and "ImageNet" in self.settings.dataset
-            self.model.parts.own_classes = of == "base" or all_of_imagenet
+            self.own_classes = of == "base" or all_of_imagenet

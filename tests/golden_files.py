@@ -73,5 +73,5 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
         node["SENTENCES"] = str(sentences)
     place = clip_model, meta["classnames"], meta.get("dataset", "")
     method = build_method(meta["method"], node, *place, support=golden.support)
-    method.model.load_public_state_dict(golden.params)
+    method.load_public_state_dict(golden.params)
     return method

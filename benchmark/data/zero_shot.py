@@ -175,7 +175,7 @@ class Checker:
             cfg.defrost()
             cfg.INPUT.INTERPOLATION = interpolation
         transform = build_transform(cfg, is_train=False)
-        model = self._method(title, ["cat", "dog"]).model  # the image encoder ignores class names
+        model = self._method(title, ["cat", "dog"])  # the image encoder ignores class names
         features = []
         bar = tqdm(total=len(items), desc=title, unit="image", leave=False, disable=None)
         with bar, ThreadPoolExecutor(THREADS) as pool, torch.inference_mode():
@@ -196,7 +196,7 @@ class Checker:
         """Return normalised text features (K, D) of the classes."""
         from trainers.prompting.use.export import text_classifier
 
-        model = self._method(case.dataset, names or case.names).model
+        model = self._method(case.dataset, names or case.names)
         return text_classifier(model)["weight"].cpu()
 
     def shares(self, case: Case, names: list[str] | None = None, order: str = "") -> dict:

@@ -1,4 +1,4 @@
-"""Print the methods as points in one space, as in the paper's Table 1, made from their specs."""
+"""Print the methods with M, N and beta, as in the paper's Table 1, and what each one learns."""
 
 import csv
 import inspect
@@ -19,12 +19,14 @@ from ..report.render import TABLE_STYLES, in_style
 from ..report.tables import Cell, Table
 
 SHOTS = 16  # images per class, for methods that train a parameter for each image
-HEAD = ["Method", "M", "N", "beta", "Coupling", "Score", "Length", "Depth", "Trained parameters"]
+HEAD = [
+    "Method", "M", "N", "beta", "Coupling", "Length", "Depth", "Learned", "Trained parameters"
+]  # fmt: skip
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
     "M visual and N textual prompts; beta is the weight of the token level. Length and depth (the "
-    "number of first blocks with prompts) are given as text / vision. Parameters are for "
-    "{backbone}, two classes and 16 images of each."
+    "number of first blocks with prompts) are given as text / vision. Learned: the modules that "
+    "hold what is learned. Parameters are for {backbone}, two classes and 16 images of each."
 )
 PAGE = """\
 # All methods
@@ -71,28 +73,23 @@ def _built(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
 
 
 def _trained(built: Method) -> int:
-    return sum(p.numel() for p in built.model.trained().parameters())
+    return sum(p.numel() for p in built.learned().values())
 
 
 def row(method: str, backbone: str) -> list[str]:
     """Return the line of a method in the table, with the columns of HEAD."""
     built = _built(method, {}, backbone)
-    spec = built.model.spec
-
-    def sides(text: int, vision: int) -> str:
-        return f"{text if spec.N else '-'} / {vision if spec.M else '-'}"
-
-    return [
-        method,
-        str(spec.M),
-        str(spec.N),
-        "-" if spec.score == "plot" else f"{spec.beta:g}",
-        spec.coupling,
-        spec.score,
-        sides(spec.text_length, spec.vision_length),
-        sides(spec.text_depth, spec.vision_depth),
-        f"{_trained(built):,}",
-    ]
+    cells = ["-"] * 6
+    if point := getattr(built, "point", None):
+        text = built.text_size if point.N else None
+        vision = built.vision_size if point.M else None
+        b, J = (
+            " / ".join(str(getattr(size, name)) if size else "-" for size in (text, vision))
+            for name in ("b", "J")
+        )
+        cells = [str(point.M), str(point.N), f"{point.beta:g}", point.coupling, b, J]
+    learned = dict.fromkeys(name.partition(".")[0] for name in built.learned())
+    return [method, *cells, ", ".join(learned) or "-", f"{_trained(built):,}"]
 
 
 def render(backbone: str, form: str) -> str:

@@ -19,14 +19,13 @@ def main(argv: list[str]) -> int:
     if args.top < 1:
         raise UserError(f"--top is {args.top} but must be at least 1")
     run = load_run(args)
-    spec = run.model.spec
-    if not spec.N:
+    contexts = text_contexts(run.model)
+    if contexts is None:
         raise UserError(
             f"the run in '{args.model_dir}' has no textual prompts: choose a run that has"
         )
-    contexts = text_contexts(run.model)
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
-    if spec.class_specific:
+    if run.model.text_encoder.class_specific:
         titles = [f"Class '{name}'" for name in run.classnames]
     blocks = [
         f"{title}\n{table(nearest_words(run.model, context, args.top))}"
@@ -40,12 +39,12 @@ def text_contexts(model):
     """Return the learned tokens of the first block: (N, b, W), or (K, b, W) if class-specific.
 
     For CoCoOp they are taken before its network shifts them by an image; for UPT, after its mixer.
+    None without textual prompts.
     """
-    from trainers.prompting.model.learner import as_batch
-
-    if model.spec.image_conditional:
-        return as_batch(model.prompt_learner.ctx.detach())
-    return model.prompt_learner().text[0].detach()
+    text = model.contexts().text
+    if text is None and "prompt_learner.ctx" in model.learned():  # they depend on the image
+        text = [model.prompt_learner.ctx[None]]
+    return text and text[0].detach()
 
 
 def nearest_words(model, context, top: int) -> list[list[tuple[str, float]]]:

@@ -41,7 +41,7 @@ def check_settings(engine: Engine) -> None:
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
             kind = METHODS.get(cfg.TRAINER.NAME)
             if kind is not None:
-                if kind.class_bound and run.protocol.new_classes:
+                if kind.class_bound is True and run.protocol.new_classes:
                     raise UserError(
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
                         f"classes, as {run.protocol.name} does: run it in few_shot"

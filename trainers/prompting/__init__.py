@@ -17,19 +17,17 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
     from .encoders.added import blocks_of as blocks_of
+    from .encoders.sentences import write_sentences as write_sentences
+    from .encoders.text import TextEncoder as TextEncoder
+    from .encoders.vision import ImageEncoder as ImageEncoder
     from .errors import UserError as UserError
     from .method import Method as Method
     from .method import register as register
     from .methods import list_methods as list_methods
-    from .model.learner import Contexts as Contexts
-    from .model.learner import word_embeddings as word_embeddings
-    from .model.parts import Parts as Parts
-    from .model.prompted_clip import PromptedCLIP as PromptedCLIP
-    from .scores import register_score as register_score
-    from .spec import PromptSpec as PromptSpec
+    from .prompts import Contexts as Contexts
+    from .prompts import word_embeddings as word_embeddings
     from .teacher import Teacher as Teacher
     from .trainer.config import build_method as build_method
-    from .trainer.config import prompt_spec as prompt_spec
     from .transport.solver import sinkhorn as sinkhorn
     from .use.run import load_run as load_run
 
@@ -38,13 +36,12 @@ share(__name__, __version__)
 
 _MODULES = {
     "Added": "encoders.added",
-    "Contexts": "model.learner",
+    "Contexts": "prompts",
+    "ImageEncoder": "encoders.vision",
     "LowRank": "encoders.added",
     "Method": "method",
-    "Parts": "model.parts",
-    "PromptSpec": "spec",
-    "PromptedCLIP": "model.prompted_clip",
     "Teacher": "teacher",
+    "TextEncoder": "encoders.text",
     "UserError": "errors",
     "blocks_of": "encoders.added",
     "build_clip": "backbones",
@@ -53,11 +50,10 @@ _MODULES = {
     "list_methods": "methods",
     "load_clip": "backbones",
     "load_run": "use.run",
-    "prompt_spec": "trainer.config",
     "register": "method",
-    "register_score": "scores",
     "sinkhorn": "transport.solver",
-    "word_embeddings": "model.learner",
+    "word_embeddings": "prompts",
+    "write_sentences": "encoders.sentences",
 }
 
 __all__ = [*_MODULES, "extend_cfg"]

@@ -49,6 +49,18 @@ def check_name(kind: str, name: str, valid: Iterable[object]) -> str:
     return name
 
 
+def need(condition: object, sentence: str) -> None:
+    """Raise a `UserError` with this sentence unless the condition holds."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def one_of(name: str, value: object, valid: Iterable[str]) -> None:
+    """Raise a `UserError` unless the value of a key is one of the valid words."""
+    valid = list(valid)
+    need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
+
+
 @contextmanager
 def no_exit(whose: str) -> Iterator[None]:
     """Run third-party code, and turn its `sys.exit` into an error: it could look like success.

@@ -1,11 +1,13 @@
 """The base class of all methods, and their registry.
 
-A method is a choice of prompts, its `PromptSpec`, and a loss. The file is long because everything
-that a method can define is documented in one place.
+A method is one module, from images to logits to loss. This file has what all methods share; the
+equation of a method stands in its own file. It is long because everything that a method can define
+is documented in one place.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,18 +17,36 @@ from torch import nn
 
 from . import node as nodes
 from .beyond import BEYOND
-from .errors import UserError, check_name
-from .model.parts import Output
-from .model.prompted_clip import PromptedCLIP
-from .regularizers import regularize
-from .spec import PromptSpec
+from .encoders.added import NONE, SIDES, Additions, blocks_of, check_added
+from .encoders.sentences import check_names, write_sentences
+from .encoders.templates import ZERO_SHOT, template_of
+from .encoders.text import TextEncoder, TextFeatures
+from .encoders.vision import ImageEncoder, ImageFeatures
+from .errors import UserError, check_name, need
+from .prompts import Contexts, public_name
 from .storage import state
+from .storage.checkpoints import load_public_state
 from .storage.public import PublicFiles
-from .teacher import Teacher
+from .transport.precision import no_autocast
 
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
 Scale = Callable[[torch.Tensor], torch.Tensor]
+ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
+OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
+CHUNK_BYTES = 256 << 20
+
+
+class Output(NamedTuple):
+    """The output of a forward pass, for losses.
+
+    logits: (B, K), float32; image and text: the features from which the logits were computed, with
+    z (B, M, D) and h (N, K, D), or h (B, K, D) if contexts are conditional on the image.
+    """
+
+    logits: torch.Tensor
+    image: ImageFeatures
+    text: TextFeatures
 
 
 class Batch(NamedTuple):
@@ -44,19 +64,21 @@ class Batch(NamedTuple):
 class Method(PublicFiles, nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
-    A subclass defines `node`, `Settings` and `point`. The rest has defaults: cross-entropy, one
-    backward pass, one view, only the prompts are trained, and the parameters are the only state.
+    A subclass defines `node`, `Settings`, what is learned (`build`) and where it enters: in front
+    of blocks (`contexts`), inside them (`blocks`), after the encoders (`image_features`,
+    `text_features`) or in the equation (`logits`). As it stands, this class is zero-shot CLIP with
+    cross-entropy. What is learned is always the method's own: CLIP's tensors are frozen and shared.
 
-    Buffers of the method and of `model.parts` are saved in every checkpoint, and loaded together
-    with the prompts: when a run resumes, in an evaluation, by `load_run`. They must not depend on
-    the class names, which may differ then: if `setup` makes a buffer from the class names, register
-    it with `persistent=False`. A buffer whose length is unknown before training starts empty.
+    Buffers of the method are saved in every checkpoint and loaded with what is learned: when a run
+    resumes, in an evaluation, by `load_run`. They must not depend on the class names, which may
+    differ then: register a buffer that does with `persistent=False`. A buffer whose length is
+    unknown before training starts empty. The state that a stream of test images fills is not
+    persistent.
 
     Attributes: Class attributes
         node: name of the method's node under `cfg.TRAINER`. Several methods may share one.
         Settings: a frozen dataclass that inherits from `Method.Settings`: a field for each key of
-            the node, with its type and its public value.
-        defaults: the keys of `Settings` with their values.
+            the node, with its type and its public value; `__post_init__` checks the values.
         outside: keys that the public code keeps elsewhere in the cfg, with their full names, such
             as `{"W": "TRAINER.W"}`; they are fields of `Settings`, too.
         ignored: keys of the public node that have no effect here; a run that sets one gets a
@@ -72,33 +94,42 @@ class Method(PublicFiles, nn.Module):
         takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
             them. May be a property that depends on the settings.
         class_bound: True if something is learned for each class, such as prototypes or a cache
-            with labels; checkpoints are then refused for other classes.
+            with labels; checkpoints are then refused for other classes. May be a property.
+        joint: False if the logit of a class depends on the other classes, or other classes cannot
+            be named; base and new classes together are then left out.
         support_passes: number of times that `take_support` sees each training image; 0 if the
             method takes no support. May be a property that depends on the settings.
         trains_on_support: True if steps take the features of the support instead of images.
         searches: True if `take_validation` is called. May be a property.
 
     Attributes:
-        model: the `PromptedCLIP`.
         settings: the `Settings` of this instance.
-        regularizers: terms added to the cross-entropy, as (weights by name, teacher); set by
-            `setup`.
-        class_buffers: digests of the buffers that `setup` may have made from the class names.
+        text_encoder, image_encoder: CLIP's encoders, frozen, for the sentences of this method.
+        num_classes: K.
+        width: D, of the features.
+        logit_scale: (), float32, CLIP's 1 / tau.
+        logit_bias: (), of CLIPs with a sigmoid loss, or None.
+        own_classes: None if the method does not need it. A method that treats the classes of its
+            training differently sets True in the class; loading a checkpoint for other classes
+            then sets it to False.
+        chunk_bytes: the most memory for the token-level costs of one chunk.
+        class_buffers: digests of the buffers that `build` may have made from the class names.
 
     Args:
         settings: the node in full, as `config.read_node` returns it.
-        clip_model: a CLIP from `load_clip`.
-        classnames: K names.
+        clip_model: a CLIP from `load_clip`. Its modules are used and frozen, not copied.
+        classnames: K names; `_` reads as a space.
         dataset: name of the data set, which selects hand-written sentences.
 
     Raises:
-        UserError: the settings contradict each other or do not fit the backbone.
+        UserError: the settings do not fit the backbone, or a class name is too long.
+        ValueError, TypeError: `classnames` is not a list of names.
 
     Examples:
         >>> from trainers.prompting import build_method, load_clip
         >>> method = build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"])
         >>> method.backward(method.losses(torch.zeros(2, 3, 64, 64), torch.tensor([0, 1])))
-        >>> bool(method.model.prompt_learner.ctx.grad.isfinite().all())
+        >>> bool(method.prompt_learner.ctx.grad.isfinite().all())
         True
     """
 
@@ -113,21 +144,25 @@ class Method(PublicFiles, nn.Module):
     views: ClassVar[int] = 1
     trains: ClassVar[bool] = True
     takes: tuple[str, ...] = ()
-    class_bound: ClassVar[bool] = False
+    class_bound: bool = False
+    joint: ClassVar[bool] = True
     support_passes: int = 0
     trains_on_support: ClassVar[bool] = False
     searches: bool = False
+    own_classes: bool | None = None
+    chunk_bytes: int = CHUNK_BYTES
 
     @dataclass(frozen=True)
     class Settings(nodes.Settings):
         """Base of the `Settings` of every method."""
 
     settings: Any
-    regularizers: Sequence[tuple[Mapping[str, float], Teacher]] = ()
+    logit_scale: torch.Tensor
+    logit_bias: torch.Tensor | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.defaults = nodes.defaults_of(cls.Settings)
+        cls.defaults = nodes.defaults_of(cls.Settings, cls.__name__)
 
     def __init__(
         self,
@@ -137,56 +172,95 @@ class Method(PublicFiles, nn.Module):
         dataset: str = "",
     ):
         super().__init__()
-        self.settings = settings
-        name, point = type(self).__name__, self.point(settings)
-        if not isinstance(point, PromptSpec):
-            raise UserError(f"`point` of {name} returns {type(point).__name__}, not a PromptSpec")
-        point = point.with_(settings=settings)
-        self.model = PromptedCLIP(clip_model, classnames, point, dataset)
-        self.model.dead_weights = self.dead_weights
-        if isinstance(self.saves_submodule, str):
-            self.model.submodule = self.saves_submodule
-        self.setup(clip_model, classnames, dataset)
-        self.model.check_parts(name, clip_model)
-        self.class_buffers = state.digests_by_class(self.own_state(), self.model.num_classes)
+        check_names(classnames)
+        clip_model.requires_grad_(False)
+        self.settings, self.num_classes = settings, len(classnames)
+        self.width: int = clip_model.text_projection.shape[1]
+        self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
+        scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
+        self.register_buffer("logit_scale", scale, persistent=False)
+        self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
+        self._kept: tuple[tuple[object, ...], TextFeatures] | None = None
+        self.build(clip_model, classnames, dataset)
+        self._check_built(clip_model)
+        self.class_buffers = state.digests_by_class(self.own_state(), self.num_classes)
 
     # ------------------------------------------------------------------ what a method may define
 
-    @staticmethod
-    def point(settings: Any) -> PromptSpec:
-        """Return the `PromptSpec` for these `Settings`, the method's point in the prompt space."""
-        raise NotImplementedError
+    def encoders(
+        self, clip_model: Any, classnames: Sequence[str], dataset: str
+    ) -> tuple[TextEncoder, ImageEncoder]:
+        """Make the encoders: the sentences, the positions of learned tokens, what is returned."""
+        sentence = template_of(ZERO_SHOT, dataset)
+        return (
+            TextEncoder(clip_model, write_sentences(clip_model, [sentence], classnames)),
+            ImageEncoder(clip_model.visual),
+        )
 
-    def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
-        """Make what the method needs besides prompts: a teacher, `self.model.parts`, buffers."""
+    def build(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
+        """Make what is learned, as sub-modules with the names of public checkpoints; teachers."""
+
+    def contexts(self) -> Contexts:
+        """Return the learned tokens for both encoders, once a step."""
+        return Contexts()
+
+    def blocks(self, side: str) -> Additions:
+        """Return the additions to blocks of an encoder, `text` or `image`, by block, from 0."""
+        return NONE
+
+    def image_features(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
+        """Return the features of normalised images (B, 3, H, W)."""
+        return self.encode_images(images, contexts)
+
+    def text_features(self, contexts: Contexts) -> TextFeatures:
+        """Return the features of the K classes."""
+        return self.encode_text(contexts)
+
+    def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Return logits (B, K) of features in float32: by default s cos(z, h), s the scale."""
+        return self.logit_scale * image.z[:, 0] @ text.h[0].T
+
+    def from_features(self, image: ImageFeatures, contexts: Contexts) -> Output:
+        """Return the output for the features of images: text features and logits."""
+        text = self.text_features(contexts)
+        return Output(self.compare(image, text), image, text)
 
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Return the loss of a step: by default the cross-entropy and the weighted regularisers.
+        """Return the loss of a step: by default the cross-entropy.
 
         Returns:
             A scalar, or terms by name. The term called `loss` is minimised; without one, the sum.
         """
-        terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
-        for weights, teacher in self.regularizers:
-            terms |= regularize(weights, teacher, output, batch.images)
-        return terms if self.regularizers else terms["ce"]
+        return F.cross_entropy(output.logits, batch.labels)
+
+    def predict(self, images: torch.Tensor) -> Output:
+        """Return the output of an evaluation; a method that adapts at test time overrides it."""
+        return self.output(images)
+
+    def reset(self) -> None:
+        """Empty what a stream of test images has filled; called before each evaluation."""
+
+    def cosines(self, image: ImageFeatures, text: TextFeatures) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return cosines for the detection of other classes (TEST.OOD), if not the default ones.
+
+        Returns:
+            (B, K) for images and (B, P, K) for their patches. None takes the cosines of the logits
+            and the means over the prompts.
+        """
+        return None
+
+    def public_name(self, name: str) -> str:
+        """Return the name of a learned parameter in public whole-model checkpoints."""
+        return public_name(name)
 
     def backward(self, terms: dict[str, torch.Tensor], scale: Scale = lambda loss: loss) -> None:
-        """Write the gradient for the optimiser to `.grad` of each trained parameter.
+        """Write the gradient for the optimiser to `.grad` of each learned parameter.
 
         Args:
             terms: as returned by `losses`.
             scale: multiplies a loss, against underflow in half precision; the gradients that are
                 written must be scaled.
-
-        Raises:
-            UserError: the loss does not depend on any trained parameter.
         """
-        if not terms["loss"].requires_grad:
-            raise UserError(
-                f"The loss of {type(self).__name__} does not depend on what is trained: compute it "
-                "from the features and logits of the output, without `detach` or `no_grad`"
-            )
         scale(terms["loss"]).backward()
 
     def make_room(self, n: int) -> None:
@@ -225,12 +299,63 @@ class Method(PublicFiles, nn.Module):
     def after_epoch(self, epoch: int, last: int) -> None:
         """Do what follows the last step of an epoch, 1 to `last`, before it is saved or tested."""
 
-    # ------------------------------------------------------------------ what calls the above
+    # ------------------------------------------------------------------ from images to the loss
 
-    @classmethod
-    def place(cls, key: str) -> str:
-        """Return the full dotted name in a cfg of a key of the node."""
-        return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (B, K), float32, of normalised images (B, 3, H, W)."""
+        return self.output(images).logits
+
+    def output(self, images: torch.Tensor) -> Output:
+        """Return the logits of normalised images (B, 3, H, W), and the features they come from.
+
+        If the method reads only the feature of CLIP's own image encoder, the output (B, D) of
+        `clip_features` may replace the images.
+
+        Raises:
+            ValueError: the images have another shape or, on the CPU, pixels that are nan or
+                infinite.
+        """
+        contexts = self.contexts()
+        return self.from_features(self.image_features(images, contexts), contexts)
+
+    def encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
+        """Return the output of the image encoder with the contexts and additions."""
+        added = self.blocks("image")
+        if images.dim() == 2 and not (contexts.vision or added):
+            return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
+        self.image_encoder.check(images)
+        found: ImageFeatures = self.image_encoder(images, contexts.vision, added)
+        return found
+
+    def encode_text(self, contexts: Contexts) -> TextFeatures:
+        """Return the output of the text encoder with the contexts and additions.
+
+        It is kept until something changes that it depends on, unless it carries a gradient.
+        """
+        added = self.blocks("text")
+        inside = [*(contexts.text or ()), *added]
+        if contexts.inserted is not None:
+            inside.append(contexts.inserted)
+        learned = self.learned().values() if inside else ()
+        if torch.is_grad_enabled() and any(p.requires_grad for p in learned):
+            self._kept = None
+            found: TextFeatures = self.text_encoder(contexts.text, contexts.inserted, added)
+            return found
+        values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
+        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
+        if self._kept is None or self._kept[0] != key:
+            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
+                found = self.text_encoder(contexts.text, contexts.inserted, added)
+            self._kept = key, found
+        return self._kept[1]
+
+    def compare(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Return the final logits (B, K): `logits` in float32, plus the bias of the CLIP."""
+        with no_autocast(image.z.device.type):
+            image = image._replace(z=image.z.float())  # r and s are large: converted where read
+            text = text._replace(h=text.h.float(), raw=text.raw.float())
+            logits = self.logits(image, text)
+        return logits if self.logit_bias is None else logits + self.logit_bias
 
     def losses(self, images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of a step's loss, with their total as `loss`.
@@ -240,7 +365,7 @@ class Method(PublicFiles, nn.Module):
             labels: (B,).
         """
         batch = self.batch(images, labels)
-        return self.terms(self.model.output(batch.images), batch)
+        return self.terms(self.output(batch.images), batch)
 
     def batch(self, images: Images, labels: torch.Tensor) -> Batch:
         """Return images and labels of a loader as a `Batch`.
@@ -257,40 +382,125 @@ class Method(PublicFiles, nn.Module):
         return Batch(views, labels)
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the same as `losses` for an output that has been computed.
-
-        Raises:
-            UserError: `loss` returns something other than scalars.
-        """
+        """Return the same as `losses` for an output that has been computed."""
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
-        for name, value in terms.items():
-            minimised = name == "loss" or "loss" not in terms
-            what: object = type(value).__name__
-            if torch.is_tensor(value):
-                what = tuple(value.shape) if value.numel() != 1 else value.dtype
-                if value.numel() == 1 and (value.is_floating_point() or not minimised):
-                    continue
-            raise UserError(
-                f"The loss of {type(self).__name__} must be a scalar, but '{name}' is {what}: "
-                "return one real number as a tensor, or a dict of them"
-            )
-        terms = {name: value.reshape(()) for name, value in terms.items()}
-        if not terms:
-            raise UserError(f"The loss of {type(self).__name__} has no terms: return at least one")
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
+    # ------------------------------------------------------------------ for the methods
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the method."""
+        return self.logit_scale.device
+
+    def set_scale(self, scale: float) -> None:
+        """Set the logit scale; 0 keeps CLIP's.
+
+        Raises:
+            UserError: it is negative, or not finite.
+        """
+        if not 0 <= scale < math.inf:
+            raise UserError(f"SCALE is {scale} but must be positive, or 0 for the CLIP's own")
+        if scale:
+            self.logit_scale.fill_(scale)
+
+    @torch.no_grad()
+    def clip_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
+
+        Raises:
+            ValueError: as `output`.
+        """
+        self.image_encoder.check(images)
+        features: torch.Tensor = self.image_encoder(images, unit=False).z[:, 0].float()
+        return features
+
+    @torch.no_grad()
+    def text(self) -> TextFeatures:
+        """Return the features of the K classes as they are now, without gradient."""
+        return self.text_features(self.contexts())
+
+    def _check_built(self, clip_model: Any) -> None:
+        """Refuse additions that do not fit the encoders, and learned tensors of CLIP itself."""
+        name = type(self).__name__
+        for side in SIDES:
+            if added := self.blocks(side):
+                check_added(name, side, added, blocks_of(clip_model, side))
+        frozen = {id(p) for p in clip_model.parameters()}
+        taken = [own for own, p in self._named_learned() if id(p) in frozen]
+        taken += [own for own, p in clip_model.named_parameters() if p.requires_grad]
+        need(
+            not taken,
+            f"{name} would train '{taken and taken[0]}', a parameter of CLIP itself: learn an "
+            "addition to it instead (`blocks`)",
+        )
+
+    # ------------------------------------------------------------------ what is learned, and saved
+
+    @classmethod
+    def place(cls, key: str) -> str:
+        """Return the full dotted name in a cfg of a key of the node."""
+        return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
+
+    def _named_learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self._parameters.items()  # type: ignore[misc]
+        for name, module in self.named_children():
+            if name not in ENCODERS:
+                yield from module.named_parameters(name)
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Return what the method learns, by name: all parameters but those of CLIP."""
+        return dict(self._named_learned())
+
+    def public_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is learned under the names of public whole-model checkpoints."""
+        return {self.public_name(name): p for name, p in self._named_learned()}
+
+    def public_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what is learned, with the names and shapes of public checkpoints."""
+        return {name: p.detach() for name, p in self.public_parameters().items()}
+
+    @property
+    def submodule(self) -> str:
+        """The name of the sub-module whose prefix public checkpoints may omit."""
+        named = self.saves_submodule
+        return named if isinstance(named, str) else "prompt_learner"
+
+    def load_public_state_dict(self, state_dict: Mapping[str, torch.Tensor]) -> None:
+        """Load what is learned from a public checkpoint (docs/methods.md, section 7).
+
+        Args:
+            state_dict: the state of the whole published model, or only of its `submodule`. Frozen
+                and unused weights in it are ignored.
+
+        Raises:
+            UserError: a name is unknown or missing, or a shape does not fit.
+        """
+        load_public_state(self.public_parameters(), state_dict, self._is_ignored, self.submodule)
+
+    def _is_ignored(self, name: str) -> bool:
+        """Return True if a name in a public checkpoint is that of a frozen or unused weight."""
+        dead = name.removeprefix(self.submodule + ".").startswith(self.dead_weights)
+        if dead or name.endswith(OF_CLASS_NAMES) or name == "logit_scale":
+            return True
+        encoder, _, rest = name.partition(".")
+        if encoder == "image_encoder":
+            return rest in self.image_encoder.visual.state_dict()
+        return encoder == "text_encoder" and rest in self.text_encoder.state_dict()
+
     def own_state(self) -> dict[str, Any]:
-        """Return the buffers of the method and its parts, which checkpoints hold."""
-        parameters = self.model.parts.named_parameters(remove_duplicate=False)
-        trained = {state.PARTS + name for name, _ in parameters}
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.startswith("model.")
-            or (name.startswith(state.PARTS) and name not in trained)
-        }
+        """Return the persistent buffers of the method, which checkpoints hold."""
+        found: dict[str, Any] = {}
+        self._save_to_state_dict(found, "", True)
+        for name, module in self.named_children():
+            if name not in ENCODERS:
+                module.state_dict(destination=found, prefix=f"{name}.", keep_vars=True)
+        return {name: x for name, x in found.items() if not isinstance(x, nn.Parameter)}
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [value for value in self.own_state().values() if torch.is_tensor(value)]
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what `own_state` returned.
@@ -301,7 +511,7 @@ class Method(PublicFiles, nn.Module):
         state.load_buffers(self, self.own_state(), state_dict)
 
     def load_checkpoint(self, checkpoint: Mapping[str, Any], classnames: Sequence[str]) -> None:
-        """Load prompts, parts and buffers from a checkpoint, ours or a public one.
+        """Load what is learned and buffers from a checkpoint, ours or a public one.
 
         Args:
             checkpoint: as `read_checkpoint` returns it.
@@ -316,22 +526,21 @@ class Method(PublicFiles, nn.Module):
                 "The checkpoint does not name its classes: take another, or train again"
             )
         others = saved is not None and list(saved) != list(classnames)
-        class_specific = self.model.spec.class_specific
         some = []  # for each class of the method, its number in the checkpoint
         if others and type(self).keep_classes is not Method.keep_classes:
             names = list(saved or ())  # if a name is repeated, the first counts
             number = {name: k for k, name in reversed([*enumerate(names)])}
             some = [number[name] for name in classnames if name in number]
         others = others and len(some) < len(classnames)
-        if others and (self.class_bound or class_specific):
+        if others and self.class_bound:
             raise UserError(
-                f"{name} has parameters for each class of its training"
-                f"{' (CSC)' if class_specific else ''}: use it only on those classes"
+                f"{name} has parameters for each class of its training: use it only on those "
+                "classes"
             )
         self.make_room(0)
-        self.model.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
-        if self.model.parts.own_classes is not None:
-            self.model.parts.own_classes = not others
+        self.load_public_state_dict(checkpoint.get("state_dict", checkpoint))
+        if self.own_classes is not None:
+            self.own_classes = not others
         kept = checkpoint.get("method")
         if kept is None or checkpoint.get("trainer") != name:  # written by other code or method
             return
@@ -346,7 +555,6 @@ class Method(PublicFiles, nn.Module):
 # The attributes that a class must have: for each, what it must be, in words and as a test.
 DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
     "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
-    "point": ("a function of the settings", lambda value: value is not Method.point),
     "checkpoint": (
         "the name of a folder",
         lambda value: isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value),
@@ -402,7 +610,10 @@ def register(cls: type[Method]) -> type[Method]:
         if not holds(value):
             raise UserError(f"`{key}` of the method {name} is {value!r} but must be {wanted}")
     if cls.Settings is Method.Settings:
-        raise UserError(f"The method {name} has no settings: give it a dataclass `Settings`")
+        raise UserError(
+            f"The method {name} has no settings: give it a dataclass `Settings`, which inherits "
+            "from `Method.Settings`"
+        )
     if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base
         raise UserError(
             f"`Settings` of {name} is not a dataclass: put @dataclass(frozen=True) above it, and "

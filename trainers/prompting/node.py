@@ -1,15 +1,15 @@
 """The keys of a method's cfg node: their types, defaults, and the values that a user may set."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias, get_type_hints
 
 from .errors import UserError
-from .spec import Words
 
 MOST = 1_000_000  # largest whole number: larger ones would fill the memory before any other check
 
 Switch: TypeAlias = object  # any true value turns it on
+Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,20 @@ class Settings:
     PREC: str = "fp16"
 
 
-def defaults_of(settings: type[Settings]) -> dict[str, Any]:
-    """Return the keys of a node with their defaults."""
-    return {key: value for key, value in vars(settings()).items() if key != "dataset"}
+def defaults_of(settings: type[Settings], method: str) -> dict[str, Any]:
+    """Return the keys of a method's node with their defaults.
+
+    Raises:
+        UserError: a key has none.
+    """
+    found = {}
+    for key in fields(settings):
+        value = key.default if key.default_factory is MISSING else key.default_factory()
+        if value is MISSING:
+            raise UserError(f"`{key.name}` in the Settings of {method} has no default: give it one")
+        found[key.name] = value
+    del found["dataset"]
+    return found
 
 
 def check_values(

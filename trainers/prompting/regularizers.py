@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from .errors import UserError, check_name
-from .model.parts import Output
+from .method import Output
 from .teacher import Teacher
 
 

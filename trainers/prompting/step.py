@@ -3,8 +3,7 @@
 import torch
 
 from .errors import UserError
-from .method import Batch, Method
-from .model.parts import Output
+from .method import Batch, Method, Output
 from .running.precision import Precision
 
 
@@ -17,7 +16,7 @@ def training_step(
         The output, and the terms of the loss by name, including the total `loss`.
     """
     with precision.autocast():
-        output = method.model.output(batch.images)
+        output = method.output(batch.images)
         terms = method.terms(output, batch)
     update(method, terms, optimizer, precision)
     return output, terms
@@ -36,7 +35,7 @@ def update(
     """
     optimizer.zero_grad(set_to_none=True)
     method.backward(terms, precision.scaler.scale)
-    gradients = [p.grad for p in method.model.trained().parameters()]
+    gradients = [p.grad for p in method.learned().values()]
     if all(gradient is None for gradient in gradients):
         raise UserError(
             f"`backward` of {type(method).__name__} leaves no gradient in any trained parameter: "

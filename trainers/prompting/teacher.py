@@ -6,25 +6,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from .encoders.sentences import clean
 from .encoders.text import encode_sentences
 from .encoders.vision import ImageEncoder, ImageFeatures
 from .errors import UserError
-from .spec import PromptSpec, clean
 from .storage.files import read_json
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
 
 
-class Teacher:
-    """Features and logits of the frozen CLIP without prompts, for the classes of a method.
+class Teacher(nn.Module):
+    """Features and logits of a frozen CLIP without prompts, for the classes of a method.
 
-    It uses the modules of the prompted encoders, on their device and in their type; nothing is
-    copied or trained. Features carry no gradient. Text features are computed when they are first
-    read, and kept.
+    A method has it as an attribute. It learns nothing, is not saved with the method, and moves with
+    it. Features carry no gradient. Text features are computed when they are first read, and kept.
 
     Args:
-        clip_model: a CLIP from `load_clip`.
+        clip_model: a CLIP from `load_clip`: that of the method, whose modules are shared, or
+            another one.
         classnames: K names.
         templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
             one for each class.
@@ -42,15 +43,27 @@ class Teacher:
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
     ):
-        self.clip_model = clip_model
+        super().__init__()
+        clip_model.requires_grad_(False)
+        # in a tuple, so that their parameters are not those of the method
+        self._frozen = clip_model, ImageEncoder(clip_model.visual)
         names = [clean(name) for name in classnames]
         self.sentences = [
             [template.format(name) for name in names] if isinstance(template, str) else template
             for template in templates
         ]
         self._text: dict[str, torch.Tensor] = {}
-        self._images = ImageEncoder(clip_model.visual, PromptSpec(M=0, N=0, beta=0, score="cosine"),
-                                    patches=False)  # fmt: skip
+
+    @property
+    def clip_model(self) -> Any:
+        """The CLIP."""
+        return self._frozen[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Teacher":
+        """Move the CLIP and the features, as the method that holds this teacher is moved."""
+        self.clip_model._apply(fn)
+        self._text = {name: fn(value) for name, value in self._text.items()}
+        return self
 
     @property
     def h(self) -> torch.Tensor:
@@ -78,8 +91,6 @@ class Teacher:
     def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
             self._text[name] = compute()
-        device = self.clip_model.positional_embedding.device
-        self._text[name] = self._text[name].to(device)  # kept, so copied once and not in each step
         return self._text[name]
 
     @torch.no_grad()
@@ -88,7 +99,7 @@ class Teacher:
 
         A method without visual prompts already has z0 in its output.
         """
-        features: ImageFeatures = self._images(images)
+        features: ImageFeatures = self._frozen[1](images)
         return features.z[:, 0].float()
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:

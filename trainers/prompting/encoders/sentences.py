@@ -1,13 +1,41 @@
-"""Sentences: a template with a class name as token ids, and the positions of learned tokens."""
+"""Sentences: a template with a class name as token ids, and the positions of learned tokens.
+
+A template is words with `{}` for the class name; without `{}` the name follows, and a full stop. A
+word `X` is a placeholder: a learned token that starts there starts at random.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..backbones.family import Tokenizer
+from ..backbones import family_of
 from ..errors import UserError
-from ..spec import PromptSpec
+from ..node import Words
 
+SLOT = "X"
 CSC_SLOT = -1  # marks a slot that differs between classes
+
+
+class Sentence(NamedTuple):
+    """Token ids from SOS to EOS, and positions in them.
+
+    ids: the token ids; slots: position -> index of the learned token at that position; end: the
+    position after the last word, which is that of the template's full stop, or of EOS without one.
+    """
+
+    ids: list[int]
+    slots: dict[int, int]
+    end: int
+    eos: int
+
+
+class Keys(NamedTuple):
+    """The keys of a method's node that errors about its sentences name."""
+
+    words: str = "CTX_INIT"
+    length: str = "N_CTX"
+
+
+KEYS = Keys()
 
 
 def check_names(classnames: Sequence[str]) -> None:
@@ -26,37 +54,114 @@ def check_names(classnames: Sequence[str]) -> None:
         raise ValueError("classnames is empty: give at least one name")
 
 
-class Sentence(NamedTuple):
-    """Token ids from SOS to EOS, and positions in them.
+def clean(words: str) -> str:
+    """Return the words with underscores as spaces and runs of white space as one space."""
+    return " ".join(words.replace("_", " ").split())
 
-    ids: the token ids; slots: position -> index of the learned token at that position; end: the
-    position after the last word, which is that of the template's full stop, or of EOS without one;
-    eos: the position of EOS.
+
+def around_name(template: str) -> tuple[str, str]:
+    """Return the parts of a template before and after the class name."""
+    before, place, after = template.partition("{}")
+    return (before, after) if place else (template + " ", ".")
+
+
+# ------------------------------------------------------------------ from CTX_INIT to templates
+
+
+def split_templates(words: Words) -> tuple[str, ...]:
+    """Return the templates in a `CTX_INIT`, a list or one string with tabs between them."""
+    given = words.split("\t") if isinstance(words, str) else words or ()
+    return tuple(clean(template) for template in given)
+
+
+def only_template(words: Words) -> str:
+    """Return the template in a `CTX_INIT` of a method that has one prompt; empty without words.
+
+    Raises:
+        UserError: it has several.
     """
+    given = split_templates(words or "")
+    if len(given) != 1:
+        raise UserError(f"CTX_INIT has {len(given)} templates but this method takes one")
+    return given[0]
 
-    ids: list[int]
-    slots: dict[int, int]
-    end: int
-    eos: int
+
+def fixed_sentence(words: Words) -> str:
+    """Return the template `{words} {}.` of a class without learned tokens, from a `CTX_INIT`."""
+    return f"{split_templates(words)[0]} {{}}.".lstrip()
 
 
-class Writer(NamedTuple):
-    """A writer of sentences for a text encoder that reads `context_length` tokens."""
+def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:
+    """Return one template per prompt from a `CTX_INIT` (docs/methods.md, section 5).
 
-    tokenizer: Tokenizer
+    Prompt 1 starts from the template; templates after a tab start the next prompts, as in the
+    published code. The other prompts get `X` for each learned token. Without words, or with more
+    than four learned tokens, every prompt is `X X ... X`.
+
+    Args:
+        words: a template, a list of N templates, or an empty string.
+        N: number of textual prompts.
+        length: b, learned tokens of a prompt.
+        keep_fixed: prompts 2..N keep the fixed words after the learned ones (the paper); the
+            published code of ALIGN drops them.
+
+    Raises:
+        UserError: the list does not have N templates.
+    """
+    slots = [SLOT] * length
+    if not words or length > 4:
+        return (" ".join(slots),) * N
+    given = split_templates(words)
+    if isinstance(words, str):
+        other = " ".join(slots + (given[0].split(" ")[length:] if keep_fixed else []))
+        given = (*given, *[other] * (N - len(given)))[:N]
+    if len(given) != N:
+        raise UserError(
+            f"CTX_INIT gives {len(given)} templates but N = {N}: give one, or one for each prompt"
+        )
+    return given
+
+
+# ------------------------------------------------------------------ from templates to tokens
+
+
+def write_sentences(
+    clip_model: Any,
+    templates: Sequence[str],
+    classnames: Sequence[str],
+    length: int = 0,
+    position: str = "end",
+    keys: Keys = KEYS,
+) -> list[list[Sentence]]:
+    """Return the sentences [n][k] of each template and class.
+
+    Args:
+        clip_model: a CLIP from `load_clip`, for its tokenizer and the length of its context.
+        templates: N templates.
+        classnames: K names; `_` reads as a space.
+        length: b; the first b tokens of a template are learned.
+        position: of the class name: at the `end`, in the `middle` of the learned tokens or at their
+            `front` (CoOp, section 3.1).
+        keys: the keys that errors name.
+
+    Raises:
+        UserError: a name is empty or too long, or a template has too few words before the name.
+    """
+    write = _Writer(family_of(clip_model).tokenizer, clip_model.context_length, keys)
+    names = [clean(name) for name in classnames]
+    return [
+        [write.with_slots(template, name, length, position) for name in names]
+        for template in templates
+    ]
+
+
+class _Writer(NamedTuple):
+    tokenizer: Any
     context_length: int
+    keys: Keys
 
-    def write(self, template: str, name: str) -> Sentence:
-        """Return the sentence of a class, without learned tokens.
-
-        Args:
-            template: `{}` stands for the class name; without it, the sentence is `{template}
-                {name}.`.
-            name: of the class.
-
-        Raises:
-            UserError: the name is empty, or the sentence does not fit into the encoder's context.
-        """
+    def plain(self, template: str, name: str) -> Sentence:
+        """Return a sentence without learned tokens."""
         if not name:
             raise UserError("A class name is empty: give every class a name")
         before, after = around_name(template)
@@ -71,41 +176,32 @@ class Writer(NamedTuple):
         eos = len(ids) - 1
         return Sentence(ids, {}, eos - after.endswith("."), eos)
 
-    def write_prompt(self, template: str, name: str, spec: PromptSpec) -> Sentence:
-        """Return the sentence of a class whose first `text_length` tokens are learned.
-
-        Raises:
-            UserError: as `write`, or the template has too few words before the class name.
-        """
-        sentence = self.write(template, name)
-        b, ids = spec.text_length, sentence.ids
+    def with_slots(self, template: str, name: str, b: int, position: str) -> Sentence:
+        """Return a sentence whose first b tokens are learned."""
+        sentence = self.plain(template, name)
+        if not b:
+            return sentence
+        ids = sentence.ids
         head = self.tokenizer.encode(around_name(template)[0])
         if len(head) < b:
             raise UserError(
-                f"CTX_INIT '{template}' has {len(head)} tokens before the class name but N_CTX is "
-                f"{b}: lengthen the template or lower N_CTX"
+                f"{self.keys.words} '{template}' has {len(head)} tokens before the class name but "
+                f"{self.keys.length} is {b}: lengthen the template or lower {self.keys.length}"
             )
         if ids[1 : 1 + b] != head[:b]:
             raise UserError(
-                f"CTX_INIT '{template}' and the class name '{name}' form one word: put a space "
-                "before {}"
+                f"{self.keys.words} '{template}' and the class name '{name}' form one word: put a "
+                "space before {}"
             )
-        if spec.class_position == "end":
+        if position == "end":
             return sentence._replace(slots={1 + j: j for j in range(b)})
-        # the class name moves into or before the context (CoOp, section 3.1)
         name_ids = ids[1 + b : 1 + b + len(self.tokenizer.encode(name))]
         rest = ids[1 + b + len(name_ids) :]
-        before = b // 2 if spec.class_position == "middle" else 0
+        before = b // 2 if position == "middle" else 0
         after = before + len(name_ids)
         moved = [ids[0], *ids[1 : 1 + before], *name_ids, *ids[1 + before : 1 + b], *rest]
         slots = {1 + j if j < before else 1 + j + after - before: j for j in range(b)}
         return sentence._replace(ids=moved, slots=slots)
-
-
-def around_name(template: str) -> tuple[str, str]:
-    """Return the parts of a template before and after the class name."""
-    before, place, after = template.partition("{}")
-    return (before, after) if place else (template + " ", ".")
 
 
 def shared_length(row: list[Sentence], class_specific: bool) -> int:

@@ -13,23 +13,20 @@ D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import family_of
-from ..errors import UserError
-from ..running.memory import Footprint
-from ..spec import PromptSpec, clean
+from ..errors import need
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
-from .added import NONE, NOTHING, Additions, entering, let_in, summand
+from .added import NONE, NOTHING, Additions, let_in, summand
 from .layout import Layout
-from .sentences import Writer, shared_length
-from .templates import ZERO_SHOT, template_of
+from .sentences import Sentence, shared_length, write_sentences
 
 
 class TextFeatures(NamedTuple):
@@ -48,28 +45,27 @@ class TextFeatures(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text encoder for K classes under N prompts.
+    """CLIP's text encoder for the sentences of K classes under N prompts.
 
     Args:
         clip_model: a CLIP (see `backbones`); its modules are used, not copied.
-        classnames: K names; `_` reads as a space.
-        spec: the method; it makes the sentences from `templates`, or from `sentence` if N = 0.
-        dataset: selects the hand-written sentence if the spec has none.
-        words: True to compute the token-level features.
+        sentences: [n][k], as `write_sentences` returns them.
+        words: [n][k], the positions of the token-level features in each sentence; None for none.
+        class_specific: True if the learned tokens differ between classes.
+        insert_block: the block, from 1, at whose entry tokens of each class replace the learned
+            ones (TCP); 0 for none.
 
     Raises:
-        UserError: a class name does not fit, or the prompt depth or `spec.insert_block` exceeds
-            the encoder's depth.
+        UserError: the encoder does not have block `insert_block`.
     """
 
     def __init__(
         self,
-        clip_model,
-        classnames,
-        spec: PromptSpec,
-        dataset: str = "",
-        *,
-        words: bool = False,
+        clip_model: Any,
+        sentences: list[list[Sentence]],
+        words: list[list[range]] | None = None,
+        class_specific: bool = False,
+        insert_block: int = 0,
     ):
         super().__init__()
         self.token_embedding = clip_model.token_embedding
@@ -78,98 +74,42 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.text_projection = clip_model.text_projection
         self.tokenizer = family_of(clip_model).tokenizer
-        self.spec = spec
-        self.insert_block = spec.insert_block
+        self.sentences, self.spans = sentences, words
+        self.class_specific, self.insert_block = class_specific, insert_block
         self.recompute = False  # activations of the blocks, in the backward pass
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
-        self._check_depth()
-
-        writer = Writer(self.tokenizer, clip_model.context_length)
-        names = [clean(name) for name in classnames]
-        if spec.N:
-            self.sentences = [
-                [writer.write_prompt(template, name, spec) for name in names]
-                for template in spec.templates
-            ]
-        else:
-            template = spec.sentence or template_of(ZERO_SHOT, dataset)
-            self.sentences = [[writer.write(template, name) for name in names]]
-        spans = None
-        if words:
-            spans = [[self._span(n, k) for k in range(len(names))] for n in range(max(spec.N, 1))]
-        self.layout = self._lay_out(spans, spec.class_specific)
-        if spec.insert_block:
-            self.own_layout = self._lay_out(spans, class_specific=True)
+        self.layout = self._lay_out(class_specific)
+        if insert_block:
+            layers = len(self.transformer.resblocks)
+            need(
+                0 < insert_block < layers,
+                f"INSERT_BLOCK is {insert_block} but the text encoder of this backbone has blocks "
+                f"0 to {layers - 1}: choose one of them after the first",
+            )
+            self.own_layout = self._lay_out(class_specific=True)
             regroup = [
                 self.layout.place(0, k, p)
-                for k, sentence in enumerate(self.sentences[0])
+                for k, sentence in enumerate(sentences[0])
                 for p in range(self.own_layout.P, len(sentence.ids))
             ]
             self.regroup: torch.Tensor
             self.register_buffer("regroup", torch.tensor(regroup), persistent=False)
 
-    def _check_depth(self):
-        spec, layers = self.spec, len(self.transformer.resblocks)
-        if spec.N and spec.text_depth > layers:
-            raise UserError(
-                f"The text prompt depth is {spec.text_depth} but the text encoder of this backbone "
-                f"has {layers} blocks: lower the method's key for it, such as DEPTH or "
-                "PROMPT_DEPTH"
-            )
-        if not self.insert_block:
-            return
-        if not 0 < self.insert_block < layers:
-            raise UserError(
-                f"INSERT_BLOCK is {self.insert_block} but the text encoder of this backbone has "
-                f"blocks 0 to {layers - 1}: choose one of them after the first"
-            )
-        if spec.N != 1 or spec.text_depth > self.insert_block:
-            raise UserError(
-                f"Tokens of each class (INSERT_BLOCK {self.insert_block}) need one textual prompt, "
-                f"no deeper than there, but N is {spec.N} and the text prompt depth "
-                f"{spec.text_depth}"
-            )
-
-    def _lay_out(self, spans, class_specific: bool) -> Layout:
+    def _lay_out(self, class_specific: bool) -> Layout:
         cut = [shared_length(row, class_specific) for row in self.sentences]
         with torch.device("cpu"):  # its values are read here, even if the weights are on "meta"
-            return Layout(self.sentences, cut, spans)
-
-    def _span(self, n: int, k: int) -> range:
-        """Return the positions of the token-level features of prompt n and class k."""
-        if self.spec.score == "released":  # with SOS, and with the end of the first prompt
-            return range(0, self.sentences[0][k].end)
-        return range(1, self.sentences[n][k].end)  # without SOS, full stop and EOS
+            return Layout(self.sentences, cut, self.spans)
 
     def words(self, k: int, n: int) -> list[str]:
         """Return the tokens of the token-level features of class k and prompt n, as text."""
+        assert self.spans is not None
         sentence = self.sentences[n][k]
         return [
             f"context {sentence.slots[p] + 1}"
             if p in sentence.slots
             else self.tokenizer.decode(sentence.ids[p : p + 1]).strip()
-            for p in self._span(n, k)
+            for p in self.spans[n][k]
         ]
-
-    def footprint(self, passes: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """Return the memory of a step that encodes the text `passes` times: 1, or once an image."""
-        layers = len(self.transformer.resblocks)
-        first = 0 if self.spec.N else min(added, default=layers)  # before it no gradient is needed
-        if first == layers:
-            return Footprint()
-        before = self.insert_block or layers
-        layouts = [self.layout] * before
-        if self.insert_block:
-            layouts += [self.own_layout] * (layers - before)
-        # bytes of the states at one position of all prompts
-        state = passes * max(self.spec.N, 1) * self.text_projection.shape[0] * itemsize
-        n = entering(added)
-        lengths = [(layout.P + n, len(layout.pack_index)) for layout in layouts[first:]]
-        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
-        # the attention of suffixes is recomputed, so one state less is kept
-        kept = [state * ((s - 1) * T + s * P) for s, (P, T) in zip(own, lengths, strict=True)]
-        inputs = sum(state * (T + P) for P, T in lengths)
-        return Footprint(stored=sum(kept), inputs=inputs, block=max(kept))
 
     # ------------------------------------------------------------------ forward
 
@@ -183,8 +123,8 @@ class TextEncoder(nn.Module):
 
         Args:
             contexts: the learned tokens for each depth i < J: (N, b, W), or (K, b, W) if they are
-                class-specific; None if N = 0. If there are more contexts than templates
-                (image-conditional prompts), all take the only template. A later depth may have
+                class-specific; None without learned tokens. If there are more contexts than
+                templates (one for each image), all take the only template. A later depth may have
                 fewer tokens, which replace the last ones.
             inserted: (K, b, W), states for each class that replace those of the learned tokens at
                 the entry of block `insert_block`, without a positional embedding (TCP). Up to that
@@ -195,7 +135,7 @@ class TextEncoder(nn.Module):
             `TextFeatures`.
         """
         layout, first = self.layout, 0
-        if self.training and not contexts and (first := min(added, default=0)):
+        if torch.is_grad_enabled() and not contexts and (first := min(added, default=0)):
             shared, suffix = self._constant(first)
         else:
             before = added.get(0, NOTHING).before
@@ -231,7 +171,7 @@ class TextEncoder(nn.Module):
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
             N = ctx.shape[0]
-            if not self.spec.class_specific and shared.shape[0] != N:  # one template for all
+            if not self.class_specific and shared.shape[0] != N:  # one template for all
                 shared, suffix = shared.expand(N, -1, -1), suffix.expand(N, -1, -1)
             if layout.prefix_slots:
                 b = layout.prefix_slots
@@ -239,7 +179,7 @@ class TextEncoder(nn.Module):
                 shared = torch.cat([shared[:, :1], slots, shared[:, 1 + b :]], dim=1)
             place, k, j = layout.suffix_slots
             if len(place):
-                value = ctx[k, j][None] if self.spec.class_specific else ctx[:, j]
+                value = ctx[k, j][None] if self.class_specific else ctx[:, j]
                 suffix = suffix.index_copy(1, place, value.to(suffix.dtype))
         shared, suffix = (x + summand(before, x) for x in (shared, suffix))
         shared = shared + self.positional_embedding[: shared.shape[1]]
@@ -357,10 +297,11 @@ def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> 
     Raises:
         UserError: a sentence is empty or too long for the encoder.
     """
-    as_it_is = PromptSpec(M=0, N=0, beta=0, score="cosine", sentence="{}")
     device = clip_model.positional_embedding.device
     parts = [
-        TextEncoder(clip_model, sentences[i : i + chunk], as_it_is).to(device)().raw[0]
+        TextEncoder(clip_model, write_sentences(clip_model, ["{}"], sentences[i : i + chunk]))
+        .to(device)()
+        .raw[0]
         for i in range(0, len(sentences), chunk)
     ]
     return torch.cat(parts)

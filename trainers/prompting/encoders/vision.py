@@ -1,17 +1,15 @@
 """The prompted image encoder."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import UserError
-from ..running.memory import Footprint
-from ..spec import PromptSpec
+from ..errors import UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
-from .added import NONE, NOTHING, Additions, entering, let_in, summand
+from .added import NONE, NOTHING, Additions, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
@@ -21,10 +19,10 @@ class ImageFeatures(NamedTuple):
     features (of all positions but CLS and tokens that entered), or None. Both are L2-normalised.
 
     Some methods ask for outputs of the last block after `ln_post`, before the projection to D:
-    states: (B, M, 1 + n, W) of the first 1 + n positions (`PromptSpec.states`); values: (B, M, P,
-    W) of the patches, each attending only to itself (`PromptSpec.values`; a ResNet has D for W).
+    states: (B, M, 1 + n, W) of the first 1 + n positions; values: (B, M, P, W) of the patches, each
+    attending only to itself (a ResNet has D for W).
 
-    untouched: (B, 1, D) z without additions, only in training (`PromptSpec.untouched`).
+    untouched: (B, 1, D) z without additions, while gradients are on.
     """
 
     z: torch.Tensor
@@ -53,44 +51,45 @@ class ImageEncoder(nn.Module):
 
     Args:
         visual: the `visual` module of a CLIP (see `backbones`); its modules are used, not copied.
-        spec: the method.
-        patches: True to compute the token-level features.
+        patches: True to compute the token-level features r.
+        states: n, to return the last states of the first 1 + n positions.
+        values: True to return the patches by the value path of the last block.
+        untouched: True to return z without additions, while gradients are on.
 
     Raises:
-        UserError: the backbone is a ResNet but the method has visual prompts or reads states, or
-            the depth exceeds the encoder's.
+        UserError: the backbone is a ResNet but states are asked for.
     """
 
-    def __init__(self, visual, spec: PromptSpec, patches: bool):
+    def __init__(
+        self,
+        visual: Any,
+        patches: bool = False,
+        states: int = 0,
+        values: bool = False,
+        untouched: bool = False,
+    ):
         super().__init__()
         self.visual = visual
-        self.spec = spec
-        self.patches = patches
+        self.patches, self.states, self.values = patches, states, values
+        self.untouched = untouched
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
-        if not self.is_vit and spec.M:
-            raise UserError(
-                "The backbone is a ResNet, which cannot take the visual prompts of this method: "
-                "choose a ViT, or a method without visual prompts"
-            )
-        if not self.is_vit and spec.states:
-            raise UserError(
-                "The backbone has a ResNet for images but the method reads states of a "
-                "transformer: choose a ViT"
-            )
-        if self.is_vit and spec.M:
-            layers = len(visual.transformer.resblocks)
-            if spec.vision_depth > layers:
-                raise UserError(
-                    f"The visual prompt depth is {spec.vision_depth} but the image encoder of this "
-                    f"backbone has {layers} blocks: lower the method's key for it, such as DEPTH "
-                    "or PROMPT_DEPTH"
-                )
+        need(
+            self.is_vit or not states,
+            "The backbone has a ResNet for images but the method reads states of a transformer: "
+            "choose a ViT",
+        )
 
     @property
     def width(self) -> int:
         """W, the width of the encoder."""
         return self.visual.conv1.weight.shape[0]
+
+    @property
+    def num_patches(self) -> int:
+        """P, the number of patches of an image."""
+        place = self.visual if self.is_vit else self.visual.attnpool
+        return len(place.positional_embedding) - 1
 
     def check(self, images: torch.Tensor) -> None:
         """Refuse images that this encoder cannot read.
@@ -123,7 +122,7 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            contexts: the visual contexts (M, b, W) for each depth i < J; None if M = 0. A later
+            contexts: the visual contexts (M, b, W) for each depth i < J; None without them. A later
                 depth may have fewer tokens, which replace the last ones.
             added: a method's additions to the blocks.
             unit: normalise the features; if False, token-level features are not computed.
@@ -148,11 +147,11 @@ class ImageEncoder(nn.Module):
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n = 0  # tokens that have entered after CLS
         layers = v.transformer.resblocks
-        branch = min(added, default=len(layers) - 1) if self.training else None
+        branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         untouched = None
         for i, block in enumerate(layers):
             here = added.get(i, NOTHING)
-            if self.spec.untouched and i == branch:
+            if self.untouched and i == branch:
                 untouched = self._from(i, x)
             if here.before is not None:
                 x = x + summand(here.before, x)
@@ -164,11 +163,11 @@ class ImageEncoder(nn.Module):
             recompute = self.recompute and (x.requires_grad or here is not NOTHING)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=here)
-        places = x.shape[1] if self.patches else 1 + self.spec.states
-        patches = slice(1 + n, 1 + n + P) if self.spec.values else None
+        places = x.shape[1] if self.patches else 1 + self.states
+        patches = slice(1 + n, 1 + n + P) if self.values else None
         x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
-        states = v.ln_post(x[:, :, : 1 + self.spec.states]) if self.spec.states else None
+        states = v.ln_post(x[:, :, : 1 + self.states]) if self.states else None
         if values is not None:
             values = v.ln_post(values.unflatten(0, (B, M)))
         if not (self.patches and unit):
@@ -183,18 +182,6 @@ class ImageEncoder(nn.Module):
         for block in inner:
             x = self._block(block, x)
         return self._project(self._last(last, x, 1, None)[0])
-
-    def footprint(self, batch: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """Return the memory that a training step on `batch` images keeps for the backward pass."""
-        layers = len(self.visual.transformer.resblocks) if self.is_vit else 0
-        first = 0 if self.spec.M else min(added, default=layers)  # before it nothing has a gradient
-        if first == layers:
-            return Footprint()
-        length = len(self.visual.positional_embedding) + entering(added)
-        state = batch * max(self.spec.M, 1) * self.width * itemsize
-        state *= length + self.spec.vision_length * (self.spec.M > 0)
-        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
-        return Footprint(stored=sum(own) * state, inputs=len(own) * state, block=max(own) * state)
 
     @staticmethod
     def _block(block, x, added=NOTHING):
@@ -225,7 +212,7 @@ class ImageEncoder(nn.Module):
 
     def _resnet(self, images, unit: bool) -> ImageFeatures:
         """Return a ResNet's features, global and local: the attention pool's at each position."""
-        if not ((self.patches or self.spec.values) and unit):
+        if not ((self.patches or self.values) and unit):
             x = self.visual(images)[:, None]
             return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)
         pool = self.visual.attnpool
@@ -240,7 +227,7 @@ class ImageEncoder(nn.Module):
         finally:
             handle.remove()
         x = grid["x"].flatten(2).transpose(1, 2)  # (B, P, C)
-        values = pool.c_proj(pool.v_proj(x))[:, None] if self.spec.values else None
+        values = pool.c_proj(pool.v_proj(x))[:, None] if self.values else None
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
         q, k, v = (

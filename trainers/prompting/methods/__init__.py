@@ -1,4 +1,4 @@
-"""The methods, one file each: settings, prompts (`PromptSpec`), and the loss if it has its own.
+"""The methods, one file each: settings, what is learned, the equation and the loss.
 
 Importing this package imports every file in it, which registers the methods.
 """

@@ -1,48 +1,170 @@
-"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847).
+"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847), and the family of the paper's Table 1.
 
 Tuning Multi-mode Token-level Prompt Alignment across Modalities.
+
+Letters: B images, K classes, M visual and N textual prompts of b tokens in J blocks; z, h features
+of an image and a class under each prompt, r, s of their patches and words; S similarities, T plans,
+d token-level distances.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
-from ..encoders.vision import projected
-from ..errors import UserError
+import torch
+import torch.nn.functional as F
+
+from ..encoders.sentences import Keys, expand_templates, fixed_sentence, write_sentences
+from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
+from ..encoders.text import TextEncoder, TextFeatures
+from ..encoders.vision import ImageEncoder, ImageFeatures
+from ..errors import need, one_of
 from ..method import Method, register
-from ..model.parts import Parts
-from ..regularizers import weights_of
-from ..spec import PromptSpec, Words, expand_templates, fixed_sentence, one_of
+from ..node import Words
+from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, Visual, check_size
+from ..regularizers import regularize, weights_of
 from ..teacher import Teacher
+from ..transport.problems import TokenProblems
+from ..transport.solver import Sinkhorn
+from ..transport.token_level import token_distances
+
+COUPLED = {"project": Projected, "unified": Unified}
+LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 
 
-class ValuePatches(Parts):
-    """Replaces the image's token-level features by its patches, by the last block's value path."""
+class Point(NamedTuple):
+    """A method as in the paper's Table 1.
 
-    def __init__(self, visual: Any):
-        super().__init__()
-        self._visual = [visual]  # in a list, so that it is not registered as a sub-module
+    M, N: numbers of visual and textual prompts; beta: weight of the token level; coupling: where
+    visual contexts come from: `independent` parameters, a linear map of the textual ones
+    (`project`), or `unified` contexts that both encoders share; `none` if only one has prompts.
+    """
 
-    def image(self, features):
-        """Project the patches and normalise them."""
-        return features._replace(r=projected(self._visual[0], features.values), values=None)
+    M: int
+    N: int
+    beta: float = 0.0
+    coupling: str = "none"
+
+
+class Family(Method):
+    """M visual and N textual prompts, compared by transport between prompts and between tokens.
+
+    ALIGN reads M, N, beta and the coupling from its settings; CoOp, VPT, IVLP, MaPLe and UPT fix
+    them.
+
+    Attributes:
+        point: M, N, beta and the coupling.
+        text_size, vision_size: of the contexts of each encoder.
+        single: True if the context of the only prompt has the shape (b, W), as in public code.
+    """
+
+    point: Point
+    text_size: Size
+    vision_size: Size
+    single = True
+
+    def templates(self) -> Sequence[str]:
+        """Return the template of each textual prompt."""
+        return expand_templates(self.settings.CTX_INIT, self.point.N, self.text_size.b)
+
+    def fixed_template(self) -> str:
+        """Return the template of all sentences if there are no textual prompts."""
+        return fixed_sentence(self.settings.CTX_INIT)
+
+    def sentences(self, clip_model, classnames):
+        """Return the sentences [n][k]."""
+        if not self.point.N:
+            return write_sentences(clip_model, [self.fixed_template()], classnames)
+        keys = Keys(length=self.text_size.keys[0])
+        return write_sentences(
+            clip_model, self.templates(), classnames, self.text_size.b, keys=keys
+        )
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, which return patches and words if there is a token level."""
+        M, N, beta, _ = self.point
+        if N:
+            check_size(clip_model, "text", self.text_size, N)
+        if M:
+            check_size(clip_model, "image", self.vision_size, M)
+        sentences = self.sentences(clip_model, classnames)
+        words = self.words(sentences) if beta else None
+        return (
+            TextEncoder(clip_model, sentences, words),
+            ImageEncoder(clip_model.visual, patches=beta > 0),
+        )
+
+    def words(self, sentences):
+        """Return the positions of the token-level features: no SOS, full stop and EOS."""
+        return [[range(1, sentence.end) for sentence in row] for row in sentences]
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts."""
+        (M, N, _, coupling), single = self.point, self.single
+        if coupling in COUPLED:
+            b, J, _ = self.text_size
+            make = COUPLED[coupling]
+            self.prompt_learner = make(clip_model, self.templates(), b, J, M, single)
+            return
+        sides = []
+        if N:
+            b, J, _ = self.text_size
+            sides.append(Textual(clip_model, self.templates(), b, J, single))
+        if M:
+            b, J, _ = self.vision_size
+            sides.append(Visual(clip_model, M, b, J, single))
+        if sides:
+            self.prompt_learner = Independent(*sides) if len(sides) == 2 else sides[0]
+
+    def contexts(self):
+        """Return the contexts of both encoders."""
+        return self.prompt_learner() if max(self.point[:2]) else Contexts()
+
+    def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 7).
+
+        1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.
+        """
+        M, N, beta, _ = self.point
+        if M < 2 and N < 2 and not beta:  # T = 1
+            return super().logits(image, text)
+        s = self.settings
+        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)  # Eq. 4
+        if s.BETA_FORM == "convex":  # appendix, Eq. 1
+            S = beta + (1 - beta) * S
+        if beta:
+            S = S - beta * self.token_level(image, text)  # Eq. 6
+        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=2 + 2 * beta)
+        T = solver(1 - S.detach()).plan  # Eq. 7
+        return self.logit_scale * (T * S).sum((-2, -1))
+
+    def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
+        """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5, 8)."""
+        return token_distances(self.token_problems(image, text))
+
+    def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
+        """Return the token-level transport problems of a batch."""
+        s = self.settings
+        how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
+        return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
 @register
-class ALIGN(Method):
+class ALIGN(Family):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
     transport distance between its M prompted views and the N prompts of a class (Eq. 7). The cost
-    of this transport contains the transport distance between patches and words (Eq. 6). `FORM
-    released` computes what the published code computes. Other methods are special cases, with
-    other M, N and BETA. REGULARIZERS adds terms of newer methods that keep the prompted features
-    close to those of the untouched CLIP.
+    of this transport contains the transport distance between patches and words (Eq. 6). What the
+    published code computes is the method MMP. REGULARIZERS adds terms of newer methods that keep
+    the prompted features close to those of the untouched CLIP.
     """
 
     node = "ALIGN"
     checkpoint = "MultiModalPromptLearner"
     training_only = ("REGULARIZERS", "REGULARIZER_WEIGHTS")
+    single = False
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -62,48 +184,64 @@ class ALIGN(Method):
         FORM: str = "paper"
         REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
         REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # empty: as published
-        PLAN: str = "sinkhorn"
-        RHO: float = 1.0  # weight of the marginals in the plan `unbalanced`
-        PATCHES: str = "states"  # of the last block, or its "values"
+
+        def __post_init__(self) -> None:
+            if self.FORM == "released":
+                need(False, "FORM is 'released': use --trainer MMP, which computes that form")
+            one_of("FORM", self.FORM, ("paper",))
+            one_of("COUPLING", self.COUPLING, ("none", "independent", *COUPLED))
+            one_of("BETA_FORM", self.BETA_FORM, ("additive", "convex"))
+            for key, kind in (("M", "visual"), ("N", "textual")):
+                count = getattr(self, key)
+                need(count >= 0, f"{key} is {count}: the number of {kind} prompts is 0 or more")
+            need(
+                self.COUPLING != "none" or not (self.M and self.N),
+                f"COUPLING is 'none' but M = {self.M} and N = {self.N}: choose independent, "
+                "project or unified",
+            )
+            most = 1 if self.BETA_FORM == "convex" else math.inf
+            need(
+                0 <= self.BETA <= most and self.BETA < math.inf,
+                f"BETA is {self.BETA}: it must lie in "
+                + ("[0, 1] in the convex form" if most == 1 else "[0, inf)"),
+            )
+            check_solver(self)
+            weights_of(self.REGULARIZERS, self.REGULARIZER_WEIGHTS)
 
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        if settings.FORM not in ("paper", "released"):
-            raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
-        if settings.FORM == "released":
-            check_released(settings)
-        one_of("PATCHES", settings.PATCHES, ("states", "values"))
-        words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
-        return PromptSpec(
-            M=settings.M,
-            N=settings.N,
-            beta=settings.BETA,
-            beta_form=settings.BETA_FORM,
-            coupling=settings.COUPLING,
-            score="ot" if settings.FORM == "paper" else "released",
-            templates=expand_templates(
-                words, settings.N, settings.N_CTX, settings.FORM != "released"
-            ),
-            sentence=fixed_sentence(words) if settings.M else None,
-            text_length=settings.N_CTX,
-            vision_length=settings.N_CTX,
-            text_depth=settings.DEPTH,
-            vision_depth=settings.DEPTH,
-            plan=settings.PLAN,
-            rho=settings.RHO,
-            values=settings.PATCHES == "values",
-            reg=settings.LAMBDA,
-            tol=settings.SINKHORN_TOL,
-            max_iter=settings.SINKHORN_MAX_ITER,
-        )
+    @property
+    def point(self) -> Point:  # type: ignore[override]
+        """M, N, beta and the coupling."""
+        s = self.settings
+        return Point(s.M, s.N, s.BETA, s.COUPLING if s.M and s.N else "none")
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the parts for PATCHES, and the teachers of the chosen regularisers."""
-        if self.settings.PATCHES == "values":
-            self.model.parts = ValuePatches(clip_model.visual)
+    @property
+    def text_size(self) -> Size:  # type: ignore[override]
+        """The size of all contexts."""
+        return Size(self.settings.N_CTX, self.settings.DEPTH)
+
+    vision_size = text_size
+
+    @property
+    def start(self) -> Words:
+        """The words of the prompts."""
+        words = self.settings.CTX_INIT
+        return "a photo of a" if words is None else words
+
+    def templates(self):
+        """Return N templates: the first prompt starts from words, the others at random."""
+        return expand_templates(self.start, self.settings.N, self.settings.N_CTX)
+
+    def fixed_template(self):
+        """Return the template of the sentences if N is 0; without any prompt, the data set's."""
+        if self.settings.M:
+            return fixed_sentence(self.start)
+        return template_of(ZERO_SHOT, self.settings.dataset)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts, and the teachers of the regularisers."""
+        super().build(clip_model, classnames, dataset)
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
         self.regularizers = []
         if "kg" in weights:
@@ -112,14 +250,26 @@ class ALIGN(Method):
         if weights:
             self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
 
+    def loss(self, output, batch):
+        """Return the cross-entropy, and the chosen regularisers."""
+        ce = F.cross_entropy(output.logits, batch.labels)
+        if not self.regularizers:
+            return ce
+        terms = {"ce": ce}
+        for weights, teacher in self.regularizers:
+            terms |= regularize(weights, teacher, output, batch.images)
+        return terms
 
-def check_released(settings: ALIGN.Settings) -> None:
-    """Raise UserError if a key has a value that the published code does not compute."""
-    for key in ("BETA_FORM", "SINKHORN_TOL", "SINKHORN_MAX_ITER"):
-        if getattr(settings, key) != ALIGN.defaults[key]:
-            raise UserError(f"{key} has no effect with FORM released: leave it out")
-    if settings.BETA not in (0, 1):
-        raise UserError(
-            f"BETA is {settings.BETA} but must be 0 or 1 with FORM released, which only switches "
-            "the token level"
-        )
+
+def check_solver(settings: ALIGN.Settings) -> None:
+    """Refuse settings of the transport that the solver cannot take; raises UserError."""
+    s = settings
+    need(
+        LEAST_LAMBDA <= s.LAMBDA < math.inf,
+        f"LAMBDA is {s.LAMBDA}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
+    )
+    need(s.SINKHORN_TOL > 0, f"SINKHORN_TOL is {s.SINKHORN_TOL}: it must be positive")
+    need(
+        s.SINKHORN_MAX_ITER >= 1,
+        f"SINKHORN_MAX_ITER is {s.SINKHORN_MAX_ITER}: at least 1 is needed",
+    )

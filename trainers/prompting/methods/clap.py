@@ -13,46 +13,26 @@ from torch import nn
 
 from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
-from ..errors import UserError
+from ..errors import UserError, need, one_of
 from ..method import Method, register
-from ..model.parts import Parts
-from ..spec import PromptSpec, need, one_of
 from ..teacher import Teacher
 
 DISTANCES = ("none", "l2", "cosine")
 WEIGHTS = ("", "corrected", "constant", "balanced", "adaptative")
 
 
-class Prototypes(Parts):
-    """A trained feature for each class, which starts from the text feature of its sentences.
+class Prototypes(nn.Module):
+    """A trained feature for each class, and the weight of its constraint; empty at first."""
 
-    Args:
-        teacher: computes the features of the sentences.
-        dim: D, the width of the features.
-    """
-
-    prefix = "adapter."
     alpha: torch.Tensor
     rho: torch.Tensor
 
-    def __init__(self, teacher: Teacher, dim: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.teacher = teacher
         self.prototypes = nn.Parameter(torch.empty(0, dim))
         # the weight of each class in the constraint, and the change after the next epoch
         for name in ("alpha", "rho"):
             self.register_buffer(name, torch.empty(0))
-
-    def start(self) -> None:
-        """Set the prototypes (K, D) to the text features of the untouched CLIP."""
-        self.prototypes.data = self.teacher.raw.to(self.prototypes).clone()
-
-    def text(self, features: TextFeatures) -> TextFeatures:
-        """Replace the text features by the prototypes."""
-        if not self.prototypes.numel():
-            self.start()
-        raw = self.prototypes[None]
-        return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
 
 @register
@@ -83,47 +63,50 @@ class CLAP(Method):
         ENHANCED_BASE: str = "none"
         REPETITIONS: int = 20  # a constant of the published code
 
+        def __post_init__(self) -> None:
+            distance, _, weights = self.CONSTRAINT.partition("_")
+            one_of("CONSTRAINT", distance, DISTANCES)
+            one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
+            for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
+                value = getattr(self, key)
+                need(value == only, f"{key} is '{value}' but must be '{only}': others are baselines")
+            passes = self.REPETITIONS
+            need(passes >= 1, f"REPETITIONS is {passes}: at least 1 is needed")
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        distance, _, weights = settings.CONSTRAINT.partition("_")
-        one_of("CONSTRAINT", distance, DISTANCES)
-        one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
-        for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
-            value = getattr(settings, key)
-            need(value == only, f"{key} is '{value}' but must be '{only}': others are baselines")
-        passes = settings.REPETITIONS
-        need(passes >= 1, f"REPETITIONS is {passes}: at least 1 is needed")
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")
-
-    def setup(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
+    def build(self, clip_model: Any, classnames: Sequence[str], dataset: str) -> None:
         """Make empty prototypes, which are filled when they are first read."""
         self.distance, _, self.weights = self.settings.CONSTRAINT.partition("_")
         several = dataset.startswith("ImageNet")
         sentences = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
         self.teacher = Teacher(clip_model, classnames, sentences)
         self.classnames = list(classnames)
-        self.model.parts = Prototypes(self.teacher, self.model.feature_width)
+        self.adapter = Prototypes(self.width)
 
-    @property
-    def prototypes(self) -> Prototypes:
-        """The parts of the model, which are the prototypes."""
-        assert isinstance(self.model.parts, Prototypes)
-        return self.model.parts
+    def start(self) -> None:
+        """Set the prototypes (K, D) to the text features of the untouched CLIP."""
+        w = self.adapter.prototypes
+        w.data = self.teacher.raw.to(w).clone()
+
+    def text_features(self, contexts):
+        """Return the prototypes as text features."""
+        if not self.adapter.prototypes.numel():
+            self.start()
+        raw = self.adapter.prototypes[None]
+        return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     def make_room(self, n):
         """Make room for the prototypes of K classes, or for those of a checkpoint (n = 0)."""
-        parts = self.prototypes
+        parts = self.adapter
         w = parts.prototypes
         parts.alpha, parts.rho = parts.alpha[:0], parts.rho[:0]
-        w.data = w.new_zeros(self.model.num_classes if n else 0, self.model.feature_width)
+        w.data = w.new_zeros(self.num_classes if n else 0, self.width)
 
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and check the number of classes."""
         super().load_checkpoint(checkpoint, classnames)
-        found = len(self.prototypes.prototypes)
+        found = len(self.adapter.prototypes)
         if found != len(classnames):
             raise UserError(
                 f"The checkpoint has prototypes of {found} classes, but there are "
@@ -132,7 +115,7 @@ class CLAP(Method):
 
     def keep_classes(self, index):
         """Keep the prototypes of these classes."""
-        parts = self.prototypes
+        parts = self.adapter
         parts.prototypes.data = parts.prototypes.data[index]
         if len(parts.alpha):
             parts.alpha, parts.rho = parts.alpha[index], parts.rho[index]
@@ -140,8 +123,8 @@ class CLAP(Method):
     @torch.no_grad()
     def take_support(self, features, labels):
         """Initialise the prototypes, and weight the constraint of each class."""
-        parts = self.prototypes
-        parts.start()
+        parts = self.adapter
+        self.start()
         if self.distance != "none":
             parts.alpha = self._weights(features, labels)
             parts.rho = torch.zeros_like(parts.alpha)
@@ -149,16 +132,16 @@ class CLAP(Method):
     def _weights(self, features, labels):
         """Return the weight of each class in the constraint, (K,)."""
         if self.weights == "balanced":
-            return features.new_ones(self.model.num_classes)
-        own = F.one_hot(labels, self.model.num_classes).float()  # (n, K)
+            return features.new_ones(self.num_classes)
+        own = F.one_hot(labels, self.num_classes).float()  # (n, K)
         if missing := (own.sum(0) == 0).nonzero().flatten().tolist():
             raise UserError(
                 f"The class '{self.classnames[missing[0]]}' has no training image, but CLAP needs "
                 "one for its constraint: add one, or set CONSTRAINT l2_balanced or none"
             )
-        sums = features.new_zeros(self.model.num_classes)
+        sums = features.new_zeros(self.num_classes)
         for x in features:
-            zero_shot = self.model.logit_scale * F.normalize(x, dim=-1) @ self.teacher.h.T
+            zero_shot = self.logit_scale * F.normalize(x, dim=-1) @ self.teacher.h.T
             sums += (own * zero_shot.softmax(1)).sum(0)
         alpha = sums / len(features) / own.sum(0)
         if self.weights == "corrected":
@@ -170,19 +153,19 @@ class CLAP(Method):
         terms = {"ce": F.cross_entropy(output.logits, batch.labels)}
         if self.distance == "none":
             return terms
-        if not len(self.prototypes.alpha):
+        if not len(self.adapter.alpha):
             raise UserError(
                 f"The constraint of CLAP (CONSTRAINT {self.settings.CONSTRAINT}) needs the "
                 "training images: pass them to `build_method` as `support`, or set CONSTRAINT none"
             )
-        w, w0 = self.prototypes.prototypes, self.teacher.raw
+        w, w0 = self.adapter.prototypes, self.teacher.raw
         apart = (w - w0).pow(2).sum(1) if self.distance == "l2" else 1 - F.cosine_similarity(w, w0)
-        return {**terms, "constraint": (self.prototypes.alpha * apart).mean()}
+        return {**terms, "constraint": (self.adapter.alpha * apart).mean()}
 
     @torch.no_grad()
     def after_epoch(self, epoch, last):
         """With `_adaptative`, raise the weight of classes that moved far in the previous epoch."""
-        parts = self.prototypes
+        parts = self.adapter
         if self.weights == "adaptative" and len(parts.alpha):
             apart = (parts.prototypes - self.teacher.raw).pow(2).sum(1)
             parts.alpha += parts.rho * apart

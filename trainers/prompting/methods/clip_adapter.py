@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.vision import ImageFeatures
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method, register
-from ..model.parts import Parts
-from ..spec import PromptSpec, need
 
 
 class Adapter(nn.Module):
@@ -32,18 +29,6 @@ class Adapter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return adapted features of the same shape (..., D), float32."""
         return self.share * self.fc(x.float()) + (1 - self.share) * x.float()
-
-
-class ImageAdapter(Parts):
-    """An adapter of image features; the result's direction does not depend on a feature's norm."""
-
-    def __init__(self, dim: int, share: float, reduction: int):
-        super().__init__()
-        self.adapter = Adapter(dim, share, reduction)
-
-    def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Adapt the image features and normalise them."""
-        return features._replace(z=F.normalize(self.adapter(features.z), dim=-1))
 
 
 @register
@@ -66,17 +51,16 @@ class CLIPAdapter(Method):
         RATIO: float = 0.2
         REDUCTION: int = 4
 
+        def __post_init__(self) -> None:
+            need(0 <= self.RATIO <= 1, f"RATIO is {self.RATIO} but must be from 0 to 1")
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        need(0 <= settings.RATIO <= 1, f"RATIO is {settings.RATIO} but must be from 0 to 1")
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")
-
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
         """Make the adapter."""
-        settings = self.settings
-        self.model.parts = ImageAdapter(
-            self.model.feature_width, settings.RATIO, settings.REDUCTION
-        )
+        self.adapter = Adapter(self.width, self.settings.RATIO, self.settings.REDUCTION)
+
+    def image_features(self, images, contexts):
+        """Return the image features, adapted and normalised."""
+        features = super().image_features(images, contexts)
+        return features._replace(z=F.normalize(self.adapter(features.z), dim=-1))

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ..encoders.added import MATRICES, SIDES, Added, LowRank, blocks_of
-from ..errors import UserError, check_name
+from ..encoders.sentences import write_sentences
+from ..encoders.templates import DEFAULT
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder
+from ..errors import UserError, check_name, need
 from ..method import Method, register
-from ..model.parts import Parts
-from ..spec import PromptSpec
 
 # The numbers, from 0, of the adapted blocks of an encoder with L blocks.
 POSITIONS: dict[str, Callable[[int], range]] = {
@@ -38,30 +40,6 @@ def _group(content: object, key: str) -> dict:
     if not isinstance(found, dict):
         raise UserError(f"The checkpoint has no '{key}' as CLIP-LoRA's public code writes it")
     return found
-
-
-class Updates(Parts):
-    """The low-rank updates of both encoders, by side, block and matrix."""
-
-    def __init__(self, updates: dict[str, dict[int, dict[str, LowRank]]]):
-        super().__init__()
-        self.sides = nn.ModuleDict()
-        for side, blocks in updates.items():
-            of_blocks = {str(i): nn.ModuleDict(of) for i, of in blocks.items()}
-            self.sides[side] = nn.ModuleDict(of_blocks)
-        self._added = {
-            side: {i: Added(of) for i, of in blocks.items()} for side, blocks in updates.items()
-        }
-
-    def public_name(self, name):
-        """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
-        _, side, i, matrix, factor = name.split(".")
-        tower = "visual." if side == "image" else ""
-        return f"{tower}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
-
-    def blocks(self, side):
-        """Return the updates of a side's blocks."""
-        return self._added[side]
 
 
 @register
@@ -91,32 +69,53 @@ class CLIPLoRA(Method):
         DROPOUT_RATE: float = 0.25
         SCALE: float = 0.0  # of the logits; 0 takes the CLIP's own; the public code has 100
 
+        def __post_init__(self) -> None:
+            check_name("ENCODER", self.ENCODER, ("both", "text", "vision"))
+            check_name("POSITION", self.POSITION, POSITIONS)
+            for name in self.PARAMS:
+                check_name("matrix in PARAMS", name, MATRICES)
+            rate = self.DROPOUT_RATE
+            need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        check_name("ENCODER", settings.ENCODER, ("both", "text", "vision"))
-        check_name("POSITION", settings.POSITION, POSITIONS)
-        for name in settings.PARAMS:
-            check_name("matrix in PARAMS", name, MATRICES)
-        if not 0 <= settings.DROPOUT_RATE < 1:
-            raise UserError(f"DROPOUT_RATE is {settings.DROPOUT_RATE} but must be in [0, 1)")
-        return PromptSpec(M=0, N=0, beta=0, score="cosine", sentence="a photo of a {}.")
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, with the same sentence for every data set."""
+        sentences = write_sentences(clip_model, [DEFAULT], classnames)
+        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the updates."""
-        settings = self.settings
-        self.model.set_scale(settings.SCALE)
+    def build(self, clip_model, classnames, dataset):
+        """Make the updates of each side, block and matrix."""
+        self.set_scale(self.settings.SCALE)
         wanted = {"text": ("both", "text"), "image": ("both", "vision")}
-        self.model.parts = Updates(
-            {
-                side: self._updates(blocks_of(clip_model, side))
-                if settings.ENCODER in wanted[side]
-                else {}
-                for side in SIDES
-            }
+        self.sides = nn.ModuleDict()
+        for side in SIDES:
+            blocks = blocks_of(clip_model, side)
+            tuned = self.settings.ENCODER in wanted[side]
+            self.sides[side] = nn.ModuleDict(self._updates(blocks) if tuned else {})
+
+    def _updates(self, blocks):
+        settings, W = self.settings, blocks[0].attn.embed_dim
+        need(
+            1 <= settings.R <= W,
+            f"TRAINER.CLIPLORA.R is {settings.R} but must be from 1 to {W}, the width of the "
+            "encoder",
         )
+        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE
+        return {
+            str(i): nn.ModuleDict({m: LowRank.of(m, W, *how) for m in settings.PARAMS})
+            for i in POSITIONS[settings.POSITION](len(blocks))
+        }
+
+    def blocks(self, side):
+        """Return the updates of a side's blocks."""
+        return {int(i): Added(weights=dict(of.items())) for i, of in self.sides[side].items()}
+
+    def public_name(self, name):
+        """Return a name such as `visual.transformer.resblocks.0.attn.q_proj.w_lora_A`."""
+        _, side, i, matrix, factor = name.split(".")
+        tower = "visual." if side == "image" else ""
+        return f"{tower}transformer.resblocks.{i}.{PUBLIC[matrix]}.{factor}"
 
     def read_public(self, files):
         """Return the updates in a `lora_weights.pt`, after a check of its metadata."""
@@ -142,7 +141,7 @@ class CLIPLoRA(Method):
         """Return the content of `lora_weights.pt`."""
         if others := set(self.settings.PARAMS) - set("qkvo"):
             raise UserError(f"lora_weights.pt cannot hold updates of {', '.join(others)}")
-        state = self.model.public_state_dict()
+        state = self.public_state_dict()
         weights: dict[str, dict] = {}
         for n, layer in enumerate(self._layers()):
             of_layer = weights[f"layer_{n}"] = {}
@@ -154,22 +153,9 @@ class CLIPLoRA(Method):
 
     def _layers(self) -> list[str]:
         """Return the public names of the adapted blocks, in the public order: text first."""
-        names = {name.partition(".attn.")[0] for name in self.model.public_parameters()}
+        names = {name.partition(".attn.")[0] for name in self.public_parameters()}
         return sorted(names, key=lambda name: ("visual" in name, int(name.rpartition(".")[2])))
 
     def _metadata(self) -> dict[str, object]:
         values = {key: getattr(self.settings, key.upper()) for key in METADATA}
         return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
-
-    def _updates(self, blocks):
-        settings, found = self.settings, {}
-        W = blocks[0].attn.embed_dim
-        if not 1 <= settings.R <= W:
-            raise UserError(
-                f"TRAINER.CLIPLORA.R is {settings.R} but must be from 1 to {W}, the width of the "
-                "encoder"
-            )
-        how = settings.R, settings.ALPHA / math.sqrt(settings.R), settings.DROPOUT_RATE
-        for i in POSITIONS[settings.POSITION](len(blocks)):
-            found[i] = {name: LowRank.of(name, W, *how) for name in settings.PARAMS}
-        return found

@@ -5,16 +5,42 @@ Conditional Prompt Learning for Vision-Language Models.
 
 from dataclasses import dataclass
 
-from ..method import Method, register
-from ..spec import PromptSpec, Words, text_prompt
+import torch
+from torch import nn
+
+from ..encoders.sentences import only_template
+from ..method import Method, Output, register
+from ..node import Words
+from ..prompts import Contexts
+from .coop import CoOp
+
+AT_ONCE = 8  # images whose texts an evaluation encodes at a time, to bound the memory
+
+
+class MetaNet(nn.Module):
+    """The network from the image feature to a shift of the context: (B, D) -> (B, W)."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, dim // 16)
+        self.linear2 = nn.Linear(dim // 16, width)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Return the shift."""
+        shift: torch.Tensor = self.linear2(self.linear1(z).relu())
+        return shift
 
 
 @register
-class CoCoOp(Method):
-    """CoOp's context, shifted by a small network of the image feature: one text pass per image."""
+class CoCoOp(CoOp):
+    """CoOp's context, shifted by a small network of the image feature: one text pass per image.
+
+    The features `h` of its output are (B, K, D).
+    """
 
     node = "COCOOP"
-    saves_submodule = True
+    class_bound = False
+    position = "end"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -23,7 +49,36 @@ class CoCoOp(Method):
         N_CTX: int = 16
         CTX_INIT: Words = ""
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return text_prompt(settings.N_CTX, settings.CTX_INIT, image_conditional=True)
+        def __post_init__(self) -> None:
+            only_template(self.CTX_INIT)
+
+    settings: Settings
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the context and the network."""
+        super().build(clip_model, classnames, dataset)
+        width = self.prompt_learner.ctx.shape[-1]
+        self.prompt_learner.meta_net = MetaNet(self.width, width)
+
+    def contexts(self):
+        """Return none: they depend on the image."""
+        return Contexts()
+
+    def shifted(self, z: torch.Tensor) -> Contexts:
+        """Return a context for each image, ctx + meta_net(z): (B, b, W)."""
+        learner = self.prompt_learner
+        return Contexts([learner.ctx + learner.meta_net(z)[:, None]])
+
+    def from_features(self, image, contexts):
+        """Return the output with the texts of each image."""
+        z = image.z[:, 0].float()
+        texts, logits = [], []
+        for some in z.split(len(z) if torch.is_grad_enabled() else AT_ONCE):
+            texts.append(self.text_encoder(self.shifted(some).text))
+            logits.append(self.compare(image._replace(z=some[:, None]), texts[-1]))
+        h, raw = (torch.cat([getattr(text, name) for text in texts]) for name in ("h", "raw"))
+        return Output(torch.cat(logits), image, texts[0]._replace(h=h, raw=raw))
+
+    def logits(self, image, text):
+        """Return s cos(z_j, h_jk), h_jk the feature of class k with the context of image j."""
+        return self.logit_scale * torch.einsum("bd,bkd->bk", image.z[:, 0], text.h)

@@ -3,21 +3,30 @@
 Learning to Prompt for Vision-Language Models.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..encoders.sentences import SLOT, only_template, write_sentences
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder
+from ..errors import one_of
 from ..method import Method, register
-from ..spec import PromptSpec, Words, text_prompt
+from ..node import Words
+from ..prompts import ClassSpecific, Size, check_size
+from .align import Family, Point
 
 
 @register
-class CoOp(Method):
+class CoOp(Family):
     """One learned textual prompt in the first block, from random vectors or words.
 
-    Its context is shared by all classes, or one per class (CSC).
+    Its context is shared by all classes, or one per class (CSC). Methods that start from CoOp
+    override what is below `settings`.
     """
 
     node = "COOP"
     saves_submodule = True
+    point = Point(M=0, N=1)
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -28,13 +37,55 @@ class CoOp(Method):
         CTX_INIT: Words = ""
         CLASS_TOKEN_POSITION: str = "end"
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return text_prompt(
-            settings.N_CTX,
-            settings.CTX_INIT,
-            class_position=settings.CLASS_TOKEN_POSITION,
-            # with words there is one context for all classes
-            class_specific=settings.CSC and not settings.CTX_INIT,
+        def __post_init__(self) -> None:
+            one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
+            only_template(self.CTX_INIT)
+
+    settings: Settings
+    patches = False  # True if `logits` reads r
+    insert_block = 0
+
+    @property
+    def start(self) -> str:
+        """The words from which the context starts; their number replaces N_CTX."""
+        return only_template(self.settings.CTX_INIT)
+
+    @property
+    def position(self) -> str:
+        """The position of the class name: `end`, `middle` or `front`."""
+        return self.settings.CLASS_TOKEN_POSITION
+
+    @property
+    def class_bound(self) -> bool:  # type: ignore[override]
+        """True with a context for each class; with words there is one for all classes."""
+        return self.settings.CSC and not self.start
+
+    @property
+    def text_size(self) -> Size:  # type: ignore[override]
+        """The size of the context."""
+        return Size(len(self.start.split()) or self.settings.N_CTX, 1)
+
+    def templates(self) -> Sequence[str]:
+        """Return the template of each prompt: all words before the class name are learned."""
+        return [self.start or " ".join([SLOT] * self.settings.N_CTX)] * self.point.N
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders."""
+        b = self.text_size.b
+        check_size(clip_model, "text", self.text_size, self.point.N)
+        sentences = write_sentences(clip_model, self.templates(), classnames, b, self.position)
+        text = TextEncoder(
+            clip_model,
+            sentences,
+            class_specific=self.class_bound,
+            insert_block=self.insert_block,
         )
+        return text, ImageEncoder(clip_model.visual, patches=self.patches)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the context."""
+        if self.class_bound:
+            b = self.text_size.b
+            self.prompt_learner = ClassSpecific(clip_model, len(classnames), b)
+        else:
+            super().build(clip_model, classnames, dataset)

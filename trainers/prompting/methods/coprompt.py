@@ -10,42 +10,18 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..encoders.text import TextFeatures
-from ..encoders.vision import ImageFeatures
-from ..errors import UserError
-from ..method import Method, register
-from ..model.parts import Parts
+from ..errors import one_of
+from ..method import register
 from ..regularizers import apart
-from ..spec import PromptSpec, Words, shared_prompt
 from ..teacher import Teacher, read_sentences
 from .clip_adapter import Adapter
+from .maple import MaPLe
 
-
-class Adapters(Parts):
-    """An adapter for each side; the result's direction does not depend on a feature's norm.
-
-    Args:
-        dim: D, the width of the features.
-        image, text: share of the adapter's network in the feature of that side.
-    """
-
-    def __init__(self, dim: int, image: float, text: float):
-        super().__init__()
-        self.adapter_image = Adapter(dim, image)
-        self.adapter_text = Adapter(dim, text)
-
-    def image(self, features: ImageFeatures) -> ImageFeatures:
-        """Adapt the image features and normalise them."""
-        return features._replace(z=F.normalize(self.adapter_image(features.z), dim=-1))
-
-    def text(self, features: TextFeatures) -> TextFeatures:
-        """Adapt the text features and normalise them."""
-        raw = self.adapter_text(features.raw)
-        return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
+IMAGE_SHARE, TEXT_SHARE = 0.1, 0.2  # of the adapters' networks; constants of the published code
 
 
 @register
-class CoPrompt(Method):
+class CoPrompt(MaPLe):
     """MaPLe with adapters, trained to agree with the untouched CLIP on other words and views.
 
     L = CE + W (d(h, h0) + d(z, z0)), d the mean cosine distance, or with DISTILL mse the mean
@@ -55,7 +31,6 @@ class CoPrompt(Method):
     """
 
     node = "CoPrompt"
-    checkpoint = "MultiModalPromptLearner"
     dead_weights = ("model_distill.",)
     views = 2
     takes = ("llm",)
@@ -63,34 +38,40 @@ class CoPrompt(Method):
     outside = {"W": "TRAINER.W", "DISTILL": "TRAINER.DISTILL"}
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(MaPLe.Settings):
         """The keys of the node."""
 
-        N_CTX: int = 2
-        CTX_INIT: Words = "a photo of a"
-        PROMPT_DEPTH: int = 9
         W: float = 8.0
         DISTILL: str = "cosine"
         SENTENCES: str | Mapping | None = None  # a JSON file
 
+        def __post_init__(self) -> None:
+            one_of("TRAINER.DISTILL", self.DISTILL, ("cosine", "mse"))
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        if settings.DISTILL not in ("cosine", "mse"):
-            raise UserError(f"TRAINER.DISTILL is '{settings.DISTILL}' but must be cosine or mse")
-        return shared_prompt("project", settings)
-
-    def setup(self, clip_model, classnames, dataset):
-        """Make the adapters; the teacher is made in the first step."""
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts and an adapter for each side; the teacher is made in the first step."""
+        super().build(clip_model, classnames, dataset)
+        self.adapter_image = Adapter(self.width, IMAGE_SHARE)
+        self.adapter_text = Adapter(self.width, TEXT_SHARE)
 
         def teacher():
             sentences = read_sentences(self.settings.SENTENCES, classnames)
             return Teacher(clip_model, classnames, sentences)
 
         self._make_teacher = teacher
-        self.model.parts = Adapters(clip_model.text_projection.shape[1], image=0.1, text=0.2)
+
+    def image_features(self, images, contexts):
+        """Return the image features, adapted and normalised."""
+        features = super().image_features(images, contexts)
+        return features._replace(z=F.normalize(self.adapter_image(features.z), dim=-1))
+
+    def text_features(self, contexts):
+        """Return the text features, adapted and normalised."""
+        features = super().text_features(contexts)
+        raw = self.adapter_text(features.raw)
+        return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
     @cached_property
     def teacher(self) -> Teacher:

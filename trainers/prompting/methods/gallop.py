@@ -7,83 +7,17 @@ under all M + N prompts; G = z . h and R = r . h are cosines.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.vision import projected
-from ..errors import UserError
+from ..encoders.sentences import Keys, around_name, write_sentences
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder, projected
+from ..errors import UserError, need
 from ..method import Method, register
-from ..model.learner import Contexts, word_embeddings
-from ..model.parts import Parts
-from ..scores import register_score
-from ..spec import PromptSpec
-
-
-def global_cosines(z: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
-    """Return G (B, K, M) from z (B, 1, D) and h (M + N, K, D)."""
-    return torch.einsum("bd,mkd->bkm", z[:, 0].float(), h[:M].float())
-
-
-def local_cosines(r: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
-    """Return R (B, P, K, N) from r (B, 1, P, D) and h (M + N, K, D)."""
-    return torch.einsum("bpd,nkd->bpkn", r[:, 0].float(), h[M:].float())
-
-
-def of_top_patches(R: torch.Tensor, topk: list[int]) -> torch.Tensor:
-    """Return T (B, K, N): the mean of the TOPK_n largest cosines over the patches, for prompt n."""
-    top = R.topk(min(max(topk), R.shape[1]), dim=1).values
-    return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
-
-
-@register_score("gallop")
-def gallop(spec, image, text, chunk_bytes):
-    """Return (mean_m G + mean_n T) / 2, (B, K), or mean_m G without USE_LOCAL_FEATURES."""
-    M = spec.settings.N_GLOBAL_PROMPTS
-    G = global_cosines(image.z, text.h, M)
-    if not spec.settings.USE_LOCAL_FEATURES:
-        return G.mean(-1)
-    T = of_top_patches(local_cosines(image.r, text.h, M), spec.settings.topk)
-    return (G.mean(-1) + T.mean(-1)) / 2
-
-
-class GlobalLocal(Parts):
-    """The global and local prompts, and a linear map of the patches that starts as the identity.
-
-    Args:
-        words: (b, W), embeddings from which every prompt starts.
-        M, N: numbers of global and local prompts.
-        visual: the `visual` module of the CLIP.
-    """
-
-    def __init__(self, words: torch.Tensor, M: int, N: int, visual: Any):
-        super().__init__()
-        self.global_prompt, self.local_prompts = (
-            nn.Parameter(words.expand(count, *words.shape).clone()) for count in (M, N)
-        )
-        proj = getattr(visual, "proj", None)  # a ResNet's patches are already projected
-        width = visual.output_dim if proj is None else len(proj)
-        linear = nn.Linear(width, width, bias=False)
-        nn.init.eye_(linear.weight)
-        self.local_proj = nn.ModuleDict({"linear": linear})
-        self._visual = [visual]  # in a list, so that it is not registered as a sub-module
-
-    def contexts(self, contexts):
-        """Return the contexts of all prompts, global ones first."""
-        return Contexts([torch.cat([self.global_prompt, self.local_prompts])], contexts.vision)
-
-    def image(self, features):
-        """Set r to the patches of the value path, mapped and projected."""
-        r = projected(self._visual[0], features.values, self.local_proj["linear"])
-        return features._replace(r=r, values=None)
-
-    def cosines(self, image, text):
-        """Return the cosines of images with global prompts, and of patches with local prompts."""
-        M = len(self.global_prompt)
-        G, R = global_cosines(image.z, text.h, M), local_cosines(image.r, text.h, M)
-        return G.mean(-1), R.mean(-1)
+from ..prompts import Contexts, word_embeddings
 
 
 @register
@@ -119,6 +53,26 @@ class GalLoP(Method):
         LEARN_LOCAL_PROMPTS: bool = True
         LEARN_LOCAL_PROJ: bool = True
 
+        def __post_init__(self) -> None:
+            for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
+                need(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed")
+            need(
+                len(self.topk) == self.N_LOCAL_PROMPTS and min(self.topk) >= 1,
+                f"TOPK is {list(self.TOPK)} but must be one number of patches, or one for each of "
+                f"the {self.N_LOCAL_PROMPTS} local prompts, all 1 or more",
+            )
+            p = self.GLOBAL_DROPOUT_P
+            need(0 <= p <= 1, f"GLOBAL_DROPOUT_P is {p}, not in [0, 1]")
+            need(
+                self.USE_GLOBAL_LOSS or self.USE_LOCAL_LOSS,
+                "USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True",
+            )
+            need(
+                around_name(self.TEMPLATE)[0].split(),
+                f"TEMPLATE is '{self.TEMPLATE}' but needs words before the class name, which are "
+                "learned",
+            )
+
         @property
         def topk(self) -> list[int]:
             """The number of patches for each local prompt."""
@@ -126,34 +80,75 @@ class GalLoP(Method):
 
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
-            if getattr(settings, key) < 1:
-                raise UserError(f"{key} is {getattr(settings, key)}: at least 1 is needed")
-        if len(settings.topk) != settings.N_LOCAL_PROMPTS or min(settings.topk) < 1:
-            raise UserError(
-                f"TOPK is {list(settings.TOPK)} but must be one number of patches, or one for each "
-                f"of the {settings.N_LOCAL_PROMPTS} local prompts, all 1 or more"
-            )
-        if not 0 <= settings.GLOBAL_DROPOUT_P <= 1:
-            raise UserError(f"GLOBAL_DROPOUT_P is {settings.GLOBAL_DROPOUT_P}, not in [0, 1]")
-        if not (settings.USE_GLOBAL_LOSS or settings.USE_LOCAL_LOSS):
-            raise UserError("USE_GLOBAL_LOSS and USE_LOCAL_LOSS are False: set one to True")
-        words = settings.TEMPLATE.partition("{}")[0].split()
-        count = settings.N_GLOBAL_PROMPTS + settings.N_LOCAL_PROMPTS
-        return PromptSpec(
-            M=0,
-            N=count,
-            beta=0,
-            score="gallop",
-            templates=(settings.TEMPLATE,) * count,
-            text_length=len(words),
-            text_depth=1,
-            own_contexts=True,
-            values=True,
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders; all words before the class name are learned."""
+        s = self.settings
+        self.words = word_embeddings(clip_model, around_name(s.TEMPLATE)[0])
+        templates = [s.TEMPLATE] * (s.N_GLOBAL_PROMPTS + s.N_LOCAL_PROMPTS)
+        keys = Keys(words="TEMPLATE")
+        sentences = write_sentences(
+            clip_model, templates, classnames, len(self.words), keys=keys
         )
+        return (
+            TextEncoder(clip_model, sentences),
+            ImageEncoder(clip_model.visual, values=True),
+        )
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the prompts, and a linear map of the patches that starts as the identity."""
+        s, words = self.settings, self.words
+        self.global_prompt, self.local_prompts = (
+            nn.Parameter(words.expand(count, *words.shape).clone(), learned)
+            for count, learned in (
+                (s.N_GLOBAL_PROMPTS, s.LEARN_GLOBAL_PROMPT),
+                (s.N_LOCAL_PROMPTS, s.LEARN_LOCAL_PROMPTS),
+            )
+        )
+        visual = clip_model.visual
+        proj = getattr(visual, "proj", None)  # a ResNet's patches are already projected
+        width = visual.output_dim if proj is None else len(proj)
+        linear = nn.Linear(width, width, bias=False).requires_grad_(s.LEARN_LOCAL_PROJ)
+        nn.init.eye_(linear.weight)
+        self.local_proj = nn.ModuleDict({"linear": linear})
+
+    def contexts(self):
+        """Return the contexts of all prompts, global ones first."""
+        return Contexts([torch.cat([self.global_prompt, self.local_prompts])])
+
+    def image_features(self, images, contexts):
+        """Return z, and as r the patches of the value path, mapped and projected."""
+        features = super().image_features(images, contexts)
+        r = projected(self.image_encoder.visual, features.values, self.local_proj["linear"])
+        return features._replace(r=r, values=None)
+
+    def global_cosines(self, image, text):
+        """Return G (B, K, M)."""
+        h = text.h[: len(self.global_prompt)].float()
+        return torch.einsum("bd,mkd->bkm", image.z[:, 0].float(), h)
+
+    def local_cosines(self, image, text):
+        """Return R (B, P, K, N)."""
+        h = text.h[len(self.global_prompt) :].float()
+        return torch.einsum("bpd,nkd->bpkn", image.r[:, 0].float(), h)
+
+    def of_top_patches(self, R):
+        """Return T (B, K, N): the mean of the TOPK_n largest of R over the patches, for prompt n."""
+        topk = self.settings.topk
+        top = R.topk(min(max(topk), R.shape[1]), dim=1).values
+        return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
+
+    def logits(self, image, text):
+        """Return s (mean_m G + mean_n T) / 2, (B, K), or s mean_m G without USE_LOCAL_FEATURES."""
+        G = self.global_cosines(image, text).mean(-1)
+        if not self.settings.USE_LOCAL_FEATURES:
+            return self.logit_scale * G
+        T = self.of_top_patches(self.local_cosines(image, text)).mean(-1)
+        return self.logit_scale * (G + T) / 2
+
+    def cosines(self, image, text):
+        """Return the cosines of images with global prompts, and of patches with local prompts."""
+        G, R = self.global_cosines(image, text), self.local_cosines(image, text)
+        return G.mean(-1), R.mean(-1)
 
     def read_public(self, files):
         """Return the `state_dict` of a .ckpt, after a check of its numbers of patches (topk)."""
@@ -170,32 +165,22 @@ class GalLoP(Method):
 
     def write_public(self):
         """Return the content of a .ckpt, with the part that the public code reads."""
-        return {"*.ckpt": {"state_dict": self.model.public_state_dict()}}
-
-    def setup(self, clip_model, classnames, dataset):
-        """Make the prompts and the map of the patches."""
-        settings = self.settings
-        words = word_embeddings(clip_model, settings.TEMPLATE.partition("{}")[0])
-        counts = settings.N_GLOBAL_PROMPTS, settings.N_LOCAL_PROMPTS
-        parts = GlobalLocal(words[: self.model.spec.text_length], *counts, clip_model.visual)
-        parts.global_prompt.requires_grad_(settings.LEARN_GLOBAL_PROMPT)
-        parts.local_prompts.requires_grad_(settings.LEARN_LOCAL_PROMPTS)
-        parts.local_proj.requires_grad_(settings.LEARN_LOCAL_PROJ)
-        self.model.parts = parts
+        return {"*.ckpt": {"state_dict": self.public_state_dict()}}
 
     def loss(self, output, batch):
         """Return CE of the global prompts that were drawn, and the mean CE of the local ones."""
-        settings, s, labels = self.settings, self.model.logit_scale, batch.labels
-        M, p, (image, text) = settings.N_GLOBAL_PROMPTS, settings.GLOBAL_DROPOUT_P, output[1:]
+        settings, s, labels = self.settings, self.logit_scale, batch.labels
+        p, (image, text) = settings.GLOBAL_DROPOUT_P, output[1:]
         terms = {}
         if settings.USE_GLOBAL_LOSS:
-            G = global_cosines(image.z, text.h, M)
+            G = self.global_cosines(image, text)
             if p:
+                M = G.shape[-1]
                 drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1)), device=G.device)
                 G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
             terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
         if settings.USE_LOCAL_LOSS:
-            T = of_top_patches(local_cosines(image.r, text.h, M), settings.topk)
+            T = self.of_top_patches(self.local_cosines(image, text))
             of_each = labels[:, None].expand(-1, T.shape[2])
             terms["local"] = F.cross_entropy(s * T, of_each)
         return terms

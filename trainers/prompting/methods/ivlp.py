@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..spec import PromptSpec, Words, expand_templates
+from ..node import Words
+from ..prompts import Size
+from .align import Family, Point
 
 
 @register
-class IVLP(Method):
+class IVLP(Family):
     """One prompt on each side, with separate parameters, lengths and depths."""
 
     node = "IVLP"
@@ -17,24 +19,26 @@ class IVLP(Method):
     class Settings(Method.Settings):
         """The keys of the node."""
 
-        N_CTX_VISION: int = 2
+        N_CTX_VISION: int = 2  # 0 here or for its depth: textual prompts only
         N_CTX_TEXT: int = 2
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 9
         PROMPT_DEPTH_TEXT: int = 9
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return PromptSpec(
-            M=int(settings.N_CTX_VISION > 0 and settings.PROMPT_DEPTH_VISION > 0),  # 0: text only
-            N=1,
-            beta=0,
-            coupling="independent",
-            score="cosine",
-            templates=expand_templates(settings.CTX_INIT, 1, settings.N_CTX_TEXT),
-            text_length=settings.N_CTX_TEXT,
-            vision_length=settings.N_CTX_VISION,
-            text_depth=settings.PROMPT_DEPTH_TEXT,
-            vision_depth=settings.PROMPT_DEPTH_VISION,
-        )
+    @property
+    def point(self) -> Point:  # type: ignore[override]
+        """One prompt on each side."""
+        both = self.settings.N_CTX_VISION > 0 and self.settings.PROMPT_DEPTH_VISION > 0
+        return Point(M=int(both), N=1, coupling="independent" if both else "none")
+
+    @property
+    def text_size(self) -> Size:  # type: ignore[override]
+        """The size of the textual contexts."""
+        s, keys = self.settings, ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
+        return Size(s.N_CTX_TEXT, s.PROMPT_DEPTH_TEXT, keys)
+
+    @property
+    def vision_size(self) -> Size:  # type: ignore[override]
+        """The size of the visual contexts."""
+        s, keys = self.settings, ("N_CTX_VISION", "PROMPT_DEPTH_VISION")
+        return Size(s.N_CTX_VISION, s.PROMPT_DEPTH_VISION, keys)

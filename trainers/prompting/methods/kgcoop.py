@@ -5,28 +5,30 @@ Visual-Language Prompt Tuning with Knowledge-guided Context Optimization.
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+
 from ..encoders.templates import KGCOOP, template_of
 from ..method import Method, register
 from ..node import Switch
-from ..spec import PromptSpec, text_prompt
+from ..regularizers import apart
 from ..teacher import Teacher
+from .coop import CoOp
 
 WORDS = "a photo of a"
 
 
 @register
-class KgCoOp(Method):
+class KgCoOp(CoOp):
     """CoOp's context, whose text features are kept close to those of a hand-written sentence.
 
     L = CE + W * (1 - mean_k cos(h_k, h0_k)) over all classes (docs/methods.md, section 8).
     `CTX_INIT` is a switch: any true value starts the context from the words `a photo of a`.
     """
 
-    node = "COOP"
-    saves_submodule = True
     dead_weights = ("bias_vectors", "meta_net.")
     training_only = ("W",)
     ignored = ("ALPHA", "CLASS_TOKEN_POSITION")
+    position = "end"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -39,13 +41,19 @@ class KgCoOp(Method):
 
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        words = WORDS if settings.CTX_INIT else ""
-        return text_prompt(settings.N_CTX, words, class_specific=settings.CSC and not words)
+    @property
+    def start(self) -> str:
+        """The words from which the context starts."""
+        return WORDS if self.settings.CTX_INIT else ""
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the teacher with the data set's sentence."""
+    def build(self, clip_model, classnames, dataset):
+        """Make the context, and the teacher with the data set's sentence."""
+        super().build(clip_model, classnames, dataset)
         self.teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
-        self.regularizers = [({"kg": self.settings.W}, self.teacher)]
+
+    def loss(self, output, batch):
+        """Return the cross-entropy and W times the distance from the teacher's text features."""
+        return {
+            "ce": F.cross_entropy(output.logits, batch.labels),
+            "kg": self.settings.W * apart(output.text.h, self.teacher.h),
+        }

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..spec import PromptSpec, Words, shared_prompt
+from ..node import Words
+from ..prompts import Size
+from .align import Family, Point
 
 
 @register
-class MaPLe(Method):
+class MaPLe(Family):
     """One textual prompt; a linear layer per depth projects it to the visual prompt."""
 
     node = "MAPLE"
     checkpoint = "MultiModalPromptLearner"
+    point = Point(M=1, N=1, coupling="project")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -21,7 +24,9 @@ class MaPLe(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH: int = 9
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return shared_prompt("project", settings)
+    @property
+    def text_size(self) -> Size:  # type: ignore[override]
+        """The size of the contexts of both encoders."""
+        return Size(self.settings.N_CTX, self.settings.PROMPT_DEPTH, ("N_CTX", "PROMPT_DEPTH"))
+
+    vision_size = text_size

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of
-from ..errors import UserError
+from ..encoders.sentences import fixed_sentence, only_template, write_sentences
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder
+from ..errors import need
 from ..method import Method, register
-from ..model.parts import Parts
-from ..spec import PromptSpec, Words, fixed_sentence, only_template
+from ..node import Words
 
 
 class Bypass(nn.Module):
@@ -28,7 +30,7 @@ class Bypass(nn.Module):
         return self.scale * out
 
 
-class Adapters(Parts):
+class Adapters(nn.Module):
     """An adapter for each side and place j; both sides share its middle layer.
 
     Args:
@@ -38,18 +40,16 @@ class Adapters(Parts):
         scale: factor of the adapters' outputs.
     """
 
-    prefix = "adapter_learner."
-
     def __init__(self, places: range, widths: dict[str, int], dim: int, scale: float):
         super().__init__()
         self.text_adapter, self.visual_adapter = nn.ModuleDict(), nn.ModuleDict()
         self.shared_adapter = nn.ModuleDict()
-        self._added: dict[str, dict[int, Added]] = {side: {} for side in SIDES}
+        self.added: dict[str, dict[int, Added]] = {side: {} for side in SIDES}
         for j in places:
             shared = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
             self.shared_adapter[str(j)] = shared
             for side, adapters in zip(SIDES, (self.text_adapter, self.visual_adapter), strict=True):
-                W, added = widths[side], self._added[side]
+                W, added = widths[side], self.added[side]
                 down = nn.Sequential(nn.Linear(W, dim), nn.ReLU())
                 own = nn.ModuleDict({"down": down, "up": nn.Linear(dim, W)})
                 adapters[str(j)] = own
@@ -61,10 +61,6 @@ class Adapters(Parts):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.kaiming_normal_(parameter, mode="fan_out")
-
-    def blocks(self, side):
-        """Return the adapters of a side's blocks."""
-        return self._added[side]
 
 
 @register
@@ -90,42 +86,49 @@ class MultiModalAdapter(Method):
         ADAPTER_DIM: int = 32
         ADAPTER_SCALE: float = 0.001
 
+        def __post_init__(self) -> None:
+            need(
+                0 <= self.ADAPTER_START <= self.ADAPTER_END,
+                f"ADAPTER_START is {self.ADAPTER_START} and ADAPTER_END {self.ADAPTER_END}: give "
+                "0 <= ADAPTER_START <= ADAPTER_END",
+            )
+            dim, scale = self.ADAPTER_DIM, self.ADAPTER_SCALE
+            need(dim >= 1, f"ADAPTER_DIM is {dim}: at least 1 is needed")
+            need(scale > 0, f"ADAPTER_SCALE is {scale} but must be positive")
+            only_template(self.TEXT_CTX_INIT)
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        if not 0 <= settings.ADAPTER_START <= settings.ADAPTER_END:
-            raise UserError(
-                f"ADAPTER_START is {settings.ADAPTER_START} and ADAPTER_END "
-                f"{settings.ADAPTER_END}: give 0 <= ADAPTER_START <= ADAPTER_END"
-            )
-        if settings.ADAPTER_DIM < 1:
-            raise UserError(f"ADAPTER_DIM is {settings.ADAPTER_DIM}: at least 1 is needed")
-        if not settings.ADAPTER_SCALE > 0:
-            raise UserError(f"ADAPTER_SCALE is {settings.ADAPTER_SCALE} but must be positive")
-        sentence = fixed_sentence(only_template(settings.TEXT_CTX_INIT))
-        return PromptSpec(M=0, N=0, beta=0, score="cosine", sentence=sentence)
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, with the same sentence for every data set."""
+        sentence = fixed_sentence(self.settings.TEXT_CTX_INIT)
+        sentences = write_sentences(clip_model, [sentence], classnames)
+        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
 
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
         """Make the adapters."""
-        settings = self.settings
-        depth, widths = 0, {}
+        settings, widths = self.settings, {}
         for side in SIDES:
             blocks = blocks_of(clip_model, side)
-            depth, widths[side] = len(blocks), blocks[0].attn.embed_dim
-            if depth < settings.ADAPTER_END:
-                raise UserError(
-                    f"TRAINER.MMADAPTER.ADAPTER_END is {settings.ADAPTER_END} but the {side} "
-                    f"encoder has {depth} blocks: lower it"
-                )
+            widths[side] = blocks[0].attn.embed_dim
+            need(
+                settings.ADAPTER_END <= len(blocks),
+                f"TRAINER.MMADAPTER.ADAPTER_END is {settings.ADAPTER_END} but the {side} encoder "
+                f"has {len(blocks)} blocks: lower it",
+            )
         places = range(settings.ADAPTER_START, settings.ADAPTER_END + 1)
-        self.model.parts = Adapters(places, widths, settings.ADAPTER_DIM, settings.ADAPTER_SCALE)
+        self.adapter_learner = Adapters(
+            places, widths, settings.ADAPTER_DIM, settings.ADAPTER_SCALE
+        )
+
+    def blocks(self, side):
+        """Return the adapters of a side's blocks."""
+        return self.adapter_learner.added[side]
 
     def backward(self, terms, scale=lambda loss: loss):
         """Compute the gradients, and divide those of adapters parallel to blocks by their scale."""
         super().backward(terms, scale)
-        for name, parameter in self.model.parts.named_parameters():
+        for name, parameter in self.adapter_learner.named_parameters():
             gradient = parameter.grad
             if gradient is not None and name.split(".")[1] != "0":  # 0 is before the first block
                 gradient /= self.settings.ADAPTER_SCALE

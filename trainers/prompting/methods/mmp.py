@@ -1,22 +1,39 @@
-"""MMP: the name of ALIGN in its authors' published code (NeurIPS 2023; arXiv:2309.13847)."""
+"""MMP: the name of ALIGN in its authors' published code (NeurIPS 2023; arXiv:2309.13847).
+
+Letters as in `align`.
+"""
 
 from dataclasses import dataclass
 
+import torch
+
+from ..encoders.sentences import expand_templates, fixed_sentence
+from ..errors import need
 from ..method import Method, register
-from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
+from ..node import Words
+from ..prompts import Size
+from ..transport.problems import TokenProblems
+from ..transport.released import sinkhorn_released
+from .align import Family, Point
+
+LAMBDA = 0.1  # a constant of the published code
 
 
 @register
-class MMP(Method):
+class MMP(Family):
     """ALIGN in its released form, with the name and keys of the published node.
 
-    Visual prompts are projections of the textual ones at every depth, so the published code never
-    reads `VISION_PROMPT_DEPTH`. `USECT` chooses another score there, which is not in the paper.
+    It differs from the paper (docs/methods.md, section 3): prompts after the first have no fixed
+    words, token-level features include SOS, the cost between prompts is 1 - cos plus a similarity
+    of tokens, and the solver stops early. Visual prompts are projections of the textual ones at
+    every depth, so the published code never reads `VISION_PROMPT_DEPTH`. `USECT` chooses another
+    score there, which is not in the paper.
     """
 
     node = "MMP"
     checkpoint = "MultiModalPromptLearner"
     ignored = ("VISION_PROMPT_DEPTH", "USECT")
+    single = False
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -29,19 +46,64 @@ class MMP(Method):
         VISION_PROMPT_NUMBER: int = 4
         HIERARCHICAL: bool = True
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        N = settings.TEXT_PROMPT_NUMBER
-        return PromptSpec(
-            M=settings.VISION_PROMPT_NUMBER,
-            N=N,
-            beta=float(settings.HIERARCHICAL),
-            score="released",
-            templates=expand_templates(settings.CTX_INIT, N, settings.N_CTX, keep_fixed=False),
-            sentence=fixed_sentence(settings.CTX_INIT),
-            text_length=settings.N_CTX,
-            vision_length=settings.N_CTX,
-            text_depth=settings.TEXT_PROMPT_DEPTH,
-            vision_depth=settings.TEXT_PROMPT_DEPTH,
+        def __post_init__(self) -> None:
+            for key in ("TEXT_PROMPT_NUMBER", "VISION_PROMPT_NUMBER"):
+                count = getattr(self, key)
+                need(count >= 0, f"{key} is {count}: the number of prompts is 0 or more")
+
+    settings: Settings
+
+    @property
+    def point(self) -> Point:  # type: ignore[override]
+        """M, N, beta and the coupling."""
+        s = self.settings
+        M, N = s.VISION_PROMPT_NUMBER, s.TEXT_PROMPT_NUMBER
+        return Point(M, N, float(s.HIERARCHICAL), "project" if M and N else "none")
+
+    @property
+    def text_size(self) -> Size:  # type: ignore[override]
+        """The size of the contexts of both encoders."""
+        s, keys = self.settings, ("N_CTX", "TEXT_PROMPT_DEPTH")
+        return Size(s.N_CTX, s.TEXT_PROMPT_DEPTH, keys)
+
+    vision_size = text_size
+
+    def templates(self):
+        """Return N templates: those of prompts that do not start from words have no fixed words."""
+        s = self.settings
+        return expand_templates(s.CTX_INIT, self.point.N, s.N_CTX, keep_fixed=False)
+
+    def fixed_template(self):
+        """Return the template of the sentences without textual prompts."""
+        return fixed_sentence(self.settings.CTX_INIT)
+
+    def words(self, sentences):
+        """Return the positions of the token-level features: from SOS to the end of prompt 1."""
+        return [[range(0, sentence.end) for sentence in sentences[0]] for _ in sentences]
+
+    def token_problems(self, image, text):
+        """Return the token-level transport problems of a batch."""
+        return TokenProblems(
+            image.r, text.s, text.s_weights, LAMBDA, chunk_bytes=self.chunk_bytes
         )
+
+    def token_level(self, image, text):
+        """Return <T, 1 - C>, (B, K, M, N); the solver stops for each image and class."""
+
+        def similarity(C: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+            T = sinkhorn_released(C, b=mass, reg=LAMBDA, group_dims=2).plan
+            return (T * (1 - C)).sum((-2, -1))
+
+        return self.token_problems(image, text).solve(similarity)
+
+    def logits(self, image, text):
+        """Return s <T, S>, with T the plan of the cost 1 - S + <T, 1 - C>.
+
+        The solver stops for all images and classes together.
+        """
+        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)
+        C = 1 - S
+        if self.point.beta:
+            C = C + self.token_level(image, text)
+        T = sinkhorn_released(C, reg=LAMBDA).plan
+        return self.logit_scale * (T * S).sum((-2, -1))

@@ -4,7 +4,6 @@ MMRL: Multi-Modal Representation Learning for Vision-Language Models.
 """
 
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +11,26 @@ from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.templates import ZERO_SHOT, template_of
-from ..errors import UserError, check_name
+from ..encoders.vision import ImageEncoder
+from ..errors import check_name, need
 from ..method import Method, register
-from ..model.learner import normal
-from ..model.parts import Parts
+from ..prompts import normal
 from ..regularizers import apart
-from ..spec import PromptSpec
 from ..teacher import Teacher
 
 
-class Representation(Parts):
-    """Trained tokens R (n, d) that enter both encoders, and an image head that reads them.
+class Representation(nn.Module):
+    """Trained tokens R (n, d) and their projections to both encoders, one for each block.
 
     Args:
         layers: numbers of the blocks, from 1, at whose entry R is projected and inserted.
         n, d: number and width of the tokens.
         widths: W of each side.
-        dim: D, the width of the features.
-        alpha: share of CLIP's head in the logits.
     """
 
-    own_classes = True
-
-    def __init__(
-        self, layers: list[int], n: int, d: int, widths: dict[str, int], dim: int, alpha: float
-    ):
+    def __init__(self, layers: list[int], n: int, d: int, widths: dict[str, int]):
         super().__init__()
-        self.layers, self.alpha = layers, alpha
+        self.layers = layers
         self.compound_rep_tokens = normal(n, d)
 
         def projections(W: int) -> nn.ModuleList:
@@ -50,32 +42,15 @@ class Representation(Parts):
 
         self.compound_rep_tokens_r2vproj = projections(widths["image"])
         self.compound_rep_tokens_r2tproj = projections(widths["text"])
-        self.proj_rep = nn.Parameter(widths["image"] ** -0.5 * torch.randn(widths["image"], dim))
 
-    def public_name(self, name):
-        """Return the public name: the head is in the image encoder, the rest in another module."""
-        return f"{'image_encoder' if name == 'proj_rep' else 'representation_learner'}.{name}"
-
-    def blocks(self, side):
-        """Return the tokens that enter a side's blocks."""
+    def tokens(self, side: str) -> dict[int, torch.Tensor]:
+        """Return the tokens (n, W) that enter a side, by block."""
         text = side == "text"
         maps = self.compound_rep_tokens_r2tproj if text else self.compound_rep_tokens_r2vproj
         return {
-            layer - 1: Added(enter=project(self.compound_rep_tokens))
+            layer - 1: project(self.compound_rep_tokens)
             for layer, project in zip(self.layers, maps, strict=True)
         }
-
-    def logits_of_tokens(self, image, text, scale) -> torch.Tensor:
-        """Return l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
-        z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.proj_rep, dim=-1)
-        return scale * z @ text.h[0].float().T
-
-    def logits(self, logits, image, text, scale):
-        """Return ALPHA l + (1 - ALPHA) l^r for the classes of the training, and l for others."""
-        if not self.own_classes:
-            return logits
-        other = self.logits_of_tokens(image, text, scale)
-        return self.alpha * logits + (1 - self.alpha) * other
 
 
 @register
@@ -108,59 +83,77 @@ class MMRL(Method):
         TASK: str = "B2N"  # or FS, CD
         SUBSAMPLE_CLASSES: str = "all"
 
-    settings: Settings
-
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        check_name("TASK", settings.TASK, ("B2N", "FS", "CD"))
-        layers = settings.REP_LAYERS
-        if not layers or sorted(set(layers)) != list(layers) or layers[0] < 1:
-            raise UserError(
-                f"REP_LAYERS is {list(layers)} but must be numbers of blocks in rising order, 1 or "
-                "more"
+        def __post_init__(self) -> None:
+            check_name("TASK", self.TASK, ("B2N", "FS", "CD"))
+            layers = list(self.REP_LAYERS)
+            need(
+                layers and sorted(set(layers)) == layers and layers[0] >= 1,
+                f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
-        for key in ("REP_DIM", "N_REP_TOKENS"):
-            if getattr(settings, key) < 1:
-                raise UserError(f"{key} is {getattr(settings, key)}: at least 1 is needed")
-        if not 0 <= settings.ALPHA <= 1:
-            raise UserError(f"ALPHA is {settings.ALPHA} but must be in [0, 1]")
-        states = settings.N_REP_TOKENS
-        return PromptSpec(M=0, N=0, beta=0, score="cosine", states=states, untouched=True)
+            for key in ("REP_DIM", "N_REP_TOKENS"):
+                need(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed")
+            need(0 <= self.ALPHA <= 1, f"ALPHA is {self.ALPHA} but must be in [0, 1]")
 
-    def setup(self, clip_model, classnames, dataset):
+    settings: Settings
+    own_classes = True
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders; the image encoder returns the states of the tokens, too."""
+        text, _ = super().encoders(clip_model, classnames, dataset)
+        states = self.settings.N_REP_TOKENS
+        return text, ImageEncoder(clip_model.visual, states=states, untouched=True)
+
+    def build(self, clip_model, classnames, dataset):
         """Make the tokens and their head, and the teacher, which has the same sentence."""
         settings = self.settings
-        self.model.set_scale(settings.SCALE)
+        self.set_scale(settings.SCALE)
+        widths = {}
         for side in SIDES:
-            depth = len(blocks_of(clip_model, side))
-            if settings.REP_LAYERS[-1] > depth:
-                raise UserError(
-                    f"TRAINER.MMRL.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} encoder "
-                    f"has {depth} blocks: name only these"
-                )
-        self.model.parts = Representation(
-            settings.REP_LAYERS,
-            settings.N_REP_TOKENS,
-            settings.REP_DIM,
-            {side: blocks_of(clip_model, side)[0].attn.embed_dim for side in SIDES},
-            clip_model.text_projection.shape[1],
-            settings.ALPHA,
+            blocks = blocks_of(clip_model, side)
+            widths[side] = blocks[0].attn.embed_dim
+            need(
+                settings.REP_LAYERS[-1] <= len(blocks),
+                f"TRAINER.MMRL.REP_LAYERS has {settings.REP_LAYERS[-1]} but the {side} encoder has "
+                f"{len(blocks)} blocks: name only these",
+            )
+        self.representation_learner = Representation(
+            settings.REP_LAYERS, settings.N_REP_TOKENS, settings.REP_DIM, widths
         )
+        W = widths["image"]
+        self.proj_rep = nn.Parameter(W**-0.5 * torch.randn(W, self.width))
         self.teacher = Teacher(clip_model, classnames, [template_of(ZERO_SHOT, dataset)])
+
+    def public_name(self, name):
+        """Return the public name: the head of the tokens is in the image encoder."""
+        return f"image_encoder.{name}" if name == "proj_rep" else name
+
+    def blocks(self, side):
+        """Return the tokens that enter a side's blocks."""
+        tokens = self.representation_learner.tokens(side)
+        return {i: Added(enter=enter) for i, enter in tokens.items()}
+
+    def logits_of_tokens(self, image, text) -> torch.Tensor:
+        """Return l^r = s z^r . h, z^r the projected mean of the last states of the tokens."""
+        z = F.normalize(image.states[:, 0, 1:].float().mean(1) @ self.proj_rep, dim=-1)
+        return self.logit_scale * z @ text.h[0].float().T
+
+    def logits(self, image, text):
+        """Return ALPHA l + (1 - ALPHA) l^r for the classes of the training, and l for others."""
+        own, alpha = super().logits(image, text), self.settings.ALPHA
+        if not self.own_classes:
+            return own
+        return alpha * own + (1 - alpha) * self.logits_of_tokens(image, text)
 
     def loss(self, output, batch):
         """Return the terms of both heads, and the distances from the untouched CLIP."""
-        settings, scale = self.settings, self.model.logit_scale
-        own = scale * output.image.z[:, 0].float() @ output.text.h[0].float().T
-        parts = cast(Representation, self.model.parts)
-        other = parts.logits_of_tokens(output.image, output.text, scale)
-        z0 = output.image.untouched[:, 0].float()
+        settings, (image, text) = self.settings, output[1:]
+        own = self.logit_scale * image.z[:, 0].float() @ text.h[0].float().T
+        other = self.logits_of_tokens(image, text)
         return {
             "ce": settings.ALPHA * F.cross_entropy(own, batch.labels),
             "ce_rep": (1 - settings.ALPHA) * F.cross_entropy(other, batch.labels),
-            "reg_image": settings.REG_WEIGHT * apart(output.image.z[:, 0], z0),
-            "reg_text": settings.REG_WEIGHT * apart(output.text.h[0], self.teacher.h),
+            "reg_image": settings.REG_WEIGHT * apart(image.z[:, 0], image.untouched[:, 0].float()),
+            "reg_text": settings.REG_WEIGHT * apart(text.h[0], self.teacher.h),
         }
 
     def load_checkpoint(self, checkpoint, classnames):
@@ -168,7 +161,7 @@ class MMRL(Method):
         super().load_checkpoint(checkpoint, classnames)
         if checkpoint.get("classnames") is None:
             task, settings = self.settings.TASK, self.settings
-            self.model.parts.own_classes = (
+            self.own_classes = (
                 task == "FS"
                 or (task == "B2N" and settings.SUBSAMPLE_CLASSES == "base")
                 or (task == "CD" and settings.dataset == "ImageNet")

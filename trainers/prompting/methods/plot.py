@@ -2,17 +2,29 @@
 
 from dataclasses import dataclass
 
-from ..method import Method, register
-from ..spec import PromptSpec
+import torch
+import torch.nn.functional as F
+
+from ..errors import need
+from ..method import register
+from ..transport.released import sinkhorn_released
+from .align import Point
 from .coop import CoOp
+
+LAMBDA = 0.1  # a constant of the published code
 
 
 @register
-class PLOT(Method):
-    """N prompts as in CoOp, compared by transport with the patches of an image without prompts."""
+class PLOT(CoOp):
+    """N prompts as in CoOp, compared by transport with the patches of an image without prompts.
+
+    The logits of an image depend on the others of its batch a little: as in the public code, the
+    solver stops for all of them together.
+    """
 
     node = "PLOT"
-    saves_submodule = True
+    patches = True
+    single = False
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):
@@ -20,8 +32,26 @@ class PLOT(Method):
 
         N: int = 4
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        one = CoOp.point(settings)
-        return one.with_(N=settings.N, score="plot", templates=one.templates * settings.N)
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            need(self.N >= 1, f"N is {self.N}: at least 1 is needed")
+            need(not self.CSC or self.N == 1, f"CSC needs N = 1, but N is {self.N}")
+
+    settings: Settings
+
+    @property
+    def point(self) -> Point:  # type: ignore[override]
+        """N prompts, no visual ones."""
+        return Point(M=0, N=self.settings.N)
+
+    def logits(self, image, text):
+        """Return s <T, S>, S[p, n] = cos(r_j[p], h_k^n); on ImageNet the global logits are added.
+
+        T is the plan for the cost 1 - S between the P patches and the N prompts.
+        """
+        S = torch.einsum("bpd,nkd->bknp", image.r[:, 0].float(), text.h).transpose(-1, -2)
+        T = sinkhorn_released(1 - S, reg=LAMBDA).plan
+        found = (T * S).sum((-2, -1))
+        if self.settings.dataset == "ImageNet":
+            found = found + image.z[:, 0] @ F.normalize(text.raw.mean(0), dim=-1).T
+        return self.logit_scale * found

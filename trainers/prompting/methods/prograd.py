@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..encoders.sentences import SLOT
 from ..encoders.templates import PROGRAD, template_of
-from ..errors import UserError
+from ..errors import need, one_of
 from ..method import Method, register
 from ..node import Switch
-from ..spec import SLOT, PromptSpec, text_prompt
 from ..teacher import Teacher
+from .coop import CoOp
 
 
 def _words(dataset: str) -> list[str]:
@@ -19,7 +20,7 @@ def _words(dataset: str) -> list[str]:
 
 
 @register
-class ProGrad(Method):
+class ProGrad(CoOp):
     """CoOp's context, whose gradient is kept from contradicting zero-shot CLIP.
 
     The gradient a of the cross-entropy loses its component against the gradient of a distillation
@@ -29,8 +30,6 @@ class ProGrad(Method):
     starts the last vectors from the words of the data set's sentence, and the others from zero.
     """
 
-    node = "COOP"
-    saves_submodule = True
     training_only = ("NAME", "T", "LAMBDA")
     ignored = ("GM", "ALPHA")
     outside = {key: f"LOSS.{key}" for key in ("NAME", "T", "LAMBDA", "GM", "ALPHA")}
@@ -47,31 +46,35 @@ class ProGrad(Method):
         T: float = 1.0
         LAMBDA: float = 1.0
 
+        def __post_init__(self) -> None:
+            need(
+                self.NAME in ("", "prograd"),
+                f"LOSS.NAME is '{self.NAME}' but ProGrad has only the loss prograd",
+            )
+            one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
+            words = _words(self.dataset) if self.CTX_INIT else []
+            need(
+                len(words) <= self.N_CTX,
+                f"N_CTX is {self.N_CTX} but CTX_INIT starts from '{' '.join(words)}', which is "
+                f"{len(words)} words: raise N_CTX, or set CTX_INIT False",
+            )
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        if settings.NAME not in ("", "prograd"):
-            raise UserError(f"LOSS.NAME is '{settings.NAME}' but ProGrad has only the loss prograd")
-        words = _words(settings.dataset) if settings.CTX_INIT else []
-        if len(words) > settings.N_CTX:
-            raise UserError(
-                f"N_CTX is {settings.N_CTX} but CTX_INIT starts from '{' '.join(words)}', which is "
-                f"{len(words)} words: raise N_CTX, or set CTX_INIT False"
-            )
-        return text_prompt(
-            settings.N_CTX,
-            " ".join([SLOT] * (settings.N_CTX - len(words)) + words),
-            class_position=settings.CLASS_TOKEN_POSITION,
-            class_specific=settings.CSC and not words,
-        )
+    @property
+    def start(self) -> str:
+        """Placeholders and the words from which the context starts."""
+        if not self.settings.CTX_INIT:
+            return ""
+        words = _words(self.settings.dataset)
+        return " ".join([SLOT] * (self.settings.N_CTX - len(words)) + words)
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the teacher, and set the context vectors without a word to zero."""
+    def build(self, clip_model, classnames, dataset):
+        """Make the context, whose vectors without a word start from zero, and the teacher."""
+        super().build(clip_model, classnames, dataset)
         self.teacher = Teacher(clip_model, classnames, [template_of(PROGRAD, dataset)])
         if self.settings.CTX_INIT:
-            ctx = self.model.prompt_learner.ctx
+            ctx = self.prompt_learner.ctx
             ctx.data[: len(ctx) - len(_words(dataset))] = 0
 
     def loss(self, output, batch):
@@ -83,7 +86,7 @@ class ProGrad(Method):
 
     def backward(self, terms, scale=lambda loss: loss):
         """Write g = a - LAMBDA min(a . u, 0) u to each parameter's `.grad`."""
-        trained = list(self.model.trained().parameters())
+        trained = list(self.learned().values())
         gradients = torch.autograd.grad(scale(terms["ce"]), trained, retain_graph=True)
         distilled = torch.autograd.grad(scale(terms["kd"]), trained)
         for parameter, a, b in zip(trained, gradients, distilled, strict=True):

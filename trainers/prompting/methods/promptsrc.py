@@ -5,10 +5,13 @@ Self-regulating Prompts: Foundational Model Adaptation without Forgetting.
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+
 from ..averaging import GaussianMean
 from ..encoders.templates import PROMPTSRC
-from ..errors import UserError
+from ..errors import need
 from ..method import register
+from ..regularizers import regularize
 from ..teacher import Teacher
 from .ivlp import IVLP
 
@@ -40,24 +43,35 @@ class PromptSRC(IVLP):
         GPA_STD: int = 1
         MAX_EPOCH: int = 20
 
+        def __post_init__(self) -> None:
+            need(self.GPA_STD > 0, f"GPA_STD is {self.GPA_STD}: the spread must be positive")
+            need(
+                self.MAX_EPOCH >= self.GPA_MEAN,
+                f"OPTIM.MAX_EPOCH is {self.MAX_EPOCH} but the mean over the epochs is centred on "
+                f"epoch {self.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer",
+            )
+
     settings: Settings
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the teacher with 60 sentences, and the mean over the epochs."""
+    def build(self, clip_model, classnames, dataset):
+        """Make the contexts, the teacher with 60 sentences, and the mean over the epochs."""
+        super().build(clip_model, classnames, dataset)
         settings = self.settings
-        if settings.GPA_STD <= 0:
-            raise UserError(f"GPA_STD is {settings.GPA_STD}: the spread of epochs must be positive")
-        if settings.MAX_EPOCH < settings.GPA_MEAN:
-            raise UserError(
-                f"OPTIM.MAX_EPOCH is {settings.MAX_EPOCH} but the mean over the epochs is centred "
-                f"on epoch {settings.GPA_MEAN}: lower TRAINER.PROMPTSRC.GPA_MEAN, or train longer"
-            )
-        weights = {"scl_text": settings.TEXT_LOSS_WEIGHT, "scl_image": settings.IMAGE_LOSS_WEIGHT}
         self.teacher = Teacher(clip_model, classnames, PROMPTSRC)
-        self.regularizers = [({**weights, "scl_logits": 1.0}, self.teacher)]
-        trained = self.model.public_parameters()
+        trained = self.public_parameters()
         self.average = GaussianMean(trained, settings.GPA_MEAN, settings.GPA_STD)
+
+    def loss(self, output, batch):
+        """Return the cross-entropy, and the distances from the features of the untouched CLIP."""
+        s = self.settings
+        weights = {
+            "scl_text": s.TEXT_LOSS_WEIGHT,
+            "scl_image": s.IMAGE_LOSS_WEIGHT,
+            "scl_logits": 1.0,
+        }
+        ce = F.cross_entropy(output.logits, batch.labels)
+        return {"ce": ce, **regularize(weights, self.teacher, output, batch.images)}
 
     def after_epoch(self, epoch, last):
         """Add the epoch's prompts to their mean."""
-        self.average.add(self.model.public_parameters(), epoch, last)
+        self.average.add(self.public_parameters(), epoch, last)

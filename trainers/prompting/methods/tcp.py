@@ -7,50 +7,25 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..backbones.openai_clip.model import QuickGELU
 from ..encoders.templates import TCP as SENTENCES
 from ..encoders.templates import TCP_ENDS, template_of
-from ..errors import UserError
+from ..errors import need
 from ..method import Method, register
-from ..model.learner import Contexts
-from ..model.parts import Parts
 from ..node import Switch
-from ..spec import PromptSpec, text_prompt
+from ..regularizers import apart
 from ..teacher import Teacher
+from .coop import CoOp
 from .kgcoop import WORDS
 
 KG_WEIGHT = 8.0  # a constant of the published code, like the network's width D / 4
 
 
-class ClassTokens(Parts):
-    """A network that makes b tokens for each class: t_k = W2 QuickGELU(W1 h0_k + b1) + b2."""
-
-    prefix = "prompt_learner."
-
-    def __init__(self, teacher: Teacher, dim: int, length: int, width: int):
-        super().__init__()
-        self.teacher = teacher
-        self.shape = (length, width)
-        layers = {
-            "linear1": nn.Linear(dim, dim // 4),
-            "gelu": QuickGELU(),
-            "linear2": nn.Linear(dim // 4, length * width),
-        }
-        self.meta_net = nn.Sequential(OrderedDict(layers))
-
-    def tokens(self) -> torch.Tensor:
-        """Return the tokens t (K, b, W)."""
-        return self.meta_net(self.teacher.h).unflatten(-1, self.shape)
-
-    def contexts(self, contexts: Contexts) -> Contexts:
-        """Return the contexts with the tokens of each class as `inserted`."""
-        return contexts._replace(inserted=self.tokens())
-
-
 @register
-class TCP(Method):
+class TCP(CoOp):
     """CoOp's context, replaced by tokens of each class at text block INSERT_BLOCK.
 
     A small network makes these tokens from the text feature h0_k of a hand-written sentence.
@@ -58,9 +33,9 @@ class TCP(Method):
     as in KgCoOp. The key `W` does not affect the loss of the published code.
     """
 
-    node = "COOP"
-    saves_submodule = True
     ignored = ("ALPHA", "W", "CLASS_TOKEN_POSITION")
+    class_bound = False
+    position = "end"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -71,22 +46,51 @@ class TCP(Method):
         CTX_INIT: Switch = False
         INSERT_BLOCK: int = 8
 
+        def __post_init__(self) -> None:
+            need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        if settings.CSC:
-            raise UserError("TCP has tokens instead of contexts for each class: set CSC False")
-        point = text_prompt(
-            settings.N_CTX, WORDS if settings.CTX_INIT else "", insert_block=settings.INSERT_BLOCK
-        )
-        (words,) = point.templates
-        return point.with_(templates=(f"{words} {TCP_ENDS.get(settings.dataset, '{}.')}",))
+    @property
+    def start(self) -> str:
+        """The words from which the context starts."""
+        return WORDS if self.settings.CTX_INIT else ""
 
-    def setup(self, clip_model, classnames, dataset):
-        """Make the teacher, and the network from its text features to tokens."""
+    @property
+    def insert_block(self) -> int:  # type: ignore[override]
+        """The block where tokens of each class enter."""
+        return self.settings.INSERT_BLOCK
+
+    def templates(self):
+        """Return the template, which ends in the words of the data set."""
+        (words,) = super().templates()
+        return [f"{words} {TCP_ENDS.get(self.settings.dataset, '{}.')}"]
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the context, the teacher, and the network t_k = W2 QuickGELU(W1 h0_k + b1) + b2."""
+        super().build(clip_model, classnames, dataset)
         self.teacher = Teacher(clip_model, classnames, [template_of(SENTENCES, dataset)])
-        self.regularizers = [({"kg": KG_WEIGHT}, self.teacher)]
-        width, dim = clip_model.text_projection.shape
-        self.model.parts = ClassTokens(self.teacher, dim, self.model.spec.text_length, width)
+        D, (b, width) = self.width, self.prompt_learner.ctx.shape
+        layers = {
+            "linear1": nn.Linear(D, D // 4),
+            "gelu": QuickGELU(),
+            "linear2": nn.Linear(D // 4, b * width),
+        }
+        self.prompt_learner.meta_net = nn.Sequential(OrderedDict(layers))
+
+    def tokens(self) -> torch.Tensor:
+        """Return the tokens t (K, b, W) of the classes."""
+        learner = self.prompt_learner
+        tokens: torch.Tensor = learner.meta_net(self.teacher.h)
+        return tokens.unflatten(-1, learner.ctx.shape)
+
+    def contexts(self):
+        """Return the context, and the tokens that replace it at INSERT_BLOCK."""
+        return super().contexts()._replace(inserted=self.tokens())
+
+    def loss(self, output, batch):
+        """Return the cross-entropy and 8 times the distance from the teacher's text features."""
+        return {
+            "ce": F.cross_entropy(output.logits, batch.labels),
+            "kg": KG_WEIGHT * apart(output.text.h, self.teacher.h),
+        }

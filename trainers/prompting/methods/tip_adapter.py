@@ -14,14 +14,12 @@ from torch import nn
 from ..beyond import PER_DATASET
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method, register
-from ..model.parts import Parts
-from ..spec import PromptSpec, need
 from ..teacher import Teacher
 
 
-class Cache(Parts):
+class Cache(nn.Module):
     """A key-value cache of n training images: features as keys, one-hot labels as values.
 
     Args:
@@ -30,7 +28,6 @@ class Cache(Parts):
         trained: True if the keys are a parameter, `weight`; otherwise they are a buffer, `keys`.
     """
 
-    prefix = "adapter."
     keys: torch.Tensor
     values: torch.Tensor
     alpha: torch.Tensor
@@ -39,7 +36,6 @@ class Cache(Parts):
     def __init__(self, dim: int, num_classes: int, trained: bool):
         super().__init__()
         self.trained = trained
-        self.sentences: Teacher | None = None  # if there are several for each class
         empty = torch.empty(0, dim)
         if trained:
             self.weight = nn.Parameter(empty)
@@ -53,25 +49,9 @@ class Cache(Parts):
         """Return the keys (n, D)."""
         return self.weight if self.trained else self.keys
 
-    def text(self, features: TextFeatures) -> TextFeatures:
-        """Replace the features by the normalised mean over several sentences, if there are any."""
-        if self.sentences is None:
-            return features
-        raw = self.sentences.h_each.mean(0, keepdim=True)
-        return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
-
     def likeness(self, a: torch.Tensor, beta: torch.Tensor | float) -> torch.Tensor:
         """Return sum_i exp(-beta (1 - a_ji)) values_ik, (B, K); a (B, n) are cosines with keys."""
         return torch.exp(beta * a - beta) @ self.values
-
-    def logits(self, logits, image, text, scale):
-        """Return SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik, (B, K)."""
-        if not len(self.values):
-            raise UserError(
-                "The cache of training images is empty: train the method, load a run of it "
-                "(--model-dir), or pass the images to `build_method` as `support`"
-            )
-        return logits + self.alpha * self.likeness(image.z[:, 0] @ self.key().T, self.beta)
 
 
 @register
@@ -105,47 +85,56 @@ class TipAdapter(Method):
         SEARCH_SCALE: list[float] = field(default_factory=lambda: [7, 3])  # largest beta, alpha
         SEARCH_STEP: list[float] = field(default_factory=lambda: [200, 20])
 
+        def __post_init__(self) -> None:
+            for key in ("INIT_ALPHA", "INIT_BETA"):
+                value = getattr(self, key)
+                need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
+            passes = self.AUGMENT_EPOCH
+            need(passes >= 1, f"AUGMENT_EPOCH is {passes}: at least 1 is needed")
+            for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
+                values = getattr(self, key)
+                need(
+                    len(values) == 2 and all(least <= value < float("inf") for value in values),
+                    f"{key} is {values} but must be two numbers, for beta and alpha, {least} or "
+                    "more",
+                )
+
     settings: Settings
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        for key in ("INIT_ALPHA", "INIT_BETA"):
-            value = getattr(settings, key)
-            need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
-        passes = settings.AUGMENT_EPOCH
-        need(passes >= 1, f"AUGMENT_EPOCH is {passes}: at least 1 is needed")
-        for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
-            values = getattr(settings, key)
-            need(
-                len(values) == 2 and all(least <= value < float("inf") for value in values),
-                f"{key} is {values} but must be two numbers, for beta and alpha, {least} or more",
-            )
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")
-
-    def setup(self, clip_model, classnames, dataset):
-        """Make an empty cache."""
+    def build(self, clip_model, classnames, dataset):
+        """Make an empty cache; on ImageNet, the text features are those of several sentences."""
         settings = self.settings
-        self.model.set_scale(settings.SCALE)
-        cache = Cache(self.model.feature_width, len(classnames), trained=type(self).trains)
-        cache.alpha.fill_(settings.INIT_ALPHA)
-        cache.beta.fill_(settings.INIT_BETA)
-        if dataset.startswith("ImageNet"):
-            cache.sentences = Teacher(clip_model, classnames, IMAGENET)
-        self.model.parts = cache
+        self.set_scale(settings.SCALE)
+        self.adapter = Cache(self.width, len(classnames), trained=type(self).trains)
+        self.adapter.alpha.fill_(settings.INIT_ALPHA)
+        self.adapter.beta.fill_(settings.INIT_BETA)
+        several = dataset.startswith("ImageNet")
+        self.teacher = Teacher(clip_model, classnames, IMAGENET) if several else None
 
-    @property
-    def cache(self) -> Cache:
-        """The parts of the model, which are the cache."""
-        assert isinstance(self.model.parts, Cache)
-        return self.model.parts
+    def text_features(self, contexts):
+        """Return the features, or the normalised mean over several sentences."""
+        if self.teacher is None:
+            return super().text_features(contexts)
+        raw = self.teacher.h_each.mean(0, keepdim=True)
+        return TextFeatures(F.normalize(raw, dim=-1), raw)
+
+    def logits(self, image, text):
+        """Return SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) values_ik, (B, K)."""
+        cache = self.adapter
+        if not len(cache.values):
+            raise UserError(
+                "The cache of training images is empty: train the method, load a run of it "
+                "(--model-dir), or pass the images to `build_method` as `support`"
+            )
+        found = cache.likeness(image.z[:, 0] @ cache.key().T, cache.beta)
+        return super().logits(image, text) + cache.alpha * found
 
     def read_public(self, files):
         """Return keys and values as a checkpoint; no file has alpha and beta, which stay."""
         keys, values = files.get("best_F_*.pt"), files.get("values_*.pt")
         if keys is None and torch.is_tensor(files.get("keys_*.pt")):
             keys = files["keys_*.pt"].T
-        D, K = self.model.feature_width, self.model.num_classes
+        D, K = self.width, self.num_classes
         shapes = [tuple(t.shape) if torch.is_tensor(t) else None for t in (keys, values)]
         n = shapes[0][0] if shapes[0] else 0
         if shapes != [(n, D), (n, K)]:
@@ -154,40 +143,40 @@ class TipAdapter(Method):
                 f"{shapes[1]}, but {type(self).__name__} needs both, (n, {D}) and (n, {K}): take "
                 "those of one run with these classes and this backbone"
             )
-        buffers = self.own_state() | {"model.parts.values": values.float()}
+        buffers = self.own_state() | {"adapter.values": values.float()}
         if not self.trains:
-            buffers["model.parts.keys"] = keys.float()
+            buffers["adapter.keys"] = keys.float()
         state = {"adapter.weight": keys} if self.trains else {}
         return {"state_dict": state, "method": buffers, "trainer": type(self).__name__}
 
     def write_public(self):
         """Return the final keys and the values, by file."""
-        keys, values = self.cache.key().detach(), self.cache.values
+        keys, values = self.adapter.key().detach(), self.adapter.values
         # a Parameter, as the public code makes it the weight of its nn.Linear
         trained = {"best_F_*.pt": nn.Parameter(keys)} if self.trains else {"keys_*.pt": keys.T}
         return {**trained, "values_*.pt": values}
 
     def make_room(self, n):
         """Make room for the keys of n images, and empty the values."""
-        cache = self.cache
-        cache.key().data = cache.key().new_zeros(n, self.model.feature_width)
-        cache.values = cache.values.new_empty(0, self.model.num_classes)
+        cache = self.adapter
+        cache.key().data = cache.key().new_zeros(n, self.width)
+        cache.values = cache.values.new_empty(0, self.num_classes)
 
     def keep_classes(self, index):
         """Keep the values of these classes."""
-        self.cache.values = self.cache.values[:, index]
+        self.adapter.values = self.adapter.values[:, index]
 
     def take_support(self, features, labels):
         """Set keys to normalised means over the passes, and values to one-hot labels."""
-        self.cache.key().data.copy_(F.normalize(features.mean(0), dim=-1))
-        self.cache.values = F.one_hot(labels, self.model.num_classes).float()
+        self.adapter.key().data.copy_(F.normalize(features.mean(0), dim=-1))
+        self.adapter.values = F.one_hot(labels, self.num_classes).float()
 
     @torch.no_grad()
     def take_validation(self, features, labels):
         """Choose alpha and beta by the accuracy on a grid; the first best pair, beta outermost."""
-        cache, settings, model = self.cache, self.settings, self.model
+        cache, settings = self.adapter, self.settings
         z = F.normalize(features, dim=-1)
-        zero_shot = model.logit_scale * z @ model.text_features().h[0].T
+        zero_shot = self.logit_scale * z @ self.text().h[0].T
         betas, alphas = (
             [0.1 + i * (scale - 0.1) / steps for i in range(int(steps))]
             for scale, steps in zip(settings.SEARCH_SCALE, settings.SEARCH_STEP, strict=True)

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..method import Method, register
-from ..spec import PromptSpec, Words, shared_prompt
+from ..method import register
+from .align import Point
+from .maple import MaPLe
 
 
 @register
-class UPT(Method):
+class UPT(MaPLe):
     """One unified prompt per depth, mixed by a small transformer layer and split over both sides.
 
     This form is our own: it was not compared with the authors' code, and its layer starts as the
@@ -15,16 +16,11 @@ class UPT(Method):
     """
 
     node = "UPT"
+    checkpoint = "prompt_learner"
+    point = Point(M=1, N=1, coupling="unified")
 
     @dataclass(frozen=True)
-    class Settings(Method.Settings):
+    class Settings(MaPLe.Settings):
         """The keys of the node."""
 
         N_CTX: int = 4
-        CTX_INIT: Words = "a photo of a"
-        PROMPT_DEPTH: int = 9
-
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return shared_prompt("unified", settings)

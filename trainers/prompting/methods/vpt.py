@@ -5,15 +5,19 @@ Visual Prompt Tuning.
 
 from dataclasses import dataclass
 
+from ..encoders.sentences import only_template
 from ..method import Method, register
-from ..spec import PromptSpec, Words, fixed_sentence, only_template
+from ..node import Words
+from ..prompts import Size
+from .align import Family, Point
 
 
 @register
-class VPT(Method):
+class VPT(Family):
     """One visual prompt, shallow or deep; the sentence of each class is fixed."""
 
     node = "VPT"
+    point = Point(M=1, N=0)
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -23,15 +27,11 @@ class VPT(Method):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 12
 
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return PromptSpec(
-            M=1,
-            N=0,
-            beta=0,
-            score="cosine",
-            sentence=fixed_sentence(only_template(settings.CTX_INIT)),
-            vision_length=settings.N_CTX_VISION,
-            vision_depth=settings.PROMPT_DEPTH_VISION,
-        )
+        def __post_init__(self) -> None:
+            only_template(self.CTX_INIT)
+
+    @property
+    def vision_size(self) -> Size:  # type: ignore[override]
+        """The size of the contexts."""
+        s, keys = self.settings, ("N_CTX_VISION", "PROMPT_DEPTH_VISION")
+        return Size(s.N_CTX_VISION, s.PROMPT_DEPTH_VISION, keys)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from ..method import Method, register
-from ..spec import PromptSpec
 
 
 @register
@@ -17,8 +16,3 @@ class ZeroshotCLIP(Method):
     @dataclass(frozen=True)
     class Settings(Method.Settings):
         """The keys of the node: only the precision."""
-
-    @staticmethod
-    def point(settings: Settings) -> PromptSpec:
-        """Return the spec for these settings."""
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,6 +52,19 @@ def in_words(error: Exception) -> str:
     if reason.endswith("raised:") and more:  # the message of the compiler's backend follows
         reason += f" {more[0]}"
     return f"{type(error).__name__}: {reason}"
+
+
+def compile_blocks(method: Any) -> str | None:
+    """Compile the blocks of a method's encoders, which fuses all but matrix products.
+
+    Returns:
+        None, or the reason why the compiler does not work; then nothing changes.
+    """
+    reason = obstacle(method.logit_scale)
+    if reason is None:
+        for encoder in (method.image_encoder, method.text_encoder):
+            encoder._block = compiled(encoder._block)
+    return reason
 
 
 def compiled(function: Callable) -> Callable:

@@ -1,10 +1,13 @@
 """The precision of a run: `fp32`, `amp` (autocast) or `fp16` (frozen encoders in half)."""
 
 import os
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..backbones.openai_clip import model as openai_model
+from ..encoders import blocks
 from ..errors import UserError
 from .memory import ITEMSIZE
 
@@ -66,13 +69,15 @@ class Precision:
         """Bytes of an activation."""
         return ITEMSIZE[self.name]
 
-    def place(self, model, clip_model) -> None:
-        """Move a `PromptedCLIP` to the device, with its frozen CLIP in the type that it runs in."""
+    def place(self, method: nn.Module, clip_model: Any) -> None:
+        """Move a method to the device, with its frozen CLIP in the type that it runs in."""
         if self.name == "fp16":
             openai_model.convert_weights(clip_model)
         elif self.name == "amp":
-            model.hold_weights_in(self.half)
-        model.to(self.device)
+            for tower in (clip_model, clip_model.visual):
+                if hasattr(tower, "transformer"):
+                    blocks.hold_weights_in(self.half, tower.transformer.resblocks)
+        method.to(self.device)
 
     def load_scale(self, state: dict[str, float]) -> None:
         """Load the loss scale of a checkpoint; it is empty if the run that saved it needed none.

@@ -14,8 +14,7 @@ from .files import damaged_part
 
 @torch.no_grad()
 def load_public_state(
-    prompts: Mapping[str, nn.Parameter],
-    parts: Mapping[str, nn.Parameter],
+    own: Mapping[str, nn.Parameter],
     state: Mapping[str, torch.Tensor],
     is_ignored: Callable[[str], bool],
     submodule: str,
@@ -23,21 +22,20 @@ def load_public_state(
     """Load parameters from the state dict of a checkpoint of this project or a public one.
 
     Args:
-        prompts: parameters of the prompts, by their names in public whole-model checkpoints.
-        parts: parameters of the trained parts, likewise.
+        own: what the method learns, by its names in public whole-model checkpoints.
         state: tensors named as in the whole published model, or as in its `submodule` only.
         is_ignored: returns True for a name without a parameter that may be skipped.
         submodule: name of the submodule in the whole model.
 
     Raises:
-        UserError: as `PromptedCLIP.load_public_state_dict`.
+        UserError: as `Method.load_public_state_dict`.
     """
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise UserError(
             f"The checkpoint's model is a {type(state).__name__} and not tensors by name: take "
             "another checkpoint, or train again"
         )
-    own, found = {**prompts, **parts}, {}
+    found = {}
     for name, value in state.items():
         full = name if name in own else f"{submodule}.{name}"
         if full in own:
@@ -58,11 +56,10 @@ def load_public_state(
         if not parameter.numel():  # its length was not known before training
             given, wanted = given[1:], wanted[1:]
         if _trimmed(given) != _trimmed(wanted):  # a single prompt may lack its leading axis
-            of_prompts = "N_CTX, the number of prompts (of classes with CSC)"
             raise UserError(
                 f"The checkpoint's '{name}' has shape {given} but the configuration asks for "
-                f"{wanted}: make {'the settings, the classes' if name in parts else of_prompts} "
-                "and the backbone those of the trained model"
+                f"{wanted}: make the settings, the classes and the backbone those of the trained "
+                "model"
             )
         if not torch.isfinite(value.to(parameter.dtype)).all():
             raise UserError(

@@ -1,7 +1,7 @@
 """The state of a method: its buffers, saved and loaded with its trained parameters.
 
 Buffers that depend on the classes must not be loaded for other classes. A method declares them in
-one of two ways: `persistent=False` for a buffer that `setup` makes from the class names, or
+one of two ways: `persistent=False` for a buffer that `build` makes from the class names, or
 `class_bound` if the method learns something for each class.
 """
 
@@ -13,8 +13,6 @@ from torch import nn
 
 from ..errors import UserError
 from .checkpoints import check_dense, is_dense
-
-PARTS = "model.parts."
 
 
 @torch.no_grad()
@@ -122,7 +120,7 @@ def check_other_classes(
         if resized or (key in made and key in digests and made[key] != digests[key]):
             raise UserError(
                 f"The checkpoint's '{key}' of {name} depends on the classes of its training: "
-                "register what `setup` makes from class names with persistent=False, or set "
+                "register what `build` makes from class names with persistent=False, or set "
                 "`class_bound = True` in the class"
             )
 

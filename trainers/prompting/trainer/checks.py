@@ -64,34 +64,26 @@ def not_finite(method: Method) -> list[str]:
 
     It waits for the device once.
     """
-    parameters = method.model.public_parameters()
+    parameters = method.public_parameters()
     sound = {name: p.isfinite().all() for name, p in parameters.items()}
-    device = method.model.logit_scale.device
-    sound |= {name: is_sound(value).to(device) for name, value in method.own_state().items()}
+    sound |= {name: is_sound(value).to(method.device) for name, value in method.own_state().items()}
     if not sound or torch.stack([*sound.values()]).all():
         return []
     return [name for name, good in sound.items() if not good]
 
 
-def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
-    """Check that a method trains something, and that the optimiser sees all trained parameters.
+def check_trains(method: Method) -> None:
+    """Check that a method learns something.
 
     Raises:
-        UserError: it trains nothing without `trains = False`, or has trained parameters outside
-            of its model.
+        UserError: it learns nothing and does not say `trains = False`.
     """
     kind = type(method)
-    if kind.trains and not trained:
+    if kind.trains and not method.learned():
         raise UserError(
-            f"{kind.__name__} trains nothing: give its point prompts (M or N above 0) or "
-            "trained parts, or set `trains = False` in its class"
+            f"{kind.__name__} trains nothing: give it prompts (M or N above 0) or other parameters,"
+            " or set `trains = False` in its class"
         )
-    seen = set(map(id, method.model.parameters()))
-    for name, parameter in method.named_parameters():
-        if parameter.requires_grad and id(parameter) not in seen:
-            raise UserError(
-                f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
-            )
 
 
 def check_classes(classnames: list[str]) -> list[str]:

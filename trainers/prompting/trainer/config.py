@@ -10,7 +10,6 @@ from ..backbones import family_of
 from ..errors import UserError, nearest
 from ..method import METHODS, Method, find_method
 from ..node import Settings, check_values
-from ..spec import PromptSpec
 from . import schedule
 from .by_run import SECTIONS, for_run, leaves
 from .support import given_support
@@ -172,25 +171,6 @@ def _warn_ignored(places: list[str]) -> None:
         print(f"warning: ignored, as this method does not use them: {', '.join(places)}")
 
 
-def prompt_spec(name: str, node: Mapping[str, Any], dataset: str = "") -> PromptSpec:
-    """Return a method's `PromptSpec`, its point in the space of prompts, from its cfg node.
-
-    Args:
-        name: of the method, e.g. `MaPLe`.
-        node: keys of its node; missing ones take the defaults.
-        dataset: name of the data set, for methods whose sentences depend on it.
-
-    Raises:
-        UserError: unknown method or key, or values that contradict each other.
-
-    Examples:
-        >>> prompt_spec("MaPLe", {"PROMPT_DEPTH": 3}).text_depth
-        3
-    """
-    method = find_method(name)
-    return method.point(read_node(method, node, dataset))
-
-
 def build_method(
     name: str,
     node: Mapping[str, Any],
@@ -213,8 +193,8 @@ def build_method(
             (n,). Its features are computed here, on the CPU, and kept.
 
     Returns:
-        A module with `.model`, its `PromptedCLIP`, and `.losses(images, labels)`. Its gradients
-        come from `.backward(terms)`, which is `terms["loss"].backward()` for most methods.
+        The model: `method(images)` gives logits, `.losses(images, labels)` the loss. Gradients come
+        from `.backward(terms)`, which is `terms["loss"].backward()` for most methods.
 
     Raises:
         UserError: unknown method or key, values that contradict each other or do not fit.

@@ -12,33 +12,29 @@ import torch
 from dassl.data import DataManager
 from yacs.config import CfgNode
 
+from ..encoders.sentences import clean
 from ..errors import UserError
-from ..model.parts import Output
-from ..model.prompted_clip import PromptedCLIP
-from ..spec import clean
+from ..method import Method, Output
 from ..storage.predictions import confidence
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 
 
-def scores(model: PromptedCLIP, output: Output) -> Columns:
-    """Return the scores (B,) of B images from a model's output.
+def scores(method: Method, output: Output) -> Columns:
+    """Return the scores (B,) of B images from a method's output.
 
     MCM's cosines are the method's similarities: its logits without their scale. The cosine of a
     patch and a class is the mean over visual and textual prompts, computed as the product of the
-    mean features; states of visual prompts do not count as patches. Parts may override both with
-    `cosines`.
+    mean features; states of visual prompts do not count as patches. `Method.cosines` may replace
+    both.
     """
-    if (own := model.parts.cosines(output.image, output.text)) is not None:
+    if (own := method.cosines(output.image, output.text)) is not None:
         mcm = confidence(own[0])
         return {"mcm": mcm, "gl_mcm": mcm + confidence(own[1]).amax(1)}
-    found = {"mcm": confidence(output.logits / model.logit_scale.float())}
+    found = {"mcm": confidence(output.logits / method.logit_scale)}
     if (r := output.image.r) is not None:
-        spec, h = model.spec, output.text.h.float()
-        prompts = spec.M and not spec.values  # the value path has patches only
-        P = r.shape[2] - (spec.vision_length if prompts else 0)
-        h = h if spec.image_conditional else h.mean(0, keepdim=True)
-        local = r[:, :, :P].float().mean(1) @ h.transpose(1, 2)  # (B, P, K)
+        patches = r[:, :, : method.image_encoder.num_patches].float().mean(1)
+        local = patches @ output.text.h.float().mean(0).T  # (B, P, K)
         found["gl_mcm"] = found["mcm"] + confidence(local).amax(1)
     return found
 
@@ -74,10 +70,10 @@ class Detection:
         self.columns = {}
         self._batches = defaultdict(list) if self._loaders and split is None else None
 
-    def see(self, model: PromptedCLIP, output: Output) -> None:
+    def see(self, method: Method, output: Output) -> None:
         """Score a batch, if `begin` has asked for it."""
         if self._batches is not None:
-            for name, values in scores(model, output).items():
+            for name, values in scores(method, output).items():
                 self._batches[name].append(values)
 
     @torch.no_grad()

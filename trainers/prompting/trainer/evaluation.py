@@ -1,4 +1,4 @@
-"""Records an evaluation: predictions, a calibration temperature, measures of transport plans.
+"""Records an evaluation: predictions, and a calibration temperature.
 
 Predictions are over the run's classes, and over base and new classes together.
 """
@@ -11,10 +11,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ..diagnostics import TransportSample, has_plans, remark
 from ..errors import UserError, in_short, no_exit
-from ..method import Method
-from ..model.parts import Output
+from ..method import Method, Output
 from ..running.precision import Precision
 from ..storage.predictions import Predictions
 
@@ -58,15 +56,13 @@ class Recorder:
 
     @torch.no_grad()
     def __init__(self, trainer, split: str):
-        self._method, self._other, self._sample = trainer.method, None, None
-        model, cfg, dataset = self._method.model, trainer.cfg, trainer.dm.dataset
+        self._method, self._other = trainer.method, None
+        cfg, dataset = trainer.cfg, trainer.dm.dataset
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
-        self.predictions = Predictions(model.logit_scale, new)
+        self.predictions = Predictions(self._method.logit_scale, new)
         if split != "test":
             return
         trainer.set_model_mode("eval")
-        if has_plans(model.spec):
-            self._sample = TransportSample(model, len(dataset.test))
         if names := getattr(dataset, "other_classnames", None):
             place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
             self._other = self._for_classes(*place)
@@ -76,13 +72,16 @@ class Recorder:
             self.predictions.temperature = temperature
 
     def _for_classes(self, *place) -> Method | None:
-        note = ""
+        name = type(self._method).__name__
         try:
+            if not self._method.joint:
+                raise UserError(
+                    f"the logits of {name} depend on all classes, or it cannot name others"
+                )
             return for_classes(self._method, *place)
         except UserError as error:
             note = str(error)
         except Exception as error:  # of a plug-in: the run on its own classes continues
-            name = type(self._method).__name__
             note = f"{name} cannot be made for other classes: {in_short(error)}"
         print(f"Base and new classes together are left out: {note}")
         self.predictions.note = note
@@ -91,12 +90,10 @@ class Recorder:
     def add(self, output: Output) -> None:
         """Record the output of the batch whose images were last added to `predictions`."""
         others = in_union = None
-        if self._other is not None:
-            others = self._other.model.logits(output.image)
+        if (other := self._other) is not None:
+            others = other.from_features(output.image, other.contexts()).logits
             in_union = self._as_others(output)
         self.predictions.add_logits(output.logits, others, in_union)
-        if self._sample is not None:
-            self._sample.add(output)
 
     def _as_others(self, output: Output) -> torch.Tensor | None:
         """Return logits (B, K) computed as for foreign classes; None if that makes no difference.
@@ -104,32 +101,27 @@ class Recorder:
         Some methods score the classes that they were trained on in another way; over the union of
         base and new classes all are scored alike.
         """
-        model = self._method.model
-        if not model.parts.own_classes:
+        if not self._method.own_classes:
             return None
-        model.parts.own_classes = False
+        self._method.own_classes = False
         try:
-            return model.score(output.image, output.text)
+            return self._method.compare(output.image, output.text)
         finally:
-            model.parts.own_classes = True
-
-    def transport(self) -> dict[str, object] | None:
-        """Return the measures of the sampled plans; print a warning if plans are nearly uniform."""
-        if self._sample is None:
-            return None
-        found = self._sample.measure()
-        if said := remark(found):
-            print(said)
-        return found
+            self._method.own_classes = True
 
 
 def _temperature(method: Method, loader, precision: Precision) -> float | None:
-    """Fit the temperature on validation images; None if their logits are not finite."""
+    """Fit the temperature on validation images; None if their logits are not finite.
+
+    The validation images leave no trace in a method that adapts to a stream.
+    """
     logits, labels = [], []
+    method.reset()
     for batch in loader:
         with precision.autocast():
-            logits.append(method.model(batch["img"].to(precision.device)))
+            logits.append(method.predict(batch["img"].to(precision.device)).logits)
         labels.append(batch["label"])
+    method.reset()
     values, label = torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy()
     if not np.isfinite(values).all():
         print("No temperature: logits of validation images are not finite")
@@ -157,15 +149,15 @@ def for_classes(
     with torch.random.fork_rng(devices=[]), no_exit(type(method).__name__):
         other = type(method)(method.settings, clip_model, others, dataset)
     state = {
-        "state_dict": method.model.public_state_dict(),
+        "state_dict": method.public_state_dict(),
         "method": method.own_state(),
         "class_buffers": method.class_buffers,
         "classnames": list(classnames),
         "trainer": type(method).__name__,
     }
     other.load_checkpoint(state, others)
-    other.model.chunk_bytes = method.model.chunk_bytes
-    return other.to(method.model.logit_scale.device).eval()
+    other.chunk_bytes = method.chunk_bytes
+    return other.to(method.device).eval()
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

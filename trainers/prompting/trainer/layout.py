@@ -2,27 +2,22 @@
 
 from torch import nn
 
-from ..model.prompted_clip import PromptedCLIP
+from ..method import Method
 
 
 class PublicLayout(nn.Module):
-    """Wraps a model so that Dassl saves and loads only its prompts, by their public names.
+    """Wraps a method so that Dassl saves and loads only what is learned, by its public names."""
 
-    Args:
-        model: the prompted CLIP; `train()` and `eval()` reach it through this module.
-        submodule: True if the public method saves only `model.submodule`, without its prefix.
-    """
-
-    def __init__(self, model: PromptedCLIP, submodule: bool):
+    def __init__(self, method: Method):
         super().__init__()
-        self.model = model
-        self.prefix = model.submodule + "." if submodule else ""
+        self.method = method  # `train()` and `eval()` reach it through this module
+        self.prefix = f"{method.submodule}." if method.saves_submodule else ""
 
     def state_dict(self, *args, **kwargs):
-        """Return the trained parameters by their public names, without gradient."""
-        state = self.model.public_state_dict()
+        """Return the learned parameters by their public names, without gradient."""
+        state = self.method.public_state_dict()
         return {name.removeprefix(self.prefix): value for name, value in state.items()}
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
-        """Load as `PromptedCLIP.load_public_state_dict`; `strict` and `assign` are ignored."""
-        self.model.load_public_state_dict(state_dict)
+        """Load as `Method.load_public_state_dict`; `strict` and `assign` are ignored."""
+        self.method.load_public_state_dict(state_dict)

@@ -148,7 +148,7 @@ def check_room(method: Method, n: int, budget: int) -> None:
         UserError: it does not; the message says how much it needs.
     """
     passes = method.support_passes
-    needed = 4 * passes * n * method.model.feature_width
+    needed = 4 * passes * n * method.width
     if needed > budget:
         raise UserError(
             f"{type(method).__name__} keeps features of {n:,} training images, each seen {passes} "
@@ -165,11 +165,11 @@ def encode(
     training = method.training
     method.eval()
     with precision.autocast():
-        method.model.text_features()  # cached: the method may read them outside of autocast
+        method.text()  # cached: the method may read them outside of autocast
     features, labels = [], []
     for images, label in batches:
         with precision.autocast():
-            features.append(method.model.image_features(images.to(precision.device)))
+            features.append(method.clip_features(images.to(precision.device)))
         labels.append(label.to(precision.device))
     method.train(training)
     return torch.cat(features), torch.cat(labels)
@@ -207,7 +207,7 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         )
     if images.dim() == 4:
         images = images[None]
-    n, K = len(labels), method.model.num_classes
+    n, K = len(labels), method.num_classes
     fits = images.dim() == 5 and labels.shape == images.shape[1:2] and n > 0 < len(images)
     if not fits or labels.is_floating_point():
         raise UserError(
@@ -222,6 +222,6 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
         )
     passes = len(images)
     every = images.flatten(0, 1).split(CHUNK), labels.repeat(passes).split(CHUNK)
-    precision = Precision("fp32", method.model.logit_scale.device)
+    precision = Precision("fp32", method.device)
     features, labels = encode(method, zip(*every, strict=True), precision)
     _give(method, features, labels, passes)

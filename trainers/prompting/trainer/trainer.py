@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
-from ..model.prompted_clip import PromptedCLIP
+from ..running.compiling import compile_blocks
 from ..running.memory import keep_freed_memory, memory_budget
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
@@ -43,8 +43,6 @@ class PromptTrainer(TrainerX):
         kind: the class of the method.
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
-        transport: transport measures of the last evaluation (`diagnostics`); None if the method
-            solves no transport.
         recorder: collects the evaluation in progress; None outside one.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
@@ -56,12 +54,11 @@ class PromptTrainer(TrainerX):
 
     kind: type[Method]
     method: Method
-    model: PromptedCLIP
+    model: Method
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
-    transport: dict[str, object] | None = None
     recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
@@ -99,24 +96,17 @@ class PromptTrainer(TrainerX):
         if self.precision.falls_back:
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
-        self.method = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
-        self.model = self.method.model
-        self.precision.place(self.model, clip_model)
-        self.method.to(self.device)
+        self.method = self.model = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
+        self.precision.place(self.method, clip_model)
         self.method.make_room(len(self.dm.dataset.train_x))
 
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
-        trained = list(self.model.public_parameters().values())
+        check_trains(self.method)
+        trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
-        check_trains(self.method, trained)
-        print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
-        if trained:
-            budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-            plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
-            print(plan.described(budget))
         if cfg.TRAINER.COMPILE:
-            obstacle = self.model.compile_blocks()
+            obstacle = compile_blocks(self.method)
             without = f"running without ({obstacle})"
             print(f"COMPILE: {without if obstacle else 'torch.compile fuses the blocks'}")
         self._register()
@@ -125,11 +115,11 @@ class PromptTrainer(TrainerX):
     def _register(self):
         """Register with Dassl the parameters to save and to train."""
         cfg = self.cfg
-        layout = PublicLayout(self.model, bool(self.method.saves_submodule))
+        layout = PublicLayout(self.method)
         self.optim = self.sched = None
         if self.num_trained:
             self.load_init_weights()
-            trained = self.model.trained()
+            trained = torch.nn.ParameterList(self.method.learned().values())
             self.optim, self.sched = build_optim(trained, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
@@ -138,7 +128,7 @@ class PromptTrainer(TrainerX):
         path = self.cfg.MODEL.INIT_WEIGHTS
         if path and self.num_trained:
             weights = public_checkpoint(self.method, path) or read_checkpoint(path)
-            self.model.load_public_state_dict(weights.get("state_dict", weights))
+            self.method.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
 
     # ------------------------------------------------------------------ train
@@ -305,7 +295,7 @@ class PromptTrainer(TrainerX):
         result = super().test(split)
         self.watch.check_logits()
         if self.recorder is not None:
-            self.predictions, self.transport = self.recorder.predictions, self.recorder.transport()
+            self.predictions = self.recorder.predictions
             self.recorder = None
         self.detection.evaluate_others(self)
         return result
@@ -320,10 +310,10 @@ class PromptTrainer(TrainerX):
     def model_inference(self, input):
         """Return the logits (B, K) of a batch; they are recorded, and checked to be finite."""
         with self.precision.autocast():
-            output = self.model.output(input)
+            output = self.method.predict(input)
             if self.recorder is not None:
                 self.recorder.add(output)
-        self.detection.see(self.model, output)
+        self.detection.see(self.method, output)
         self.watch.see_logits(output.logits)
         return output.logits
 
@@ -349,7 +339,7 @@ class PromptTrainer(TrainerX):
             self.untrained = False
             print("No --model-dir is given: the prompts keep their initial values")
             return
-        if not self.num_trained and not self.method.own_state():
+        if not (self.method.learned() or self.method.own_state()):
             return
         checkpoint = None
         if epoch is None and not os.path.isdir(self._folder(directory)):

@@ -12,11 +12,10 @@ from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip
 from ..dassl_parts import dassl
+from ..encoders.sentences import clean
 from ..errors import UserError, no_exit
 from ..method import METHODS, Method, find_method
-from ..model.prompted_clip import PromptedCLIP
 from ..plugins import load_plugins
-from ..spec import clean
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.state import are_texts
 from ..trainer.config import add_nodes, fitted, settings_in
@@ -43,20 +42,18 @@ class Run:
     """A trained run, ready to classify images.
 
     Attributes:
-        model: in eval mode and float32; `model(images)` gives logits (B, K) of images (B, 3, H, W).
+        model: the method, in eval mode and float32; `model(images)` gives logits (B, K) of images (B, 3, H, W).
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
         settings: the cfg of the run, without the keys that do not change results.
-        built: the method itself.
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
     """
 
-    model: PromptedCLIP
+    model: Method
     classnames: list[str]
     preprocess: Callable[..., torch.Tensor]
     settings: CfgNode
-    built: Method
     method: str
     backbone: str
     path: str
@@ -108,11 +105,10 @@ def load_run(
         method = kind(settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(state, names)
     return Run(
-        method.model.eval().requires_grad_(False),
+        method.eval().requires_grad_(False),
         names,
         dassl("data.transforms").build_transform(cfg, is_train=False),
         cfg,
-        method,
         kind.__name__,
         backbone,
         path,

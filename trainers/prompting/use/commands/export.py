@@ -45,15 +45,15 @@ def main(argv: list[str], prog: str) -> int:
     args = parser.parse_args(argv)
     names = read_names(args.classnames) if args.classnames else None
     run = load_run(args, names)
-    if beside := names_beside(args.output.name, run.built.public_files):
-        for pattern, content in run.built.write_public().items():
+    if beside := names_beside(args.output.name, run.model.public_files):
+        for pattern, content in run.model.write_public().items():
             write_output(args.output.with_name(beside[pattern]), as_file(content))
             print(f"{args.output.with_name(beside[pattern])}: as the public code of {run.method}")
         return 0
     if args.output.suffix not in FORMATS:
         raise UserError(
             f"--output is '{args.output}': its name must end in {', '.join(FORMATS)}"
-            + "".join(f", or be {pattern}" for pattern in run.built.public_files)
+            + "".join(f", or be {pattern}" for pattern in run.model.public_files)
         )
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():

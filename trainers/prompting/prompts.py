@@ -1,0 +1,331 @@
+"""Prompts: the learned contexts of both encoders, as modules that methods are made of.
+
+A context is b learned tokens in front of a block. Every module returns `Contexts` when it is
+called. Parameters have the names of public checkpoints (docs/methods.md, section 7), but for those
+that public code hides in the encoders, which `public_name` maps.
+
+Letters: M visual and N textual prompts, K classes, b tokens of a context, J blocks from the first
+on that get contexts, W and V the widths of the text and the image encoder.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .backbones import family_of
+from .backbones.openai_clip import model as openai_model
+from .encoders.sentences import SLOT
+from .errors import need
+
+STD = 0.02  # of every random context
+MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
+
+
+class Contexts(NamedTuple):
+    """The contexts that the encoders get: a list over the blocks i < J for each, or None.
+
+    text: (N, b, W), or (K, b, W) if class-specific; vision: (M, b, V); inserted: (K, b, W), tokens
+    of each class that enter the text encoder at its `insert_block`.
+
+    Examples:
+        >>> Contexts(text=[torch.zeros(1, 4, 128)]).vision is None
+        True
+    """
+
+    text: list[torch.Tensor] | None = None
+    vision: list[torch.Tensor] | None = None
+    inserted: torch.Tensor | None = None
+
+
+class Size(NamedTuple):
+    """The size of an encoder's contexts: b tokens, J blocks, and the keys that set them."""
+
+    b: int
+    J: int
+    keys: tuple[str, str] = ("N_CTX", "DEPTH")
+
+
+def normal(*shape: int) -> nn.Parameter:
+    """Return a random context, N(0, 0.02^2)."""
+    return nn.Parameter(torch.randn(shape) * STD)
+
+
+def initial_contexts(
+    templates: Sequence[str],
+    count: int,
+    length: int,
+    embedding: torch.Tensor,
+    encode: Callable[[str], list[int]],
+) -> torch.Tensor:
+    """Return initial values of `count` contexts of `length` tokens (docs/methods.md, section 5).
+
+    Words start from their embeddings; `X` and contexts without a template start at random. A
+    template that repeats an earlier one gets noise added: prompts that start equal stay equal.
+
+    Args:
+        templates: the words of the first prompts; there may be fewer than `count`.
+        count: number of prompts.
+        length: number of tokens of each.
+        embedding: (vocabulary, W), CLIP's token embedding.
+        encode: its tokenizer's function from a word to token ids.
+
+    Returns:
+        (count, length, W).
+    """
+    out = torch.randn(count, length, embedding.shape[1]) * STD
+    for i, template in enumerate(templates[:count]):
+        tokens = [(t, word == SLOT) for word in template.split() for t in encode(word)]
+        repeated = template in templates[:i]
+        for j, (token, is_slot) in enumerate(tokens[:length]):
+            if not is_slot:
+                out[i, j] = embedding[token] + (out[i, j] if repeated else 0)
+    return out
+
+
+def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
+    """Return the embeddings (n, W), float32, of the n tokens of some words, to start contexts from.
+
+    Args:
+        clip_model: a CLIP from `load_clip`; W is the width of its text encoder.
+        words: without SOS and EOS.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> word_embeddings(load_clip("emoji"), "a photo of a").shape
+        torch.Size([4, 128])
+    """
+    ids = family_of(clip_model).tokenizer.encode(words)
+    embeddings: torch.Tensor = clip_model.token_embedding.weight.detach()[ids].float()
+    return embeddings
+
+
+class Textual(nn.Module):
+    """N textual contexts, which start from the words of their templates; deeper ones at random.
+
+    Args:
+        clip_model: a CLIP from `load_clip`.
+        templates: of the N prompts.
+        length: b.
+        depth: J.
+        single: True to keep the only context as (b, W), as public code of one prompt does.
+        count: number of contexts, if there are more than templates.
+    """
+
+    deeper = "deep_text"  # name of the contexts of later blocks
+
+    def __init__(
+        self,
+        clip_model: Any,
+        templates: Sequence[str],
+        length: int,
+        depth: int = 1,
+        single: bool = False,
+        count: int = 0,
+    ):
+        super().__init__()
+        start = self.start(clip_model, templates, count or len(templates), length)
+        self.ctx = nn.Parameter(start[0] if single else start)
+        self.add_module(
+            self.deeper, nn.ParameterList(normal(*self.ctx.shape) for _ in range(depth - 1))
+        )
+
+    def start(self, clip_model: Any, templates: Sequence[str], count: int, length: int):
+        """Return the initial contexts of the first block, (count, length, W)."""
+        embedding = clip_model.token_embedding.weight.detach()
+        encode = family_of(clip_model).tokenizer.encode
+        return initial_contexts(templates, count, length, embedding, encode)
+
+    def forward(self) -> Contexts:
+        """Return the contexts of the text encoder."""
+        return Contexts(self.all())
+
+    def all(self) -> list[torch.Tensor]:
+        """Return the contexts (N, b, W) of each block i < J."""
+        return [as_batch(c) for c in (self.ctx, *getattr(self, self.deeper))]
+
+
+class ClassSpecific(nn.Module):
+    """A context for each class (CoOp's CSC), at random and in the first block only."""
+
+    def __init__(self, clip_model: Any, num_classes: int, length: int):
+        super().__init__()
+        self.ctx = normal(num_classes, length, clip_model.token_embedding.weight.shape[1])
+
+    def forward(self) -> Contexts:
+        """Return the contexts of the text encoder."""
+        return Contexts([self.ctx])
+
+
+class Visual(nn.Module):
+    """M visual contexts, at random; `single` as in `Textual`."""
+
+    def __init__(self, clip_model: Any, M: int, length: int, depth: int, single: bool = False):
+        super().__init__()
+        one = (length, visual_width(clip_model))
+        shape = one if single else (M, *one)
+        self.visual = nn.ParameterList(normal(*shape) for _ in range(depth))
+
+    def forward(self) -> Contexts:
+        """Return the contexts of the image encoder."""
+        return Contexts(vision=[as_batch(c) for c in self.visual])
+
+
+class Independent(Textual):
+    """Textual and visual contexts with separate parameters, lengths and depths (IVLP)."""
+
+    def __init__(self, text: Textual, vision: Visual):
+        nn.Module.__init__(self)
+        self.ctx, self.deep_text, self.visual = text.ctx, text.deep_text, vision.visual
+
+    def forward(self) -> Contexts:
+        """Return the contexts of both encoders."""
+        return Contexts(self.all(), [as_batch(c) for c in self.visual])
+
+
+class Projected(Textual):
+    """Textual contexts, and visual ones as a linear map of them for each block (MaPLe).
+
+    There are max(M, N) contexts: the text takes the first N, the image the first M.
+    """
+
+    deeper = "compound_prompts_text"
+
+    def __init__(
+        self,
+        clip_model: Any,
+        templates: Sequence[str],
+        length: int,
+        depth: int,
+        M: int = 1,
+        single: bool = False,
+    ):
+        N = len(templates)
+        super().__init__(clip_model, templates, length, depth, single, max(M, N))
+        self.M, self.N = M, N
+        W, V = self.ctx.shape[-1], visual_width(clip_model)
+        self.proj = nn.Linear(W, V)
+        self.compound_prompt_projections = nn.ModuleList(
+            nn.Linear(W, V) for _ in range(depth - 1)
+        )
+
+    def forward(self) -> Contexts:
+        """Return the contexts of both encoders."""
+        base, maps = self.all(), (self.proj, *self.compound_prompt_projections)
+        return Contexts(
+            [c[: self.N] for c in base],
+            [linear(c[: self.M]) for linear, c in zip(maps, base, strict=True)],
+        )
+
+
+class Unified(Textual):
+    """Contexts of 2b tokens, mixed by a transformer layer and split over both sides (UPT).
+
+    U'' = FFN(LN(U')) + U', U' = SA(LN(U)) + U. All blocks share the layer, which starts as the
+    identity.
+    """
+
+    deeper = "compound_prompts_text"
+
+    def __init__(
+        self,
+        clip_model: Any,
+        templates: Sequence[str],
+        length: int,
+        depth: int,
+        M: int = 1,
+        single: bool = False,
+    ):
+        N = len(templates)
+        super().__init__(clip_model, templates, length, depth, single, max(M, N))
+        self.M, self.N, self.b = M, N, length
+        W = self.ctx.shape[-1]
+        self.proj = nn.Linear(W, visual_width(clip_model))
+        heads = clip_model.transformer.resblocks[0].attn.num_heads
+        self.mixer = openai_model.ResidualAttentionBlock(W, heads)
+        for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def start(self, clip_model: Any, templates: Sequence[str], count: int, length: int):
+        """Return the initial contexts (count, 2b, W): words, then visual tokens at random."""
+        text = super().start(clip_model, templates, count, length)
+        return torch.cat([text, torch.randn_like(text) * STD], dim=1)
+
+    def forward(self) -> Contexts:
+        """Return the contexts of both encoders."""
+        mixed = [self.mixer(c.transpose(0, 1)).transpose(0, 1) for c in self.all()]
+        return Contexts(
+            [c[: self.N, : self.b] for c in mixed],
+            [self.proj(c[: self.M, self.b :]) for c in mixed],
+        )
+
+
+def as_batch(context: torch.Tensor) -> torch.Tensor:
+    """Reshape (b, W) to (1, b, W), and return (N, b, W) unchanged."""
+    return context if context.dim() == 3 else context[None]
+
+
+def visual_width(clip_model: Any) -> int:
+    """Return V, the width of the image encoder.
+
+    Raises:
+        UserError: the image encoder is a ResNet, which has no place for visual prompts.
+    """
+    need(
+        hasattr(clip_model.visual, "transformer"),
+        "The backbone is a ResNet, which cannot take the visual prompts of this method: choose a "
+        "ViT, or a method without visual prompts",
+    )
+    width: int = clip_model.visual.conv1.weight.shape[0]
+    return width
+
+
+def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
+    """Refuse contexts that an encoder of a CLIP cannot take.
+
+    Args:
+        clip_model: a CLIP from `load_clip`.
+        side: `text` or `image`.
+        size: of the contexts.
+        count: number of prompts.
+
+    Raises:
+        UserError: b or J is below 1, J exceeds the blocks of the encoder, or there are very many
+            tokens.
+    """
+    for key, value in zip(size.keys, (size.b, size.J), strict=True):
+        need(value >= 1, f"{key} is {value}: at least 1 is needed")
+    if side == "image":
+        visual_width(clip_model)
+    tower = clip_model if side == "text" else clip_model.visual
+    layers = len(tower.transformer.resblocks)
+    need(
+        size.J <= layers,
+        f"{size.keys[1]} is {size.J} but the {side} encoder of this backbone has {layers} blocks: "
+        "lower it",
+    )
+    tokens = count * size.b * size.J
+    need(
+        tokens <= MOST_TOKENS,
+        f"The {side} prompts have {tokens:,} tokens in all: lower {' or '.join(size.keys)}, or the "
+        f"number of prompts, to {MOST_TOKENS:,} tokens at most",
+    )
+
+
+def public_name(name: str) -> str:
+    """Return the public name of a prompt's parameter that public code hides in an encoder.
+
+    Deep textual contexts and visual ones stand there in the encoders' blocks; other names stay.
+    """
+    block = "transformer.resblocks.{}.VPT_shallow"
+    learner, _, rest = name.partition(".")
+    kind, _, i = rest.partition(".")
+    if learner != "prompt_learner" or not i.isdecimal():
+        return name
+    if kind == "deep_text":
+        return "text_encoder." + block.format(int(i) + 1)
+    if kind == "visual":
+        return "image_encoder." + (block.format(i) if int(i) else "VPT")
+    return name
