@@ -240,7 +240,9 @@ class Method(PublicFiles, nn.Module):
     def reset(self) -> None:
         """Empty what a stream of test images has filled; called before each evaluation."""
 
-    def cosines(self, image: ImageFeatures, text: TextFeatures) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def cosines(
+        self, image: ImageFeatures, text: TextFeatures
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return cosines for the detection of other classes (TEST.OOD), if not the default ones.
 
         Returns:

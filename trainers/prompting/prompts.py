@@ -206,9 +206,7 @@ class Projected(Textual):
         self.M, self.N = M, N
         W, V = self.ctx.shape[-1], visual_width(clip_model)
         self.proj = nn.Linear(W, V)
-        self.compound_prompt_projections = nn.ModuleList(
-            nn.Linear(W, V) for _ in range(depth - 1)
-        )
+        self.compound_prompt_projections = nn.ModuleList(nn.Linear(W, V) for _ in range(depth - 1))
 
     def forward(self) -> Contexts:
         """Return the contexts of both encoders."""

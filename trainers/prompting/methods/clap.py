@@ -69,7 +69,9 @@ class CLAP(Method):
             one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
             for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
                 value = getattr(self, key)
-                need(value == only, f"{key} is '{value}' but must be '{only}': others are baselines")
+                need(
+                    value == only, f"{key} is '{value}' but must be '{only}': others are baselines"
+                )
             passes = self.REPETITIONS
             need(passes >= 1, f"REPETITIONS is {passes}: at least 1 is needed")
 

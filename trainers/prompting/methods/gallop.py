@@ -55,7 +55,9 @@ class GalLoP(Method):
 
         def __post_init__(self) -> None:
             for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
-                need(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed")
+                need(
+                    getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed"
+                )
             need(
                 len(self.topk) == self.N_LOCAL_PROMPTS and min(self.topk) >= 1,
                 f"TOPK is {list(self.TOPK)} but must be one number of patches, or one for each of "
@@ -86,9 +88,7 @@ class GalLoP(Method):
         self.words = word_embeddings(clip_model, around_name(s.TEMPLATE)[0])
         templates = [s.TEMPLATE] * (s.N_GLOBAL_PROMPTS + s.N_LOCAL_PROMPTS)
         keys = Keys(words="TEMPLATE")
-        sentences = write_sentences(
-            clip_model, templates, classnames, len(self.words), keys=keys
-        )
+        sentences = write_sentences(clip_model, templates, classnames, len(self.words), keys=keys)
         return (
             TextEncoder(clip_model, sentences),
             ImageEncoder(clip_model.visual, values=True),

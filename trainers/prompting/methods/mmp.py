@@ -83,9 +83,7 @@ class MMP(Family):
 
     def token_problems(self, image, text):
         """Return the token-level transport problems of a batch."""
-        return TokenProblems(
-            image.r, text.s, text.s_weights, LAMBDA, chunk_bytes=self.chunk_bytes
-        )
+        return TokenProblems(image.r, text.s, text.s_weights, LAMBDA, chunk_bytes=self.chunk_bytes)
 
     def token_level(self, image, text):
         """Return <T, 1 - C>, (B, K, M, N); the solver stops for each image and class."""

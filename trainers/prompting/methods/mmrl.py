@@ -91,7 +91,9 @@ class MMRL(Method):
                 f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
             for key in ("REP_DIM", "N_REP_TOKENS"):
-                need(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed")
+                need(
+                    getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed"
+                )
             need(0 <= self.ALPHA <= 1, f"ALPHA is {self.ALPHA} but must be in [0, 1]")
 
     settings: Settings
