@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
 
-from trainers.prompting.errors import UserError
 from trainers.prompting.encoders.sentences import clean
+from trainers.prompting.errors import UserError
 
 from .files import (
     check_files,

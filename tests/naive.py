@@ -11,14 +11,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trainers.prompting.model.parts import Output
+from trainers.prompting.spec import clean
 
 from trainers.prompting import PromptedCLIP
 from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.encoders.sentences import around_name
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.model.parts import Output
-from trainers.prompting.spec import clean
 
 
 class Naive(nn.Module):

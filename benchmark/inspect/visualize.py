@@ -126,7 +126,6 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute the maps of some prompts of a class on an image."""
     import torch
     from dassl.utils import read_image
-
     from trainers.prompting.diagnostics import plans
 
     model, k = run.model, run.classnames.index(name)

@@ -7,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import run
-
-from trainers.prompting import build_method
 from trainers.prompting.diagnostics import (
     Problem,
     TransportSample,
@@ -19,6 +17,8 @@ from trainers.prompting.diagnostics import (
     remark,
 )
 from trainers.prompting.scores import score
+
+from trainers.prompting import build_method
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 

@@ -3,11 +3,11 @@
 import doctest
 
 import pytest
+from trainers.prompting.scores import SCORES
 
 from trainers import prompting
 from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
 from trainers.prompting.method import METHODS
-from trainers.prompting.scores import SCORES
 
 
 @pytest.fixture(autouse=True)

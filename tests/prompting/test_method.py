@@ -7,10 +7,10 @@ import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trainers.prompting.model.parts import Parts
 
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
 from trainers.prompting.method import METHODS, Batch, register
-from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import read_node
 from trainers.prompting.trainer.layout import PublicLayout
 from trainers.prompting.use.export import Program

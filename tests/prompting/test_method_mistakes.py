@@ -5,10 +5,10 @@ import tiny
 import torch
 from test_method import IMAGES, LABELS, NAMES, Mine, build
 from torch import nn
+from trainers.prompting.model import Parts
 
 from trainers.prompting import Method, UserError, build_method
 from trainers.prompting.method import METHODS, register
-from trainers.prompting.model import Parts
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 

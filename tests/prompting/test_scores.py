@@ -3,9 +3,9 @@
 import pytest
 import torch
 from models import align, images
+from trainers.prompting.scores import Needs, needs, register_score
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
-from trainers.prompting.scores import Needs, needs, register_score
 from trainers.prompting.trainer.config import prompt_spec
 
 

@@ -300,7 +300,7 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
     tower = clip_model if side == "text" else clip_model.visual
     layers = len(tower.transformer.resblocks)
     need(
-        size.J <= layers,
+        layers >= size.J,
         f"{size.keys[1]} is {size.J} but the {side} encoder of this backbone has {layers} blocks: "
         "lower it",
     )

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load
 from tiny import COLOURS
 from torch import nn
+from trainers.prompting.model.parts import Parts
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
-from trainers.prompting.model.parts import Parts
 from trainers.prompting.use.commands.export import exported, facts, text_features
 
 NAMES = sorted(COLOURS)

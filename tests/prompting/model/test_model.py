@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from models import NAMES, align, images, model_of, outcome
 from paths import GOLDEN
+from trainers.prompting.model.parts import Parts
 
 from trainers.prompting import UserError, build_clip
 from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
 from trainers.prompting.method import METHODS
-from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import prompt_spec
 
 SAME = {

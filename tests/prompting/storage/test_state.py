@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from trainers.prompting.model.parts import Parts
 
 from trainers.prompting import Method, PromptSpec, Teacher, UserError, load_run, register
 from trainers.prompting.method import METHODS
-from trainers.prompting.model.parts import Parts
 from trainers.prompting.trainer.config import read_node
 from trainers.prompting.trainer.trainer import PromptTrainer
 

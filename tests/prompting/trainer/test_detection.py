@@ -10,13 +10,13 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from sklearn.metrics import roc_auc_score
 from tiny import TinyOthers, run
+from trainers.prompting.model.parts import Output
+from trainers.prompting.model.prompted_clip import PromptedCLIP
 
 from recipe.predictions import read_predictions
 from trainers.prompting import Parts, PromptSpec, build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.model.parts import Output
-from trainers.prompting.model.prompted_clip import PromptedCLIP
 from trainers.prompting.trainer.detection import Detection, scores
 from trainers.prompting.trainer.trainer import PromptTrainer
 

@@ -8,10 +8,10 @@ import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trainers.prompting.model.parts import Parts
 
 from trainers.prompting import Method, PromptSpec, UserError, build_method, load_run
 from trainers.prompting.method import METHODS, register
-from trainers.prompting.model.parts import Parts
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.support import Passes, Rows, encode
 

@@ -201,7 +201,7 @@ class ALIGN(Family):
             )
             most = 1 if self.BETA_FORM == "convex" else math.inf
             need(
-                0 <= self.BETA <= most and self.BETA < math.inf,
+                0 <= self.BETA <= most and math.inf > self.BETA,
                 f"BETA is {self.BETA}: it must lie in "
                 + ("[0, 1] in the convex form" if most == 1 else "[0, inf)"),
             )

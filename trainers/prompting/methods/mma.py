@@ -112,7 +112,7 @@ class MultiModalAdapter(Method):
             blocks = blocks_of(clip_model, side)
             widths[side] = blocks[0].attn.embed_dim
             need(
-                settings.ADAPTER_END <= len(blocks),
+                len(blocks) >= settings.ADAPTER_END,
                 f"TRAINER.MMADAPTER.ADAPTER_END is {settings.ADAPTER_END} but the {side} encoder "
                 f"has {len(blocks)} blocks: lower it",
             )

@@ -14,7 +14,7 @@ from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
 from ..running.compiling import compile_blocks
-from ..running.memory import keep_freed_memory, memory_budget
+from ..running.memory import keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
