@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from trainers.prompting import PromptedCLIP, load_clip, prompt_spec
+from trainers.prompting import build_method, load_clip
 from trainers.prompting.backbones.openai import clip
 
 NAMES = ["forest", "annual_crop", "river or sea"]
@@ -30,7 +30,7 @@ def spread(model):
 
 def zero_shot(folder):
     clip_model = load_clip(str(folder))
-    return PromptedCLIP(clip_model, NAMES, prompt_spec("ZeroshotCLIP", {})).eval()
+    return build_method("ZeroshotCLIP", {}, clip_model, NAMES).eval()
 
 
 def open_clip_config(vision=(), text=(), **more) -> dict:

@@ -3,16 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import PromptedCLIP
+from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import prompt_spec
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway or road"]
 # Settings other than the defaults, by a separate name.
 MORE = {
-    "ALIGN released": ("ALIGN", {"FORM": "released"}),
     "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
-    "ALIGN without a solver": ("ALIGN", {"PLAN": "uniform"}),
+    "ALIGN without visual prompts": ("ALIGN", {"M": 0}),
     "CoOp with a context for each class": ("CoOp", {"CSC": True}),
     "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),
 }
@@ -37,8 +35,8 @@ def settings(name: str) -> dict:
     return node
 
 
-def model_of(clip_model, method, node, names=NAMES, **kwargs):
-    return PromptedCLIP(clip_model, names, prompt_spec(method, node), "EuroSAT", **kwargs)
+def model_of(clip_model, method, node, names=NAMES):
+    return build_method(method, node, clip_model, names, "EuroSAT")
 
 
 def align(clip_model, M, N, names=NAMES, **node):
