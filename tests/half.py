@@ -108,15 +108,15 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     images = torch.randn(4, 3, 32, 32)
     how = precision_of(kind, device)
     if not (stock and how.name == "amp"):  # there autocast converts weights at each product
-        how.place(method.model, clip_model)
-    model = Naive(clip_model, NAMES, method.model) if stock else method.model
+        how.place(method, clip_model)
+    model = Naive(clip_model, NAMES, method) if stock else method
     method.to(device).train()
     model.to(device)
     batch = method.batch([images.to(device)] * method.views, LABELS.to(device))
     with how.autocast():
         output = model.output(batch.images)
         terms = method.terms(output, batch)
-    parameters = list(method.model.trained().parameters())
+    parameters = list(method.learned().values())
     update(method, terms, torch.optim.SGD(parameters, lr=0.0), how)
     logits = output.logits.detach().float().cpu()
     gradients = torch.cat([p.grad.float().cpu().flatten() for p in parameters])

@@ -1,47 +1,46 @@
 """A reference written like this family's public code, which calls the modules of OpenAI's CLIP.
 
-It computes the numbers of `PromptedCLIP` from the same weights and prompts, without its
-optimisations: every sentence has all 77 positions; the text is encoded again for each batch;
-Python loops over images and classes solve one transport at a time and read the error from the
-device in each iteration; autograd keeps every activation.
+It computes the numbers of a method from the same weights and prompts, without its optimisations:
+every sentence has all 77 positions; the text is encoded again for each batch; Python loops over
+images and classes solve one transport at a time and read the error from the device in each
+iteration; autograd keeps every activation.
 """
 
-from typing import Any
+from copy import copy
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trainers.prompting.model.parts import Output
-from trainers.prompting.spec import clean
 
-from trainers.prompting import PromptedCLIP
 from trainers.prompting.backbones.openai_clip import clip
-from trainers.prompting.encoders.sentences import around_name
+from trainers.prompting.encoders.sentences import around_name, clean
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.method import Output
+from trainers.prompting.methods.align import Family
 
 
 class Naive(nn.Module):
-    """Computes as `PromptedCLIP`, for textual prompts of equal length before the class name.
+    """Computes as a method of the family, for textual prompts before the class name.
 
     Args:
-        clip_model: the stock CLIP that `model` was made of.
-        classnames: those of `model`.
-        model: its prompt learner, parts and spec are used; the score of the spec must be `cosine`
-            or the additive `ot`.
+        clip_model: the stock CLIP that the method was made of.
+        classnames: those of the method.
+        method: its contexts and settings are used, and its changes of the features. With a token
+            level, or several prompts, it must be ALIGN with an additive beta.
     """
 
-    prompt_learner: Any
     ids: torch.Tensor
     eos: torch.Tensor
 
-    def __init__(self, clip_model, classnames, model: PromptedCLIP):
+    def __init__(self, clip_model, classnames, method: Family):
         super().__init__()
-        self.clip, self.spec = clip_model, model.spec
-        self.prompt_learner, self.parts = model.prompt_learner, model.parts
-        self.scale = model.logit_scale
+        self.clip, self.method = clip_model, copy(method)
+        self.method.encode_images = self.encode_images  # type: ignore[method-assign]
+        self.method.encode_text = self.encode_text  # type: ignore[method-assign]
+        self.transports = method.point.beta > 0 or max(method.point[:2]) > 1
         names = [clean(name) for name in classnames]
-        sides = [around_name(words) for words in self.spec.templates]
+        sides = [around_name(words) for words in method.templates()]
         sentences = [[before + name + after for name in names] for before, after in sides]
         self.register_buffer("ids", torch.stack([clip.tokenize(row) for row in sentences]))
         self.register_buffer("eos", self.ids.argmax(-1))  # (N, K): EOS has the highest id
@@ -51,26 +50,37 @@ class Naive(nn.Module):
         return self.output(images).logits
 
     def output(self, images: torch.Tensor) -> Output:
-        """Return the logits (B, K), and for the score `cosine` the features they come from."""
-        contexts: Any = self.parts.contexts(self.prompt_learner())
-        views = [None] if contexts.vision is None else list(zip(*contexts.vision, strict=True))
-        texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
-        r = torch.stack([self.encode_image(images, prompts) for prompts in views])
-        s = torch.stack([self.encode_text(*text, contexts.inserted) for text in texts])
+        """Return the logits (B, K), and the features they come from."""
+        contexts = self.method.contexts()
+        image = self.method.image_features(images, contexts)
+        text = self.method.text_features(contexts)
+        if not self.transports:
+            return Output(self.method.compare(image, text), image, text)
         with torch.autocast(images.device.type, enabled=False):
-            if self.spec.score == "ot":
-                logits = self.scale * self.transport(r.float(), s.float())
-                return Output(logits, None, None)  # type: ignore[arg-type]
-            image = self.parts.image(ImageFeatures(r[:, :, 0].float().transpose(0, 1), None))
-            h = s[:, :, 0].float()
-            text = self.parts.text(TextFeatures(h, h, None, None))
-            return Output(self.scale * image.z[:, 0] @ text.h[0].T, image, text)
+            logits = self.method.logit_scale * self.transport(image, text)
+        return Output(logits, image, text)
+
+    def encode_images(self, images, contexts):
+        """Return z (B, M, D), and r (B, M, P + b, D) if there is transport."""
+        views = zip(*contexts.vision, strict=True) if contexts.vision else [None]
+        states = torch.stack([self.encode_image(images, prompts) for prompts in views], 1).float()
+        return ImageFeatures(states[:, :, 0], states[:, :, 1:])
+
+    def encode_text(self, contexts):
+        """Return h and raw (N, K, D), and s (N, K, 77, D) if there is transport."""
+        texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
+        states = torch.stack([self.encode_prompt(*text, contexts.inserted) for text in texts])
+        s = F.normalize(states, dim=-1).float()
+        if not self.transports:
+            return TextFeatures(s[:, :, 0], states[:, :, 0].float())
+        n, k = torch.meshgrid(*map(torch.arange, self.eos.shape), indexing="ij")
+        return TextFeatures(s[n, k, self.eos], states[n, k, self.eos].float(), s)
 
     def encode_image(self, images, prompts):
         """Return the states of images under one visual prompt, (b, width) for each depth.
 
         Returns:
-            (B, 1 + P + b, D), or for `cosine` that of CLS, (B, 1, D).
+            (B, 1 + P + b, D), or without transport that of CLS, (B, 1, D).
         """
         visual = self.clip.visual
         dtype = visual.conv1.weight.dtype
@@ -85,11 +95,11 @@ class Naive(nn.Module):
                 deep = prompts[i].to(x.dtype)
                 x = torch.cat([x[: -len(deep)], deep[:, None].expand(-1, x.shape[1], -1)])
             x = block(x)
-        x = x[:1] if self.spec.score == "cosine" else x
+        x = x if self.transports else x[:1]
         return F.normalize(visual.ln_post(x.transpose(0, 1)) @ visual.proj, dim=-1)
 
-    def encode_text(self, ids, eos, prompts, inserted):
-        """Return the states of all sentences under one textual prompt, (b, W) for each depth.
+    def encode_prompt(self, ids, eos, prompts, inserted):
+        """Return the projected states of all sentences under one textual prompt.
 
         Args:
             ids: (K, 77), token ids of the sentences.
@@ -98,7 +108,7 @@ class Naive(nn.Module):
             inserted: (K, b, W), replaces the prompt at block `insert_block`; or None.
 
         Returns:
-            (K, 77, D), or for `cosine` that of EOS, (K, 1, D).
+            (K, 77, D), or without transport that of EOS, (K, 1, D).
         """
         dtype = self.clip.transformer.resblocks[0].attn.in_proj_weight.dtype
         b = len(prompts[0])
@@ -109,26 +119,25 @@ class Naive(nn.Module):
             if 1 <= i < len(prompts):
                 deep = prompts[i].to(x.dtype)[:, None].expand(-1, len(ids), -1)
                 x = torch.cat([x[:1], deep, x[1 + b :]])
-            if inserted is not None and i == self.spec.insert_block:
+            if inserted is not None and i == self.method.text_encoder.insert_block:
                 x = torch.cat([x[:1], inserted.transpose(0, 1).to(x.dtype), x[1 + b :]])
             x = block(x)
         x = self.clip.ln_final(x.transpose(0, 1))
-        x = x[torch.arange(len(x)), eos][:, None] if self.spec.score == "cosine" else x
-        return F.normalize(x @ self.clip.text_projection, dim=-1)
+        x = x if self.transports else x[torch.arange(len(x)), eos][:, None]
+        return x @ self.clip.text_projection
 
-    def transport(self, r, s):
+    def transport(self, image, text):
         """Return 1 - d_jk (Eq. 4-8), (B, K), computed for one image and one class at a time."""
-        rows = []
-        for j in range(r.shape[1]):
+        rows, beta = [], self.method.point.beta
+        for z, r in zip(image.z, image.r, strict=True):
             row = []
-            for k in range(s.shape[1]):
-                end = int(self.eos[0, k])
-                h, words = s[:, k, end], s[:, k, 1 : end - 1]
-                C = 1 - r[:, j, 0] @ h.T
-                if self.spec.token_level:
-                    cost = 1 - torch.einsum("mpd,nld->mnpl", r[:, j, 1:], words)
+            for k, end in enumerate(self.eos[0].tolist()):
+                C = 1 - z @ text.h[:, k].T
+                if beta:
+                    words = text.s[:, k, 1 : end - 1]
+                    cost = 1 - torch.einsum("mpd,nld->mnpl", r, words)
                     T = self.plan(cost.detach())
-                    C = C + self.spec.beta * (T * cost).sum((-2, -1))
+                    C = C + beta * (T * cost).sum((-2, -1))
                 row.append(1 - (self.plan(C.detach()) * C).sum())
             rows.append(torch.stack(row))
         return torch.stack(rows)
@@ -136,14 +145,14 @@ class Naive(nn.Module):
     @torch.no_grad()
     def plan(self, C):
         """Return the plans (..., P, L) of one image and class, by Sinkhorn's iteration."""
-        spec, (P, L) = self.spec, C.shape[-2:]
-        K = torch.exp(-C / spec.reg)
+        s, (P, L) = self.method.settings, C.shape[-2:]
+        K = torch.exp(-C / s.LAMBDA)
         v = torch.ones_like(C[..., 0, :])
-        for i in range(spec.max_iter):
+        for i in range(s.SINKHORN_MAX_ITER):
             u = 1 / P / (K @ v[..., None]).squeeze(-1)
             columns = (K.mT @ u[..., None]).squeeze(-1)
             error = (v * columns - 1 / L).abs().sum(-1).max()
-            if error.item() <= spec.tol or i + 1 == spec.max_iter:
+            if error.item() <= s.SINKHORN_TOL or i + 1 == s.SINKHORN_MAX_ITER:
                 break
             v = 1 / L / columns
         return u[..., None] * K * v[..., None, :]

@@ -22,7 +22,7 @@ def test_coprompt_draws_one_sentence_for_all_classes_in_each_step(tiny_clip):
         return [terms["kd_text"].item() for terms in found]
 
     drawn = losses(12)
-    h = method.model.output(IMAGES).text.h[0].detach()
+    h = method.output(IMAGES).text.h[0].detach()
     possible = [8 * (1 - (h * h0).sum(-1).mean()).item() for h0 in method.teacher.h_each]
     nearest = [min(range(3), key=lambda i: abs(possible[i] - value)) for value in drawn]
     assert set(nearest) == {0, 1, 2}
@@ -36,7 +36,7 @@ def test_coprompt_compares_with_the_second_view(tiny_clip):
     first = method.train().losses([IMAGES, IMAGES], LABELS)
     second = method.losses([IMAGES, other], LABELS)
     assert first["ce"] == second["ce"] and first["kd_image"] != second["kd_image"]
-    z, z0 = method.model.output(IMAGES).image.z[:, 0], method.teacher.z(other)
+    z, z0 = method.output(IMAGES).image.z[:, 0], method.teacher.z(other)
     assert second["kd_image"].item() == pytest.approx(
         (1 - (z * z0).sum(-1).mean()).item(), abs=1e-5
     )

@@ -8,8 +8,10 @@ from paths import GOLDEN
 from test_golden import check_step, read
 
 from recipe.predictions import read_predictions
-from trainers.prompting import UserError, build_method, load_run, prompt_spec
+from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.method import METHODS
 from trainers.prompting.storage.checkpoints import read_checkpoint
+from trainers.prompting.trainer.config import read_node
 
 FILES = {
     "TipAdapter": "tip_adapter_f",
@@ -29,7 +31,7 @@ def made(name, clip_model, dataset=None, support=True, **node):
 
 
 def load(method, golden):
-    method.model.load_public_state_dict(golden.params)
+    method.load_public_state_dict(golden.params)
     return method.eval()
 
 
@@ -42,15 +44,15 @@ def near(found, expected, atol=1e-5, rtol=1e-5):
 
 def test_the_cache_and_its_logits(tiny_clip):
     method, golden = made("TipAdapter", tiny_clip)
-    cache, tensors, images = method.cache, golden.tensors, golden.tensors["image"]
+    cache, tensors, images = method.adapter, golden.tensors, golden.tensors["image"]
     near(cache.keys.T, tensors["cache/keys"])
     assert torch.equal(cache.values, tensors["cache/values"])
-    near(method.eval().model(images), tensors["tip/logits"], atol=1e-4)
-    near(method.model(tensors["val/image"]), tensors["tip/val_logits"], atol=1e-4)
-    assert not list(method.model.trained().parameters())
+    near(method.eval()(images), tensors["tip/logits"], atol=1e-4)
+    near(method(tensors["val/image"]), tensors["tip/val_logits"], atol=1e-4)
+    assert not list(method.learned().values())
     cache.alpha.fill_(0)
-    near(method.model(images), tensors["zeroshot/logits"], atol=1e-4)
-    near(method.model.text_features().h[0], tensors["frozen/text_features"])
+    near(method(images), tensors["zeroshot/logits"], atol=1e-4)
+    near(method.text().h[0], tensors["frozen/text_features"])
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
@@ -62,28 +64,28 @@ def test_alpha_and_beta_are_searched_on_validation_images(tiny_clip, name, capsy
     tensors = golden.tensors
     trained = name == "TipAdapterF"
     if trained:
-        near(method.cache.weight, golden.tensors["init/adapter.weight"])
+        near(method.adapter.weight, golden.tensors["init/adapter.weight"])
         load(method, golden)
-    features = method.model.image_features(tensors["val/image"])
+    features = method.clip_features(tensors["val/image"])
     method.take_validation(features, tensors["val/label"])
     beta, alpha = tensors["search/tip_f" if trained else "search/tip"].tolist()
-    assert float(method.cache.beta) == pytest.approx(beta)
-    assert float(method.cache.alpha) == pytest.approx(alpha)
+    assert float(method.adapter.beta) == pytest.approx(beta)
+    assert float(method.adapter.alpha) == pytest.approx(alpha)
     assert "Search: beta" in capsys.readouterr().out
     expected = tensors["logits_searched" if trained else "tip/logits_searched"]
-    near(method.eval().model(tensors["image"]), expected, atol=1e-4)
+    near(method.eval()(tensors["image"]), expected, atol=1e-4)
     other, _ = made(name, tiny_clip, support=False)  # what was chosen is loaded
-    state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
+    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
     state |= {"trainer": name, "classnames": golden.meta["classnames"]}
     other.load_checkpoint(state, golden.meta["classnames"])
-    assert torch.equal(other.eval().model(tensors["image"]), method.model(tensors["image"]))
+    assert torch.equal(other.eval()(tensors["image"]), method(tensors["image"]))
 
 
 def test_steps_of_the_keys(tiny_clip):
     method, golden = made("TipAdapterF", tiny_clip)
     load(method, golden)
     tensors = golden.tensors
-    optimizer = torch.optim.AdamW(method.model.trained().parameters(), lr=0.001, eps=1e-4)
+    optimizer = torch.optim.AdamW(method.learned().values(), lr=0.001, eps=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
     for expected in tensors["steps/logits"]:
         terms = method.train().losses(tensors["image"], tensors["label"])
@@ -91,15 +93,15 @@ def test_steps_of_the_keys(tiny_clip):
         method.backward(terms)
         optimizer.step()
         schedule.step()
-        near(method.eval().model(tensors["image"]), expected, atol=1e-4)
+        near(method.eval()(tensors["image"]), expected, atol=1e-4)
 
 
 def test_several_sentences_of_imagenet(tiny_clip):
     method, golden = made("TipAdapter", tiny_clip, dataset="ImageNetV2")
-    near(method.model.text_features().h[0], golden.tensors["ensemble/text_features"])
+    near(method.text().h[0], golden.tensors["ensemble/text_features"])
     clap, golden = made("CLAP", tiny_clip, dataset="ImageNet", CONSTRAINT="none")
-    clap.model.text_features()
-    near(clap.prototypes.prototypes, golden.tensors["imagenet/base_text_features"])
+    clap.text()
+    near(clap.adapter.prototypes, golden.tensors["imagenet/base_text_features"])
 
 
 # ------------------------------------------------------------------ CLIP-Adapter
@@ -107,14 +109,14 @@ def test_several_sentences_of_imagenet(tiny_clip):
 
 def test_the_adapter(tiny_clip):
     method, golden = made("CLIPAdapter", tiny_clip, support=False)
-    shapes = {name: value.shape for name, value in method.model.public_state_dict().items()}
+    shapes = {name: value.shape for name, value in method.public_state_dict().items()}
     assert shapes == {name: value.shape for name, value in golden.part("init/").items()}
     load(method, golden)
     z = golden.tensors["frozen/image_features"]
-    near(method.model.parts.adapter.fc(method.model.image_features(golden.tensors["image"])),
+    near(method.adapter.fc(method.clip_features(golden.tensors["image"])),
          golden.tensors["adapter_output"])  # fmt: skip
     plain, _ = made("CLIPAdapter", tiny_clip, support=False, RATIO=0)
-    near(plain.model.output(golden.tensors["image"]).image.z[:, 0], z)
+    near(plain.output(golden.tensors["image"]).image.z[:, 0], z)
 
 
 # ------------------------------------------------------------------ CLAP
@@ -123,10 +125,10 @@ def test_the_adapter(tiny_clip):
 @pytest.mark.parametrize("weights", ["", "_corrected", "_constant", "_balanced"])
 def test_weights_of_the_constraint(tiny_clip, weights):
     method, golden = made("CLAP", tiny_clip, CONSTRAINT="l2" + weights)
-    near(method.prototypes.alpha, golden.tensors["alpha/l2" + weights])
+    near(method.adapter.alpha, golden.tensors["alpha/l2" + weights])
     near(method.teacher.raw, golden.tensors["frozen/base_text_features"])
-    method.model.text_features()
-    near(method.prototypes.prototypes, golden.tensors["init/adapter.prototypes"])
+    method.text()
+    near(method.adapter.prototypes, golden.tensors["init/adapter.prototypes"])
 
 
 @pytest.mark.parametrize(("constraint", "block"), [("cosine", "cosine/"), ("none", "zslp/")])
@@ -140,14 +142,14 @@ def test_adaptive_weights(tiny_clip):
     load(method, golden)
     for epoch in (1, 2):
         method.after_epoch(epoch, 2)
-    near(method.prototypes.alpha, golden.tensors["adaptative/alpha_after_2"])
+    near(method.adapter.alpha, golden.tensors["adaptative/alpha_after_2"])
 
 
 def test_steps_on_features_are_those_on_images(tiny_clip):
     method, golden = made("CLAP", tiny_clip)
     load(method, golden).train()
     images, labels = golden.tensors["image"], golden.tensors["label"]
-    x = method.model.image_features(images)
+    x = method.clip_features(images)
     near(x, golden.tensors["image_features"], atol=1e-4)
     for terms in (method.losses(images, labels), method.losses(x, labels)):
         near(terms["loss"], golden.tensors["loss"][0])
@@ -161,7 +163,7 @@ def test_public_checkpoints(tiny_clip, name, file):
     method, golden = made(name, tiny_clip, support=False)
     checkpoint = read_checkpoint(GOLDEN / f"{FILES[name]}_checkpoint" / file)
     method.load_checkpoint(checkpoint, golden.meta["classnames"])
-    near(method.eval().model(golden.tensors["image"]), golden.tensors["logits_eval"], atol=1e-4)
+    near(method.eval()(golden.tensors["image"]), golden.tensors["logits_eval"], atol=1e-4)
     if name == "CLAP":
         few = golden.meta["classnames"][:4]
         other = build_method(name, {}, tiny_clip, few)
@@ -174,15 +176,15 @@ def test_some_of_the_classes(tiny_clip, name):
     """Some variants of ImageNet have 200 of its classes."""
     method, golden = made(name, tiny_clip)
     names, images = golden.meta["classnames"], golden.tensors["image"]
-    state = {"state_dict": method.model.public_state_dict(), "method": method.own_state()}
+    state = {"state_dict": method.public_state_dict(), "method": method.own_state()}
     state |= {"trainer": name, "classnames": names, "class_buffers": method.class_buffers}
     few = [names[4], names[1]]
     other = build_method(name, method.defaults | {"PREC": "fp32"}, tiny_clip, few, "EuroSAT")
     other.load_checkpoint(state, few)
-    expected = method.eval().model(images)[:, [4, 1]]
-    near(other.eval().model(images), expected, atol=1e-4)
+    expected = method.eval()(images)[:, [4, 1]]
+    near(other.eval()(images), expected, atol=1e-4)
     other.load_checkpoint(state | {"classnames": [*names[:5], names[1]]}, few)
-    near(other.model(images), expected, atol=1e-4)
+    near(other(images), expected, atol=1e-4)
     assert all(len(few) in buffer.shape for key, buffer in other.own_state().items()
                if key.rpartition(".")[2] in ("values", "rho"))  # fmt: skip
     with pytest.raises(UserError, match="has parameters for each class of its training"):
@@ -217,10 +219,10 @@ BAD = [
 @pytest.mark.parametrize(("name", "key", "value", "sentence"), BAD)
 def test_bad_settings_are_one_sentence(name, key, value, sentence):
     with pytest.raises(UserError, match=sentence):
-        prompt_spec(name, {key: value})
+        read_node(METHODS[name], {key: value})
 
 
-def test_parts_and_supports_that_do_not_fit(tiny_clip):
+def test_adapters_and_supports_that_do_not_fit(tiny_clip):
     with pytest.raises(UserError, match="REDUCTION is 65 but must be from 1 to 64, the width"):
         build_method("CLIPAdapter", {"REDUCTION": 65}, tiny_clip, ["cat", "dog"])
     support = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, dtype=torch.long)}
@@ -230,7 +232,7 @@ def test_parts_and_supports_that_do_not_fit(tiny_clip):
         build_method("CLAP", {}, tiny_clip, ["cat", "dog"]).losses(*support.values())
     empty = build_method("TipAdapter", {}, tiny_clip, ["cat", "dog"]).eval()
     with pytest.raises(UserError, match="The cache of training images is empty"):
-        empty.model(torch.zeros(1, 3, 32, 32))
+        empty(torch.zeros(1, 3, 32, 32))
 
 
 # ------------------------------------------------------------------ runs

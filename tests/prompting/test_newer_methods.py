@@ -24,13 +24,13 @@ from trainers.prompting.trainer.trainer import PromptTrainer
 )
 def test_prograds_context_ends_with_the_words_of_the_data_set(tiny_clip, dataset, words, fixed):
     method = build("ProGrad", tiny_clip, dataset=dataset, CTX_INIT=True, N_CTX=10)
-    tokenizer = method.model.text_encoder.tokenizer
+    tokenizer = method.text_encoder.tokenizer
     tokens = tokenizer.encode(words)
     count = len(words.split())
-    ctx = method.model.prompt_learner.ctx.detach()
+    ctx = method.prompt_learner.ctx.detach()
     assert not ctx[: 10 - count].any()
     assert torch.equal(ctx[10 - count :], tiny_clip.token_embedding.weight[tokens[:count]])
-    sentence = method.model.text_encoder.sentences[0][0]
+    sentence = method.text_encoder.sentences[0][0]
     assert list(sentence.slots) == list(range(1, 11))
     rest = tokenizer.decode(sentence.ids[11 : sentence.eos]).strip()
     assert rest.split() == f"{fixed} forest .".split()
@@ -41,18 +41,18 @@ def test_prograds_context_ends_with_the_words_of_the_data_set(tiny_clip, dataset
 @pytest.mark.parametrize("name", ["KgCoOp", "ProGrad", "TCP"])
 def test_ctx_init_is_a_switch(tiny_clip, name):
     random = build(name, tiny_clip, CTX_INIT=False, N_CTX=6)
-    assert random.model.spec.templates[0].split()[:6] == ["X"] * 6
-    assert 0.01 < random.model.prompt_learner.ctx.std() < 0.03
-    words = build(name, tiny_clip, CTX_INIT="whatever it says", N_CTX=6).model.spec
-    assert "whatever" not in words.templates[0] and "photo of" in words.templates[0]
-    assert words.text_length == (6 if name == "ProGrad" else 4)
+    assert random.templates()[0].split()[:6] == ["X"] * 6
+    assert 0.01 < random.prompt_learner.ctx.std() < 0.03
+    words = build(name, tiny_clip, CTX_INIT="whatever it says", N_CTX=6)
+    assert "whatever" not in words.templates()[0] and "photo of" in words.templates()[0]
+    assert words.text_size.b == (6 if name == "ProGrad" else 4)
 
 
 def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
     ends = {"StanfordCars": "X X X X {}, a type of car", "UCF101": "X X X X person doing {}.",
             "DescribableTextures": "X X X X {} texture.", "ImageNet": "X X X X {}."}  # fmt: skip
     for dataset, template in ends.items():
-        assert build("TCP", tiny_clip, dataset=dataset).model.spec.templates == (template,)
+        assert build("TCP", tiny_clip, dataset=dataset).templates() == [template]
     assert template_of(KGCOOP, "FGVCAircraft") == "a photo of a {}, a type of aircraft."
     assert template_of(PROGRAD, "FGVCAircraft") == "a type of aircraft, a photo of a {}."
     assert template_of(TCP, "FGVCAircraft") == "a photo of an aircraft {}."
@@ -75,19 +75,19 @@ def test_the_teacher_has_the_test_classes(tiny_clip):
     """TCP's tokens come from the text features of the test classes (base-to-new)."""
     trained = build("TCP", tiny_clip)
     new = build("TCP", tiny_clip, OTHERS)
-    new.model.load_public_state_dict(trained.model.public_state_dict())
-    tokens = new.model.parts.tokens()
+    new.load_public_state_dict(trained.public_state_dict())
+    tokens = new.tokens()
     assert tokens.shape == (2, 4, 128)
     h0 = Teacher(tiny_clip, OTHERS, [template_of(TCP, "EuroSAT")]).h
-    assert torch.equal(tokens, trained.model.parts.meta_net(h0).reshape(2, 4, 128))
+    assert torch.equal(tokens, trained.prompt_learner.meta_net(h0).reshape(2, 4, 128))
 
 
 def test_kept_text_features_follow_tcps_network(tiny_clip):
     method = build("TCP", tiny_clip).eval()
-    before = method.model(IMAGES)
+    before = method(IMAGES)
     with torch.no_grad():
-        method.model.parts.meta_net.linear2.bias.normal_()
-    assert not torch.allclose(method.model(IMAGES), before, atol=1e-2)
+        method.prompt_learner.meta_net.linear2.bias.normal_()
+    assert not torch.allclose(method(IMAGES), before, atol=1e-2)
 
 
 # ------------------------------------------------------------------ ProGrad's projection
@@ -95,7 +95,7 @@ def test_kept_text_features_follow_tcps_network(tiny_clip):
 
 def test_without_a_distillation_gradient_nothing_is_projected(tiny_clip):
     method = build("ProGrad", tiny_clip, N_CTX=4)
-    (ctx,) = method.model.trained().parameters()
+    (ctx,) = method.learned().values()
     terms = method.train().losses(IMAGES, LABELS)
     (plain,) = torch.autograd.grad(terms["ce"], ctx, retain_graph=True)
     method.backward(terms | {"kd": 0 * terms["kd"]})
@@ -107,12 +107,12 @@ def test_an_overflow_of_the_gradient_is_kept(tiny_clip):
     method = build("ProGrad", tiny_clip, N_CTX=4)
     terms = method.train().losses(IMAGES, LABELS)
     method.backward(terms | {"kd": float("inf") * terms["kd"]})
-    assert not method.model.prompt_learner.ctx.grad.isfinite().all()
+    assert not method.prompt_learner.ctx.grad.isfinite().all()
 
 
 def test_the_projection_leaves_nothing_against_the_teacher(tiny_clip):
     method = build("ProGrad", tiny_clip, N_CTX=4)
-    (ctx,) = method.model.trained().parameters()
+    (ctx,) = method.learned().values()
     terms = method.train().losses(IMAGES, LABELS)
     (kd,) = torch.autograd.grad(terms["kd"], ctx, retain_graph=True)
     method.backward(terms | {"ce": -terms["kd"] + 0.1 * terms["ce"]})
@@ -188,10 +188,12 @@ def test_a_mistake_is_one_sentence(tmp_path, capsys, case):
 
 def test_contexts_of_each_class_do_not_fit_others(tiny_clip):
     trained = build("KgCoOp", tiny_clip, CSC=True, N_CTX=2)
-    assert trained.model.prompt_learner.ctx.shape == (3, 2, 128)
+    assert trained.prompt_learner.ctx.shape == (3, 2, 128)
     other = build("KgCoOp", tiny_clip, OTHERS, CSC=True, N_CTX=2)
-    with pytest.raises(UserError, match=r"shape \(3, 2, 128\) but .* \(of classes with CSC\)"):
-        other.model.load_public_state_dict(trained.model.public_state_dict())
+    with pytest.raises(
+        UserError, match=r"shape \(3, 2, 128\) but .* make the settings, the classes"
+    ):
+        other.load_public_state_dict(trained.public_state_dict())
 
 
 def test_the_published_test_scripts_leave_out_what_only_training_reads(tmp_path, capsys):

@@ -7,7 +7,6 @@ from newer import IMAGES, LABELS, NAMES, build
 from paths import GOLDEN
 
 from trainers.prompting import Teacher, UserError, build_method
-from trainers.prompting import method as base
 from trainers.prompting.encoders.templates import KGCOOP, template_of
 from trainers.prompting.methods import align
 from trainers.prompting.regularizers import PUBLISHED, REGULARIZERS
@@ -26,7 +25,7 @@ def test_align_takes_the_regularisers_of_promptsrc(tiny_clip):
         golden.meta["dataset"],
     )
     with torch.no_grad():
-        own = method.model.public_parameters()
+        own = method.public_parameters()
         for name, value in golden.params.items():
             own[name].copy_(value.reshape(own[name].shape))
     terms = method.train().losses(golden.tensors["image"], golden.tensors["label"])
@@ -40,8 +39,8 @@ def test_align_takes_kgcoops_regulariser_with_any_number_of_prompts(tiny_clip):
     method = build("ALIGN", tiny_clip, **node, REGULARIZER_WEIGHTS=[2.0, 0.5])
     terms = method.train().losses(IMAGES, LABELS)
     method.backward(terms)
-    grads = {name: p.grad for name, p in method.model.public_parameters().items()}
-    output = method.model.output(IMAGES)
+    grads = {name: p.grad for name, p in method.public_parameters().items()}
+    output = method.output(IMAGES)
     h0 = Teacher(tiny_clip, NAMES, [template_of(KGCOOP, "EuroSAT")]).h
     z0 = Teacher(tiny_clip, NAMES, []).z(IMAGES)
     kg = 2 * (1 - (output.text.h * h0).sum(-1).mean())
@@ -73,5 +72,5 @@ def test_align_without_regularisers_has_no_teacher(tiny_clip, monkeypatch):
         raise AssertionError("a teacher, or a regulariser, without need")
 
     monkeypatch.setattr(align, "Teacher", refuse)
-    monkeypatch.setattr(base, "regularize", refuse)
+    monkeypatch.setattr(align, "regularize", refuse)
     assert set(build("ALIGN", tiny_clip, M=2, N=2).losses(IMAGES, LABELS)) == {"loss"}
