@@ -220,11 +220,6 @@ class Method(PublicFiles, nn.Module):
         """Return logits (B, K) of features in float32: by default s cos(z, h), s the scale."""
         return self.logit_scale * image.z[:, 0] @ text.h[0].T
 
-    def from_features(self, image: ImageFeatures, contexts: Contexts) -> Output:
-        """Return the output for the features of images: text features and logits."""
-        text = self.text_features(contexts)
-        return Output(self.compare(image, text), image, text)
-
     def loss(self, output: Output, batch: Batch) -> torch.Tensor | dict[str, torch.Tensor]:
         """Return the loss of a step: by default the cross-entropy.
 
@@ -318,7 +313,16 @@ class Method(PublicFiles, nn.Module):
                 infinite.
         """
         contexts = self.contexts()
-        return self.from_features(self.image_features(images, contexts), contexts)
+        image, text = self.image_features(images, contexts), self.text_features(contexts)
+        return Output(self.compare(image, text), image, text)
+
+    def from_features(self, image: ImageFeatures) -> Output:
+        """Return the output for features of images, which may have been computed for other names.
+
+        What is learned must be the same, as in the joint evaluation of base and new classes.
+        """
+        text = self.text()
+        return Output(self.compare(image, text), image, text)
 
     def encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         """Return the output of the image encoder with the contexts and additions."""

@@ -18,25 +18,21 @@ STATES = 10
 SLOPE = 1.702  # of QuickGELU
 
 
-def project_qkv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
-    """Return queries, keys and values (..., W), heads concatenated, of y = ln_1(x) (..., W)."""
-    return _project(block, y, added, "qkv")
+def project(block, y: torch.Tensor, added: Added, names: str) -> Sequence[torch.Tensor]:
+    """Return some of the queries, keys and values (..., W), heads concatenated, of y = ln_1(x).
 
-
-def project_q(block, y: torch.Tensor, added: Added = NOTHING) -> torch.Tensor:
-    """Return only the queries (..., W), for positions that attend to the keys of others."""
-    return _project(block, y, added, "q")[0]
-
-
-def project_kv(block, y: torch.Tensor, added: Added = NOTHING) -> Sequence[torch.Tensor]:
-    """Return only keys and values (..., W), for positions whose output is not read."""
-    return _project(block, y, added, "kv")
-
-
-def _project(block, y, added, names) -> Sequence[torch.Tensor]:
+    Args:
+        block: the block.
+        y: (..., W).
+        added: a method's additions to the block.
+        names: `qkv`; `q` for positions that attend to the keys of others; `kv` for positions whose
+            output is not read.
+    """
     W = y.shape[-1]
     rows = slice(W * "qkv".index(names[0]), W * ("qkv".index(names[-1]) + 1))
     weight, bias = block.attn.in_proj_weight[rows], block.attn.in_proj_bias[rows]
+    if not added.weights:
+        return F.linear(y, weight, bias).chunk(len(names), -1)
     return linear(y, weight, bias, [added.weights.get(name) for name in names])
 
 

@@ -211,12 +211,12 @@ class TextEncoder(nn.Module):
     def _block(self, block, layout, shared, suffix, added=NOTHING):
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
         y = block.ln_1(shared)
-        query, key, value = blocks.project_qkv(block, y, added)
+        query, key, value = blocks.project(block, y, added, "qkv")
         out = blocks.attend(block, query, key, value, causal=True)
         shared = blocks.finish(block, shared, out, y, added)
         # padded queries, keys and values are large, and cheap to recompute
         y = block.ln_1(suffix)
-        own = blocks.project_qkv(block, y, added)
+        own = blocks.project(block, y, added, "qkv")
         out = blocks.run(self._attend, True, block, layout, key, value, *own)
         return shared, blocks.finish(block, suffix, out, y, added)
 
@@ -236,12 +236,12 @@ class TextEncoder(nn.Module):
         y = block.ln_1(suffix)
         x, y_eos = suffix[:, layout.eos], y[:, layout.eos]
         N, K, W = x.shape
-        of_prefix = blocks.project_kv(block, block.ln_1(shared), added)
-        pairs = zip(of_prefix, blocks.project_kv(block, y, added), strict=True)
+        of_prefix = blocks.project(block, block.ln_1(shared), added, "kv")
+        pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
         key, value = (behind(layout, *pair) for pair in pairs)
         mask = seen(layout, shared)[:, layout.eos_offset]
         mask = mask.expand(N, -1, -1).reshape(N * K, 1, 1, -1)
-        query = blocks.project_q(block, y_eos, added).reshape(N * K, 1, W)
+        query = blocks.project(block, y_eos, added, "q")[0].reshape(N * K, 1, W)
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
         return blocks.finish(block, x, out, y_eos, added)
 

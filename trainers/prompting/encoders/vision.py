@@ -186,7 +186,7 @@ class ImageEncoder(nn.Module):
     @staticmethod
     def _block(block, x, added=NOTHING):
         y = block.ln_1(x)
-        out = blocks.attend(block, *blocks.project_qkv(block, y, added))
+        out = blocks.attend(block, *blocks.project(block, y, added, "qkv"))
         return blocks.finish(block, x, out, y, added)
 
     def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
@@ -194,10 +194,10 @@ class ImageEncoder(nn.Module):
         if places == x.shape[1] and patches is None:
             return self._block(block, x, added), None
         y = block.ln_1(x)
-        key, value = blocks.project_kv(block, y, added)
+        key, value = blocks.project(block, y, added, "kv")
         # contiguous: otherwise the bits of a matrix product may depend on the memory layout
         first, y_first = (t[:, :places].contiguous() for t in (x, y))
-        out = blocks.attend(block, blocks.project_q(block, y_first, added), key, value)
+        out = blocks.attend(block, blocks.project(block, y_first, added, "q")[0], key, value)
         read = blocks.finish(block, first, out, y_first, added)
         if patches is None:
             return read, None

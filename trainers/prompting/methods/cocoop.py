@@ -69,8 +69,12 @@ class CoCoOp(CoOp):
         learner = self.prompt_learner
         return Contexts([learner.ctx + learner.meta_net(z)[:, None]])
 
-    def from_features(self, image, contexts):
-        """Return the output with the texts of each image."""
+    def output(self, images):
+        """Return the output, with a text for each image and class."""
+        return self.from_features(self.image_features(images, Contexts()))
+
+    def from_features(self, image):
+        """Return the output for features of images."""
         z = image.z[:, 0].float()
         texts, logits = [], []
         for some in z.split(len(z) if torch.is_grad_enabled() else AT_ONCE):

@@ -132,7 +132,7 @@ class GalLoP(Method):
         return torch.einsum("bpd,nkd->bpkn", image.r[:, 0].float(), h)
 
     def of_top_patches(self, R):
-        """Return T (B, K, N): the mean of the TOPK_n largest of R over the patches, for prompt n."""
+        """Return T (B, K, N): the mean of the TOPK_n largest of R over patches, for prompt n."""
         topk = self.settings.topk
         top = R.topk(min(max(topk), R.shape[1]), dim=1).values
         return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)

@@ -90,8 +90,8 @@ class Recorder:
     def add(self, output: Output) -> None:
         """Record the output of the batch whose images were last added to `predictions`."""
         others = in_union = None
-        if (other := self._other) is not None:
-            others = other.from_features(output.image, other.contexts()).logits
+        if self._other is not None:
+            others = self._other.from_features(output.image).logits
             in_union = self._as_others(output)
         self.predictions.add_logits(output.logits, others, in_union)
 
