@@ -209,12 +209,33 @@ class Method(PublicFiles, nn.Module):
         return NONE
 
     def image_features(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
-        """Return the features of normalised images (B, 3, H, W)."""
-        return self.encode_images(images, contexts)
+        """Return the features of normalised images (B, 3, H, W), or of CLIP's features of them."""
+        added = self.blocks("image")
+        if images.dim() == 2 and not (contexts.vision or added):
+            return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
+        self.image_encoder.check(images)
+        found: ImageFeatures = self.image_encoder(images, contexts.vision, added)
+        return found
 
     def text_features(self, contexts: Contexts) -> TextFeatures:
-        """Return the features of the K classes."""
-        return self.encode_text(contexts)
+        """Return the features of the K classes.
+
+        They are kept until something changes that they depend on, unless they carry a gradient.
+        """
+        added = self.blocks("text")
+        inside = bool(contexts.text or added) or contexts.inserted is not None
+        learned = self.learned().values() if inside else ()
+        if torch.is_grad_enabled() and any(p.requires_grad for p in learned):
+            self._kept = None
+            found: TextFeatures = self.text_encoder(contexts.text, contexts.inserted, added)
+            return found
+        values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
+        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
+        if self._kept is None or self._kept[0] != key:
+            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
+                found = self.text_encoder(contexts.text, contexts.inserted, added)
+            self._kept = key, found
+        return self._kept[1]
 
     def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K) of features in float32: by default s cos(z, h), s the scale."""
@@ -323,37 +344,6 @@ class Method(PublicFiles, nn.Module):
         """
         text = self.text()
         return Output(self.compare(image, text), image, text)
-
-    def encode_images(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
-        """Return the output of the image encoder with the contexts and additions."""
-        added = self.blocks("image")
-        if images.dim() == 2 and not (contexts.vision or added):
-            return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
-        self.image_encoder.check(images)
-        found: ImageFeatures = self.image_encoder(images, contexts.vision, added)
-        return found
-
-    def encode_text(self, contexts: Contexts) -> TextFeatures:
-        """Return the output of the text encoder with the contexts and additions.
-
-        It is kept until something changes that it depends on, unless it carries a gradient.
-        """
-        added = self.blocks("text")
-        inside = [*(contexts.text or ()), *added]
-        if contexts.inserted is not None:
-            inside.append(contexts.inserted)
-        learned = self.learned().values() if inside else ()
-        if torch.is_grad_enabled() and any(p.requires_grad for p in learned):
-            self._kept = None
-            found: TextFeatures = self.text_encoder(contexts.text, contexts.inserted, added)
-            return found
-        values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
-        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
-                found = self.text_encoder(contexts.text, contexts.inserted, added)
-            self._kept = key, found
-        return self._kept[1]
 
     def compare(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return the final logits (B, K): `logits` in float32, plus the bias of the CLIP."""

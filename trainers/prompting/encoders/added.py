@@ -6,6 +6,7 @@ a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (...
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +76,9 @@ class Added(NamedTuple):
             treat each position separately: the last block computes only positions that are read.
         before: a module x -> (..., W) whose output is added to x, in block 0 only: in the text
             encoder before positional embeddings are added, in the image encoder after `ln_pre`.
+        norms: LayerNorms in place of CLIP's, as `tuned_norm` makes them, by name: `ln_1` and `ln_2`
+            of the block; `pre` of the image encoder in block 0 (`ln_pre`), and `post` of
+            either encoder in its last block (`ln_post`, `ln_final`).
 
     Examples:
         >>> Added(enter=torch.zeros(3, 128)).beside is None
@@ -85,6 +89,7 @@ class Added(NamedTuple):
     enter: torch.Tensor | None = None
     beside: nn.Module | None = None
     before: nn.Module | None = None
+    norms: Mapping[str, nn.Module] = {}
 
     @property
     def is_random(self) -> bool:
@@ -113,19 +118,17 @@ def entering(added: Additions) -> int:
     return max((len(x.enter) for x in added.values() if x.enter is not None), default=0)
 
 
-def let_in(tokens: torch.Tensor | None, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
+def let_in(tokens: torch.Tensor, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:
     """Insert tokens after the first position, in place of those that entered before.
 
     Args:
-        tokens: (m, W), or None to change nothing.
+        tokens: (m, W).
         x: states (B, T, W), which contain n tokens that entered before.
         n: their number.
 
     Returns:
         The states (B, T - n + m, W), and the number of tokens that have entered.
     """
-    if tokens is None:
-        return x, n
     tokens = tokens.to(x.dtype).expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], tokens, x[:, 1 + n :]], dim=1), tokens.shape[1]
 
@@ -158,12 +161,15 @@ def linear(
     return [out if update is None else out + update(y) for out, update in pairs]
 
 
-def summand(module: nn.Module | None, *inputs: torch.Tensor) -> torch.Tensor | int:
-    """Return the output of a module of an `Added`, computed in float32; 0 if there is none."""
-    if module is None:
-        return 0
+def summand(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return the output of a module of an `Added`, computed in float32."""
     out: torch.Tensor = module(*(x.float() for x in inputs))
     return out.to(inputs[0].dtype)
+
+
+def tuned_norm(norm: nn.Module) -> nn.Module:
+    """Return a copy of a LayerNorm of CLIP that learns, for `Added.norms`; float32 in any case."""
+    return deepcopy(norm).float().requires_grad_()
 
 
 @torch.no_grad()
@@ -230,6 +236,11 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
         if here.enter is not None:
             shape = tuple(here.enter.shape)
             need(shape[1:] == (W,), f"lets {shape} enter at {place}: give tokens (n, {W})")
+        last = i == len(blocks) - 1
+        ends = ["pre"] * (i == 0 and side == "image") + ["post"] * last
+        for key in here.norms:
+            valid = ["ln_1", "ln_2", *ends]
+            need(key in valid, f"replaces '{key}' of {place}: name one of {', '.join(valid)}")
         for key, update in here.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
             wanted = MATRICES[key] * W, W * (4 if key == "fc" else 1)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .added import NOTHING, Added, linear, summand
+from .added import NOTHING, Added, LowRank, linear, summand
 
 # Memory per position that a block keeps for its backward pass, in units of its width: 2 inputs of
 # LayerNorms, queries, keys, values, the attention's output, and 4 hidden states of the MLP.
@@ -56,6 +57,12 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     return out.transpose(1, 2).flatten(2)
 
 
+def norm(block, name: str, added: Added) -> nn.Module:
+    """Return `ln_1` or `ln_2` of a block, or what a method puts in its place."""
+    found: nn.Module = added.norms.get(name) or getattr(block, name)
+    return found
+
+
 def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
     """Return a block's output after the attention: projection, residuals and MLP, (..., W).
 
@@ -66,22 +73,25 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
         y: ln_1(x), (..., W).
         added: a method's additions to the block.
     """
-    out = block.attn.out_proj
-    (out,) = linear(attended, out.weight, out.bias, [added.weights.get("o")])
-    inner = x + out
-    result = inner + _mlp(block, block.ln_2(inner), added)
+    inner = x + _product(block.attn.out_proj, attended, added.weights.get("o"))
+    result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
     return result if added.beside is None else result + summand(added.beside, x, y)
+
+
+def _product(layer, x, update: LowRank | None) -> torch.Tensor:
+    if update is None:
+        return F.linear(x, layer.weight, layer.bias)
+    return linear(x, layer.weight, layer.bias, [update])[0]
 
 
 def _mlp(block, x, added: Added) -> torch.Tensor:
     up, down = block.mlp.c_fc, block.mlp.c_proj
-    updates = [added.weights.get(name) for name in ("fc", "proj")]
-    if any(update is not None for update in updates):
-        (hidden,) = linear(x, up.weight, up.bias, updates[:1])
-        (out,) = linear(block.mlp.gelu(hidden), down.weight, down.bias, updates[1:])
-        return out
+    if not {"fc", "proj"}.isdisjoint(added.weights):
+        hidden = block.mlp.gelu(_product(up, x, added.weights.get("fc")))
+        return _product(down, hidden, added.weights.get("proj"))
     if type(block.mlp.gelu).__name__ != "QuickGELU":  # by name: checkouts have copies of the class
-        return block.mlp(x)
+        out: torch.Tensor = block.mlp(x)
+        return out
     return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
 
 

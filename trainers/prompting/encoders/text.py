@@ -149,7 +149,8 @@ class TextEncoder(nn.Module):
                 start = end - contexts[i].shape[1]
                 deep = contexts[i].to(shared.dtype)
                 shared = torch.cat([shared[:, :start], deep, shared[:, end:]], dim=1)
-            shared, n = let_in(here.enter, shared, n)
+            if here.enter is not None:
+                shared, n = let_in(here.enter, shared, n)
             if inserted is not None and i == self.insert_block:
                 shared, suffix = self._insert(inserted, shared, suffix)
                 layout = self.own_layout
@@ -158,9 +159,10 @@ class TextEncoder(nn.Module):
             if i + 1 < len(layers) or layout.token_index is not None:
                 shared, suffix = blocks.run(self._block, recompute, *states, added=here)
         if layout.token_index is not None:
-            return self._features(layout, torch.cat([shared[:, :1], shared[:, 1 + n :]], 1), suffix)
+            shared = torch.cat([shared[:, :1], shared[:, 1 + n :]], 1)
+            return self._features(layout, shared, suffix, here)
         x = blocks.run(self._read_eos, recompute, *states, added=here)
-        raw = self._project(x)
+        raw = self._project(x, here)
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     def _embed(self, ctx, before):
@@ -181,7 +183,8 @@ class TextEncoder(nn.Module):
             if len(place):
                 value = ctx[k, j][None] if self.class_specific else ctx[:, j]
                 suffix = suffix.index_copy(1, place, value.to(suffix.dtype))
-        shared, suffix = (x + summand(before, x) for x in (shared, suffix))
+        if before is not None:
+            shared, suffix = (x + summand(before, x) for x in (shared, suffix))
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
@@ -210,12 +213,12 @@ class TextEncoder(nn.Module):
 
     def _block(self, block, layout, shared, suffix, added=NOTHING):
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
-        y = block.ln_1(shared)
+        y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
         out = blocks.attend(block, query, key, value, causal=True)
         shared = blocks.finish(block, shared, out, y, added)
         # padded queries, keys and values are large, and cheap to recompute
-        y = block.ln_1(suffix)
+        y = blocks.norm(block, "ln_1", added)(suffix)
         own = blocks.project(block, y, added, "qkv")
         out = blocks.run(self._attend, True, block, layout, key, value, *own)
         return shared, blocks.finish(block, suffix, out, y, added)
@@ -226,33 +229,34 @@ class TextEncoder(nn.Module):
         N, _, W = own_query.shape
         K, mask = len(layout.eos), seen(layout, key)
         mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
-        key, value = behind(layout, key, own_key), behind(layout, value, own_value)
+        key, value = padded(layout, own_key, key), padded(layout, own_value, value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
         return out.reshape(N, -1, W).index_select(1, layout.pack_index)
 
     @staticmethod
     def _read_eos(block, layout, shared, suffix, added=NOTHING):
         """Return the last block's output at EOS only, (N, K, W)."""
-        y = block.ln_1(suffix)
+        norm = blocks.norm(block, "ln_1", added)
+        y = norm(suffix)
         x, y_eos = suffix[:, layout.eos], y[:, layout.eos]
         N, K, W = x.shape
-        of_prefix = blocks.project(block, block.ln_1(shared), added, "kv")
+        of_prefix = blocks.project(block, norm(shared), added, "kv")
         pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
-        key, value = (behind(layout, *pair) for pair in pairs)
+        key, value = (padded(layout, own, shared) for shared, own in pairs)
         mask = seen(layout, shared)[:, layout.eos_offset]
         mask = mask.expand(N, -1, -1).reshape(N * K, 1, 1, -1)
         query = blocks.project(block, y_eos, added, "q")[0].reshape(N * K, 1, W)
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
         return blocks.finish(block, x, out, y_eos, added)
 
-    def _project(self, x):
+    def _project(self, x, added):
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
-            return self.ln_final(x) @ self.text_projection
+            return (added.norms.get("post") or self.ln_final)(x) @ self.text_projection
 
-    def _features(self, layout, shared, suffix) -> TextFeatures:
+    def _features(self, layout, shared, suffix, added) -> TextFeatures:
         """Return the features, with token-level ones, of states (N, P, W) and (N, T, W)."""
-        states = self._project(torch.cat([shared, suffix], dim=1))
+        states = self._project(torch.cat([shared, suffix], dim=1), added)
         raw = states[:, layout.P + layout.eos]
         states = F.normalize(states, dim=-1)
         N, K, L = layout.token_index.shape
@@ -262,21 +266,22 @@ class TextEncoder(nn.Module):
         return TextFeatures(h, raw, s, layout.token_weights)
 
 
-def padded(layout: Layout, x: torch.Tensor) -> torch.Tensor:
-    """Pad packed suffixes: (N, T, W) -> (N * K, S, W)."""
-    return x.index_select(1, layout.pad_index).reshape(-1, layout.mask.shape[1], x.shape[2])
+def padded(
+    layout: Layout, suffix: torch.Tensor, shared: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Pad packed suffixes: (N, T, W) -> (N * K, S, W); with prefixes (N, P, W) in front, P + S."""
+    rows = suffix.index_select(1, layout.pad_index).reshape(
+        -1, layout.mask.shape[1], suffix.shape[2]
+    )
+    if shared is None:
+        return rows
+    return torch.cat([shared.repeat_interleave(len(layout.eos), 0), rows], dim=1)
 
 
 def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:
     """Return the layout's mask for a prefix (N, P + n, W) into which n tokens have entered."""
     n = shared.shape[1] - layout.P
     return F.pad(layout.mask, (n, 0), value=True) if n else layout.mask
-
-
-def behind(layout: Layout, shared: torch.Tensor, suffix: torch.Tensor) -> torch.Tensor:
-    """Return prefixes (N, P, W), each followed by its suffixes (N, T, W): (N * K, P + S, W)."""
-    shared = shared.repeat_interleave(len(layout.eos), 0)
-    return torch.cat([shared, padded(layout, suffix)], dim=1)
 
 
 @torch.no_grad()

@@ -138,11 +138,12 @@ class ImageEncoder(nn.Module):
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
-        x = v.ln_pre(x)  # LayerNorm is per token: once for the image tokens of all prompts
+        pre = added.get(0, NOTHING).norms.get("pre") or v.ln_pre
+        x = pre(x)  # LayerNorm is per token: once for the image tokens of all prompts
         B, P, M = x.shape[0], x.shape[1] - 1, len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
-            ctx = v.ln_pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
+            ctx = pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n = 0  # tokens that have entered after CLS
@@ -159,7 +160,8 @@ class ImageEncoder(nn.Module):
                 ctx = contexts[i].to(x.dtype)
                 ctx = ctx.expand(B, *ctx.shape).flatten(0, 1)
                 x = torch.cat([x[:, : -ctx.shape[1]], ctx], dim=1)
-            x, n = let_in(here.enter, x, n)
+            if here.enter is not None:
+                x, n = let_in(here.enter, x, n)
             recompute = self.recompute and (x.requires_grad or here is not NOTHING)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=here)
@@ -167,12 +169,14 @@ class ImageEncoder(nn.Module):
         patches = slice(1 + n, 1 + n + P) if self.values else None
         x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
-        states = v.ln_post(x[:, :, : 1 + self.states]) if self.states else None
+        post = here.norms.get("post") or v.ln_post
+        states = post(x[:, :, : 1 + self.states]) if self.states else None
         if values is not None:
-            values = v.ln_post(values.unflatten(0, (B, M)))
+            values = post(values.unflatten(0, (B, M)))
         if not (self.patches and unit):
-            return ImageFeatures(self._project(x[:, :, 0], unit), None, states, values, untouched)
-        x = self._project(x)
+            z = self._project(post, x[:, :, 0], unit)
+            return ImageFeatures(z, None, states, values, untouched)
+        x = self._project(post, x)
         return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values, untouched)
 
     @torch.no_grad()
@@ -181,11 +185,11 @@ class ImageEncoder(nn.Module):
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
             x = self._block(block, x)
-        return self._project(self._last(last, x, 1, None)[0])
+        return self._project(self.visual.ln_post, self._last(last, x, 1, None)[0])
 
     @staticmethod
     def _block(block, x, added=NOTHING):
-        y = block.ln_1(x)
+        y = blocks.norm(block, "ln_1", added)(x)
         out = blocks.attend(block, *blocks.project(block, y, added, "qkv"))
         return blocks.finish(block, x, out, y, added)
 
@@ -193,7 +197,7 @@ class ImageEncoder(nn.Module):
         """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
             return self._block(block, x, added), None
-        y = block.ln_1(x)
+        y = blocks.norm(block, "ln_1", added)(x)
         key, value = blocks.project(block, y, added, "kv")
         # contiguous: otherwise the bits of a matrix product may depend on the memory layout
         first, y_first = (t[:, :places].contiguous() for t in (x, y))
@@ -204,10 +208,10 @@ class ImageEncoder(nn.Module):
         own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
         return read, blocks.finish(block, own, v, y_own, added)
 
-    def _project(self, x, unit: bool = True):
+    def _project(self, post, x, unit: bool = True):
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
-            x = self.visual.ln_post(x) @ self.visual.proj
+            x = post(x) @ self.visual.proj
             return F.normalize(x, dim=-1) if unit else x
 
     def _resnet(self, images, unit: bool) -> ImageFeatures:
