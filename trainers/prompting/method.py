@@ -214,8 +214,7 @@ class Method(PublicFiles, nn.Module):
         if images.dim() == 2 and not (contexts.vision or added):
             return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
         self.image_encoder.check(images)
-        found: ImageFeatures = self.image_encoder(images, contexts.vision, added)
-        return found
+        return self.image_encoder(images, contexts.vision, added)
 
     def text_features(self, contexts: Contexts) -> TextFeatures:
         """Return the features of the K classes.
@@ -227,8 +226,7 @@ class Method(PublicFiles, nn.Module):
         learned = self.learned().values() if inside else ()
         if torch.is_grad_enabled() and any(p.requires_grad for p in learned):
             self._kept = None
-            found: TextFeatures = self.text_encoder(contexts.text, contexts.inserted, added)
-            return found
+            return self.text_encoder(contexts.text, contexts.inserted, added)
         values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
         key = tuple((x.data_ptr(), x._version, x.device) for x in values)
         if self._kept is None or self._kept[0] != key:

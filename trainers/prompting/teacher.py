@@ -10,7 +10,7 @@ from torch import nn
 
 from .encoders.sentences import clean
 from .encoders.text import encode_sentences
-from .encoders.vision import ImageEncoder, ImageFeatures
+from .encoders.vision import ImageEncoder
 from .errors import UserError
 from .storage.files import read_json
 
@@ -99,8 +99,8 @@ class Teacher(nn.Module):
 
         A method without visual prompts already has z0 in its output.
         """
-        features: ImageFeatures = self._frozen[1](images)
-        return features.z[:, 0].float()
+        z: torch.Tensor = self._frozen[1](images).z[:, 0]
+        return z.float()
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Return zero-shot logits (B, K) of normalised image features (B, D)."""

@@ -51,8 +51,10 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
     Returns:
         (B, Q, W), before the output projection.
     """
-    heads = block.attn.num_heads
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    shape = block.attn.num_heads, -1
+    q = q.unflatten(-1, shape).transpose(1, 2)
+    k = k.unflatten(-1, shape).transpose(1, 2)
+    v = v.unflatten(-1, shape).transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return out.transpose(1, 2).flatten(2)
 

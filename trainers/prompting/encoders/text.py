@@ -12,7 +12,7 @@ Letters: N prompts, K classes, b learned tokens of a prompt, J depths, W the wid
 D of the features; P, T, S and L as in `Layout`. k is a class, n a prompt, j a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +58,8 @@ class TextEncoder(nn.Module):
     Raises:
         UserError: the encoder does not have block `insert_block`.
     """
+
+    __call__: Callable[..., TextFeatures]
 
     def __init__(
         self,
@@ -226,12 +228,11 @@ class TextEncoder(nn.Module):
     @staticmethod
     def _attend(block, layout, key, value, own_query, own_key, own_value):
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
-        N, _, W = own_query.shape
-        K, mask = len(layout.eos), seen(layout, key)
-        mask = mask if len(mask) == 1 else mask.repeat_interleave(K, 0)
+        mask = seen(layout, key)
+        mask = mask if len(mask) == 1 else mask.repeat_interleave(len(layout.eos), 0)
         key, value = padded(layout, own_key, key), padded(layout, own_value, value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
-        return out.reshape(N, -1, W).index_select(1, layout.pack_index)
+        return out.reshape(len(own_query), -1, out.shape[-1]).index_select(1, layout.pack_index)
 
     @staticmethod
     def _read_eos(block, layout, shared, suffix, added=NOTHING):

@@ -1,5 +1,6 @@
 """The prompted image encoder."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,8 @@ class ImageEncoder(nn.Module):
     Raises:
         UserError: the backbone is a ResNet but states are asked for.
     """
+
+    __call__: Callable[..., ImageFeatures]
 
     def __init__(
         self,
