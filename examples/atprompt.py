@@ -19,6 +19,7 @@ from trainers.prompting import (
     word_embeddings,
     write_sentences,
 )
+from trainers.prompting.prompts import Size, check_size
 
 
 def tokens(n, width, std=0.02):
@@ -148,6 +149,13 @@ class DeepATPrompt(ATPrompt):
 
         N_CTX: int = 2
         PROMPT_DEPTH: int = 9
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, which must have PROMPT_DEPTH blocks."""
+        size = Size(self.settings.N_CTX, self.settings.PROMPT_DEPTH, ("N_CTX", "PROMPT_DEPTH"))
+        check_size(clip_model, "text", size)
+        check_size(clip_model, "image", size)
+        return super().encoders(clip_model, classnames, dataset)
 
     def build(self, clip_model, classnames, dataset):
         """Make the contexts and maps."""

@@ -1,5 +1,6 @@
 """Public config files, command lines and nodes are accepted unmodified."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,9 @@ from paths import ROOT
 
 import train
 from benchmark.launch.engine import Settings
-from trainers.prompting import extend_cfg
+from trainers.prompting import build_method, extend_cfg
 from trainers.prompting.method import METHODS
-from trainers.prompting.trainer.config import prompt_spec, resolved, values_in
+from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
 
@@ -125,9 +126,9 @@ def cfg_of(path, *more, trainer=None, dataset="TinyColours"):
     return train.setup_cfg(train.parse_args([*flags, "DATASET.NAME", dataset, *more]))
 
 
-def spec_of(cfg):
+def node_of(cfg):
     method = METHODS[cfg.TRAINER.NAME]
-    return prompt_spec(cfg.TRAINER.NAME, values_in(cfg, method), cfg.DATASET.NAME)
+    return read_node(method, values_in(cfg, method), cfg.DATASET.NAME)
 
 
 def value(cfg, place: str):
@@ -140,7 +141,7 @@ def value(cfg, place: str):
 def test_every_config_file_describes_a_method(path, capsys):
     cfg = cfg_of(path)
     method = METHODS[cfg.TRAINER.NAME]
-    assert spec_of(cfg).score
+    assert isinstance(node_of(cfg), method.Settings)
     named = yaml.safe_load(path.read_text())
     places = [place.split(".")[1] for place in method.outside.values() if "TRAINER" in place]
     assert set(named.get("TRAINER", {})) <= {method.node, *places}
@@ -230,36 +231,43 @@ def test_base_to_new_values(method):
 
 def test_every_method_has_its_base_to_new_config():
     known = {path.parent.name for path in FILES if path.stem == "base2new"}
-    of_any_classes = {name for name, kind in METHODS.items() if not kind.class_bound}
+    of_any_classes = {name for name, kind in METHODS.items() if kind.class_bound is not True}
     assert known == of_any_classes == {*BASE2NEW, "ZeroshotCLIP"}
 
 
-def test_public_command_line():
+def test_public_command_line(tiny_clip):
     path = ROOT / "configs" / "trainers" / "CoOp" / "rn50_ep50.yaml"
     more = "TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC True TRAINER.COOP.CLASS_TOKEN_POSITION middle"
     cfg = cfg_of(path, *more.split(), "DATASET.NUM_SHOTS", "16")
-    spec = spec_of(cfg)
-    assert (spec.text_length, spec.class_specific, spec.class_position) == (4, True, "middle")
+    method = METHODS["CoOp"](node_of(cfg), tiny_clip, ["cat", "dog"])
+    assert (method.text_size.b, method.class_bound, method.position) == (4, True, "middle")
     assert cfg.DATASET.NUM_SHOTS == 16 and cfg.MODEL.BACKBONE.NAME == "RN50"
 
 
-def test_prompts_only_in_the_text():
+def test_prompts_only_in_the_text(tiny_clip):
     path = ROOT / "configs/trainers/IVLP/vit_b16_c2_ep5_batch4_4ctx_language_only.yaml"
-    spec = spec_of(cfg_of(path))
-    assert (spec.M, spec.N, spec.text_length, spec.text_depth) == (0, 1, 4, 12)
+    deep = node_of(cfg_of(path))
+    assert deep.PROMPT_DEPTH_TEXT == 12
+    fitting = dataclasses.replace(deep, PROMPT_DEPTH_TEXT=4)  # blocks of the tiny CLIP
+    contexts = METHODS["IVLP"](fitting, tiny_clip, ["cat", "dog"]).contexts()
+    assert [c.shape[:2] for c in contexts.text] == [(1, 4)] * 4 and contexts.vision is None
 
 
-def test_the_published_align_takes_several_templates_with_tabs_between():
+def test_the_published_align_takes_several_templates_with_tabs_between(tiny_clip):
     node = {"CTX_INIT": "a photo of a\ta sketch of the", "TEXT_PROMPT_NUMBER": 3}
-    spec = prompt_spec("MMP", node)
-    assert spec.templates == ("a photo of a", "a sketch of the", "X X")
-    assert prompt_spec("MMP", node | {"TEXT_PROMPT_NUMBER": 1}).templates == ("a photo of a",)
+    node["TEXT_PROMPT_DEPTH"] = 2
+
+    def templates(node):
+        return build_method("MMP", node, tiny_clip, ["cat"]).templates()
+
+    assert templates(node) == ("a photo of a", "a sketch of the", "X X")
+    assert templates(node | {"TEXT_PROMPT_NUMBER": 1}) == ("a photo of a",)
 
 
 def test_an_ignored_key_is_named_and_an_unknown_one_is_an_error(tmp_path, capsys):
-    same = prompt_spec("MMP", {})
+    same = read_node(METHODS["MMP"], {})
     assert capsys.readouterr().out == ""
-    assert prompt_spec("MMP", {"USECT": True}) == same
+    assert read_node(METHODS["MMP"], {"USECT": True}) == same
     assert capsys.readouterr().out.count("TRAINER.MMP.USECT") == 1
     path = tmp_path / "old.yaml"
     path.write_text("TRAINER:\n  MMP:\n    USECT: True\n    N_CTX: 3\n")

@@ -43,7 +43,7 @@ def test_logits_loss_and_gradients(path, tiny_clip, tmp_path):
     golden = read(path)
     method = build(golden, tiny_clip, tmp_path)
     check_step(method, golden)
-    state = method.model.public_state_dict()
+    state = method.public_state_dict()
     unused = {"ctx_att3", "prompt_learner.ctx_att3"}  # only the public code saves them
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in golden.params.items() if k not in unused
@@ -59,7 +59,7 @@ def test_classes_of_the_training_and_others(path, tiny_clip, tmp_path):
     for of, wanted in ((names, "logits"), (["cat", "dog"], "logits_new")):
         method.load_checkpoint(state | {"classnames": of}, names)
         expected = golden.tensors.get(wanted, golden.tensors["logits"])
-        assert (method.model(images) - expected).abs().max() < 1e-4
+        assert (method(images) - expected).abs().max() < 1e-4
 
 
 def dept(clip_model, names=NAMES, dataset="", **node):
@@ -70,19 +70,19 @@ def test_dept_without_fusion(tiny_clip, tmp_path):
     golden = read(GOLDEN / "examples" / "dept.safetensors")
     method = build(golden, tiny_clip, tmp_path, TEST_TIME_FUSION=False).eval()
     assert (
-        method.model(golden.tensors["image"]) - golden.tensors["logits_head"]
+        method(golden.tensors["image"]) - golden.tensors["logits_head"]
     ).abs().max() < 1e-4
 
 
 def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):
     trained, images = dept(tiny_clip), torch.randn(2, 3, 32, 32)
-    checkpoint = {"state_dict": trained.model.public_state_dict(), "classnames": NAMES}
+    checkpoint = {"state_dict": trained.public_state_dict(), "classnames": NAMES}
     other = dept(tiny_clip, ["golden retriever", "highway or road"]).eval()
     other.load_checkpoint(checkpoint, ["golden retriever", "highway or road"])
-    assert other.model.parts.linear_probe_proj.weight.shape == (3, 64)
+    assert other.linear_probe_proj.weight.shape == (3, 64)
     coop = build_method("CoOp", {"N_CTX": 4}, tiny_clip, ["golden retriever", "highway or road"])
-    coop.model.load_public_state_dict({"ctx": trained.model.prompt_learner.ctx})
-    torch.testing.assert_close(other.model(images), coop.eval().model(images))
+    coop.load_public_state_dict({"ctx": trained.prompt_learner.ctx})
+    torch.testing.assert_close(other(images), coop.eval()(images))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):
 )
 def test_dept_of_a_public_checkpoint(tiny_clip, classes, dataset, own):
     method = dept(tiny_clip, dataset=dataset, SUBSAMPLE_CLASSES=classes)
-    method.load_checkpoint({"state_dict": method.model.public_state_dict()}, NAMES)
-    assert method.model.parts.own_classes == own
+    method.load_checkpoint({"state_dict": method.public_state_dict()}, NAMES)
+    assert method.own_classes == own
 
 
 @torch.no_grad()
@@ -101,15 +101,15 @@ def test_all_tokens_of_an_attribute_stay(tiny_clip, attribute):
     """The logits are those of a CoOp with the same context."""
     node = {"N_CTX": 2, "ATT_NUM": 1, "N_ATT1": 3, "ATT1_TEXT": attribute}
     method = build_method("ATPrompt", node, tiny_clip, NAMES).eval()
-    own = method.model.public_state_dict()
+    own = method.public_state_dict()
     assert own.keys() == {"prompt_learner.ctx", "prompt_learner.ctx_att1"}
     words = len(attribute.split())
     coop = build_method("CoOp", {"N_CTX": 5 + words}, tiny_clip, NAMES).eval()
-    start = build_method("CoOp", {"CTX_INIT": attribute}, tiny_clip, NAMES).model.prompt_learner.ctx
+    start = build_method("CoOp", {"CTX_INIT": attribute}, tiny_clip, NAMES).prompt_learner.ctx
     pieces = own["prompt_learner.ctx_att1"], start.detach(), own["prompt_learner.ctx"]
-    coop.model.prompt_learner.ctx.copy_(torch.cat(pieces))
+    coop.prompt_learner.ctx.copy_(torch.cat(pieces))
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(method.model(images), coop.model(images), rtol=0, atol=1e-5)
+    torch.testing.assert_close(method(images), coop(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_all_tokens_of_an_attribute_stay(tiny_clip, attribute):
         ("ATPrompt", {"ATT_NUM": 4}, "ATT_NUM is 4 but must be 1, 2 or 3"),
         ("ATPrompt", {"N_ATT2": 0}, "N_ATT2 is 0: at least 1 is needed"),
         ("ATPrompt", {"N_CTX": -1}, "N_CTX is -1: at least 1 is needed"),
-        ("DeepATPrompt", {"PROMPT_DEPTH": 0}, "the text prompt depth is 0: at least 1"),
+        ("DeepATPrompt", {"PROMPT_DEPTH": 0}, "PROMPT_DEPTH is 0: at least 1"),
         ("DeepATPrompt", {"PROMPT_DEPTH": 5}, "has 4 blocks"),
         ("DePT", {"WEIGHT": -0.1}, "TRAINER.LINEAR_PROBE.WEIGHT is -0.1, not in [0, 1]"),
         ("DePT", {"WEIGHT": 1.5}, "TRAINER.LINEAR_PROBE.WEIGHT is 1.5, not in [0, 1]"),
@@ -169,11 +169,12 @@ def test_configs_and_the_settings_that_a_run_shows(trainer, there, away):
 
 
 def test_the_head_of_dept_learns_faster(tiny_clip):
-    model = dept(tiny_clip).model
-    optim = build_optim(model.trained(), read_config("DePT", "base2new").OPTIM, 1)[0]
+    method = dept(tiny_clip)
+    optim = build_optim(method.learned(), read_config("DePT", "base2new").OPTIM, 1)[0]
     prompt, head = optim.param_groups
-    assert list(map(id, prompt["params"])) == list(map(id, model.prompt_learner.parameters()))
-    assert list(map(id, head["params"])) == list(map(id, model.parts.parameters()))
+    assert list(map(id, prompt["params"])) == list(map(id, method.prompt_learner.parameters()))
+    of_head = [p for name, p in method.learned().items() if "prompt_learner" not in name]
+    assert list(map(id, head["params"])) == list(map(id, of_head))
     assert prompt["initial_lr"] == pytest.approx(0.0035) and head["initial_lr"] == 0.0035 * 6.5
 
 

@@ -4,7 +4,7 @@ Letters: E epochs of n steps each; the last epoch may have fewer.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -61,14 +61,22 @@ def by_step(optim: CfgNode) -> bool:
     return bool(optim.STEPS or optim.LR_BY_STEP)
 
 
-def build_optim(model: nn.Module, optim: CfgNode, n: int) -> tuple[torch.optim.Optimizer, Any]:
-    """Build the optimiser of the trained parameters, and its scheduler.
+def build_optim(
+    learned: Mapping[str, nn.Parameter], optim: CfgNode, n: int
+) -> tuple[torch.optim.Optimizer, Any]:
+    """Build the optimiser of what is learned, by name, and its scheduler.
 
-    If the learning rate changes by step, everything that Dassl counts in epochs is counted in
-    steps, including the warm-up.
+    OPTIM.NEW_LAYERS names the first parts of names. If the learning rate changes by step,
+    everything that Dassl counts in epochs is counted in steps, including the warm-up.
     """
     from dassl.optim import build_lr_scheduler, build_optimizer  # only a training needs Dassl
 
+    parts: dict[str, nn.ParameterList] = {}
+    for name, parameter in learned.items():
+        parts.setdefault(name.partition(".")[0], nn.ParameterList()).append(parameter)
+    model = nn.Module()
+    for name, part in parts.items():
+        model.add_module(name, part)
     optimizer = build_optimizer(model, optim)
     for group in optimizer.param_groups:
         if "eps" in group:

@@ -119,8 +119,8 @@ class PromptTrainer(TrainerX):
         self.optim = self.sched = None
         if self.num_trained:
             self.load_init_weights()
-            trained = torch.nn.ParameterList(self.method.learned().values())
-            self.optim, self.sched = build_optim(trained, cfg.OPTIM, self.epoch_steps)
+            learned = self.method.learned()
+            self.optim, self.sched = build_optim(learned, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     def load_init_weights(self):
