@@ -69,9 +69,7 @@ def dept(clip_model, names=NAMES, dataset="", **node):
 def test_dept_without_fusion(tiny_clip, tmp_path):
     golden = read(GOLDEN / "examples" / "dept.safetensors")
     method = build(golden, tiny_clip, tmp_path, TEST_TIME_FUSION=False).eval()
-    assert (
-        method(golden.tensors["image"]) - golden.tensors["logits_head"]
-    ).abs().max() < 1e-4
+    assert (method(golden.tensors["image"]) - golden.tensors["logits_head"]).abs().max() < 1e-4
 
 
 def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):

@@ -97,30 +97,28 @@ PACKAGES = {
     "errors": "",
     "dassl_parts": "",
     "one_package": "errors",
-    "storage": "dassl_parts errors",
-    "spec": "errors",
-    "transport": "errors",
     "embedded": "",
-    "backbones": "embedded errors storage",
-    "running": "errors backbones",
-    "encoders": "errors backbones running spec transport",
-    "scores": "errors encoders running spec transport",
-    "model": "errors backbones encoders running scores spec storage",
-    "teacher": "errors encoders running spec storage",
-    "regularizers": "errors model teacher",
     "averaging": "",
-    "diagnostics": "encoders model scores spec transport",
-    "node": "errors spec",
-    "method": "beyond errors model node regularizers spec storage teacher",
-    "methods": "averaging backbones beyond encoders errors method model node regularizers scores "
-    "spec teacher transport",
+    "node": "errors",
+    "storage": "dassl_parts errors",
+    "transport": "errors",
+    "backbones": "embedded errors storage",
+    "encoders": "backbones errors node transport",
+    "prompts": "backbones encoders errors",
+    "teacher": "encoders errors storage",
+    "method": "beyond encoders errors node prompts storage transport",
+    "regularizers": "errors method teacher",
+    "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
+    "teacher transport",
     "plugins": "errors method methods",
-    "step": "errors method model running",
-    "trainer": "backbones diagnostics embedded errors method methods model node running spec step "
-    "storage",
-    "use": "backbones dassl_parts encoders errors method model plugins running scores spec storage "
+    "running": "backbones encoders errors",
+    "step": "errors method running",
+    "trainer": "backbones embedded encoders errors method methods node running step storage",
+    "use": "backbones dassl_parts encoders errors method plugins prompts running storage teacher "
     "trainer",
 }
+OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
+AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}
 
 
 def test_the_packages_of_the_plug_in_import_in_one_direction():
@@ -132,6 +130,16 @@ def test_the_packages_of_the_plug_in_import_in_one_direction():
             package = module.removeprefix(base).partition(".")[0]
             found = {name.removeprefix(base).partition(".")[0] for name in imported}
             assert found - {package, base.partition(".")[0]} <= allowed[package], module
+
+
+def test_methods_know_no_dassl_and_nothing_of_the_repository_around_them():
+    users = {}
+    for module, imported in modules("trainers/prompting").items():
+        for source, _ in imported:
+            if (package := source.partition(".")[0]) in AROUND:
+                users.setdefault(package, set()).add(module.split(".")[2])
+    assert users.keys() == {"dassl", "yacs"}
+    assert users["dassl"] | users["yacs"] == OF_DASSL
 
 
 def required() -> set[str]:
