@@ -10,14 +10,43 @@ from itertools import islice
 from pathlib import Path
 
 from trainers.prompting.errors import UserError, nearest
-from trainers.prompting.trainer.by_run import leaves
+from trainers.prompting.trainer.by_run import leaves, plain_key
 
 MOST_VALUES = 100_000  # in a config file
+TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
-def read_keys(path: str | os.PathLike) -> dict[str, object]:
-    """Return the dotted keys (`OPTIM.LR`) and values of a config file; raises as `read_tree`."""
-    return dict(leaves(read_tree(path)))
+def read_keys(path: str | os.PathLike, derived: tuple[str, ...] = ()) -> dict[str, object]:
+    """Return the dotted keys (`OPTIM.LR`) and values of a config file.
+
+    A file that begins with `BASE: METHOD/CONFIG` has all keys of that config file, with its own in
+    their place: of METHOD/CONFIG.yaml next to its folder, or else in configs/trainers.
+
+    Args:
+        path: of the file.
+        derived: the files that have this one as their base.
+
+    Raises:
+        UserError: as `read_tree`, or the base does not exist, or a file is its own base.
+    """
+    keys = dict(leaves(read_tree(path)))
+    if "BASE" not in keys:
+        return keys
+    name, above = keys.pop("BASE"), (*derived, os.path.realpath(path))
+    places = [folder / f"{name}.yaml" for folder in (Path(path).absolute().parents[1], TRAINERS)]
+    base = next((place for place in places if place.is_file()), None)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+/[\w.+-]+", name) or base is None:
+        raise UserError(
+            f"The config file '{path}' has BASE {name!r:.100}, but there is no such file in "
+            f"'{TRAINERS}': give METHOD/CONFIG, as in CoOp/base2new"
+        )
+    if os.path.realpath(base) in above:
+        raise UserError(
+            f"The config file '{path}' is its own base (BASE {name}): remove one of them"
+        )
+    own = {plain_key(key) for key in keys}
+    kept = {key: v for key, v in read_keys(base, above).items() if plain_key(key) not in own}
+    return kept | keys
 
 
 def read_tree(path: str | os.PathLike) -> dict:
