@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from .errors import UserError
 
@@ -213,7 +213,7 @@ class PromptSpec:
         """Number of base contexts, which both sides share if visual prompts are derived."""
         return max(self.M, self.N) if self.coupling in ("project", "unified") else self.N
 
-    def with_(self, **changes: Any) -> "PromptSpec":
+    def with_(self, **changes: Any) -> Self:
         """Return a copy with some attributes changed."""
         return replace(self, **changes)
 

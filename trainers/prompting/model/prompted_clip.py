@@ -6,7 +6,7 @@ The file is long because every way from images and prompts to logits is in one p
 import math
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -246,7 +246,7 @@ class PromptedCLIP(nn.Module):
                 self._cache = key, self._encode_text(self.contexts())
         return self._cache[1]
 
-    def train(self, mode: bool = True) -> "PromptedCLIP":
+    def train(self, mode: bool = True) -> Self:
         """Do the same as `nn.Module.train`, and drop cached text features that training changes."""
         if mode and self._text_learns:
             self._cache = None
