@@ -54,29 +54,20 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray] | None:
-    """Read a run's arrays, as `_arrays_in` returns them; None if there is no file.
+    """Read a run's arrays: all of `ARRAYS`, some of the others. None if there is no file.
 
     Raises:
         UserError: the file is damaged, or not of this project.
     """
     path = folder / NAME
     try:
-        return _arrays_in(read_file(path))
+        with NpzFile(io.BytesIO(read_file(path))) as found:  # reads no pickled objects
+            arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
+        _check(arrays)
     except FileNotFoundError:
         return None
     except Exception as error:  # unpacking raises errors of many types
         raise UserError(f"'{path}' cannot be read ({error}): repeat the run") from None
-
-
-def _arrays_in(content: bytes) -> dict[str, np.ndarray]:
-    """Return the arrays in the content of a predictions.npz: all of `ARRAYS`, some of the others.
-
-    Raises:
-        Exception: the content is damaged, or not of this project; of almost any type.
-    """
-    with NpzFile(io.BytesIO(content)) as found:  # reads no pickled objects
-        arrays = {name: found[name] for name in KINDS if name in ARRAYS or name in found}
-    _check(arrays)
     return arrays
 
 

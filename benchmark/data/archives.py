@@ -248,7 +248,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, folder)
     except UserError:
         raise
-    except getattr(tarfile, "FilterError", ()) as error:
+    except tarfile.FilterError as error:
         raise UserError(f"'{archive}' is unsafe and was not unpacked: {error}") from None
     except BROKEN as error:
         raise UserError(
@@ -263,8 +263,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
         check_space(folder, total)
         with progress(f"unpacking {archive.name}", total) as bar:
             for member in members:
-                link = stat.S_ISLNK(member.external_attr >> 16)
-                _check_member(archive, member.filename, link)
+                _check_member(archive, member.filename, stat.S_ISLNK(member.external_attr >> 16))
                 file.extract(member, folder)
                 bar.update(member.file_size)
 
@@ -275,25 +274,22 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         tarfile.open(fileobj=raw) as file,
         progress(f"unpacking {archive.name}", _size(archive)) as bar,
     ):
-        file.extraction_filter = getattr(tarfile, "data_filter", None)
 
         def members() -> Iterator[tarfile.TarInfo]:
             for member in file:
-                plain = member.isfile() or member.isdir()
-                # Early releases of Python 3.10 and 3.11 cannot check links and devices.
-                _check_member(archive, member.name, not (plain or file.extraction_filter))
+                _check_member(archive, member.name)
                 yield member
                 bar.update(raw.tell() - bar.n)
 
-        file.extractall(folder, members())
+        file.extractall(folder, members(), filter="data")  # refuses links to elsewhere, devices
         while file.fileobj.read(CHUNK):  # gzip's checksum is at the end
             pass
 
 
-def _check_member(archive: Path, name: str, special: bool) -> None:
+def _check_member(archive: Path, name: str, link: bool = False) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if special or path.is_absolute() or ".." in path.parts:
-        why = "is a link or a device" if special else "leads out of the folder"
+    if link or path.is_absolute() or ".." in path.parts:
+        why = "is a link" if link else "leads out of the folder"
         raise UserError(f"'{archive}' is unsafe and was not unpacked: '{name}' {why}")
 
 

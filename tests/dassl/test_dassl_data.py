@@ -1,8 +1,10 @@
 """Few-shot sampling, samplers, transforms and loaders, also with broken images."""
 
 import json
+import multiprocessing
 import random
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -280,6 +282,19 @@ def test_truncated_image(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="Cannot decode"):
         read_image(str(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_workers_are_forked_in_every_python(make_cfg, monkeypatch):
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)
+    multiprocessing.set_start_method("forkserver")  # the default of Python 3.14
+    methods = {}
+    for workers in (0, 1):
+        cfg = make_cfg("DATALOADER.NUM_WORKERS", workers)
+        loader = build_data_loader(cfg, data_source=[Datum("a.png", 0, 0, "a")], is_train=False)
+        context = loader.multiprocessing_context
+        methods[workers] = context and context.get_start_method()
+    assert methods == {0: None, 1: "fork"}
 
 
 def test_a_worker_raises_one_sentence(make_cfg):

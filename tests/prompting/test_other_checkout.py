@@ -165,10 +165,10 @@ def test_the_checkouts_own_trainers_run_if_a_package_that_we_need_is_missing(tmp
 
 
 def test_a_python_that_is_too_old_is_a_warning(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    monkeypatch.setattr(sys, "version_info", (3, 10, 18))
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    assert "Python 3.10 or newer is needed" in capsys.readouterr().out
+    assert "Python 3.11 or newer is needed" in capsys.readouterr().out
     assert "ALIGN" not in cfg.TRAINER
 
 

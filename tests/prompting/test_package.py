@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import tomllib
 import venv
 from pathlib import Path
 
@@ -142,7 +143,6 @@ def test_in_a_checkout_of_the_family_the_installed_package_does_what_a_copied_fo
 
 @pytest.fixture
 def pyproject():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 and newer have it")
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -78,8 +78,8 @@ def extend_cfg(cfg: Any) -> None:
     from .errors import UserError
 
     try:
-        if sys.version_info < (3, 10):  # noqa: UP036 (a checkout may have an older one)
-            raise ImportError("Python 3.10 or newer is needed")
+        if sys.version_info < (3, 11):  # noqa: UP036 (a checkout may have an older one)
+            raise ImportError("Python 3.11 or newer is needed")
         from .trainer.register import extend_cfg as extend
     except (ImportError, UserError) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name

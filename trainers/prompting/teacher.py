@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class Teacher(nn.Module):
         """The CLIP."""
         return self._frozen[0]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Teacher":
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move the CLIP and the features, as the method that holds this teacher is moved."""
         self.clip_model._apply(fn)
         self._text = {name: fn(value) for name, value in self._text.items()}

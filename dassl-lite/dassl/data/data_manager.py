@@ -1,6 +1,7 @@
 """Turns a data set into loaders of batches."""
 
 import os
+import sys
 
 import torch
 from tabulate import tabulate
@@ -42,6 +43,8 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
         num_workers=num_workers,
+        # Python 3.14 would start each worker anew, which imports PyTorch and copies the data set.
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         persistent_workers=is_train and num_workers > 0,

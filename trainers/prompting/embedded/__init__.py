@@ -32,8 +32,5 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @functools.lru_cache
 def _sha256(path: str, _changed: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

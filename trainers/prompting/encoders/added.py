@@ -7,7 +7,7 @@ a block, y = ln_1(x) the output of its first LayerNorm; both have the shape (...
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.w_lora_A, a=math.sqrt(5))
 
     @classmethod
-    def of(cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0) -> "LowRank":
+    def of(cls, name: str, W: int, rank: int, scale: float, dropout: float = 0.0) -> Self:
         """Return an update for a matrix, by its name in `Added.weights`, in a block of width W."""
         return cls(MATRICES[name] * W, W * (4 if name == "fc" else 1), rank, scale, dropout)
 

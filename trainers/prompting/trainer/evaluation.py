@@ -34,6 +34,7 @@ def validation_loader(loader, dataset) -> torch.utils.data.DataLoader | None:
         images,
         batch_size=loader.batch_size,
         num_workers=loader.num_workers,
+        multiprocessing_context=loader.multiprocessing_context,
         pin_memory=loader.pin_memory,
         generator=torch.Generator(),  # takes nothing from the run's random numbers
     )

@@ -145,7 +145,7 @@ def _own(method) -> dict[str, str]:
 
 
 def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:
-    """Describe the keys whose values differ; a key that only one side has is of another version.
+    """Describe the keys whose values differ; a key that only one side has is of another checkout.
 
     None stands for the method's default, which the cfg of another checkout may spell out.
     """

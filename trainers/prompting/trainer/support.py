@@ -92,6 +92,7 @@ def take_support(trainer: Any, anew: bool) -> None:
         Passes(images, passes, max(cfg.SEED, 0)),
         batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
         num_workers=loader.num_workers,
+        multiprocessing_context=loader.multiprocessing_context,
         pin_memory=loader.pin_memory,
         generator=torch.Generator(),  # takes nothing from the run's random numbers
     )
