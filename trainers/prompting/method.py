@@ -219,12 +219,14 @@ class Method(PublicFiles, nn.Module):
     def text_features(self, contexts: Contexts) -> TextFeatures:
         """Return the features of the K classes.
 
-        They are kept until something changes that they depend on, unless they carry a gradient.
+        In evaluation they are kept until something changes that they depend on, unless they carry a
+        gradient. What is not learned is kept in training, too.
         """
         added = self.blocks("text")
         inside = bool(contexts.text or added) or contexts.inserted is not None
         learned = self.learned().values() if inside else ()
-        if torch.is_grad_enabled() and any(p.requires_grad for p in learned):
+        learns = any(p.requires_grad for p in learned)
+        if learns and (torch.is_grad_enabled() or self.training):  # dropout is on in training
             self._kept = None
             return self.text_encoder(contexts.text, contexts.inserted, added)
         values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]

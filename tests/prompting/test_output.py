@@ -1,0 +1,293 @@
+"""The output of methods: agreement with stock CLIP, kept text, gradients, checkpoints."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import NAMES, align, images, model_of
+from paths import GOLDEN
+
+from trainers.prompting import Contexts, UserError, build_clip
+from trainers.prompting.backbones.openai_clip import clip
+from trainers.prompting.encoders.templates import ZERO_SHOT, template_of
+from trainers.prompting.method import METHODS
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.trainer.config import read_node
+
+LABELS = torch.tensor([0, 1, 2])
+
+
+def encoded(method) -> list:
+    """Return a list that grows by 1 with each later call of a method's text encoder."""
+    calls = []
+    method.text_encoder.register_forward_hook(lambda *args: calls.append(1))
+    return calls
+
+
+def test_logits_agree_with_stock_clip(tiny_clip):
+    """Compares zero-shot logits with CLIP's own forward pass on 77 positions."""
+    template = template_of(ZERO_SHOT, "EuroSAT")
+    tokens = clip.tokenize([template.format(n.replace("_", " ")) for n in NAMES])
+    expected = tiny_clip(images(), tokens)[0]
+    assert torch.allclose(
+        model_of(tiny_clip, "ZeroshotCLIP", {})(images()), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_prompted_text_agrees_with_stock_clip_on_77_positions(tiny_clip):
+    """Compares our packed text encoder with CLIP's, for the same embeddings."""
+    model = model_of(tiny_clip, "CoOp", {"N_CTX": 4, "CTX_INIT": "a photo of a"})
+    tokens = clip.tokenize([f"a photo of a {n.replace('_', ' ')}." for n in NAMES])
+    x = tiny_clip.token_embedding(tokens).detach()
+    ctx = torch.randn(4, x.shape[-1])
+    model.load_public_state_dict({"ctx": ctx})
+    x[:, 1:5] = ctx
+    x = tiny_clip.transformer((x + tiny_clip.positional_embedding).transpose(0, 1)).transpose(0, 1)
+    x = tiny_clip.ln_final(x)[torch.arange(len(x)), tokens.argmax(-1)] @ tiny_clip.text_projection
+    assert torch.allclose(model.text().raw[0], x, atol=1e-4)
+
+
+# ------------------------------------------------------------------ kept text, and gradients
+
+
+@torch.no_grad()
+def test_text_features_are_computed_once_until_a_prompt_changes(tiny_clip):
+    model = align(tiny_clip, 1, 2).eval()
+    made = encoded(model)
+    before = model(images())
+    model(images())
+    assert len(made) == 1
+    model.prompt_learner.ctx.add_(0.1)
+    after = model(images())
+    assert len(made) == 2 and not torch.allclose(before, after)
+    assert torch.equal(model.text().h, model.text().h) and len(made) == 2
+
+
+@torch.no_grad()
+def test_text_features_follow_the_buffers_that_are_saved(tiny_clip):
+    class Moved(METHODS["CoOp"]):
+        def build(self, clip_model, classnames, dataset):
+            super().build(clip_model, classnames, dataset)
+            self.register_buffer("by", torch.zeros(128))
+
+        def contexts(self):
+            return Contexts([context + self.by for context in super().contexts().text])
+
+    method = Moved(read_node(Moved, {"N_CTX": 4}), tiny_clip, NAMES).eval()
+    made = encoded(method)
+    before = method(images())
+    method.by += 0.1 * torch.randn(128)
+    after = method(images())
+    assert len(made) == 2 and not torch.allclose(before, after)
+    method.load_own_state({"by": torch.zeros(128)})
+    assert torch.equal(method(images()), before) and len(made) == 3
+
+
+@torch.no_grad()
+def test_features_under_dropout_are_not_kept(tiny_clip):
+    node = {"ENCODER": "text", "DROPOUT_RATE": 0.5}
+    method = model_of(tiny_clip, "CLIPLoRA", node).eval()
+    for name, p in method.learned().items():
+        p.copy_(torch.randn(p.shape) if name.endswith("B") else p)
+    exact = method(images())
+    first, second = (method.train()(images()) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(method.eval()(images()), exact)
+
+
+def test_nothing_is_kept_while_gradients_are_on(tiny_clip):
+    model = align(tiny_clip, 2, 2).eval()
+    with torch.no_grad():
+        kept = model(images())
+    made = encoded(model)
+    for count in (1, 2):
+        found = model(images())
+        assert found.requires_grad and len(made) == count
+        torch.testing.assert_close(found.detach(), kept, rtol=0, atol=1e-4)
+    with torch.no_grad():  # what was kept before is gone, too
+        model(images())
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "VPT", "MaPLe", "ALIGN"])
+def test_gradients_follow_grad_mode_alone(tiny_clip, name, training):
+    node = {key: 2 for key in METHODS[name].defaults if "DEPTH" in key}
+    model = model_of(tiny_clip, name, node).train(training)
+    with torch.no_grad():
+        without = model(images())
+    assert not without.requires_grad
+    assert not model.text().h.requires_grad
+    found = model(images())
+    torch.testing.assert_close(found.detach(), without, rtol=0, atol=1e-4)
+    F.cross_entropy(found, LABELS).backward()
+    assert all(p.grad.isfinite().all() for p in model.learned().values())
+    assert any(p.grad.any() for p in model.learned().values())
+    frozen = [p for e in (model.text_encoder, model.image_encoder) for p in e.parameters()]
+    assert not any(p.requires_grad for p in frozen)
+
+
+def test_fixed_text_is_encoded_once_even_if_later_steps_are_trained(tiny_clip):
+    class Shifted(METHODS["ZeroshotCLIP"]):
+        def build(self, clip_model, classnames, dataset):
+            self.by = torch.nn.Parameter(torch.zeros(self.width))
+
+        def text_features(self, contexts):
+            features = super().text_features(contexts)
+            return features._replace(h=F.normalize(features.h + self.by, dim=-1))
+
+    method = Shifted(read_node(Shifted, {}), copy.deepcopy(tiny_clip), NAMES)
+    made = encoded(method)
+    with torch.inference_mode():  # training must be able to use the features kept here
+        method.eval()(images())
+    optimizer = torch.optim.SGD(method.learned().values(), lr=0.1)
+    seen = []
+    for _ in range(3):
+        logits = method.train()(images())
+        optimizer.zero_grad()
+        F.cross_entropy(logits, LABELS).backward()
+        optimizer.step()
+        seen.append(logits.detach())
+        torch.testing.assert_close(method.eval()(images()), method.train()(images()))
+    assert len(made) == 1 and not torch.allclose(seen[1], seen[2])
+    with torch.no_grad():
+        method.text_encoder.text_projection.mul_(1.5)
+    method(images())
+    assert len(made) == 2
+
+
+def test_weights_held_in_half_precision_equal_autocasts(tiny_clip):
+    how = Precision("amp", torch.device("cpu"))
+    found = []
+    for held in (False, True):
+        clip_model = copy.deepcopy(tiny_clip)
+        torch.manual_seed(0)
+        model = align(clip_model, 2, 2).eval()
+        if held:
+            how.place(model, clip_model)
+        else:
+            exact = model(images())
+        with how.autocast():
+            found.append(model(images()))
+    assert torch.equal(*found)
+    assert 0 < (found[1] - exact).abs().max() < 0.1 * exact.std()
+
+
+# ------------------------------------------------------------------ checkpoints and backbones
+
+
+def test_checkpoints_that_do_not_fit(tiny_clip):
+    state = align(tiny_clip, 2, 2).public_state_dict()
+    with pytest.raises(UserError, match="another method, or of deeper prompts"):
+        align(tiny_clip, 2, 2, DEPTH=2).load_public_state_dict(state)
+    with pytest.raises(UserError, match="lacks.*shallower"):
+        align(tiny_clip, 2, 2, DEPTH=4).load_public_state_dict(state)
+    with pytest.raises(UserError, match=r"has shape \(2, 2, 128\)"):
+        align(tiny_clip, 3, 3).load_public_state_dict(state)
+    with pytest.raises(UserError, match="another method"):
+        model_of(tiny_clip, "CoOp", {}).load_public_state_dict(state)
+
+
+def test_a_whole_public_model_loads_and_its_frozen_part_is_ignored(tiny_clip):
+    model = model_of(tiny_clip, "MaPLe", {"PROMPT_DEPTH": 2})
+    whole = {k: v + 1 for k, v in model.public_state_dict().items()}
+    whole |= {"image_encoder." + k: v for k, v in tiny_clip.visual.state_dict().items()}
+    whole |= {"text_encoder." + k: v for k, v in tiny_clip.state_dict().items()
+              if k.startswith(("transformer.", "ln_final.", "positional_"))}  # fmt: skip
+    whole["logit_scale"] = torch.tensor(1.0)
+    whole["prompt_learner.token_prefix"] = torch.zeros(99, 1, 128)
+    whole["prompt_learner.token_suffix"] = torch.zeros(99, 74, 128)
+    before = {k: v.clone() for k, v in tiny_clip.state_dict().items()}
+    model.load_public_state_dict(whole)
+    assert torch.equal(model.prompt_learner.ctx, whole["prompt_learner.ctx"])
+    assert all(torch.equal(v, before[k]) for k, v in tiny_clip.state_dict().items())
+
+
+def test_resnet_takes_the_methods_without_visual_prompts():
+    arch = {
+        "embed_dim": 64, "image_resolution": 64, "vision_layers": (1, 1, 1, 1), "vision_width": 16,
+        "vision_patch_size": None, "context_length": 77, "vocab_size": 49408,
+        "transformer_width": 64, "transformer_heads": 1, "transformer_layers": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    resnet = build_clip(arch)
+    x = torch.randn(2, 3, 64, 64)
+    for method, node in (("CoOp", {"N_CTX": 4}), ("PLOT", {}), ("ZeroshotCLIP", {}),
+                         ("ALIGN", {"M": 0, "DEPTH": 2})):  # fmt: skip
+        assert model_of(resnet, method, node)(x).isfinite().all()
+    expected = F.normalize(resnet.encode_image(x), dim=-1)
+    local = model_of(resnet, "PLOT", {}).image_encoder.eval()(x)
+    assert torch.allclose(local.z[:, 0], expected, atol=1e-5)
+    with pytest.raises(UserError, match="ResNet"):
+        model_of(resnet, "MaPLe", {"PROMPT_DEPTH": 1})
+
+
+def test_golden_folder_covers_every_public_method():
+    """UPT has no golden file, as it was not compared with published code."""
+    stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
+    prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
+    prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
+    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f"}
+    ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
+    for method in ours - {"UPT"}:
+        assert prefix.get(method, method.lower()) in stems
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+BAD = {
+    "too deep for the text encoder": (
+        "ALIGN", {"DEPTH": 5},
+        "DEPTH is 5 but the text encoder of this backbone has 4 blocks: lower it",
+    ),
+    "too deep for the image encoder": (
+        "VPT", {"PROMPT_DEPTH_VISION": 5},
+        "PROMPT_DEPTH_VISION is 5 but the image encoder of this backbone has 4 blocks",
+    ),
+    "negative M": ("ALIGN", {"M": -1}, "M is -1"),
+    "no tokens": ("ALIGN", {"N_CTX": 0}, "N_CTX is 0"),
+    "convex beta": ("ALIGN", {"BETA": 2.0, "BETA_FORM": "convex"}, "BETA is 2.0"),
+    "unknown key": ("ALIGN", {"N_CTXX": 2}, "did you mean 'N_CTX'"),
+    "unknown coupling": ("ALIGN", {"COUPLING": "both"}, "independent"),
+    "too few templates": ("ALIGN", {"CTX_INIT": ["a photo"]}, "1 templates but N = 4"),
+    "short template": ("ALIGN", {"CTX_INIT": "photo", "N_CTX": 3}, "N_CTX is 3"),
+    "regularisation": ("ALIGN", {"LAMBDA": 0.0}, "LAMBDA is 0.0"),
+    "context too long": ("CoOp", {"N_CTX": 75}, "too long"),
+    "negative number of prompts": (
+        "MMP", {"TEXT_PROMPT_NUMBER": -1}, "^TEXT_PROMPT_NUMBER is -1: the number of prompts is 0",
+    ),
+    "no textual tokens": (
+        "IVLP", {"N_CTX_TEXT": 0, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2},
+        "^N_CTX_TEXT is 0: at least 1 is needed",
+    ),
+    "more tokens than words": (
+        "IVLP",
+        {"N_CTX_TEXT": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2, "CTX_INIT": "a photo"},
+        "2 tokens before the class name but N_CTX_TEXT is 3: .* lower N_CTX_TEXT$",
+    ),
+    "no words to learn": (
+        "GalLoP", {"TEMPLATE": "{}"}, "^TEMPLATE is '{}' but needs words before the class name",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_are_one_sentence(tiny_clip, case):
+    method, node, part = BAD[case]
+    if "DEPTH" not in node and method == "ALIGN":
+        node = {"DEPTH": 2, **node}
+    with pytest.raises(UserError, match=part) as error:
+        model_of(tiny_clip, method, node)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_name_that_is_too_long_is_named(tiny_clip):
+    with pytest.raises(UserError, match="'very very.*' is too long"):
+        align(tiny_clip, 1, 1, ["very " * 80, "cat"])
+
+
+def test_an_unknown_method_names_the_nearest(tiny_clip):
+    with pytest.raises(UserError, match="did you mean 'MaPLe'"):
+        model_of(tiny_clip, "Maple", {})
