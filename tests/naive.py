@@ -16,73 +16,53 @@ from trainers.prompting.backbones.openai_clip import clip
 from trainers.prompting.encoders.sentences import around_name, clean
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
-from trainers.prompting.method import Output
 from trainers.prompting.methods.align import Family
 
 
-class Naive(nn.Module):
-    """Computes as a method of the family, for textual prompts before the class name.
+def naive(clip_model, classnames, method: Family) -> Family:
+    """Return a method that computes the same, with encoders and transport that are not optimised.
 
     Args:
         clip_model: the stock CLIP that the method was made of.
         classnames: those of the method.
-        method: its contexts and settings are used, and its changes of the features. With a token
+        method: shares its contexts. Its textual prompts stand before the class name. With a token
             level, or several prompts, it must be ALIGN with an additive beta.
     """
+    M, N, beta, _ = method.point
+    transports = beta > 0 or max(M, N) > 1
+    text = Text(clip_model, classnames, method, every=transports)
+    twin = copy(method)
+    encoders = {"text_encoder": text, "image_encoder": Image(clip_model.visual, every=transports)}
+    twin._modules = {**method._modules, **encoders}
+    if transports:
+        ends = text.eos[0].tolist()
 
-    ids: torch.Tensor
-    eos: torch.Tensor
+        def logits(image, text):
+            return method.logit_scale * transport(method, image, text, ends)
 
-    def __init__(self, clip_model, classnames, method: Family):
+        twin.logits = logits  # type: ignore[method-assign]
+    return twin
+
+
+class Image(nn.Module):
+    """Replaces `ImageEncoder`; with `every` it returns the features of all positions."""
+
+    def __init__(self, visual, every: bool):
         super().__init__()
-        self.clip, self.method = clip_model, copy(method)
-        self.method.encode_images = self.encode_images  # type: ignore[method-assign]
-        self.method.encode_text = self.encode_text  # type: ignore[method-assign]
-        self.transports = method.point.beta > 0 or max(method.point[:2]) > 1
-        names = [clean(name) for name in classnames]
-        sides = [around_name(words) for words in method.templates()]
-        sentences = [[before + name + after for name in names] for before, after in sides]
-        self.register_buffer("ids", torch.stack([clip.tokenize(row) for row in sentences]))
-        self.register_buffer("eos", self.ids.argmax(-1))  # (N, K): EOS has the highest id
+        self.visual, self.every = visual, every
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits (B, K) of images (B, 3, H, W)."""
-        return self.output(images).logits
+    def check(self, images):
+        """Accept all images."""
 
-    def output(self, images: torch.Tensor) -> Output:
-        """Return the logits (B, K), and the features they come from."""
-        contexts = self.method.contexts()
-        image = self.method.image_features(images, contexts)
-        text = self.method.text_features(contexts)
-        if not self.transports:
-            return Output(self.method.compare(image, text), image, text)
-        with torch.autocast(images.device.type, enabled=False):
-            logits = self.method.logit_scale * self.transport(image, text)
-        return Output(logits, image, text)
-
-    def encode_images(self, images, contexts):
-        """Return z (B, M, D), and r (B, M, P + b, D) if there is transport."""
-        views = zip(*contexts.vision, strict=True) if contexts.vision else [None]
-        states = torch.stack([self.encode_image(images, prompts) for prompts in views], 1).float()
+    def forward(self, images, contexts, added):
+        """Return z (B, M, D), and r (B, M, P + b, D)."""
+        views = zip(*contexts, strict=True) if contexts else [None]
+        states = torch.stack([self.encode(images, prompts) for prompts in views], 1).float()
         return ImageFeatures(states[:, :, 0], states[:, :, 1:])
 
-    def encode_text(self, contexts):
-        """Return h and raw (N, K, D), and s (N, K, 77, D) if there is transport."""
-        texts = zip(self.ids, self.eos, zip(*contexts.text, strict=True), strict=True)
-        states = torch.stack([self.encode_prompt(*text, contexts.inserted) for text in texts])
-        s = F.normalize(states, dim=-1).float()
-        if not self.transports:
-            return TextFeatures(s[:, :, 0], states[:, :, 0].float())
-        n, k = torch.meshgrid(*map(torch.arange, self.eos.shape), indexing="ij")
-        return TextFeatures(s[n, k, self.eos], states[n, k, self.eos].float(), s)
-
-    def encode_image(self, images, prompts):
-        """Return the states of images under one visual prompt, (b, width) for each depth.
-
-        Returns:
-            (B, 1 + P + b, D), or without transport that of CLS, (B, 1, D).
-        """
-        visual = self.clip.visual
+    def encode(self, images, prompts):
+        """Return the features (B, positions, D) under one visual prompt, (b, V) for each depth."""
+        visual = self.visual
         dtype = visual.conv1.weight.dtype
         x = visual.conv1(images.to(dtype)).flatten(2).transpose(1, 2)
         cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
@@ -95,10 +75,37 @@ class Naive(nn.Module):
                 deep = prompts[i].to(x.dtype)
                 x = torch.cat([x[: -len(deep)], deep[:, None].expand(-1, x.shape[1], -1)])
             x = block(x)
-        x = x if self.transports else x[:1]
+        x = x if self.every else x[:1]
         return F.normalize(visual.ln_post(x.transpose(0, 1)) @ visual.proj, dim=-1)
 
-    def encode_prompt(self, ids, eos, prompts, inserted):
+
+class Text(nn.Module):
+    """Replaces `TextEncoder`; with `every` it returns the features of all 77 positions as s."""
+
+    ids: torch.Tensor
+    eos: torch.Tensor
+
+    def __init__(self, clip_model, classnames, method: Family, every: bool):
+        super().__init__()
+        self.clip, self.every = clip_model, every
+        self.insert_block = method.text_encoder.insert_block
+        names = [clean(name) for name in classnames]
+        sides = [around_name(words) for words in method.templates()]
+        sentences = [[before + name + after for name in names] for before, after in sides]
+        self.register_buffer("ids", torch.stack([clip.tokenize(row) for row in sentences]))
+        self.register_buffer("eos", self.ids.argmax(-1))  # (N, K): EOS has the highest id
+
+    def forward(self, contexts, inserted, added):
+        """Return h and raw (N, K, D), and s (N, K, 77, D)."""
+        texts = zip(self.ids, self.eos, zip(*contexts, strict=True), strict=True)
+        states = torch.stack([self.encode(*text, inserted) for text in texts])
+        s = F.normalize(states, dim=-1).float()
+        if not self.every:
+            return TextFeatures(s[:, :, 0], states[:, :, 0].float())
+        n, k = torch.meshgrid(*map(torch.arange, self.eos.shape), indexing="ij")
+        return TextFeatures(s[n, k, self.eos], states[n, k, self.eos].float(), s)
+
+    def encode(self, ids, eos, prompts, inserted):
         """Return the projected states of all sentences under one textual prompt.
 
         Args:
@@ -108,7 +115,7 @@ class Naive(nn.Module):
             inserted: (K, b, W), replaces the prompt at block `insert_block`; or None.
 
         Returns:
-            (K, 77, D), or without transport that of EOS, (K, 1, D).
+            (K, positions, D).
         """
         dtype = self.clip.transformer.resblocks[0].attn.in_proj_weight.dtype
         b = len(prompts[0])
@@ -119,40 +126,49 @@ class Naive(nn.Module):
             if 1 <= i < len(prompts):
                 deep = prompts[i].to(x.dtype)[:, None].expand(-1, len(ids), -1)
                 x = torch.cat([x[:1], deep, x[1 + b :]])
-            if inserted is not None and i == self.method.text_encoder.insert_block:
+            if inserted is not None and i == self.insert_block:
                 x = torch.cat([x[:1], inserted.transpose(0, 1).to(x.dtype), x[1 + b :]])
             x = block(x)
         x = self.clip.ln_final(x.transpose(0, 1))
-        x = x if self.transports else x[torch.arange(len(x)), eos][:, None]
+        x = x if self.every else x[torch.arange(len(x)), eos][:, None]
         return x @ self.clip.text_projection
 
-    def transport(self, image, text):
-        """Return 1 - d_jk (Eq. 4-8), (B, K), computed for one image and one class at a time."""
-        rows, beta = [], self.method.point.beta
-        for z, r in zip(image.z, image.r, strict=True):
-            row = []
-            for k, end in enumerate(self.eos[0].tolist()):
-                C = 1 - z @ text.h[:, k].T
-                if beta:
-                    words = text.s[:, k, 1 : end - 1]
-                    cost = 1 - torch.einsum("mpd,nld->mnpl", r, words)
-                    T = self.plan(cost.detach())
-                    C = C + beta * (T * cost).sum((-2, -1))
-                row.append(1 - (self.plan(C.detach()) * C).sum())
-            rows.append(torch.stack(row))
-        return torch.stack(rows)
 
-    @torch.no_grad()
-    def plan(self, C):
-        """Return the plans (..., P, L) of one image and class, by Sinkhorn's iteration."""
-        s, (P, L) = self.method.settings, C.shape[-2:]
-        K = torch.exp(-C / s.LAMBDA)
-        v = torch.ones_like(C[..., 0, :])
-        for i in range(s.SINKHORN_MAX_ITER):
-            u = 1 / P / (K @ v[..., None]).squeeze(-1)
-            columns = (K.mT @ u[..., None]).squeeze(-1)
-            error = (v * columns - 1 / L).abs().sum(-1).max()
-            if error.item() <= s.SINKHORN_TOL or i + 1 == s.SINKHORN_MAX_ITER:
-                break
-            v = 1 / L / columns
-        return u[..., None] * K * v[..., None, :]
+def transport(method, image, text, ends):
+    """Return 1 - d_jk (Eq. 4-8), (B, K), computed for one image and one class at a time.
+
+    Args:
+        method: ALIGN, for beta and the settings of the solver.
+        image: z (B, M, D) and r (B, M, P + b, D).
+        text: h (N, K, D) and s (N, K, 77, D).
+        ends: the position of EOS in the sentence of each class.
+    """
+    rows, beta = [], method.point.beta
+    for z, r in zip(image.z, image.r, strict=True):
+        row = []
+        for k, end in enumerate(ends):
+            C = 1 - z @ text.h[:, k].T
+            if beta:
+                words = text.s[:, k, 1 : end - 1]
+                cost = 1 - torch.einsum("mpd,nld->mnpl", r, words)
+                T = plan(method.settings, cost.detach())
+                C = C + beta * (T * cost).sum((-2, -1))
+            row.append(1 - (plan(method.settings, C.detach()) * C).sum())
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def plan(s, C):
+    """Return the plans (..., P, L) of one image and class, by Sinkhorn's iteration."""
+    P, L = C.shape[-2:]
+    K = torch.exp(-C / s.LAMBDA)
+    v = torch.ones_like(C[..., 0, :])
+    for i in range(s.SINKHORN_MAX_ITER):
+        u = 1 / P / (K @ v[..., None]).squeeze(-1)
+        columns = (K.mT @ u[..., None]).squeeze(-1)
+        error = (v * columns - 1 / L).abs().sum(-1).max()
+        if error.item() <= s.SINKHORN_TOL or i + 1 == s.SINKHORN_MAX_ITER:
+            break
+        v = 1 / L / columns
+    return u[..., None] * K * v[..., None, :]
