@@ -20,7 +20,7 @@ from trainers.prompting.method import METHODS
 PLUGIN = """
 import torch
 from torch import nn
-from trainers.prompting import Parts, register
+from trainers.prompting import register
 from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.methods.zeroshot_clip import ZeroshotCLIP
 
@@ -28,20 +28,16 @@ from trainers.prompting.methods.zeroshot_clip import ZeroshotCLIP
 class PluggedCoOp(CoOp):
     pass
 
-class Shift(Parts):
-    def __init__(self, dim):
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(dim))
-
-    def image(self, features):
-        return features._replace(z=features.z + self.shift)
-
 @register
 class PluggedShift(ZeroshotCLIP):
     trains = True
 
-    def setup(self, clip_model, classnames, dataset):
-        self.model.parts = Shift(clip_model.text_projection.shape[1])
+    def build(self, clip_model, classnames, dataset):
+        self.shift = nn.Parameter(torch.zeros(self.width))
+
+    def image_features(self, images, contexts):
+        features = super().image_features(images, contexts)
+        return features._replace(z=features.z + self.shift)
 """
 NAMES = ("PluggedCoOp", "PluggedShift")
 

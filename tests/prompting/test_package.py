@@ -40,7 +40,7 @@ def copy(place, version=__version__):
 
 
 METHOD = """
-    from {name} import Method, PromptSpec, register
+    from {name} import Method, register
     from {name}.methods.coop import CoOp
 
     @register
@@ -186,11 +186,11 @@ LOAD = """
     sys.modules["dassl"] = None  # as if it were not installed
     import torch
     from PIL import Image
-    from promptedclip import PromptedCLIP, build_method, list_backbones, list_methods, load_run
+    from promptedclip import Method, build_method, list_backbones, list_methods, load_run
     from promptedclip import sinkhorn
     run = load_run("{run}")
     images = torch.stack([run.preprocess(Image.new("RGB", (40, 50), c)) for c in ("red", "blue")])
-    assert isinstance(run.model, PromptedCLIP) and "ALIGN" in list_methods()
+    assert isinstance(run.model, Method) and "ALIGN" in list_methods()
     print(len(run.classnames), tuple(run.model(images).shape), run.model.training)
 """
 

@@ -11,7 +11,7 @@ from trainers.prompting.plugins import load_plugins
 METHOD = """
 from dataclasses import dataclass
 
-from trainers.prompting import Method, PromptSpec, register
+from trainers.prompting import Method, register
 
 
 @register
@@ -21,10 +21,6 @@ class {name}(Method):
     @dataclass(frozen=True)
     class Settings(Method.Settings):
         PREC: str = "fp32"
-
-    @staticmethod
-    def point(node):
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")
 """
 
 

@@ -230,7 +230,7 @@ class Method(PublicFiles, nn.Module):
             self._kept = None
             return self.text_encoder(contexts.text, contexts.inserted, added)
         values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
-        key = tuple((x.data_ptr(), x._version, x.device) for x in values)
+        key = tuple((_place(x), x._version, x.device) for x in values)
         if self._kept is None or self._kept[0] != key:
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it
                 found = self.text_encoder(contexts.text, contexts.inserted, added)
@@ -546,6 +546,11 @@ class Method(PublicFiles, nn.Module):
         self.load_own_state(kept)
         if some:
             self.keep_classes(some)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    """Return where a tensor's values are; of a sparse one, which tensor it is."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 # The attributes that a class must have: for each, what it must be, in words and as a test.

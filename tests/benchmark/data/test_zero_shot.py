@@ -172,7 +172,7 @@ def test_names_at_other_labels_are_seen():
     """Every image has the feature of the next class."""
     checker = zero_shot.Checker(CLIP)
     case = zero_shot.Case("EuroSAT", NAMES, torch.eye(5), torch.arange(5).roll(1), {})
-    weight = text_classifier(checker._method("EuroSAT", NAMES).model)["weight"]
+    weight = text_classifier(checker._method("EuroSAT", NAMES))["weight"]
     said = checker._of_other_labels(case._replace(z=weight))
     assert "5 of 5 classes are mostly taken for another" in said
     assert not checker._of_other_labels(case._replace(z=weight, labels=torch.arange(5)))

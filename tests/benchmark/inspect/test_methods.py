@@ -57,7 +57,7 @@ def test_parameter_counts_are_those_of_papers_and_models(tiny_clip, monkeypatch)
         node = settings(method)
         built = build_method(method, node, tiny_clip, ["forest", "sea"])
         built.make_room(32)
-        count = sum(p.numel() for p in built.model.public_parameters().values())
+        count = sum(p.numel() for p in built.public_parameters().values())
         assert trained_parameters(method, node, "tiny") == count
 
 
@@ -101,7 +101,7 @@ def test_class_specific_contexts_have_a_block_for_each_class(tmp_path, capsys):
 def test_words_without_an_embedding_are_left_out(tiny_clip):
     from benchmark.inspect.words import nearest_words
 
-    model = build_method("CoOp", {"N_CTX": 2}, tiny_clip, ["forest", "sea"]).model
+    model = build_method("CoOp", {"N_CTX": 2}, tiny_clip, ["forest", "sea"])
     table = torch.zeros_like(tiny_clip.token_embedding.weight)
     kept = [320, 1125]  # "a", "photo"
     table[kept] = tiny_clip.token_embedding.weight.detach()[kept]

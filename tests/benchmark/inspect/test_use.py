@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load
 from tiny import COLOURS
 from torch import nn
-from trainers.prompting.model.parts import Parts
 
 from benchmark.__main__ import main
 from trainers.prompting import UserError, load_clip, load_run
 from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.use.commands.export import exported, facts, text_features
 
 NAMES = sorted(COLOURS)
@@ -156,7 +156,7 @@ def test_runs_that_cannot_be_loaded_are_reported(runs, capsys, tmp_path):
     with pytest.raises(UserError, match="for the setting OPTIM.LR.X"):
         load_run(tmp_path)
     torch.save({**state, "settings": state["settings"] | {"TRAINER.COOP.CSC": "True"}}, path)
-    with pytest.raises(UserError, match=r"of its training \(CSC\): use it only on those classes"):
+    with pytest.raises(UserError, match=r"of its training: use it only on those classes"):
         load_run(tmp_path, classnames=["river", "forest"])
     code, _, err = predict(capsys, "--model-dir", runs / "CoOp", tmp_path / "gone.png")
     assert code == 2 and "there is no image or folder" in err
@@ -229,33 +229,36 @@ def test_without_normalisation_in_training_there_is_none_afterwards():
         assert json.loads(found["image_std"]) == [std] * 3
 
 
-class Sideways(Parts):
-    """Parts that add visual prompts, although the method's spec has none."""
+class Sideways(CoOp):
+    """Adds visual prompts inside of `image_features`."""
 
-    def contexts(self, contexts):
+    def image_features(self, images, contexts):
         generator = torch.Generator().manual_seed(0)
-        return contexts._replace(vision=[torch.randn(1, 2, 128, generator=generator)])
+        vision = [torch.randn(1, 2, 128, generator=generator)]
+        return super().image_features(images, contexts._replace(vision=vision))
 
 
-class Bent(Parts):
-    """Parts that scale each direction of image features differently."""
+class Bent(CoOp):
+    """Scales each direction of image features differently."""
 
-    def image(self, features):
+    def image_features(self, images, contexts):
+        features = super().image_features(images, contexts)
         return features._replace(z=F.normalize(features.z * torch.arange(64), dim=-1))
 
 
-class Turned(Parts):
-    """Parts that leave image features unchanged."""
+class Turned(CoOp):
+    """Leaves image features unchanged."""
 
-    def image(self, features):
+    def image_features(self, images, contexts):
+        features = super().image_features(images, contexts)
         return features._replace(z=features.z.neg().neg())
 
 
-@pytest.mark.parametrize("parts", [Sideways, Bent, Turned])
-def test_text_features_are_exported_only_if_they_classify_as_the_model(runs, parts):
+@pytest.mark.parametrize("kind", [Sideways, Bent, Turned])
+def test_text_features_are_exported_only_if_they_classify_as_the_model(runs, kind):
     loaded = load_run(runs / "CoOp")
-    loaded.model.parts = parts()
-    if parts is Turned:
+    loaded.model.__class__ = kind
+    if kind is Turned:
         content, _ = text_features(loaded)
         x, weights = torch.randn(3, 3, 32, 32), load(content)
         z = F.normalize(load_clip(loaded.backbone).encode_image(x), dim=-1)

@@ -60,7 +60,7 @@ def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
     x, ours = images(), zero_shot(f"open_clip:{folder}")
     torch.testing.assert_close(ours(x), logits_of_open_clip(model, x), atol=1e-5, rtol=1e-5)
     clip_model = load_clip(f"open_clip:{folder}")
-    assert build_method("CoOp", {}, clip_model, NAMES).model(x).shape == (4, 3)
+    assert build_method("CoOp", {}, clip_model, NAMES)(x).shape == (4, 3)
     with pytest.raises(UserError, match="The backbone is a ResNet"):
         build_method("VPT", {}, clip_model, NAMES)
 
@@ -95,16 +95,16 @@ def test_every_method_learns_on_them(loaded, library, method):
     support = support_of(method, NAMES, clip_model.visual.input_resolution)
     built = build_method(method, node, clip_model, NAMES, support=support).train()
     if not kind.trains:
-        assert built.model.eval()(images()).isfinite().all()
+        assert built.eval()(images()).isfinite().all()
         return
     x, labels = images(), torch.tensor([0, 1, 2, 0])
     views = [x] * kind.views
-    optimizer = torch.optim.SGD(built.model.trained().parameters(), lr=1e-3)
+    optimizer = torch.optim.SGD(built.learned().values(), lr=1e-3)
     before = built.losses(views, labels)
     built.backward(before)
-    for name, p in built.model.public_parameters().items():
+    for name, p in built.public_parameters().items():
         assert p.grad is not None and p.grad.isfinite().all(), name
-    assert any(p.grad.any() for p in built.model.public_parameters().values())
+    assert any(p.grad.any() for p in built.public_parameters().values())
     optimizer.step()
     assert built.losses(views, labels)["loss"].isfinite()
 

@@ -20,7 +20,7 @@ sys.path.insert(0, ".")
 before = {before}
 if before:
     import clip
-from mine.prompting import PromptedCLIP, load_clip, prompt_spec
+from mine.prompting import build_method, load_clip
 from mine.prompting.backbones import openai
 
 model = load_clip({weights!r})
@@ -41,8 +41,7 @@ for method, node in ("CoOp", {{}}), ("MaPLe", deep), ("UPT", deep):
     logits = []
     for backbone in model, stock:
         torch.manual_seed(0)
-        spec = prompt_spec(method, node)
-        logits.append(PromptedCLIP(backbone, ["forest", "sea"], spec).eval()(images))
+        logits.append(build_method(method, node, backbone, ["forest", "sea"]).eval()(images))
     assert torch.equal(*logits)
 assert load_clip("emoji").visual.input_resolution == 64
 """

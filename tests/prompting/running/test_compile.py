@@ -14,7 +14,7 @@ from paths import ROOT
 from tiny import arguments, run
 
 from trainers.prompting.running import compiling
-from trainers.prompting.running.compiling import CACHE
+from trainers.prompting.running.compiling import CACHE, compile_blocks
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_compiled_blocks_give_the_same_numbers(tiny_clip):
     plain, compiled = align(tiny_clip, 2, 2), align(tiny_clip, 2, 2)
     state = plain.public_state_dict()
     before = compiled.image_encoder._block, compiled.text_encoder._block
-    obstacle = compiled.compile_blocks()
+    obstacle = compile_blocks(compiled)
     after = compiled.image_encoder._block, compiled.text_encoder._block
     assert (before == after) == bool(obstacle)
     (logits, grads), (same, others) = outcome(plain, state), outcome(compiled, state)
@@ -74,7 +74,7 @@ def test_a_cache_that_is_broken_only_for_the_blocks(tiny_clip, capsys, monkeypat
     monkeypatch.setenv(CACHE, "cache")
     plain, compiled = align(tiny_clip, 2, 2), align(tiny_clip, 2, 2)
     broken_compiler(monkeypatch, lambda function: function is torch.sin)
-    assert compiled.compile_blocks() is None
+    assert compile_blocks(compiled) is None
     (logits, _), (same, _) = outcome(plain), outcome(compiled, plain.public_state_dict())
     assert torch.equal(logits, same)
     line = (

@@ -31,7 +31,7 @@ class Filed(CoOp):
         return {"state_dict": {"ctx": torch.cat([files["half_*.pt"], files["rest_*.pt"]["ctx"]])}}
 
     def write_public(self):
-        half, rest = self.model.prompt_learner.ctx.detach().split([8, 8])
+        half, rest = self.prompt_learner.ctx.detach().split([8, 8])
         args = argparse.Namespace(shots=4)
         return {"half_*.pt": half.clone(), "rest_*.pt": {"ctx": rest.clone(), "args": args}}
 
@@ -143,14 +143,14 @@ def assert_same(one, other):
 
 def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
     method = golden_files.build(golden, tiny_clip, tmp_path)
-    for parameter in method.model.public_parameters().values():
+    for parameter in method.public_parameters().values():
         parameter.data.zero_()
     path = public_path(golden)
     method.load_checkpoint(public_checkpoint(method, path), golden.meta["classnames"])
-    state = method.model.public_state_dict()
+    state = method.public_state_dict()
     assert state.keys() == golden.params.keys()
     assert all(torch.equal(state[name], value) for name, value in golden.params.items())
-    logits = method.eval().model(golden.tensors["image"])
+    logits = method.eval()(golden.tensors["image"])
     assert (logits - golden.tensors["logits_eval"]).abs().max() < 1e-4
 
     (own,) = method.write_public().values()
@@ -191,7 +191,7 @@ def test_a_cache(tiny_clip, name, logits, written):
     method = build_method(name, node, tiny_clip, names, golden.meta["dataset"])
     method.load_checkpoint(public_checkpoint(method, str(CACHES)), names)
     if logits:
-        found = method.eval().model(golden.tensors["image"])
+        found = method.eval()(golden.tensors["image"])
         assert (found - golden.tensors[logits]).abs().max() < 1e-4
     else:
         assert torch.equal(method.cache.weight, golden.tensors["steps/best_weight"])

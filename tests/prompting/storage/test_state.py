@@ -8,10 +8,10 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from trainers.prompting.model.parts import Parts
 
-from trainers.prompting import Method, PromptSpec, Teacher, UserError, load_run, register
+from trainers.prompting import Added, Method, Teacher, UserError, load_run, register
 from trainers.prompting.method import METHODS
+from trainers.prompting.methods.coop import CoOp
 from trainers.prompting.trainer.config import read_node
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -19,42 +19,32 @@ NAMES = sorted(tiny.COLOURS)
 OTHERS = ["river", "pasture land", "industrial", "residential"]
 
 
-class Mine(Method):
+class Mine(CoOp):
     """A CoOp with a context of two words."""
 
     node = "MINE"
+    class_bound = False
+    start = ""
+    position = "end"
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
         N_CTX: int = 2
         PREC: str = "fp32"
 
-    @staticmethod
-    def point(node):
-        return PromptSpec(
-            M=0, N=1, beta=0, score="cosine", templates=("X X",), text_length=2, text_depth=1
-        )
-
-
-class Normed(Parts):
-    """A BatchNorm on the image features."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(dim)
-
-    def image(self, features):
-        return features._replace(z=self.norm(features.z[:, 0])[:, None])
-
 
 class Kept(Mine):
     """With a BatchNorm, a count of steps, and a cache whose length is not known in advance."""
 
-    def setup(self, clip_model, classnames, dataset):
-        dim = clip_model.text_projection.shape[1]
-        self.model.parts = Normed(dim)
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
+        self.norm = nn.BatchNorm1d(self.width)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.register_buffer("cache", torch.empty(0, dim))
+        self.register_buffer("cache", torch.empty(0, self.width))
+
+    def image_features(self, images, contexts):
+        features = super().image_features(images, contexts)
+        return features._replace(z=self.norm(features.z[:, 0])[:, None])
 
     def loss(self, output, batch):
         self.steps += 1
@@ -65,7 +55,8 @@ class Kept(Mine):
 class Odd(Mine):
     """With buffers of every type, and a module with extra state."""
 
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
         kinds = [torch.bfloat16, torch.complex64, torch.bool, torch.long]
         for i, kind in enumerate(kinds):
             self.register_buffer(f"of_kind_{i}", torch.zeros(4, dtype=kind))
@@ -93,7 +84,8 @@ class Taught(Mine):
 
     persistent = False
 
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
         h = Teacher(clip_model, classnames, ["a photo of a {}."]).h
         self.register_buffer("h0", h, persistent=self.persistent)
 
@@ -109,7 +101,8 @@ class Bound(Mine):
 
     class_bound = True
 
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
         self.register_buffer("prototypes", torch.zeros(len(classnames), 3))
 
     def after_epoch(self, epoch, last):
@@ -119,7 +112,8 @@ class Bound(Mine):
 class Leaving(Mine):
     """Ends the program if an environment variable says so."""
 
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
         if "LEAVE" in os.environ:
             sys.exit(0)
 
@@ -132,19 +126,13 @@ class Leaving(Mine):
 class Headed(Mine):
     """With a trained row for each class, but without `class_bound`."""
 
-    def setup(self, clip_model, classnames, dataset):
-        self.model.parts = Head(len(classnames))
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
+        self.head = nn.Linear(1, len(classnames), bias=False)
 
-
-class Head(Parts):
-    prefix = "head."
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(num_classes, 1))
-
-    def text(self, features):
-        return features._replace(h=features.h * self.weight)
+    def text_features(self, contexts):
+        features = super().text_features(contexts)
+        return features._replace(h=features.h * self.head.weight)
 
 
 KINDS = Kept, Odd, Taught, Saved, Bound, Leaving, Headed
@@ -193,16 +181,16 @@ def test_an_evaluation_and_load_run_have_the_buffers(runs, built, tmp_path, caps
     assert "norm.running_mean" not in str(saved["state_dict"].keys())  # the public layout
     own = saved["method"]
     assert own["steps"] == 8 and len(own["cache"]) == 32
-    assert own["model.parts.norm.running_mean"].abs().sum() > 0
+    assert own["norm.running_mean"].abs().sum() > 0
     flags = "--eval-only", "--model-dir", str(runs / "Kept")
     assert tiny.run(runs, "Kept", tmp_path / "eval", 2, *flags) == 0
     state = built[0].own_state()
     assert state.keys() == own.keys() and all(torch.equal(state[k], own[k]) for k in own)
     loaded = load_run(runs / "Kept")
     x = torch.randn(3, 3, 32, 32)
-    assert torch.equal(loaded.model(x), built[0].model(x))
-    norm = loaded.model.parts.norm
-    assert torch.equal(norm.running_mean, own["model.parts.norm.running_mean"])
+    assert torch.equal(loaded.model(x), built[0](x))
+    norm = loaded.model.norm
+    assert torch.equal(norm.running_mean, own["norm.running_mean"])
 
 
 def test_buffers_of_every_kind(runs, built, tmp_path):
@@ -231,7 +219,7 @@ def test_a_resumed_run_has_the_buffers(runs, tmp_path, monkeypatch):
 def test_buffers_under_other_classes(runs, capsys):
     x = torch.randn(2, 3, 32, 32)
     other = load_run(runs / "Kept", classnames=OTHERS)
-    assert other.model.parts.norm.running_mean.abs().sum() > 0
+    assert other.model.norm.running_mean.abs().sum() > 0
     assert load_run(runs / "Taught", classnames=OTHERS[:3]).model(x).shape == (2, 3)
     for names in (OTHERS, OTHERS[:3]):  # as many classes as it was trained on, and fewer
         with pytest.raises(UserError, match=r"'h0' .* depends on the classes.*persistent=False"):
@@ -258,7 +246,7 @@ def test_contexts_of_each_class_are_not_those_of_others(tmp_path, capsys, monkey
     monkeypatch.setattr(tiny, "COLOURS", colours)
     flags = "--eval-only", "--model-dir", str(tmp_path / "out")
     assert tiny.run(tmp_path / "b", "CoOp", tmp_path / "eval", 1, *flags, extra=pairs) == 2
-    assert "for each class of its training (CSC)" in capsys.readouterr().err.splitlines()[-1]
+    assert "for each class of its training" in capsys.readouterr().err.splitlines()[-1]
 
 
 BROKEN = {
@@ -301,29 +289,36 @@ def test_a_checkpoint_that_does_not_say_what_depends_on_its_classes(runs, tmp_pa
         load_run(tmp_path, classnames=OTHERS)
 
 
-def test_kept_text_features_follow_the_buffers_of_parts(tiny_clip):
-    class Shift(Parts):
-        def __init__(self):
-            super().__init__()
+def test_kept_text_features_follow_the_buffers(tiny_clip):
+    """Those that change what `text_features` returns, and those inside of the encoder."""
+
+    class Shifted(Method):
+        node = "SHIFTED"
+        Settings = Mine.Settings
+
+        def build(self, clip_model, classnames, dataset):
             self.register_buffer("by", torch.zeros(()))
 
-        def text(self, features):
+        def text_features(self, contexts):
+            features = super().text_features(contexts)
             return features._replace(h=features.h + self.by)
 
-    class Fixed(Mine):
-        @staticmethod
-        def point(node):
-            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+    class Entering(Shifted):
+        def blocks(self, side):
+            tokens = self.by * torch.arange(256.0).reshape(2, 128).sin()
+            return {1: Added(enter=tokens)} if side == "text" else {}
 
-        def setup(self, clip_model, classnames, dataset):
-            self.model.parts = Shift()
+        text_features = Method.text_features
 
-    for kind in (Fixed, Mine):
+    for kind in (Shifted, Entering):
         method = kind(read_node(kind, {}), tiny_clip, NAMES).eval()
-        method.model.parts = Shift()
-        before = method.model.text_features().h
-        method.model.parts.by += 1
-        assert torch.equal(method.model.text_features().h, before + 1)
+        before = method.text().h
+        assert torch.equal(method.text().h, before)
+        method.by += 1
+        if kind is Shifted:
+            assert torch.equal(method.text().h, before + 1)
+        else:
+            assert (method.text().h - before).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("where", ["LEAVE", "LEAVE_IN_LOSS"])

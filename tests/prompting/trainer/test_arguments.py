@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from trainers.prompting import PromptedCLIP, UserError, build_method, prompt_spec
+from trainers.prompting import UserError, build_method
 from trainers.prompting.encoders.vision import ImageEncoder
 
 NAMES = {
@@ -20,14 +20,10 @@ NAMES = {
 
 
 @pytest.mark.parametrize("case", NAMES)
-@pytest.mark.parametrize("build", ["model", "method"])
-def test_invalid_class_names(tiny_clip, case, build):
+def test_invalid_class_names(tiny_clip, case):
     names, error, sentence = NAMES[case]
     with pytest.raises(error, match=re.escape(sentence)):
-        if build == "model":
-            PromptedCLIP(tiny_clip, names, prompt_spec("CoOp", {}))
-        else:
-            build_method("KgCoOp", {}, tiny_clip, names)
+        build_method("KgCoOp", {}, tiny_clip, names)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +31,7 @@ def test_invalid_class_names(tiny_clip, case, build):
 )
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_images_of_another_shape(tiny_clip, shape, mode):
-    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("MaPLe", {"PROMPT_DEPTH": 2}))
+    model = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, ["cat", "dog"])
     model.train(mode == "train")
     sentence = f"images has shape {shape} but must be (B, 3, 32, 32), B at least 1"
     with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -45,7 +41,7 @@ def test_images_of_another_shape(tiny_clip, shape, mode):
 @pytest.mark.parametrize("pixel", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_pixels_that_are_not_finite(tiny_clip, pixel, mode):
-    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("MaPLe", {"PROMPT_DEPTH": 2}))
+    model = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, ["cat", "dog"])
     model.train(mode == "train")
     images = torch.randn(3, 3, 32, 32)
     model(images)
@@ -56,7 +52,7 @@ def test_pixels_that_are_not_finite(tiny_clip, pixel, mode):
 
 
 def test_large_pixels_in_half_precision_are_finite(tiny_clip):
-    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec("CoOp", {})).eval()
+    model = build_method("CoOp", {}, tiny_clip, ["cat", "dog"]).eval()
     images = torch.full((3, 3, 32, 32), 100.0, dtype=torch.float16)  # their sum overflows float16
     assert model(images).isfinite().all()
 
@@ -74,7 +70,7 @@ def test_without_the_check_only_such_an_image_has_nan_for_logits(
     tiny_clip, monkeypatch, method, pixel
 ):
     """On a GPU pixels are not checked (docs/use.md)."""
-    model = PromptedCLIP(tiny_clip, ["cat", "dog"], prompt_spec(method, UNSEEN[method])).eval()
+    model = build_method(method, UNSEEN[method], tiny_clip, ["cat", "dog"]).eval()
     images = torch.randn(3, 3, 32, 32)
     expected = model(images)
     images[1, 2, 3, 4] = pixel

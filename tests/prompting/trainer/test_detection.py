@@ -10,13 +10,14 @@ import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from sklearn.metrics import roc_auc_score
 from tiny import TinyOthers, run
-from trainers.prompting.model.parts import Output
-from trainers.prompting.model.prompted_clip import PromptedCLIP
+from torch import nn
 
 from recipe.predictions import read_predictions
-from trainers.prompting import Parts, PromptSpec, build_method, load_clip
+from trainers.prompting import build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting.method import Method, Output
+from trainers.prompting.methods.cocoop import CoCoOp
 from trainers.prompting.trainer.detection import Detection, scores
 from trainers.prompting.trainer.trainer import PromptTrainer
 
@@ -38,8 +39,13 @@ def softmax(*cosines):
     return [exp(c) / sum(map(exp, cosines)) for c in cosines]
 
 
-def clip_like(spec):
-    return SimpleNamespace(logit_scale=torch.tensor(100.0), spec=spec, parts=Parts())
+def clip_like(num_patches=0, kind=Method):
+    """A method without its encoders."""
+    method = kind.__new__(kind)
+    nn.Module.__init__(method)
+    method.logit_scale = torch.tensor(100.0)
+    object.__setattr__(method, "image_encoder", SimpleNamespace(num_patches=num_patches))
+    return method
 
 
 def output(cosines, r=None, h=None):
@@ -49,7 +55,7 @@ def output(cosines, r=None, h=None):
 
 
 def test_mcm_by_hand():
-    model = clip_like(PromptSpec(M=0, N=0, beta=0))
+    model = clip_like()
     found = scores(model, output([[0.3, 0.1, 0.2], [0.2, 0.2, 0.2]]))
     expected = [softmax(0.3, 0.1, 0.2)[0], 1 / 3]
     assert found.keys() == {"mcm"} and found["mcm"].tolist() == pytest.approx(expected, abs=1e-6)
@@ -59,8 +65,7 @@ def test_gl_mcm_by_hand():
     """Two visual and two textual prompts; the third state of each is a visual prompt."""
     r = torch.tensor([[[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]], [[0.6, 0.8], [0.6, 0.8], [1.0, 0.0]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
-    spec = PromptSpec(M=2, N=2, text_length=1, vision_length=1, templates=("X {}",) * 2)
-    model = clip_like(spec)
+    model = clip_like(num_patches=2)
     found = scores(model, output([[0.5, 0.1]], r[None], h))
     # patch 1: for class 1, the mean of 1, 1, 0.6, 0.6; for class 2, that of 0, 0.6, 0.8, 1
     local = max(softmax(0.8, 0.6)[0], softmax(0.6, (0.8 + 1) / 2)[1])
@@ -70,9 +75,7 @@ def test_gl_mcm_by_hand():
 
 
 def test_texts_of_each_image_have_separate_local_scores():
-    spec = PromptSpec(M=0, N=1, beta=0, templates=("X X {}",), image_conditional=True,
-                      score="cosine", coupling="none", text_depth=1)  # fmt: skip
-    model = clip_like(spec)
+    model = clip_like(1, CoCoOp)
     r = torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
     h = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.6, 0.8], [0.8, 0.6]]])
     found = scores(model, output([[0.5, 0.5], [0.5, 0.5]], r, h))
@@ -82,9 +85,8 @@ def test_texts_of_each_image_have_separate_local_scores():
 
 def test_patches_are_all_states_except_class_token_and_visual_prompts(tiny_clip):
     """The tiny CLIP has 16 patches."""
-    sizes = {"text_length": 3, "vision_length": 3, "text_depth": 2, "vision_depth": 2}
-    spec = PromptSpec(M=2, N=2, templates=("X X X {}",) * 2, **sizes)
-    model = PromptedCLIP(tiny_clip, ["forest", "sea"], spec).eval()
+    node = {"M": 2, "N": 2, "N_CTX": 3, "DEPTH": 2}
+    model = build_method("ALIGN", node, tiny_clip, ["forest", "sea"]).eval()
     found = model.output(torch.randn(1, 3, 32, 32))
     assert found.image.r.shape[2] == 16 + 3
     local = found.image.r[:, :, :16].mean(1) @ found.text.h.mean(0).T
@@ -92,9 +94,8 @@ def test_patches_are_all_states_except_class_token_and_visual_prompts(tiny_clip)
     torch.testing.assert_close(scores(model, found)["gl_mcm"], expected)
 
 
-def test_all_patches_count_if_they_are_of_the_value_path(tiny_clip):
-    node = {"M": 2, "N": 2, "DEPTH": 2, "PATCHES": "values"}
-    model = build_method("ALIGN", node, tiny_clip, ["forest", "sea"]).eval().model
+def test_all_states_are_patches_without_visual_prompts(tiny_clip):
+    model = build_method("PLOT", {"N": 2}, tiny_clip, ["forest", "sea"]).eval()
     found = model.output(torch.randn(1, 3, 32, 32))
     assert found.image.r.shape[2] == 16
     local = found.image.r.mean(1) @ found.text.h.mean(0).T

@@ -36,19 +36,20 @@ def test_logits_of_both_halves_are_those_of_a_model_of_all_names(tiny_clip, titl
     node = settings(name) | node
     method = build_method(name, node, tiny_clip, BASE).eval()
     with torch.no_grad():  # as if trained
-        for parameter in method.model.trained().parameters():
+        for parameter in method.learned().values():
             parameter += 0.02 * torch.randn_like(parameter)
     images, state = torch.randn(10, 3, 32, 32), torch.get_rng_state()
     other = for_classes(method, tiny_clip, BASE, NEW, "")
     assert torch.equal(state, torch.get_rng_state())
-    output = method.model.output(images)
-    if method.model.parts.own_classes:  # in the union they are scored as the others
-        method.model.parts.own_classes = False
-        output = method.model.output(images)
-    found = torch.cat([output.logits, other.model.logits(output.image)], 1)
+    output = method.output(images)
+    if method.own_classes:  # in the union they are scored as the others
+        method.own_classes = False
+        output = method.output(images)
+    others = other.from_features(output.image, other.contexts()).logits
+    found = torch.cat([output.logits, others], 1)
     whole = build_method(name, node, tiny_clip, HALVES).eval()
-    whole.load_checkpoint({"state_dict": method.model.public_state_dict()}, HALVES)
-    expected = whole.model(images)
+    whole.load_checkpoint({"state_dict": method.public_state_dict()}, HALVES)
+    expected = whole(images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -110,10 +111,10 @@ def test_contexts_of_each_class_leave_the_union_out_and_say_why(tmp_path, capsys
 
 
 def test_a_run_continues_if_the_method_cannot_be_made_for_other_classes(tmp_path, monkeypatch):
-    def setup(self, clip_model, classnames, dataset):
+    def build(self, clip_model, classnames, dataset):
         {"annual crop": 0}[classnames[0]]
 
-    monkeypatch.setattr(METHODS["CoOp"], "setup", setup)
+    monkeypatch.setattr(METHODS["CoOp"], "build", build)
     data, out = write_halves(tmp_path / "data"), tmp_path / "out"
     assert run(data, "CoOp", out, extra=[*OF_HALVES, "base"]) == 0
     note = json.loads((out / "results.json").read_text())["joint_note"]

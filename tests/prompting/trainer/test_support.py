@@ -8,9 +8,8 @@ import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trainers.prompting.model.parts import Parts
 
-from trainers.prompting import Method, PromptSpec, UserError, build_method, load_run
+from trainers.prompting import Method, UserError, build_method, load_run
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.trainer.support import Passes, Rows, encode
@@ -19,19 +18,14 @@ NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(2, 5, 3, 32, 32), torch.tensor([0, 1, 2, 2, 0])
 
 
-class Head(Parts):
+class Head(nn.Module):
     """A weight for each training image, and a prototype for each class."""
-
-    prefix = "head."
 
     def __init__(self, dim, K):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(0, dim))
         self.register_buffer("means", torch.zeros(K, dim))
         self.register_buffer("shift", torch.zeros(()))
-
-    def logits(self, logits, image, text, scale):
-        return logits + image.z[:, 0] @ (self.means + self.weight.mean(0)).T + self.shift
 
 
 class Prototypes(Method):
@@ -49,28 +43,26 @@ class Prototypes(Method):
         SEARCH: bool = False
         PREC: str = "fp32"
 
-    @staticmethod
-    def point(node):
-        return PromptSpec(M=0, N=0, beta=0, score="cosine")
+    def build(self, clip_model, classnames, dataset):
+        self.head = Head(self.width, len(classnames))
 
-    def setup(self, clip_model, classnames, dataset):
-        dim = clip_model.text_projection.shape[1]
-        self.model.parts = Head(dim, len(classnames))
+    def logits(self, image, text):
+        head = self.head
+        of_head = image.z[:, 0] @ (head.means + head.weight.mean(0)).T + head.shift
+        return super().logits(image, text) + of_head
 
     def make_room(self, n):
-        self.model.parts.weight.data = self.model.parts.means.new_zeros(
-            n, len(self.model.parts.means[0])
-        )
+        self.head.weight.data = self.head.means.new_zeros(n, self.width)
 
     def take_support(self, features, labels):
         self.features, self.labels = features, labels
         type(self).taken += 1
-        weights = F.one_hot(labels, self.model.num_classes).float()
-        self.model.parts.means.copy_(weights.T @ features.mean(0) / weights.sum(0)[:, None])
-        self.model.parts.weight.data.copy_(features[0])
+        weights = F.one_hot(labels, self.num_classes).float()
+        self.head.means.copy_(weights.T @ features.mean(0) / weights.sum(0)[:, None])
+        self.head.weight.data.copy_(features[0])
 
     def take_validation(self, features, labels):
-        self.model.parts.shift.fill_(len(labels))
+        self.head.shift.fill_(len(labels))
 
 
 @pytest.fixture
@@ -166,7 +158,7 @@ def test_validation_images_are_seen_after_the_last_step(tmp_path, kind, capsys):
     root = tiny.write_halves(tmp_path / "images")
     assert tiny.run(root, "Prototypes", tmp_path / "b", extra=halves) == 0
     file = tmp_path / "b" / "prompt_learner" / "model.pth.tar-2"
-    assert torch.load(file, weights_only=True)["method"]["model.parts.shift"] == 10
+    assert torch.load(file, weights_only=True)["method"]["head.shift"] == 10
 
 
 def test_steps_on_features(tmp_path, kind, monkeypatch):
@@ -191,14 +183,13 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 def test_features_stand_for_images(tiny_clip, kind):
-    model = build_method("Prototypes", {}, tiny_clip, NAMES).eval().model
-    model.parts = Parts()
-    x = model.image_features(IMAGES[0])
+    model = build_method("CLIPAdapter", {}, tiny_clip, NAMES).eval()
+    x = model.clip_features(IMAGES[0])
     torch.testing.assert_close(model(x), model(IMAGES[0]))
     for wrong in (x[:, 1:], x[0]):
         with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
             model(wrong)
-    prompted = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, NAMES).model
+    prompted = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, NAMES)
     with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
         prompted(x)
 
@@ -244,9 +235,9 @@ def test_sentences_in_half_precision(tiny_clip, name):
     clip_model = deepcopy(tiny_clip)
     method = build_method(name, {}, clip_model, NAMES)
     precision = Precision("amp", torch.device("cpu"))
-    precision.place(method.model, clip_model)
+    precision.place(method, clip_model)
     features, labels = encode(method, [(IMAGES[0], LABELS)], precision)
     method.make_room(len(labels))
     method.take_support(features[None], labels)
     method.take_validation(features, labels)
-    assert all(p.isfinite().all() and p.any() for p in method.model.parts.parameters())
+    assert all(p.isfinite().all() and p.any() for p in method.learned().values())
