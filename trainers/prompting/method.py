@@ -211,7 +211,8 @@ class Method(PublicFiles, nn.Module):
     def image_features(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         """Return the features of normalised images (B, 3, H, W), or of CLIP's features of them."""
         added = self.blocks("image")
-        if images.dim() == 2 and not (contexts.vision or added):
+        given = images.dim() == 2 and images.shape[1] == self.width
+        if given and not (contexts.vision or added):
             return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
         self.image_encoder.check(images)
         return self.image_encoder(images, contexts.vision, added)
@@ -255,6 +256,11 @@ class Method(PublicFiles, nn.Module):
 
     def reset(self) -> None:
         """Empty what a stream of test images has filled; called before each evaluation."""
+
+    @property
+    def conditional(self) -> bool:
+        """True if each image has text features of its own, h (B, K, D), by `from_features`."""
+        return type(self).from_features is not Method.from_features
 
     def cosines(
         self, image: ImageFeatures, text: TextFeatures

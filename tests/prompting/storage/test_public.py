@@ -194,7 +194,7 @@ def test_a_cache(tiny_clip, name, logits, written):
         found = method.eval()(golden.tensors["image"])
         assert (found - golden.tensors[logits]).abs().max() < 1e-4
     else:
-        assert torch.equal(method.cache.weight, golden.tensors["steps/best_weight"])
+        assert torch.equal(method.adapter.weight, golden.tensors["steps/best_weight"])
     contents = method.write_public()
     assert [key.replace("*", "2shots") for key in contents] == written
     for file, content in zip(written, contents.values(), strict=True):

@@ -34,7 +34,9 @@ def scores(method: Method, output: Output) -> Columns:
     found = {"mcm": confidence(output.logits / method.logit_scale)}
     if (r := output.image.r) is not None:
         patches = r[:, :, : method.image_encoder.num_patches].float().mean(1)
-        local = patches @ output.text.h.float().mean(0).T  # (B, P, K)
+        h = output.text.h.float()
+        h = h if method.conditional else h.mean(0, keepdim=True)
+        local = patches @ h.mT  # (B, P, K)
         found["gl_mcm"] = found["mcm"] + confidence(local).amax(1)
     return found
 
@@ -92,6 +94,7 @@ class Detection:
         for name, loader in self._loaders.items():
             print(f"Evaluate on {name}, whose classes are not those of the run")
             self._batches = defaultdict(list)
+            trainer.method.reset()
             for batch in loader:
                 trainer.model_inference(trainer.parse_batch_test(batch)[0])
             trainer.watch.check_logits()

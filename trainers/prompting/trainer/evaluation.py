@@ -75,10 +75,7 @@ class Recorder:
     def _for_classes(self, *place) -> Method | None:
         name = type(self._method).__name__
         try:
-            if not self._method.joint:
-                raise UserError(
-                    f"the logits of {name} depend on all classes, or it cannot name others"
-                )
+            check_joint(self._method)
             return for_classes(self._method, *place)
         except UserError as error:
             note = str(error)
@@ -109,6 +106,24 @@ class Recorder:
             return self._method.compare(output.image, output.text)
         finally:
             self._method.own_classes = True
+
+
+def check_joint(method: Method) -> None:
+    """Refuse a method whose logits of a class are others among more classes.
+
+    Raises:
+        UserError: it says so, adapts to the test images, or cannot compare features with others.
+    """
+    kind = type(method)
+    if not method.joint:
+        reason = "depend on all classes, or it cannot name others"
+    elif kind.predict is not Method.predict:
+        reason = "depend on the test images of its own classes (`predict`)"
+    elif kind.output is not Method.output and not method.conditional:
+        reason = "are computed by an `output` of its own, without `from_features`"
+    else:
+        return
+    raise UserError(f"the logits of {kind.__name__} {reason}")
 
 
 def _temperature(method: Method, loader, precision: Precision) -> float | None:

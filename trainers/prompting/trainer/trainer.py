@@ -117,8 +117,8 @@ class PromptTrainer(TrainerX):
         cfg = self.cfg
         layout = PublicLayout(self.method)
         self.optim = self.sched = None
+        self.load_init_weights()
         if self.num_trained:
-            self.load_init_weights()
             learned = self.method.learned()
             self.optim, self.sched = build_optim(learned, cfg.OPTIM, self.epoch_steps)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
@@ -126,7 +126,7 @@ class PromptTrainer(TrainerX):
     def load_init_weights(self):
         """Load the prompts that MODEL.INIT_WEIGHTS names, if it is set."""
         path = self.cfg.MODEL.INIT_WEIGHTS
-        if path and self.num_trained:
+        if path and self.method.learned():
             weights = public_checkpoint(self.method, path) or read_checkpoint(path)
             self.method.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
@@ -292,6 +292,7 @@ class PromptTrainer(TrainerX):
         if self.cfg.TEST.PREDICTIONS:
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
+        self.method.reset()
         result = super().test(split)
         self.watch.check_logits()
         if self.recorder is not None:

@@ -32,7 +32,7 @@ class Program(nn.Module):
     def __init__(self, method: Method):
         super().__init__()
         self.method = own = _twin(method)
-        self.whole = text_depends_on_image(method)
+        self.whole = type(method).output is not Method.output
         if self.whole:
             return
         del own._modules["text_encoder"]
@@ -95,13 +95,22 @@ def _twin(method: Method) -> Method:
     return own
 
 
-def text_depends_on_image(method: Method) -> bool:
-    """Return True if a method makes the text features of each image anew (CoCoOp)."""
-    return type(method).from_features is not Method.from_features
+def check_fixed(method: Method) -> None:
+    """Refuse a method that adapts to the images that it classifies; raises UserError."""
+    if type(method).predict is not Method.predict:
+        raise UserError(
+            f"{type(method).__name__} adapts to the images that it classifies (`predict`), which "
+            "an exported file cannot: use `predict`, or `load_run` in Python"
+        )
 
 
 def program(method: Method, size: int) -> torch.export.ExportedProgram:
-    """Return a `torch.export` program, from images (B, 3, size, size) to logits (B, K)."""
+    """Return a `torch.export` program, from images (B, 3, size, size) to logits (B, K).
+
+    Raises:
+        UserError: the method adapts to the images that it classifies.
+    """
+    check_fixed(method)
     images = torch.randn(TRACED, 3, size, size, device=method.device)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
@@ -122,6 +131,7 @@ def text_classifier(method: Method) -> Mapping[str, torch.Tensor]:
         UserError: the method's logits are not an inner product with one feature per class, or the
             classifier gives other logits than the method.
     """
+    check_fixed(method)
     if not is_linear(method):
         raise UserError(
             "The text features of this method are not a classifier: it has prompts in the image "
@@ -154,6 +164,6 @@ def random_images(method: Method) -> torch.Tensor:
 @torch.no_grad()
 def is_linear(method: Method) -> bool:
     """Return True if a method compares images without prompts with one feature per class."""
-    if text_depends_on_image(method) or method.contexts().vision:
+    if type(method).output is not Method.output or method.contexts().vision:
         return False
     return len(method.text().h) == 1

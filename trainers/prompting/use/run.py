@@ -42,8 +42,8 @@ class Run:
     """A trained run, ready to classify images.
 
     Attributes:
-        model: the method, in eval mode and float32; `model(images)` gives logits (B, K) of images
-            (B, 3, H, W).
+        model: the method, in eval mode and float32; `model.predict(images).logits` are (B, K), of
+            images (B, 3, H, W). For a method that does not adapt to them, `model(images)` is this.
         classnames: K names, in the order of the logits.
         preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
         settings: the cfg of the run, without the keys that do not change results.

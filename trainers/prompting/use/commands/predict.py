@@ -58,6 +58,7 @@ def main(argv: list[str], prog: str) -> int:
     run.model.to(device)
     print(f"{run.method} of '{run.path}', epoch {run.epoch}, on {device}", file=sys.stderr)
     failed: list[Path] = []
+    run.model.reset()
     WRITERS[args.format](predicted(run, paths, args.batch_size, args.top, failed))
     if failed:
         print(f"{len(failed)} of {len(paths)} images could not be read", file=sys.stderr)
@@ -172,7 +173,7 @@ def probabilities(model, images):
     device = model.logit_scale.device
     if device.type == "cuda":
         images = images.pin_memory().to(device, non_blocking=True)
-    return model(images.to(device)).softmax(-1).cpu()
+    return model.predict(images.to(device)).logits.softmax(-1).cpu()
 
 
 def read_frame(path: Path):
