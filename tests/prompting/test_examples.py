@@ -3,7 +3,6 @@
 import doctest
 
 import pytest
-from trainers.prompting.scores import SCORES
 
 from trainers import prompting
 from trainers.prompting import methods  # noqa: F401 (registers the built-in methods)
@@ -11,13 +10,12 @@ from trainers.prompting.method import METHODS
 
 
 @pytest.fixture(autouse=True)
-def registries():
-    """Remove the methods and scores that an example registers."""
-    before = [(table, dict(table)) for table in (METHODS, SCORES)]
+def registry():
+    """Remove the methods that an example registers."""
+    before = dict(METHODS)
     yield
-    for table, content in before:
-        table.clear()
-        table.update(content)
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.mark.parametrize("name", prompting.__all__)

@@ -15,44 +15,32 @@ from torch import nn
 from trainers.prompting import (
     Added,
     Contexts,
+    ImageEncoder,
     LowRank,
     Method,
-    Parts,
-    PromptSpec,
     Teacher,
+    TextEncoder,
     UserError,
     blocks_of,
     build_clip,
+    write_sentences,
 )
 from trainers.prompting.backbones.openai import clip
-from trainers.prompting.encoders.added import MATRICES, merge
+from trainers.prompting.encoders.added import MATRICES, merge, tuned_norm
 from trainers.prompting.trainer.config import build_method, read_node
 from trainers.prompting.use.export import Program
 
-FIXED = PromptSpec(M=0, N=0, beta=0, score="cosine", sentence="a photo of a {}.")
 W = 128  # of both encoders of the tiny CLIP
 
 
-class Given(Parts):
-    """Parts with given additions for each side."""
+def method_with(sides, clip_model, names=NAMES, contexts=None, encoders=None):
+    """Return a zero-shot method with these additions for each side.
 
-    def __init__(self, **sides):
-        super().__init__()
-        self.sides = sides
-        modules = [
-            m
-            for blocks in sides.values()
-            for x in blocks.values()
-            for m in (*x.weights.values(), x.beside, x.before)
-            if m is not None
-        ]
-        self.modules_of = nn.ModuleList(modules)
+    Args:
+        contexts: what the method's `contexts` returns.
+        encoders: what its `encoders` returns.
+    """
 
-    def blocks(self, side):
-        return self.sides.get(side, {})
-
-
-def method_with(parts, clip_model, spec=FIXED, names=NAMES):
     class Mine(Method):
         node = "MINE"
 
@@ -60,12 +48,23 @@ def method_with(parts, clip_model, spec=FIXED, names=NAMES):
         class Settings(Method.Settings):
             PREC: str = "fp32"
 
-        @staticmethod
-        def point(settings):
-            return spec
+        def encoders(self, clip_model, classnames, dataset):
+            return encoders or super().encoders(clip_model, classnames, "")
 
-        def setup(self, clip_model, classnames, dataset):
-            self.model.parts = parts
+        def build(self, clip_model, classnames, dataset):
+            found = [
+                (*x.weights.values(), *x.norms.values(), x.beside, x.before)
+                for blocks in sides.values()
+                for x in blocks.values()
+            ]
+            self.added = nn.ModuleList(m for of in found for m in of if m is not None)
+            self.given = contexts
+
+        def contexts(self):
+            return self.given or Contexts()
+
+        def blocks(self, side):
+            return sides.get(side, {})
 
     return Mine(read_node(Mine, {}), clip_model, names)
 
@@ -81,25 +80,25 @@ def updates(rank=2, dropout=0.0):
 def test_updates_equal_changed_matrices(tiny_clip):
     torch.manual_seed(0)
     added = {side: {1: Added(updates()), 3: Added(updates())} for side in ("text", "image")}
-    model = method_with(Given(**added), tiny_clip).model
+    model = method_with(added, tiny_clip)
     changed = copy.deepcopy(tiny_clip)
     with torch.no_grad():
         for side, blocks in added.items():
             merge(blocks, blocks_of(changed, side))
-    plain = method_with(Parts(), changed).model
-    assert (method_with(Parts(), tiny_clip).model(images()) - plain(images())).abs().max() > 0.1
+    plain = method_with({}, changed)
+    assert (method_with({}, tiny_clip)(images()) - plain(images())).abs().max() > 0.1
     for mode in (True, False):  # a branch, and merged
         found = model.train(mode)(images())
         torch.testing.assert_close(found, plain.train(mode)(images()), rtol=0, atol=1e-4)
-        assert found.requires_grad == mode
+        assert found.requires_grad
     program = Program(model)
     torch.testing.assert_close(program(images()), model(images()), rtol=0, atol=1e-4)
-    assert not list(program.parts.parameters())
+    assert not program.method.added.state_dict()
 
 
 def test_dropout_is_on_only_in_training(tiny_clip):
     torch.manual_seed(0)
-    model = method_with(Given(image={0: Added(updates(dropout=0.5))}), tiny_clip).model
+    model = method_with({"image": {0: Added(updates(dropout=0.5))}}, tiny_clip)
     model.train()
     first, second = (model(images()) for _ in range(2))
     assert not torch.equal(first, second)
@@ -116,14 +115,14 @@ def test_recomputed_blocks_have_the_same_gradients(tiny_clip, random):
         "text": {1: Added(updates(dropout=0.5 * random), beside=beside)},
         "image": {0: Added(updates(dropout=0.5 * random)), 2: Added(beside=beside)},
     }
-    model = method_with(Given(**added), tiny_clip).model.train()
+    model = method_with(added, tiny_clip).train()
     found = []
     for recompute in (False, True):
         model.text_encoder.recompute = model.image_encoder.recompute = recompute
         model.zero_grad()
         torch.manual_seed(1)
         F.cross_entropy(model(images()), torch.tensor([0, 1, 2])).backward()
-        found.append([p.grad.clone() for p in model.parts.parameters()])
+        found.append([p.grad.clone() for p in model.learned().values()])
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
@@ -134,17 +133,6 @@ class Beside(nn.Module):
 
     def forward(self, x, y):
         return x.sin() * self.of_x + y * self.of_y
-
-
-class Contextual(Given):
-    """Given additions, and contexts, which may be shorter at later depths."""
-
-    def __init__(self, contexts, **sides):
-        super().__init__(**sides)
-        self.of_text = nn.ParameterList(contexts)
-
-    def contexts(self, contexts):
-        return Contexts(list(self.of_text), contexts.vision)
 
 
 def reference_text(model, added, contexts, sentence):
@@ -181,14 +169,12 @@ def test_text_with_tokens_that_enter_and_shorter_deep_contexts(tiny_clip):
         3: Added(beside=Beside()),  # read at EOS only
     }
     contexts = [0.3 * torch.randn(2, b, W) for b in (4, 2, 4)]
-    spec = PromptSpec(
-        M=0, N=2, beta=0, score="ot", own_contexts=True, text_length=4, text_depth=3,
-        templates=("a photo of a", "a photo of the old"),
-    )  # fmt: skip
-    parts = Contextual(contexts, text=added)
-    h = method_with(parts, tiny_clip, spec, ["sea", "annual crop"]).model.eval().text_features().h
-    for n, template in enumerate(spec.templates):
-        for k, name in enumerate(("sea", "annual crop")):
+    templates, names = ["a photo of a", "a photo of the old"], ["sea", "annual crop"]
+    text = TextEncoder(tiny_clip, write_sentences(tiny_clip, templates, names, 4))
+    encoders = text, ImageEncoder(tiny_clip.visual)
+    h = method_with({"text": added}, tiny_clip, names, Contexts(contexts), encoders).text().h
+    for n, template in enumerate(templates):
+        for k, name in enumerate(names):
             own = [context[n] for context in contexts]
             expected = reference_text(tiny_clip, added, own, f"{template} {name}.")
             torch.testing.assert_close(h[n, k], expected, rtol=0, atol=1e-5)
@@ -198,14 +184,15 @@ def test_text_with_tokens_that_enter_and_shorter_deep_contexts(tiny_clip):
 def test_images_with_tokens_that_enter(tiny_clip):
     """Together with visual prompts; r has patches and prompts, but not the tokens that entered."""
     torch.manual_seed(0)
-    spec = PromptSpec(
-        M=2, N=0, beta=1, score="ot", vision_length=2, vision_depth=2, states=3, values=True,
-        sentence="a photo of a {}.",
-    )  # fmt: skip
+    prompts = [0.3 * torch.randn(2, 2, W) for _ in range(2)]
     added = {i: Added(enter=0.3 * torch.randn(3, W), beside=Beside()) for i in (1, 3)}
-    model = method_with(Given(image=added), tiny_clip, spec).model.eval()
+    sentences = write_sentences(tiny_clip, ["a photo of a {}."], NAMES)
+    image = ImageEncoder(tiny_clip.visual, patches=True, states=3, values=True)
+    encoders = TextEncoder(tiny_clip, sentences), image
+    contexts = Contexts(vision=prompts)
+    model = method_with({"image": added}, tiny_clip, NAMES, contexts, encoders)
     z, r, states, values, _ = model.output(images()).image
-    visual, prompts = tiny_clip.visual, model.contexts().vision
+    visual = tiny_clip.visual
     for m in range(2):
         x = visual.conv1(images()).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1)
@@ -235,7 +222,7 @@ def test_images_with_tokens_that_enter(tiny_clip):
 
 def test_text_before_the_first_addition_is_kept_from_step_to_step(tiny_clip, monkeypatch):
     clip_model = copy.deepcopy(tiny_clip)
-    model = method_with(Given(text={2: Added(updates())}), clip_model).model.train()
+    model = method_with({"text": {2: Added(updates())}}, clip_model).train()
     computed = []
     block_of = model.text_encoder._block
 
@@ -254,16 +241,68 @@ def test_text_before_the_first_addition_is_kept_from_step_to_step(tiny_clip, mon
     torch.testing.assert_close(changed, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("added", [{}, {0: Added(updates())}, {2: Added(enter=torch.ones(3, W))}])
-def test_untouched_features_are_those_of_a_teacher(tiny_clip, added):
-    spec = FIXED.with_(untouched=True, states=1)
-    model = method_with(Given(image=added), tiny_clip, spec).model
+def moved(norm):
+    """Return a tuned LayerNorm that is no longer the CLIP's."""
+    tuned = tuned_norm(norm)
+    with torch.no_grad():
+        tuned.weight.mul_(1 + 0.2 * torch.randn(tuned.weight.shape))
+        tuned.bias.add_(0.2 * torch.randn(tuned.bias.shape))
+    return tuned
+
+
+UNTOUCHED = {
+    "nothing": lambda visual: {},
+    "updates": lambda visual: {0: Added(updates())},
+    "tokens": lambda visual: {2: Added(enter=torch.ones(3, W))},
+    "norms": lambda visual: {0: Added(norms={"pre": moved(visual.ln_pre)})},
+}
+
+
+@pytest.mark.parametrize("case", UNTOUCHED)
+def test_untouched_features_are_those_of_a_teacher(tiny_clip, case):
+    added = UNTOUCHED[case](tiny_clip.visual)
+    sentences = write_sentences(tiny_clip, ["a photo of a {}."], NAMES)
+    image = ImageEncoder(tiny_clip.visual, states=1, untouched=True)
+    encoders = TextEncoder(tiny_clip, sentences), image
+    model = method_with({"image": added}, tiny_clip, encoders=encoders)
     image = model.train().output(images()).image
     teacher = Teacher(tiny_clip, NAMES, ["a photo of a {}."])
     assert torch.equal(image.untouched[:, 0], teacher.z(images()))
     assert not image.untouched.requires_grad
     assert torch.allclose(image.z, image.untouched, atol=1e-3) == (not added)
-    assert model.eval().output(images()).image.untouched is None
+    with torch.no_grad():
+        assert model.output(images()).image.untouched is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_tuned_norms_equal_changed_ones(tiny_clip, training):
+    """In both encoders: before and inside blocks, and after them; the CLIP stays as it is."""
+    changed, before = copy.deepcopy(tiny_clip), copy.deepcopy(tiny_clip.state_dict())
+    places = {"text": {1: ["ln_1"], 3: ["ln_1", "ln_2", "post"]},
+              "image": {0: ["pre", "ln_2"], 2: ["ln_1"], 3: ["ln_1", "post"]}}  # fmt: skip
+    ends = {"text": {"post": "ln_final"}, "image": {"pre": "ln_pre", "post": "ln_post"}}
+    added = {}
+    for side, blocks in places.items():
+        tower = changed if side == "text" else changed.visual
+        added[side] = {}
+        for i, names in blocks.items():
+            norms = {}
+            for name in names:
+                owner = tower if name in ends[side] else tower.transformer.resblocks[i]
+                key = ends[side].get(name, name)
+                norms[name] = moved(getattr(owner, key))
+                setattr(owner, key, norms[name])
+            added[side][i] = Added(norms=norms)
+    model = method_with(added, tiny_clip).train(training)
+    expected = method_with({}, copy.deepcopy(changed)).train(training)(images())
+    torch.testing.assert_close(model(images()), expected, rtol=0, atol=1e-4)
+    assert (method_with({}, tiny_clip)(images()) - expected).abs().max() > 0.1
+    F.cross_entropy(model(images()), torch.tensor([0, 1, 2])).backward()
+    assert all(p.grad.any() for p in model.learned().values()) and len(model.learned()) == 18
+    assert all(torch.equal(value, before[key]) for key, value in tiny_clip.state_dict().items())
+    with torch.no_grad():
+        program = Program(model.eval())(images())
+    torch.testing.assert_close(program, expected.detach(), rtol=0, atol=1e-4)
 
 
 TOKENS = torch.zeros(2, W)
@@ -278,6 +317,12 @@ MISTAKES = {
     "has `before` at block 1 of the image encoder: only block 0": {
         "image": {1: Added(before=nn.Identity())}
     },
+    "replaces 'pre' of block 0 of the text encoder: name one of ln_1, ln_2": {
+        "text": {0: Added(norms={"pre": nn.LayerNorm(W)})}
+    },
+    "replaces 'post' of block 2 of the image encoder: name one of ln_1, ln_2": {
+        "image": {2: Added(norms={"post": nn.LayerNorm(W)})}
+    },
     "updates 'query' of block 0 of the text encoder: name one of q, k": {
         "text": {0: Added({"query": LowRank(W, W, 2, 1.0)})}
     },
@@ -290,7 +335,7 @@ MISTAKES = {
 @pytest.mark.parametrize("sentence", MISTAKES)
 def test_additions_that_do_not_fit(tiny_clip, sentence):
     with pytest.raises(UserError, match=f"^Mine {sentence}"):
-        method_with(Given(**MISTAKES[sentence]), tiny_clip)
+        method_with(MISTAKES[sentence], tiny_clip)
 
 
 SETTINGS = {
@@ -359,4 +404,4 @@ def test_a_resnet_has_no_blocks(name, node):
     with pytest.raises(UserError, match="The backbone has a ResNet .* choose a ViT"):
         build_method(name, node, resnet, NAMES)
     gallop = build_method("GalLoP", {"TOPK": [9]}, resnet, NAMES)  # more than its one patch
-    assert gallop.model.eval()(images()).shape == (3, len(NAMES))
+    assert gallop.eval()(images()).shape == (3, len(NAMES))

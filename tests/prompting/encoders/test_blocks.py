@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.prompting import PromptedCLIP, build_clip
+from trainers.prompting import build_clip, build_method
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.encoders import blocks
-from trainers.prompting.trainer.config import prompt_spec
 
 
 def plain_mlp(x, up, up_bias, down, down_bias):
@@ -39,5 +38,5 @@ def test_another_activation_is_used(activation):
             block.mlp.gelu = activation()
     images = torch.randn(2, 3, 32, 32)
     expected = model(images, clip.tokenize(["a photo of a cat.", "a photo of a dog."]))[0]
-    prompted = PromptedCLIP(model, ["cat", "dog"], prompt_spec("ZeroshotCLIP", {}))
+    prompted = build_method("ZeroshotCLIP", {}, model, ["cat", "dog"])
     assert torch.allclose(prompted(images), expected, rtol=1e-4, atol=1e-4)

@@ -1,21 +1,20 @@
 """Sentences of templates with and without words after the class name."""
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import OPENAI, clip
-from trainers.prompting.encoders.sentences import Writer, shared_length
+from trainers.prompting.encoders.sentences import Keys, shared_length, write_sentences
 
-WRITER = Writer(OPENAI.tokenizer, 77)
 NAMES = st.text("abcdefg -().'é", min_size=1, max_size=20).map(str.strip).filter(bool)
 
 
-def spec(b, position="end"):
-    return SimpleNamespace(text_length=b, class_position=position)
+def write(clip_model, template, name, b, position="end", **more):
+    """Return the sentence of one template and class."""
+    ((sentence,),) = write_sentences(clip_model, [template], [name], b, position, **more)
+    return sentence
 
 
 def text(sentence) -> str:
@@ -33,8 +32,8 @@ def text(sentence) -> str:
         ("a type of pet, a photo of a {}.", "a type of pet , a photo of a red fox .", 1),
     ],
 )
-def test_words_stand_around_the_class_name(template, whole, behind):
-    sentence = WRITER.write_prompt(template, "red fox", spec(4))
+def test_words_stand_around_the_class_name(tiny_clip, template, whole, behind):
+    sentence = write(tiny_clip, template, "red fox", 4)
     assert text(sentence) == whole
     assert sentence.slots == {1: 0, 2: 1, 3: 2, 4: 3}
     assert sentence.ids.index(OPENAI.tokenizer.eos) == sentence.eos == len(sentence.ids) - 1
@@ -45,9 +44,9 @@ def test_words_stand_around_the_class_name(template, whole, behind):
 
 
 @given(st.lists(NAMES, min_size=1, max_size=4), st.sampled_from(["", "{} in it.", "a {}"]))
-def test_the_longest_common_start_is_shared(names, end):
+def test_the_longest_common_start_is_shared(tiny_clip, names, end):
     template = "a photo of a " + end
-    row = [WRITER.write_prompt(template, name, spec(2)) for name in names]
+    (row,) = write_sentences(tiny_clip, [template], names, 2)
     for sentence, name in zip(row, names, strict=True):
         words = template.replace("{}", name) if end else f"a photo of a {name}."
         assert sentence.ids == clip.tokenize(words)[0][: len(sentence.ids)].tolist()
@@ -59,8 +58,8 @@ def test_the_longest_common_start_is_shared(names, end):
 
 
 @pytest.mark.parametrize("position, slots", [("middle", [1, 2, 5, 6]), ("front", [3, 4, 5, 6])])
-def test_a_class_name_moves_into_or_before_the_context(position, slots):
-    sentence = WRITER.write_prompt("X X X X", "red fox", spec(4, position))
+def test_a_class_name_moves_into_or_before_the_context(tiny_clip, position, slots):
+    sentence = write(tiny_clip, "X X X X", "red fox", 4, position)
     words = {"middle": "x x red fox x x .", "front": "red fox x x x x ."}
     assert text(sentence) == words[position]
     assert list(sentence.slots) == slots
@@ -76,8 +75,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_sentences(case):
+def test_bad_sentences(tiny_clip, case):
     template, name, part = BAD[case]
     with pytest.raises(UserError, match=part) as error:
-        WRITER.write_prompt(template, name, spec(4))
+        write(tiny_clip, template, name, 4)
     assert "\n" not in str(error.value)
+
+
+def test_mistakes_name_the_keys_that_the_user_has_set(tiny_clip):
+    keys = Keys(words="TEMPLATE", length="LENGTH")
+    with pytest.raises(UserError, match="^TEMPLATE 'a {}.' has 1 .* LENGTH is 4: .* lower LENGTH$"):
+        write(tiny_clip, "a {}.", "cat", 4, keys=keys)
+
+
+def test_a_fixed_sentence_has_no_places_for_learned_tokens(tiny_clip):
+    sentence = write(tiny_clip, "a photo of a {}.", "sea_or  lake", 0)
+    assert not sentence.slots and text(sentence) == "a photo of a sea or lake ."

@@ -6,18 +6,19 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.measure.case import ATTENTION_ON_CPU
-from trainers.prompting import PromptedCLIP, PromptSpec, UserError
+from trainers.prompting import UserError, build_method
 from trainers.prompting.backbones.openai import clip
+from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder, encode_sentences
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "annual meadow", "highway or road"]
 
 
-def coop(*templates, **special) -> PromptSpec:
-    return PromptSpec(
-        M=0, N=len(templates), beta=0, score="cosine" if len(templates) == 1 else "ot",
-        templates=templates, text_length=4, text_depth=1, **special,
-    )  # fmt: skip
+def encoder_of(clip_model, *templates, names=NAMES, words=False, block=0) -> TextEncoder:
+    """Return an encoder with 4 learned tokens in each sentence."""
+    sentences = write_sentences(clip_model, templates, names, 4)
+    spans = [[range(1, sentence.end) for sentence in row] for row in sentences]
+    return TextEncoder(clip_model, sentences, spans if words else None, insert_block=block)
 
 
 def whole(clip_model, template, ctx, block=None, inserted=None):
@@ -55,7 +56,7 @@ def leaves():
 def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, recompute):
     tiny_clip.requires_grad_(False)
     ctx, inserted = leaves()
-    encoder = TextEncoder(tiny_clip, NAMES, coop(template).with_(insert_block=block))
+    encoder = encoder_of(tiny_clip, template, block=block)
     encoder.recompute = recompute
     raw = encoder([ctx], inserted).raw[0]
     x, eos = whole(tiny_clip, template, ctx[0], block, inserted)
@@ -65,7 +66,7 @@ def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, re
     for grad, wanted in zip(own, gradients(expected, ctx, inserted), strict=True):
         assert (grad - wanted).norm() < 1e-4 * wanted.norm()
     without = encoder([ctx]).raw[0]  # without `inserted` the encoder is the plain one
-    plain = TextEncoder(tiny_clip, NAMES, coop(template))([ctx]).raw[0]
+    plain = encoder_of(tiny_clip, template)([ctx]).raw[0]
     assert torch.equal(without, plain) and (without - raw).abs().max() > 1e-2
 
 
@@ -73,7 +74,7 @@ def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):
     tiny_clip.requires_grad_(False)
     ctx, inserted = leaves()
     template = "X X X X {}, a type of pet"
-    encoder = TextEncoder(tiny_clip, NAMES, coop(template).with_(insert_block=2), words=True)
+    encoder = encoder_of(tiny_clip, template, words=True, block=2)
     features = encoder([ctx], inserted)
     x, eos = whole(tiny_clip, template, ctx[0], 2, inserted)
     for k, end in enumerate(eos.tolist()):
@@ -90,7 +91,7 @@ def test_shared_positions_are_computed_once_up_to_the_insertion(tiny_clip):
     """A forward pass has the operations that are counted here by hand, and hardly any more."""
     names = [f"red {a} {b}" for a in ("fox", "cat", "dog", "cow") for b in ("cub", "tail", "ear")]
     template = "a bad blurry photo of a person doing {}."
-    encoder = TextEncoder(tiny_clip, names, coop(template).with_(insert_block=2))
+    encoder = encoder_of(tiny_clip, template, names=names, block=2)
     contexts = [torch.randn(1, 4, 128)], torch.randn(len(names), 4, 128)
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as count:
         encoder(*contexts)
@@ -104,40 +105,21 @@ def test_shared_positions_are_computed_once_up_to_the_insertion(tiny_clip):
     assert necessary < count.get_total_flops() < 1.1 * necessary + attention
 
 
-def test_memory_counts_the_positions_of_both_layouts(tiny_clip):
-    plain = TextEncoder(tiny_clip, NAMES, coop("X X X X {}.")).footprint(1, 4)
-    kept = [
-        TextEncoder(tiny_clip, NAMES, coop("X X X X {}.").with_(insert_block=i)).footprint(1, 4)
-        for i in (3, 1)
-    ]
-    assert plain.stored < kept[0].stored < kept[1].stored
-    assert plain.inputs < kept[0].inputs < kept[1].inputs
-    assert plain.block < kept[0].block == kept[1].block
-
-
-@pytest.mark.parametrize(
-    "spec, block, part",
-    [
-        (coop("X X X X"), 4, "has blocks 0 to 3"),
-        (coop("X X X X"), -1, "has blocks 0 to 3"),
-        (coop("X X X X", "X X X X"), 2, "need one textual prompt"),
-        (coop("X X X X").with_(text_depth=3), 2, "no deeper than there"),
-    ],
-)
-def test_an_insertion_that_does_not_fit(tiny_clip, spec, block, part):
-    with pytest.raises(UserError, match=part):
-        TextEncoder(tiny_clip, NAMES, spec.with_(insert_block=block))
+@pytest.mark.parametrize("block", [4, -1])
+def test_an_insertion_that_does_not_fit(tiny_clip, block):
+    with pytest.raises(UserError, match=f"INSERT_BLOCK is {block} .* has blocks 0 to 3"):
+        encoder_of(tiny_clip, "X X X X", block=block)
 
 
 def test_prompts_that_end_differently_are_refused(tiny_clip):
-    spec = coop("a photo of a {}.", "a bad photo of a {} texture.")
+    words = ["a photo of a {}.", "a bad photo of a {} texture."]
     with pytest.raises(UserError, match="give all prompts the same ending"):
-        PromptedCLIP(tiny_clip, NAMES, spec.with_(beta=1.0))
-    alike = coop("a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet.")
-    encoder = TextEncoder(tiny_clip, NAMES, alike, words=True)
+        build_method("ALIGN", {"M": 0, "N": 2, "DEPTH": 1, "CTX_INIT": words}, tiny_clip, NAMES)
+    alike = "a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet."
+    encoder = encoder_of(tiny_clip, *alike, words=True)
     ctx = torch.randn(2, 4, 128)
     features = encoder([ctx])
-    for n, template in enumerate(alike.templates):
+    for n, template in enumerate(alike):
         x, eos = whole(tiny_clip, template, ctx[n])
         expected = x[torch.arange(len(x)), eos]
         torch.testing.assert_close(features.raw[n], expected, atol=1e-4, rtol=1e-4)

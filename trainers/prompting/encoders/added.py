@@ -215,7 +215,7 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
     Args:
         name: of the method.
         side: `text` or `image`.
-        added: as returned by `Parts.blocks`.
+        added: as returned by `Method.blocks`.
         blocks: the blocks of that side's encoder.
 
     Raises:

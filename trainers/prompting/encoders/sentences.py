@@ -146,6 +146,12 @@ def write_sentences(
 
     Raises:
         UserError: a name is empty or too long, or a template has too few words before the name.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> ((cat, dog),) = write_sentences(load_clip("emoji"), ["X X {}."], ["cat", "dog"], 2)
+        >>> cat.slots, cat.end
+        ({1: 0, 2: 1}, 4)
     """
     write = _Writer(family_of(clip_model).tokenizer, clip_model.context_length, keys)
     names = [clean(name) for name in classnames]

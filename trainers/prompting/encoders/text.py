@@ -57,6 +57,13 @@ class TextEncoder(nn.Module):
 
     Raises:
         UserError: the encoder does not have block `insert_block`.
+
+    Examples:
+        >>> from trainers.prompting import load_clip, write_sentences
+        >>> clip_model, words = load_clip("emoji"), ["a photo of a", "a drawing of a"]
+        >>> encoder = TextEncoder(clip_model, write_sentences(clip_model, words, ["cat"], 4))
+        >>> encoder([torch.zeros(2, 4, 128)]).h.shape  # 4 learned tokens of 2 prompts
+        torch.Size([2, 1, 128])
     """
 
     __call__: Callable[..., TextFeatures]

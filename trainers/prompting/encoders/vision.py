@@ -59,6 +59,13 @@ class ImageEncoder(nn.Module):
 
     Raises:
         UserError: the backbone is a ResNet but states are asked for.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> encoder = ImageEncoder(load_clip("emoji").visual, patches=True)
+        >>> image = encoder(torch.zeros(3, 3, 64, 64))
+        >>> image.z.shape, image.r.shape
+        (torch.Size([3, 1, 128]), torch.Size([3, 1, 64, 128]))
     """
 
     __call__: Callable[..., ImageFeatures]
@@ -140,9 +147,9 @@ class ImageEncoder(nn.Module):
         v = self.visual
         x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
-        x = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
+        embedded = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
         pre = added.get(0, NOTHING).norms.get("pre") or v.ln_pre
-        x = pre(x)  # LayerNorm is per token: once for the image tokens of all prompts
+        x = pre(embedded)  # LayerNorm is per token: once for the image tokens of all prompts
         B, P, M = x.shape[0], x.shape[1] - 1, len(contexts[0]) if contexts else 1
         x = x[:, None].expand(B, M, *x.shape[1:])
         if contexts:
@@ -156,7 +163,7 @@ class ImageEncoder(nn.Module):
         for i, block in enumerate(layers):
             here = added.get(i, NOTHING)
             if self.untouched and i == branch:
-                untouched = self._from(i, x)
+                untouched = self._from(i, v.ln_pre(embedded) if "pre" in here.norms else x)
             if here.before is not None:
                 x = x + summand(here.before, x)
             if contexts and 1 <= i < len(contexts):  # deep prompts replace the last b states
