@@ -47,6 +47,5 @@ def check_settings(engine: Engine) -> None:
                         f"classes, as {run.protocol.name} does: run it in few_shot"
                     )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
-                kind.point(node)
                 check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))
