@@ -133,7 +133,7 @@ def write_sentences(
     position: str = "end",
     keys: Keys = KEYS,
 ) -> list[list[Sentence]]:
-    """Return the sentences [n][k] of each template and class.
+    """Return the sentences `[n][k]` of each template and class.
 
     Args:
         clip_model: a CLIP from `load_clip`, for its tokenizer and the length of its context.

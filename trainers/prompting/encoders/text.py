@@ -49,8 +49,8 @@ class TextEncoder(nn.Module):
 
     Args:
         clip_model: a CLIP (see `backbones`); its modules are used, not copied.
-        sentences: [n][k], as `write_sentences` returns them.
-        words: [n][k], the positions of the token-level features in each sentence; None for none.
+        sentences: `[n][k]`, as `write_sentences` returns them.
+        words: `[n][k]`, the positions of the token-level features in each sentence; None for none.
         class_specific: True if the learned tokens differ between classes.
         insert_block: the block, from 1, at whose entry tokens of each class replace the learned
             ones (TCP); 0 for none.

@@ -123,7 +123,7 @@ class ImageEncoder(nn.Module):
 
     def forward(
         self,
-        images,
+        images: torch.Tensor,
         contexts: list[torch.Tensor] | None = None,
         added: Additions = NONE,
         unit: bool = True,
