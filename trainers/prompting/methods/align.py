@@ -1,6 +1,8 @@
-"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847), and the family of the paper's Table 1.
+"""ALIGN (Wang et al., NeurIPS 2023; arXiv:2309.13847).
 
 Tuning Multi-mode Token-level Prompt Alignment across Modalities.
+
+The family of the paper's Table 1 is here, too.
 
 Letters: B images, K classes, M visual and N textual prompts of b tokens in J blocks; z, h features
 of an image and a class under each prompt, r, s of their patches and words; S similarities, T plans,

@@ -1,5 +1,7 @@
 """MMP: the name of ALIGN in its authors' published code (NeurIPS 2023; arXiv:2309.13847).
 
+Tuning Multi-mode Token-level Prompt Alignment across Modalities.
+
 Letters as in `align`.
 """
 
