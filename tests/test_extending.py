@@ -155,7 +155,7 @@ def test_every_addition_to_a_block_is_on_the_page():
 def test_all_that_a_method_may_define_is_on_the_page():
     source = inspect.getsource(Method)
     start, end = source.index("-- what a method may define"), source.index("-- from images")
-    hooks = re.findall(r"^    def (\w+)", source[start:end], re.MULTILINE)
+    hooks = re.findall(r"(?<!@property\n)^    def (\w+)", source[start:end], re.MULTILINE)
     hooks += [name for name in vars(PublicFiles) if name.endswith("_public")]
     attributes = {*Method.__annotations__, *PublicFiles.__annotations__}
     attributes -= {"defaults", "settings", "logit_scale", "logit_bias", "chunk_bytes"}
