@@ -11,7 +11,9 @@ from trainers.prompting import Method, build_method
 from trainers.prompting.method import METHODS
 
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors") if not p.name.startswith("tiny_clip"))
-JSON = ("classnames", "config", "sentences", "extra", "templates")
+JSON = (
+    "classnames", "config", "sentences", "extra", "templates", "new_classnames", "mixed_classnames"
+)  # fmt: skip
 
 
 class Golden(NamedTuple):

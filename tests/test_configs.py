@@ -116,6 +116,8 @@ BASE2NEW = {
     "GalLoP": (32, 0.002, 200),
     "MMRL": (4, 0.001, 10),
     "MultiModalAdapter": (16, 0.0015, 5),
+    "LNOnly": (32, 0.0002, 4800),
+    "TwoSFS": (32, 0.0002, 4800),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

@@ -24,6 +24,7 @@ WEIGHTS = (".pt", ".bin", ".safetensors")  # suffixes of a backbone given as a f
 class Rule(NamedTuple):
     """A rule: runs on these data sets, of these trainers, with at most `most_shots`, use `config`.
 
+    The first rule counts whose config file the trainer has.
     Data sets and trainers are patterns, separated by spaces; `*` matches any.
     """
 
@@ -87,10 +88,10 @@ class TrainerConfigs:
             return self._asked_path.absolute()
         if self.asked and Path(self.asked).name != self.asked:
             return only_file(Path(self.asked) / trainer)
-        fitting = (rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots))
-        name = self.asked or next(fitting)
         folders = [folder / trainer for folder in self._folders()]
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+        fitting = [rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots)]
+        name = self.asked or next((name for name in fitting if name in files), fitting[-1])
         if name in files:
             return files[name]
         if not files and not self.plugins:  # only train.py knows the methods of a plug-in

@@ -23,7 +23,7 @@ class FewShot(Protocol):
         Rule("*", "PromptSRC", ANY, "vit_b16_c2_ep50_batch4_4+4ctx_few_shot"),
         Rule("*", "CoPrompt", ANY, "base2new"),
         Rule("*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
-        Rule("*", "CLIPAdapter CLIPLoRA GalLoP MMRL MultiModalAdapter", ANY, "few_shot"),
+        Rule("*", "*", ANY, "few_shot"),
         Rule("*", "*", 4, "few_shot_1_2_4"),
         Rule("*", "*", ANY, "few_shot_8_16"),
     ]

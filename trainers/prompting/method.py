@@ -61,6 +61,18 @@ class Batch(NamedTuple):
         return self.views[0]
 
 
+class Stage(NamedTuple):
+    """A stage of a training.
+
+    parameters: beginnings of the names of what is learned in it; share: its share of the steps;
+    optim: keys of OPTIM that differ from the run's.
+    """
+
+    parameters: tuple[str, ...] = ("",)
+    share: float = 1.0
+    optim: Mapping[str, Any] = {}
+
+
 class Method(PublicFiles, nn.Module):
     """Base class of all methods; `--trainer` takes the name of a subclass.
 
@@ -319,6 +331,13 @@ class Method(PublicFiles, nn.Module):
             features: (n, D), as in `take_support`, without augmentation.
             labels: (n,).
         """
+
+    def stages(self) -> Sequence[Stage]:
+        """Return the stages of the training, of which most methods have one."""
+        return (Stage(),)
+
+    def begin_stage(self, stage: int) -> None:
+        """Do what precedes the first step of a stage, counted from 0; not when a run resumes."""
 
     def after_epoch(self, epoch: int, last: int) -> None:
         """Do what follows the last step of an epoch, 1 to `last`, before it is saved or tested."""

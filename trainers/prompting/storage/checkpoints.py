@@ -138,6 +138,16 @@ def saved_epochs(folder: str) -> list[int]:
     return sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
 
 
+def marked_epoch(folder: str) -> int:
+    """Return the epoch from which a run would resume, by the mark in its folder; 0 without one."""
+    try:
+        with open(os.path.join(folder, "checkpoint"), encoding="utf-8") as mark:
+            epoch = mark.readline(100).strip().removeprefix("model.pth.tar-")
+    except (OSError, ValueError):
+        return 0
+    return int(epoch) if epoch.isdecimal() else 0
+
+
 def broken_checkpoint(folder: str, epoch: int, what: str) -> UserError:
     """Return the error about a checkpoint that a run cannot resume from, with the remedies."""
     mark = os.path.join(folder, "checkpoint")

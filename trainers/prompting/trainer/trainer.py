@@ -21,6 +21,7 @@ from ..storage.checkpoints import (
     broken_checkpoint,
     checkpoint_file,
     find_checkpoint,
+    marked_epoch,
     read_checkpoint,
     saved_epochs,
 )
@@ -31,8 +32,9 @@ from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
-from .schedule import FirstBatches, build_optim, by_step, check_optim, epochs, steps
+from .schedule import FirstBatches, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
+from .stages import Stages
 from .support import take_support, take_validation
 
 
@@ -119,8 +121,8 @@ class PromptTrainer(TrainerX):
         self.optim = self.sched = None
         self.load_init_weights()
         if self.num_trained:
-            learned = self.method.learned()
-            self.optim, self.sched = build_optim(learned, cfg.OPTIM, self.epoch_steps)
+            self.stages = Stages(self.method, cfg.OPTIM, self.epoch_steps)
+            self.optim, self.sched = self.stages.optimizer(step=0)
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     def load_init_weights(self):
@@ -137,6 +139,8 @@ class PromptTrainer(TrainerX):
         """Begin as Dassl does, and give the method its support."""
         super().before_train()
         take_support(self, anew=not self.start_epoch)
+        if not self.start_epoch:
+            self.method.begin_stage(0)
 
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
@@ -169,6 +173,10 @@ class PromptTrainer(TrainerX):
             UserError: the loss is not finite; the last checkpoint stays as it is.
         """
         assert self.optim is not None, "nothing is trained without one"
+        step = self.count_steps()[0] + self.batch_idx
+        if self.stages.begins(step):
+            self._enter_stage(step)
+            self.method.begin_stage(self.stages.current)
         batch = self.method.batch(*self.parse_batch_train(batch))
         output, terms = training_step(self.method, batch, self.optim, self.precision)
         bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
@@ -179,6 +187,12 @@ class PromptTrainer(TrainerX):
         if by_step(self.cfg.OPTIM) or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
+
+    def _enter_stage(self, step):
+        """Replace the optimiser and the scheduler by those of the stage of a step."""
+        self.optim, self.sched = self.stages.optimizer(step)
+        name = self.method.checkpoint
+        self._optims[name], self._scheds[name] = self.optim, self.sched
 
     def parse_batch_train(self, batch):
         """Return the views and the labels of a batch, on the device of the run."""
@@ -255,6 +269,9 @@ class PromptTrainer(TrainerX):
 
     def resume_model_if_exist(self, directory):
         """Resume as Dassl does, with all that `save_model` saves; raises as `check_checkpoint`."""
+        saved = marked_epoch(self._folder(directory))
+        if self.num_trained and saved and self.stages.at(saved * self.epoch_steps - 1):
+            self._enter_stage(saved * self.epoch_steps - 1)  # whose optimiser is in the checkpoint
         epoch = super().resume_model_if_exist(directory)
         if epoch:
             folder = self._folder(directory)

@@ -1,0 +1,91 @@
+"""LayerNorms only (Farina et al., CVPR 2025; arXiv:2503.11609, the first stage).
+
+Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
+from ..encoders.sentences import write_sentences
+from ..encoders.templates import DEFAULT
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder
+from ..errors import need, one_of
+from ..method import Method, register
+
+MODALITIES = {"both": SIDES, "vision": ("image",), "text": ("text",)}
+ENDS = {"image": ("visual.ln_pre", "visual.ln_post"), "text": ("", "ln_final")}
+
+
+@register
+class LNOnly(Method):
+    """The LayerNorms of the blocks of both encoders; the same sentence for all data sets. L = CE.
+
+    LN_MODALITY and the first blocks choose which. The public code lists `ln_pre`, `ln_post` and
+    `ln_final` among what is trained but freezes them again; LN_ENDS trains them, as the paper names
+    no such exception (`ln_pre` only if LN_VISION_START is 0). Weight decay pulls weights and biases
+    towards 0, not to their start.
+    """
+
+    node = "LN_ONLY"
+    checkpoint = "layer_norms"
+    ignored = ("N_ITERS", "LR", "WD", "PEFT")  # OPTIM has them
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The arguments of the public code, in upper case, and LN_ENDS."""
+
+        LN_MODALITY: str = "both"  # or vision, text
+        LN_VISION_START: int = 0  # the first block, from 0
+        LN_TEXT_START: int = 0
+        LN_ENDS: bool = False
+
+        def __post_init__(self) -> None:
+            one_of("LN_MODALITY", self.LN_MODALITY, MODALITIES)
+
+    settings: Settings
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders, with the same sentence for every data set."""
+        sentences = write_sentences(clip_model, [DEFAULT], classnames)
+        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make copies of the LayerNorms that learn, by side, block and name."""
+        s, self.norms = self.settings, nn.ModuleDict()
+        for side in MODALITIES[s.LN_MODALITY]:
+            blocks, text = blocks_of(clip_model, side), side == "text"
+            key = "LN_TEXT_START" if text else "LN_VISION_START"
+            start, last = getattr(s, key), len(blocks) - 1
+            need(
+                0 <= start <= last,
+                f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
+            )
+            of = self.norms[side] = nn.ModuleDict()
+            for i in range(start, last + 1):
+                pair = {name: tuned_norm(getattr(blocks[i], name)) for name in ("ln_1", "ln_2")}
+                of[str(i)] = nn.ModuleDict(pair)
+            if s.LN_ENDS:
+                post = clip_model.ln_final if text else clip_model.visual.ln_post
+                of[str(last)]["post"] = tuned_norm(post)
+            if s.LN_ENDS and not text and start == 0:
+                of["0"]["pre"] = tuned_norm(clip_model.visual.ln_pre)
+
+    def blocks(self, side):
+        """Return the LayerNorms of a side's blocks."""
+        if side not in self.norms:
+            return {}
+        return {int(i): Added(norms=dict(of.items())) for i, of in self.norms[side].items()}
+
+    def public_name(self, name):
+        """Return a name such as `visual.transformer.resblocks.0.ln_1.weight`."""
+        kind, _, rest = name.partition(".")
+        if kind != "norms":
+            return name
+        side, i, norm, leaf = rest.split(".")
+        if norm in ("pre", "post"):
+            return f"{ENDS[side][norm == 'post']}.{leaf}"
+        tower = "visual." if side == "image" else ""
+        return f"{tower}transformer.resblocks.{i}.{norm}.{leaf}"

@@ -1,0 +1,101 @@
+"""2SFS (Farina et al., CVPR 2025; arXiv:2503.11609).
+
+Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..encoders.text import TextFeatures
+from ..errors import need
+from ..method import Stage, register
+from .ln_only import LNOnly
+
+
+@register
+class TwoSFS(LNOnly):
+    """First the LayerNorms of both encoders, then a classifier of the classes of the training.
+
+    In the second stage W (K, D), which starts as the text features of the tuned encoder, is all
+    that is trained: logits s z . n(w_k), L = CE. An evaluation is selective by name: a class of the
+    training takes n(w_k), any other the text feature of the tuned encoder.
+    """
+
+    node = "TWO_SFS"
+    checkpoint = "two_sfs"
+    training_only = ("N_ITERS_FRAC",)
+
+    @dataclass(frozen=True)
+    class Settings(LNOnly.Settings):
+        """The arguments of the public code, in upper case, with LN_ENDS and STAGE."""
+
+        N_ITERS_FRAC: float = 0.6  # the share of the steps of the first stage
+        STAGE: int = 0  # 1 or 2: only this one
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            share = self.N_ITERS_FRAC
+            need(0 < share < 1, f"N_ITERS_FRAC is {share} but must be between 0 and 1")
+            need(self.STAGE in (0, 1, 2), f"STAGE is {self.STAGE} but must be 0, 1 or 2")
+
+    settings: Settings
+    stage: torch.Tensor
+    rows: torch.Tensor
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the LayerNorms and the classifier."""
+        super().build(clip_model, classnames, dataset)
+        only = self.settings.STAGE
+        self.register_buffer("stage", torch.tensor(max(only, 1)))
+        # for each class its row in the classifier, or -1
+        self.register_buffer("rows", torch.arange(len(classnames)), persistent=False)
+        self.second, self.all_known = only == 2, True  # as above, without waiting for a device
+        if only != 1:
+            self.classifier = nn.Parameter(torch.zeros(len(classnames), self.width))
+        if only == 2:
+            self.norms.requires_grad_(False)
+
+    def stages(self):
+        """Return the stages that are trained."""
+        first, only = self.settings.N_ITERS_FRAC, self.settings.STAGE
+        stages = [Stage(("norms",), first), Stage(("classifier",), 1 - first)]
+        return [stages[only - 1]._replace(share=1.0)] if only else stages
+
+    @torch.no_grad()
+    def begin_stage(self, stage):
+        """Start the classifier from the text features, before its stage."""
+        if self.stages()[stage].parameters == ("classifier",):
+            self.classifier.copy_(super().text_features(self.contexts()).h[0])
+            self.stage.fill_(2)
+            self.second = True
+
+    def make_room(self, n):
+        """Make room for the rows of a checkpoint if n is 0."""
+        if not n and self.settings.STAGE != 1:
+            self.classifier.data = self.classifier.data[:0]
+
+    def load_own_state(self, state_dict):
+        """Load the stage."""
+        super().load_own_state(state_dict)
+        self.second = int(self.stage) == 2
+
+    def load_checkpoint(self, checkpoint, classnames):
+        """Load as every method does, and find the rows of the classes of the training."""
+        super().load_checkpoint(checkpoint, classnames)
+        trained = list(checkpoint.get("classnames") or classnames)
+        number = {name: k for k, name in reversed([*enumerate(trained)])}
+        rows = [number.get(name, -1) for name in classnames]
+        self.rows, self.all_known = self.rows.new_tensor(rows), min(rows) >= 0
+
+    def text_features(self, contexts):
+        """Return the rows of the classifier, and text features of classes that it lacks."""
+        if not self.second:
+            return super().text_features(contexts)
+        raw = self.classifier[self.rows.clamp_min(0)]
+        if not self.all_known:
+            known, own = (self.rows >= 0)[:, None], super().text_features(contexts).raw[0]
+            raw = torch.where(known, raw, own.float())
+        return TextFeatures(F.normalize(raw, dim=-1)[None], raw[None])

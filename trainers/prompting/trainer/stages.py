@@ -1,0 +1,69 @@
+"""The stages of a training: what is learned in each, and its optimiser.
+
+A method that trains in one stage, as most do, is not concerned. With several, the learning rate
+changes by step, each stage has its own schedule, and stages may end inside an epoch.
+"""
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from ..errors import UserError
+from ..method import Method
+from .schedule import build_optim, steps
+
+
+class Stages:
+    """The stages of a method's training.
+
+    Args:
+        method: the method.
+        optim: the node OPTIM of the run.
+        n: steps of an epoch.
+
+    Raises:
+        UserError: a stage has no step.
+    """
+
+    def __init__(self, method: Method, optim: CfgNode, n: int):
+        self.method, self.optim, self.n = method, optim, n
+        self.stages, total = list(method.stages()), steps(optim, n)
+        self.ends = [int(share * total) for share in accumulate(s.share for s in self.stages)]
+        self.ends[-1] = total
+        self.starts = [0, *self.ends[:-1]]
+        self.current = self.at(0)
+        for start, end in zip(self.starts, self.ends, strict=True):
+            if start >= end:
+                raise UserError(
+                    f"{type(method).__name__} trains in {len(self.stages)} stages, but one of them "
+                    f"has none of the {total} steps: train longer (OPTIM.STEPS), or change the "
+                    "share of a stage"
+                )
+
+    def at(self, step: int) -> int:
+        """Return the number of the stage of a step, both from 0."""
+        return next((i for i, end in enumerate(self.ends) if step < end), len(self.ends) - 1)
+
+    def begins(self, step: int) -> bool:
+        """Return True if a stage after the first begins with this step."""
+        return step > 0 and step in self.starts
+
+    def optimizer(self, step: int) -> tuple[torch.optim.Optimizer, Any]:
+        """Make the optimiser and scheduler of the stage of a step, and let only it learn."""
+        i = self.current = self.at(step)
+        stage, chosen = self.stages[i], {}
+        for name, parameter in self.method.learned().items():
+            if len(self.stages) > 1:
+                parameter.requires_grad_(name.startswith(stage.parameters))
+            if name.startswith(stage.parameters):
+                chosen[name] = parameter
+        optim = self.optim
+        if len(self.stages) > 1:
+            optim = optim.clone()
+            optim.defrost()
+            optim.update(stage.optim)
+            optim.STEPS = self.ends[i] - self.starts[i]
+            print(f"Stage {i + 1} of {len(self.stages)}: {', '.join(stage.parameters)}")
+        return build_optim(chosen, optim, self.n)
