@@ -109,15 +109,13 @@ PACKAGES = {
     "teacher": "errors encoders running spec storage",
     "regularizers": "errors model teacher",
     "averaging": "",
-    "diagnostics": "encoders model scores spec transport",
     "node": "errors spec",
     "method": "beyond errors model node regularizers spec storage teacher",
     "methods": "averaging backbones beyond encoders errors method model node regularizers scores "
     "spec teacher transport",
     "plugins": "errors method methods",
     "step": "errors method model running",
-    "trainer": "backbones diagnostics embedded errors method methods model node running spec step "
-    "storage",
+    "trainer": "backbones embedded errors method methods model node running spec step storage",
     "use": "backbones dassl_parts encoders errors method model plugins running scores spec storage "
     "trainer",
 }

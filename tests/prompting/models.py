@@ -12,7 +12,6 @@ NAMES = ["annual crop land", "forest", "sea_or_lake", "boeing 737-800", "highway
 MORE = {
     "ALIGN released": ("ALIGN", {"FORM": "released"}),
     "ALIGN with terms": ("ALIGN", {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]}),
-    "ALIGN without a solver": ("ALIGN", {"PLAN": "uniform"}),
     "CoOp with a context for each class": ("CoOp", {"CSC": True}),
     "CoOp, names in the middle": ("CoOp", {"CLASS_TOKEN_POSITION": "middle"}),
 }

@@ -161,7 +161,7 @@ def test_contexts_start_from_words(golden, tiny_clip):
 
 def test_transport_distances(tiny_clip, tmp_path):
     """Compares with `token_ot` and `distance` of the paper form."""
-    from trainers.prompting.scores import token_distance
+    from trainers.prompting.scores import token_distances, token_problems
 
     files = [p for p in FILES if p.name.startswith("align_paper") and "beta0" not in p.name]
     assert files
@@ -173,7 +173,7 @@ def test_transport_distances(tiny_clip, tmp_path):
         with torch.no_grad():
             image = model.image_encoder(image_batch, contexts.vision)
             text = model.text_features()
-            d = token_distance(model.spec, image, text, 1 << 20)
+            d = token_distances(token_problems(model.spec, image, text, 1 << 20))
         assert (d - golden.tensors["token_ot"]).abs().max() < 1e-5
         distance = 1 - model(image_batch) / model.logit_scale
         assert (distance - golden.tensors["distance"]).abs().max() < 1e-5

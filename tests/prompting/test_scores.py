@@ -1,8 +1,8 @@
-"""Scores: their needs, registering one, and ALIGN's scores with other plans."""
+"""Scores: their needs, and registering one."""
 
 import pytest
 import torch
-from models import align, images
+from models import images
 
 from trainers.prompting import PromptedCLIP, PromptSpec, UserError, scores
 from trainers.prompting.scores import Needs, needs, register_score
@@ -64,47 +64,3 @@ def test_an_unknown_score_names_the_nearest(tiny_clip):
 def test_a_score_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="score 'cosine' already"):
         register_score("cosine")(print)
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.7])
-@pytest.mark.parametrize("form", ["additive", "convex"])
-def test_plans_of_both_levels(tiny_clip, beta, form):
-    """The uniform plan takes means over all pairs; with `nearest` each column takes its minimum."""
-    model = align(tiny_clip, 2, 3, BETA=beta, BETA_FORM=form, PLAN="uniform").eval()
-    with torch.no_grad():
-        image = model.image_encoder(images(), model.prompt_learner().vision)
-        text = model.text_features()
-    C = 1 - torch.einsum("bmd,nkd->bkmn", image.z, text.h)
-    weight = 1 - beta if form == "convex" else 1.0
-
-    def logits(plan):
-        model.spec = model.spec.with_(plan=plan)
-        return 1 - model(images()) / model.logit_scale
-
-    if not beta:
-        torch.testing.assert_close(logits("uniform"), C.mean((-2, -1)), rtol=0, atol=1e-5)
-        torch.testing.assert_close(logits("nearest"), C.amin(-2).mean(-1), rtol=0, atol=1e-5)
-        return
-    tokens = 1 - torch.einsum("bmpd,nkld->bkmnpl", image.r, text.s)
-    mass = text.s_weights.mass.transpose(0, 1)[:, None]  # (K, 1, N, L)
-    d = (mass * tokens.mean(-2)).sum(-1)
-    expected = (weight * C + beta * d).mean((-2, -1))
-    torch.testing.assert_close(logits("uniform"), expected, rtol=0, atol=1e-5)
-    d = (mass * tokens.amin(-2)).sum(-1)
-    expected = (weight * C + beta * d).amin(-2).mean(-1)
-    torch.testing.assert_close(logits("nearest"), expected, rtol=0, atol=1e-5)
-    model.train()(images()).sum().backward()
-    assert model.prompt_learner.ctx.grad.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("node", "sentence"),
-    [
-        ({"PLAN": "sinkorn"}, "PLAN is 'sinkorn' but must be one of sinkhorn, uniform, nearest"),
-        ({"PLAN": "uniform", "FORM": "released"}, "PLAN 'uniform' needs the score of ALIGN's FORM"),
-    ],
-)
-def test_an_invalid_plan_is_refused(node, sentence):
-    with pytest.raises(UserError, match=sentence) as error:
-        prompt_spec("ALIGN", node)
-    assert "\n" not in str(error.value)

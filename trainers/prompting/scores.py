@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from .errors import check_name
-from .transport.plans import pooled_token_distances, prompt_plan, scaled_plan
 from .transport.precision import no_autocast
 from .transport.problems import TokenProblems
 from .transport.released import sinkhorn_released
@@ -141,7 +140,7 @@ def token_problems(
 ) -> TokenProblems:
     """Return the token-level transport problems of a batch."""
     assert image.r is not None and text.s is not None and text.s_weights is not None
-    how = spec.reg, spec.tol, spec.max_iter, chunk_bytes, spec.rho
+    how = spec.reg, spec.tol, spec.max_iter, chunk_bytes
     return TokenProblems(image.r, text.s, text.s_weights, *how)
 
 
@@ -168,33 +167,14 @@ def hierarchical_ot(
 
     With S = 1 - C and a plan T of mass 1, 1 - <T, C> = <T, S>, which has smaller rounding errors.
     """
-    d = token_distance(spec, image, text, chunk_bytes) if spec.token_level else None
-    S = similarity(spec, prompt_similarity(image.z, text.h), d)
-    if spec.plan in ("uniform", "nearest"):
-        T = prompt_plan(S, spec.plan)
-    elif spec.plan == "scaled":
-        T = scaled_plan(1 - S, None, Sinkhorn(spec.reg, spec.tol, spec.max_iter))
-    else:
-        solver = Sinkhorn(spec.reg, spec.tol, spec.max_iter, spread=2 + 2 * spec.beta)
-        T = solver(1 - S.detach()).plan  # Eq. 7
-    return (T * S).sum((-2, -1))
-
-
-def similarity(spec: PromptSpec, S: torch.Tensor, d: torch.Tensor | None) -> torch.Tensor:
-    """Return 1 - C between prompts, from cosines S (Eq. 4) and token-level distances d."""
+    S = prompt_similarity(image.z, text.h)  # 1 - C, Eq. 4
     if spec.beta_form == "convex":  # appendix, Eq. 1
         S = spec.beta + (1 - spec.beta) * S
-    return S if d is None else S - spec.beta * d  # Eq. 6
-
-
-def token_distance(
-    spec: PromptSpec, image: ImageFeatures, text: TextFeatures, chunk_bytes: int
-) -> torch.Tensor:
-    """Return d_token = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5, 8)."""
-    problems = token_problems(spec, image, text, chunk_bytes)
-    if spec.plan == "pooled":
-        return pooled_token_distances(problems, text.h)
-    return token_distances(problems, spec.plan)
+    if spec.token_level:  # Eq. 5, 6, 8
+        S = S - spec.beta * token_distances(token_problems(spec, image, text, chunk_bytes))
+    solver = Sinkhorn(spec.reg, spec.tol, spec.max_iter, spread=2 + 2 * spec.beta)
+    T = solver(1 - S.detach()).plan  # Eq. 7
+    return (T * S).sum((-2, -1))
 
 
 @_register("released", _if_token_level)

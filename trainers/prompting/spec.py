@@ -7,7 +7,6 @@ from typing import Any, Self, TypeAlias
 from .errors import UserError
 
 COUPLINGS = ("none", "independent", "project", "unified")
-PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 CLASS_POSITIONS = ("end", "middle", "front")
 MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
 LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
@@ -53,9 +52,6 @@ class PromptSpec:
         insert_block: text block, counted from 0, at whose entry tokens of each class replace the
             learned ones (TCP); 0 for none.
         add_global: PLOT's rule for ImageNet: the global logits are added.
-        plan: the transport plan: `sinkhorn` (entropic), or, for comparison, `uniform`, `nearest`,
-            `scaled`, `unbalanced` or `pooled` (`transport.plans`).
-        rho: weight of the marginals in the plan `unbalanced`.
         reg: lambda, the entropic regularisation of both transport levels.
         tol, max_iter: the solver's tolerance and iteration limit.
         own_contexts: the method's `Parts` make the contexts of both sides. The prompt learner has
@@ -91,8 +87,6 @@ class PromptSpec:
     image_conditional: bool = False
     insert_block: int = 0
     add_global: bool = False
-    plan: str = "sinkhorn"
-    rho: float = 1.0
     reg: float = 0.1
     tol: float = 1e-4
     max_iter: int = 100
@@ -113,7 +107,6 @@ class PromptSpec:
 
     def _check_words(self) -> None:
         one_of("COUPLING", self.coupling, COUPLINGS)
-        one_of("PLAN", self.plan, PLANS)
         one_of("BETA_FORM", self.beta_form, ("additive", "convex"))
         one_of("CLASS_TOKEN_POSITION", self.class_position, CLASS_POSITIONS)
 
@@ -130,7 +123,6 @@ class PromptSpec:
             LEAST_LAMBDA <= self.reg < math.inf,
             f"LAMBDA is {self.reg}: the regularisation must be finite, and at least {LEAST_LAMBDA}",
         )
-        need(self.rho > 0, f"RHO is {self.rho}: the weight of the marginals must be positive")
         need(self.tol > 0, f"SINKHORN_TOL is {self.tol}: it must be positive")
         need(self.max_iter >= 1, f"SINKHORN_MAX_ITER is {self.max_iter}: at least 1 is needed")
 
@@ -178,10 +170,6 @@ class PromptSpec:
             need(self.beta == 0, f"the cosine score has no token level, but BETA is {self.beta}")
         if self.score == "plot":
             need(self.M == 0 and self.N >= 1, "PLOT's score needs M = 0 and N >= 1")
-        need(
-            self.plan == "sinkhorn" or self.score not in ("cosine", "released", "plot"),
-            f"PLAN '{self.plan}' needs the score of ALIGN's FORM 'paper', not '{self.score}'",
-        )
 
     def _check_contexts(self) -> None:
         if self.class_position != "end" or self.class_specific:

@@ -110,7 +110,7 @@ def test_results_depend_neither_on_chunks_nor_on_the_batch(tiny_clip):
 def test_beta_zero_never_touches_the_token_level(tiny_clip, monkeypatch):
     from trainers.prompting import scores
 
-    monkeypatch.setattr(scores, "token_distance", None)
+    monkeypatch.setattr(scores, "token_distances", None)
     assert align(tiny_clip, 2, 2, BETA=0.0)(images()).isfinite().all()
 
 

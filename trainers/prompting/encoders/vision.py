@@ -34,20 +34,6 @@ class ImageFeatures(NamedTuple):
     untouched: torch.Tensor | None = None
 
 
-def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
-    """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
-
-    Args:
-        visual: the `visual` module of a CLIP; a ResNet's values are already projected.
-        values: as in `ImageFeatures`.
-        first: a module on (..., W) to apply before the projection, or None.
-    """
-    with no_autocast(values.device.type):
-        x = values.float() if first is None else first(values.float())
-        proj = getattr(visual, "proj", None)
-        return F.normalize(x if proj is None else x @ proj.float(), dim=-1)
-
-
 class ImageEncoder(nn.Module):
     """CLIP's image encoder under M prompts: an image passes through it once per prompt.
 

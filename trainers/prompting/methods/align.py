@@ -4,28 +4,13 @@ Tuning Multi-mode Token-level Prompt Alignment across Modalities.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..encoders.templates import KGCOOP, PROMPTSRC, template_of
-from ..encoders.vision import projected
 from ..errors import UserError
 from ..method import Method, register
-from ..model.parts import Parts
 from ..regularizers import weights_of
-from ..spec import PromptSpec, Words, expand_templates, fixed_sentence, one_of
+from ..spec import PromptSpec, Words, expand_templates, fixed_sentence
 from ..teacher import Teacher
-
-
-class ValuePatches(Parts):
-    """Replaces the image's token-level features by its patches, by the last block's value path."""
-
-    def __init__(self, visual: Any):
-        super().__init__()
-        self._visual = [visual]  # in a list, so that it is not registered as a sub-module
-
-    def image(self, features):
-        """Project the patches and normalise them."""
-        return features._replace(r=projected(self._visual[0], features.values), values=None)
 
 
 @register
@@ -62,9 +47,6 @@ class ALIGN(Method):
         FORM: str = "paper"
         REGULARIZERS: list[str] = field(default_factory=list)  # kg, scl_text, scl_image, scl_logits
         REGULARIZER_WEIGHTS: list[float] = field(default_factory=list)  # empty: as published
-        PLAN: str = "sinkhorn"
-        RHO: float = 1.0  # weight of the marginals in the plan `unbalanced`
-        PATCHES: str = "states"  # of the last block, or its "values"
 
     settings: Settings
 
@@ -75,7 +57,6 @@ class ALIGN(Method):
             raise UserError(f"FORM is '{settings.FORM}' but must be paper or released")
         if settings.FORM == "released":
             check_released(settings)
-        one_of("PATCHES", settings.PATCHES, ("states", "values"))
         words = "a photo of a" if settings.CTX_INIT is None else settings.CTX_INIT
         return PromptSpec(
             M=settings.M,
@@ -92,18 +73,13 @@ class ALIGN(Method):
             vision_length=settings.N_CTX,
             text_depth=settings.DEPTH,
             vision_depth=settings.DEPTH,
-            plan=settings.PLAN,
-            rho=settings.RHO,
-            values=settings.PATCHES == "values",
             reg=settings.LAMBDA,
             tol=settings.SINKHORN_TOL,
             max_iter=settings.SINKHORN_MAX_ITER,
         )
 
     def setup(self, clip_model, classnames, dataset):
-        """Make the parts for PATCHES, and the teachers of the chosen regularisers."""
-        if self.settings.PATCHES == "values":
-            self.model.parts = ValuePatches(clip_model.visual)
+        """Make the teachers of the chosen regularisers."""
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
         self.regularizers = []
         if "kg" in weights:

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.vision import projected
 from ..errors import UserError
 from ..method import Method, register
 from ..model.learner import Contexts, word_embeddings
 from ..model.parts import Parts
 from ..scores import register_score
 from ..spec import PromptSpec
+from ..transport.precision import no_autocast
 
 
 def global_cosines(z: torch.Tensor, h: torch.Tensor, M: int) -> torch.Tensor:
@@ -75,8 +75,11 @@ class GlobalLocal(Parts):
         return Contexts([torch.cat([self.global_prompt, self.local_prompts])], contexts.vision)
 
     def image(self, features):
-        """Set r to the patches of the value path, mapped and projected."""
-        r = projected(self._visual[0], features.values, self.local_proj["linear"])
+        """Set r to the patches of the value path, mapped, projected and normalised."""
+        proj = getattr(self._visual[0], "proj", None)
+        with no_autocast(features.values.device.type):
+            r = self.local_proj["linear"](features.values.float())
+            r = F.normalize(r if proj is None else r @ proj.float(), dim=-1)
         return features._replace(r=r, values=None)
 
     def cosines(self, image, text):

@@ -35,8 +35,7 @@ def scores(model: PromptedCLIP, output: Output) -> Columns:
     found = {"mcm": confidence(output.logits / model.logit_scale.float())}
     if (r := output.image.r) is not None:
         spec, h = model.spec, output.text.h.float()
-        prompts = spec.M and not spec.values  # the value path has patches only
-        P = r.shape[2] - (spec.vision_length if prompts else 0)
+        P = r.shape[2] - (spec.vision_length if spec.M else 0)
         h = h if spec.image_conditional else h.mean(0, keepdim=True)
         local = r[:, :, :P].float().mean(1) @ h.transpose(1, 2)  # (B, P, K)
         found["gl_mcm"] = found["mcm"] + confidence(local).amax(1)

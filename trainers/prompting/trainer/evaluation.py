@@ -1,4 +1,4 @@
-"""Records an evaluation: predictions, a calibration temperature, measures of transport plans.
+"""Records an evaluation: predictions, and a calibration temperature.
 
 Predictions are over the run's classes, and over base and new classes together.
 """
@@ -11,7 +11,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ..diagnostics import TransportSample, has_plans, remark
 from ..errors import UserError, in_short, no_exit
 from ..method import Method
 from ..model.parts import Output
@@ -59,15 +58,13 @@ class Recorder:
 
     @torch.no_grad()
     def __init__(self, trainer, split: str):
-        self._method, self._other, self._sample = trainer.method, None, None
+        self._method, self._other = trainer.method, None
         model, cfg, dataset = self._method.model, trainer.cfg, trainer.dm.dataset
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
         self.predictions = Predictions(model.logit_scale, new)
         if split != "test":
             return
         trainer.set_model_mode("eval")
-        if has_plans(model.spec):
-            self._sample = TransportSample(model, len(dataset.test))
         if names := getattr(dataset, "other_classnames", None):
             place = trainer.clip_model, dataset.classnames, names, cfg.DATASET.NAME
             self._other = self._for_classes(*place)
@@ -96,8 +93,6 @@ class Recorder:
             others = self._other.model.logits(output.image)
             in_union = self._as_others(output)
         self.predictions.add_logits(output.logits, others, in_union)
-        if self._sample is not None:
-            self._sample.add(output)
 
     def _as_others(self, output: Output) -> torch.Tensor | None:
         """Return logits (B, K) computed as for foreign classes; None if that makes no difference.
@@ -113,15 +108,6 @@ class Recorder:
             return model.score(output.image, output.text)
         finally:
             model.parts.own_classes = True
-
-    def transport(self) -> dict[str, object] | None:
-        """Return the measures of the sampled plans; print a warning if plans are nearly uniform."""
-        if self._sample is None:
-            return None
-        found = self._sample.measure()
-        if said := remark(found):
-            print(said)
-        return found
 
 
 def _temperature(method: Method, loader, precision: Precision) -> float | None:

@@ -43,8 +43,6 @@ class PromptTrainer(TrainerX):
         kind: the class of the method.
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
-        transport: transport measures of the last evaluation (`diagnostics`); None if the method
-            solves no transport.
         recorder: collects the evaluation in progress; None outside one.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
@@ -61,7 +59,6 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     predictions: Predictions | None = None
-    transport: dict[str, object] | None = None
     recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
@@ -305,8 +302,7 @@ class PromptTrainer(TrainerX):
         result = super().test(split)
         self.watch.check_logits()
         if self.recorder is not None:
-            self.predictions, self.transport = self.recorder.predictions, self.recorder.transport()
-            self.recorder = None
+            self.predictions, self.recorder = self.recorder.predictions, None
         self.detection.evaluate_others(self)
         return result
 
