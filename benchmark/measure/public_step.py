@@ -1,0 +1,112 @@
+"""The other process of public.py: does training steps of a checkout of published code.
+
+It imports nothing of this repository but dassl-lite, since modules of the checkout have the same
+names as ours. The checkout's trainer builds its model and does whole steps, `forward_backward`, on
+random images. The first line that it reads is a case, as JSON; for each further one it does a step.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections import OrderedDict
+from types import ModuleType, SimpleNamespace
+
+import torch
+from PIL import Image
+
+STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
+
+
+def settings(asked: dict, train):
+    """Return the checkout's settings for a case."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    train.extend_cfg(cfg)
+    for node in cfg.TRAINER.values():
+        if hasattr(node, "items") and "PREC" in node:
+            node.PREC = asked["precision"]
+    if node := cfg.TRAINER.get("MMP"):  # ALIGN's: the depth and the distance of its config files
+        node.TEXT_PROMPT_DEPTH = node.VISION_PROMPT_DEPTH = 9
+        node.USECT = False
+    cfg.INPUT.SIZE = (asked["resolution"], asked["resolution"])
+    cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
+    cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
+    cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH = "sgd", 1e-5, 50
+    cfg.USE_CUDA = asked["device"] == "cuda"
+    return cfg
+
+
+def built(asked: dict):
+    """Return the checkout's trainer with its model and optimiser, but without data."""
+    from clip import clip
+    from dassl.engine import TRAINER_REGISTRY
+
+    import train  # of the checkout: registers its trainers
+
+    clip._download = lambda *args, **kwargs: asked["weights"]
+    known = TRAINER_REGISTRY.registered_names()
+    name = "MMP" if asked["trainer"] == "ALIGN" and "MMP" in known else asked["trainer"]
+    kind = TRAINER_REGISTRY.get(name)
+    trainer = object.__new__(kind)
+    names = asked["names"]
+    data = SimpleNamespace(
+        classnames=names, num_classes=len(names), lab2cname=dict(enumerate(names))
+    )
+    trainer.cfg, trainer.device = settings(asked, train), torch.device(asked["device"])
+    trainer.dm = SimpleNamespace(dataset=data, num_classes=len(names), lab2cname=data.lab2cname)
+    trainer.num_classes, trainer.lab2cname = len(names), data.lab2cname
+    trainer._models, trainer._optims, trainer._scheds = OrderedDict(), OrderedDict(), OrderedDict()
+    trainer._writer, trainer.epoch, trainer.start_epoch = None, 0, 0
+    trainer.max_epoch = trainer.cfg.OPTIM.MAX_EPOCH
+    trainer.batch_idx, trainer.num_batches = 0, STEPS
+    trainer.build_model()
+    trainer.set_model_mode("train")
+    return trainer
+
+
+def main() -> None:
+    """Read a case, then do a step for each line of stdin; write JSON lines."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the checkout prints
+    asked = json.loads(sys.stdin.readline())
+    cuda = asked["device"] == "cuda"
+    torch.set_num_threads(asked["threads"])
+    sys.path.insert(0, asked["checkout"])
+    for name in ("cv2", "pickle5"):  # ALIGN's code imports them; a step uses neither
+        sys.modules[name] = ModuleType(name)
+    if asked["precision"] == "fp32":  # MaPLe's converts a layer in every precision
+        torch.nn.Module.half = torch.nn.Module.float
+    torch.manual_seed(0)
+    trainer = built(asked)
+    size = asked["batch"], 3, asked["resolution"], asked["resolution"]
+    labels = torch.arange(asked["batch"]) % len(asked["names"])
+    batch = {"img": torch.randn(size), "label": labels, "domain": labels}
+    batch = {name: value.to(asked["device"]) for name, value in batch.items()}
+    Image.new("RGB", (1, 1)).save("image.png")  # in the temporary folder; ALIGN's code opens it
+    batch["impath"] = ["image.png"] * len(labels)
+    wait = torch.cuda.synchronize if cuda else lambda: None
+
+    def step() -> float:
+        wait()
+        started = time.perf_counter()
+        trainer.forward_backward(batch)
+        wait()
+        return time.perf_counter() - started
+
+    def answer(**found) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    step()
+    answer()
+    for _ in sys.stdin:
+        seconds, kib = step(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mib = torch.cuda.max_memory_allocated() / 2**20 if cuda else kib / 2**10
+        answer(seconds=seconds, peak_mib=mib)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder
+    main()
