@@ -57,7 +57,6 @@ def write_results(cfg, trainer) -> None:
         "accuracy": float(trainer.test_results["accuracy"]),
         "macro_f1": float(trainer.test_results["macro_f1"]),
         **measured,
-        "transport": getattr(trainer, "transport", None),
         "data_fingerprint": getattr(data, "fingerprint", None),
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),

@@ -1,44 +1,74 @@
 #!/usr/bin/env bash
-# Everything that is to be known of a GPU: correctness, transport solvers, steps and evaluations,
-# killed and resumed runs, a benchmark. Writes docs/gpu/DEVICE.md.
+# Measure a GPU: tests on it, training steps and evaluations, transport solvers. The result is one
+# page, docs/gpu/DEVICE.md. It needs no network, data or weights.
 #
-#   bash scripts/gpu_report.sh [options]
+#   bash scripts/gpu_report.sh
 #
-# It takes about an hour, by an estimate, needs no network, and continues where it was stopped. With
-# MINUTES=9 a call ends after about nine minutes; call it again until the report is complete.
-# Each piece is useful alone: PIECES="solver" bash scripts/gpu_report.sh
-# The page names what failed; --again measures it again.
-#
-# Environment: PIECES ("check solver steps resume run"), MINUTES, OUTPUT (output/gpu), DATA (folder
-# of the data sets, data), PYTHON. Options: --public PATH, --all, --again, --small: see
-# `python -m tools.gpu -h`.
+# Environment: PARTS ("tests speed solver"), TRAINERS, CLASSES ("50 1000"), PRECISIONS
+# ("fp32 amp fp16"), PUBLIC (a checkout of published code, timed in turn with ours), OUTPUT
+# (docs/gpu), DEVICE (cuda; cpu tries the script), PYTHON.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python} device=${DEVICE:-cuda} output=${OUTPUT:-docs/gpu}
+read -ra trainers <<<"${TRAINERS:-ALIGN CoOp MaPLe PLOT PromptSRC MMRL}"
+read -ra classes <<<"${CLASSES:-50 1000}"
+read -ra precisions <<<"${PRECISIONS:-fp32 amp fp16}"
 
-if [[ ! ${MINUTES:-1} =~ ^[1-9][0-9]*$ ]]; then
-    echo "gpu_report.sh: MINUTES is '$MINUTES' but must be a whole number, 1 or more" >&2
-    exit 2
-fi
-ends=$((SECONDS + 60 * ${MINUTES:-1000000}))
-gpu() { "${PYTHON:-python}" -m tools.gpu "$1" --output "${OUTPUT:-output/gpu}" --root "${DATA:-data}" "${@:2}"; }
+about=$("$python" - "$device" ${PUBLIC:+"$PUBLIC"} <<'END'
+import sys
+from pathlib import Path
 
-state=complete worst=0
-for piece in ${PIECES:-check solver steps resume run}; do
-    left=$(((ends - SECONDS) / 60))
-    if ((left < 1)); then
-        state="not complete: call it again"
-        break
+import torch
+
+from benchmark.measure.case import check_usable, device_name
+from benchmark.measure.public import check_checkout
+from recipe.environment import git_commit
+from trainers.prompting import UserError
+
+try:
+    check_usable(sys.argv[1])
+    for checkout in sys.argv[2:]:
+        check_checkout(Path(checkout))
+except UserError as error:
+    sys.exit(f"gpu_report.sh: {error}")
+print(device_name(sys.argv[1]))
+print(f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, commit {git_commit()[:12]}.")
+END
+) || exit 2
+name=${about%%$'\n'*}
+page=$output/$(tr -cs 'a-z0-9\n' _ <<<"${name,,}").md
+mkdir -p "$output"
+printf '# %s\n\n%s\nMade by `bash scripts/gpu_report.sh`.\n' "$name" "${about#*$'\n'}" >"$page"
+
+worst=0
+add() { # TITLE ARGUMENTS: run Python with these, and add what it prints to the page
+    local title=$1 code=0
+    shift
+    echo "gpu_report.sh: $title" >&2
+    printf '\n## %s\n\n`python %s`\n\n' "$title" "$*" >>"$page"
+    "$python" "$@" >>"$page" || code=$?
+    if ((code)); then # the other parts are useful without it
+        printf '\n**It ended with code %s.**\n' "$code" >>"$page"
+        worst=1
     fi
-    code=0
-    gpu "$piece" --minutes "$left" "$@" || code=$?
-    if ((code == 3)); then
-        state="not complete: call it again"
-    elif ((code == 2)); then
+}
+
+measured=(--device "$device" --format markdown --classes "${classes[@]}")
+for part in ${PARTS:-tests speed solver}; do
+    case $part in
+    tests) add Correctness -m pytest -q --tb=line -m "slow or not slow" tests/accelerator ;;
+    speed)
+        for batch in 4 32; do
+            add "Steps of $batch images" -m benchmark speed "${measured[@]}" --batch "$batch" \
+                --trainers "${trainers[@]}" --precision "${precisions[@]}" ${PUBLIC:+--public "$PUBLIC"}
+        done
+        ;;
+    solver) add "Transport solver" -m benchmark solver "${measured[@]}" ;;
+    *)
+        echo "gpu_report.sh: PARTS has '$part' but there are only tests, speed and solver" >&2
         exit 2
-    elif ((code)); then # the other pieces are useful without it
-        state="not complete: $piece failed" worst=$code
-    fi
+        ;;
+    esac
 done
-gpu page "$@"
-echo "The report is $state"
+echo "$page"
 exit "$worst"

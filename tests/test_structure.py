@@ -15,8 +15,7 @@ from paths import ROOT
 
 from trainers.prompting import __version__
 
-PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets", "tools")
-OPTIONAL = {"flash_sinkhorn"}  # importing modules say what to install if missing
+PROGRAM = ("train.py", "recipe", "trainers", "benchmark", "datasets")
 UNLIKE = {"open_clip"}  # of open_clip_torch, which is unknown here unless it is installed
 MOST_LINES = 350
 
@@ -79,16 +78,6 @@ def test_no_import_circle():
         graphlib.TopologicalSorter(import_graph(modules(*PROGRAM))).prepare()
     except graphlib.CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
-
-
-def test_nothing_imports_the_tools():
-    graph = import_graph(modules(*PROGRAM))
-    users = {
-        module.partition(".")[0]
-        for module, imported in graph.items()
-        if any(other.partition(".")[0] == "tools" for other in imported)
-    }
-    assert users == {"tools"}
 
 
 # The packages and modules of trainers/prompting/, each with those that it may import, acyclic.
@@ -172,7 +161,7 @@ def test_every_imported_package_is_required():
             names = distributions.get(package, [package])
             if not {name.lower().replace("_", "-") for name in names} & required():
                 missing.setdefault(package, set()).add(module)
-    assert missing.keys() - UNLIKE == OPTIONAL, missing
+    assert missing.keys() <= UNLIKE, missing
 
 
 def test_a_long_file_says_why():

@@ -27,12 +27,11 @@ class Map(NamedTuple):
 
 
 class Block(NamedTuple):
-    """An image with a title, the maps of each prompt, and a sentence about its plans."""
+    """An image with a title, and the maps of each prompt."""
 
     image: "numpy.ndarray"
     title: str
     maps: dict[str, list[Map]]
-    said: str
 
 
 def build_parser() -> Parser:
@@ -67,8 +66,6 @@ def build_parser() -> Parser:
 
 def main(argv: list[str]) -> int:
     """Load a run, solve the token level for each image and class, and draw the plans."""
-    from trainers.prompting.diagnostics import has_plans
-
     args = build_parser().parse_args(argv)
     for name in ("index", "prompts"):
         if not getattr(args, name):
@@ -78,13 +75,13 @@ def main(argv: list[str]) -> int:
             f"--output is '{args.output}': its name must end in .{' or .'.join(FORMATS)}"
         )
     run = load_run(args)
-    spec = run.model.spec
-    if not (spec.token_level and has_plans(spec)):
+    point = getattr(run.model, "point", None)
+    if point is None or not point.beta:
         raise UserError(
             f"the run in '{args.model_dir}' has no token-level transport: choose one that has, "
             "such as a run of ALIGN"
         )
-    most = min(max(spec.M, 1), max(spec.N, 1))
+    most = min(max(point.M, 1), max(point.N, 1))
     if max(args.prompts) > most:
         raise UserError(
             f"--prompts has {max(args.prompts)}, but the run has {most} prompts: give numbers from "
@@ -93,8 +90,8 @@ def main(argv: list[str]) -> int:
     chosen = choose(run, args)
     blocks = [block(run, path, name, args.prompts) for path, name in chosen]
     draw(args.output, blocks)
-    for (path, name), found in zip(chosen, blocks, strict=True):
-        print(f"{args.output}: {path} against '{name}'; plans: {found.said}")
+    for path, name in chosen:
+        print(f"{args.output}: {path} against '{name}'")
     return 0
 
 
@@ -126,21 +123,29 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute the maps of some prompts of a class on an image."""
     import torch
     from dassl.utils import read_image
-    from trainers.prompting.diagnostics import plans
 
     model, k = run.model, run.classnames.index(name)
     image = run.preprocess(read_image(str(path)))
     with torch.no_grad():
-        features = model.output(image[None].to(model.logit_scale.device)).image
-        problems = plans(model.spec, features, model.text_features(), torch.tensor([k]))
+        output = model.output(image[None].to(model.device))
+        plans = token_plans(model, output.image, output.text, k)
     tokenizer = model.text_encoder.tokenizer
     of_class = [tokenizer.decode([token]).strip() for token in tokenizer.encode(name)]
     maps = {}
     for n in prompts:
         words = model.text_encoder.words(k, n - 1)
-        T = tokens_of(problems["tokens"], model, n - 1)
+        # the states of visual prompts follow the patches, and padding the words
+        T = plans[n - 1, n - 1, : model.image_encoder.num_patches, : len(words)].cpu()
         maps[f"prompt {n}"] = maps_of(T, words, of_class)
-    return Block(denormalize(image, run.settings), f"'{name}'", maps, said_of(problems))
+    return Block(denormalize(image, run.settings), f"'{name}'", maps)
+
+
+def token_plans(model, image, text, k: int):
+    """Return the plans T (M, N, P, L) between the tokens of one image and class k, as scored."""
+    import torch
+
+    C = 1 - torch.einsum("mpd,nld->mnpl", image.r[0].float(), text.s[:, k].float())
+    return model.token_plan(C, text.s_weights.mass[:, k])
 
 
 def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
@@ -166,27 +171,6 @@ def maps_of(T, words: list[str], of_class: list[str]) -> list[Map]:
         share = (mass / mass.sum() * len(mass)).reshape(side, side)
         found.append(Map(" ".join(words[place] for place in group), share))
     return found
-
-
-def tokens_of(problem, model, n: int):
-    """Return the plan (P, L) of visual and textual prompt n, without prompt tokens and padding."""
-    real = problem.b[0, n, n] > 0
-    patches = len(model.image_encoder.visual.positional_embedding) - 1
-    return problem.T[0, n, n, :patches, real].cpu()  # the prompt's own tokens follow the patches
-
-
-def said_of(problems) -> str:
-    """Return a sentence about how far the plans of each level are from uniform."""
-    from trainers.prompting.diagnostics import departure
-
-    words = []
-    for level, problem in problems.items():
-        entropy, variation = departure(problem).values()
-        words.append(
-            f"{level} {variation:.3f} from uniform in total variation, at {entropy:.1%} of the "
-            "greatest entropy"
-        )
-    return "; ".join(words)
 
 
 def denormalize(image, cfg):

@@ -24,6 +24,7 @@ from ..report.render import as_markdown, as_text
 from .case import Case, Model, check_usable, device_name, operations, product_rate, seconds
 from .geometry import GEOMETRY
 from .process import OutOfMemory, in_process
+from .public import Public, check_checkout
 from .speed_tables import tables
 from .waits import noted
 
@@ -32,20 +33,25 @@ PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measure
 FORMATS = {"text": as_text, "markdown": as_markdown}
 
 
-def training(case: Case, repeats: int, size: int) -> dict:
+def training(case: Case, repeats: int, size: int, checkout: Path | None = None) -> dict:
     """Measure training steps, each followed by a large matrix product for the peak rate.
 
     Args:
         case: the method and the size of its problem.
         repeats: number of steps.
         size: of the square matrices of the product.
+        checkout: of public code, whose steps are timed in turn.
 
     Returns:
         A record: `seconds` of each repeat, `peak_mib`, `operations`, `of_peak` (their rate over
         that of the product), `encoders_of_peak` (the same without the scores), `transport_share`
-        (the scores' share of the time; None for the cosine), and `waits` (where the host waits for
-        a GPU in a step; None without one).
+        (the scores' share of the time; None for the cosine), `waits` (where the host waits for a
+        GPU in a step; None without one), and with a checkout `public`, as in `Public.record`.
     """
+    public = None
+    if checkout:  # first: a process counts memory that its parent had
+        say(case, f"first step of {checkout}")
+        public = Public(case, checkout)
     model = Model(case)
     say(case, "first step")
     model.step()
@@ -55,6 +61,8 @@ def training(case: Case, repeats: int, size: int) -> dict:
         times.append(seconds(model.step, case.device))
         peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which takes more
         rates.append(product_rate(case.device, case.precision, size))
+        if public:
+            public.step()
     time, rate, counted = median(times), max(rates), operations(model.step)
     record: dict = {
         "seconds": times,
@@ -68,6 +76,9 @@ def training(case: Case, repeats: int, size: int) -> dict:
         "recomputed": list(model.recomputed),
         "device": device_name(case.device),
     }
+    if public:
+        public.close()
+        record["public"] = public.record
     if case.device == "cuda":
         with noted() as waits:
             model.step()
@@ -149,11 +160,6 @@ def cases(args) -> list[Case]:
     ]  # fmt: skip
 
 
-def named(case: Case) -> dict:
-    """Return the keys that begin the record of a case."""
-    return {"trainer": case.trainer, "classes": case.classes, "precision": case.precision}
-
-
 # ---------------------------------------------------------------------- command line
 
 
@@ -170,10 +176,18 @@ def add_measuring(parser: Parser, repeats: int) -> None:
     add("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
 
 
-def build_parser(prog: str, description: str) -> Parser:
-    """Return a parser of the options for cases, without --trainers."""
-    parser = Parser(prog=prog, description=description)
+def parse(argv: list[str]):
+    """Parse and check the options.
+
+    Raises:
+        UserError: a name is not known, or this machine cannot measure what is asked for.
+    """
+    parser = Parser(prog="python -m benchmark speed", description=__doc__)
     add = parser.add_argument
+    add(
+        "--trainers", nargs="+", metavar="TRAINER",
+        help="methods (default: all, those of plug-ins too)",
+    )  # fmt: skip
     add("--backbone", default="ViT-B/16", help="the CLIP (default: %(default)s)")
     add(
         "--classes", nargs="+", type=partial(from_one, least=2), default=[10, 50, 100, 500, 1000],
@@ -194,17 +208,12 @@ def build_parser(prog: str, description: str) -> Parser:
         "--compile", action="store_true",
         help="compile the blocks with torch.compile, as TRAINER.COMPILE does",
     )  # fmt: skip
+    add(
+        "--public", type=Path, metavar="CHECKOUT",
+        help="folder of published code, such as CoOp's, whose steps are timed in turn with ours",
+    )  # fmt: skip
     add_plugin(parser)
     add_measuring(parser, repeats=3)
-    return parser
-
-
-def parse(parser: Parser, argv: list[str]):
-    """Parse and check the options.
-
-    Raises:
-        UserError: a name is not known, or this machine cannot measure what is asked for.
-    """
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
     args.trainers = args.trainers or list(METHODS)
@@ -218,6 +227,8 @@ def parse(parser: Parser, argv: list[str]):
             f"--memory-budget is {args.memory_budget} but must be a number of GiB, or 0 to decide "
             "by the machine's memory"
         )
+    if args.public:
+        check_checkout(args.public)
     check_usable(args.device)
     if args.device == "cpu" and "fp16" in args.precision:
         raise UserError("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
@@ -226,18 +237,15 @@ def parse(parser: Parser, argv: list[str]):
 
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark speed`."""
-    parser = build_parser("python -m benchmark speed", __doc__)
-    parser.add_argument(
-        "--trainers", nargs="+", metavar="TRAINER",
-        help="methods (default: all, those of plug-ins too)",
-    )  # fmt: skip
-    args = parse(parser, argv)
+    args = parse(argv)
     records = []
     for case in cases(args):
-        record = named(case)
+        record: dict = {
+            "trainer": case.trainer, "classes": case.classes, "precision": case.precision,
+        }  # fmt: skip
         if METHODS[case.trainer].trains:
             size = PRODUCT[case.device]
-            record["training"] = measured(training, case, args.repeats, size)
+            record["training"] = measured(training, case, args.repeats, size, args.public)
         evaluated = replace(case, training=False, batch=args.eval_batch)
         record["evaluation"] = measured(evaluation, evaluated, args.repeats)
         records.append(record)
@@ -249,6 +257,8 @@ def save(args, records: list[dict], **versions: str) -> None:
     """Write the file of `--json` after each case, so that an interruption loses only one case."""
     if args.json:
         asked = {key: value for key, value in vars(args).items() if key not in ("json", "format")}
+        if asked.get("public"):
+            asked["public"] = str(asked["public"])
         versions["torch"] = torch.__version__
         content = {**versions, "arguments": asked, "records": records}
         write_output(args.json, json.dumps(content) + "\n")

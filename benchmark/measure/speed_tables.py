@@ -30,6 +30,7 @@ def training_cells(part: dict) -> dict[str, str]:
         return {"Step (s)": part["problem"]}
     return {
         "Step (s)": spread(part["seconds"]),
+        **public_cells(part),
         "Peak memory": memory(part["peak_mib"]),
         "TFLOP": number(part["operations"] / 1e12),
         "Of peak rate": number(part["of_peak"], ".0%"),
@@ -37,6 +38,20 @@ def training_cells(part: dict) -> dict[str, str]:
         "Transport": number(part["transport_share"], ".0%"),
         "Recomputed": " and ".join(part["recomputed"]) or "-",
         **({} if part["waits"] is None else {"Waits": str(len(part["waits"]))}),
+    }
+
+
+def public_cells(part: dict) -> dict[str, str]:
+    """Return the cells of the public code next to a case's training, by column."""
+    if "public" not in part:
+        return {}
+    public = part["public"]
+    if "problem" in public:
+        return {"Public (s)": public["problem"]}
+    return {
+        "Public (s)": spread(public["seconds"]),
+        "Public / ours": number(median(public["seconds"]) / median(part["seconds"])),
+        "Public memory": memory(public["peak_mib"]),
     }
 
 
@@ -59,17 +74,12 @@ def case_name(record: dict) -> str:
     return f"{record['trainer']}, {record['classes']}, {record['precision']}"
 
 
-def table(
-    title: str,
-    rows: dict[str, dict[str, str]],
-    caption: list[str],
-    first: str = "Method, classes, precision",
-) -> Table:
+def table(title: str, rows: dict[str, dict[str, str]], caption: list[str]) -> Table:
     """Return a table of named rows, with a dash where a row lacks a cell."""
     head = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [[name, *(row.get(column, "-") for column in head)] for name, row in rows.items()]
     cells = [[Cell(text) for text in line] for line in lines]
-    return Table(title, [first, *head], cells, caption)
+    return Table(title, ["Method, classes, precision", *head], cells, caption)
 
 
 def tables(args, records: list[dict]) -> list[Table]:

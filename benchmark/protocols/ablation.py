@@ -1,4 +1,4 @@
-"""The ablation protocol: ALIGN base-to-new with other values of beta, M and N, and other plans."""
+"""The ablation protocol: ALIGN base-to-new with other values of beta, M and N."""
 
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -11,20 +11,19 @@ from .base import METHOD, SHOTS, Part, Plot, Protocol, base_and_new
 from .base2new import BASE2NEW
 
 FORMS = {"convex": "beta", "additive": "additive-beta"}  # BETA_FORM -> name of its variants
-PLANS = ("sinkhorn", "uniform", "nearest", "scaled", "unbalanced", "pooled")
 
 VARIANT = f"{{dataset}}/{METHOD}/{{variant}}/seed{{seed}}"
 
 
 class Ablation(Protocol):
-    """Train and test ALIGN base-to-new with each beta and form of the cost, each (M, N), each plan.
+    """Train and test ALIGN base-to-new with each beta and form of the cost, and each (M, N).
 
     One setting is varied at a time.
     """
 
     name = "ablation"
     title = "Ablation"
-    summary = "ALIGN base-to-new with each beta, M and N, or plan"
+    summary = "ALIGN base-to-new with each beta, or M and N"
     parts = {
         "base": Part(f"ablation/train_base/{VARIANT}", "base", "base"),
         "new": Part(f"ablation/test_new/{VARIANT}", "new", "new", True),
@@ -50,12 +49,6 @@ class Ablation(Protocol):
             "metavar": "M,N",
             "help": "numbers of visual and textual prompts, as in '1,1 2,2 4,4' (default: none)",
         },
-        "--plans": {
-            "type": each(one_of(PLANS)),
-            "default": "",
-            "help": f"plans to compare: {', '.join(PLANS)}, in one argument; sinkhorn is ALIGN's "
-            "own (default: none)",
-        },
     }
     new_classes = True
     by_variant = True
@@ -63,7 +56,6 @@ class Ablation(Protocol):
     variant_notes = {
         "beta": "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d.",
         "additive beta": "beta weighs the token level: cost (1 - cos) + beta d.",
-        "plan": "Plans in place of transport (sinkhorn): docs/methods.md, section 3.",
     }
     plot = Plot(
         name="ablation_beta",
@@ -74,12 +66,10 @@ class Ablation(Protocol):
         sentence="H against beta, the weight of the token level in the convex form",
     )
 
-    def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn, plans):
-        """Return the runs: each value of beta, pair M, N and plan, for each seed and data set."""
-        if not betas and not mn and not plans:
-            raise UserError(
-                "there is nothing to vary: give --betas, --mn or --plans; all three are empty"
-            )
+    def plan(self, output, datasets, seeds, configs, shots, betas, forms, mn):
+        """Return the runs: each value of beta and pair M, N, for each seed and data set."""
+        if not betas and not mn:
+            raise UserError("there is nothing to vary: give --betas or --mn; both are empty")
         runs = []
         for seed, dataset in product(seeds, datasets):
             method = self.method(configs, "ALIGN", dataset, seed, shots)
@@ -88,7 +78,6 @@ class Ablation(Protocol):
                 for form, beta in product(forms, betas)
             }
             variants |= {f"M{M}_N{N}": prompt_opts(M, N, method["config_file"]) for M, N in mn}
-            variants |= {f"plan-{plan}": ("TRAINER.ALIGN.PLAN", plan) for plan in plans}
             for variant, opts in variants.items():
                 names = method | {"dataset": dataset, "variant": variant, "opts": opts}
                 runs += base_and_new(self, output, **names)

@@ -331,17 +331,12 @@ def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
     return found
 
 
-def settings(variant: str) -> dict[str, float | str]:
-    """Parse a variant: `M2_N4` is M = 2 and N = 4, `plan-uniform` is plan = uniform."""
-    found = re.findall(r"([A-Za-z-]+?)(?:([\d.]+)|-([a-z]+))(?=_|$)", variant)
-    return {
-        name.replace("-", " "): float(number) if number else word for name, number, word in found
-    }
+def settings(variant: str) -> dict[str, float]:
+    """Parse a variant: `M2_N4` is M = 2 and N = 4."""
+    found = re.findall(r"([A-Za-z-]+?)([\d.]+)(?=_|$)", variant)
+    return {name.replace("-", " "): float(number) for name, number in found}
 
 
-def setting_texts(found: dict[str, float | str]) -> list[str]:
+def setting_texts(found: dict[str, float]) -> list[str]:
     """Return each of `settings` in words, as `M = 2`."""
-    return [
-        f"{name} = {value if isinstance(value, str) else f'{value:g}'}"
-        for name, value in found.items()
-    ]
+    return [f"{name} = {value:g}" for name, value in found.items()]

@@ -19,8 +19,6 @@ SETTINGS = {
     "ALIGN, unified": ("ALIGN", ALIGN | {"COUPLING": "unified"}),
     "ALIGN, one side": ("ALIGN", ALIGN | {"N": 0}),
     "ALIGN, released": ("ALIGN", ALIGN | {"FORM": "released"}),
-    "ALIGN, uniform": ("ALIGN", ALIGN | {"PLAN": "uniform"}),
-    "ALIGN, nearest": ("ALIGN", ALIGN | {"PLAN": "nearest"}),
     "ALIGN, small lambda": ("ALIGN", ALIGN | {"LAMBDA": 0.02}),
     "ALIGN, regularised": (
         "ALIGN", ALIGN | {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]},

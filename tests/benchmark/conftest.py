@@ -77,8 +77,7 @@ def planned(checkout, monkeypatch):
     output, seeds = checkout.output, [1, 2]
     every = {"trainers": ["ZeroshotCLIP", "CoOp", "ALIGN"]}
     transfer = {"shots": 16, "source": "emoji"} | every
-    varied = {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)]}
-    varied |= {"forms": ["convex", "additive"], "plans": ["uniform"]}
+    varied = {"shots": 16, "betas": [0, 0.5], "mn": [(1, 2)], "forms": ["convex", "additive"]}
     asked = {
         BASE2NEW: (["emoji", "dtd"], {"trainers": ["ALIGN"], "shots": 4}),
         FEW_SHOT: (["emoji"], every | {"shots": [1, 4]}),

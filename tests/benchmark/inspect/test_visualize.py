@@ -10,8 +10,50 @@ import torch
 from PIL import Image
 
 from benchmark.inspect import visualize
-from benchmark.inspect.visualize import Block, Map, build_parser, choose, draw, main, maps_of
+from benchmark.inspect.visualize import (
+    Block,
+    Map,
+    build_parser,
+    choose,
+    draw,
+    main,
+    maps_of,
+    token_plans,
+)
+from trainers.prompting import build_method
 from trainers.prompting.errors import UserError
+from trainers.prompting.transport.released import sinkhorn_released
+from trainers.prompting.transport.solver import sinkhorn
+
+
+NODES = {
+    "ALIGN": {"M": 2, "N": 2, "DEPTH": 2},
+    "MMP": {"VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2, "TEXT_PROMPT_DEPTH": 2},
+}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_the_plans_reproduce_the_logits(tiny_clip, name):
+    """Takes one image and one class, because the released form stops for a whole batch."""
+    model = build_method(name, NODES[name], tiny_clip, ["annual crop land"]).eval()
+    with torch.no_grad():
+        for parameter in model.learned().values():
+            parameter.add_(torch.randn_like(parameter))
+        output = model.output(torch.randn(1, 3, 32, 32))
+    image, text = output.image, output.text
+    T = token_plans(model, image, text, 0)
+    for n in range(2):  # only the words have mass
+        assert [*(T[0, n].sum(0) > 0)] == [*(text.s_weights.mass[n, 0] > 0)]
+        assert int((T[0, n].sum(0) > 0).sum()) == len(model.text_encoder.words(0, n))
+    S = image.z[0] @ text.h[:, 0].T
+    cosines = torch.einsum("mpd,nld->mnpl", image.r[0], text.s[:, 0])
+    if name == "ALIGN":
+        S = S - (T * (1 - cosines)).sum((-2, -1))
+        expected = (sinkhorn(1 - S, reg=0.1).plan * S).sum()
+    else:
+        C = 1 - S + (T * cosines).sum((-2, -1))
+        expected = (sinkhorn_released(C, reg=0.1).plan * S).sum()
+    torch.testing.assert_close(output.logits[0, 0] / model.logit_scale, expected)
 
 
 def test_adjacent_fixed_words_share_a_map():
@@ -30,7 +72,7 @@ def test_adjacent_fixed_words_share_a_map():
 def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
     yellow = np.full((8, 8, 3), (1.0, 1.0, 0.0))
     even = [Map(word, torch.ones(2, 2)) for word in ("context 1", "drink")]
-    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even}, "even")]
+    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even})]
     for name, rows in (("one.png", 1), ("two.png", 2)):
         draw(tmp_path / name, blocks * rows)
     one, two = (Image.open(tmp_path / name).convert("RGB") for name in ("one.png", "two.png"))

@@ -146,7 +146,7 @@ def test_bad_input_is_one_sentence(refused, words, sentence):
         ("ablation", ["--betas", "1.5"], "argument --betas: '1.5' is not a number from 0 to 1"),
         ("ablation", ["--betas", "nan"], "argument --betas: 'nan' is not a number"),
         ("ablation", ["--betas", ""], "there is nothing to vary"),
-        ("ablation", ["--plans", "none"], "'none' is not one of sinkhorn, uniform, nearest"),
+        ("ablation", ["--forms", "none"], "'none' is not one of convex, additive"),
         ("ablation", ["--mn", "4"], "argument --mn: '4' is not a pair M,N"),
         ("ablation", ["--mn", "4,0"], "argument --mn: '0' is not a whole number, 1 or more"),
         ("ablation", ["--trainers", "CoOp"], "unrecognized arguments: --trainers"),

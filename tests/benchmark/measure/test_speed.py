@@ -4,17 +4,21 @@ import json
 import multiprocessing
 import os
 import signal
+import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.measure import case, speed, speed_tables
 from benchmark.measure.case import Case, Model, operations
 from benchmark.measure.geometry import GEOMETRY
 from benchmark.measure.process import OutOfMemory, in_process
+from benchmark.measure.waits import noted
 from trainers.prompting import UserError
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.config import prompt_spec
@@ -237,6 +241,17 @@ def test_a_file_that_cannot_be_written_is_reported(inline, tmp_path, capsys):
     words = ["--trainers", "ZeroshotCLIP", "--json", str(tmp_path / "file" / "speed.json")]
     assert main([*inline, *words]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_waits_are_noted_only_inside(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with noted() as waits:
+        warnings.warn("does not yet detect all synchronizing operations", stacklevel=1)
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert modes == ["warn", "default"]
+    assert [wait.partition(":")[0] for wait in waits] == [str(Path(__file__).relative_to(ROOT))]
 
 
 def test_the_geometries_are_those_of_clip():

@@ -33,7 +33,7 @@ class ImageFeatures(NamedTuple):
     untouched: torch.Tensor | None = None
 
 
-def projected(visual, values: torch.Tensor, first=None) -> torch.Tensor:
+def projected(visual: Any, values: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
     """Project `ImageFeatures.values` (B, M, P, W) to normalised features (B, M, P, D), float32.
 
     Args:

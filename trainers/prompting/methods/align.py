@@ -28,7 +28,7 @@ from ..prompts import Contexts, Independent, Projected, Size, Textual, Unified, 
 from ..regularizers import regularize, weights_of
 from ..teacher import Teacher
 from ..transport.problems import TokenProblems
-from ..transport.solver import Sinkhorn
+from ..transport.solver import Sinkhorn, sinkhorn
 from ..transport.token_level import token_distances
 
 COUPLED = {"project": Projected, "unified": Unified}
@@ -144,6 +144,14 @@ class Family(Method):
     def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5, 8)."""
         return token_distances(self.token_problems(image, text))
+
+    def token_plan(self, C: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return the plan of token-level costs C (..., P, L) with the weights b (..., L) of words.
+
+        For pictures: an evaluation needs only distances.
+        """
+        s = self.settings
+        return sinkhorn(C, None, b, s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER).plan
 
     def token_problems(self, image: ImageFeatures, text: TextFeatures) -> TokenProblems:
         """Return the token-level transport problems of a batch."""

@@ -87,14 +87,14 @@ class MMP(Family):
         """Return the token-level transport problems of a batch."""
         return TokenProblems(image.r, text.s, text.s_weights, LAMBDA, chunk_bytes=self.chunk_bytes)
 
+    def token_plan(self, C, b):
+        """Return the plan of token-level costs C; the solver stops for all M x N pairs together."""
+        return sinkhorn_released(C, b=b, reg=LAMBDA, group_dims=2).plan
+
     def token_level(self, image, text):
-        """Return <T, 1 - C>, (B, K, M, N); the solver stops for each image and class."""
-
-        def similarity(C: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-            T = sinkhorn_released(C, b=mass, reg=LAMBDA, group_dims=2).plan
-            return (T * (1 - C)).sum((-2, -1))
-
-        return self.token_problems(image, text).solve(similarity)
+        """Return <T, 1 - C>, (B, K, M, N)."""
+        problems = self.token_problems(image, text)
+        return problems.solve(lambda C, b: (self.token_plan(C, b) * (1 - C)).sum((-2, -1)))
 
     def logits(self, image, text):
         """Return s <T, S>, with T the plan of the cost 1 - S + <T, 1 - C>.

@@ -69,7 +69,6 @@ class TokenProblems:
         weights: of the text tokens; image tokens have uniform weights.
         reg, tol, max_iter: as in `sinkhorn`.
         chunk_bytes: the most memory that the costs of a piece may take.
-        rho: as in `unbalanced_plan`.
     """
 
     r: Tensor
@@ -79,7 +78,6 @@ class TokenProblems:
     tol: float = 1e-4
     max_iter: int = 100
     chunk_bytes: int = 256 << 20
-    rho: float = 1.0
 
     @property
     def wants_gradient(self) -> bool:

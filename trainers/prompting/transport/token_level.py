@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plans import nearest_distance, token_plan, uniform_token_distances
 from .precision import full_precision
 from .problems import TokenProblems
 from .scalings import LEAST_REG, SharedScalings, over_rows
@@ -27,20 +26,8 @@ CHUNKS = 6  # a piece is this many of the solver's chunks, as there are fewer pa
 COSINES = 2.0  # the largest difference of two costs 1 - cos
 
 
-def token_distances(problems: TokenProblems, plan: str = "sinkhorn") -> Tensor:
-    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
-
-    Args:
-        problems: the token problems of a batch.
-        plan: `sinkhorn`, or a plan of `plans`: `uniform`, `nearest`, `scaled`, `unbalanced`.
-    """
-    if plan == "uniform":
-        return uniform_token_distances(problems)
-    if plan == "nearest":
-        return problems.solve(lambda C, mass: nearest_distance(C, mass))
-    if plan in ("scaled", "unbalanced"):
-        how = problems.reg, problems.rho, problems.tol, problems.max_iter
-        return problems.solve(lambda C, mass: (token_plan(plan, C, mass, *how) * C).sum((-2, -1)))
+def token_distances(problems: TokenProblems) -> Tensor:
+    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32."""
     if problems.r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
         try:
             from . import triton_kernels as kernels
@@ -58,7 +45,7 @@ say_once = cache(print)
 
 
 def plain_token_distances(problems: TokenProblems) -> Tensor:
-    """Return the distances of the plan `sinkhorn`, computed in PyTorch, a piece at a time."""
+    """Return the same distances, computed in PyTorch, a piece at a time."""
     simple = problems.wants_gradient or torch.compiler.is_compiling()
     if problems.reg >= LEAST_REG and not simple:
         return without_gradient(problems)

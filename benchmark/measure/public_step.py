@@ -1,19 +1,20 @@
-"""Time training steps of a checkout of published code; called by public.py, prints one JSON line.
+"""The other process of public.py: does training steps of a checkout of published code.
 
-It runs in a separate process, since modules of the checkout have the same names as ours. The
-checkout's trainer builds its model and does whole steps, `forward_backward`, on random images.
+It imports nothing of this repository but dassl-lite, since modules of the checkout have the same
+names as ours. The checkout's trainer builds its model and does whole steps, `forward_backward`, on
+random images. The first line that it reads is a case, as JSON; for each further one it does a step.
 """
 
 import json
+import os
 import resource
 import sys
 import time
 from collections import OrderedDict
-from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from PIL import Image
 
 STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
 
@@ -27,6 +28,9 @@ def settings(asked: dict, train):
     for node in cfg.TRAINER.values():
         if hasattr(node, "items") and "PREC" in node:
             node.PREC = asked["precision"]
+    if node := cfg.TRAINER.get("MMP"):  # ALIGN's: the depth and the distance of its config files
+        node.TEXT_PROMPT_DEPTH = node.VISION_PROMPT_DEPTH = 9
+        node.USECT = False
     cfg.INPUT.SIZE = (asked["resolution"], asked["resolution"])
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
@@ -64,41 +68,45 @@ def built(asked: dict):
 
 
 def main() -> None:
-    """Read a case from stdin, run it, and print its record."""
-    asked = json.load(sys.stdin)
+    """Read a case, then do a step for each line of stdin; write JSON lines."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the checkout prints
+    asked = json.loads(sys.stdin.readline())
+    cuda = asked["device"] == "cuda"
     torch.set_num_threads(asked["threads"])
     sys.path.insert(0, asked["checkout"])
+    for name in ("cv2", "pickle5"):  # ALIGN's code imports them; a step uses neither
+        sys.modules[name] = ModuleType(name)
+    if asked["precision"] == "fp32":  # MaPLe's converts a layer in every precision
+        torch.nn.Module.half = torch.nn.Module.float
     torch.manual_seed(0)
     trainer = built(asked)
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
     labels = torch.arange(asked["batch"]) % len(asked["names"])
     batch = {"img": torch.randn(size), "label": labels, "domain": labels}
     batch = {name: value.to(asked["device"]) for name, value in batch.items()}
+    Image.new("RGB", (1, 1)).save("image.png")  # in the temporary folder; ALIGN's code opens it
+    batch["impath"] = ["image.png"] * len(labels)
+    wait = torch.cuda.synchronize if cuda else lambda: None
 
-    def wait():
-        if asked["device"] == "cuda":
-            torch.cuda.synchronize()
-
-    def step():
+    def step() -> float:
         wait()
         started = time.perf_counter()
         trainer.forward_backward(batch)
         wait()
         return time.perf_counter() - started
 
+    def answer(**found) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
     step()
-    taken = [step() for _ in range(asked["repeats"])]
-    if asked["device"] == "cuda":
-        mib = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    with FlopCounterMode(display=False) as counter:
-        trainer.forward_backward(batch)
-    record = {"seconds": taken, "peak_mib": mib, "operations": counter.get_total_flops()}
-    print("\n" + json.dumps(record), flush=True)
+    answer()
+    for _ in sys.stdin:
+        seconds, kib = step(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mib = torch.cuda.max_memory_allocated() / 2**20 if cuda else kib / 2**10
+        answer(seconds=seconds, peak_mib=mib)
 
 
 if __name__ == "__main__":
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [path for path in sys.path if path != here]
+    sys.path.pop(0)  # this folder
     main()

@@ -1,0 +1,88 @@
+"""Time training steps of published code, in a checkout of the CoOp family, in turn with ours."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from trainers.prompting.errors import UserError
+
+from .case import Case
+from .geometry import class_names, untrained_clip
+
+PROGRAM = Path(__file__).with_name("public_step.py")
+DASSL = Path(__file__).resolve().parents[2] / "dassl-lite"
+PARTS = ("train.py", "trainers", "clip")
+
+
+def check_checkout(path: Path) -> None:
+    """Check that a folder is such a checkout.
+
+    Raises:
+        UserError: it lacks a part.
+    """
+    if not path.is_dir():
+        raise UserError(f"--public '{path}' is not a folder: give a checkout of published code")
+    if missing := [name for name in PARTS if not (path / name).exists()]:
+        raise UserError(
+            f"--public '{path}' has no {' and no '.join(missing)}: give a checkout of CoOp, MaPLe, "
+            "ALIGN or another repository like them"
+        )
+
+
+class Public:
+    """The method of a checkout in a separate process, with random weights of the case's geometry.
+
+    Attributes:
+        record: `seconds` of each step and `peak_mib`, or a `problem`, the last line of the
+            checkout's error.
+    """
+
+    def __init__(self, case: Case, checkout: Path):
+        self.record: dict = {"seconds": []}
+        self._folder = tempfile.TemporaryDirectory()  # checkouts write caches below it
+        weights, self._errors = (Path(self._folder.name) / name for name in ("clip.pt", "errors"))
+        torch.save(untrained_clip(case.geometry).state_dict(), weights)
+        asked = {
+            "checkout": str(checkout.resolve()), "weights": str(weights), "trainer": case.trainer,
+            "names": class_names(case.classes), "batch": case.batch, "device": case.device,
+            "precision": case.precision, "threads": case.threads, "resolution": case.geometry[1],
+        }  # fmt: skip
+        paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(DASSL)]
+        with open(self._errors, "w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, PROGRAM], text=True, cwd=self._folder.name,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            )  # fmt: skip
+        self._answer(json.dumps(asked))
+
+    def _answer(self, line: str) -> dict:
+        """Send a line to the program; return its answer, or {} and enter a problem."""
+        try:
+            self._process.stdin.write(f"{line}\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            answer = self._process.stdout.readline()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            self._process.wait()
+            said = self._errors.read_text(errors="replace").strip().splitlines()
+            self.record = {"problem": (said or ["no message"])[-1][:200]}
+        return json.loads(answer or "{}")
+
+    def step(self) -> None:
+        """Time a step and enter it, unless there was a problem."""
+        if "problem" not in self.record and (answer := self._answer("step")):
+            self.record["seconds"].append(answer["seconds"])
+            self.record["peak_mib"] = answer["peak_mib"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()

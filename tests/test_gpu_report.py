@@ -1,0 +1,63 @@
+"""Tests of scripts/gpu_report.sh on a CPU."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+
+def report(**variables):
+    """Run the script on the CPU with some variables; return the process."""
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": sys.executable, **variables}
+    command = ["bash", "scripts/gpu_report.sh"]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
+
+
+def test_the_page_has_all_parts_and_names_a_failed_one(tmp_path):
+    python = tmp_path / "python"  # prints the calls; `solver` fails
+    python.write_text(
+        f'#!/bin/bash\n[[ $1 == - ]] && exec {sys.executable} "$@"\necho "called: $*"\n'
+        "[[ $3 != solver ]]\n"
+    )
+    python.chmod(0o755)
+    made = {"OUTPUT": str(tmp_path / "gpu"), "PYTHON": str(python), "TRAINERS": "CoOp ALIGN"}
+    run = report(**made, CLASSES="5", PRECISIONS="fp32")
+    assert run.returncode == 1, run.stderr
+    (page,) = (tmp_path / "gpu").iterdir()
+    assert run.stdout == f"{page}\n"
+    text = page.read_text()
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## Correctness", "## Steps of 4 images", "## Steps of 32 images", "## Transport solver",
+    ]  # fmt: skip
+    assert "PyTorch " in text and text.count("called: -m ") == 4
+    assert "called: -m pytest -q --tb=line -m slow or not slow tests/accelerator" in text
+    common = "--device cpu --format markdown --classes 5"
+    for batch in (4, 32):
+        more = f"--batch {batch} --trainers CoOp ALIGN --precision fp32"
+        assert f"called: -m benchmark speed {common} {more}\n" in text
+    assert text.endswith(f"called: -m benchmark solver {common}\n\n**It ended with code 1.**\n")
+
+
+@pytest.mark.slow
+def test_a_part_on_a_cpu(tmp_path):
+    run = report(OUTPUT=str(tmp_path), PARTS="solver", CLASSES="2")
+    assert run.returncode == 0, run.stderr
+    (page,) = tmp_path.iterdir()
+    assert "| token, 4 x 2, 198 x 4, even " in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DEVICE": "tpu"}, "There is no device 'tpu'"),
+        ({"PUBLIC": "nowhere"}, "--public 'nowhere' is not a folder"),
+        ({"PARTS": "speeed"}, "PARTS has 'speeed' but there are only tests, speed and solver"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, variables, sentence):
+    run = report(OUTPUT=str(tmp_path), **variables)
+    assert run.returncode == 2 and not run.stdout
+    assert run.stderr.startswith(f"gpu_report.sh: {sentence}") and run.stderr.count("\n") == 1
