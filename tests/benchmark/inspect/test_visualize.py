@@ -25,7 +25,6 @@ from trainers.prompting.errors import UserError
 from trainers.prompting.transport.released import sinkhorn_released
 from trainers.prompting.transport.solver import sinkhorn
 
-
 NODES = {
     "ALIGN": {"M": 2, "N": 2, "DEPTH": 2},
     "MMP": {"VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2, "TEXT_PROMPT_DEPTH": 2},

@@ -7,7 +7,7 @@ device, and the host reads them every few steps.
 import torch
 
 from ..errors import UserError
-from ..method import Method
+from ..method import Method, Output
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 
@@ -84,6 +84,23 @@ def check_trains(method: Method) -> None:
             f"{kind.__name__} trains nothing: give it prompts (M or N above 0) or other parameters,"
             " or set `trains = False` in its class"
         )
+
+
+def check_first_step(method: Method, output: Output) -> None:
+    """Check the output of the first training step, and name what the loss does not depend on.
+
+    Raises:
+        UserError: the logits are not one number for each image and class.
+    """
+    shape, wanted = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
+    if shape != wanted:
+        raise UserError(
+            f"The logits of {type(method).__name__} have the shape {shape} but must have {wanted}, "
+            "of images and classes: check its `logits`"
+        )
+    learned = method.learned().items()
+    if idle := [name for name, p in learned if p.requires_grad and p.grad is None]:
+        print(f"No gradient reaches {', '.join(idle)}: the loss does not depend on them")
 
 
 def check_classes(classnames: list[str]) -> list[str]:

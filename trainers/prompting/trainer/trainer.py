@@ -27,7 +27,7 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
-from .checks import Watch, check_classes, check_trains, failed, not_finite
+from .checks import Watch, check_classes, check_first_step, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
@@ -46,6 +46,7 @@ class PromptTrainer(TrainerX):
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
         recorder: collects the evaluation in progress; None outside one.
+        stepped: True after the first training step.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
 
@@ -60,6 +61,7 @@ class PromptTrainer(TrainerX):
     cfg: CfgNode
     optim: torch.optim.Optimizer | None
     untrained = True
+    stepped = False
     predictions: Predictions | None = None
     recorder: Recorder | None = None
 
@@ -179,6 +181,9 @@ class PromptTrainer(TrainerX):
             self.method.begin_stage(self.stages.current)
         batch = self.method.batch(*self.parse_batch_train(batch))
         output, terms = training_step(self.method, batch, self.optim, self.precision)
+        if not self.stepped:
+            check_first_step(self.method, output)
+            self.stepped = True
         bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
         if bad is not None:
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
