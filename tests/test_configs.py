@@ -118,6 +118,7 @@ BASE2NEW = {
     "MultiModalAdapter": (16, 0.0015, 5),
     "LNOnly": (32, 0.0002, 4800),
     "TwoSFS": (32, 0.0002, 4800),
+    "LoCoOp": (32, 0.002, 50),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

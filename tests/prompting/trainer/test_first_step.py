@@ -11,12 +11,11 @@ from trainers.prompting.methods.coop import CoOp
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    def add(cls):
-        monkeypatch.setitem(METHODS, cls.__name__, cls)
-        return register(cls)
-
-    return add
+def registered():
+    before = dict(METHODS)
+    yield register
+    METHODS.clear()
+    METHODS.update(before)
 
 
 def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys, registered):

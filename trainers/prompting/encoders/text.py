@@ -293,7 +293,12 @@ def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> torch.Tensor:
+def encode_sentences(
+    clip_model: Any,
+    sentences: Sequence[str],
+    chunk: int = 256,
+    projection: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
 
     A teacher encodes the classes in hand-written templates with it.
@@ -303,6 +308,7 @@ def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> 
         sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
             computed once, so order them by template.
         chunk: number of sentences encoded at a time.
+        projection: (W, D) in place of CLIP's text projection.
 
     Returns:
         (n, D), not normalised.
@@ -310,11 +316,11 @@ def encode_sentences(clip_model, sentences: Sequence[str], chunk: int = 256) -> 
     Raises:
         UserError: a sentence is empty or too long for the encoder.
     """
-    device = clip_model.positional_embedding.device
-    parts = [
-        TextEncoder(clip_model, write_sentences(clip_model, ["{}"], sentences[i : i + chunk]))
-        .to(device)()
-        .raw[0]
-        for i in range(0, len(sentences), chunk)
-    ]
+    device, parts = clip_model.positional_embedding.device, []
+    for i in range(0, len(sentences), chunk):
+        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
+        encoder = TextEncoder(clip_model, written).to(device)
+        if projection is not None:
+            encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
+        parts.append(encoder().raw[0])
     return torch.cat(parts)

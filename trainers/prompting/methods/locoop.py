@@ -1,0 +1,77 @@
+"""LoCoOp (Miyai et al., NeurIPS 2023; arXiv:2306.01293).
+
+LoCoOp: Few-Shot Out-of-Distribution Detection via Prompt Learning.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..encoders.vision import ImageEncoder, projected
+from ..errors import need
+from ..method import register
+from .coop import CoOp
+
+
+@register
+class LoCoOp(CoOp):
+    """CoOp's context, whose patches that do not look like their class are kept away from all.
+
+    q_jp is the softmax over classes of s r_jp . h_k, r_jp a patch by the value path of the last
+    block. A patch is selected if the label is not among the TOPK largest of q_jp. L = CE +
+    LAMBDA_VALUE E, with E the mean over all selected patches of the batch of sum_k q log(q + 1e-5),
+    their negative entropy. TEST.OOD scores images by MCM and GL-MCM.
+    """
+
+    node = "LOCOOP"
+    training_only = ("LAMBDA_VALUE", "TOPK")
+    outside = {"LAMBDA_VALUE": "lambda_value", "TOPK": "topk"}
+
+    @dataclass(frozen=True)
+    class Settings(CoOp.Settings):
+        """The keys of the node, and two arguments of the public code."""
+
+        LAMBDA_VALUE: float = 0.25
+        TOPK: int = 200  # meant for the 1000 classes of ImageNet
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            need(self.TOPK >= 1, f"topk is {self.TOPK}: at least 1 is needed")
+            weight = self.LAMBDA_VALUE
+            need(0 <= weight < float("inf"), f"lambda_value is {weight} but must be 0 or more")
+
+    settings: Settings
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders; the image encoder returns patches by the value path, too."""
+        text, _ = super().encoders(clip_model, classnames, dataset)
+        return text, ImageEncoder(clip_model.visual, values=True)
+
+    def image_features(self, images, contexts):
+        """Return z, and as r the patches of the value path."""
+        features = super().image_features(images, contexts)
+        r = projected(self.image_encoder.visual, features.values)
+        return features._replace(r=r, values=None)
+
+    def local_cosines(self, image, text):
+        """Return r_jp . h_k, (B, P, K)."""
+        return image.r[:, 0].float() @ text.h[0].float().T
+
+    def cosines(self, image, text):
+        """Return the cosines of images and of patches, for MCM and GL-MCM."""
+        return image.z[:, 0].float() @ text.h[0].float().T, self.local_cosines(image, text)
+
+    def loss(self, output, batch):
+        """Return the cross-entropy and the negative entropy E of selected patches."""
+        ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
+        need(
+            topk <= self.num_classes,
+            f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
+        )
+        q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
+        own = q.topk(topk).indices == batch.labels[:, None, None]
+        selected = ~own.any(-1)  # (B, P)
+        entropy = (q * torch.log(q + 1e-5)).sum(-1)
+        E = torch.where(selected, entropy, 0).sum() / selected.sum().clamp_min(1)
+        return {"loss": ce + self.settings.LAMBDA_VALUE * E, "ce": ce, "entropy": E}

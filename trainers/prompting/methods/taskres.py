@@ -1,0 +1,121 @@
+"""TaskRes (Yu et al., CVPR 2023; arXiv:2211.10277).
+
+Task Residual for Tuning Vision-Language Models.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..encoders.sentences import clean
+from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
+from ..encoders.text import TextFeatures, encode_sentences
+from ..errors import UserError, need
+from ..method import Method, register
+from ..storage.checkpoints import read_checkpoint
+
+BASE = "base_text_features"  # in public checkpoints
+
+
+class Residuals(nn.Module):
+    """A residual for each class, (K, D), that starts as 0."""
+
+    def __init__(self, num_classes: int, dim: int):
+        super().__init__()
+        self.text_feature_residuals = nn.Parameter(torch.zeros(num_classes, dim))
+
+
+@register
+class TaskRes(Method):
+    """A residual of the text feature of each class: s z . n(t_k + RESIDUAL_SCALE r_k). L = CE.
+
+    t_k is the mean of the untouched CLIP's features of the class's sentences, not normalised. With
+    ENHANCED_BASE, the path of a file with another text projection, t_k is computed with it; as in
+    the public code, the image keeps CLIP's. `_` in a class name reads as a space; the public code
+    keeps it.
+    """
+
+    node = "TaskRes"
+    saves_submodule = True
+    class_bound = True
+    ignored = ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        RESIDUAL_SCALE: float = 1.0  # published: 0.5, and 1.0 for OxfordFlowers
+        ENHANCED_BASE: str = "none"  # or the path of a file
+
+        def __post_init__(self) -> None:
+            scale = self.RESIDUAL_SCALE
+            need(0 < scale < float("inf"), f"RESIDUAL_SCALE is {scale} but must be positive")
+
+    settings: Settings
+    base: torch.Tensor
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the residuals, and the fixed text features t (K, D)."""
+        self.prompt_learner = Residuals(len(classnames), self.width)
+        several = dataset.startswith("ImageNet")
+        templates = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
+        projection = None if self.settings.ENHANCED_BASE == "none" else self._projection()
+        names = [clean(name) for name in classnames]
+        t = [
+            encode_sentences(
+                clip_model, [text.format(name) for name in names], projection=projection
+            )
+            for text in templates
+        ]
+        self.register_buffer("base", torch.stack(t).mean(0).float())
+
+    def _projection(self) -> torch.Tensor:
+        """Return the text projection (W, D) in the file of ENHANCED_BASE."""
+        path = self.settings.ENHANCED_BASE
+        need(
+            Path(path).is_file(),
+            f"ENHANCED_BASE is '{path}', which is not a file: give the path of one with "
+            "`state_dict.weight`, or none",
+        )
+        state = read_checkpoint(path).get("state_dict")
+        weight = state.get("weight") if isinstance(state, dict) else None
+        wanted = self.width, self.text_encoder.text_projection.shape[0]
+        if not torch.is_tensor(weight) or tuple(weight.shape) != wanted:
+            raise UserError(
+                f"The file '{path}' of ENHANCED_BASE has no `state_dict.weight` of the shape "
+                f"{wanted}, a text projection of this backbone: give another one"
+            )
+        return weight.detach().float().T.contiguous()
+
+    def text_features(self, contexts):
+        """Return n(t_k + RESIDUAL_SCALE r_k)."""
+        raw = self.base + self.settings.RESIDUAL_SCALE * self.prompt_learner.text_feature_residuals
+        return TextFeatures(F.normalize(raw, dim=-1)[None], raw[None])
+
+    def make_room(self, n):
+        """Make room for the residuals of a checkpoint if n is 0."""
+        if not n:
+            residuals = self.prompt_learner.text_feature_residuals
+            residuals.data, self.base = residuals.data[:0], self.base[:0]
+
+    def keep_classes(self, index):
+        """Keep the residuals and features of these classes."""
+        residuals = self.prompt_learner.text_feature_residuals
+        residuals.data, self.base = residuals.data[index], self.base[index]
+
+    def load_public_state_dict(self, state_dict):
+        """Load the residuals, and the text features of a public checkpoint in place of our own."""
+        rest = dict(state_dict)
+        base = rest.pop(BASE, rest.pop(f"prompt_learner.{BASE}", None))
+        super().load_public_state_dict(rest)
+        shape = self.prompt_learner.text_feature_residuals.shape
+        if base is not None:
+            need(
+                torch.is_tensor(base) and base.shape == shape,
+                f"The checkpoint's '{BASE}' does not have the shape {tuple(shape)} of the "
+                "residuals: take another checkpoint",
+            )
+            self.base = base.detach().to(self.device, torch.float32)
