@@ -50,11 +50,18 @@ def run_command(name: str, argv: list[str]) -> int:
     if name in PROTOCOLS:
         from .launch.command import launch
 
-        return launch(PROTOCOLS[name], argv)
+        return launch(PROTOCOLS[name], argv, end_in_table)
     place = COMMANDS[name][0]
     if place == OF_PLUG_IN:
         return commands.run_command(name, argv, f"{PROG} {name}", INSTALL)
     return importlib.import_module(f"{__package__}.{place}").main(argv) or 0
+
+
+def end_in_table(*ended) -> int:
+    """Print the table of the runs that a launcher has done; return the exit code."""
+    from .report import command  # after the runs: a fork of this process must not have NumPy
+
+    return command.end_in_table(*ended)
 
 
 def parse_command(argv: list[str], protocols: dict[str, str]) -> str:

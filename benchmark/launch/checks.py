@@ -7,17 +7,18 @@ from importlib import import_module
 
 from trainers.prompting.errors import UserError
 
-from .engine import Engine, command
+from ..protocols.base import Run
+from .engine import Settings, command
 
 
-def check_settings(engine: Engine) -> None:
+def check_settings(runs: list[Run], settings: Settings) -> None:
     """Check the settings of each method and variant; without PyTorch, print that this is skipped.
 
     Raises:
         UserError: a key is unknown, a value is invalid, or a method cannot classify the new classes
             of the protocol.
     """
-    if not engine.todo:
+    if not runs:
         return
     try:
         train = import_module("train")
@@ -33,10 +34,10 @@ def check_settings(engine: Engine) -> None:
     from trainers.prompting.running.precision import Precision
     from trainers.prompting.trainer.config import read_node, values_in
 
-    one_of_each = {(run.trainer, run.config_file, run.opts): run for run in engine.todo}
+    one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
     for run in one_of_each.values():
         with redirect_stdout(io.StringIO()):  # each run prints the same
-            cfg = train.setup_cfg(train.parse_args(command(run, engine.settings)[2:]))
+            cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
             build_transform(cfg, is_train=True)
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
             kind = METHODS.get(cfg.TRAINER.NAME)

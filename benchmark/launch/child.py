@@ -10,7 +10,7 @@ from collections import deque
 from typing import TextIO
 
 from ..protocols.base import Run
-from ..report.results import COMMAND, CONSOLE, console_lines
+from ..records import COMMAND, CONSOLE, console_lines
 from .start import Process
 
 LOSS = re.compile(r"\bloss (\S+)(?: \((\S+)\))?")  # the average is in brackets

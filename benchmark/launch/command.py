@@ -13,7 +13,7 @@ from pathlib import Path
 from recipe.configs import check_no_equals
 from trainers.prompting.errors import UserError, check_name
 
-from ..cli import Parser, add_plugin, each, from_one, seed, words, write_output
+from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import IMAGE_FOLDER, TrainerConfigs, check_datasets, dataset_name
 from .checks import check_settings
@@ -43,30 +43,20 @@ RESERVED = {
 }
 
 
-def end_in_table(protocol: Protocol, engine: Engine, output: Path) -> int:
-    """Print and save the table; return the exit code."""
-    from ..report.render import render  # NumPy must not be imported before `warm_up`
-    from ..report.rows import rows
-
-    outcomes = [engine.outcomes[run] for run in engine.runs]
-    print(render(rows(outcomes), "text"))
-    keep_table(protocol, output)
-    return int(any(outcome.problem for outcome in outcomes))
-
-
 def launch(
     protocol: Protocol,
     argv: list[str],
+    conclude: Callable[[Protocol, Engine, Path], int],
     before: Callable[[Engine], None] = lambda engine: None,
-    conclude: Callable[[Protocol, Engine, Path], int] = end_in_table,
 ) -> int:
     """Run `python -m benchmark PROTOCOL`.
 
     Args:
         protocol: the protocol.
         argv: the arguments after its name.
+        conclude: called at the end with the output folder; returns the exit code. What it imports
+            must not be imported earlier: NumPy comes after `warm_up`.
         before: a check before the first run.
-        conclude: called at the end with the output folder; returns the exit code.
 
     Returns:
         The exit code: 0 if all runs are complete, 1 if any failed.
@@ -86,14 +76,21 @@ def launch(
         engine.only(chosen)
         return engine
 
+    local = None if args.slurm is not None else Local.of_machine(args.jobs)
+
+    def check(asked: list[Run]) -> None:
+        if local and asked:
+            local.warm_up(settings.plugins)
+        check_settings(asked, settings)
+
+    if args.opts and not args.only:  # a misspelled key beside finished runs is a mistake, too
+        check(runs)
     engine = read()
     for note in engine.notes:
         print(note, file=sys.stderr)
-    local = None if args.slurm is not None else Local.of_machine(args.jobs)
     if not args.only:
-        if local and engine.todo:
-            local.warm_up(settings.plugins)
-        check_settings(engine)
+        if not args.opts:
+            check(engine.todo)
         if not args.dry_run:
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
@@ -309,26 +306,6 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
             advanced = any(engine.advanced(run, started) for run in engine.todo)
             print(requeue(advanced), file=sys.stderr, flush=True)
         sys.exit(130)
-
-
-def keep_table(protocol: Protocol, output: Path) -> None:
-    """Save the table of all runs of a protocol in the output folder, and print its path.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    from ..report.command import on_disk
-    from ..report.render import render
-    from ..report.rows import rows
-
-    listed = rows(on_disk(output, protocol))
-    path = output / protocol.name / "table.json"
-    write_output(path, render(listed, "json") + "\n")
-    print(
-        f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
-        f"{output}",
-        file=sys.stderr,
-    )
 
 
 def listing(engine: Engine) -> str:

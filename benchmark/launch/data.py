@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError, printable
 
 from ..protocols.base import Run
 from ..protocols.configs import dataset_name
-from ..report.results import used
+from ..records import used
 
 IMAGES = "ImageFolder"  # the data set whose images are in --root itself
 

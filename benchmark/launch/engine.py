@@ -14,10 +14,10 @@ from recipe.configs import prompts_for, read_pairs
 from trainers.prompting.errors import UserError
 from trainers.prompting.trainer.by_run import for_run
 
+from .. import records
 from ..protocols.base import Run
 from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, keys_in
-from ..report import results
-from ..report.results import RESULTS, BadResult, Outcome
+from ..records import RESULTS, BadResult, Outcome
 from .child import last_command
 from .data import IMAGES, fingerprint, other_clip, other_data
 
@@ -128,7 +128,7 @@ class Engine:
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
         self._fingerprint = functools.cache(fingerprint)
-        self._seen = {run: results.stamp(run) for run in runs}
+        self._seen = {run: records.stamp(run) for run in runs}
         for run in runs:
             self._look(run)
 
@@ -139,7 +139,7 @@ class Engine:
             UserError: its folder has the record of another run.
         """
         try:
-            result = results.read(run)
+            result = records.read(run)
         except BadResult as error:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
@@ -159,7 +159,7 @@ class Engine:
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""
         return (
-            results.misfit(run, result, self.settings.asked(run))
+            records.misfit(run, result, self.settings.asked(run))
             or other_data(run, result, self.settings.root_of(run), self._fingerprint)
             or other_clip(result)
         )
@@ -201,7 +201,7 @@ class Engine:
 
     def news(self, run: Run) -> Outcome | None:
         """Return the outcome of a run that another launcher has finished in the meantime."""
-        if results.stamp(run) in (None, self._seen[run]):
+        if records.stamp(run) in (None, self._seen[run]):
             return None
         return self.judge(run, None)
 
@@ -231,7 +231,7 @@ class Engine:
         if failure is not None:
             return Outcome(run, problem=f"failed: {failure}")
         try:
-            result = results.read(run)
+            result = records.read(run)
         except BadResult as error:
             return Outcome(run, problem=f"failed: {error}")
         if result is None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..protocols.base import Run
-from ..report.results import COMMAND, FAILED, Outcome
+from ..records import COMMAND, FAILED, Outcome
 from .child import Child, open_console
 from .engine import Engine, command
 from .locks import hold

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from ..protocols.base import Run
-from ..report.results import CONSOLE, Outcome
+from ..records import CONSOLE, Outcome
 from .child import numbers
 from .engine import Working
 

@@ -14,7 +14,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Run
 from ..protocols.places import outputs_below
 from ..protocols.tuning import TUNING
-from ..report.results import CONSOLE, Outcome, from_folder
+from ..records import CONSOLE, Outcome, from_folder
 from .child import last_epoch
 from .engine import kind
 from .locks import is_held

@@ -11,8 +11,8 @@ import numpy as np
 from recipe.predictions import read_predictions
 from trainers.prompting.errors import UserError
 
+from ..records import Outcome
 from .names import motif
-from .results import Outcome
 
 Tested = TypeVar("Tested")
 Found = TypeVar("Found")

@@ -1,8 +1,8 @@
 """Tables over base and new classes together: accuracies, their averages, and costs."""
 
 from ..protocols.base import Protocol, shots_text
+from ..records import Metric
 from .joint import JOINT, RELATIVE, RELATIVE_TO, Both, averaged, averages
-from .results import Metric
 from .tables import (
     AVERAGE_H,
     EACH_H,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainers.prompting.errors import UserError
 
@@ -15,12 +15,13 @@ from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
 from ..protocols.places import outputs_below
+from ..records import Outcome, from_folder
 from . import logs
 from .compare import RESAMPLE, Comparisons
 from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
-from .results import Outcome, from_folder
+from .rows import rows
 from .single import is_run, overview, runs_below, single_runs
 from .tables import seeds_text
 
@@ -167,8 +168,6 @@ def main(argv: list[str]) -> None:
             f"skipped logs whose folder name does not identify the run: {unknown[0]}{more}",
             file=sys.stderr,
         )
-    from .rows import rows  # pandas is slow to load
-
     listed = rows(outcomes, args.interval, args.published != "off")
     if listed.empty:
         if not args.protocols and not args.seeds and not args.logs:
@@ -197,6 +196,38 @@ def main(argv: list[str]) -> None:
         print(formatted_view(view, args.format, listed))
     else:
         print(render(listed, args.format, args.published == "all", args.deviations))
+
+
+def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
+    """Print the table of a launcher's runs, save that of all runs, and return the exit code.
+
+    Args:
+        protocol: the protocol.
+        engine: a `benchmark.launch.engine.Engine`, with an outcome for each of its runs.
+        output: the output folder.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    outcomes = [engine.outcomes[run] for run in engine.runs]
+    print(render(rows(outcomes), "text"))
+    keep_table(protocol, output)
+    return int(any(outcome.problem for outcome in outcomes))
+
+
+def keep_table(protocol: Protocol, output: Path) -> None:
+    """Save the table of all runs of a protocol in the output folder, and print its path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = output / protocol.name / "table.json"
+    write_output(path, render(rows(on_disk(output, protocol)), "json") + "\n")
+    print(
+        f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
+        f"{output}",
+        file=sys.stderr,
+    )
 
 
 def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:

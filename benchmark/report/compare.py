@@ -11,12 +11,12 @@ import numpy as np
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
+from ..records import Outcome
 from .answers import classes, each_seed, motifs
 from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
-from .results import Outcome
 from .tables import Cell, Table, first_head, place_name, seeds_text, table_name
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..records import Metric, Outcome
 from . import published
 from .answers import Answers, answers, each_seed, joint_answers, joint_arrays
 from .names import by_artist
 from .paired import harmonic
-from .results import Metric, Outcome
 from .tables import seeds_text
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ..cli import files_below
 from ..protocols import BASE2NEW, FEW_SHOT
 from ..protocols.base import Protocol, Run
 from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION, TRANSFER
-from .results import Outcome
+from ..records import Outcome
 
 # Folders that their scripts write to, with the protocol of each (None: transfer, where the data set
 # decides which). CoOp adds further settings after the shots; its zero-shot runs have no seed.

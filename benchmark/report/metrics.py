@@ -13,11 +13,11 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from ..protocols.base import Protocol, shots_text
+from ..records import METRICS, Metric, Outcome
 from .both import both_records, both_tables
 from .joint import both_halves
 from .names import dataset_title
 from .published import marked, meaning
-from .results import METRICS, Metric, Outcome
 from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ import pandas as pd
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, learns_nothing, shots_text
+from ..records import Outcome, marks
 from . import published
 from .methods import rank
 from .names import DATASETS, embedded
 from .paired import harmonic
-from .results import Outcome, marks
 
 # Runs that agree in these share a line. Only runs read from logs have a `label`.
 LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant", "origin"]

@@ -7,9 +7,9 @@ from trainers.prompting.errors import UserError
 
 from ..protocols.base import listed
 from ..protocols.places import DEPTH
+from ..records import METRICS, RESULTS, BadResult, read_record
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
-from .results import METRICS, RESULTS, BadResult, read_record
 from .tables import Cell, Table, memory
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trainers.prompting.errors import printable
 
 from ..protocols.base import Protocol, shots_text
+from ..records import Metric
 from . import published
 from .methods import rank
 from .names import dataset_title, method_name
-from .results import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

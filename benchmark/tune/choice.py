@@ -16,7 +16,7 @@ from ..cli import write_output
 from ..launch.engine import Settings
 from ..protocols.base import Run, shots_text
 from ..protocols.tuning import FOR, VALIDATION
-from ..report.results import Outcome, literal
+from ..records import Outcome, literal
 from ..report.tables import Cell, Table
 
 

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
         UserError: something in the arguments does not exist, or contradicts something else.
     """
     words = [f"--vary={word}" if WORD.fullmatch(word) else word for word in argv]
-    return launch(TUNING, words, before=check_validation, conclude=conclude)
+    return launch(TUNING, words, conclude, before=check_validation)
 
 
 def conclude(protocol: Protocol, engine: Engine, output: Path) -> int:

@@ -34,7 +34,7 @@ class Checkout:
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
         # settings are not checked: that needs Dassl and the methods
-        stub = "def check_settings(engine):\n    pass\n"
+        stub = "def check_settings(runs, settings):\n    pass\n"
         (root / "benchmark" / "launch" / "checks.py").write_text(stub)
         for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
             path = root / "configs" / "datasets" / f"{dataset}.yaml"

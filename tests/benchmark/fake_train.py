@@ -6,6 +6,7 @@ A higher learning rate gives a higher accuracy, so that tuning has something to 
 """
 
 import argparse
+import ast
 import json
 import os
 import sys
@@ -112,6 +113,7 @@ def run(words=None) -> None:
             "peak_memory_mib": 512.0,
             "config": {
                 "OPTIM": {"MAX_EPOCH": int(opts.get("OPTIM.MAX_EPOCH", 8))},
+                "TEST": {"OOD": ast.literal_eval(opts.get("TEST.OOD", "[]"))},
                 "TRAINER": {"ALIGN": {"BETA": float(opts.get("TRAINER.ALIGN.BETA", 1))}},
             },
         }

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.protocols import PROTOCOLS
-from benchmark.report.results import Outcome
+from benchmark.records import Outcome
 from benchmark.report.rows import rows
 from benchmark.report.tables import Table, tables
 

@@ -9,9 +9,10 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "benchmark"
 ALLOWED = {
     "cli": set(),
     "protocols": {"cli"},
-    "report": {"cli", "protocols"},
-    "launch": {"cli", "protocols", "report", "measure"},
-    "tune": {"cli", "protocols", "report", "launch"},
+    "records": {"protocols"},
+    "report": {"cli", "protocols", "records"},
+    "launch": {"cli", "protocols", "records", "measure"},
+    "tune": {"cli", "protocols", "records", "report", "launch"},
     "data": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},
     "measure": {"cli", "protocols", "report", "data"},

@@ -15,7 +15,7 @@ from trainers.prompting.storage.files import held, read_file, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
-from ...report.results import RESULTS, Outcome, failure
+from ...records import RESULTS, Outcome, failure
 from ..child import Pace, last_epoch
 from ..engine import Engine
 from ..progress import Progress

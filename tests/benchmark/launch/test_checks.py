@@ -1,6 +1,7 @@
 """Invalid settings are refused before the first run, and in a dry run."""
 
 import pytest
+from outcomes import leave, outcome
 
 from benchmark.__main__ import main
 from benchmark.launch import checks
@@ -50,3 +51,15 @@ def test_without_pytorch_runs_are_listed_unchecked(tmp_path, capsys, monkeypatch
     assert main([*PROTOCOL, "--output", str(tmp_path), "--dry-run", "OPTIM.LRR", "0.1"]) == 0
     said = capsys.readouterr()
     assert said.out.count("# run: ") == 4 and "settings are not checked here" in said.err
+
+
+def test_a_misspelled_key_beside_finished_runs_is_refused(tmp_path, capsys):
+    one = ["base2new", "emoji", "--trainers", "ZeroshotCLIP", "--seeds", "1"]
+    one += ["--output", str(tmp_path)]
+    leave(tmp_path, [outcome("ZeroshotCLIP", 1, part, 50.0) for part in ("base", "new")])
+    for record in tmp_path.rglob("results.json"):
+        record.write_text(record.read_text().replace('"dataset": "emoji"', '"dataset": "Emoji"'))
+    assert main(one) == 0 and "ZeroshotCLIP" in capsys.readouterr().out
+    assert main([*one, "TRAINER.ALIGN.BETTA", "0"]) == 2
+    said = capsys.readouterr()
+    assert "TRAINER.ALIGN has no 'BETTA': did you mean 'BETA'?" in said.err and not said.out

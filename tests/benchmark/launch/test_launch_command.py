@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 from outcomes import leave, outcome
 
-from benchmark.launch.command import keep_table, other_sets
+from benchmark.launch.command import other_sets
 from benchmark.protocols import BASE2NEW
 from benchmark.protocols.transfer import TRANSFER as TRANSFER_PROTOCOLS
+from benchmark.report.command import keep_table
 from trainers.prompting.errors import UserError
 
 ONE = ("--trainers", "CoOp", "--seeds", "1")

@@ -13,7 +13,7 @@ from checkout import wait_for
 from paths import ROOT
 from slurm_cluster import MOST_JOBS, Cluster, why_not
 
-from benchmark.report.results import COMMAND
+from benchmark.records import COMMAND
 from trainers.prompting.storage.checkpoints import saved_epochs
 
 pytestmark = [

@@ -12,11 +12,11 @@ import pytest
 from outcomes import lines, outcome
 from paths import ROOT
 
+from benchmark.records import Outcome
 from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
-from benchmark.report.results import Outcome
 from benchmark.report.rows import rows
 from recipe.predictions import NAME, write_predictions
 from trainers.prompting.errors import UserError

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from outcomes import few_shot, only_table, outcome
 
+from benchmark.records import flaw
 from benchmark.report import plots
 from benchmark.report.compare import Comparisons
 from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
-from benchmark.report.results import flaw
 from benchmark.report.rows import lines, rows
 from benchmark.report.tables import tables as tables_of
 from recipe.predictions import write_predictions

@@ -8,9 +8,9 @@ import pytest
 from outcomes import few_shot, leave, lines, outcome
 
 from benchmark.protocols import FEW_SHOT
+from benchmark.records import from_folder
 from benchmark.report import command, pictures
 from benchmark.report.metrics import Classes, Metrics
-from benchmark.report.results import from_folder
 from benchmark.report.rows import rows
 from recipe.predictions import write_predictions
 

@@ -9,8 +9,8 @@ import pytest
 from outcomes import leave, outcome
 
 from benchmark.__main__ import main
+from benchmark.records import misfit
 from benchmark.report.render import as_csv
-from benchmark.report.results import misfit
 
 
 def test_a_record_must_fit_its_run():

@@ -16,8 +16,8 @@ from trainers.prompting.storage.records import RECORD as RESULTS
 from trainers.prompting.storage.records import BadRecord as BadResult
 from trainers.prompting.storage.records import is_number, is_percent
 
-from ..protocols.base import Run
-from ..protocols.configs import dataset_name
+from .protocols.base import Run
+from .protocols.configs import dataset_name
 
 CONSOLE = "console.txt"
 
