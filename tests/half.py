@@ -20,7 +20,6 @@ from paths import GOLDEN
 
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.running.precision import INIT_SCALE, Precision
-from trainers.prompting.step import update
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -117,7 +116,8 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
         output = model.output(batch.images)
         terms = method.terms(output, batch)
     parameters = list(method.model.trained().parameters())
-    update(method, terms, torch.optim.SGD(parameters, lr=0.0), how)
+    method.backward(terms, how.scaler.scale)
+    how.scaler.step(torch.optim.SGD(parameters, lr=0.0))  # undoes the loss scale
     logits = output.logits.detach().float().cpu()
     gradients = torch.cat([p.grad.float().cpu().flatten() for p in parameters])
     return Found(logits - logits.mean(1, keepdim=True), gradients)

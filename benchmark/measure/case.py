@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
 from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
-from trainers.prompting.running.memory import keep_freed_memory, memory_budget
+from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
@@ -122,8 +122,6 @@ def product_rate(device: str, precision: str, size: int) -> float:
 class Model:
     """A method with random weights, images and labels, whose steps can be timed."""
 
-    recomputed: tuple[str, ...] = ()  # encoders that the backward pass computes again
-
     def __init__(self, case: Case):
         self.case = case
         torch.set_num_threads(case.threads)
@@ -162,9 +160,8 @@ class Model:
         self.precision.place(self.model, clip_model)
         self.model.to(case.device).train(case.training)
         if case.training:
-            budget = memory_budget(case.memory_budget, torch.device(case.device))
-            plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
-            self.recomputed = plan.recompute
+            features = self.method.trains_on_support
+            fit(self.model, case.batch, case.memory_budget, self.precision, features)
         if case.compile and (obstacle := self.model.compile_blocks()):
             raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
 

@@ -18,6 +18,7 @@ from recipe.environment import peak_memory_mib
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
+from trainers.prompting.running.memory import recomputed
 
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..report.render import as_markdown, as_text
@@ -73,7 +74,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         "transport_share": None,
         "encoders_of_peak": None,
         "waits": None,
-        "recomputed": list(model.recomputed),
+        "recomputed": recomputed(model.model),
         "device": device_name(case.device),
     }
     if public:

@@ -161,8 +161,8 @@ ASTRAY = {
     "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
     "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
     "name": "'prompt_learner.ctx' would name both a prompt and a part in checkpoints",
-    "more": "The logits have the shape (4, 8) but must have (4, 4)",
-    "fewer": "The logits have the shape (1, 4) but must have (4, 4)",
+    "more": "The logits have the shape (2, 8) but must have (2, 4)",
+    "fewer": "The logits have the shape (1, 4) but must have (2, 4)",
 }
 
 

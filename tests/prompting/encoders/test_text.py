@@ -104,17 +104,6 @@ def test_shared_positions_are_computed_once_up_to_the_insertion(tiny_clip):
     assert necessary < count.get_total_flops() < 1.1 * necessary + attention
 
 
-def test_memory_counts_the_positions_of_both_layouts(tiny_clip):
-    plain = TextEncoder(tiny_clip, NAMES, coop("X X X X {}.")).footprint(1, 4)
-    kept = [
-        TextEncoder(tiny_clip, NAMES, coop("X X X X {}.").with_(insert_block=i)).footprint(1, 4)
-        for i in (3, 1)
-    ]
-    assert plain.stored < kept[0].stored < kept[1].stored
-    assert plain.inputs < kept[0].inputs < kept[1].inputs
-    assert plain.block < kept[0].block == kept[1].block
-
-
 @pytest.mark.parametrize(
     "spec, block, part",
     [

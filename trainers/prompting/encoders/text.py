@@ -21,12 +21,11 @@ from torch import nn
 
 from ..backbones import family_of
 from ..errors import UserError
-from ..running.memory import Footprint
 from ..spec import PromptSpec, clean
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
-from .added import NONE, NOTHING, Additions, entering, let_in, summand
+from .added import NONE, NOTHING, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Writer, shared_length
 from .templates import ZERO_SHOT, template_of
@@ -150,26 +149,6 @@ class TextEncoder(nn.Module):
             else self.tokenizer.decode(sentence.ids[p : p + 1]).strip()
             for p in self._span(n, k)
         ]
-
-    def footprint(self, passes: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """Return the memory of a step that encodes the text `passes` times: 1, or once an image."""
-        layers = len(self.transformer.resblocks)
-        first = 0 if self.spec.N else min(added, default=layers)  # before it no gradient is needed
-        if first == layers:
-            return Footprint()
-        before = self.insert_block or layers
-        layouts = [self.layout] * before
-        if self.insert_block:
-            layouts += [self.own_layout] * (layers - before)
-        # bytes of the states at one position of all prompts
-        state = passes * max(self.spec.N, 1) * self.text_projection.shape[0] * itemsize
-        n = entering(added)
-        lengths = [(layout.P + n, len(layout.pack_index)) for layout in layouts[first:]]
-        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
-        # the attention of suffixes is recomputed, so one state less is kept
-        kept = [state * ((s - 1) * T + s * P) for s, (P, T) in zip(own, lengths, strict=True)]
-        inputs = sum(state * (T + P) for P, T in lengths)
-        return Footprint(stored=sum(kept), inputs=inputs, block=max(kept))
 
     # ------------------------------------------------------------------ forward
 

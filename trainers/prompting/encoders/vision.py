@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
-from ..running.memory import Footprint
 from ..spec import PromptSpec
 from ..transport.precision import no_autocast
 from . import blocks
-from .added import NONE, NOTHING, Additions, entering, let_in, summand
+from .added import NONE, NOTHING, Additions, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
@@ -169,18 +168,6 @@ class ImageEncoder(nn.Module):
         for block in inner:
             x = self._block(block, x)
         return self._project(self._last(last, x, 1, None)[0])
-
-    def footprint(self, batch: int, itemsize: float, added: Additions = NONE) -> Footprint:
-        """Return the memory that a training step on `batch` images keeps for the backward pass."""
-        layers = len(self.visual.transformer.resblocks) if self.is_vit else 0
-        first = 0 if self.spec.M else min(added, default=layers)  # before it nothing has a gradient
-        if first == layers:
-            return Footprint()
-        length = len(self.visual.positional_embedding) + entering(added)
-        state = batch * max(self.spec.M, 1) * self.width * itemsize
-        state *= length + self.spec.vision_length * (self.spec.M > 0)
-        own = [blocks.STATES + added.get(i, NOTHING).states for i in range(first, layers)]
-        return Footprint(stored=sum(own) * state, inputs=len(own) * state, block=max(own) * state)
 
     @staticmethod
     def _block(block, x, added=NOTHING):

@@ -21,7 +21,6 @@ from ..encoders.text import TextEncoder, TextFeatures
 from ..encoders.vision import ImageEncoder, ImageFeatures
 from ..errors import UserError
 from ..running import compiling
-from ..running.memory import MemoryPlan, choose
 from ..spec import PromptSpec
 from ..storage.checkpoints import load_public_state
 from .learner import Contexts, PromptLearner, check_contexts
@@ -268,40 +267,6 @@ class PromptedCLIP(nn.Module):
             h=torch.cat([t.h for t in texts]), raw=torch.cat([t.raw for t in texts])
         )
         return Output(torch.cat(logits), image, text)
-
-    def fit_memory(self, budget: int, batch: int, itemsize: float = 4) -> MemoryPlan:
-        """Choose what to recompute so that a training step fits into memory: as little as possible.
-
-        Args:
-            budget: bytes that a step may keep for its backward pass, in addition to the weights; up
-                to a sixteenth of it is for a chunk of token-level costs.
-            batch: number of images of a step.
-            itemsize: bytes of an activation, a value of `memory.ITEMSIZE`.
-
-        Raises:
-            UserError: the budget is too small; says what would be enough.
-        """
-        conditional = self.spec.image_conditional
-        towers = {
-            "text": self.text_encoder.footprint(
-                batch if conditional else 1, itemsize, self.parts.blocks("text")
-            ),
-            "image": self.image_encoder.footprint(batch, itemsize, self.parts.blocks("image")),
-        }
-        plans = 0
-        encoder = self.text_encoder
-        layout = encoder.own_layout if self.spec.insert_block else encoder.layout
-        if self.spec.token_level and layout.token_weights is not None:
-            _, K, L = layout.token_weights.mass.shape
-            positions = len(self.image_encoder.visual.positional_embedding) - 1
-            positions += self.spec.vision_length if self.spec.M else 0
-            pairs = batch * max(self.spec.M, 1) * max(self.spec.N, 1) * K
-            plans = 4 * pairs * positions * L  # float32, kept for the gradient
-        self.chunk_bytes = min(CHUNK_BYTES, budget // 16)
-        plan = choose(towers, plans, budget - self.chunk_bytes)
-        self.text_encoder.recompute = "text" in plan.recompute
-        self.image_encoder.recompute = "image" in plan.recompute
-        return plan
 
     def hold_weights_in(self, dtype: torch.dtype) -> None:
         """Convert the weights that autocast would convert to `dtype` in every forward pass.

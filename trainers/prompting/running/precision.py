@@ -6,7 +6,6 @@ import torch
 
 from ..backbones.openai_clip import model as openai_model
 from ..errors import UserError
-from .memory import ITEMSIZE
 
 # Initial loss scale of half precision. With PyTorch's default, 65536, the first steps overflow and
 # are skipped.
@@ -51,7 +50,7 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device):
-        if name not in ITEMSIZE:
+        if name not in ("fp16", "fp32", "amp"):
             raise UserError(f"PREC is '{name}' but must be fp16, fp32 or amp")
         on_cpu = device.type == "cpu"
         self.falls_back = name == "fp16" and on_cpu
@@ -60,11 +59,6 @@ class Precision:
         self.half = torch.bfloat16 if on_cpu else torch.float16
         scaled = self.name != "fp32" and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)
-
-    @property
-    def itemsize(self) -> float:
-        """Bytes of an activation."""
-        return ITEMSIZE[self.name]
 
     def place(self, model, clip_model) -> None:
         """Move a `PromptedCLIP` to the device, with its frozen CLIP in the type that it runs in."""

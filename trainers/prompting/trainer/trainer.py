@@ -14,7 +14,7 @@ from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
 from ..model.prompted_clip import PromptedCLIP
-from ..running.memory import keep_freed_memory, memory_budget
+from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
@@ -109,9 +109,8 @@ class PromptTrainer(TrainerX):
         print(self.model.spec)
         print(f"Trained parameters: {self.num_trained:,}")
         if trained:
-            budget = memory_budget(cfg.TRAINER.MEMORY_BUDGET, self.device)
-            plan = self.model.fit_memory(budget, self.batch_size, self.precision.itemsize)
-            print(plan.described(budget))
+            budget, features = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support
+            print(fit(self.model, self.batch_size, budget, self.precision, features))
         if cfg.TRAINER.COMPILE:
             obstacle = self.model.compile_blocks()
             without = f"running without ({obstacle})"
