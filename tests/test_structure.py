@@ -99,7 +99,7 @@ PACKAGES = {
     "regularizers": "errors model teacher",
     "averaging": "",
     "node": "errors spec",
-    "method": "beyond errors model node regularizers spec storage teacher",
+    "method": "errors model node regularizers spec storage teacher",
     "methods": "averaging backbones beyond encoders errors method model node regularizers scores "
     "spec teacher transport",
     "plugins": "errors method methods",

@@ -2,7 +2,6 @@
 
 import torch
 
-from .errors import UserError
 from .method import Batch, Method
 from .model.parts import Output
 from .running.memory import within_memory
@@ -16,9 +15,6 @@ def training_step(
 
     Returns:
         The output, and the terms of the loss by name, including the total `loss`.
-
-    Raises:
-        UserError: `backward` leaves no gradient.
     """
 
     def gradients() -> tuple[Output, dict[str, torch.Tensor]]:
@@ -30,11 +26,6 @@ def training_step(
         return output, terms
 
     output, terms = within_memory(method, gradients)
-    if all(p.grad is None for p in method.model.trained().parameters()):
-        raise UserError(
-            f"`backward` of {type(method).__name__} leaves no gradient in any trained parameter: "
-            "call `backward` of a loss that depends on them, or set their `.grad`"
-        )
     precision.scaler.step(optimizer)
     precision.scaler.update()
     return output, terms

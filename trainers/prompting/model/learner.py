@@ -214,16 +214,16 @@ def check_contexts(
     spec: PromptSpec,
     num_classes: int,
     towers: Sequence[Any],
-    parts: nn.Module,
+    name: str,
 ) -> None:
-    """Refuse contexts from `parts` that do not fit the encoders.
+    """Refuse contexts from a method's `Parts` that do not fit the encoders.
 
     Args:
         contexts: as returned by `Parts.contexts`.
         spec: the method.
         num_classes: K.
         towers: the text encoder and the image encoder, each with a `transformer` if not a ResNet.
-        parts: the parts, for the message.
+        name: of the method.
 
     Raises:
         UserError: says what the contexts should be.
@@ -232,10 +232,8 @@ def check_contexts(
 
     def need(condition: bool, sentence: str) -> None:
         if not condition:
-            name = type(parts).__name__
-            raise UserError(f"`contexts` of the Parts '{name}' returns {sentence}")
+            raise UserError(f"`contexts` of the Parts of {name} returns {sentence}")
 
-    need(isinstance(contexts, Contexts), f"{type(contexts).__name__}, not `Contexts`")
     sides = zip(("text", "image"), contexts[:2], (spec.N, spec.M), towers, strict=True)
     for side, found, count, tower in sides:
         shapes = [tuple(context.shape) for context in found or ()]

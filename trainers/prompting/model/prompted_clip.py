@@ -107,38 +107,23 @@ class PromptedCLIP(nn.Module):
         Raises:
             ValueError: the images have another shape or, on the CPU, pixels that are nan or
                 infinite.
-            UserError: the method's parts or its score return logits of another shape.
         """
         self._check(images)
         with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
             if self.spec.image_conditional:
-                found = self._image_conditional(self._encode_images(images, Contexts(None, None)))
-            else:
-                contexts = self.contexts()
-                image = self._encode_images(images, contexts)
-                text = self._text(contexts)
-                found = Output(self.score(image, text), image, text)
-        shape, wanted = tuple(found.logits.shape), (len(images), self.num_classes)
-        if shape != wanted:
-            raise UserError(
-                f"The logits have the shape {shape} but must have {wanted}, of images and classes: "
-                f"check the Parts '{type(self.parts).__name__}' and the score '{self.spec.score}'"
-            )
-        return found
+                return self._image_conditional(self._encode_images(images, Contexts(None, None)))
+            contexts = self.contexts()
+            image = self._encode_images(images, contexts)
+            text = self._text(contexts)
+            return Output(self.score(image, text), image, text)
 
     def contexts(self, z: torch.Tensor | None = None) -> Contexts:
         """Return the contexts for the encoders: those of the prompt learner, changed by the parts.
 
         Args:
             z: as in `PromptLearner.forward`.
-
-        Raises:
-            UserError: the parts return contexts that do not fit the encoders.
         """
-        contexts = self.parts.contexts(self.prompt_learner(z))
-        towers = self.text_encoder, self.image_encoder.visual
-        check_contexts(contexts, self.spec, self.num_classes, towers, self.parts)
-        return contexts
+        return self.parts.contexts(self.prompt_learner(z))
 
     def set_scale(self, scale: float) -> None:
         """Set the logit scale; 0 keeps CLIP's.
@@ -151,6 +136,7 @@ class PromptedCLIP(nn.Module):
         if scale:
             self.logit_scale.fill_(scale)
 
+    @torch.no_grad()
     def check_parts(self, name: str, clip_model: Any) -> None:
         """Refuse parts that do not fit the encoders.
 
@@ -161,12 +147,12 @@ class PromptedCLIP(nn.Module):
         Raises:
             UserError: says which, where and why.
         """
-        if not isinstance(self.parts, Parts):
-            kind = type(self.parts).__name__
-            raise UserError(f"`model.parts` of {name} is a {kind}: make it a subclass of `Parts`")
         for side in SIDES:
             if added := self.parts.blocks(side):
                 check_added(name, side, added, blocks_of(clip_model, side))
+        z = torch.zeros(1, self.feature_width) if self.spec.image_conditional else None
+        towers = self.text_encoder, self.image_encoder.visual
+        check_contexts(self.contexts(z), self.spec, self.num_classes, towers, name)
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K), float32, of features: the score's, changed by parts and bias."""

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..method import Method
+from ..model.parts import Output
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
 
@@ -92,6 +93,31 @@ def check_trains(method: Method, trained: list[torch.nn.Parameter]) -> None:
             raise UserError(
                 f"'{name}' of {kind.__name__} would not be trained: move it to a `Parts`"
             )
+
+
+def check_first_step(method: Method, output: Output, images: int) -> None:
+    """Check what only a step can show, after the first one of a run.
+
+    Args:
+        method: after its `backward`.
+        output: of the step.
+        images: their number.
+
+    Raises:
+        UserError: the logits are not of these images and the classes, or nothing has a gradient.
+    """
+    name = type(method).__name__
+    shape, wanted = tuple(output.logits.shape), (images, method.model.num_classes)
+    if shape != wanted:
+        raise UserError(
+            f"The logits have the shape {shape} but must have {wanted}, of images and classes: "
+            f"check the Parts and the score of {name}"
+        )
+    if all(parameter.grad is None for parameter in method.model.trained().parameters()):
+        raise UserError(
+            f"`backward` of {name} leaves no gradient in any trained parameter: call `backward` of "
+            "a loss that depends on them, or set their `.grad`"
+        )
 
 
 def check_classes(classnames: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
-from .checks import Watch, check_classes, check_trains, failed, not_finite
+from .checks import Watch, check_classes, check_first_step, check_trains, failed, not_finite
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
@@ -177,6 +177,8 @@ class PromptTrainer(TrainerX):
         assert self.optim is not None, "nothing is trained without one"
         batch = self.method.batch(*self.parse_batch_train(batch))
         output, terms = training_step(self.method, batch, self.optim, self.precision)
+        if self.epoch == self.start_epoch and self.batch_idx == 0:
+            check_first_step(self.method, output, len(batch.labels))
         bad = self.watch.bad_step(terms["loss"], self.batch_idx, self.num_batches)
         if bad is not None:
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
