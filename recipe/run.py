@@ -92,8 +92,8 @@ def exit_code(work: Callable[[], None]) -> int:
     except Exception as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             error = UserError(
-                "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
-                "TRAINER.MEMORY_BUDGET to less than is free",
+                "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
+                "DATALOADER.TEST.BATCH_SIZE if this was an evaluation",
                 exit_code=1,
             )
         code = getattr(error, "exit_code", None)  # only a user's mistake has one

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import torch
 from cases import NAMES, SETTINGS
-from naive import naive
+from naive import Naive
 from paths import GOLDEN
 
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.running.precision import INIT_SCALE, Precision
-from trainers.prompting.step import update
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -108,8 +107,8 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     images = torch.randn(4, 3, 32, 32)
     how = precision_of(kind, device)
     if not (stock and how.name == "amp"):  # there autocast converts weights at each product
-        how.place(method, clip_model)
-    model = naive(clip_model, NAMES, method) if stock else method
+        how.place(method.model, clip_model)
+    model = Naive(clip_model, NAMES, method.model) if stock else method.model
     method.to(device).train()
     model.to(device)
     batch = method.batch([images.to(device)] * method.views, LABELS.to(device))
@@ -117,7 +116,8 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
         output = model.output(batch.images)
         terms = method.terms(output, batch)
     parameters = list(method.learned().values())
-    update(method, terms, torch.optim.SGD(parameters, lr=0.0), how)
+    method.backward(terms, how.scaler.scale)
+    how.scaler.step(torch.optim.SGD(parameters, lr=0.0))  # undoes the loss scale
     logits = output.logits.detach().float().cpu()
     gradients = torch.cat([p.grad.float().cpu().flatten() for p in parameters])
     return Found(logits - logits.mean(1, keepdim=True), gradients)

@@ -134,8 +134,8 @@ def test_too_little_memory_on_a_gpu_is_one_sentence(tmp_path, capsys, monkeypatc
     monkeypatch.setattr("trainers.prompting.trainer.trainer.training_step", full)
     assert run(tmp_path, "CoOp") == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
-        "error: the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or set "
-        "TRAINER.MEMORY_BUDGET to less than is free"
+        "error: the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
+        "DATALOADER.TEST.BATCH_SIZE if this was an evaluation"
     )
 
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainers.prompting import PromptSpec, UserError, build_method, prompt_spec
+from trainers.prompting import UserError, build_method
 from trainers.prompting.errors import check_name
-from trainers.prompting.method import METHODS
-from trainers.prompting.running.memory import keep_freed_memory, memory_budget
+from trainers.prompting.method import METHODS, Method
+from trainers.prompting.running.compiling import compile_blocks
+from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
@@ -63,11 +64,6 @@ class Case:
     training: bool = True
     compile: bool = False
     plugins: tuple[str, ...] = ()
-
-    @property
-    def spec(self) -> PromptSpec:
-        """The method's point in the space of prompts."""
-        return prompt_spec(self.trainer, {})
 
 
 def check_usable(device: str) -> None:
@@ -122,8 +118,6 @@ def product_rate(device: str, precision: str, size: int) -> float:
 class Model:
     """A method with random weights, images and labels, whose steps can be timed."""
 
-    recomputed: tuple[str, ...] = ()  # encoders that the backward pass computes again
-
     def __init__(self, case: Case):
         self.case = case
         torch.set_num_threads(case.threads)
@@ -136,9 +130,8 @@ class Model:
         if self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)
             self.method.make_room(len(labels))
-            features = torch.randn(1, len(labels), self.method.model.feature_width)
+            features = torch.randn(1, len(labels), self.method.width)
             self.method.take_support(features, labels)
-        self.model = self.method.model
         self.precision = Precision(case.precision, torch.device(case.device))
         self.place(clip_model)
         size = clip_model.visual.input_resolution
@@ -146,8 +139,8 @@ class Model:
         self.labels = (torch.arange(case.batch) % case.classes).to(case.device)
         if case.training:
             if self.method.trains_on_support:
-                self.images = torch.randn(case.batch, self.model.feature_width).to(case.device)
-            trained = self.model.trained().parameters()
+                self.images = torch.randn(case.batch, self.method.width).to(case.device)
+            trained = self.method.learned().values()
             self.optim = torch.optim.SGD(trained, lr=1e-5, momentum=0.9)
 
     def place(self, clip_model) -> None:
@@ -159,13 +152,12 @@ class Model:
         case = self.case
         if case.device == "cpu":
             keep_freed_memory()
-        self.precision.place(self.model, clip_model)
-        self.model.to(case.device).train(case.training)
+        self.precision.place(self.method, clip_model)
+        self.method.train(case.training)
         if case.training:
-            budget = memory_budget(case.memory_budget, torch.device(case.device))
-            plan = self.model.fit_memory(budget, case.batch, self.precision.itemsize)
-            self.recomputed = plan.recompute
-        if case.compile and (obstacle := self.model.compile_blocks()):
+            features = self.method.trains_on_support
+            fit(self.method, case.batch, case.memory_budget, self.precision, features)
+        if case.compile and (obstacle := compile_blocks(self.method)):
             raise UserError(f"--compile does not work on this machine ({obstacle}): leave it out")
 
     def step(self):
@@ -176,35 +168,45 @@ class Model:
         """Return the images, in as many views as the method needs, with their labels."""
         return self.method.batch([self.images] * self.method.views, self.labels)
 
-    def prepare_score(self):
-        """Keep the features of images and classes, detached from the graph of the encoders."""
+    @property
+    def text_depends_on_image(self) -> bool:
+        """True if each image has texts of its own (CoCoOp)."""
+        return type(self.method).output is not Method.output
+
+    def prepare_score(self) -> bool:
+        """Keep the features of images and classes, detached from the graph of the encoders.
+
+        Returns:
+            True if their comparison is more than one product: several prompts, or patches.
+        """
         with self.precision.autocast():
-            output = self.model.output(self.images)
-        self.features = [as_leaves(features) for features in (output.image, output.text)]
+            _, image, text = self.method.output(self.images)
+        self.features = [as_leaves(features) for features in (image, text)]
+        several = image.z.shape[1] > 1 or (len(text.h) > 1 and not self.text_depends_on_image)
+        return image.r is not None or several
 
     def score(self):
         """Compute the scores of a step from the kept features, forward and backward."""
         with self.precision.autocast():
-            logits = self.model.score(*self.features)
+            logits = self.method.compare(*self.features)
         F.cross_entropy(logits, self.labels).backward()
 
     @torch.no_grad()
     def evaluate(self):
         """Compute the logits of the images; text features are reused between calls."""
         with self.precision.autocast():
-            self.model(self.images)
+            self.method.predict(self.images)
 
     @torch.no_grad()
     def encode_images(self):
         """Compute the states of the images, with the same visual prompts and added parts."""
         with self.precision.autocast():
-            vision = self.model.contexts().vision if self.case.spec.M else None
-            self.model.image_encoder(self.images, vision, self.model.parts.blocks("image"))
+            self.method.image_features(self.images, self.method.contexts())
 
     def encode_text(self):
         """Compute the text features, which an evaluation needs once."""
         with self.precision.autocast():
-            self.model.text_features()
+            self.method.text()
 
 
 def as_leaves(features):

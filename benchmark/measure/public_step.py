@@ -78,13 +78,13 @@ def main() -> None:
     for name in ("cv2", "pickle5"):  # ALIGN's code imports them; a step uses neither
         sys.modules[name] = ModuleType(name)
     if asked["precision"] == "fp32":  # MaPLe's converts a layer in every precision
-        torch.nn.Module.half = torch.nn.Module.float
+        torch.nn.Module.half = torch.nn.Module.float  # type: ignore[method-assign]
     torch.manual_seed(0)
     trainer = built(asked)
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
     labels = torch.arange(asked["batch"]) % len(asked["names"])
-    batch = {"img": torch.randn(size), "label": labels, "domain": labels}
-    batch = {name: value.to(asked["device"]) for name, value in batch.items()}
+    inputs = {"img": torch.randn(size), "label": labels, "domain": labels}
+    batch: dict = {name: value.to(asked["device"]) for name, value in inputs.items()}
     Image.new("RGB", (1, 1)).save("image.png")  # in the temporary folder; ALIGN's code opens it
     batch["impath"] = ["image.png"] * len(labels)
     wait = torch.cuda.synchronize if cuda else lambda: None

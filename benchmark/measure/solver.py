@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from trainers.prompting import sinkhorn
-from trainers.prompting.trainer.config import prompt_spec
+from trainers.prompting.method import find_method
 
 from ..cli import Parser, from_one
 from ..report.tables import Cell, Table
@@ -22,7 +22,7 @@ from .case import check_usable, seconds
 from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
 
-ALIGN = prompt_spec("ALIGN", {})
+ALIGN = find_method("ALIGN").Settings()
 PATCHES, WIDTH = 198, 512  # image tokens of ViT-B/16 with two prompt tokens; width of features
 EVEN = (4, 4), (8, 8), (12, 12), (4, 12)  # text tokens: least and most of a class
 PEAKED = (8, 8), (4, 12)
@@ -85,9 +85,9 @@ class Problems:
             lengths = least + torch.arange(len(cost))[:, None] % (L - least + 1)
             self.b = ((torch.arange(L) < lengths) / lengths).to(device)
 
-    def solve(self, cost, tol=ALIGN.tol, max_iter=ALIGN.max_iter):
+    def solve(self, cost, tol=ALIGN.SINKHORN_TOL, max_iter=ALIGN.SINKHORN_MAX_ITER):
         """Solve problems with our solver."""
-        return sinkhorn(cost, None, self.b, ALIGN.reg, tol, max_iter)
+        return sinkhorn(cost, None, self.b, ALIGN.LAMBDA, tol, max_iter)
 
     def ours(self):
         """Compute the result that ALIGN uses: distances (token level) or plans (prompt level)."""
@@ -96,8 +96,8 @@ class Problems:
 
     def pot(self):
         """Solve the problems with POT's solver."""
-        how = ALIGN.max_iter, ALIGN.tol, self.method
-        return ot.solve_batch(self.cost, ALIGN.reg, None, self.b, *how)
+        how = ALIGN.SINKHORN_MAX_ITER, ALIGN.SINKHORN_TOL, self.method
+        return ot.solve_batch(self.cost, ALIGN.LAMBDA, None, self.b, *how)
 
     def ours_gradient(self):
         """Compute the distances and their gradient with respect to the costs."""
@@ -129,7 +129,7 @@ class Problems:
         few = slice(None, None, -(-len(ours) // 64))
         b = None if self.b is None else F.normalize(self.b[few].double(), p=1)
         cost, how = self.cost[few].double(), (10_000, 1e-9, "log_sinkhorn")
-        pot = ot.solve_batch(cost, ALIGN.reg, None, b, *how).value_linear
+        pot = ot.solve_batch(cost, ALIGN.LAMBDA, None, b, *how).value_linear
         return (ours[few] - pot).abs().max().item()
 
 
@@ -214,8 +214,8 @@ def table(args, records: list[dict]) -> Table:
         ],
         [
             f"Medians of {args.repeats} repeats (least-greatest), in turn. Ratio: POT's over ours. "
-            f"Regularisation {ALIGN.reg:g}, tolerance {ALIGN.tol:g}, at most {ALIGN.max_iter} "
-            "iterations.",
+            f"Regularisation {ALIGN.LAMBDA:g}, tolerance {ALIGN.SINKHORN_TOL:g}, at most "
+            f"{ALIGN.SINKHORN_MAX_ITER} iterations.",
             "Our solver applies the tolerance to the L1 error of each problem, which stops by "
             "itself; POT applies it to the largest L2 error of all, computed in every tenth "
             "iteration.",

@@ -18,6 +18,7 @@ from recipe.environment import peak_memory_mib
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
+from trainers.prompting.running.memory import recomputed
 
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..report.render import as_markdown, as_text
@@ -73,7 +74,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         "transport_share": None,
         "encoders_of_peak": None,
         "waits": None,
-        "recomputed": list(model.recomputed),
+        "recomputed": recomputed(model.method),
         "device": device_name(case.device),
     }
     if public:
@@ -83,8 +84,7 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         with noted() as waits:
             model.step()
         record["waits"] = waits
-    if case.spec.score != "cosine":
-        model.prepare_score()
+    if model.prepare_score():
         rest = counted - operations(model.score)
         record["score_seconds"] = repeated(model.score, case, "scores", repeats)
         score = median(record["score_seconds"])
@@ -105,7 +105,7 @@ def evaluation(case: Case, repeats: int) -> dict:
     say(case, "first evaluation")
     text_seconds = None
     model.encode_images()  # the first computation on a GPU also loads libraries
-    if not case.spec.image_conditional:
+    if not model.text_depends_on_image:
         text_seconds = seconds(model.encode_text, case.device)
     model.evaluate()
     times, encoder = [], []

@@ -61,7 +61,6 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
         ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
         ("import sys; sys.exit()", "does not import (SystemExit"),
         ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
-        ("from trainers.prompting import register\n@register\ndef f(): 0", "'f' is not a method"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),

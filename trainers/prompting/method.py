@@ -6,7 +6,6 @@ is documented in one place.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -16,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
-from .beyond import BEYOND
 from .encoders.added import NONE, SIDES, Additions, blocks_of, check_added
 from .encoders.sentences import check_names, write_sentences
 from .encoders.templates import ZERO_SHOT, template_of
@@ -406,6 +404,7 @@ class Method(PublicFiles, nn.Module):
         """Return the same as `losses` for an output that has been computed."""
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
+        terms = {name: value.reshape(()) for name, value in terms.items()}
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
@@ -578,38 +577,11 @@ def _place(tensor: torch.Tensor) -> int:
     return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
-# The attributes that a class must have: for each, what it must be, in words and as a test.
-DECLARED: dict[str, tuple[str, Callable[[Any], object]]] = {
-    "node": ("the name of a node under TRAINER", lambda value: isinstance(value, str)),
-    "checkpoint": (
-        "the name of a folder",
-        lambda value: isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]*", value),
-    ),
-    "saves_submodule": (
-        "False, True, or the name of a sub-module",
-        lambda value: isinstance(value, bool) or (isinstance(value, str) and value.isidentifier()),
-    ),
-    "public_files": (
-        "a tuple of file names, each with at most one `*`",
-        lambda value: (
-            isinstance(value, tuple)
-            and all(isinstance(name, str) and name.count("*") <= 1 for name in value)
-        ),
-    ),
-    "takes": (
-        f"a tuple of {', '.join(BEYOND)}",
-        lambda value: isinstance(value, property) or {*value} <= BEYOND.keys(),
-    ),
-    "views": ("a number, 1 or more", lambda value: isinstance(value, int) and value > 0),
-}
-
-
 def register(cls: type[Method]) -> type[Method]:
     """Add a method to the registry, under the name of its class.
 
     Raises:
-        UserError: it is not a subclass of `Method`, an attribute is invalid, or another method has
-            the same name.
+        UserError: another method has the same name, or its `Settings` is not a dataclass.
 
     Examples:
         >>> from trainers.prompting.methods.coop import CoOp
@@ -620,25 +592,12 @@ def register(cls: type[Method]) -> type[Method]:
         >>> find_method("Softened").node
         'COOP'
     """
-    name = getattr(cls, "__name__", repr(cls))
-    if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise UserError(
-            f"'{name}' is not a method: put @register above a class that inherits from `Method`"
-        )
+    name = cls.__name__
     known = METHODS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, name):
         raise UserError(
             f"{cls.__module__} registers a method '{name}', but {known.__module__} has registered "
             "that name: rename the class"
-        )
-    for key, (wanted, holds) in DECLARED.items():
-        value = getattr(cls, key, None)
-        if not holds(value):
-            raise UserError(f"`{key}` of the method {name} is {value!r} but must be {wanted}")
-    if cls.Settings is Method.Settings:
-        raise UserError(
-            f"The method {name} has no settings: give it a dataclass `Settings`, which inherits "
-            "from `Method.Settings`"
         )
     if "__dataclass_fields__" not in vars(cls.Settings):  # not those inherited from its base
         raise UserError(

@@ -2,8 +2,8 @@
 
 import torch
 
-from .errors import UserError
 from .method import Batch, Method, Output
+from .running.memory import within_memory
 from .running.precision import Precision
 
 
@@ -15,31 +15,16 @@ def training_step(
     Returns:
         The output, and the terms of the loss by name, including the total `loss`.
     """
-    with precision.autocast():
-        output = method.output(batch.images)
-        terms = method.terms(output, batch)
-    update(method, terms, optimizer, precision)
-    return output, terms
 
+    def gradients() -> tuple[Output, dict[str, torch.Tensor]]:
+        optimizer.zero_grad(set_to_none=True)
+        with precision.autocast():
+            output = method.output(batch.images)
+            terms = method.terms(output, batch)
+        method.backward(terms, precision.scaler.scale)
+        return output, terms
 
-def update(
-    method: Method,
-    terms: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-) -> None:
-    """Compute gradients from the terms of a loss, and take the optimiser's step.
-
-    Raises:
-        UserError: `backward` leaves no gradient.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    method.backward(terms, precision.scaler.scale)
-    gradients = [p.grad for p in method.learned().values()]
-    if all(gradient is None for gradient in gradients):
-        raise UserError(
-            f"`backward` of {type(method).__name__} leaves no gradient in any trained parameter: "
-            "call `backward` of a loss that depends on them, or set their `.grad`"
-        )
+    output, terms = within_memory(method, gradients)
     precision.scaler.step(optimizer)
     precision.scaler.update()
+    return output, terms

@@ -96,26 +96,10 @@ class Added(NamedTuple):
         """True if computing it twice needs the same random numbers."""
         return any(update.training and update.dropout for update in self.weights.values())
 
-    @property
-    def states(self) -> float:
-        """Memory that the additions keep per position for the backward pass, in units of W."""
-        kept = sum(
-            MATRICES[name] * (1.25 if update.dropout else 1)  # the mask has one byte per value
-            for name, update in self.weights.items()
-        )
-        if not {"fc", "proj"}.isdisjoint(self.weights):  # the MLP's hidden states are kept twice
-            kept += 4
-        return kept + (self.beside is not None)
-
 
 NOTHING = Added()
 Additions = Mapping[int, Added]  # by the number of the block, from 0
 NONE: Additions = {}
-
-
-def entering(added: Additions) -> int:
-    """Return n, the number of tokens that enter, or 0."""
-    return max((len(x.enter) for x in added.values() if x.enter is not None), default=0)
 
 
 def let_in(tokens: torch.Tensor, x: torch.Tensor, n: int) -> tuple[torch.Tensor, int]:

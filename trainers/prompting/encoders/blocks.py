@@ -13,9 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .added import NOTHING, Added, LowRank, linear, summand
 
-# Memory per position that a block keeps for its backward pass, in units of its width: 2 inputs of
-# LayerNorms, queries, keys, values, the attention's output, and 4 hidden states of the MLP.
-STATES = 10
 SLOPE = 1.702  # of QuickGELU
 
 

@@ -1,53 +1,157 @@
-"""Chooses the encoders whose activations are recomputed, so that a training step fits into memory.
+"""Fits a training step into memory: chooses encoders whose activations are computed again.
 
-A frozen encoder keeps its activations only for the gradient of the prompts. With recomputation, an
-encoder keeps the input of each block, and all activations of one block at a time.
+A frozen encoder keeps its activations only for the gradient of the prompts. With recomputation, it
+keeps the input of each block, and all activations of one block at a time. On a CPU, where nothing
+reports that memory is short before the system ends the process, the bytes of a step are measured
+before the first. On other devices a step that does not fit is repeated with recomputation.
 """
 
 import ctypes
 import math
 import os
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import UserError
 
 GIB = 1 << 30
-# Bytes of an activation by precision. With amp, two of a block's ten activations stay float32:
-# the inputs of LayerNorm.
-ITEMSIZE = {"fp32": 4, "amp": 2.4, "fp16": 2}
+FROZEN = ("text_encoder.", "image_encoder.")  # sub-modules whose buffers do not change
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+Result = TypeVar("Result")
 
 
-class Footprint(NamedTuple):
-    """Bytes that an encoder keeps: all activations, its blocks' inputs, one block's activations."""
+class State:
+    """The random state and the buffers of a method, to undo a step that did not end."""
 
-    stored: float = 0
-    inputs: float = 0
-    block: float = 0
+    def __init__(self, method: Any):
+        self._random = torch.get_rng_state()
+        self._of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        own = [x for name, x in method.named_buffers() if not name.startswith(FROZEN)]
+        self._buffers = [(buffer, buffer.clone()) for buffer in own]
 
-    @property
-    def recomputed(self) -> float:
-        """Bytes that it keeps when its blocks are recomputed."""
-        return self.inputs + self.block
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Set all of it back."""
+        torch.set_rng_state(self._random)
+        if self._of_gpus:
+            torch.cuda.set_rng_state_all(self._of_gpus)
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
 
 
-class MemoryPlan(NamedTuple):
-    """The encoders to recompute, and the bytes that a training step then keeps."""
+def recomputed(method: Any) -> list[str]:
+    """Return the encoders of a method whose activations are recomputed: text, image."""
+    encoders = {"text": method.text_encoder, "image": method.image_encoder}
+    return [name for name, encoder in encoders.items() if encoder.recompute]
 
-    recompute: tuple[str, ...]
-    needed: float
 
-    def described(self, budget: int) -> str:
-        """Return a sentence on the plan and its budget, in bytes."""
-        again = f"the {' and '.join(self.recompute)} blocks" if self.recompute else "nothing"
-        return (
-            f"Memory: a step keeps about {self.needed / GIB:.2f} GiB of activations, the budget is "
-            f"{budget / GIB:.2f} GiB; {again} will be recomputed"
-        )
+def within_memory(method: Any, work: Callable[[], Result]) -> Result:
+    """Return `work()`; if memory runs out, repeat it with one more encoder recomputed, text first.
+
+    Args:
+        method: the `Method`; its random state and buffers are set back before a repetition.
+        work: computes gradients, and changes nothing else that outlasts it.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit even so.
+    """
+    for encoder in (method.text_encoder, method.image_encoder):
+        if encoder.recompute:
+            continue
+        state = State(method)
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            pass  # outside of this block the failed step's tensors are gone
+        encoder.recompute = True
+        print(f"Memory: a step did not fit; recomputing {' and '.join(recomputed(method))}")
+        state.restore()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return work()
+
+
+def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = False) -> str:
+    """Set up a method so that training steps fit into memory.
+
+    Args:
+        method: in train mode, on its device.
+        batch: number of images of a step.
+        gib: the budget as configured, see `memory_budget`; up to a sixteenth of it is for a chunk
+            of token-level costs.
+        precision: the `Precision` of the run.
+        features: True if steps take features of images, which are encoded before.
+
+    Returns:
+        A sentence on what was decided.
+
+    Raises:
+        UserError: the budget is too small; says what would be enough.
+    """
+    budget = memory_budget(gib, precision.device)
+    method.chunk_bytes = min(method.chunk_bytes, budget // 16)
+    limit = f"the budget is {budget / GIB:.2f} GiB"
+    if precision.device.type != "cpu":
+        if gib and precision.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(precision.device)
+            share = (torch.cuda.memory_reserved(precision.device) + budget) / total
+            torch.cuda.set_per_process_memory_fraction(min(share, 1.0), precision.device)
+        return f"Memory: {limit}; blocks will be recomputed if a step does not fit"
+    layers, kept = len(method.text_encoder.transformer.resblocks), 0.0
+    for text, image in ((False, False), (True, False), (False, True), (True, True)):
+        method.text_encoder.recompute, method.image_encoder.recompute = text, image
+        needed = step_bytes(method, batch, precision, features)
+        kept = kept or needed
+        needed += (kept - needed) / layers  # one block at a time
+        if needed <= budget - method.chunk_bytes:
+            again = " and ".join(recomputed(method))
+            return (
+                f"Memory: a step keeps about {needed / GIB:.2f} GiB of activations, {limit}; "
+                f"{f'the {again} blocks' if again else 'nothing'} will be recomputed"
+            )
+    enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
+    raise UserError(
+        f"A training step keeps at least {needed / GIB:.2f} GiB of activations but MEMORY_BUDGET "
+        f"leaves {budget / GIB:.2f} GiB: set TRAINER.MEMORY_BUDGET {enough:.2f}, or lower "
+        "DATALOADER.TRAIN_X.BATCH_SIZE"
+    )
+
+
+def step_bytes(method: Any, batch: int, precision: Any, features: bool = False) -> float:
+    """Return the bytes that a step saves for its backward pass, from two and three images."""
+    size = method.image_encoder.visual.input_resolution
+    shape = (method.width,) if features else (3, size, size)
+    state, found = State(method), []
+    for count in (min(batch, 2), min(batch, 3)):  # one image is too few for a BatchNorm
+        images = torch.zeros(count, *shape, device=precision.device)
+        with precision.autocast():
+            found.append(saved_bytes(method, partial(method.output, images)))
+    state.restore()
+    return found[0] + max(batch - 2, 0) * (found[1] - found[0])
+
+
+def saved_bytes(method: torch.nn.Module, work: Callable[[], object]) -> int:
+    """Return the bytes that autograd saves in a call, except weights; nothing is kept.
+
+    Storages that tensors share count once.
+    """
+    weights = {x.untyped_storage().data_ptr() for x in (*method.parameters(), *method.buffers())}
+    kept: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def count(tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            ref = StorageWeakRef(storage)
+            kept[ref.cdata] = ref, storage.nbytes()
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+        work()
+    return sum(size for _, size in kept.values())
 
 
 def memory_budget(gib: float, device: torch.device) -> int:
@@ -57,7 +161,7 @@ def memory_budget(gib: float, device: torch.device) -> int:
         gib: as configured; 0 takes 90% of the free memory of an accelerator. On the CPU, and if
             the accelerator does not report its free memory, 0 takes a quarter of the machine's
             memory: other runs need memory, too.
-        device: where the model computes.
+        device: where the method computes.
 
     Raises:
         UserError: it is negative, or not finite.
@@ -82,30 +186,3 @@ def keep_freed_memory():
     if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def choose(towers: Mapping[str, Footprint], other: int, budget: int) -> MemoryPlan:
-    """Return the plan with the least recomputation with which a step fits into the budget.
-
-    Args:
-        towers: footprints of the encoders by name.
-        other: bytes that are kept in any case.
-        budget: bytes.
-
-    Raises:
-        UserError: no plan fits; the message says by how much.
-    """
-    cheapest_first = sorted(towers, key=lambda name: towers[name].stored)
-    choices = [(), *((name,) for name in cheapest_first), tuple(cheapest_first)]
-    for recompute in choices:
-        needed = other + sum(
-            kept.recomputed if name in recompute else kept.stored for name, kept in towers.items()
-        )
-        if needed <= budget:
-            return MemoryPlan(recompute, needed)
-    enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
-    raise UserError(
-        f"A training step keeps at least {needed / GIB:.2f} GiB of activations but MEMORY_BUDGET "
-        f"leaves {budget / GIB:.2f} GiB: set TRAINER.MEMORY_BUDGET {enough:.2f}, or lower "
-        "DATALOADER.TRAIN_X.BATCH_SIZE"
-    )

@@ -9,7 +9,6 @@ from torch import nn
 from ..backbones.openai_clip import model as openai_model
 from ..encoders import blocks
 from ..errors import UserError
-from .memory import ITEMSIZE
 
 # Initial loss scale of half precision. With PyTorch's default, 65536, the first steps overflow and
 # are skipped.
@@ -54,7 +53,7 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device):
-        if name not in ITEMSIZE:
+        if name not in ("fp16", "fp32", "amp"):
             raise UserError(f"PREC is '{name}' but must be fp16, fp32 or amp")
         on_cpu = device.type == "cpu"
         self.falls_back = name == "fp16" and on_cpu
@@ -63,11 +62,6 @@ class Precision:
         self.half = torch.bfloat16 if on_cpu else torch.float16
         scaled = self.name != "fp32" and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)
-
-    @property
-    def itemsize(self) -> float:
-        """Bytes of an activation."""
-        return ITEMSIZE[self.name]
 
     def place(self, method: nn.Module, clip_model: Any) -> None:
         """Move a method to the device, with its frozen CLIP in the type that it runs in."""

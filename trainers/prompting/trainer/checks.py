@@ -90,7 +90,8 @@ def check_first_step(method: Method, output: Output) -> None:
     """Check the output of the first training step, and name what the loss does not depend on.
 
     Raises:
-        UserError: the logits are not one number for each image and class.
+        UserError: the logits are not one number for each image and class, or nothing has a
+            gradient.
     """
     shape, wanted = tuple(output.logits.shape), (len(output.image.z), method.num_classes)
     if shape != wanted:
@@ -98,8 +99,14 @@ def check_first_step(method: Method, output: Output) -> None:
             f"The logits of {type(method).__name__} have the shape {shape} but must have {wanted}, "
             "of images and classes: check its `logits`"
         )
-    learned = method.learned().items()
-    if idle := [name for name, p in learned if p.requires_grad and p.grad is None]:
+    learning = {name: p.grad for name, p in method.learned().items() if p.requires_grad}
+    idle = [name for name, gradient in learning.items() if gradient is None]
+    if len(idle) == len(learning):
+        raise UserError(
+            f"`backward` of {type(method).__name__} leaves no gradient in what is learned: call "
+            "`backward` of a loss that depends on it, or set `.grad`"
+        )
+    if idle:
         print(f"No gradient reaches {', '.join(idle)}: the loss does not depend on them")
 
 

@@ -14,7 +14,7 @@ from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
 from ..running.compiling import compile_blocks
-from ..running.memory import keep_freed_memory
+from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
 from ..step import training_step
 from ..storage.checkpoints import (
@@ -109,6 +109,9 @@ class PromptTrainer(TrainerX):
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         print(f"Trained parameters: {self.num_trained:,}")
+        if trained:
+            budget, features = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support
+            print(fit(self.method, self.batch_size, budget, self.precision, features))
         if cfg.TRAINER.COMPILE:
             obstacle = compile_blocks(self.method)
             without = f"running without ({obstacle})"
