@@ -66,6 +66,10 @@ class Stage(NamedTuple):
 
     parameters: beginnings of the names of what is learned in it; share: its share of the steps;
     optim: keys of OPTIM that differ from the run's.
+
+    Examples:
+        >>> Stage(("adapter.",), share=0.4, optim={"LR": 0.01}).share
+        0.4
     """
 
     parameters: tuple[str, ...] = ("",)
