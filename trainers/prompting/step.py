@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import UserError
+from .errors import UserError, need
 from .method import Batch, Method, Output
 from .running.precision import Precision
 
@@ -14,10 +14,16 @@ def training_step(
 
     Returns:
         The output, and the terms of the loss by name, including the total `loss`.
+
+    Raises:
+        UserError: a term is not a scalar, or `backward` leaves no gradient.
     """
     with precision.autocast():
         output = method.output(batch.images)
         terms = method.terms(output, batch)
+    name = type(method).__name__
+    bad = [key for key, x in terms.items() if not (torch.is_tensor(x) and x.numel() == 1)]
+    need(not bad, f"The loss of {name} must be a scalar, or scalars by name, but {bad} are not")
     update(method, terms, optimizer, precision)
     return output, terms
 
