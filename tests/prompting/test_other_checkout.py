@@ -44,13 +44,12 @@ LINES = {
 SHALLOW = """
 from dataclasses import dataclass
 
-from trainers.prompting.method import Method, register
+from trainers.prompting.method import register
 from trainers.prompting.methods.coop import CoOp
 
 @register
-class Shallow(Method):
+class Shallow(CoOp):
     node = "SHALLOW"
-    point = staticmethod(CoOp.point)
 
     @dataclass(frozen=True)
     class Settings(CoOp.Settings):
