@@ -98,7 +98,7 @@ PACKAGES = {
     "method": "beyond encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
     "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
-    "teacher transport",
+    "storage teacher transport",
     "plugins": "errors method methods",
     "running": "backbones encoders errors",
     "step": "errors method running",

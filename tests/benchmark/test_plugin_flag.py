@@ -8,8 +8,8 @@ from benchmark.__main__ import main
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("methods --format csv", "PluggedCoOp,0,1,0,none,cosine,16 / -,1 / -,8192"),
-        ("methods --format csv", "PluggedShift,0,0,0,none,cosine,- / -,- / -,512"),
+        ("methods --format csv", "PluggedCoOp,0,1,0,none,16 / -,1 / -,prompt_learner,8192"),
+        ("methods --format csv", "PluggedShift,-,-,-,-,-,-,shift,512"),
     ],
 )
 def test_methods_of_a_plug_in_are_listed(plugged, capsys, words, line):

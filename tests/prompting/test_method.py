@@ -1,22 +1,41 @@
-"""The hooks of a method, and the errors for bad settings and losses."""
+"""The hooks of a method, what is learned and saved, and the errors for bad settings."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, field
 
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trainers.prompting.model.parts import Parts
 
-from trainers.prompting import Method, PromptSpec, Teacher, UserError, build_method, prompt_spec
+from trainers.prompting import (
+    ImageEncoder,
+    Method,
+    Teacher,
+    TextEncoder,
+    UserError,
+    list_methods,
+    write_sentences,
+)
 from trainers.prompting.method import METHODS, Batch, register
+from trainers.prompting.prompts import Textual
 from trainers.prompting.trainer.config import read_node
 from trainers.prompting.trainer.layout import PublicLayout
 from trainers.prompting.use.export import Program
 
 NAMES = ["forest", "sea", "road"]
 IMAGES, LABELS = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+
+
+class Idle(Method):
+    """Zero-shot CLIP."""
+
+    node = "IDLE"
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        PREC: str = "fp32"
 
 
 class Mine(Method):
@@ -29,11 +48,15 @@ class Mine(Method):
         N_CTX: int = 2
         PREC: str = "fp32"
 
-    @staticmethod
-    def point(node):
-        return PromptSpec(
-            M=0, N=1, beta=0, score="cosine", templates=("X X",), text_length=2, text_depth=1
-        )
+    def encoders(self, clip_model, classnames, dataset):
+        sentences = write_sentences(clip_model, ["X X"], classnames, 2)
+        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
+
+    def build(self, clip_model, classnames, dataset):
+        self.prompt_learner = Textual(clip_model, ["X X"], 2, 1, single=True)
+
+    def contexts(self):
+        return self.prompt_learner()
 
 
 def build(kind, clip_model, **node):
@@ -78,104 +101,140 @@ def test_a_count_may_be_returned_with_the_loss(tiny_clip):
     assert set(terms) == {"loss", "hits"}
 
 
-def test_parts_are_trained_saved_and_seen_by_the_score(tiny_clip):
-    class Scale(Parts):
-        prefix = "adapter."
+class Scaled(Mine):
+    """A learned factor after the text encoder."""
 
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.tensor(0.5))
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
+        self.factor = nn.Parameter(torch.tensor(0.5))
 
-        def text(self, features):
-            return features._replace(h=features.h * self.weight)
+    def text_features(self, contexts):
+        features = super().text_features(contexts)
+        return features._replace(h=features.h * self.factor)
 
-    class Scaled(Mine):
-        def setup(self, clip_model, classnames, dataset):
-            self.model.parts = Scale()
 
+def test_what_follows_the_encoder_is_trained_saved_and_used(tiny_clip):
     torch.manual_seed(0)
     plain = build(Mine, tiny_clip)
     torch.manual_seed(0)
     scaled = build(Scaled, tiny_clip)
     for mode in (True, False):
         plain.train(mode), scaled.train(mode)
-        assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES) / 2, atol=1e-6)
-    assert set(scaled.model.public_state_dict()) == {"prompt_learner.ctx", "adapter.weight"}
+        assert torch.allclose(scaled(IMAGES), plain(IMAGES) / 2, atol=1e-6)
+    assert set(scaled.public_state_dict()) == {"prompt_learner.ctx", "factor"}
     scaled.train()
     scaled.backward(scaled.losses(IMAGES, LABELS))
-    assert all(p.grad is not None for p in scaled.model.trained().parameters())
-    # kept text features follow a change of the parts
-    scaled.eval().model(IMAGES)
-    with torch.no_grad():
-        scaled.model.parts.weight.mul_(2)
-    assert torch.allclose(scaled.model(IMAGES), plain.model(IMAGES), atol=1e-6)
+    assert all(p.grad is not None for p in scaled.learned().values())
+    with torch.no_grad():  # kept text features follow the factor
+        scaled.eval()(IMAGES)
+        scaled.factor.mul_(2)
+        assert torch.allclose(scaled(IMAGES), plain(IMAGES), atol=1e-6)
 
 
 def test_public_checkpoints_may_hold_only_a_submodule(tiny_clip):
-    class Weight(Parts):
-        prefix = "adapter."
-
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Parameter(torch.ones(2))
-
-    class Held(Mine):
+    class Held(Idle):
         saves_submodule = "adapter"
         dead_weights = ("base_",)
 
-        def setup(self, clip_model, classnames, dataset):
-            self.model.parts = Weight()
+        def build(self, clip_model, classnames, dataset):
+            self.adapter = nn.Module()
+            self.adapter.fc = nn.Parameter(torch.ones(2))
 
-        @staticmethod
-        def point(node):
-            return PromptSpec(M=0, N=0, beta=0, score="cosine")
-
-    model = build(Held, tiny_clip).model
-    layout = PublicLayout(model, submodule=True)
-    assert set(model.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
+    method = build(Held, tiny_clip)
+    layout = PublicLayout(method)
+    assert set(method.public_state_dict()) == {"adapter.fc"} and set(layout.state_dict()) == {"fc"}
     for i, name in enumerate(("fc", "adapter.fc")):  # the sub-module, or the whole model
         dead = {"adapter.base_x": torch.ones(3), "base_y": torch.ones(4)}
         layout.load_state_dict({name: torch.full((2,), float(i)), **dead})
-        assert model.parts.fc.tolist() == [i, i]
+        assert method.adapter.fc.tolist() == [i, i]
     with pytest.raises(UserError, match="The checkpoint has 'prompt_learner.fc', which"):
         layout.load_state_dict({"prompt_learner.fc": torch.ones(2)})
 
 
-def test_parts_may_change_the_logits(tiny_clip):
-    """Training, evaluation, features of another model and an exported program use the parts."""
-
-    class Head(Parts):
-        def __init__(self, dim):
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(len(NAMES), dim))
-
-        def logits(self, logits, image, text, scale):
-            own = scale * image.z[:, 0] @ self.weight.T
-            return logits + own + text.raw.norm(dim=-1)[0] - text.h.norm(dim=-1)[0]
+def test_a_method_may_have_an_equation_of_its_own(tiny_clip):
+    """Training, evaluation, features of another method and an exported program compute it."""
 
     class Headed(Mine):
-        def setup(self, clip_model, classnames, dataset):
-            self.model.parts = Head(clip_model.text_projection.shape[1])
+        def build(self, clip_model, classnames, dataset):
+            super().build(clip_model, classnames, dataset)
+            self.head = nn.Parameter(torch.randn(len(NAMES), self.width))
 
-    method = build(Headed, tiny_clip)
-    model, plain = method.model, build(Mine, tiny_clip).model
-    plain.prompt_learner = model.prompt_learner
-    model.logit_bias = plain.logit_bias = torch.tensor(-3.0)  # of a CLIP with a sigmoid loss
-    output = method.train().model.output(IMAGES)
+        def logits(self, image, text):
+            own = self.logit_scale * image.z[:, 0] @ self.head.T
+            raw, h = (x.norm(dim=-1)[0] for x in (text.raw, text.h))
+            return super().logits(image, text) + own + raw - h
+
+    method, plain = build(Headed, tiny_clip), build(Mine, tiny_clip)
+    plain.prompt_learner = method.prompt_learner
+    method.logit_bias = plain.logit_bias = torch.tensor(-3.0)  # of a CLIP with a sigmoid loss
+    output = method.train().output(IMAGES)
     z, text = output.image.z[:, 0], output.text
-    added = model.logit_scale * z @ model.parts.weight.T + text.raw.norm(dim=-1)[0] - 1
+    added = method.logit_scale * z @ method.head.T + text.raw.norm(dim=-1)[0] - 1
     expected = plain(IMAGES) + added
     torch.testing.assert_close(output.logits, expected)
     method.backward(method.terms(output, Batch([IMAGES], LABELS)))
-    assert model.parts.weight.grad.norm() > 0
+    assert method.head.grad.norm() > 0
     method.eval()
-    for found in (model(IMAGES), model.logits(output.image), Program(model)(IMAGES)):
-        torch.testing.assert_close(found, expected.detach())
+    found = method(IMAGES), method.from_features(output.image).logits, Program(method)(IMAGES)
+    for logits in found:
+        torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize("kind", [Idle, Mine])
+def test_an_evaluation_is_the_output_unless_a_method_adapts(tiny_clip, kind):
+    method = build(kind, tiny_clip).eval()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    with torch.no_grad():
+        found, output = method.predict(IMAGES), method.output(IMAGES)
+    assert torch.equal(found.logits, output.logits) and torch.equal(found.image.z, output.image.z)
+    assert method.reset() is None
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+# ------------------------------------------------------------------ what is learned, and saved
+
+
+TAKEN = {
+    "module": (lambda self, model: setattr(self, "norm", model.ln_final), "norm.weight"),
+    "tensor": (lambda self, model: setattr(self, "map", model.text_projection), "map"),
+    "scale": (lambda self, model: setattr(self, "scale", model.logit_scale), "scale"),
+    "thawed": (
+        lambda self, model: model.visual.ln_post.requires_grad_(True),
+        "visual.ln_post.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_clips_own_tensors_are_not_learned(tiny_clip, case):
+    take, name = TAKEN[case]
+
+    class Thief(Mine):
+        def build(self, clip_model, classnames, dataset):
+            super().build(clip_model, classnames, dataset)
+            take(self, clip_model)
+
+    with pytest.raises(UserError) as error:
+        build(Thief, copy.deepcopy(tiny_clip))
+    assert str(error.value) == (
+        f"Thief would train '{name}', a parameter of CLIP itself: learn an addition to it instead "
+        "(`blocks`)"
+    )
+
+
+def test_two_parameters_with_one_public_name_are_refused(tiny_clip):
+    class Doubled(Scaled):
+        def public_name(self, name):
+            return "weight"
+
+    with pytest.raises(UserError, match="Doubled has two parameters that checkpoints call weight"):
+        build(Doubled, tiny_clip)
 
 
 def test_own_state_has_only_the_buffers_of_the_method(tiny_clip):
     class Counting(Mine):
-        def setup(self, clip_model, classnames, dataset):
+        def build(self, clip_model, classnames, dataset):
+            super().build(clip_model, classnames, dataset)
             self.register_buffer("seen", torch.zeros(()))
             self.teacher = Teacher(clip_model, classnames, ["a photo of a {}."])
 
@@ -199,16 +258,6 @@ def test_views(tiny_clip):
     assert Batch([IMAGES, LABELS], LABELS).images is IMAGES
 
 
-def test_the_teacher_is_zero_shot_clip(tiny_clip):
-    zero_shot = build_method("ZeroshotCLIP", {}, tiny_clip, NAMES).eval()
-    teacher = Teacher(tiny_clip, NAMES, ["a photo of a {}."])
-    logits = teacher.logits(teacher.z(IMAGES))
-    assert torch.allclose(logits, zero_shot.model(IMAGES), atol=1e-4)
-    assert not teacher.h.requires_grad and teacher.h is teacher.h
-    several = Teacher(tiny_clip, NAMES, ["a photo of a {}.", "a photo of the {}."])
-    assert not torch.allclose(several.h, teacher.h, atol=1e-4)
-
-
 def test_a_name_is_registered_once():
     try:
         register(Mine)
@@ -229,9 +278,6 @@ def test_a_name_is_registered_once():
         ("ALIGN", {"CTX_INIT": ["a photo", 1]}, "but must be words"),
         ("ALIGN", {"M": 2.5}, "TRAINER.ALIGN.M is 2.5 but must be a whole number"),
         ("ALIGN", {"BETA": "much"}, "TRAINER.ALIGN.BETA is 'much' but must be a number"),
-        ("ALIGN", {"FORM": "cosine"}, "FORM is 'cosine' but must be paper or released"),
-        ("ALIGN", {"FORM": "released", "BETA": 0.5}, "BETA is 0.5 but must be 0 or 1 with FORM"),
-        ("ALIGN", {"FORM": "released", "BETA_FORM": "convex"}, "BETA_FORM has no effect with FORM"),
         ("PLOT", {"CTX_INIT": 5}, "TRAINER.PLOT.CTX_INIT is 5 but must be words"),
         ("ProGrad", {"T": True}, "LOSS.T is True but must be a number"),
         ("CoOp", {"PREC": 16}, "TRAINER.COOP.PREC is 16 but must be a word"),
@@ -240,40 +286,31 @@ def test_a_name_is_registered_once():
 )
 def test_values_of_the_wrong_kind(method, node, sentence):
     with pytest.raises(UserError, match=sentence):
-        prompt_spec(method, node)
+        read_node(METHODS[method], node)
 
 
-def test_a_method_that_trains_nothing(tmp_path, capsys):
-    class Idle(Method):
-        node = "IDLE"
+def test_a_setting_without_a_default_is_refused_with_its_class():
+    before = dict(METHODS), list_methods()
+    with pytest.raises(UserError) as error:
 
-        @dataclass(frozen=True)
-        class Settings(Method.Settings):
-            PREC: str = "fp32"
+        @register
+        class Undecided(Mine):
+            @dataclass(frozen=True)
+            class Settings(Method.Settings):
+                RATE: float
+                N_CTX: int = 2
 
-        @staticmethod
-        def point(node):
-            return PromptSpec(M=0, N=0, beta=0, score="cosine")
+    said = "`RATE` in the Settings of Undecided has no default: give it one"
+    assert str(error.value) == said and before == (METHODS, list_methods())
+    with pytest.raises(UserError, match="`RANK` in the Settings of Undecided has no default"):
 
-    register(Idle)
-    try:
-        assert tiny.run(tmp_path, "Idle") == 2
-    finally:
-        del METHODS["Idle"]
-    assert "Idle trains nothing: give its point prompts" in capsys.readouterr().err
+        class Undecided(Mine):  # noqa: F811
+            @dataclass(frozen=True)
+            class Settings(Mine.Settings):
+                RANK: int = field(kw_only=True)
 
 
-def test_a_point_that_contradicts_itself(tmp_path, capsys):
-    class Torn(Mine):
-        node = "TORN"
-
-        @staticmethod
-        def point(node):
-            return PromptSpec(M=2, N=2, beta=1, coupling="none", templates=("X X", "X X"))
-
-    register(Torn)
-    try:
-        assert tiny.run(tmp_path, "Torn") == 2
-    finally:
-        del METHODS["Torn"]
-    assert "COUPLING is 'none' but M = 2 and N = 2" in capsys.readouterr().err
+def test_a_method_that_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(METHODS, "Idle", Idle)
+    assert tiny.run(tmp_path, "Idle") == 2
+    assert "Idle trains nothing: give it prompts" in capsys.readouterr().err

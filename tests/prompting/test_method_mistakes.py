@@ -5,12 +5,19 @@ import tiny
 import torch
 from test_method import IMAGES, LABELS, NAMES, Mine, build
 from torch import nn
-from trainers.prompting.model import Parts
 
-from trainers.prompting import Method, UserError, build_method
+from trainers.prompting import Contexts, Method, UserError, build_method
 from trainers.prompting.method import METHODS, register
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
+from trainers.prompting.trainer.checks import check_contexts
+
+
+def step(method):
+    """Do one training step."""
+    optimizer = torch.optim.SGD(method.learned().values(), lr=0.1)
+    precision = Precision("fp32", torch.device("cpu"))
+    return training_step(method.train(), method.batch(IMAGES, LABELS), optimizer, precision)
 
 
 class Detached(Mine):
@@ -30,56 +37,67 @@ class Lazy(Mine):
 
 @pytest.mark.parametrize("kind", [Detached, Constant, Lazy])
 def test_a_method_that_learns_nothing_from_its_loss(tiny_clip, kind):
-    method = build(kind, tiny_clip).train()
-    optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.1)
-    precision = Precision("fp32", torch.device("cpu"))
     with pytest.raises(UserError, match=f"{kind.__name__}.* depend"):
-        training_step(method, method.batch(IMAGES, LABELS), optimizer, precision)
+        step(build(kind, tiny_clip))
 
 
-def turned(text=(4, 4), vision=(), **changes):
-    """Return parts that make contexts with these numbers of tokens at each depth."""
+LOSSES = {
+    "none": None,
+    "number": 1.0,
+    "term": {"ce": torch.ones(2)},
+    "four": torch.ones(4),
+    "integer": torch.tensor(3),
+    "truth": torch.tensor(True),
+    "integer total": {"loss": torch.tensor(3), "ce": torch.ones(())},
+}
 
-    class Turned(Parts):
-        def contexts(self, contexts):
-            text_, vision_ = contexts.text, contexts.vision
-            made = [torch.zeros(1, b, 128) for b in text] if text else text_
-            seen = [torch.zeros(1, b, 128) for b in vision] if vision else vision_
-            return contexts._replace(text=made, vision=seen, **changes)
 
-    return Turned()
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_loss_must_be_a_scalar(tiny_clip, case):
+    class Wrong(Mine):
+        def loss(self, output, batch):
+            return LOSSES[case]
+
+    with pytest.raises(UserError, match="The loss of Wrong (must be|does not depend)"):
+        step(build(Wrong, tiny_clip))
+
+
+def contexts_of(text=(4, 4), vision=(4, 4)):
+    """Return contexts with these numbers of tokens for each block."""
+    return Contexts(
+        *([torch.zeros(1, b, 128) for b in side] if side else None for side in (text, vision))
+    )
 
 
 SHAPES = {
-    "longer deep": turned((4, 5)),
-    "shorter first": turned((3, 3)),
-    "longer first": turned((5, 5)),
-    "too deep": turned((4,) * 9),
-    "longer deep visual": turned(vision=(4, 5)),
-    "nothing": turned(text=None),
+    "longer deep": contexts_of((4, 5)),
+    "shorter first": contexts_of((3, 3)),
+    "longer first": contexts_of((5, 5)),
+    "too deep": contexts_of((4,) * 9),
+    "longer deep visual": contexts_of(vision=(4, 5)),
+    "too deep visual": contexts_of(vision=(4,) * 5),
 }
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_contexts_that_do_not_fit(tiny_clip, case):
+def test_contexts_that_do_not_fit(tiny_clip, monkeypatch, case):
     node = {"N_CTX_TEXT": 4, "N_CTX_VISION": 4, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
-    model = build_method("IVLP", node, tiny_clip, NAMES).model
-    model.parts = turned()
-    assert model.train()(IMAGES).shape == (4, 3)
-    if case == "nothing":
-        model.parts.contexts = lambda contexts: None
-    else:
-        model.parts = SHAPES[case]
-    for mode in (True, False):
-        with pytest.raises(UserError, match="`contexts` of the Parts 'Turned' returns"):
-            model.train(mode)(IMAGES)
+    method = build_method("IVLP", node, tiny_clip, NAMES)
+    for good in (contexts_of(), contexts_of((4, 2)), contexts_of(None, None)):
+        monkeypatch.setattr(method, "contexts", lambda good=good: good)
+        check_contexts(method)
+        assert method(IMAGES).shape == (4, 3)
+    monkeypatch.setattr(method, "contexts", lambda: SHAPES[case])
+    with pytest.raises(UserError, match="`contexts` of IVLP returns") as error:
+        check_contexts(method)
+    assert "\n" not in str(error.value)
 
 
-def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip):
-    model = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES).model
-    model.parts = turned((4, 4))
-    with pytest.raises(UserError, match="`contexts` of the Parts 'Turned' returns some"):
-        model(IMAGES)
+def test_text_contexts_of_a_method_without_textual_prompts(tiny_clip, monkeypatch):
+    method = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
+    monkeypatch.setattr(method, "contexts", lambda: contexts_of((4, 4)))
+    with pytest.raises(UserError, match="and sentences with 0 learned tokens"):
+        check_contexts(method)
 
 
 def a_function():
@@ -88,14 +106,14 @@ def a_function():
 
 def bare(**said):
     """Return a class of a method with only these attributes."""
-    return type("Bare", (Method,), {"point": Mine.point, **said})
+    return type("Bare", (Method,), said)
 
 
 GOOD = {"node": "BARE", "Settings": Mine.Settings}
 WITHOUT = {
     "a function": (a_function, "'a_function' is not a method"),
     "another class": (dict, "'dict' is not a method"),
-    "an object": (Parts(), "is not a method"),
+    "an object": (Contexts(), "is not a method"),
     "no node": (bare(Settings=Mine.Settings), "`node` of the method Bare is None"),
     "a number for a node": (bare(**GOOD | {"node": 5}), "`node` of the method Bare is 5"),
     "no settings": (bare(node="BARE"), "The method Bare has no settings"),
@@ -103,7 +121,6 @@ WITHOUT = {
         bare(node="BARE", Settings=type("Settings", (Method.Settings,), {})),
         "`Settings` of Bare is not a dataclass",
     ),
-    "no point": (type("Bare", (Method,), GOOD), "`point` of the method Bare is"),
     "no folder": (bare(**GOOD, checkpoint=""), "`checkpoint` of the method Bare is ''"),
     "a folder elsewhere": (bare(**GOOD, checkpoint="../other"), "'../other' but must be the name"),
     "no views": (bare(**GOOD, views=0), "`views` of the method Bare is 0"),
@@ -119,50 +136,36 @@ def test_invalid_methods_are_not_registered(case):
     assert said in str(error.value) and before == METHODS
 
 
-class Named(Parts):
-    """Parts with the name of a prompt in checkpoints."""
-
-    prefix = "prompt_learner."
-
-    def __init__(self):
-        super().__init__()
-        self.ctx = nn.Parameter(torch.ones(2, 128))
-
-
-class Doubled(Parts):
-    def text(self, features):
-        return features._replace(h=torch.cat([features.h, features.h], dim=1))
-
-
-class Single(Parts):
-    def image(self, features):
-        return features._replace(z=features.z[:1])
-
-
 class Astray(Mine):
     """A method that makes the mistake `case`."""
 
     node, case = "ASTRAY", ""
 
-    @staticmethod
-    def point(node):
-        return {"M": 0} if Astray.case == "point" else Mine.point(node)
+    def build(self, clip_model, classnames, dataset):
+        super().build(clip_model, classnames, dataset)
+        if self.case == "name":
+            self.other = nn.Parameter(torch.ones(2, 128))
+        if self.case == "clip":
+            self.norm = clip_model.ln_final
 
-    def setup(self, clip_model, classnames, dataset):
-        if self.case == "own parameter":
-            self.weight = nn.Parameter(torch.ones(3))
-        kinds = {"linear": lambda: nn.Linear(2, 2), "name": Named, "more": Doubled, "fewer": Single}
-        if self.case in kinds:
-            self.model.parts = kinds[self.case]()
+    def public_name(self, name):
+        return "prompt_learner.ctx" if self.case == "name" else super().public_name(name)
+
+    def contexts(self):
+        contexts = super().contexts()
+        return Contexts(contexts.text * 9) if self.case == "contexts" else contexts
+
+    def text_features(self, contexts):
+        features = super().text_features(contexts)
+        h = torch.cat([features.h, features.h], dim=1)
+        return features._replace(h=h) if self.case == "more" else features
 
 
 ASTRAY = {
-    "point": "`point` of Astray returns dict, not a PromptSpec",
-    "own parameter": "'weight' of Astray would not be trained: move it to a `Parts`",
-    "linear": "`model.parts` of Astray is a Linear: make it a subclass of `Parts`",
-    "name": "'prompt_learner.ctx' would name both a prompt and a part in checkpoints",
-    "more": "The logits have the shape (4, 8) but must have (4, 4)",
-    "fewer": "The logits have the shape (1, 4) but must have (4, 4)",
+    "name": "Astray has two parameters that checkpoints call prompt_learner.ctx",
+    "clip": "Astray would train 'norm.weight', a parameter of CLIP itself",
+    "contexts": "`contexts` of Astray returns [2, 2, 2, 2, 2, 2, 2, 2, 2] tokens",
+    "more": "The logits of Astray have the shape (4, 8) but must have (4, 4)",
 }
 
 
@@ -171,5 +174,5 @@ def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case
     monkeypatch.setattr(Astray, "case", case)
     monkeypatch.setitem(METHODS, "Astray", Astray)
     assert tiny.run(tmp_path, "Astray", None, 1) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and ASTRAY[case] in line

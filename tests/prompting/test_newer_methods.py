@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from newer import IMAGES, LABELS, NAMES, OTHERS, build, pairs
+from newer import IMAGES, LABELS, OTHERS, build, pairs
 from tiny import run
 
 from trainers.prompting import Teacher, UserError
@@ -59,16 +59,6 @@ def test_the_sentences_of_tcp_differ_by_data_set(tiny_clip):
 
 
 # ------------------------------------------------------------------ the frozen teacher
-
-
-def test_a_teacher_of_several_sentences(tiny_clip):
-    """Features are averaged, then normalised; `h_each` has them for each sentence."""
-    templates = ["a photo of a {}.", "a photo of many {}.", "a sculpture of a {}."]
-    teacher = Teacher(tiny_clip, NAMES, templates)
-    alone = [Teacher(tiny_clip, NAMES, [template]).h for template in templates]
-    assert torch.allclose(teacher.h_each, torch.stack(alone), atol=1e-6)
-    given = Teacher(tiny_clip, NAMES, [[t.format(n) for n in NAMES] for t in templates])
-    assert torch.equal(given.h, teacher.h)
 
 
 def test_the_teacher_has_the_test_classes(tiny_clip):

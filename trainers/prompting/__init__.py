@@ -17,11 +17,13 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .encoders.added import Added as Added
     from .encoders.added import LowRank as LowRank
     from .encoders.added import blocks_of as blocks_of
+    from .encoders.added import tuned_norm as tuned_norm
     from .encoders.sentences import write_sentences as write_sentences
     from .encoders.text import TextEncoder as TextEncoder
     from .encoders.vision import ImageEncoder as ImageEncoder
     from .errors import UserError as UserError
     from .method import Method as Method
+    from .method import Stage as Stage
     from .method import register as register
     from .methods import list_methods as list_methods
     from .prompts import Contexts as Contexts
@@ -40,6 +42,7 @@ _MODULES = {
     "ImageEncoder": "encoders.vision",
     "LowRank": "encoders.added",
     "Method": "method",
+    "Stage": "method",
     "Teacher": "teacher",
     "TextEncoder": "encoders.text",
     "UserError": "errors",
@@ -52,6 +55,7 @@ _MODULES = {
     "load_run": "use.run",
     "register": "method",
     "sinkhorn": "transport.solver",
+    "tuned_norm": "encoders.added",
     "word_embeddings": "prompts",
     "write_sentences": "encoders.sentences",
 }

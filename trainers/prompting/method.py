@@ -64,6 +64,10 @@ class Stage(NamedTuple):
 
     parameters: beginnings of the names of what is learned in it; share: its share of the steps;
     optim: keys of OPTIM that differ from the run's.
+
+    Examples:
+        >>> Stage(("adapter.",), share=0.4, optim={"LR": 0.01}).share
+        0.4
     """
 
     parameters: tuple[str, ...] = ("",)
@@ -294,7 +298,15 @@ class Method(PublicFiles, nn.Module):
             terms: as returned by `losses`.
             scale: multiplies a loss, against underflow in half precision; the gradients that are
                 written must be scaled.
+
+        Raises:
+            UserError: the loss does not depend on anything that is learned.
         """
+        need(
+            terms["loss"].requires_grad,
+            f"The loss of {type(self).__name__} does not depend on what is learned: compute it "
+            "from the features and logits of the output, without `detach` or `no_grad`",
+        )
         scale(terms["loss"]).backward()
 
     def make_room(self, n: int) -> None:
@@ -443,7 +455,11 @@ class Method(PublicFiles, nn.Module):
         return self.text_features(self.contexts())
 
     def _check_built(self, clip_model: Any) -> None:
-        """Refuse additions that do not fit the encoders, and learned tensors of CLIP itself."""
+        """Refuse additions that do not fit, learned tensors of CLIP itself, and names given twice.
+
+        Raises:
+            UserError: says which, and where.
+        """
         name = type(self).__name__
         for side in SIDES:
             if added := self.blocks(side):
@@ -456,6 +472,9 @@ class Method(PublicFiles, nn.Module):
             f"{name} would train '{taken and taken[0]}', a parameter of CLIP itself: learn an "
             "addition to it instead (`blocks`)",
         )
+        names = [self.public_name(own) for own, _ in self._named_learned()]
+        twice = {public for public in names if names.count(public) > 1}
+        need(not twice, f"{name} has two parameters that checkpoints call {', '.join(twice)}")
 
     # ------------------------------------------------------------------ what is learned, and saved
 
@@ -465,7 +484,7 @@ class Method(PublicFiles, nn.Module):
         return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
     def _named_learned(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self._parameters.items()  # type: ignore[misc]
+        yield from self.named_parameters(recurse=False)
         for name, module in self.named_children():
             if name not in ENCODERS:
                 yield from module.named_parameters(name)

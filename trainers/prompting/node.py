@@ -12,7 +12,7 @@ Switch: TypeAlias = object  # any true value turns it on
 Words: TypeAlias = str | list[str] | None  # a template, or a list of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)  # so that a key without a default is found below
 class Settings:
     """Base class of the settings of every method, which adds a field for each key of its node.
 

@@ -21,11 +21,11 @@ def test_the_table_has_every_method_in_every_format(capsys):
             assert sum(line.strip("| ").startswith(method) for line in lines[form]) >= 1
     table = dict(line.split(",", 1) for line in lines["csv"])
     assert list(table) == ["Method", *METHODS]
-    assert table["MaPLe"] == "1,1,0,project,cosine,2 / 2,9 / 9,3555072"
-    assert table["ALIGN"] == "4,4,1,project,ot,2 / 2,9 / 9,3582720"
-    assert table["ZeroshotCLIP"] == "0,0,0,none,cosine,- / -,- / -,0"
+    assert table["MaPLe"] == "1,1,0,project,2 / 2,9 / 9,prompt_learner,3555072"
+    assert table["ALIGN"] == "4,4,1,project,2 / 2,9 / 9,prompt_learner,3582720"
+    assert table["ZeroshotCLIP"] == "-,-,-,-,-,-,-,0"
     assert main(["methods", "--backbone", "ViT-L/14", "--format", "csv"]) == 0
-    assert f"PLOT,0,4,-,none,plot,16 / -,1 / -,{4 * 16 * 768}" in capsys.readouterr().out
+    assert f"PLOT,-,-,-,-,-,-,prompt_learner,{4 * 16 * 768}" in capsys.readouterr().out
 
 
 def test_the_page_of_all_methods_is_up_to_date(monkeypatch, capsys):

@@ -152,7 +152,12 @@ def summand(module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
 
 
 def tuned_norm(norm: nn.Module) -> nn.Module:
-    """Return a copy of a LayerNorm of CLIP that learns, for `Added.norms`; float32 in any case."""
+    """Return a copy of a LayerNorm of CLIP that learns, for `Added.norms`; float32 in any case.
+
+    Examples:
+        >>> tuned_norm(nn.LayerNorm(4)).weight.requires_grad
+        True
+    """
     return deepcopy(norm).float().requires_grad_()
 
 

@@ -239,7 +239,7 @@ class TextEncoder(nn.Module):
         mask = mask if len(mask) == 1 else mask.repeat_interleave(len(layout.eos), 0)
         key, value = padded(layout, own_key, key), padded(layout, own_value, value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
-        return out.reshape(len(own_query), -1, out.shape[-1]).index_select(1, layout.pack_index)
+        return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
 
     @staticmethod
     def _read_eos(block, layout, shared, suffix, added=NOTHING):

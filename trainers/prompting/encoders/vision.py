@@ -109,7 +109,8 @@ class ImageEncoder(nn.Module):
                 are checked on the CPU only: on another device the host would have to wait.
         """
         size = self.visual.input_resolution
-        if images.dim() != 4 or images.shape[1:] != (3, size, size) or not len(images):
+        # not `len(images)`, which would fix the number of images in an exported program
+        if images.dim() != 4 or images.shape[1:] != (3, size, size) or images.shape[0] == 0:
             raise ValueError(
                 f"images has shape {tuple(images.shape)} but must be (B, 3, {size}, {size}), B at "
                 "least 1"

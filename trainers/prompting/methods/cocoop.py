@@ -77,7 +77,8 @@ class CoCoOp(CoOp):
         """Return the output for features of images."""
         z = image.z[:, 0].float()
         texts, logits = [], []
-        for some in z.split(len(z) if torch.is_grad_enabled() else AT_ONCE):
+        at_once = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        for some in [z] if at_once else z.split(AT_ONCE):
             texts.append(self.text_encoder(self.shifted(some).text))
             logits.append(self.compare(image._replace(z=some[:, None]), texts[-1]))
         h, raw = (torch.cat([getattr(text, name) for text in texts]) for name in ("h", "raw"))

@@ -6,7 +6,7 @@ device, and the host reads them every few steps.
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method, Output
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
@@ -108,6 +108,31 @@ def check_first_step(method: Method, output: Output) -> None:
         )
     if idle:
         print(f"No gradient reaches {', '.join(idle)}: the loss does not depend on them")
+
+
+@torch.no_grad()
+def check_contexts(method: Method) -> None:
+    """Check that the contexts of a method fit its encoders, which would put others out of place.
+
+    Raises:
+        UserError: there are more than blocks, a later one is longer than the first, or the first
+            one of the text has not as many tokens as are learned in a sentence.
+    """
+    contexts, text = method.contexts(), method.text_encoder
+    for side, given, tower, first in (
+        ("text", contexts.text, text, len(text.sentences[0][0].slots)),
+        ("image", contexts.vision, method.image_encoder.visual, None),
+    ):
+        lengths = [context.shape[1] for context in given or ()]
+        layers = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
+        fits = lengths[0] == max(lengths) and first in (None, lengths[0]) if lengths else True
+        slots = "" if first is None else f", and sentences with {first} learned tokens"
+        need(
+            fits and len(lengths) <= layers,
+            f"`contexts` of {type(method).__name__} returns {lengths} tokens for blocks of the "
+            f"{side} encoder, which has {layers} blocks{slots}: give at most one context for each "
+            "block, none longer than the first",
+        )
 
 
 def check_classes(classnames: list[str]) -> list[str]:

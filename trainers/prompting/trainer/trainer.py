@@ -27,7 +27,15 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
-from .checks import Watch, check_classes, check_first_step, check_trains, failed, not_finite
+from .checks import (
+    Watch,
+    check_classes,
+    check_contexts,
+    check_first_step,
+    check_trains,
+    failed,
+    not_finite,
+)
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
@@ -106,6 +114,8 @@ class PromptTrainer(TrainerX):
 
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         check_trains(self.method)
+        with self.precision.autocast():
+            check_contexts(self.method)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         print(f"Trained parameters: {self.num_trained:,}")

@@ -1,0 +1,33 @@
+"""Exported programs give the logits of their method, and hold only what images are computed with."""
+
+import pytest
+import torch
+from models import NAMES, images, settings, support_of
+
+from trainers.prompting import build_method
+from trainers.prompting.method import METHODS
+from trainers.prompting.use.export import program
+
+# With texts of each image, updates of weights, a cache, tokens and LayerNorms in the blocks.
+QUICK = ("CoCoOp", "CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
+OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
+CASES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in OURS]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_program_of_every_method(tiny_clip, name):
+    node = settings(name)
+    method = build_method(name, node, tiny_clip, NAMES, support=support_of(name)).eval()
+    with torch.no_grad():  # as if trained
+        for parameter in method.learned().values():
+            parameter += 0.02 * torch.randn_like(parameter)
+    made = program(method, 32)
+    with torch.no_grad():
+        for count in (1, 6):
+            found, expected = made.module()(images(count)), method(images(count))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    if name != "CoCoOp":
+        text = tiny_clip.transformer.resblocks[0].mlp.c_fc.weight
+        held = [*made.state_dict.values(), *made.constants.values()]
+        assert not any(value.data_ptr() == text.data_ptr() for value in held)
+        assert sum(value.numel() for value in held if value.shape[:1] == (49408,)) == 0
