@@ -103,13 +103,13 @@ def fit(model: Any, batch: int, gib: float, precision: Any, features: bool = Fal
     layers, kept = len(model.text_encoder.transformer.resblocks), 0.0
     for text, image in ((False, False), (True, False), (False, True), (True, True)):
         model.text_encoder.recompute, model.image_encoder.recompute = text, image
-        needed = step_bytes(model, batch, precision, features)
-        kept = kept or needed
+        needed = step_bytes(model, batch, precision, features, budget - model.chunk_bytes)
+        kept = max(kept, needed)
         needed += (kept - needed) / layers  # one block at a time
         if needed <= budget - model.chunk_bytes:
             again = " and ".join(recomputed(model))
             return (
-                f"Memory: a step keeps about {needed / GIB:.2f} GiB of activations, {limit}; "
+                f"Memory: a step keeps at most {needed / GIB:.2f} GiB of activations, {limit}; "
                 f"{f'the {again} blocks' if again else 'nothing'} will be recomputed"
             )
     enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
@@ -120,17 +120,28 @@ def fit(model: Any, batch: int, gib: float, precision: Any, features: bool = Fal
     )
 
 
-def step_bytes(model: Any, batch: int, precision: Any, features: bool = False) -> float:
-    """Return the bytes that a step saves for its backward pass, from two and three images."""
+def step_bytes(
+    model: Any, batch: int, precision: Any, features: bool = False, enough: float = 0
+) -> float:
+    """Return the bytes that a step saves for its backward pass, from two and three images.
+
+    Two images suffice for an upper bound, which is returned if it is at most `enough`.
+    """
     size = model.image_encoder.visual.input_resolution
     shape = (model.feature_width,) if features else (3, size, size)
-    state, found = State(model), []
-    for count in (min(batch, 2), min(batch, 3)):  # one image is too few for a BatchNorm
-        images = torch.zeros(count, *shape, device=precision.device)
+
+    def of(count: int) -> int:  # one image would be too few for a BatchNorm
+        images = torch.zeros(min(count, batch), *shape, device=precision.device)
+        state = State(model)
         with precision.autocast():
-            found.append(saved_bytes(model, partial(model.output, images)))
-    state.restore()
-    return found[0] + max(batch - 2, 0) * (found[1] - found[0])
+            found = saved_bytes(model, partial(model.output, images))
+        state.restore()
+        return found
+
+    two = of(2)
+    if batch <= 2 or two * batch / 2 <= enough:
+        return two * max(batch / 2, 1)
+    return two + (batch - 2) * (of(3) - two)
 
 
 def saved_bytes(model: torch.nn.Module, work: Callable[[], object]) -> int:
