@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterable
 
 from recipe.configs import prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
@@ -112,21 +111,6 @@ def main(args) -> None:
     from recipe.run import do_run
 
     do_run(setup_cfg(args), args)
-
-
-def warm_up(plugins: Iterable[str] = ()) -> None:
-    """Import what every run needs, and plug-ins, so that forks of this process start at once.
-
-    Raises:
-        UserError: a plug-in cannot be loaded.
-        ModuleNotFoundError: a package is missing.
-    """
-    import torch.utils.tensorboard  # noqa: F401
-
-    import recipe.run  # noqa: F401
-    from trainers.prompting.plugins import load_plugins
-
-    load_plugins(plugins)
 
 
 def run(argv=None) -> int:

@@ -59,7 +59,7 @@ def run_command(name: str, argv: list[str]) -> int:
 
 def end_in_table(*ended) -> int:
     """Print the table of the runs that a launcher has done; return the exit code."""
-    from .report import command  # after the runs: a fork of this process must not have NumPy
+    from .report import command  # slow to import
 
     return command.end_in_table(*ended)
 

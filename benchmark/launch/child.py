@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections import deque
+from multiprocessing.connection import Connection
 from typing import TextIO
 
 from ..protocols.base import Run
@@ -105,10 +106,9 @@ class Child:
     def kill(self, grace: float = GRACE) -> None:
         """Wait up to `grace` seconds for the process to end, then kill it."""
         until = time.monotonic() + grace
-        while not self.ended() and time.monotonic() < until:
-            time.sleep(0.02)
-        self._signal(signal.SIGKILL)
         while not self.ended():
+            if time.monotonic() >= until:
+                self._signal(signal.SIGKILL)
             time.sleep(0.02)
 
     def _signal(self, number: int) -> None:
@@ -140,16 +140,16 @@ class Child:
 class _Pipe:
     """The read end of a pipe, read without blocking, line by line."""
 
-    def __init__(self, end: int):
+    def __init__(self, end: Connection):
         self._end = end
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._rest = ""
-        os.set_blocking(end, False)
+        os.set_blocking(end.fileno(), False)
 
     def lines(self) -> list[tuple[str, str]]:
         """Return the lines that are complete by now, each with the characters that end it."""
         try:
-            while piece := os.read(self._end, 1 << 16):
+            while piece := os.read(self._end.fileno(), 1 << 16):
                 self._rest += self._decode(piece)
             if self._rest and not self._rest.endswith("\r"):
                 self._rest += "\n"  # the last line may lack a line break
@@ -160,7 +160,7 @@ class _Pipe:
 
     def close(self) -> None:
         """Close the pipe."""
-        os.close(self._end)
+        self._end.close()
 
 
 class Pace:

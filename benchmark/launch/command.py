@@ -23,8 +23,7 @@ from .progress import Progress
 from .slurm import site
 from .slurm.commands import requeue
 from .slurm.executor import Slurm, inside_job
-
-INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+from .start import INTERRUPTS
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
 
@@ -54,8 +53,7 @@ def launch(
     Args:
         protocol: the protocol.
         argv: the arguments after its name.
-        conclude: called at the end with the output folder; returns the exit code. What it imports
-            must not be imported earlier: NumPy comes after `warm_up`.
+        conclude: called at the end with the output folder; returns the exit code.
         before: a check before the first run.
 
     Returns:
@@ -79,8 +77,8 @@ def launch(
     local = None if args.slurm is not None else Local.of_machine(args.jobs)
 
     def check(asked: list[Run]) -> None:
-        if local and asked:
-            local.warm_up(settings.plugins)
+        if local and asked and not args.dry_run:
+            local.warm_up()
         check_settings(asked, settings)
 
     if args.opts and not args.only:  # a misspelled key beside finished runs is a mistake, too

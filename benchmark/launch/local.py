@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import NoReturn
 
 from ..protocols.base import Run
 from ..records import COMMAND, FAILED, Outcome
@@ -13,7 +15,7 @@ from .engine import Engine, command
 from .locks import hold
 from .machine import cores, default_jobs, gpus
 from .progress import Progress
-from .start import Starter
+from .start import Process, warm_up
 
 TICK = 0.1  # seconds between checks of the children
 PATIENCE = 1.0  # seconds between checks of a run that another launcher is doing
@@ -33,7 +35,6 @@ class Local:
 
     def __post_init__(self):
         self._children: dict[int, Child] = {}  # by slot; a new run takes the first free one
-        self._starter = Starter(forks=not self.gpus)
         self._elsewhere: dict[Run, float] = {}  # runs of other launchers: time of the next check
 
     @classmethod
@@ -52,10 +53,10 @@ class Local:
         """A short description of how runs are done."""
         return f"at once: {self.jobs}; threads for each: {self.threads}"
 
-    def warm_up(self, plugins: Iterable[str]) -> None:
-        """Import what runs need, if they are forked; call this before anything imports PyTorch."""
-        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # read at the import
-        self._starter.warm_up(plugins)
+    def warm_up(self) -> None:
+        """Prepare the start of runs, in the background."""
+        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # read with PyTorch
+        warm_up()
 
     def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
         """Do all runs that are to be done; return the outcomes of all runs, in their order.
@@ -67,7 +68,7 @@ class Local:
         """
         waiting = list(engine.todo)
         if waiting:
-            self.warm_up(engine.settings.plugins)
+            self.warm_up()
         progress.begin(len(engine.runs) - len(waiting), len(engine.runs))
         try:
             while waiting or self._children:
@@ -138,8 +139,8 @@ class Local:
             console = stack.enter_context(open_console(run))
             engine.clear(run, resume)
             console.write(f"{COMMAND}{engine.said(run)}\n")
-            words = command(run, engine.settings, resume)
-            child = Child(run, self._starter.start(words, environment), console, lock)
+            words = command(run, engine.settings, resume)[1:]
+            child = Child(run, Process(environment, train, words), console, lock)
             stack.pop_all()  # the child owns the console now
         return child
 
@@ -165,3 +166,9 @@ class Local:
         for child in self._children.values():
             child.close()
         self._children.clear()
+
+
+def train(words: list[str]) -> NoReturn:
+    """Be train.py with these words in its command line."""
+    sys.argv = words
+    sys.exit(import_module("train").run(words[1:]))

@@ -1,137 +1,102 @@
-"""Start train.py as a program, or as a fork of this process, which has imported what it needs.
+"""Start a function in a process that has imported what runs need, and has computed nothing.
 
-A fork begins at once; a program imports PyTorch first, which takes seconds. Both compute the same,
-bit for bit.
+On Linux it is a fork of `multiprocessing`'s fork server, which has imported PyTorch, so it begins
+at once; elsewhere it is a new process. This process is never forked: if it has computed in
+threads, its fork would wait for threads that only this process has.
 """
 
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import TextIO
 
-from trainers.prompting.errors import UserError
+from ..protocols.configs import ROOT
 
-Started = tuple[int, Callable[[], int | None]]  # the `pid` and `poll` of a process
+INTERRUPTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # besides Ctrl-C
+if sys.platform == "linux":
+    CONTEXT = multiprocessing.get_context("forkserver")
+else:
+    CONTEXT = multiprocessing.get_context("spawn")
 
 
-@dataclass
+def warm_up() -> None:
+    """Start the fork server if it has not; it imports what runs need while we continue."""
+    if sys.platform != "linux":
+        return
+    forkserver.set_forkserver_preload([f"{__package__}.preload"])
+    path = os.environ.get("PYTHONPATH")
+    resource_tracker.ensure_running()  # which would unblock these signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *INTERRUPTS))
+    try:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), path)))
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.environ.pop("PYTHONPATH")
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
+
+
 class Process:
-    """A process in its own process group.
+    """A process that calls a function, with our environment and no input.
 
-    Ctrl-C therefore reaches only the launcher, and a signal to the group also reaches data loaders.
-    """
-
-    pid: int
-    poll: Callable[[], int | None]  # the exit code, negative for a signal; None while it runs
-    out: int  # file descriptors: our ends of its pipes
-    errors: int
-
-
-class Starter:
-    """Starts runs as forks of this process where possible, else as programs.
+    It has its own process group, so Ctrl-C reaches only the launcher, and a signal to the group
+    also reaches data loaders.
 
     Args:
-        forks: False for runs on a GPU, whose driver may not survive a fork. Only Linux forks.
+        environment: further environment variables.
+        function: a function of a module.
+        arguments: its arguments.
+
+    Raises:
+        OSError: the process cannot be started.
     """
 
-    def __init__(self, forks: bool):
-        self._may_fork = forks and sys.platform == "linux"
-        self._threads = 0  # the most threads that this process may have to fork; 0: never fork
-
-    def warm_up(self, plugins: Iterable[str]) -> None:
-        """Import what runs need. Import errors are left to the runs, which report them."""
-        if not self._may_fork or self._threads:
-            return
+    def __init__(self, environment: dict[str, str], function: Callable, *arguments):
+        warm_up()
+        self.out, out = CONTEXT.Pipe(duplex=False)  # our ends and those of the process
+        self.errors, errors = CONTEXT.Pipe(duplex=False)
+        words = (out, errors, os.environ | environment, function, arguments)
+        self._process = CONTEXT.Process(target=_be, args=words)
+        # multiprocessing would run the caller's script in the process, and so this protocol again
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
         try:
-            train = import_module("train")
-            train.warm_up()
-            threads = _threads()
-            train.warm_up(plugins)
-        except (UserError, ImportError):
-            return
-        self._threads = threads
-        if _threads() > threads:
-            print("A plug-in starts threads: each run imports PyTorch by itself", file=sys.stderr)
-
-    def start(self, command: list[str], environment: dict[str, str]) -> Process:
-        """Start the command line of a run, with further environment variables.
-
-        Raises:
-            OSError: the process cannot be started.
-        """
-        # A fork loses all threads, and hangs if OpenMP had started any. OpenBLAS ends its threads
-        # before a fork.
-        launch = _fork if 0 < _threads() <= self._threads else _program
-        out, out_end = os.pipe()
-        errors, errors_end = os.pipe()
-        try:
-            pid, poll = launch(command, environment, out_end, errors_end)
-            return Process(pid, poll, out, errors)
-        except BaseException:
-            os.close(out)
-            os.close(errors)
-            raise
+            self._process.start()
+        except EOFError:
+            raise OSError("the fork server has ended") from None
         finally:
-            os.close(out_end)
-            os.close(errors_end)
+            sys.modules["__main__"] = main
+            out.close()
+            errors.close()
+        assert self._process.pid is not None, "it has started"
+        self.pid = self._process.pid  # also of its group
+
+    def poll(self) -> int | None:
+        """Return its exit code, negative for a signal; None while it runs."""
+        return self._process.exitcode
 
 
-def _threads() -> int:
-    """Return the number of threads of this process, including those of libraries; 0 if unknown."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return 0
-
-
-def _program(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
-    """Start a program; return its process id and a function that polls its exit code."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=errors,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
-        start_new_session=True,
-    )
-    return process.pid, process.poll
-
-
-def _fork(command: list[str], environment: dict[str, str], out: int, errors: int) -> Started:
-    """Fork this process to do the run; returns the same as `_program`."""
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=_be, args=(command[1:], environment, out, errors))
-    process.start()
-    assert process.pid is not None, "it has started"
-    os.setpgid(process.pid, process.pid)
-    return process.pid, lambda: process.exitcode
-
-
-def _be(words: list[str], environment: dict[str, str], out: int, errors: int) -> None:
-    """Do a run in a fork, as if this process were the program with these arguments."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.dup2(out, 1)
-    os.dup2(errors, 2)
-    # Locks and other files that the launcher has open for other runs must be released when the
-    # launcher ends, and its terminal is not for the run. Python objects still refer to these
-    # descriptors, so they are redirected to /dev/null, not closed.
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor not in (1, 2):
-            os.dup2(nowhere, descriptor)
+def _be(out: Connection, errors: Connection, environment, function: Callable, arguments) -> None:
+    """Call the function as if this process were a program."""
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out.fileno(), 1)
+    os.dup2(errors.fileno(), 2)
+    out.close()
+    errors.close()
     sys.stdout, sys.stderr = _stream(1), _stream(2)
+    os.environ.clear()
     os.environ.update(environment)
-    sys.argv = words
-    sys.exit(import_module("train").run(words[1:]))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    function(*arguments)
 
 
-def _stream(number: int) -> TextIO:
+def _stream(descriptor: int) -> TextIO:
     errors = "backslashreplace"  # file names may not be valid UTF-8
-    return open(number, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)

@@ -124,8 +124,11 @@ class Model:
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        node = {"SENTENCES": {"*": ["a photo of a {}."]}}  # for methods without a default
-        node = {key: value for key, value in node.items() if key in METHODS[case.trainer].defaults}
+        defaults, node = METHODS[case.trainer].defaults, {}
+        if "SENTENCES" in defaults:
+            node["SENTENCES"] = {"*": ["a photo of a {}."]}
+        if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes
+            node["TOPK"] = max(1, min(topk, case.classes // 5))
         self.method = build_method(case.trainer, node, clip_model, names)
         if self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)

@@ -36,6 +36,7 @@ class Checkout:
         # settings are not checked: that needs Dassl and the methods
         stub = "def check_settings(runs, settings):\n    pass\n"
         (root / "benchmark" / "launch" / "checks.py").write_text(stub)
+        (root / "benchmark" / "launch" / "preload.py").write_text("")
         for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
             path = root / "configs" / "datasets" / f"{dataset}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)

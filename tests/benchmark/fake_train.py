@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from multiprocessing import parent_process
 from pathlib import Path
 
 from trainers.prompting.storage.files import held
@@ -31,10 +30,6 @@ def leave_answers(folder: Path, accuracy: float) -> float:
     columns |= {"probability": np.ones((100, 1)), "label_log_probability": np.zeros(100)}
     write_predictions(folder, columns)
     return 100 * float((prediction == label).mean())
-
-
-def warm_up(plugins=()):
-    """Do nothing: there is nothing to import."""
 
 
 def run(words=None) -> None:
@@ -66,7 +61,7 @@ def run(words=None) -> None:
         call |= {"resume": args.resume, "checkpoint": (model / "checkpoint").exists()}
         call |= {"threads": os.environ.get("OMP_NUM_THREADS"), "dataset": args.dataset_config_file}
         call |= {"gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "folder": args.output_dir}
-        call |= {"plugins": args.plugin, "forked": parent_process() is not None}
+        call |= {"plugins": args.plugin}
         call |= {"config": args.config_file, "model_dir": args.model_dir, "opts": opts}
         calls.write(json.dumps(call) + "\n")
 

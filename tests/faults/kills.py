@@ -6,21 +6,18 @@ Every rerun must end with the same bits as a run that was not killed. Usage:
 
 A run is killed just before it opens, renames or removes a file; a file that is about to be renamed
 is truncated to half its length. A protocol is killed after a time, every second time together with
-the training that it has started. All trainings are forked from this process, which has imported
-everything they need; so a protocol's `python train.py` is a script that requests one from here.
+the training that it has started. Runs are forks of this process, which has imported what they need.
 """
 
 # ruff: noqa: E402 (sys.path is set before the imports that need it)
 import argparse
+import contextlib
 import hashlib
 import json
 import os
-import selectors
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -143,105 +140,47 @@ def differing(found: dict, expected: dict) -> str:
 
 # ---------------------------------------------------------------------- a protocol
 
-CLIENT = """#!{python} -S
-import json, socket, sys
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    socket.send_fds(server, [json.dumps(sys.argv[2:]).encode()], [1, 2])
-    code = server.recv(16)
-sys.exit(int(code or 1))
-"""
-# the command of a protocol, whose trainings are started by the script
-LAUNCHER = """
-import sys
-sys.executable = sys.argv.pop(1)
-from benchmark.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
+
+def trainings_of(launcher: int) -> list[int]:
+    """Return the process ids of the trainings of a launcher: the children of its fork server."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if parents.get(parent) == launcher]
 
 
-class Trainings:
-    """Forks a training for each script that requests one."""
-
-    def __init__(self, folder: Path):
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind(str(folder / "socket"))
-        self.server.listen()
-        self.python = folder / "python"
-        self.python.write_text(CLIENT.format(python=sys.executable, address=str(folder / "socket")))
-        self.python.chmod(0o755)
-        self.pids: set[int] = set()
-
-    def serve(self, process: subprocess.Popen, end: float) -> None:
-        """Fork the requested trainings, until a process has ended or its time is over."""
-        selector = selectors.DefaultSelector()
-        selector.register(self.server, selectors.EVENT_READ)
-        while process.poll() is None and time.monotonic() < end:
-            if selector.select(timeout=0.02):
-                asking, _ = self.server.accept()
-                self._fork(asking)
-            self._reap()
-
-    def _fork(self, asking: socket.socket) -> None:
-        content, streams, *_ = socket.recv_fds(asking, 1 << 16, 2)
-        pid = os.fork()
-        if not pid:
-            for number, stream in enumerate(streams, 1):
-                os.dup2(stream, number)
-            sys.stdout, sys.stderr = map(os.fdopen, (1, 2), "ww")
-            # exit when the requesting script ends, as if this were that process
-            threading.Thread(target=lambda: asking.recv(1) or os._exit(1), daemon=True).start()
-            code = train.run(json.loads(content))
-            sys.stdout.flush()
-            asking.send(str(code).encode())
-            os._exit(code)
-        self.pids.add(pid)
-        for stream in streams:
-            os.close(stream)
-        asking.close()
-
-    def _reap(self) -> None:
-        for pid in list(self.pids):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                self.pids.discard(pid)
-
-    def kill(self) -> None:
-        for pid in self.pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        self.pids.clear()
-
-
-def protocol(trainings: Trainings, output: Path, seconds: float = 600) -> int | None:
+def protocol(output: Path, seconds: float = 600, together: bool = False) -> int | None:
     """Run the protocol; return its exit code, or None if it was killed after some seconds."""
-    command = [sys.executable, "-c", LAUNCHER, trainings.python, *PROTOCOL, "--output", output]
+    command = [sys.executable, "-m", "benchmark", *PROTOCOL, "--output", output]
     with open(f"{output}.txt", "ab") as said:
         process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said)
-        trainings.serve(process, time.monotonic() + seconds)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-            return None
-    return process.returncode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(seconds)
+        trainings = trainings_of(process.pid)
+        process.kill()
+        process.wait()
+        for pid in trainings * together:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return None
 
 
 def kill_protocols(folder: Path, points: int) -> list[str]:
     """Kill protocols at so many points, and rerun them; return the problems."""
-    trainings, problems = Trainings(folder), []
+    problems = []
     started = time.monotonic()
-    code = protocol(trainings, folder / "whole")
+    code = protocol(folder / "whole")
     assert code == 0, f"the protocol, without a kill, ends with {code}"
     seconds = time.monotonic() - started
     expected = fingerprints(folder / "whole")
     for i in range(points):
         output, after = folder / f"protocol{i}", seconds * (i + 0.5) / points
-        code = protocol(trainings, output, after)
         together = i % 2 == 0
-        if together:
-            trainings.kill()
+        protocol(output, after, together)
         where = f"protocol, killed after {after:.1f} of {seconds:.1f} s"
         where += " with its training" * together
-        code = protocol(trainings, output)
+        code = protocol(output)
         if code:
             problems.append(f"{where}: the same command ends with {code}")
         elif (found := fingerprints(output)) != expected:

@@ -30,7 +30,7 @@ def settings(name: str) -> dict:
             node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
         elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
             node[key] = 2
-        elif key == "GPA_MEAN":
+        elif key == "GPA_MEAN" or (key == "TOPK" and name == "LoCoOp"):
             node[key] = 1
     return node
 

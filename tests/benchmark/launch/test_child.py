@@ -1,13 +1,12 @@
 """A child process: its output, its failure and the time left."""
 
-import sys
 from contextlib import ExitStack
 
 import pytest
 from checkout import wait_for
 
 from benchmark.launch.child import Child, Pace, fraction_done, last_sentence, numbers
-from benchmark.launch.start import Starter
+from benchmark.launch.start import Process
 from benchmark.protocols import FEW_SHOT
 
 pytestmark = pytest.mark.processes
@@ -54,9 +53,7 @@ def test_loss_and_accuracy_of_a_line(line, expected):
 def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
     with open("/dev/full", "w", buffering=1) as console:
         program = "print('x' * 1000000); print('epoch [1/2] batch [1/4]')"
-        command = [sys.executable, "-c", program]
-        process = Starter(forks=False).start(command, {})
-        child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
+        child = Child(planned[FEW_SHOT][0], Process({}, exec, program), console, ExitStack())
         wait_for(child.ended)
         assert child.failure() is None and child.left is None
         child.close("# failed: a note for which the disk has no room")
@@ -66,8 +63,7 @@ def test_a_run_ends_well_if_its_console_cannot_be_written(planned):
 def test_the_latest_line_skips_uninformative_ones(planned, tmp_path):
     said = "epoch [1/2] batch [4/4]\\tloss 0.5\\nCheckpoint saved to /a/long/path/model.pth.tar-1"
     with open(tmp_path / "console.txt", "w") as console:
-        command = [sys.executable, "-c", f"print('{said}')"]
-        process = Starter(forks=False).start(command, {})
+        process = Process({}, exec, f"print('{said}')")
         child = Child(planned[FEW_SHOT][0], process, console, ExitStack())
         wait_for(child.ended)
         assert child.latest == "epoch [1/2] batch [4/4] loss 0.5"

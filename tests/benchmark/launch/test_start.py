@@ -1,125 +1,114 @@
-"""Runs started as forks and as programs."""
+"""Runs start in processes that have imported what they need, and have computed nothing."""
 
-import errno
-import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+from multiprocessing import forkserver
 
 import pytest
 import torch
+from checkout import wait_for
 from paths import ROOT
 
-from benchmark.launch.start import Starter
+from benchmark.launch.local import train
+from benchmark.launch.start import Process
 
 pytestmark = pytest.mark.processes
 
-PLUGIN = ROOT / "examples/atprompt.py"
+# A script computes in threads, and calls a protocol without asking for `__main__`.
+COMPUTED = """
+import sys
+import torch
+from benchmark.__main__ import main
 
-# Start train.py as a fork if the first argument is "forks", else as a program; print the way that
-# was used, and the exit code.
-START = """
-import os, sys, time
-from benchmark.launch.start import Starter
+torch.set_num_threads(2)
+for _ in range(3):
+    torch.randn(999, 999) @ torch.randn(999, 999)
+    torch.randn(999, 999).exp()
+sys.exit(main(sys.argv[1:]))
+"""
 
-starter = Starter(forks=sys.argv[1] == "forks")
-starter.warm_up([sys.argv[2]])
-process = starter.start([sys.executable, "train.py", *sys.argv[3:]], {})
-print("program" if os.getsid(process.pid) == process.pid else "fork")
-while process.poll() is None:
-    time.sleep(0.05)
-print(process.poll(), end="")
+# Says what the process has and has not.
+PROBE = """
+import os, sys
+print(os.readlink("/proc/self/fd/0"), os.getcwd(), os.environ["GIVEN"], os.environ["LATE"])
+print(sys.stdout.errors, os.getsid(0) == os.getpid(), "torch" in sys.modules, "\\udcff")
+sys.exit("in one sentence")
 """
 
 
-def start(*words: str, threads: str = "1", stdin=None):
-    environment = {"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, "-c", START, *words],
+def finish(process: Process) -> tuple[int, bytes, bytes]:
+    """Return the exit code of a process, and what it wrote to its two streams."""
+    wait_for(lambda: process.poll() is not None)
+    written = [os.read(end.fileno(), 1 << 16) for end in (process.out, process.errors)]
+    return process.poll(), *written
+
+
+def test_a_protocol_in_a_process_that_has_computed_in_threads(tmp_path):
+    script = tmp_path / "notebook.py"
+    script.write_text(COMPUTED)
+    words = ["few_shot", "emoji", "--trainers", "ZeroshotCLIP", "--seeds", "1", "--shots", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *words, "--output", tmp_path / "output"],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=stdin,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"},
     )
+    assert done.returncode == 0, done.stderr
+    assert "1 runs, 1 to do" in done.stderr and "[1/1]" in done.stderr
 
 
-# A plug-in that notes the stdin of its process and the error handlers of its streams.
-PROBE = """
-import os, sys
-from trainers.prompting import register
-from trainers.prompting.methods.coop import CoOp
-
-@register
-class Probe(CoOp):
-    pass
-
-with open({!r}, "a") as file:
-    print(os.readlink("/proc/self/fd/0"), sys.stdout.errors, sys.stderr.errors, file=file)
-"""
+def test_what_a_process_has(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATE", "set after the fork server has started")
+    code, out, errors = finish(Process({"GIVEN": "a variable"}, exec, PROBE))
+    first = f"/dev/null {tmp_path} a variable set after the fork server has started\n"
+    assert out.decode() == f"{first}backslashreplace True True \\udcff\n"
+    assert (code, errors) == (1, b"in one sentence\n")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-def test_a_fork_computes_what_a_program_computes_reads_nothing_and_writes_any_name(tmp_path):
-    plugin, probe = str(PLUGIN), tmp_path / "probe.py"
-    probe.write_text(PROBE.format(str(tmp_path / "seen")))
-    ends = {}
-    for how in ("forks", "programs"):
-        flags = ["--plugin", plugin, "--plugin", str(probe), "--trainer", "ATPrompt"]
-        flags += ["--seed", "2"]
-        flags += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
-        flags += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
-        flags += ["--output-dir", str(tmp_path / how), "DATASET.NUM_SHOTS", "1"]
-        with open(__file__) as stdin:
-            done = start(how, plugin, *flags, "OPTIM.MAX_EPOCH", "1", stdin=stdin)
-        assert done.stdout.split() == [how[:-1], "0"], done.stderr
-        checkpoint = tmp_path / how / "prompt_learner" / "model.pth.tar-1"
-        ends[how] = torch.load(checkpoint, weights_only=True)["state_dict"]
-        ends[how] |= {"answers": (tmp_path / how / "predictions.npz").read_bytes()}
-    line = "/dev/null backslashreplace backslashreplace\n"
-    assert (tmp_path / "seen").read_text() == 2 * line
-    assert ends["forks"].keys() == ends["programs"].keys()
-    for name, value in ends["forks"].items():
-        other = ends["programs"][name]
-        assert value == other if name == "answers" else torch.equal(value, other), name
+def test_signals_and_exit_codes():
+    hears = Process({}, exec, "import time; print('ready'); time.sleep(60)")
+    assert os.read(hears.out.fileno(), 100) == b"ready\n" and hears.poll() is None
+    os.killpg(hears.pid, signal.SIGTERM)
+    assert finish(hears)[0] == -signal.SIGTERM
+    assert finish(Process({}, exec, "raise SystemExit(3)"))[0] == 3
+    assert finish(Process({}, exec, ""))[0] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-def test_after_a_plug_in_that_computes_in_threads_runs_are_programs(tmp_path):
-    plugin = tmp_path / "threads.py"
-    plugin.write_text(PLUGIN.read_text() + "\ntorch.randn(999, 999) @ torch.randn(999, 999)\n")
-    done = start("forks", str(plugin), "--version", threads="2")
-    assert done.stdout.split() == ["program", "0"]
-    assert "A plug-in starts threads: each run imports PyTorch by itself" in done.stderr
+def test_a_process_computes_what_a_program_computes(tmp_path):
+    ends = []
+    for name in ("process", "program"):
+        words = ["train.py", "--trainer", "CoOp", "--seed", "2"]
+        words += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
+        words += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
+        words += ["--output-dir", str(tmp_path / name), "DATASET.NUM_SHOTS", "1"]
+        words += ["OPTIM.MAX_EPOCH", "1"]
+        if name == "process":
+            code, _, errors = finish(Process({}, train, words))
+            assert code == 0, errors
+        else:
+            subprocess.run([sys.executable, *words], check=True, cwd=ROOT, capture_output=True)
+        checkpoint = tmp_path / name / "prompt_learner" / "model.pth.tar-1"
+        state = torch.load(checkpoint, weights_only=True)["state_dict"]
+        ends.append((state, (tmp_path / name / "predictions.npz").read_bytes()))
+    (ours, our_answers), (theirs, their_answers) = ends
+    assert our_answers == their_answers and ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
 
 
-def test_libraries_are_imported_after_the_number_of_threads_is_set():
-    code = "import benchmark.launch.command, sys; print({'numpy', 'torch'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "set()\n", done.stderr
-
-
-def test_import_errors_are_left_to_the_runs(capsys):
-    starter = Starter(forks=True)
-    starter.warm_up(["no_such_plug_in"])
-    process = starter.start([sys.executable, "-c", "print('program')"], {})
-    with open(process.out) as out, open(process.errors):
-        assert out.read() == "program\n"
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_fork_without_memory_leaves_no_pipe_open(monkeypatch):
-    starter = Starter(forks=True)
-    starter.warm_up([])
-
+def test_without_a_fork_server_no_pipe_stays_open(monkeypatch):
     def refuse(_):
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        raise EOFError
 
-    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", refuse)
-    monkeypatch.setattr(subprocess, "Popen", refuse)
-    before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match="Cannot allocate memory"):
-        starter.start([sys.executable, "-c", ""], {})
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    monkeypatch.setattr(forkserver, "connect_to_new_process", refuse)
+    open_files = []
+    for _ in range(2):
+        with pytest.raises(OSError, match="the fork server has ended"):
+            Process({}, exec, "")
+        open_files.append(len(os.listdir("/proc/self/fd")))
+    assert open_files[0] == open_files[1]

@@ -9,6 +9,7 @@ from trainers.prompting.method import METHODS
 
 NAMES = ["forest", "sea or lake", "annual crop land"]
 SHALLOW = {
+    "TwoSFS": {"STAGE": 1},
     "VPT": {"PROMPT_DEPTH_VISION": 2},
     "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 1, "N_CTX_VISION": 3},
     "MaPLe": {"PROMPT_DEPTH": 2},

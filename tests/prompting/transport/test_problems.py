@@ -100,5 +100,3 @@ def test_the_host_reads_no_values(shared):
     assert distance.shape == (2, 3, 1, 1)
     distance.sum().backward()
     assert r.grad.shape == r.shape and s.grad.shape == s.shape
-    with torch.no_grad():
-        assert plain_token_distances(problems).shape == (2, 3, 1, 1)

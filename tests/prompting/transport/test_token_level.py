@@ -1,12 +1,12 @@
-"""Token-level distances without gradient equal those of the solver, for any shapes and chunks."""
+"""Token-level distances equal those of the solver on all costs, for any shapes and chunks."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting.transport import token_level
 from trainers.prompting.transport.problems import TokenProblems, TokenWeights
-from trainers.prompting.transport.scalings import LEAST_REG
+from trainers.prompting.transport.scalings import exponent_bound
+from trainers.prompting.transport.solver import sinkhorn
 from trainers.prompting.transport.token_level import plain_token_distances
 
 B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
@@ -35,16 +35,21 @@ def features(shared, peaked=0.0, seed=0):
     return F.normalize(r, dim=-1), F.normalize(s, dim=-1), mass
 
 
-def both(problem, shared, reg=0.1, tol=1e-6, max_iter=100, chunk_bytes=MORE):
-    """Return the distances computed without gradient, and those of the solver on the costs.
+def both(problem, shared, reg=0.1, max_iter=100, chunk_bytes=MORE):
+    """Return the distances, and those of the solver on all costs in float64, without padding.
 
     `tol` is small: with a larger one, rounding can decide if a problem takes four more iterations.
     """
     r, s, mass = problem
-    how = TokenWeights(mass, shared), reg, tol, max_iter
-    alone = plain_token_distances(TokenProblems(r, s, *how, chunk_bytes))
-    with_gradient = TokenProblems(r.clone().requires_grad_(), s, *how, MORE)
-    return alone, plain_token_distances(with_gradient).detach()
+    how = TokenWeights(mass, shared), reg, 1e-6, max_iter, chunk_bytes
+    expected = torch.empty(len(r), K, M, N)
+    for k in range(K):
+        for n in range(N):
+            real = mass[n, k] > 0
+            C = 1 - torch.einsum("bmpd,ld->bmpl", r.double(), s[n, k, real].double())
+            b = mass[n, k, real].double()
+            expected[:, k, :, n] = sinkhorn(C, b=b, reg=reg, tol=1e-6, max_iter=max_iter).distance
+    return plain_token_distances(TokenProblems(r, s, *how)), expected
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])
@@ -70,15 +75,10 @@ def test_easy_problems_next_to_hard_ones():
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
 
 
-def test_a_small_reg_is_left_to_the_solver(monkeypatch):
-    monkeypatch.setattr(token_level, "without_gradient", None)
-    ours, solver = both(features(1, 0.7), 1, reg=0.9 * LEAST_REG)
-    torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)
-
-
-def test_the_least_reg_holds_opposite_tokens():
+@pytest.mark.parametrize("times", [0.9, 1.0])
+def test_the_least_reg_of_float32_holds_opposite_tokens(times):
     r, s, mass = features(1)
     r[..., ::2, :], r[..., 1::2, :] = s[0, 0, 0], -s[0, 0, 0]
-    ours, solver = both((r, s, mass), 1, reg=LEAST_REG)
+    ours, solver = both((r, s, mass), 1, reg=times * 2 / exponent_bound(torch.float32))
     assert ours.isfinite().all()
     torch.testing.assert_close(ours, solver, rtol=1e-5, atol=1e-6)

@@ -105,13 +105,13 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
     layers, kept = len(method.text_encoder.transformer.resblocks), 0.0
     for text, image in ((False, False), (True, False), (False, True), (True, True)):
         method.text_encoder.recompute, method.image_encoder.recompute = text, image
-        needed = step_bytes(method, batch, precision, features)
-        kept = kept or needed
+        needed = step_bytes(method, batch, precision, features, budget - method.chunk_bytes)
+        kept = max(kept, needed)
         needed += (kept - needed) / layers  # one block at a time
         if needed <= budget - method.chunk_bytes:
             again = " and ".join(recomputed(method))
             return (
-                f"Memory: a step keeps about {needed / GIB:.2f} GiB of activations, {limit}; "
+                f"Memory: a step keeps at most {needed / GIB:.2f} GiB of activations, {limit}; "
                 f"{f'the {again} blocks' if again else 'nothing'} will be recomputed"
             )
     enough = math.ceil(needed / GIB * 110) / 100  # with a tenth on top
@@ -122,17 +122,28 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
     )
 
 
-def step_bytes(method: Any, batch: int, precision: Any, features: bool = False) -> float:
-    """Return the bytes that a step saves for its backward pass, from two and three images."""
+def step_bytes(
+    method: Any, batch: int, precision: Any, features: bool = False, enough: float = 0
+) -> float:
+    """Return the bytes that a step saves for its backward pass, from two and three images.
+
+    Two images suffice for an upper bound, which is returned if it is at most `enough`.
+    """
     size = method.image_encoder.visual.input_resolution
     shape = (method.width,) if features else (3, size, size)
-    state, found = State(method), []
-    for count in (min(batch, 2), min(batch, 3)):  # one image is too few for a BatchNorm
-        images = torch.zeros(count, *shape, device=precision.device)
+
+    def of(count: int) -> int:  # one image would be too few for a BatchNorm
+        images = torch.zeros(min(count, batch), *shape, device=precision.device)
+        state = State(method)
         with precision.autocast():
-            found.append(saved_bytes(method, partial(method.output, images)))
-    state.restore()
-    return found[0] + max(batch - 2, 0) * (found[1] - found[0])
+            found = saved_bytes(method, partial(method.output, images))
+        state.restore()
+        return found
+
+    two = of(2)
+    if batch <= 2 or two * batch / 2 <= enough:
+        return two * max(batch / 2, 1)
+    return two + (batch - 2) * (of(3) - two)
 
 
 def saved_bytes(method: torch.nn.Module, work: Callable[[], object]) -> int:

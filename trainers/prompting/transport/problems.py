@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-CPU_CHUNK = 16 << 20  # bytes; memory of this size is reused, larger comes from the system
+CPU_CHUNK = 6 << 20  # bytes; memory of this size is reused, larger comes from the system
 
 
 class TokenWeights(nn.Module):
@@ -79,14 +79,9 @@ class TokenProblems:
     max_iter: int = 100
     chunk_bytes: int = 256 << 20
 
-    @property
-    def wants_gradient(self) -> bool:
-        """True if the features need a gradient."""
-        return torch.is_grad_enabled() and (self.r.requires_grad or self.s.requires_grad)
-
-    def pieces(self, most_bytes: int | None = None) -> Iterator[Piece]:
-        """Yield all problems, in pieces whose costs take at most `chunk_bytes` and `most_bytes`."""
-        limit = min(self.chunk_bytes, most_bytes or self.chunk_bytes)
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all problems, in pieces whose costs take at most `chunk_bytes`, or `CPU_CHUNK`."""
+        limit = self.chunk_bytes if self.r.is_cuda else min(self.chunk_bytes, CPU_CHUNK)
         B, M, P, _ = self.r.shape
         for length, classes in self.weights.groups:
             pair = 4 * M * len(self.s) * P * length  # bytes of an image and a class, float32
@@ -106,7 +101,7 @@ class TokenProblems:
         if torch.compiler.is_compiling():  # all at once, as sizes may be unknown
             return reduce(1 - torch.einsum("bmpd,nkld->bkmnpl", r, s), mass)
         found = r.new_empty(len(r), len(mass), r.shape[1], len(s))
-        for images, classes, length in self.pieces(None if r.is_cuda else CPU_CHUNK):
+        for images, classes, length in self.pieces():
             C = costs(r[images], s, classes, self.weights.shared, length)
             found[images, classes] = reduce(C, mass.index_select(0, classes)[..., :length])
         return found

@@ -12,9 +12,6 @@ def exponent_bound(dtype: torch.dtype) -> float:
     return math.log(torch.finfo(dtype).max) / 4
 
 
-LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs 1 - cos, which differ by 2 at most
-
-
 def widest(device: torch.device) -> torch.dtype:
     """Return the widest floating-point type of a device."""
     return torch.float32 if device.type == "mps" else torch.float64
@@ -94,32 +91,3 @@ class LogScalings(Scalings):
     def plan(self, u, v):
         """Return T; it overwrites log K."""
         return self.kernel.add_(u).add_(v.mT).exp_()
-
-
-@dataclass
-class SharedScalings(Scalings):
-    """The steps for problems in which many consecutive ones share the first c columns of K.
-
-    Attributes:
-        kernel: the other columns of K of each problem, (n, L - c, P).
-        shared: the first c columns, each for n / g consecutive problems, (g, c, P).
-    """
-
-    shared: Tensor
-
-    def u(self, v):
-        """Return the row scalings u = a / (K v)."""
-        g, c, P = self.shared.shape
-        rows = torch.bmm(v[..., :c].reshape(g, len(v) // g, c), self.shared).view(len(v), 1, P)
-        return self.a / torch.baddbmm(rows, v[..., c:], self.kernel, out=rows)
-
-    def w(self, u):
-        """Return the column sums before scaling, w = K' u."""
-        return over_rows(u, self.shared, self.kernel)
-
-
-def over_rows(u: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    """Return u (n, 1, P) times shared columns (g, c, P) and own ones (n, L - c, P): (n, 1, L)."""
-    g, c, P = shared.shape
-    first = torch.bmm(u.view(g, len(u) // g, P), shared.mT).view(len(u), 1, c)
-    return torch.cat([first, torch.bmm(u, own.mT)], 2)

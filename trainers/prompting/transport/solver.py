@@ -154,7 +154,8 @@ class Sinkhorn:
     def solve(self, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> SinkhornResult:
         """Solve the problems of a chunk; plans are (n, L, P). With `uniform` no weight is 0."""
         C, padding = C.to(a.dtype).contiguous(), None
-        if not uniform:
+        looks = looks_are_free(C.device) and not torch.compiler.is_compiling()
+        if not (uniform or (looks and bool((a > 0).all() and (b > 0).all()))):
             padding = (a == 0) | (b == 0).mT
             C = C.masked_fill(padding, 0)
         solved: list[SinkhornResult] = []
@@ -273,12 +274,10 @@ class Sinkhorn:
 
     def chunk_size(self, C: Tensor) -> int:
         """Return the number of problems in a chunk, for costs C (n, L, P)."""
-        return max(1, chunk_bytes_of(C.device) // (C.shape[1:].numel() * max(4, C.element_size())))
-
-
-def chunk_bytes_of(device: torch.device) -> int:
-    """Return the bytes of a chunk's K, which on the CPU fits into the cache."""
-    return torch.get_num_threads() << 20 if device.type == "cpu" else 1 << 28
+        most = 1 << 28  # bytes of a chunk's K, which on the CPU fits into the cache
+        if C.device.type == "cpu":
+            most = torch.get_num_threads() << 20
+        return max(1, most // (C.shape[1:].numel() * max(4, C.element_size())))
 
 
 def looks_are_free(device: torch.device) -> bool:

@@ -24,8 +24,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .problems import TokenProblems, TokenWeights
-from .scalings import LEAST_REG
+from .scalings import exponent_bound
 
+LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs 1 - cos, which differ by 2 at most
 TILE = 1 << 13  # costs of a program: with their K, 64 KiB of registers
 COLUMNS = 64  # text tokens of a program: with more, image tokens are read less often
 
