@@ -228,7 +228,7 @@ def test_golden_folder_covers_every_public_method():
     stems = " ".join(p.stem for p in GOLDEN.glob("*.safetensors"))
     prefix = {"MMP": "align_released", "ALIGN": "align_paper", "ZeroshotCLIP": "zeroshot_clip"}
     prefix |= {"MultiModalAdapter": "mma", "CLIPAdapter": "clip_adapter"}
-    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f"}
+    prefix |= {"TipAdapter": "tip_adapter", "TipAdapterF": "tip_adapter_f", "LNOnly": "ln_only"}
     ours = {name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")}
     for method in ours - {"UPT"}:
         assert prefix.get(method, method.lower()) in stems

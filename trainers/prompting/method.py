@@ -234,14 +234,13 @@ class Method(PublicFiles, nn.Module):
     def text_features(self, contexts: Contexts) -> TextFeatures:
         """Return the features of the K classes.
 
-        In evaluation they are kept until something changes that they depend on, unless they carry a
-        gradient. What is not learned is kept in training, too.
+        They are kept until something changes that they depend on, unless they carry a gradient. In
+        training only those are kept in which nothing is learned: there may be dropout.
         """
         added = self.blocks("text")
         inside = bool(contexts.text or added) or contexts.inserted is not None
         learned = self.learned().values() if inside else ()
-        learns = any(p.requires_grad for p in learned)
-        if learns and (torch.is_grad_enabled() or self.training):  # dropout is on in training
+        if (torch.is_grad_enabled() or self.training) and any(p.requires_grad for p in learned):
             self._kept = None
             return self.text_encoder(contexts.text, contexts.inserted, added)
         values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
