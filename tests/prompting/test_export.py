@@ -1,4 +1,4 @@
-"""Exported programs give the logits of their method, and hold only what images are computed with."""
+"""Exported programs give the logits of their method, and hold only what images need."""
 
 import pytest
 import torch

@@ -412,10 +412,19 @@ class Method(PublicFiles, nn.Module):
         return Batch(views, labels)
 
     def terms(self, output: Output, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the same as `losses` for an output that has been computed."""
+        """Return the same as `losses` for an output that has been computed.
+
+        Raises:
+            UserError: `loss` returns something other than scalars.
+        """
         found = self.loss(output, batch)
         terms = found if isinstance(found, dict) else {"loss": found}
-        terms = {name: value.reshape(()) for name, value in terms.items()}
+        try:
+            terms = {name: value.reshape(()) for name, value in terms.items()}
+        except (AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"The loss of {type(self).__name__} must be a scalar, or scalars by name: {error}"
+            ) from None
         total = terms["loss"] if "loss" in terms else torch.stack([*terms.values()]).sum()
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
