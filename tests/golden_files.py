@@ -39,6 +39,12 @@ class Golden(NamedTuple):
     def views(self) -> list[torch.Tensor]:
         return [self.tensors[name] for name in ("image", "image2") if name in self.tensors]
 
+    @property
+    def test_images(self) -> torch.Tensor | list[torch.Tensor]:
+        """The last images that `predict` gets: plain, or several views of each."""
+        views = self.tensors.get("image_views", self.tensors.get("stream/image_views"))
+        return self.tensors["image"] if views is None else list(views.float().unbind(1))
+
 
 def read(path) -> Golden:
     with safe_open(path, "pt") as file:
@@ -77,3 +83,13 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
     method = build_method(meta["method"], node, *place, support=golden.support)
     method.load_public_state_dict(golden.params)
     return method
+
+
+@torch.no_grad()
+def predicted(method: Method, golden: Golden) -> torch.Tensor:
+    """Return the logits of an evaluation, after the stream that a file may begin with."""
+    method.eval().reset()
+    for images in golden.tensors.get("stream/image", torch.empty(0)).split(7):
+        if len(images):
+            method.predict(images)
+    return method.predict(golden.test_images).logits

@@ -69,6 +69,9 @@ BY_DATASET = {
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
     ("TipAdapterF/few_shot_per_dataset", "EuroSAT", "OPTIM.MAX_EPOCH"): (100, 20),
+    ("TDA/base2new", "EuroSAT", "TRAINER.TDA.POSITIVE_ALPHA"): (4.0, 2.0),
+    ("TDA/cross_dataset", "ImageNetSketch", "TRAINER.TDA.POSITIVE_BETA"): (7.45, 5.0),
+    ("TDA/cross_dataset", "ImageNetA", "DATALOADER.TEST.BATCH_SIZE"): (8, 100),
     ("MMRL/few_shot_per_dataset", "StanfordCars", "TRAINER.MMRL.REG_WEIGHT"): (7.0, 1.0),
     ("MMRL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (32, 4),
     ("PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot", "FGVCAircraft",
@@ -235,7 +238,7 @@ def test_base_to_new_values(method):
 def test_every_method_has_its_base_to_new_config():
     known = {path.parent.name for path in FILES if path.stem == "base2new"}
     of_any_classes = {name for name, kind in METHODS.items() if kind.class_bound is not True}
-    assert known == of_any_classes == {*BASE2NEW, "ZeroshotCLIP"}
+    assert known == of_any_classes == {*BASE2NEW, "ZeroshotCLIP", "TPT", "TDA"}
 
 
 def test_public_command_line(tiny_clip):

@@ -73,7 +73,7 @@ def _built(method: str, node: dict, backbone: str, classes: int = 2) -> Method:
 
 
 def _trained(built: Method) -> int:
-    return sum(p.numel() for p in built.learned().values())
+    return sum(p.numel() for p in built.learned().values() if built.trains)
 
 
 def row(method: str, backbone: str) -> list[str]:

@@ -131,12 +131,15 @@ def _runs(outcomes: list[Outcome]) -> pd.DataFrame:
 
 
 def _untrained(outcomes: list[Outcome]) -> set[str]:
-    """Return the methods that learn nothing, judged by their records, or else by their names."""
+    """Return the methods that learn nothing, judged by their records, or else by their names.
+
+    Those that adapt to the test images do not count: their accuracy depends on the seed.
+    """
     found = {}
     for outcome in outcomes:
         trainer, result = outcome.run.trainer, outcome.result or {}
         if result.get("num_params") is not None:
-            found[trainer] = result["num_params"] == 0
+            found[trainer] = result["num_params"] == 0 and not result.get("adapts")
         else:
             found.setdefault(trainer, learns_nothing(trainer))
     return {trainer for trainer, untrained in found.items() if untrained}

@@ -4,14 +4,19 @@ import pytest
 import torch
 from models import NAMES, images, settings, support_of
 
-from trainers.prompting import build_method
+from trainers.prompting import UserError, build_method
 from trainers.prompting.method import METHODS
-from trainers.prompting.use.export import program
+from trainers.prompting.use.export import program, text_classifier
 
 # With texts of each image, updates of weights, a cache, tokens and LayerNorms in the blocks.
 QUICK = ("CoCoOp", "CLIPLoRA", "TipAdapterF", "MMRL", "LNOnly")
 OURS = [name for name, kind in METHODS.items() if kind.__module__.startswith("trainers.")]
-CASES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in OURS]
+AT_TEST_TIME = ("TPT", "TDA")
+CASES = [
+    pytest.param(n, marks=() if n in QUICK else pytest.mark.slow)
+    for n in OURS
+    if n not in AT_TEST_TIME
+]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -31,3 +36,11 @@ def test_a_program_of_every_method(tiny_clip, name):
         held = [*made.state_dict.values(), *made.constants.values()]
         assert not any(value.data_ptr() == text.data_ptr() for value in held)
         assert sum(value.numel() for value in held if value.shape[:1] == (49408,)) == 0
+
+
+@pytest.mark.parametrize("name", AT_TEST_TIME)
+def test_what_adapts_to_the_images_is_refused(tiny_clip, name):
+    method = build_method(name, settings(name), tiny_clip, NAMES).eval()
+    for export in (lambda: program(method, 32), lambda: text_classifier(method)):
+        with pytest.raises(UserError, match=f"{name} adapts to the images that it classifies"):
+            export()

@@ -104,6 +104,11 @@ class Method(PublicFiles, nn.Module):
         dead_weights: prefixes of names in public checkpoints that have no effect here, without
             the name of the sub-module.
         views: number of augmentations of an image that a step needs (`DATALOADER.K_TRANSFORMS`).
+        test_views: number of views of each test image that `predict` gets, as a list with the plain
+            one first; the others are random crops and flips. May be a property.
+        test_augmix: True if these views are mixed by AugMix on top. May be a property.
+        stream: True if predictions depend on the test images before; their order is then drawn from
+            the seed of the run. May be a property.
         trains: False if nothing is trained and the method is only evaluated.
         takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
             them. May be a property that depends on the settings.
@@ -156,6 +161,9 @@ class Method(PublicFiles, nn.Module):
     saves_submodule: ClassVar[bool | str] = False
     dead_weights: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
+    test_views: int = 1
+    test_augmix: bool = False
+    stream: bool = False
     trains: ClassVar[bool] = True
     takes: tuple[str, ...] = ()
     class_bound: bool = False
@@ -263,8 +271,12 @@ class Method(PublicFiles, nn.Module):
         """
         return F.cross_entropy(output.logits, batch.labels)
 
-    def predict(self, images: torch.Tensor) -> Output:
-        """Return the output of an evaluation; a method that adapts at test time overrides it."""
+    def predict(self, images: Any) -> Output:
+        """Return the output of an evaluation; a method that adapts at test time overrides it.
+
+        Args:
+            images: (B, 3, H, W); with `test_views` above 1, a list of views of this shape.
+        """
         return self.output(images)
 
     def reset(self) -> None:
@@ -429,6 +441,11 @@ class Method(PublicFiles, nn.Module):
         return {"loss": total, **{k: v for k, v in terms.items() if k != "loss"}}
 
     # ------------------------------------------------------------------ for the methods
+
+    @property
+    def adapts(self) -> bool:
+        """True if predictions depend on random views of an image, or on the images before it."""
+        return self.stream or self.test_views > 1
 
     @property
     def device(self) -> torch.device:

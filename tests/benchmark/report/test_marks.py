@@ -71,4 +71,4 @@ def test_marks_are_in_the_legends_of_plots(outcomes):
 def test_a_record_with_unknown_marks_is_refused(marks):
     why = flaw({"accuracy": 50.0, "beyond": marks})
     assert why.startswith("holds beyond") and why.endswith("a list of llm, unlabelled, per data "
-                                                           "set, teacher")  # fmt: skip
+                                                           "set, teacher, test images")  # fmt: skip

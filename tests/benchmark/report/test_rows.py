@@ -95,9 +95,11 @@ def test_two_configs_of_one_method_are_two_rows():
 
 def test_untrained_methods_are_recognised_by_their_records():
     outcomes = few_shot("Frozen", 1, (50,), num_params=0) + few_shot("CoOp", 1, (60, 61))
+    outcomes += few_shot("AtTestTime", 1, (70, 71), num_params=0, adapts=True)  # seeds count
     outcomes += few_shot("ZeroshotOther", 4, (40,), problem="failed: no memory")
     assert {row.method: (row.untrained, row.shots) for row in rows(outcomes).itertuples()} == {
         "ZeroshotOther": (True, 0),
         "Frozen": (True, 0),
+        "AtTestTime": (False, 1),
         "CoOp": (False, 1),
     }

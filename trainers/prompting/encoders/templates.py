@@ -74,6 +74,19 @@ PROMPTSRC = tuple(
     for words in " ".join(_PROMPTSRC.split()).split(", ")
 )
 
+# all 80 sentences of CLIP's notebook
+CLIP = (*PROMPTSRC,) + tuple(
+    words + "."
+    for words in (
+        "a jpeg corrupted photo of the {}", "a good photo of a {}", "a plushie {}",
+        "a photo of the nice {}", "a photo of the small {}", "a photo of the weird {}",
+        "the cartoon {}", "art of the {}", "a drawing of the {}", "a photo of the large {}",
+        "a black and white photo of a {}", "the plushie {}", "a dark photo of a {}",
+        "itap of a {}", "graffiti of the {}", "a toy {}", "itap of my {}", "a photo of a cool {}",
+        "a photo of a small {}", "a tattoo of the {}",
+    )
+)  # fmt: skip
+
 
 def template_of(table: dict[str, str], dataset: str) -> str:
     """Return the sentence of a data set, with `{}` for the class name."""

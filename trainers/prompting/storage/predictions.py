@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
@@ -22,10 +23,12 @@ class Predictions:
 
     Attributes:
         temperature: of `scaled_probability` and `joint_scaled_probability`, which None leaves out.
+        order: the number of each image in the data set, if they come in another order.
         note: why the union of base and new classes is left out; else empty.
     """
 
     temperature: float | None = None
+    order: Sequence[int] | None = None
     note = ""
 
     def __init__(self, scale: torch.Tensor | float = 1.0, new: bool = False):
@@ -91,7 +94,7 @@ class Predictions:
         return found
 
     def columns(self) -> dict[str, list[str] | torch.Tensor]:
-        """Return the columns by name, with one row for each image in the order of the evaluation.
+        """Return the columns by name, with one row for each image in the order of the data set.
 
         Returns:
             `image` (n,), files relative to the folder that holds all of them; `label` and
@@ -106,6 +109,10 @@ class Predictions:
         folder = os.path.commonpath([os.path.dirname(file) for file in self.files])
         files = [os.path.relpath(file, folder).replace(os.sep, "/") for file in self.files]
         found = {name: torch.cat(values).cpu() for name, values in self._columns.items()}
+        if self.order is not None:
+            place = torch.tensor(self.order).argsort()
+            files = [files[i] for i in place]
+            found = {name: values[place] for name, values in found.items()}
         return {"image": files} | {
             name: values if values.is_floating_point() else values.int()
             for name, values in found.items()

@@ -16,6 +16,7 @@ from ..encoders.sentences import clean
 from ..errors import UserError
 from ..method import Method, Output
 from ..storage.predictions import confidence
+from .test_time import prepared
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 
@@ -66,6 +67,11 @@ class Detection:
         self._loaders = {
             name: other_data(cfg, name, dataset.classnames).test_loader for name in cfg.TEST.OOD
         }
+
+    def prepare(self, method: Method, cfg: CfgNode) -> None:
+        """Read the images as the method takes them."""
+        for name, loader in self._loaders.items():
+            self._loaders[name] = prepared(loader, method, cfg)
 
     def begin(self, split: str | None) -> None:
         """Begin an evaluation; validation between epochs (a `split` is given) is not scored."""

@@ -13,7 +13,6 @@ from scipy.special import log_softmax
 
 from ..errors import UserError, in_short, no_exit
 from ..method import Method, Output
-from ..running.precision import Precision
 from ..storage.predictions import Predictions
 
 BOUNDS = (-3.0, 3.0)  # of the natural logarithm of a temperature
@@ -61,6 +60,9 @@ class Recorder:
         cfg, dataset = trainer.cfg, trainer.dm.dataset
         new = cfg.DATASET.SUBSAMPLE_CLASSES == "new"
         self.predictions = Predictions(self._method.logit_scale, new)
+        if self._method.stream:
+            loader = trainer.val_loader if split == "val" else trainer.test_loader
+            self.predictions.order = loader.sampler
         if split != "test":
             return
         trainer.set_model_mode("eval")
@@ -69,8 +71,7 @@ class Recorder:
             self._other = self._for_classes(*place)
         of_base = self._other if new else self._method
         if trainer.validation is not None and of_base is not None:
-            temperature = _temperature(of_base, trainer.validation, trainer.precision)
-            self.predictions.temperature = temperature
+            self.predictions.temperature = _temperature(of_base, trainer)
 
     def _for_classes(self, *place) -> Method | None:
         name = type(self._method).__name__
@@ -126,17 +127,18 @@ def check_joint(method: Method) -> None:
     raise UserError(f"the logits of {kind.__name__} {reason}")
 
 
-def _temperature(method: Method, loader, precision: Precision) -> float | None:
+def _temperature(method: Method, trainer) -> float | None:
     """Fit the temperature on validation images; None if their logits are not finite.
 
     The validation images leave no trace in a method that adapts to a stream.
     """
     logits, labels = [], []
     method.reset()
-    for batch in loader:
-        with precision.autocast():
-            logits.append(method.predict(batch["img"].to(precision.device)).logits)
-        labels.append(batch["label"])
+    for batch in trainer.validation:
+        images, label = trainer.parse_batch_test(batch)
+        with trainer.precision.autocast():
+            logits.append(method.predict(images).logits)
+        labels.append(label)
     method.reset()
     values, label = torch.cat(logits).cpu().numpy(), torch.cat(labels).cpu().numpy()
     if not np.isfinite(values).all():

@@ -38,13 +38,13 @@ class Passes(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Return an item of the data set."""
-        with _seeded(self.seeds[i]):
+        with seeded(self.seeds[i]):
             item: dict[str, Any] = self.images[i % len(self.images)]
         return item
 
 
 @contextmanager
-def _seeded(seed: int):
+def seeded(seed: int):
     """Seed the generators of the CPU inside the block; as dassl-lite's `local_seed`."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)

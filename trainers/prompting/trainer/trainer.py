@@ -44,6 +44,7 @@ from .schedule import FirstBatches, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
 from .support import take_support, take_validation
+from .test_time import prepared
 
 
 class PromptTrainer(TrainerX):
@@ -111,6 +112,10 @@ class PromptTrainer(TrainerX):
         self.method = self.model = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(self.dm.dataset.train_x))
+        for loader in ("test_loader", "val_loader", "validation"):
+            if getattr(self, loader) is not None:
+                setattr(self, loader, prepared(getattr(self, loader), self.method, cfg))
+        self.detection.prepare(self.method, cfg)
 
         self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
         check_trains(self.method)
@@ -324,6 +329,7 @@ class PromptTrainer(TrainerX):
                 "train.py before `trainer.test()`, or give MODEL.INIT_WEIGHTS the checkpoint; "
                 "`load_model('')` evaluates them as they are initialised"
             )
+        self.recorder = None  # of an evaluation that was interrupted
         if self.cfg.TEST.PREDICTIONS:
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
@@ -337,8 +343,12 @@ class PromptTrainer(TrainerX):
         return result
 
     def parse_batch_test(self, batch):
-        """Return the images and labels of a batch as Dassl does, and record the file names."""
-        input, label = super().parse_batch_test(batch)
+        """Return the images and labels of a batch, and record the file names.
+
+        The images are a list of views if the method takes several.
+        """
+        views, label = self.parse_batch_train(batch)
+        input = views if isinstance(batch["img"], list) else views[0]
         if self.recorder is not None:
             self.recorder.predictions.add_images(batch["impath"], label)
         return input, label

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from yacs.config import CfgNode
 
 from ..backbones import family_of, load_clip
@@ -20,6 +19,7 @@ from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.state import are_texts
 from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import check_weights, is_settings
+from ..trainer.test_time import views_by_content
 
 
 def _is_text(value: object) -> bool:
@@ -45,7 +45,8 @@ class Run:
         model: the method, in eval mode and float32; `model.predict(images).logits` are (B, K), of
             images (B, 3, H, W). For a method that does not adapt to them, `model(images)` is this.
         classnames: K names, in the order of the logits.
-        preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation.
+        preprocess: an RGB image of Pillow -> (3, H, W), as in the run's own evaluation. For a
+            method with `test_views` -> a list of views, drawn from the run's seed and the pixels.
         settings: the cfg of the run, without the keys that do not change results.
         method, backbone: their names.
         path, epoch: the checkpoint that was read.
@@ -53,7 +54,7 @@ class Run:
 
     model: Method
     classnames: list[str]
-    preprocess: Callable[..., torch.Tensor]
+    preprocess: Callable[..., Any]
     settings: CfgNode
     method: str
     backbone: str
@@ -105,10 +106,11 @@ def load_run(
     with no_exit(kind.__name__):
         method = kind(settings_in(cfg, kind), clip_model, names, cfg.DATASET.NAME)
     method.load_checkpoint(state, names)
+    plain = dassl("data.transforms").build_transform(cfg, is_train=False)
     return Run(
         method.eval().requires_grad_(False),
         names,
-        dassl("data.transforms").build_transform(cfg, is_train=False),
+        views_by_content(plain, method, cfg),
         cfg,
         kind.__name__,
         backbone,

@@ -92,8 +92,9 @@ def text_features(run) -> tuple[bytes, str]:
     """Return a safetensors file with `weight` (K, D) and `logit_scale`, and a line about it."""
     from safetensors.torch import save
 
-    from ..export import is_linear, text_classifier
+    from ..export import check_fixed, is_linear, text_classifier
 
+    check_fixed(run.model)
     if not is_linear(run.model):
         raise UserError(f"{run.method} cannot be written as text features: {LINEAR}")
     tensors = text_classifier(run.model)

@@ -139,7 +139,7 @@ def predicted(
                     good.append(path)
                     images.append(image)
             if good:
-                p = probabilities(run.model, torch.stack(images))
+                p = probabilities(run.model, torch.utils.data.default_collate(images))
                 if not p.isfinite().all():
                     spoiled = good[p.isfinite().all(dim=1).tolist().index(False)]
                     raise UserError(
@@ -169,11 +169,19 @@ def read_ahead(
 
 
 def probabilities(model, images):
-    """Return probabilities (B, K) of images (B, 3, H, W), on the CPU: one wait for the device."""
+    """Return probabilities (B, K), on the CPU: one wait for the device.
+
+    Args:
+        model: the method.
+        images: (B, 3, H, W), or a list of views of this shape if the method takes several.
+    """
     device = model.logit_scale.device
-    if device.type == "cuda":
-        images = images.pin_memory().to(device, non_blocking=True)
-    return model.predict(images.to(device)).logits.softmax(-1).cpu()
+
+    def sent(view):
+        return (view.pin_memory() if device.type == "cuda" else view).to(device, non_blocking=True)
+
+    images = [sent(view) for view in images] if isinstance(images, list) else sent(images)
+    return model.predict(images).logits.softmax(-1).cpu()
 
 
 def read_frame(path: Path):

@@ -1,0 +1,197 @@
+"""TDA (Karmanov et al., CVPR 2024; arXiv:2403.18293).
+
+Efficient Test-Time Adaptation of Vision-Language Models.
+
+Letters: B images in V views, K classes, n items of a cache, D the width of the features.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..beyond import TEST_IMAGES
+from ..encoders.templates import CLIP, IMAGENET, ZERO_SHOT, template_of
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
+from ..errors import need
+from ..method import Method, Output, register
+from ..teacher import Teacher
+from ..transport.precision import no_autocast
+from .tpt import check_selection, marginal_entropy, surest
+
+SEVEN = ("ImageNet", "ImageNetA", "ImageNetV2", "Caltech101", "StanfordCars", "SUN397")
+EIGHTY = ("ImageNetR", "ImageNetSketch")
+IN_VIEWS = ("ImageNetA", "ImageNetV2", "ImageNetR", "ImageNetSketch")
+SHARE = 0.1  # of the views that are kept
+
+
+class Cache(nn.Module):
+    """The surest images of each predicted class: at most C of a class, those of least entropy.
+
+    Attributes:
+        items: of each class, pairs of entropy and row, sorted by entropy; images that tie stay in
+            the order of their arrival.
+        keys: (K C, D), a feature in each row that is used.
+        values: (K C, K), what the row says about the classes.
+    """
+
+    def __init__(self, K: int, C: int, D: int):
+        super().__init__()
+        self.C, self.n = C, 0
+        self.items: dict[int, list[tuple[float, int]]] = {}
+        self.register_buffer("keys", torch.zeros(K * C, D), persistent=False)
+        self.register_buffer("values", torch.zeros(K * C, K), persistent=False)
+
+    def clear(self) -> None:
+        """Remove all images."""
+        self.items, self.n = {}, 0
+
+    def insert(self, y: int, e: float, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Add an image of predicted class y and entropy e, if its class has room or a less sure."""
+        items = self.items.setdefault(y, [])
+        if len(items) < self.C:
+            row, self.n = self.n, self.n + 1
+        elif e < items[-1][0]:
+            _, row = items.pop()
+        else:
+            return
+        items.append((e, row))
+        items.sort(key=lambda item: item[0])
+        self.keys[row], self.values[row] = key, value
+
+    def likeness(self, z: torch.Tensor, beta: float) -> torch.Tensor:
+        """Return sum_i exp(-beta (1 - z . key_i)) value_i, (K,), for a feature z (D,)."""
+        keys, values = self.keys[: self.n], self.values[: self.n]
+        return torch.exp(beta * (keys @ z - 1)) @ values
+
+
+@register
+class TDA(Method):
+    """Zero-shot logits, plus those of sure test images before, minus those of less sure ones.
+
+    The positive cache has the surest images of each predicted class; the negative one has images
+    of medium entropy, and votes against the classes whose probability lies within the mask. An
+    image enters before its own logits are computed, so the order of the images matters. Nothing is
+    trained; `reset` empties both caches.
+
+    As in the public code, entropies in nats are divided by log2 K, and each test set has its own
+    ALPHA and BETA of the positive cache. VIEWS 0 takes 64 views with AugMix of each image of
+    ImageNet-A, V2, R and Sketch, and one of others.
+    """
+
+    node = "TDA"
+    checkpoint = "tda"
+    trains = False
+    stream = True
+    takes = (TEST_IMAGES,)
+    test_augmix = True
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node, with the values for ImageNet."""
+
+        POSITIVE_ENABLED: bool = True
+        POSITIVE_SHOT_CAPACITY: int = 3
+        POSITIVE_ALPHA: float = 2.0
+        POSITIVE_BETA: float = 5.0
+        NEGATIVE_ENABLED: bool = True
+        NEGATIVE_SHOT_CAPACITY: int = 2
+        NEGATIVE_ALPHA: float = 0.117
+        NEGATIVE_BETA: float = 1.0
+        NEGATIVE_ENTROPY_THRESHOLD_LOWER: float = 0.2
+        NEGATIVE_ENTROPY_THRESHOLD_UPPER: float = 0.5
+        NEGATIVE_MASK_THRESHOLD_LOWER: float = 0.03
+        NEGATIVE_MASK_THRESHOLD_UPPER: float = 1.0
+        SCALE: float = 100.0  # of the zero-shot logits; 0 takes the CLIP's own
+        VIEWS: int = 0
+
+        def __post_init__(self) -> None:
+            for side in ("POSITIVE", "NEGATIVE"):
+                key = f"{side}_SHOT_CAPACITY"
+                need(
+                    getattr(self, key) >= 1,
+                    f"{key} is {getattr(self, key)}: at least 1 is needed; {side}_ENABLED False "
+                    "switches the cache off",
+                )
+                for key in (f"{side}_ALPHA", f"{side}_BETA"):
+                    value = getattr(self, key)
+                    need(0 <= value < math.inf, f"{key} is {value} but must be finite, 0 or more")
+            for name in ("ENTROPY", "MASK"):
+                key = f"NEGATIVE_{name}_THRESHOLD"
+                low, high = (getattr(self, f"{key}_{end}") for end in ("LOWER", "UPPER"))
+                need(low < high, f"{key}_LOWER is {low} but must be below {key}_UPPER, {high}")
+            need(self.VIEWS >= 0, f"VIEWS is {self.VIEWS} but must be 0 or more")
+            if self.VIEWS > 1:
+                check_selection(self.VIEWS, SHARE, "VIEWS")
+
+    settings: Settings
+
+    @property
+    def test_views(self) -> int:  # type: ignore[override]
+        """The number of views of each test image."""
+        return self.settings.VIEWS or (64 if self.settings.dataset in IN_VIEWS else 1)
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the text features, and empty caches."""
+        s, K = self.settings, len(classnames)
+        self.set_scale(s.SCALE)
+        several = IMAGENET if dataset in SEVEN else CLIP if dataset in EIGHTY else None
+        templates = several or [template_of(ZERO_SHOT, dataset)]
+        self.teacher = Teacher(clip_model, classnames, templates)
+        self.positive = Cache(K, s.POSITIVE_SHOT_CAPACITY, self.width)
+        self.negative = Cache(K, s.NEGATIVE_SHOT_CAPACITY, self.width)
+
+    def text_features(self, contexts):
+        """Return the normalised mean of the features over the sentences."""
+        raw = self.teacher.h_each.mean(0, keepdim=True)
+        return TextFeatures(F.normalize(raw, dim=-1), raw)
+
+    def reset(self):
+        """Empty both caches."""
+        self.positive.clear()
+        self.negative.clear()
+
+    @torch.no_grad()
+    def predict(self, images):
+        """Return the output for the next images of the stream, one after the other."""
+        views = [images] if torch.is_tensor(images) else images
+        text = self.text()
+        z = torch.stack([F.normalize(self.clip_features(view), dim=-1) for view in views], 1)
+        with no_autocast(z.device.type):
+            plain = self.logit_scale * z @ text.h[0].T  # (B, V, K)
+            if len(views) > 1:
+                check_selection(len(views), SHARE, "VIEWS")
+                kept = surest(plain, SHARE)[..., None]
+                z, plain = z.take_along_dim(kept, 1), plain.take_along_dim(kept, 1)
+            e, p = marginal_entropy(plain), plain.softmax(-1).mean(1)
+            z = z.mean(1)
+            logits = self.in_turn(z, plain.mean(1), p, e)
+        return Output(logits, ImageFeatures(z[:, None], None), text)
+
+    def in_turn(self, z, plain, p, e) -> torch.Tensor:
+        """Return logits (B, K); each image enters the caches before its own are computed.
+
+        Args:
+            z: (B, D), features.
+            plain: (B, K), zero-shot logits.
+            p: (B, K), their probabilities.
+            e: (B,), entropies in nats.
+        """
+        s, K, logits = self.settings, self.num_classes, plain.clone()
+        low, high = s.NEGATIVE_ENTROPY_THRESHOLD_LOWER, s.NEGATIVE_ENTROPY_THRESHOLD_UPPER
+        masks = (p > s.NEGATIVE_MASK_THRESHOLD_LOWER) & (p < s.NEGATIVE_MASK_THRESHOLD_UPPER)
+        classes = plain.argmax(1)
+        one_hot = F.one_hot(classes, K).float()
+        rows = zip(classes.tolist(), e.tolist(), (e / math.log2(K)).tolist(), strict=True)
+        for j, (y, e_j, ratio) in enumerate(rows):
+            if s.POSITIVE_ENABLED:
+                self.positive.insert(y, e_j, z[j], one_hot[j])
+                logits[j] += s.POSITIVE_ALPHA * self.positive.likeness(z[j], s.POSITIVE_BETA)
+            if s.NEGATIVE_ENABLED:
+                if low < ratio < high:
+                    self.negative.insert(y, e_j, z[j], masks[j])
+                logits[j] -= s.NEGATIVE_ALPHA * self.negative.likeness(z[j], s.NEGATIVE_BETA)
+        return logits

@@ -1,0 +1,186 @@
+"""TPT (Shu et al., NeurIPS 2022; arXiv:2209.07511).
+
+Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models.
+
+Letters: B images in V views, K classes, n tokens of a context, W the width of the text encoder.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..beyond import TEST_IMAGES
+from ..encoders.sentences import only_template
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
+from ..errors import need
+from ..method import Method, Output, register
+from ..node import Words
+from ..prompts import Contexts
+from ..transport.precision import no_autocast
+from .cocoop import CoCoOp, MetaNet
+from .coop import CoOp
+
+TEXTS = 1024  # texts that are encoded with gradients at a time, to bound the memory
+GRAD_SCALE = 1024.0  # of the loss, against underflow in half precision
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of the softmax of logits (..., K), in nats: (...)."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def marginal_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of the mean over views of the softmax of logits (..., V, K): (...)."""
+    return entropy(logits.log_softmax(-1).logsumexp(-2))
+
+
+def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
+    """Return the numbers of the int(V share) views with the least entropy, surest first: (B, .).
+
+    Args:
+        logits: (B, V, K).
+        share: of the views that are kept.
+    """
+    return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
+
+
+@register
+class TPT(CoOp):
+    """CoOp's context, tuned anew for each test image: the surest of its views shall agree.
+
+    TTA_STEPS steps of AdamW on the entropy of the mean prediction over the SELECTION_P views of
+    least entropy; then the plain view is classified, and the context is as before. It starts from
+    words, random vectors or a trained CoOp (MODEL.INIT_WEIGHTS); with COCOOP, from the context that
+    a trained CoCoOp makes for the image.
+
+    BATCH_SIZE is the number V of views, as in the public code. AugMix mixes them but on the
+    ImageNet family, where they are plain crops. Images are adapted several at a time, which changes
+    nothing: each has its own context, and AdamW is elementwise.
+    """
+
+    node = "TPT"
+    checkpoint = "tpt"
+    trains = False
+    class_bound = False
+    position = "end"
+    takes = (TEST_IMAGES,)
+    test_views = property(lambda self: self.settings.BATCH_SIZE)
+    test_augmix = property(lambda self: not self.settings.dataset.startswith("ImageNet"))
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node."""
+
+        N_CTX: int = 4
+        CTX_INIT: Words = ""  # published: "a photo of a"
+        COCOOP: bool = False
+        LR: float = 5e-3
+        SELECTION_P: float = 0.1
+        TTA_STEPS: int = 1
+        BATCH_SIZE: int = 64
+
+        def __post_init__(self) -> None:
+            only_template(self.CTX_INIT)
+            need(0 <= self.LR < math.inf, f"LR is {self.LR} but must be finite, 0 or more")
+            need(self.TTA_STEPS >= 0, f"TTA_STEPS is {self.TTA_STEPS} but must be 0 or more")
+            need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
+            check_selection(self.BATCH_SIZE, self.SELECTION_P)
+
+    settings: Settings
+
+    @property
+    def submodule(self) -> str:
+        """The name of the module that learns: CoCoOp's has another one in the public code."""
+        return "prompt_generator" if self.settings.COCOOP else "prompt_learner"
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the context that every image starts from; with COCOOP, and the network."""
+        super().build(clip_model, classnames, dataset)
+        if self.settings.COCOOP:
+            learner = self.prompt_generator = self.prompt_learner
+            learner.meta_net = MetaNet(self.width, learner.ctx.shape[-1])
+            del self.prompt_learner
+
+    def contexts(self):
+        """Return the context before adaptation; with COCOOP none, as it depends on the image."""
+        return Contexts() if self.settings.COCOOP else super().contexts()
+
+    def initial(self, features: torch.Tensor) -> torch.Tensor:
+        """Return c0 (B, n, W) for CLIP's features (B, D) of plain images, not normalised."""
+        learner = getattr(self, self.submodule)
+        c0 = learner.ctx.expand(len(features), -1, -1)
+        return c0 + learner.meta_net(features)[:, None] if self.settings.COCOOP else c0
+
+    def entropies(self, z: torch.Tensor, h: torch.Tensor, kept: torch.Tensor | None = None):
+        """Return the entropy (B,) of the mean prediction over the kept views, and their numbers.
+
+        Args:
+            z: (B, V, D), features of the views.
+            h: (B, K, D), features of the classes with each image's context.
+            kept: the views; None takes the surest ones.
+        """
+        with no_autocast(z.device.type):
+            logits = self.logit_scale * torch.einsum("bvd,bkd->bvk", z, h.float())
+            kept = surest(logits, self.settings.SELECTION_P) if kept is None else kept
+            return marginal_entropy(logits.take_along_dim(kept[..., None], 1)), kept
+
+    def adapted(self, z: torch.Tensor, c0: torch.Tensor) -> torch.Tensor:
+        """Return the contexts (B, n, W) after the steps, for features z (B, V, D) of the views."""
+        kept = None
+        with torch.inference_mode(False), torch.enable_grad():
+            z, c = z.clone(), c0.detach().clone().requires_grad_()
+            optimizer = torch.optim.AdamW([c], self.settings.LR, weight_decay=0.01)
+            for _ in range(self.settings.TTA_STEPS):
+                H, kept = self.entropies(z, self.text_encoder([c]).h, kept)
+                (gradient,) = torch.autograd.grad(GRAD_SCALE * H.sum(), c)
+                fits = gradient.isfinite().all(dim=(1, 2), keepdim=True)  # else no step
+                c.grad = torch.where(fits, gradient / GRAD_SCALE, 0)
+                optimizer.step()
+        return c.detach()
+
+    def classified(self, features: torch.Tensor, c: torch.Tensor) -> Output:
+        """Return the output for features (B, D) of plain images and their contexts (B, n, W)."""
+        texts = [self.text_encoder([some]) for some in c.split(self.at_once)]
+        h, raw = (torch.cat([getattr(text, name) for text in texts]) for name in ("h", "raw"))
+        image = ImageFeatures(F.normalize(features, dim=-1)[:, None], None)
+        text = TextFeatures(h, raw)
+        return Output(self.compare(image, text), image, text)
+
+    logits = CoCoOp.logits
+
+    @property
+    def at_once(self) -> int:
+        """The number of images whose texts are encoded at a time."""
+        return max(1, TEXTS // self.num_classes)
+
+    def output(self, images):
+        """Return the output before adaptation."""
+        features = self.clip_features(images)
+        return self.classified(features, self.initial(features))
+
+    @torch.no_grad()
+    def predict(self, images):
+        """Return the output for the plain views, with the contexts after adaptation."""
+        views = [images] if torch.is_tensor(images) else images
+        check_selection(len(views), self.settings.SELECTION_P)
+        features = torch.stack([self.clip_features(view) for view in views], 1)
+        z, c0 = F.normalize(features, dim=-1), self.initial(features[:, 0])
+        pairs = zip(z.split(self.at_once), c0.split(self.at_once), strict=True)
+        return self.classified(features[:, 0], torch.cat([self.adapted(*pair) for pair in pairs]))
+
+    def loss(self, output, batch):
+        """Return the mean over images of the entropy that the first step descends; no labels."""
+        z = torch.stack([self.clip_features(view) for view in batch.views], 1)
+        return self.entropies(F.normalize(z, dim=-1), output.text.h)[0].mean()
+
+
+def check_selection(V: int, share: float, keys: str = "BATCH_SIZE or SELECTION_P") -> None:
+    """Refuse a share of V views that has none of them; raises UserError."""
+    need(
+        int(V * share) >= 1,
+        f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",
+    )

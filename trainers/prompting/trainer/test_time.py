@@ -1,0 +1,141 @@
+"""Test images for methods that adapt at test time: views of each image, in an order of the seed.
+
+Both depend only on the seed of the run and the number of the image, and draw nothing from the run's
+random numbers.
+"""
+
+import random
+import zlib
+from collections.abc import Callable
+from copy import copy
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
+from torchvision import transforms as T
+from yacs.config import CfgNode
+
+from ..method import Method
+from .support import Passes, seeded
+
+CHAINS, LONGEST = 3, 3  # AugMix: chains of operations that are mixed, operations of a chain
+Finish = Callable[[Image.Image], torch.Tensor]
+
+
+def prepared(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
+    """Return a loader of test images as `method.predict` takes them; the same one for most methods.
+
+    Args:
+        loader: of plain images, in order.
+        method: its `test_views`, `test_augmix` and `stream` say what is needed.
+        cfg: of the run.
+    """
+    if not method.adapts:
+        return loader
+    images, seed = copy(loader.dataset), max(cfg.SEED, 0)
+    if method.test_views > 1:
+        images.transform = Views(images.transform, cfg, method.test_views, method.test_augmix)
+    order: Any = range(len(images))
+    if method.stream:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tolist()
+    return DataLoader(
+        Passes(images, 1, seed),
+        sampler=order,
+        batch_size=loader.batch_size,
+        num_workers=loader.num_workers,
+        multiprocessing_context=loader.multiprocessing_context,
+        pin_memory=loader.pin_memory,
+        generator=torch.Generator(),
+    )
+
+
+class Views:
+    """A transform from an image to n views: the plain one, then random crops and flips.
+
+    Args:
+        plain: the transform of a test image.
+        cfg: of the run; INPUT has the size, the scale of crops and the normalisation.
+        n: the number of views, with the plain one.
+        augmix: mix each crop with augmentations of it.
+    """
+
+    def __init__(self, plain: Finish, cfg: CfgNode, n: int, augmix: bool):
+        given, self.plain, self.n, self.augmix = cfg.INPUT, plain, n, augmix
+        crop = T.RandomResizedCrop(tuple(given.SIZE), scale=tuple(given.RRCROP_SCALE))
+        self.crop = T.Compose([crop, T.RandomHorizontalFlip()])
+        finish: list[Any] = [T.ToTensor()]
+        if "normalize" in given.TRANSFORMS:
+            finish.append(T.Normalize(given.PIXEL_MEAN, given.PIXEL_STD))
+        self.finish = T.Compose(finish)
+
+    def __call__(self, image: Image.Image) -> list[torch.Tensor]:
+        """Return the views, each (3, H, W)."""
+        crops = (self.crop(image) for _ in range(self.n - 1))
+        mixed = augmix if self.augmix else lambda crop, finish: finish(crop)
+        return [self.plain(image), *(mixed(crop, self.finish) for crop in crops)]
+
+
+def views_by_content(plain: Finish, method: Method, cfg: CfgNode) -> Callable[..., Any]:
+    """Return a transform to what `method.predict` takes of an image without a number.
+
+    Views are drawn from the seed of the run and the pixels of the image. Threads may call it.
+    """
+    if method.test_views < 2:
+        return plain
+    views, lock = Views(plain, cfg, method.test_views, method.test_augmix), Lock()
+
+    def draw(image: Image.Image) -> list[torch.Tensor]:
+        with lock, seeded(zlib.crc32(image.tobytes(), max(cfg.SEED, 0))):
+            return views(image)
+
+    return draw
+
+
+def augmix(image: Image.Image, finish: Finish) -> torch.Tensor:
+    """Return the AugMix of an image (Hendrycks et al., ICLR 2020; arXiv:1912.02781) at severity 1.
+
+    m x + (1 - m) sum_i w_i x_i, with w from Dirichlet(1, 1, 1), m from Beta(1, 1), and x_i the
+    image after a chain of one to three operations.
+    """
+    weights, m = np.random.dirichlet([1.0] * CHAINS), random.random()
+    mixed = m * finish(image)
+    for w in weights:
+        changed = image
+        for _ in range(random.randint(1, LONGEST)):
+            changed = random.choice(OPERATIONS)(changed)
+        mixed += (1 - m) * w * finish(changed)
+    return mixed
+
+
+def _strength(most: float) -> float:
+    """Return a random strength, from 1% to 10% of the greatest."""
+    return random.uniform(0.01, 0.1) * most
+
+
+def _moved(image: Image.Image, at: int, amount: float) -> Image.Image:
+    """Apply an affine map that differs from the identity in one of its six numbers."""
+    numbers = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    numbers[at] = random.choice((-1, 1)) * amount
+    map_ = Image.Transform.AFFINE
+    return image.transform(image.size, map_, numbers, resample=Image.Resampling.BILINEAR)
+
+
+def _rotated(image: Image.Image) -> Image.Image:
+    degrees = random.choice((-1, 1)) * int(_strength(30))
+    return image.rotate(degrees, resample=Image.Resampling.BILINEAR)
+
+
+OPERATIONS: list[Callable[[Image.Image], Image.Image]] = [
+    ImageOps.autocontrast,
+    ImageOps.equalize,
+    lambda image: ImageOps.posterize(image, 4 - int(_strength(4))),
+    _rotated,
+    lambda image: ImageOps.solarize(image, 256 - int(_strength(256))),
+    lambda image: _moved(image, 1, _strength(0.3)),  # sheared
+    lambda image: _moved(image, 3, _strength(0.3)),
+    lambda image: _moved(image, 2, int(_strength(image.width / 3))),  # shifted
+    lambda image: _moved(image, 5, int(_strength(image.height / 3))),
+]
