@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,8 @@ class Model:
         torch.manual_seed(0)
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
-        defaults, node = METHODS[case.trainer].defaults, {}
+        defaults: dict[str, Any] = METHODS[case.trainer].defaults
+        node: dict[str, Any] = {}
         if "SENTENCES" in defaults:
             node["SENTENCES"] = {"*": ["a photo of a {}."]}
         if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes

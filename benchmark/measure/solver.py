@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import ot
 import torch
@@ -22,7 +23,7 @@ from .case import check_usable, seconds
 from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
 
-ALIGN = find_method("ALIGN").Settings()
+ALIGN: Any = find_method("ALIGN").Settings()
 PATCHES, WIDTH = 198, 512  # image tokens of ViT-B/16 with two prompt tokens; width of features
 EVEN = (4, 4), (8, 8), (12, 12), (4, 12)  # text tokens: least and most of a class
 PEAKED = (8, 8), (4, 12)

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones import family_of
 from ..errors import need
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
-from .added import NONE, NOTHING, Additions, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length, write_sentences
 
@@ -174,7 +174,7 @@ class TextEncoder(nn.Module):
         raw = self._project(x, here)
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
-    def _embed(self, ctx, before):
+    def _embed(self, ctx: Tensor | None, before: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Return the input states of prefixes (N, P, W) and packed suffixes (N, T, W)."""
         layout = self.layout
         dtype = self.text_projection.dtype  # with amp float32, unlike the weights of the blocks
@@ -213,14 +213,16 @@ class TextEncoder(nn.Module):
             self._kept = key, states
         return self._kept[1]
 
-    def _insert(self, inserted, shared, suffix):
+    def _insert(self, inserted: Tensor, shared: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
         """Insert the tokens of each class, and change to `own_layout`, which shares less."""
         place, k, j = self.own_layout.suffix_slots
         own = torch.cat([shared, suffix], dim=1).index_select(1, self.regroup)
         own = own.index_copy(1, place, inserted[k, j][None].to(own.dtype))
         return shared[:, : self.own_layout.P], own
 
-    def _block(self, block, layout, shared, suffix, added=NOTHING):
+    def _block(
+        self, block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
+    ) -> tuple[Tensor, Tensor]:
         """Return the output of a block for prefixes (N, P, W) and packed suffixes (N, T, W)."""
         y = blocks.norm(block, "ln_1", added)(shared)
         query, key, value = blocks.project(block, y, added, "qkv")
@@ -233,7 +235,15 @@ class TextEncoder(nn.Module):
         return shared, blocks.finish(block, suffix, out, y, added)
 
     @staticmethod
-    def _attend(block, layout, key, value, own_query, own_key, own_value):
+    def _attend(
+        block: Any,
+        layout: Layout,
+        key: Tensor,
+        value: Tensor,
+        own_query: Tensor,
+        own_key: Tensor,
+        own_value: Tensor,
+    ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         mask = seen(layout, key)
         mask = mask if len(mask) == 1 else mask.repeat_interleave(len(layout.eos), 0)
@@ -242,7 +252,9 @@ class TextEncoder(nn.Module):
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
 
     @staticmethod
-    def _read_eos(block, layout, shared, suffix, added=NOTHING):
+    def _read_eos(
+        block: Any, layout: Layout, shared: Tensor, suffix: Tensor, added: Added = NOTHING
+    ) -> Tensor:
         """Return the last block's output at EOS only, (N, K, W)."""
         norm = blocks.norm(block, "ln_1", added)
         y = norm(suffix)
@@ -257,16 +269,20 @@ class TextEncoder(nn.Module):
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
         return blocks.finish(block, x, out, y_eos, added)
 
-    def _project(self, x, added):
+    def _project(self, x: Tensor, added: Added) -> Tensor:
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
-            return (added.norms.get("post") or self.ln_final)(x) @ self.text_projection
+            x = (added.norms.get("post") or self.ln_final)(x)
+            return x @ self.text_projection
 
-    def _features(self, layout, shared, suffix, added) -> TextFeatures:
+    def _features(
+        self, layout: Layout, shared: Tensor, suffix: Tensor, added: Added
+    ) -> TextFeatures:
         """Return the features, with token-level ones, of states (N, P, W) and (N, T, W)."""
         states = self._project(torch.cat([shared, suffix], dim=1), added)
         raw = states[:, layout.P + layout.eos]
         states = F.normalize(states, dim=-1)
+        assert layout.token_index is not None, "only then are there token-level features"
         N, K, L = layout.token_index.shape
         index = layout.token_index.reshape(N, K * L, 1).expand(-1, -1, states.shape[-1])
         s = states.gather(1, index).unflatten(1, (K, L))

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
-from .added import NONE, NOTHING, Additions, let_in, summand
+from .added import NONE, NOTHING, Added, Additions, let_in, summand
 
 
 class ImageFeatures(NamedTuple):
@@ -89,11 +89,6 @@ class ImageEncoder(nn.Module):
             "The backbone has a ResNet for images but the method reads states of a transformer: "
             "choose a ViT",
         )
-
-    @property
-    def width(self) -> int:
-        """W, the width of the encoder."""
-        return self.visual.conv1.weight.shape[0]
 
     @property
     def num_patches(self) -> int:
@@ -191,7 +186,7 @@ class ImageEncoder(nn.Module):
         return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values, untouched)
 
     @torch.no_grad()
-    def _from(self, i: int, x):
+    def _from(self, i: int, x: Tensor) -> Tensor:
         """Return features (B, 1, D) of block i's input (B, 1 + P, W), without additions."""
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
@@ -199,12 +194,14 @@ class ImageEncoder(nn.Module):
         return self._project(self.visual.ln_post, self._last(last, x, 1, None)[0])
 
     @staticmethod
-    def _block(block, x, added=NOTHING):
+    def _block(block: Any, x: Tensor, added: Added = NOTHING) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
         out = blocks.attend(block, *blocks.project(block, y, added, "qkv"))
         return blocks.finish(block, x, out, y, added)
 
-    def _last(self, block, x, places: int, patches: slice | None, added=NOTHING):
+    def _last(
+        self, block: Any, x: Tensor, places: int, patches: slice | None, added: Added = NOTHING
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the last block's output where it is read: (B*M, places, W), and values or None."""
         if places == x.shape[1] and patches is None:
             return self._block(block, x, added), None
@@ -219,13 +216,13 @@ class ImageEncoder(nn.Module):
         own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
         return read, blocks.finish(block, own, v, y_own, added)
 
-    def _project(self, post, x, unit: bool = True):
+    def _project(self, post: nn.Module, x: Tensor, unit: bool = True) -> Tensor:
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
             x = post(x) @ self.visual.proj
             return F.normalize(x, dim=-1) if unit else x
 
-    def _resnet(self, images, unit: bool) -> ImageFeatures:
+    def _resnet(self, images: Tensor, unit: bool) -> ImageFeatures:
         """Return a ResNet's features, global and local: the attention pool's at each position."""
         if not ((self.patches or self.values) and unit):
             x = self.visual(images)[:, None]
@@ -233,7 +230,7 @@ class ImageEncoder(nn.Module):
         pool = self.visual.attnpool
         grid = {}
 
-        def keep(module, inputs):
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             grid["x"] = inputs[0]
 
         handle = pool.register_forward_pre_hook(keep)

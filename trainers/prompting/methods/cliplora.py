@@ -6,6 +6,7 @@ Low-Rank Few-Shot Adaptation of Vision-Language Models.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -78,6 +79,7 @@ class CLIPLoRA(Method):
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings
+    sides: Any
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""

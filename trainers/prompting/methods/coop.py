@@ -41,7 +41,6 @@ class CoOp(Family):
             one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
             only_template(self.CTX_INIT)
 
-    settings: Settings
     patches = False  # True if `logits` reads r
     insert_block = 0
 

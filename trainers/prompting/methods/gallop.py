@@ -118,6 +118,7 @@ class GalLoP(Method):
     def image_features(self, images, contexts):
         """Return z, and as r the patches of the value path, mapped and projected."""
         features = super().image_features(images, contexts)
+        assert features.values is not None, "the encoder returns them"
         r = projected(self.image_encoder.visual, features.values, self.local_proj["linear"])
         return features._replace(r=r, values=None)
 

@@ -4,6 +4,7 @@ Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -46,6 +47,7 @@ class LNOnly(Method):
             one_of("LN_MODALITY", self.LN_MODALITY, MODALITIES)
 
     settings: Settings
+    norms: Any
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
@@ -63,7 +65,7 @@ class LNOnly(Method):
                 0 <= start <= last,
                 f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
             )
-            of = self.norms[side] = nn.ModuleDict()
+            of: dict[str, nn.ModuleDict] = {}
             for i in range(start, last + 1):
                 pair = {name: tuned_norm(getattr(blocks[i], name)) for name in ("ln_1", "ln_2")}
                 of[str(i)] = nn.ModuleDict(pair)
@@ -72,6 +74,7 @@ class LNOnly(Method):
                 of[str(last)]["post"] = tuned_norm(post)
             if s.LN_ENDS and not text and start == 0:
                 of["0"]["pre"] = tuned_norm(clip_model.visual.ln_pre)
+            self.norms[side] = nn.ModuleDict(of)
 
     def blocks(self, side):
         """Return the LayerNorms of a side's blocks."""

@@ -51,6 +51,7 @@ class LoCoOp(CoOp):
     def image_features(self, images, contexts):
         """Return z, and as r the patches of the value path."""
         features = super().image_features(images, contexts)
+        assert features.values is not None, "the encoder returns them"
         r = projected(self.image_encoder.visual, features.values)
         return features._replace(r=r, values=None)
 
