@@ -272,8 +272,9 @@ class TextEncoder(nn.Module):
     def _project(self, x: Tensor, added: Added) -> Tensor:
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
-            x = (added.norms.get("post") or self.ln_final)(x)
-            return x @ self.text_projection
+            norm: nn.Module = added.norms.get("post") or self.ln_final
+            out: Tensor = norm(x) @ self.text_projection
+            return out
 
     def _features(
         self, layout: Layout, shared: Tensor, suffix: Tensor, added: Added
