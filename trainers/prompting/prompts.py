@@ -131,7 +131,9 @@ class Textual(nn.Module):
             self.deeper, nn.ParameterList(normal(*self.ctx.shape) for _ in range(depth - 1))
         )
 
-    def start(self, clip_model: Any, templates: Sequence[str], count: int, length: int):
+    def start(
+        self, clip_model: Any, templates: Sequence[str], count: int, length: int
+    ) -> torch.Tensor:
         """Return the initial contexts of the first block, (count, length, W)."""
         embedding = clip_model.token_embedding.weight.detach()
         encode = family_of(clip_model).tokenizer.encode
@@ -246,7 +248,9 @@ class Unified(Textual):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def start(self, clip_model: Any, templates: Sequence[str], count: int, length: int):
+    def start(
+        self, clip_model: Any, templates: Sequence[str], count: int, length: int
+    ) -> torch.Tensor:
         """Return the initial contexts (count, 2b, W): words, then visual tokens at random."""
         text = super().start(clip_model, templates, count, length)
         return torch.cat([text, torch.randn_like(text) * STD], dim=1)

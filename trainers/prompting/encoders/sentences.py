@@ -221,7 +221,7 @@ def shared_length(row: list[Sentence], class_specific: bool) -> int:
         class_specific: True if the learned tokens differ between classes.
     """
 
-    def content(s: Sentence, p: int):
+    def content(s: Sentence, p: int) -> tuple[str, int]:
         if p not in s.slots:
             return "word", s.ids[p]
         return "slot", CSC_SLOT if class_specific else s.slots[p]

@@ -12,7 +12,7 @@ d token-level distances.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,7 @@ class Family(Method):
     point: Point
     text_size: Size
     vision_size: Size
+    prompt_learner: Any
     single = True
 
     def templates(self) -> Sequence[str]:
@@ -109,7 +110,7 @@ class Family(Method):
             make = COUPLED[coupling]
             self.prompt_learner = make(clip_model, self.templates(), b, J, M, single)
             return
-        sides = []
+        sides: list[Any] = []
         if N:
             b, J, _ = self.text_size
             sides.append(Textual(clip_model, self.templates(), b, J, single))
@@ -157,7 +158,7 @@ class Family(Method):
         """Return the token-level transport problems of a batch."""
         s = self.settings
         how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
-        return TokenProblems(image.r, text.s, text.s_weights, *how)
+        return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
 
 
 @register

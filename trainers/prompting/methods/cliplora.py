@@ -6,6 +6,7 @@ Low-Rank Few-Shot Adaptation of Vision-Language Models.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -88,7 +89,7 @@ class CLIPLoRA(Method):
         """Make the updates of each side, block and matrix."""
         self.set_scale(self.settings.SCALE)
         wanted = {"text": ("both", "text"), "image": ("both", "vision")}
-        self.sides = nn.ModuleDict()
+        self.sides: Any = nn.ModuleDict()
         for side in SIDES:
             blocks = blocks_of(clip_model, side)
             tuned = self.settings.ENCODER in wanted[side]

@@ -4,6 +4,7 @@ Rethinking Few-Shot Adaptation of Vision-Language Models in Two Stages.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
