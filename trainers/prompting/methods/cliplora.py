@@ -79,6 +79,7 @@ class CLIPLoRA(Method):
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings
+    sides: Any
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
@@ -89,7 +90,7 @@ class CLIPLoRA(Method):
         """Make the updates of each side, block and matrix."""
         self.set_scale(self.settings.SCALE)
         wanted = {"text": ("both", "text"), "image": ("both", "vision")}
-        self.sides: Any = nn.ModuleDict()
+        self.sides = nn.ModuleDict()
         for side in SIDES:
             blocks = blocks_of(clip_model, side)
             tuned = self.settings.ENCODER in wanted[side]

@@ -47,6 +47,7 @@ class LNOnly(Method):
             one_of("LN_MODALITY", self.LN_MODALITY, MODALITIES)
 
     settings: Settings
+    norms: Any
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
@@ -64,7 +65,8 @@ class LNOnly(Method):
                 0 <= start <= last,
                 f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
             )
-            of = self.norms[side] = nn.ModuleDict()
+            of: Any = nn.ModuleDict()
+            self.norms[side] = of
             for i in range(start, last + 1):
                 pair = {name: tuned_norm(getattr(blocks[i], name)) for name in ("ln_1", "ln_2")}
                 of[str(i)] = nn.ModuleDict(pair)

@@ -38,6 +38,9 @@ class Cache(nn.Module):
         values: (K C, K), what the row says about the classes.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, K: int, C: int, D: int):
         super().__init__()
         self.C, self.n = C, 0

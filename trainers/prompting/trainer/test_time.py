@@ -35,7 +35,8 @@ def prepared(loader: DataLoader, method: Method, cfg: CfgNode) -> DataLoader:
     """
     if not method.adapts:
         return loader
-    images, seed = copy(loader.dataset), max(cfg.SEED, 0)
+    images: Any = copy(loader.dataset)
+    seed = max(cfg.SEED, 0)
     if method.test_views > 1:
         images.transform = Views(images.transform, cfg, method.test_views, method.test_augmix)
     order: Any = range(len(images))
