@@ -64,8 +64,8 @@ class Family(Method):
     point: Point
     text_size: Size
     vision_size: Size
-    single = True
     prompt_learner: Any
+    single = True
 
     def templates(self) -> Sequence[str]:
         """Return the template of each textual prompt."""
@@ -158,8 +158,7 @@ class Family(Method):
         """Return the token-level transport problems of a batch."""
         s = self.settings
         how = s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, self.chunk_bytes
-        assert image.r is not None and text.s is not None and text.s_weights is not None
-        return TokenProblems(image.r, text.s, text.s_weights, *how)
+        return TokenProblems(image.r, text.s, text.s_weights, *how)  # type: ignore[arg-type]
 
 
 @register

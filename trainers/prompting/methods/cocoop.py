@@ -52,7 +52,7 @@ class CoCoOp(CoOp):
         def __post_init__(self) -> None:
             only_template(self.CTX_INIT)
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
 
     def build(self, clip_model, classnames, dataset):
         """Make the context and the network."""

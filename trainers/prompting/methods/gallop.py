@@ -118,8 +118,8 @@ class GalLoP(Method):
     def image_features(self, images, contexts):
         """Return z, and as r the patches of the value path, mapped and projected."""
         features = super().image_features(images, contexts)
-        assert features.values is not None, "the encoder returns them"
-        r = projected(self.image_encoder.visual, features.values, self.local_proj["linear"])
+        visual, values = self.image_encoder.visual, features.values
+        r = projected(visual, values, self.local_proj["linear"])  # type: ignore[arg-type]
         return features._replace(r=r, values=None)
 
     def global_cosines(self, image, text):

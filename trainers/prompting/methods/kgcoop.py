@@ -39,7 +39,7 @@ class KgCoOp(CoOp):
         CTX_INIT: Switch = False
         W: float = 1.0
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
 
     @property
     def start(self) -> str:

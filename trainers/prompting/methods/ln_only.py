@@ -65,7 +65,8 @@ class LNOnly(Method):
                 0 <= start <= last,
                 f"{key} is {start} but the {side} encoder has blocks 0 to {last}: choose one",
             )
-            of: dict[str, nn.ModuleDict] = {}
+            of: Any = nn.ModuleDict()
+            self.norms[side] = of
             for i in range(start, last + 1):
                 pair = {name: tuned_norm(getattr(blocks[i], name)) for name in ("ln_1", "ln_2")}
                 of[str(i)] = nn.ModuleDict(pair)
@@ -74,7 +75,6 @@ class LNOnly(Method):
                 of[str(last)]["post"] = tuned_norm(post)
             if s.LN_ENDS and not text and start == 0:
                 of["0"]["pre"] = tuned_norm(clip_model.visual.ln_pre)
-            self.norms[side] = nn.ModuleDict(of)
 
     def blocks(self, side):
         """Return the LayerNorms of a side's blocks."""

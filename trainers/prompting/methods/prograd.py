@@ -59,7 +59,7 @@ class ProGrad(CoOp):
                 f"{len(words)} words: raise N_CTX, or set CTX_INIT False",
             )
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
 
     @property
     def start(self) -> str:

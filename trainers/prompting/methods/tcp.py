@@ -49,7 +49,7 @@ class TCP(CoOp):
         def __post_init__(self) -> None:
             need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
 
     @property
     def start(self) -> str:

@@ -90,7 +90,7 @@ class TPT(CoOp):
             need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
             check_selection(self.BATCH_SIZE, self.SELECTION_P)
 
-    settings: Settings
+    settings: Settings  # type: ignore[assignment]
 
     @property
     def submodule(self) -> str:
