@@ -233,8 +233,7 @@ class Method(PublicFiles, nn.Module):
     def image_features(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         """Return the features of normalised images (B, 3, H, W), or of CLIP's features of them."""
         added = self.blocks("image")
-        given = images.dim() == 2 and images.shape[1] == self.width
-        if given and not (contexts.vision or added):
+        if images.shape[1:] == (self.width,) and not (contexts.vision or added):
             return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
         self.image_encoder.check(images)
         return self.image_encoder(images, contexts.vision, added)
@@ -247,11 +246,11 @@ class Method(PublicFiles, nn.Module):
         """
         added = self.blocks("text")
         inside = bool(contexts.text or added) or contexts.inserted is not None
-        learned = self.learned().values() if inside else ()
-        if (torch.is_grad_enabled() or self.training) and any(p.requires_grad for p in learned):
+        if inside and (torch.is_grad_enabled() or self.training) and self._learns():
             self._kept = None
             return self.text_encoder(contexts.text, contexts.inserted, added)
-        values = [*self.text_encoder.parameters(), *learned, *(self._tensors() if inside else ())]
+        values: list[torch.Tensor] = [*self.text_encoder.parameters()]
+        values += [*self.learned().values(), *self._tensors()] if inside else []
         key = tuple((_place(x), x._version, x.device) for x in values)
         if self._kept is None or self._kept[0] != key:
             with torch.inference_mode(False), torch.no_grad():  # so that training can read it
@@ -513,6 +512,9 @@ class Method(PublicFiles, nn.Module):
         for name, module in self.named_children():
             if name not in ENCODERS:
                 yield from module.named_parameters(name)
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for _, parameter in self._named_learned())
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Return what the method learns, by name: all parameters but those of CLIP."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from trainers.prompting.transport.problems import TokenProblems, TokenWeights
 from trainers.prompting.transport.scalings import exponent_bound
 from trainers.prompting.transport.solver import sinkhorn
-from trainers.prompting.transport.token_level import plain_token_distances
+from trainers.prompting.transport.token_level import token_distances
 
 B, M, P, N, K, L, D = 3, 2, 21, 2, 30, 6, 16
 MORE = 1 << 24
@@ -49,7 +49,7 @@ def both(problem, shared, reg=0.1, max_iter=100, chunk_bytes=MORE):
             C = 1 - torch.einsum("bmpd,ld->bmpl", r.double(), s[n, k, real].double())
             b = mass[n, k, real].double()
             expected[:, k, :, n] = sinkhorn(C, b=b, reg=reg, tol=1e-6, max_iter=max_iter).distance
-    return plain_token_distances(TokenProblems(r, s, *how)), expected
+    return token_distances(TokenProblems(r, s, *how), fused=False), expected
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])

@@ -9,19 +9,18 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from paths import ROOT
 
-from trainers.prompting import PromptSpec, scores, transport
-from trainers.prompting.encoders.text import TextFeatures
-from trainers.prompting.encoders.vision import ImageFeatures
+from trainers.prompting import transport
 from trainers.prompting.transport import token_level
 from trainers.prompting.transport.problems import TokenProblems, TokenWeights
 from trainers.prompting.transport.solver import sinkhorn
-from trainers.prompting.transport.token_level import plain_token_distances
+from trainers.prompting.transport.token_level import token_distances
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("trainers.prompting.transport.triton_kernels")
@@ -82,7 +81,7 @@ def features(B, M, N, K, P, L, D, lengths, dtype=torch.float32):
 def check(r, s, mass, how, tolerance=1e-5):
     """Compare distances and gradients of kernels and PyTorch."""
     problems = TokenProblems(r, s, TokenWeights(mass), *how)
-    own, expected = kernels.token_distances(problems), plain_token_distances(problems)
+    own, expected = kernels.token_distances(problems), token_distances(problems, fused=False)
     weight = torch.randn(expected.shape)
     grads = [torch.autograd.grad((weight * d).sum(), (r, s)) for d in (own, expected)]
     assert own.dtype == torch.float32
@@ -127,24 +126,22 @@ def test_stops_where_the_pytorch_path_stops(tol, max_iter):
 
 @pytest.fixture
 def problem(monkeypatch):
-    """The arguments of `score`, with no kernels tried and no message printed before."""
+    """Token problems, with no kernels tried and no message printed before."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(kernels, "_obstacles", {})
     monkeypatch.setattr(token_level, "say_once", functools.cache(print))
     r, s, mass = features(2, 2, 2, 2, 17, 4, 24, [4, 2])
-    spec = PromptSpec(M=2, N=2, templates=("X X", "X X"))
-    text = TextFeatures(s[:, :, 0], s[:, :, 0], s, TokenWeights(mass))
-    return spec, ImageFeatures(r[:, :, 0], r), text, torch.tensor(100.0), 1 << 20
+    return TokenProblems(r, s, TokenWeights(mass), *HOW)
 
 
 @interpreted
-def test_score_uses_the_kernels(problem, monkeypatch, capsys):
-    fused = scores.score(*problem)
+def test_distances_come_from_the_kernels(problem, monkeypatch, capsys):
+    fused = token_distances(problem)
     assert kernels._obstacles and not any(kernels._obstacles.values())
     assert not capsys.readouterr().out
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setattr(kernels, "token_distances", None)
-    torch.testing.assert_close(fused, scores.score(*problem), rtol=0, atol=1e-3)
+    torch.testing.assert_close(fused, token_distances(problem), rtol=0, atol=1e-5)
 
 
 def no_compiler(problems):
@@ -152,7 +149,7 @@ def no_compiler(problems):
 
 
 def wrong(problems):
-    return plain_token_distances(problems) * 1.001
+    return token_distances(problems, fused=False) * 1.001
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,6 @@ def wrong(problems):
     ],
 )
 def test_falls_back_with_one_line(problem, monkeypatch, capsys, change, reason):
-    spec, image, text, *rest = problem
     if change == "missing":
         monkeypatch.setitem(sys.modules, "triton", None)
         monkeypatch.delitem(sys.modules, kernels.__name__)
@@ -174,14 +170,13 @@ def test_falls_back_with_one_line(problem, monkeypatch, capsys, change, reason):
     elif callable(change):
         monkeypatch.setattr(kernels, "token_distances", change)
     elif change < 1:
-        spec = spec.with_(reg=change)
+        problem = replace(problem, reg=change)
     else:
-        image = image._replace(r=image.r.repeat(1, 1, change, 1)[:, :, :change])
-    problem = spec, image, text, *rest
-    logits = [scores.score(*problem) for _ in range(2)]
+        problem = replace(problem, r=problem.r.repeat(1, 1, change, 1)[:, :, :change])
+    found = [token_distances(problem) for _ in range(2)]
     said = capsys.readouterr().out
     assert said.startswith("Token-level transport runs in PyTorch, without fused kernels: ")
     assert reason in said
     assert said.count("\n") == 1
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert torch.equal(logits[0], scores.score(*problem))
+    assert torch.equal(found[0], token_distances(problem))

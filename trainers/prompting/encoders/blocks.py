@@ -58,8 +58,7 @@ def attend(block, q, k, v, mask=None, causal=False) -> torch.Tensor:
 
 def norm(block, name: str, added: Added) -> nn.Module:
     """Return `ln_1` or `ln_2` of a block, or what a method puts in its place."""
-    found: nn.Module = added.norms.get(name) or getattr(block, name)
-    return found
+    return added.norms.get(name) or getattr(block, name)
 
 
 def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:

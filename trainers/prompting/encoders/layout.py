@@ -45,6 +45,7 @@ class Layout(nn.Module):
     token_index: torch.Tensor | None
     token_weights: TokenWeights | None
 
+    S: int  # the length of a padded suffix
     prefix_slots: int  # number of slots in a prefix; the first one follows SOS
 
     def __init__(
@@ -67,6 +68,7 @@ class Layout(nn.Module):
         self.cut, self.P = cut, max(cut)
         self.starts = [0, *accumulate(lengths[:-1])]
         K, S = len(lengths), max(lengths)
+        self.S = S
         start, length = torch.tensor(self.starts), torch.tensor(lengths)
 
         self._keep("prefix_ids", padded(prefixes))

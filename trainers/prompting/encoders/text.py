@@ -181,9 +181,8 @@ class TextEncoder(nn.Module):
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
-            N = ctx.shape[0]
-            if not self.class_specific and shared.shape[0] != N:  # one template for all
-                shared, suffix = shared.expand(N, -1, -1), suffix.expand(N, -1, -1)
+            if not self.class_specific and len(shared) != len(ctx):  # one template for all
+                shared, suffix = (x.expand(len(ctx), -1, -1) for x in (shared, suffix))
             if layout.prefix_slots:
                 b = layout.prefix_slots
                 slots = ctx[:, :b].to(shared.dtype)
@@ -272,9 +271,8 @@ class TextEncoder(nn.Module):
     def _project(self, x: Tensor, added: Added) -> Tensor:
         """Project states to features, without autocast, which would round to half precision."""
         with no_autocast(x.device.type):
-            norm: nn.Module = added.norms.get("post") or self.ln_final
-            out: Tensor = norm(x) @ self.text_projection
-            return out
+            norm: Callable[..., Tensor] = added.norms.get("post") or self.ln_final
+            return norm(x) @ self.text_projection
 
     def _features(
         self, layout: Layout, shared: Tensor, suffix: Tensor, added: Added
@@ -295,9 +293,7 @@ def padded(
     layout: Layout, suffix: torch.Tensor, shared: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Pad packed suffixes: (N, T, W) -> (N * K, S, W); with prefixes (N, P, W) in front, P + S."""
-    rows = suffix.index_select(1, layout.pad_index).reshape(
-        -1, layout.mask.shape[1], suffix.shape[2]
-    )
+    rows = suffix.index_select(1, layout.pad_index).reshape(-1, layout.S, suffix.shape[2])
     if shared is None:
         return rows
     return torch.cat([shared.repeat_interleave(len(layout.eos), 0), rows], dim=1)

@@ -136,12 +136,11 @@ class ImageEncoder(nn.Module):
         Returns:
             `ImageFeatures`.
         """
-        dtype = self.visual.conv1.weight.dtype
-        images = images.to(dtype)
+        images = images.to(self.visual.conv1.weight.dtype)
         if not self.is_vit:
             return self._resnet(images, unit)
         v = self.visual
-        x = v.conv1(images).to(dtype).flatten(2).transpose(1, 2)  # (B, P, W)
+        x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         embedded = torch.cat([cls, x], dim=1) + v.positional_embedding.to(x.dtype)
         pre = added.get(0, NOTHING).norms.get("pre") or v.ln_pre

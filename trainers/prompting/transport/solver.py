@@ -34,8 +34,25 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from .inputs import check_settings, weights
 from .precision import full_precision
-from .result import PlanDistance, SinkhornResult
 from .scalings import LogScalings, Scalings, exponent_bound, widest
+
+
+class SinkhornResult(NamedTuple):
+    """The solutions of a batch of problems.
+
+    Attributes:
+        plan: T, shape (..., P, L), without gradient; exactly 0 where a weight is 0.
+        distance: <T, C>, shape (...). T is a constant in the backward pass: the gradient with
+            respect to `cost` is T, and nothing else has a gradient.
+        iterations: number of updates of u of each problem, shape (...). After the fourth,
+            convergence is tested at every fourth.
+        marginal_error: L1 error of the marginal that is not exact, shape (...).
+    """
+
+    plan: Tensor
+    distance: Tensor
+    iterations: Tensor
+    marginal_error: Tensor
 
 
 def sinkhorn(
@@ -96,6 +113,27 @@ class State(NamedTuple):
     iterations: Tensor
 
 
+class PlanDistance(torch.autograd.Function):
+    """<T, C> with T constant: the value that the solver found, with T as its gradient.
+
+    Computed by autograd, it would include costs without mass, which may be nan.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cost: Tensor, plan: Tensor, value: Tensor) -> Tensor:
+        """Return the value."""
+        ctx.save_for_backward(plan)
+        ctx.dtype = cost.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Return the gradient of the costs: T times that of the value."""
+        (plan,) = ctx.saved_tensors
+        return (grad[..., None, None] * plan).to(ctx.dtype), None, None
+
+
 def joined(parts: list[SinkhornResult]) -> SinkhornResult:
     """Concatenate the results of problems that were solved in parts."""
     return (
@@ -144,7 +182,10 @@ class Sinkhorn:
             size = self.chunk_size(C)
             chunks = [*zip(C.split(size), full_a.split(size), full_b.split(size), strict=True)]
         with full_precision(cost.device.type):
-            found = joined([self.solve(*c, uniform=a is None and b is None) for c in chunks])
+            solved = []
+            for chunk in chunks:
+                solved.append(self.solve(*chunk, uniform=a is None and b is None))
+            found = joined(solved)
         plan = found.plan.mT.reshape(cost.shape)
         distance, iterations, error = (x.reshape(batch) for x in found[1:])
         if cost.requires_grad and torch.is_grad_enabled():
@@ -238,7 +279,7 @@ class Sinkhorn:
         """
         wide = widest(shifted.device)
         choices = [(Scalings, shifted.dtype), (Scalings, wide), (LogScalings, wide)]
-        bounds = [self.reg * exponent_bound(dtype) for _, dtype in choices[:2]]
+        bounds = [self.reg * exponent_bound(shifted.dtype), self.reg * exponent_bound(wide)]
         traced, spread = torch.compiler.is_compiling(), self.spread
         if traced and spread is None:
             spread = math.inf

@@ -7,7 +7,7 @@ at a time.
 """
 
 import os
-from functools import cache
+from functools import cache, partial
 
 from torch import Tensor
 
@@ -17,25 +17,25 @@ from .solver import Sinkhorn
 COSINES = 2.0  # the largest difference of two costs 1 - cos
 
 
-def token_distances(problems: TokenProblems) -> Tensor:
-    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32."""
-    if problems.r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+def token_distances(problems: TokenProblems, fused: bool = True) -> Tensor:
+    """Return distances d = <T, C>, C[p, l] = 1 - cos(r[p], s[l]), (B, K, M, N), float32.
+
+    Args:
+        problems: the token problems of a batch.
+        fused: use the fused kernels if they work here.
+    """
+    if fused and (problems.r.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         try:
             from . import triton_kernels as kernels
 
-            obstacle = kernels.obstacle(problems, reference=plain_token_distances)
+            obstacle = kernels.obstacle(problems, reference=partial(token_distances, fused=False))
         except ImportError as error:
             obstacle = str(error)
         if obstacle is None:
             return kernels.token_distances(problems)
         say_once(f"Token-level transport runs in PyTorch, without fused kernels: {obstacle}")
-    return plain_token_distances(problems)
+    solver = Sinkhorn(problems.reg, problems.tol, problems.max_iter, spread=COSINES)
+    return problems.solve(lambda C, mass: solver(C, b=mass).distance)
 
 
 say_once = cache(print)
-
-
-def plain_token_distances(problems: TokenProblems) -> Tensor:
-    """Return the same distances, computed in PyTorch, a piece at a time."""
-    solver = Sinkhorn(problems.reg, problems.tol, problems.max_iter, spread=COSINES)
-    return problems.solve(lambda C, mass: solver(C, b=mass).distance)
