@@ -88,6 +88,7 @@ PACKAGES = {
     "one_package": "errors",
     "embedded": "",
     "averaging": "",
+    "views": "errors",
     "node": "errors",
     "storage": "dassl_parts errors",
     "transport": "errors",
@@ -98,7 +99,7 @@ PACKAGES = {
     "method": "beyond encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
     "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
-    "storage teacher transport",
+    "storage teacher transport views",
     "plugins": "errors method methods",
     "running": "backbones encoders errors",
     "step": "errors method running",

@@ -7,8 +7,9 @@ from golden_files import build, predicted, read
 from paths import GOLDEN
 
 from trainers.prompting import UserError, build_method
-from trainers.prompting.methods.tpt import TPT, entropy, surest
+from trainers.prompting.methods.tpt import TPT
 from trainers.prompting.prompts import word_embeddings
+from trainers.prompting.views import entropy, surest
 
 NAMES = ["forest", "sea", "road"]
 

@@ -20,7 +20,7 @@ from ..errors import need
 from ..method import Method, Output, register
 from ..teacher import Teacher
 from ..transport.precision import no_autocast
-from .tpt import check_selection, marginal_entropy, surest
+from ..views import check_selection, marginal_entropy, surest
 
 SEVEN = ("ImageNet", "ImageNetA", "ImageNetV2", "Caltech101", "StanfordCars", "SUN397")
 EIGHTY = ("ImageNetR", "ImageNetSketch")

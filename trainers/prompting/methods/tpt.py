@@ -20,32 +20,12 @@ from ..method import Method, Output, register
 from ..node import Words
 from ..prompts import Contexts
 from ..transport.precision import no_autocast
+from ..views import check_selection, marginal_entropy, surest
 from .cocoop import CoCoOp, MetaNet
 from .coop import CoOp
 
 TEXTS = 1024  # texts that are encoded with gradients at a time, to bound the memory
 GRAD_SCALE = 1024.0  # of the loss, against underflow in half precision
-
-
-def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of the softmax of logits (..., K), in nats: (...)."""
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def marginal_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of the mean over views of the softmax of logits (..., V, K): (...)."""
-    return entropy(logits.log_softmax(-1).logsumexp(-2))
-
-
-def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
-    """Return the numbers of the int(V share) views with the least entropy, surest first: (B, .).
-
-    Args:
-        logits: (B, V, K).
-        share: of the views that are kept.
-    """
-    return entropy(logits).argsort(dim=-1, stable=True)[:, : int(logits.shape[1] * share)]
 
 
 @register
@@ -88,7 +68,7 @@ class TPT(CoOp):
             need(0 <= self.LR < math.inf, f"LR is {self.LR} but must be finite, 0 or more")
             need(self.TTA_STEPS >= 0, f"TTA_STEPS is {self.TTA_STEPS} but must be 0 or more")
             need(self.SELECTION_P <= 1, f"SELECTION_P is {self.SELECTION_P} but must be 1 or less")
-            check_selection(self.BATCH_SIZE, self.SELECTION_P)
+            check_selection(self.BATCH_SIZE, self.SELECTION_P, "BATCH_SIZE or SELECTION_P")
 
     settings: Settings  # type: ignore[assignment]
 
@@ -166,7 +146,7 @@ class TPT(CoOp):
     def predict(self, images):
         """Return the output for the plain views, with the contexts after adaptation."""
         views = [images] if torch.is_tensor(images) else images
-        check_selection(len(views), self.settings.SELECTION_P)
+        check_selection(len(views), self.settings.SELECTION_P, "the number of views")
         features = torch.stack([self.clip_features(view) for view in views], 1)
         z, c0 = F.normalize(features, dim=-1), self.initial(features[:, 0])
         pairs = zip(z.split(self.at_once), c0.split(self.at_once), strict=True)
@@ -176,11 +156,3 @@ class TPT(CoOp):
         """Return the mean over images of the entropy that the first step descends; no labels."""
         z = torch.stack([self.clip_features(view) for view in batch.views], 1)
         return self.entropies(F.normalize(z, dim=-1), output.text.h)[0].mean()
-
-
-def check_selection(V: int, share: float, keys: str = "BATCH_SIZE or SELECTION_P") -> None:
-    """Refuse a share of V views that has none of them; raises UserError."""
-    need(
-        int(V * share) >= 1,
-        f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",
-    )
