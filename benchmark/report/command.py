@@ -21,10 +21,11 @@ from ..protocols.places import outputs_below
 from ..records import Outcome, from_folder
 from . import logs
 from .compare import RESAMPLE, Comparisons
-from .frame import frame, rows
+from .frame import frame
 from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
+from .rows import rows
 from .single import is_run, overview, report_runs, runs_below
 from .tables import seeds_text, tables
 

@@ -15,11 +15,12 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .answers import classes, each_seed, motifs
-from .frame import FACTS, rows
+from .frame import FACTS
 from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
+from .rows import rows
 from .tables import Cell, Table, first_head, place_name, protocol_of, seeds_text, table_name
 
 DIFFERENCE = (
@@ -80,19 +81,16 @@ class Comparisons:
                     f"--metric {metric} needs runs on base and new classes, and none were found: "
                     "run `python -m benchmark base2new` first"
                 )
-        every = _pairs(measured, method)
-        single = [pair for pair in every if across or _basis(pair[0]) == _basis(pair[1])]
-        self._refused: dict[int, list[str]] = defaultdict(list)
-        for ours, theirs in every:
-            said = f"{theirs.name}: {OTHER_BASIS}"
-            if (ours, theirs) not in single and said not in self._refused[ours.table]:
-                self._refused[ours.table].append(said)
-        if every and not single:
-            raise UserError(f"--compare: {next(iter(self._refused.values()))[0]}")
+        single: list[tuple] = []
+        self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
+        for ours, theirs in _pairs(measured, method):
+            if across or _basis(ours) == _basis(theirs):
+                single.append((ours, theirs))
+            else:
+                self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
         if not single:
-            raise UserError(
-                f"--compare: only {method} was found: run another method in the same setting"
-            )
+            alone = f"only {method} was found: run another method in the same setting"
+            raise UserError(f"--compare: {next(iter(self._refused.values()), [alone])[0]}")
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         found = [self._compared([pair]) for pair in single]
@@ -245,8 +243,8 @@ class Comparisons:
             caption.append(AVERAGE)
         marks = [row.beyond for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*marks))
-        problems = list(dict.fromkeys(members["problems"].explode().dropna()))
-        problems += self._refused.get(members.iloc[0]["ours"].table, [])
+        refused = self._refused.get(members.iloc[0]["ours"].table, [])
+        problems = list(dict.fromkeys([*members["problems"].explode().dropna(), *refused]))
         head = [first_head(protocol), *places]
         return Table(self._title(protocol, members), head, lines, caption, problems)
 
@@ -298,7 +296,7 @@ def _cell(found) -> Cell:
 
 
 def _basis(row: Any) -> dict:
-    """Return what tells the CLIP and test images of a row from those of others in its table."""
+    """Return what is named of the CLIP and test images of a row."""
     return {key: value for key, value in row.settings if key in FACTS.values()}
 
 

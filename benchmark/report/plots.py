@@ -17,10 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ..cli import write_output
 from ..protocols.base import Plot, shots_text
-from .frame import lines, setting_texts
+from .frame import setting_texts
 from .methods import looks
 from .names import dataset_title, method_name
 from .published import marked
+from .rows import lines
 from .tables import average_name, known, protocol_of
 
 # Line and filled part of the marker, for a method's first, second, ... variant.

@@ -27,7 +27,7 @@ def render(
     """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
 
     Args:
-        rows: a data frame as `frame.rows` makes it.
+        rows: a data frame as `rows.rows` makes it.
         form: one of FORMATS but html.
         all_published: also show published numbers of methods that were not run.
         deviations: in LaTeX, show the spread of each mean; all other formats always do.

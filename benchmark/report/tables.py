@@ -100,7 +100,7 @@ def tables(
     """Return the tables of each protocol that has rows: every data set, then the averages.
 
     Args:
-        rows: a data frame as `frame.rows` makes it.
+        rows: a data frame as `rows.rows` makes it.
         all_published: also show published numbers of methods that were not run.
         paper: make tables for a paper: spreads are separate from means, differences and costs are
             left out, and published numbers compete for the best.
@@ -240,15 +240,10 @@ def more(row) -> dict[str, str]:
     }
 
 
-def not_run(
-    members: pd.DataFrame, places: Iterable, paper: bool = False
-) -> dict[str, list[Cell | None]]:
+def not_run(members: pd.DataFrame, places: Iterable, paper: bool) -> dict[str, list[Cell | None]]:
     """Return the published numbers of methods that were not run, by trainer.
 
-    Args:
-        members: the rows of one table.
-        places: a row from each column of the table, of any method.
-        paper: as in `tables`.
+    `members` are the rows of a table, and `places` one from each of its columns, of any method.
     """
     protocol = protocol_of(members)
     found = {}
@@ -294,12 +289,11 @@ def _caption(members: pd.DataFrame) -> list[str]:
     """Return the sentences below a table."""
     first = members.iloc[0]
     protocol = protocol_of(members)
-    has_h = "h" in protocol.columns
     if first["average"]:
-        return [AVERAGE_H if has_h else AVERAGE]
+        return [AVERAGE_H if "h" in protocol.columns else AVERAGE]
     seeds = max(members["count"][~members["average"]])
     sentences = [spread_note(seeds, first["interval"])]
-    if has_h:
+    if "h" in protocol.columns:
         sentences.append(EACH_H)
     if first["tried"] in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first["tried"]])

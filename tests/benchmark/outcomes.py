@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmark.protocols import PROTOCOLS
 from benchmark.records import Outcome
-from benchmark.report import frame as frames
+from benchmark.report import rows as of_rows
 from benchmark.report.command import as_page, formatted_view
 from benchmark.report.frame import frame
 from benchmark.report.tables import Table, tables
@@ -78,7 +78,7 @@ def some_outcomes():
 
 def rows(outcomes, **options):
     """Return the rows of the tables of these outcomes."""
-    return frames.rows(frame(outcomes), **options)
+    return of_rows.rows(frame(outcomes), **options)
 
 
 def page(outcomes) -> str:
@@ -88,7 +88,7 @@ def page(outcomes) -> str:
 
 def shown(view, form: str, tidy) -> str:
     """Return a view in any format."""
-    return as_page(tidy, frames.rows(tidy), view) if form == "html" else formatted_view(view, form)
+    return as_page(tidy, of_rows.rows(tidy), view) if form == "html" else formatted_view(view, form)
 
 
 def lines(table: Table) -> dict[str, list[str]]:

@@ -9,9 +9,10 @@ from outcomes import few_shot, only_table, outcome, rows
 from benchmark.records import flaw
 from benchmark.report import plots
 from benchmark.report.compare import Comparisons
-from benchmark.report.frame import frame, lines
+from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
+from benchmark.report.rows import lines
 from benchmark.report.tables import tables as tables_of
 from recipe.predictions import write_predictions
 

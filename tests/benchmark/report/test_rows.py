@@ -7,9 +7,9 @@ import pytest
 from outcomes import few_shot, lines, only_table, outcome, rows, some_outcomes
 
 from benchmark.protocols import BASE2NEW
-from benchmark.report.frame import lines as lines_of
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
+from benchmark.report.rows import lines as lines_of
 from benchmark.report.tables import tables
 
 
