@@ -250,9 +250,8 @@ class Comparisons:
 
     def _resampled(self, members: pd.DataFrame) -> list[str]:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
-        what = "classes" if self.resample == "classes" else "images"
-        if what == "images" and members.iloc[0]["embedded"]:
-            what = "motifs"
+        motifs = self.resample == "images" and members.iloc[0]["embedded"]
+        what = "motifs" if motifs else self.resample
         several = ", each in all data sets at once" if members["average"].any() else ""
         of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
