@@ -2,7 +2,8 @@
 
 import ast
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,15 @@ INCIDENTAL = (
     "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.BATCH_SIZE", "TRAIN.PRINT_FREQ", "TEST.PREDICTIONS",
     "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD",
 )  # fmt: skip
+
+# Further keys in which runs of one line of a table may differ: they name the run, its place in the
+# table, or its machine. The backbone is compared by itself.
+OWN = {
+    *INCIDENTAL, "DATALOADER.CACHE_GIB", "DATASET.NUM_SHOTS", "DATASET.ROOT",
+    "DATASET.SUBSAMPLE_CLASSES", "MODEL.BACKBONE.NAME", "OUTPUT_DIR", "RESUME", "SEED", "TEST.OOD",
+    "TEST.SPLIT", "TRAIN.CHECKPOINT_FREQ", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
+    "TRAINER.MEMORY_BUDGET", "TRAINER.PLUGINS", "USE_CUDA", "VERBOSE", "VERSION",
+}  # fmt: skip
 
 # The launcher's own lines in a run's console.txt begin with one of these.
 COMMAND, FAILED = "$ ", "# failed: "
@@ -72,6 +82,15 @@ METRICS = {
 }
 
 
+# Metrics (in %) of out-of-distribution detection: test images against those of another data set.
+OOD = {
+    "auroc_mcm": Metric("AUROC MCM"),
+    "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False),
+    "auroc_gl_mcm": Metric("AUROC GL-MCM"),
+    "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
+}
+
+
 @dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable
 class Outcome:
     """The outcome of a run: its record, or a problem as `kind: why` (`failed: no memory`)."""
@@ -106,6 +125,8 @@ def read_record(folder: Path) -> dict | None:
     """
     return records.read_record(folder, flaw)
 
+
+BOUND = 3.0  # of the natural logarithm of a temperature, either way
 
 # Types of the values of a record, in words and as a test, with the keys that must have them.
 KINDS = {
@@ -155,10 +176,9 @@ def flaw(result) -> str | None:
     return None
 
 
-def marks(results: Iterable[dict]) -> list[str]:
-    """Return the marks that any of these records has, in the order of BEYOND."""
-    found = {mark for result in results for mark in result.get("beyond", ())}
-    return [mark for mark in BEYOND if mark in found]
+def at_bound(temperature: float | None) -> bool:
+    """Return True for a temperature at a bound of its fit."""
+    return temperature is not None and abs(math.log(temperature or 1e-9)) > BOUND - 0.01
 
 
 def stamp(run: Run) -> tuple[int, int] | None:
@@ -229,6 +249,18 @@ def used(config, key: str):
     for name in key.split("."):
         config = config.get(name) if isinstance(config, dict) else None
     return config
+
+
+def unlike(one: dict, other: dict, above: str = "") -> Iterator[str]:
+    """Yield the dotted keys, but OWN, that differ between two configs and are in both."""
+    for name in one.keys() & other.keys():
+        key = f"{above}{name}"
+        if one[name] == other[name] or key in OWN:
+            continue
+        if isinstance(one[name], dict) and isinstance(other[name], dict):
+            yield from unlike(one[name], other[name], f"{key}.")
+        else:
+            yield key
 
 
 def literal(value):

@@ -6,7 +6,6 @@ Needs no PyTorch.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from trainers.prompting.errors import UserError
 
@@ -101,6 +100,8 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
         UserError: one of the two has no images.
     """
     n, m = _sizes(inside, outside)
+    from scipy.stats import rankdata  # slow to load
+
     ranks = rankdata(np.concatenate([inside, outside]))
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 

@@ -61,7 +61,7 @@ def write_results(cfg, trainer) -> None:
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
-        "adapts": getattr(getattr(trainer, "method", None), "adapts", False),
+        "seeded": getattr(getattr(trainer, "method", None), "adapts", False),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),

@@ -54,12 +54,12 @@ class Ablation(Protocol):
     by_variant = True
     table_title = "Ablation of {tried} on {dataset}"
     variant_notes = {
-        "beta": "beta weighs the token level: cost (1 - beta) (1 - cos) + beta d.",
-        "additive beta": "beta weighs the token level: cost (1 - cos) + beta d.",
+        "BETA": "BETA weighs the token level: cost (1 - BETA) (1 - cos) + BETA d.",
+        "BETA_FORM and BETA": "BETA weighs the token level: cost (1 - cos) + BETA d.",
     }
     plot = Plot(
         name="ablation_beta",
-        x="beta",
+        x="BETA",
         y="h",
         x_label="beta, weight of the token level in the convex form",
         y_label="Harmonic mean (%)",

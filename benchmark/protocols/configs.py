@@ -1,9 +1,10 @@
 """Find and read the config files of data sets and trainers, and choose the one of a run."""
 
+import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -19,6 +20,9 @@ CONFIGS = ROOT / "configs"
 ANY = math.inf
 IMAGE_FOLDER = "image_folder"  # the user's own images; `image_folder=NAME` names one of several
 WEIGHTS = (".pt", ".bin", ".safetensors")  # suffixes of a backbone given as a file
+
+
+VARIED = re.compile(r"\+(?=[A-Z][\w.]*=)")  # separates the keys in the name of a varied config
 
 
 class Rule(NamedTuple):
@@ -117,6 +121,38 @@ class TrainerConfigs:
         """Return the folders that hold a folder for each trainer."""
         beside = (plugin_folder(name) for name in self.plugins)
         return [CONFIGS / "trainers", *(folder for folder in beside if folder)]
+
+
+def varied_name(pairs: Mapping[str, object]) -> str:
+    """Return what --vary adds to the name of a config: `+TRAINER.ALIGN.BETA=0`.
+
+    It ends in a hash if a value has characters that a name cannot have.
+    """
+    found = ""
+    for key, value in sorted(pairs.items()):
+        plain = re.sub(r"[^\w.,-]+", "_", str(value))[:60]
+        if plain != str(value):
+            plain += "-" + hashlib.sha256(str(value).encode()).hexdigest()[:8]
+        found += f"+{key}={plain}"
+    return found
+
+
+def plain_name(config: str) -> str:
+    """Return the name of a config without what --vary added."""
+    return VARIED.split(config)[0]
+
+
+def varied(config: str) -> tuple[tuple[str, object], ...]:
+    """Return the last words of the keys in what --vary added to a config's name, with values."""
+    pairs = (part.partition("=") for part in VARIED.split(config)[1:])
+    return tuple((key.rpartition(".")[2], _number(value)) for key, _, value in pairs)
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def only_file(folder: Path) -> Path:

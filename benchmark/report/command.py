@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from trainers.prompting.errors import UserError
 
@@ -18,24 +21,152 @@ from ..protocols.places import outputs_below
 from ..records import Outcome, from_folder
 from . import logs
 from .compare import RESAMPLE, Comparisons
+from .frame import frame
 from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
 from .rows import rows
-from .single import is_run, overview, runs_below, single_runs
-from .tables import seeds_text
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .single import is_run, overview, report_runs, runs_below
+from .tables import seeds_text, tables
 
 PUBLISHED = ("on", "off", "all")
 
 View = Comparisons | Metrics | Classes  # shown in place of the usual tables
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "outputs": {
+        "type": Path, "nargs": "*", "default": [Path("output")], "metavar": "OUTPUT",
+        "help": "folders that contain runs of protocols (subfolders are searched), or folders of "
+        "single runs, which are shown with the accuracy of each class (default: output)",
+    },
+    "--format": {
+        "choices": FORMATS, "default": "text", "help": "output format (default: %(default)s)",
+    },
+    "--protocol": {
+        "choices": PROTOCOLS, "action": "append", "dest": "protocols",
+        "help": "report only this protocol; may be repeated (default: all)",
+    },
+    "--seeds": {
+        "type": each(seed), "help": "report only runs with these seeds (default: all)",
+    },
+    "--interval": {
+        "action": "store_true", "help": "95%% intervals in place of standard deviations",
+    },
+    "--deviations": {
+        "action": "store_true",
+        "help": "with --format latex: standard deviations (or, with --interval, intervals) after "
+        "the means",
+    },
+    "--resample": {
+        "choices": RESAMPLE, "default": "images",
+        "help": "units that --compare resamples besides seeds: test images (for the embedded data "
+        "sets: motifs, in all of them at once) or whole classes (default: %(default)s)",
+    },
+    "--metric": {
+        "choices": MEASURES, "default": "accuracy",
+        "help": "metric that --compare uses; all but accuracy are over base and new classes "
+        "together (default: %(default)s)",
+    },
+    "--across": {
+        "action": "store_true",
+        "help": "let --compare also compare runs with other CLIPs or test images",
+    },
+    "--published": {
+        "choices": PUBLISHED, "default": "on",
+        "help": "published numbers next to yours, where the setting is the same: off, on, or all "
+        "(also of methods that you did not run) (default: %(default)s)",
+    },
+    "--plots": {
+        "type": Path, "metavar": "DIR", "help": "also write plots to DIR, as pdf, png and svg",
+    },
+    "--logs": {
+        "action": "append", "default": [], "metavar": "[NAME=]FOLDER",
+        "help": "also read the log.txt files of CoOp, MaPLe and similar repositories below "
+        "FOLDER; NAME is the method's name in the tables; may be repeated",
+    },
+}  # fmt: skip
+# Only one of these; in HTML they follow the usual tables, else they take their place.
+VIEWS: dict[str, dict[str, Any]] = {
+    "--compare": {
+        "metavar": "METHOD",
+        "help": "show the differences between this method (a name in the tables, such as 'ALIGN, "
+        "BETA 0') and every other, paired by test image, with 95%% intervals and p-values",
+    },
+    "--metrics": {
+        "action": "store_true",
+        "help": "show more metrics: top-5 accuracy, calibration error, likelihood, metrics over "
+        "base and new classes together, and costs; --plots draws reliability diagrams",
+    },
+    "--classes": {
+        "action": "store_true",
+        "help": "show the accuracy of each class; --plots draws confusion matrices",
+    },
+}
 
-def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
-    """Return the outcomes of all runs of a protocol in an output folder."""
-    return [from_folder(run) for run in protocol.on_disk(output)]
+
+def build_parser() -> Parser:
+    """Return the parser of `report`."""
+    parser = Parser(prog="python -m benchmark report", description=__doc__)
+    instead = parser.add_mutually_exclusive_group()
+    for group, options in ((parser, OPTIONS), (instead, VIEWS)):
+        for name, settings in options.items():
+            group.add_argument(name, **settings)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Run `python -m benchmark report OUTPUT ...`."""
+    args = build_parser().parse_args(argv)
+    if (args.metric != "accuracy" or args.across) and not args.compare:
+        flag = "--across" if args.across else f"--metric {args.metric}"
+        raise UserError(f"{flag} needs --compare METHOD: name a method to compare")
+    if args.deviations and args.format != "latex":
+        raise UserError(
+            "--deviations needs --format latex: the other formats always show deviations"
+        )
+    outputs = list(dict.fromkeys(args.outputs))
+    if single := [output for output in outputs if is_run(output)]:
+        if single != outputs or args.compare or args.logs:
+            raise UserError(
+                f"'{single[0]}' is a single run: report it without other folders, --compare or "
+                "--logs"
+            )
+        print(report_runs(single, args.format, args.plots))
+        return
+    tidy = frame(chosen(args, outputs))
+    if tidy.empty:
+        print(nothing(args, outputs))
+        return
+    listed = rows(tidy, args.interval, args.published != "off")
+    view: View | None = None
+    if args.compare:
+        view = Comparisons(tidy, args.compare, args.resample, args.metric, args.across)
+    elif args.metrics or args.classes:
+        view = Metrics(tidy) if args.metrics else Classes(tidy)
+    if args.plots:
+        draw(listed, view, args.plots)
+    if args.format == "html":
+        print(as_page(tidy, listed, view, args.published == "all"))
+    elif view:
+        print(formatted_view(view, args.format))
+    else:
+        print(render(listed, args.format, args.published == "all", args.deviations))
+
+
+def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
+    """Return the outcomes of the runs and logs that the arguments name."""
+    protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
+    outcomes = found_in(outputs, protocols)
+    if args.logs:
+        read, unknown = logs.read(args.logs)
+        outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            print(
+                f"skipped logs that do not say which run they are of: {unknown[0]}{more}",
+                file=sys.stderr,
+            )
+    return [outcome for outcome in outcomes if not args.seeds or outcome.run.seed in args.seeds]
 
 
 def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
@@ -63,139 +194,53 @@ def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Out
     return found
 
 
-def formatted_view(view: View, form: str, rows: pd.DataFrame) -> str:
-    """Return the tables or records of a view as text, in one of FORMATS."""
+def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
+    """Return the outcomes of all runs of a protocol in an output folder."""
+    return [from_folder(run) for run in protocol.on_disk(output)]
+
+
+def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
+    """Return an overview of the single runs in these folders, which have no runs of protocols.
+
+    Raises:
+        UserError: there are none.
+    """
+    searched = [] if args.protocols or args.seeds or args.logs else outputs
+    if alone := [run for output in searched for run in runs_below(output)]:
+        return overview(alone, args.format)
+    if not args.outputs[0].exists():
+        raise UserError(f"'{args.outputs[0]}' does not exist: check the path")
+    what = " or ".join(args.protocols or ["any protocol"])
+    if args.seeds:
+        what += f" with {seeds_text(args.seeds)}"
+    where = " or ".join(f"'{output}'" for output in args.outputs)
+    raise UserError(
+        f"no runs of {what} in {where}: run one first, for example `python -m benchmark "
+        f"{(args.protocols or ['base2new'])[0]}`, or name the folder of a single run"
+    )
+
+
+def formatted_view(view: View, form: str) -> str:
+    """Return the tables or records of a view as text, in one of FORMATS but html."""
     if form == "json":
         return json.dumps({type(view).__name__.lower(): view.records()}, indent=2)
-    if form == "csv":
-        return as_csv(view.records())
-    if form == "html":
-        from .page import page_of
-
-        return page_of(view.tables(), {}, rows)
-    return in_style(view.tables(), form)
+    return as_csv(view.records()) if form == "csv" else in_style(view.tables(), form)
 
 
-def build_parser() -> Parser:
-    """Return the parser of `report`."""
-    parser = Parser(prog="python -m benchmark report", description=__doc__)
-    add = parser.add_argument
-    add(
-        "outputs", type=Path, nargs="*", default=[Path("output")], metavar="OUTPUT",
-        help="folders that contain runs of protocols (subfolders are searched), or folders of "
-        "single runs, which are shown with the accuracy of each class (default: output)",
-    )  # fmt: skip
-    add("--format", choices=FORMATS, default="text", help="output format (default: %(default)s)")
-    add(
-        "--protocol", choices=PROTOCOLS, action="append", dest="protocols",
-        help="report only this protocol; may be repeated (default: all)",
-    )  # fmt: skip
-    add("--seeds", type=each(seed), help="report only runs with these seeds (default: all)")
-    add("--interval", action="store_true", help="95%% intervals in place of standard deviations")
-    add(
-        "--deviations", action="store_true",
-        help="with --format latex: standard deviations (or, with --interval, intervals) after the "
-        "means",
-    )  # fmt: skip
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument(
-        "--compare", metavar="METHOD",
-        help="instead of the tables, show the differences between this method and every other, "
-        "paired by test image, with 95%% intervals and p-values",
-    )  # fmt: skip
-    instead.add_argument(
-        "--metrics", action="store_true",
-        help="instead of the tables, show more metrics: top-5 accuracy, calibration error, "
-        "likelihood, metrics over base and new classes together, and costs; --plots draws "
-        "reliability diagrams",
-    )  # fmt: skip
-    instead.add_argument(
-        "--classes", action="store_true",
-        help="instead of the tables, show the accuracy of each class; --plots draws confusion "
-        "matrices",
-    )  # fmt: skip
-    add(
-        "--resample", choices=RESAMPLE, default="images",
-        help="units that --compare resamples besides seeds: test images (for the embedded data "
-        "sets: motifs, in all of them at once) or whole classes (default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--metric", choices=MEASURES, default="accuracy",
-        help="metric that --compare uses; all but accuracy are over base and new classes together "
-        "(default: %(default)s)",
-    )  # fmt: skip
-    add(
-        "--published", choices=PUBLISHED, default="on",
-        help="published numbers next to yours, where the setting is the same: off, on, or all "
-        "(also of methods that you did not run) (default: %(default)s)",
-    )  # fmt: skip
-    add("--plots", type=Path, metavar="DIR", help="also write plots to DIR, as pdf, png and svg")
-    add(
-        "--logs", action="append", default=[], metavar="[NAME=]FOLDER",
-        help="also read the log.txt files of CoOp, MaPLe and similar repositories below FOLDER; "
-        "NAME is the method's name in the tables; may be repeated",
-    )  # fmt: skip
-    return parser
+def as_page(
+    tidy: pd.DataFrame, listed: pd.DataFrame, view: View | None, all_published: bool = False
+) -> str:
+    """Return an HTML page with all tables and plots, and then those of a view."""
+    from .page import page  # with matplotlib
+    from .plots import figures
 
-
-def main(argv: list[str]) -> None:
-    """Run `python -m benchmark report OUTPUT ...`."""
-    args = build_parser().parse_args(argv)
-    if args.metric != "accuracy" and not args.compare:
-        raise UserError(f"--metric {args.metric} needs --compare METHOD: name a method to compare")
-    if args.deviations and args.format != "latex":
-        raise UserError(
-            "--deviations needs --format latex: the other formats always show deviations"
-        )
-    protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    outputs = list(dict.fromkeys(args.outputs))
-    if single := [output for output in outputs if is_run(output)]:
-        if single != outputs or args.compare or args.plots or args.logs:
-            raise UserError(
-                f"'{single[0]}' is a single run: report it without other folders, --compare, "
-                "--plots or --logs"
-            )
-        print(single_runs(single, args.format))
-        return
-    outcomes = found_in(outputs, protocols)
-    read, unknown = logs.read(args.logs)
-    outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
-    if args.seeds:
-        outcomes = [outcome for outcome in outcomes if outcome.run.seed in args.seeds]
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        print(
-            f"skipped logs whose folder name does not identify the run: {unknown[0]}{more}",
-            file=sys.stderr,
-        )
-    listed = rows(outcomes, args.interval, args.published != "off")
-    if listed.empty:
-        if not args.protocols and not args.seeds and not args.logs:
-            alone = [run for output in outputs for run in runs_below(output)]
-            if alone:
-                print(overview(alone, args.format))
-                return
-        if not args.outputs[0].exists():
-            raise UserError(f"'{args.outputs[0]}' does not exist: check the path")
-        what = " or ".join(args.protocols or ["any protocol"])
-        if args.seeds:
-            what += f" with {seeds_text(args.seeds)}"
-        where = " or ".join(f"'{output}'" for output in args.outputs)
-        raise UserError(
-            f"no runs of {what} in {where}: run one first, for example `python -m benchmark "
-            "base2new`, or name the folder of a single run"
-        )
-    view: View | None = None
-    if args.compare:
-        view = Comparisons(listed, args.compare, args.resample, args.metric)
-    elif args.metrics or args.classes:
-        view = Metrics(listed) if args.metrics else Classes(listed)
-    if args.plots:
-        draw(listed, view, args.plots)
-    if view:
-        print(formatted_view(view, args.format, listed))
-    else:
-        print(render(listed, args.format, args.published == "all", args.deviations))
+    groups = tables(listed, all_published)
+    for protocol, more in (view.tables() if view else {}).items():
+        groups[protocol] = groups[protocol] + more
+    done = tidy["outcome"][(tidy["column"] != "h") & tidy["problem"].isna()]
+    results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
+    drawn = figures(listed) | (view_figures(view) if view else {})
+    return page(groups, drawn, results.values())
 
 
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
@@ -210,7 +255,7 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
         UserError: the file cannot be written.
     """
     outcomes = [engine.outcomes[run] for run in engine.runs]
-    print(render(rows(outcomes), "text"))
+    print(render(rows(frame(outcomes)), "text"))
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 
@@ -222,7 +267,7 @@ def keep_table(protocol: Protocol, output: Path) -> None:
         UserError: the file cannot be written.
     """
     path = output / protocol.name / "table.json"
-    write_output(path, render(rows(on_disk(output, protocol)), "json") + "\n")
+    write_output(path, render(rows(frame(on_disk(output, protocol))), "json") + "\n")
     print(
         f"The table shows the runs of this command; {path} has all runs of {protocol.name} in "
         f"{output}",
@@ -230,19 +275,20 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     )
 
 
-def draw(rows: pd.DataFrame, view: View | None, folder: Path) -> None:
-    """Write the plots that belong to the tables into a folder, and print their paths."""
-    from . import pictures, plots  # matplotlib is slow to load
+def view_figures(view: View) -> dict:
+    """Return the figures that belong to a view; none of comparisons."""
+    from . import pictures
 
-    if isinstance(view, Metrics | Classes):
-        drawn = pictures.figures(view.tests, view.picture)
-    else:
-        drawn = plots.figures(rows)
+    return pictures.figures(view.tests, view.picture) if not isinstance(view, Comparisons) else {}
+
+
+def draw(listed: pd.DataFrame, view: View | None, folder: Path) -> None:
+    """Write the plots that belong to the tables into a folder, and print their paths."""
+    from . import plots  # matplotlib is slow to load
+
+    of_view = view is not None and not isinstance(view, Comparisons)
+    drawn = view_figures(view) if view is not None and of_view else plots.figures(listed)
     if not drawn:
-        shown = "runs with predictions" if view else "means of finished runs"
+        shown = "runs with predictions" if of_view else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)
-    for name, (figure, _) in drawn.items():
-        for form in plots.FORMATS:
-            path = folder / f"{name}.{form}"
-            write_output(path, plots.encoded(figure, form))
-            print(path, file=sys.stderr)
+    plots.write(drawn, folder)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .answers import classes, each_seed, motifs
+from .frame import FACTS
 from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
-from .tables import Cell, Table, first_head, place_name, seeds_text, table_name
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .rows import rows
+from .tables import Cell, Table, first_head, place_name, protocol_of, seeds_text, table_name
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
@@ -34,6 +35,8 @@ AVERAGE_H = "Differences of the means over the data sets; H is that of the avera
 # Units that may be resampled, each with the function that names the unit of every test image.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
 
+OTHER_BASIS = "another CLIP or other test images; --across compares them anyway"
+
 # Fields that place a comparison in the tables; the records leave them out.
 PLACE = ["ours", "theirs", "table", "place", "average"]
 
@@ -42,10 +45,11 @@ class Comparisons:
     """All comparisons of one method with the others of the same tables.
 
     Args:
-        rows: a data frame as `rows` makes it, of any protocols.
+        tidy: a data frame as `frame` makes it, of any protocols.
         method: the name of a line in their tables.
         resample: a key of RESAMPLE.
         metric: a key of MEASURES.
+        across: also compare runs with other CLIPs or test images.
 
     Raises:
         UserError: no line has this name, there is no other method to compare with, or no runs have
@@ -54,18 +58,22 @@ class Comparisons:
 
     def __init__(
         self,
-        rows: pd.DataFrame,
+        tidy: pd.DataFrame,
         method: str,
         resample: str = "images",
         metric: str = "accuracy",
+        across: bool = False,
     ):
         """Compare; comparisons that are impossible are listed as problems."""
-        import pandas as pd  # slow to load
-
         self.method, self.resample = method, resample
         self.metric, self._measure = metric, MEASURES[metric]
-        measured = rows[~rows["average"]]
-        check_name("method to compare", method, list(dict.fromkeys(measured["line_name"])))
+        listed = rows(tidy, beside_published=False)
+        measured = listed[~listed["average"]]
+        check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
+        done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
+        self._runs: dict[tuple, dict[int, Outcome]] = defaultdict(dict)  # by line, column and seed
+        for row in done.itertuples():
+            self._runs[row.line, row.column][row.seed] = row.outcome
         if self._measure.head:
             measured = measured[measured["column"] == "h"]
             if measured.empty:
@@ -73,11 +81,16 @@ class Comparisons:
                     f"--metric {metric} needs runs on base and new classes, and none were found: "
                     "run `python -m benchmark base2new` first"
                 )
-        single = _pairs(measured, method)
+        single: list[tuple] = []
+        self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
+        for ours, theirs in _pairs(measured, method):
+            if across or _basis(ours) == _basis(theirs):
+                single.append((ours, theirs))
+            else:
+                self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
         if not single:
-            raise UserError(
-                f"--compare: only {method} was found: run another method in the same setting"
-            )
+            alone = f"only {method} was found: run another method in the same setting"
+            raise UserError(f"--compare: {next(iter(self._refused.values()), [alone])[0]}")
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
         found = [self._compared([pair]) for pair in single]
@@ -108,12 +121,13 @@ class Comparisons:
         over_both = bool(self._measure.head)
         found = difference(blocks, of is not None, over_both) if blocks else None
         place = self._measure.head or place_name(ours)
-        if ours.protocol.across == "shots":
+        protocol = protocol_of(ours)
+        if protocol.across == "shots":
             place = shots_text(shots)
-        elif ours.protocol.across == "dataset" and of is not None:
+        elif protocol.across == "dataset" and of is not None:
             place = "Average"
         return {
-            "protocol": ours.protocol.name,
+            "protocol": protocol.name,
             "source": ours.source,
             "dataset": ours.dataset if of is None else "average",
             "embedded": ours.embedded,
@@ -123,7 +137,7 @@ class Comparisons:
             "shots": shots,
             "column": self.metric if over_both else ours.column,
             "method": self.method,
-            "other": theirs.line_name,
+            "other": theirs.name,
             "difference": found and found.value,
             "low": found and found.low,
             "high": found and found.high,
@@ -148,38 +162,40 @@ class Comparisons:
             sentences on what is missing.
         """
         found, problems = [], []
-        for column in ours.runs:
+        columns = ("base", "new") if ours.column == "h" else (ours.column,)
+        for column in columns:
             for row in (ours, theirs):
-                answered, missing = each_seed(row.runs[column], self._measure.read)
-                where = f"{row.line_name}, {_where(row, [column])}"
+                runs = self._runs[row.line, column]
+                answered, missing = each_seed(runs, self._measure.read)
+                where = f"{row.name}, {_where(row, [column])}"
                 problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
-                if not row.runs[column]:
+                if not runs:
                     problems.append(f"{where}: no finished run")
                 found.append((row, answered))
         if not all(answered for _, answered in found):
             return None, [], problems
         trained = [set(answered) for row, answered in found if not row.untrained]
         seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
-        where = f"{theirs.line_name}, {_where(theirs, theirs.runs)}"
+        where = f"{theirs.name}, {_where(theirs, columns)}"
         if not seeds:
             problems.append(f"{where}: no seed that {self.method} has, too")
             return None, [], problems
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
         units, read = [], []  # by column; `read` then by method and seed
-        for column, both in zip(ours.runs, zip(found[::2], found[1::2], strict=True), strict=True):
+        for column, both in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True):
             # an untrained method has one run, which counts for every seed
-            runs = [
+            chosen = [
                 [next(iter(of.values())) if row.untrained else of[seed] for seed in seeds]
                 for row, of in both
             ]
-            if len({run.images for of_method in runs for run in of_method}) > 1:
+            if len({run.images for of_method in chosen for run in of_method}) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return None, [], [*problems, f"{where}: {what}"]
             (_, answered), _ = both
-            outcome = ours.runs[column][next(iter(answered))]
-            units.append(self._numbers(outcome, column, runs[0][0].images))
-            read.append(runs)
+            outcome = self._runs[ours.line, column][next(iter(answered))]
+            units.append(self._numbers(outcome, column, chosen[0][0].images))
+            read.append(chosen)
         parts = [
             zip(
                 *(self._measure.parts(*sides) for sides in zip(*of_method, strict=True)),
@@ -206,7 +222,7 @@ class Comparisons:
         """Return the tables of each protocol, with a line for each other method."""
         found: dict[Protocol, list[Table]] = {}
         for _, members in self.found.groupby("table", sort=False):
-            protocol = members.iloc[0]["ours"].protocol
+            protocol = protocol_of(members.iloc[0]["ours"])
             found.setdefault(protocol, []).append(self._table(protocol, members))
         return found
 
@@ -227,15 +243,15 @@ class Comparisons:
             caption.append(AVERAGE)
         marks = [row.beyond for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*marks))
-        problems = list(dict.fromkeys(members["problems"].explode().dropna()))
+        refused = self._refused.get(members.iloc[0]["ours"].table, [])
+        problems = list(dict.fromkeys([*members["problems"].explode().dropna(), *refused]))
         head = [first_head(protocol), *places]
         return Table(self._title(protocol, members), head, lines, caption, problems)
 
     def _resampled(self, members: pd.DataFrame) -> list[str]:
         """Return sentences on what a table resamples, and what its intervals therefore cover."""
-        what = "classes" if self.resample == "classes" else "images"
-        if what == "images" and members.iloc[0]["embedded"]:
-            what = "motifs"
+        motifs = self.resample == "images" and members.iloc[0]["embedded"]
+        what = "motifs" if motifs else self.resample
         several = ", each in all data sets at once" if members["average"].any() else ""
         of, nor = ("", "") if what == "classes" else (" of these classes", "classes or ")
         sentences = [
@@ -253,7 +269,7 @@ class Comparisons:
             kind = first["artist"] or ("embedded" if first["embedded"] else "")
             what = f"{protocol.title}, average over {first['of']} {kind} data sets"
             what = what.replace("  ", " ")
-        splits = " and ".join(sorted(set().union(*(row.splits for row in members["ours"]))))
+        splits = " and ".join(sorted({row.split for row in members["ours"]}))
         of = f"{self._measure.head}, " if self._measure.head else ""
         mine = marked(self.method, first["ours"].beyond)
         details = [f"{what}: {of}{mine} minus each other on {splits} images"]
@@ -278,6 +294,11 @@ def _cell(found) -> Cell:
     return Cell(f"{text} ({found.datasets} of {found.of})" if missing else text)
 
 
+def _basis(row: Any) -> dict:
+    """Return what is named of the CLIP and test images of a row."""
+    return {key: value for key, value in row.settings if key in FACTS.values()}
+
+
 def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
     """Pair each row of a method with the rows of other methods in the same column of a table.
 
@@ -286,8 +307,8 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
     return [
         (ours, theirs)
         for _, members in measured.groupby("table", sort=False)
-        for _, mine in members[members["line_name"] == method].groupby("line", sort=False)
-        for _, other in members[members["line_name"] != method].groupby("line", sort=False)
+        for _, mine in members[members["name"] == method].groupby("line", sort=False)
+        for _, other in members[members["name"] != method].groupby("line", sort=False)
         for ours, theirs in zip(mine.itertuples(), other.itertuples(), strict=True)
         if ours.dataset == theirs.dataset
         and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
@@ -306,12 +327,14 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
     groups: dict[tuple, list[tuple]] = {}
     for ours, theirs in single:
         if ours.dataset != ours.source and len(datasets[ours.group]) > 1:
-            key = ours.group, theirs.line_name, max(ours.shots, theirs.shots), ours.column
+            key = ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column
             groups.setdefault(key, []).append((ours, theirs))
     found = []
     for (group, *_), pairs in groups.items():
         averaged = {"": datasets[group]}
-        if pairs[0][0].protocol.across != "dataset":  # in transfer tables, the average is a column
+        if (
+            protocol_of(pairs[0][0]).across != "dataset"
+        ):  # in transfer tables, the average is a column
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
             if of_artist := [pair for pair in pairs if pair[0].dataset in names]:
@@ -321,6 +344,7 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
 
 def _where(row, columns) -> str:
     """Return the data set, shots and columns of a row in words."""
-    shots = [shots_text(row.shots)] if row.protocol.across == "shots" else []
-    names = [row.protocol.columns[column] for column in columns]
+    protocol = protocol_of(row)
+    shots = [shots_text(row.shots)] if protocol.across == "shots" else []
+    names = [protocol.columns[column] for column in columns]
     return ", ".join([dataset_title(row.dataset), *shots, *names])

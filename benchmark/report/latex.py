@@ -23,6 +23,7 @@ from .tables import (
     Cell,
     Table,
     average_name,
+    protocol_of,
     tables,
 )
 
@@ -58,7 +59,7 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
     if not deviations:
         rows = rows.assign(spread=None)
     for _, members in rows.groupby("group", sort=False):
-        protocol = members.iloc[0]["protocol"]
+        protocol = protocol_of(members)
         group = tables(members, all_published, paper=not protocol.by_variant)[protocol]
         if protocol.by_variant:
             found += [as_latex(table) for table in group if not table.of_averages]
@@ -147,7 +148,8 @@ def _with_columns(table: Table, names: Sequence[str]) -> Table:
 def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     """Return base-to-new or few-shot tables: a block for the average, if any, and each data set."""
     first = group[0].first
-    protocol, by_shots = first.protocol, first.protocol.across == "shots"
+    protocol = protocol_of(first)
+    by_shots = protocol.across == "shots"
     shots = sorted(members["shots"].unique())
     names = [shots_text(number) for number in shots] if by_shots else [*protocol.columns.values()]
     head = ["Shots", *map(str, shots)] if by_shots else ["", *names]
@@ -207,9 +209,10 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
     wide = turned and has_spread([table])
     body = [r"\scriptsize\setlength{\tabcolsep}{2pt}" if wide else SMALL]
     body += tabular("l" + "c" * len(names), head, table)
-    what = f"{first.protocol.title} from {dataset_title(first.source)}, {shots}"
+    protocol = protocol_of(first)
+    what = f"{protocol.title} from {dataset_title(first.source)}, {shots}"
     caption = escape(" ".join([f"{what}: accuracy (%).", *_caption([table])]))
-    label = f"{first.protocol.name}-{first.source}-{first.shots}"
+    label = f"{protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members))
 
 
@@ -224,7 +227,7 @@ def _caption(group: list[Table]) -> list[str]:
     found.append("Best in bold, second best underlined.")
     cited = set().union(*(table.cited for table in group))
     marks = set().union(*(table.marks for table in group))
-    sources = published.caption(group[0].first.protocol, cited, marks)
+    sources = published.caption(protocol_of(group[0].first), cited, marks)
     return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
 
 

@@ -4,35 +4,38 @@ Metrics of single tests are read from the records of runs; metrics over base and
 together are computed from predictions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol, shots_text
-from ..records import METRICS, Metric, Outcome
-from .both import both_records, both_tables
-from .joint import both_halves
+from ..records import METRICS, OOD, Metric, Outcome, at_bound
+from .answers import arrays_of
+from .both import Both, mean_of
 from .names import dataset_title
 from .published import marked, meaning
-from .tables import ONE_SEED, Cell, Table, first_head, metric_cell, spread_note
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .tables import (
+    ONE_SEED,
+    Cell,
+    Table,
+    first_head,
+    metric_cell,
+    protocol_of,
+    seeds_text,
+    spread_note,
+)
 
 MISSING = "metrics missing in results.json; repeat the run with TEST.PREDICTIONS True"
+AT_BOUND = "the temperature is at its bound, so that ECE scaled could be less"
 PER_CLASS = "per_class_accuracy"
 
-# Metrics (in %) of out-of-distribution detection: test images against those of another data set.
-OOD = {
-    "auroc_mcm": Metric("AUROC MCM"),
-    "fpr95_mcm": Metric("FPR95 MCM", more_is_better=False),
-    "auroc_gl_mcm": Metric("AUROC GL-MCM"),
-    "fpr95_gl_mcm": Metric("FPR95 GL-MCM", more_is_better=False),
-}
 NO_OOD = "not tested on other data sets; repeat the run with --ood"
 OOD_NOTE = (
     "AUROC and FPR95 (%) of telling test images from those of another data set, which stands "
@@ -44,24 +47,22 @@ OOD_NOTE = (
 class Test:
     """The runs of several methods on the same test images."""
 
-    first: Any  # the first row
+    first: Any  # a row of the first run
     shots: int
     column: str
-    runs: dict[str, dict[int, Outcome]]  # by line name and seed
-    beyond: dict[str, list[str]]  # marks by line name
+    runs: dict[str, dict[int, Outcome]]  # by the name of the line and seed
+    beyond: dict[str, list[str]]  # marks by the name of the line
 
     @property
     def where(self) -> str:
         """The protocol, data set, classes and shots in words."""
-        row, protocol = self.first, self.first.protocol
+        row, protocol = self.first, protocol_of(self.first)
         what = [protocol.title, dataset_title(row.dataset)]
         if row.source not in ("", row.dataset):
             what[1] += f" from {dataset_title(row.source)}"
         if len(protocol.columns) > 1:
             what.append(protocol.columns[self.column].lower())
-        if row.settings:
-            what.append(" and ".join(row.settings))
-        return ", ".join([*what, shots_text(self.shots)])
+        return ", ".join([*what, *filter(None, [row.tried]), shots_text(self.shots)])
 
     @property
     def name(self) -> str:
@@ -89,36 +90,35 @@ class Test:
 
     def record(self, method: str) -> dict:
         """Return the place and seeds of a method as plain values."""
-        return {
-            "protocol": self.first.protocol.name,
-            "source": self.first.source,
-            "dataset": self.first.dataset,
-            "shots": self.shots,
-            "column": self.column,
-            "method": method,
-            "seeds": list(self.runs[method]),
-            "problems": [],
-        }
+        place = {name: getattr(self.first, name) for name in ("protocol", "source", "dataset")}
+        place |= {"shots": self.shots, "column": self.column, "method": method}
+        return place | {"seeds": list(self.runs[method]), "problems": []}
 
 
-def tests(rows: pd.DataFrame) -> list[Test]:
-    """Return all tests that the rows contain, in their order."""
-    measured = rows[~rows["average"] & (rows["column"] != "h")]
-    measured = measured[[bool(row.runs[row.column]) for row in measured.itertuples()]]
+def tests(tidy: pd.DataFrame) -> list[Test]:
+    """Return all tests that the runs contain, in their order."""
+    measured = tidy[(tidy["metric"] == "accuracy") & (tidy["column"] != "h")]
     # zero-shot runs appear with every number of shots
-    trained = rows[~rows["average"] & (rows["shots"] > 0)].groupby("table")["shots"].agg(set)
+    trained = measured[measured["shots"] > 0].groupby("table")["shots"].agg(set)
+    measured = measured[measured["value"].notna()]
     shots = [
         [row.shots] if row.shots else sorted(trained.get(row.table, {0}))
         for row in measured.itertuples()
     ]
     measured = measured.assign(of_shots=shots).explode("of_shots")
+    columns = {column: i for i, column in enumerate(dict.fromkeys(measured["column"]))}
+    measured = measured.assign(place=measured["column"].map(columns)).sort_values(
+        ["line", "place", "seed"], kind="stable"
+    )
     same = ["table", "dataset", "of_shots", "column"]
     found = []
     for (*_, number, column), members in measured.groupby(same, sort=False):
-        lines = list(members.itertuples())
-        runs = {row.line_name: row.runs[column] for row in lines}
-        beyond = {row.line_name: row.beyond for row in lines}
-        found.append(Test(lines[0], number, column, runs, beyond))
+        first = next(members.itertuples())
+        runs: dict[str, dict[int, Outcome]] = {}
+        for row in members.itertuples():
+            runs.setdefault(row.name, {})[row.seed] = row.outcome
+        beyond = dict(zip(members["name"], members["beyond"], strict=True))
+        found.append(Test(first, number, column, runs, beyond))
     return found
 
 
@@ -126,20 +126,20 @@ class _OfTests:
     """Base of views that have tables for each test, and records with the same numbers.
 
     Args:
-        rows: a data frame as `rows` makes it, of any protocols.
+        tidy: a data frame as `frame` makes it, of any protocols.
     """
 
     picture: str  # the kind of plot, a key of `pictures.PICTURES`
     _tables: Callable[[Test], list[Table]]
 
-    def __init__(self, rows: pd.DataFrame):
-        self.tests = tests(rows)
+    def __init__(self, tidy: pd.DataFrame):
+        self.tests = tests(tidy)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
         found: dict[Protocol, list[Table]] = {}
         for test in self.tests:
-            found.setdefault(test.first.protocol, []).extend(self._tables(test))
+            found.setdefault(protocol_of(test.first), []).extend(self._tables(test))
         return found
 
 
@@ -152,14 +152,14 @@ class Metrics(_OfTests):
 
     picture = "reliability"
 
-    def __init__(self, rows: pd.DataFrame):
+    def __init__(self, tidy: pd.DataFrame):
         """Compute the metrics over base and new classes."""
-        super().__init__(rows)
-        self.both = both_halves(rows)
+        super().__init__(tidy)
+        self.both = Both(tidy)
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol."""
-        first = both_tables(self.both)
+        first = self.both.tables()
         found = super().tables()
         return {protocol: first.get(protocol, []) + tables for protocol, tables in found.items()}
 
@@ -171,6 +171,9 @@ class Metrics(_OfTests):
         }
         notes = "; ".join(metric.note for _, metric in of_results.values() if metric.note)
         problems = test.problems("calibration_error")
+        for method, runs in test.runs.items():
+            limit = [seed for seed, of in runs.items() if at_bound(_at(of, "temperature"))]
+            problems += [f"{method}: {AT_BOUND} [{seeds_text(limit)}]"] if limit else []
         found = [_of_test(test, "metrics", of_results, f"{notes}.", problems)]
         if of_sets := {
             f"{dataset_title(name)}: {metric.head}": (("ood", name, key), metric)
@@ -184,11 +187,11 @@ class Metrics(_OfTests):
 
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers."""
-        return both_records(self.both) + [
+        return self.both.records() + [
             test.record(method)
-            | {key: _mean(test.values(method, key)) for key in METRICS}
+            | {key: mean_of(test.values(method, key)) for key in METRICS}
             | {
-                f"ood_{name}_{key}": _mean(test.values(method, "ood", name, key))
+                f"ood_{name}_{key}": mean_of(test.values(method, "ood", name, key))
                 for name in ood_sets(test)
                 for key in OOD
             }
@@ -226,7 +229,7 @@ def _of_test(
         ]
         for method in test.runs
     ]
-    head = [first_head(test.first.protocol), *columns]
+    head = [first_head(protocol_of(test.first)), *columns]
     caption = [spread_note(test.seeds), note, *meaning(chain(*test.beyond.values()))]
     return Table(f"{test.where}: {what}", head, lines, caption, problems)
 
@@ -238,29 +241,51 @@ class Classes(_OfTests):
 
     def _tables(self, test: Test) -> list[Table]:
         found = [_accuracies(test, method) for method in test.runs]
+        images = _images(test)
         lines = []
         for name in dict.fromkeys(name for accuracies in found for name in accuracies):
             means = [accuracies.get(name) for accuracies in found]
             cells = [Cell("-") if value is None else Cell(f"{value:.2f}", value) for value in means]
-            lines.append([Cell(name), *cells])
+            lines.append([Cell(name), *([Cell(str(images[name]))] if images else []), *cells])
         title = f"{test.where}: accuracy (%) of each class"
         caption = ["Mean over the seeds." if test.seeds > 1 else ONE_SEED]
-        return [Table(title, ["Class", *test.runs], lines, caption, test.problems(PER_CLASS))]
+        head = ["Class", *(["n"] if images else []), *test.runs]
+        caption += [N_NOTE] if images else []
+        return [Table(title, head, lines, caption, test.problems(PER_CLASS))]
 
     def records(self) -> list[dict]:
         """Return the cells of the tables as plain numbers."""
         return [
-            test.record(method) | {"class": name, "accuracy": accuracy}
+            test.record(method) | {"class": name, "accuracy": accuracy, "images": images.get(name)}
             for test in self.tests
+            for images in [_images(test)]
             for method in test.runs
             for name, accuracy in _accuracies(test, method).items()
         ]
 
 
+N_NOTE = "n: test images of the class."
+
+
+def images_of_classes(outcome: Outcome) -> dict[str, int]:
+    """Return the number of test images of each class; empty without predictions or class names."""
+    names = list(_at(outcome, PER_CLASS) or {})
+    try:
+        label = arrays_of(outcome)["label"]
+    except UserError:
+        return {}
+    if label.max() >= len(names):
+        return {}
+    return dict(zip(names, np.bincount(label, minlength=len(names)).tolist(), strict=True))
+
+
+def _images(test: Test) -> dict[str, int]:
+    runs = (outcome for of in test.runs.values() for outcome in of.values())
+    return next(filter(None, map(images_of_classes, runs)), {})
+
+
 def _accuracies(test: Test, method: str) -> dict[str, float]:
     """Return the accuracy of each class with test images, as a mean over the seeds."""
-    import pandas as pd  # slow to load
-
     of_seeds = pd.DataFrame(test.values(method, PER_CLASS), dtype=object)
     return {name: mean(found) for name, column in of_seeds.items() if len(found := column.dropna())}
 
@@ -271,7 +296,3 @@ def _at(outcome: Outcome, *keys: str) -> Any:
     for key in keys:
         found = (found or {}).get(key)
     return found
-
-
-def _mean(values: list[float]) -> float | None:
-    return mean(values) if values else None

@@ -2,34 +2,33 @@
 
 import base64
 import datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trainers.prompting.errors import printable
 
-from ..protocols.base import Protocol
-from .plots import Drawing, encoded, figures
-from .tables import Table, tables
+from .plots import Drawing, encoded
+from .tables import Table
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
 
 
-def page(rows: pd.DataFrame, all_published: bool = False) -> str:
-    """Return the page of these rows; `all_published` adds methods that were not run."""
-    return page_of(tables(rows, all_published), figures(rows), rows)
+def page(groups: Mapping[Any, list[Table]], drawn: Drawing, results: Iterable[dict]) -> str:
+    """Return a page with these tables, the figures of their protocols, and facts of the records.
 
-
-def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFrame) -> str:
-    """Return a page with these tables, and the figures of their protocols."""
+    Args:
+        groups: tables by protocol, or by what else has a `name` and a `title`.
+        drawn: figures; the name of that group is in theirs.
+        results: the records of the runs.
+    """
     sections: list[dict[str, Any]] = []
     for protocol, group in groups.items():
-        plot = protocol.plot
-        found = [drawn[plot.name]] if plot and plot.name in drawn else []
+        found = [of for name, of in drawn.items() if protocol.name in name]
         sections.append({
             "name": protocol.name,
             "title": protocol.title,
@@ -40,20 +39,16 @@ def page_of(groups: dict[Protocol, list[Table]], drawn: Drawing, rows: pd.DataFr
             ],
         })  # fmt: skip
     template = TEMPLATES.get_template("page.html.j2")
-    text = template.render(sections=sections, about=_about(rows))
+    text = template.render(sections=sections, about=_about(list(results)))
     return text.encode("ascii", "xmlcharrefreplace").decode()  # for any console
 
 
-def _about(rows: pd.DataFrame) -> dict[str, str]:
+def _about(results: list[dict]) -> dict[str, str]:
     """Return facts about the runs (backbone, commit, versions, ...) by term."""
-    outcomes = [
-        outcome for runs in rows["runs"] for seeds in runs.values() for outcome in seeds.values()
-    ]
-    results = {outcome.run.folder: outcome.result for outcome in outcomes}  # some are in two tables
-    versions = [result.get("versions") or {} for result in results.values()]
+    versions = [result.get("versions") or {} for result in results]
     said = {
-        "Backbone": [result.get("backbone") for result in results.values()],
-        "Commit": [(result.get("git") or "")[:12] for result in results.values()],
+        "Backbone": [result.get("backbone") for result in results],
+        "Commit": [(result.get("git") or "")[:12] for result in results],
         "PyTorch": [version.get("torch") for version in versions],
         "Python": [version.get("python") for version in versions],
         "Device": [version.get("device") for version in versions],

@@ -1,9 +1,11 @@
-"""Reliability diagrams and confusion matrices, drawn from predictions."""
+"""Reliability diagrams, confusion matrices and sheets of wrong images, drawn from predictions."""
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import mean
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,10 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from recipe.metrics import BINS, reliability
 from trainers.prompting.errors import printable
 
+from ..records import Outcome
 from .answers import arrays_of, each_seed
 from .metrics import PER_CLASS, Test
 from .names import method_name
@@ -24,9 +28,19 @@ from .tables import seeds_text
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
+SHEET = (4, 5)  # lines and columns of the sheet of wrong images
+BARS = "bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
-# Labels, predictions and their probabilities, each (n,), of a method; its seeds are concatenated.
-Arrays = dict[str, np.ndarray]
+
+class Said(NamedTuple):
+    """What a method says: labels, predictions and their probabilities, (n,), of all its seeds."""
+
+    label: np.ndarray
+    prediction: np.ndarray
+    confidence: np.ndarray
+    seeds: int
+    names: list[str]  # of the classes, or none
+    errors: list[float]  # expected calibration errors (%), as in the table
 
 
 def figures(tests: list[Test], name: str) -> Drawing:
@@ -39,55 +53,85 @@ def figures(tests: list[Test], name: str) -> Drawing:
     Returns:
         By file name, the figure and a sentence that describes it.
     """
-    sentence, panel, size = PICTURES[name]
     found = {}
     for test in tests:
-        arrays = {method: said for method in test.runs if (said := _arrays(test, method))}
-        if arrays:
-            figure = _draw(test, arrays, panel, size)
-            found[f"{name}_{test.name}"] = figure, f"{sentence}: {test.where}"
+        said = {method: one for method, of in test.runs.items() if (one := _said(of, method, test))}
+        if said:
+            found[f"{name}_{test.name}"] = draw(said, name, test.where)
     return found
 
 
-def _arrays(test: Test, method: str) -> Arrays | None:
-    """Return the predictions of all seeds, or None if there are none; report skipped runs."""
-    left, problems = each_seed(test.runs[method], arrays_of)
+def figures_of_run(outcome: Outcome, where: str) -> Drawing:
+    """Draw the confusion matrix and reliability diagram of a run, and its wrong images.
+
+    Args:
+        outcome: a finished run.
+        where: describes it.
+    """
+    method = str((outcome.result or {}).get("trainer"))
+    said = _said({outcome.run.seed: outcome}, method)
+    if said is None:
+        return {}
+    found = {name: draw({method: said}, name, where) for name in PICTURES}
+    if sheet := _sheet(outcome, said, where):
+        found["mistakes"] = sheet
+    return found
+
+
+def _said(of: Mapping[int, Outcome], method: str, test: Test | None = None) -> Said | None:
+    """Return what all seeds of a method say, or None if they saved nothing; name those skipped."""
+    left, problems = each_seed(of, arrays_of)
     for why, seeds in problems.items():
-        told = f"not in the plots: {method}, {test.where}: {why} [{seeds_text(seeds)}]"
-        print(printable(told), file=sys.stderr)
+        place = f"{method}, {test.where}" if test else method
+        print(printable(f"not in the plots: {place}: {why} [{seeds_text(seeds)}]"), file=sys.stderr)
     if not left:
         return None
-    columns = {
-        "label": [arrays["label"] for arrays in left.values()],
-        "prediction": [arrays["prediction"] for arrays in left.values()],
-        "confidence": [arrays["probability"][:, 0] for arrays in left.values()],
-    }
-    return {name: np.concatenate(column) for name, column in columns.items()}
+    results = [outcome.result or {} for outcome in of.values()]
+    named = [of_run[PER_CLASS] for of_run in results if of_run.get(PER_CLASS)]
+    columns = ("label", "prediction", "probability")
+    label, prediction, probability = (
+        np.concatenate([arrays[name] for arrays in left.values()]) for name in columns
+    )
+    errors = [e for of_run in results if (e := of_run.get("calibration_error")) is not None]
+    names = list(named[0]) if named else []
+    return Said(label, prediction, probability[:, 0], len(left), names, errors)
 
 
-def _draw(
-    test: Test, arrays: dict[str, Arrays], panel: Callable, size: tuple[float, float]
-) -> Figure:
-    columns = min(COLUMNS, len(arrays))
-    lines = math.ceil(len(arrays) / columns)
+def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
+    """Return a figure with a panel for each method, and a sentence that describes it.
+
+    Args:
+        said: by method.
+        name: a key of PICTURES.
+        where: the test in words, for the title.
+    """
+    sentence, panel, (width, height) = PICTURES[name]
+    columns = min(COLUMNS, len(said))
+    lines = math.ceil(len(said) / columns)
+    seeds = max(of.seeds for of in said.values())
     with matplotlib.rc_context(RC):
-        whole = (max(size[0] * columns, 4.0), size[1] * lines + 0.4)
-        figure = Figure(figsize=whole, layout="constrained")
-        figure.suptitle(test.where)
+        size = max(width * columns, 4.4), height * lines + 0.6
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(where, fontsize="medium", wrap=True)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
-        for axis in axes[len(arrays) :]:
+        for axis in axes[len(said) :]:
             axis.remove()
-        used = axes[: len(arrays)]
-        for number, (axis, (method, said)) in enumerate(zip(used, arrays.items(), strict=True)):
-            drawn = panel(axis, test, method, said, number % columns == 0)
+        used = axes[: len(said)]
+        for number, (axis, (method, of)) in enumerate(zip(used, said.items(), strict=True)):
+            drawn = panel(axis, method_name(method), of, number % columns == 0)
         if drawn is not None:
             figure.colorbar(drawn, ax=list(used), shrink=0.6).set_label("Share of the true class")
-    return figure
+    images = "images" if seeds == 1 else f"images, mean of {seeds} seeds"
+    what = sentence.format(images)
+    if name == "reliability":
+        first, _, last = what.partition("; below")
+        figure.supxlabel(f"{first[0].upper()}{first[1:]}\nbelow{last}", fontsize="x-small")
+    return figure, f"{what}; {where}"
 
 
-def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -> None:
-    confidence, hits = said["confidence"], said["prediction"] == said["label"]
-    confidences, accuracies, counts = reliability(confidence, hits)
+def _reliability(axis: Axes, name: str, said: Said, first: bool) -> None:
+    hits = said.prediction == said.label
+    confidences, accuracies, counts = reliability(said.confidence, hits)
     some = counts > 0
     centres = (np.arange(BINS) + 0.5) / BINS
     axis.bar(centres[some], accuracies[some], 0.95 / BINS, color="#88CCEE")
@@ -96,53 +140,100 @@ def _reliability(axis: Axes, test: Test, method: str, said: Arrays, first: bool)
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axis.tick_params(labelbottom=False)
     below = axis.inset_axes((0, -0.38, 1, 0.3), sharex=axis)
-    below.bar(centres[some], counts[some], 0.95 / BINS, color="#BBBBBB")
+    # an image counts once, not once a seed
+    below.bar(centres[some], counts[some] / said.seeds, 0.95 / BINS, color="#BBBBBB")
     below.set_xlabel("Confidence")
     below.set_xticks([0, 0.5, 1])
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     if first:
-        for part, name in ((axis, "Accuracy"), (below, "Images")):
-            part.set_ylabel(name)
+        for part, text in ((axis, "Accuracy"), (below, "Images")):
+            part.set_ylabel(text)
             part.yaxis.set_label_coords(-0.27, 0.5)  # aligned
-    errors = test.values(method, "calibration_error")  # averaged over seeds, as in the table
-    note = f": ECE {mean(errors):.1f}%" if errors else ""
-    axis.set_title(method_name(method) + note, fontsize="medium")
+    # averaged over seeds, as in the table
+    note = f": ECE {mean(said.errors):.1f}%" if said.errors else ""
+    axis.set_title(name + note, fontsize="medium")
 
 
-def _confusion(axis: Axes, test: Test, method: str, said: Arrays, first: bool) -> AxesImage:
-    named = test.values(method, PER_CLASS)
-    names = list(named[0]) if named else []
-    classes = max(len(names), 1 + int(max(said["label"].max(), said["prediction"].max())))
+def _confusion(axis: Axes, name: str, said: Said, first: bool) -> AxesImage:
+    classes = max(len(said.names), 1 + int(max(said.label.max(), said.prediction.max())))
     matrix = np.zeros((classes, classes))
-    np.add.at(matrix, (said["label"], said["prediction"]), 1)
+    np.add.at(matrix, (said.label, said.prediction), 1)
     matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # a row adds up to 1
     drawn = axis.imshow(matrix, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     axis.grid(False)
     axis.set_xlabel("Predicted class")
-    axis.set_title(method_name(method), fontsize="medium")
+    axis.set_title(name, fontsize="medium")
     if classes <= MOST_NUMBERS:
         for (true, predicted), share in np.ndenumerate(matrix):
             if share:
                 axis.text(predicted, true, f"{100 * share:.0f}", ha="center", va="center",
                           fontsize=7, color="white" if share > 0.5 else "black")  # fmt: skip
-    if len(names) == classes <= MOST_NAMES:
-        size = 6 if classes > 12 else 8
-        axis.set_xticks(range(classes), names, rotation=90, fontsize=size)
-        axis.set_yticks(range(classes) if first else [], names if first else [], fontsize=size)
+    if len(said.names) == classes <= MOST_NAMES:
+        size, ticks = 6 if classes > 12 else 8, range(classes)
+        axis.set_xticks(ticks, said.names, rotation=90, fontsize=size)
+        axis.set_yticks(ticks if first else [], said.names if first else [], fontsize=size)
     if first:
         axis.set_ylabel("True class")
     return drawn
 
 
+def _sheet(outcome: Outcome, said: Said, where: str) -> tuple[Figure, str] | None:
+    """Return a sheet of the wrong images with the most confident predictions, and a sentence.
+
+    None, and a line on stderr, if nothing is wrong or the images are not where the run read them.
+    """
+    wrong = np.flatnonzero(said.label != said.prediction)
+    wrong = wrong[np.argsort(-said.confidence[wrong].astype(float), kind="stable")]
+    images = arrays_of(outcome)["image"]
+    data = ((outcome.result or {}).get("config") or {}).get("DATASET") or {}
+    root = Path(data.get("ROOT") or "data")
+    base = _folder_of(root, str(images[wrong[0]])) if len(wrong) else None
+    if base is None:
+        why = f"'{root}' does not have the test images" if len(wrong) else "no image is wrong"
+        print(f"no sheet of wrong images: {why}", file=sys.stderr)
+        return None
+    lines, columns = SHEET
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(1.5 * columns, 1.85 * lines + 0.5), layout="constrained")
+        figure.suptitle(f"{where}\nwrong, the most confident first", fontsize="medium", wrap=True)
+        for number, axis in enumerate(figure.subplots(lines, columns).flatten()):
+            axis.axis("off")
+            if number >= len(wrong) or not (file := base / images[wrong[number]]).is_file():
+                continue
+            one = wrong[number]
+            axis.imshow(_thumbnail(file))
+            said_, true = _class(said, said.prediction[one]), _class(said, said.label[one])
+            text = f"{said_} {100 * said.confidence[one]:.0f}%\nis {true}"
+            axis.set_title(text, fontsize=6.5)
+    return figure, f"The most confident wrong predictions, with the true classes; {where}"
+
+
+def _class(said: Said, number: int) -> str:
+    return printable(said.names[number])[:24] if number < len(said.names) else f"class {number}"
+
+
+def _thumbnail(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+    paper.thumbnail((160, 160))
+    return paper.convert("RGB")
+
+
+def _folder_of(root: Path, image: str) -> Path | None:
+    """Return the folder below which a test image lies; None if it is not below the root."""
+    name = Path(image).name
+    for found in sorted(root.rglob(name)) if root.is_dir() else ():
+        if found.as_posix().endswith(f"/{image}"):
+            return Path(str(found)[: -len(image)])
+    return None
+
+
 # By kind: a description, the function that draws a panel, and its width and height in inches.
-PICTURES: dict[str, tuple[str, Callable, tuple[float, float]]] = {
-    "reliability": (
-        "Accuracy against confidence, and the number of images below",
-        _reliability,
-        (2.4, 3.0),
-    ),
+PICTURES: dict[str, tuple[str, Callable[..., Any], tuple[float, float]]] = {
+    "reliability": (BARS, _reliability, (2.4, 3.0)),
     "confusion": (
-        "Share of the predicted classes in each true class, from white (0) to dark blue (1), "
+        "share of the predicted classes in each true class, from white (0) to dark blue (1), "
         "in percent where there are few classes",
         _confusion,
         (4.2, 4.32),

@@ -2,8 +2,10 @@
 
 import io
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,12 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..cli import write_output
 from ..protocols.base import Plot, shots_text
+from .frame import setting_texts
 from .methods import looks
 from .names import dataset_title, method_name
 from .published import marked
 from .rows import lines
-from .tables import average_name
+from .tables import average_name, known, protocol_of
 
 # Line and filled part of the marker, for a method's first, second, ... variant.
 VARIANTS = [("-", "full"), ("--", "left"), (":", "bottom"), ("-.", "right")]
@@ -44,6 +48,9 @@ WIDTH = 5.2  # inches; at 500 pixels, letters have the size of body text
 COLUMNS = 2  # panels side by side
 
 
+HOLLOW = "a hollow marker lacks seeds"
+
+
 class Point(NamedTuple):
     """A point of a curve, with half-lengths of its error bars; `whole` if no seed is missing."""
 
@@ -67,18 +74,25 @@ Drawing = dict[str, tuple[Figure, str]]  # by name, a figure and a sentence that
 def figures(rows: pd.DataFrame) -> Drawing:
     """Draw all plots for which these rows have data."""
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
-    bars = f"bars are {bars} over the seeds, and a hollow marker lacks seeds."
+    bars += " over the seeds"
     found = {}
-    for protocol, of_protocol in rows.groupby("protocol", sort=False):
-        plot = protocol.plot
+    # of an ablation, a plot for each group of settings that was varied
+    for _, members in rows.groupby(["protocol", "tried"], sort=False):
+        plot = protocol_of(members).plot
         if plot is None:
             continue
-        if plot.kind == "curves" and plot.x != "shots":
-            alone = [list(settings) == [plot.x] for settings in of_protocol["settings"]]
-            of_protocol = of_protocol[alone]
-        panels = _targets(of_protocol) if plot.kind == "targets" else _panels(of_protocol, plot)
+        tried = members["tried"].iloc[0] if protocol_of(members).by_variant else ""
+        members = members.assign(curve=members["method" if tried else "name"])
+        if tried and tried != plot.x:
+            words = tried.replace(" and ", ", ")
+            stem = f"ablation_{words.replace(', ', '_').lower()}"
+            plot = plot._replace(name=stem, x="", x_label=words, sentence=f"H against {words}")
+        panels = _targets(members) if plot.kind == "targets" else _panels(members, plot)
         if panels:
-            found[plot.name] = _draw(of_protocol, panels, plot), f"{plot.sentence}; {bars}"
+            drawn = any(p.x_spread or p.y_spread for of in panels.values()
+                        for points in of.curves.values() for p in points)  # fmt: skip
+            figure = _draw(members, panels, plot, f"\nBars: {bars}" if drawn else "")
+            found[plot.name] = figure, f"{plot.sentence}; bars are {bars}; {HOLLOW}."
     return found
 
 
@@ -88,6 +102,19 @@ def encoded(figure: Figure, form: str) -> bytes:
     with matplotlib.rc_context(RC):
         figure.savefig(stream, format=form, dpi=150, metadata=FORMATS[form])
     return stream.getvalue()
+
+
+def write(drawn: Drawing, folder: Path) -> None:
+    """Write figures into a folder in all of FORMATS, and print their paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    for name, (figure, _) in drawn.items():
+        for form in FORMATS:
+            path = folder / f"{name}.{form}"
+            write_output(path, encoded(figure, form))
+            print(path, file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------- what is drawn
@@ -100,25 +127,31 @@ def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
         positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
     several = rows["shots"].nunique() > 1 and not positions
     ticks: dict[float, str] = {position: str(shots) for shots, position in positions.items()}
+    if not plot.x:  # several settings: a place for each choice of their values
+        of_rank = rows.sort_values("rank")["settings"].unique()
+        positions = {settings: i for i, settings in enumerate(of_rank)}
+        ticks = {i: ", ".join(setting_texts(of)) for of, i in positions.items()}
     panels: dict[str, Panel] = {}
     for line in sorted(lines(rows), key=lambda line: not line[plot.y].average):
         row = line[plot.y]
-        if row.mean is None or (row.average and not row.complete):
+        if known(row.mean) is None or (row.average and not row.complete):
             continue
         x_spread = None
         if positions:
-            x = positions[row.shots]
+            x = positions[row.shots if plot.x else row.settings]
         elif plot.kind == "plane":
-            x, x_spread = line[plot.x].mean, line[plot.x].spread
+            x, x_spread = known(line[plot.x].mean), known(line[plot.x].spread)
         else:
-            x = row.settings[plot.x]
+            x = dict(row.settings)[plot.x]
         if x is None:
             continue
         title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
         if several:
             title += f", {shots_text(row.shots)}"
         panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
-        panel.curves[row.method].append(Point(x, row.mean, x_spread, row.spread, row.complete))
+        panel.curves[row.curve].append(
+            Point(x, row.mean, x_spread, known(row.spread), row.complete)
+        )
     return panels
 
 
@@ -131,9 +164,11 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
         places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
         curves = defaultdict(list)
         for row in members.itertuples():
-            if row.mean is not None and (row.complete or not row.average):
-                point = Point(row.mean, places[names[row.Index]], row.spread, None, row.complete)
-                curves[row.method].append(point)
+            if known(row.mean) is not None and (row.complete or not row.average):
+                place = places[names[row.Index]]
+                curves[row.curve].append(
+                    Point(row.mean, place, known(row.spread), None, row.complete)
+                )
         if curves:
             first = members.iloc[0]
             title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
@@ -144,12 +179,12 @@ def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
 # ------------------------------------------------------------------------------- how it is drawn
 
 
-def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
-    """Draw all panels, with one legend if there are several methods."""
+def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -> Figure:
+    """Draw all panels, with a note below and one legend if there are several methods."""
     styles = _styles(rows)
     drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
     styles = {name: styles[name] for name in drawn}
-    beyond = dict(zip(rows["method"], rows["beyond"], strict=True))
+    beyond = dict(zip(rows["curve"], rows["beyond"], strict=True))
     names = [marked(method_name(name), beyond[name]) for name in drawn]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
@@ -168,7 +203,7 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot) -> Figure:
             axis.set_title(f"{names[0]}: {title}" if len(names) == 1 else title, fontsize="medium")
             here = {name: style for name, style in styles.items() if name in panel.curves}
             handles |= DRAWINGS[plot.kind](axis, panel, here)
-        figure.supxlabel(plot.x_label, fontsize="medium")
+        figure.supxlabel(plot.x_label + note, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
         if len(drawn) > 1:
@@ -253,8 +288,8 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
 
 def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     """Return the style of each method's curve, in the order of the methods."""
-    by_rank = rows.loc[sorted(rows.index, key=rows["rank"].__getitem__)]
-    trainers = dict(zip(by_rank["method"], by_rank["trainer"], strict=True))
+    by_rank = rows.sort_values("rank", kind="stable")
+    trainers = dict(zip(by_rank["curve"], by_rank["trainer"], strict=True))
     look = looks(trainers.values())
     seen: Counter = Counter()
     styles = {}

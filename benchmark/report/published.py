@@ -155,6 +155,12 @@ def kinds(protocol: Protocol, trainer: str) -> list[str]:
     return [mark for mark in BEYOND if mark in first.kinds]
 
 
+def in_order(marks: Iterable[str]) -> list[str]:
+    """Return the marks in the order of BEYOND, without duplicates."""
+    marks = set(marks)
+    return [mark for mark in BEYOND if mark in marks]
+
+
 def marked(name: str, marks: Iterable[str]) -> str:
     """Return a name followed by marks, which are keys of BEYOND."""
     text = ", ".join(marks)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..cli import csv_text
+from .frame import setting_texts
 from .latex import as_latex, papers
-from .tables import Table, tables
+from .tables import Table, known, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,20 +24,16 @@ WIDTH = 120  # characters in a line of text; wider tables are split
 def render(
     rows: pd.DataFrame, form: str, all_published: bool = False, deviations: bool = False
 ) -> str:
-    """Return all tables of these rows, or in CSV and JSON the rows themselves.
+    """Return all tables of these rows, or in CSV and JSON the rows themselves; not as HTML.
 
     Args:
-        rows: a data frame as `rows` makes it.
-        form: one of FORMATS.
+        rows: a data frame as `rows.rows` makes it.
+        form: one of FORMATS but html.
         all_published: also show published numbers of methods that were not run.
         deviations: in LaTeX, show the spread of each mean; all other formats always do.
     """
     if form == "latex":
         return papers(rows, all_published, deviations)
-    if form == "html":
-        from .page import page  # with matplotlib
-
-        return page(rows, all_published)
     if form in TABLE_STYLES:
         return in_style(tables(rows, all_published), form)
     found: dict[str, list[dict]] = {"rows": [], "averages": []}
@@ -101,40 +98,40 @@ def _problems(table: Table) -> list[str]:
 def record(line: list[Any]) -> dict:
     """Return the rows of a line as plain numbers, by the keys of CSV and JSON."""
     first = line[0]
-    found = {"protocol": first.protocol.name}
+    found = {"protocol": first.protocol}
     names = ["shots", "method"]
     if not first.average:
         found |= {"source": first.source} if first.source else {}
         names = ["dataset", "shots", "method", "trainer", "config"]
     found |= {name: getattr(first, name) for name in names}
-    if first.beyond:
-        found["beyond"] = first.beyond
-    if first.variant:
-        found["variant"] = first.variant
+    told = ", ".join(setting_texts(first.settings))
+    found |= {"settings": told} if told else {}
+    found |= {"beyond": first.beyond} if first.beyond else {}
     if first.average:
         found |= {"datasets": first.count, "of": first.of}
         return found | {row.column: row.mean for row in line if first.count} | _published(line)
     found |= {"origin": first.origin} if first.origin else {}
     found["from_logs"] = bool(first.label)
-    found["split"] = " and ".join(sorted(first.splits))
+    found["split"] = first.split
     found["seeds"] = first.seeds
     for row in line:
-        found[f"{row.column}_mean"] = row.mean
-        found[f"{row.column}_std"] = row.std
+        found[f"{row.column}_mean"] = known(row.mean)
+        found[f"{row.column}_std"] = known(row.std)
         if row.interval:
-            found[f"{row.column}_half_interval_95"] = row.spread
+            found[f"{row.column}_half_interval_95"] = known(row.spread)
         found[f"{row.column}_n"] = row.count
     found |= _published(line)
-    found["num_params"] = first.num_params
-    found["train_seconds"] = first.train_seconds
-    found["peak_memory_mib"] = first.peak_memory_mib
+    params = known(first.num_params)
+    found["num_params"] = params if params is None else int(params)
+    found["train_seconds"] = known(first.train_seconds)
+    found["peak_memory_mib"] = known(first.peak_memory_mib)
     found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
     return found
 
 
 def _published(line: list[Any]) -> dict:
     first = line[0]
-    if first.published is None:
+    if known(first.published) is None:
         return {}
     found = {
         "published_source": first.published_source,
@@ -142,7 +139,7 @@ def _published(line: list[Any]) -> dict:
     }
     for row in line:
         found[f"{row.column}_published"] = row.published
-        found[f"{row.column}_difference"] = row.difference
+        found[f"{row.column}_difference"] = known(row.difference)
     return found
 
 

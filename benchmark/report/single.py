@@ -1,16 +1,26 @@
-"""Report single runs by their folders: facts, metrics, and the accuracy of each class."""
+"""Report single runs by their folders: facts, metrics, classes and pictures."""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from trainers.prompting.errors import UserError
 
-from ..protocols.base import listed
+from ..protocols.base import Run, listed
+from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
-from ..records import METRICS, RESULTS, BadResult, read_record
+from ..records import METRICS, RESULTS, BadResult, Outcome, at_bound, read_record
+from .metrics import N_NOTE, PER_CLASS, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Table, memory
+
+
+class Section(NamedTuple):
+    """A part of the page: its anchor and heading."""
+
+    name: str
+    title: str
 
 
 def is_run(folder: Path) -> bool:
@@ -29,13 +39,13 @@ def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
 
 
 def overview(folders: list[Path], form: str) -> str:
-    """Return a table with a line for each of these runs; in CSV and JSON, as `single_runs`."""
+    """Return a table with a line for each of these runs; in other formats, as `report_runs`."""
     if form not in TABLE_STYLES:
-        return single_runs(folders, form)
+        return report_runs(folders, form)
     head = ["Run", "Method", "Data set", "Shots", "Seed", "Accuracy (%)"]
     lines = []
     for folder in folders:
-        record = _record(folder)
+        record = _read(folder).result or {}
         facts = [record.get("trainer"), record.get("dataset"), record.get("shots")]
         facts += [record.get("seed"), f"{record['accuracy']:.2f}"]
         lines.append((str(folder), *("-" if fact is None else str(fact) for fact in facts)))
@@ -43,64 +53,108 @@ def overview(folders: list[Path], form: str) -> str:
     return in_style({None: [Table("Single runs", head, _cells(lines), [note])]}, form)
 
 
-def single_runs(folders: list[Path], form: str) -> str:
+def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> str:
     """Return the tables of finished runs, or in CSV and JSON their records.
 
+    Args:
+        folders: of the runs.
+        form: one of FORMATS; `html` has pictures, too.
+        plots: the folder to write pictures to, if any.
+
     Raises:
-        UserError: a record cannot be used, or the format is html.
+        UserError: a record cannot be used, or a file cannot be written.
     """
-    records = {folder: _record(folder) for folder in folders}
+    runs = {folder: _read(folder) for folder in folders}
+    drawn = {}
+    if plots or form == "html":
+        from . import pictures  # matplotlib is slow to load
+        from .plots import write
+
+        drawn = {
+            folder: pictures.figures_of_run(outcome, _where(folder, outcome))
+            for folder, outcome in runs.items()
+        }
+        for folder, of_run in drawn.items():
+            if plots:
+                write(of_run, plots / folder.name if len(runs) > 1 else plots)
     if form == "json":
-        return json.dumps([{"folder": str(f), **record} for f, record in records.items()], indent=2)
+        return json.dumps(
+            [{"folder": str(f), **(o.result or {})} for f, o in runs.items()], indent=2
+        )
     if form == "csv":
         return as_csv([
             {"folder": str(folder), "class": name, "accuracy": accuracy}
-            for folder, record in records.items()
-            for name, accuracy in (record.get("per_class_accuracy") or {}).items()
+            for folder, outcome in runs.items()
+            for name, accuracy in ((outcome.result or {}).get(PER_CLASS) or {}).items()
         ])  # fmt: skip
     if form == "html":
-        raise UserError(
-            "--format html works for runs of protocols only: choose another format for single runs"
-        )
-    return in_style({folder: _tables(folder, record) for folder, record in records.items()}, form)
+        from .page import page
+
+        sections = {
+            Section(f"run{number}", _where(*run)): _tables(*run)
+            for number, run in enumerate(runs.items())
+        }
+        named = {
+            f"run{number}_{name}": picture
+            for number, of_run in enumerate(drawn.values())
+            for name, picture in of_run.items()
+        }
+        return page(sections, named, [outcome.result or {} for outcome in runs.values()])
+    return in_style({run[0]: _tables(*run) for run in runs.items()}, form)
 
 
-def _record(folder: Path) -> dict:
+def _read(folder: Path) -> Outcome:
     try:
-        return read_record(folder) or {}
+        record = read_record(folder) or {}
     except BadResult as error:
         raise UserError(f"{error}: repeat the run") from None
+    run = Run(
+        FEW_SHOT, "all", str(record.get("trainer")), str(record.get("dataset")), "",
+        record.get("seed") or 0, record.get("shots") or 0,
+        str(record.get("subsample_classes")), folder,
+    )  # fmt: skip
+    return Outcome(run, record)
 
 
-def _tables(folder: Path, record: dict) -> list[Table]:
+def _where(folder: Path, outcome: Outcome) -> str:
+    return f"{method_name(outcome.run.trainer)} on {outcome.run.dataset}: {folder}"
+
+
+def _tables(folder: Path, outcome: Outcome) -> list[Table]:
+    record = outcome.result or {}
     lines: list[tuple[str, ...]] = [
         (metric.head, f"{record[key]:.2f}")
         for key, metric in METRICS.items()
         if record.get(key) is not None
     ]
+    halves = {"base": "base", "new": "new"}
     facts = {
         "Method": record.get("trainer") and method_name(str(record["trainer"])),
         "Data set": record.get("dataset"),
         "Classes": record.get("num_classes"),
-        "Half of the classes": {"base": "base", "new": "new"}.get(
-            str(record.get("subsample_classes"))
-        ),
+        "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record.get("shots")),
         "Seed": record.get("seed"),
         "Backbone": record.get("backbone"),
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),
+        "Temperature": _temperature(record.get("temperature")),
         "Trained parameters": record.get("num_params"),
         "Training (s)": record.get("train_seconds"),
         "Peak memory": memory(record.get("peak_memory_mib")),
     }
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
-    if classes := record.get("per_class_accuracy"):
+    if classes := record.get(PER_CLASS):
+        images = images_of_classes(outcome)
         least = sorted(classes.items(), key=lambda item: (item[1] is None, item[1] or 0))
-        lines = [(name, "-" if value is None else f"{value:.2f}") for name, value in least]
-        head = ["Class", "Accuracy (%)"]
-        found.append(Table("Accuracy of each class, the least first", head, _cells(lines), []))
+        lines = [
+            (name, *([str(images[name])] if images else []), "-" if of is None else f"{of:.2f}")
+            for name, of in least
+        ]
+        head = ["Class", *(["n"] if images else []), "Accuracy (%)"]
+        note = [N_NOTE] if images else []
+        found.append(Table("Accuracy of each class, the least first", head, _cells(lines), note))
     return found
 
 
@@ -110,6 +164,13 @@ def _cells(lines: list[tuple[str, ...]]) -> list[list[Cell]]:
 
 def _shots(number: object) -> object:
     return "all training images" if isinstance(number, int) and number < 1 else number
+
+
+def _temperature(value: float | None) -> str | None:
+    if value is None:
+        return None
+    limit = ", at its bound: logits cannot be scaled further" if at_bound(value) else ""
+    return f"{value:.{2 if value >= 1 else 3}f}{limit}"
 
 
 def _text(value: object) -> str:

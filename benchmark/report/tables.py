@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
 
+from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import Metric
 from . import published
@@ -66,7 +67,7 @@ class Table:
         self.title = printable(self.title)
         self.head = [printable(name) for name in self.head]
         self.lines = [
-            [cell._replace(text=printable(cell.text)) for cell in line] for line in self.lines
+            [cell._replace(text=printable(cell.text)) for cell in of] for of in self.lines
         ]
         self.problems = [printable(problem) for problem in self.problems]
 
@@ -99,15 +100,21 @@ def tables(
     """Return the tables of each protocol that has rows: every data set, then the averages.
 
     Args:
-        rows: a data frame as `rows` makes it.
+        rows: a data frame as `rows.rows` makes it.
         all_published: also show published numbers of methods that were not run.
         paper: make tables for a paper: spreads are separate from means, differences and costs are
             left out, and published numbers compete for the best.
     """
     found = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
-        found[members.iloc[0]["protocol"]].append(_table(members, all_published, paper))
+        found[protocol_of(members)].append(_table(members, all_published, paper))
     return dict(found)
+
+
+def protocol_of(rows: Any) -> Protocol:
+    """Return the protocol of a row, or of rows that have the same."""
+    name = rows.protocol
+    return PROTOCOLS[name if isinstance(name, str) else name.iloc[0]]
 
 
 def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
@@ -115,8 +122,9 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
 
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
+    protocol = protocol_of(members)
     shown = sorted(members.itertuples(), key=lambda row: (row.average, row.shots))
-    protocol, first = shown[0].protocol, shown[0]
+    first = shown[0]
     if protocol.across == "columns":  # in the order of the protocol
         shown.sort(key=lambda row: list(protocol.columns).index(row.column))
     places: dict[str, Any] = {}
@@ -125,9 +133,8 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     head = [first_head(protocol), *places, *([] if paper else more(first))]
     found: list[list[Cell | None]] = []  # None: an empty cell
     cited = set()
-    by_rank = members.loc[sorted(members.index, key=members["rank"].__getitem__)]
-    of_line = "line" if protocol.across == "columns" else "method"
-    for _, line in by_rank.groupby(of_line, sort=False):
+    of_line = "line" if protocol.across == "columns" else "name"
+    for _, line in members.sort_values("rank", kind="stable").groupby(of_line, sort=False):
         here = {place_name(row): row for row in line.itertuples()}
         row = next(iter(here.values()))
         of_method = _of_method(row, [here.get(place) for place in places], paper)
@@ -142,52 +149,61 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     lines = [
         [cell or nothing for cell in line] + [Cell("")] * (len(head) - len(line)) for line in found
     ]
-    marks = {mark for marks in members["beyond"] for mark in marks}
+    marks = set(members["beyond"].explode().dropna())
     caption = _caption(members) + published.caption(protocol, cited, marks)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
     ran = set(members["trainer"][members["comparable"].astype(bool)])
     if "ALIGN" in ran and "ALIGN" not in published.trainers(protocol):
         caption.append(published.NO_ALIGN)
-    seeds = 0 if first.average else max(members["count"][~members["average"]])
-    problems = _problems(members)
-    return Table(_title(members), head, lines, caption, problems, first, seeds, cited, marks)
+    seeds = 0 if first.average else max(row.count for row in shown if not row.average)
+    return Table(
+        _title(members), head, lines, caption, _problems(members), first, seeds, cited, marks
+    )
 
 
 def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
     """Return the line of a method; with published numbers, also theirs and the difference."""
-    name = method_name(first.method) if paper else first.line_name
+    name = method_name(first.name) if paper else first.name
     behind = [] if paper else [Cell(text) for text in more(first).values()]
     own = published.marked(name, first.beyond)
     lines = [[Cell(own), *(_ours(row, paper) for row in rows), *behind]]
-    if any(row is not None and row.published is not None for row in rows):
-        theirs = [row and _theirs(row.published, row.misprint, paper) for row in rows]
-        lines.append([_published_name(name, first.trainer, first.protocol, paper), *theirs])
+    if any(row is not None and known(row.published) is not None for row in rows):
+        theirs = [row and _theirs(known(row.published), row.misprint, paper) for row in rows]
+        protocol = protocol_of(first)
+        lines.append([_published_name(name, first.trainer, protocol, paper), *theirs])
         if not paper:
-            differences = [row and _difference(row.difference) for row in rows]
+            differences = [row and _difference(known(row.difference)) for row in rows]
             lines.append([Cell(f"{name}, difference", beside=True), *differences])
     return lines
 
 
+def known(number: Any) -> Any:
+    """Return a number of a data frame; None if it is missing there."""
+    return None if number is None or number != number else number
+
+
 def place_name(row) -> str:
     """Return the head of a row's column in a table."""
-    if row.protocol.across == "columns":
-        return row.protocol.columns[row.column]
-    if row.protocol.across == "shots":
+    protocol = protocol_of(row)
+    if protocol.across == "columns":
+        return protocol.columns[row.column]
+    if protocol.across == "shots":
         return shots_text(row.shots)
     return "Average" if row.average else dataset_title(row.dataset)
 
 
 def _ours(row, paper: bool) -> Cell | None:
-    if row is None or (paper and row.mean is None):
+    if row is None or (paper and known(row.mean) is None):
         return None
-    if row.mean is None:
+    if known(row.mean) is None:
         return Cell(row.cell)
     value = row.mean if row.complete else None
     if not paper:
         return Cell(row.cell, value)
-    text = f"{row.mean:.2f}{'' if row.complete else INCOMPLETE}"
-    return Cell(text, value, spread=row.spread)
+    return Cell(
+        f"{row.mean:.2f}" + INCOMPLETE * (not row.complete), value, spread=known(row.spread)
+    )
 
 
 def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) -> Cell:
@@ -213,28 +229,23 @@ def more(row) -> dict[str, str]:
     """Return the columns after the numbers: the data sets of an average, or costs of training."""
     if row.average:
         of = {"Data sets": f"{row.count} of {row.of}"}
-        return of if row.protocol.across == "columns" else {}
-    if not row.protocol.costs:
+        return of if protocol_of(row).across == "columns" else {}
+    if not protocol_of(row).costs:
         return {}
-    seconds = row.train_seconds
+    seconds, params = known(row.train_seconds), known(row.num_params)
     return {
-        "Trained parameters": "-" if row.num_params is None else f"{row.num_params:,}",
+        "Trained parameters": "-" if params is None else f"{params:,.0f}",
         "Training": "-" if seconds is None else f"{seconds:,.0f} s",
-        "Peak memory": memory(row.peak_memory_mib),
+        "Peak memory": memory(known(row.peak_memory_mib)),
     }
 
 
-def not_run(
-    members: pd.DataFrame, places: Iterable, paper: bool = False
-) -> dict[str, list[Cell | None]]:
+def not_run(members: pd.DataFrame, places: Iterable, paper: bool) -> dict[str, list[Cell | None]]:
     """Return the published numbers of methods that were not run, by trainer.
 
-    Args:
-        members: the rows of one table.
-        places: a row from each column of the table, of any method.
-        paper: as in `tables`.
+    `members` are the rows of a table, and `places` one from each of its columns, of any method.
     """
-    protocol = members.iloc[0]["protocol"]
+    protocol = protocol_of(members)
     found = {}
     for trainer in sorted(set(published.trainers(protocol)) - set(members["trainer"]), key=rank):
         cells = []
@@ -249,13 +260,13 @@ def not_run(
 
 def _title(members: pd.DataFrame) -> str:
     first = members.iloc[0]
-    protocol, by_shots = first["protocol"], first["protocol"].across == "shots"
+    protocol = protocol_of(members)
     if first["average"]:
         details = [f"{protocol.title}, {average_name(first)}: accuracy (%)"]
     else:
-        split = " and ".join(sorted(set().union(*members["splits"]))) or "test"
+        split = " and ".join(sorted(set(" and ".join(members["split"]).split(" and "))))
         details = [f"{table_name(first)}: accuracy (%) on {split} images"]
-    if not by_shots and first["shots"]:
+    if protocol.across != "shots" and first["shots"]:
         details.append(shots_text(first["shots"]))
     if not first["average"]:
         details.append(seeds_text(first["seeds"]))
@@ -264,10 +275,8 @@ def _title(members: pd.DataFrame) -> str:
 
 def table_name(row) -> str:
     """Return the name of a table by its protocol and data set, as `Few-shot on DTD`."""
-    return row.protocol.table_title.format(
-        dataset=dataset_title(row.dataset),
-        source=dataset_title(row.source),
-        tried=" and ".join(row.settings),
+    return protocol_of(row).table_title.format(
+        dataset=dataset_title(row.dataset), source=dataset_title(row.source), tried=row.tried
     )
 
 
@@ -279,16 +288,15 @@ def average_name(row) -> str:
 def _caption(members: pd.DataFrame) -> list[str]:
     """Return the sentences below a table."""
     first = members.iloc[0]
-    protocol, has_h = first["protocol"], "h" in first["protocol"].columns
+    protocol = protocol_of(members)
     if first["average"]:
-        return [AVERAGE_H if has_h else AVERAGE]
+        return [AVERAGE_H if "h" in protocol.columns else AVERAGE]
     seeds = max(members["count"][~members["average"]])
     sentences = [spread_note(seeds, first["interval"])]
-    if has_h:
+    if "h" in protocol.columns:
         sentences.append(EACH_H)
-    tried = " and ".join(first["settings"])
-    if tried in protocol.variant_notes:
-        sentences.append(protocol.variant_notes[tried])
+    if first["tried"] in protocol.variant_notes:
+        sentences.append(protocol.variant_notes[first["tried"]])
     if members["average"].any():
         sentences.append(TARGET_AVERAGE)
     labels = ", ".join(filter(None, members["label"].unique()))
@@ -302,7 +310,7 @@ def _problems(members: pd.DataFrame) -> list[str]:
         return [problem for problems in members["problems"] for problem in problems]
     found = []
     for row in members[~members["average"]].itertuples():
-        place = row.column if row.protocol.across == "columns" else place_name(row)
+        place = row.column if protocol_of(row).across == "columns" else place_name(row)
         found += [f"{row.name}, {place}: {problem}" for problem in row.problems]
     return found
 

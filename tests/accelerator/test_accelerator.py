@@ -1,152 +1,205 @@
-"""Every method on a GPU: golden numbers in all precisions, devices, waits of the host, whole runs.
+"""Every method on a GPU: golden numbers in all precisions, waits of the host, whole runs.
 
-Without a GPU they run on a pretend one, which pretend.py explains. The cases run in separate
-processes.
+`tests/prompting/test_meta.py` checks devices and waits without a GPU, by shapes in float32.
 """
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
+import tiny
 import torch
-from cases import PRECISIONS
-from golden_files import FILES
-from half import worse
-from pretend import build_guard
+from cases import NAMES, PRECISIONS, SETTINGS
+from golden_files import FILES, build, read
+from half import compare, worse
+from paths import GOLDEN
 
-PROGRAM = Path(__file__).parent / "program.py"
+from benchmark.measure.waits import noted
+from trainers.prompting import build_method, load_clip
+from trainers.prompting.method import METHODS
+from trainers.prompting.running.precision import Precision, fix_cublas
+from trainers.prompting.step import training_step
+from trainers.prompting.trainer.trainer import PromptTrainer
+from trainers.prompting.use import commands
 
-# The cases of the quick test; the slow test tries the others.
-FEW = {
-    ("golden", "kgcoop", "fp16"),
-    ("golden", "maple_depth3", "amp"),
-    ("golden", "align_paper_beta1", "fp32"),
-    ("step", "ALIGN", "fp16"),
-    ("fused", "ALIGN", "fp16"),
-    ("run", "CoOp", "fp16"),
-}
-# Half precision compared with OpenAI's modules under autocast's lists for CUDA, see half.py;
-# tests/prompting/running/test_precision.py has more such cases on the CPU.
-HALVES = {
-    ("half", setting, precision, loud)
-    for setting in ("ALIGN", "MaPLe")
-    for precision in ("fp16", "amp")
-    for loud in ("quiet", "start", "blocks")
-}
-GOLDEN = {("golden", path.stem, precision) for path in FILES for precision in PRECISIONS}
-WITHOUT_FILE = (
-    "UPT", "ALIGN", "ALIGN, independent", "ALIGN, unified", "ALIGN, one side", "ALIGN, uniform",
-    "ALIGN, nearest", "ALIGN, small lambda", "ALIGN, regularised",
-)  # fmt: skip
-STEPS = {("step", setting, precision) for setting in WITHOUT_FILE for precision in PRECISIONS}
-# Whole runs of methods that need more from a trainer than a step: own gradients, a mean over
-# epochs, a text per image, parts, views, dropout, additions inside the encoders.
-RUNS = {
-    ("run", setting, "fp16")
-    for setting in ("ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt", "CLIPLoRA",
-                    "MMRL", "ALIGN")
-}  # fmt: skip
-RUNS |= {("run", "ALIGN, released", "amp")}
-ALL = (GOLDEN | STEPS | RUNS | HALVES) - FEW
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of CUDA")
+fix_cublas()  # before the first product
 
-# Bounds against float32: the difference of logits, which spread over several units, and the cosine
-# of gradients.
-LOGITS = {"fp32": 2e-5, "fp16": 0.03, "amp": 0.03}
-if torch.cuda.is_available():
-    LOGITS["fp32"] = 1e-4  # of two processors, as for golden numbers
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
+
+# Bounds against float32 on the CPU: the difference of logits, which spread over several units, and
+# the cosine of gradients.
+LOGITS = {"fp32": 1e-4, "fp16": 0.03, "amp": 0.03}
 GRADIENTS = {"fp32": 0.99999, "fp16": 0.999, "amp": 0.999}
 # Bounds against golden numbers, which some methods multiply by 100.
 GOLDEN_LOGITS = {"fp32": 1e-4, "fp16": 0.05, "amp": 0.05}
 GOLDEN_LOSS = {"fp32": 1e-4, "fp16": 0.01, "amp": 0.01}
-# Settings whose gradient jumps if rounding changes a sign (an L1 loss) or the nearest patch.
-JUMPS = {"ALIGN, regularised", "ALIGN, nearest"}
+WITHOUT_FILE = ("UPT", "ALIGN", "ALIGN, independent", "ALIGN, unified", "ALIGN, one side",
+                "ALIGN, small lambda", "ALIGN, regularised")  # fmt: skip
+JUMPS = "ALIGN, regularised"  # its gradient jumps if rounding changes a sign (an L1 loss)
+# Whole runs of methods that need more from a trainer than a step: own gradients, a mean over
+# epochs, a text per image, parts, views, dropout, additions inside the encoders.
+RUNS = [(name, "fp16") for name in ("CoOp", "ProGrad", "PromptSRC", "CoCoOp", "TCP", "CoPrompt",
+                                    "CLIPLoRA", "MMRL", "ALIGN")]  # fmt: skip
+RUNS.append(("ALIGN, released", "amp"))
 
 SCALER = "trainers/prompting/step.py"  # GradScaler asks whether a step has overflowed
 
 
-@pytest.fixture(scope="module")
-def guard(tmp_path_factory):
-    if torch.cuda.is_available():
-        return "real"
-    if torch.version.cuda or torch.version.hip:
-        pytest.skip("without a GPU, this needs a PyTorch build without CUDA")
-    try:
-        return build_guard(tmp_path_factory.mktemp("guard"))
-    except OSError:
-        pytest.skip("the pretend GPU needs g++")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"the pretend GPU does not compile: {error.stderr[-300:]}")
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """No TF32, which is too coarse for a comparison; and what a run sets is set back."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
-def results(guard, folder, cases) -> dict:
-    """Return the results of the cases, computed in one process."""
-    run = subprocess.run(
-        [sys.executable, PROGRAM, guard, folder],
-        input=json.dumps(sorted(cases, key=str)),
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return {tuple(case): found for *case, found in json.loads(run.stdout)}
+def placed(method, clip_model, precision, device) -> Precision:
+    """Move a method to the device, in its precision; return the precision."""
+    how = Precision(precision, device)
+    how.place(method.model, clip_model)
+    method.to(device).train()
+    return how
 
 
-@pytest.fixture(scope="module")
-def found(request, guard, tmp_path_factory):
-    """The results of all cases that this call of pytest tests."""
-    items = [item for item in request.session.items if item.module is request.module]
-    cases = {item.callspec.params["case"] for item in items}
-    return results(guard, tmp_path_factory.mktemp("cases"), cases)
+def check_waits(method, batch, optimizer, how) -> None:
+    """Do a step, in which the host waits for GradScaler only."""
+    with noted() as waits:
+        training_step(method, batch, optimizer, how)
+    assert [wait.split(":")[0] for wait in waits] == [SCALER] * (how.name != "fp32"), waits
 
 
-@pytest.mark.parametrize("case", sorted(FEW, key=str), ids=str)
-def test_a_few(found, case, record_property):
-    record_property("found", json.dumps(found[case]))
-    check(*case, found=found[case])
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a.detach().cpu() - b.cpu()).abs().max().item()
+
+
+def flat(tensors) -> torch.Tensor:
+    return torch.cat([t.float().cpu().flatten() for t in tensors])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_golden_numbers(path, precision, tmp_path):
+    golden, clip_model = read(path), load_clip(TINY)
+    method = build(golden, clip_model, tmp_path)
+    method.model.spec = method.model.spec.with_(max_iter=100)  # all are computed, and 100 suffice
+    how = placed(method, clip_model, precision, GPU)
+    views = [view.to(GPU) for view in golden.views]
+    batch = method.batch(views, golden.tensors["label"].to(GPU))
+    if expected := golden.part("grad/"):
+        optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.0)
+        output, terms = training_step(method, batch, optimizer, how)
+        own = method.model.public_parameters()
+        a, b = flat(own[key].grad for key in expected), flat(expected.values())
+        assert torch.cosine_similarity(a, b, dim=0) > GRADIENTS[precision]
+        assert difference(terms["loss"], golden.tensors["loss"]) < GOLDEN_LOSS[precision]
+        assert difference(output.logits, golden.tensors["logits"]) < GOLDEN_LOGITS[precision]
+        check_waits(method, batch, optimizer, how)
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        evaluated = method.model(views[0])
+    wanted = golden.tensors.get("logits_eval", golden.tensors["logits"])
+    assert difference(evaluated, wanted) < GOLDEN_LOGITS[precision]
+
+
+def step(setting, precision, device):
+    """Return logits and gradients of a step, and logits of an evaluation after two steps."""
+    name, node, *dataset = SETTINGS[setting]
+    torch.manual_seed(0)
+    clip_model = load_clip(TINY)
+    method = build_method(name, node, clip_model, NAMES, *dataset)
+    how = placed(method, clip_model, precision, device)
+    optimizer = torch.optim.SGD(method.model.trained().parameters(), lr=0.01, momentum=0.9)
+    batch = method.batch([IMAGES.to(device)] * method.views, LABELS.to(device))
+    output, _ = training_step(method, batch, optimizer, how)
+    gradients = flat(p.grad for p in method.model.trained().parameters())
+    logits = output.logits.detach().clone()
+    if device == GPU:
+        check_waits(method, batch, optimizer, how)
+    else:
+        training_step(method, batch, optimizer, how)
+    method.eval()
+    with torch.no_grad(), how.autocast():
+        return logits, gradients, method.model(batch.images)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("setting", WITHOUT_FILE)
+def test_settings_without_a_golden_file(setting, precision):
+    logits, gradients, evaluated = step(setting, precision, GPU)
+    expected, expected_gradients, expected_evaluated = step(setting, "fp32", CPU)
+    jumps = setting == JUMPS and precision != "fp32"
+    assert difference(logits, expected) < LOGITS[precision]
+    assert difference(evaluated, expected_evaluated) < (0.1 if jumps else LOGITS[precision])
+    cosine = torch.cosine_similarity(gradients, expected_gradients, dim=0)
+    assert cosine > (0.98 if jumps else GRADIENTS[precision])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", sorted(ALL, key=str), ids=str)
-def test_the_rest(found, case, record_property):
-    record_property("found", json.dumps(found[case]))
-    check(*case, found=found[case])
+@pytest.mark.parametrize("loud", ["quiet", "start", "blocks"])
+@pytest.mark.parametrize("precision", ["fp16", "amp"])
+@pytest.mark.parametrize("setting", ["ALIGN", "MaPLe"])
+def test_errors_of_half_precision_are_those_of_openais_modules(setting, precision, loud):
+    """tests/prompting/running/test_precision.py has more such cases on the CPU."""
+    assert not worse(compare(setting, precision, GPU, loud, 12))
 
 
-def check(kind, setting, precision, *loud, found):
-    assert "problem" not in found, found["problem"]
-    if kind == "half":
-        assert not worse(found)
-        return
-    if kind == "golden":
-        assert found["evaluated"] < GOLDEN_LOGITS[precision]
-        if "gradients" not in found:  # nothing is trained
-            return
-        assert found["logits"] < GOLDEN_LOGITS[precision]
-        assert found["loss"] < GOLDEN_LOSS[precision]
-        assert found["gradients"] > GRADIENTS[precision]
-    if kind == "step":
-        jumps = precision != "fp32" and setting in JUMPS
-        assert found["logits"] < LOGITS[precision]
-        assert found["evaluated"] < (0.1 if jumps else LOGITS[precision])
-        assert found["gradients"] > (0.98 if jumps else GRADIENTS[precision])
-    if kind == "run":
-        assert found["codes"] == [0, 130, 0, 0]
-        assert found["same"], "a resumed run ends with other prompts"
-        assert len(set(found["accuracy"])) == 1
-        assert (found["deterministic"], found["cuBLAS"]) == (True, ":4096:8")
-        assert len(set(found["scaler"])) == 1
-        assert found["probabilities"] < 1e-3
-        waits = [wait for wait in found["predict waits"] if not wait.endswith(" main")]
-        own = [i for i, wait in enumerate(waits) if wait.endswith(" probabilities")]
-        assert own == [len(waits) - 2, len(waits) - 1], waits
-        # in the first batch a teacher may encode its sentences, and kernels are compared once
-        once = ("/encoders/text.py", "/transport/")
-        assert all(any(place in wait for place in once) for wait in waits[: own[0]]), waits
-    else:
-        check_waits(precision, found["waits"])
+@pytest.mark.parametrize(("setting", "precision"), [
+    pytest.param(*case, marks=[] if case == RUNS[0] else pytest.mark.slow) for case in RUNS
+])  # fmt: skip
+def test_whole_runs(setting, precision, tmp_path, monkeypatch):
+    """A run, the same one interrupted and resumed, an evaluation, and predictions."""
+    name, node, *_ = SETTINGS[setting]
+    method = METHODS[name]
+    node = {k: v for k, v in node.items() if k != "SENTENCES"} | {"PREC": precision}
+    places = {key: method.outside.get(key, f"TRAINER.{method.node}.{key}") for key in node}
+    pairs = [word for key, value in node.items() for word in (places[key], str(value))]
+    pairs += ["TRAINER.DETERMINISTIC", "True"]
+
+    def run(output, *flags):
+        return tiny.run(tmp_path, name, tmp_path / output, 2, *flags, extra=pairs)
+
+    def after_one(self, after_epoch=PromptTrainer.after_epoch):
+        after_epoch(self)
+        if self.epoch == 0:
+            raise KeyboardInterrupt
+
+    assert run("whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptTrainer, "after_epoch", after_one)
+        assert run("parts") == 130
+    assert run("parts") == 0
+    assert run("tested", "--eval-only", "--model-dir", str(tmp_path / "whole")) == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    last = f"{method.checkpoint}/model.pth.tar-2"
+    whole, parts = (torch.load(tmp_path / x / last, weights_only=True) for x in ("whole", "parts"))
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, parts["state_dict"][key]), key
+    assert whole["scaler"].get("scale") == parts["scaler"].get("scale")
+    records = [tmp_path / x / "results.json" for x in ("whole", "parts", "tested")]
+    assert len({json.loads(record.read_text())["accuracy"] for record in records}) == 1
+    (here, _), (there, waits) = predicted(tmp_path, "cpu"), predicted(tmp_path, "cuda")
+    assert max(abs(a - b) for a, b in zip(here, there, strict=True)) < 1e-3
+    waits = [wait for wait in waits if not wait.endswith(" main")]
+    own = [i for i, wait in enumerate(waits) if wait.endswith(" probabilities")]
+    assert own == [len(waits) - 2, len(waits) - 1], waits
+    # in the first batch a teacher may encode its sentences, and kernels are compared once
+    once = ("/encoders/text.py", "/transport/")
+    assert all(any(place in wait for place in once) for wait in waits[: own[0]]), waits
 
 
-def check_waits(precision, waits):
-    """Check that the host waits in a step for GradScaler only."""
-    assert [wait.split(":")[0] for wait in waits] == [SCALER] * (precision != "fp32"), waits
+def predicted(folder, device) -> tuple[list[float], list[str]]:
+    """Probabilities of the 16 test images, in two batches, by `predict`; and what it waited for."""
+    images = [str(path) for path in sorted((folder / "tiny_colours").glob("test_*.png"))]
+    words = ["predict", "--model-dir", str(folder / "whole"), *images, "--device", device]
+    with contextlib.redirect_stdout(io.StringIO()) as said, noted() as waits:
+        assert commands.main([*words, "--format", "json", "--batch-size", "8"]) == 0
+    found = json.loads(said.getvalue())
+    best = [sorted((c["class"], c["probability"]) for c in image["classes"]) for image in found]
+    return [p for image in best for _, p in image], waits

@@ -7,7 +7,9 @@ import numpy as np
 
 from benchmark.protocols import PROTOCOLS
 from benchmark.records import Outcome
-from benchmark.report.rows import rows
+from benchmark.report import rows as of_rows
+from benchmark.report.command import as_page, formatted_view
+from benchmark.report.frame import frame
 from benchmark.report.tables import Table, tables
 
 # Predictions for two images.
@@ -72,6 +74,21 @@ def some_outcomes():
         outcome("CoOp", 2, "base", 0.0, problem="failed: no memory"),
         outcome("CoOp", 2, "new", 0.0, problem="not run: it needs the other"),
     ]
+
+
+def rows(outcomes, **options):
+    """Return the rows of the tables of these outcomes."""
+    return of_rows.rows(frame(outcomes), **options)
+
+
+def page(outcomes) -> str:
+    """Return the HTML page of these outcomes."""
+    return as_page(frame(outcomes), rows(outcomes), None)
+
+
+def shown(view, form: str, tidy) -> str:
+    """Return a view in any format."""
+    return as_page(tidy, of_rows.rows(tidy), view) if form == "html" else formatted_view(view, form)
 
 
 def lines(table: Table) -> dict[str, list[str]]:

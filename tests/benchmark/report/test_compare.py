@@ -9,15 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import lines, outcome
+from outcomes import lines, outcome, shown
 from paths import ROOT
 
 from benchmark.records import Outcome
-from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
+from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
-from benchmark.report.rows import rows
 from recipe.predictions import NAME, write_predictions
 from trainers.prompting.errors import UserError
 
@@ -51,7 +50,7 @@ def base2new(answered, trainer, base, new, **more):
 
 
 def tables(outcomes, method="ALIGN"):
-    (found,) = Comparisons(rows(outcomes), method).tables().values()
+    (found,) = Comparisons(frame(outcomes), method).tables().values()
     return found
 
 
@@ -125,8 +124,8 @@ def test_the_settings_of_an_ablation_are_compared_by_name(answered):
     for variant, right in (("beta0", 20), ("beta0.5", 24), ("M2_N2", 20)):
         more = {"protocol": "ablation", "variant": variant}
         outcomes += base2new(answered, "ALIGN", [right], [20], **more)
-    (table,) = tables(outcomes, "beta = 0.5")
-    assert lines(table)["beta = 0"][0].startswith("+10.00 [")
+    (table,) = tables(outcomes, "ALIGN, BETA 0.5")
+    assert lines(table)["ALIGN, BETA 0"][0].startswith("+10.00 [")
 
 
 def test_runs_that_cannot_be_compared_are_named(answered):
@@ -156,20 +155,20 @@ def test_runs_that_cannot_be_compared_are_named(answered):
 def test_an_unknown_method_is_refused(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     with pytest.raises(UserError, match="method to compare 'Align': did you mean 'ALIGN'"):
-        Comparisons(rows(outcomes), "Align")
+        Comparisons(frame(outcomes), "Align")
     with pytest.raises(UserError, match="only ALIGN was found"):
-        Comparisons(rows(outcomes), "ALIGN")
+        Comparisons(frame(outcomes), "ALIGN")
 
 
 def test_every_format_has_the_difference(answered):
     outcomes = base2new(answered, "ALIGN", [30], [20])
     outcomes += base2new(answered, "CoOp", [26], [20])
-    listed = rows(outcomes)
+    listed = frame(outcomes)
     view = Comparisons(listed, "ALIGN")
     for form in ("text", "markdown", "latex", "html"):
-        assert "+10.00 [" in formatted_view(view, form, listed)
-    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv", listed)))
-    (same, *_) = json.loads(formatted_view(view, "json", listed))["comparisons"]
+        assert "+10.00 [" in shown(view, form, listed)
+    (first, *_) = csv.DictReader(io.StringIO(shown(view, "csv", listed)))
+    (same, *_) = json.loads(shown(view, "json", listed))["comparisons"]
     assert float(first["difference"]) == pytest.approx(10) == pytest.approx(same["difference"])
     assert (same["column"], same["other"], same["images"]) == ("base", "CoOp", 40)
     assert same["p"] == same["p_holm"] == pytest.approx(0.044, abs=5e-4)
@@ -208,7 +207,7 @@ def test_averages_over_each_artist_are_compared_too(answered):
     assert fluent.title.startswith("Base-to-new, average over 2 Fluent 3D data sets: ALIGN minus")
     assert list(lines(openmoji)) == ["CoOp"]
     assert lines(fluent)["MaPLe"][0].endswith("(1 of 2)")
-    records = Comparisons(rows(outcomes), "ALIGN").records()
+    records = Comparisons(frame(outcomes), "ALIGN").records()
     assert {record["artist"] for record in records} == {None, "OpenMoji", "Fluent 3D"}
 
 
@@ -218,7 +217,7 @@ def test_classes_are_resampled_by_their_names(answered):
     for dataset in ("dtd", "eurosat"):
         for trainer, right in (("ALIGN", 30), ("CoOp", 26)):
             outcomes += base2new(answered, trainer, [right], [20], dataset=dataset, **named)
-    listed = rows(outcomes)
+    listed = frame(outcomes)
     view = Comparisons(listed, "ALIGN", resample="classes")
     *single, average = view.tables()[outcomes[0].run.protocol]
     base = lines(average)["CoOp"][0]
@@ -239,7 +238,7 @@ def test_p_is_adjusted_for_the_comparisons_of_its_column(answered):
     outcomes = base2new(answered, "ALIGN", [30, 30], [20, 20])
     for trainer, right in (("CoOp", 24), ("MaPLe", 25), ("VPT", 29)):
         outcomes += base2new(answered, trainer, [right, right], [20, 20])
-    records = Comparisons(rows(outcomes), "ALIGN").records()
+    records = Comparisons(frame(outcomes), "ALIGN").records()
     p, adjusted = ([r[key] for r in records if r["column"] == "base"] for key in ("p", "p_holm"))
     assert adjusted == pytest.approx(holm(p)) and adjusted != pytest.approx(p)
 

@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, outcome
+from outcomes import few_shot, leave, lines, outcome, shown
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
 from benchmark.report.answers import Answers
-from benchmark.report.command import formatted_view
 from benchmark.report.compare import Comparisons
+from benchmark.report.frame import frame
 from benchmark.report.joint import MEASURES, joint_parts, openworld_parts
 from benchmark.report.metrics import Metrics
-from benchmark.report.rows import rows
 from recipe.metrics import openworld_auc
 from recipe.predictions import NAME, write_predictions
 
@@ -64,7 +63,7 @@ def without_union(columns):
 
 
 def joint_table(outcomes):
-    return Metrics(rows(outcomes)).tables().popitem()[1][0]
+    return Metrics(frame(outcomes)).tables().popitem()[1][0]
 
 
 def test_base_to_new_has_a_table_over_base_and_new_classes(tested):
@@ -87,7 +86,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
     outcomes += tested("CoOp", 1)
     plain = without_union(BASE), without_union(NEW)
     outcomes += tested("VPT", 1) + tested("VPT", 1, *plain, dataset="emoji_animals")
-    _, _, _, _, table, *_ = (view := Metrics(rows(outcomes))).tables().popitem()[1]
+    _, _, _, _, table, *_ = (view := Metrics(frame(outcomes))).tables().popitem()[1]
     assert table.title == (
         "Base-to-new, average over 2 embedded data sets: base and new classes together, 16 shots"
     )
@@ -103,7 +102,7 @@ def test_averages_are_over_the_data_sets_of_a_method(tested):
 
 def test_the_data_sets_of_each_artist_have_an_average(tested):
     names = ("emoji_openmoji_a", "emoji_openmoji_b", "emoji_symbola_a")
-    view = Metrics(rows([run for name in names for run in tested("ALIGN", 1, dataset=name)]))
+    view = Metrics(frame([run for name in names for run in tested("ALIGN", 1, dataset=name)]))
     assert any(" 2 OpenMoji data sets: " in t.title for t in view.tables().popitem()[1])
     found = [(r["artist"], r["of"]) for r in view.records() if r["dataset"] == "average"]
     assert found == [(None, 3), ("OpenMoji", 2)]
@@ -196,7 +195,7 @@ def two_methods(tested):
 @pytest.mark.parametrize("metric", ["joint_accuracy", "openworld_auc"])
 def test_comparisons_match_the_numbers_in_the_table(tested, metric):
     outcomes = two_methods(tested)
-    listed = rows(outcomes)
+    listed = frame(outcomes)
     records = [r for r in Metrics(listed).records() if r["column"] == "base and new"]
     of = {record["method"]: record[metric] for record in records}
     view = Comparisons(listed, "ALIGN", metric=metric)
@@ -209,13 +208,13 @@ def test_comparisons_match_the_numbers_in_the_table(tested, metric):
     assert table.head == ["Method", head] and f": {head}, ALIGN minus each" in table.title
     assert MEASURES[metric].note in table.caption
     for form in ("text", "markdown", "latex", "html", "csv", "json"):
-        assert f"{found['difference']:.2f}"[:-1] in formatted_view(view, form, listed)
+        assert f"{found['difference']:.2f}"[:-1] in shown(view, form, listed)
 
 
 def test_with_one_seed_the_interval_is_that_of_two_samples(tested):
     """Base and new images are independent samples, each with its variance and freedom."""
     outcomes = [each for each in two_methods(tested) if each.run.seed == 1]
-    (found,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").records()
+    (found,) = Comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").records()
     variances, freedoms = [], []
     for half in ("base", "new"):
         right = []
@@ -235,7 +234,7 @@ def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     outcomes = two_methods(tested)
     plain = [without_union(half) for half in (BASE, NEW)]
     outcomes += tested("VPT", 1, *plain, dataset="dtd", joint_note="VPT is made for its classes")
-    (table,) = Comparisons(rows(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
+    (table,) = Comparisons(frame(outcomes), "ALIGN", metric="joint_accuracy").tables().popitem()[1]
     assert lines(table)["VPT"] == ["-"] and lines(table)["CoOp"] != ["-"]
     assert "VPT, DTD, Base: VPT is made for its classes [seed 1]" in table.problems
     # the same images with other class numbers
@@ -246,7 +245,7 @@ def test_runs_that_cannot_be_compared_over_all_classes_are_named(tested):
     for half, shift in zip(shuffled, (0, 2), strict=True):
         half["joint_label"] = half["label"] + shift
     both = tested("ALIGN", 1) + tested("CoOp", 1, *shuffled)
-    (table,) = Comparisons(rows(both), "ALIGN", metric="openworld_auc").tables().popitem()[1]
+    (table,) = Comparisons(frame(both), "ALIGN", metric="openworld_auc").tables().popitem()[1]
     assert lines(table)["CoOp"] == ["-"]
     assert any("other test images, or labels, than ALIGN" in what for what in table.problems)
 
@@ -275,7 +274,7 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     more = {"num_params": 5120, "train_seconds": 50.0, "train_steps": 20}
     outcomes += tested("ALIGN", 1, **taken | more)
     outcomes += tested("ZeroshotCLIP", 1, **taken | {"train_seconds": 0.0, "train_steps": 0})
-    view = Metrics(rows(outcomes))
+    view = Metrics(frame(outcomes))
     _, table, *_ = view.tables().popitem()[1]
     assert table.title.endswith("accuracy and cost, 16 shots, seed 1")
     assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Memory, x CoOp"]
@@ -284,7 +283,7 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     (record,) = [r for r in view.records() if r["method"] == "ALIGN" and "train_seconds" in r]
     assert (record["train_seconds_x_coop"], record["peak_memory_mib_x_coop"]) == (2.5, 1)
     without = [each for each in outcomes if each.run.trainer != "CoOp"]
-    _, table, *_ = Metrics(rows(without)).tables().popitem()[1]
+    _, table, *_ = Metrics(frame(without)).tables().popitem()[1]
     assert lines(table)["ALIGN"][-3:] == ["-", "-", "-"]
 
 
@@ -296,7 +295,7 @@ def test_detection_is_a_separate_table():
     outcomes = few_shot("ALIGN", 16, (60,), ood=ood(90.0, 20.0, auroc_gl_mcm=95.0), **more)
     outcomes += few_shot("CoOp", 16, (50,), ood=ood(80.0, 30.0), **more)
     outcomes += few_shot("VPT", 16, (50,), **more)
-    view = Metrics(rows(outcomes))
+    view = Metrics(frame(outcomes))
     _, table = view.tables().popitem()[1]
     assert table.title == "Few-shot recognition, DTD, 16 shots: out-of-distribution detection"
     assert table.head[1:] == [
@@ -313,13 +312,13 @@ def test_detection_is_a_separate_table():
 
 
 def test_every_format_has_the_numbers_of_both_halves(tested):
-    listed = rows(tested("CoOp", 1) + tested("ALIGN", 1))
+    listed = frame(tested("CoOp", 1) + tested("ALIGN", 1))
     view = Metrics(listed)
     for form in ("text", "markdown", "latex", "html"):
-        text = formatted_view(view, form, listed)
+        text = shown(view, form, listed)
         assert "OpenworldAUC" in text and "88.89" in text
-    (first, *_) = csv.DictReader(io.StringIO(formatted_view(view, "csv", listed)))
-    (same, *_) = json.loads(formatted_view(view, "json", listed))["metrics"]
+    (first, *_) = csv.DictReader(io.StringIO(shown(view, "csv", listed)))
+    (same, *_) = json.loads(shown(view, "json", listed))["metrics"]
     assert float(first["auroc"]) == pytest.approx(800 / 9) == pytest.approx(same["auroc"])
     assert (same["column"], same["seeds"], same["calibration_error_scaled"]) == (
         "base and new", [1], None,

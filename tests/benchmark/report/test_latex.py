@@ -5,12 +5,11 @@ import shutil
 import subprocess
 
 import pytest
-from outcomes import ablation, few_shot, outcome, transfer
+from outcomes import ablation, few_shot, outcome, rows, transfer
 
 from benchmark.protocols import CROSS_DATASET
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
-from benchmark.report.rows import rows
 
 ELEVEN = list(DATASETS)[:11]
 

@@ -3,12 +3,11 @@
 import os
 
 import pytest
-from outcomes import few_shot
+from outcomes import few_shot, rows
 
 from benchmark import protocols
 from benchmark.__main__ import main
 from benchmark.report import logs
-from benchmark.report.rows import rows
 from benchmark.report.tables import tables
 from trainers.prompting.errors import UserError
 
@@ -143,7 +142,7 @@ def test_logs_are_shown_next_to_ours_with_what_is_missing(tmp_path, capsys):
     assert others[:4] == ["published", "81.00", "±", "1.41"]
     assert others[4:8] == ["80.00", "(1", "of", "2)"]
     assert "- published, new: unfinished:" in told.out and "log.txt has no final result" in told.out
-    skipped = "skipped logs whose folder name does not identify the run"
+    skipped = "skipped logs that do not say which run they are of"
     assert told.err == f"{skipped}: {theirs / 'elsewhere'}\n"
 
 

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, only_table, outcome
+from outcomes import few_shot, only_table, outcome, rows
 
 from benchmark.records import flaw
 from benchmark.report import plots
 from benchmark.report.compare import Comparisons
+from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
-from benchmark.report.rows import lines, rows
+from benchmark.report.rows import lines
 from benchmark.report.tables import tables as tables_of
 from recipe.predictions import write_predictions
 
@@ -40,8 +41,8 @@ def outcomes(tmp_path):
 
 
 def test_marks_are_in_tables_of_every_kind(outcomes):
-    found = rows(outcomes)
-    views = [Metrics(found), Comparisons(found, "CoOp"), Comparisons(found, "MMRL")]
+    found, tidy = rows(outcomes), frame(outcomes)
+    views = [Metrics(tidy), Comparisons(tidy, "CoOp"), Comparisons(tidy, "MMRL")]
     tables = [table for view in views[:2] for of in view.tables().values() for table in of]
     (of_protocol,) = tables_of(found).values()
     tables += of_protocol

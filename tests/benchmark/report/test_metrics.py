@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, outcome
+from outcomes import few_shot, leave, lines, outcome, rows
 
 from benchmark.protocols import FEW_SHOT
 from benchmark.records import from_folder
 from benchmark.report import command, pictures
+from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
-from benchmark.report.rows import rows
 from recipe.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
@@ -28,7 +28,7 @@ def some():
 
 
 def test_metrics_have_a_line_for_each_method():
-    (table,) = Metrics(rows(some())).tables().popitem()[1]
+    (table,) = Metrics(frame(some())).tables().popitem()[1]
     assert table.title == "Few-shot recognition, DTD, 16 shots: metrics"
     assert table.head[3:] == ["Top-5 (%)", "ECE (%)", "NLL"]
     assert lines(table)["ALIGN"] == [
@@ -39,14 +39,14 @@ def test_metrics_have_a_line_for_each_method():
 
 
 def test_classes_have_a_line_each():
-    (table,) = Classes(rows(some())).tables().popitem()[1]
+    (table,) = Classes(frame(some())).tables().popitem()[1]
     assert table.head == ["Class", "CoOp", "ALIGN"]
     assert lines(table) == {"cat": ["80.00", "100.00"], "dog": ["40.00", "20.00"]}
 
 
 def test_results_without_metrics_are_named():
     outcomes = [*some(), *few_shot("VPT", 16, (50, 51))]
-    for view in (Metrics(rows(outcomes)), Classes(rows(outcomes))):
+    for view in (Metrics(frame(outcomes)), Classes(frame(outcomes))):
         (table,) = view.tables().popitem()[1]
         assert len(table.problems) == 1
         assert table.problems[0].startswith("VPT: metrics missing in results.json")
@@ -55,7 +55,9 @@ def test_results_without_metrics_are_named():
 
 def test_base_and_new_are_two_tests():
     outcomes = [outcome("ALIGN", 1, part, 50.0) for part in ("base", "new")]
-    _, _, *tables = Metrics(rows(outcomes)).tables().popitem()[1]  # two over all classes come first
+    _, _, *tables = (
+        Metrics(frame(outcomes)).tables().popitem()[1]
+    )  # two over all classes come first
     titles = [table.title for table in tables]
     assert titles == [f"Base-to-new, emoji, {part}, 16 shots: metrics" for part in ("base", "new")]
 

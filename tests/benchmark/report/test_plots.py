@@ -1,13 +1,12 @@
 """Plots: panels, points and looks; the same numbers give the same bytes."""
 
 import pytest
-from outcomes import ablation, few_shot, outcome, transfer
+from outcomes import ablation, few_shot, outcome, rows, transfer
 
 from benchmark.cli import write_output
 from benchmark.report import plots
 from benchmark.report.methods import LOOKS, looks
 from benchmark.report.names import DATASETS
-from benchmark.report.rows import rows
 
 
 def figure(outcomes, name):
@@ -88,7 +87,8 @@ def test_base_to_new_is_a_plane_of_both_accuracies():
         x, y = text.xy
         assert f"H {2 * x * y / (x + y):g}" == text.get_text().strip()  # its line ends there
     assert len(names) > 2
-    assert drawn.get_supxlabel() == "Accuracy on base classes (%)"
+    bars = "Bars: standard deviations over the seeds"
+    assert drawn.get_supxlabel() == f"Accuracy on base classes (%)\n{bars}"
 
 
 def test_transfer_has_a_line_for_each_data_set_and_the_average():
@@ -127,7 +127,8 @@ def test_methods_differ_by_colour_and_by_marker():
         assert len({getattr(look, attribute) for look in LOOKS.values()}) == len(LOOKS)
     outcomes = few_shot("ALIGN", 1, (50,), config="a") + few_shot("ALIGN", 1, (51,), config="b")
     outcomes += few_shot("Other", 1, (52,))
-    styles = plots._styles(rows(outcomes)).values()
+    listed = rows(outcomes)
+    styles = plots._styles(listed.assign(curve=listed["name"])).values()
     for attribute in ("linestyle", "fillstyle"):  # lines and, in a plane, markers
         assert len({(style["color"], style[attribute]) for style in styles}) == 3
 

@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 from checkout import REPOSITORY
-from outcomes import few_shot, lines, only_table, outcome, transfer
+from outcomes import few_shot, lines, only_table, outcome, rows, transfer
 
 from benchmark.protocols import (
     BASE2NEW,
@@ -20,7 +20,6 @@ from benchmark.report.names import DATASETS
 from benchmark.report.paired import harmonic
 from benchmark.report.published import AVERAGE, numbers
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import rows
 from benchmark.report.tables import tables
 from trainers.prompting.errors import UserError
 

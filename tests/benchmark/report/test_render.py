@@ -5,12 +5,10 @@ import io
 import json
 
 import pytest
-from outcomes import few_shot, only_table, outcome, some_outcomes, transfer
+from outcomes import few_shot, only_table, outcome, page, rows, some_outcomes, transfer
 
 from benchmark.report.latex import as_latex
-from benchmark.report.page import page
 from benchmark.report.render import as_markdown, as_text, render
-from benchmark.report.rows import rows
 
 
 def test_wide_tables_are_folded_for_the_terminal():
@@ -24,7 +22,7 @@ def test_wide_tables_are_folded_for_the_terminal():
 def test_every_format_holds_the_numbers_and_the_problems():
     listed = rows(some_outcomes())
     texts = {form: render(listed, form) for form in ("text", "markdown", "latex", "csv", "json")}
-    texts["html"] = page(listed)
+    texts["html"] = page(some_outcomes())
     for text in texts.values():
         assert "failed: no memory [seed 2]" in text and "40.0" in text
     assert "| ALIGN    |" in texts["markdown"]
@@ -40,7 +38,7 @@ def test_csv_of_several_protocols_has_one_head():
     outcomes = some_outcomes() + few_shot("CoOp", 1, (48,))
     records = list(csv.DictReader(io.StringIO(render(rows(outcomes), "csv"))))
     assert [record["protocol"] for record in records] == ["few_shot", "base2new", "base2new"]
-    assert records[0]["accuracy_mean"] == "48" and records[1]["accuracy_mean"] == ""
+    assert records[0]["accuracy_mean"] == "48.0" and records[1]["accuracy_mean"] == ""
 
 
 def test_the_best_of_a_column_is_bold():
@@ -50,7 +48,7 @@ def test_the_best_of_a_column_is_bold():
     assert table.best(1) == {0, 2}  # equal as shown
     assert as_markdown(table).count("**50.00**") == 2
     assert as_latex(table).count(r"\textbf{50.00}") == 2
-    assert page(rows(outcomes)).count("<strong>50.00</strong>") == 2
+    assert page(outcomes).count("<strong>50.00</strong>") == 2
     assert "*" not in as_text(table)
 
 

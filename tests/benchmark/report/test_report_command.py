@@ -120,7 +120,7 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
     # where the path is long, a second table has the last columns
     assert [str(tmp_path), "ALIGN"] in [words[:2] for words in said]
     assert "61.25" in [words[-1] for words in said if words]
-    for more in (["--compare", "CoOp"], ["--format", "html"], [str(tmp_path / "other")]):
+    for more in (["--compare", "CoOp"], [str(tmp_path / "other")]):
         assert main(["report", str(tmp_path), *more]) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and ("single run" in told or "one run" in told)

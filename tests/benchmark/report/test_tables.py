@@ -1,9 +1,8 @@
 """Tables: lines, columns, titles, notes."""
 
-from outcomes import ablation, few_shot, lines, only_table, outcome, transfer
+from outcomes import ablation, few_shot, lines, only_table, outcome, rows, transfer
 
 from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
-from benchmark.report.rows import rows
 from benchmark.report.tables import STD, tables
 
 
@@ -73,9 +72,9 @@ def test_one_seed_has_no_deviation():
 def test_ablation_is_in_the_order_of_its_settings():
     outcomes = ablation("beta1", (50, 52), (50, 52)) + ablation("beta0.2", (60, 62), (60, 62))
     outcomes += ablation("M4_N4", (40,), (40,)) + ablation("M16_N1", (41,), (41,))
-    prompts, beta = tables(rows(outcomes))[ABLATION]
-    assert list(lines(beta)) == ["beta = 0.2", "beta = 1"]
-    assert lines(beta)["beta = 1"][2] == "51.00 ± 1.41"
-    assert list(lines(prompts)) == ["M = 4, N = 4", "M = 16, N = 1"]
+    beta, prompts = tables(rows(outcomes))[ABLATION]
+    assert list(lines(beta)) == ["ALIGN, BETA 0.2", "ALIGN, BETA 1"]
+    assert lines(beta)["ALIGN, BETA 1"][2] == "51.00 ± 1.41"
+    assert list(lines(prompts)) == ["ALIGN, M 4, N 4", "ALIGN, M 16, N 1"]
     assert "Ablation of M and N on emoji" in prompts.title and "2 shots" not in beta.title
     assert prompts.title.endswith("seed 1")  # seeds of the other table do not count

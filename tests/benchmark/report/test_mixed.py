@@ -1,0 +1,113 @@
+"""What must not be mixed has lines of its own, named by what differs."""
+
+import json
+
+import pytest
+from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page, rows
+
+from benchmark.__main__ import main
+from recipe.predictions import write_predictions
+
+
+def with_config(seed, beta, part="base", accuracy=50.0, **more):
+    """Return the outcome of a run of ALIGN with a value of BETA in its record."""
+    one = outcome("ALIGN", seed, part, accuracy, **more)
+    one.result["config"] = {"TRAINER": {"ALIGN": {"BETA": beta, "M": 4}}, "SEED": seed}
+    return one
+
+
+def test_seeds_with_other_settings_have_lines_of_their_own():
+    same = [with_config(seed, 0.5, part) for seed in (1, 2) for part in ("base", "new")]
+    assert list(lines(only_table(same))) == ["ALIGN"]
+    other = [with_config(3, 0.0, part, 70.0) for part in ("base", "new")]
+    found = lines(only_table([*same, *other]))
+    assert {name: cells[:3] for name, cells in found.items()} == {
+        "ALIGN, BETA 0": ["70.00 (1 of 3)"] * 3,
+        "ALIGN, BETA 0.5": ["50.00 ± 0.00 (2 of 3)"] * 3,
+    }
+
+
+def test_a_name_is_the_same_on_every_data_set():
+    """The average is over both data sets, though the settings differ on one of them only."""
+    outcomes = [with_config(seed, beta) for seed, beta in ((1, 0.5), (2, 0.0))]
+    outcomes += [with_config(1, 0.5, dataset="emoji_food")]
+    listed = rows(outcomes)
+    names = listed[listed["dataset"] == "emoji_food"]["name"]
+    assert set(names) == {"ALIGN, BETA 0.5"}
+
+
+def test_keys_of_the_machine_or_the_run_are_no_settings():
+    outcomes = few_shot("CoOp", 1, (50, 52))
+    for number, one in enumerate(outcomes):
+        one.result["config"] = {
+            "SEED": number, "OUTPUT_DIR": str(number), "DATASET": {"ROOT": str(number)},
+            "DATALOADER": {"NUM_WORKERS": number}, "TRAINER": {"MEMORY_BUDGET": number},
+        }  # fmt: skip
+    assert list(lines(only_table(outcomes, beside_published=False))) == ["CoOp"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        (("backbone", "ViT-L/14"), ["backbone ViT-B/16", "backbone ViT-L/14"]),
+        (("num_test", 90), ["100 test images", "90 test images"]),
+        (("data_fingerprint", "b" * 64), [f"images {'a' * 12}", f"images {'b' * 12}"]),
+        (("backbone_sha256", "b" * 64), [f"weights {'a' * 12}", f"weights {'b' * 12}"]),
+        (("split", "val"), ["split test", "split val"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_another_clip_or_other_images_are_in_the_names_of_all_methods(facts, names):
+    known = {"num_test": 100, "data_fingerprint": "a" * 64, "backbone_sha256": "a" * 64}
+    one = few_shot("CoOp", 1, (50, 52), "emoji", **known)
+    key, value = facts
+    other = few_shot("ALIGN", 1, (60, 62), "emoji", **known | {key: value})
+    ours, theirs = names
+    assert list(lines(only_table(one + other))) == [f"CoOp, {ours}", f"ALIGN, {theirs}"]
+    same = few_shot("ALIGN", 1, (60, 62), "emoji", **known)
+    assert list(lines(only_table(one + same))) == ["CoOp", "ALIGN"]
+    assert f"ALIGN, {theirs}" in page(one + other)
+
+
+def test_base_and_new_classes_of_a_run_on_other_images_are_one_line():
+    sizes = {"base": (100, 90), "new": (80, 70)}
+    outcomes = [
+        outcome(trainer, 1, part, 50.0, num_test=count[trainer == "ALIGN"])
+        for part, count in sizes.items()
+        for trainer in ("CoOp", "ALIGN")
+    ]
+    assert list(lines(only_table(outcomes))) == [
+        "CoOp, 100 + 80 test images", "ALIGN, 90 + 70 test images"
+    ]  # fmt: skip
+
+
+def test_runs_with_other_clips_are_compared_only_if_asked(tmp_path, capsys):
+    for trainer, backbone in (("CoOp", "ViT-B/16"), ("ALIGN", "ViT-L/14"), ("VPT", "ViT-L/14")):
+        leave(tmp_path, [outcome(trainer, 1, "base", 50.0, backbone=backbone)])
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    compare = ["report", str(tmp_path), "--format", "json", "--compare"]
+    assert main([*compare, "CoOp, backbone ViT-B/16"]) == 2
+    told = capsys.readouterr().err
+    assert "ViT-L/14: another CLIP or other test images; --across compares them" in told
+    assert main([*compare, "ALIGN, backbone ViT-L/14"]) == 0
+    found = json.loads(capsys.readouterr().out)["comparisons"]
+    assert {one["other"] for one in found} == {"VPT, backbone ViT-L/14"}
+    assert main([*compare[:2], *compare[4:], "ALIGN, backbone ViT-L/14"]) == 0
+    assert "- CoOp, backbone ViT-B/16: another CLIP" in capsys.readouterr().out
+    assert main([*compare, "CoOp, backbone ViT-B/16", "--across"]) == 0
+    found = json.loads(capsys.readouterr().out)["comparisons"]
+    assert {one["difference"] for one in found if one["column"] == "base"} == {0}
+    assert main(["report", str(tmp_path), "--across"]) == 2
+    assert "--across needs --compare METHOD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_seed_counts_if_the_record_says_so(seeded):
+    """A method that trains nothing may depend on the order of its images."""
+    more = {"num_params": 0} | ({"seeded": True} if seeded else {})
+    outcomes = few_shot("Stream", 4, (50,), "emoji", **more) + few_shot(
+        "CoOp", 4, (60, 62), "emoji"
+    )
+    expected = ["50.00 (1 of 2)"] if seeded else ["50.00", "-"]
+    assert lines(only_table(outcomes))["Stream"] == expected

@@ -1,0 +1,78 @@
+"""Steps of every method on the device `meta`, whose tensors have shapes only.
+
+As on a GPU, reading a value there is an error, for which the host would wait; so are two devices in
+one operation. `tests/accelerator` has the numbers, on a GPU.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from cases import NAMES, SETTINGS
+from golden_files import FILES, build, read
+from paths import GOLDEN
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainers.prompting import build_method, load_clip
+from trainers.prompting.running.precision import Precision
+from trainers.prompting.step import training_step
+
+META = torch.device("meta")
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
+
+
+class OneDevice(TorchDispatchMode):
+    """Lets an operation have tensors of one device, except for copies and numbers."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        copies = func.overloadpacket.__name__ in ("_to_copy", "copy_")
+        if len({x.device for x in tensors if x.dim()}) > 1 and not copies:
+            raise RuntimeError(f"tensors on two devices: {func}")
+        return func(*args, **(kwargs or {}))
+
+
+def take_step(method, clip_model, views, labels) -> None:
+    """Do a training step and an evaluation on `meta`."""
+    how = Precision("fp32", META)
+    how.autocast = nullcontext  # meta has none
+    how.place(method.model, clip_model)
+    clip_model.to(META)  # on a GPU, tensors in both are still the same after `place`
+    method.to(META).train()
+    method.model.spec = method.model.spec.with_(max_iter=3)
+    views = [view.to(META) for view in views]
+    batch = method.batch(views, labels.to(META))
+    with OneDevice():
+        if parameters := list(method.model.trained().parameters()):
+            training_step(method, batch, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), how)
+        method.eval()
+        with torch.no_grad():
+            assert len(method.model(views[0])) == len(views[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_methods_with_a_golden_file(path, tmp_path):
+    golden, clip_model = read(path), load_clip(TINY)
+    method = build(golden, clip_model, tmp_path)
+    take_step(method, clip_model, golden.views, golden.tensors["label"])
+
+
+@pytest.mark.parametrize("setting", ["UPT", "ALIGN, independent", "ALIGN, unified",
+                                     "ALIGN, small lambda", "ALIGN, regularised"])  # fmt: skip
+def test_settings_without_one(setting):
+    name, node = SETTINGS[setting]
+    clip_model = load_clip(TINY)
+    method = build_method(name, node, clip_model, NAMES)
+    views = [torch.randn(4, 3, 32, 32)] * method.views
+    take_step(method, clip_model, views, torch.tensor([0, 1, 2, 0]))
+
+
+def test_what_is_refused():
+    there = torch.ones(2, 2, device=META)
+    with OneDevice():
+        assert (there @ there + torch.tensor(1.0)).device == META
+        with pytest.raises(RuntimeError, match="tensors on two devices: aten.mm"):
+            there @ torch.ones(2, 2)
+        with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta"):
+            bool(there.sum() > 0)
