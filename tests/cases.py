@@ -18,7 +18,7 @@ SETTINGS = {
     "ALIGN, independent": ("ALIGN", ALIGN | {"COUPLING": "independent"}),
     "ALIGN, unified": ("ALIGN", ALIGN | {"COUPLING": "unified"}),
     "ALIGN, one side": ("ALIGN", ALIGN | {"N": 0}),
-    "ALIGN, released": ("ALIGN", ALIGN | {"FORM": "released"}),
+    "MMP": ("MMP", {"VISION_PROMPT_NUMBER": 2, "TEXT_PROMPT_NUMBER": 2, "TEXT_PROMPT_DEPTH": 2}),
     "ALIGN, small lambda": ("ALIGN", ALIGN | {"LAMBDA": 0.02}),
     "ALIGN, regularised": (
         "ALIGN", ALIGN | {"REGULARIZERS": ["kg", "scl_text", "scl_image", "scl_logits"]},

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from cases import NAMES, SETTINGS
-from naive import Naive
+from naive import naive
 from paths import GOLDEN
 
 from trainers.prompting import build_method, load_clip
@@ -107,8 +107,8 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     images = torch.randn(4, 3, 32, 32)
     how = precision_of(kind, device)
     if not (stock and how.name == "amp"):  # there autocast converts weights at each product
-        how.place(method.model, clip_model)
-    model = Naive(clip_model, NAMES, method.model) if stock else method.model
+        how.place(method, clip_model)
+    model = naive(clip_model, NAMES, method) if stock else method
     method.to(device).train()
     model.to(device)
     batch = method.batch([images.to(device)] * method.views, LABELS.to(device))

@@ -5,6 +5,7 @@ one operation. `tests/accelerator` has the numbers, on a GPU.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,18 +38,19 @@ def take_step(method, clip_model, views, labels) -> None:
     """Do a training step and an evaluation on `meta`."""
     how = Precision("fp32", META)
     how.autocast = nullcontext  # meta has none
-    how.place(method.model, clip_model)
+    how.place(method, clip_model)
     clip_model.to(META)  # on a GPU, tensors in both are still the same after `place`
     method.to(META).train()
-    method.model.spec = method.model.spec.with_(max_iter=3)
+    if hasattr(method.settings, "SINKHORN_MAX_ITER"):
+        method.settings = replace(method.settings, SINKHORN_MAX_ITER=3)
     views = [view.to(META) for view in views]
     batch = method.batch(views, labels.to(META))
     with OneDevice():
-        if parameters := list(method.model.trained().parameters()):
+        if parameters := list(method.learned().values()):
             training_step(method, batch, torch.optim.SGD(parameters, lr=0.1, momentum=0.9), how)
         method.eval()
         with torch.no_grad():
-            assert len(method.model(views[0])) == len(views[0])
+            assert len(method(views[0])) == len(views[0])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -101,7 +101,7 @@ def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, caps
         assert run(data, trainer, out, extra=[*more, *extra, "TEST.OOD", "['TinyOthers']"]) == 0
     assert f"{trainer} has nothing to train" in capsys.readouterr().out
     first, *others = map(record, outs)
-    assert first["adapts"] and first["num_params"] == 0 and first["temperature"]
+    assert first["seeded"] and first["num_params"] == 0 and first["temperature"]
     assert "depend on the test images" in first["joint_note"]
     assert first["beyond"] == ["test images"] and first["ood"]["TinyOthers"]["images"] == 12
     for other in others:
@@ -114,7 +114,7 @@ def test_a_run_counts_its_seed_and_can_be_repeated(tmp_path, trainer, more, caps
     assert record(out)["negative_log_likelihood"] == first["negative_log_likelihood"]
     new = tmp_path / "new"
     assert run(data, trainer, new, 2, *flags, extra=[*more[:-1], "new"]) == 0
-    assert record(new)["num_classes"] == 2 and record(new)["adapts"]
+    assert record(new)["num_classes"] == 2 and record(new)["seeded"]
 
 
 def test_an_interrupted_evaluation_starts_again_with_an_empty_state(tmp_path, monkeypatch):
