@@ -14,7 +14,7 @@ from ..protocols.base import Run
 from ..records import COMMAND, CONSOLE, console_lines
 from .start import Process
 
-LOSS = re.compile(r"\bloss (\S+)(?: \((\S+)\))?")  # the average is in brackets
+LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average is in brackets
 ACCURACY = re.compile(r"\bacc (\S+)(?: \((\S+)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")

@@ -155,3 +155,10 @@ def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case
     assert tiny.run(tmp_path, "Astray", None, 1) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ") and ASTRAY[case] in line
+
+
+def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip):
+    method = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
+    method.image_encoder.untouched = True
+    with pytest.raises(UserError, match="VPT has visual prompts, with which .* teacher.z"):
+        check_contexts(method)

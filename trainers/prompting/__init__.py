@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .prompts import Contexts as Contexts
     from .prompts import word_embeddings as word_embeddings
     from .teacher import Teacher as Teacher
+    from .teacher import read_sentences as read_sentences
     from .trainer.config import build_method as build_method
     from .transport.solver import sinkhorn as sinkhorn
     from .use.run import load_run as load_run
@@ -53,6 +54,7 @@ _MODULES = {
     "list_methods": "methods",
     "load_clip": "backbones",
     "load_run": "use.run",
+    "read_sentences": "teacher",
     "register": "method",
     "sinkhorn": "transport.solver",
     "tuned_norm": "encoders.added",

@@ -123,6 +123,10 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: the file does not exist, it lacks a class, or classes differ in the number of
             their sentences.
+
+    Examples:
+        >>> read_sentences({"cat": ["a cat."], "*": ["a {}."]}, ["cat", "dog"])
+        [['a cat.', 'a dog.']]
     """
     if not source:
         raise UserError(

@@ -27,7 +27,7 @@ def test_what_the_loss_does_not_depend_on_is_named(tmp_path, capsys, registered)
             self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     assert run(tmp_path, "IdleHead") == 0
-    said = "No gradient reaches head.weight, head.bias: the loss does not depend on them"
+    said = "No gradient reaches head.weight, head.bias: what is minimised does not depend on them"
     assert capsys.readouterr().out.count(said) == 1
 
 

@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         patches: True to compute the token-level features r.
         states: n, to return the last states of the first 1 + n positions.
         values: True to return the patches by the value path of the last block.
-        untouched: True to return z without additions, while gradients are on.
+        untouched: True to return z without additions, while gradients are on; not with contexts.
 
     Raises:
         UserError: the backbone is a ResNet but states are asked for.

@@ -107,7 +107,8 @@ def check_first_step(method: Method, output: Output) -> None:
             "`backward` of a loss that depends on it, or set `.grad`"
         )
     if idle:
-        print(f"No gradient reaches {', '.join(idle)}: the loss does not depend on them")
+        some = ", ".join(idle[:4]) + f" and {len(idle) - 4} more" * (len(idle) > 4)
+        print(f"No gradient reaches {some}: what is minimised does not depend on them")
 
 
 @torch.no_grad()
@@ -119,6 +120,11 @@ def check_contexts(method: Method) -> None:
             one of the text has not as many tokens as are learned in a sentence.
     """
     contexts, text = method.contexts(), method.text_encoder
+    need(
+        not (contexts.vision and method.image_encoder.untouched),
+        f"{type(method).__name__} has visual prompts, with which the image encoder has no features "
+        "without them (`untouched`): take those of a Teacher, `teacher.z(images)`",
+    )
     for side, given, tower, first in (
         ("text", contexts.text, text, len(text.sentences[0][0].slots)),
         ("image", contexts.vision, method.image_encoder.visual, None),
