@@ -7,6 +7,7 @@ is one table. Everything else (ablations, views) becomes a plain table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import shots_text
 from . import published
-from .names import dataset_title
+from .names import dataset_title, method_name
 from .tables import (
     AVERAGE_H,
     INCOMPLETE,
@@ -36,6 +37,8 @@ ESCAPED = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        **{sign: f"${sign}$" for sign in "<>|"},  # text letters of the usual fonts are others
+        "[": "{[}",  # not an optional argument of the line above
         "±": r"$\pm$",
     }
 )
@@ -43,7 +46,14 @@ ESCAPED = str.maketrans(
 PAGE = 88
 SIZES = ((60, r"\small"), (70, r"\footnotesize"))
 SMALLEST = r"\scriptsize"
-SMALL = r"\small\setlength{\tabcolsep}{4pt}"  # an ablation has nine columns
+SMALL = r"\small\setlength{\tabcolsep}{4pt}"
+MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # if it is wider
+COLUMN = 46  # characters, with two for each column of a table, of a line that fits in a column
+ROOM = {3: 46, 2: 84}  # the same in \scriptsize of blocks, by their number in a row
+LONG = 700  # characters of a caption; a longer one leaves the sources to the text
+TALL = 52  # lines of a table on a page, in \small
+SAME = r"\addtocounter{table}{-1}"  # of a table that is continued
 PACKAGES = r"% \usepackage{booktabs,graphicx}"
 
 
@@ -71,16 +81,29 @@ def papers(rows: pd.DataFrame, all_published: bool, deviations: bool = False) ->
 
 
 def as_latex(table: Table) -> str:
-    """Return one table as a float, followed by comments on what is missing."""
+    """Return one table as a float, followed by comments on what is missing.
+
+    The float is as wide as the page where a column is too narrow, and continued where a page is too
+    short.
+    """
     head = [escape(name) for name in table.head]
-    caption = escape(" ".join([f"{table.title}.", *table.caption]))
-    body = tabular("l" + "r" * (len(head) - 1), [_row(head)], table)
-    return floating("table", caption, "", [SMALL, *body], table.problems)
+    kind = "table*" if _width(table) > COLUMN else "table"
+    label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
+    lines, found = marked(table), []
+    for start in range(0, max(1, len(lines)), TALL):
+        body = tabular("l" + "r" * (len(head) - 1), [_row(head)], lines[start : start + TALL])
+        if start:
+            caption = escape(f"{table.title} (continued).")
+            found.append(floating(kind, caption, "", [SMALL, *body], []))
+        else:
+            caption = escape(" ".join([f"{table.title}.", *table.caption]))
+            found.append(floating(kind, caption, label, [SMALL, *body], table.problems))
+    return "\n\n".join(found)
 
 
 def escape(text: str) -> str:
     """Escape text for LaTeX, except for the marks of published and of incomplete numbers."""
-    text = printable(text).translate(ESCAPED)
+    text = MINUS.sub("\0", printable(method_name(text))).translate(ESCAPED).replace("\0", "$-$")
     for mark in (PUBLISHED, INCOMPLETE):
         text = text.replace(mark.translate(ESCAPED), mark)
     return text
@@ -104,28 +127,38 @@ def marked(table: Table) -> list[list[str]]:
 
 
 def floating(
-    kind: str, caption: str, label: str, body: Sequence[str], problems: Sequence[str]
+    kind: str,
+    caption: str,
+    label: str,
+    body: Sequence[str],
+    problems: Sequence[str],
+    sources: Sequence[str] = (),
 ) -> str:
-    """Return a float around a body, followed by comments on what is missing."""
+    """Return a float around a body, comments on what is missing, and a paragraph of sources.
+
+    Without a label, it continues the last float.
+    """
+    text = escape(" ".join(sources))
     return "\n".join(
         [
             rf"\begin{{{kind}}}[t]",
             r"\centering",
+            *([] if label else [SAME]),
             rf"\caption{{{caption}}}",
             *([rf"\label{{tab:{label}}}"] if label else []),
             r"\vspace{4pt}",
             *body,
             rf"\end{{{kind}}}",
             *(f"% Not complete: {printable(problem)}" for problem in problems),
+            *([rf"\paragraph{{Table~\ref{{tab:{label}}}}} {text}"] if sources else []),
         ]
     )
 
 
-def tabular(columns: str, head: list[str], table: Table) -> list[str]:
-    """Return a tabular with the rows of a head and the lines of a table."""
-    lines = [_row(line) for line in marked(table)]
-    return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule", *lines,
-            r"\bottomrule", r"\end{tabular}"]  # fmt: skip
+def tabular(columns: str, head: list[str], lines: list[list[str]]) -> list[str]:
+    """Return a tabular with the rows of a head, and lines of cells in LaTeX."""
+    return [FIT, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *head, r"\midrule",
+            *map(_row, lines), r"\bottomrule", r"\end{tabular}}"]  # fmt: skip
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -159,27 +192,39 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
         of = table.first
         what = average_name(of).capitalize() if of.average else dataset_title(of.dataset)
         block = [rf"{escape(f'({chr(97 + number)}) {what}')}\\[2pt]"]
-        table = _with_columns(table, names)
-        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], table))
-    caption = _caption(group)
+        lines = marked(_with_columns(table, names))
+        blocks.append(block + tabular("l" + "c" * len(names), [_row(head)], lines))
+    caption, sources = _caption(group)
     if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
     what, label = protocol.title, protocol.name
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
     text = escape(" ".join([f"{what}: accuracy (%).", *caption]))
-    beside = 2 if by_shots else 3
-    sheet, *others = _sheets(blocks, beside - 1 if has_spread(group) else beside)
-    found = [floating("table*", text, label, sheet, _problems(members))]
-    same = r"\addtocounter{table}{-1}"
-    found += [floating("table*", f"{what} (continued).", "", [same, *body], []) for body in others]
+    beside = (2 if by_shots else 3) - has_spread(group)
+    width = max(_width(_with_columns(table, names)) for table in group)
+    while beside in ROOM and width > ROOM[beside]:
+        beside -= 1
+    sheet, *others = _sheets(blocks, beside, len(text) // 100)
+    found = [floating("table*", text, label, sheet, _problems(members), sources)]
+    found += [floating("table*", f"{what} (continued).", "", body, []) for body in others]
     return "\n\n".join(found)
 
 
-def _sheets(blocks: list[list[str]], beside: int) -> list[list[str]]:
-    """Arrange blocks, `beside` in a row, into the bodies of floats that each fit on a page."""
+def _width(table: Table) -> int:
+    """Return the characters of the widest line, with two for each column."""
+    texts = [table.head, *([cell.text for cell in line] for line in table.lines)]
+    plain = [[text.replace(PUBLISHED, "+").replace(INCOMPLETE, "*") for text in of] for of in texts]
+    return sum(2 + max(map(len, column)) for column in zip(*plain, strict=True))
+
+
+def _sheets(blocks: list[list[str]], beside: int, caption: int) -> list[list[str]]:
+    """Arrange blocks, `beside` in a row, into the bodies of floats that each fit on a page.
+
+    `caption` is the number of lines of the caption.
+    """
     lines = max(map(len, blocks))
-    bands = min(-(-len(blocks) // beside), max(1, PAGE // lines))
+    bands = min(-(-len(blocks) // beside), max(1, (PAGE - 2 * caption) // lines))
     size = next((size for most, size in SIZES if bands * lines <= most), SMALLEST)
     bodies = []
     for start in range(0, len(blocks), bands * beside):
@@ -208,16 +253,17 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
     head = [_row(["", *groups]), rules, _row(["", *heads])]
     wide = turned and has_spread([table])
     body = [r"\scriptsize\setlength{\tabcolsep}{2pt}" if wide else SMALL]
-    body += tabular("l" + "c" * len(names), head, table)
+    body += tabular("l" + "c" * len(names), head, marked(table))
     protocol = protocol_of(first)
     what = f"{protocol.title} from {dataset_title(first.source)}, {shots}"
-    caption = escape(" ".join([f"{what}: accuracy (%).", *_caption([table])]))
+    sentences, sources = _caption([table])
+    caption = escape(" ".join([f"{what}: accuracy (%).", *sentences]))
     label = f"{protocol.name}-{first.source}-{first.shots}"
-    return floating("table*", caption, label, body, _problems(members))
+    return floating("table*", caption, label, body, _problems(members), sources)
 
 
-def _caption(group: list[Table]) -> list[str]:
-    """Return the sentences that follow the title of a float."""
+def _caption(group: list[Table]) -> tuple[list[str], list[str]]:
+    """Return the sentences that follow the title of a float, and those that do not fit there."""
     seeds = max(table.seeds for table in group)
     means = "Means"
     if has_spread(group):
@@ -228,7 +274,9 @@ def _caption(group: list[Table]) -> list[str]:
     cited = set().union(*(table.cited for table in group))
     marks = set().union(*(table.marks for table in group))
     sources = published.caption(protocol_of(group[0].first), cited, marks)
-    return found + [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
+    sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
+    fit = len(" ".join(sources)) <= LONG
+    return (found + sources, []) if fit else (found, sources)
 
 
 def has_spread(group: Sequence[Table]) -> bool:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from ..cli import csv_text
 from .frame import setting_texts
-from .latex import as_latex, papers
+from .latex import PACKAGES, as_latex, papers
 from .tables import Table, known, tables
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def render(
 def in_style(groups: Mapping[Any, list[Table]], form: str) -> str:
     """Return these tables as `text`, `markdown` or `latex`."""
     makers = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
-    return "\n\n".join(makers[form](table) for group in groups.values() for table in group)
+    head = [PACKAGES] if form == "latex" else []
+    return "\n\n".join([*head, *(makers[form](table) for of in groups.values() for table in of)])
 
 
 def as_text(table: Table) -> str:

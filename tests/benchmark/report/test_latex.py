@@ -3,13 +3,19 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
+import numpy as np
 import pytest
-from outcomes import ablation, few_shot, outcome, rows, transfer
+from outcomes import ablation, few_shot, outcome, rows, shown, transfer
 
 from benchmark.protocols import CROSS_DATASET
+from benchmark.report.compare import Comparisons
+from benchmark.report.frame import frame
+from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
+from recipe.predictions import write_predictions
 
 ELEVEN = list(DATASETS)[:11]
 
@@ -93,19 +99,69 @@ def test_few_shot_and_each_transfer_protocol_are_one_table():
 
 
 def has_latex() -> bool:
-    """Return True if LaTeX with the package booktabs is installed."""
-    if not shutil.which("pdflatex"):
+    """Return True if LaTeX with the package booktabs, and a reader of PDF, are installed."""
+    if not shutil.which("pdflatex") or not shutil.which("pdftotext"):
         return False
     return subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode == 0
 
 
-@pytest.mark.skipif(not has_latex(), reason="LaTeX with booktabs is not installed")
-def test_the_tables_compile(tmp_path):
-    outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^", 4, (50, 51))
+def answered(folder, trainer, right, part, n=60):
+    """Return the outcome of a run with predictions, of which the first `right` are right."""
+    label = np.arange(n) % 60
+    prediction = np.where(np.arange(n) < right, label, (label + 1) % 60)
+    classes = {f"class_{i} & <{i}>": 100.0 * (i < right) for i in range(60)}
+    more = {"per_class_accuracy": classes, "num_classes": 60, "calibration_error": 5.0}
+    one = outcome(trainer, 1, part, 100 * right / n, "emoji_food", **more)
+    run = replace(one.run, folder=folder / f"{trainer}{part}")
+    run.folder.mkdir(parents=True)
+    columns = {"image": [f"{i:03}.png" for i in range(n)], "label": label, "prediction": prediction}
+    columns |= {"top": prediction[:, None], "probability": np.ones((n, 1))}
+    write_predictions(run.folder, columns | {"label_log_probability": np.zeros(n)})
+    return replace(one, run=run)
+
+
+def some(folder):
+    """Return outcomes with predictions, on base and new classes."""
+    rights = (("ZeroshotCLIP", 5), ("CoOp", 20), ("ALIGN", 45))
+    return [
+        answered(folder, trainer, right, part) for trainer, right in rights
+        for part in ("base", "new")
+    ]  # fmt: skip
+
+
+def protocols(folder):
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
-    outcomes += transfer("ALIGN", "imagenet", targets) + ablation("beta0.5", (50, 51), (60, 61))
-    text = latex(outcomes, all_published=True) + latex(outcomes, deviations=True)
+    outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^<[", 4, (50, 51))
+    outcomes += few_shot("[B]", 4, (50, 51))
+    return outcomes + transfer("ALIGN", "imagenet", targets)
+
+
+KINDS = {
+    "protocols": lambda folder: latex(protocols(folder), all_published=True),
+    "deviations": lambda folder: latex(protocols(folder), deviations=True),
+    "ablation": lambda folder: latex(ablation("beta0.5", (50, 51), (60, 61))),
+    "comparisons": lambda folder: shown(
+        Comparisons(frame(some(folder)), "ZeroshotCLIP"), "latex", None
+    ),
+    "metrics": lambda folder: shown(Metrics(frame(some(folder))), "latex", None),
+    "classes": lambda folder: shown(Classes(frame(some(folder))), "latex", None),
+}
+READ = {
+    "protocols": ["CLIP\u2020", "A 1&\u02c6<[", "[B]"],
+    "deviations": ["\u00b1"],
+    "ablation": ["ALIGN, BETA 0.5", "(1 \u2212 BETA) (1 \u2212 cos)"],
+    "comparisons": ["CLIP minus each other", "p < 0.001", "\u2212"],
+    "metrics": ["\u2212ln p", "CLIP"],
+    "classes": ["class 59 & <59>", "100.00"],
+}
+
+
+@pytest.mark.skipif(not has_latex(), reason="LaTeX with booktabs or pdftotext is not installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tables_compile_and_read_right(kind, tmp_path):
+    text = KINDS[kind](tmp_path / "runs")
     document = rf"""\documentclass[twocolumn]{{article}}
+\usepackage[margin=2cm]{{geometry}}
 \usepackage{{booktabs,graphicx}}
 \begin{{document}}
 {text}
@@ -115,3 +171,14 @@ def test_the_tables_compile(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+    for complaint in ("Overfull", "Float too large", "multiply defined"):
+        assert complaint not in done.stdout, done.stdout[-3000:]
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    floats = text.count(r"\begin{table") - text.count("(continued)")
+    assert len(labels) == len(set(labels)) == floats
+    read = subprocess.run(
+        ["pdftotext", "-layout", "tables.pdf", "-"], cwd=tmp_path, capture_output=True, text=True
+    ).stdout
+    assert "ZeroshotCLIP" not in read and "\u00a1" not in read and "\u00bf" not in read
+    for words in READ[kind]:
+        assert words in " ".join(read.split()), read[:3000]
