@@ -41,6 +41,9 @@ class ImageDataset(DatasetBase):
 
     A subclass names its files; its `make_split` divides the images if there is no split file.
 
+    Its `train_u` are the training images of all classes, however many shots and whichever classes
+    are chosen: a method that learns without labels trains on them.
+
     Attributes:
         fingerprint: hash of the classes and files of the whole data set; None for embedded data.
         other_classnames: in a run on base or new classes, the names of the other half, in order.
@@ -54,6 +57,7 @@ class ImageDataset(DatasetBase):
     split_file = ""  # below dataset_dir
     layout = ""  # content of the folder, for the error message; if empty, the two names above
     expected: Counts | None = None  # the Counts of a public data set
+    only_tested = False  # True if `train_x` is the test set, for want of training images
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __init__(self, cfg):
@@ -62,12 +66,13 @@ class ImageDataset(DatasetBase):
         self.fingerprint = None if self.embedded else fingerprint(folder, (train, val, test))
         check_labels(type(self).__name__, train, val, test)
         self.note_classes(train, test)
+        without_labels = None if self.only_tested else train
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         tested = {item.impath for item in test}
         train, val, test = subsample_classes(train, val, test, subset=subset)
-        super().__init__(train_x=train, val=val, test=test)
+        super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
         self.other_classnames = self.get_lab2cname(others[0])[1]
         of_base = others[1] if subset == "new" else val

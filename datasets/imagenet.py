@@ -36,6 +36,8 @@ class ShiftedImageNet(ImageDataset):
     test set, for any number of shots.
     """
 
+    only_tested = True
+
     @classmethod
     def read(cls, folder):
         """Return training, validation and test images."""

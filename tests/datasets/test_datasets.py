@@ -80,6 +80,8 @@ def test_the_other_half_and_the_validation_images_of_base_classes(protocol_root,
     dataset = Small(config(protocol_root, 2, subset))
     base, new = (PROTOCOL["subsample"][half]["classnames"] for half in ("base", "new"))
     assert dataset.other_classnames == {"all": [], "base": new, "new": base}[subset]
+    every = Small(config(protocol_root, -1, "all")).train_x
+    assert [item.impath for item in dataset.train_u] == [item.impath for item in every]
     like = Small(config(protocol_root, 2, "all" if subset == "all" else "base"))
     found, expected = (
         sorted((item.impath, item.label, item.classname) for item in items)

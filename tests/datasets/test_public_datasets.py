@@ -169,7 +169,8 @@ def test_shots_are_taken_only_from_training_images(tmp_path):
 @pytest.mark.parametrize("builder", SHIFTED)
 def test_a_shifted_domain_is_whole_for_any_shots(builder, tmp_path):
     _, sizes = builder(tmp_path)
-    assert counts(load(builder.__name__, tmp_path, shots=1)) == sizes
+    dataset = load(builder.__name__, tmp_path, shots=1)
+    assert counts(dataset) == sizes and not dataset.train_u
 
 
 def test_v2_folders_are_numbers(tmp_path):

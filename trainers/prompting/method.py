@@ -48,7 +48,10 @@ class Output(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch of a training step: views of the same B images, each (B, 3, H, W); labels (B,)."""
+    """A batch of a training step: views of the same B images, each (B, 3, H, W); labels (B,).
+
+    Unlabelled images have labels (0,).
+    """
 
     views: list[torch.Tensor]
     labels: torch.Tensor
@@ -109,6 +112,8 @@ class Method(PublicFiles, nn.Module):
         test_augmix: True if these views are mixed by AugMix on top. May be a property.
         stream: True if predictions depend on the test images before; their order is then drawn from
             the seed of the run. May be a property.
+        unlabelled: True if steps take unlabelled images, of all classes of the data set (Dassl's
+            `train_u`), in place of labelled ones; `take_classes` gets the names.
         trains: False if nothing is trained and the method is only evaluated.
         takes: keys of `BEYOND`, for what the method uses besides labelled images; tables show
             them. May be a property that depends on the settings.
@@ -164,6 +169,7 @@ class Method(PublicFiles, nn.Module):
     test_views: int = 1
     test_augmix: bool = False
     stream: bool = False
+    unlabelled: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     takes: tuple[str, ...] = ()
     class_bound: bool = False
@@ -350,6 +356,15 @@ class Method(PublicFiles, nn.Module):
         Args:
             features: (n, D), as in `take_support`, without augmentation.
             labels: (n,).
+        """
+
+    def take_classes(self, classnames: Sequence[str]) -> None:
+        """Take the names of all classes of the data set, which unlabelled images may show.
+
+        Called if `unlabelled` is set, when the run is built.
+
+        Args:
+            classnames: the K classes of the method, then those that the run leaves out.
         """
 
     def stages(self) -> Sequence[Stage]:

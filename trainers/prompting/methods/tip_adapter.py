@@ -157,10 +157,10 @@ class TipAdapter(Method):
         return {**trained, "values_*.pt": values}
 
     def make_room(self, n):
-        """Make room for the keys of n images, and empty the values."""
+        """Make room for the keys and values of n images."""
         cache = self.adapter
         cache.key().data = cache.key().new_zeros(n, self.width)
-        cache.values = cache.values.new_empty(0, self.num_classes)
+        cache.values = cache.values.new_zeros(n, self.num_classes)
 
     def keep_classes(self, index):
         """Keep the values of these classes."""

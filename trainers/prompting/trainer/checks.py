@@ -5,6 +5,7 @@ device, and the host reads them every few steps.
 """
 
 import torch
+from yacs.config import CfgNode
 
 from ..errors import UserError, need
 from ..method import Method, Output
@@ -109,6 +110,29 @@ def check_first_step(method: Method, output: Output) -> None:
     if idle:
         some = ", ".join(idle[:4]) + f" and {len(idle) - 4} more" * (len(idle) > 4)
         print(f"No gradient reaches {some}: what is minimised does not depend on them")
+
+
+def check_unlabelled(name: str, cfg: CfgNode, loader: object) -> None:
+    """Check that a run has unlabelled images, in batches as labelled ones.
+
+    Args:
+        name: of the method.
+        cfg: of the run.
+        loader: of the unlabelled images; None if there are none.
+
+    Raises:
+        UserError: there are none, or they have a batch size or sampler of their own.
+    """
+    need(
+        loader is not None,
+        f"{name} learns from unlabelled images, but {cfg.DATASET.NAME} has none (`train_u`): "
+        "choose a data set with training images",
+    )
+    need(
+        cfg.DATALOADER.TRAIN_U.SAME_AS_X,
+        f"{name} trains on unlabelled images with DATALOADER.TRAIN_X: leave "
+        "DATALOADER.TRAIN_U.SAME_AS_X True",
+    )
 
 
 @torch.no_grad()

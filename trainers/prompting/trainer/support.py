@@ -84,7 +84,7 @@ def take_support(trainer: Any, anew: bool) -> None:
     passes = method.support_passes
     if not passes or not (anew or method.trains_on_support):
         return
-    loader = trainer.train_loader_x
+    loader = trainer.dm.train_loader_x
     images = copy(loader.dataset)
     images.k_tfm = 1  # one view
     check_room(method, len(images), memory_budget(cfg.TRAINER.MEMORY_BUDGET, trainer.device))

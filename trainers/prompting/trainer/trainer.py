@@ -33,6 +33,7 @@ from .checks import (
     check_contexts,
     check_first_step,
     check_trains,
+    check_unlabelled,
     failed,
     not_finite,
 )
@@ -92,6 +93,9 @@ class PromptTrainer(TrainerX):
         if changes:
             print(f"Images as {name} reads them: {', '.join(changes)}")
         super().build_data_loader()
+        if self.kind.unlabelled:
+            check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
+            self.train_loader_x = self.train_loader_u
         self.validation = validation_loader(self.test_loader, self.dm.dataset)
         self.detection = Detection(self.cfg, self.dm.dataset)
         if not self.cfg.DATALOADER.TRAIN_X.DROP_LAST:
@@ -110,6 +114,9 @@ class PromptTrainer(TrainerX):
             print("PREC fp16 needs a GPU: on the CPU this run computes in fp32")
         classnames, clip_model = check_classes(self.dm.dataset.classnames), self.clip_model
         self.method = self.model = kind(settings, clip_model, classnames, cfg.DATASET.NAME)
+        if kind.unlabelled:
+            left_out = getattr(self.dm.dataset, "other_classnames", ())
+            self.method.take_classes([*classnames, *left_out])
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(self.dm.dataset.train_x))
         for loader in ("test_loader", "val_loader", "validation"):
@@ -117,7 +124,8 @@ class PromptTrainer(TrainerX):
                 setattr(self, loader, prepared(getattr(self, loader), self.method, cfg))
         self.detection.prepare(self.method, cfg)
 
-        self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+        images = len(self.train_loader_x.dataset)
+        self.batch_size = min(cfg.DATALOADER.TRAIN_X.BATCH_SIZE, images)
         check_trains(self.method)
         with self.precision.autocast():
             check_contexts(self.method)
@@ -197,7 +205,8 @@ class PromptTrainer(TrainerX):
         if self.stages.begins(step):
             self._enter_stage(step)
             self.method.begin_stage(self.stages.current)
-        batch = self.method.batch(*self.parse_batch_train(batch))
+        views, labels = self.parse_batch_train(batch)
+        batch = self.method.batch(views, labels[:0] if self.kind.unlabelled else labels)
         output, terms = training_step(self.method, batch, self.optim, self.precision)
         if not self.stepped:
             check_first_step(self.method, output)
@@ -206,10 +215,13 @@ class PromptTrainer(TrainerX):
         if bad is not None:
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
             raise failed(what, self._folder(self.output_dir))
-        accuracy = (output.logits.detach().argmax(1) == batch.labels).float().mean() * 100
         if by_step(self.cfg.OPTIM) or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
-        return {**{name: term.detach() for name, term in terms.items()}, "acc": accuracy}
+        shown = {name: term.detach() for name, term in terms.items()}
+        if not self.kind.unlabelled:
+            right = output.logits.detach().argmax(1) == batch.labels
+            shown["acc"] = right.float().mean() * 100
+        return shown
 
     def _enter_stage(self, step):
         """Replace the optimiser and the scheduler by those of the stage of a step."""
