@@ -54,8 +54,7 @@ def build_parser() -> Parser:
     add(
         "--prompts",
         type=each(from_one),
-        default="1 2",
-        help="numbers of the prompts to show, from 1 on (default: '1 2')",
+        help="numbers of the prompts to show, from 1 on (default: the first two)",
     )
     add(
         "--output", type=Path, default=Path("transport.png"),
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
     """Load a run, solve the token level for each image and class, and draw the plans."""
     args = build_parser().parse_args(argv)
     for name in ("index", "prompts"):
-        if not getattr(args, name):
+        if getattr(args, name) == []:
             raise UserError(f"--{name} is empty: give at least one number")
     if args.output.suffix.lstrip(".") not in FORMATS:
         raise UserError(
@@ -82,17 +81,23 @@ def main(argv: list[str]) -> int:
             "such as a run of ALIGN"
         )
     most = min(max(point.M, 1), max(point.N, 1))
-    if max(args.prompts) > most:
+    prompts = args.prompts or list(range(1, min(most, 2) + 1))
+    if max(prompts) > most:
         raise UserError(
-            f"--prompts has {max(args.prompts)}, but the run has {most} prompts: give numbers from "
+            f"--prompts has {max(prompts)}, but the run has {most} prompts: give numbers from "
             f"1 to {most}"
         )
     chosen = choose(run, args)
-    blocks = [block(run, path, name, args.prompts) for path, name in chosen]
+    blocks = [block(run, path, name, prompts) for path, name in chosen]
     draw(args.output, blocks)
     for path, name in chosen:
         print(f"{args.output}: {path} against '{name}'")
     return 0
+
+
+def owner(kind: type, name: str) -> type:
+    """Return the class that defines an attribute of `kind`."""
+    return next(base for base in kind.__mro__ if name in vars(base))
 
 
 def choose(run, args) -> list[tuple[Path, str]]:
@@ -141,9 +146,19 @@ def block(run, path: Path, name: str, prompts: list[int]) -> Block:
 
 
 def token_plans(model, image, text, k: int):
-    """Return the plans T (M, N, P, L) between the tokens of one image and class k, as scored."""
+    """Return the plans T (M, N, P, L) between the tokens of one image and class k, as scored.
+
+    Raises:
+        UserError: a subclass computes other distances, but does not return their plans.
+    """
     import torch
 
+    kind = type(model)
+    if not issubclass(owner(kind, "token_plan"), owner(kind, "token_level")):
+        raise UserError(
+            f"{kind.__name__} has a `token_level` of its own, but no `token_plan`: write one that "
+            "returns its plan"
+        )
     C = 1 - torch.einsum("mpd,nld->mnpl", image.r[0].float(), text.s[:, k].float())
     return model.token_plan(C, text.s_weights.mass[:, k])
 

@@ -321,8 +321,27 @@ class Counted(nn.Module):
         return images.new_zeros(len(images), 2) + images.mean()
 
 
+class Left(nn.Module):
+    def forward(self, images):
+        return torch.as_tensor(images.numpy()).flatten(1)
+
+
+class Drawn(nn.Module):
+    device = torch.device("cpu")
+    image_encoder = SimpleNamespace(visual=SimpleNamespace(input_resolution=32))
+
+    def forward(self, images):
+        return images[:, 0].flatten(1) + torch.rand(())
+
+
 @pytest.mark.parametrize(
-    ("traced", "remedy"), [(Steered, "must not branch on the values"), (Counted, "use x.shape[0]")]
+    ("traced", "remedy"),
+    [
+        (Steered, "must not branch on the values"),
+        (Counted, "use x.shape[0]"),
+        (Left, "its code leaves PyTorch"),
+        (Drawn, "gives other logits for the same images each time"),
+    ],
 )
 def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, remedy):
     """The remedy follows from PyTorch's error."""
@@ -335,6 +354,6 @@ def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, reme
     monkeypatch.setattr("trainers.prompting.use.export.program", program)
     monkeypatch.setitem(METHODS, "Outside", type("Outside", (), {"__module__": "outside"}))
     settings = SimpleNamespace(INPUT=SimpleNamespace(SIZE=(32, 32)))
-    run = SimpleNamespace(method="Outside", model=None, settings=settings)
+    run = SimpleNamespace(method="Outside", model=traced(), settings=settings)
     with pytest.raises(UserError, match=re.escape(remedy)):
         exported(run)

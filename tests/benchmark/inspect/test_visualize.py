@@ -22,6 +22,7 @@ from benchmark.inspect.visualize import (
 )
 from trainers.prompting import build_method
 from trainers.prompting.errors import UserError
+from trainers.prompting.methods.align import ALIGN
 from trainers.prompting.transport.released import sinkhorn_released
 from trainers.prompting.transport.solver import sinkhorn
 
@@ -53,6 +54,17 @@ def test_the_plans_reproduce_the_logits(tiny_clip, name):
         C = 1 - S + (T * cosines).sum((-2, -1))
         expected = (sinkhorn_released(C, reg=0.1).plan * S).sum()
     torch.testing.assert_close(output.logits[0, 0] / model.logit_scale, expected)
+
+
+def test_plans_of_other_distances_are_not_drawn(tiny_clip):
+    class Euclidean(ALIGN):
+        def token_level(self, image, text):
+            return 2 * super().token_level(image, text)
+
+    model = build_method("ALIGN", NODES["ALIGN"], tiny_clip, ["cat"])
+    model.__class__ = Euclidean
+    with pytest.raises(UserError, match="Euclidean has a `token_level` of its own, but no"):
+        token_plans(model, None, None, 0)
 
 
 def test_adjacent_fixed_words_share_a_map():

@@ -59,6 +59,7 @@ class Family(Method):
         point: M, N, beta and the coupling.
         text_size, vision_size: of the contexts of each encoder.
         single: True if the context of the only prompt has the shape (b, W), as in public code.
+        largest_distance: a bound on what `token_level` returns.
     """
 
     point: Point
@@ -66,6 +67,7 @@ class Family(Method):
     vision_size: Size
     prompt_learner: Any
     single = True
+    largest_distance = 2.0
 
     def templates(self) -> Sequence[str]:
         """Return the template of each textual prompt."""
@@ -138,7 +140,8 @@ class Family(Method):
             S = beta + (1 - beta) * S
         if beta:
             S = S - beta * self.token_level(image, text)  # Eq. 6
-        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=2 + 2 * beta)
+        spread = 2 + beta * self.largest_distance
+        solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=spread)
         T = solver(1 - S.detach()).plan  # Eq. 7
         return self.logit_scale * (T * S).sum((-2, -1))
 

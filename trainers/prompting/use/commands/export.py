@@ -25,6 +25,8 @@ UNTRACED = {
     "specialized it to be a constant": "its code turns the number of images into a number of "
     "Python (by len, int or range): use x.shape[0] and functions of tensors",
     "data-dependent": "its Python code must not branch on the values of a tensor",
+    "numpy()": "its code leaves PyTorch, as the solvers of POT on NumPy do: use tensors, or "
+    "`predict`",
 }
 MOST_BYTES = 1 << 31
 LINEAR = (
@@ -126,7 +128,13 @@ def exported(run):
         ) from error
     images = random_images(run.model)
     with torch.no_grad():
-        apart = float((made.module()(images) - run.model(images)).abs().max())
+        logits = run.model(images)
+        if not torch.allclose(logits, run.model(images), equal_nan=True):
+            raise UserError(
+                f"{run.method} gives other logits for the same images each time: draw its random "
+                "numbers in training only, or keep them in a buffer"
+            )
+        apart = float((made.module()(images) - logits).abs().max())
     return made, images, apart
 
 
