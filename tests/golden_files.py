@@ -27,7 +27,8 @@ class Golden(NamedTuple):
 
     @property
     def params(self) -> dict:
-        return self.part("param/")
+        buffers = self.part("buffer/").items()
+        return self.part("param/") | {k: v for k, v in buffers if not k.endswith("_tracked")}
 
     @property
     def support(self) -> dict | None:
@@ -67,6 +68,14 @@ def node_of(golden: Golden, **more) -> dict:
     return node | more
 
 
+def teacher(golden: Golden, folder) -> dict:
+    """Write the teacher of a file as a public checkpoint, and return the keys that name it."""
+    path = folder / "teacher.pth.tar"
+    torch.save({"state_dict": golden.part("teacher/param/")}, path)
+    tiny = GOLDEN / "tiny_clip_seed0.safetensors"
+    return {"TEACHER": str(path), "TEACHER_NAME": str(tiny)}
+
+
 def build(golden: Golden, clip_model, folder, **more) -> Method:
     meta, node = golden.meta, node_of(golden, **more)
     if node.get("FORM", "") == "paper":  # the golden plans are converged
@@ -79,6 +88,8 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
         drawn = {name: [given[index]] for name, given in meta["sentences"].items()}
         sentences.write_text(json.dumps(drawn))
         node["SENTENCES"] = str(sentences)
+    if golden.part("teacher/param/"):
+        node |= teacher(golden, folder)
     place = clip_model, meta["classnames"], meta.get("dataset", "")
     method = build_method(meta["method"], node, *place, support=golden.support)
     method.load_public_state_dict(golden.params)

@@ -69,6 +69,7 @@ BY_DATASET = {
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
     ("TipAdapterF/few_shot_per_dataset", "EuroSAT", "OPTIM.MAX_EPOCH"): (100, 20),
+    ("PromptKD/base2new", "OxfordFlowers", "TRAINER.PROMPTKD.KD_WEIGHT"): (200.0, 1000.0),
     ("TDA/base2new", "EuroSAT", "TRAINER.TDA.POSITIVE_ALPHA"): (4.0, 2.0),
     ("TDA/cross_dataset", "ImageNetSketch", "TRAINER.TDA.POSITIVE_BETA"): (7.45, 5.0),
     ("TDA/cross_dataset", "ImageNetA", "DATALOADER.TEST.BATCH_SIZE"): (8, 100),
@@ -100,6 +101,7 @@ EPOCHS = {
 
 # Base-to-new, 16 shots: batch, learning rate, epochs.
 BASE2NEW = {
+    "PromptKD": (8, 0.005, 20),
     "ALIGN": (4, 0.0035, 8),
     "MMP": (4, 0.0035, 8),
     "MaPLe": (4, 0.0035, 5),

@@ -1,7 +1,13 @@
 """Small models of methods on the tiny CLIP, with images, supports and gradients for them."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import golden_files
 import torch
 import torch.nn.functional as F
+from paths import GOLDEN
 
 from trainers.prompting import build_method
 from trainers.prompting.method import METHODS
@@ -16,6 +22,16 @@ MORE = {
 }
 
 
+FOLDER = tempfile.TemporaryDirectory()
+
+
+@cache
+def teacher() -> dict:
+    """Return keys with a teacher for students."""
+    golden = golden_files.read(GOLDEN / "promptkd.safetensors")
+    return golden_files.teacher(golden, Path(FOLDER.name))
+
+
 def settings(name: str) -> dict:
     """Return settings of a method that fit a CLIP with four blocks, for whichever keys it has."""
     node = {}
@@ -28,6 +44,8 @@ def settings(name: str) -> dict:
             node[key] = [2, 3]
         elif key == "SENTENCES":
             node[key] = {"*": ["a photo of a {}.", "a {} from above."]}
+        elif key == "TEACHER":
+            node |= teacher()
         elif key in ("M", "N") or key.endswith("PROMPT_NUMBER"):
             node[key] = 2
         elif key == "GPA_MEAN" or (key == "TOPK" and name == "LoCoOp"):

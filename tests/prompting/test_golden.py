@@ -52,12 +52,15 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
         assert abs(terms[name].item() - value.item()) < 1e-4, name
 
     own, grads = method.public_parameters(), golden.part(block + "grad/")
-    assert set(grads) == {n for n, p in own.items() if p.requires_grad}
+    zero = golden.part(block + "grad_zero/")
+    assert {*grads, *zero} == {n for n, p in own.items() if p.requires_grad}
     if grads:
         method.backward(terms)
     for name, value in grads.items():
         error = (own[name].grad.reshape(value.shape) - value).norm()
         assert error < 1e-3 * value.norm() + 1e-7, f"{name}: {error / value.norm():.2e}"
+    for name in zero:  # but for rounding
+        assert own[name].grad.norm() < 1e-3 * max(value.norm() for value in grads.values()), name
 
 
 def check_frozen(method: Method, golden: Golden, block: str = "") -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow __getatt
     from .methods import list_methods as list_methods
     from .prompts import Contexts as Contexts
     from .prompts import word_embeddings as word_embeddings
+    from .teacher import MethodTeacher as MethodTeacher
     from .teacher import Teacher as Teacher
     from .teacher import read_sentences as read_sentences
     from .trainer.config import build_method as build_method
@@ -43,6 +44,7 @@ _MODULES = {
     "ImageEncoder": "encoders.vision",
     "LowRank": "encoders.added",
     "Method": "method",
+    "MethodTeacher": "teacher",
     "Stage": "method",
     "Teacher": "teacher",
     "TextEncoder": "encoders.text",

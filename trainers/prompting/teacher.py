@@ -1,4 +1,4 @@
-"""A frozen teacher: the CLIP without prompts, which regularisers compare the prompted one with."""
+"""Frozen teachers: the CLIP without prompts, or a method that was trained before."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .encoders.sentences import clean
-from .encoders.text import encode_sentences
+from .encoders.text import TextFeatures, encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
 from .storage.files import read_json
@@ -106,6 +106,40 @@ class Teacher(nn.Module):
         """Return zero-shot logits (B, K) of normalised image features (B, D)."""
         scale: torch.Tensor = self.clip_model.logit_scale.detach().exp().float()
         return scale * z.detach().float() @ self.h.T
+
+
+class MethodTeacher(nn.Module):
+    """A frozen method as the teacher of another one, with its own CLIP, such as a larger one.
+
+    As `Teacher`, it learns nothing, is not saved with the method that has it as an attribute, and
+    moves with it. Its text features are computed when they are first read, and kept.
+
+    Args:
+        method: a trained method, which is put into eval mode and frozen.
+    """
+
+    def __init__(self, method: Any):
+        super().__init__()
+        self._frozen = (method.eval().requires_grad_(False),)  # in a tuple, as in `Teacher`
+
+    @property
+    def method(self) -> Any:
+        """The method."""
+        return self._frozen[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.method._apply(fn)
+        return self
+
+    def text(self) -> TextFeatures:
+        """Return the features of the method's classes, without gradient."""
+        found: TextFeatures = self.method.text()
+        return found
+
+    @torch.no_grad()
+    def output(self, images: torch.Tensor) -> Any:
+        """Return the method's `Output` of images (B, 3, H, W), without gradient."""
+        return self.method.output(images)
 
 
 def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:

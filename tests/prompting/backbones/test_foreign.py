@@ -13,7 +13,7 @@ from foreign import (
     open_clip_folder,
     zero_shot,
 )
-from models import support_of
+from models import support_of, teacher
 from safetensors.torch import load_file
 
 from trainers.prompting import UserError, build_method, load_clip
@@ -93,6 +93,8 @@ def test_every_method_learns_on_them(loaded, library, method):
         node["TOPK"] = 2
     if "SENTENCES" in kind.defaults:
         node["SENTENCES"] = {name.replace("_", " "): ["a word."] for name in NAMES}
+    if "TEACHER" in kind.defaults:
+        node |= teacher()
     clip_model = loaded[library]
     support = support_of(method, NAMES, clip_model.visual.input_resolution)
     built = build_method(method, node, clip_model, NAMES, support=support).train()

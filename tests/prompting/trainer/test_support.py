@@ -202,10 +202,12 @@ def test_features_stand_for_images(tiny_clip, kind):
 
 
 def test_too_many_images_for_the_memory(tmp_path, kind, capsys):
-    little = ["TRAINER.MEMORY_BUDGET", "1e-6"]
+    little = ["TRAINER.MEMORY_BUDGET", "1e-4", "TRAINER.PROTO.PASSES", "200"]
     assert tiny.run(tmp_path, "Prototypes", extra=little) == 2
     said = capsys.readouterr().err
-    assert "Prototypes keeps features of 16 training images, each seen 2 times, which take" in said
+    assert (
+        "Prototypes keeps features of 16 training images, each seen 200 times, which take" in said
+    )
 
 
 def test_passes_depend_only_on_the_seed():

@@ -181,8 +181,9 @@ class TextEncoder(nn.Module):
         shared = self.token_embedding(layout.prefix_ids)
         suffix = self.token_embedding(layout.suffix_ids)
         if ctx is not None:
-            if not self.class_specific and len(shared) != len(ctx):  # one template for all
-                shared, suffix = (x.expand(len(ctx), -1, -1) for x in (shared, suffix))
+            N = ctx.shape[0]  # not `len`, which an exported program would keep as a constant
+            if not self.class_specific and shared.shape[0] != N:  # one template for all
+                shared, suffix = (x.expand(N, -1, -1) for x in (shared, suffix))
             if layout.prefix_slots:
                 b = layout.prefix_slots
                 slots = ctx[:, :b].to(shared.dtype)

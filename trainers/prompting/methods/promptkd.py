@@ -1,0 +1,307 @@
+"""PromptKD (Li et al., CVPR 2024; arXiv:2403.02781).
+
+PromptKD: Unsupervised Prompt Distillation for Vision-Language Models.
+"""
+
+import ast
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..backbones import load_clip, weights_sha256
+from ..encoders.text import TextFeatures
+from ..encoders.vision import ImageFeatures
+from ..errors import UserError, need
+from ..method import Method, find_method, register
+from ..node import check_values
+from ..storage.checkpoints import check_dense, find_checkpoint, read_checkpoint
+from ..teacher import MethodTeacher
+from ..transport.precision import no_autocast
+from .ivlp import IVLP
+from .promptsrc import PromptSRC
+from .vpt import VPT
+
+NORM = "VPT_image_trans.conv1.1."
+RUNNING = ("running_mean", "running_var")  # which public checkpoints hold, too
+USUAL_WIDTH = {"ViT-L/14": 768}  # of the features of a teacher that is not given
+
+
+@register
+class PromptKD(VPT):
+    """Visual prompts that imitate a larger CLIP with learned prompts, on images without labels.
+
+    f = C2 ReLU(BN(C1 u)) maps the image feature u to the width of the teacher, whose text features
+    h^T are those of the student: l = s n(f) . h^T. With the teacher's logits l^T,
+    L = KD_WEIGHT tau^2 mean_jk p log(p / q), p = softmax(l^T / tau), q = softmax(l / tau), over all
+    classes of the data set, as the images are of all of them.
+
+    TEACHER is the output folder of a PromptSRC run, or a public checkpoint of one, on TEACHER_NAME;
+    `{seed}` and `{dataset}` in it are replaced by those of the run.
+    """
+
+    node = "PROMPTKD"
+    checkpoint = "VLPromptLearner"
+    unlabelled = True
+    takes = ("unlabelled", "teacher")
+    ignored = ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT")
+    outside = {"SEED": "SEED"}
+    training_only = ("TEACHER", "SEED", "KD_WEIGHT", "TEMPERATURE")
+
+    @dataclass(frozen=True)
+    class Settings(Method.Settings):
+        """The keys of the node, without those of the teacher's prompts, which its checkpoint has.
+
+        The public code finds the teacher in a folder of its own; TEACHER is a key only here.
+        """
+
+        N_CTX_VISION: int = 4
+        PROMPT_DEPTH_VISION: int = 9
+        TEACHER: str = ""
+        TEACHER_NAME: str = "ViT-L/14"
+        TEMPERATURE: float = 1.0
+        KD_WEIGHT: float = 1.0  # published: 1000
+        SEED: int = -1
+
+        def __post_init__(self) -> None:
+            tau = self.TEMPERATURE
+            need(0 < tau < float("inf"), f"TEMPERATURE is {tau} but must be positive")
+
+    settings: Settings
+    teacher: MethodTeacher | None
+    teacher_digest: torch.Tensor
+
+    def fixed_template(self):
+        """Return the template of the student's sentences, which nothing reads."""
+        return "a photo of a {}."
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the prompts, the map to the width of the teacher, and the teacher."""
+        super().build(clip_model, classnames, dataset)
+        given, self.teacher = self.settings, None
+        width, digest = USUAL_WIDTH.get(given.TEACHER_NAME, self.width), 0
+        if given.TEACHER:
+            place = given.TEACHER.replace("{seed}", f"{given.SEED}").replace("{dataset}", dataset)
+            self._trained = TrainedTeacher(place, given.TEACHER_NAME, dataset)
+            self.teacher = MethodTeacher(self._trained.method(classnames))
+            width, digest = self.teacher.method.width, self._trained.digest()
+            own, theirs = (
+                encoder.visual.input_resolution
+                for encoder in (self.image_encoder, self.teacher.method.image_encoder)
+            )
+            need(
+                own == theirs,
+                f"The teacher {given.TEACHER_NAME} reads images of {theirs} pixels, but this "
+                f"backbone of {own}: choose two CLIPs that read the same images",
+            )
+        self.register_buffer("teacher_digest", torch.tensor(digest))
+        self.VPT_image_trans = Projection(self.width, width)
+
+    def take_classes(self, classnames):
+        """Give the teacher the names of all classes; raises a UserError if there is no teacher."""
+        self._need_teacher()
+        self.teacher = MethodTeacher(self._trained.method(classnames))
+
+    def _need_teacher(self) -> MethodTeacher:
+        if self.teacher is None:
+            raise UserError(
+                "PromptKD has no teacher: train a PromptSRC on a larger CLIP, and set "
+                "TRAINER.PROMPTKD.TEACHER to its output folder, TEACHER_NAME to its CLIP"
+            )
+        return self.teacher
+
+    def image_features(self, images, contexts):
+        """Return n(f) of the prompted image features."""
+        need(
+            not self.training or len(images) > 1,
+            "PromptKD normalises over the images of a batch but gets only one: set "
+            "DATALOADER.TRAIN_X.BATCH_SIZE to 2 or more",
+        )
+        self.image_encoder.check(images)
+        u = self.image_encoder(images, contexts.vision, unit=False).z[:, 0]
+        with no_autocast(u.device.type):
+            f = self.VPT_image_trans(u.float())
+            return ImageFeatures(F.normalize(f, dim=-1)[:, None], None)
+
+    def text_features(self, contexts):
+        """Return h^T of the classes of the method."""
+        text = self._need_teacher().text()
+        return TextFeatures(text.h[:, : self.num_classes], text.raw[:, : self.num_classes])
+
+    def loss(self, output, batch):
+        """Return KD_WEIGHT kd, over all classes of the data set; no labels."""
+        teacher, tau = self._need_teacher(), self.settings.TEMPERATURE
+        theirs = teacher.output(batch.images).logits / tau
+        own = self.compare(output.image, teacher.text()) / tau
+        kd = F.kl_div(own.log_softmax(-1), theirs.softmax(-1), reduction="sum") / own.numel()
+        return {"loss": self.settings.KD_WEIGHT * tau**2 * kd, "kd": tau**2 * kd}
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def public_state_dict(self):
+        """Return what is learned and the running statistics."""
+        norm = self.VPT_image_trans.conv1[1]
+        return super().public_state_dict() | {NORM + name: getattr(norm, name) for name in RUNNING}
+
+    def load_public_state_dict(self, state_dict):
+        """Load what is learned and the running statistics."""
+        rest, norm = dict(state_dict), self.VPT_image_trans.conv1[1]
+        found = {name: rest.pop(NORM + name, None) for name in RUNNING}
+        rest.pop(f"{NORM}num_batches_tracked", None)
+        super().load_public_state_dict(rest)
+        for name, value in found.items():
+            check_dense(NORM + name, value, trained=True)
+            need(
+                value.shape == getattr(norm, name).shape and value.isfinite().all(),
+                f"The checkpoint's '{NORM + name}' has another width or numbers that are not "
+                "finite: take another checkpoint",
+            )
+            getattr(norm, name).copy_(value)
+
+    def load_own_state(self, state_dict):
+        """Load the running statistics; raises a UserError if the teacher is another one."""
+        then: Any = state_dict.get("teacher_digest") if isinstance(state_dict, Mapping) else None
+        known = self.teacher is not None and torch.is_tensor(then)
+        need(
+            not known or then == self.teacher_digest.to(then),
+            f"The prompts were trained with another teacher than '{self.settings.TEACHER}': set "
+            "TRAINER.PROMPTKD.TEACHER to the folder of that one",
+        )
+        super().load_own_state(state_dict)
+
+
+class Projection(nn.Module):
+    """C2 ReLU(BN(C1 u)), from D to D_T; 1 x 1 convolutions, as in public checkpoints."""
+
+    def __init__(self, D: int, D_T: int):
+        super().__init__()
+        C1, C2 = nn.Conv2d(D, D_T, 1), nn.Conv2d(D_T, D_T, 1)
+        self.conv1 = nn.Sequential(C1, nn.BatchNorm2d(D_T), nn.ReLU(), C2)
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """Return f (B, D_T) of u (B, D)."""
+        f: torch.Tensor = self.conv1(u[:, :, None, None])
+        return f.flatten(1)
+
+
+class TrainedTeacher:
+    """A trained PromptSRC or IVLP, and the CLIP that it was trained on.
+
+    Args:
+        place: the output folder of a run, the folder of a public checkpoint, or its file.
+        name: of the CLIP.
+        dataset: name of the data set.
+
+    Raises:
+        UserError: there is no checkpoint, or it is of another method or CLIP.
+    """
+
+    def __init__(self, place: str, name: str, dataset: str):
+        self.place, self.name = place, name
+        state = read_checkpoint(checkpoint_at(place))
+        self.tensors = state.get("state_dict", state)
+        if "settings" in state:
+            self.kind, self.settings = self._of_run(state, dataset)
+        else:
+            self.kind, self.settings = self._of_public(dataset)
+        self.clip_model = load_clip(name)
+
+    def _of_run(self, state: Mapping[str, Any], dataset: str):
+        """Return the method of a checkpoint of this project, and its settings."""
+        kind, saved = find_method(state["trainer"]), state["settings"]
+        need(
+            issubclass(kind, IVLP),
+            f"The teacher in '{self.place}' is a run of {kind.__name__} but must be of PromptSRC: "
+            "change TRAINER.PROMPTKD.TEACHER",
+        )
+        then, now = state.get("backbone_sha256"), weights_sha256(self.name)
+        need(
+            then is None or now in (None, then),
+            f"The teacher in '{self.place}' was trained on the weights of {state.get('backbone')}, "
+            f"but TEACHER_NAME is {self.name}: set TRAINER.PROMPTKD.TEACHER_NAME to its CLIP",
+        )
+        texts = {key: saved.get(kind.place(key), "None") for key in kind.defaults}
+        values: dict[str, Any] = {key: _literal(text) for key, text in texts.items()}
+        values = {key: value for key, value in values.items() if value is not None}
+        check_values(kind.Settings, values, kind.place)
+        return kind, kind.Settings(**values, dataset=dataset)
+
+    def _of_public(self, dataset: str):
+        """Return PromptSRC with the sizes of the prompts in a public checkpoint."""
+        found = {
+            side: [value for name, value in self.tensors.items() if named(name)]
+            for side, named in {
+                "TEXT": lambda name: name.startswith("text_encoder.") and "VPT" in name,
+                "VISION": lambda name: name.startswith("image_encoder.") and "VPT" in name,
+            }.items()
+        }
+        ctx = self.tensors.get("prompt_learner.ctx")
+        need(
+            torch.is_tensor(ctx) and found["VISION"],
+            f"The checkpoint '{self.place}' of the teacher has no prompts of PromptSRC: change "
+            "TRAINER.PROMPTKD.TEACHER",
+        )
+        return PromptSRC, PromptSRC.Settings(
+            N_CTX_TEXT=len(ctx),
+            N_CTX_VISION=len(found["VISION"][0]),
+            PROMPT_DEPTH_TEXT=1 + len(found["TEXT"]),
+            PROMPT_DEPTH_VISION=len(found["VISION"]),
+            dataset=dataset,
+        )
+
+    def method(self, classnames: Sequence[str]) -> Method:
+        """Return the method for these classes.
+
+        Raises:
+            UserError: the prompts do not fit the CLIP.
+        """
+        try:
+            method = self.kind(self.settings, self.clip_model, classnames, self.settings.dataset)
+            method.load_public_state_dict(self.tensors)
+        except UserError as error:
+            raise UserError(
+                f"The teacher in '{self.place}' does not fit its CLIP {self.name}, of TEACHER_NAME "
+                f"({error})"
+            ) from None
+        return method
+
+    def digest(self) -> int:
+        """Return a number that tells the prompts of two teachers apart."""
+        found = hashlib.sha256()
+        for name in sorted(self.tensors):
+            if torch.is_tensor(value := self.tensors[name]):
+                found.update(value.float().cpu().contiguous().numpy().tobytes())
+        return int.from_bytes(found.digest()[:7])
+
+
+def checkpoint_at(place: str) -> str:
+    """Return the path of the checkpoint at a place: its file, its folder, or that of the run.
+
+    Raises:
+        UserError: there is none; says how to train a teacher.
+    """
+    path = Path(place)
+    if path.is_file():
+        return place
+    folders = {file.parent for file in path.glob("**/model*.pth.tar*")}
+    if len(folders) != 1:
+        what = "several checkpoints" if folders else "no checkpoint"
+        raise UserError(
+            f"TRAINER.PROMPTKD.TEACHER is '{place}', where there is {what}: train a PromptSRC on "
+            "the base classes first (TRAINERS=PromptSRC bash scripts/base2new.sh), or give the "
+            "output folder of another run of it"
+        )
+    return find_checkpoint(str(folders.pop()), None)
+
+
+def _literal(text: str) -> object:
+    """Return the value of a setting, of which a path is stored without quotes."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
