@@ -88,13 +88,15 @@ def _said(of: Mapping[int, Outcome], method: str, test: Test | None = None) -> S
         return None
     results = [outcome.result or {} for outcome in of.values()]
     named = [of_run[PER_CLASS] for of_run in results if of_run.get(PER_CLASS)]
-    columns = ("label", "prediction", "probability")
-    label, prediction, probability = (
-        np.concatenate([arrays[name] for arrays in left.values()]) for name in columns
+    label, prediction = (
+        np.concatenate([arrays[name] for arrays in left.values()])
+        for name in ("label", "prediction")
     )
+    # runs may keep different numbers of the likeliest classes
+    confidence = np.concatenate([arrays["probability"][:, 0] for arrays in left.values()])
     errors = [e for of_run in results if (e := of_run.get("calibration_error")) is not None]
     names = list(named[0]) if named else []
-    return Said(label, prediction, probability[:, 0], len(left), names, errors)
+    return Said(label, prediction, confidence, len(left), names, errors)
 
 
 def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
