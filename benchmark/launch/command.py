@@ -16,6 +16,7 @@ from trainers.prompting.errors import UserError, check_name
 from ..cli import Parser, add_plugin, each, from_one, seed, words
 from ..protocols.base import Protocol, Run, check_classes
 from ..protocols.configs import IMAGE_FOLDER, TrainerConfigs, check_datasets, dataset_name
+from ..protocols.vary import vary
 from .checks import check_settings
 from .engine import Engine, Settings, command
 from .local import Local
@@ -114,6 +115,8 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
     check_datasets(args.datasets)
     own = {flag[2:]: getattr(args, flag[2:]) for flag in protocol.options}
     runs = protocol.plan(args.output, args.datasets, args.seeds, configs, **own)
+    if "vary" not in own:
+        runs = vary(runs, args.vary, args.output)
     check_varied(protocol, runs, args.opts)
     check_classes(runs, args.opts)
     settings = Settings(
@@ -203,6 +206,12 @@ def build_parser(protocol: Protocol) -> Parser:
     )
     for flag, settings in protocol.options.items():
         add(flag, **settings)
+    if "--vary" not in protocol.options:
+        add(
+            "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
+            help="do the runs with each of these values, in folders of their own, and compare "
+            "them; may be repeated",
+        )  # fmt: skip
     add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")
     add("--root", type=Path, metavar="DATA", help="folder of the data sets")
     add("--output", type=Path, default=Path("output"), help="output folder (default: %(default)s)")

@@ -152,9 +152,17 @@ class Engine:
             raise UserError(
                 f"{run.folder} holds the results of another run ({why}): "
                 + "give the images a name (image_folder=NAME), " * own
+                + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
         self.finish(Outcome(run, result))
+
+    def _offer(self, why: str) -> str:
+        """Return an advice for a record that differs in a KEY VALUE pair of the command."""
+        key, _, rest = why.partition(" ")
+        then, _, now = rest.rpartition(", not ")
+        plain = key in self.settings.opts[::2] and "," not in then
+        return f"compare both values with --vary {key}={then},{now}, " * plain
 
     def _misfit(self, run: Run, result: dict) -> str | None:
         """Return how a record differs from what the run asks for; None if it does not."""

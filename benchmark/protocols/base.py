@@ -13,7 +13,7 @@ from recipe.configs import read_keys, read_pairs
 from trainers.prompting.errors import UserError
 
 from ..cli import from_one, words
-from .configs import Rule, TrainerConfigs
+from .configs import Rule, TrainerConfigs, varied
 
 # The accuracy of an untrained method depends on neither seed nor shots: in most protocols one run,
 # with this seed and this number of shots, counts for all.
@@ -119,6 +119,8 @@ class Run:
             said.append(shots_text(self.shots))
         if self.variant:
             said.append(self.variant)
+        said += [f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                 for key, value in varied(self.config)]  # fmt: skip
         said.append(f"seed {self.seed}")
         if len(self.protocol.parts) > 1 and not transferred:
             said.append(self.part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from trainers.prompting.errors import UserError
 from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol
+from ..protocols.configs import VARIED
 from ..protocols.places import outputs_below
 from ..records import Outcome, from_folder
 from . import logs
@@ -255,7 +257,13 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
         UserError: the file cannot be written.
     """
     outcomes = [engine.outcomes[run] for run in engine.runs]
-    print(render(rows(frame(outcomes)), "text"))
+    tidy = frame(outcomes)
+    print(render(rows(tidy), "text"))
+    varied = tidy[[VARIED.search(outcome.run.config) is not None for outcome in tidy["outcome"]]]
+    for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
+        with contextlib.suppress(UserError):  # a single value has been tried
+            view = Comparisons(of_method, of_method["name"].iloc[0])
+            print(f"\n{formatted_view(view, 'text')}")
     keep_table(protocol, output)
     return int(any(outcome.problem for outcome in outcomes))
 

@@ -72,6 +72,9 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["line"] = runs.groupby(LINE, sort=False).ngroup()
     marks = runs.groupby("line")["beyond"].agg(lambda of: published.in_order(sum(of, [])))
     runs["beyond"] = runs["line"].map(marks)
+    # the same settings in another folder, as of --vary, are the same run
+    runs = runs.sort_values("problem", key=lambda of: of.notna(), kind="stable")
+    runs = runs.drop_duplicates(["line", "dataset", "column", "seed"]).sort_index()
     measured = [{key: (o.result or {}).get(key) for key in METRICS} for o in runs["outcome"]]
     values = pd.DataFrame(measured, runs.index, METRICS, float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))

@@ -30,6 +30,18 @@ LAYOUTS: list[tuple[Protocol | None, str]] = [
 ]
 SOURCE = "imagenet"  # the data set that their transfer scripts train on
 
+# What Dassl prints before a run: the arguments, and the settings.
+PRINTED = {
+    "trainer": re.compile(r"^trainer: (\w+)", re.MULTILINE),
+    "dataset": re.compile(r"^dataset_config_file: (\S+)", re.MULTILINE),
+    "config": re.compile(r"^config_file: (\S+)", re.MULTILINE),
+    "seed": re.compile(r"^seed: (\d+)", re.MULTILINE),
+    "tested": re.compile(r"^eval_only: (\w+)", re.MULTILINE),
+    "model": re.compile(r"^model_dir: (\S+)", re.MULTILINE),
+    "shots": re.compile(r"^  NUM_SHOTS: (\d+)", re.MULTILINE),
+    "classes": re.compile(r"^  SUBSAMPLE_CLASSES: (\w+)", re.MULTILINE),
+}
+
 EPOCH = re.compile(r"epoch \[\d+/\d+\]")
 FINISHED = re.compile(r"Finish(ed)? training")  # later and earlier versions of Dassl
 EVALUATE = re.compile(r"Evaluate on the \*(\w+)\* set")
@@ -76,8 +88,9 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
     known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
     if not known:
         raise UserError(
-            f"--logs: the folder name '{min(found)}' does not identify a run: name folders as the "
-            "scripts of CoOp and MaPLe do (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+            f"--logs: neither the folder name '{min(found)}' nor its log says which run it is of: "
+            "name folders as the scripts of CoOp and MaPLe do "
+            "(.../DATASET/TRAINER/CONFIG_16shots/seed1, "
             ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)"
         )
     runs = list(known.values())
@@ -94,13 +107,12 @@ def _shut(told: str) -> NoReturn:
 
 
 def _run(folder: Path) -> LogRun | None:
-    """Return the run whose log is in this folder; None if the folder name does not identify it."""
+    """Return the run whose log is in this folder; None if neither the folder name nor it says."""
     path = folder.as_posix()
     told = [(known, m) for known, layout in LAYOUTS if (m := re.search(f"/{layout}$", path))]
-    if not told:
+    protocol, names = (told[0][0], told[0][1].groupdict()) if told else _from_log(folder)
+    if not names:
         return None
-    protocol, match = told[0]
-    names = match.groupdict()
     part, source = names.get("part", "all"), ""
     if protocol is None:
         styles = DOMAIN_GENERALIZATION.targets[SOURCE]
@@ -119,6 +131,26 @@ def _run(folder: Path) -> LogRun | None:
         eval_only=protocol.parts[part].eval_only,
         source=source,
     )
+
+
+def _from_log(folder: Path) -> tuple[Protocol | None, dict[str, str]]:
+    """Return the protocol of the run in a folder with any name, and its fields, from its log.
+
+    The fields are empty if the log does not print arguments and settings as Dassl does.
+    """
+    try:
+        text = read_file(max(folder.glob("log.txt*"))).decode(errors="replace")
+    except OSError:
+        return None, {}
+    said = {key: m[1] for key, line in PRINTED.items() if (m := line.search(text))}
+    if not {"trainer", "dataset", "shots"} <= said.keys():
+        return None, {}
+    names = {key: Path(said.get(key, "")).stem for key in ("dataset", "config")}
+    names |= {key: said[key] for key in ("trainer", "shots", "seed") if key in said}
+    if said.get("classes") in ("base", "new"):
+        return BASE2NEW, names | {"part": said["classes"]}
+    other = names["dataset"] != SOURCE and SOURCE in said.get("model", "")
+    return (None if other and said.get("tested") == "True" else FEW_SHOT), names
 
 
 def _sources(runs: list[LogRun]) -> list[LogRun]:

@@ -21,7 +21,7 @@ from trainers.prompting.errors import printable
 from ..records import Outcome
 from .answers import arrays_of, each_seed
 from .metrics import PER_CLASS, Test
-from .names import method_name
+from .names import ARTISTS, method_name
 from .plots import RC, Drawing
 from .tables import seeds_text
 
@@ -88,13 +88,15 @@ def _said(of: Mapping[int, Outcome], method: str, test: Test | None = None) -> S
         return None
     results = [outcome.result or {} for outcome in of.values()]
     named = [of_run[PER_CLASS] for of_run in results if of_run.get(PER_CLASS)]
-    columns = ("label", "prediction", "probability")
-    label, prediction, probability = (
-        np.concatenate([arrays[name] for arrays in left.values()]) for name in columns
+    label, prediction = (
+        np.concatenate([arrays[name] for arrays in left.values()])
+        for name in ("label", "prediction")
     )
+    # runs may keep different numbers of the likeliest classes
+    confidence = np.concatenate([arrays["probability"][:, 0] for arrays in left.values()])
     errors = [e for of_run in results if (e := of_run.get("calibration_error")) is not None]
     names = list(named[0]) if named else []
-    return Said(label, prediction, probability[:, 0], len(left), names, errors)
+    return Said(label, prediction, confidence, len(left), names, errors)
 
 
 def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
@@ -187,9 +189,9 @@ def _sheet(outcome: Outcome, said: Said, where: str) -> tuple[Figure, str] | Non
     images = arrays_of(outcome)["image"]
     data = ((outcome.result or {}).get("config") or {}).get("DATASET") or {}
     root = Path(data.get("ROOT") or "data")
-    base = _folder_of(root, str(images[wrong[0]])) if len(wrong) else None
-    if base is None:
-        why = f"'{root}' does not have the test images" if len(wrong) else "no image is wrong"
+    base = _folder_of(root, [str(image) for image in images], outcome.run.dataset)
+    if base is None or not len(wrong):
+        why = "no image is wrong" if base else f"'{root}' does not have the test images"
         print(f"no sheet of wrong images: {why}", file=sys.stderr)
         return None
     lines, columns = SHEET
@@ -220,13 +222,22 @@ def _thumbnail(file: Path) -> Image.Image:
     return paper.convert("RGB")
 
 
-def _folder_of(root: Path, image: str) -> Path | None:
-    """Return the folder below which a test image lies; None if it is not below the root."""
-    name = Path(image).name
-    for found in sorted(root.rglob(name)) if root.is_dir() else ():
-        if found.as_posix().endswith(f"/{image}"):
-            return Path(str(found)[: -len(image)])
-    return None
+def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
+    """Return the folder below the root that has all test images; None if there is not just one.
+
+    Several artists drew the motifs of an embedded data set, in folders of their names.
+    """
+    first = images[0]
+    found = [
+        base
+        for file in (sorted(root.rglob(Path(first).name)) if root.is_dir() else ())
+        if file.as_posix().endswith(f"/{first}")
+        if all(((base := Path(str(file)[: -len(first)])) / image).is_file() for image in images)
+    ]
+    for artist, drawn in ARTISTS.items():
+        if len(found) > 1 and dataset.lower() in drawn:
+            found = [base for base in found if base.name == artist.lower().replace(" ", "_")]
+    return found[0] if len(found) == 1 else None
 
 
 # By kind: a description, the function that draws a panel, and its width and height in inches.

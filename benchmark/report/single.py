@@ -71,7 +71,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         from .plots import write
 
         drawn = {
-            folder: pictures.figures_of_run(outcome, _where(folder, outcome))
+            folder: pictures.figures_of_run(outcome, _where(outcome))
             for folder, outcome in runs.items()
         }
         for folder, of_run in drawn.items():
@@ -91,7 +91,7 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         from .page import page
 
         sections = {
-            Section(f"run{number}", _where(*run)): _tables(*run)
+            Section(f"run{number}", _where(run[1])): _tables(*run)
             for number, run in enumerate(runs.items())
         }
         named = {
@@ -116,8 +116,10 @@ def _read(folder: Path) -> Outcome:
     return Outcome(run, record)
 
 
-def _where(folder: Path, outcome: Outcome) -> str:
-    return f"{method_name(outcome.run.trainer)} on {outcome.run.dataset}: {folder}"
+def _where(outcome: Outcome) -> str:
+    run = outcome.run
+    half = f", {run.subsample} classes" if run.subsample in ("base", "new") else ""
+    return f"{method_name(run.trainer)} on {run.dataset}{half}, seed {run.seed}"
 
 
 def _tables(folder: Path, outcome: Outcome) -> list[Table]:

@@ -124,7 +124,7 @@ def test_ablation_varies_the_form_of_the_cost(checkout):
         for call in checkout.calls()
     }
     assert found == {"additive-beta0.5": {"BETA_FORM": "additive", "BETA": "0.5"}}
-    assert "additive beta = 0.5" in told
+    assert "ALIGN, BETA_FORM additive, BETA 0.5" in told
 
 
 def test_ablation_gives_each_textual_prompt_a_template_where_the_config_lists_them(checkout):

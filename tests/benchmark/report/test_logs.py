@@ -184,7 +184,7 @@ def test_bad_folders_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="contain no log.txt"):
         read(tmp_path)
     leave(tmp_path / "seed1", result(100))
-    with pytest.raises(UserError, match="does not identify a run: name folders as"):
+    with pytest.raises(UserError, match="says which run it is of: name folders as"):
         read(tmp_path)
 
 
@@ -216,3 +216,29 @@ def test_a_log_with_an_impossible_number(tmp_path, number):
     leave(tmp_path / FEW_SHOT.format(shots=16, seed=1), f"=> result\n* accuracy: {number}%\n")
     ((found, problem),) = read(tmp_path).items()
     assert problem == "unfinished"
+
+
+def dassl_head(trainer="CoOp", dataset="dtd", classes="all", tested=False, model="", seed=2) -> str:
+    """Return what Dassl prints before a run."""
+    return (
+        "***************\n** Arguments **\n***************\nbackbone: \n"
+        f"config_file: configs/trainers/{trainer}/vit_b16.yaml\n"
+        f"dataset_config_file: configs/datasets/{dataset}.yaml\neval_only: {tested}\n"
+        f"model_dir: {model}\nopts: ['DATASET.NUM_SHOTS', '16']\nseed: {seed}\n"
+        f"trainer: {trainer}\n************\n** Config **\n************\nDATASET:\n"
+        f"  NAME: X\n  NUM_SHOTS: 16\n  SUBSAMPLE_CLASSES: {classes}\nSEED: {seed}\n"
+    )
+
+
+def test_a_folder_of_any_name_is_identified_by_its_log(tmp_path):
+    leave(tmp_path / "try = 1", dassl_head() + training(700))
+    leave(tmp_path / "b", dassl_head("MaPLe", classes="base") + training(800))
+    leave(tmp_path / "n", dassl_head("MaPLe", classes="new", tested=True) + result(600))
+    model = "output/imagenet/MaPLe/seed2"
+    leave(tmp_path / "t", dassl_head("MaPLe", tested=True, model=model) + result(400))
+    assert read(tmp_path) == {
+        ("few_shot", "dtd", "all", 16, 2, "vit_b16"): 70.0,
+        ("base2new", "dtd", "base", 16, 2, "vit_b16"): 80.0,
+        ("base2new", "dtd", "new", 16, 2, "vit_b16"): 60.0,
+        ("cross_dataset", "dtd", "target", 16, 2, "vit_b16"): 40.0,
+    }

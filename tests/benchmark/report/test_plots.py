@@ -121,6 +121,13 @@ def test_beta_has_error_bars_and_the_order_of_beta():
     assert (high - low) / 2 == pytest.approx(8**0.5)
 
 
+def test_an_ablation_of_several_settings_has_a_place_for_each_choice():
+    outcomes = ablation("M2_N2", (40, 42), (40, 42)) + ablation("M4_N1", (50,), (50,))
+    (axis,) = figure(outcomes, "ablation_m_n").axes
+    assert curves(axis)[0] == ([0, 1], [41, 50])
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["M 2, N 2", "M 4, N 1"]
+
+
 def test_methods_differ_by_colour_and_by_marker():
     assert len(LOOKS) == len(set(LOOKS.values()))
     for attribute in ("color", "marker"):

@@ -157,3 +157,23 @@ def test_no_runs_are_one_sentence(tmp_path, capsys):
         main(["report", str(tmp_path), "--protocol", "few-shot"])
     told = capsys.readouterr().err
     assert "invalid choice: 'few-shot'" in told and told.count("\n") == 1
+
+
+def test_no_runs_of_a_protocol_advise_that_protocol(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "--protocol", "ablation"]) == 2
+    assert "for example `python -m benchmark ablation`" in capsys.readouterr().err
+
+
+def test_a_page_holds_tables_and_a_view(tmp_path, capsys):
+    for trainer in ("CoOp", "ALIGN"):
+        leave(tmp_path, [outcome(trainer, 1, part, 50.0) for part in ("base", "new")])
+    for record in tmp_path.rglob("results.json"):
+        write_predictions(record.parent, COLUMNS)
+    for more, titles in (
+        ([], ["accuracy (%) on test images"]),
+        (["--compare", "ALIGN"], ["accuracy (%) on test images", "ALIGN minus each other"]),
+        (["--metrics"], ["accuracy (%) on test images", "base and new classes together"]),
+    ):
+        assert main(["report", str(tmp_path), "--format", "html", *more]) == 0
+        html = capsys.readouterr().out
+        assert all(title in html for title in titles), more

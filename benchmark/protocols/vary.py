@@ -1,0 +1,64 @@
+"""Plan the runs of --vary: those of a protocol, with each of several values of keys."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from recipe.configs import read_keys
+from trainers.prompting.errors import UserError
+
+from .base import Run, learns_nothing
+from .configs import varied_name
+from .space import Setting, pairs, read_word, text
+
+
+def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
+    """Return the runs with every choice of values, each in a folder of its own.
+
+    A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node; any other
+    key concerns all methods that learn. Other methods are run once.
+
+    Args:
+        runs: of a protocol, each after the one that it needs.
+        words: of the form KEY=VALUE,VALUE.
+        output: the folder of all runs.
+
+    Raises:
+        UserError: a word has another form, or a key concerns no method.
+    """
+    grid = dict(map(read_word, words))
+    files = {run.trainer: run.config_file for run in runs}
+    concerned = {
+        trainer: [key for key in grid if concerns(key, trainer, file)]
+        for trainer, file in files.items()
+    }
+    for key in grid:
+        if not any(key in keys for keys in concerned.values()):
+            raise UserError(f"--vary {key}: none of {', '.join(files)} has this key: name a method "
+                            "that has it in --trainers")  # fmt: skip
+    found: dict[tuple, Run] = {}
+    for run in runs:
+        keys = concerned[run.trainer]
+        for values in product(*(grid[key] for key in keys)):
+            needs = found[run.needs, values] if run.needs else None
+            found[run, values] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
+    return list(found.values())
+
+
+def concerns(key: str, trainer: str, file: Path) -> bool:
+    """Return True if a key means something to a method with a config file."""
+    node = ".".join(key.split(".")[:2])
+    if not key.startswith("TRAINER.") or key.count(".") < 2:
+        return not learns_nothing(trainer)
+    own = node.upper() == f"TRAINER.{trainer}".upper()
+    return own or any(other.startswith(f"{node}.") for other in read_keys(file))
+
+
+def _with(run: Run, setting: Setting, needs: Run | None, output: Path) -> Run:
+    if not setting:
+        return run
+    config = run.config + varied_name({key: text(value) for key, value in setting.items()})
+    place = run.protocol.parts[run.part].folder.format(**vars(run) | {"config": config})
+    opts = run.opts + pairs(setting)
+    return replace(run, config=config, folder=output / place, opts=opts, needs=needs)

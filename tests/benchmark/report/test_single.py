@@ -1,0 +1,88 @@
+"""A single run: facts, classes with their images, pictures and a page."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from outcomes import few_shot
+from PIL import Image
+
+from benchmark.__main__ import main
+from benchmark.report import pictures
+from benchmark.report.frame import frame
+from benchmark.report.metrics import Metrics
+from recipe.predictions import write_predictions
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return the folder of a run on six images, two of them wrong, and write the images."""
+    folder, data = tmp_path / "run", tmp_path / "data" / "test"
+    folder.mkdir()
+    (data / "a").mkdir(parents=True)
+    names = [f"a/{i}.png" for i in range(6)]
+    for name in names:
+        Image.new("RGB", (8, 8), "red").save(data / name)
+    label, prediction = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 1, 0])
+    probability = np.array([[0.9], [0.8], [0.6], [0.7], [0.9], [0.95]])
+    columns = {"image": names, "label": label, "prediction": prediction}
+    columns |= {"top": prediction[:, None], "probability": probability}
+    write_predictions(folder, columns | {"label_log_probability": np.zeros(6)})
+    (one,) = few_shot("ALIGN", 4, (100 * 4 / 6,), num_classes=2)
+    record = one.result | {"trainer": "ALIGN", "dataset": "ImageFolder", "seed": 1, "shots": 4}
+    record |= {"per_class_accuracy": {"cat": 75.0, "dog": 50.0}, "temperature": math.exp(3)}
+    record |= {"config": {"DATASET": {"ROOT": str(tmp_path / "data")}}}
+    (folder / "results.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
+    assert main(["report", str(run)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["cat", "4", "75.00"] in lines and ["dog", "2", "50.00"] in lines
+    assert ["n:", "test", "images", "of", "the", "class."] in lines
+    (temperature,) = [line for line in lines if line[:1] == ["Temperature"]]
+    assert temperature[1:5] == ["20.09,", "at", "its", "bound:"]
+    outcomes = few_shot("ALIGN", 4, (60,), temperature=20.08, calibration_error=5.0)
+    (table,) = Metrics(frame(outcomes)).tables().popitem()[1]
+    assert table.problems == [
+        "ALIGN: the temperature is at its bound, so that ECE scaled could be less [seed 1]"
+    ]
+
+
+def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
+    assert main(["report", str(run), "--plots", str(tmp_path / "plots")]) == 0
+    stems = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert stems == {"confusion", "reliability", "mistakes"}
+    capsys.readouterr()
+    assert main(["report", str(run), "--format", "html"]) == 0
+    html = capsys.readouterr().out
+    assert html.count("<img alt=") == 3 and html.count("<table") == 2
+    assert '<h2 id="run0-heading">ALIGN on ImageFolder, seed 1</h2>' in html
+
+
+def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys):
+    from benchmark.report.single import _read
+
+    outcome = _read(run)
+    figure, sentence = pictures.figures_of_run(outcome, "here")["mistakes"]
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles == ["cat 95%\nis dog", "dog 60%\nis cat"]
+    assert sentence.startswith("The most confident wrong predictions")
+    next((run.parent / "data").rglob("5.png")).unlink()  # another data set than the run's
+    assert "mistakes" not in pictures.figures_of_run(outcome, "here")
+    assert "no sheet of wrong images: " in capsys.readouterr().err
+
+
+def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
+    from benchmark.report.single import _read
+
+    outcome = _read(run)
+    said = pictures._said({1: outcome, 2: outcome, 3: outcome}, "ALIGN")
+    figure, sentence = pictures.draw({"ALIGN": said}, "reliability", "here")
+    (below,) = figure.axes[0].child_axes
+    assert sum(bar.get_height() for bar in below.patches) == pytest.approx(6)
+    assert sentence.startswith("bars: accuracy in each bin of confidence; dots: ")
+    assert "images, mean of 3 seeds" in sentence
+    assert "Bars: accuracy in each bin" in figure.get_supxlabel()
