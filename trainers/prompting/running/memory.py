@@ -31,8 +31,11 @@ class State:
     def __init__(self, method: Any):
         self._random = torch.get_rng_state()
         self._of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        own = [x for name, x in method.named_buffers() if not name.startswith(FROZEN)]
-        self._buffers = [(buffer, buffer.clone()) for buffer in own]
+        self._buffers = [
+            (method.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], x, x.clone())
+            for name, x in method.named_buffers()
+            if not name.startswith(FROZEN)
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -40,8 +43,8 @@ class State:
         torch.set_rng_state(self._random)
         if self._of_gpus:
             torch.cuda.set_rng_state_all(self._of_gpus)
-        for buffer, before in self._buffers:
-            buffer.copy_(before)
+        for owner, name, buffer, before in self._buffers:
+            owner._buffers[name] = buffer.copy_(before)  # the step may have put another there
 
 
 def recomputed(method: Any) -> list[str]:
@@ -151,7 +154,8 @@ def saved_bytes(method: torch.nn.Module, work: Callable[[], object]) -> int:
 
     Storages that tensors share count once.
     """
-    weights = {x.untyped_storage().data_ptr() for x in (*method.parameters(), *method.buffers())}
+    own = [x for x in (*method.parameters(), *method.buffers()) if x.layout == torch.strided]
+    weights = {x.untyped_storage().data_ptr() for x in own}
     kept: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def count(tensor: torch.Tensor) -> None:
