@@ -50,6 +50,7 @@ OPTIONAL = {
     "hugging_face.py": {"transformers", "huggingface_hub"},
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
+    "views.py": {"PIL", "torchvision"},  # which Dassl requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 

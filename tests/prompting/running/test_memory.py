@@ -59,8 +59,9 @@ def test_the_estimate_is_what_autograd_keeps(tiny_clip, M, N, classes):
 
 def test_the_estimate_holds_with_amp(tiny_clip):
     names = [f"{word} {i}" for i in range(12) for word in ("sea", "forest", "road")]
-    model, amp = align(copy.deepcopy(tiny_clip), 2, 3, names=names), Precision("amp", FP32.device)
-    amp.place(model, None)
+    clip_model, amp = copy.deepcopy(tiny_clip), Precision("amp", FP32.device)
+    model = align(clip_model, 2, 3, names=names)
+    amp.place(model, clip_model)
     needed = step_bytes(model, 4, amp)
     with amp.autocast():
         assert needed == pytest.approx(kept_bytes(model, 4), rel=0.01)

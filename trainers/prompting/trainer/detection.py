@@ -16,7 +16,7 @@ from ..encoders.sentences import clean
 from ..errors import UserError
 from ..method import Method, Output
 from ..storage.predictions import confidence
-from .test_time import prepared
+from .views import prepared
 
 Columns = dict[str, torch.Tensor]  # `mcm`, and `gl_mcm` where a method has patches: (n,)
 

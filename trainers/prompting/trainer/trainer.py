@@ -45,7 +45,7 @@ from .schedule import FirstBatches, by_step, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
 from .support import take_support, take_validation
-from .test_time import prepared
+from .views import prepared
 
 
 class PromptTrainer(TrainerX):

@@ -19,7 +19,7 @@ from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.state import are_texts
 from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import check_weights, is_settings
-from ..trainer.test_time import views_by_content
+from ..trainer.views import views_by_content
 
 
 def _is_text(value: object) -> bool:

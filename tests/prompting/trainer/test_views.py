@@ -16,7 +16,7 @@ from recipe.predictions import read_predictions
 from trainers.prompting import load_run
 from trainers.prompting.methods.tda import TDA
 from trainers.prompting.trainer.support import seeded
-from trainers.prompting.trainer.test_time import OPERATIONS, augmix
+from trainers.prompting.trainer.views import OPERATIONS, augmix
 
 TPT = ["TRAINER.TPT.BATCH_SIZE", "6", "TRAINER.TPT.SELECTION_P", "0.4"]
 TPT += ["TRAINER.TPT.CTX_INIT", "a photo of a"]
