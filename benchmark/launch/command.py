@@ -82,7 +82,7 @@ def launch(
             local.warm_up()
         check_settings(asked, settings)
 
-    if args.opts and not args.only:  # a misspelled key beside finished runs is a mistake, too
+    if args.opts and not args.only:  # a misspelled key is a mistake even if all is done
         check(runs)
     engine = read()
     for note in engine.notes:
@@ -209,7 +209,7 @@ def build_parser(protocol: Protocol) -> Parser:
     if "--vary" not in protocol.options:
         add(
             "--vary", action="append", default=[], metavar="KEY=VALUE,VALUE",
-            help="do the runs with each of these values, in folders of their own, and compare "
+            help="do the runs with each of these values, in separate folders, and compare "
             "them; may be repeated",
         )  # fmt: skip
     add("--seeds", type=each(seed), default="1 2 3", help="seeds (default: '%(default)s')")

@@ -14,7 +14,7 @@ from .space import Setting, pairs, read_word, text
 
 
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
-    """Return the runs with every choice of values, each in a folder of its own.
+    """Return the runs with every choice of values, each in a separate folder.
 
     A key `TRAINER.NODE.*` concerns the methods whose config file has keys of that node; any other
     key concerns all methods that learn. Other methods are run once.

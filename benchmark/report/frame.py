@@ -125,7 +125,7 @@ def _group(run) -> tuple:
 
 
 def _others(runs: pd.DataFrame) -> list[Settings]:
-    """Return what tells each run's CLIP and test images from those of runs in the same tables."""
+    """Return in what each run's CLIP and test images differ from those in the same tables."""
     results = [outcome.result or {} for outcome in runs["outcome"]]
     cells: list[tuple] = [(group,) for group in runs["group"]]
     of_images = [*zip(runs["group"], runs["dataset"], runs["column"], strict=True)]

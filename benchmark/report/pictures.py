@@ -33,7 +33,7 @@ BARS = "bars: accuracy in each bin of confidence; dots: the same at its mean con
 
 
 class Said(NamedTuple):
-    """What a method says: labels, predictions and their probabilities, (n,), of all its seeds."""
+    """Labels, predictions and their probabilities, each (n,), of all seeds of a method."""
 
     label: np.ndarray
     prediction: np.ndarray
