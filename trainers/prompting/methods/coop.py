@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..encoders.sentences import SLOT, only_template, write_sentences
 from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
-from ..errors import one_of
+from ..errors import need, one_of
 from ..method import Method, register
 from ..node import Words
 from ..prompts import ClassSpecific, Size, check_size
@@ -40,6 +40,7 @@ class CoOp(Family):
         def __post_init__(self) -> None:
             one_of("CLASS_TOKEN_POSITION", self.CLASS_TOKEN_POSITION, ("end", "middle", "front"))
             only_template(self.CTX_INIT)
+            need(self.CTX_INIT or self.N_CTX >= 1, f"N_CTX is {self.N_CTX}: at least 1 is needed")
 
     patches = False  # True if `logits` reads r
     insert_block = 0
