@@ -106,6 +106,6 @@ def test_transport_plans_are_drawn(finished, capsys):
     assert main([*command, "--output", str(picture)]) == 0
     assert min(Image.open(picture).size) > 300
     out = capsys.readouterr().out
-    assert out.startswith(f"{picture}: ") and out.endswith(" against 'animal bird'\n")
+    assert out.startswith(f"{picture}: ") and out.endswith(" against 'heart'\n")
     assert main([*command, "--class-name", "unicorns"]) == 2
     assert "no class 'unicorns'" in capsys.readouterr().err

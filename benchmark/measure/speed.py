@@ -216,7 +216,8 @@ def parse(argv: list[str]):
     add_measuring(parser, repeats=3)
     args = parser.parse_args(argv)
     load_plugins(args.plugin)
-    args.trainers = args.trainers or list(METHODS)
+    # steps on unlabelled images need a teacher
+    args.trainers = args.trainers or [n for n, kind in METHODS.items() if not kind.unlabelled]
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
     check_name("backbone", args.backbone, GEOMETRY)

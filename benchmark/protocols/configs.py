@@ -95,7 +95,7 @@ class TrainerConfigs:
         folders = [folder / trainer for folder in self._folders()]
         files = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
         fitting = [rule.config for rule in RULES + rules if rule.fits(dataset, trainer, shots)]
-        name = self.asked or next((name for name in fitting if name in files), fitting[-1])
+        name = self.asked or next((name for name in fitting if name in files), fitting[0])
         if name in files:
             return files[name]
         if not files and not self.plugins:  # only train.py knows the methods of a plug-in

@@ -160,5 +160,5 @@ def test_a_mistake_in_a_method_stops_the_run(tmp_path, capsys, monkeypatch, case
 def test_features_without_additions_need_an_encoder_without_prompts(tiny_clip):
     method = build_method("VPT", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, NAMES)
     method.image_encoder.untouched = True
-    with pytest.raises(UserError, match="VPT has visual prompts, with which .* teacher.z"):
+    with pytest.raises(UserError, match="VPT has visual prompts, with which .* `teacher.z"):
         check_contexts(method)

@@ -116,6 +116,13 @@ class MethodTeacher(nn.Module):
 
     Args:
         method: a trained method, which is put into eval mode and frozen.
+
+    Example:
+        >>> import torch
+        >>> from trainers.prompting import MethodTeacher, build_method, load_clip
+        >>> teacher = MethodTeacher(build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"]))
+        >>> teacher.output(torch.zeros(1, 3, 64, 64)).logits.shape
+        torch.Size([1, 2])
     """
 
     def __init__(self, method: Any):

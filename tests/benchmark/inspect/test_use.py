@@ -1,4 +1,7 @@
-"""Tests of predict, export and load_run, which use a trained run as a classifier."""
+"""Tests of predict, export and load_run, which use a trained run as a classifier.
+
+It is long because all of them share a few trained runs.
+"""
 
 import csv
 import io

@@ -254,7 +254,7 @@ def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
         (["--slurm", "--array=1-3"], {}, "--array cannot be given: the launcher (by --per-job"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
-        (["--slurm", "--per-job", "xh"], {}, "'x' is not a whole number, 1 or more"),
+        (["--slurm", "--per-job", "xh"], {}, "'xh' is not a whole number, 1 or more"),
         (["--only", "nothing"], {}, "There is no run 'nothing'"),
     ],
 )

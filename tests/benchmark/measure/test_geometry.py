@@ -53,7 +53,7 @@ def resnet():
     return small_clip((1, 1, 1, 1), 16, None, 64)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "PromptKD"])  # no teacher
 def test_every_method_works_where_all_widths_differ(uneven_clip, method):
     node = SHALLOW.get(method, {}) | ({"INSERT_BLOCK": 1} if method == "TCP" else {})
     built = build_method(method, node, uneven_clip, NAMES)
