@@ -159,7 +159,7 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
         classnames: K names.
 
     Returns:
-        [n][K] sentences, n for each class.
+        n lists of K sentences: n for each class.
 
     Raises:
         UserError: the file does not exist, it lacks a class, or classes differ in the number of

@@ -151,10 +151,9 @@ class ImageEncoder(nn.Module):
             ctx = pre(contexts[0].to(x.dtype)).expand(B, *contexts[0].shape)
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
-        n = 0  # tokens that have entered after CLS
+        n, untouched = 0, None  # n: tokens that have entered after CLS
         layers = v.transformer.resblocks
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
-        untouched = None
         for i, block in enumerate(layers):
             here = added.get(i, NOTHING)
             if self.untouched and i == branch:
