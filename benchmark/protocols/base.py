@@ -267,8 +267,8 @@ def base_and_new(protocol: Protocol, output: Path, **names) -> list[Run]:
 def check_classes(runs: Iterable[Run], opts: tuple[str, ...]) -> None:
     """Raise UserError if class-specific contexts would be tested on other classes."""
     others = [run for run in runs if run.needs and run.protocol.new_classes]
-    for trainer, file in {(run.trainer, run.config_file) for run in others}:
-        keys = read_keys(file) | read_pairs(opts)
+    for trainer, file, own in {(run.trainer, run.config_file, run.opts) for run in others}:
+        keys = read_keys(file) | read_pairs(opts) | read_pairs(own)
         for key in [k for k, v in keys.items() if k.endswith(".CSC") and str(v) == "True"]:
             # contexts that start from a template are never class-specific
             if str(keys.get(key.replace(".CSC", ".CTX_INIT"), "")) in ("", "None", "False"):

@@ -22,7 +22,7 @@ from recipe.configs import leaves, read_yaml
 from trainers.prompting.errors import UserError, check_name
 
 SECTION = "BY_TRAINER"
-WORD = re.compile(r"([A-Z][A-Z0-9_]*(?:\.\w+)*)=(.*)", re.DOTALL)
+WORD = re.compile(r"(?!image_folder=)([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 
 Setting = dict[str, object]  # values by dotted key
 Grid = dict[str, list]

@@ -41,8 +41,9 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
     for run in runs:
         keys = concerned[run.trainer]
         for values in product(*(grid[key] for key in keys)):
-            needs = found[run.needs, values] if run.needs else None
-            found[run, values] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
+            chosen = tuple(map(text, values))
+            needs = found[run.needs, chosen] if run.needs else None
+            found[run, chosen] = _with(run, dict(zip(keys, values, strict=True)), needs, output)
     return list(found.values())
 
 

@@ -193,6 +193,24 @@ def test_some_of_the_classes(tiny_clip, name):
         )
 
 
+def test_a_checkpoint_of_a_subclass_keeps_the_order_of_classes(tiny_clip):
+    """Buffers of another method are not read, but each prototype stays with its class."""
+    names = ["cat", "dog", "fish"]
+    images = torch.randn(2, 3, 32, 32)
+    trained = build_method("CLAP", {}, tiny_clip, names).eval()
+    trained.start()
+    trained.adapter.prototypes.data.normal_()
+    checkpoint = {"state_dict": trained.public_state_dict(), "classnames": names,
+                  "method": trained.own_state(), "trainer": "Derived"}  # fmt: skip
+    other = build_method("CLAP", {}, tiny_clip, names[::-1]).eval()
+    other.load_checkpoint(checkpoint, names[::-1])
+    near(other(images).flip(1), trained(images), atol=1e-4)
+    residuals = build_method("TaskRes", {}, tiny_clip, names)
+    checkpoint |= {"state_dict": residuals.public_state_dict(), "method": residuals.own_state()}
+    with pytest.raises(UserError, match="of another method and has no 'base_text_features'"):
+        residuals.load_checkpoint(checkpoint, names)
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -213,6 +231,9 @@ BAD = [
     ),
     ("CLAP", "INIT", "TR", "INIT is 'TR' but must be 'ZS'"),
     ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
+    ("GalLoP", "TOPK", 5, "TOPK is 5 but must be a list of whole numbers, such as"),
+    ("MMRL", "REP_LAYERS", [1.5], "but must be a list of whole numbers"),
+    ("ALIGN", "REGULARIZERS", "kg", "REGULARIZERS is 'kg' but must be a list of words"),
 ]
 
 

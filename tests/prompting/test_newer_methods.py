@@ -197,3 +197,26 @@ def test_the_published_test_scripts_leave_out_what_only_training_reads(tmp_path,
         run(tmp_path, "KgCoOp", tmp_path / "no", 1, *flags, extra=["TRAINER.COOP.N_CTX", "3"]) == 2
     )
     assert "TRAINER.COOP.N_CTX" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ TwoSFS, TaskRes
+
+
+def test_the_stage_of_two_sfs_follows_from_its_public_tensors(tiny_clip):
+    trained, other = (build("TwoSFS", tiny_clip).eval() for _ in range(2))
+    other.load_public_state_dict(trained.public_state_dict())
+    assert not other.second and int(other.stage) == 1
+    trained.begin_stage(1)
+    trained.classifier.data.normal_()
+    other.load_public_state_dict(trained.public_state_dict())
+    assert torch.equal(other(IMAGES), trained(IMAGES)) and int(other.stage) == 2
+
+
+def test_residuals_that_start_at_zero_can_be_evaluated(tmp_path):
+    assert run(tmp_path, "TaskRes", None, 1, "--eval-only") == 0
+
+
+@pytest.mark.parametrize("words", [False, [], ""])
+def test_no_words_are_no_words(tiny_clip, words):
+    method = build("VPT", tiny_clip, PROMPT_DEPTH_VISION=2, CTX_INIT=words)
+    assert method.fixed_template() == "{}."

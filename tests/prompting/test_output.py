@@ -214,6 +214,7 @@ def test_resnet_takes_the_methods_without_visual_prompts():
     resnet = build_clip(arch)
     x = torch.randn(2, 3, 64, 64)
     for method, node in (("CoOp", {"N_CTX": 4}), ("PLOT", {}), ("ZeroshotCLIP", {}),
+                         ("CLIPLoRA", {"ENCODER": "text"}),
                          ("ALIGN", {"M": 0, "DEPTH": 2})):  # fmt: skip
         assert model_of(resnet, method, node)(x).isfinite().all()
     expected = F.normalize(resnet.encode_image(x), dim=-1)

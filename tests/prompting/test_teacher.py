@@ -70,3 +70,40 @@ def test_a_teacher_is_neither_learned_nor_saved(tiny_clip):
     assert not method.own_state() and not list(method.teacher.parameters())
     after = method.teacher.clip_model.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [("TCP", {"INSERT_BLOCK": 2}), ("CLAP", {"CONSTRAINT": "none"}), ("ProGrad", {})],
+)
+def test_a_step_may_follow_an_inference(tiny_clip, name, node):
+    """Features that inference mode computes first are kept for training, too."""
+    method = build_method(name, node, tiny_clip, NAMES).eval()
+    with torch.inference_mode():
+        method(IMAGES)
+    method.train()
+    method.backward(method.losses(IMAGES, LABELS))
+    assert any(p.grad is not None for p in method.learned().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("ALIGN", {"DEPTH": 2, "REGULARIZERS": ["kg", "scl_text"]}),
+        ("CoPrompt", {"PROMPT_DEPTH": 2, "SENTENCES": {"*": ["a {}."]}}),
+    ],
+)
+def test_kept_features_of_every_teacher_move_with_the_method(tiny_clip, name, node):
+    method = build_method(name, node, copy.deepcopy(tiny_clip), NAMES)
+    method.losses([IMAGES] * method.views if method.views > 1 else IMAGES, LABELS)
+    found = [module for module in method.modules() if isinstance(module, Teacher)]
+    assert len(found) == (2 if name == "ALIGN" else 1)
+    method.double()
+    assert all(value.dtype == torch.float64 for each in found for value in each._text.values())
+
+
+def test_logits_of_a_teacher_are_not_rounded(tiny_clip):
+    teacher = Teacher(tiny_clip, NAMES, ["a photo of a {}."])
+    z = teacher.z(IMAGES)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert teacher.logits(z).dtype == torch.float32

@@ -490,7 +490,10 @@ class Method(PublicFiles, nn.Module):
 
     @torch.no_grad()
     def text(self) -> TextFeatures:
-        """Return the features of the K classes as they are now, without gradient."""
+        """Return the features of the K classes as they are now, without gradient.
+
+        They are of no use if they depend on the image (`conditional`).
+        """
         return self.text_features(self.contexts())
 
     def _check_built(self, clip_model: Any) -> None:
@@ -623,12 +626,11 @@ class Method(PublicFiles, nn.Module):
         if self.own_classes is not None:
             self.own_classes = not others
         kept = checkpoint.get("method")
-        if kept is None or checkpoint.get("trainer") != name:  # written by other code or method
-            return
-        if others:
-            made = checkpoint.get("class_buffers")
-            state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
-        self.load_own_state(kept)
+        if kept is not None and checkpoint.get("trainer") == name:  # else of other code or method
+            if others:
+                made = checkpoint.get("class_buffers")
+                state.check_other_classes(name, self.own_state(), kept, made, self.class_buffers)
+            self.load_own_state(kept)
         if some:
             self.keep_classes(some)
 

@@ -90,5 +90,13 @@ KINDS: dict[object, tuple[Callable[[Any], bool], str]] = {
     float: (_is_number, "a number"),
     str: (lambda value: isinstance(value, str), "a word"),
     list[float]: (_are_numbers, "a list of numbers, such as [7, 3]"),
+    list[int]: (
+        lambda value: _are_numbers(value) and all(map(_is_whole, value)),
+        "a list of whole numbers, such as [7, 3]",
+    ),
+    list[str]: (
+        lambda value: isinstance(value, (list, tuple)) and _are_words(value),
+        "a list of words, such as ['q', 'v']",
+    ),
     Words: (_are_words, "words, such as 'a photo of a'"),
 }

@@ -26,8 +26,9 @@ MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some
 class Contexts(NamedTuple):
     """The contexts that the encoders get: a list over the blocks i < J for each, or None.
 
-    text: (N, b, W), or (K, b, W) if class-specific; vision: (M, b, V); inserted: (K, b, W), tokens
-    of each class that enter the text encoder at its `insert_block`.
+    text: (N, b, W), (K, b, W) if class-specific, or (B, b, W) with one for each image; vision:
+    (M, b, V); inserted: (K, b, W), tokens of each class that enter the text encoder at its
+    `insert_block`.
 
     Examples:
         >>> Contexts(text=[torch.zeros(1, 4, 128)]).vision is None

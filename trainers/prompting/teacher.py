@@ -13,6 +13,7 @@ from .encoders.text import TextFeatures, encode_sentences
 from .encoders.vision import ImageEncoder
 from .errors import UserError
 from .storage.files import read_json
+from .transport.precision import no_autocast
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
 
@@ -90,7 +91,8 @@ class Teacher(nn.Module):
 
     def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:
-            self._text[name] = compute()
+            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
+                self._text[name] = compute()
         return self._text[name]
 
     @torch.no_grad()
@@ -104,8 +106,10 @@ class Teacher(nn.Module):
 
     def logits(self, z: torch.Tensor) -> torch.Tensor:
         """Return zero-shot logits (B, K) of normalised image features (B, D)."""
-        scale: torch.Tensor = self.clip_model.logit_scale.detach().exp().float()
-        return scale * z.detach().float() @ self.h.T
+        h, scale = self.h, self.clip_model.logit_scale.detach().exp().float()
+        with no_autocast(z.device.type):
+            logits: torch.Tensor = scale * z.detach().float() @ h.T
+        return logits
 
 
 class MethodTeacher(nn.Module):

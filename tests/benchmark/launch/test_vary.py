@@ -44,7 +44,17 @@ def test_several_keys_give_all_choices_and_concern_methods_that_have_them(checko
     assert "emoji+OPTIM.LR=0.1+TRAINER.COOP.W=3/seed1" in told
 
 
+def test_lists_and_keys_in_lower_case(checkout):
+    words = ("emoji", "--seeds", "1", "--trainers", "ALIGN", "--dry-run")
+    told = checkout.base2new(*words, "--vary", "OPTIM.STEPSIZE=[1],[2]").stdout
+    assert told.count("# run: ALIGN on emoji, STEPSIZE _1_-") == 2
+    told = checkout.base2new(*words, "--vary", "topk=1,2").stdout
+    assert told.count("# run: ALIGN on emoji, topk 1, seed 1") == 2
+
+
 def test_wrong_values_are_one_sentence(refused):
+    words = ("--trainers", "CoOp", "--vary", "TRAINER.COOP.CSC=True,False")
+    assert "can be tested only on the classes" in refused("base2new", "emoji", *words).err
     for word, sentence in {
         "TRAINER.ALIGN.BETA": "is not a list of values: write KEY=VALUE,VALUE",
         "TRAINER.PLOT.N=1,2": "none of ZeroshotCLIP, CoOp, ALIGN has this key: name a method",

@@ -110,7 +110,7 @@ def test_dropout_is_on_only_in_training(tiny_clip):
 def test_recomputed_blocks_have_the_same_gradients(tiny_clip, random):
     """Dropout has the same masks both times."""
     torch.manual_seed(0)
-    beside = Beside()
+    beside = Beside(dropout=0.5 * random)
     added = {
         "text": {1: Added(updates(dropout=0.5 * random), beside=beside)},
         "image": {0: Added(updates(dropout=0.5 * random)), 2: Added(beside=beside)},
@@ -127,12 +127,13 @@ def test_recomputed_blocks_have_the_same_gradients(tiny_clip, random):
 
 
 class Beside(nn.Module):
-    def __init__(self):
+    def __init__(self, dropout=0.0):
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.of_x, self.of_y = (nn.Parameter(0.1 * torch.randn(W)) for _ in range(2))
 
     def forward(self, x, y):
-        return x.sin() * self.of_x + y * self.of_y
+        return self.drop(x.sin() * self.of_x + y * self.of_y)
 
 
 def reference_text(model, added, contexts, sentence):

@@ -93,8 +93,9 @@ class Added(NamedTuple):
 
     @property
     def is_random(self) -> bool:
-        """True if computing it twice needs the same random numbers."""
-        return any(update.training and update.dropout for update in self.weights.values())
+        """True if computing it twice may need the same random numbers."""
+        beside = self.beside is not None and self.beside.training  # it may have dropout
+        return beside or any(update.training and update.dropout for update in self.weights.values())
 
 
 NOTHING = Added()

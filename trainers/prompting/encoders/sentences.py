@@ -19,7 +19,8 @@ class Sentence(NamedTuple):
     """Token ids from SOS to EOS, and positions in them.
 
     ids: the token ids; slots: position -> index of the learned token at that position; end: the
-    position after the last word, which is that of the template's full stop, or of EOS without one.
+    position after the last word, which is that of the template's full stop, or of EOS without one;
+    eos: the position of EOS.
     """
 
     ids: list[int]
@@ -88,7 +89,7 @@ def only_template(words: Words) -> str:
 
 def fixed_sentence(words: Words) -> str:
     """Return the template `{words} {}.` of a class without learned tokens, from a `CTX_INIT`."""
-    return f"{split_templates(words)[0]} {{}}.".lstrip()
+    return f"{split_templates(words or '')[0]} {{}}.".lstrip()
 
 
 def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True) -> tuple[str, ...]:

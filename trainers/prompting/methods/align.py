@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ..encoders.sentences import Keys, expand_templates, fixed_sentence, write_sentences
 from ..encoders.templates import KGCOOP, PROMPTSRC, ZERO_SHOT, template_of
@@ -223,6 +224,7 @@ class ALIGN(Family):
             weights_of(self.REGULARIZERS, self.REGULARIZER_WEIGHTS)
 
     settings: Settings
+    teachers: Any
 
     @property
     def point(self) -> Point:  # type: ignore[override]
@@ -257,12 +259,13 @@ class ALIGN(Family):
         """Make the contexts, and the teachers of the regularisers."""
         super().build(clip_model, classnames, dataset)
         weights = weights_of(self.settings.REGULARIZERS, self.settings.REGULARIZER_WEIGHTS)
-        self.regularizers = []
+        self.regularizers, self.teachers = [], nn.ModuleList()
         if "kg" in weights:
-            teacher = Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)])
-            self.regularizers.append(({"kg": weights.pop("kg")}, teacher))
+            self.regularizers.append({"kg": weights.pop("kg")})
+            self.teachers.append(Teacher(clip_model, classnames, [template_of(KGCOOP, dataset)]))
         if weights:
-            self.regularizers.append((weights, Teacher(clip_model, classnames, PROMPTSRC)))
+            self.regularizers.append(weights)
+            self.teachers.append(Teacher(clip_model, classnames, PROMPTSRC))
 
     def loss(self, output, batch):
         """Return the cross-entropy, and the chosen regularisers."""
@@ -270,7 +273,7 @@ class ALIGN(Family):
         if not self.regularizers:
             return ce
         terms = {"ce": ce}
-        for weights, teacher in self.regularizers:
+        for weights, teacher in zip(self.regularizers, self.teachers, strict=True):
             terms |= regularize(weights, teacher, output, batch.images)
         return terms
 

@@ -89,7 +89,8 @@ class CLAP(Method):
     def start(self) -> None:
         """Set the prototypes (K, D) to the text features of the untouched CLIP."""
         w = self.adapter.prototypes
-        w.data = self.teacher.raw.to(w).clone()
+        with torch.inference_mode(False):  # so that training can read it
+            w.data = self.teacher.raw.to(w).clone()
 
     def text_features(self, contexts):
         """Return the prototypes as text features."""

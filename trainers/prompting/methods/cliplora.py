@@ -92,9 +92,9 @@ class CLIPLoRA(Method):
         wanted = {"text": ("both", "text"), "image": ("both", "vision")}
         self.sides = nn.ModuleDict()
         for side in SIDES:
-            blocks = blocks_of(clip_model, side)
             tuned = self.settings.ENCODER in wanted[side]
-            self.sides[side] = nn.ModuleDict(self._updates(blocks) if tuned else {})
+            updates = self._updates(blocks_of(clip_model, side)) if tuned else {}
+            self.sides[side] = nn.ModuleDict(updates)
 
     def _updates(self, blocks):
         settings, W = self.settings, blocks[0].attn.embed_dim

@@ -5,7 +5,6 @@ Consistency-guided Prompt Learning for Vision-Language Models.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,7 @@ class CoPrompt(MaPLe):
             sentences = read_sentences(self.settings.SENTENCES, classnames)
             return Teacher(clip_model, classnames, sentences)
 
-        self._make_teacher = teacher
+        self._make_teacher, self._teacher = teacher, None
 
     def image_features(self, images, contexts):
         """Return the image features, adapted and normalised."""
@@ -73,10 +72,12 @@ class CoPrompt(MaPLe):
         raw = self.adapter_text(features.raw)
         return features._replace(h=F.normalize(raw, dim=-1), raw=raw)
 
-    @cached_property
+    @property
     def teacher(self) -> Teacher:
         """The untouched CLIP, made in the first step: an evaluation needs no sentences."""
-        return self._make_teacher()
+        if self._teacher is None:
+            self._teacher = self._make_teacher()
+        return self._teacher
 
     def loss(self, output, batch):
         """Return the terms of CE + W (d(h, h0) + d(z, z0))."""

@@ -18,6 +18,7 @@ from ..encoders.vision import ImageEncoder, projected
 from ..errors import UserError, need
 from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
+from ..transport.precision import no_autocast
 
 
 @register
@@ -170,18 +171,19 @@ class GalLoP(Method):
 
     def loss(self, output, batch):
         """Return CE of the global prompts that were drawn, and the mean CE of the local ones."""
-        settings, s, labels = self.settings, self.logit_scale, batch.labels
-        p, (image, text) = settings.GLOBAL_DROPOUT_P, output[1:]
-        terms = {}
-        if settings.USE_GLOBAL_LOSS:
-            G = self.global_cosines(image, text)
-            if p:
-                M = G.shape[-1]
-                drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1)), device=G.device)
-                G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
-            terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
-        if settings.USE_LOCAL_LOSS:
-            T = self.of_top_patches(self.local_cosines(image, text))
-            of_each = labels[:, None].expand(-1, T.shape[2])
-            terms["local"] = F.cross_entropy(s * T, of_each)
-        return terms
+        with no_autocast(output.logits.device.type):
+            settings, s, labels = self.settings, self.logit_scale, batch.labels
+            p, (image, text) = settings.GLOBAL_DROPOUT_P, output[1:]
+            terms = {}
+            if settings.USE_GLOBAL_LOSS:
+                G = self.global_cosines(image, text)
+                if p:
+                    M = G.shape[-1]
+                    drawn = torch.randint(M, (len(G), 1, max(M - int(p * M), 1)), device=G.device)
+                    G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
+                terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
+            if settings.USE_LOCAL_LOSS:
+                T = self.of_top_patches(self.local_cosines(image, text))
+                of_each = labels[:, None].expand(-1, T.shape[2])
+                terms["local"] = F.cross_entropy(s * T, of_each)
+            return terms

@@ -24,10 +24,10 @@ ENDS = {"image": ("visual.ln_pre", "visual.ln_post"), "text": ("", "ln_final")}
 class LNOnly(Method):
     """The LayerNorms of the blocks of both encoders; the same sentence for all data sets. L = CE.
 
-    LN_MODALITY and the first blocks choose which. The public code lists `ln_pre`, `ln_post` and
-    `ln_final` among what is trained but freezes them again; LN_ENDS trains them, as the paper names
-    no such exception (`ln_pre` only if LN_VISION_START is 0). Weight decay pulls weights and biases
-    towards 0, not to their start.
+    LN_MODALITY chooses the encoders, LN_VISION_START and LN_TEXT_START the first block. The public
+    code lists `ln_pre`, `ln_post` and `ln_final` among what is trained but freezes them again;
+    LN_ENDS trains them, as the paper names no such exception (`ln_pre` only if LN_VISION_START is
+    0). Weight decay pulls weights and biases towards 0, not to their start.
     """
 
     node = "LN_ONLY"

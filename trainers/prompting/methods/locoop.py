@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ..encoders.vision import ImageEncoder, projected
 from ..errors import need
 from ..method import register
+from ..transport.precision import no_autocast
 from .coop import CoOp
 
 
@@ -64,14 +65,15 @@ class LoCoOp(CoOp):
 
     def loss(self, output, batch):
         """Return the cross-entropy and the negative entropy E of selected patches."""
-        ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
-        need(
-            topk <= self.num_classes,
-            f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
-        )
-        q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
-        own = q.topk(topk).indices == batch.labels[:, None, None]
-        selected = ~own.any(-1)  # (B, P)
-        entropy = (q * torch.log(q + 1e-5)).sum(-1)
-        E = torch.where(selected, entropy, 0).sum() / selected.sum().clamp_min(1)
-        return {"loss": ce + self.settings.LAMBDA_VALUE * E, "ce": ce, "entropy": E}
+        with no_autocast(output.logits.device.type):
+            ce, topk = F.cross_entropy(output.logits, batch.labels), self.settings.TOPK
+            need(
+                topk <= self.num_classes,
+                f"topk is {topk} but there are {self.num_classes} classes: choose fewer",
+            )
+            q = (self.logit_scale * self.local_cosines(*output[1:])).softmax(-1)
+            own = q.topk(topk).indices == batch.labels[:, None, None]
+            selected = ~own.any(-1)  # (B, P)
+            entropy = (q * torch.log(q + 1e-5)).sum(-1)
+            E = torch.where(selected, entropy, 0).sum() / selected.sum().clamp_min(1)
+            return {"loss": ce + self.settings.LAMBDA_VALUE * E, "ce": ce, "entropy": E}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..encoders.sentences import expand_templates, fixed_sentence
+from ..encoders.sentences import expand_templates
 from ..errors import need
 from ..method import Method, register
 from ..node import Words
@@ -74,10 +74,6 @@ class MMP(Family):
         """Return N templates: those of prompts that do not start from words have no fixed words."""
         s = self.settings
         return expand_templates(s.CTX_INIT, self.point.N, s.N_CTX, keep_fixed=False)
-
-    def fixed_template(self):
-        """Return the template of the sentences without textual prompts."""
-        return fixed_sentence(self.settings.CTX_INIT)
 
     def words(self, sentences):
         """Return the positions of the token-level features: from SOS to the end of prompt 1."""

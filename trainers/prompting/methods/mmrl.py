@@ -17,6 +17,7 @@ from ..method import Method, register
 from ..prompts import normal
 from ..regularizers import apart
 from ..teacher import Teacher
+from ..transport.precision import no_autocast
 
 
 class Representation(nn.Module):
@@ -149,8 +150,9 @@ class MMRL(Method):
     def loss(self, output, batch):
         """Return the terms of both heads, and the distances from the untouched CLIP."""
         settings, (image, text) = self.settings, output[1:]
-        own = self.logit_scale * image.z[:, 0].float() @ text.h[0].float().T
-        other = self.logits_of_tokens(image, text)
+        with no_autocast(image.z.device.type):
+            own = self.logit_scale * image.z[:, 0].float() @ text.h[0].float().T
+            other = self.logits_of_tokens(image, text)
         return {
             "ce": settings.ALPHA * F.cross_entropy(own, batch.labels),
             "ce_rep": (1 - settings.ALPHA) * F.cross_entropy(other, batch.labels),

@@ -101,6 +101,14 @@ class TaskRes(Method):
             residuals = self.prompt_learner.text_feature_residuals
             residuals.data, self.base = residuals.data[:0], self.base[:0]
 
+    def load_checkpoint(self, checkpoint, classnames):
+        """Load as every method does, and check that there are text features."""
+        super().load_checkpoint(checkpoint, classnames)
+        need(
+            len(self.base) == len(self.prompt_learner.text_feature_residuals),
+            f"The checkpoint is of another method and has no '{BASE}': take one of TaskRes",
+        )
+
     def keep_classes(self, index):
         """Keep the residuals and features of these classes."""
         residuals = self.prompt_learner.text_feature_residuals

@@ -118,8 +118,9 @@ class TPT(CoOp):
                 H, kept = self.entropies(z, self.text_encoder([c]).h, kept)
                 (gradient,) = torch.autograd.grad(GRAD_SCALE * H.sum(), c)
                 fits = gradient.isfinite().all(dim=(1, 2), keepdim=True)  # else no step
-                c.grad = torch.where(fits, gradient / GRAD_SCALE, 0)
+                c.grad, before = torch.where(fits, gradient / GRAD_SCALE, 0), c.detach().clone()
                 optimizer.step()
+                c.data = torch.where(fits, c.data, before)
         return c.detach()
 
     def classified(self, features: torch.Tensor, c: torch.Tensor) -> Output:

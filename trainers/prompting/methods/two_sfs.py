@@ -77,6 +77,13 @@ class TwoSFS(LNOnly):
         if not n and self.settings.STAGE != 1:
             self.classifier.data = self.classifier.data[:0]
 
+    def load_public_state_dict(self, state_dict):
+        """Load what is learned; a classifier that is not 0 is of the second stage."""
+        super().load_public_state_dict(state_dict)
+        if self.settings.STAGE != 1:
+            self.second = self.settings.STAGE == 2 or bool(self.classifier.any())
+            self.stage.fill_(1 + self.second)
+
     def load_own_state(self, state_dict):
         """Load the stage."""
         super().load_own_state(state_dict)

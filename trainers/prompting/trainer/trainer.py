@@ -392,7 +392,7 @@ class PromptTrainer(TrainerX):
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
-            if self.untrained:
+            if self.untrained and self.method.support_passes:
                 self.method.make_room(0)
             self.untrained = False
             print("No --model-dir is given: the prompts keep their initial values")

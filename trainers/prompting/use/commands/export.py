@@ -124,7 +124,7 @@ def exported(run):
         remedy = next((r for said, r in UNTRACED.items() if said in str(error)), "change its code")
         raise UserError(
             f"{run.method} is a plug-in that torch.export cannot trace ({reason}): {remedy}. All "
-            "methods of this project can be exported"
+            "methods of this project but TPT and TDA can be exported"
         ) from error
     images = random_images(run.model)
     with torch.no_grad():
