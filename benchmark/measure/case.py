@@ -199,8 +199,9 @@ class Model:
     @torch.no_grad()
     def evaluate(self):
         """Compute the logits of the images; text features are reused between calls."""
+        views = self.method.test_views
         with self.precision.autocast():
-            self.method.predict(self.images)
+            self.method.predict([self.images] * views if views > 1 else self.images)
 
     @torch.no_grad()
     def encode_images(self):
