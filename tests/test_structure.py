@@ -95,7 +95,7 @@ PACKAGES = {
     "backbones": "embedded errors storage",
     "encoders": "backbones errors node transport",
     "prompts": "backbones encoders errors",
-    "teacher": "encoders errors storage",
+    "teacher": "encoders errors storage transport",
     "method": "beyond encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
     "methods": "averaging backbones beyond encoders errors method node prompts regularizers "

@@ -78,10 +78,11 @@ class TwoSFS(LNOnly):
             self.classifier.data = self.classifier.data[:0]
 
     def load_public_state_dict(self, state_dict):
-        """Load what is learned; a classifier that is not 0 is of the second stage."""
+        """Load what is learned; a classifier of these classes that is not 0 is of stage 2."""
         super().load_public_state_dict(state_dict)
-        if self.settings.STAGE != 1:
-            self.second = self.settings.STAGE == 2 or bool(self.classifier.any())
+        if not self.settings.STAGE:
+            fits = len(self.classifier) == self.num_classes
+            self.second = fits and bool(self.classifier.any())
             self.stage.fill_(1 + self.second)
 
     def load_own_state(self, state_dict):
