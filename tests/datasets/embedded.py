@@ -1,4 +1,4 @@
-"""How the embedded images and CLIP were made, at commit 979570e."""
+"""Constants of the embedded images and CLIP, as made at commit 979570e."""
 
 # Emoji sets and icon sets whose pictures the CLIP was trained on. No data set has any of them.
 PRETRAINING = {

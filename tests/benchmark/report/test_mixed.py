@@ -1,4 +1,4 @@
-"""What must not be mixed has lines of its own, named by what differs."""
+"""Runs that differ are not mixed: each gets its line, named by what differs."""
 
 import json
 

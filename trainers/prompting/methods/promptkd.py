@@ -271,7 +271,7 @@ class TrainedTeacher:
         return method
 
     def digest(self) -> int:
-        """Return a number that tells the prompts of two teachers apart."""
+        """Return a number that identifies the prompts of the teacher."""
         found = hashlib.sha256()
         for name in sorted(self.tensors):
             if torch.is_tensor(value := self.tensors[name]):

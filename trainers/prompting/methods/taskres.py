@@ -102,7 +102,7 @@ class TaskRes(Method):
             residuals.data, self.base = residuals.data[:0], self.base[:0]
 
     def load_checkpoint(self, checkpoint, classnames):
-        """Load as every method does, and check that there are text features."""
+        """Load as every method does, and check for text features."""
         super().load_checkpoint(checkpoint, classnames)
         need(
             len(self.base) == len(self.prompt_learner.text_feature_residuals),
