@@ -11,12 +11,13 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, no_exit, printable
+from trainers.prompting.record.results import remove_results, write_results
 
 from .configs import prompts_for
-from .environment import ROOT
 from .folder import output_folder
-from .results import remove_results, write_results
 from .settings import changed, shown
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def do_run(cfg, args) -> None:

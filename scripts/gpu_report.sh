@@ -22,7 +22,7 @@ import torch
 
 from benchmark.measure.case import check_usable, device_name
 from benchmark.measure.public import check_checkout
-from recipe.environment import git_commit
+from trainers.prompting.record.environment import git_commit
 from trainers.prompting import UserError
 
 try:

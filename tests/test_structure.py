@@ -93,6 +93,7 @@ PACKAGES = {
     "storage": "dassl_parts errors",
     "transport": "errors",
     "backbones": "embedded errors storage",
+    "record": "backbones beyond errors storage",
     "encoders": "backbones errors node transport",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors storage transport",
@@ -103,7 +104,7 @@ PACKAGES = {
     "plugins": "errors method methods",
     "running": "backbones encoders errors",
     "step": "errors method running",
-    "trainer": "backbones embedded encoders errors method methods node running step storage",
+    "trainer": "backbones embedded encoders errors method methods node record running step storage",
     "use": "backbones dassl_parts encoders errors method plugins prompts running storage teacher "
     "trainer",
 }

@@ -14,10 +14,10 @@ from statistics import median
 
 import torch
 
-from recipe.environment import peak_memory_mib
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
+from trainers.prompting.record.environment import peak_memory_mib
 from trainers.prompting.running.memory import recomputed
 
 from ..cli import Parser, add_plugin, from_one, write_output

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from recipe.predictions import read_predictions
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.predictions import read_predictions
 
 from ..records import Outcome
 from .names import motif

@@ -83,6 +83,6 @@ def joint(runs: tuple[Outcome, Outcome]) -> dict[str, float]:
     Raises:
         UserError: the joint columns are missing, or the runs have different classes.
     """
-    from recipe.metrics import joint_metrics  # scipy.stats is slow to load
+    from trainers.prompting.record.metrics import joint_metrics  # scipy.stats is slow to load
 
     return joint_metrics(*map(joint_arrays, runs)) or {}

@@ -1,4 +1,7 @@
-"""Read accuracies from the `log.txt` files that CoOp, MaPLe and similar repositories write."""
+"""Read accuracies from the `log.txt` files that CoOp, MaPLe and similar repositories write.
+
+Where a trainer of this project left a record next to the log (TEST.RECORD), that is read instead.
+"""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +16,7 @@ from ..cli import files_below
 from ..protocols import BASE2NEW, FEW_SHOT
 from ..protocols.base import Protocol, Run
 from ..protocols.transfer import CROSS_DATASET, DOMAIN_GENERALIZATION, TRANSFER
-from ..records import Outcome
+from ..records import BadResult, Outcome, read_record
 
 # Folders that their scripts write to, with the protocol of each (None: transfer, where the data set
 # decides which). CoOp adds further settings after the shots; its zero-shot runs have no seed.
@@ -170,7 +173,11 @@ def _sources(runs: list[LogRun]) -> list[LogRun]:
 def _outcome(run: LogRun) -> Outcome:
     files = sorted(run.folder.glob("log.txt*"))  # Dassl appends a date to later ones
     try:
+        if record := read_record(run.folder):
+            return Outcome(run, record)
         values = [accuracy(read_file(file).decode(errors="replace")) for file in files]
+    except BadResult as error:
+        return Outcome(run, problem=f"corrupt: {error}")
     except OSError as error:
         return Outcome(run, problem=f"corrupt: {error.filename} cannot be read ({error.strerror})")
     values = [value for value in values if value is not None]
@@ -212,7 +219,7 @@ def _distinct(found: list[Outcome]) -> list[Outcome]:
         other = kept.get(run)
         if other is None or other.result is None:
             kept[run] = outcome
-        elif outcome.result not in (None, other.result):
+        elif outcome.result and outcome.accuracy != other.accuracy:
             raise UserError(
                 f"--logs: '{other.run.folder}' and '{outcome.run.folder}' are the same run with "
                 "different results: pass them as two folders with different names (NAME=FOLDER)"

@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from recipe.metrics import BINS, reliability
 from trainers.prompting.errors import printable
+from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import Outcome
 from .answers import arrays_of, each_seed

@@ -21,7 +21,7 @@ def leave_answers(folder: Path, accuracy: float) -> float:
     """Write predictions for 100 images, about `accuracy` % right; return the exact accuracy."""
     import numpy as np  # most runs do not need it
 
-    from recipe.predictions import write_predictions
+    from trainers.prompting.record.predictions import write_predictions
 
     label = np.arange(100) % 3
     prediction = np.where(np.arange(100) < accuracy, label, (label + 1) % 3)

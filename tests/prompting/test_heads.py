@@ -7,9 +7,9 @@ import torch
 from paths import GOLDEN
 from test_golden import check_step, read
 
-from recipe.predictions import read_predictions
 from trainers.prompting import UserError, build_method, load_run
 from trainers.prompting.method import METHODS
+from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.storage.checkpoints import read_checkpoint
 from trainers.prompting.trainer.config import read_node
 

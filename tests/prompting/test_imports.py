@@ -51,6 +51,8 @@ OPTIONAL = {
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires
+    "environment.py": {"torchvision"},
+    "results.py": {"yaml"},  # which yacs requires
 }
 SOURCES = sorted((ROOT / "trainers" / "prompting").rglob("*.py"))
 

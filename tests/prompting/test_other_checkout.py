@@ -1,5 +1,6 @@
 """The plug-in in another checkout of the CoOp family, next to its trainers and edited `clip`."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from other_checkout import EDITED, TWO_LINES, plug_in, run_in, write_checkout
 from paths import GOLDEN, ROOT
 from yacs.config import CfgNode
 
+from benchmark.__main__ import main
 from trainers.prompting import extend_cfg
 from trainers.prompting.method import METHODS
+from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer.config import read_node, resolved, values_in
 
 FILES = sorted((ROOT / "configs" / "trainers").rglob("*.yaml"))
@@ -40,6 +43,10 @@ LINES = {
 }  # fmt: skip
 
 
+# A run in a folder of MaPLe's scripts, and the keys by which it leaves a record.
+RUN = "base2new/train_base/Squares/shots_4/ALIGN/base2new/seed1"
+RECORDED = "TEST.RECORD True SEED 1 DATASET.NUM_SHOTS 4 DATASET.SUBSAMPLE_CLASSES base"
+
 # A plug-in method, which a third line imports.
 SHALLOW = """
 from dataclasses import dataclass
@@ -60,7 +67,7 @@ class Shallow(CoOp):
 @pytest.mark.parametrize(
     "order, details", [("before", EDITED), pytest.param("after", {}, marks=pytest.mark.slow)]
 )
-def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, details):
+def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, details, capsys):
     tiny = str(GOLDEN / "tiny_clip_seed0.safetensors")
     theirs = [("CoOp", "small", ""), ("VPT", "small", "")]
     write_checkout(tmp_path / "without", **details)
@@ -74,7 +81,7 @@ def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, deta
     told, _ = run_in(
         checkout,
         theirs[0],
-        ("ALIGN", tiny, "TRAINER.ALIGN.DEPTH 2 TRAINER.ALIGN.M 2 TRAINER.ALIGN.N 2"),
+        ("ALIGN", tiny, f"--output-dir out/{RUN} {RECORDED} TRAINER.ALIGN.DEPTH 2"),
         ("PromptedCoOp", tiny, ""),
         theirs[1],
         ("PromptedVPT", tiny, "TRAINER.VPT.PROMPT_DEPTH_VISION 2"),
@@ -83,10 +90,12 @@ def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, deta
         ("MaPLe", "emoji", "TRAINER.MAPLE.PROMPT_DEPTH 2"),
         ("Shallow", tiny, "TRAINER.SHALLOW.N_CTX 2"),
         ("IVLP", "", ""),
+        ("UPT", tiny, "--output-dir= TEST.RECORD True"),
     )
     ours = "trainers.prompting.trainer.trainer"
     assert told.pop("MaPLe") == ours  # the embedded CLIP comes with the plug-in
     assert "No backbone is named" in told.pop("IVLP")
+    assert "TEST.RECORD True writes into the output folder" in told.pop("UPT")
     assert told == {
         "CoOp": "trainers.coop",
         "ALIGN": ours,
@@ -105,7 +114,13 @@ def test_next_to_the_trainers_and_clip_of_another_checkout(tmp_path, order, deta
         ]
         assert states[0]["ctx"].abs().sum() > 0
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
-    assert (checkout / "out" / "ALIGN" / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
+    run = checkout / "out" / RUN
+    assert (run / "MultiModalPromptLearner" / "model.pth.tar-1").is_file()
+    assert len(read_predictions(run)["label"]) == 6
+    assert main(["report", str(checkout / "out"), "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["method"], row["seeds"], row["base_n"], row["problems"]) == ("ALIGN", [1], 1, [])
+    assert not list(checkout.glob("out/[!b]*/results.json"))  # without the key
     context = load_checkpoint(str(checkout / "out/PromptedCoOp/prompt_learner/model.pth.tar-1"))
     assert len(context["state_dict"]["ctx"]) == 7  # as the checkout's own node says
 

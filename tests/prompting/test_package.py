@@ -153,8 +153,17 @@ def test_the_wheel_has_every_folder(pyproject):
         for path in [FOLDER, *FOLDER.rglob("*")]
         if path.is_dir() and path.name != "__pycache__"
     }
-    assert {name for name in stated if "dassl_lite" not in name} == ours
-    assert len(stated) == len(set(stated))
+    other = ("promptedclip.dassl_lite", "promptedclip.configs")
+    assert {name for name in stated if not name.startswith(other)} == ours
+    assert len(stated) == len(set(stated)) and other[1] in stated
+
+
+def test_the_wheel_has_every_config_file_of_a_method(pyproject):
+    setuptools = pyproject["tool"]["setuptools"]
+    place = ROOT / setuptools["package-dir"]["promptedclip.configs"]
+    globs = setuptools["package-data"]["promptedclip.configs"]
+    assert {file for one in globs for file in place.glob(one)} == set(place.rglob("*.*"))
+    assert (place / "ALIGN" / "base2new.yaml").is_file()
 
 
 def test_the_base_requirements_are_those_of_the_repository(pyproject):
@@ -213,7 +222,7 @@ def installed(tmp_path_factory):
     """A fresh environment with this project's wheel and the packages of the current environment."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
-    for name in ("trainers", "dassl-lite", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("trainers", "configs", "dassl-lite", "pyproject.toml", "README.md", "LICENSE"):
         place = ROOT / name
         if place.is_dir():
             shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -245,6 +254,7 @@ def test_the_wheel_is_installed_and_used_outside_of_the_repository(installed):
     where = "import promptedclip as p, trainers.prompting as t; print(p.__file__, t is p)"
     place, same = run(where, folder, python=python).split()
     assert str(folder / "venv") in place and same == "True"
+    assert (Path(place).parent / "configs" / "ALIGN" / "base2new.yaml").is_file()
     trained = make_run(folder / "run")
     assert run(LOAD.format(run=trained), folder, python=python) == "4 (2, 4) False\n"
     emoji = "import promptedclip as p; print(p.load_clip('emoji').visual.input_resolution)"

@@ -17,8 +17,8 @@ from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.names import motif
 from benchmark.report.paired import holm
-from recipe.predictions import NAME, write_predictions
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.predictions import NAME, write_predictions
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.joint import MEASURES, joint_parts, openworld_parts
 from benchmark.report.metrics import Metrics
-from recipe.metrics import openworld_auc
-from recipe.predictions import NAME, write_predictions
+from trainers.prompting.record.metrics import openworld_auc
+from trainers.prompting.record.predictions import NAME, write_predictions
 
 # The six images of docs/metrics.md.
 BASE = {

@@ -15,7 +15,7 @@ from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 ELEVEN = list(DATASETS)[:11]
 

@@ -1,5 +1,6 @@
 """Folders of log.txt files as the public repositories write them."""
 
+import json
 import os
 
 import pytest
@@ -242,3 +243,16 @@ def test_a_folder_of_any_name_is_identified_by_its_log(tmp_path):
         ("base2new", "dtd", "new", 16, 2, "vit_b16"): 60.0,
         ("cross_dataset", "dtd", "target", 16, 2, "vit_b16"): 40.0,
     }
+
+
+def test_a_record_next_to_a_log_is_read_instead(tmp_path):
+    """A trainer of this project left it in another checkout."""
+    folder = tmp_path / FEW_SHOT.format(shots=4, seed=2)
+    leave(folder, training(900))
+    record = {"accuracy": 91.25, "split": "test", "calibration_error": 4.0}
+    leave(folder, json.dumps(record), "results.json")
+    ((outcome,), _) = logs.read([str(tmp_path)])
+    assert outcome.result == record and outcome.run.trainer == "CoOp"
+    leave(folder, "{", "results.json")
+    ((outcome,), _) = logs.read([str(tmp_path)])
+    assert outcome.problem.startswith("corrupt: ") and "results.json" in outcome.problem

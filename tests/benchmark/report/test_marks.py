@@ -14,7 +14,7 @@ from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
 from benchmark.report.rows import lines
 from benchmark.report.tables import tables as tables_of
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 MARKED, PLAIN = "MMRL (llm, per data set)", "CoOp"
 MEANING = "llm: words or sentences of a language model; per data set: settings chosen for each"

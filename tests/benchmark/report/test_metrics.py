@@ -12,7 +12,7 @@ from benchmark.records import from_folder
 from benchmark.report import command, pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 MEASURED = {"macro_f1": 50.0, "top5_accuracy": 90.0, "calibration_error": 8.0}
 

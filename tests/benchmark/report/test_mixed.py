@@ -6,7 +6,7 @@ import pytest
 from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page, rows
 
 from benchmark.__main__ import main
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 
 def with_config(seed, beta, part="base", accuracy=50.0, **more):

@@ -10,7 +10,7 @@ from outcomes import COLUMNS, few_shot, leave, outcome
 from paths import ROOT
 
 from benchmark.__main__ import main
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 
 def test_a_closed_pipe_gives_no_traceback(tmp_path):

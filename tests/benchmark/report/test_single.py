@@ -12,7 +12,7 @@ from benchmark.__main__ import main
 from benchmark.report import pictures
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
-from recipe.predictions import write_predictions
+from trainers.prompting.record.predictions import write_predictions
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 from tiny import TinyOthers, run
 from torch import nn
 
-from recipe.predictions import read_predictions
 from trainers.prompting import build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import Method, Output
 from trainers.prompting.methods.cocoop import CoCoOp
+from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer.detection import Detection, scores
 from trainers.prompting.trainer.trainer import PromptTrainer
 

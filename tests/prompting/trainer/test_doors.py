@@ -10,10 +10,10 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 
 import trainers.prompting.trainer.evaluation as evaluation
 from benchmark.__main__ import main
-from recipe.predictions import ARRAYS, read_predictions
 from trainers.prompting import Method, load_clip, load_run, register, word_embeddings
 from trainers.prompting.method import METHODS
 from trainers.prompting.methods.coop import CoOp
+from trainers.prompting.record.predictions import ARRAYS, read_predictions
 
 WORDS = ["TRAINER.COOP.CTX_INIT", "a photo of a"]
 

@@ -12,10 +12,10 @@ from tiny import HALVES, OF_HALVES, run, write_halves
 
 import trainers.prompting.trainer.trainer as trainer
 from datasets.base import ImageDataset
-from recipe.predictions import ARRAYS, JOINT, KINDS, read_predictions
 from trainers.prompting import Method, build_method, load_run
 from trainers.prompting.errors import UserError
 from trainers.prompting.method import METHODS
+from trainers.prompting.record.predictions import ARRAYS, JOINT, KINDS, read_predictions
 from trainers.prompting.trainer.evaluation import Recorder, fit_temperature, for_classes
 
 BASE, NEW = HALVES[:3], HALVES[3:]

@@ -12,9 +12,9 @@ from PIL import Image
 from tiny import OF_HALVES, arguments, run, write_halves
 
 import train
-from recipe.predictions import read_predictions
 from trainers.prompting import load_run
 from trainers.prompting.methods.tda import TDA
+from trainers.prompting.record.predictions import read_predictions
 from trainers.prompting.trainer.support import seeded
 from trainers.prompting.trainer.views import OPERATIONS, augmix
 

@@ -73,6 +73,12 @@ def not_finite(method: Method) -> list[str]:
     return [name for name, good in sound.items() if not good]
 
 
+def check_record(cfg: CfgNode) -> None:
+    """Raise a UserError if a record is wanted without an output folder."""
+    if cfg.TEST.RECORD and not cfg.OUTPUT_DIR:
+        raise UserError("TEST.RECORD True writes into the output folder: add --output-dir FOLDER")
+
+
 def check_trains(method: Method) -> None:
     """Check that a method learns something.
 

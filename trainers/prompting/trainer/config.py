@@ -38,6 +38,9 @@ def add_nodes(cfg: CfgNode) -> None:
     for key, default in schedule.KEYS.items():
         cfg.OPTIM.setdefault(key, default)
     cfg.TEST.setdefault("PREDICTIONS", True)  # keep the prediction of each test image
+    cfg.TEST.setdefault(
+        "RECORD", False
+    )  # write results.json (train.py of this project always does)
     cfg.TEST.setdefault("OOD", [])  # data sets of other classes, for detection
     cfg.TRAINER.setdefault("MEMORY_BUDGET", 0.0)  # GiB for a step's activations; 0: automatic
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks

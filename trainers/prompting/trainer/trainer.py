@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from ..backbones import absolute, load_clip, weights_sha256
 from ..errors import UserError
 from ..method import Method
+from ..record.results import remove_results, write_results
 from ..running.compiling import compile_blocks
 from ..running.memory import fit, keep_freed_memory
 from ..running.precision import Precision, make_deterministic
@@ -32,6 +33,7 @@ from .checks import (
     check_classes,
     check_contexts,
     check_first_step,
+    check_record,
     check_trains,
     check_unlabelled,
     failed,
@@ -55,6 +57,7 @@ class PromptTrainer(TrainerX):
         kind: the class of the method.
         predictions: those of the last evaluation; None before the first, or without
             TEST.PREDICTIONS.
+        test_results: of the last evaluation, with the original Dassl only the accuracy.
         recorder: collects the evaluation in progress; None outside one.
         stepped: True after the first training step.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
@@ -73,6 +76,7 @@ class PromptTrainer(TrainerX):
     untrained = True
     stepped = False
     predictions: Predictions | None = None
+    test_results: dict[str, float]
     recorder: Recorder | None = None
 
     # ------------------------------------------------------------------ build
@@ -82,6 +86,7 @@ class PromptTrainer(TrainerX):
             make_deterministic()
         cfg = resolved(cfg)
         check_optim(cfg.OPTIM)
+        check_record(cfg)
         super().__init__(cfg)
 
     def build_data_loader(self):
@@ -173,6 +178,8 @@ class PromptTrainer(TrainerX):
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
         self.untrained = False
+        if self.cfg.TEST.RECORD:
+            remove_results(self.cfg)
         if self.num_trained:
             return super().train()
         print(f"{type(self).__name__} has nothing to train: evaluating")
@@ -346,12 +353,16 @@ class PromptTrainer(TrainerX):
             self.recorder = Recorder(self, split or self.cfg.TEST.SPLIT)
         self.detection.begin(split)
         self.method.reset()
+        self.test_results = {}
         result = super().test(split)
+        self.test_results = self.test_results or {"accuracy": result}
         self.watch.check_logits()
         if self.recorder is not None:
             self.predictions = self.recorder.predictions
             self.recorder = None
         self.detection.evaluate_others(self)
+        if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
+            write_results(self.cfg, self)
         return result
 
     def parse_batch_test(self, batch):

@@ -11,8 +11,15 @@ from tiny import COLOURS, run
 
 from benchmark.__main__ import main
 from benchmark.report import command as report
-from recipe.predictions import ARRAYS, JOINT, KINDS, NAME, read_predictions, write_predictions
 from trainers.prompting.errors import UserError
+from trainers.prompting.record.predictions import (
+    ARRAYS,
+    JOINT,
+    KINDS,
+    NAME,
+    read_predictions,
+    write_predictions,
+)
 from trainers.prompting.storage.predictions import Predictions
 
 

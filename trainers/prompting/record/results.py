@@ -5,10 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from trainers.prompting.backbones import weights_sha256
-from trainers.prompting.beyond import BEYOND, PER_DATASET
-from trainers.prompting.storage.files import write_whole
-
+from ..backbones import weights_sha256
+from ..beyond import BEYOND, PER_DATASET
+from ..storage.files import write_whole
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
@@ -55,7 +54,7 @@ def write_results(cfg, trainer) -> None:
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "split": cfg.TEST.SPLIT,
         "accuracy": float(trainer.test_results["accuracy"]),
-        "macro_f1": float(trainer.test_results["macro_f1"]),
+        "macro_f1": trainer.test_results.get("macro_f1"),  # not with the original Dassl
         **measured,
         "data_fingerprint": getattr(data, "fingerprint", None),
         "num_classes": trainer.dm.num_classes,

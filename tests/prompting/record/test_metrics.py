@@ -7,7 +7,8 @@ import pytest
 from paths import ROOT
 from sklearn.metrics import log_loss, roc_auc_score, roc_curve, top_k_accuracy_score
 
-from recipe.metrics import (
+from trainers.prompting.errors import UserError
+from trainers.prompting.record.metrics import (
     auroc,
     calibration_error,
     detection,
@@ -16,7 +17,6 @@ from recipe.metrics import (
     metrics,
     openworld_auc,
 )
-from trainers.prompting.errors import UserError
 
 
 def test_metrics_are_those_of_scikit_learn():

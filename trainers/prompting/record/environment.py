@@ -8,20 +8,18 @@ from pathlib import Path
 import torch
 import torchvision
 
-from trainers.prompting import __version__
-
 try:
     import resource
 except ImportError:  # Windows has no such count of a process's memory
     resource = None  # type: ignore[assignment]
 
-ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path(__file__).resolve().parent
 
 
 def versions() -> dict[str, str | int]:
     """Return the versions of this project, Python and PyTorch, the device and the threads."""
     return {
-        "align": __version__,
+        "align": sys.modules[__name__.rpartition(".record")[0]].__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -32,7 +30,7 @@ def versions() -> dict[str, str | int]:
 
 def git_commit() -> str:
     """Return the commit of the code, with `+` if the tree has changes; empty outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=40"]
+    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):

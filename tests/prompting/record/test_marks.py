@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from recipe.results import beyond
 from recipe.settings import build_cfg
 from trainers.prompting.method import METHODS
+from trainers.prompting.record.results import beyond
 
 MMRL = {"TRAINER.NAME": "MMRL", "DATASET.NAME": "EuroSAT"}
 WEIGHT = "TRAINER.MMRL.REG_WEIGHT"

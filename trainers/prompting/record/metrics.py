@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainers.prompting.errors import UserError
+from ..errors import UserError
 
 BINS = 15  # of the calibration error, of equal width
 
@@ -16,7 +16,7 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
     """Compute the metrics of one evaluation.
 
     Args:
-        arrays: as `recipe.predictions` reads them.
+        arrays: as `predictions` reads them.
         classnames: of all classes, by label.
 
     Returns:
@@ -157,7 +157,7 @@ def joint_metrics(
     """Compute metrics over base and new classes together, from the two evaluations of a training.
 
     Args:
-        base: predictions for test images of base classes, as `recipe.predictions` reads them.
+        base: predictions for test images of base classes, as `predictions` reads them.
         new: predictions for test images of new classes.
 
     Returns:

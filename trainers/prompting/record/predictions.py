@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import read_file, write_whole
+from ..errors import UserError
+from ..storage.files import read_file, write_whole
 
 NAME = "predictions.npz"
 # Name of an array -> kind of its type, number of axes; the first axis is that of the images.
@@ -41,7 +41,7 @@ def write_predictions(folder: Path, columns: Mapping) -> dict[str, np.ndarray]:
 
     Args:
         folder: of the run.
-        columns: as `trainers.prompting.storage.predictions` returns them.
+        columns: as `..storage.predictions` returns them.
 
     Raises:
         OSError: as the system says.
