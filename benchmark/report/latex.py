@@ -48,6 +48,7 @@ SIZES = ((60, r"\small"), (70, r"\footnotesize"))
 SMALLEST = r"\scriptsize"
 SMALL = r"\small\setlength{\tabcolsep}{4pt}"
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
+QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
 FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  # if it is wider
 COLUMN = 46  # characters, with two for each column of a table, of a line that fits in a column
 ROOM = {3: 46, 2: 84}  # the same in \scriptsize of blocks, by their number in a row
@@ -103,7 +104,8 @@ def as_latex(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Escape text for LaTeX, except for the marks of published and of incomplete numbers."""
-    text = MINUS.sub("\0", printable(method_name(text))).translate(ESCAPED).replace("\0", "$-$")
+    text = QUOTED.sub(r"`\1'", printable(method_name(text)))
+    text = MINUS.sub("\0", text).translate(ESCAPED).replace("\0", "$-$")
     for mark in (PUBLISHED, INCOMPLETE):
         text = text.replace(mark.translate(ESCAPED), mark)
     return text

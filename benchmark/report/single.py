@@ -156,7 +156,8 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         ]
         head = ["Class", *(["n"] if images else []), "Accuracy (%)"]
         note = [N_NOTE] if images else []
-        found.append(Table("Accuracy of each class, the least first", head, _cells(lines), note))
+        title = f"{_where(outcome)}: accuracy of each class, the least first"
+        found.append(Table(title, head, _cells(lines), note))
     return found
 
 

@@ -1,5 +1,6 @@
 """LaTeX tables for a paper."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from benchmark.report.frame import frame
 from benchmark.report.metrics import Classes, Metrics
 from benchmark.report.names import DATASETS
 from benchmark.report.render import render
+from benchmark.report.single import overview, report_runs
 from trainers.prompting.record.predictions import write_predictions
 
 ELEVEN = list(DATASETS)[:11]
@@ -129,6 +131,16 @@ def some(folder):
     ]  # fmt: skip
 
 
+def recorded(folder):
+    """Write the records of runs with predictions, and return their folders."""
+    outcomes = some(folder)
+    for one in outcomes:
+        keys = {"trainer": one.run.trainer, "dataset": "Emoji_food", "seed": 1, "shots": 16}
+        keys |= {"subsample_classes": one.run.subsample}
+        (one.run.folder / "results.json").write_text(json.dumps(one.result | keys))
+    return [one.run.folder for one in outcomes]
+
+
 def protocols(folder):
     targets = dict.fromkeys(["imagenet", *CROSS_DATASET.targets["imagenet"]], 60.0)
     outcomes = base2new(CoOp=(80, 60), ALIGN=(82, 65)) + few_shot("A_1&^<[", 4, (50, 51))
@@ -145,6 +157,8 @@ KINDS = {
     ),
     "metrics": lambda folder: shown(Metrics(frame(some(folder))), "latex", None),
     "classes": lambda folder: shown(Classes(frame(some(folder))), "latex", None),
+    "runs": lambda folder: report_runs(recorded(folder)[-2:], "latex"),
+    "overview": lambda folder: overview(recorded(folder), "latex"),
 }
 READ = {
     "protocols": ["CLIP\u2020", "A 1&\u02c6<[", "[B]"],
@@ -153,6 +167,8 @@ READ = {
     "comparisons": ["CLIP minus each other", "p < 0.001", "\u2212"],
     "metrics": ["\u2212ln p", "CLIP"],
     "classes": ["class 59 & <59>", "100.00"],
+    "runs": ["class 59 & <59>", "ALIGN on Emoji food, base classes, seed 1", "\u2018/tmp"],
+    "overview": ["Single runs", "ALIGNbase", "75.00", "CLIP"],
 }
 
 
