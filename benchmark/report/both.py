@@ -9,6 +9,7 @@ import pandas as pd
 from ..protocols.base import Protocol, shots_text
 from ..records import Metric
 from .answers import each_seed
+from .frame import apart_note
 from .joint import joint
 from .names import by_artist
 from .paired import harmonic
@@ -185,7 +186,7 @@ class Both:
         kind = f"{artist or 'embedded'} " if first.embedded else ""
         what = f"average over {of} {kind}data sets: base and new classes together"
         title = f"{protocol_of(first).title}, {what}, {shots_text(first.shots)}"
-        caption = [AVERAGE_H, JOINT_NOTE, *_meaning(group)]
+        caption = [AVERAGE_H, JOINT_NOTE, *_meaning(group), *apart_note(group)]
         return Table(title, _head(group, [m.head for m in JOINT.values()]), lines, caption)
 
     def _spread(self, of: Iterable) -> str:

@@ -15,7 +15,7 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .answers import classes, each_seed, motifs
-from .frame import FACTS
+from .frame import FACTS, apart_note
 from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
@@ -96,8 +96,8 @@ class Comparisons:
         found = [self._compared([pair]) for pair in single]
         found += [self._compared(*average) for average in _averages(single, measured)]
         frame = pd.DataFrame(found, dtype=object)
-        known = frame[frame["p"].notna()]
-        p = known.groupby(["table", "place"])["p"].transform(lambda p: holm(list(p)))
+        p = frame[frame["p"].notna()].groupby(["table", "place"])["p"]
+        p = p.transform(lambda p: holm(list(p)))
         frame["p_holm"] = p.reindex(frame.index).astype(object).where(frame["p"].notna(), None)
         self.found = frame
 
@@ -241,8 +241,9 @@ class Comparisons:
             caption.append(AVERAGE_H if average else EACH_H)
         elif average:
             caption.append(AVERAGE)
-        marks = [row.beyond for side in ("ours", "theirs") for row in members[side]]
-        caption += meaning(chain(*marks))
+        both = [row for side in ("ours", "theirs") for row in members[side]]
+        caption += meaning(chain(*(row.beyond for row in both)))
+        caption += apart_note(both) if average else []
         refused = self._refused.get(members.iloc[0]["ours"].table, [])
         problems = list(dict.fromkeys([*members["problems"].explode().dropna(), *refused]))
         head = [first_head(protocol), *places]
@@ -332,9 +333,8 @@ def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple]
     found = []
     for (group, *_), pairs in groups.items():
         averaged = {"": datasets[group]}
-        if (
-            protocol_of(pairs[0][0]).across != "dataset"
-        ):  # in transfer tables, the average is a column
+        # in transfer tables, the average is a column
+        if protocol_of(pairs[0][0]).across != "dataset":
             averaged |= by_artist(datasets[group])
         for artist, names in averaged.items():
             if of_artist := [pair for pair in pairs if pair[0].dataset in names]:

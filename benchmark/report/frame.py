@@ -24,6 +24,9 @@ from .paired import harmonic
 LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
         "origin", "settings"]  # fmt: skip
 
+# Lines that agree in these share an average over data sets.
+MEAN = ["group", "name", "shots"]
+
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
 FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
@@ -63,6 +66,8 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
         _method(run, ours, of) for run, of in zip(runs.itertuples(), several, strict=True)
     ]
     runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in runs.itertuples()]
+    apart = _apart(runs)
+    runs["apart"] = [apart.get(of, "") for of in zip(*(runs[key] for key in MEAN), strict=True)]
     trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda of: sorted(set(of)))
     runs["seeds"] = runs["table"].map(trained)
     order = [_order(run) for run in runs.itertuples()]
@@ -165,6 +170,32 @@ def _differing(runs: pd.DataFrame, others: list[Settings]) -> list[Settings]:
         said = {name: used(config, key) for key, name in short.items() if name not in dict(own)}
         found.append(of[-1] + tuple((name, _plain(value)) for name, value in said.items()))
     return found
+
+
+def _apart(runs: pd.DataFrame) -> dict[tuple, str]:
+    """Return by MEAN the settings that differ only between data sets, as `BETA 0, 0.5`."""
+    start: dict[tuple, dict] = {}
+    found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    done = runs[runs["problem"].isna()]
+    for run in done.drop_duplicates([*MEAN, "dataset", "column"]).itertuples():
+        config = (run.outcome.result or {}).get("config") or {}
+        of = run.group, run.name, run.shots
+        beside = start.setdefault((of, run.column), config)
+        chosen = used(config, "TRAINER.PER_DATASET") or ()  # a mark says so already
+        for key in unlike(beside, config) if beside is not config else ():
+            if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
+                texts = (str(_plain(used(each, key))) for each in (beside, config))
+                found[of][key] |= dict.fromkeys(texts)
+    return {
+        of: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
+        for of, keys in found.items()
+    }
+
+
+def apart_note(rows: Iterable[Any]) -> list[str]:
+    """Return a sentence on the settings in which the data sets of averages differ, if any."""
+    said = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
+    return [f"Settings that differ between the data sets: {', '.join(said)}."] if said else []
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:

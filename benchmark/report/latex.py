@@ -15,6 +15,7 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import shots_text
 from . import published
+from .frame import apart_note
 from .names import dataset_title, method_name
 from .tables import (
     AVERAGE_H,
@@ -199,6 +200,7 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     caption, sources = _caption(group)
     if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
+    caption += apart_note(members[members["average"]].itertuples())
     what, label = protocol.title, protocol.name
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
@@ -259,6 +261,7 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
     protocol = protocol_of(first)
     what = f"{protocol.title} from {dataset_title(first.source)}, {shots}"
     sentences, sources = _caption([table])
+    sentences += apart_note(members[members["average"]].itertuples())
     caption = escape(" ".join([f"{what}: accuracy (%).", *sentences]))
     label = f"{protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members), sources)

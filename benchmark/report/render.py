@@ -110,6 +110,7 @@ def record(line: list[Any]) -> dict:
     found |= {"beyond": first.beyond} if first.beyond else {}
     if first.average:
         found |= {"datasets": first.count, "of": first.of}
+        found |= {"differing": first.apart} if first.apart else {}
         return found | {row.column: row.mean for row in line if first.count} | _published(line)
     found |= {"origin": first.origin} if first.origin else {}
     found["from_logs"] = bool(first.label)

@@ -14,6 +14,7 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from ..records import Metric
 from . import published
+from .frame import apart_note
 from .methods import rank
 from .names import dataset_title, method_name
 
@@ -290,7 +291,10 @@ def _caption(members: pd.DataFrame) -> list[str]:
     first = members.iloc[0]
     protocol = protocol_of(members)
     if first["average"]:
-        return [AVERAGE_H if "h" in protocol.columns else AVERAGE]
+        return [
+            AVERAGE_H if "h" in protocol.columns else AVERAGE,
+            *apart_note(members.itertuples()),
+        ]
     seeds = max(members["count"][~members["average"]])
     sentences = [spread_note(seeds, first["interval"])]
     if "h" in protocol.columns:
@@ -298,9 +302,8 @@ def _caption(members: pd.DataFrame) -> list[str]:
     if first["tried"] in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first["tried"]])
     if members["average"].any():
-        sentences.append(TARGET_AVERAGE)
-    labels = ", ".join(filter(None, members["label"].unique()))
-    if labels:
+        sentences += [TARGET_AVERAGE, *apart_note(members[members["average"]].itertuples())]
+    if labels := ", ".join(filter(None, members["label"].unique())):
         sentences.append(f"Read from log.txt files: {labels}.")
     return sentences
 
@@ -327,9 +330,7 @@ def first_head(protocol: Protocol) -> str:
 
 def spread_note(seeds: int, interval: bool = False) -> str:
     """Return the sentence that explains the cells of a table, given its largest number of seeds."""
-    if seeds < 2:
-        return ONE_SEED
-    return INTERVAL if interval else STD
+    return ONE_SEED if seeds < 2 else INTERVAL if interval else STD
 
 
 def memory(mebibytes: float | None) -> str:

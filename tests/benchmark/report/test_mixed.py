@@ -6,6 +6,8 @@ import pytest
 from outcomes import COLUMNS, few_shot, leave, lines, only_table, outcome, page, rows
 
 from benchmark.__main__ import main
+from benchmark.report.render import render
+from benchmark.report.tables import tables
 from trainers.prompting.record.predictions import write_predictions
 
 
@@ -34,6 +36,27 @@ def test_a_name_is_the_same_on_every_data_set():
     listed = rows(outcomes)
     names = listed[listed["dataset"] == "emoji_food"]["name"]
     assert set(names) == {"ALIGN, BETA 0.5"}
+
+
+def test_an_average_says_what_differs_between_its_data_sets():
+    """Nothing differs on one data set, so that no line would name it."""
+    outcomes = [
+        with_config(1, beta, part, 40.0 + 10 * beta, dataset=name)
+        for name, beta in (("emoji", 0.5), ("emoji_food", 0.0))
+        for part in ("base", "new")
+    ]
+    outcomes += [outcome("CoOp", 1, part, 50.0, name)
+                 for name in ("emoji", "emoji_food") for part in ("base", "new")]  # fmt: skip
+    said = "Settings that differ between the data sets: ALIGN (BETA 0.5, 0.0)."
+    *single, average = next(iter(tables(rows(outcomes)).values()))
+    assert said in average.caption and not any("differ" in str(of.caption) for of in single)
+    assert list(lines(average)) == ["CoOp", "ALIGN"]
+    assert said in " ".join(render(rows(outcomes), "latex").split())
+    of = {one["method"]: one for one in json.loads(render(rows(outcomes), "json"))["averages"]}
+    assert of["ALIGN"]["differing"] == "BETA 0.5, 0.0" and "differing" not in of["CoOp"]
+    for one in outcomes[:4]:  # a mark says so
+        one.result["config"]["TRAINER"]["PER_DATASET"] = ["TRAINER.ALIGN.BETA"]
+    assert "differ between" not in render(rows(outcomes), "text")
 
 
 def test_keys_of_the_machine_or_the_run_are_no_settings():
