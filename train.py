@@ -6,17 +6,44 @@ import argparse
 import os
 import re
 import sys
+import textwrap
+from collections.abc import Mapping
 
-from recipe.configs import prompts_for, read_keys, read_pairs
+from recipe.configs import TRAINERS, prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import printable
 
 KEY = re.compile(r"[A-Z]+(\.\w+)+")  # a key of a cfg, such as OPTIM.LR
+EXAMPLES = """\
+examples:
+  The embedded images and CLIP, in a minute on a CPU:
+    python train.py --seed 1 --trainer ALIGN \\
+        --dataset-config-file configs/datasets/emoji.yaml \\
+        --config-file configs/trainers/ALIGN/emoji.yaml \\
+        --output-dir output/demo DATASET.NUM_SHOTS 4
+  Your own images, in one folder per class below my_images:
+    python train.py --root my_images --seed 1 --trainer ALIGN \\
+        --dataset-config-file configs/datasets/image_folder.yaml \\
+        --config-file configs/trainers/ALIGN/few_shot_8_16.yaml \\
+        --output-dir output/mine DATASET.NUM_SHOTS 16
+  Another method, with one setting changed, on public data (docs/running.md) below data:
+    python train.py --root data --seed 1 --trainer MaPLe \\
+        --dataset-config-file configs/datasets/eurosat.yaml \\
+        --config-file configs/trainers/MaPLe/few_shot_8_16.yaml \\
+        --output-dir output/maple DATASET.NUM_SHOTS 16 OPTIM.LR 0.002
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser: the flags of CoOp's train.py, and a few of this project."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    methods = " ".join(sorted(path.name for path in TRAINERS.iterdir() if path.is_dir()))
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{EXAMPLES}\nmethods, each with its config files in configs/trainers/METHOD/:\n"
+        f"{textwrap.fill(methods, 78, initial_indent='  ', subsequent_indent='  ')}\n\n"
+        "data sets: configs/datasets/DATASET.yaml; what methods are: python -m benchmark methods",
+    )
     parser.add_argument("--version", action="version", version=f"ALIGN {__version__}")
     parser.add_argument("--root", default="", help="folder of the data sets (emoji needs none)")
     parser.add_argument("--output-dir", default="", help="folder of this run (default: ./output)")
@@ -74,14 +101,15 @@ def check_one_process() -> None:
         )
 
 
-def setup_cfg(args):
-    """Return the frozen cfg of a run.
+def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
+    """Return where settings come from, for messages, with their values by dotted key.
 
-    Later sources replace earlier ones: Dassl's defaults, the two config files, the keys that the
-    backbone needs, the flags, the KEY VALUE pairs.
+    Later sources replace earlier ones: the two config files, the keys that the backbone needs, the
+    flags, the KEY VALUE pairs.
+
+    Raises:
+        UserError: a config file cannot be read, or no method or no data set is named.
     """
-    from recipe.settings import build_cfg
-
     files = [path for path in (args.dataset_config_file, args.config_file) if path]
     flags = {
         "DATASET.ROOT": args.root,
@@ -95,12 +123,31 @@ def setup_cfg(args):
         "MODEL.BACKBONE.NAME": args.backbone,
         "MODEL.HEAD.NAME": args.head,
     }
-    sources = [
+    sources: list[tuple[str, Mapping[str, object]]] = [
         *((f"'{path}'", read_keys(path)) for path in files),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
         ("the command line", read_pairs(args.opts)),
     ]
+    given = {key for _, keys in sources for key, value in keys.items() if value}
+    if "TRAINER.NAME" not in given:
+        raise UserError("No method is named: give --trainer, such as ALIGN (--help lists all)")
+    if "DATASET.NAME" not in given:
+        raise UserError(
+            "No data set is named: give --dataset-config-file, such as configs/datasets/emoji.yaml"
+        )
+    return sources
+
+
+def setup_cfg(args):
+    """Return the frozen cfg of a run: the defaults of Dassl and of all methods, then its sources.
+
+    Raises:
+        UserError: as `read_sources`, or a key, value or name is invalid.
+    """
+    sources = read_sources(args)
+    from recipe.settings import build_cfg
+
     cfg = build_cfg(sources, args.plugin)
     cfg.freeze()
     return cfg
@@ -120,6 +167,7 @@ def run(argv=None) -> int:
     try:
         args = parse_args(argv)
         check_one_process()
+        read_sources(args)  # its mistakes are reported before PyTorch is imported
         from recipe.run import exit_code
 
         return exit_code(lambda: main(args))

@@ -16,7 +16,7 @@ except ImportError:  # the original Dassl checks nothing
 
 import datasets  # noqa: F401 (registers the data sets)
 from trainers.prompting import extend_cfg
-from trainers.prompting.errors import UserError, check_name
+from trainers.prompting.errors import check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.by_run import by_dataset, for_run, leaves
@@ -52,12 +52,6 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     run = [str(given.get(f"DATASET.{name}", cfg.DATASET[name])) for name in names]
     for source, keys in settings:
         merge(cfg, for_run(keys, *run), source)
-    if not cfg.TRAINER.NAME:
-        raise UserError("No trainer is named: give --trainer, such as ALIGN")
-    if not cfg.DATASET.NAME:
-        raise UserError(
-            "No data set is named: give --dataset-config-file, such as configs/datasets/emoji.yaml"
-        )
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     for name in (cfg.DATASET.NAME, *cfg.TEST.OOD):
         check_name("data set", str(name), DATASET_REGISTRY.registered_names())

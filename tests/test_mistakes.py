@@ -97,7 +97,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, capsys, case):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "No trainer is named: give --trainer, such as ALIGN"),
+        ([], "No method is named: give --trainer, such as ALIGN (--help lists all)"),
         (["--trainer", "ALIGN"], "No data set is named: give --dataset-config-file, such as"),
         (["--config-file", "configs"], "'configs' cannot be read (Is a directory): give the path"),
         (["--trainer", "CoOp", "--model-dir", "x"], "--model-dir and --load-epoch are for --eval"),
@@ -140,7 +140,8 @@ def test_too_little_memory_on_a_gpu_is_one_sentence(tmp_path, capsys, monkeypatc
 
 
 def test_a_package_that_is_missing_is_named():
-    program = [sys.executable, "-S", str(ROOT / "train.py"), "--trainer", "ALIGN"]
+    config = str(ROOT / "configs/trainers/ALIGN/emoji.yaml")
+    program = [sys.executable, "-S", str(ROOT / "train.py"), "--config-file", config]
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: the module ") and "requirements.txt" in done.stderr

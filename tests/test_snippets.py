@@ -117,6 +117,14 @@ def test_commands_in_tables_can_be_pasted(page, checkout, monkeypatch):
         check(call, monkeypatch)
 
 
+def test_examples_of_the_help_can_be_pasted(checkout, monkeypatch):
+    lines = [line[4:] for line in train.EXAMPLES.splitlines() if line.startswith("    ")]
+    found = calls(checkout, "\n".join(lines))
+    assert len(found) == 3
+    for call in found:
+        check(call, monkeypatch)
+
+
 def test_python_of_the_first_page():
     (block,) = blocks("README.md", "python")
     names = {}

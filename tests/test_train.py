@@ -15,6 +15,7 @@ from tiny import arguments, run
 
 import train
 from benchmark.__main__ import main
+from trainers.prompting import list_methods
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 
@@ -205,7 +206,10 @@ def test_a_console_without_the_letters_of_a_class_name_does_not_stop_a_run(tmp_p
     assert "class: 0 (forêt)" in (out / "log.txt").read_text(encoding="utf-8")
 
 
-def test_help_does_not_wait_for_pytorch():
-    code = "import sys, train\ntry: train.run(['--help'])\nfinally: print('torch' in sys.modules)"
+def test_help_and_a_missing_method_do_not_wait_for_pytorch():
+    code = "import sys, train\nassert train.run([]) == 2\n"
+    code += "try: train.run(['--help'])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr.startswith("error: No method is named: give --trainer")
     assert "--dataset-config-file" in done.stdout and done.stdout.endswith("False\n")
+    assert {*list_methods()} <= {*done.stdout.split()}
