@@ -15,15 +15,12 @@ from ..records import COMMAND, CONSOLE, console_lines
 from .start import Process
 
 LOSS = re.compile(r"\bloss (-?\d\S*|nan|-?inf)(?: \((\S+)\))?")  # the average is in brackets
-ACCURACY = re.compile(r"\bacc (\S+)(?: \((\S+)\))?")
+ACCURACY = re.compile(r"\bacc (\d+\.?\d*)(?: \((\d+\.?\d*)\))?")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 BATCH = re.compile(r"batch \[(\d+)/(\d+)\]")
 ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+TESTING = re.compile(r"Evaluate on|batch \[\d+/\d+\]")  # without an epoch
 END = re.compile(r"(\r\n|\n|\r(?!\Z))")  # not a \r at the very end: its \n may still come
-SAYS_NOTHING = (
-    "Checkpoint saved to ",
-    "Initialize tensorboard",
-)  # these lines never become `latest`
 
 GRACE = 5.0  # seconds that a child has to end by itself
 
@@ -124,9 +121,8 @@ class Child:
 
     def _hear(self, line: str, end: str, is_error: bool) -> None:
         text = ESCAPES.sub("", line).rstrip()
-        if text.strip() and not text.startswith(SAYS_NOTHING):
-            self.latest = " ".join(text.split())
-            self.pace.see(self.seconds, fraction_done(text))
+        self.latest = state(text) or self.latest
+        self.pace.see(self.seconds, fraction_done(text))
         # A line that ends with a bare carriage return is part of a progress bar: it is the latest
         # news, but not kept, as on a terminal.
         if end == "\r":
@@ -184,10 +180,17 @@ class Pace:
         return max(0.0, then + (then - start) / (done - before) * (1 - done) - seconds)
 
 
-def numbers(line: str) -> list[str]:
-    """Return loss and accuracy in a line of a training's log, preferring averages."""
-    found = ((name, form.search(line)) for name, form in (("loss", LOSS), ("acc", ACCURACY)))
-    return [f"{name} {match[2] or match[1]}" for name, match in found if match]
+def state(line: str) -> str:
+    """Return the state of a run by a line of its log; empty if the line does not show it.
+
+    That is its loss and accuracy, averages if there are any, with the epoch, or `testing`.
+    """
+    epoch, loss, accuracy = EPOCH.search(line), LOSS.search(line), ACCURACY.search(line)
+    if not epoch:
+        return "testing" * bool(TESTING.match(line))
+    words = [f"loss {loss[2] or loss[1]}"] if loss else []
+    words += [f"acc {float(accuracy[2] or accuracy[1]):.1f}%"] if accuracy else []
+    return ", ".join([*words, f"epoch {epoch[1]}/{epoch[2]}"])
 
 
 def fraction_done(line: str) -> float | None:
@@ -200,12 +203,12 @@ def fraction_done(line: str) -> float | None:
 
 
 def last_epoch(run: Run) -> tuple[str, float | None]:
-    """Return the latest line of the run's log, and the fraction of training done, if known."""
+    """Return the state of a run by its log, and the fraction of training done, if known."""
     lines = console_lines(run)
     begun = max((n for n, line in enumerate(lines) if line.startswith(COMMAND)), default=0)
-    lines = [line.strip() for line in lines[begun:] if line.strip()]
-    fractions = (fraction_done(line) for line in reversed(lines))
-    return (lines or [""])[-1], next((part for part in fractions if part is not None), None)
+    latest = next(filter(None, map(state, reversed(lines[begun:]))), "")
+    fractions = map(fraction_done, reversed(lines[begun:]))
+    return latest, next((part for part in fractions if part is not None), None)
 
 
 def last_sentence(lines) -> str:

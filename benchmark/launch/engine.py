@@ -98,7 +98,7 @@ class Working(Protocol):
     """The progress of a run that is being done: here or in a Slurm job."""
 
     run: Run
-    latest: str  # last line of its log
+    latest: str  # its state by its log; empty before the first epoch
 
     @property
     def seconds(self) -> float:

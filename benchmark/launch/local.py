@@ -45,8 +45,9 @@ class Local:
 
     @property
     def threads(self) -> int:
-        """Threads for each run: an equal share of the cores."""
-        return max(1, cores() // self.jobs)
+        """Threads for each run: OMP_NUM_THREADS if it is set, else an equal share of the cores."""
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return int(given) if given.isdecimal() else max(1, cores() // self.jobs)
 
     @property
     def headline(self) -> str:

@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from ..protocols.base import Run
 from ..records import CONSOLE, Outcome
-from .child import numbers
 from .engine import Working
 
 HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
@@ -99,13 +98,9 @@ class Progress:
 
 
 def _news(child: Working) -> str:
-    """Return a line with loss, accuracy and time left first: a narrow terminal cuts off the end."""
-    words = numbers(child.latest)
-    if words and child.left is not None:
-        words.append(f"{clock(child.left)} left")
-    first = f"{', '.join(words)} | " if words else ""
-    rest = child.latest.split(" loss ")[0] if words else child.latest or STARTING
-    return f"{first}{child.run} ({clock(child.seconds)}): {rest}"
+    """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
+    left = f", {clock(child.left)} left" if child.left else ""
+    return f"{child.run}: {child.latest or STARTING}{left} ({clock(child.seconds)} so far)"
 
 
 def clock(seconds: float) -> str:

@@ -126,7 +126,6 @@ class TrainerBase:
             raise UserError(f"{type(self).__name__} has nothing to train: use --eval-only")
         folders = {name: osp.join(directory, name) for name in names}
         if not all(osp.exists(osp.join(folder, "checkpoint")) for folder in folders.values()):
-            print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
         checkpoints = {name: load_last_checkpoint(folders[name]) for name in names}
@@ -168,7 +167,6 @@ class TrainerBase:
     def init_writer(self, log_dir):
         """Start writing curves for TensorBoard into `log_dir`."""
         if self._writer is None:
-            print(f"Initialize tensorboard (log_dir={log_dir})")
             threading.excepthook = _quiet_about_curves
             self._writer = SummaryWriter(log_dir=log_dir)
 

@@ -58,7 +58,8 @@ def test_runs_at_once_share_cores_and_get_a_gpu_each(checkout):
 
 
 def test_the_users_own_number_of_threads_stays(checkout):
-    checkout.base2new(*ONE, OMP_NUM_THREADS="7")
+    done = checkout.base2new(*ONE, OMP_NUM_THREADS="7")
+    assert "threads for each: 7; " in done.stderr
     assert {call["threads"] for call in checkout.calls()} == {"7"}
 
 

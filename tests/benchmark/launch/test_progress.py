@@ -35,14 +35,14 @@ def test_on_a_terminal_a_bar_is_drawn(checkout):
 def test_plain_lines_have_a_heartbeat(monkeypatch):
     stream = io.StringIO()
     run = outcome("CoOp", 1, "base", 50.0).run
-    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch [1/2]", left=None)
+    child = SimpleNamespace(run=run, seconds=65.0, latest="epoch 1/2", left=None)
     progress = Progress(stream)
     progress.tick([child], 100.0, 0)
     assert stream.getvalue() == ""
     monkeypatch.setattr(progress_module, "HEARTBEAT", -1.0)
     for seconds, unknown in ((100.0, 0), (100.0, 3), (0.0, 1)):
         progress.tick([child], seconds, unknown)
-    of_run = "CoOp on emoji, seed 1, base (1:05): epoch [1/2] | all: "
+    of_run = "CoOp on emoji, seed 1, base: epoch 1/2 (1:05 so far) | all: "
     assert stream.getvalue().splitlines() == [
         of_run + "about 1:40 left",
         of_run + "about 1:40 left (3 runs not timed yet)",
@@ -51,11 +51,11 @@ def test_plain_lines_have_a_heartbeat(monkeypatch):
     assert clock(3723) == "1:02:03"
 
 
-def test_a_narrow_terminal_shows_loss_accuracy_and_time_left(monkeypatch):
+def test_a_narrow_terminal_shows_the_run_its_loss_and_its_accuracy(monkeypatch):
     run = outcome("PromptSRC", 1, "base", 50.0, "describable_textures").run
-    line = "epoch [12/50] batch [3/90] loss 0.1234 (0.2345) acc 90.0000 (93.7500) eta 0:00:12"
-    child = SimpleNamespace(run=run, seconds=65.0, latest=line, left=12.0)
-    shown = "loss 0.2345, acc 93.7500, 0:12 left | PromptSRC on describable_textures, seed 1, base"
+    state = "loss 0.2345, acc 93.8%, epoch 12/50"
+    child = SimpleNamespace(run=run, seconds=65.0, latest=state, left=12.0)
+    shown = f"PromptSRC on describable_textures, seed 1, base: {state}, 0:12 left (1:05 so far)"
     for columns in (80, 120):
         stream = io.StringIO()
         stream.isatty = lambda: True

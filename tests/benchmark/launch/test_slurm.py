@@ -97,7 +97,7 @@ def test_status_quotes_the_log_of_an_ended_job(checkout, slurm):
     console = checkout.folder("CoOp", 1) / "console.txt"
     console.write_text("$ train.py\nepoch [3/4] batch [1/4] loss 0.5\n")
     told = status(checkout, slurm)
-    assert "base: running (job 1_0, epoch [3/4] batch [1/4] loss 0.5)" in told
+    assert "base: running (job 1_0, loss 0.5, epoch 3/4)" in told
     training["tasks"] = {}
     slurm.keep(training)
     log = training["log"].replace("%a", "0")
