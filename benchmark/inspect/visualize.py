@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 FORMATS = ("png", "pdf", "svg")
-COLOURS = ("#1f77b4", "#d62728")  # for less and for more than an even share
-MOST_OPAQUE = 0.8  # keeps the image visible below the strongest colour
+HUE, MOST_OPAQUE = "#d62728", 0.85  # of the largest share; the grey image stays visible below
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue in the luminance
+DARKEST = -0.7  # black is drawn in a light grey, on which the hue is seen
 
 
 class Map(NamedTuple):
@@ -45,7 +46,8 @@ def build_parser() -> Parser:
     add("--image", type=Path, help="an image file (default: a test image of the class)")
     add(
         "--class-name", nargs="+", metavar="NAME",
-        help="classes whose prompts are shown (default: the class of the image)",
+        help="classes whose prompts are shown (default: that of the test image, and the likeliest "
+        "for --image)",
     )  # fmt: skip
     add(
         "--index", type=each(from_zero), default="0",
@@ -105,11 +107,9 @@ def choose(run, args) -> list[tuple[Path, str]]:
     for name in args.class_name or ():
         check_name("class", name, run.classnames)
     if args.image:
-        if not args.class_name:
-            raise UserError("--image needs --class-name, the class whose prompts are shown")
         if not args.image.is_file():
             raise UserError(f"--image: there is no file '{args.image}': check the path")
-        return [(args.image, name) for name in args.class_name]
+        return [(args.image, name) for name in args.class_name or [likeliest(run, args.image)]]
     images, found = test_images(run), []
     for name in args.class_name or [None]:
         items = [item for item in images if name in (None, item.classname)]
@@ -124,13 +124,28 @@ def choose(run, args) -> list[tuple[Path, str]]:
     return found
 
 
+def prepared(run, path: Path) -> "torch.Tensor":
+    """Return an image as the run reads it, (3, H, W)."""
+    from dassl.utils import read_image
+
+    return run.preprocess(read_image(str(path)))
+
+
+def likeliest(run, path: Path) -> str:
+    """Return the class that the run predicts for an image."""
+    import torch
+
+    with torch.no_grad():
+        logits = run.model(prepared(run, path)[None].to(run.model.device))
+    return run.classnames[int(logits.argmax())]
+
+
 def block(run, path: Path, name: str, prompts: list[int]) -> Block:
     """Compute the maps of some prompts of a class on an image."""
     import torch
-    from dassl.utils import read_image
 
     model, k = run.model, run.classnames.index(name)
-    image = run.preprocess(read_image(str(path)))
+    image = prepared(run, path)
     with torch.no_grad():
         output = model.output(image[None].to(model.device))
         plans = token_plans(model, output.image, output.text, k)
@@ -200,18 +215,21 @@ def denormalize(image, cfg):
 def draw(output: Path, blocks: list[Block]) -> None:
     """Draw a block of rows for each image: the image, and a row of maps for each prompt.
 
-    All maps have the same scale. A word that is spread evenly leaves the image as it is.
+    A map is the image in grey with more colour on patches to which more of the word's mass goes.
+    All maps have the same scale.
     """
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     shown = [maps for block in blocks for maps in block.maps.values()]
     columns = 1 + max(map(len, shown))
     figure = Figure(figsize=(1.4 * columns, 1.55 * len(shown) + 0.7), layout="constrained")
     grid = figure.add_gridspec(len(shown), columns)
-    top = max(1.1, *(float(found.share.max()) for maps in shown for found in maps))
-    scale, colours = TwoSlopeNorm(1, 0, top), _colours()
+    shares = [found.share for maps in shown for found in maps]
+    least = min(0.9, *(float(share.min()) for share in shares))
+    most = max(1.1, *(float(share.max()) for share in shares))
+    scale, colours = Normalize(least, most), _colours()
     row = 0
     for block in blocks:
         axis = figure.add_subplot(grid[row, 0])
@@ -219,38 +237,33 @@ def draw(output: Path, blocks: list[Block]) -> None:
         axis.set_title(block.title, fontsize=9)
         axis.axis("off")
         edge = len(block.image) - 0.5
-        above: list[str] = []
         for prompt, maps in block.maps.items():
-            words = [found.word for found in maps]
             for column, found in enumerate(maps, 1):
                 axis = figure.add_subplot(grid[row, column])
-                axis.imshow(block.image)
+                axis.imshow(block.image @ GREY, cmap="gray", vmin=DARKEST, vmax=1)
                 axis.imshow(
                     found.share.numpy(), extent=(-0.5, edge, edge, -0.5), cmap=colours, norm=scale,
                     interpolation="bicubic",
                 )  # fmt: skip
                 axis.set(xticks=[], yticks=[])
                 axis.set_frame_on(False)
-                if words != above:
-                    axis.set_title(found.word, fontsize=9)
+                axis.set_title(found.word, fontsize=9)
                 if column == 1:
                     axis.set_ylabel(prompt, fontsize=8)
-            row, above = row + 1, words
+            row += 1
     bar = figure.colorbar(
         ScalarMappable(scale, colours), ax=figure.axes, location="bottom", shrink=0.5, aspect=30
     )
     bar.set_label("share of the word's mass (1: spread evenly)", fontsize=8)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=150, format=output.suffix.lstrip("."))
+    form = output.suffix.lstrip(".")
+    figure.savefig(drawn, dpi=150, format=form, bbox_inches="tight", pad_inches=0.05)
     write_output(output, drawn.getvalue())
 
 
 def _colours():
-    """Return a colour map that is transparent for an even share."""
+    """Return a map of one hue: transparent for the smallest share, opaque for the largest."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    steps = []
-    for i in range(-8, 9):
-        opacity = MOST_OPAQUE * (abs(i) / 8) ** 0.8
-        steps.append((0.5 + i / 16, to_rgba(COLOURS[i > 0], opacity)))
-    return LinearSegmentedColormap.from_list("shares", steps)
+    ends = [to_rgba(HUE, 0), to_rgba(HUE, MOST_OPAQUE)]
+    return LinearSegmentedColormap.from_list("shares", ends)

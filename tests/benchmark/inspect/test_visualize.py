@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmark.__main__ import main as command
 from benchmark.inspect import visualize
 from benchmark.inspect.visualize import (
     Block,
@@ -80,16 +81,32 @@ def test_adjacent_fixed_words_share_a_map():
     assert torch.allclose(maps[1].share.flatten(), 16 * both / both.sum())
 
 
-def test_a_sheet_has_a_row_for_each_prompt_and_keeps_the_colours(tmp_path):
+def test_a_sheet_has_a_row_for_each_prompt_and_one_hue_on_grey(tmp_path):
     yellow = np.full((8, 8, 3), (1.0, 1.0, 0.0))
-    even = [Map(word, torch.ones(2, 2)) for word in ("context 1", "drink")]
-    blocks = [Block(yellow, "'drink'", {"prompt 1": even, "prompt 2": even})]
-    for name, rows in (("one.png", 1), ("two.png", 2)):
+    maps = [Map(word, torch.tensor([[0.5, 1.5]] * 2)) for word in ("context 1", "drink")]
+    blocks = [Block(yellow, "'drink'", {"prompt 1": maps, "prompt 2": maps})]
+    for name, rows in (("one.png", 1), ("two.png", 2), ("one.svg", 1)):
         draw(tmp_path / name, blocks * rows)
     one, two = (Image.open(tmp_path / name).convert("RGB") for name in ("one.png", "two.png"))
     assert two.size[0] == one.size[0] and two.size[1] > 1.7 * one.size[1]
-    (image,) = [count for count, colour in one.getcolors(1 << 24) if colour == (255, 255, 0)]
-    assert image > 0.09 * one.size[0] * one.size[1]  # one of three columns, and the maps are clear
+    pixels = np.asarray(one).reshape(-1, 3).astype(int)
+    of_image = (pixels == (255, 255, 0)).all(1)
+    assert 0.09 < of_image.mean() < 0.12  # one of three columns; the maps are grey
+    red, green, blue = pixels[~of_image].T
+    assert (blue <= red + 1).all() and (abs(green - blue) <= 3).all() and (red > green + 100).any()
+    svg = (tmp_path / "one.svg").read_text()
+    assert svg.count("<!-- drink -->") == svg.count("<!-- context 1 -->") == 2
+
+
+def test_an_own_image_is_drawn_for_its_likeliest_class(runs, tmp_path, capsys):
+    path, output = tmp_path / "sea.png", tmp_path / "maps.png"
+    Image.new("RGB", (50, 40), (40, 40, 200)).save(path)
+    asked = ["--model-dir", str(runs / "ALIGN")]
+    assert command(["predict", *asked, "--top", "1", str(path)]) == 0
+    name = capsys.readouterr().out.removeprefix(f"{path}: ").rpartition(" ")[0]
+    assert main([*asked, "--image", str(path), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}: {path} against '{name}'\n"
+    assert Image.open(output).width > 500
 
 
 @pytest.fixture
@@ -120,8 +137,7 @@ def test_classes_and_images_make_a_sheet(run):
     [
         (["--class-name", "unicorn"], "no class 'unicorn'"),
         (["--class-name", "dog", "--index", "1"], "--index is 1 but there are 1 test images"),
-        (["--image", "a.png"], "--image needs --class-name"),
-        (["--image", "a.png", "--class-name", "dog"], "--image: there is no file 'a.png'"),
+        (["--image", "a.png"], "--image: there is no file 'a.png'"),
     ],
 )
 def test_missing_classes_and_images_are_reported(run, words, why):
