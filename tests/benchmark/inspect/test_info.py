@@ -1,11 +1,16 @@
 """Tests of `info`, which prints the facts of a run from its folder."""
 
 import json
+import shlex
 import shutil
 
+import pytest
 import torch
+from hub import stand_in
+from PIL import Image
 
 from benchmark.__main__ import main
+from trainers.prompting import load_run
 from trainers.prompting.use import commands
 
 
@@ -69,3 +74,41 @@ def test_a_run_of_a_missing_plug_in_is_shown(runs, capsys, tmp_path):
     torch.save(state, path)
     code, out, _ = info(capsys, tmp_path)
     assert code == 0 and "Plug-ins:   gone.py" in out and "\n  TRAINER.GONE.W 3" in out
+
+
+def test_a_published_run_is_used_from_the_hub_as_its_card_says(runs, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "mine"
+    shutil.copytree(runs / "CoOp", folder)
+    code, out, _ = info(capsys, folder, "--card", "user/repo")
+    assert code == 0
+    path, _, upload = out.splitlines()
+    text = (folder / "README.md").read_text()
+    assert path == str(folder / "README.md") and text.startswith("---\nlibrary_name: promptedclip")
+    assert "# CoOp on TinyColours" in text and "`annual crop`" in text
+    assert "tiny_clip_seed0.safetensors" in text and str(tmp_path.parent) not in text
+    code, _, err = info(capsys, folder, "--card")
+    assert code == 2 and err.endswith("README.md' already exists: remove it to write another\n")
+
+    words = shlex.split(upload)
+    assert words[:5] == ["hf", "upload", "user/repo", str(folder), "."]
+    published = {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for pattern in words[6::2]
+        for file in folder.glob(pattern)
+    }
+    names = {"README.md", "results.json", "prompt_learner/model.pth.tar-1"}
+    assert published.keys() == names
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "IMAGE", "PNG")
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "--model-dir", str(folder), "IMAGE"]) == 0
+    expected = capsys.readouterr().out
+    (command,) = [line for line in text.splitlines() if line.startswith("promptedclip ")]
+    with stand_in(published, monkeypatch, tmp_path / "cache"):
+        assert commands.main(shlex.split(command)[1:]) == 0
+        assert capsys.readouterr().out == expected
+        run = load_run("hf://user/repo")
+        assert repr(run).startswith("<Run of CoOp, 4 classes, '")
+        assert info(capsys, "hf://user/repo")[0] == 0
+        code, _, err = info(capsys, "hf://user/repo", "--card")
+        assert code == 2 and "--card writes into a folder" in err

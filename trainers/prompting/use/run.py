@@ -16,6 +16,7 @@ from ..errors import UserError, no_exit
 from ..method import METHODS, Method, find_method
 from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
+from ..storage.hub import fetched
 from ..storage.state import are_texts
 from ..trainer.config import add_nodes, fitted, settings_in
 from ..trainer.settings import check_weights, is_settings
@@ -37,7 +38,7 @@ NEEDED: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained run, ready to classify images.
 
@@ -61,6 +62,9 @@ class Run:
     path: str
     epoch: int
 
+    def __repr__(self) -> str:
+        return f"<Run of {self.method}, {len(self.classnames)} classes, {self.path!r}>"
+
 
 def load_run(
     folder: str | os.PathLike[str],
@@ -76,7 +80,7 @@ def load_run(
     that the checkpoint names are code, and are imported only with `trust`.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or `hf://USER/REPO[/FOLDER]` on the Hugging Face hub.
         classnames: class names, if other than those of the training.
         epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
         backbone: name or file of the CLIP, if it has moved since training.
@@ -127,7 +131,7 @@ def read_run(
     Arguments and errors are those of `load_run` that do not concern the backbone.
     """
     load_plugins(plugins)
-    path = find_checkpoint(_model_folder(Path(folder)), epoch)
+    path = find_checkpoint(_model_folder(fetched(folder)), epoch)
     return path, _read(path)
 
 

@@ -2,31 +2,68 @@
 
 import ast
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, printable
+from ...errors import UserError, need, printable
+from ...storage.hub import START, fetched
 from ...storage.records import RECORD, BadRecord, read_record
-from .arguments import Parser, add_plugin, from_one
+from .arguments import Parser, add_plugin, from_one, write_output
+from .load import RUN
 
 SHOWN = 8  # class names in the text
+CARD = """\
+---
+library_name: promptedclip
+pipeline_tag: image-classification
+tags: [clip, prompt-learning, {method}]
+---
+# {method}{on}
+
+```
+{facts}
+```
+
+To classify images with it (`pip install git+URL` of the project ALIGN, and `huggingface_hub`):
+
+```bash
+promptedclip predict --model-dir {name}{more} IMAGE
+```
+
+```python
+from promptedclip import load_run
+
+run = load_run("{name}"{plugins})
+```
+
+Classes, in the order of the logits:
+
+{classes}
+"""
 
 
 def main(argv: list[str], prog: str) -> int:
     """Run the command and return its exit code."""
     parser = Parser(prog=prog, description=__doc__)
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--model-dir", required=True, metavar="RUN", help=RUN)
     add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
     add("--format", choices=("text", "json"), default="text", help="(default: %(default)s)")
+    add("--card", nargs="?", const="USER/REPO", metavar="USER/REPO",
+        help="write README.md into the folder, which the hub will show")  # fmt: skip
     add_plugin(parser)
     args = parser.parse_args(argv)
     found = described(args.model_dir, args.load_epoch, args.plugin)
+    if args.card:
+        write_card(args.model_dir, args.card, found)
+        return 0
     print(json.dumps(found, indent=1) if args.format == "json" else as_text(found))
     return 0
 
 
-def described(folder: Path, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
+def described(folder: str, epoch: int | None = None, plugins: list[str] | None = None) -> dict:
     """Return the facts about a run from its checkpoint and its record, without its backbone.
 
     Raises:
@@ -35,7 +72,8 @@ def described(folder: Path, epoch: int | None = None, plugins: list[str] | None 
     """
     from ..run import read_run
 
-    path, state = read_run(folder, epoch, plugins or ())
+    run = fetched(folder)
+    path, state = read_run(run, epoch, plugins or ())
     settings = {key: _value(text) for key, text in state["settings"].items()}
     return {
         "method": state["trainer"],
@@ -49,7 +87,7 @@ def described(folder: Path, epoch: int | None = None, plugins: list[str] | None 
         "plugins": list(state.get("plugins") or ()),
         "settings": settings,
         "changed": sorted(_changed(state["trainer"], settings)),
-        "record": _record(folder),
+        "record": _record(run),
     }
 
 
@@ -112,3 +150,51 @@ def _accuracy(record: dict[str, Any] | None) -> str:
         f"{record['accuracy']:.2f}% of {record['num_test']} images ({record['dataset']}, "
         f"{record['split']}, {record['subsample_classes']} classes)"
     )
+
+
+def write_card(folder: str, repository: str, found: dict[str, Any]) -> None:
+    """Write the README.md of a run for the hub, and print the command that publishes the run.
+
+    Args:
+        folder: of the run.
+        repository: that it will be published in, as USER/REPO.
+        found: the facts about the run.
+
+    Raises:
+        UserError: the run is on the hub already, or its folder has a README.md.
+    """
+    path = Path(folder) / "README.md"
+    need(not folder.startswith(START), f"--card writes into a folder, but '{folder}' is on the hub")
+    need(not path.exists(), f"'{path}' already exists: remove it to write another")
+    write_output(path, card(found, f"{START}{repository}"))
+    words = ["hf", "upload", repository, folder, "."]
+    for name in (path.name, RECORD, "*/model*"):
+        words += ["--include", name]
+    print(f"{path}\nTo publish this run:\n{shlex.join(words)}")
+
+
+def card(found: dict[str, Any], name: str) -> str:
+    """Return the README of a run on the hub; paths of this machine are left out."""
+    shown = {
+        **found,
+        "backbone": _last(found["backbone"]),
+        "checkpoint": _last(found["checkpoint"]),
+        "plugins": [_last(plugin) for plugin in found["plugins"]],
+        "settings": {key: _last(value) for key, value in found["settings"].items()},
+    }
+    plugins = f", plugins={shown['plugins']}" if shown["plugins"] else ""
+    return CARD.format(
+        method=found["method"],
+        on=f" on {found['dataset']}" if found["dataset"] else "",
+        facts=as_text(shown),
+        name=name,
+        more="".join(f" --plugin {plugin}" for plugin in shown["plugins"]),
+        plugins=plugins,
+        classes=", ".join(f"`{printable(name)}`" for name in found["classnames"]),
+    )
+
+
+def _last(value: Any) -> Any:
+    """Return the name of a file whose path is absolute; any other value as it is."""
+    path = isinstance(value, str) and os.path.isabs(value)
+    return os.path.basename(value) if path else value

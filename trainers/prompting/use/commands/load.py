@@ -5,16 +5,17 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 
 from .arguments import Parser, add_plugin, from_one
+
+RUN = "output folder of a run, or hf://USER/REPO[/FOLDER] on the Hugging Face hub"
 
 
 def run_parser(prog: str, description: str) -> Parser:
     """Return the parser of a command, with the options that `load_run` takes."""
     parser = Parser(prog=prog, description=description)
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="output folder of a run")
+    add("--model-dir", required=True, metavar="RUN", help=RUN)
     add("--load-epoch", type=from_one, help="epoch (default: the best if kept, else the last)")
     add("--backbone", help="name or file of the CLIP, if it has moved since the run")
     add_plugin(parser)

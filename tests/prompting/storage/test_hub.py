@@ -1,0 +1,78 @@
+"""Runs on the hub, from a stand-in for its HTTP endpoint: what is fetched, and what is refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hub import stand_in
+from paths import ROOT
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.hub import fetched
+
+pytest.importorskip("huggingface_hub")
+
+FILES = {
+    "runs/one/prompt_learner/model.pth.tar-2": b"prompts",
+    "runs/one/prompt_learner/checkpoint": b"model.pth.tar-2",
+    "runs/one/results.json": b"{}",
+    "runs/one/evil.py": b"raise SystemExit",
+    "runs/one/prompt_learner/deep/model.pth.tar-1": b"of another run",
+    "two/prompt_learner/model.pth.tar-1": b"more prompts",
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return the address of the stand-in, and the paths that it is asked for."""
+    with stand_in(FILES, monkeypatch, tmp_path / "cache") as hub:
+        yield hub
+
+
+def below(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_only_the_checkpoints_and_the_record_of_the_run_are_fetched(hub):
+    _, asked = hub
+    run = fetched("hf://user/repo/runs/one/")
+    assert below(run) == ["prompt_learner/model.pth.tar-2", "results.json"]
+    assert (run / "prompt_learner/model.pth.tar-2").read_bytes() == b"prompts"
+    assert not any("evil.py" in path or "two" in path for path in asked)
+    before = len(asked)
+    assert fetched("hf://user/repo/runs/one") == run
+    assert not any("/resolve/" in path for path in asked[before:])  # they are in the cache
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("hf://user", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user/repo/../secret", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user/repo", "holds no run .*: give the repository and the folder of one"),
+        ("hf://user/repo/runs", "holds no run .*: give the repository and the folder of one"),
+        ("hf://user/gone", "'hf://user/gone' cannot be fetched .*: check the name, the connection"),
+    ],
+)
+def test_a_name_that_is_no_run_is_refused(hub, name, why):
+    with pytest.raises(UserError, match=why) as error:
+        fetched(name)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 450
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="run `pip install huggingface_hub`"):
+        fetched("hf://user/repo")
+
+
+def test_the_endpoint_of_the_environment_is_used_and_pytorch_is_not_needed(hub, tmp_path):
+    code = (
+        "import sys; from trainers.prompting.storage.hub import fetched\n"
+        "print(fetched('hf://user/repo/two').name, 'torch' in sys.modules)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, timeout=100)  # fmt: skip
+    assert done.stdout == "two False\n", done.stderr
