@@ -26,9 +26,10 @@ class Checkout:
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "errors.py", "one_package.py"]
+        light += ["record/metrics.py", "record/predictions.py"]
         light += ["storage/files.py", "storage/records.py", "trainer/by_run.py"]
         light += ["use/commands/arguments.py"]
-        packages = ("embedded", "storage", "trainer", "use", "use/commands")
+        packages = ("embedded", "record", "storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
