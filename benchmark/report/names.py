@@ -23,6 +23,16 @@ DATASETS = {
     "imagenet_r": "ImageNet-R",
 }
 
+# Methods that papers call by another name than ours.
+PAPERS = {
+    "ZeroshotCLIP": "CLIP",
+    "CLIPAdapter": "CLIP-Adapter",
+    "MultiModalAdapter": "MMA",
+    "PLOTPP": "PLOT++",
+    "SOTGLP": "SOT-GLP",
+    "TwoSFS": "2SFS",
+}
+
 # The embedded data sets with base and new classes, by artist; all show the same motifs.
 ARTISTS = {
     "OpenMoji": [
@@ -70,6 +80,6 @@ def dataset_title(dataset: str) -> str:
     return DATASETS.get(dataset, dataset.rpartition("=")[2])
 
 
-def method_name(method: str) -> str:
-    """Return a method's name as papers write it; a suffix in brackets stays."""
-    return method.replace("ZeroshotCLIP", "CLIP")
+def method_name(text: str) -> str:
+    """Return a method's name as papers write it, or a text with such names."""
+    return re.sub("|".join(PAPERS), lambda name: PAPERS[name[0]], text)

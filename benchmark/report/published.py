@@ -7,8 +7,8 @@ are for ViT-B/16, as printed; where a printed average differs from that of the p
 the source says so.
 
 Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, DiscoVL, HiCroPL,
-HPT, HPT++, LLaMP, ProDA and TAP there is only the average; DeKg, GalLoP, LoCoOp, LwEIB, MMRL++,
-ProMetaR, ProVP, QNet and TAC are missing entirely.
+HPT, HPT++, LLaMP, ProDA and TAP there is only the average, of LwEIB only its H; DeKg, GalLoP,
+LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing entirely.
 """
 
 import csv
@@ -22,20 +22,20 @@ from trainers.prompting.beyond import BEYOND
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Protocol
-from .names import DATASETS, method_name
+from .names import DATASETS, PAPERS, method_name
 
 FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
 SHOTS = 16
 AVERAGE = "average"
-TRAINERS = {"CLIP": "ZeroshotCLIP"}  # our name, where it differs
+TRAINERS = {theirs: ours for ours, theirs in PAPERS.items()}
 
 # Numbers that contradict others in print, so that the right value is unknown: 95.69 for 16 shots
 # with 81.99 for 8, or an H that does not follow from base and new.
 MISPRINTS = {
     ("few_shot", "ALIGN", "ucf101", 16),
     ("base2new", "PromptKD", "ucf101", 16),
-    ("base2new", "MMA", "ucf101", 16),
+    ("base2new", "MultiModalAdapter", "ucf101", 16),
     ("base2new", "CoOp+Spotlighter", "sun397", 16),
     ("base2new", "CoOp+Spotlighter", "eurosat", 16),
 }
@@ -49,7 +49,7 @@ class Published(NamedTuple):
     """The published numbers of a method in one setting.
 
     Attributes:
-        values: accuracies (%) by column of the protocol.
+        values: accuracies (%) by column of the protocol; there may be only an H.
         kinds: the method's kinds, PLAIN or marks of BEYOND.
         source: where the numbers are printed.
         misprint: True if they cannot be right (MISPRINTS).
@@ -100,7 +100,9 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     Raises:
         ValueError: a value is missing or invalid.
     """
-    for name in ("method", "dataset", *protocol.columns, "kind", "source"):
+    of_halves = "h" in protocol.columns and not (line.get("base") or line.get("new"))
+    columns = ("h",) if of_halves else protocol.columns
+    for name in ("method", "dataset", *columns, "kind", "source"):
         if not line.get(name):
             raise ValueError(f"the {name} is missing")
     if None in line:
@@ -117,7 +119,7 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
             "joined by +"
         )
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
-    values = {name: _accuracy(name, line[name]) for name in protocol.columns}
+    values = {name: _accuracy(name, line[name]) for name in columns}
     misprint = (protocol.name, *key) in MISPRINTS
     return key, Published(values, marks, line["source"], misprint)
 

@@ -143,7 +143,7 @@ def _published(row) -> dict:
     if row.comparable:
         protocol = PROTOCOLS[row.protocol]
         theirs = published.find(protocol, row.trainer, row.dataset, row.shots)
-    if theirs is None:
+    if theirs is None or row.column not in theirs.values:
         return {"published": None, "published_source": None, "misprint": False, "difference": None}
     number = theirs.values[row.column]
     lacking = theirs.misprint or pd.isna(row.mean) or (row.average and not row.complete)

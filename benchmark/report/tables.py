@@ -252,7 +252,7 @@ def not_run(members: pd.DataFrame, places: Iterable, paper: bool) -> dict[str, l
         cells = []
         for row in places:
             theirs = published.find(protocol, trainer, row.dataset, row.shots)
-            shown = theirs if row.comparable else None
+            shown = theirs if row.comparable and theirs and row.column in theirs.values else None
             cells.append(shown and _theirs(shown.values[row.column], shown.misprint, paper))
         if any(cells):
             found[trainer] = cells
