@@ -26,7 +26,9 @@ def main(argv: list[str]) -> int:
         )
     titles = [f"Prompt {n + 1}" for n in range(len(contexts))]
     if run.model.text_encoder.class_specific:
-        titles = [f"Class '{name}'" for name in run.classnames]
+        prompts = [f", prompt {n + 1}" for n in range(len(contexts))] if len(contexts) > 1 else [""]
+        titles = [f"Class '{name}'{prompt}" for prompt in prompts for name in run.classnames]
+        contexts = contexts.flatten(0, 1)
     blocks = [
         f"{title}\n{table(nearest_words(run.model, context, args.top))}"
         for title, context in zip(titles, contexts, strict=True)
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def text_contexts(model):
-    """Return the learned tokens of the first block: (N, b, W), or (K, b, W) if class-specific.
+    """Return the learned tokens of the first block: (N, b, W), or (N, K, b, W) if class-specific.
 
     For CoCoOp they are taken before its network shifts them by an image; for UPT, after its mixer.
     None without textual prompts.

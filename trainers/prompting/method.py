@@ -240,7 +240,7 @@ class Method(PublicFiles, nn.Module):
         """Return the features of normalised images (B, 3, H, W), or of CLIP's features of them."""
         added = self.blocks("image")
         if images.shape[1:] == (self.width,) and not (contexts.vision or added):
-            return ImageFeatures(F.normalize(images, dim=-1)[:, None], None)
+            return ImageFeatures(F.normalize(images, dim=-1)[:, None], None, raw=images[:, None])
         self.image_encoder.check(images)
         return self.image_encoder(images, contexts.vision, added)
 
@@ -485,8 +485,7 @@ class Method(PublicFiles, nn.Module):
             ValueError: as `output`.
         """
         self.image_encoder.check(images)
-        features: torch.Tensor = self.image_encoder(images, unit=False).z[:, 0].float()
-        return features
+        return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
 
     @torch.no_grad()
     def text(self) -> TextFeatures:

@@ -26,7 +26,7 @@ MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some
 class Contexts(NamedTuple):
     """The contexts that the encoders get: a list over the blocks i < J for each, or None.
 
-    text: (N, b, W), (K, b, W) if class-specific, or (B, b, W) with one for each image; vision:
+    text: (N, b, W), (N, K, b, W) if class-specific, or (B, b, W) with one for each image; vision:
     (M, b, V); inserted: (K, b, W), tokens of each class that enter the text encoder at its
     `insert_block`.
 
@@ -158,7 +158,7 @@ class ClassSpecific(nn.Module):
 
     def forward(self) -> Contexts:
         """Return the contexts of the text encoder."""
-        return Contexts([self.ctx])
+        return Contexts([self.ctx[None]])
 
 
 class Visual(nn.Module):

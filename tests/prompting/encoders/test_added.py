@@ -192,7 +192,7 @@ def test_images_with_tokens_that_enter(tiny_clip):
     encoders = TextEncoder(tiny_clip, sentences), image
     contexts = Contexts(vision=prompts)
     model = method_with({"image": added}, tiny_clip, NAMES, contexts, encoders)
-    z, r, states, values, _ = model.output(images()).image
+    z, r, states, values, *_ = model.output(images()).image
     visual = tiny_clip.visual
     for m in range(2):
         x = visual.conv1(images()).flatten(2).transpose(1, 2)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.measure.case import ATTENTION_ON_CPU
-from trainers.prompting import UserError, build_method
+from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder, encode_sentences
@@ -111,18 +111,33 @@ def test_an_insertion_that_does_not_fit(tiny_clip, block):
         encoder_of(tiny_clip, "X X X X", block=block)
 
 
-def test_prompts_that_end_differently_are_refused(tiny_clip):
-    words = ["a photo of a {}.", "a bad photo of a {} texture."]
-    with pytest.raises(UserError, match="give all prompts the same ending"):
-        build_method("ALIGN", {"M": 0, "N": 2, "DEPTH": 1, "CTX_INIT": words}, tiny_clip, NAMES)
-    alike = "a photo of a {}, a type of pet.", "a bad photo of a {}, a kind of pet."
-    encoder = encoder_of(tiny_clip, *alike, words=True)
-    ctx = torch.randn(2, 4, 128)
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("ends", [(", a type of pet.", ", a kind of pet."), (".", " texture.", "")])
+def test_ends_of_prompts(tiny_clip, ends, words):
+    templates = [f"{start} {{}}{end}" for start, end in zip(
+        ("a photo of a", "a bad photo of a", "X X X X"), ends, strict=False)]  # fmt: skip
+    encoder = encoder_of(tiny_clip, *templates, words=words)
+    ctx = torch.randn(len(ends), 4, 128)
     features = encoder([ctx])
-    for n, template in enumerate(alike):
+    for n, template in enumerate(templates):
         x, eos = whole(tiny_clip, template, ctx[n])
         expected = x[torch.arange(len(x)), eos]
         torch.testing.assert_close(features.raw[n], expected, atol=1e-4, rtol=1e-4)
+        if words:
+            own = F.normalize(x[2, 1 : encoder.sentences[n][2].end], dim=-1)
+            torch.testing.assert_close(features.s[n, 2, : len(own)], own, atol=1e-4, rtol=1e-4)
+
+
+def test_several_contexts_of_each_class(tiny_clip):
+    templates = ["X X X X {}."] * 2
+    sentences = write_sentences(tiny_clip, templates, NAMES, 4)
+    encoder = TextEncoder(tiny_clip, sentences, class_specific=True)
+    ctx = torch.randn(2, len(NAMES), 4, 128)
+    raw = encoder([ctx]).raw
+    for n, template in enumerate(templates):
+        x, eos = whole(tiny_clip, template, ctx[n])
+        expected = x[torch.arange(len(x)), eos]
+        torch.testing.assert_close(raw[n], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [2, 100])

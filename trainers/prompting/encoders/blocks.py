@@ -71,9 +71,14 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
         y: ln_1(x), (..., W).
         added: a method's additions to the block.
     """
-    inner = x + _product(block.attn.out_proj, attended, added.weights.get("o"))
+    inner = x + leave(block, attended, added)
     result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
     return result if added.beside is None else result + summand(added.beside, x, y)
+
+
+def leave(block, attended: torch.Tensor, added: Added) -> torch.Tensor:
+    """Return the output projection of the attention of a block, (..., W)."""
+    return _product(block.attn.out_proj, attended, added.weights.get("o"))
 
 
 def _product(layer, x, update: LowRank | None) -> torch.Tensor:

@@ -5,7 +5,6 @@ from itertools import accumulate, chain
 import torch
 from torch import nn
 
-from ..errors import UserError
 from ..transport.problems import TokenWeights
 from .sentences import Sentence
 
@@ -23,9 +22,6 @@ class Layout(nn.Module):
         sentences: [N][K].
         cut: length of each of the N prefixes.
         spans: [N][K] positions of the token-level features, or None.
-
-    Raises:
-        UserError: the prompts of one class have different numbers of tokens after the prefix.
     """
 
     # These are buffers, which follow the module to its device.
@@ -37,14 +33,16 @@ class Layout(nn.Module):
     # (N, S, P + S), or (1, ...) if all prefixes have the same length: True where a position of a
     # padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
-    eos: torch.Tensor  # (K,) the packed position of EOS
-    eos_offset: torch.Tensor  # (K,) the position of EOS in its suffix
+    # (N, K), or (1, K) if all prompts end alike: the packed position of EOS, and that in its suffix
+    eos: torch.Tensor
+    eos_offset: torch.Tensor
     suffix_slots: torch.Tensor  # (3, .) slots in the suffixes: packed position, class, slot
     # Only with `spans`. token_index (N, K, L): positions of the token-level features in the prefix
     # followed by the packed suffixes. token_weights: their weights; all classes share the prefix.
     token_index: torch.Tensor | None
     token_weights: TokenWeights | None
 
+    K: int
     S: int  # the length of a padded suffix
     prefix_slots: int  # number of slots in a prefix; the first one follows SOS
 
@@ -59,16 +57,16 @@ class Layout(nn.Module):
             sentences = lengthened(sentences, spans)
         prefixes = [row[0].ids[:c] for row, c in zip(sentences, cut, strict=True)]
         suffixes = [[s.ids[c:] for s in row] for row, c in zip(sentences, cut, strict=True)]
-        lengths = [len(ids) for ids in suffixes[0]]
-        if any([len(ids) for ids in row] != lengths for row in suffixes):
-            raise UserError(
-                "The templates of CTX_INIT have different numbers of words after the class name: "
-                "give all prompts the same ending"
-            )
+        lengths = [max(map(len, of_class)) for of_class in zip(*suffixes, strict=True)]
+        # nothing sees what follows EOS in a shorter one
+        suffixes = [
+            [ids + [0] * (length - len(ids)) for ids, length in zip(row, lengths, strict=True)]
+            for row in suffixes
+        ]
         self.cut, self.P = cut, max(cut)
         self.starts = [0, *accumulate(lengths[:-1])]
         K, S = len(lengths), max(lengths)
-        self.S = S
+        self.K, self.S = K, S
         start, length = torch.tensor(self.starts), torch.tensor(lengths)
 
         self._keep("prefix_ids", padded(prefixes))
@@ -82,7 +80,8 @@ class Layout(nn.Module):
         self._keep("pack_index", owner * S + offset)
         self._keep("mask", suffix_mask(cut, S))
 
-        eos = torch.tensor([s.eos for s in sentences[0]]) - cut[0]
+        eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
+        eos = eos[:1] if bool((eos == eos[0]).all()) else eos
         self._keep("eos_offset", eos)
         self._keep("eos", start + eos)
 

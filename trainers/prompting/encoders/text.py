@@ -131,8 +131,8 @@ class TextEncoder(nn.Module):
         """Encode every class under every prompt.
 
         Args:
-            contexts: the learned tokens for each depth i < J: (N, b, W), or (K, b, W) if they are
-                class-specific; None without learned tokens. If there are more contexts than
+            contexts: the learned tokens for each depth i < J: (N, b, W), or (N, K, b, W) if they
+                are class-specific; None without learned tokens. If there are more contexts than
                 templates (one for each image), all take the only template. A later depth may have
                 fewer tokens, which replace the last ones.
             inserted: (K, b, W), states for each class that replace those of the learned tokens at
@@ -190,7 +190,7 @@ class TextEncoder(nn.Module):
                 shared = torch.cat([shared[:, :1], slots, shared[:, 1 + b :]], dim=1)
             place, k, j = layout.suffix_slots
             if len(place):
-                value = ctx[k, j][None] if self.class_specific else ctx[:, j]
+                value = ctx[:, k, j] if self.class_specific else ctx[:, j]
                 suffix = suffix.index_copy(1, place, value.to(suffix.dtype))
         if before is not None:
             shared, suffix = (x + summand(before, x) for x in (shared, suffix))
@@ -246,7 +246,7 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
         mask = seen(layout, key)
-        mask = mask if len(mask) == 1 else mask.repeat_interleave(len(layout.eos), 0)
+        mask = mask if len(mask) == 1 else mask.repeat_interleave(layout.K, 0)
         key, value = padded(layout, own_key, key), padded(layout, own_value, value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
         return out.reshape(own_query.shape[0], -1, out.shape[-1]).index_select(1, layout.pack_index)
@@ -258,12 +258,13 @@ class TextEncoder(nn.Module):
         """Return the last block's output at EOS only, (N, K, W)."""
         norm = blocks.norm(block, "ln_1", added)
         y = norm(suffix)
-        x, y_eos = suffix[:, layout.eos], y[:, layout.eos]
+        x, y_eos = at_eos(layout, suffix), at_eos(layout, y)
         N, K, W = x.shape
         of_prefix = blocks.project(block, norm(shared), added, "kv")
         pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
         key, value = (padded(layout, own, shared) for shared, own in pairs)
-        mask = seen(layout, shared)[:, layout.eos_offset]
+        mask = seen(layout, shared)
+        mask = mask[torch.arange(len(mask), device=mask.device)[:, None], layout.eos_offset]
         mask = mask.expand(N, -1, -1).reshape(N * K, 1, 1, -1)
         query = blocks.project(block, y_eos, added, "q")[0].reshape(N * K, 1, W)
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
@@ -280,7 +281,7 @@ class TextEncoder(nn.Module):
     ) -> TextFeatures:
         """Return the features, with token-level ones, of states (N, P, W) and (N, T, W)."""
         states = self._project(torch.cat([shared, suffix], dim=1), added)
-        raw = states[:, layout.P + layout.eos]
+        raw = at_eos(layout, states[:, layout.P :])
         states = F.normalize(states, dim=-1)
         assert layout.token_index is not None, "only then are there token-level features"
         N, K, L = layout.token_index.shape
@@ -297,7 +298,14 @@ def padded(
     rows = suffix.index_select(1, layout.pad_index).reshape(-1, layout.S, suffix.shape[2])
     if shared is None:
         return rows
-    return torch.cat([shared.repeat_interleave(len(layout.eos), 0), rows], dim=1)
+    return torch.cat([shared.repeat_interleave(layout.K, 0), rows], dim=1)
+
+
+def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:
+    """Return packed suffixes at EOS: (N, T, W) -> (N, K, W)."""
+    if len(layout.eos) == 1:
+        return suffix[:, layout.eos[0]]
+    return suffix.gather(1, layout.eos[..., None].expand(-1, -1, suffix.shape[2]))
 
 
 def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:

@@ -21,9 +21,10 @@ class ImageFeatures(NamedTuple):
 
     Some methods ask for outputs of the last block after `ln_post`, before the projection to D:
     states: (B, M, 1 + n, W) of the first 1 + n positions; values: (B, M, P, W) of the patches, each
-    attending only to itself (a ResNet has D for W).
+    attending only to itself (a ResNet has D for W), or by V-V attention.
 
-    untouched: (B, 1, D) z without additions, while gradients are on.
+    untouched: (B, 1, D) z without additions, while gradients are on. raw: (B, M, D) z before it is
+    normalised.
     """
 
     z: torch.Tensor
@@ -31,6 +32,7 @@ class ImageFeatures(NamedTuple):
     states: torch.Tensor | None = None
     values: torch.Tensor | None = None
     untouched: torch.Tensor | None = None
+    raw: torch.Tensor | None = None
 
 
 def projected(visual: Any, values: torch.Tensor, first: nn.Module | None = None) -> torch.Tensor:
@@ -55,10 +57,14 @@ class ImageEncoder(nn.Module):
         patches: True to compute the token-level features r.
         states: n, to return the last states of the first 1 + n positions.
         values: True to return the patches by the value path of the last block.
+        vv: `clean` or `released` to return in their place the patches of a path next to all blocks,
+            to which each adds OutProj(softmax(V V' / sqrt d) V), V its values; it has no MLP
+            (CLIP Surgery, arXiv:2304.05653). `released` adds the attention of the first block, too,
+            as the public code of SOT-GLP does.
         untouched: True to return z without additions, while gradients are on; not with contexts.
 
     Raises:
-        UserError: the backbone is a ResNet but states are asked for.
+        UserError: the backbone is a ResNet but states or `vv` are asked for.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -77,15 +83,16 @@ class ImageEncoder(nn.Module):
         states: int = 0,
         values: bool = False,
         untouched: bool = False,
+        vv: str = "",
     ):
         super().__init__()
         self.visual = visual
         self.patches, self.states, self.values = patches, states, values
-        self.untouched = untouched
+        self.untouched, self.vv = untouched, vv
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
         need(
-            self.is_vit or not states,
+            self.is_vit or not (states or vv),
             "The backbone has a ResNet for images but the method reads states of a transformer: "
             "choose a ViT",
         )
@@ -122,7 +129,6 @@ class ImageEncoder(nn.Module):
         images: torch.Tensor,
         contexts: list[torch.Tensor] | None = None,
         added: Additions = NONE,
-        unit: bool = True,
     ) -> ImageFeatures:
         """Encode images under every visual prompt.
 
@@ -131,14 +137,13 @@ class ImageEncoder(nn.Module):
             contexts: the visual contexts (M, b, W) for each depth i < J; None without them. A later
                 depth may have fewer tokens, which replace the last ones.
             added: a method's additions to the blocks.
-            unit: normalise the features; if False, token-level features are not computed.
 
         Returns:
             `ImageFeatures`.
         """
         images = images.to(self.visual.conv1.weight.dtype)
         if not self.is_vit:
-            return self._resnet(images, unit)
+            return self._resnet(images)
         v = self.visual
         x = v.conv1(images).to(images.dtype).flatten(2).transpose(1, 2)  # (B, P, W)
         cls = v.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
@@ -152,6 +157,7 @@ class ImageEncoder(nn.Module):
             x = torch.cat([x, ctx], dim=2)
         x = x.flatten(0, 1)  # (B*M, 1+P+b, W)
         n, untouched = 0, None  # n: tokens that have entered after CLS
+        path = x[:, 1 : 1 + P] if self.vv else None
         layers = v.transformer.resblocks
         branch = min(added, default=len(layers) - 1) if torch.is_grad_enabled() else None
         for i, block in enumerate(layers):
@@ -167,21 +173,26 @@ class ImageEncoder(nn.Module):
             if here.enter is not None:
                 x, n = let_in(here.enter, x, n)
             recompute = self.recompute and (x.requires_grad or here is not NOTHING)
+            if path is not None:
+                at, both = slice(1 + n, 1 + n + P), i == 0 and self.vv == "released"
+                arguments = block, x, at, both
+                path = path + blocks.run(self._value_attention, recompute, *arguments, added=here)
             if i + 1 < len(layers):
                 x = blocks.run(self._block, recompute, block, x, added=here)
         places = x.shape[1] if self.patches else 1 + self.states
         patches = slice(1 + n, 1 + n + P) if self.values else None
         x, values = blocks.run(self._last, recompute, block, x, places, patches, added=here)
         x = x.unflatten(0, (B, M))
-        post = here.norms.get("post") or v.ln_post
+        post, values = here.norms.get("post") or v.ln_post, values if path is None else path
         states = post(x[:, :, : 1 + self.states]) if self.states else None
         if values is not None:
             values = post(values.unflatten(0, (B, M)))
-        if not (self.patches and unit):
-            z = self._project(post, x[:, :, 0], unit)
-            return ImageFeatures(z, None, states, values, untouched)
-        x = self._project(post, x)
-        return ImageFeatures(x[:, :, 0], x[:, :, 1 + n :], states, values, untouched)
+        if not self.patches:
+            raw, z = self._project(post, x[:, :, 0])
+            return ImageFeatures(z, None, states, values, untouched, raw)
+        raw, x = self._project(post, x)
+        z, r = x[:, :, 0], x[:, :, 1 + n :]
+        return ImageFeatures(z, r, states, values, untouched, raw[:, :, 0].clone())
 
     @torch.no_grad()
     def _from(self, i: int, x: Tensor) -> Tensor:
@@ -189,13 +200,26 @@ class ImageEncoder(nn.Module):
         *inner, last = list(self.visual.transformer.resblocks)[i:]
         for block in inner:
             x = self._block(block, x)
-        return self._project(self.visual.ln_post, self._last(last, x, 1, None)[0])
+        return self._project(self.visual.ln_post, self._last(last, x, 1, None)[0])[1]
 
     @staticmethod
     def _block(block: Any, x: Tensor, added: Added = NOTHING) -> Tensor:
         y = blocks.norm(block, "ln_1", added)(x)
         out = blocks.attend(block, *blocks.project(block, y, added, "qkv"))
         return blocks.finish(block, x, out, y, added)
+
+    @staticmethod
+    def _value_attention(
+        block: Any, x: Tensor, patches: slice, both: bool, added: Added = NOTHING
+    ) -> Tensor:
+        """Return a block's V-V attention at the patches; with `both`, plus its own attention."""
+        y = blocks.norm(block, "ln_1", added)(x)
+        (v,) = blocks.project(block, y, added, "v")
+        out = blocks.leave(block, blocks.attend(block, v[:, patches], v, v), added)
+        if both:
+            query, key = blocks.project(block, y, added, "qk")
+            out = out + blocks.leave(block, blocks.attend(block, query[:, patches], key, v), added)
+        return out
 
     def _last(
         self, block: Any, x: Tensor, places: int, patches: slice | None, added: Added = NOTHING
@@ -214,17 +238,17 @@ class ImageEncoder(nn.Module):
         own, v, y_own = (t[:, patches].contiguous() for t in (x, value, y))
         return read, blocks.finish(block, own, v, y_own, added)
 
-    def _project(self, post: nn.Module, x: Tensor, unit: bool = True) -> Tensor:
-        """Project states to features, without autocast, which would round to half precision."""
+    def _project(self, post: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features of states, before and after normalisation; autocast would round them."""
         with no_autocast(x.device.type):
-            x = post(x) @ self.visual.proj
-            return F.normalize(x, dim=-1) if unit else x
+            raw: Tensor = post(x) @ self.visual.proj
+            return raw, F.normalize(raw, dim=-1)
 
-    def _resnet(self, images: Tensor, unit: bool) -> ImageFeatures:
+    def _resnet(self, images: Tensor) -> ImageFeatures:
         """Return a ResNet's features, global and local: the attention pool's at each position."""
-        if not ((self.patches or self.values) and unit):
-            x = self.visual(images)[:, None]
-            return ImageFeatures(F.normalize(x, dim=-1) if unit else x, None)
+        if not (self.patches or self.values):
+            raw = self.visual(images)[:, None]
+            return ImageFeatures(F.normalize(raw, dim=-1), None, raw=raw)
         pool = self.visual.attnpool
         grid = {}
 
@@ -245,5 +269,7 @@ class ImageEncoder(nn.Module):
             for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
         )
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = F.normalize(pool.c_proj(x), dim=-1)[:, None]  # one view, no prompts
-        return ImageFeatures(x[:, :, 0], x[:, :, 1:] if self.patches else None, None, values)
+        raw = pool.c_proj(x)[:, None]  # one view, no prompts
+        x = F.normalize(raw, dim=-1)
+        r = x[:, :, 1:] if self.patches else None
+        return ImageFeatures(x[:, :, 0], r, None, values, raw=raw[:, :, 0].clone())

@@ -123,7 +123,7 @@ class PromptKD(VPT):
             "DATALOADER.TRAIN_X.BATCH_SIZE to 2 or more",
         )
         self.image_encoder.check(images)
-        u = self.image_encoder(images, contexts.vision, unit=False).z[:, 0]
+        u = self.image_encoder(images, contexts.vision).raw[:, 0]  # type: ignore[index]
         with no_autocast(u.device.type):
             f = self.VPT_image_trans(u.float())
             return ImageFeatures(F.normalize(f, dim=-1)[:, None], None)
