@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from ..errors import UserError
 from ..method import Method
-from .schedule import build_optim, steps
+from .schedule import build_optim, by_step, steps
 
 
 class Stages:
@@ -22,6 +22,9 @@ class Stages:
         method: the method.
         optim: the node OPTIM of the run.
         n: steps of an epoch.
+
+    Attributes:
+        by_step: True if the learning rate changes after every step, and not after every epoch.
 
     Raises:
         UserError: a stage has no step.
@@ -34,6 +37,7 @@ class Stages:
         self.ends[-1] = total
         self.starts = [0, *self.ends[:-1]]
         self.current = self.at(0)
+        self.by_step = len(self.stages) > 1 or by_step(optim)
         for start, end in zip(self.starts, self.ends, strict=True):
             if start >= end:
                 raise UserError(

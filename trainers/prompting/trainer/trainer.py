@@ -43,7 +43,7 @@ from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
 from .layout import PublicLayout
-from .schedule import FirstBatches, by_step, check_optim, epochs, steps
+from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
 from .support import take_support, take_validation
@@ -222,7 +222,7 @@ class PromptTrainer(TrainerX):
         if bad is not None:
             what = f"The loss is not finite in epoch {self.epoch + 1}, step {bad + 1}"
             raise failed(what, self._folder(self.output_dir))
-        if by_step(self.cfg.OPTIM) or (self.batch_idx + 1) == self.num_batches:
+        if self.stages.by_step or (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         shown = {name: term.detach() for name, term in terms.items()}
         if not self.kind.unlabelled:
