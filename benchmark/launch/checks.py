@@ -47,6 +47,12 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
                         f"classes, as {run.protocol.name} does: run it in few_shot"
                     )
+                if kind.unlabelled and run.protocol.targets:
+                    raise UserError(
+                        f"{run.trainer} learns from images of the data set that it is tested on, "
+                        f"so {run.protocol.name} cannot train it on the source: run it in few_shot "
+                        "on each target, with --config cross_dataset"
+                    )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))

@@ -29,7 +29,12 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
             ["base2new", "dtd", "--trainers", "CLAP"],
             "CLAP has parameters for each class and cannot be tested on new classes",
         ),
+        (["base2new", "dtd", "--trainers", "SOTGLP"], "SOTGLP has parameters for each class and"),
         (["cross_dataset", "--trainers", "TipAdapterF"], "new classes, as cross_dataset does: run"),
+        (
+            ["cross_dataset", "--trainers", "PromptKD"],
+            "run it in few_shot on each target, with --config cross_dataset",
+        ),
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
         ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),
