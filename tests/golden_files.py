@@ -59,7 +59,7 @@ def node_of(golden: Golden, **more) -> dict:
     meta = golden.meta
     known = METHODS[meta["method"]].defaults
     node = {key.upper(): value for key, value in meta["config"].items()}  # some are argparse's
-    if meta["method"] == "GalLoP":  # only some of its arguments are keys
+    if meta["method"] in ("GalLoP", "SOTGLP"):  # only some of its arguments are keys
         node = {key: node[key] for key in known if key in node} | {"GLOBAL_DROPOUT_P": 0.0}
     if "SCALE" in known and "logit_scale" in meta["extra"]:  # a constant of the public code
         node["SCALE"] = meta["extra"]["logit_scale"]

@@ -69,10 +69,14 @@ BY_DATASET = {
     ("TipAdapter/few_shot_per_dataset", "OxfordFlowers", "TRAINER.TIP_ADAPTER.INIT_ALPHA"):
         (10.0, 1.17),
     ("TipAdapterF/few_shot_per_dataset", "EuroSAT", "OPTIM.MAX_EPOCH"): (100, 20),
+    ("PromptKD/cross_dataset", "FGVCAircraft", "TRAINER.PROMPTKD.KD_WEIGHT"): (200.0, 1000.0),
     ("PromptKD/base2new", "OxfordFlowers", "TRAINER.PROMPTKD.KD_WEIGHT"): (200.0, 1000.0),
     ("TDA/base2new", "EuroSAT", "TRAINER.TDA.POSITIVE_ALPHA"): (4.0, 2.0),
     ("TDA/cross_dataset", "ImageNetSketch", "TRAINER.TDA.POSITIVE_BETA"): (7.45, 5.0),
     ("TDA/cross_dataset", "ImageNetA", "DATALOADER.TEST.BATCH_SIZE"): (8, 100),
+    ("SOTGLP/few_shot", "FGVCAircraft", "TRAINER.SOTGLP.N_LOCAL_PROMPTS"): (2, 4),
+    ("SOTGLP/few_shot", "ImageNet", "OPTIM.LR"): (0.01, 0.005),
+    ("SOTGLP/few_shot", "EuroSAT", "DATALOADER.TRAIN_X.BATCH_SIZE"): (10, 128),
     ("MMRL/few_shot_per_dataset", "StanfordCars", "TRAINER.MMRL.REG_WEIGHT"): (7.0, 1.0),
     ("MMRL/base2new", "ImageNet", "DATALOADER.TRAIN_X.BATCH_SIZE"): (32, 4),
     ("PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot", "FGVCAircraft",
@@ -124,6 +128,7 @@ BASE2NEW = {
     "LNOnly": (32, 0.0002, 4800),
     "TwoSFS": (32, 0.0002, 4800),
     "LoCoOp": (32, 0.002, 50),
+    "PLOTPP": (32, 0.002, 100),
 }
 TRAINERS = {"coprompt": "CoPrompt"}  # files that are not in a folder of their method
 

@@ -24,7 +24,8 @@ from trainers.prompting.method import METHODS
 
 TINY = (64, 64, 12, 128, 8, 77, 49408, 128, 2, 12)  # as deep as ViT-B, a sixth as wide
 TRAINED = [name for name, kind in METHODS.items() if kind.trains and not kind.unlabelled]
-TRANSPORT = ("ALIGN", "GalLoP", "LoCoOp", "MMP", "PLOT")  # or other comparisons of several prompts
+# Transport, or other comparisons of several prompts.
+TRANSPORT = ("ALIGN", "GalLoP", "LoCoOp", "MMP", "PLOT", "PLOTPP", "SOTGLP")
 # Operations (10^6) of a step of two images and seven classes on TINY, as counted.
 MEGAFLOP = {
     "ALIGN": 7127.2, "CLAP": 0.0036, "CLIPAdapter": 625.5, "CLIPLoRA": 1612.7, "CoCoOp": 1453.6,
@@ -32,6 +33,7 @@ MEGAFLOP = {
     "MaPLe": 1656.1, "MultiModalAdapter": 1246.3, "MMP": 7116.4, "MMRL": 1641.6, "PLOT": 2330.9,
     "ProGrad": 1251.9, "PromptSRC": 2325.6, "TCP": 980.1, "TipAdapterF": 625.5, "UPT": 1789.7,
     "VPT": 1500.2, "LNOnly": 1611.5, "TwoSFS": 1611.5, "TaskRes": 625.5, "LoCoOp": 1079.6,
+    "PLOTPP": 6598.5, "SOTGLP": 3914.9,
 }  # fmt: skip
 SMALL = ["--classes", "5", "--batch", "1", "--eval-batch", "2", "--repeats", "1", "--threads", "1"]
 

@@ -117,6 +117,7 @@ def test_which_names_belong_together(name, together):
 FILES = {
     "cliplora": "vitb16/eurosat/1shots/seed0/lora_weights.pt",
     "gallop": "gallop_eurosat_vit_b16_seed1.ckpt",
+    "sotglp": "sotglp_eurosat_vit_b16_seed1.ckpt",
 }
 CACHES = GOLDEN / "tip_adapter_f_checkpoint" / "caches" / "eurosat"
 
@@ -166,6 +167,8 @@ def test_files_of_the_public_code(golden, tiny_clip, tmp_path):
         ("cliplora", {"PARAMS": ["q", "v"]}, r"with params \['q', 'k', 'v'\], but"),
         ("gallop", {"TOPK": [5]}, r"with topk \[5, 10, 15, 20\], but TRAINER.GALLOP.TOPK is \[5\]"),
         ("gallop", {"N_GLOBAL_PROMPTS": 2}, "'global_prompt' has shape"),
+        ("sotglp", {"TOPK": [5]}, r"with topk \[10, .*\], but TRAINER.SOTGLP.TOPK is \[5\]"),
+        ("sotglp", {"N_LOCAL_PROMPTS": 2}, "'local_prompts' has shape"),
     ],
 )
 def test_of_other_settings(tiny_clip, tmp_path, name, node, why):

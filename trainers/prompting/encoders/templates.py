@@ -52,6 +52,42 @@ TCP_ENDS = {
     "StanfordCars": "{}, a type of car",  # without a full stop
 }
 
+# PLOT++: the words from which the textual prompts start, on ImageNet's variants as on ImageNet
+PLOTPP_DEFAULT = (
+    "a photo of a", "this is a photo", "this is picture of", "one picture of a",
+)  # fmt: skip
+PLOTPP = {
+    "ImageNet": ("a photo of a", "this is a photo", "this is a", "one picture of a"),
+    "DescribableTextures": (
+        "a photo of a texture", "this is a photo texture", "this is a picture texture",
+        "one picture of a texture",
+    ),
+    "EuroSAT": (
+        "a centered satellite photo of", "a centered satellite picture of",
+        "this is centered satellite photo of", "one centered satellite photo of a",
+    ),
+    "FGVCAircraft": (
+        "a photo of an aircraft", "a picture of an aircraft", "this is aircraft picture of",
+        "one picture of an aircraft",
+    ),
+    "Food101": (
+        "a photo of a food", "this is a food photo", "this is food picture of",
+        "one picture of a food",
+    ),
+    "OxfordFlowers": (
+        "a photo of a flower", "one picture of a flower", "this is flower picture of",
+        "one picture of a flower",
+    ),
+    "OxfordPets": (
+        "a photo of a pet", "one picture of a pet", "this is pet picture of",
+        "one picture of a pet",
+    ),
+    "UCF101": (
+        "a photo of a person doing", "this is a photo people doing",
+        "this is picture of people doing", "one picture of a person doing",
+    ),
+}  # fmt: skip
+
 # PromptSRC: 60 of the 80 sentences of CLIP's notebook, for every data set; without `{}` the class
 # name comes last
 _PROMPTSRC = """

@@ -139,13 +139,16 @@ class GalLoP(Method):
         top = R.topk(min(max(topk), R.shape[1]), dim=1).values
         return torch.stack([top[:, :count, :, n].mean(1) for n, count in enumerate(topk)], dim=-1)
 
+    def local_scores(self, image, text):
+        """Return T (B, K, N)."""
+        return self.of_top_patches(self.local_cosines(image, text))
+
     def logits(self, image, text):
         """Return s (mean_m G + mean_n T) / 2, (B, K), or s mean_m G without USE_LOCAL_FEATURES."""
         G = self.global_cosines(image, text).mean(-1)
         if not self.settings.USE_LOCAL_FEATURES:
             return self.logit_scale * G
-        T = self.of_top_patches(self.local_cosines(image, text)).mean(-1)
-        return self.logit_scale * (G + T) / 2
+        return self.logit_scale * (G + self.local_scores(image, text).mean(-1)) / 2
 
     def cosines(self, image, text):
         """Return the cosines of images with global prompts, and of patches with local prompts."""
@@ -153,17 +156,22 @@ class GalLoP(Method):
         return G.mean(-1), R.mean(-1)
 
     def read_public(self, files):
-        """Return the `state_dict` of a .ckpt, after a check of its numbers of patches (topk)."""
-        content = files["*.ckpt"]
-        if not isinstance(content, dict) or "state_dict" not in content:
-            raise UserError("The checkpoint has no 'state_dict' as GalLoP's public code writes it")
+        """Return the `state_dict` of a .ckpt, after a check of its numbers of patches (topk).
+
+        It lacks what was not learned.
+        """
+        content, name = files["*.ckpt"], type(self).__name__
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise UserError(f"The checkpoint has no 'state_dict' as {name}'s public code writes it")
         topk = getattr(content.get("args"), "topk", self.settings.TOPK)
         if topk != list(self.settings.TOPK):
             raise UserError(
-                f"The checkpoint was made with topk {topk}, but TRAINER.GALLOP.TOPK is "
+                f"The checkpoint was made with topk {topk}, but {self.place('TOPK')} is "
                 f"{list(self.settings.TOPK)}: evaluate it with the same"
             )
-        return {"state_dict": content["state_dict"]}
+        own = self.public_parameters().items()
+        fixed = {key: p.detach() for key, p in own if not p.requires_grad}
+        return {"state_dict": fixed | content["state_dict"]}
 
     def write_public(self):
         """Return the content of a .ckpt, with the part that the public code reads."""
@@ -183,7 +191,7 @@ class GalLoP(Method):
                     G = G.gather(2, drawn.expand(-1, G.shape[1], -1))
                 terms["global"] = F.cross_entropy(s * G.mean(-1), labels)
             if settings.USE_LOCAL_LOSS:
-                T = self.of_top_patches(self.local_cosines(image, text))
+                T = self.local_scores(image, text)
                 of_each = labels[:, None].expand(-1, T.shape[2])
                 terms["local"] = F.cross_entropy(s * T, of_each)
             return terms

@@ -1,0 +1,121 @@
+"""SOT-GLP (Kizaroglu et al., Digital Signal Processing 2026; arXiv:2603.08347).
+
+SOT-GLP: Sparse Optimal Transport Guided Local-Global Prompt Learning.
+
+Letters as in `gallop`; k patches of an image belong to each class.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ..encoders.text import TextEncoder
+from ..encoders.vision import ImageEncoder
+from ..errors import need, one_of
+from ..method import register
+from ..prompts import Contexts
+from ..transport.released import sinkhorn_released
+from .gallop import GalLoP
+
+LAMBDA = 0.1  # a constant of the published code
+
+
+@register
+class SOTGLP(GalLoP):
+    """GalLoP's global prompts, and local ones for each class, to which patches are transported.
+
+    Patches come from V-V attention in all blocks. An image and a class have the k = max(TOPK)
+    patches with the largest mean of R over the local prompts. With T the plan of the cost 1 - R
+    between them and the prompts, t = <T, R> / N. L = CE(s G) + CE(s t), and the similarity is the
+    mean of G and t.
+
+    As in the public code, t is divided by N although T sums to 1, and the attention of the first
+    block is added to the patches, which CLEAN_VV leaves out. The solver stops for all images and
+    classes together, so the logits of an image depend a little on the others of its batch.
+    """
+
+    node = "SOTGLP"
+    checkpoint = "sotglp"
+    class_bound = True
+
+    @dataclass(frozen=True)
+    class Settings(GalLoP.Settings):
+        """The arguments of the public code, in upper case, with the values of its scripts."""
+
+        N_GLOBAL_PROMPTS: int = 3
+        TOPK: list[int] = field(default_factory=lambda: [10, 10, 10, 10])  # the largest counts
+        INIT_METHOD: str = "random"  # or gram: the prompts of a class are orthogonal, and small
+        CLEAN_VV: bool = False
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            one_of("INIT_METHOD", self.INIT_METHOD, ("random", "gram"))
+
+        @property
+        def topk(self) -> list[int]:
+            """The number of patches, which all local prompts share."""
+            return [max(self.TOPK, default=0)] * self.N_LOCAL_PROMPTS
+
+    settings: Settings
+
+    def encoders(self, clip_model, classnames, dataset):
+        """Make the encoders; learned words differ between classes."""
+        text, _ = super().encoders(clip_model, classnames, dataset)
+        vv = "clean" if self.settings.CLEAN_VV else "released"
+        return (
+            TextEncoder(clip_model, text.sentences, class_specific=True),
+            ImageEncoder(clip_model.visual, vv=vv),
+        )
+
+    def build(self, clip_model, classnames, dataset):
+        """Make the prompts and the map of the patches."""
+        super().build(clip_model, classnames, dataset)
+        s, patches = self.settings, self.image_encoder.num_patches
+        need(
+            s.topk[0] <= patches,
+            f"TOPK is {list(s.TOPK)} but an image has {patches} patches: lower it",
+        )
+        _, b, W = self.global_prompt.shape
+        shape = len(classnames), s.N_LOCAL_PROMPTS, b, W
+        if s.INIT_METHOD == "random":
+            start = nn.init.xavier_uniform_(torch.empty(shape))
+        else:
+            orthonormal = torch.linalg.qr(torch.randn(shape).permute(0, 2, 3, 1)).Q
+            start = 0.001 * orthonormal.permute(0, 3, 1, 2).contiguous()
+        self.local_prompts = nn.Parameter(start, s.LEARN_LOCAL_PROMPTS)
+
+    def contexts(self):
+        """Return the contexts of all prompts for each class, global ones first."""
+        shared = self.global_prompt[:, None].expand(-1, self.num_classes, -1, -1)
+        return Contexts([torch.cat([shared, self.local_prompts.transpose(0, 1)])])
+
+    def of_top_patches(self, R):
+        """Return R (B, K, k, N) at the patches of an image and a class."""
+        index = R.mean(-1).topk(self.settings.topk[0], dim=1).indices  # (B, k, K)
+        return R.gather(1, index[..., None].expand(-1, -1, -1, R.shape[-1])).transpose(1, 2)
+
+    def local_scores(self, image, text):
+        """Return t (B, K, 1)."""
+        R = self.of_top_patches(self.local_cosines(image, text))
+        T = sinkhorn_released(1 - R, reg=LAMBDA).plan
+        return (T * R).sum((-2, -1))[..., None] / R.shape[-1]
+
+    def make_room(self, n):
+        """Make room for the prompts of a checkpoint if n is 0."""
+        if not n:
+            self.local_prompts.data = self.local_prompts.data[:0]
+
+    def load_checkpoint(self, checkpoint, classnames):
+        """Load as every method does, and check the number of classes."""
+        super().load_checkpoint(checkpoint, classnames)
+        found = len(self.local_prompts)
+        need(
+            found == len(classnames),
+            f"The checkpoint has local prompts of {found} classes, but there are "
+            f"{len(classnames)}: use it only on the classes of its training",
+        )
+
+    def keep_classes(self, index):
+        """Keep the local prompts of these classes."""
+        self.local_prompts.data = self.local_prompts.data[index]
