@@ -159,7 +159,7 @@ def check_contexts(method: Method) -> None:
         ("text", contexts.text, text, len(text.sentences[0][0].slots)),
         ("image", contexts.vision, method.image_encoder.visual, None),
     ):
-        lengths = [context.shape[1] for context in given or ()]
+        lengths = [context.shape[-2] for context in given or ()]
         layers = len(tower.transformer.resblocks) if hasattr(tower, "transformer") else 0
         fits = lengths[0] == max(lengths) and first in (None, lengths[0]) if lengths else True
         slots = "" if first is None else f", and sentences with {first} learned tokens"
