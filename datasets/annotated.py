@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import Counts, ImageDataset
-from .files import PARTS, divide, hold_out, read_lines, read_mat, read_table
+from .files import read_lines, read_mat, read_table
+from .splits import PARTS, divide, hold_out
 
 
 @DATASET_REGISTRY.register()

@@ -1,6 +1,5 @@
 """The base classes of all data sets: folders, splits, few-shot sampling, base and new classes."""
 
-import hashlib
 import os
 import random
 from collections import Counter
@@ -11,18 +10,13 @@ from typing import NamedTuple
 
 from dassl.data.datasets import DatasetBase, Datum
 
+from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.encoders.sentences import clean
 from trainers.prompting.errors import UserError
 
-from .files import (
-    check_files,
-    class_folders,
-    divide,
-    read_folders,
-    read_split,
-    some,
-    write_split,
-)
+from .contents import check_apart, division, fingerprint, read_keys
+from .files import class_folders, read_folders, some
+from .splits import check_files, divide, read_split, write_split
 
 OTHER = {"base": "new", "new": "base"}
 
@@ -45,7 +39,10 @@ class ImageDataset(DatasetBase):
     are chosen: a method that learns without labels trains on them.
 
     Attributes:
-        fingerprint: hash of the classes and files of the whole data set; None for embedded data.
+        division: how the whole data set is divided into parts and classes, as texts; None for
+            embedded data.
+        fingerprint: hash of that: of the files, their sizes and contents; None for embedded data.
+        keys: path to `contents.read_keys` of each image; empty for public and embedded data.
         other_classnames: in a run on base or new classes, the names of the other half, in order.
         validation: validation images on which a temperature is fitted, at most four of each class
             and none that is also a test image. They are of the base classes, also in a run on new
@@ -63,9 +60,18 @@ class ImageDataset(DatasetBase):
     def __init__(self, cfg):
         folder = self.locate(cfg)
         train, val, test = self.read(folder)
-        self.fingerprint = None if self.embedded else fingerprint(folder, (train, val, test))
         check_labels(type(self).__name__, train, val, test)
         self.note_classes(train, test)
+        self.division = self.fingerprint = None
+        self.keys: dict[str, int] = {}
+        if not self.embedded:
+            parts, public = (train, val, test), self.expected is not None
+            keys = read_keys(parts)
+            if not self.only_tested:
+                check_apart(folder, parts, keys, public)
+            self.division = division(folder, parts, keys)
+            self.fingerprint = fingerprint(self.division)
+            self.keys = {} if public else keys
         without_labels = None if self.only_tested else train
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
@@ -162,8 +168,9 @@ class ImageDataset(DatasetBase):
         """Print notes about odd classes that do not stop a run."""
         name = type(self).__name__
         names = {item.label: item.classname for item in train}
-        read = Counter(clean(name).lower() for name in names.values())  # as CLIP reads them
-        twice = [name for name in dict.fromkeys(names.values()) if read[clean(name).lower()] > 1]
+        read = {name: tuple(OPENAI.tokenizer.encode(clean(name))) for name in names.values()}
+        count = Counter(read[name] for name in names.values())
+        twice = [name for name in read if count[read[name]] > 1]
         if twice:
             print(
                 f"Note: {name} gives several classes one name, so that no method can distinguish "
@@ -203,18 +210,6 @@ class FolderDataset(ImageDataset):
         images = folder / cls.image_dir
         folders = [name for name in class_folders(images) if name not in cls.left_out]
         return divide(read_folders(images, {f: cls.class_names.get(f, f) for f in folders}))
-
-
-def fingerprint(folder, parts):
-    """Return a hash of the classes and files in lists of Datum, independent of their folder."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for item in part:
-            file = item.impath.removeprefix(f"{folder}/")
-            line = f"{file}\0{item.label}\0{item.classname}\0"
-            digest.update(line.encode(errors="surrogatepass"))
-        digest.update(b"\0")
-    return digest.hexdigest()
 
 
 def check_labels(dataset, train, val, test):

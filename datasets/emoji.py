@@ -5,6 +5,7 @@ The images are in this repository: assets/emoji.zip and assets/emoji_artists.zip
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -20,6 +21,13 @@ from .base import ImageDataset
 REPOSITORY = Path(__file__).resolve().parents[1]
 ARCHIVE = REPOSITORY / "assets" / "emoji.zip"
 ARTISTS = REPOSITORY / "assets" / "emoji_artists.zip"
+
+
+def home():
+    """Return the folder for unpacked images: data/ here, or the user's cache if that is locked."""
+    here = REPOSITORY / "data"
+    free = os.access(here if here.exists() else REPOSITORY, os.W_OK)
+    return here if free else Path("~/.cache/align").expanduser()
 
 
 def unpack(archive, root):
@@ -50,7 +58,7 @@ def unpack(archive, root):
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(
             f"The emoji images could not be unpacked from '{archive}' into '{folder}' ({error}): "
-            "give --root a folder that can be written"
+            "make that folder writable"
         ) from None
     finally:
         if temporary is not None:
@@ -74,10 +82,11 @@ class Emoji(ImageDataset):
     embedded = True
 
     def locate(self, cfg):
-        """Return the folder below DATASET.ROOT, or if that is empty, below data/ here."""
-        root = cfg.DATASET.ROOT
-        root = Path(root).expanduser().absolute() if root else REPOSITORY / "data"
-        return unpack(self.archive, root)
+        """Return the unpacked folder: below data/ here, for any DATASET.ROOT.
+
+        In a root with the user's own images, its name would be one of their classes.
+        """
+        return unpack(self.archive, home())
 
 
 # OpenMoji and Fluent 3D in other styles, with the same emoji in each part as in `Emoji`. In Animals

@@ -7,16 +7,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 from trainers.prompting.errors import UserError
 
 from .base import ImageDataset
-from .files import (
-    PARTS,
-    SPLIT_SEED,
-    class_folders,
-    divide,
-    hold_out,
-    read_classnames,
-    read_folders,
-    some,
-)
+from .files import class_folders, read_classnames, read_folders, some
+from .splits import PARTS, SPLIT_SEED, divide, hold_out
 
 
 @DATASET_REGISTRY.register()
@@ -51,6 +43,11 @@ class ImageFolder(ImageDataset):
                 f"'{folder}' has no class folders: put the images of each class into a separate "
                 "folder"
             )
+        if {name.lower() for name in folders} in ({"train", "test"}, set(PARTS)):
+            raise UserError(
+                f"'{folder}' has only {', '.join(folders)}: parts are called train, val and test, "
+                "and have class folders in them"
+            )
         train, val, test = divide(read_folders(folder, *named(folder, folders)))
         if not test:
             raise UserError(
@@ -70,6 +67,11 @@ class ImageFolder(ImageDataset):
                 "val/ may be renamed), or put the class folders into it without train/"
             )
         parts = {part: folder / part for part in PARTS if (folder / part).is_dir()}
+        others = [x for x in class_folders(folder) if x.lower().startswith(("val", "dev"))]
+        if "val" not in parts and others:
+            raise UserError(
+                f"'{folder}' has {others[0]}/, but validation images are read from val/: rename it"
+            )
         for part, path in parts.items():
             if odd := set(folders) ^ set(class_folders(path)):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]

@@ -65,13 +65,19 @@ def read_yaml(path: str | os.PathLike) -> object:
     """Return the content of a YAML file; an empty mapping if the file is empty.
 
     Raises:
-        UserError: the file is missing, is not YAML, or has too many values.
+        UserError: the file is missing, is not YAML, has a key twice, or has too many values.
     """
     import yaml  # here, so that train.py can say that it is missing
 
     try:
         with open(path, "rb") as file:  # read as UTF-8 in any locale
-            found = yaml.safe_load(file) or {}
+            loader = yaml.SafeLoader(file)
+            try:
+                node = loader.get_single_node()
+                twice = _given_twice(node, "", {}, set())
+                found = (node and loader.construct_document(node)) or {}
+            finally:
+                loader.dispose()
         too_many = next(islice(_values(found), MOST_VALUES, None), None)
     except FileNotFoundError:
         near = sorted(str(p) for p in Path(path).parent.glob("[!.]*.yaml"))
@@ -85,11 +91,47 @@ def read_yaml(path: str | os.PathLike) -> object:
         raise UserError(
             f"The config file '{path}' is not YAML: {' '.join(str(error).split())}"
         ) from None
+    if twice:
+        raise UserError(
+            f"The config file '{path}' has {twice[0]} in line {twice[1]} and again in line "
+            f"{twice[2]}: write it once"
+        )
     if too_many:
         raise UserError(
             f"The config file '{path}' has more than {MOST_VALUES:,} values: aliases repeat them"
         )
     return found
+
+
+def _given_twice(node, above: str, lines: dict[str, int], done: set[int]) -> tuple | None:
+    """Return the first dotted key that a YAML tree gives twice, with both lines; None if none.
+
+    YAML takes the second value and drops the first; `OPTIM.LR` is the key `LR` below `OPTIM`.
+
+    Args:
+        node: the composed tree, or a part of it; None if the file is empty.
+        above: the start of its keys.
+        lines: key to line of the values before it.
+        done: ids of the nodes before it, which aliases may repeat.
+    """
+    if node is None or node.id == "scalar" or id(node) in done:
+        return None
+    done.add(id(node))
+    if node.id == "sequence":
+        parts = [(f"{above}{i}", 0, value) for i, value in enumerate(node.value)]
+    else:
+        parts = [(f"{above}{k.value}", k.start_mark.line + 1, v) for k, v in node.value
+                 if k.id == "scalar"]  # fmt: skip
+    groups: dict[str, int] = {}  # of this mapping
+    for name, line, value in parts:
+        seen = groups if value.id == "mapping" else lines
+        before = groups.get(name) or lines.get(name)
+        if line and before:
+            return name, before, line
+        seen[name] = line
+        if found := _given_twice(value, f"{name}.", lines, done):
+            return found
+    return None
 
 
 def _values(tree: object) -> Iterator[bool]:

@@ -47,12 +47,23 @@ def setup_run(cfg) -> None:
 
 
 def train_or_evaluate(trainer, args) -> None:
-    """Train or evaluate, as the flags say; remove the results of an earlier run first."""
+    """Train or evaluate, as the flags say, and remove the results of an earlier run.
+
+    They stay if the run is refused, because it must not load or resume from a checkpoint.
+    """
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     elif args.no_train:
         return
-    if trainer.cfg.OUTPUT_DIR:
+    if not args.eval_only and getattr(trainer, "num_trained", True):
+        resume = trainer.before_train
+
+        def before_train():
+            resume()
+            remove_results(trainer.cfg)
+
+        trainer.before_train = before_train
+    else:
         remove_results(trainer.cfg)
     if args.eval_only:
         trainer.test()

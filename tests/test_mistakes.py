@@ -13,7 +13,7 @@ from paths import ROOT
 from tiny import TinyColours, arguments, run
 
 import train
-from recipe.configs import read_pairs
+from recipe.configs import read_keys, read_pairs
 
 MISTAKES = {
     "trainer": (["TRAINER.NAME", "Align"], "did you mean 'ALIGN'"),
@@ -175,6 +175,28 @@ def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadli
         (tmp_path / "bad.yaml").write_text(text)
         assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
         assert "bad.yaml' has no keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("OPTIM: {LR: 1}\nSEED: 1\nOPTIM:\n  MAX_EPOCH: 2", "OPTIM in line 1 and again in line 3"),
+        ("OPTIM:\n  LR: 1\n  LR: 1", "OPTIM.LR in line 2 and again in line 3"),
+        ("OPTIM.LR: 1\nOPTIM: {LR: 2}", "OPTIM.LR in line 1 and again in line 2"),
+        ("BY_SHOTS:\n  1: {SEED: 1}\n  '1': {SEED: 2}", "BY_SHOTS.1 in line 2 and again in line 3"),
+    ],
+)
+def test_a_key_that_a_config_file_has_twice(tmp_path, capsys, text, said):
+    (tmp_path / "twice.yaml").write_text(text)
+    assert train.run(["--config-file", str(tmp_path / "twice.yaml")]) == 2
+    assert f"twice.yaml' has {said}: write it once" in capsys.readouterr().err
+
+
+def test_aliases_and_merged_keys_are_no_repetition(tmp_path):
+    text = "A: &a {LR: 1, N: 1}\nB: {<<: *a, LR: 2}\nC: *a\nOPTIM.LR: 3\nOPTIM: {N: 1}"
+    (tmp_path / "fine.yaml").write_text(text)
+    found = {"A.LR": 1, "A.N": 1, "B.LR": 2, "B.N": 1, "C.LR": 1, "C.N": 1}
+    assert read_keys(tmp_path / "fine.yaml") == found | {"OPTIM.LR": 3, "OPTIM.N": 1}
 
 
 FLAGS = {

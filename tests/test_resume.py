@@ -26,6 +26,7 @@ PARTS = {
     "scaler": "has no state of the method, or of its loss scale",
     "settings": "has no valid settings",
     "classnames": "has no valid class names",
+    "images": "has no valid images",
     "train_seconds": "has no valid training time",
 }
 OTHERWISE = {
@@ -36,6 +37,7 @@ OTHERWISE = {
     ("method", MISSING): "lacks method",
     ("scaler", MISSING): "lacks scaler",
     ("classnames", MISSING): "lacks classnames",
+    ("images", MISSING): "lacks images",
     ("train_seconds", MISSING): "lacks train_seconds",
 }
 FINE = [("train_seconds", 7), ("settings", MISSING)]  # public code saves no settings

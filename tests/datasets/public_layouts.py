@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import datasets  # noqa: F401 (registers them)
-from datasets.files import PARTS
+from datasets.splits import PARTS
 
 PROTOCOL = json.loads((GOLDEN / "protocol.json").read_text())
 JPEG = io.BytesIO()

@@ -131,10 +131,17 @@ def test_config_files_name_the_data_sets():
     assert names == list(CLASSES)
 
 
-def test_without_a_root_the_images_go_below_the_repository(tmp_path, monkeypatch):
+def test_images_are_never_unpacked_into_the_root(tmp_path, monkeypatch):
+    """It may hold the user's own images, where `emoji` would be a class."""
+    own = tmp_path / "my_images"
+    own.mkdir()
     monkeypatch.setattr(datasets_emoji, "REPOSITORY", tmp_path)
-    dataset = datasets_emoji.Emoji(config(""))
+    dataset = datasets_emoji.Emoji(config(own))
     assert Path(dataset.test[0].impath).is_relative_to(tmp_path / "data" / "emoji")
+    assert not list(own.iterdir())
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert datasets_emoji.home() == tmp_path / ".cache" / "align"
 
 
 def small_archive(path, text="x"):
@@ -198,7 +205,8 @@ def test_a_failure_to_unpack_is_one_sentence(tmp_path, kind):
     assert not list(root.glob("emoji/*"))
 
 
-def test_a_lost_image_is_named(tmp_path):
+def test_a_lost_image_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets_emoji, "REPOSITORY", tmp_path)
     dataset = datasets_emoji.Emoji(config(tmp_path))
     lost = Path(dataset.test[3].impath)
     lost.unlink()

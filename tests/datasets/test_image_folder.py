@@ -1,7 +1,9 @@
 """ImageFolder: a user's own images in class folders."""
 
+import itertools
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -23,12 +25,16 @@ def load(root, shots=-1):
     return cls(SimpleNamespace(DATASET=node, SEED=1))
 
 
+COLOURS = itertools.product(range(256), repeat=3)
+
+
 def fill(parent, **numbers):
-    """Write class folders with that many images each."""
+    """Write class folders with that many images each, no two alike."""
     for folder, number in numbers.items():
         (parent / folder).mkdir(parents=True)
         for i in range(number):
-            Image.new("RGB", (4, 4)).save(parent / folder / f"{folder} {i:02}.png")
+            image = Image.new("RGB", (4, 4), next(COLOURS))
+            image.save(parent / folder / f"{folder} {i:02}.png")
 
 
 def counts(dataset):
@@ -180,6 +186,118 @@ def test_a_class_whose_name_is_not_utf_8_is_refused(tmp_path):
     fill(tmp_path, **{"ant": 4, os.fsdecode(b"caf\xe9"): 4})
     with pytest.raises(
         UserError, match="class folder 'caf\udce9', whose name is not UTF-8: rename"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [("caf\u00e9", "cafe\u0301"), ("cat &amp; dog", "cat & dog"), ("\ufb01sh", "fish"),
+     ("half-timbered", "half - timbered")],
+    ids=["accents", "entities", "ligatures", "spaces"],
+)  # fmt: skip
+def test_names_that_clip_reads_alike_are_reported(tmp_path, capsys, one, other):
+    fill(tmp_path, ant=4, bee=4, cow=4)
+    lines = f"ant {one}\nbee {other}\ncow cow"
+    (tmp_path / "classnames.txt").write_text(lines, encoding="utf8")
+    load(tmp_path)
+    said = f"no method can distinguish them: {one}, {other}\n"
+    assert said in capsys.readouterr().out
+
+
+def test_other_names_of_val_are_refused(tmp_path):
+    for part in ("train", "valid", "test"):
+        fill(tmp_path / part, ant=3, bee=3)
+    with pytest.raises(UserError, match=r"has valid/, but .* are read from val/: rename it"):
+        load(tmp_path)
+
+
+def test_parts_without_class_folders_are_not_classes(tmp_path):
+    for name in ("train", "test"):
+        fill(tmp_path / "lower", **{name: 3})
+        fill(tmp_path / "upper" / name.title(), ant=3, bee=3)
+    for folder in ("lower", "upper"):
+        with pytest.raises(UserError, match="parts are called train, val and test, and have class"):
+            load(tmp_path / folder)
+
+
+def test_a_class_folder_that_is_a_broken_link_is_refused(tmp_path):
+    fill(tmp_path, ant=3, bee=3)
+    (tmp_path / "cow").symlink_to("nowhere")
+    with pytest.raises(UserError, match="has the link 'cow', which leads nowhere: restore"):
+        load(tmp_path)
+
+
+def link(root):
+    (root / "test").symlink_to(root / "train")
+
+
+def copy(root):
+    shutil.copytree(root / "train", root / "test")
+
+
+def copy_one(root):
+    fill(root / "test", ant=3, bee=3)
+    shutil.copy(root / "train" / "bee" / "bee 01.png", root / "test" / "bee" / "new.png")
+
+
+def link_one_for_validation(root):
+    for part in ("val", "test"):
+        fill(root / part, ant=3, bee=3)
+    os.link(root / "test" / "ant" / "ant 01.png", root / "val" / "ant" / "ant 07.png")
+
+
+@pytest.mark.parametrize("double, count", [(link, 6), (copy, 6), (copy_one, 1),
+                                           (link_one_for_validation, 1)])  # fmt: skip
+def test_an_image_in_two_parts_is_refused(tmp_path, double, count):
+    fill(tmp_path / "train", ant=3, bee=3)
+    double(tmp_path)
+    with pytest.raises(UserError, match=rf"^{count} images of .* are also in another part") as said:
+        load(tmp_path)
+    assert "\n" not in str(said.value)
+
+
+def test_copies_that_chance_puts_into_two_parts_are_refused(tmp_path):
+    fill(tmp_path, ant=4, bee=40)
+    for path in (tmp_path / "bee").iterdir():
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    with pytest.raises(UserError, match=r"also in another part, such as '.*bee.*' \(train\) and"):
+        load(tmp_path)
+
+
+def test_images_that_only_begin_alike_or_are_empty_are_no_copies(tmp_path):
+    for part in ("train", "test"):
+        fill(tmp_path / part, ant=4, bee=4)
+        (tmp_path / part / "ant" / "empty.png").touch()
+        noise = bytes(9000) + part.encode().ljust(9000) + bytes(9000)
+        (tmp_path / part / "bee" / "large.bmp").write_bytes(noise)
+        (tmp_path / part / "bee" / "late.bmp").write_bytes(bytes(9001) + part.encode().ljust(5))
+    assert sum(counts(load(tmp_path))) == 22
+
+
+def test_the_fingerprint_is_of_names_sizes_and_contents(tmp_path):
+    fill(tmp_path / "a", ant=4, bee=4)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    image = tmp_path / "b" / "ant" / "ant 00.png"
+    first, then = load(tmp_path / "a").fingerprint, image.stat()
+    assert load(tmp_path / "b").fingerprint == first
+    whole = bytearray(image.read_bytes())
+    whole[-20] ^= 1
+    image.write_bytes(whole)
+    os.utime(image, ns=(then.st_atime_ns, then.st_mtime_ns))
+    other = load(tmp_path / "b").fingerprint
+    image.rename(image.with_name("ant 99.png"))
+    assert len({first, other, load(tmp_path / "b").fingerprint}) == 3
+
+
+@pytest.mark.parametrize("odd", ["a pipe", "a folder", "a broken link"])
+def test_what_is_not_a_file_is_refused(tmp_path, odd, deadline):
+    fill(tmp_path, ant=4, bee=4)
+    path = tmp_path / "ant" / "odd.png"
+    make = {"a pipe": os.mkfifo, "a folder": os.mkdir}
+    make.get(odd, lambda path: path.symlink_to("nowhere"))(path)
+    with pytest.raises(
+        UserError, match=r"image '.*odd\.png' cannot be read \(.*: restore or remove"
     ):
         load(tmp_path)
 

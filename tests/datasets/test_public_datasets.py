@@ -31,7 +31,7 @@ from public_layouts import (
 )
 
 import datasets  # noqa: F401 (registers them)
-from datasets.files import PARTS
+from datasets.splits import PARTS
 from trainers.prompting.errors import UserError
 
 

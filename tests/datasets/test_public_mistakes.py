@@ -28,7 +28,7 @@ from public_layouts import (
 )
 
 import datasets  # noqa: F401 (registers them)
-from datasets.files import PARTS
+from datasets.splits import PARTS
 from trainers.prompting.errors import UserError
 
 
@@ -215,3 +215,24 @@ def test_classes_with_few_images_use_all_and_are_reported(tmp_path, capsys):
     dataset = load("eurosat", tmp_path, shots=8)
     assert counts(dataset) == (50, 20, 30)
     assert "Fewer than 8 images of Annual Crop Land (5)" in capsys.readouterr().out
+
+
+def test_a_split_file_with_an_image_in_two_parts_is_refused(tmp_path):
+    """Copies are not, since published data have some: here all files are alike."""
+    dtd(tmp_path)
+    load("dtd", tmp_path)
+    file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    split = json.loads(file.read_text())
+    moved = [["./" + path, *rest] for path, *rest in split["train"][:3]]
+    file.write_text(json.dumps(split | {"test": split["test"] + moved}))
+    with pytest.raises(UserError, match=r"^3 images of .*dtd' are also in another part, such as"):
+        load("dtd", tmp_path)
+
+
+def test_a_split_file_with_a_part_twice_is_refused(tmp_path):
+    dtd(tmp_path)
+    load("dtd", tmp_path)
+    file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    file.write_text('{"test": [], ' + file.read_text()[1:])
+    with pytest.raises(UserError, match=r"is not a split file \(.*it has 'test' twice"):
+        load("dtd", tmp_path)

@@ -1,5 +1,6 @@
 """Finished runs on some data do not count as runs on other data."""
 
+import itertools
 import json
 import os
 import shutil
@@ -16,12 +17,14 @@ from benchmark.protocols.configs import TrainerConfigs
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
 
+COLOURS = itertools.product(range(256), repeat=3)
+
 
 def fill(root: Path, *classes: str, each: int = 4) -> Path:
     for name in classes:
         (root / name).mkdir(parents=True)
         for i in range(each):
-            Image.new("RGB", (8, 8)).save(root / name / f"{i}.png")
+            Image.new("RGB", (8, 8), next(COLOURS)).save(root / name / f"{i}.png")
     return root
 
 
@@ -79,6 +82,7 @@ CHANGES = {
     "a name": lambda root: (root / "ant").rename(root / "ants"),
     "an image": lambda root: shutil.copy(root / "ant" / "0.png", root / "ant" / "4.png"),
     "no image": lambda root: (root / "ant" / "0.png").unlink(),
+    "pixels": lambda root: Image.new("RGB", (8, 8), "red").save(root / "ant" / "0.png"),
     "names": lambda root: (root / "classnames.txt").write_text("ant an ant\nbee a bee\n"),
 }
 

@@ -67,6 +67,7 @@ def test_a_class_name_moves_into_or_before_the_context(tiny_clip, position, slot
 
 BAD = {
     "no name": ("a photo of a", "", "class name is empty"),
+    "a mark": ("a photo of a", "cat <|endoftext|> dog", "mark of the start or end of a sentence"),
     "too long": ("a photo of a", "very " * 80 + "cat", "'very very.*' is too long"),
     "too few words": ("a {} in the photo of a", "cat", "has 1 tokens before the class name"),
     "no words": ("{} texture.", "cat", "has 0 tokens before the class name"),

@@ -180,6 +180,11 @@ class _Writer(NamedTuple):
                 f"{culprit}'{text:.120}' has {len(ids)} tokens but the text encoder reads "
                 f"{self.context_length}: shorten it, or the context"
             )
+        if {self.tokenizer.sos, self.tokenizer.eos} & {*ids[1:-1]}:
+            raise UserError(
+                f"'{text:.120}' has the mark of the start or end of a sentence (such as "
+                "<|endoftext|>): remove it from the class name, or the context"
+            )
         eos = len(ids) - 1
         return Sentence(ids, {}, eos - after.endswith("."), eos)
 

@@ -19,7 +19,9 @@ def results_file(cfg) -> Path:
 
 
 def remove_results(cfg) -> None:
-    """Remove the record and predictions of an earlier run in the same folder."""
+    """Remove the record and predictions of an earlier run in the same folder, if there is one."""
+    if not cfg.OUTPUT_DIR:
+        return
     results_file(cfg).unlink(missing_ok=True)
     (Path(cfg.OUTPUT_DIR) / predictions.NAME).unlink(missing_ok=True)
 

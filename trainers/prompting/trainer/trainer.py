@@ -42,6 +42,7 @@ from .checks import (
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
+from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
 from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
@@ -163,6 +164,7 @@ class PromptTrainer(TrainerX):
         path = self.cfg.MODEL.INIT_WEIGHTS
         if path and self.method.learned():
             weights = public_checkpoint(self.method, path) or read_checkpoint(path)
+            check_unseen(weights, self.dm.dataset, self.cfg.TEST.SPLIT, path)
             self.method.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
 
@@ -284,6 +286,7 @@ class PromptTrainer(TrainerX):
             "settings": settings_of(self.cfg, self.method),
             "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
+            "images": images_of(self.dm.dataset, self.kind.unlabelled),
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
             "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
@@ -296,14 +299,15 @@ class PromptTrainer(TrainerX):
         """Refuse a checkpoint that this run must not resume from.
 
         Raises:
-            UserError: the run was begun with other settings or classes, or the checkpoint lacks
-                something that `save_model` writes.
+            UserError: the run was begun with other settings, classes or images, or the checkpoint
+                lacks something that `save_model` writes.
         """
         of_dassl: dict = getattr(super(), "run_state", dict)()
-        wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", *of_dassl}
+        wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", "images", *of_dassl}
         names = self.dm.dataset.classnames
         settings = settings_of(self.cfg, self.method)
         check_resumed(checkpoint, settings, names, folder, wanted, self.method)
+        check_same_images(checkpoint, self.dm.dataset, folder)
         self._check_weights(checkpoint)
 
     def _check_weights(self, checkpoint):
@@ -399,7 +403,8 @@ class PromptTrainer(TrainerX):
             epoch: the epoch; None takes `model-best.pth.tar`, or else the last epoch.
 
         Raises:
-            UserError: there is no such checkpoint, or it does not fit the method.
+            UserError: there is no such checkpoint, it does not fit the method, or it was trained on
+                images that are now evaluated.
         """
         epoch = next((other for other in others if not isinstance(other, CfgNode)), epoch)
         if not directory:
@@ -420,5 +425,6 @@ class PromptTrainer(TrainerX):
         settings = settings_of(self.cfg, self.method)
         check_loaded(checkpoint.get("settings"), settings, self.method)
         self._check_weights(checkpoint)
+        check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False

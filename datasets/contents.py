@@ -1,0 +1,148 @@
+"""Tells data apart by what the image files hold: how they are divided, and images in two parts."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+from tqdm import tqdm
+
+from trainers.prompting.errors import UserError
+
+from .splits import PARTS
+
+PIECE = 4096  # bytes read of a file: from its middle, since files of one camera begin alike
+THREADS = 8  # which wait for the disk at once
+TOGETHER = 256  # files given to a thread at once
+OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # no wait: a pipe
+EMPTY = -1  # the key of an empty file
+
+
+def read_keys(parts):
+    """Return a key of each image in lists of Datum; those of files with equal content are equal.
+
+    A key is a hash of the size and of a piece of the file, which is read once.
+
+    Args:
+        parts: lists of Datum.
+
+    Returns:
+        dict from path to a number of 64 bits, `EMPTY` for an empty file.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    paths = list(dict.fromkeys(item.impath for item in chain(*parts)))
+    groups = [paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda group: [_key(path) for path in group], groups)
+        shown = tqdm(found, "Comparing images", len(groups), unit=f"*{TOGETHER}", delay=3)
+        keys = [key for group in shown for key in group]
+    return dict(zip(paths, keys, strict=True))
+
+
+def _key(path):
+    """Return the key of a file; raises UserError if it cannot be read."""
+    try:
+        file = os.open(path, OPENING)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            if status.st_size > PIECE:
+                os.lseek(file, (status.st_size - PIECE) // 2, os.SEEK_SET)
+            piece = os.read(file, PIECE)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise UserError(
+            f"The image '{path}' cannot be read ({error.strerror}): restore or remove it"
+        ) from None
+    if not status.st_size:
+        return EMPTY
+    digest = hashlib.sha256(status.st_size.to_bytes(8, "little") + piece).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+def division(folder, parts, keys):
+    """Return how images are divided into parts and classes, as texts that can be compared.
+
+    Args:
+        folder: of the data set; another folder with the same files gives the same.
+        parts: lists of Datum, train, val and test.
+        keys: as from `read_keys`.
+
+    Returns:
+        dict from a part and a class to the number of its images and a hash of their names and keys.
+    """
+    found = {}
+    for part, items in zip(PARTS, parts, strict=True):
+        classes = defaultdict(list)
+        for item in items:
+            classes[item.label, item.classname].append(item)
+        for (label, classname), of_class in classes.items():
+            digest = hashlib.sha256()
+            for item in of_class:
+                file = item.impath.removeprefix(f"{folder}/")
+                line = f"{file}\0{keys[item.impath]}\0"
+                digest.update(line.encode(errors="surrogatepass"))
+            text = f"{len(of_class):,} images, {digest.hexdigest()[:16]}"
+            found[f"{part} of class {label} '{classname}'"] = text
+    return found
+
+
+def fingerprint(divided):
+    """Return a hash of a `division`: of classes, files, their parts, their sizes and contents."""
+    lines = "".join(f"{name}\0{text}\0" for name, text in divided.items())
+    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
+
+
+def check_apart(source, parts, keys, published):
+    """Check that no image is in two parts: as the same file, or as a copy of it.
+
+    Of public data as they were published, only a file that is also for training is refused: some
+    have copies of images, and ImageNet's validation images are its test images.
+
+    Args:
+        source: the folder of the data set, for the message.
+        parts: lists of Datum, train, val and test.
+        keys: as from `read_keys`.
+        published: True for public data.
+
+    Raises:
+        UserError: gives the number of such images, and two of them.
+    """
+    places: dict[int, int] = {}  # a bit for each part with files of this key
+    for bit, items in enumerate(parts):
+        for item in items:
+            key = keys[item.impath]
+            places[key] = places.get(key, 0) | 1 << bit
+    several = {key for key, bits in places.items() if bits & (bits - 1) and key != EMPTY}
+    found = defaultdict(list)  # candidates: whole files are read only of these
+    for part, items in zip(PARTS, parts, strict=True):
+        for item in items:
+            if keys[item.impath] in several:
+                path = os.path.normpath(item.impath)
+                found[path if published else _whole(path)].append((part, path))
+    pairs = [
+        (*copies[0], *other)
+        for copies in found.values()
+        for other in copies[1:]
+        if other[0] != copies[0][0] and (copies[0][0] == "train" or not published)
+    ]
+    if pairs:
+        part, path, other_part, other = pairs[0]
+        raise UserError(
+            f"{len(pairs):,} images of '{source}' are also in another part, such as '{path}' "
+            f"({part}) and '{other}' ({other_part}): keep one of each, for a test on images that "
+            "were trained on shows nothing"
+        )
+
+
+def _whole(path):
+    """Return a hash of a whole file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
