@@ -12,7 +12,8 @@ import torch
 from paths import ROOT
 from tiny import run
 
-from recipe import environment, folder
+from recipe import folder
+from trainers.prompting.record import environment
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 
