@@ -47,7 +47,8 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
         return runs
     known = runs.groupby("trainer")["untrained"].transform("last")
     known = known.fillna(runs["trainer"].map(learns_nothing)).astype(bool)
-    runs["untrained"] = (known | (runs["shots"] == 0)) & ~runs["seeded"]
+    seeded = runs.groupby("trainer")["seeded"].transform("any")  # also those without a record
+    runs["untrained"] = (known | (runs["shots"] == 0)) & ~seeded
     once = runs["protocol"].map(lambda name: PROTOCOLS[name].untrained_once)
     runs.loc[runs["untrained"] & once, "shots"] = 0
     runs = _in_every_table(runs)

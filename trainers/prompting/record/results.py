@@ -62,7 +62,7 @@ def write_results(cfg, trainer) -> None:
         "num_classes": trainer.dm.num_classes,
         "num_test": len(data.val if cfg.TEST.SPLIT == "val" else data.test),
         "num_params": getattr(trainer, "num_trained", None),
-        "seeded": getattr(getattr(trainer, "method", None), "adapts", False),
+        "seeded": seeded(trainer),
         "train_seconds": getattr(trainer, "train_seconds", 0.0),
         "train_steps": _steps(trainer),
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
@@ -73,6 +73,15 @@ def write_results(cfg, trainer) -> None:
         "git": git_commit(),
     }
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
+
+
+def seeded(trainer) -> bool:
+    """Return True if seed and shots count although nothing may be trained.
+
+    So it is for a method that adapts while testing, and for a cache of the training images.
+    """
+    method = getattr(trainer, "method", None)
+    return bool(getattr(method, "adapts", False) or getattr(method, "support_passes", 0))
 
 
 def beyond(cfg, trainer) -> list[str]:
