@@ -14,6 +14,7 @@ from trainers.prompting.backbones.openai import OPENAI
 from trainers.prompting.encoders.sentences import clean
 from trainers.prompting.errors import UserError
 
+from . import noise
 from .contents import check_apart, division, fingerprint, read_keys
 from .files import class_folders, read_folders, some
 from .splits import check_files, divide, read_split, write_split
@@ -36,7 +37,8 @@ class ImageDataset(DatasetBase):
     A subclass names its files; its `make_split` divides the images if there is no split file.
 
     Its `train_u` are the training images of all classes, however many shots and whichever classes
-    are chosen: a method that learns without labels trains on them.
+    are chosen: a method that learns without labels trains on them. `noise.KEYS` change the training
+    images only: fewer in some classes (DATASET.IMBALANCE), and wrong labels (DATASET.LABEL_NOISE).
 
     Attributes:
         division: how the whole data set is divided into parts and classes, as texts; None for
@@ -78,6 +80,9 @@ class ImageDataset(DatasetBase):
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         tested = {item.impath for item in test}
         train, val, test = subsample_classes(train, val, test, subset=subset)
+        own = noise.keys_of(cfg.DATASET)
+        if own.IMBALANCE > 1 and not self.only_tested:
+            train = noise.imbalanced(train, own.IMBALANCE, cfg.SEED)
         super().__init__(train_x=train, train_u=without_labels, val=val, test=test)
         others = ([], []) if subset == "all" else subsample_classes(*whole, subset=OTHER[subset])
         self.other_classnames = self.get_lab2cname(others[0])[1]
@@ -90,6 +95,25 @@ class ImageDataset(DatasetBase):
                 f"DATASET.SUBSAMPLE_CLASSES {cfg.DATASET.SUBSAMPLE_CLASSES}: add classes, for at "
                 "least two are needed"
             )
+        if noise.changes(own) and not self.only_tested:
+            self.add_noise(own, cfg.SEED)
+
+    def add_noise(self, own, seed):
+        """Give training images the wrong labels of `noise.KEYS`, and print what is changed.
+
+        The classes and their names, which Dassl reads from training images, are known before.
+        """
+        sizes = Counter(item.label for item in self.train_x).values()
+        clean = self._train_x
+        self._train_x = noise.noisy(
+            clean, self.lab2cname, own.LABEL_NOISE, own.LABEL_NOISE_KIND, seed
+        )
+        wrong = sum(a.label != b.label for a, b in zip(clean, self._train_x, strict=True))
+        print(
+            f"{type(self).__name__}: the largest class has {max(sizes):,} training images and the "
+            f"smallest {min(sizes):,} (IMBALANCE {own.IMBALANCE:g}); {wrong:,} of {len(clean):,} "
+            f"labels are wrong (LABEL_NOISE {own.LABEL_NOISE:g}, {own.LABEL_NOISE_KIND})"
+        )
 
     def locate(self, cfg):
         """Return the data set's folder.

@@ -14,9 +14,9 @@ try:
 except ImportError:  # the original Dassl checks nothing
     check_values = None  # type: ignore[assignment]
 
-import datasets  # noqa: F401 (registers the data sets)
+from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
-from trainers.prompting.errors import check_name
+from trainers.prompting.errors import check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.trainer.by_run import by_dataset, for_run, leaves
@@ -58,6 +58,13 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
+    if noise.changes(noise.keys_of(cfg.DATASET)):
+        kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+        need(
+            issubclass(kind, ImageDataset),
+            f"DATASET.LABEL_NOISE and IMBALANCE are set, but the data set {cfg.DATASET.NAME} does "
+            "not read them: derive its class from datasets.ImageDataset, or leave them out",
+        )
     varied = by_dataset(keys for _, keys in settings)
     if own := METHODS.get(cfg.TRAINER.NAME):  # OPTIM does not count, although some methods read it
         varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
@@ -68,6 +75,7 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
 def _defaults():
     cfg = get_cfg_default()
     extend_cfg(cfg)
+    cfg.DATASET.update(noise.KEYS)  # read by the data sets of this repository
     return cfg
 
 

@@ -72,6 +72,17 @@ MISTAKES = {
     "crop": (["INPUT.RRCROP_SCALE", "(1.0, 0.1)"], "RRCROP_SCALE is (1.0, 0.1) but must be two"),
     "no shots": (["DATASET.NUM_SHOTS", "0"], "NUM_SHOTS is 0, which leaves nothing to train on"),
     "shots": (["DATASET.NUM_SHOTS", "-2"], "NUM_SHOTS is -2 but must be"),
+    "noise": (["DATASET.LABEL_NOISE", "1"], "LABEL_NOISE is 1.0 but must be the share of wrong"),
+    "less noise": (["DATASET.LABEL_NOISE", "-0.1"], "NOISE is -0.1 but must be the share of wrong"),
+    "kind of noise": (
+        ["DATASET.LABEL_NOISE_KIND", "asym"],
+        "DATASET.LABEL_NOISE_KIND is 'asym' but must be one of symmetric, pair",
+    ),
+    "imbalance": (["DATASET.IMBALANCE", "0.1"], "IMBALANCE is 0.1 but must be the size of the"),
+    "noise of others": (
+        ["DATASET.LABEL_NOISE", "0.5"],
+        "the data set TinyColours does not read them: derive its class from",
+    ),
     "split": (["TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla': did you mean val?"),
     "best": (
         ["TEST.FINAL_MODEL", "best"],

@@ -31,6 +31,8 @@ MEAN = ["group", "name", "shots"]
 # that agree in those before it (of test images: `split` and those after it).
 FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
          "num_test": "test images", "data_fingerprint": "images"}  # fmt: skip
+# Keys of DATASET that change the training images, with their defaults; they are always named.
+CHANGES = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
 MOST = 12  # characters of a hash; names of backbones are shorter
 
 Settings = tuple[tuple[str, Any], ...]  # keys and values
@@ -59,6 +61,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     ]
     number = {key: i for i, key in enumerate(dict.fromkeys(groups + tables))}
     runs["group"], runs["table"] = [*map(number.get, groups)], [*map(number.get, tables)]
+    runs["settings"] += _changes(runs)
     runs["settings"] += _differing(runs, _others(runs))
     several = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
     several = several.transform("nunique") > 1
@@ -149,6 +152,30 @@ def _others(runs: pd.DataFrame) -> list[Settings]:
         cells = [(*cell, value) for cell, value in zip(cells, values, strict=True)]
     # a training and its tests on several classes are one line
     return [tuple((k, " + ".join(v)) for k, v in found[of].items()) for of in trainings]
+
+
+def _changes(runs: pd.DataFrame) -> list[Settings]:
+    """Return how the training images of each run are changed, unless its settings say so.
+
+    A run without a record has the changes of other seeds.
+    """
+    runs = runs.assign(changes=[changed(outcome) for outcome in runs["outcome"]])
+    known = runs.groupby(LINE[:-1])["changes"].transform("first")
+    return [
+        tuple(pair for pair in of if pair[0] not in dict(settings)) if isinstance(of, tuple) else ()
+        for of, settings in zip(known, runs["settings"], strict=True)
+    ]
+
+
+def changed(outcome: Outcome) -> Settings | None:
+    """Return the keys in CHANGES that are not as by default; None without a record."""
+    config = (outcome.result or {}).get("config")
+    if config is None:
+        return None
+    if learns_nothing(outcome.run.trainer):
+        return ()
+    found = {key: used(config, f"DATASET.{key}") for key in CHANGES}
+    return tuple((k, _plain(v)) for k, v in found.items() if v not in (None, CHANGES[k]))
 
 
 def _differing(runs: pd.DataFrame, others: list[Settings]) -> list[Settings]:

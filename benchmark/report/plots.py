@@ -1,12 +1,12 @@
-"""Plot accuracy against shots, H against beta, new against base classes, and targets."""
+"""Plot accuracy against shots or a setting, new against base classes, and targets."""
 
 import io
 import math
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,13 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..cli import write_output
-from ..protocols.base import Plot, shots_text
-from .frame import setting_texts
+from ..protocols.base import Plot
 from .methods import looks
-from .names import dataset_title, method_name
+from .names import method_name
+from .panels import Panel, Point, panels, plots, targets
 from .published import marked
-from .rows import lines
-from .tables import average_name, known, protocol_of
 
 # Line and filled part of the marker, for a method's first, second, ... variant.
 VARIANTS = [("-", "full"), ("--", "left"), (":", "bottom"), ("-.", "right")]
@@ -51,23 +49,6 @@ COLUMNS = 2  # panels side by side
 HOLLOW = "a hollow marker lacks seeds"
 
 
-class Point(NamedTuple):
-    """A point of a curve, with half-lengths of its error bars; `whole` if no seed is missing."""
-
-    x: float
-    y: float
-    x_spread: float | None = None
-    y_spread: float | None = None
-    whole: bool = True
-
-
-class Panel(NamedTuple):
-    """The points of each method in one panel of a plot."""
-
-    curves: dict[str, list[Point]]
-    ticks: dict[float, str]  # labels of positions on an axis, if any
-
-
 Drawing = dict[str, tuple[Figure, str]]  # by name, a figure and a sentence that describes it
 
 
@@ -76,22 +57,12 @@ def figures(rows: pd.DataFrame) -> Drawing:
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
     bars += " over the seeds"
     found = {}
-    # of an ablation, a plot for each group of settings that was varied
-    for _, members in rows.groupby(["protocol", "tried"], sort=False):
-        plot = protocol_of(members).plot
-        if plot is None:
-            continue
-        tried = members["tried"].iloc[0] if protocol_of(members).by_variant else ""
-        members = members.assign(curve=members["method" if tried else "name"])
-        if tried and tried != plot.x:
-            words = tried.replace(" and ", ", ")
-            stem = f"ablation_{words.replace(', ', '_').lower()}"
-            plot = plot._replace(name=stem, x="", x_label=words, sentence=f"H against {words}")
-        panels = _targets(members) if plot.kind == "targets" else _panels(members, plot)
-        if panels:
-            drawn = any(p.x_spread or p.y_spread for of in panels.values()
+    for members, plot in plots(rows):
+        chosen = targets(members) if plot.kind == "targets" else panels(members, plot)
+        if chosen:
+            drawn = any(p.x_spread or p.y_spread for of in chosen.values()
                         for points in of.curves.values() for p in points)  # fmt: skip
-            figure = _draw(members, panels, plot, f"\nBars: {bars}" if drawn else "")
+            figure = _draw(members, chosen, plot, f"\nBars: {bars}" if drawn else "")
             found[plot.name] = figure, f"{plot.sentence}; bars are {bars}; {HOLLOW}."
     return found
 
@@ -115,68 +86,6 @@ def write(drawn: Drawing, folder: Path) -> None:
             path = folder / f"{name}.{form}"
             write_output(path, encoded(figure, form))
             print(path, file=sys.stderr)
-
-
-# ------------------------------------------------------------------------------- what is drawn
-
-
-def _panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
-    """Return a panel for each data set by title, after a panel of complete averages, if any."""
-    positions = {}
-    if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
-        positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
-    several = rows["shots"].nunique() > 1 and not positions
-    ticks: dict[float, str] = {position: str(shots) for shots, position in positions.items()}
-    if not plot.x:  # several settings: a place for each choice of their values
-        of_rank = rows.sort_values("rank")["settings"].unique()
-        positions = {settings: i for i, settings in enumerate(of_rank)}
-        ticks = {i: ", ".join(setting_texts(of)) for of, i in positions.items()}
-    panels: dict[str, Panel] = {}
-    for line in sorted(lines(rows), key=lambda line: not line[plot.y].average):
-        row = line[plot.y]
-        if known(row.mean) is None or (row.average and not row.complete):
-            continue
-        x_spread = None
-        if positions:
-            x = positions[row.shots if plot.x else row.settings]
-        elif plot.kind == "plane":
-            x, x_spread = known(line[plot.x].mean), known(line[plot.x].spread)
-        else:
-            x = dict(row.settings)[plot.x]
-        if x is None:
-            continue
-        title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
-        if several:
-            title += f", {shots_text(row.shots)}"
-        panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
-        panel.curves[row.curve].append(
-            Point(x, row.mean, x_spread, known(row.spread), row.complete)
-        )
-    return panels
-
-
-def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
-    """Return a panel for each source and shots, with a row for each data set and the average."""
-    panels = {}
-    for _, members in rows.groupby("table", sort=False):
-        names = {row.Index: dataset_title(row.dataset) for row in members.itertuples()}
-        names |= dict.fromkeys(members.index[members["average"]], "Average")
-        places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
-        curves = defaultdict(list)
-        for row in members.itertuples():
-            if known(row.mean) is not None and (row.complete or not row.average):
-                place = places[names[row.Index]]
-                curves[row.curve].append(
-                    Point(row.mean, place, known(row.spread), None, row.complete)
-                )
-        if curves:
-            first = members.iloc[0]
-            title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
-            panels[title] = Panel(curves, {place: name for name, place in places.items()})
-    return panels
-
-
-# ------------------------------------------------------------------------------- how it is drawn
 
 
 def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -> Figure:

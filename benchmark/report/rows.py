@@ -10,6 +10,7 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from . import published
+from .frame import CHANGES
 from .paired import harmonic
 
 COSTS = {"num_params": "last", "train_seconds": "mean", "step_seconds": "mean",
@@ -72,6 +73,7 @@ def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _comparable(line) -> bool:
     """Return True if a line has the setting of published numbers."""
     fits = not line.label and line.backbones == {published.BACKBONE} and line.split == "test"
+    fits = fits and all(CHANGES.get(key, value) == value for key, value in line.settings)
     return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
 
 

@@ -10,6 +10,7 @@ from ..protocols.base import Run, listed
 from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
 from ..records import METRICS, RESULTS, BadResult, Outcome, at_bound, read_record
+from .frame import changed, setting_texts
 from .metrics import N_NOTE, PER_CLASS, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
@@ -136,6 +137,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Classes": record.get("num_classes"),
         "Half of the classes": halves.get(str(record.get("subsample_classes"))),
         "Shots": _shots(record.get("shots")),
+        "Training images": ", ".join(setting_texts(changed(outcome) or ())) or None,
         "Seed": record.get("seed"),
         "Backbone": record.get("backbone"),
         "Images tested on": record.get("num_test"),

@@ -134,3 +134,21 @@ def test_a_seed_counts_if_the_record_says_so(seeded):
     )
     expected = ["50.00 (1 of 2)"] if seeded else ["50.00", "-"]
     assert lines(only_table(outcomes))["Stream"] == expected
+    if seeded:  # a run without a record belongs to those with one
+        outcomes += [outcome("Stream", 2, "all", 0, "emoji", "failed: why", "few_shot", shots=4)]
+        assert lines(only_table(outcomes))["Stream"] == expected
+
+
+def test_changed_training_images_are_always_named():
+    """Also if all runs have them: a failed one is of the same line, and none is next to papers."""
+    coop = few_shot("CoOp", 16, (50, 52))
+    assert "CoOp, published" in lines(only_table(coop))
+    failed = outcome("CoOp", 3, "all", 0, "dtd", "failed: no memory", "few_shot")
+    outcomes = [*coop, failed, *few_shot("ZeroshotCLIP", 0, (40,))]
+    changes = {"LABEL_NOISE": 0.25, "LABEL_NOISE_KIND": "pair", "IMBALANCE": 1.0}
+    for one in filter(lambda one: one.result, outcomes):
+        one.result["config"] = {"DATASET": changes}
+    found = lines(only_table(outcomes))
+    assert found["CoOp, LABEL_NOISE 0.25, LABEL_NOISE_KIND pair"][1] == "51.00 ± 1.41 (2 of 3)"
+    assert found["ZeroshotCLIP"][0] == "40.00"
+    assert not any(name.startswith("CoOp") and "publ" in name for name in found) and len(found) < 5

@@ -128,6 +128,36 @@ def test_an_ablation_of_several_settings_has_a_place_for_each_choice():
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["M 2, N 2", "M 4, N 1"]
 
 
+def test_a_setting_with_several_values_has_a_plot():
+    """A panel for each number of shots; untrained methods are level lines in all of them."""
+    outcomes = few_shot("ZeroshotCLIP", 0, (40,)) + few_shot("VPT", 1, (45,))
+    for shots in (1, 16):
+        for noise in (0, 0.25, 0.5):
+            config = f"emoji+DATASET.LABEL_NOISE={noise}"
+            outcomes += few_shot("CoOp", shots, (50 + shots - 20 * noise,), config=config)
+    drawn = plots.figures(rows(outcomes))
+    assert list(drawn) == ["few_shot", "few_shot_label_noise"]
+    noisy = drawn["few_shot_label_noise"][0]
+    xs = [0, 0.25, 0.5]
+    assert {title: curves(axis) for title, axis in panels(noisy).items()} == {
+        "DTD, 1 shot": [(xs, [40] * 3), (xs, [51, 46, 41]), (xs, [45] * 3)],
+        "DTD, 16 shots": [(xs, [40] * 3), (xs, [66, 61, 56])],
+    }
+    assert noisy.get_supxlabel() == "LABEL_NOISE" and noisy.get_supylabel() == "Accuracy (%)"
+    names = [text.get_text() for text in noisy.legends[0].get_texts()]
+    assert names == ["CLIP", "CoOp", "VPT"]
+
+
+def test_of_base_to_new_a_setting_is_plotted_against_h():
+    outcomes = []
+    for beta, value in ((0, 30), (1, 60)):
+        for part in ("base", "new"):
+            config = f"emoji+TRAINER.ALIGN.BETA={beta}"
+            outcomes += [outcome("ALIGN", 1, part, value, config=config)]
+    drawn = plots.figures(rows(outcomes))["base2new_beta"][0]
+    assert curves(drawn.axes[0]) == [([0, 1], [30, 60])] and drawn.get_supylabel() == "H (%)"
+
+
 def test_methods_differ_by_colour_and_by_marker():
     assert len(LOOKS) == len(set(LOOKS.values()))
     for attribute in ("color", "marker"):

@@ -37,6 +37,15 @@ def run(tmp_path):
     return folder
 
 
+def test_changed_training_images_are_shown(run, capsys):
+    assert main(["report", str(run)]) == 0 and "Training images" not in capsys.readouterr().out
+    record = json.loads((run / "results.json").read_text())
+    record["config"]["DATASET"] |= {"LABEL_NOISE": 0.25, "IMBALANCE": 10.0}
+    (run / "results.json").write_text(json.dumps(record))
+    assert main(["report", str(run)]) == 0
+    assert "LABEL_NOISE 0.25, IMBALANCE 10" in capsys.readouterr().out
+
+
 def test_classes_show_n_and_a_temperature_at_its_bound_says_so(run, capsys):
     assert main(["report", str(run)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -1,0 +1,116 @@
+"""Label noise and class imbalance of the training images, drawn from the seed of the run.
+
+Validation, test and unlabelled images stay as they are. The draws have their own generators, so
+few-shot sampling draws the same images as without, and what a higher value changes includes, but
+for rounding, what a lower one does.
+"""
+
+import math
+import random
+from types import SimpleNamespace
+
+from dassl.data.datasets import Datum
+
+from trainers.prompting.errors import need, one_of
+
+# Keys of cfg.DATASET, with their defaults.
+KEYS = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
+KINDS = ("symmetric", "pair")
+
+
+def keys_of(node):
+    """Return the values of `KEYS` in a cfg's node DATASET, which may lack them.
+
+    Raises:
+        UserError: a value is invalid.
+    """
+    own = SimpleNamespace(**{key: getattr(node, key, default) for key, default in KEYS.items()})
+    need(
+        0 <= own.LABEL_NOISE < 1,
+        f"DATASET.LABEL_NOISE is {own.LABEL_NOISE} but must be the share of wrong training labels, "
+        "from 0 to below 1",
+    )
+    one_of("DATASET.LABEL_NOISE_KIND", own.LABEL_NOISE_KIND, KINDS)
+    need(
+        1 <= own.IMBALANCE < math.inf,
+        f"DATASET.IMBALANCE is {own.IMBALANCE} but must be the size of the largest class over that "
+        "of the smallest, 1 or more",
+    )
+    return own
+
+
+def changes(own):
+    """Return True if the values of `KEYS` change training images."""
+    return own.LABEL_NOISE > 0 or own.IMBALANCE > 1
+
+
+def imbalanced(items, imbalance, seed):
+    """Cut classes so that their sizes fall exponentially (Cao et al., LDAM, 2019, section 4).
+
+    Class i of K, from 0, keeps n imbalance^(-i / (K - 1)) images, rounded and at least one, of
+    the n of the largest class. Larger classes come first; those of the same size, as in few-shot
+    sampling, are in an order drawn from the seed.
+
+    Args:
+        items: list of Datum.
+        imbalance: the largest over the smallest class, 1 or more.
+        seed: of the run; negative: another draw each time.
+
+    Returns:
+        The items that are kept, in their order.
+    """
+    rng = _generator("imbalance", seed)
+    groups = sorted(_shuffled_classes(items, rng), key=len, reverse=True)  # stable
+    kept = set()
+    for i, group in enumerate(groups):
+        share = imbalance ** (-i / max(1, len(groups) - 1))
+        kept |= set(group[: max(1, _nearest(len(groups[0]) * share))])
+    return [item for i, item in enumerate(items) if i in kept]
+
+
+def noisy(items, names, noise, kind, seed):
+    """Replace a share of the labels of each class by those of other classes.
+
+    `symmetric` draws the wrong label from all other classes with equal chances, `pair` takes that
+    of the next class (Han et al., Co-teaching, 2018). The share is exact, as in few-shot prompt
+    learning (Wu et al., PTNL, 2023): a quarter of 16 shots are 4 images of each class. Where it is
+    not a whole number, it is rounded over the classes, in an order drawn from the seed.
+
+    Args:
+        items: list of Datum.
+        names: label -> class name, with K >= 2 labels from 0.
+        noise: the share, from 0 to below 1.
+        kind: one of `KINDS`.
+        seed: of the run; negative: another draw each time.
+
+    Returns:
+        The items in their order, with new ones for wrong labels.
+    """
+    rng, K = _generator("label noise", seed), len(names)
+    found, seen, wrong = list(items), 0, 0
+    for group in _shuffled_classes(items, rng):
+        seen += len(group)
+        count = _nearest(noise * seen) - wrong
+        wrong += count
+        steps = [1 if kind == "pair" else rng.randrange(1, K) for _ in group]
+        for i, step in zip(group[:count], steps, strict=False):
+            item = items[i]
+            label = (item.label + step) % K
+            found[i] = Datum(item.impath, label, item.domain, names[label])
+    return found
+
+
+def _generator(draw, seed):
+    return random.Random(f"{draw} {seed}" if seed >= 0 else None)
+
+
+def _shuffled_classes(items, rng):
+    """Return the positions of each class's items, all in random order."""
+    groups: dict[int, list[int]] = {}
+    for i, item in enumerate(items):
+        groups.setdefault(item.label, []).append(i)
+    return rng.sample([rng.sample(group, len(group)) for group in groups.values()], len(groups))
+
+
+def _nearest(x):
+    return math.floor(x + 0.5)
