@@ -187,13 +187,14 @@ class Independent(Textual):
         return Contexts(self.all(), [as_batch(c) for c in self.visual])
 
 
-class Projected(Textual):
-    """Textual contexts, and visual ones as a linear map of them for each block (MaPLe).
+class Coupled(Textual):
+    """max(M, N) contexts, from which those of both sides are made: `proj` maps W to V.
 
-    There are max(M, N) contexts: the text takes the first N, the image the first M.
+    The text takes the first N, the image the first M.
     """
 
     deeper = "compound_prompts_text"
+    compound_prompts_text: nn.ParameterList
 
     def __init__(
         self,
@@ -207,9 +208,16 @@ class Projected(Textual):
         N = len(templates)
         super().__init__(clip_model, templates, length, depth, single, max(M, N))
         self.M, self.N = M, N
-        W, V = self.ctx.shape[-1], visual_width(clip_model)
-        self.proj = nn.Linear(W, V)
-        self.compound_prompt_projections = nn.ModuleList(nn.Linear(W, V) for _ in range(depth - 1))
+        self.proj = nn.Linear(self.ctx.shape[-1], visual_width(clip_model))
+
+
+class Projected(Coupled):
+    """Textual contexts, and visual ones as a linear map of them for each block (MaPLe)."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        W, V, deeper = self.proj.in_features, self.proj.out_features, self.compound_prompts_text
+        self.compound_prompt_projections = nn.ModuleList(nn.Linear(W, V) for _ in deeper)
 
     def forward(self) -> Contexts:
         """Return the contexts of both encoders."""
@@ -220,31 +228,18 @@ class Projected(Textual):
         )
 
 
-class Unified(Textual):
+class Unified(Coupled):
     """Contexts of 2b tokens, mixed by a transformer layer and split over both sides (UPT).
 
     U'' = FFN(LN(U')) + U', U' = SA(LN(U)) + U. All blocks share the layer, which starts as the
     identity.
     """
 
-    deeper = "compound_prompts_text"
-
-    def __init__(
-        self,
-        clip_model: Any,
-        templates: Sequence[str],
-        length: int,
-        depth: int,
-        M: int = 1,
-        single: bool = False,
-    ):
-        N = len(templates)
-        super().__init__(clip_model, templates, length, depth, single, max(M, N))
-        self.M, self.N, self.b = M, N, length
-        W = self.ctx.shape[-1]
-        self.proj = nn.Linear(W, visual_width(clip_model))
+    def __init__(self, clip_model: Any, *args: Any, **kwargs: Any):
+        super().__init__(clip_model, *args, **kwargs)
+        self.b = self.ctx.shape[-2] // 2
         heads = clip_model.transformer.resblocks[0].attn.num_heads
-        self.mixer = openai_model.ResidualAttentionBlock(W, heads)
+        self.mixer = openai_model.ResidualAttentionBlock(self.ctx.shape[-1], heads)
         for last in (self.mixer.attn.out_proj, self.mixer.mlp.c_proj):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
