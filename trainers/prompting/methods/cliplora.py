@@ -11,10 +11,6 @@ from typing import Any
 from torch import nn
 
 from ..encoders.added import MATRICES, SIDES, Added, LowRank, blocks_of
-from ..encoders.sentences import write_sentences
-from ..encoders.templates import DEFAULT
-from ..encoders.text import TextEncoder
-from ..encoders.vision import ImageEncoder
 from ..errors import UserError, check_name, need
 from ..method import Method, register
 
@@ -83,8 +79,7 @@ class CLIPLoRA(Method):
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
-        sentences = write_sentences(clip_model, [DEFAULT], classnames)
-        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
+        return super().encoders(clip_model, classnames, dataset="")
 
     def build(self, clip_model, classnames, dataset):
         """Make the updates of each side, block and matrix."""

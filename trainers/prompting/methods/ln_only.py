@@ -9,10 +9,6 @@ from typing import Any
 from torch import nn
 
 from ..encoders.added import SIDES, Added, blocks_of, tuned_norm
-from ..encoders.sentences import write_sentences
-from ..encoders.templates import DEFAULT
-from ..encoders.text import TextEncoder
-from ..encoders.vision import ImageEncoder
 from ..errors import need, one_of
 from ..method import Method, register
 
@@ -51,8 +47,7 @@ class LNOnly(Method):
 
     def encoders(self, clip_model, classnames, dataset):
         """Make the encoders, with the same sentence for every data set."""
-        sentences = write_sentences(clip_model, [DEFAULT], classnames)
-        return TextEncoder(clip_model, sentences), ImageEncoder(clip_model.visual)
+        return super().encoders(clip_model, classnames, dataset="")
 
     def build(self, clip_model, classnames, dataset):
         """Make copies of the LayerNorms that learn, by side, block and name."""
