@@ -611,8 +611,7 @@ class Method(PublicFiles, nn.Module):
         others = saved is not None and list(saved) != list(classnames)
         some = []  # for each class of the method, its number in the checkpoint
         if others and type(self).keep_classes is not Method.keep_classes:
-            names = list(saved or ())  # if a name is repeated, the first counts
-            number = {name: k for k, name in reversed([*enumerate(names)])}
+            number = numbers(saved or ())
             some = [number[name] for name in classnames if name in number]
         others = others and len(some) < len(classnames)
         if others and self.class_bound:
@@ -632,6 +631,16 @@ class Method(PublicFiles, nn.Module):
             self.load_own_state(kept)
         if some:
             self.keep_classes(some)
+
+
+def numbers(names: Sequence[str]) -> dict[str, int]:
+    """Return the number of each name, from 0; if a name is repeated, the first counts.
+
+    Examples:
+        >>> numbers(["cat", "dog", "cat"])
+        {'cat': 0, 'dog': 1}
+    """
+    return {name: k for k, name in reversed([*enumerate(names)])}
 
 
 def _place(tensor: torch.Tensor) -> int:
