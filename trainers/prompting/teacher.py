@@ -30,6 +30,7 @@ class Teacher(nn.Module):
         classnames: K names.
         templates: n items, each a sentence with `{}` for the class name, or a list of K sentences,
             one for each class.
+        projection: (W, D) in place of CLIP's text projection.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -43,8 +44,10 @@ class Teacher(nn.Module):
         clip_model: Any,
         classnames: Sequence[str],
         templates: Sequence[str | Sequence[str]],
+        projection: torch.Tensor | None = None,
     ):
         super().__init__()
+        self._projection = projection
         clip_model.requires_grad_(False)
         # in a tuple, so that their parameters are not those of the method
         self._frozen = clip_model, ImageEncoder(clip_model.visual)
@@ -64,6 +67,7 @@ class Teacher(nn.Module):
         """Move the CLIP and the features, as the method that holds this teacher is moved."""
         self.clip_model._apply(fn)
         self._text = {name: fn(value) for name, value in self._text.items()}
+        self._projection = None if self._projection is None else fn(self._projection)
         return self
 
     @property
@@ -85,9 +89,11 @@ class Teacher(nn.Module):
         return self._kept("each", lambda: F.normalize(self._encode(), dim=-1))
 
     def _encode(self) -> torch.Tensor:
-        return torch.stack(
-            [encode_sentences(self.clip_model, row).float() for row in self.sentences]
-        )
+        features = [
+            encode_sentences(self.clip_model, row, projection=self._projection).float()
+            for row in self.sentences
+        ]
+        return torch.stack(features)
 
     def _kept(self, name: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         if name not in self._text:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..encoders.sentences import clean
 from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
-from ..encoders.text import TextFeatures, encode_sentences
+from ..encoders.text import TextFeatures
 from ..errors import UserError, need
 from ..method import Method, register
 from ..storage.checkpoints import read_checkpoint
+from ..teacher import Teacher
 
 BASE = "base_text_features"  # in public checkpoints
 
@@ -63,14 +63,8 @@ class TaskRes(Method):
         several = dataset.startswith("ImageNet")
         templates = [*IMAGENET, DEFAULT] if several else [template_of(ZERO_SHOT, dataset)]
         projection = None if self.settings.ENHANCED_BASE == "none" else self._projection()
-        names = [clean(name) for name in classnames]
-        t = [
-            encode_sentences(
-                clip_model, [text.format(name) for name in names], projection=projection
-            )
-            for text in templates
-        ]
-        self.register_buffer("base", torch.stack(t).mean(0).float())
+        teacher = Teacher(clip_model, classnames, templates, projection)
+        self.register_buffer("base", teacher.raw)
 
     def _projection(self) -> torch.Tensor:
         """Return the text projection (W, D) in the file of ENHANCED_BASE."""
