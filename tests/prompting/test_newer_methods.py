@@ -117,6 +117,16 @@ def test_weights_of_a_mean_far_away_are_numbers():
     assert sum(mean) == pytest.approx(1) and mean[2] > 0.99
 
 
+def test_a_second_training_has_a_mean_of_its_own():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    mean = GaussianMean({"ctx": parameter}, mean=2, std=1)
+    for start in (0.0, 10.0):
+        for epoch in (1, 2, 3):
+            parameter.data.fill_(start + epoch)
+            mean.add({"ctx": parameter}, epoch, last=3)
+        assert torch.allclose(parameter, torch.tensor(start + 2))
+
+
 @pytest.mark.parametrize("trainer", ["PromptSRC", "CoPrompt"])
 def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch, trainer):
     """PromptSRC resumes its sum, CoPrompt its draws of sentences."""

@@ -37,10 +37,15 @@ class GaussianMean(nn.Module):
 
     @torch.no_grad()
     def add(self, parameters: Mapping[str, nn.Parameter], epoch: int, last: int) -> None:
-        """Add the parameters of an epoch, 1 to `last`; after the last, set them to the mean."""
+        """Add the parameters of an epoch, 1 to `last`; after the last, set them to the mean.
+
+        The first epoch begins a new mean.
+        """
         weight = self.weights(last)[epoch - 1]
         for name, parameter in parameters.items():
             total = getattr(self, self._own(name))
+            if epoch == 1:
+                total.zero_()
             total += weight * parameter.float()
             if epoch == last:
                 parameter.copy_(total)
