@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.measure.case import ATTENTION_ON_CPU
 from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import clip
+from trainers.prompting.encoders.added import Added
 from trainers.prompting.encoders.sentences import write_sentences
 from trainers.prompting.encoders.text import TextEncoder, encode_sentences
 
@@ -68,6 +69,23 @@ def test_states_of_each_class_enter_in_the_middle(tiny_clip, template, block, re
     without = encoder([ctx]).raw[0]  # without `inserted` the encoder is the plain one
     plain = encoder_of(tiny_clip, template)([ctx]).raw[0]
     assert torch.equal(without, plain) and (without - raw).abs().max() > 1e-2
+
+
+def test_states_of_each_class_enter_before_the_first_addition(tiny_clip):
+    """They are not taken from the states that are kept because nothing before it is trained."""
+    tiny_clip.requires_grad_(False)
+    encoder, (_, inserted) = encoder_of(tiny_clip, "X X X X {}.", block=1), leaves()
+    added = {2: Added(norms={"ln_1": tiny_clip.transformer.resblocks[2].ln_1})}
+    raw = encoder(None, inserted, added).raw
+    with torch.no_grad():
+        expected = encoder(None, inserted).raw
+    assert raw.requires_grad and (raw - expected).abs().max() < 1e-5
+
+
+def test_states_of_each_class_after_tokens_that_entered(tiny_clip):
+    encoder, (ctx, inserted) = encoder_of(tiny_clip, "X X X X {}.", block=2), leaves()
+    with pytest.raises(UserError, match="cannot be combined with `inserted` ones: let none enter"):
+        encoder([ctx], inserted, {1: Added(enter=torch.zeros(2, 128))})
 
 
 def test_words_of_classes_whose_states_entered_in_the_middle(tiny_clip):

@@ -144,7 +144,8 @@ class TextEncoder(nn.Module):
             `TextFeatures`.
         """
         layout, first = self.layout, 0
-        if torch.is_grad_enabled() and not contexts and (first := min(added, default=0)):
+        fixed = torch.is_grad_enabled() and not contexts and inserted is None
+        if fixed and (first := min(added, default=0)):
             shared, suffix = self._constant(first)
         else:
             before = added.get(0, NOTHING).before
@@ -161,6 +162,11 @@ class TextEncoder(nn.Module):
             if here.enter is not None:
                 shared, n = let_in(here.enter, shared, n)
             if inserted is not None and i == self.insert_block:
+                need(
+                    not n,
+                    "Tokens that enter blocks (`Added.enter`) cannot be combined with `inserted` "
+                    f"ones: let none enter up to block {i}",
+                )
                 shared, suffix = self._insert(inserted, shared, suffix)
                 layout = self.own_layout
             states = block, layout, shared, suffix
