@@ -1,7 +1,12 @@
 """Half precision is at least as close to float32 as OpenAI's modules in half precision."""
 
 import pytest
+import torch
 from half import CPU, compare, errors, exact, step, worse
+from models import images, model_of, settings
+
+from trainers.prompting.method import Batch
+from trainers.prompting.running.precision import Precision
 
 # Cases (setting, precision, loud channel) and their numbers of draws. Errors vary little if no
 # channel is loud or if it is loud from the start, and much if every block adds to it.
@@ -30,3 +35,18 @@ def test_a_few(setting, kind, loud):
 @pytest.mark.parametrize(("setting", "kind", "loud"), SLOW)
 def test_all(setting, kind, loud):
     assert not worse(compare(setting, kind, CPU, loud, DRAWS[loud]))
+
+
+@pytest.mark.parametrize("name", ["GalLoP", "LoCoOp", "MMRL"])
+def test_losses_are_not_rounded_by_amp(tiny_clip, name):
+    """They multiply features themselves: autocast would do that in half precision."""
+    method = model_of(tiny_clip, name, settings(name)).train()
+    batch = Batch([images()], torch.tensor([0, 1, 2]))
+    with Precision("amp", CPU).autocast():
+        output = method.output(batch.images)
+        torch.manual_seed(0)  # of the global prompts that GalLoP drops
+        inside = method.terms(output, batch)
+    torch.manual_seed(0)
+    outside = method.terms(output, batch)
+    assert all(value.dtype == torch.float32 for value in inside.values())
+    assert {k: v.item() for k, v in inside.items()} == {k: v.item() for k, v in outside.items()}
