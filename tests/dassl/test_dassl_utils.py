@@ -29,6 +29,7 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
+from sklearn.metrics import confusion_matrix, f1_score
 from torch import nn
 
 
@@ -181,6 +182,22 @@ def test_evaluator(tmp_path, capsys):
     cfg.TEST.EVALUATOR = "Classificaton"
     with pytest.raises(UserError, match="Unknown evaluator .* did you mean Classification"):
         build_evaluator(cfg)
+
+
+def test_metrics_are_those_of_scikit_learn(tmp_path):
+    """Some classes have no test image, or are never predicted."""
+    labels, predicted = torch.randint(8, (2, 40))
+    labels[labels == 3], predicted[predicted == 5] = 4, 6
+    cfg = get_cfg_default()
+    cfg.merge_from_list(["OUTPUT_DIR", str(tmp_path), "TEST.COMPUTE_CMAT", True])
+    evaluator = build_evaluator(cfg)
+    evaluator.process(torch.eye(8)[predicted], labels)
+    known = labels.unique()
+    expected = f1_score(labels, predicted, average="macro", labels=known)
+    assert evaluator.evaluate()["macro_f1"] == pytest.approx(100 * expected, rel=1e-12)
+    expected = confusion_matrix(labels, predicted, normalize="true")
+    found = torch.load(tmp_path / "cmat.pt", weights_only=True)
+    torch.testing.assert_close(found, torch.from_numpy(expected))
 
 
 def test_numbers_of_parameters():

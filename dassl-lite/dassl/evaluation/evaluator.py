@@ -5,7 +5,6 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, f1_score
 
 from dassl.utils import UserError, mkdir_if_missing
 from dassl.utils.checkpoints import save_whole
@@ -45,10 +44,11 @@ class Classification:
         labels = torch.cat(self._labels).cpu().numpy()
         correct = int((predicted == labels).sum())
         accuracy = 100.0 * correct / len(labels)
-        macro_f1 = 100.0 * f1_score(labels, predicted, average="macro", labels=np.unique(labels))
-        results = OrderedDict(
-            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=float(macro_f1)
-        )
+        matrix = confusion(labels, predicted)
+        right, images = matrix.diagonal(), matrix.sum(1)
+        f1 = (2 * right / np.maximum(images + matrix.sum(0), 1))[images > 0]
+        macro_f1 = 100.0 * float(f1.mean())
+        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
         print(
             "=> result\n"
             f"* total: {len(labels):,}\n"
@@ -60,7 +60,7 @@ class Classification:
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._per_class(labels, predicted == labels)
         if self.cfg.TEST.COMPUTE_CMAT:
-            self._save_confusion(labels, predicted)
+            self._save_confusion(matrix)
         return results
 
     def _per_class(self, labels, hits):
@@ -80,10 +80,21 @@ class Classification:
         print(f"* average: {mean:.1f}%")
         return mean
 
-    def _save_confusion(self, labels, predicted):
-        # Rows are true classes; each row sums to 1.
-        matrix = confusion_matrix(labels, predicted, normalize="true")
+    def _save_confusion(self, matrix):
+        # Rows are true classes; each row sums to 1, or to 0 if there are no images of the class.
+        matrix = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         save_whole(torch.from_numpy(matrix), path)
         print(f"Confusion matrix is saved to {path}")
+
+
+def confusion(labels, predicted):
+    """Return the counts (n, n) of images by true and predicted class, of the n classes in either.
+
+    scikit-learn has this, but takes a second to import, in every run.
+    """
+    classes, index = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
+    n = len(classes)
+    rows, columns = index.reshape(2, -1)
+    return np.bincount(rows * n + columns, minlength=n * n).reshape(n, n)
