@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,8 +29,12 @@ def versions() -> dict[str, str | int]:
     }
 
 
+@cache
 def git_commit() -> str:
-    """Return the commit of the code, with `+` if the tree has changes; empty outside a checkout."""
+    """Return the commit of the code, with `+` if the tree has changes; empty outside a checkout.
+
+    It is asked for once in a process, which has imported the code.
+    """
     command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty=+", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import yaml
-
 from ..backbones import weights_sha256
 from ..beyond import BEYOND, PER_DATASET
 from ..storage.files import write_whole
@@ -68,7 +66,7 @@ def write_results(cfg, trainer) -> None:
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak_memory_mib(trainer.device),
         "beyond": beyond(cfg, trainer),
-        "config": yaml.safe_load(cfg.dump()),
+        "config": cfg,
         "versions": versions(),
         "git": git_commit(),
     }
