@@ -1,3 +1,4 @@
+import copy
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 from paths import GOLDEN, ROOT
 
+TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 sys.path.insert(0, str(ROOT))
 # also in the processes that tests start
 here = [str(ROOT / "dassl-lite"), os.environ.get("PYTHONPATH", "")]
@@ -45,9 +47,34 @@ def deadline():
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def loaded_once():
+    """Keep the CLIPs of hundreds of tests after the first load: a copy takes a tenth of the time.
+
+    A load draws random numbers; after a copy, their state is that after a load from the same state.
+    """
+    from trainers.prompting.backbones import openai
+
+    load, models, after = openai.load, {}, {}
+
+    def copied(name):
+        if name not in ("emoji", TINY):
+            return load(name)
+        before = name, torch.get_rng_state().numpy().tobytes()
+        if before not in after:
+            models[name] = load(name)
+            after[before] = torch.get_rng_state()
+        torch.set_rng_state(after[before])
+        return copy.deepcopy(models[name])
+
+    openai.load = copied
+    yield
+    openai.load = load
+
+
 @pytest.fixture(scope="session")
 def tiny_clip():
     """The tiny CLIP of the golden numbers: 4 blocks of width 128, 32x32 images, 16 patches."""
     from trainers.prompting import load_clip
 
-    return load_clip(str(GOLDEN / "tiny_clip_seed0.safetensors"))
+    return load_clip(TINY)
