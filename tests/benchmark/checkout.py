@@ -7,20 +7,51 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from subprocess import CompletedProcess
+from unittest.mock import patch
+
+import fake_train
+
+from benchmark.__main__ import main
+from benchmark.launch import command as launch_command
+from benchmark.launch import engine, local
+from benchmark.launch.slurm import executor, site
+from benchmark.launch.start import INTERRUPTS
+from benchmark.protocols import configs, tuning
+from benchmark.tune import command as tune_command
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINERS = ("ZeroshotCLIP", "CoOp", "ALIGN")
 
 
 class Checkout:
-    """A small checkout, with methods that call its commands and read its files."""
+    """A small checkout, with methods that call its commands and read its files.
+
+    Most of its commands are called in this process, which has imported what they need.
+    """
 
     def __init__(self, root: Path):
         self.root = root
         self.output = root / "output"
         self.calls_file = root / "calls.jsonl"
+        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
+            path = root / "configs" / "datasets" / f"{dataset}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")
+        for trainer in TRAINERS:
+            path = root / "configs" / "trainers" / trainer
+            path.mkdir(parents=True)
+            (path / "emoji.yaml").touch()
+        (path / "base2new.yaml").touch()  # only for ALIGN
+
+    def write_code(self) -> None:
+        """Write the program, for commands in separate processes, if it is not yet there."""
+        root = self.root
+        if (root / "train.py").exists():
+            return
         for folder in ("benchmark", "recipe", "scripts"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / folder, root / folder, ignore=ignored)
@@ -34,19 +65,14 @@ class Checkout:
             (plugin / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / "trainers" / "prompting" / name, plugin / name)
         shutil.copy(Path(__file__).parent / "fake_train.py", root / "train.py")
-        # settings are not checked: that needs Dassl and the methods
-        stub = "def check_settings(runs, settings):\n    pass\n"
-        (root / "benchmark" / "launch" / "checks.py").write_text(stub)
+        # settings and data are not checked: that needs Dassl and the methods
+        stub = "def {}:\n    pass\n"
+        for place, function in (
+            ("launch/checks", "check_settings(runs, settings)"),
+            ("tune/validation", "check_validation(engine)"),
+        ):
+            (root / "benchmark" / f"{place}.py").write_text(stub.format(function))
         (root / "benchmark" / "launch" / "preload.py").write_text("")
-        for dataset in ("emoji", "emoji_animals", "emoji_food", "emoji_pixels", "dtd"):
-            path = root / "configs" / "datasets" / f"{dataset}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"DATASET:\n  NAME: {dataset.title()}\n")
-        for trainer in TRAINERS:
-            path = root / "configs" / "trainers" / trainer
-            path.mkdir(parents=True)
-            (path / "emoji.yaml").touch()
-        (path / "base2new.yaml").touch()  # only for ALIGN
 
     def environment(self, **fake: str) -> dict:
         """Return the environment of a call; `fake` says what goes wrong in which run."""
@@ -63,7 +89,8 @@ class Checkout:
         stderr=subprocess.PIPE,
         **variables,
     ):
-        """Start `python -m benchmark COMMAND ...` without waiting for it."""
+        """Start `python -m benchmark COMMAND ...` in a separate process, without waiting for it."""
+        self.write_code()
         return subprocess.Popen(
             [sys.executable, "-m", "benchmark", command, *words],
             cwd=self.root,
@@ -74,19 +101,52 @@ class Checkout:
             preexec_fn=hear_interrupts,
         )
 
-    def base2new(self, *words: str, code: int = 0, **more):
-        """Run `python -m benchmark base2new ...`; check its exit code and return its output."""
+    def base2new(self, *words: str, code: int = 0, **more) -> CompletedProcess:
+        """Call `python -m benchmark base2new ...`; check its exit code and return its output."""
         return self.protocol("base2new", *words, code=code, **more)
 
-    def protocol(self, command: str, *words: str, code: int = 0, **more):
-        """Run `python -m benchmark COMMAND ...`; check its exit code and return its output."""
+    def protocol(
+        self, *words: str, code: int = 0, fake: dict | None = None, **variables: str
+    ) -> CompletedProcess:
+        """Call `python -m benchmark COMMAND ...`; check its exit code and return its output."""
+        out, errors = StringIO(), StringIO()
+        environment = self.environment(**fake or {}) | variables
+        with self._here(environment), redirect_stdout(out), redirect_stderr(errors):
+            try:
+                found = main([str(word) for word in words])
+            except SystemExit as ended:
+                found = ended.code
+        assert found == code, errors.getvalue()
+        return CompletedProcess(words, found, out.getvalue(), errors.getvalue())
+
+    @contextmanager
+    def _here(self, environment: dict):
+        """Let this process be one that was started in the checkout."""
+        places = [(module, "ROOT", self.root) for module in (engine, executor, site)]
+        places += [(module, "CONFIGS", self.root / "configs") for module in (configs, tuning)]
+        places += [(local, "train", fake_train.be)]
+        places += [(launch_command, "check_settings", unchecked)]
+        places += [(tune_command, "check_validation", unchecked)]
+        signals = {number: signal.getsignal(number) for number in INTERRUPTS}
+        with ExitStack() as stack:
+            stack.enter_context(patch.dict(os.environ, environment, clear=True))
+            for module, name, value in places:
+                stack.enter_context(patch.object(module, name, value))
+            stack.enter_context(chdir(self.root))
+            yield
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+
+    def separately(self, command: str, *words: str, code: int = 0, **more):
+        """Run `python -m benchmark COMMAND ...` in a separate process, as `protocol` does here."""
         process = self.start(*words, command=command, **more)
         process.stdout, process.stderr = process.communicate(timeout=300)
         assert process.returncode == code, process.stderr
         return process
 
     def run(self, *command, cwd: Path | None = None, **variables: str):
-        """Run any command in the checkout."""
+        """Run any command in the checkout, in a separate process."""
+        self.write_code()
         return subprocess.run(
             [str(word) for word in command],
             cwd=cwd or self.root,
@@ -113,6 +173,10 @@ class Checkout:
     def folder(self, trainer: str, seed: int, part: str = "train_base") -> Path:
         """Return the run folder of a base-to-new run on emoji."""
         return self.output / "base2new" / part / "emoji/shots_16" / trainer / f"emoji/seed{seed}"
+
+
+def unchecked(*args):
+    """Stand in for checks of settings and data, which need Dassl and the methods."""
 
 
 def hear_interrupts():

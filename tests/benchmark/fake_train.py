@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 from trainers.prompting.storage.files import held
 
@@ -115,6 +116,11 @@ def run(words=None) -> None:
         if wrong == "answers":
             result["accuracy"] = leave_answers(folder, accuracy)
         (folder / "results.json").write_text(json.dumps(result))
+
+
+def be(words: list[str]) -> NoReturn:
+    """Be train.py with these words in its command line, as `benchmark.launch.local.train`."""
+    sys.exit(run(words[1:]))
 
 
 if __name__ == "__main__":

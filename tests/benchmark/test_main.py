@@ -17,17 +17,17 @@ def test_an_unknown_command_is_refused(checkout):
 
 def test_a_missing_requirement_is_named(checkout):
     (checkout.root / "tqdm.py").write_text("raise ModuleNotFoundError(name='tqdm')")
-    refused = checkout.base2new(code=2)
+    refused = checkout.separately("base2new", code=2)
     assert "tqdm is missing: `pip install -r requirements.txt`" in refused.stderr
 
 
 def test_an_interrupted_command_says_so_in_a_line(checkout):
     (checkout.root / "tqdm.py").write_text("raise KeyboardInterrupt")
-    interrupted = checkout.base2new(code=130)
+    interrupted = checkout.separately("base2new", code=130)
     assert interrupted.stderr == "python -m benchmark base2new: interrupted\n"
 
 
 @pytest.mark.parametrize("command", ["", "report", *PROTOCOLS])
 def test_every_command_has_help(checkout, command):
-    told = checkout.run(sys.executable, "-m", "benchmark", *command.split(), "--help")
-    assert told.returncode == 0 and told.stdout.startswith("usage: python -m benchmark")
+    told = checkout.protocol(*command.split(), "--help").stdout
+    assert told.startswith("usage: python -m benchmark")

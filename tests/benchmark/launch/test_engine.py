@@ -1,7 +1,6 @@
 """The launcher's list of runs: finished, unfinished, repeated and refused ones."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 from checkout import working
@@ -42,7 +41,7 @@ def test_corrupt_results_are_named_and_redone(checkout):
     files = [checkout.folder("CoOp", seed, "test_new") / "results.json" for seed in (1, 2, 3, 4)]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)
-    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    told = checkout.protocol("report").stdout
     again = checkout.base2new(*words).stderr
     for file in files:
         assert f"- CoOp, new: corrupt: {file.relative_to(checkout.root)}" in told
@@ -63,7 +62,7 @@ def test_results_of_lost_prompts_are_not_shown(checkout):
     checkout.base2new(*ONE)
     (checkout.folder("CoOp", 1) / "results.json").unlink()
     checkout.base2new(*ONE, fake={"CoOp/1/base": "error"}, code=1)
-    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    told = checkout.protocol("report").stdout
     row = next(line for line in told.splitlines() if line.startswith("CoOp "))
     assert row.split() == ["CoOp", "failed", "unfinished", "-", "-", "-", "-"]
 

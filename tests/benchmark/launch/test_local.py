@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack
 
 import pytest
@@ -21,7 +20,7 @@ EMOJI = ("--source", "emoji", "--trainers", "ZeroshotCLIP CoOp", "--seeds", "1")
 
 
 def test_runs_are_done_in_order_and_not_repeated(checkout):
-    first = checkout.base2new("--jobs", "2")
+    first = checkout.separately("base2new", "--jobs", "2")
     methods = ["ZeroshotCLIP", "CoOp", "ALIGN"]
     trainings = [f"{name}/{seed}" for seed in (1, 2, 3) for name in methods]
     runs = checkout.runs()
@@ -76,7 +75,7 @@ def test_a_failure_is_named_and_stops_only_what_needs_it(checkout):
     ):
         assert text in done.stdout
     assert "CoOp/2/new" not in checkout.runs()
-    told = checkout.run(sys.executable, "-m", "benchmark", "report", checkout.output).stdout
+    told = checkout.protocol("report", checkout.output).stdout
     assert "- CoOp, base: failed: The loss is not finite at step 31 [seed 2]" in told
     assert "52.00 ± 1.41 (2 of 3)" in told
     count = len(checkout.calls())
@@ -99,7 +98,7 @@ def test_interrupted_then_resumed(checkout):
         assert process.returncode == 130
         assert told.endswith("Interrupted. Rerun the same command to resume.\n")
         assert not alive(checkout.calls()[0]["pid"])
-    unfinished = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    unfinished = checkout.protocol("report").stdout
     assert "- CoOp, base: unfinished: no results yet [seed 1]" in unfinished
     listed = checkout.base2new(*ONE, "--dry-run").stdout
     assert "# resume: CoOp on emoji, seed 1, base" in listed
@@ -161,7 +160,7 @@ def test_a_full_disk_leaves_no_false_record(checkout):
     words = ("--trainers", "CoOp", "--seeds", "1", "--shots", "1")
     failed = checkout.protocol("few_shot", *words, fake={"CoOp/1/all": "full"}, code=1)
     assert "failed: OSError: [Errno 28] No space left on device [seed 1]" in failed.stdout
-    told = checkout.run(sys.executable, "-m", "benchmark", "report").stdout
+    told = checkout.protocol("report").stdout
     assert "No space left on device" in told and "50.0" not in told
     table = checkout.output / "few_shot/table.json"
     table.unlink()

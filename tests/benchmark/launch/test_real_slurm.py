@@ -36,6 +36,12 @@ def cluster(tmp_path_factory):
         cluster.stop()
 
 
+@pytest.fixture(autouse=True)
+def code(checkout):
+    """Jobs are separate processes."""
+    checkout.write_code()
+
+
 def test_jobs_give_the_table_of_local_runs(checkout, cluster):
     words = ("--seeds", "1 2")
     fake = {"ALIGN/2/base": "error"}

@@ -3,7 +3,6 @@
 import json
 import shlex
 import signal
-import sys
 
 import pytest
 import yaml
@@ -20,9 +19,7 @@ CHOSEN = "tune/base2new/chosen"
 
 @pytest.fixture
 def tuned(checkout):
-    """A checkout without the check for validation images, which needs Dassl and the data."""
-    stub = "def check_validation(engine):\n    pass\n"
-    (checkout.root / "benchmark/tune/validation.py").write_text(stub)
+    """A checkout whose config of CoOp has values, one of them for a data set."""
     config = "OPTIM:\n  NAME: sgd\n  LR: 0.002\n"
     own = "BY_DATASET:\n  Emoji:\n    OPTIM:\n      LR: 0.5\n      WARMUP_EPOCH: 1\n"
     (checkout.root / "configs/trainers/CoOp/emoji.yaml").write_text(config + own)
@@ -119,8 +116,9 @@ def test_as_slurm_jobs(tuned, tmp_path):
     words = (RATES, *ONE, "--per-job", "2", "--slurm=--time=5")
     told = tuned.protocol("tune", *words, **slurm.variables)
     assert "3 have been submitted" in told.stderr and told.stdout == ""
-    asked = tuned.run(sys.executable, "-m", "benchmark", "status", **slurm.variables)
+    asked = tuned.protocol("status", **slurm.variables)
     assert "CoOp on emoji, OPTIM.LR=0.2, seed 1, base2new: queued" in asked.stdout
+    tuned.write_code()
     slurm.work(tuned.environment() | slurm.variables)
     tuned.protocol("tune", *words, **slurm.variables)
     assert len(tuned.calls()) == 3 and chosen(tuned)["OPTIM.LR"] == 0.3
