@@ -77,12 +77,12 @@ class Released(Sinkhorn):
         return ~(change / rows < self.tol)
 
     def finish(self, scalings, state):
-        """Return T, and the L1 error of its row sums, (n, 1, 1)."""
+        """Return T, and the L1 error of its row sums, (n,)."""
         T = scalings.kernel * state.u * scalings.v(state.w).mT
         (broken,) = self.of_groups(T.isnan().to(T.dtype))
         T = torch.where(broken > 0, scalings.kernel, T)
         T = torch.where((scalings.a > 0) & (scalings.b > 0).mT, T, 0)
-        return T, (T.sum(1, keepdim=True) - scalings.a).abs().sum(-1, keepdim=True)
+        return T, (T.sum(1, keepdim=True) - scalings.a).abs().sum((1, 2))
 
     def chunk_size(self, C):
         """Return a chunk size that is a multiple of the group size."""

@@ -2,9 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+LANES = 64  # numbers that PyTorch sums at once, in the widest registers there are
 
 
 def exponent_bound(dtype: torch.dtype) -> float:
@@ -24,11 +28,13 @@ class Scalings:
     Attributes:
         kernel: K, (n, L, P).
         a, b: the weights, (n, 1, P) and (n, 1, L).
+        columns: the dimension of b that counts the columns.
     """
 
     kernel: Tensor
     a: Tensor
     b: Tensor
+    columns: ClassVar[int] = -1
 
     @classmethod
     def of(cls, x: Tensor, a: Tensor, b: Tensor):
@@ -37,7 +43,7 @@ class Scalings:
 
     def start(self) -> Tensor:
         """Return the first v: 1, and 0 on padding, which therefore never contributes."""
-        return ((self.b > 0) | (self.b.sum(-1, keepdim=True) == 0)).to(self.b.dtype)
+        return ((self.b > 0) | (self.b.sum(self.columns, keepdim=True) == 0)).to(self.b.dtype)
 
     def u(self, v: Tensor) -> Tensor:
         """Return the row scalings u = a / (K v)."""
@@ -53,11 +59,45 @@ class Scalings:
 
     def error(self, v: Tensor, w: Tensor) -> Tensor:
         """Return the L1 error of the column sums v w, (n, 1, 1)."""
-        return (v * w - self.b).abs().sum(-1, keepdim=True)
+        return (v * w - self.b).abs().sum(self.columns, keepdim=True)
 
     def plan(self, u: Tensor, v: Tensor) -> Tensor:
         """Return T = diag(v) K diag(u), (n, L, P); it overwrites K, so it is the last step."""
         return self.kernel.mul_(u).mul_(v.mT)
+
+
+class SmallScalings(Scalings):
+    """The same steps with the problems last: K is (L, P, n), u (1, P, n), and v and w (L, 1, n).
+
+    A matrix product a problem has a fixed cost, larger than the arithmetic of a problem of 4 x 4.
+    Sums over whole dimensions have none.
+
+    Empty problems fill up n to an odd multiple of `LANES`: PyTorch sums a remainder in another
+    order, and rows that are a power of two apart evict each other from the cache.
+    """
+
+    columns = 0
+
+    @classmethod
+    def of(cls, x, a, b):
+        """Return the steps for K = exp(x) and weights as in `Scalings`."""
+        fill = 0, -(len(x) + LANES) % (2 * LANES)
+        x, a, b = (
+            F.pad(z, fill) for z in (x.permute(1, 2, 0), a.permute(1, 2, 0), b.permute(2, 1, 0))
+        )
+        return cls(x.exp_(), a, b)
+
+    def u(self, v):
+        """Return u = a / (K v)."""
+        return self.a / (self.kernel * v).sum(0, keepdim=True)
+
+    def w(self, u):
+        """Return w = K' u."""
+        return (self.kernel * u).sum(1, keepdim=True)
+
+    def plan(self, u, v):
+        """Return T, (n, L, P); it overwrites K."""
+        return self.kernel.mul_(u).mul_(v).permute(2, 0, 1).contiguous()
 
 
 class LogScalings(Scalings):

@@ -34,7 +34,9 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from .inputs import check_settings, weights
 from .precision import full_precision
-from .scalings import LogScalings, Scalings, exponent_bound, widest
+from .scalings import LogScalings, Scalings, SmallScalings, exponent_bound, widest
+
+SMALL = 64  # costs of a problem; on a CPU, matrix products of larger ones win
 
 
 class SinkhornResult(NamedTuple):
@@ -203,10 +205,11 @@ class Sinkhorn:
         indices: list[Any] = []
         for index, costs, scalings in self.scalings(C, a, b, padding):
             state = self.iterate(scalings)
+            n = len(costs)
             plan, error = self.finish(scalings, state)
-            distance = (plan * costs).sum((1, 2))
-            plan, distance, error = (x.to(a.dtype) for x in (plan, distance, error[:, 0, 0]))
-            solved.append(SinkhornResult(plan, distance, state.iterations[:, 0, 0], error))
+            distance = (plan[:n] * costs).sum((1, 2))
+            plan, distance, error = (x.to(a.dtype) for x in (plan[:n], distance, error[:n]))
+            solved.append(SinkhornResult(plan, distance, state.iterations.flatten()[:n], error))
             indices.append(index)
         if len(solved) == 1:
             return solved[0]
@@ -219,7 +222,9 @@ class Sinkhorn:
         looks = traced or looks_are_free(scalings.b.device)
 
         def goes_on(t: Any, u: Tensor, v: Tensor, w: Tensor, active: Tensor, n: Tensor) -> Any:
-            return active.any() if looks else t <= self.max_iter
+            if traced or (looks and not self.waits(t - 1)):
+                return active.any()
+            return t <= self.max_iter
 
         def update(
             t: Any, before: Tensor, v: Tensor, w: Tensor, active: Tensor, iterations: Tensor
@@ -229,13 +234,15 @@ class Sinkhorn:
             waits = self.waits(t)
             if traced or not waits:
                 iterations = iterations.masked_fill(active, t)
-                unfinished = self.unfinished(scalings, before, u, v, w) | waits
+                unfinished = self.unfinished(scalings, before, u, v, w)
+                if traced:
+                    unfinished = unfinished | waits
                 active = active & unfinished & (t < self.max_iter)
             v = torch.where(active, scalings.v(w), v)
             return t + 1, u, v, w, active, iterations
 
         u, v = self.start(scalings)
-        active = torch.ones_like(v[..., :1], dtype=torch.bool)
+        active = torch.ones_like(v.narrow(scalings.columns, 0, 1), dtype=torch.bool)
         iterations = torch.zeros_like(active, dtype=torch.long)
         t = torch.ones((), dtype=torch.long, device=v.device) if traced else 1
         state = t, u, v, torch.zeros_like(v), active, iterations
@@ -277,8 +284,8 @@ class Sinkhorn:
         Raises:
             ValueError: see `sinkhorn`.
         """
-        wide = widest(shifted.device)
-        choices = [(Scalings, shifted.dtype), (Scalings, wide), (LogScalings, wide)]
+        wide, plain = widest(shifted.device), plain_scalings(shifted)
+        choices = [(plain, shifted.dtype), (plain, wide), (LogScalings, wide)]
         bounds = [self.reg * exponent_bound(shifted.dtype), self.reg * exponent_bound(wide)]
         traced, spread = torch.compiler.is_compiling(), self.spread
         if traced and spread is None:
@@ -310,15 +317,21 @@ class Sinkhorn:
         return scalings.error(v, w) > self.tol
 
     def finish(self, scalings: Scalings, state: State) -> tuple[Tensor, Tensor]:
-        """Return T, and the L1 error of its column sums, (n, 1, 1)."""
-        return scalings.plan(state.u, state.v), scalings.error(state.v, state.w)
+        """Return T, and the L1 error of its column sums, (n,)."""
+        return scalings.plan(state.u, state.v), scalings.error(state.v, state.w).flatten()
 
     def chunk_size(self, C: Tensor) -> int:
         """Return the number of problems in a chunk, for costs C (n, L, P)."""
         most = 1 << 28  # bytes of a chunk's K, which on the CPU fits into the cache
         if C.device.type == "cpu":
-            most = torch.get_num_threads() << 20
+            most = torch.get_num_threads() << (18 if plain_scalings(C) is SmallScalings else 20)
         return max(1, most // (C.shape[1:].numel() * max(4, C.element_size())))
+
+
+def plain_scalings(C: Tensor) -> type[Scalings]:
+    """Return the steps on u and v themselves that are faster for costs C (n, L, P)."""
+    small = C.device.type == "cpu" and not torch.compiler.is_compiling()
+    return SmallScalings if small and C.shape[1:].numel() <= SMALL else Scalings
 
 
 def looks_are_free(device: torch.device) -> bool:
