@@ -285,6 +285,7 @@ class Sinkhorn:
             ValueError: see `sinkhorn`.
         """
         wide, plain = widest(shifted.device), plain_scalings(shifted)
+        choices: list[tuple[type[Scalings], torch.dtype]]
         choices = [(plain, shifted.dtype), (plain, wide), (LogScalings, wide)]
         bounds = [self.reg * exponent_bound(shifted.dtype), self.reg * exponent_bound(wide)]
         traced, spread = torch.compiler.is_compiling(), self.spread
