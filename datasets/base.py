@@ -15,7 +15,7 @@ from trainers.prompting.encoders.sentences import clean
 from trainers.prompting.errors import UserError
 
 from . import noise
-from .contents import check_apart, division, fingerprint, read_keys
+from .contents import check_apart, division, fingerprint, note_twice, read_keys
 from .files import class_folders, read_folders, some
 from .splits import check_files, divide, read_split, write_split
 
@@ -71,6 +71,7 @@ class ImageDataset(DatasetBase):
             keys = read_keys(parts)
             if not self.only_tested:
                 check_apart(folder, parts, keys, public)
+                note_twice(folder, parts, keys, public)
             self.division = division(folder, parts, keys)
             self.fingerprint = fingerprint(self.division)
             self.keys = {} if public else keys
@@ -121,7 +122,7 @@ class ImageDataset(DatasetBase):
         Raises:
             UserError: it does not exist.
         """
-        folder = Path(cfg.DATASET.ROOT).expanduser().absolute() / self.dataset_dir
+        folder = Path(os.path.expanduser(cfg.DATASET.ROOT)).absolute() / self.dataset_dir
         if not folder.is_dir():
             layout = self.layout or f"{self.image_dir}/ and {self.split_file}"
             raise UserError(
@@ -138,7 +139,7 @@ class ImageDataset(DatasetBase):
         If that is missing, a split is made and written there, and a printed note says so.
         """
         path, images = folder / cls.split_file, folder / cls.image_dir
-        if path.is_file():
+        if cls.split_file and os.path.lexists(path):
             return read_split(path, images)
         parts = cls.own_split(folder)
         if cls.split_file:
@@ -154,7 +155,7 @@ class ImageDataset(DatasetBase):
         """
         cfg = SimpleNamespace(DATASET=SimpleNamespace(ROOT=os.fspath(root or "")))
         folder = cls.locate(cls.__new__(cls), cfg)
-        if cls.split_file and not (folder / cls.split_file).is_file():
+        if cls.split_file and not os.path.lexists(folder / cls.split_file):
             return folder, cls.own_split(folder)
         return folder, cls.read(folder)
 

@@ -72,12 +72,13 @@ def read_folders(parent, classes, source=None):
             f"'{source}' has no name for {len(unnamed):,} of the {len(found):,} class folders in "
             f"'{parent}' ({some(unnamed)}): add a line for each"
         )
-    items, unread = [], []
+    items, unread, others = [], [], []
     listing = file_names(parent, classes)
     for label, (folder, classname) in enumerate(classes.items()):
         path, files = os.path.join(parent, folder), listing[folder]
         names = sorted(filter(is_image, files))
         unread += [name for name in files if is_other_image(name)]
+        others += sorted(x for x in files if not (x[0] == "." or is_image(x) or is_other_image(x)))
         if not names:
             remedy = "fill it" if source else "fill or remove it"
             raise UserError(f"The class folder '{path}' has no images: {remedy}")
@@ -86,6 +87,16 @@ def read_folders(parent, classes, source=None):
         print(
             f"Note: {len(unread):,} images in '{parent}' are left out, as their formats are not "
             f"read (only {', '.join(IMG_EXTENSIONS)} are): {some(unread)}"
+        )
+    if others:
+        print(
+            f"Note: {len(others):,} files and folders in the class folders of '{parent}' are left "
+            f"out, as their names do not end like those of images: {some(others)}"
+        )
+    if loose := sorted(filter(is_image, set(os.listdir(parent)).difference(found))):
+        print(
+            f"Note: {len(loose):,} images in '{parent}' are left out, as they are in no class "
+            f"folder: {some(loose)}"
         )
     return items
 

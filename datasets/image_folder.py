@@ -1,5 +1,6 @@
 """The data set of a user's own images: a folder of class folders."""
 
+import os
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -23,7 +24,7 @@ class ImageFolder(ImageDataset):
     def locate(self, cfg):
         """Return the folder that DATASET.ROOT names."""
         root = cfg.DATASET.ROOT
-        folder = Path(root).expanduser().absolute()
+        folder = Path(os.path.expanduser(root)).absolute()
         if not root or not folder.is_dir():
             raise UserError(
                 f"ImageFolder reads the folder that --root (DATASET.ROOT) names, but '{root}' is "
@@ -72,6 +73,8 @@ class ImageFolder(ImageDataset):
             raise UserError(
                 f"'{folder}' has {others[0]}/, but validation images are read from val/: rename it"
             )
+        if unread := [x for x in class_folders(folder) if x not in PARTS]:
+            print(f"Note: '{folder}' has parts, so that other folders are left out: {some(unread)}")
         for part, path in parts.items():
             if odd := set(folders) ^ set(class_folders(path)):
                 where = [f"'{x}' is only in {'train' if x in folders else part}/" for x in odd]
@@ -92,5 +95,8 @@ def named(root, folders):
     """Return folder -> class name in the order of the folders, and the file with names or None."""
     source = root / "classnames.txt"
     if not source.exists():
+        like = [*root.glob("*class*.txt"), *root.glob("*Class*.txt"), *root.glob("*label*.txt")]
+        if like := sorted({*like, *root.glob(f"train/{source.name}")}):
+            print(f"Note: '{like[0]}' is not read: class names belong in '{source}'")
         return {folder: folder.replace("_", " ") for folder in folders}, None
     return dict(sorted(read_classnames(source, folders).items())), source

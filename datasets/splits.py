@@ -8,7 +8,7 @@ from operator import index
 
 from dassl.data.datasets import Datum
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, printable
 from trainers.prompting.storage.files import read_file, write_whole
 
 PARTS = ("train", "val", "test")
@@ -57,7 +57,7 @@ def read_split(path, image_dir):
         )
     check_files(path, parts)
     if "note" in split:
-        print(f"Note: '{path}' is {split['note']}")
+        print(f"Note: '{path}' is {printable(split['note'])}")
     return parts
 
 

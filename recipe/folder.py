@@ -20,6 +20,10 @@ REMEDIES = {
     errno.EROFS: "choose another folder",
     errno.EISDIR: "a file belongs there: remove that folder",
 }
+# the same of what a run writes in its folder
+INSIDE = REMEDIES | dict.fromkeys(
+    (errno.EEXIST, errno.ENOTDIR), "a folder belongs there: remove that file"
+)
 
 
 @contextmanager
@@ -50,10 +54,10 @@ def output_folder(folder: Path) -> Iterator[None]:
                 left.unlink()  # a killed run was writing it
             yield
         except OSError as error:
-            if error.errno is None or error.errno not in REMEDIES:
+            if error.errno is None or error.errno not in INSIDE:
                 raise
             raise UserError(
                 f"'{error.filename or folder}' cannot be written or read ({error.strerror}): "
-                f"{REMEDIES[error.errno]}, then rerun to resume from the last checkpoint",
+                f"{INSIDE[error.errno]}, then rerun to resume from the last checkpoint",
                 exit_code=1,
             ) from None

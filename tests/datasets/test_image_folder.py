@@ -1,44 +1,16 @@
 """ImageFolder: a user's own images in class folders."""
 
-import itertools
 import json
 import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
-import yaml
-from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import DataError, read_image
-from paths import ROOT
+from own_images import counts, fill, load
 from PIL import Image
 
 from datasets import files
 from trainers.prompting.errors import UserError
-
-
-def load(root, shots=-1):
-    """Load the data set of configs/datasets/image_folder.yaml from `root`."""
-    file = ROOT / "configs" / "datasets" / "image_folder.yaml"
-    cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
-    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES="all")
-    return cls(SimpleNamespace(DATASET=node, SEED=1))
-
-
-COLOURS = itertools.product(range(256), repeat=3)
-
-
-def fill(parent, **numbers):
-    """Write class folders with that many images each, no two alike."""
-    for folder, number in numbers.items():
-        (parent / folder).mkdir(parents=True)
-        for i in range(number):
-            image = Image.new("RGB", (4, 4), next(COLOURS))
-            image.save(parent / folder / f"{folder} {i:02}.png")
-
-
-def counts(dataset):
-    return tuple(map(len, (dataset.train_x, dataset.val, dataset.test)))
 
 
 def names(items):
@@ -130,6 +102,31 @@ def test_images_in_other_formats_are_reported(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"Note: 2 images in '{tmp_path}' are left out, as their formats are not read" in said
     assert "a.GIF" in said
+
+
+def test_what_is_left_out_is_reported(tmp_path, capsys):
+    for part in ("train", "test"):
+        fill(tmp_path / part, ant=3, bee=3)
+    fill(tmp_path / "train" / "bee", more=1)
+    fill(tmp_path, spare=2)
+    image = tmp_path / "train" / "ant" / "ant 00.png"
+    for place in ("train/bee/01", "train/bee/02.jpg_large", "train/loose.png"):
+        shutil.copy(image, tmp_path / place)
+    (tmp_path / "train" / "classnames.txt").write_text("ant Ameise")
+    (tmp_path / "classes.txt").write_text("ant Ameise")
+    assert counts(load(tmp_path)) == (4, 2, 6)
+    said = capsys.readouterr().out
+    assert (
+        "3 files and folders in the class folders of" in said and "01, 02.jpg_large, more" in said
+    )
+    assert "1 images in " in said and "as they are in no class folder: loose.png" in said
+    assert "has parts, so that other folders are left out: spare" in said
+    assert f"Note: '{tmp_path}/classes.txt' is not read: class names belong in " in said
+
+
+def test_an_unknown_home_is_no_folder():
+    with pytest.raises(UserError, match="but '~no-such-user/x' is not a folder"):
+        load("~no-such-user/x")
 
 
 def test_one_name_for_two_folders_is_reported(tmp_path, capsys):
@@ -226,68 +223,6 @@ def test_a_class_folder_that_is_a_broken_link_is_refused(tmp_path):
     (tmp_path / "cow").symlink_to("nowhere")
     with pytest.raises(UserError, match="has the link 'cow', which leads nowhere: restore"):
         load(tmp_path)
-
-
-def link(root):
-    (root / "test").symlink_to(root / "train")
-
-
-def copy(root):
-    shutil.copytree(root / "train", root / "test")
-
-
-def copy_one(root):
-    fill(root / "test", ant=3, bee=3)
-    shutil.copy(root / "train" / "bee" / "bee 01.png", root / "test" / "bee" / "new.png")
-
-
-def link_one_for_validation(root):
-    for part in ("val", "test"):
-        fill(root / part, ant=3, bee=3)
-    os.link(root / "test" / "ant" / "ant 01.png", root / "val" / "ant" / "ant 07.png")
-
-
-@pytest.mark.parametrize("double, count", [(link, 6), (copy, 6), (copy_one, 1),
-                                           (link_one_for_validation, 1)])  # fmt: skip
-def test_an_image_in_two_parts_is_refused(tmp_path, double, count):
-    fill(tmp_path / "train", ant=3, bee=3)
-    double(tmp_path)
-    with pytest.raises(UserError, match=rf"^{count} images of .* are also in another part") as said:
-        load(tmp_path)
-    assert "\n" not in str(said.value)
-
-
-def test_copies_that_chance_puts_into_two_parts_are_refused(tmp_path):
-    fill(tmp_path, ant=4, bee=40)
-    for path in (tmp_path / "bee").iterdir():
-        shutil.copy(path, path.with_name(f"copy of {path.name}"))
-    with pytest.raises(UserError, match=r"also in another part, such as '.*bee.*' \(train\) and"):
-        load(tmp_path)
-
-
-def test_images_that_only_begin_alike_or_are_empty_are_no_copies(tmp_path):
-    for part in ("train", "test"):
-        fill(tmp_path / part, ant=4, bee=4)
-        (tmp_path / part / "ant" / "empty.png").touch()
-        noise = bytes(9000) + part.encode().ljust(9000) + bytes(9000)
-        (tmp_path / part / "bee" / "large.bmp").write_bytes(noise)
-        (tmp_path / part / "bee" / "late.bmp").write_bytes(bytes(9001) + part.encode().ljust(5))
-    assert sum(counts(load(tmp_path))) == 22
-
-
-def test_the_fingerprint_is_of_names_sizes_and_contents(tmp_path):
-    fill(tmp_path / "a", ant=4, bee=4)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    image = tmp_path / "b" / "ant" / "ant 00.png"
-    first, then = load(tmp_path / "a").fingerprint, image.stat()
-    assert load(tmp_path / "b").fingerprint == first
-    whole = bytearray(image.read_bytes())
-    whole[-20] ^= 1
-    image.write_bytes(whole)
-    os.utime(image, ns=(then.st_atime_ns, then.st_mtime_ns))
-    other = load(tmp_path / "b").fingerprint
-    image.rename(image.with_name("ant 99.png"))
-    assert len({first, other, load(tmp_path / "b").fingerprint}) == 3
 
 
 @pytest.mark.parametrize("odd", ["a pipe", "a folder", "a broken link"])

@@ -236,3 +236,27 @@ def test_a_split_file_with_a_part_twice_is_refused(tmp_path):
     file.write_text('{"test": [], ' + file.read_text()[1:])
     with pytest.raises(UserError, match=r"is not a split file \(.*it has 'test' twice"):
         load("dtd", tmp_path)
+
+
+def test_an_image_that_a_split_file_lists_twice_is_reported(tmp_path, capsys):
+    dtd(tmp_path)
+    load("dtd", tmp_path)
+    file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    split = json.loads(file.read_text())
+    path = split["test"][0][0]
+    file.write_text(json.dumps(split | {"test": [*split["test"], [path, 1, "polka-dotted"]]}))
+    load("dtd", tmp_path)
+    said = f"has 1 images twice in the same part, such as '{tmp_path}/dtd/images/{path}' (a 'banded"
+    assert said in capsys.readouterr().out
+
+
+def test_a_split_file_that_is_no_file_is_not_replaced(tmp_path):
+    dtd(tmp_path)
+    file = tmp_path / "dtd" / "split_zhou_DescribableTextures.json"
+    file.symlink_to("nowhere")
+    with pytest.raises(UserError, match="split file '.*' cannot be read .*: restore it"):
+        load("dtd", tmp_path)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match="split file '.*' cannot be read .*: restore it"):
+        load("dtd", tmp_path)

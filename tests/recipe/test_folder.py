@@ -80,6 +80,15 @@ def test_a_folder_in_place_of_the_results_is_reported(tmp_path, capsys):
     assert "results.json' cannot be written or read (Is a directory)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "prompt_learner"])
+def test_a_file_in_place_of_a_folder_is_reported(tmp_path, capsys, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).touch()
+    assert run(tmp_path, "CoOp", tmp_path / "out", 1) == 1
+    said = f"{name}' cannot be written or read (File exists): a folder belongs there: remove that"
+    assert said in capsys.readouterr().err
+
+
 def test_an_impossible_output_folder_is_reported(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(tmp_path, "CoOp", tmp_path / "file") == 2
