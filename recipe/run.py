@@ -1,5 +1,6 @@
 """Do one run: folder, log, seed, training or evaluation, results, exit code."""
 
+import json
 import os
 import shlex
 import sys
@@ -11,27 +12,54 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, no_exit, printable
+from trainers.prompting.method import METHODS
 from trainers.prompting.record.results import remove_results, write_results
+from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
+from trainers.prompting.storage.files import read_json, write_whole
+from trainers.prompting.trainer.settings import (
+    begun_otherwise,
+    differing_keys,
+    no_settings,
+    settings_of,
+)
 
 from .configs import prompts_for
 from .folder import output_folder
 from .settings import changed, shown
 
 ROOT = Path(__file__).resolve().parents[1]
+BEGUN = "begun.json"  # the settings of a training by a trainer of other code
 
 
 def do_run(cfg, args) -> None:
-    """Do one run in its folder and write its results."""
+    """Do one run in its folder and write its results.
+
+    Raises:
+        UserError: an evaluation would replace the record of the training that it loads.
+    """
+    if args.eval_only and args.model_dir and same_folder(args.model_dir, cfg.OUTPUT_DIR):
+        raise UserError(
+            f"--output-dir is the folder of --model-dir, '{args.model_dir}', where the evaluation "
+            "would replace what the training has written: give another --output-dir"
+        )
     with output_folder(Path(cfg.OUTPUT_DIR)):
         setup_run(cfg)
+        if not (args.eval_only or args.no_train or cfg.TRAINER.NAME in METHODS):
+            check_begun(cfg)
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
         train_or_evaluate(trainer, args)
-        if cfg.OUTPUT_DIR and hasattr(trainer, "test_results"):
+        tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
+        if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
             write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
             if not args.eval_only and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
+
+
+def same_folder(one: str, other: str) -> bool:
+    """Return True if two paths lead to one folder; an empty one is where the process runs."""
+    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(other)
 
 
 def setup_run(cfg) -> None:
@@ -46,13 +74,28 @@ def setup_run(cfg) -> None:
     print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
 
 
+def check_begun(cfg) -> None:
+    """Keep the settings of a training whose checkpoints lack them: of a trainer of other code.
+
+    Raises:
+        UserError: the run would resume one that was begun with other settings.
+    """
+    folder, now = Path(cfg.RESUME or cfg.OUTPUT_DIR), settings_of(cfg)
+    if any(folder.glob("*/checkpoint")):
+        if not (folder / BEGUN).exists():
+            no_settings(folder)
+        elif keys := differing_keys(read_json(folder / BEGUN, "delete that folder"), now):
+            raise begun_otherwise(folder, f"settings ({keys})")
+    write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(now, indent=1) + "\n")
+
+
 def train_or_evaluate(trainer, args) -> None:
     """Train or evaluate, as the flags say, and remove the results of an earlier run.
 
     They stay if the run is refused, because it must not load or resume from a checkpoint.
     """
     if args.eval_only:
-        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.load_model(args.model_dir, epoch=epoch_to_load(trainer, args))
     elif args.no_train:
         return
     if not args.eval_only and getattr(trainer, "num_trained", True):
@@ -69,6 +112,24 @@ def train_or_evaluate(trainer, args) -> None:
         trainer.test()
     else:
         trainer.train()
+
+
+def epoch_to_load(trainer, args) -> int | None:
+    """Return the epoch for `load_model`; None takes the best, or the last.
+
+    Trainers of other code only take the best, so they get the number of the last epoch without one.
+
+    Raises:
+        UserError: there is no checkpoint of a trainer of other code.
+    """
+    epoch: int | None = args.load_epoch
+    if hasattr(trainer, "method") or not args.model_dir:
+        return epoch
+    folders = [os.path.join(args.model_dir, name) for name in trainer.get_model_names()]
+    paths = [find_checkpoint(folder, epoch) for folder in folders]
+    if epoch is not None or not paths or any(path.endswith("best.pth.tar") for path in paths):
+        return epoch
+    return max(set.intersection(*(set(saved_epochs(folder)) for folder in folders)), default=None)
 
 
 def predict_command(cfg, trainer) -> str:
@@ -102,9 +163,9 @@ def exit_code(work: Callable[[], None]) -> int:
         print("output closed: rerun to resume from the last epoch", file=sys.stderr)
         return 1
     except Exception as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
+        if lacking := short_of_memory(error):
             error = UserError(
-                "the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
+                f"the {lacking} has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
                 "DATALOADER.TEST.BATCH_SIZE if this was an evaluation",
                 exit_code=1,
             )
@@ -114,3 +175,11 @@ def exit_code(work: Callable[[], None]) -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return code
     return 0
+
+
+def short_of_memory(error: Exception) -> str | None:
+    """Return what lacks memory, `GPU` or `machine`, if that is the error; else None."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "GPU"
+    on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return "machine" if on_cpu or isinstance(error, MemoryError) else None

@@ -16,15 +16,20 @@ except ImportError:  # the original Dassl checks nothing
 
 from datasets import ImageDataset, noise
 from trainers.prompting import extend_cfg
-from trainers.prompting.errors import check_name, need
+from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
-from trainers.prompting.plugins import load_plugins
-from trainers.prompting.trainer.by_run import by_dataset, for_run, leaves
-from trainers.prompting.trainer.schedule import check_optim
+from trainers.prompting.plugins import extenders, load_plugins
+from trainers.prompting.trainer.by_run import by_dataset, check_sections, for_run, leaves
+from trainers.prompting.trainer.schedule import KEYS, check_optim
 
 from .configs import merge
 
 PLUGINS = "TRAINER.PLUGINS"
+# Keys that a trainer of other code does not read.
+OF_METHODS = (
+    "TEST.OOD", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
+    "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
+)  # fmt: skip
 
 
 def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iterable[str] = ()):
@@ -51,7 +56,9 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     names = ("NAME", "NUM_SHOTS", "SUBSAMPLE_CLASSES")
     run = [str(given.get(f"DATASET.{name}", cfg.DATASET[name])) for name in names]
     for source, keys in settings:
+        check_sections(keys, source, DATASET_REGISTRY.registered_names())
         merge(cfg, for_run(keys, *run), source)
+    need(cfg.SEED >= -1, f"SEED is {cfg.SEED} but must be 0 or more, or -1: runs then differ")
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     for name in (cfg.DATASET.NAME, *cfg.TEST.OOD):
         check_name("data set", str(name), DATASET_REGISTRY.registered_names())
@@ -66,14 +73,30 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
             "not read them: derive its class from datasets.ImageDataset, or leave them out",
         )
     varied = by_dataset(keys for _, keys in settings)
-    if own := METHODS.get(cfg.TRAINER.NAME):  # OPTIM does not count, although some methods read it
+    own = METHODS.get(cfg.TRAINER.NAME)
+    if own is None:
+        check_other_trainer(cfg)
+    else:  # OPTIM does not count, although some methods read it
         varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
         cfg.TRAINER.PER_DATASET = sorted(varied)
     return cfg
 
 
+def check_other_trainer(cfg) -> None:
+    """Raise a UserError if a key is set that means nothing to a trainer of other code."""
+    now, usual = (dict(leaves(tree)) for tree in (cfg, _defaults()))
+    for key in OF_METHODS:
+        if now[key] != usual[key]:
+            raise UserError(
+                f"{key} is {now[key]}, but only methods of this project read it, and "
+                f"{cfg.TRAINER.NAME} is a trainer of other code: leave it out"
+            )
+
+
 def _defaults():
     cfg = get_cfg_default()
+    for extend in extenders:  # first: keys that are there stay as they are
+        extend(cfg)
     extend_cfg(cfg)
     cfg.DATASET.update(noise.KEYS)  # read by the data sets of this repository
     return cfg
@@ -92,6 +115,20 @@ def changed(cfg) -> str:
 def shown(cfg) -> str:
     """Return the cfg as text, without keys that only other methods read."""
     return str(_own(cfg))
+
+
+def effective(cfg) -> str:
+    """Return the settings that make a difference to the run's method, as text.
+
+    Without OPTIM where nothing is trained, and without the output folder.
+    """
+    own, cfg = METHODS.get(cfg.TRAINER.NAME), _own(cfg).clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = ""
+    if own is not None and not own.trains:
+        for key in [key for key in cfg.OPTIM if f"OPTIM.{key}" not in _places(own)]:
+            del cfg.OPTIM[key]
+    return str(cfg)
 
 
 def _own(cfg):
@@ -120,8 +157,17 @@ def _drop(node, place: str) -> None:
 
 
 def _names(value: object) -> list[str]:
-    """Return a value as a list of names: it is a list or one name, on a command line as text."""
-    value = yaml.safe_load(value) if isinstance(value, str) else value
+    """Return a value as a list of names: it is a list or one name, on a command line as text.
+
+    Raises:
+        UserError: the text is neither.
+    """
+    try:
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise UserError(
+            f"{PLUGINS} is '{value}': give a name, or a list as in [a.py, b.py]"
+        ) from None
     names = value if isinstance(value, (list, tuple)) else [value]
     return [str(name) for name in names]
 

@@ -57,10 +57,12 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("1 / 0", "does not import (ZeroDivisionError: division by zero)"),
-        ("import nowhere", "does not import (ModuleNotFoundError: No module named 'nowhere')"),
+        ("1 / 0", "does not import (ZeroDivisionError: division by zero, in line 1 of '"),
+        ("x = 1\nimport nowhere", "No module named 'nowhere', in line 2 of '"),
+        ("import json\n\njson.loads('x')", "line 1 column 1 (char 0), in line 3 of '"),
+        ("import helper", "(ZeroDivisionError: division by zero, in line 2 of '"),
         ("import sys; sys.exit()", "does not import (SystemExit"),
-        ("import sys; sys.exit('bye')", "does not import (SystemExit: bye)"),
+        ("import sys; sys.exit('bye')", "does not import (SystemExit: bye, in line 1 of '"),
         ("def broken(:", "does not import (SyntaxError"),
         ("x = 1", "registers no method: put `@register`"),
         (METHOD.format(name="CoOp"), "registers a method 'CoOp', but trainers.prompting.methods"),
@@ -68,6 +70,7 @@ def test_a_file_a_module_and_an_installed_package(tmp_path, load, name):
     ],
 )
 def test_a_broken_plugin_is_one_sentence(tmp_path, load, content, sentence):
+    (tmp_path / "helper.py").write_text("def f():\n    1 / 0\n\n\nf()\n")
     if content is not None:
         (tmp_path / "mine.py").write_text(content)
     printed = load("mine.py")

@@ -1,5 +1,6 @@
 """The exception for a user's mistake, and helpers that format messages."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,6 +60,11 @@ def one_of(name: str, value: object, valid: Iterable[str]) -> None:
     """Raise a `UserError` unless the value of a key is one of the valid words."""
     valid = list(valid)
     need(value in valid, f"{name} is '{value}' but must be one of {', '.join(valid)}")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Raise a `UserError` unless the value of a key is finite and 0 or more."""
+    need(0 <= value < math.inf, f"{name} is {value} but must be 0 or more")
 
 
 @contextmanager

@@ -1,33 +1,37 @@
-"""Loading of plug-ins: modules or files from outside the repository that register methods."""
+"""Loading of plug-ins: modules or files from outside that register methods, or Dassl trainers."""
 
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from . import methods  # noqa: F401 (registers their names, which a plug-in must not take)
 from .errors import UserError
 from .method import METHODS
 
 _loaded: set[str] = set()
+# The functions `extend_cfg` of plug-ins with trainers of Dassl: each adds their keys to a cfg.
+extenders: list[Callable[[Any], object]] = []
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plug-ins that were not imported before, and print their methods to stderr.
+    """Import plug-ins that were not imported before, and print what they register to stderr.
 
     Args:
         names: importable modules, or `.py` files.
 
     Raises:
-        UserError: a plug-in does not import, or registers no method or a name that is taken.
+        UserError: a plug-in does not import, or registers nothing or a name that is taken.
     """
     for name in names:
         place = os.path.abspath(name) if name.endswith(".py") else name
         if place in _loaded:
             continue
-        before = set(METHODS)
+        before, trainers = set(METHODS), _trainers()
         try:
             module = _import(name)
         except UserError:
@@ -35,17 +39,51 @@ def load_plugins(names: Iterable[str]) -> None:
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"The plug-in '{name}' does not import ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}): correct it, or name another with --plugin"
+                f"{' '.join(str(error).split())}{_line(error)}): correct it, or name another with "
+                "--plugin"
             ) from error
         found = METHODS.keys() - before
         found |= {n for n, method in METHODS.items() if method.__module__ == module}
+        if own := _trainers() - trainers:
+            if taken := sorted(own & METHODS.keys()):
+                raise UserError(
+                    f"The plug-in '{name}' registers a trainer '{taken[0]}', but that is a method "
+                    "of this project: rename the class"
+                )
+            found |= own
+            extend = getattr(sys.modules[module], "extend_cfg", None)
+            if extend and not extend.__module__.startswith(f"{__package__}."):
+                extenders.append(extend)
         if not found:
             raise UserError(
                 f"The plug-in '{name}' registers no method: put `@register` of "
-                "`trainers.prompting.method` above its class"
+                "`trainers.prompting.method` above its class, or Dassl's "
+                "`@TRAINER_REGISTRY.register()` above a trainer"
             )
         _loaded.add(place)
         print(f"Plug-in '{name}': {', '.join(sorted(found))}", file=sys.stderr)
+
+
+def _trainers() -> set[str]:
+    """Return the names in Dassl's registry of trainers; none if Dassl has not been imported."""
+    engine = sys.modules.get("dassl.engine")
+    return set(engine.TRAINER_REGISTRY.registered_names()) if engine else set()
+
+
+def _line(error: BaseException) -> str:
+    """Return the file and line of a plug-in where an error arose; empty if it has none.
+
+    That is the last line in the folder of the plug-in's own file.
+    """
+    around = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in around and not frame.filename.startswith("<frozen ")
+    ]
+    folder = os.path.join(os.path.dirname(frames[0].filename), "") if frames else ""
+    own = [frame for frame in frames if frame.filename.startswith(folder)]
+    return f", in line {own[-1].lineno} of '{own[-1].filename}'" if own else ""
 
 
 def _import(name: str) -> str:
@@ -53,7 +91,7 @@ def _import(name: str) -> str:
     if not name.endswith(".py"):
         return importlib.import_module(name).__name__
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"There is no plug-in file '{name}': check the path after --plugin")
     if path.stem in sys.modules:
         raise UserError(

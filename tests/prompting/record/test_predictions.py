@@ -33,8 +33,11 @@ def test_predictions_agree_with_the_accuracy_and_can_be_switched_off(tmp_path):
     assert sorted(arrays["image"]) == sorted(f"test_{c}_{i}.png" for c in COLOURS for i in range(4))
     assert arrays["top"].shape == (16, 4)  # there are four classes
     flags = ("--eval-only", "--model-dir", str(out))
-    assert run(tmp_path, "ALIGN", out, 1, *flags, extra=["TEST.PREDICTIONS", "False"]) == 0
-    assert (out / "results.json").exists() and not (out / NAME).exists()
+    again = tmp_path / "again"
+    again.mkdir()
+    (out / NAME).rename(again / NAME)  # as if an evaluation with predictions had been there
+    assert run(tmp_path, "ALIGN", again, 1, *flags, extra=["TEST.PREDICTIONS", "False"]) == 0
+    assert (again / "results.json").exists() and not (again / NAME).exists()
 
 
 def test_runs_are_compared_by_their_predictions(tmp_path, capsys):

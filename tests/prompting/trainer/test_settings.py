@@ -108,14 +108,16 @@ def test_prompts_are_used_with_the_weights_of_their_training(trained, tmp_path, 
     for name in ("emoji", "ViT-B/16"):
         with pytest.raises(UserError, match=f"other weights of '{name}': SHA-256 22222222"):
             check_weights("2" * 64, name)
+    with pytest.raises(UserError, match="The checkpoint has 5 for the SHA-256 of its backbone"):
+        check_weights(5, "emoji")
     out = tmp_path / "output"
     shutil.copytree(trained / "output", out)
     file = out / "MultiModalPromptLearner" / "model.pth.tar-2"
     torch.save(torch.load(file, weights_only=True) | {"backbone_sha256": "2" * 64}, file)
     with pytest.raises(UserError, match="other weights of .*: SHA-256 22222222"):
         load_run(out)
-    for flags in ([], ["--eval-only", "--model-dir", str(out)]):
-        assert run(trained, output=out, flags=flags) == 2
+    for place, flags in ((out, []), (None, ["--eval-only", "--model-dir", str(out)])):
+        assert run(trained, output=place, flags=flags) == 2
         assert "other weights of '" in capsys.readouterr().err
 
 

@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..backbones import weights_sha256
 from ..beyond import BEYOND, PER_DATASET
+from ..errors import UserError
 from ..storage.files import write_whole
+from ..storage.records import is_percent
 from . import predictions
 from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
+
+# What only a method of this project says of itself; the record of another trainer lacks it.
+NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond")
 
 
 def results_file(cfg) -> Path:
@@ -29,12 +35,14 @@ def write_results(cfg, trainer) -> None:
 
     Args:
         cfg: of the run.
-        trainer: a Dassl trainer with `test_results`; `num_trained`, `train_seconds`,
-            `test_seconds`, `predictions` and `detection` are written if it has them.
+        trainer: a trainer of Dassl. If it is not of this project, the record lacks `NOT_KNOWN`,
+            and the seconds of a training that it does not measure.
 
     Raises:
         OSError: as the system says.
+        UserError: the trainer has no results of its evaluation.
     """
+    check_results(trainer)
     said = getattr(trainer, "predictions", None)
     data, measured = trainer.dm.dataset, {}
     if said is not None:
@@ -44,7 +52,7 @@ def write_results(cfg, trainer) -> None:
             measured["joint_note"] = said.note
     if ood := detections(trainer):
         measured["ood"] = ood
-    record = {
+    record: dict[str, Any] = {
         "trainer": cfg.TRAINER.NAME,
         "dataset": cfg.DATASET.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
@@ -70,6 +78,14 @@ def write_results(cfg, trainer) -> None:
         "versions": versions(),
         "git": git_commit(),
     }
+    if not hasattr(trainer, "method"):
+        unmeasured = [key for key in ("train_seconds", "test_seconds") if not record[key]]
+        left_out = [*NOT_KNOWN, *unmeasured]
+        record = {key: value for key, value in record.items() if key not in left_out}
+        print(
+            f"{cfg.TRAINER.NAME} is not a method of this project, so {results_file(cfg)} lacks "
+            f"{', '.join(left_out)}, and there are no predictions of single images"
+        )
     write_whole(results_file(cfg), json.dumps(record, indent=1) + "\n")
 
 
@@ -106,8 +122,19 @@ def detections(trainer) -> dict[str, dict]:
     return numbers
 
 
+def check_results(trainer) -> None:
+    """Raise a UserError if the trainer's last evaluation has left no accuracy."""
+    if not is_percent(getattr(trainer, "test_results", {}).get("accuracy")):
+        raise UserError(
+            f"{type(trainer).__name__} leaves no accuracy in `test_results`, so there is no record: "
+            "let its `test` set `self.test_results = self.evaluator.evaluate()`, of Dassl's "
+            "evaluator Classification",
+            exit_code=1,
+        )
+
+
 def _steps(trainer) -> int:
-    """Return the number of steps of the training; 0 if nothing was trained."""
-    if not getattr(trainer, "train_seconds", 0.0):
+    """Return the number of steps of a method's training; 0 if nothing was trained."""
+    if not (hasattr(trainer, "method") and getattr(trainer, "train_seconds", 0.0)):
         return 0
     return trainer.count_steps()[1]

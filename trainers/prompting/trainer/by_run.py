@@ -14,7 +14,10 @@ For those runs they replace the file's other values. The sections are BY_CLASSES
 where a section does not name the run's value. Sections may be nested. Needs no PyTorch.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
+
+from ..errors import UserError, check_name, need
 
 SECTIONS = ("BY_CLASSES", "BY_SHOTS", "BY_DATASET")
 OTHER = "other"
@@ -35,10 +38,46 @@ def for_run(
 
 
 def plain_key(key: str) -> str:
-    """Return the key that an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`."""
-    while key.partition(".")[0] in SECTIONS:
-        key = key.split(".", 2)[2]
-    return key
+    """Return the key that an entry sets: OPTIM.MAX_EPOCH for `BY_SHOTS.1.OPTIM.MAX_EPOCH`.
+
+    Raises:
+        UserError: the entry names no runs, or sets no key.
+    """
+    return _split(key)[1]
+
+
+def _split(key: str) -> tuple[list[tuple[str, str]], str]:
+    """Return the sections of an entry, each with the value that it names, and the plain key."""
+    sections = []
+    while (parts := key.split(".", 2))[0] in SECTIONS:
+        section = parts[0]
+        if len(parts) < 3:
+            raise UserError(f"'{key}' sets no key: write {section}: NAME: KEY: VALUE")
+        sections.append((section, parts[1]))
+        key = parts[2]
+    return sections, key
+
+
+def check_sections(keys: Iterable[str], source: str, datasets: Iterable[str]) -> None:
+    """Check that the sections of a config name runs that exist.
+
+    Args:
+        keys: dotted keys, with sections.
+        source: where they come from, for the message.
+        datasets: the names of all data sets.
+
+    Raises:
+        UserError: a section names something else, or sets no key.
+    """
+    known = {"BY_CLASSES": ("all", "base", "new", OTHER), "BY_DATASET": (*datasets, OTHER)}
+    for section, name in {pair for key in keys for pair in _split(key)[0]}:
+        if section in known:
+            check_name(f"name in {section} of {source} called", name, known[section])
+        else:
+            need(
+                name == OTHER or re.fullmatch(r"-?[0-9]+", name),
+                f"{source} has '{name}' in {section}: give a number of shots, or {OTHER}",
+            )
 
 
 def by_dataset(sources: Iterable[Mapping[str, object]]) -> set[str]:

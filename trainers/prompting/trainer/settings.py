@@ -23,13 +23,14 @@ FREE = (
 )  # fmt: skip
 
 
-def settings_of(cfg: CfgNode, method) -> dict[str, str]:
+def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
     """Return every setting that can change the outcome of a run: dotted key -> text.
 
-    Nodes of other methods are left out, except for keys that this method reads there.
+    Nodes of other methods are left out, except for keys that this method reads there. A trainer of
+    other code, which has no `method`, may read all of them.
     """
     own = _own(method)
-    others = {m.node for m in METHODS.values()} - {method.node}
+    others = {m.node for m in METHODS.values()} - {method.node} if method else set()
     left_out = FREE + tuple(f"TRAINER.{node}." for node in others)
     return {
         key: _text(key, value)
@@ -66,13 +67,13 @@ def check_resumed(
     """
     saved, epoch = checkpoint.get("settings"), checkpoint["epoch"]
     if saved is None:
-        print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
+        no_settings(folder)
         return
     if not is_settings(saved):
         raise broken_checkpoint(folder, epoch, "has no valid settings")
     if lacking := sorted(set(wanted) - checkpoint.keys()):
         raise broken_checkpoint(folder, epoch, f"lacks {', '.join(lacking)}")
-    begun, differing = checkpoint["classnames"], _differing(saved, now, method)
+    begun, differing = checkpoint["classnames"], differing_keys(saved, now, method)
     if not are_texts(begun):
         raise broken_checkpoint(folder, epoch, "has no valid class names")
     what = f"settings ({differing})"
@@ -82,7 +83,17 @@ def check_resumed(
         what = f"classes ({len(begun)}, now {len(classnames)}; class {k} '{then}', now '{found}')"
     elif not differing:
         return
-    raise UserError(
+    raise begun_otherwise(folder, what)
+
+
+def no_settings(folder: str | os.PathLike[str]) -> None:
+    """Say that a checkpoint does not name the settings of its training."""
+    print(f"The checkpoint in '{folder}' has no settings: check that they agree with this run")
+
+
+def begun_otherwise(folder: str | os.PathLike[str], what: str) -> UserError:
+    """Return the error about a run that was begun with other settings, classes or images."""
+    return UserError(
         f"The run in '{folder}' was begun with other {what}: give this one another --output-dir, "
         "or delete that folder to train again"
     )
@@ -107,7 +118,7 @@ def check_loaded(saved: Mapping[str, str] | None, now: Mapping[str, str], method
     names = [name for name, key in _own(method).items() if key not in free]
     names.append("MODEL.BACKBONE.NAME")
     then, here = ({k: s[k] for k in names if k in s} for s in (saved, now))
-    differing = _differing(then, here, method)
+    differing = differing_keys(then, here, method)
     if differing:
         raise UserError(
             f"The prompts were trained with other settings ({differing}): set these as in the "
@@ -123,8 +134,13 @@ def check_weights(then: str | None, name: str) -> None:
         name: of the backbone.
 
     Raises:
-        UserError: the name stands for other weights now.
+        UserError: the name stands for other weights now, or `then` is not a text.
     """
+    if not isinstance(then, str | None):
+        raise UserError(
+            f"The checkpoint has {then!r:.40} for the SHA-256 of its backbone: take another "
+            "--load-epoch, or train again"
+        )
     if why := other_weights(name, then, weights_sha256(name)):
         raise UserError(
             f"The prompts were trained with {why}: give --backbone the file of those weights, or "
@@ -140,11 +156,11 @@ def is_settings(saved) -> bool:
 
 
 def _own(method) -> dict[str, str]:
-    """Map the dotted keys of a method to the keys of its node."""
-    return {method.place(key): key for key in method.defaults}
+    """Map the dotted keys of a method to the keys of its node; none without a method."""
+    return {method.place(key): key for key in method.defaults} if method else {}
 
 
-def _differing(saved: Mapping[str, str], now: Mapping[str, str], method) -> str:
+def differing_keys(saved: Mapping[str, str], now: Mapping[str, str], method=None) -> str:
     """Describe the keys whose values differ; a key that only one side has is of another checkout.
 
     None stands for the method's default, which the cfg of another checkout may spell out.

@@ -1,0 +1,105 @@
+"""A plug-in with a trainer of Dassl's registry: run, recorded, resumed and evaluated."""
+
+import json
+from pathlib import Path
+
+import pytest
+from dassl.engine import TRAINER_REGISTRY
+from tiny import run
+
+from benchmark.__main__ import main
+from recipe.run import BEGUN
+from trainers.prompting import plugins
+from trainers.prompting.method import METHODS
+
+TOY = (Path(__file__).parent / "dassl" / "toy_trainer.py").read_text()
+PAIRS = ["INPUT.SIZE", "(8, 8)", "MODEL.BACKBONE.NAME", "toy"]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The file of a trainer like those of public code; it is unloaded at the end."""
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(plugins, "extenders", [])
+    monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
+    path = tmp_path / "their_trainer.py"
+    path.write_text(TOY.replace("ToyPrompts", "Theirs"))
+    yield path
+    plugins.sys.modules.pop("their_trainer", None)
+
+
+def trained(toy, *extra, flags=(), out=None, epochs=2):
+    """Run the trainer, and return the exit code."""
+    flags = ("--plugin", str(toy), *flags)
+    return run(toy.parent, "Theirs", out, epochs, *flags, extra=[*PAIRS, *extra])
+
+
+def test_a_trainer_of_other_code_has_a_record_and_a_table(tmp_path, toy, capsys):
+    assert trained(toy, "TRAINER.TOYPROMPTS.N_CTX", "3") == 0
+    said = capsys.readouterr()
+    assert f"Plug-in '{toy}': Theirs\n" in said.err
+    assert "Theirs is not a method of this project, so" in said.out
+    assert "lacks num_params, seeded, train_steps, beyond, and there are no" in said.out
+    record = json.loads((tmp_path / "output" / "results.json").read_text())
+    assert {"accuracy", "macro_f1", "num_test", "versions", "git"} < record.keys()
+    assert record["trainer"] == "Theirs" and record["train_seconds"] > 0 < record["test_seconds"]
+    assert record["config"]["TRAINER"]["TOYPROMPTS"] == {"N_CTX": 3, "PREC": "fp32"}
+    assert not {"num_params", "seeded", "train_steps", "beyond"} & record.keys()
+    assert main(["report", str(tmp_path / "output")]) == 0
+    assert f"{record['accuracy']:.2f}" in capsys.readouterr().out
+
+
+def test_it_resumes_only_with_the_settings_that_it_began_with(tmp_path, toy, capsys):
+    assert trained(toy, "TRAIN.CHECKPOINT_FREQ", "1") == 0
+    record = (tmp_path / "output" / "results.json").read_bytes()
+    assert trained(toy, "OPTIM.LR", "0.5") == 2
+    assert "settings (OPTIM.LR 0.01, now 0.5): give this one another" in capsys.readouterr().err
+    assert (tmp_path / "output" / "results.json").read_bytes() == record
+    assert trained(toy, "TRAIN.PRINT_FREQ", "1") == 0
+    assert "will resume training" in capsys.readouterr().out
+    (tmp_path / "output" / BEGUN).unlink()
+    assert trained(toy) == 0
+    assert "has no settings: check that they agree" in capsys.readouterr().out
+
+
+def test_its_evaluation_takes_the_last_epoch(tmp_path, toy, capsys):
+    assert trained(toy) == 0
+    flags = ("--eval-only", "--model-dir", str(tmp_path / "output"))
+    assert trained(toy, flags=flags, out=tmp_path / "again") == 0
+    assert "prompt_learner/model.pth.tar-2 (epoch = 2)" in capsys.readouterr().out
+    first, again = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("output", "again")
+    )
+    assert first["accuracy"] == again["accuracy"] and "train_seconds" not in again
+    assert trained(toy, flags=(*flags[:2], str(tmp_path / "no")), out=tmp_path / "third") == 2
+    assert "There is no checkpoint '" in capsys.readouterr().err
+    assert not (tmp_path / "third" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (["TEST.OOD", "['TinyOthers']"], "TEST.OOD is ['TinyOthers'], but only methods of this"),
+        (["OPTIM.STEPS", "5"], "OPTIM.STEPS is 5, but only methods of this project read it"),
+        (["TRAINER.TOYPROMPTS.N_CTXX", "5"], "TOYPROMPTS has no 'N_CTXX': did you mean 'N_CTX'?"),
+    ],
+)
+def test_keys_that_it_does_not_read_are_refused(tmp_path, toy, capsys, pairs, sentence):
+    assert trained(toy, *pairs) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_trainer_without_results_is_refused(tmp_path, toy, capsys):
+    toy.write_text(toy.read_text() + "\n    def test(self, split=None):\n        return 50.0\n")
+    assert trained(toy) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: Theirs leaves no accuracy in `test_results`")
+    assert not (tmp_path / "output" / "results.json").exists()
+
+
+def test_the_name_of_a_method_is_taken(tmp_path, toy, capsys):
+    toy.write_text(TOY.replace("ToyPrompts", "CoOp"))
+    TRAINER_REGISTRY._objects.pop("CoOp", None)
+    assert "CoOp" in METHODS and trained(toy) == 2
+    assert "registers a trainer 'CoOp', but that is a method of this" in capsys.readouterr().err
