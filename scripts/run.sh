@@ -21,7 +21,7 @@ run() {
         ${CONFIG:+--config "$CONFIG"} \
         ${plugins[@]+"${plugins[@]}"} \
         ${BACKBONE:+--backbone "$BACKBONE"} \
-        ${OOD:+--ood "$OOD"} \
+        ${OOD:+"--ood=$OOD"} \
         ${JOBS:+--jobs "$JOBS"} \
         ${SLURM+"--slurm=$SLURM"} \
         "$@"

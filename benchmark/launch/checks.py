@@ -5,6 +5,7 @@ import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 
+from recipe.configs import read_pairs
 from trainers.prompting.errors import UserError
 
 from ..protocols.base import Run
@@ -15,8 +16,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     """Check the settings of each method and variant; without PyTorch, print that this is skipped.
 
     Raises:
-        UserError: a key is unknown, a value is invalid, or a method cannot classify the new classes
-            of the protocol.
+        UserError: a key is unknown, a value is invalid, a method cannot classify the new classes of
+            the protocol, or two settings of a method mean the same to it.
     """
     if not runs:
         return
@@ -29,17 +30,25 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     from dassl.optim import build_lr_scheduler, build_optimizer
     from torch import device, nn
 
+    from recipe.settings import effective
     from trainers.prompting.backbones import check_known
     from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
     from trainers.prompting.trainer.config import read_node, values_in
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
+    seen: dict[str, Run] = {}
     for run in one_of_each.values():
         with redirect_stdout(io.StringIO()):  # each run prints the same
             cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
             build_transform(cfg, is_train=True)
             build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
+            if run.opts and (other := seen.setdefault(effective(cfg), run)) is not run:
+                raise UserError(
+                    f"{run.trainer} does the same with {_only(run, other)} as with "
+                    f"{_only(other, run)}: give keys that mean something to it (below BY_TRAINER "
+                    "in a --space file), or leave it out"
+                )
             kind = METHODS.get(cfg.TRAINER.NAME)
             if kind is not None:
                 if kind.class_bound is True and run.protocol.new_classes:
@@ -56,3 +65,9 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))
+
+
+def _only(run: Run, other: Run) -> str:
+    """Return the KEY VALUE pairs that a run has and another one has not."""
+    of_run, of_other = (set(read_pairs(each.opts).items()) for each in (run, other))
+    return " ".join(f"{key} {value}" for key, value in sorted(of_run - of_other))

@@ -68,10 +68,10 @@ def launch(
     args = parse(parser, argv)
     runs, settings = planned(protocol, args)
     chosen = choose(runs, args.only, args.output)
-    needed = {run.needs for run in chosen}
+    kept = {*chosen, *(run.needs for run in chosen)}
 
     def read() -> Engine:
-        engine = Engine([run for run in runs if run in chosen or run in needed], settings)
+        engine = Engine([run for run in runs if run in kept], settings)
         engine.only(chosen)
         return engine
 
@@ -89,7 +89,7 @@ def launch(
         print(note, file=sys.stderr)
     if not args.only:
         if not args.opts:
-            check(engine.todo)
+            check(list(engine.todo))
         if not args.dry_run:
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
@@ -249,6 +249,7 @@ def build_parser(protocol: Protocol) -> Parser:
 def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     """Parse the arguments: the data sets go to `datasets`, the KEY VALUE pairs to `opts`."""
     args = parser.parse_intermixed_args(argv)
+    check_ood(argv)
     args.datasets, args.opts = split_words(args.words)
     args.datasets = args.datasets or words(args.usual)
     for name in ("trainers", "seeds", "shots", "ood"):
@@ -261,6 +262,16 @@ def parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
         os.path.abspath(plugin) if plugin.endswith(".py") else plugin for plugin in args.plugin
     )
     return args
+
+
+def check_ood(argv: list[str]) -> None:
+    """Raise a UserError if a word follows the value of --ood that could be one of its data sets."""
+    for option, _, after in zip(argv, argv[1:], argv[2:], strict=False):
+        if option in ("--oo", "--ood") and not (after.startswith("-") or KEY.fullmatch(after)):
+            raise UserError(
+                f"'{after}' follows the value of --ood: quote several of its data sets, as in "
+                "--ood 'A B', and put those of the runs before all options"
+            )
 
 
 def split_words(given: list[str]) -> tuple[list[str], tuple[str, ...]]:

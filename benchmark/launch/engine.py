@@ -124,7 +124,7 @@ class Engine:
         self.runs = runs
         self.settings = settings
         self.outcomes: dict[Run, Outcome] = {}
-        self.todo: list[Run] = []
+        self.todo: dict[Run, None] = {}  # in order
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
         self._fingerprint = functools.cache(fingerprint)
@@ -144,7 +144,7 @@ class Engine:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
         if run.needs in self.todo or result is None:
-            self.todo.append(run)
+            self.todo[run] = None
             return
         why = self._misfit(run, result)
         if why:
@@ -220,10 +220,11 @@ class Engine:
 
     def only(self, chosen: list[Run]) -> None:
         """Restrict the runs to do to these; all others are unfinished."""
+        kept = set(chosen)
         for run in self.todo:
-            if run not in chosen:
+            if run not in kept:
                 self.finish(Outcome(run, problem="unfinished: no results yet"))
-        self.todo = [run for run in self.todo if run in chosen]
+        self.todo = {run: None for run in self.todo if run in kept}
 
     def ready(self, run: Run) -> bool:
         """Return True if the run that this one needs has an outcome."""

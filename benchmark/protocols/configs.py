@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class TrainerConfigs:
             UserError: the file does not exist.
         """
         if self._asked_path:
-            if not self._asked_path.is_file():
+            if not os.path.isfile(self._asked_path):
                 raise UserError(f"--config: '{self._asked_path}' does not exist: check the path")
             return self._asked_path.absolute()
         if self.asked and Path(self.asked).name != self.asked:

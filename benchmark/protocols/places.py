@@ -1,5 +1,6 @@
 """Find output folders, which hold the runs of protocols, in a folder and its subfolders."""
 
+import os
 from pathlib import Path
 
 from . import PROTOCOLS
@@ -26,4 +27,6 @@ def outputs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     if not depth:
         return []
     inside = [folder / name for name in sorted(names) if not name.startswith(".")]
-    return [found for path in inside if path.is_dir() for found in outputs_below(path, depth - 1)]
+    return [
+        found for path in inside if os.path.isdir(path) for found in outputs_below(path, depth - 1)
+    ]

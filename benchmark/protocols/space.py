@@ -10,7 +10,7 @@ A list of such mappings is several grids, tried in turn. So is a list below a tr
 """
 
 import contextlib
-import itertools
+import math
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +22,7 @@ from recipe.configs import leaves, read_yaml
 from trainers.prompting.errors import UserError, check_name
 
 SECTION = "BY_TRAINER"
+MOST = 10_000  # settings of a method
 WORD = re.compile(r"(?!image_folder=)([A-Za-z]\w*(?:\.\w+)*)=(.*)", re.DOTALL)
 
 Setting = dict[str, object]  # values by dotted key
@@ -45,20 +46,34 @@ def read_word(word: str) -> tuple[str, list]:
     return found[1], values
 
 
+def read_words(words: Iterable[str]) -> Grid:
+    """Parse words as `read_word` does.
+
+    Raises:
+        UserError: a word has another form, or two have the same key.
+    """
+    grid: Grid = {}
+    for key, values in map(read_word, words):
+        if key in grid:
+            raise UserError(f"{key} is given twice: write all of its values in one {key}=...")
+        grid[key] = values
+    return grid
+
+
 class Space:
     """A search space: the settings to try for each method.
 
     Args:
         path: a file in the format above, or None.
-        words: keys and values as `read_word` reads them; they replace the file's values of a key.
+        words: keys and values as `read_words` reads them; they replace the file's values of a key.
         known: the trainers that the file may name.
 
     Raises:
-        UserError: the file has another format.
+        UserError: the file has another format, or a word.
     """
 
     def __init__(self, path: Path | None, words: Iterable[str], known: Iterable[str]):
-        self.words = dict(map(read_word, words))
+        self.words = read_words(words)
         parts = as_list(read_yaml(path)) if path else [{}]
         self.grids = []  # each the grid of all methods, and those of single methods
         for part in parts:
@@ -82,16 +97,26 @@ class Space:
         If there are more than `budget`, that many are drawn at random, always the same ones.
 
         Raises:
-            UserError: there are fewer than two settings.
+            UserError: there are fewer than two settings, or too many.
         """
-        found: dict[frozenset, Setting] = {}
-        for shared, alternatives in self.grids:
-            for own in alternatives.get(trainer, [{}]):
-                grid = shared | own | self.words
-                for values in itertools.product(*grid.values()):
-                    setting = dict(zip(grid, values, strict=True))
-                    found.setdefault(frozenset(map(text, setting.items())), setting)
-        settings = list(found.values())
+        if budget is not None and budget < 2:
+            raise UserError("--budget 1 leaves nothing to choose: give 2 or more")
+        grids = [
+            {key: list({text(v): v for v in values}.values()) for key, values in grid.items()}
+            for shared, alternatives in self.grids
+            for own in alternatives.get(trainer, [{}])
+            for grid in [shared | own | self.words]
+        ]
+        counts = [math.prod(map(len, grid.values())) for grid in grids]
+        if min(sum(counts), budget or sum(counts)) > MOST:
+            raise UserError(
+                f"{trainer} has {sum(counts):,} settings: give --budget N, {MOST:,} at most, to "
+                "draw N of them, or fewer values"
+            )
+        if sum(counts) > MOST:
+            return drawn(grids, counts, budget or MOST)
+        listed = (at(grid, i) for grid, n in zip(grids, counts, strict=True) for i in range(n))
+        settings = list({identity(setting): setting for setting in listed}.values())
         if len(settings) < 2:
             raise UserError(
                 f"{trainer} has a single setting, so there is nothing to choose: give several "
@@ -99,10 +124,8 @@ class Space:
             )
         if budget is None or budget >= len(settings):
             return settings
-        if budget < 2:
-            raise UserError("--budget 1 leaves nothing to choose: give 2 or more")
-        drawn = sorted(random.Random(0).sample(range(len(settings)), budget))
-        return [settings[i] for i in drawn]
+        chosen = sorted(random.Random(0).sample(range(len(settings)), budget))
+        return [settings[i] for i in chosen]
 
 
 def as_list(value: object) -> list:
@@ -123,6 +146,40 @@ def as_grid(tree: object, path: Path | None) -> Grid:
         if not values or None in values:
             raise UserError(f"{path}: {key} has no values: write {key}: [VALUES], or leave it out")
     return grid
+
+
+def at(grid: Grid, i: int) -> Setting:
+    """Return the i-th setting of a grid, from 0; the last key changes first."""
+    found: Setting = {}
+    for key, values in reversed(grid.items()):
+        i, place = divmod(i, len(values))
+        found[key] = values[place]
+    return {key: found[key] for key in grid}
+
+
+def drawn(grids: list[Grid], counts: list[int], budget: int) -> list[Setting]:
+    """Return different settings of grids that are too large to be listed, drawn at random.
+
+    There are fewer than `budget` if grids overlap so much that no others are found.
+    """
+    draw = random.Random(0)
+    found: dict[frozenset, tuple[int, Setting]] = {}
+    for _ in range(10 * budget):
+        if len(found) == budget:
+            break
+        i = place = draw.randrange(sum(counts))
+        for grid, count in zip(grids, counts, strict=True):
+            if i < count:
+                setting = at(grid, i)
+                found.setdefault(identity(setting), (place, setting))
+                break
+            i -= count
+    return [setting for _, setting in sorted(found.values(), key=lambda pair: pair[0])]
+
+
+def identity(setting: Setting) -> frozenset[tuple[str, str]]:
+    """Return what is equal for settings that are equal on the command line of train.py."""
+    return frozenset((key, text(value)) for key, value in setting.items())
 
 
 def text(value: object) -> str:

@@ -10,7 +10,7 @@ from trainers.prompting.errors import UserError
 
 from .base import Run, learns_nothing
 from .configs import varied_name
-from .space import Setting, pairs, read_word, text
+from .space import Setting, pairs, read_words, text
 
 
 def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
@@ -25,9 +25,9 @@ def vary(runs: list[Run], words: Iterable[str], output: Path) -> list[Run]:
         output: the folder of all runs.
 
     Raises:
-        UserError: a word has another form, or a key concerns no method.
+        UserError: a word has another form, or two have one key, or a key concerns no method.
     """
-    grid = dict(map(read_word, words))
+    grid = read_words(words)
     files = {run.trainer: run.config_file for run in runs}
     concerned = {
         trainer: [key for key in grid if concerns(key, trainer, file)]

@@ -177,7 +177,7 @@ class _Watch:
     def until_done(self) -> None:
         """Wait until every run has an outcome."""
         runs = self.engine.runs
-        left = self.engine.todo
+        left = list(self.engine.todo)
         pause, longest = LOOKS
         self.progress.begin(len(runs) - len(self.engine.todo), len(runs))
         try:

@@ -37,6 +37,15 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
         ),
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
+        (
+            ["tune", "emoji", "--seeds", "1", "--trainers", "TipAdapter", "OPTIM.LR=0.1,0.2"],
+            "TipAdapter does the same with OPTIM.LR 0.2 as with OPTIM.LR 0.1: give keys that mean",
+        ),
+        ([*TUNE, "--trainers", "CoOp", "TRAINER.MAPLE.N_CTX=2,4"], "CoOp does the same with"),
+        (
+            [*PROTOCOL[:3], "CoOp", "--vary", "OPTIM.LR=0.1,0.2", "--vary", "OPTIM.LR=0.3"],
+            "OPTIM.LR is given twice",
+        ),
         ([*TUNE, "OPTIM.MAX_EPOCH=2,0"], "MAX_EPOCH is 0 but must be a whole number"),
     ],
 )

@@ -125,6 +125,7 @@ def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
         (["--ood", " "], "--ood is empty"),
         (["--ood", "emoji_foot"], "There is no data set 'emoji_foot': did you mean 'emoji_food'?"),
         (["--ood", "emoji_food emoji"], "--ood emoji: runs are tested on it anyway: name"),
+        (["--ood", "emoji_food", "emoji_pixels"], "'emoji_pixels' follows the value of --ood"),
         (["TEST.OOD", "[]"], "TEST.OOD cannot be given as KEY VALUE: --ood sets it"),
     ],
 )

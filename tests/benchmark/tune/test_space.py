@@ -65,6 +65,28 @@ def test_a_budget_draws_the_same_settings_every_time(written):
     assert set(drawn) < set(names(space)) and len(names(space, budget=50)) == 20
 
 
+def test_a_large_space_is_drawn_from_without_listing_it(written, deadline):
+    space = written([{f"OPTIM.KEY{i}": [1, 2] for i in range(n)} for n in (40, 41)])
+    drawn = names(space, budget=100)
+    assert drawn == names(space, budget=100) and len(set(drawn)) == 100
+    assert 40 < sum("KEY40=" in name for name in drawn) < 90  # of the larger grid: two thirds
+    assert all(10 < sum(f"KEY{i}=1" in name for name in drawn) < 90 for i in range(40))
+    for given in (None, 10_001):
+        with pytest.raises(UserError, match="CoOp has 3,298,534,883,328 settings: give"):
+            names(space, budget=given)
+
+
+def test_large_grids_that_overlap_give_what_they_have(written, monkeypatch):
+    monkeypatch.setattr("benchmark.protocols.space.MOST", 100)
+    drawn = names(written([{"OPTIM.LR": list(range(60))}] * 2), budget=90)
+    assert len(drawn) == len(set(drawn)) == 60
+
+
+def test_a_key_that_is_given_twice_is_refused(written):
+    with pytest.raises(UserError, match="OPTIM.LR is given twice: write all of its values in one"):
+        written({}, "OPTIM.LR=0.1", "OPTIM.NAME=sgd,adam", "OPTIM.LR=0.2")
+
+
 def test_lists_are_values_too():
     key, values = read_word("TRAINER.ALIGN.REGULARIZERS=[kg],[scl_text, scl_image]")
     assert values == [["kg"], ["scl_text", "scl_image"]]
