@@ -2,23 +2,24 @@
 
 import json
 from math import exp
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from sklearn.metrics import roc_auc_score
-from tiny import TinyOthers, run
+from tiny import TinyColours, TinyOthers, run
 from torch import nn
 
-from trainers.prompting import build_method, load_clip
+from trainers.prompting import UserError, build_method, load_clip
 from trainers.prompting.encoders.text import TextFeatures
 from trainers.prompting.encoders.vision import ImageFeatures
 from trainers.prompting.method import Method, Output
 from trainers.prompting.methods.cocoop import CoCoOp
 from trainers.prompting.record.predictions import read_predictions
-from trainers.prompting.trainer.detection import Detection, scores
+from trainers.prompting.trainer.detection import Detection, check_files, scores
 from trainers.prompting.trainer.trainer import PromptTrainer
 
 OOD = ["TEST.OOD", "['TinyOthers']"]
@@ -174,6 +175,26 @@ def test_shared_classes_are_found_in_any_spelling(tmp_path, capsys, monkeypatch)
         "error: TEST.OOD names TinyOthers, which shares 4 of its classes with this run "
         "('Annual_Crop', ' sea', 'Road', ...): name data sets of other classes\n"
     )
+
+
+def test_images_of_the_run_are_found_behind_links(tmp_path):
+    own = [Datum(str(tmp_path / "a.png")), Datum(str(tmp_path / "b.png"))]
+    (tmp_path / "a.png").touch()
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "c.png").touch()
+    others = [Datum(str(tmp_path / name)) for name in ("c.png", "link.png")]
+    check_files("Others", others[:1], own)
+    with pytest.raises(UserError, match="has 1 of the images of this run, such as '.*link.png'"):
+        check_files("Others", others, own)
+
+
+def test_other_names_for_the_images_of_the_run_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(TinyOthers, "dataset_dir", TinyColours.dataset_dir)
+    monkeypatch.setattr(tiny, "Datum", lambda impath, label, classname: Datum(
+        str(Path(impath).with_name(f"test_sea_{label}.png")), label, classname=classname
+    ) if "tower" in impath else Datum(impath, label, classname=classname))  # fmt: skip
+    assert run(tmp_path, "CoOp", extra=OOD) == 2
+    assert "TEST.OOD names TinyOthers, which has 4 of the images of" in capsys.readouterr().err
 
 
 def test_one_image_is_enough(tmp_path, monkeypatch):

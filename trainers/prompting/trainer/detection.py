@@ -6,10 +6,13 @@ classes of the same softmax for each patch. An image of the run's classes should
 one of other classes.
 """
 
+import os
 from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from dassl.data import DataManager
+from dassl.data.datasets import Datum
 from yacs.config import CfgNode
 
 from ..encoders.sentences import clean
@@ -56,7 +59,7 @@ class Detection:
         columns: scores of the last evaluation by data set, the run's own included.
 
     Raises:
-        UserError: a data set is the run's own, shares classes with it, or is missing.
+        UserError: a data set is the run's own, shares classes or files with it, or is missing.
     """
 
     def __init__(self, cfg: CfgNode, dataset):
@@ -64,9 +67,11 @@ class Detection:
         self.own = cfg.DATASET.NAME
         self.columns: dict[str, Columns] = {}
         self._batches: dict[str, list[torch.Tensor]] | None = None  # while images are scored
-        self._loaders = {
-            name: other_data(cfg, name, dataset.classnames).test_loader for name in cfg.TEST.OOD
-        }
+        self._loaders = {}
+        for name in cfg.TEST.OOD:
+            found = other_data(cfg, name, dataset.classnames)
+            check_files(name, found.dataset.test, [*dataset.test, *(dataset.val or ())])
+            self._loaders[name] = found.test_loader
 
     def prepare(self, method: Method, cfg: CfgNode) -> None:
         """Read the images as the method takes them."""
@@ -110,6 +115,25 @@ class Detection:
         assert self._batches is not None
         self.columns[name] = {key: torch.cat(x).cpu() for key, x in self._batches.items()}
         self._batches = None
+
+
+def check_files(name: str, others: Iterable[Datum], own: Iterable[Datum]) -> None:
+    """Check that the images of another data set are not images of the run.
+
+    Args:
+        name: of the other data set.
+        others: its images.
+        own: the images that the run may be tested on.
+
+    Raises:
+        UserError: a file is in both, also by a link.
+    """
+    files = {os.path.realpath(item.impath) for item in own}
+    if shared := [item.impath for item in others if os.path.realpath(item.impath) in files]:
+        raise UserError(
+            f"TEST.OOD names {name}, which has {len(shared):,} of the images of this run, such as "
+            f"'{shared[0]}': name data sets of other images"
+        )
 
 
 def other_data(cfg: CfgNode, name: str, classnames: list[str]) -> DataManager:

@@ -11,7 +11,7 @@ from dassl.utils import save_checkpoint
 from yacs.config import CfgNode
 
 from ..backbones import absolute, load_clip, weights_sha256
-from ..errors import UserError
+from ..errors import UserError, need
 from ..method import Method
 from ..record.results import remove_results, write_results
 from ..running.compiling import compile_blocks
@@ -160,9 +160,18 @@ class PromptTrainer(TrainerX):
         self.register_model(self.method.checkpoint, layout, self.optim, self.sched)
 
     def load_init_weights(self):
-        """Load the prompts that MODEL.INIT_WEIGHTS names, if it is set."""
+        """Load the prompts that MODEL.INIT_WEIGHTS names, if it is set.
+
+        Raises:
+            UserError: the method learns nothing, or they do not fit it.
+        """
         path = self.cfg.MODEL.INIT_WEIGHTS
-        if path and self.method.learned():
+        need(
+            not path or self.method.learned(),
+            f"MODEL.INIT_WEIGHTS is '{path}', but {type(self.method).__name__} learns nothing: "
+            "leave it out",
+        )
+        if path:
             weights = public_checkpoint(self.method, path) or read_checkpoint(path)
             check_unseen(weights, self.dm.dataset, self.cfg.TEST.SPLIT, path)
             self.method.load_public_state_dict(weights.get("state_dict", weights))
