@@ -1,6 +1,7 @@
 """Draw token-level transport plans over images: the patches that each word of a prompt goes to."""
 
 import io
+import os
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -107,7 +108,7 @@ def choose(run, args) -> list[tuple[Path, str]]:
     for name in args.class_name or ():
         check_name("class", name, run.classnames)
     if args.image:
-        if not args.image.is_file():
+        if not os.path.isfile(args.image):
             raise UserError(f"--image: there is no file '{args.image}': check the path")
         return [(args.image, name) for name in args.class_name or [likeliest(run, args.image)]]
     images, found = test_images(run), []

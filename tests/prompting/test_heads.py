@@ -233,6 +233,27 @@ BAD = [
     ("CLAP", "REPETITIONS", 0, "REPETITIONS is 0: at least 1 is needed"),
     ("GalLoP", "TOPK", 5, "TOPK is 5 but must be a list of whole numbers, such as"),
     ("MMRL", "REP_LAYERS", [1.5], "but must be a list of whole numbers"),
+    ("MMRL", "REP_LAYERS", ["a"], "REP_LAYERS is .* but must be a list of whole numbers"),
+    ("GalLoP", "TOPK", ["a"], "TOPK is .* but must be a list of whole numbers"),
+    ("MMRL", "N_REP_TOKENS", 100_000, "N_REP_TOKENS is 100000 but must be from 1 to 1,000"),
+    ("KgCoOp", "W", -1.0, "W is -1.0 but must be 0 or more"),
+    ("CoPrompt", "W", float("nan"), "TRAINER.W is nan but must be 0 or more"),
+    ("MMRL", "REG_WEIGHT", -1.0, "REG_WEIGHT is -1.0 but must be 0 or more"),
+    ("PromptSRC", "TEXT_LOSS_WEIGHT", -1, "TEXT_LOSS_WEIGHT is -1 but must be 0 or more"),
+    ("PromptSRC", "N_CTX_VISION", -1, "N_CTX_VISION is -1 but must be 0 or more"),
+    ("IVLP", "PROMPT_DEPTH_VISION", -1, "PROMPT_DEPTH_VISION is -1 but must be 0 or more"),
+    ("ProGrad", "T", 0.0, "LOSS.T is 0.0 but must be positive"),
+    ("ProGrad", "LAMBDA", -1.0, "LOSS.LAMBDA is -1.0 but must be 0 or more"),
+    ("PromptKD", "KD_WEIGHT", -1.0, "KD_WEIGHT is -1.0 but must be 0 or more"),
+    ("CLIPLoRA", "ALPHA", 0.0, "ALPHA is 0.0 but must be positive"),
+    ("MultiModalAdapter", "ADAPTER_DIM", 999_999, "ADAPTER_DIM is 999999 but must be from 1 to"),
+    ("MultiModalAdapter", "ADAPTER_SCALE", float("inf"), "ADAPTER_SCALE is inf but must be"),
+    ("TCP", "INSERT_BLOCK", 0, "INSERT_BLOCK is 0: at least 1 is needed"),
+    ("GalLoP", "N_GLOBAL_PROMPTS", 999_999, "is 999999 but must be from 1 to 1,000"),
+    ("TDA", "VIEWS", 999_999, "An image has 999,999 views: lower VIEWS, to 10,000 at most"),
+    ("TPT", "BATCH_SIZE", 999_999, "An image has 999,999 views: lower BATCH_SIZE or SELECTION_P"),
+    ("TipAdapter", "INIT_ALPHA", 1e300, r"INIT_ALPHA is 1e\+300 but must be a number, 3.4e\+38"),
+    ("TipAdapter", "SEARCH_STEP", [1e9, 1e9], "1,000,000,000,000,000,000 pairs of beta and alpha"),
     ("ALIGN", "REGULARIZERS", "kg", "REGULARIZERS is 'kg' but must be a list of words"),
 ]
 
@@ -241,6 +262,22 @@ BAD = [
 def test_bad_settings_are_one_sentence(name, key, value, sentence):
     with pytest.raises(UserError, match=sentence):
         read_node(METHODS[name], {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "sentence"),
+    [
+        ("CoPrompt", {"SENTENCES": 5, "PROMPT_DEPTH": 2}, "SENTENCES is 5 but must be the path"),
+        ("CoPrompt", {"SENTENCES": "a\0", "PROMPT_DEPTH": 2}, "cannot be read .*null byte"),
+        ("TaskRes", {"ENHANCED_BASE": "x" * 999}, "ENHANCED_BASE is 'x*', which is not a file"),
+        ("PromptKD", {"TEACHER": "x" * 999, "PROMPT_DEPTH_VISION": 2}, "TEACHER is 'x*', where"),
+        ("VPT", {"N_CTX_VISION": 5_000, "PROMPT_DEPTH_VISION": 2}, "5000: 1,000 at most are"),
+    ],
+)
+def test_files_and_sizes_of_any_kind_are_one_sentence(tiny_clip, name, node, sentence):
+    with pytest.raises(UserError, match=sentence):
+        images = torch.zeros(2, 3, 32, 32)
+        build_method(name, node, tiny_clip, ["cat", "dog"]).losses([images] * 2, torch.arange(2))
 
 
 def test_adapters_and_supports_that_do_not_fit(tiny_clip):

@@ -21,6 +21,7 @@ from .errors import need
 
 STD = 0.02  # of every random context
 MOST_TOKENS = 100_000  # learned ones, of all prompts and depths; ALIGN has some hundreds
+MOST_LENGTH = 1_000  # learned ones of a sequence, whose attention is quadratic in its length
 
 
 class Contexts(NamedTuple):
@@ -291,7 +292,7 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
 
     Raises:
         UserError: b or J is below 1, J exceeds the blocks of the encoder, or there are very many
-            tokens.
+            tokens, in all or in a sequence.
     """
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
         need(value >= 1, f"{key} is {value}: at least 1 is needed")
@@ -310,6 +311,7 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
         f"The {side} prompts have {tokens:,} tokens in all: lower {' or '.join(size.keys)}, or the "
         f"number of prompts, to {MOST_TOKENS:,} tokens at most",
     )
+    need(size.b <= MOST_LENGTH, f"{size.keys[0]} is {size.b}: {MOST_LENGTH:,} at most are possible")
 
 
 def public_name(name: str) -> str:

@@ -185,6 +185,8 @@ def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:
             'like {"class name": ["a sentence about it", ...], ...}'
         )
     about, where = source, "SENTENCES"
+    if not isinstance(source, (str, Mapping)):
+        raise UserError(f"SENTENCES is {source!r:.100} but must be the path of a JSON file")
     if not isinstance(source, Mapping):
         remedy = 'SENTENCES needs one like {"class name": ["a sentence about it", ...], ...}'
         about = read_json(Path(EMBEDDED.get(source, source)), remedy)

@@ -7,6 +7,8 @@ import torch
 
 from .errors import need
 
+MOST_VIEWS = 10_000  # of a test image
+
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Return the entropy of the softmax of logits (..., K), in nats: (...)."""
@@ -30,7 +32,8 @@ def surest(logits: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def check_selection(V: int, share: float, keys: str) -> None:
-    """Refuse a share of V views that has none of them; raises UserError."""
+    """Refuse very many views V, and a share of them that has none; raises UserError."""
+    need(V <= MOST_VIEWS, f"An image has {V:,} views: lower {keys}, to {MOST_VIEWS:,} at most")
     need(
         int(V * share) >= 1,
         f"The surest {share:g} of {V} view{'s' * (V != 1)} of an image is no view: raise {keys}",

@@ -3,6 +3,7 @@
 A name is looked up in the local cache of the hub; nothing is downloaded.
 """
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ RENAMED = [
 
 def is_name(name: str) -> bool:
     """Return True if a backbone's name is a folder or has the form of a name on the hub."""
-    return Path(name).is_dir() or (NAME.fullmatch(name) is not None and not Path(name).exists())
+    return os.path.isdir(name) or bool(NAME.fullmatch(name) and not os.path.exists(name))
 
 
 def load(name: str) -> CLIP:

@@ -65,7 +65,7 @@ def check_known(name: str) -> None:
     Raises:
         UserError: neither has this name.
     """
-    if name in NAMES or Path(name).is_file():
+    if name in NAMES or os.path.isfile(name):
         return
     if Path(name).suffix in (".pt", ".pth", ".safetensors"):
         raise UserError(

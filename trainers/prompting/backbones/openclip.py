@@ -141,7 +141,7 @@ def refuse(arch: str, config: Mapping) -> None:
 
 def _source(open_clip, name: str) -> Source:
     """Find the model of a name without its prefix."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return _folder(Path(name))
     arch, _, tag = name.partition("/")
     known = open_clip.list_models()
@@ -150,7 +150,7 @@ def _source(open_clip, name: str) -> Source:
     config = open_clip.get_model_config(arch)
     refuse(arch, config)
     known = open_clip.list_pretrained_tags_by_model(arch)
-    if Path(tag).is_file():
+    if os.path.isfile(tag):
         return Source(arch, config, Path(tag), {})
     if tag not in known:
         raise UserError(

@@ -72,6 +72,7 @@ class CLIPLoRA(Method):
             for name in self.PARAMS:
                 check_name("matrix in PARAMS", name, MATRICES)
             rate = self.DROPOUT_RATE
+            need(0 < self.ALPHA < math.inf, f"ALPHA is {self.ALPHA} but must be positive")
             need(0 <= rate < 1, f"DROPOUT_RATE is {rate} but must be in [0, 1)")
 
     settings: Settings

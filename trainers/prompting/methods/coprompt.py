@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..errors import one_of
+from ..errors import not_negative, one_of
 from ..method import register
 from ..regularizers import apart
 from ..teacher import Teacher, read_sentences
@@ -46,6 +46,7 @@ class CoPrompt(MaPLe):
 
         def __post_init__(self) -> None:
             one_of("TRAINER.DISTILL", self.DISTILL, ("cosine", "mse"))
+            not_negative("TRAINER.W", self.W)
 
     settings: Settings
 

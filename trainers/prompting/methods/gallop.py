@@ -20,6 +20,8 @@ from ..method import Method, register
 from ..prompts import Contexts, word_embeddings
 from ..transport.precision import no_autocast
 
+MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
+
 
 @register
 class GalLoP(Method):
@@ -56,8 +58,10 @@ class GalLoP(Method):
 
         def __post_init__(self) -> None:
             for key in ("N_GLOBAL_PROMPTS", "N_LOCAL_PROMPTS"):
+                value = getattr(self, key)
                 need(
-                    getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed"
+                    1 <= value <= MOST_PROMPTS,
+                    f"{key} is {value} but must be from 1 to {MOST_PROMPTS:,}",
                 )
             need(
                 len(self.topk) == self.N_LOCAL_PROMPTS and min(self.topk) >= 1,

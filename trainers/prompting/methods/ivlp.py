@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..errors import not_negative
 from ..method import Method, register
 from ..node import Words
 from ..prompts import Size
@@ -24,6 +25,10 @@ class IVLP(Family):
         CTX_INIT: Words = "a photo of a"
         PROMPT_DEPTH_VISION: int = 9
         PROMPT_DEPTH_TEXT: int = 9
+
+        def __post_init__(self) -> None:
+            for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION"):
+                not_negative(key, getattr(self, key))
 
     @property
     def point(self) -> Point:  # type: ignore[override]

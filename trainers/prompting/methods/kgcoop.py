@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from ..encoders.templates import KGCOOP, template_of
+from ..errors import not_negative
 from ..method import Method, register
 from ..node import Switch
 from ..regularizers import apart
@@ -38,6 +39,9 @@ class KgCoOp(CoOp):
         CSC: bool = False
         CTX_INIT: Switch = False
         W: float = 1.0
+
+        def __post_init__(self) -> None:
+            not_negative("W", self.W)
 
     settings: Settings  # type: ignore[assignment]
 

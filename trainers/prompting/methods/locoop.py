@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..encoders.vision import ImageEncoder, projected
-from ..errors import need
+from ..errors import need, not_negative
 from ..method import register
 from ..transport.precision import no_autocast
 from .coop import CoOp
@@ -39,8 +39,7 @@ class LoCoOp(CoOp):
         def __post_init__(self) -> None:
             super().__post_init__()
             need(self.TOPK >= 1, f"topk is {self.TOPK}: at least 1 is needed")
-            weight = self.LAMBDA_VALUE
-            need(0 <= weight < float("inf"), f"lambda_value is {weight} but must be 0 or more")
+            not_negative("lambda_value", self.LAMBDA_VALUE)
 
     settings: Settings
 

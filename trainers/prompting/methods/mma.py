@@ -14,7 +14,7 @@ from ..encoders.text import TextEncoder
 from ..encoders.vision import ImageEncoder
 from ..errors import need
 from ..method import Method, register
-from ..node import Words
+from ..node import MOST_WIDTH, Words
 
 
 class Bypass(nn.Module):
@@ -93,8 +93,11 @@ class MultiModalAdapter(Method):
                 "0 <= ADAPTER_START <= ADAPTER_END",
             )
             dim, scale = self.ADAPTER_DIM, self.ADAPTER_SCALE
-            need(dim >= 1, f"ADAPTER_DIM is {dim}: at least 1 is needed")
-            need(scale > 0, f"ADAPTER_SCALE is {scale} but must be positive")
+            need(
+                1 <= dim <= MOST_WIDTH,
+                f"ADAPTER_DIM is {dim} but must be from 1 to {MOST_WIDTH:,}",
+            )
+            need(0 < scale < float("inf"), f"ADAPTER_SCALE is {scale} but must be positive")
             only_template(self.TEXT_CTX_INIT)
 
     settings: Settings

@@ -12,9 +12,10 @@ from torch import nn
 from ..encoders.added import SIDES, Added, blocks_of
 from ..encoders.templates import ZERO_SHOT, template_of
 from ..encoders.vision import ImageEncoder
-from ..errors import check_name, need
+from ..errors import check_name, need, not_negative
 from ..method import Method, register
-from ..prompts import normal
+from ..node import MOST_WIDTH
+from ..prompts import MOST_LENGTH, normal
 from ..regularizers import apart
 from ..teacher import Teacher
 from ..transport.precision import no_autocast
@@ -91,10 +92,10 @@ class MMRL(Method):
                 layers and sorted(set(layers)) == layers and layers[0] >= 1,
                 f"REP_LAYERS is {layers} but must be numbers of blocks in rising order, 1 or more",
             )
-            for key in ("REP_DIM", "N_REP_TOKENS"):
-                need(
-                    getattr(self, key) >= 1, f"{key} is {getattr(self, key)}: at least 1 is needed"
-                )
+            for key, most in (("REP_DIM", MOST_WIDTH), ("N_REP_TOKENS", MOST_LENGTH)):
+                value = getattr(self, key)
+                need(1 <= value <= most, f"{key} is {value} but must be from 1 to {most:,}")
+            not_negative("REG_WEIGHT", self.REG_WEIGHT)
             need(0 <= self.ALPHA <= 1, f"ALPHA is {self.ALPHA} but must be in [0, 1]")
 
     settings: Settings

@@ -5,6 +5,7 @@ PromptKD: Unsupervised Prompt Distillation for Vision-Language Models.
 
 import ast
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from ..backbones import load_clip, weights_sha256
 from ..encoders.text import TextFeatures
 from ..encoders.vision import ImageFeatures
-from ..errors import UserError, need
+from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
 from ..node import check_values
 from ..storage.checkpoints import check_dense, find_checkpoint, read_checkpoint
@@ -71,6 +72,7 @@ class PromptKD(VPT):
         def __post_init__(self) -> None:
             tau = self.TEMPERATURE
             need(0 < tau < float("inf"), f"TEMPERATURE is {tau} but must be positive")
+            not_negative("KD_WEIGHT", self.KD_WEIGHT)
 
     settings: Settings
     teacher: MethodTeacher | None
@@ -285,10 +287,10 @@ def checkpoint_at(place: str) -> str:
     Raises:
         UserError: there is none; says how to train a teacher.
     """
-    path = Path(place)
-    if path.is_file():
+    if os.path.isfile(place):
         return place
-    folders = {file.parent for file in path.glob("**/model*.pth.tar*")}
+    files = Path(place).glob("**/model*.pth.tar*") if os.path.isdir(place) else ()
+    folders = {file.parent for file in files}
     if len(folders) != 1:
         what = "several checkpoints" if folders else "no checkpoint"
         raise UserError(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from ..averaging import GaussianMean
 from ..encoders.templates import PROMPTSRC
-from ..errors import need
+from ..errors import need, not_negative
 from ..method import register
 from ..regularizers import regularize
 from ..teacher import Teacher
@@ -44,6 +44,9 @@ class PromptSRC(IVLP):
         MAX_EPOCH: int = 20
 
         def __post_init__(self) -> None:
+            super().__post_init__()
+            for key in ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"):
+                not_negative(key, getattr(self, key))
             need(self.GPA_STD > 0, f"GPA_STD is {self.GPA_STD}: the spread must be positive")
             need(
                 self.MAX_EPOCH >= self.GPA_MEAN,

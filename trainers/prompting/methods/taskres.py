@@ -3,8 +3,8 @@
 Task Residual for Tuning Vision-Language Models.
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class TaskRes(Method):
         """Return the text projection (W, D) in the file of ENHANCED_BASE."""
         path = self.settings.ENHANCED_BASE
         need(
-            Path(path).is_file(),
+            os.path.isfile(path),
             f"ENHANCED_BASE is '{path}', which is not a file: give the path of one with "
             "`state_dict.weight`, or none",
         )

@@ -48,6 +48,9 @@ class TCP(CoOp):
 
         def __post_init__(self) -> None:
             need(not self.CSC, "TCP has tokens instead of contexts for each class: set CSC False")
+            need(
+                self.INSERT_BLOCK >= 1, f"INSERT_BLOCK is {self.INSERT_BLOCK}: at least 1 is needed"
+            )
 
     settings: Settings  # type: ignore[assignment]
 

@@ -14,8 +14,9 @@ from torch import nn
 from ..beyond import PER_DATASET
 from ..encoders.templates import IMAGENET
 from ..encoders.text import TextFeatures
-from ..errors import UserError, need
+from ..errors import UserError, need, not_negative
 from ..method import Method, register
+from ..node import MOST
 from ..teacher import Teacher
 
 
@@ -87,8 +88,7 @@ class TipAdapter(Method):
 
         def __post_init__(self) -> None:
             for key in ("INIT_ALPHA", "INIT_BETA"):
-                value = getattr(self, key)
-                need(0 <= value < float("inf"), f"{key} is {value} but must be 0 or more")
+                not_negative(key, getattr(self, key))
             passes = self.AUGMENT_EPOCH
             need(passes >= 1, f"AUGMENT_EPOCH is {passes}: at least 1 is needed")
             for key, least in (("SEARCH_SCALE", 0.1), ("SEARCH_STEP", 1)):
@@ -98,6 +98,12 @@ class TipAdapter(Method):
                     f"{key} is {values} but must be two numbers, for beta and alpha, {least} or "
                     "more",
                 )
+            tried = int(self.SEARCH_STEP[0]) * int(self.SEARCH_STEP[1])
+            need(
+                tried <= MOST,
+                f"SEARCH_STEP is {self.SEARCH_STEP}, which tries {tried:,} pairs of beta and "
+                f"alpha: lower it, to {MOST:,} pairs at most",
+            )
 
     settings: Settings
 

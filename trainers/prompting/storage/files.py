@@ -50,9 +50,10 @@ def read_json(path: Path, remedy: str) -> dict:
         UserError: the file is missing, or does not hold a JSON object.
     """
     try:
-        return parsed(read_file(path).decode("utf-8"), f"'{path}'", remedy)
-    except (OSError, UnicodeError) as error:
+        text = read_file(path).decode("utf-8")
+    except (OSError, ValueError) as error:
         raise UserError(f"'{path}' cannot be read ({in_short(error)}): {remedy}") from error
+    return parsed(text, f"'{path}'", remedy)
 
 
 def parsed(text: str, source: str, remedy: str) -> dict:

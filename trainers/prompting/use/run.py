@@ -162,8 +162,8 @@ def _kind(state: dict[str, Any], path: str, trust: bool) -> type[Method]:
 
 def _model_folder(folder: Path) -> str:
     """Return the folder of the model in a run folder."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise UserError(f"'{folder}' {what}: give the output folder of a run")
     found = sorted({path.parent for path in folder.glob("*/model*.pth.tar*")})
     if len(found) != 1:
