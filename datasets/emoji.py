@@ -4,6 +4,7 @@ The images are in this repository: assets/emoji.zip and assets/emoji_artists.zip
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -56,9 +57,11 @@ def unpack(archive, root):
         if not folder.is_dir():
             raise OSError(f"'{temporary}' could not be renamed to '{folder}'")
     except (OSError, zipfile.BadZipFile) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some disk space" if full else "make that folder writable"
         raise UserError(
             f"The emoji images could not be unpacked from '{archive}' into '{folder}' ({error}): "
-            "make that folder writable"
+            f"{remedy}"
         ) from None
     finally:
         if temporary is not None:

@@ -93,6 +93,15 @@ MISTAKES = {
         ["OPTIM.LR", "0.1", "--backbone", "emoji"],
         "--backbone follows a KEY VALUE pair: put options before all pairs",
     ),
+    "another data set": (
+        ["BY_DATASET.TinyColour.OPTIM.LR", "1"],
+        "no name in BY_DATASET of the command line called 'TinyColour': did you mean 'TinyColours'",
+    ),
+    "other classes": (["BY_CLASSES.bass.OPTIM.LR", "1"], "'bass': did you mean 'base'?"),
+    "other shots": (["BY_SHOTS.few.OPTIM.LR", "1"], "has 'few' in BY_SHOTS: give a number of"),
+    "no section": (["BY_SHOTS.4", "1"], "'BY_SHOTS.4' sets no key: write BY_SHOTS: NAME: KEY:"),
+    "negative seed": (["SEED", "-5"], "SEED is -5 but must be 0 or more, or -1: runs then differ"),
+    "plug-ins": (["TRAINER.PLUGINS", "{"], "TRAINER.PLUGINS is '{': give a name, or a list as in"),
     "memory": (["TRAINER.MEMORY_BUDGET", "0.0001"], "leaves 0.00 GiB: set TRAINER.MEMORY_BUDGET"),
 }
 
@@ -121,6 +130,23 @@ def test_flags_that_are_missing_or_contradict(words, sentence, capsys, monkeypat
     assert sentence in capsys.readouterr().err
 
 
+def test_initial_weights_for_a_method_that_learns_nothing(tmp_path, capsys):
+    assert run(tmp_path, "ZeroshotCLIP", extra=["MODEL.INIT_WEIGHTS", "/nope"]) == 2
+    assert capsys.readouterr().err == (
+        "error: MODEL.INIT_WEIGHTS is '/nope', but ZeroshotCLIP learns nothing: leave it out\n"
+    )
+
+
+def test_an_evaluation_does_not_replace_the_record_of_the_training(tmp_path, capsys, monkeypatch):
+    assert run(tmp_path, "CoOp", None, 1) == 0
+    record, flags = tmp_path / "output" / "results.json", ["--eval-only", "--model-dir", "output"]
+    before = record.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert run(tmp_path, "CoOp", None, 1, *flags) == 2
+    sentence = "error: --output-dir is the folder of --model-dir, 'output', where the evaluation"
+    assert capsys.readouterr().err.startswith(sentence) and record.read_bytes() == before
+
+
 def test_torchrun_with_several_processes(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # clusters set it without torchrun, too
     assert run(tmp_path, "ZeroshotCLIP") == 0
@@ -138,14 +164,22 @@ def test_torchrun_with_several_processes(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "two").exists()
 
 
-def test_too_little_memory_on_a_gpu_is_one_sentence(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "GPU"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"), "machine"),
+        (MemoryError(), "machine"),
+    ],
+)
+def test_too_little_memory_is_one_sentence(tmp_path, capsys, monkeypatch, error, what):
     def full(*args, **kwargs):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
     monkeypatch.setattr("trainers.prompting.trainer.trainer.training_step", full)
     assert run(tmp_path, "CoOp") == 1
     assert capsys.readouterr().err.strip().splitlines()[-1] == (
-        "error: the GPU has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
+        f"error: the {what} has too little memory: lower DATALOADER.TRAIN_X.BATCH_SIZE, or "
         "DATALOADER.TEST.BATCH_SIZE if this was an evaluation"
     )
 

@@ -157,8 +157,8 @@ def _receive(url: str, part: Path, archive: bool) -> None:
             sha256.unlink(missing_ok=True)  # it may be of a file from another address
             if re.fullmatch("[0-9a-f]{64}", stated):
                 sha256.write_text(stated)
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else None
         if total:  # an archive of images needs about the same space again when it is unpacked
             check_space(part.parent, total - have + total * archive)
         name = part.name.removesuffix(".part")

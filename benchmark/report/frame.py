@@ -96,6 +96,7 @@ def _facts(outcome: Outcome) -> dict:
     run, result = outcome.run, outcome.result or {}
     tried = variant_settings(run.variant)
     params, steps = result.get("num_params"), result.get("train_steps")
+    seconds = result.get("train_seconds")
     return {
         "protocol": run.protocol.name, "source": run.source, "dataset": run.dataset,
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
@@ -107,8 +108,8 @@ def _facts(outcome: Outcome) -> dict:
         "embedded": embedded(run.dataset), "split": result.get("split") or "test",
         "backbone": result.get("backbone"), "beyond": result.get("beyond") or [],
         "training": not run.eval_only, "num_params": params,
-        "train_seconds": result.get("train_seconds"),
-        "step_seconds": result["train_seconds"] / steps if steps else None,
+        "train_seconds": seconds,
+        "step_seconds": seconds / steps if steps and seconds is not None else None,
         "peak_memory_mib": result.get("peak_memory_mib"), "outcome": outcome,
     }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Report single runs by their folders: facts, metrics, classes and pictures."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Section(NamedTuple):
 
 def is_run(folder: Path) -> bool:
     """Return True for the folder of a finished run."""
-    return (folder / RESULTS).is_file()
+    return os.path.isfile(folder / RESULTS)
 
 
 def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
@@ -36,7 +37,9 @@ def runs_below(folder: Path, depth: int = DEPTH) -> list[Path]:
     inside = [folder / name for name in sorted(listed(folder)) if not name.startswith(".")]
     if not depth:
         return []
-    return [found for path in inside if path.is_dir() for found in runs_below(path, depth - 1)]
+    return [
+        found for path in inside if os.path.isdir(path) for found in runs_below(path, depth - 1)
+    ]
 
 
 def overview(folders: list[Path], form: str) -> str:

@@ -1,5 +1,6 @@
 """The embedded benchmark: its archive, its data sets and its weights."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -203,6 +204,19 @@ def test_a_failure_to_unpack_is_one_sentence(tmp_path, kind):
     assert caught.value.exit_code == 2
     assert str(archive) in str(caught.value)
     assert not list(root.glob("emoji/*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some disk space"), (errno.EACCES, "make that folder writable")],
+)
+def test_a_failure_to_unpack_says_what_to_do(tmp_path, monkeypatch, number, remedy):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", fail)
+    with pytest.raises(UserError, match=rf"{os.strerror(number)}\): {remedy}"):
+        unpack(ARCHIVE, tmp_path)
 
 
 def test_a_lost_image_is_named(tmp_path, monkeypatch):

@@ -69,6 +69,12 @@ def test_an_archive_declared_as_gzip_encoding_is_not_decoded(server, toy, get, t
     assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
 
 
+def test_a_length_that_is_no_number_is_not_believed(server, toy, get, tmp_path):
+    toy(tar(TREE))
+    server.headers["toy.tar.gz"] = {"Content-Length": "abc"}
+    assert get("toy").code == 0 and arrived(tmp_path / "data/toy")
+
+
 def test_addresses_are_tried_in_turn(server, toy, get, tmp_path):
     server.files["page"] = b"<html>moved"
     server.headers["page"] = {"Content-Type": "text/html; charset=utf-8"}

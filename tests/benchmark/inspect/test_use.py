@@ -101,6 +101,20 @@ def test_unreadable_images_are_reported_and_skipped(runs, capsys, tmp_path, monk
     assert f"'{moving}' has 2 frames" in err and "3 of 4 images could not be read" in err
 
 
+def test_a_list_of_images_does_not_name_itself(runs, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("-\n"))
+    code, out, err = predict(capsys, "--model-dir", runs / "CoOp", "-")
+    assert code == 2 and not out and "there is no image or folder '-': check the path" in err
+
+
+@pytest.mark.parametrize("command", [["predict", "image.png"], ["export", "--output", "x.pt2"]])
+def test_class_names_are_not_read_from_a_device(runs, capsys, deadline, command):
+    asked = [*command, "--model-dir", str(runs / "CoOp"), "--classnames", "/dev/zero"]
+    assert main(asked) == 2
+    assert "--classnames: '/dev/zero' cannot be read as text" in capsys.readouterr().err
+
+
 def test_other_class_names_are_used_or_refused(runs, capsys, tmp_path):
     names, image = tmp_path / "names.txt", images_of(runs)[0]
     names.write_text("river\n\nforest\npasture land\n")
@@ -346,8 +360,8 @@ class Drawn(nn.Module):
         (Drawn, "gives other logits for the same images each time"),
     ],
 )
-def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, remedy):
-    """The remedy follows from PyTorch's error."""
+def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, capsys, traced, remedy):
+    """The remedy follows from PyTorch's error, and PyTorch's graph is not printed."""
 
     def program(model, size):
         batch = {0: torch.export.Dim("batch")}
@@ -360,3 +374,4 @@ def test_a_plug_in_that_cannot_be_traced_gets_a_remedy(monkeypatch, traced, reme
     run = SimpleNamespace(method="Outside", model=traced(), settings=settings)
     with pytest.raises(UserError, match=re.escape(remedy)):
         exported(run)
+    assert capsys.readouterr().err == ""

@@ -7,6 +7,7 @@ import pytest
 from outcomes import few_shot, lines, only_table, outcome, rows, some_outcomes
 
 from benchmark.protocols import BASE2NEW
+from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
 from benchmark.report.rows import lines as lines_of
@@ -30,6 +31,15 @@ def test_h_is_computed_for_each_seed_and_then_averaged():
     assert align["base"].std == pytest.approx(800**0.5)
     assert coop["base"].cell == "50.00 (1 of 2)" and math.isnan(coop["base"].std)
     assert harmonic(0.0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("more", [{"train_seconds": None}, {}], ids=str)
+def test_a_record_without_the_time_of_the_training(more):
+    (found,) = few_shot("CoOp", 16, (50,), train_steps=10, **more)
+    if not more:
+        del found.result["train_seconds"]
+    (row,) = frame([found]).to_dict("records")[:1]
+    assert row["train_seconds"] is None is row["step_seconds"] and row["value"] == 50
 
 
 def test_interval_is_students():

@@ -126,8 +126,8 @@ def check_results(trainer) -> None:
     """Raise a UserError if the trainer's last evaluation has left no accuracy."""
     if not is_percent(getattr(trainer, "test_results", {}).get("accuracy")):
         raise UserError(
-            f"{type(trainer).__name__} leaves no accuracy in `test_results`, so there is no record: "
-            "let its `test` set `self.test_results = self.evaluator.evaluate()`, of Dassl's "
+            f"{type(trainer).__name__} leaves no accuracy in `test_results`, for the record: let "
+            "its `test` set `self.test_results = self.evaluator.evaluate()`, of Dassl's "
             "evaluator Classification",
             exit_code=1,
         )

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def exported(run):
 
     size = run.settings.INPUT.SIZE[0]
     try:
-        made = program(run.model, size)
+        with redirect_stderr(io.StringIO()):  # PyTorch prints the graph of what it cannot trace
+            made = program(run.model, size)
     except Exception as error:
         if hasattr(error, "exit_code") or METHODS[run.method].__module__.startswith(OURS):
             raise

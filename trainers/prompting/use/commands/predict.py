@@ -14,6 +14,7 @@ from typing import Any
 
 from ...dassl_parts import dassl
 from ...errors import UserError, printable
+from ...storage.files import read_file
 from .arguments import Parser, csv_text, files_below, from_one
 from .load import load_run, run_parser
 
@@ -68,7 +69,7 @@ def main(argv: list[str], prog: str) -> int:
 def read_names(path: Path) -> list[str]:
     """Return the class names in a file, one a line."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"--classnames: '{path}' cannot be read as text ({error})") from None
     return [line.strip() for line in lines if line.strip()]
@@ -78,19 +79,13 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
     """Yield the files that the arguments name; of a folder, those named as images or videos.
 
     Args:
-        words: paths, or `-` for standard input.
+        words: paths, or `-` for those on standard input.
         shut: is called with a sentence about each folder that cannot be read.
 
     Raises:
         UserError: an argument is neither a file nor a folder.
     """
-    for word in words:
-        if word == "-":
-            if hasattr(sys.stdin, "reconfigure"):  # names may be in any encoding
-                sys.stdin.reconfigure(errors="surrogateescape")
-            lines = (line.rstrip("\r\n") for line in sys.stdin)
-            yield from found((line for line in lines if line.strip()), shut)
-            continue
+    for word in listed(words):
         if not word:
             raise UserError("an image or folder has an empty name: give its path")
         try:
@@ -103,6 +98,18 @@ def found(words: Iterable[str], shut: Callable[[str], object]) -> Iterator[Path]
             yield Path(word)
         else:
             raise UserError(f"'{word}' is neither a file nor a folder: give one")
+
+
+def listed(words: Iterable[str]) -> Iterator[str]:
+    """Yield the arguments, with the lines of standard input in place of `-`."""
+    for word in words:
+        if word != "-":
+            yield word
+            continue
+        if hasattr(sys.stdin, "reconfigure"):  # names may be in any encoding
+            sys.stdin.reconfigure(errors="surrogateescape")
+        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        yield from (line for line in lines if line.strip())
 
 
 def kind_of(path: Path) -> str:
