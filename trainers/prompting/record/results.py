@@ -135,6 +135,6 @@ def check_results(trainer) -> None:
 
 def _steps(trainer) -> int:
     """Return the number of steps of a method's training; 0 if nothing was trained."""
-    if not (hasattr(trainer, "method") and getattr(trainer, "train_seconds", 0.0)):
+    if not hasattr(trainer, "method") or not getattr(trainer, "train_seconds", 0.0):
         return 0
     return trainer.count_steps()[1]
