@@ -9,10 +9,10 @@ one of other classes.
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from dassl.data import DataManager
-from dassl.data.datasets import Datum
 from yacs.config import CfgNode
 
 from ..encoders.sentences import clean
@@ -117,12 +117,12 @@ class Detection:
         self._batches = None
 
 
-def check_files(name: str, others: Iterable[Datum], own: Iterable[Datum]) -> None:
+def check_files(name: str, others: Iterable[Any], own: Iterable[Any]) -> None:
     """Check that the images of another data set are not images of the run.
 
     Args:
         name: of the other data set.
-        others: its images.
+        others: its images, as `Datum` of Dassl.
         own: the images that the run may be tested on.
 
     Raises:
