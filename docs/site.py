@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PATTERNS = [
     "*.md", "*.cff", "LICENSE", "docs/**/*.md", "docs/**/*.svg", "docs/site.css",
     "assets/README.md", "dassl-lite/README.md", "examples/*.py", "examples/*.ipynb", "scripts/*.sh",
-    "trainers/prompting/*.py", "trainers/prompting/methods/*.py",
+    "trainers/prompting/**/*.py", "benchmark/report/*.py",
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Compute the difference of two methods on the same images, with its interval and p-value.
 
+docs/metrics.md, Intervals, has the contributions of images.
+
 Units and seeds are resampled, crossed with each other. A unit is a motif, a single image or a
 class, with its images in all data sets; a seed comes with its trainings on all data sets. Data sets
 are fixed. The difference, made linear (H is not), is the sum of a table of contributions, units by

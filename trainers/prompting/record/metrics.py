@@ -1,6 +1,6 @@
 """Metrics of predictions besides accuracy: calibration, detection, base and new classes together.
 
-Needs no PyTorch.
+docs/metrics.md defines them. Needs no PyTorch.
 """
 
 from collections.abc import Mapping, Sequence
