@@ -83,6 +83,8 @@ METRICS = {
 }
 
 
+PER_CLASS = "per_class_accuracy"  # the key of a group: accuracy (%) by class name
+
 # Metrics (in %) of out-of-distribution detection: test images against those of another data set.
 OOD = {
     "auroc_mcm": Metric("AUROC MCM"),
@@ -145,7 +147,7 @@ KINDS = {
     "accuracies by class": (
         lambda value: isinstance(value, dict)
         and all(accuracy is None or is_percent(accuracy) for accuracy in value.values()),
-        ("per_class_accuracy",),
+        (PER_CLASS,),
     ),
     "groups of numbers": (
         lambda value: isinstance(value, dict)

@@ -1,16 +1,15 @@
 """Tables over base and new classes together: accuracies, costs, and averages over data sets."""
 
-from collections.abc import Iterable, Sequence
-from statistics import mean
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Metric
-from .answers import each_seed
+from .answers import each_seed, joint
 from .frame import apart_note
-from .joint import joint
 from .names import by_artist
 from .paired import harmonic
 from .published import marked, meaning
@@ -22,7 +21,6 @@ from .tables import (
     Table,
     first_head,
     known,
-    metric_cell,
     more,
     protocol_of,
     seeds_text,
@@ -48,6 +46,7 @@ JOINT_NOTE = (
     "and a new image. All in %."
 )
 RELATIVE_TO = "CoOp"  # costs are multiples of this method's
+TIMES = "_x_coop"
 RELATIVE = {"train_seconds": "Training", "step_seconds": "Step", "peak_memory_mib": "Memory"}
 
 
@@ -55,159 +54,138 @@ class Both:
     """Metrics over base and new classes: accuracies, costs, and averages over data sets.
 
     Args:
-        tidy: a data frame as `frame` makes it.
+        tidy: rows of a data frame as `frame` makes it, with accuracies on base or new classes.
+
+    Attributes:
+        lines: a row for each line of the tables, with its costs as multiples of CoOp's, and
+            sentences on what is missing as `problems`.
+        numbers: a row for each line, seed and key of JOINT.
     """
 
     def __init__(self, tidy: pd.DataFrame):
-        measured = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
-        measured = measured[measured["column"].isin(("base", "new", "h"))]
-        listed = rows(tidy[tidy["line"].isin(measured["line"])], beside_published=False)
-        h = listed[~listed["average"] & (listed["column"] == "h")] if len(listed) else listed
-        self.lines = {row.line: row for row in h.itertuples()}
-        self.missing: dict[int, dict[str, list[int]]] = {}
-        found = [measured.assign(metric=measured["column"])[["line", "seed", "metric", "value"]]]
-        for line, members in measured.groupby("line", sort=False):
+        done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
+        listed = rows(tidy[tidy["line"].isin(done["line"])], beside_published=False)
+        lines = listed[~listed["average"] & (listed["column"] == "h")]
+        unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
+        for key in RELATIVE:
+            cost, costs = (of[key].astype(float) for of in (unit, lines))
+            lines = lines.assign(**{key + TIMES: costs / lines["table"].map(cost[cost > 0])})
+        found, problems = [done.assign(metric=done["column"])], {}
+        for line, members in done.groupby("line", sort=False):
             base, new = (
-                {row.seed: row.outcome for row in members[members["column"] == half].itertuples()}
+                members[members["column"] == half].set_index("seed")["outcome"].to_dict()
                 for half in ("base", "new")
             )
-            pairs = {seed: (base[seed], new[seed]) for seed in sorted(base.keys() & new.keys())}
-            numbers, missing = each_seed(pairs, joint)
-            for half, lack in (
-                ("base", new.keys() - base.keys()),
-                ("new", base.keys() - new.keys()),
-            ):
-                if lack:
-                    missing[f"no finished run on {half} classes"] = sorted(lack)
-            self.missing[line] = missing
-            said = [
-                (line, s, key, of[key]) for s, of in numbers.items() for key in JOINT if key in of
-            ]
-            found.append(pd.DataFrame(said, columns=found[0].columns))
-        frame = pd.concat(found)
-        self.numbers = frame.groupby(["line", "metric"])["value"].agg(list).to_dict()
+            pairs = {seed: (base[seed], new[seed]) for seed in sorted(base.keys() & new)}
+            read, missing = each_seed(pairs, joint)
+            for half, lack in (("base", new.keys() - base), ("new", base.keys() - new)):
+                missing |= {f"no finished run on {half} classes": sorted(lack)} if lack else {}
+            problems[line] = [f"{why} [{seeds_text(of)}]" for why, of in missing.items()]
+            said = pd.DataFrame.from_dict(read, orient="index")
+            found.append(said.melt(var_name="metric", ignore_index=False).assign(line=line))
+        self.lines = lines.assign(problems=lines["line"].map(problems))
+        of_line = lines[["line", "name", "dataset"]]
+        self.numbers = pd.concat(found)[["line", "metric", "value"]].merge(of_line, on="line")
 
-    def values(self, row: Any, key: str) -> list[float]:
-        """Return the numbers of a line, one for each seed, by a key of JOINT."""
-        return self.numbers.get((row.line, key), [])
+    def averaged(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yield the lines of data sets whose numbers can be averaged.
 
-    def _by(self, name: str) -> dict[Any, list]:
-        found: dict[Any, list] = {}
-        for row in self.lines.values():
-            found.setdefault(getattr(row, name), []).append(row)
-        return found
-
-    def averaged(self) -> list[tuple[str, list]]:
-        """Return the lines of data sets whose numbers can be averaged.
-
-        Returns:
+        Yields:
             "" and the lines of a group; then the same for each artist, with the artist's name.
         """
-        found = []
-        for group in self._by("group").values():
-            found.append(("", group))
-            for artist, drawn in by_artist({row.dataset for row in group}).items():
-                found.append((artist, [row for row in group if row.dataset in drawn]))
-        return [(artist, of) for artist, of in found if len({row.dataset for row in of}) > 1]
+        for _, group in self.lines.groupby("group", sort=False):
+            every = set(group["dataset"])
+            for artist, drawn in ({"": every} | by_artist(every)).items():
+                if len(drawn) > 1:
+                    yield artist, group[group["dataset"].isin(drawn)]
 
-    def averages(self, group: Iterable) -> dict[str, dict[str, tuple[float, int]]]:
-        """Return means over data sets by name and key of JOINT, each with its number of data sets.
+    def averages(self, group: pd.DataFrame) -> pd.DataFrame:
+        """Return means over data sets, `mean` and `count` by name and key of JOINT.
 
         A data set counts for a method only if it has H there. H is computed from the averages.
         """
-        found: dict[str, dict[str, tuple[float, int]]] = {}
-        for name in dict.fromkeys(row.name for row in group):
-            whole = [row for row in group if row.name == name and self.values(row, "h")]
-            means = {
-                key: [mean(v) for row in whole if (v := self.values(row, key))] for key in JOINT
-            }
-            found[name] = {key: (mean(of), len(of)) for key, of in means.items() if of}
-            if whole:
-                (base, count), (new, _) = found[name]["base"], found[name]["new"]
-                found[name]["h"] = float(harmonic(base, new)), count
+        numbers = self.numbers[self.numbers["line"].isin(group["line"])]
+        whole = numbers["line"].isin(numbers["line"][numbers["metric"] == "h"])
+        of_sets = numbers[whole].groupby(["name", "metric", "dataset"])["value"].mean()
+        found = of_sets.groupby(["name", "metric"]).agg(["mean", "count"])
+        base, new, h = (found.xs(key, level="metric")["mean"] for key in ("base", "new", "h"))
+        for name in h.index:
+            found.loc[(name, "h"), "mean"] = harmonic(base[name], new[name])
         return found
-
-    def relative(self, row: Any) -> dict[str, float | None]:
-        """Return the costs of a line as multiples of CoOp's; None where one of them is unknown."""
-        of_table = [other for other in self.lines.values() if other.table == row.table]
-        unit = next((other for other in of_table if other.name == RELATIVE_TO), None)
-        costs = {
-            key: (known(getattr(row, key)), known(getattr(unit, key, None))) for key in RELATIVE
-        }
-        return {k: own / of if own is not None and of else None for k, (own, of) in costs.items()}
 
     def tables(self) -> dict[Protocol, list[Table]]:
         """Return the tables of each protocol: those of each data set, then averages."""
         found: dict[Protocol, list[Table]] = {}
-        for of in self._by("table").values():
-            protocol = protocol_of(of[0])
+        for _, of in self.lines.groupby("table", sort=False):
+            protocol = protocol_of(of)
             tables = [self._joint(of), *([self._costs(of)] if protocol.costs else [])]
             found.setdefault(protocol, []).extend(tables)
         for artist, group in self.averaged():
-            found[protocol_of(group[0])].append(self._average(group, artist))
+            found[protocol_of(group)].append(self._average(group, artist))
         return found
 
-    def _joint(self, of: list) -> Table:
-        lines = [
-            [_name(row), *(metric_cell(self.values(row, key), m) for key, m in JOINT.items())]
-            for row in of
-        ]
-        methods: dict[str, list[str]] = {}
-        for row in of:
-            for why, seeds in self.missing.get(row.line, {}).items():
-                methods.setdefault(f"{why} [{seeds_text(seeds)}]", []).append(row.name)
-        problems = [f"{', '.join(names)}: {why}" for why, names in methods.items()]
-        caption = [self._spread(of), EACH_H, JOINT_NOTE, *_meaning(of)]
-        title = _title(of, "base and new classes together")
-        return Table(title, _head(of, [m.head for m in JOINT.values()]), lines, caption, problems)
+    def _of_table(self, of: pd.DataFrame, what: str, metrics: Mapping[str, Metric]) -> Table:
+        """Return a table of some keys of JOINT, for the lines of a data set."""
+        first = next(of.itertuples())
+        title = f"{table_name(first)}: {what}, {shots_text(first.shots)}, {seeds_text(first.seeds)}"
+        numbers = self.numbers[self.numbers["line"].isin(of["line"])]
+        spread = spread_note(numbers.groupby(["line", "metric"]).size().max())
+        return metric_table(title, of, numbers, metrics, [spread, EACH_H])
 
-    def _costs(self, of: list) -> Table:
-        heads = [*more(of[0]), *(f"{name}, x {RELATIVE_TO}" for name in RELATIVE.values())]
-        lines = [
-            [
-                _name(row),
-                metric_cell(self.values(row, "h"), JOINT["h"]),
-                *map(Cell, more(row).values()),
-                *(Cell("-" if v is None else f"{v:.2f}") for v in self.relative(row).values()),
-            ]
-            for row in of
+    def _joint(self, of: pd.DataFrame) -> Table:
+        table = self._of_table(of, "base and new classes together", JOINT)
+        table.caption.insert(2, JOINT_NOTE)
+        said = of[["name", "problems"]].explode("problems").dropna()
+        table.problems = [
+            f"{', '.join(names)}: {why}"
+            for why, names in said.groupby("problems", sort=False)["name"]
         ]
-        caption = [self._spread(of), EACH_H, "Training is the mean over the seeds.", *_meaning(of)]
-        return Table(_title(of, "accuracy and cost"), _head(of, ["H", *heads]), lines, caption)
+        return table
 
-    def _average(self, group: list, artist: str) -> Table:
+    def _costs(self, of: pd.DataFrame) -> Table:
+        table = self._of_table(of, "accuracy and cost", {"h": JOINT["h"]})
+        table.caption.insert(2, "Training is the mean over the seeds.")
+        for line, row in zip(table.lines, of.itertuples(), strict=True):
+            costs = more(row)
+            for key, name in RELATIVE.items():
+                times = getattr(row, key + TIMES)
+                costs[f"{name}, x {RELATIVE_TO}"] = "-" if pd.isna(times) else f"{times:.2f}"
+            line += map(Cell, costs.values())
+        table.head += costs
+        return table
+
+    def _average(self, group: pd.DataFrame, artist: str) -> Table:
         """Return the table of averages over data sets; `artist` drew all of them, or is ""."""
-        first, of = group[0], len({row.dataset for row in group})
-        names = {row.name: _name(row) for row in group}
-        lines = [
-            [names[name], *(_mean_cell(means.get(key), of, JOINT[key]) for key in JOINT)]
-            for name, means in self.averages(group).items()
-        ]
+        first, of = next(group.itertuples()), group["dataset"].nunique()
         kind = f"{artist or 'embedded'} " if first.embedded else ""
         what = f"average over {of} {kind}data sets: base and new classes together"
         title = f"{protocol_of(first).title}, {what}, {shots_text(first.shots)}"
-        caption = [AVERAGE_H, JOINT_NOTE, *_meaning(group), *apart_note(group)]
-        return Table(title, _head(group, [m.head for m in JOINT.values()]), lines, caption)
-
-    def _spread(self, of: Iterable) -> str:
-        return spread_note(max(len(self.values(row, key)) for row in of for key in JOINT))
+        found, lines = self.averages(group), group.drop_duplicates("name")
+        whole = found[found["count"] == of]["mean"].rename("value").reset_index()
+        table = metric_table(title, lines, whole, JOINT, [AVERAGE_H, JOINT_NOTE])
+        for name, line in zip(lines["name"], table.lines, strict=True):
+            for place, key in enumerate(JOINT, 1):
+                if 0 < (count := found["count"].get((name, key), 0)) < of:
+                    line[place] = Cell(f"{found['mean'][name, key]:.2f} ({count} of {of})")
+        table.caption += apart_note(group.itertuples())
+        return table
 
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers: those of data sets, then averages."""
         found = []
-        for row in self.lines.values():
-            means = {key: mean_of(self.values(row, key)) for key in JOINT}
-            costs = {key: known(getattr(row, key)) for key in ("num_params", *RELATIVE)}
-            why = [f"{w} [{seeds_text(s)}]" for w, s in self.missing.get(row.line, {}).items()]
-            own = {"method": row.name, "seeds": row.seeds, "problems": why}
-            times = {f"{key}_x_coop": value for key, value in self.relative(row).items()}
-            found.append(_place(row) | own | means | costs | times)
+        means = self.numbers.groupby(["line", "metric"])["value"].mean()
+        for row in self.lines.itertuples():
+            own = {"method": row.name, "seeds": row.seeds, "problems": row.problems}
+            numbers = {key: means.get((row.line, key)) for key in JOINT}
+            costs = ["num_params", *RELATIVE, *(key + TIMES for key in RELATIVE)]
+            found.append(_place(row) | own | numbers | {k: known(getattr(row, k)) for k in costs})
         for artist, group in self.averaged():
-            place = _place(group[0]) | {"dataset": "average", "artist": artist or None}
-            for name, of in self.averages(group).items():
-                numbers = {key: of[key][0] if key in of else None for key in JOINT}
-                over = {"datasets": of["h"][1] if "h" in of else 0}
-                over |= {"of": len({row.dataset for row in group})}
+            place = _place(next(group.itertuples()))
+            place |= {"dataset": "average", "artist": artist or None}
+            averages, of = self.averages(group), group["dataset"].nunique()
+            for name in group["name"].unique():
+                over = {"datasets": int(averages["count"].get((name, "h"), 0)), "of": of}
+                numbers = {key: averages["mean"].get((name, key)) for key in JOINT}
                 found.append(place | {"method": name, "problems": []} | over | numbers)
         return found
 
@@ -217,34 +195,44 @@ def _place(row: Any) -> dict:
     return {name: getattr(row, name) for name in names} | {"column": "base and new"}
 
 
-def _name(row: Any) -> Cell:
-    return Cell(marked(row.name, row.beyond))
+def metric_table(
+    title: str,
+    lines: pd.DataFrame,
+    numbers: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    caption: Sequence[str],
+    problems: Sequence[str] = (),
+) -> Table:
+    """Return a table with a line for each method and a column for each metric.
+
+    Args:
+        title: above the table.
+        lines: a row of each line, in their order.
+        numbers: a row for each number: `name` of the line, `metric` and `value`.
+        metrics: the columns, by name in `numbers`.
+        caption: sentences below; one on marks is added.
+        problems: sentences on what is missing.
+    """
+    values = numbers.groupby(["name", "metric"])["value"].agg(list)
+    cells = [
+        [
+            Cell(marked(row.name, row.beyond)),
+            *(
+                metric_cell(values.get((row.name, key), []), metric)
+                for key, metric in metrics.items()
+            ),
+        ]
+        for row in lines.itertuples()
+    ]
+    head = [first_head(protocol_of(lines)), *(metric.head for metric in metrics.values())]
+    marks = meaning(lines["beyond"].explode().dropna())
+    return Table(title, head, cells, [*caption, *marks], list(problems))
 
 
-def _head(of: list, names: Sequence[str]) -> list[str]:
-    return [first_head(protocol_of(of[0])), *names]
-
-
-def _meaning(of: Iterable) -> list[str]:
-    return meaning(mark for row in of for mark in row.beyond)
-
-
-def _title(of: list, what: str) -> str:
-    first = of[0]
-    details = [f"{table_name(first)}: {what}", shots_text(first.shots), seeds_text(first.seeds)]
-    return ", ".join(details)
-
-
-def _mean_cell(found: tuple[float, int] | None, of: int, metric: Metric) -> Cell:
-    """Return the cell of a mean over data sets; an incomplete one is never marked as the best."""
-    if found is None:
+def metric_cell(values: list[float], metric: Metric) -> Cell:
+    """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
+    if not values:
         return Cell("-")
-    value, count = found
-    if count < of:
-        return Cell(f"{value:.2f} ({count} of {of})")
-    return Cell(f"{value:.2f}", value if metric.more_is_better else -value)
-
-
-def mean_of(values: list[float]) -> float | None:
-    """Return the mean; None without values."""
-    return mean(values) if values else None
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    better = mean(values) if metric.more_is_better else -mean(values)
+    return Cell(f"{mean(values):.2f}{spread}", better)

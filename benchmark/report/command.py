@@ -22,9 +22,9 @@ from ..protocols.configs import VARIED
 from ..protocols.places import outputs_below
 from ..records import Outcome, from_folder
 from . import logs
+from .answers import MEASURES
 from .compare import RESAMPLE, Comparisons
 from .frame import frame
-from .joint import MEASURES
 from .metrics import Classes, Metrics
 from .render import FORMATS, as_csv, in_style, render
 from .rows import rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
-from .answers import classes, each_seed, motifs
+from .answers import MEASURES, classes, each_seed, motifs
 from .frame import FACTS, apart_note
-from .joint import MEASURES
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
@@ -71,9 +70,10 @@ class Comparisons:
         measured = listed[~listed["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
         done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
-        self._runs: dict[tuple, dict[int, Outcome]] = defaultdict(dict)  # by line, column and seed
-        for row in done.itertuples():
-            self._runs[row.line, row.column][row.seed] = row.outcome
+        self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
+            of: dict(zip(runs["seed"], runs["outcome"], strict=True))
+            for of, runs in done.groupby(["line", "column"])
+        }
         if self._measure.head:
             measured = measured[measured["column"] == "h"]
             if measured.empty:
@@ -161,20 +161,18 @@ class Comparisons:
             A pair for each column, or None if they cannot be compared; the seeds that both have;
             sentences on what is missing.
         """
-        found, problems = [], []
+        found, problems = {}, []
         columns = ("base", "new") if ours.column == "h" else (ours.column,)
-        for column in columns:
-            for row in (ours, theirs):
-                runs = self._runs[row.line, column]
-                answered, missing = each_seed(runs, self._measure.read)
-                where = f"{row.name}, {_where(row, [column])}"
-                problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
-                if not runs:
-                    problems.append(f"{where}: no finished run")
-                found.append((row, answered))
-        if not all(answered for _, answered in found):
+        for column, row in product(columns, (ours, theirs)):
+            runs = self._runs.get((row.line, column), {})
+            found[row.line, column], missing = each_seed(runs, self._measure.read)
+            where = f"{row.name}, {_where(row, [column])}"
+            problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
+            problems += [] if runs else [f"{where}: no finished run"]
+        if not all(found.values()):
             return None, [], problems
-        trained = [set(answered) for row, answered in found if not row.untrained]
+        lines = [row.line for row in (ours, theirs) if not row.untrained]
+        trained = [set(answered) for (line, _), answered in found.items() if line in lines]
         seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
         where = f"{theirs.name}, {_where(theirs, columns)}"
         if not seeds:
@@ -183,17 +181,17 @@ class Comparisons:
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
         units, read = [], []  # by column; `read` then by method and seed
-        for column, both in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True):
+        for column in columns:
             # an untrained method has one run, which counts for every seed
+            answers = [found[row.line, column] for row in (ours, theirs)]
             chosen = [
-                [next(iter(of.values())) if row.untrained else of[seed] for seed in seeds]
-                for row, of in both
+                [of[seed] if row.line in lines else next(iter(of.values())) for seed in seeds]
+                for row, of in zip((ours, theirs), answers, strict=True)
             ]
             if len({run.images for of_method in chosen for run in of_method}) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
                 return None, [], [*problems, f"{where}: {what}"]
-            (_, answered), _ = both
-            outcome = self._runs[ours.line, column][next(iter(answered))]
+            outcome = self._runs[ours.line, column][next(iter(answers[0]))]
             units.append(self._numbers(outcome, column, chosen[0][0].images))
             read.append(chosen)
         parts = [

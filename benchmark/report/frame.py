@@ -14,18 +14,19 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
 from ..protocols.configs import plain_name, varied
-from ..records import METRICS, Outcome, unlike, used
+from ..records import METRICS, OOD, PER_CLASS, Outcome, unlike, used
 from . import published
-from .methods import rank
-from .names import DATASETS, embedded
+from .names import DATASETS, embedded, rank
 from .paired import harmonic
 
-# Runs that agree in these share a line; `settings` are those that tell it from other lines.
-LINE = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
-        "origin", "settings"]  # fmt: skip
-
+# Runs that agree in these are of one training setting; with the same settings, of one line.
+METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
+          "origin"]  # fmt: skip
+LINE = [*METHOD, "settings"]
 # Lines that agree in these share an average over data sets.
 MEAN = ["group", "name", "shots"]
+# Runs that agree in these may be averaged over data sets, as far as the protocol lets them.
+GROUP = ["protocol", "source", "embedded", "shots", "tried"]
 
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
@@ -41,8 +42,9 @@ Settings = tuple[tuple[str, Any], ...]  # keys and values
 def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
-    A failed run has a row with the metric `accuracy`, a `problem` and no value. The accuracies on
-    base and on new classes have a third row, with their harmonic mean in the column `h`.
+    Metrics are those of METRICS, `temperature`, and those of OOD under `ood_name`. A failed run has
+    a row with the metric `accuracy`, a `problem` and no value. The accuracies on base and on new
+    classes have a third row, with their harmonic mean in the column `h`.
     """
     runs = pd.DataFrame([_facts(outcome) for outcome in outcomes])
     if runs.empty:
@@ -51,18 +53,19 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     known = known.fillna(runs["trainer"].map(learns_nothing)).astype(bool)
     seeded = runs.groupby("trainer")["seeded"].transform("any")  # also those without a record
     runs["untrained"] = (known | (runs["shots"] == 0)) & ~seeded
-    once = runs["protocol"].map(lambda name: PROTOCOLS[name].untrained_once)
-    runs.loc[runs["untrained"] & once, "shots"] = 0
+    runs.loc[runs["untrained"] & runs["once"], "shots"] = 0
     runs = _in_every_table(runs)
-    groups = [_group(run) for run in runs.itertuples()]
-    tables = [
-        group if PROTOCOLS[name].across == "dataset" else (*group, dataset)
-        for group, name, dataset in zip(groups, runs["protocol"], runs["dataset"], strict=True)
-    ]
-    number = {key: i for i, key in enumerate(dict.fromkeys(groups + tables))}
-    runs["group"], runs["table"] = [*map(number.get, groups)], [*map(number.get, tables)]
+    across = runs["across"]  # the average is over the columns of a table, or over tables
+    keys = runs[GROUP].assign(
+        embedded=runs["embedded"] & (across != "dataset"),
+        shots=runs["shots"].where(across != "shots", 0),
+    )
+    runs["group"] = keys.groupby(GROUP).ngroup()
+    tables = keys.assign(dataset=runs["dataset"]).groupby([*GROUP, "dataset"]).ngroup() + len(runs)
+    runs["table"] = tables.where(across != "dataset", runs["group"])
     runs["settings"] += _changes(runs)
-    runs["settings"] += _differing(runs, _others(runs))
+    others = _others(runs)
+    runs["settings"] += others + _differing(runs, others)
     several = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
     several = several.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
@@ -84,75 +87,73 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     # the same settings in another folder, as of --vary, are the same run
     runs = runs.sort_values("problem", key=lambda of: of.notna(), kind="stable")
     runs = runs.drop_duplicates(["line", "dataset", "column", "seed"]).sort_index()
-    measured = [{key: (o.result or {}).get(key) for key in METRICS} for o in runs["outcome"]]
-    values = pd.DataFrame(measured, runs.index, METRICS, float)
+    values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
     tidy = tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")]
     return pd.concat([tidy, _harmonic(tidy)], ignore_index=True)
 
 
+def ood_name(dataset: str, key: str) -> str:
+    """Return the name of a metric of out-of-distribution detection against a data set."""
+    return f"ood_{dataset}_{key}"
+
+
 def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
-    run, result = outcome.run, outcome.result or {}
+    run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     tried = variant_settings(run.variant)
     params, steps = result.get("num_params"), result.get("train_steps")
     seconds = result.get("train_seconds")
-    return {
-        "protocol": run.protocol.name, "source": run.source, "dataset": run.dataset,
+    metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
+    metrics |= {ood_name(name, key): of[key] for name, of in (result.get("ood") or {}).items()
+                for key in OOD if key in of}  # fmt: skip
+    return {key: result.get(key) for key in FACTS} | {
+        "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
+        "source": run.source, "dataset": run.dataset,
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
         "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
-        "seed": run.seed, "column": run.protocol.parts[run.part].column, "problem": outcome.problem,
+        "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "tried": " and ".join(dict(tried)), "settings": tried + varied(run.config),
-        "seeded": bool(result.get("seeded")),
+        "keys": result.get("config") or {}, "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0,
-        "embedded": embedded(run.dataset), "split": result.get("split") or "test",
-        "backbone": result.get("backbone"), "beyond": result.get("beyond") or [],
+        "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "training": not run.eval_only, "num_params": params,
         "train_seconds": seconds,
         "step_seconds": seconds / steps if steps and seconds is not None else None,
-        "peak_memory_mib": result.get("peak_memory_mib"), "outcome": outcome,
+        "peak_memory_mib": result.get("peak_memory_mib"),
+        "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
 
 
 def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Repeat untrained methods of transfer protocols in the table of each number of shots."""
-    trained = runs[runs["shots"] > 0].groupby(["protocol", "source"])["shots"].agg(set).to_dict()
-    runs["shots"] = [
-        list(trained.get((run.protocol, run.source), {0}))
-        if PROTOCOLS[run.protocol].across == "dataset" and run.shots == 0
-        else [run.shots]
-        for run in runs.itertuples()
-    ]
-    return runs.explode("shots", ignore_index=True).astype({"shots": int})
+    once = (runs["across"] == "dataset") & (runs["shots"] == 0)
+    if not once.any():
+        return runs
+    of = ["protocol", "source"]
+    tables = runs.loc[runs["shots"] > 0, [*of, "shots"]].drop_duplicates()
+    repeated = runs[once].drop(columns="shots").merge(tables, "left", of)
+    repeated["shots"] = repeated["shots"].fillna(0).astype(int)
+    return pd.concat([runs[~once], repeated], ignore_index=True)
 
 
-def _group(run) -> tuple:
-    """Return the key of rows whose data sets may be averaged."""
-    across = PROTOCOLS[run.protocol].across
-    if across == "dataset":  # the average is over the columns of a table
-        return run.protocol, run.source, run.shots
-    return run.protocol, run.embedded, None if across == "shots" else run.shots, run.tried
-
-
-def _others(runs: pd.DataFrame) -> list[Settings]:
+def _others(runs: pd.DataFrame) -> pd.Series:
     """Return in what each run's CLIP and test images differ from those in the same tables."""
-    results = [outcome.result or {} for outcome in runs["outcome"]]
-    cells: list[tuple] = [(group,) for group in runs["group"]]
-    of_images = [*zip(runs["group"], runs["dataset"], runs["column"], strict=True)]
-    trainings = [*zip(*(runs[name] for name in [*LINE[:-1], "seed"]), strict=True)]
-    found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    cell, found = ["group"], {}
     for key, name in FACTS.items():
-        cells = of_images if key == "split" else cells
-        values = [result.get(key) for result in results]
-        seen: dict[tuple, set] = defaultdict(set)
-        for cell, value in zip(cells, values, strict=True):
-            seen[cell] |= {value} - {None}
-        for cell, value, training in zip(cells, values, trainings, strict=True):
-            if len(seen[cell]) > 1 and value is not None:
-                found[training][name][str(value)[:MOST]] = None
-        cells = [(*cell, value) for cell, value in zip(cells, values, strict=True)]
-    # a training and its tests on several classes are one line
-    return [tuple((k, " + ".join(v)) for k, v in found[of].items()) for of in trainings]
+        cell = ["group", "dataset", "column"] if key == "split" else cell
+        differs = runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
+        if differs.any():
+            found[name] = runs[key].where(differs)
+        cell = [*cell, key]
+    said: pd.Series = pd.Series([()] * len(runs), runs.index)
+    for name, values in found.items():  # a training and its tests on several classes are one line
+        training = values.map(_short_text, na_action="ignore").groupby(
+            [runs[key] for key in (*METHOD, "settings", "seed")]
+        )
+        joined = training.transform(lambda of: " + ".join(dict.fromkeys(of.dropna())))
+        said += joined.map(lambda text, name=name: ((name, text),) if text else ())
+    return said
 
 
 def _changes(runs: pd.DataFrame) -> list[Settings]:
@@ -179,41 +180,45 @@ def changed(outcome: Outcome) -> Settings | None:
     return tuple((k, _plain(v)) for k, v in found.items() if v not in (None, CHANGES[k]))
 
 
-def _differing(runs: pd.DataFrame, others: list[Settings]) -> list[Settings]:
-    """Return what differs between runs of a method: `others`, and keys of the config."""
+def _short_text(value: Any) -> str:
+    return f"{value:.0f}" if isinstance(value, float) else str(value)[:MOST]
+
+
+def _differing(runs: pd.DataFrame, others: pd.Series) -> pd.Series:
+    """Return the keys of the config in which the runs of a method differ on one data set.
+
+    Those that --vary set are in `settings` already; runs without have them, too.
+    """
+    methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), others, strict=True)]
+    places = [*zip(runs["dataset"], runs["shots"], runs["column"], strict=True)]
     first: dict[tuple, dict] = {}
-    keys: dict[tuple, dict] = defaultdict(dict)
-    methods, configs = [], []
-    for run, other in zip(runs.itertuples(), others, strict=True):
-        of = run.group, run.trainer, run.label, run.config, run.variant, run.origin, other
-        config = (run.outcome.result or {}).get("config") or {}
-        methods.append(of)
-        configs.append(config)
-        if config:
-            beside = first.setdefault((of, run.dataset, run.shots, run.column), config)
-            if beside is not config:
-                keys[of] |= dict.fromkeys(unlike(beside, config))
-    found = []
-    for of, config, own in zip(methods, configs, runs["settings"], strict=True):
-        short = _short(keys[of]) if keys[of] and config else {}
-        said = {name: used(config, key) for key, name in short.items() if name not in dict(own)}
-        found.append(of[-1] + tuple((name, _plain(value)) for name, value in said.items()))
-    return found
+    differing: dict[tuple, dict] = defaultdict(dict)
+    for of, place, config in zip(methods, places, runs["keys"], strict=True):
+        if config and (beside := first.setdefault((of, place), config)) is not config:
+            differing[of] |= dict.fromkeys(unlike(beside, config))
+    short = {of: _short(keys) for of, keys in differing.items()}
+    return pd.Series([
+        tuple(
+            (name, _plain(used(config, key)))
+            for key, name in (short.get(of, {}) if config else {}).items()
+            if name not in dict(own)
+        )
+        for of, own, config in zip(methods, runs["settings"], runs["keys"], strict=True)
+    ], runs.index)  # fmt: skip
 
 
 def _apart(runs: pd.DataFrame) -> dict[tuple, str]:
     """Return by MEAN the settings that differ only between data sets, as `BETA 0, 0.5`."""
     start: dict[tuple, dict] = {}
     found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-    done = runs[runs["problem"].isna()]
-    for run in done.drop_duplicates([*MEAN, "dataset", "column"]).itertuples():
-        config = (run.outcome.result or {}).get("config") or {}
+    done = runs[runs["problem"].isna()].drop_duplicates([*MEAN, "dataset", "column"])
+    for run in done.itertuples():
         of = run.group, run.name, run.shots
-        beside = start.setdefault((of, run.column), config)
-        chosen = used(config, "TRAINER.PER_DATASET") or ()  # a mark says so already
-        for key in unlike(beside, config) if beside is not config else ():
+        beside = start.setdefault((of, run.column), run.keys)
+        chosen = used(run.keys, "TRAINER.PER_DATASET") or ()  # a mark says so already
+        for key in unlike(beside, run.keys) if beside is not run.keys else ():
             if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
-                texts = (str(_plain(used(each, key))) for each in (beside, config))
+                texts = (str(_plain(used(each, key))) for each in (beside, run.keys))
                 found[of][key] |= dict.fromkeys(texts)
     return {
         of: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())

@@ -18,9 +18,9 @@ from PIL import Image
 from trainers.prompting.errors import printable
 from trainers.prompting.record.metrics import BINS, reliability
 
-from ..records import Outcome
+from ..records import PER_CLASS, Outcome
 from .answers import arrays_of, each_seed
-from .metrics import PER_CLASS, Test
+from .metrics import Test
 from .names import ARTISTS, method_name
 from .plots import RC, Drawing
 from .tables import seeds_text
@@ -55,7 +55,11 @@ def figures(tests: list[Test], name: str) -> Drawing:
     """
     found = {}
     for test in tests:
-        said = {method: one for method, of in test.runs.items() if (one := _said(of, method, test))}
+        said = {
+            method: one
+            for method in test.lines["name"]
+            if (one := _said(test.runs(method), method, test))
+        }
         if said:
             found[f"{name}_{test.name}"] = draw(said, name, test.where)
     return found

@@ -17,8 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..cli import write_output
 from ..protocols.base import Plot
-from .methods import looks
-from .names import method_name
+from .names import looks, method_name
 from .panels import Panel, Point, panels, plots, targets
 from .published import marked
 

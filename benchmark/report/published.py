@@ -185,6 +185,8 @@ def caption(protocol: Protocol, shown: Iterable[str], marks: Iterable[str] = ())
         marks: the marks of its other lines.
     """
     shown, methods = set(shown), defaultdict[str, list[str]](list)
+    if not shown:
+        return meaning(marks)
     for key, theirs in numbers(protocol).items():
         name = method_name(key.trainer)
         if key.trainer in shown and name not in methods[theirs.source]:

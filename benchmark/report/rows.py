@@ -15,6 +15,7 @@ from .paired import harmonic
 
 COSTS = {"num_params": "last", "train_seconds": "mean", "step_seconds": "mean",
          "peak_memory_mib": "max"}  # fmt: skip
+PUBLISHED = {"published": None, "published_source": None, "misprint": False, "difference": None}
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     of_line = tidy.groupby("line", sort=False)
     columns = {name: list(protocol.columns) for name, protocol in PROTOCOLS.items()}
     lines = tidy.drop_duplicates("line").set_index("line").drop(columns=["column", *COSTS])
-    lines["split"] = of_line["split"].agg(lambda of: " and ".join(sorted(set(of))))
+    lines["split"] = of_line["split"].agg(lambda of: " and ".join(sorted(set(of.fillna("test")))))
     lines["backbones"] = of_line["backbone"].agg(lambda of: set(of.dropna()))
     own = of_line["seed"].agg(lambda of: sorted(set(of)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
@@ -60,8 +61,8 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     found["spread"] = _half_interval(found) if interval else found["std"]
     found = pd.concat([found, _averages(found)], ignore_index=True)
     found["cell"] = [_cell(row) for row in found.itertuples()]
-    theirs = pd.DataFrame([_published(row) for row in found.itertuples()], found.index)
-    return found.join(theirs)
+    theirs = [_published(row) for row in found.itertuples()]
+    return found.join(pd.DataFrame(theirs, found.index, list(PUBLISHED)))
 
 
 def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -141,12 +142,11 @@ def _cell(row) -> str:
 
 def _published(row) -> dict:
     """Return the published number of the same setting, and the difference of ours from it."""
-    theirs = None
-    if row.comparable:
-        protocol = PROTOCOLS[row.protocol]
-        theirs = published.find(protocol, row.trainer, row.dataset, row.shots)
+    if not row.comparable:
+        return PUBLISHED
+    theirs = published.find(PROTOCOLS[row.protocol], row.trainer, row.dataset, row.shots)
     if theirs is None or row.column not in theirs.values:
-        return {"published": None, "published_source": None, "misprint": False, "difference": None}
+        return PUBLISHED
     number = theirs.values[row.column]
     lacking = theirs.misprint or pd.isna(row.mean) or (row.average and not row.complete)
     return {

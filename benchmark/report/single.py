@@ -10,9 +10,9 @@ from trainers.prompting.errors import UserError
 from ..protocols.base import Run, listed
 from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
-from ..records import METRICS, RESULTS, BadResult, Outcome, at_bound, read_record
+from ..records import METRICS, PER_CLASS, RESULTS, BadResult, Outcome, at_bound, read_record
 from .frame import changed, setting_texts
-from .metrics import N_NOTE, PER_CLASS, images_of_classes
+from .metrics import N_NOTE, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Table, memory

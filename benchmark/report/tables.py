@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
-from ..records import Metric
 from . import published
 from .frame import apart_note
-from .methods import rank
-from .names import dataset_title, method_name
+from .names import dataset_title, method_name, rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -338,12 +335,3 @@ def memory(mebibytes: float | None) -> str:
     if mebibytes is None:
         return "-"
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
-
-
-def metric_cell(values: list[float], metric: Metric) -> Cell:
-    """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
-    if not values:
-        return Cell("-")
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    better = mean(values) if metric.more_is_better else -mean(values)
-    return Cell(f"{mean(values):.2f}{spread}", better)

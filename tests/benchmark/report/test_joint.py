@@ -11,10 +11,9 @@ from outcomes import few_shot, leave, lines, outcome, shown
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
-from benchmark.report.answers import Answers
+from benchmark.report.answers import MEASURES, Answers, joint_parts, openworld_parts
 from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
-from benchmark.report.joint import MEASURES, joint_parts, openworld_parts
 from benchmark.report.metrics import Metrics
 from trainers.prompting.record.metrics import openworld_auc
 from trainers.prompting.record.predictions import NAME, write_predictions

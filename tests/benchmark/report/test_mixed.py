@@ -38,6 +38,16 @@ def test_a_name_is_the_same_on_every_data_set():
     assert set(names) == {"ALIGN, BETA 0.5"}
 
 
+def test_what_vary_set_is_told_apart_from_runs_with_another_clip():
+    """Runs with other settings, each with its own CLIP, were named by both."""
+    outcomes = few_shot("ALIGN", 1, (50, 52), "emoji", backbone="ViT-L/14", config="emoji")
+    more = {"backbone": "emoji", "config": "emoji+TRAINER.ALIGN.M=2"}
+    outcomes += few_shot("ALIGN", 1, (60, 62), "emoji", **more)
+    assert sorted(lines(only_table(outcomes))) == [
+        "ALIGN, M 2, backbone emoji", "ALIGN, backbone ViT-L/14"
+    ]  # fmt: skip
+
+
 def test_an_average_says_what_differs_between_its_data_sets():
     """Nothing differs on one data set, so that no line would name it."""
     outcomes = [

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from benchmark.report.answers import Answers
-from benchmark.report.joint import MEASURES
+from benchmark.report.answers import MEASURES, Answers
 from benchmark.report.paired import Pair, difference, holm
 
 MOTIFS = (120, 100)  # of base and of new classes

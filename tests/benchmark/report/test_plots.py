@@ -5,8 +5,7 @@ from outcomes import ablation, few_shot, outcome, rows, transfer
 
 from benchmark.cli import write_output
 from benchmark.report import plots
-from benchmark.report.methods import LOOKS, looks
-from benchmark.report.names import DATASETS
+from benchmark.report.names import DATASETS, LOOKS, looks
 
 
 def figure(outcomes, name):
