@@ -87,7 +87,8 @@ def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
     if not plot.x:  # several settings: a place for each choice of their values
         of_rank = rows.sort_values("rank")["settings"].unique()
         positions = {settings: i for i, settings in enumerate(of_rank)}
-        ticks = {i: ", ".join(setting_texts(of)) for of, i in positions.items()}
+        ticks = {i: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for _, v in of)
+                 for of, i in positions.items()}  # fmt: skip
     found = [_number(settings, plot.x) for settings in rows["settings"]]
     values = sorted({x for x in found if x is not None})
     concerned = {curve for curve, x in zip(rows["curve"], found, strict=True) if x is not None}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -111,13 +111,13 @@ def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
         name: a key of PICTURES.
         where: the test in words, for the title.
     """
-    sentence, panel, (width, height) = PICTURES[name]
+    sentence, panel, (width, height), alone = PICTURES[name]
     columns = min(COLUMNS, len(said))
     lines = math.ceil(len(said) / columns)
     seeds = max(of.seeds for of in said.values())
     with matplotlib.rc_context(RC):
-        size = max(width * columns, 4.4), height * lines + 0.6
-        figure = Figure(figsize=size, layout="constrained")
+        size = (width * columns, height * lines + 0.6) if len(said) > 1 else alone
+        figure = Figure(figsize=size, layout="compressed")  # around panels of fixed shape
         figure.suptitle(where, fontsize="medium", wrap=True)
         axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis in axes[len(said) :]:
@@ -130,8 +130,8 @@ def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
     images = "images" if seeds == 1 else f"images, mean of {seeds} seeds"
     what = sentence.format(images)
     if name == "reliability":
-        first, _, last = what.partition("; below")
-        figure.supxlabel(f"{first[0].upper()}{first[1:]}\nbelow{last}", fontsize="x-small")
+        note = what[0].upper() + what[1:].replace("; ", "\n")
+        figure.supxlabel(note, fontsize="x-small")
     return figure, f"{what}; {where}"
 
 
@@ -148,7 +148,8 @@ def _reliability(axis: Axes, name: str, said: Said, first: bool) -> None:
     below = axis.inset_axes((0, -0.38, 1, 0.3), sharex=axis)
     # an image counts once, not once a seed
     below.bar(centres[some], counts[some] / said.seeds, 0.95 / BINS, color="#BBBBBB")
-    below.set_xlabel("Confidence")
+    axis.set_xlabel("Confidence")  # of both, as the layout knows the labels of the upper only
+    axis.xaxis.set_label_coords(0.5, -0.5)
     below.set_xticks([0, 0.5, 1])
     below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     if first:
@@ -244,13 +245,15 @@ def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-# By kind: a description, the function that draws a panel, and its width and height in inches.
-PICTURES: dict[str, tuple[str, Callable[..., Any], tuple[float, float]]] = {
-    "reliability": (BARS, _reliability, (2.4, 3.0)),
+# By kind: a description, the function that draws a panel, its width and height in inches, and those
+# of a figure of one panel.
+PICTURES: dict[str, tuple[str, Callable, tuple[float, float], tuple[float, float]]] = {
+    "reliability": (BARS, _reliability, (2.4, 3.5), (3.8, 5.6)),
     "confusion": (
         "share of the predicted classes in each true class, from white (0) to dark blue (1), "
         "in percent where there are few classes",
         _confusion,
         (4.2, 4.32),
+        (5.2, 4.92),
     ),
 }

@@ -96,32 +96,35 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -
     names = [marked(method_name(name), beyond[name]) for name in drawn]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
-    height = 3.2 if columns == 1 else 2.2
+    fit = int(100 * WIDTH) // (50 + 7 * max(map(len, names)))  # names in a line
+    fit = max(1, min(4, fit, len(names)))
+    height = 3.2 if columns == 1 else 2.6 if bands == 1 else 2.3
     if plot.kind == "targets":
         most = max(len(panel.ticks) for panel in panels.values())
         height = 0.6 + most * (0.16 + 0.065 * len(drawn))
     with matplotlib.rc_context(RC):
-        size = (WIDTH, height * bands + 0.25 * math.ceil(len(drawn) / 3) + 0.3)
+        size = (WIDTH, height * bands + 0.2 * math.ceil(len(drawn) / fit) + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(bands, columns, squeeze=False).flatten()
         for axis in axes[len(panels) :]:
             axis.remove()
         handles: dict = {}
         for axis, (title, panel) in zip(axes, panels.items(), strict=False):
-            axis.set_title(f"{names[0]}: {title}" if len(names) == 1 else title, fontsize="medium")
+            pad = 15 if plot.kind == "plane" else None  # over the names of lines
+            text = f"{names[0]}: {title}" if len(names) == 1 else title
+            axis.set_title(text, fontsize="medium", pad=pad)
             here = {name: style for name, style in styles.items() if name in panel.curves}
             handles |= DRAWINGS[plot.kind](axis, panel, here)
         figure.supxlabel(plot.x_label + note, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
         if len(drawn) > 1:
-            _legend(figure, [handles[name] for name in drawn], names)
+            _legend(figure, [handles[name] for name in drawn], names, fit)
     return figure
 
 
-def _legend(figure: Figure, handles: list, names: Sequence[str]) -> None:
+def _legend(figure: Figure, handles: list, names: Sequence[str], columns: int) -> None:
     """Add a legend above the panels, ordered by row (Matplotlib fills columns)."""
-    columns = min(4 if max(map(len, names)) <= 12 else 2, len(names))
     order = [i for column in range(columns) for i in range(column, len(names), columns)]
     figure.legend(
         [handles[i] for i in order], [names[i] for i in order], loc="outside upper center",
@@ -154,7 +157,7 @@ def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
     axis.margins(0.15)
     base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
     h = 2 * np.outer(new, base) / np.maximum(np.add.outer(new, base), 1e-9)
-    levels = MaxNLocator(5).tick_values(h.min(), h.max())
+    levels = [of for of in MaxNLocator(5).tick_values(h.min(), h.max()) if of < 100]
     axis.contour(base, new, h, levels=levels, colors="#999999", linewidths=0.6, zorder=0.5)
     small: Any = {"fontsize": 7, "color": "#666666", "annotation_clip": False}
     for level in levels:  # labelled at the end of its line; inside, labels would overlap markers

@@ -1,5 +1,7 @@
 """Plots: panels, points and looks; the same numbers give the same bytes."""
 
+from itertools import combinations
+
 import pytest
 from outcomes import ablation, few_shot, outcome, rows, transfer
 
@@ -124,7 +126,34 @@ def test_an_ablation_of_several_settings_has_a_place_for_each_choice():
     outcomes = ablation("M2_N2", (40, 42), (40, 42)) + ablation("M4_N1", (50,), (50,))
     (axis,) = figure(outcomes, "ablation_m_n").axes
     assert curves(axis)[0] == ([0, 1], [41, 50])
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["M 2, N 2", "M 4, N 1"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2, 2", "4, 1"]
+    assert axis.figure.get_supxlabel().startswith("M, N\n")
+
+
+def inside(figure, artists) -> bool:
+    """Return True if all of these lie in the figure, and none on another."""
+    figure.draw_without_rendering()
+    boxes = [artist.get_window_extent() for artist in artists]
+    within = all(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
+    pairs = combinations(boxes, 2)
+    return within and not any(one.overlaps(other) for one, other in pairs)
+
+
+def test_labels_neither_overlap_nor_are_cut():
+    outcomes = [o for name in ("emoji", "emoji_food") for i in (1, 2, 4, 8, 16)
+                for o in ablation(f"M{i}_N{i}", (40 + i,), (40,), dataset=name)]  # fmt: skip
+    drawn = figure(outcomes, "ablation_m_n")
+    assert all(inside(drawn, axis.get_xticklabels()) for axis in drawn.axes)
+    outcomes = [outcome("CoOp", 1, part, value, dataset, config=f"a_config_of_a_long_name_{config}")
+                for part, value in (("base", 30 + 9 * len("ab")), ("new", 80))
+                for dataset in ("dtd", "eurosat") for config in "ab"]  # fmt: skip
+    outcomes += [outcome("VPT", 1, part, 60, name) for part in ("base", "new")
+                 for name in ("dtd", "eurosat")]  # fmt: skip
+    drawn = figure(outcomes, "base2new")
+    assert inside(drawn, drawn.legends[0].get_texts())
+    for axis in drawn.axes:
+        names = [text for text in axis.texts if text.get_text()]
+        assert all(inside(drawn, [axis.title, name]) for name in names)
 
 
 def test_a_setting_with_several_values_has_a_plot():

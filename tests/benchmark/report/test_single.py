@@ -95,3 +95,6 @@ def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
     assert sentence.startswith("bars: accuracy in each bin of confidence; dots: ")
     assert "images, mean of 3 seeds" in sentence
     assert "Bars: accuracy in each bin" in figure.get_supxlabel()
+    figure.draw_without_rendering()
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert not label.overlaps(figure._supxlabel.get_window_extent())
