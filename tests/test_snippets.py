@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dassl.engine import TRAINER_REGISTRY
 from paths import ROOT
 
 import train
@@ -19,6 +20,7 @@ from benchmark.launch.command import build_parser, parse, planned
 from benchmark.launch.engine import command
 from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
+from trainers.prompting import plugins
 
 NAMES = ("running", "reports", "slurm", "coming_from")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
@@ -46,6 +48,13 @@ def checkout(tmp_path, monkeypatch):
             (tmp_path / name).symlink_to(ROOT / name)
     for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van"):
         (tmp_path / name).mkdir(parents=True)
+    trainer = (ROOT / "tests/dassl/toy_trainer.py").read_text().replace("ToyPrompts", "Theirs")
+    (tmp_path / "theirs.py").write_text(trainer)
+    (tmp_path / "theirs.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(plugins, "extenders", [])
+    monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     programs = tmp_path / "programs"
     for name in ("python", "pip", "pytest", "git"):
         (programs / name).write_text(WRITE_DOWN)
