@@ -60,7 +60,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                     raise UserError(
                         f"{run.trainer} learns from images of the data set that it is tested on, "
                         f"so {run.protocol.name} cannot train it on the source: run it in few_shot "
-                        "on each target, with --config cross_dataset"
+                        "on each target, with --config cross_dataset as published"
                     )
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 check_known(cfg.MODEL.BACKBONE.NAME)
