@@ -22,8 +22,8 @@ from .engine import Engine, Settings, command
 from .local import Local
 from .progress import Progress
 from .slurm import site
-from .slurm.commands import requeue
-from .slurm.executor import Slurm, inside_job
+from .slurm.executor import Slurm
+from .slurm.queue import requeue
 from .start import INTERRUPTS
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
@@ -100,8 +100,8 @@ def launch(
         print(listing(engine))
         return 0
     execute(engine, local, args.output, in_job=bool(args.only))
-    if args.only:  # a job; if it fails, Slurm cancels the jobs that depend on it
-        return int(all(engine.outcomes[run].problem for run in chosen))
+    if args.only:  # a job
+        return int(any(engine.outcomes[run].problem for run in chosen))
     return conclude(protocol, engine, args.output)
 
 
@@ -150,25 +150,27 @@ def other_sets(datasets: Collection[str], runs: list[Run]) -> tuple[str, ...]:
 
 def in_jobs(protocol: Protocol, engine: Engine, args: argparse.Namespace, argv: list[str]) -> bool:
     """Submit the runs to Slurm; return True if all have ended, as after `--wait`."""
-    if inside_job():
+    if "SLURM_JOB_ID" in os.environ:
         raise UserError(
             f"--slurm does not work inside a Slurm job ({os.environ['SLURM_JOB_ID']}): leave it "
             "out to do the runs in this job"
         )
     _, ours = site.build_parser().parse_known_args(argv)
     words = ["benchmark", protocol.name, *(word for word in ours if word != "--dry-run")]
-    asked = site.read_site(args.slurm, args.per_job, args.at_once)
-    executor = Slurm(args.output, protocol.name, words, asked)
+    asked = site.read_site(args.slurm)
+    executor = Slurm(args.output, protocol.name, words, asked, args.per_job)
     if args.dry_run:
         print(executor.dry_run(engine))
         return False
     if args.wait or not engine.todo:
         execute(engine, executor, args.output)
         return True
-    queued, submitted, calls = executor.submit(engine)
+    busy, submitted = executor.submit(engine)
+    later = len(engine.todo) - len(busy) - len(submitted)
+    more = f", {later} need a training in the queue" if later else ""
     print(
-        f"{len(engine.runs)} runs: {len(engine.runs) - len(engine.todo)} were done, {queued} in "
-        f"the queue, {submitted} have been submitted ({calls} calls of sbatch).\n"
+        f"{len(engine.runs)} runs: {len(engine.runs) - len(engine.todo)} were done, {len(busy)} in "
+        f"the queue, {len(submitted)} have been submitted{more}.\n"
         f"`python -m benchmark status {shlex.quote(str(args.output))}` shows their progress. "
         "Rerun this command later: it submits runs that are missing, or prints the table if none "
         "is.",
@@ -320,7 +322,7 @@ def execute(engine: Engine, executor: Local | Slurm, output: Path, in_job: bool 
         for number in INTERRUPTS:  # Slurm may repeat them
             signal.signal(number, signal.SIG_IGN)
         print("Interrupted. Rerun the same command to resume.", file=sys.stderr)
-        if in_job and inside_job():
+        if in_job and "SLURM_JOB_ID" in os.environ:
             advanced = any(engine.advanced(run, started) for run in engine.todo)
             print(requeue(advanced), file=sys.stderr, flush=True)
         sys.exit(130)

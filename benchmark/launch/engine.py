@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Protocol
 
 from recipe.configs import prompts_for, read_pairs
 from trainers.prompting.errors import UserError
@@ -18,7 +17,7 @@ from .. import records
 from ..protocols.base import Run
 from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, keys_in
 from ..records import RESULTS, BadResult, Outcome
-from .child import last_command
+from .child import Child, last_command
 from .data import IMAGES, fingerprint, other_clip, other_data
 
 
@@ -92,21 +91,6 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
         words += ["--resume", run.folder]
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
-
-
-class Working(Protocol):
-    """The progress of a run that is being done: here or in a Slurm job."""
-
-    run: Run
-    latest: str  # its state by its log; empty before the first epoch
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-
-    @property
-    def left(self) -> float | None:
-        """Estimated seconds of training left; None until they can be estimated."""
 
 
 class Engine:
@@ -218,6 +202,11 @@ class Engine:
         marks = [*run.folder.glob("*/checkpoint"), run.folder / RESULTS]
         return any(mark.stat().st_mtime >= since for mark in marks if mark.exists())
 
+    @property
+    def left(self) -> list[Run]:
+        """The runs to do that lack an outcome."""
+        return [run for run in self.todo if run not in self.outcomes]
+
     def only(self, chosen: list[Run]) -> None:
         """Restrict the runs to do to these; all others are unfinished."""
         kept = set(chosen)
@@ -257,7 +246,7 @@ class Engine:
             taken = outcome.seconds if seconds is None else seconds
             self._durations[kind(outcome.run)].append(taken)
 
-    def remaining(self, children: Iterable[Working] = (), at_once: int = 1) -> tuple[float, int]:
+    def remaining(self, children: Iterable[Child] = (), at_once: int = 1) -> tuple[float, int]:
         """Estimate the seconds until all runs are done, and count runs without an estimate.
 
         A run has no estimate until another of its `kind` is done, or it has made progress itself.
@@ -272,9 +261,7 @@ class Engine:
             if child.left is not None:
                 guesses.setdefault(kind(run), child.seconds + child.left)
         todo, unknown = [0.0], 0
-        for run in self.todo:
-            if run in self.outcomes:
-                continue
+        for run in self.left:
             seconds = guesses.get(kind(run))
             if run in running:
                 child = running[run]

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ..protocols.base import Run
 from ..records import CONSOLE, Outcome
-from .engine import Working
+from .child import Child
 
 HEARTBEAT = 4.8  # seconds between lines; silence never lasts longer than 5 s
 STARTING = "starting"
@@ -36,11 +36,11 @@ class Progress:
     def started(self, run: Run, resumed: bool) -> None:
         """Report that a run was started."""
         if not self.terminal:
-            self._say(f"{run}: {'resumed from its checkpoint' if resumed else 'started'}")
+            self.say(f"{run}: {'resumed from its checkpoint' if resumed else 'started'}")
 
     def elsewhere(self, run: Run) -> None:
         """Report that another launcher is doing a run."""
-        self._say(f"{run}: running in another launcher; waiting")
+        self.say(f"{run}: running in another launcher; waiting")
 
     def finished(self, outcome: Outcome) -> None:
         """Report that a run has ended, with its accuracy or its problem."""
@@ -54,9 +54,9 @@ class Progress:
             text = f"{outcome.problem} (see {console})"
         else:
             text = outcome.problem
-        self._say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
+        self.say(f"[{self.done}/{self.total}] {outcome.run}: {text}")
 
-    def tick(self, children: Sequence[Working], seconds: float, unknown: int) -> None:
+    def tick(self, children: Sequence[Child], seconds: float, unknown: int) -> None:
         """Show the latest line of each running child, and the time left for all runs.
 
         Args:
@@ -72,7 +72,7 @@ class Progress:
         if self.bars:
             self._draw(news, eta)
         elif news and time.monotonic() - self.last > HEARTBEAT:
-            self._say("\n".join(news) + f" | all: {eta}")
+            self.say("\n".join(news) + f" | all: {eta}")
 
     def _draw(self, news: list[str], eta: str) -> None:
         self.bars[0].set_description_str(eta)
@@ -89,7 +89,8 @@ class Progress:
             bar.close()
         self.bars.clear()
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
         self.last = time.monotonic()
         if self.terminal:
             tqdm.write(text, file=self.stream)
@@ -97,7 +98,7 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
-def _news(child: Working) -> str:
+def _news(child: Child) -> str:
     """Return a line with the run and its loss first: a narrow terminal cuts off the end."""
     left = f", {clock(child.left)} left" if child.left else ""
     return f"{child.run}: {child.latest or STARTING}{left} ({clock(child.seconds)} so far)"

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -94,7 +95,20 @@ def _be(out: Connection, errors: Connection, environment, function: Callable, ar
     os.environ.clear()
     os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if "SLURM_JOB_ID" in environment:
+        threading.Thread(target=_follow, daemon=True).start()
     function(*arguments)
+
+
+def _follow() -> None:
+    """End this process and its workers when the launcher has ended.
+
+    Slurm may kill only the launcher, and a later job would wait for a training that remains.
+    """
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None, "it has started this process"
+    launcher.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _stream(descriptor: int) -> TextIO:

@@ -1,5 +1,6 @@
 """Show the state of all runs of an output folder, and estimate the time that the rest takes."""
 
+import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -18,10 +19,7 @@ from ..records import CONSOLE, Outcome, from_folder
 from .child import last_epoch
 from .engine import kind
 from .locks import is_held
-from .slurm.arrays import relative
-from .slurm.book import Book, Entry
-from .slurm.commands import Task, squeue
-from .slurm.executor import ending, has_slurm
+from .slurm.queue import Entry, Task, ending, read_book, read_queue, relative
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = "done", "running", "queued", "failed", "not queued"
 
@@ -74,21 +72,21 @@ def statuses(output: Path) -> list[Status]:
     """
     known = (*PROTOCOLS.values(), TUNING)
     runs = {run.folder: run for protocol in known for run in protocol.on_disk(output)}
-    book = Book(output)
-    if book.entries and not has_slurm():
+    book = read_book(output)
+    if book and not shutil.which("squeue"):
         print(
             "Slurm's commands are not available here: queued runs are shown as not queued.",
             file=sys.stderr,
         )
-        book.entries.clear()
-    tasks = book.tasks(squeue()) if book.entries else {}
+        book.clear()
+    tasks = read_queue(output) if book else {}  # before the records
     busy: dict[str, Run] = {}  # the running run of each task, which does its runs one by one
     found = {}
     for folder, run in runs.items():
         name = relative(run, output)
-        found[folder] = _status(run, book.entries.get(name), tasks.get(name), busy)
-    for folder, status in found.items():  # Slurm cancels jobs that need a failed one
-        entry = book.entries.get(relative(status.outcome.run, output))
+        found[folder] = _status(run, output, book.get(name), tasks.get(name), busy)
+    for folder, status in found.items():  # a job leaves out runs that need a failed one
+        entry = book.get(relative(status.outcome.run, output))
         needed = found.get(output / entry.needs) if entry and entry.needs else None
         if needed and needed.state in (FAILED, MISSING) and status.state in (FAILED, QUEUED):
             detail = f"it needs {needed.outcome.run}: {needed.state}"
@@ -96,25 +94,27 @@ def statuses(output: Path) -> list[Status]:
     return list(found.values())
 
 
-def _status(run: Run, entry: Entry | None, task: Task | None, busy: dict[str, Run]) -> Status:
+def _status(
+    run: Run, output: Path, entry: Entry | None, task: Task | None, busy: dict[str, Run]
+) -> Status:
     outcome = from_folder(run)
     kind_, _, why = (outcome.problem or "").partition(": ")
     if outcome.problem is None:
         return Status(outcome, DONE, f"{outcome.accuracy:.2f}%", 0.0)
     if kind_ == "failed" and task and 0 < task.started <= _written(run):
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
-    if task and task.state == "RUNNING" and busy.setdefault(str(task), run) is not run:
-        return Status(outcome, QUEUED, f"job {task}, after another of that job")
+    if task and task.state == "RUNNING" and busy.setdefault(task.job, run) is not run:
+        return Status(outcome, QUEUED, f"job {task.job}, after another of that job")
     if (task and task.state == "RUNNING") or (not task and is_held(run)):
         latest, part = last_epoch(run)
-        where = f"job {task}, " if task else ""
+        where = f"job {task.job}, " if task else ""
         return Status(outcome, RUNNING, f"{where}{latest or 'starting'}", 1 - (part or 0.0))
     if task and not task.ended:
-        return Status(outcome, QUEUED, f"job {task}, {task.state}, {task.reason}")
+        return Status(outcome, QUEUED, f"job {task.job}, {task.state}, {task.reason}")
     if kind_ != "unfinished":
         return Status(outcome, FAILED, f"{why}; see {run.folder / CONSOLE}")
     if entry:
-        return Status(outcome, FAILED, ending(entry, task))
+        return Status(outcome, FAILED, ending(entry, output, task))
     return Status(outcome, MISSING, "no results yet")
 
 

@@ -16,6 +16,7 @@ from checkout import wait_for
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 MUNGE = [Path(place) for place in ("/run/munge", "/var/log/munge", "/var/lib/munge", "/etc/munge")]
 MOST_JOBS = 60
+MOST_TASKS = 30  # of an array
 
 CONF = """
 ClusterName=one
@@ -43,6 +44,7 @@ JobRequeue=1
 KillWait=5
 SlurmdTimeout=10
 MaxJobCount={most}
+MaxArraySize={past}
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=4000 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -71,6 +73,7 @@ class Cluster:
         controller, node = free_ports(2)
         names = {"host": socket.gethostname().partition(".")[0], "cores": os.cpu_count()}
         names |= {"folder": self.folder, "controller": controller, "node": node, "most": MOST_JOBS}
+        names |= {"past": MOST_TASKS + 1}
         self.conf.write_text(CONF.format(**names))
         self._start_munge()
         self.start_daemon("slurmctld")

@@ -1,31 +1,57 @@
-"""The executor that submits runs as Slurm jobs, and waits for them on request."""
+"""The executor that submits runs as Slurm job arrays; each task does a training and its tests.
 
+A run is submitted if the queue has no job for it and its folder, read after the queue, has no new
+record: a job that ends between these two looks leaves one.
+"""
+
+import json
 import os
+import re
 import secrets
 import shlex
-import shutil
 import sys
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.prompting.errors import UserError
-from trainers.prompting.storage.files import held, read_file, write_whole
+from trainers.prompting.storage.files import held, write_whole
 
 from ...protocols.base import Run
 from ...protocols.configs import ROOT
 from ...records import RESULTS, Outcome, failure
-from ..child import Pace, last_epoch
 from ..engine import Engine
 from ..progress import Progress
-from .arrays import LOGS, Array, dry_run, plan, relative, script
-from .book import Book
-from .commands import USUAL_MOST, Task, most_tasks, sbatch, squeue
+from .queue import BOOK, LOGS, Entry, ask, ending, read_book, read_queue, relative, sbatch
 from .site import Site
 
+NOTICE = 120  # seconds before the time limit at which a job gets a signal to end
 LOOKS = (1.0, 15.0)  # seconds between two looks at the queue: first, and at most
 LATE = 3  # looks, after a job has left the queue, before a missing record counts as a failure
+USUAL_MOST = 1000  # most tasks of an array, by Slurm's default
+
+
+def plan(left: list[Run], busy: Collection[Run], per_job: int, most: int) -> list[list[list[Run]]]:
+    """Return arrays of tasks of runs; a run whose training is busy is left for a later call.
+
+    Args:
+        left: the runs to do; each comes after the run that it needs.
+        busy: those of them that are in the queue.
+        per_job: the number of trainings that share a task, each with its tests.
+        most: the most tasks of an array.
+    """
+    groups, busy = defaultdict(list), set(busy)
+    for run in left:
+        if run not in busy and run.needs not in busy:
+            groups[run.needs or run].append(run)
+    return batches([sum(part, []) for part in batches(list(groups.values()), per_job)], most)
+
+
+def batches(items: Sequence, size: int) -> list[list]:
+    """Split items into lists of `size`; the last may be shorter."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 @dataclass
@@ -36,51 +62,46 @@ class Slurm:
         output: the output folder.
         name: the prefix of job names.
         words: the arguments of `python -m` in a job; `--only` with its runs is added.
-        site: options, set-up and grouping of jobs.
+        site: options and set-up of jobs.
+        per_job: the number of trainings that share a job.
     """
 
     output: Path
     name: str
     words: list[str]
-    site: Site = field(default_factory=Site)
+    site: Site
+    per_job: int = 1
 
     @property
     def headline(self) -> str:
         """A short description of how runs are done."""
-        options = shlex.join(self.site.options) or "no options"
-        return f"in Slurm jobs of {self.site.per_job} ({options})"
+        return f"in Slurm jobs ({' '.join(self.site.options) or 'no options'})"
 
-    def execute(self, engine: Engine, progress: Progress) -> list[Outcome]:
-        """Submit all runs that are to be done and not queued, and wait until all have ended.
+    def execute(self, engine: Engine, progress: Progress) -> None:
+        """Submit the runs that are not queued, and wait until all have ended.
 
         Raises:
             UserError: Slurm refuses.
         """
-        if engine.todo:
-            self.submit(engine)
+        progress.done, progress.total = len(engine.runs) - len(engine.left), len(engine.runs)
         try:
-            _Watch(self, engine, progress).until_done()
+            while engine.left:  # a second time for runs whose training was in the queue
+                busy, submitted = self.submit(engine)
+                self._wait({*busy, *submitted}, engine, progress)
         except KeyboardInterrupt:
             print("The jobs stay in the queue; use scancel to end them.", file=sys.stderr)
             raise
-        return [engine.outcomes[run] for run in engine.runs]
 
-    def submit(self, engine: Engine) -> tuple[int, int, int]:
-        """Submit all runs that are to be done and not queued.
+    def submit(self, engine: Engine) -> tuple[list[Run], list[Run]]:
+        """Submit the runs that are not queued and need no training that is queued.
 
         Returns:
-            The numbers of runs that were queued already, of runs submitted now, and of calls of
-            sbatch.
+            The runs that are in the queue or have just ended, and those submitted now.
 
         Raises:
             UserError: Slurm refuses, or a file cannot be written; jobs submitted before remain.
         """
-        if not has_slurm():
-            raise UserError(
-                "`sbatch` is not on the PATH: call this where Slurm's commands are installed (a "
-                "login node), or leave out --slurm"
-            )
-        done = 0
+        done: list[Run] = []
         try:
             (self.output / LOGS).mkdir(parents=True, exist_ok=True)
             with held(self.output / LOGS / ".lock", patience=60) as alone:
@@ -89,174 +110,114 @@ class Slurm:
                         f"Another launcher is submitting runs of {self.output}: rerun when it is "
                         "done"
                     )
-                book = Book(self.output)
-                queued = self._queued(engine, book)
-                jobs: dict[Array, str] = {}
-                for array in self._plan(engine, queued, most_tasks()):
-                    jobs[array] = self._submit(array, book, jobs)
-                    done += len(array.runs)
+                busy, arrays = self._plan(engine)
+                # corrupt records, and those of repeated trainings
+                for run in set(engine.left).difference(busy):
+                    (run.folder / RESULTS).unlink(missing_ok=True)
+                for tasks in arrays:
+                    self._submit(tasks)
+                    done += sum(tasks, [])
         except (OSError, UserError) as error:
             if isinstance(error, OSError):
-                error = UserError(
-                    f"{self.output} cannot be written ({error.strerror}): correct this and rerun"
-                )
+                error = UserError(f"{self.output} cannot be written ({error.strerror}): correct it")
             if not done:
                 raise error from None
-            raise UserError(f"{error} ({done} runs were submitted before this)", 1) from None
-        return len(queued), done, len(jobs)
+            raise UserError(f"{error} ({len(done)} runs were submitted before this)", 1) from None
+        return busy, done
 
     def dry_run(self, engine: Engine) -> str:
-        """Return what `submit` would do as a bash program; works without Slurm, too."""
-        queued: dict[Run, Task] = {}
-        most = USUAL_MOST
-        if has_slurm():
-            try:
-                queued, most = self._queued(engine, Book(self.output)), most_tasks()
-            except UserError as error:
-                print(f"{error}: runs in the queue are not known", file=sys.stderr)
-        arrays = self._plan(engine, queued, most)
-        named = enumerate(arrays, 1)
-        return dry_run(
-            [(array, self._script(array, f"{self.name}-{n}")) for n, array in named], self.output
-        )
-
-    def _queued(self, engine: Engine, book: Book) -> dict[Run, Task]:
-        """Return the tasks that wait or run, by run."""
-        tasks = book.tasks(squeue())
-        found = {run: tasks.get(relative(run, self.output)) for run in engine.todo}
-        return {run: task for run, task in found.items() if task and not task.ended}
-
-    def _plan(self, engine: Engine, queued: dict[Run, Task], most: int) -> list[Array]:
-        todo = [run for run in engine.todo if run not in queued]
-        return plan(todo, queued, self.site.per_job, most)
-
-    def _script(self, array: Array, name: str) -> str:
-        python = "python" if self.site.environment else sys.executable
-        command = [python, "-m", *self.words]
-        return script(array, name, command, self.output, self.site, Path.cwd(), ROOT)
-
-    def _submit(self, array: Array, book: Book, jobs: dict[Array, str]) -> str:
-        """Submit one array; return the job's id."""
-        name = f"{self.name}-{secrets.token_hex(4)}"
-        path = self.output / LOGS / f"{name}.sh"
-        write_whole(path, self._script(array, name))
-        for run in array.runs:  # corrupt records, and those of runs that need a repeated one
-            (run.folder / RESULTS).unlink(missing_ok=True)
+        """Return the scripts that `submit` would submit; works without Slurm, too."""
         try:
-            after = array.after
-            job = sbatch(path, jobs[after] if isinstance(after, Array) else after)
+            _, arrays = self._plan(engine)
+        except UserError as error:
+            print(f"{error}: runs in the queue are not known", file=sys.stderr)
+            arrays = plan(engine.left, (), self.per_job, USUAL_MOST)
+        return "\n".join(self._script(self.name, tasks) for tasks in arrays)
+
+    def _plan(self, engine: Engine) -> tuple[list[Run], list[list[list[Run]]]]:
+        """Return the runs that are in the queue or have just ended, and arrays of the others."""
+        sizes = re.findall(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.M)
+        queue = read_queue(self.output)
+        live = {folder for folder, task in queue.items() if not task.ended}
+        busy = [r for r in engine.left if relative(r, self.output) in live or engine.news(r)]
+        most = max(1, int(sizes[0]) - 1) if sizes else USUAL_MOST
+        return busy, plan(engine.left, busy, self.per_job, most)
+
+    def _script(self, name: str, tasks: list[list[Run]]) -> str:
+        """Return the bash script of an array."""
+        log = str(self.output / LOGS / name).replace("%", "%%")
+        own = [f"--job-name={name}", f"--array=0-{len(tasks) - 1}", f"--output={log}_%a.out"]
+        own += ["--open-mode=append", "--requeue", f"--signal=B:USR1@{NOTICE}"]
+        folders = [shlex.join(relative(run, self.output) for run in runs) for runs in tasks]
+        lines = [
+            "#!/bin/bash",
+            *(f"#SBATCH {shlex.quote(word)}" for word in own),
+            *(f"#SBATCH {line}" for line in self.site.options),
+            *self.site.setup,
+            f"cd {shlex.quote(os.getcwd())} || exit 1",
+            f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            'case "$SLURM_ARRAY_TASK_ID" in',
+            *(f"{index}) runs=({names}) ;;" for index, names in enumerate(folders)),
+            "esac",
+            "# `exec`, so that Slurm's signals reach the launcher",
+            f'exec {shlex.join([self.site.python, "-m", *self.words])} --only "${{runs[@]}}"',
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _submit(self, tasks: list[list[Run]]) -> None:
+        """Submit one array, and enter it into the book."""
+        name, folder = f"{self.name}-{secrets.token_hex(4)}", self.output / LOGS
+        book, entries = read_book(self.output), {}
+        for index, runs in enumerate(tasks):
+            for run in runs:
+                needs = relative(run.needs, self.output) if run.needs else None
+                entries[relative(run, self.output)] = Entry(name, index, needs)
+        write_whole(folder / f"{name}.sh", self._script(name, tasks))
+        write_whole(folder / BOOK, json.dumps(book | entries))
+        try:
+            sbatch(folder / f"{name}.sh")
         except UserError:
-            path.unlink()
+            write_whole(folder / BOOK, json.dumps(book))
+            (folder / f"{name}.sh").unlink()
             raise
-        book.add(name, array)
-        for run in array.runs:  # the tables and `status` find runs by their folders
+        for run in sum(tasks, []):  # the tables and `status` find runs by their folders
             run.folder.mkdir(parents=True, exist_ok=True)
-        return job
 
+    def _wait(self, ours: set[Run], engine: Engine, progress: Progress) -> None:
+        """Wait until these runs have an outcome."""
+        gone: Counter[Run] = Counter()  # looks since the job left the queue
+        said, pause = "", LOOKS[0]
+        while True:
+            try:
+                counts = self._look(ours, gone, engine, progress)
+            except UserError as error:  # a controller that is being restarted
+                counts = str(error)
+            if all(run in engine.outcomes for run in ours):
+                return
+            if counts != said:
+                progress.say(counts)
+            said = counts
+            time.sleep(pause)
+            pause = min(1.2 * pause, LOOKS[1])
 
-@dataclass
-class Distant:
-    """The progress of a run in a job, with the attributes that `Progress` needs."""
-
-    run: Run
-    latest: str
-    left: float | None
-    seconds: float
-
-
-class _Watch:
-    """Waits for runs in the queue, and enters their outcomes."""
-
-    def __init__(self, slurm: Slurm, engine: Engine, progress: Progress):
-        self.slurm, self.engine, self.progress = slurm, engine, progress
-        self.book = Book(slurm.output)
-        self.gone: dict[Run, int] = {}  # looks since the job left the queue
-        self.since: dict[Run, float] = {}
-        self.paces: defaultdict[Run, Pace] = defaultdict(Pace)
-
-    def until_done(self) -> None:
-        """Wait until every run has an outcome."""
-        runs = self.engine.runs
-        left = list(self.engine.todo)
-        pause, longest = LOOKS
-        self.progress.begin(len(runs) - len(self.engine.todo), len(runs))
-        try:
-            while left:
-                running = self._look()
-                at_once = max(1, len(running))
-                self.progress.tick(running, *self.engine.remaining(running, at_once))
-                left = [run for run in left if run not in self.engine.outcomes]
-                time.sleep(pause if left else 0)
-                pause = min(1.2 * pause, longest)
-        finally:
-            self.progress.end()
-
-    def _look(self) -> list[Distant]:
-        """Enter the outcomes of runs that have ended; return those that are running."""
-        try:
-            tasks = self.book.tasks(squeue())
-        except UserError as error:  # a controller that is being restarted
-            print(error, file=sys.stderr)
-            return []
-        running = []
-        for run in self.engine.todo:
-            if run in self.engine.outcomes:
-                continue
-            task = tasks.get(relative(run, self.slurm.output))
-            outcome = self._outcome(run, task)
+    def _look(self, ours: set[Run], gone: Counter[Run], engine: Engine, progress: Progress) -> str:
+        """Enter the outcomes of runs that have ended, and return what is in the queue."""
+        queue, states = read_queue(self.output), Counter[str]()
+        for run in engine.left:
+            task = queue.get(relative(run, self.output))
+            outcome = engine.news(run) or engine.blocked(run)
+            if outcome is None and task and not task.ended:
+                states[f"{task.state} ({task.reason})"] += 1
+                gone[run] = 0
+            elif outcome is None and run in ours:
+                gone[run] += 1
+                if gone[run] >= LATE:
+                    entry = read_book(self.output)[relative(run, self.output)]
+                    why = failure(run) or f"failed: {ending(entry, self.output, task)}"
+                    outcome = Outcome(run, problem=why)
             if outcome:
-                self.engine.finish(outcome)
-                self.progress.finished(outcome)
-            elif task and task.state == "RUNNING":
-                running.append(self._distant(run))
-        return running
-
-    def _outcome(self, run: Run, task: Task | None) -> Outcome | None:
-        """Return the outcome of a run; None while it waits or runs."""
-        if (run.folder / RESULTS).exists():
-            return self.engine.judge(run, None)
-        if task and not task.ended:
-            self.gone.pop(run, None)
-            return None
-        blocked = self.engine.blocked(run)
-        self.gone[run] = self.gone.get(run, 0) + 1
-        if blocked or self.gone[run] < LATE:
-            return blocked
-        why = failure(run)
-        if why:
-            return Outcome(run, problem=why)
-        entry = self.book.entries[relative(run, self.slurm.output)]
-        return Outcome(run, problem=f"failed: {ending(entry, task)}")
-
-    def _distant(self, run: Run) -> Distant:
-        since = self.since.setdefault(run, time.monotonic())
-        seconds = time.monotonic() - since
-        latest, fraction = last_epoch(run)
-        self.paces[run].see(seconds, fraction)
-        return Distant(run, latest, self.paces[run].left(seconds), seconds)
-
-
-def ending(entry, task: Task | None) -> str:
-    """Return why a job has ended without a record, in one sentence."""
-    try:
-        lines = read_file(entry.log).decode(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    said = next((line.strip(" *") for line in reversed(lines) if line.strip(" *")), "")
-    state = f" ({task.state}, {task.reason})" if task else ""
-    if said:
-        return f"its job has ended{state}: {said} (see {entry.log})"
-    return (
-        f"its job has ended before it wrote anything{state}: it was cancelled, or its node cannot "
-        f"access {entry.output}"
-    )
-
-
-def has_slurm() -> bool:
-    """Return True if Slurm's commands are on the PATH."""
-    return shutil.which("sbatch") is not None
-
-
-def inside_job() -> bool:
-    """Return True if this process is in a Slurm job."""
-    return "SLURM_JOB_ID" in os.environ
+                engine.finish(outcome)
+                progress.finished(outcome)
+        return "In the queue: " + (
+            ", ".join(f"{number} {state}" for state, number in states.items()) or "nothing"
+        )

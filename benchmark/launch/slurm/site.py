@@ -3,8 +3,9 @@
 import argparse
 import os
 import shlex
-from dataclasses import dataclass
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from recipe.configs import read_tree
 from trainers.prompting.errors import UserError, check_name
@@ -13,42 +14,20 @@ from ...cli import Parser, from_one
 from ...protocols.configs import ROOT
 
 FILE = "slurm.yaml"
-KEYS = ("options", "setup", "environment", "per_job", "at_once")
 
-# Options of sbatch that the launcher sets itself, and what sets them.
-RESERVED = {
-    "--array": "the launcher (by --per-job and --at-once)",
-    "-a": "the launcher (by --per-job and --at-once)",
-    "--dependency": "the protocol itself",
-    "-d": "the protocol itself",
-    "--job-name": "the launcher itself",
-    "-J": "the launcher itself",
-    "--output": "the launcher itself",
-    "-o": "the launcher itself",
-    "--wait": "the launcher's --wait",
-    "-W": "the launcher's --wait",
-    "--wrap": "the protocol itself",
-}
+# Options of sbatch that the launcher sets itself.
+RESERVED = (
+    "--array", "-a", "--dependency", "-d", "--job-name", "-J", "--output", "-o", "--wait", "-W",
+    "--wrap",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Site:
-    """The settings for submitting jobs.
+class Site(NamedTuple):
+    """The settings of jobs; each field is also a key of slurm.yaml."""
 
-    Args:
-        options: options for sbatch, as words.
-        setup: lines of bash at the start of a job, such as `module load cuda`.
-        environment: folder of a virtual environment to activate; without one, jobs use this
-            Python.
-        per_job: the number of runs that share a job.
-        at_once: the most tasks of an array that run at once; None leaves that to Slurm.
-    """
-
-    options: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    environment: str = ""
-    per_job: int = 1
-    at_once: int | None = None
+    options: list[str]  # for sbatch: lines of the script
+    setup: list[str]  # lines of bash at the start of a job, such as `module load cuda`
+    python: str
 
 
 def build_parser() -> Parser:
@@ -56,18 +35,15 @@ def build_parser() -> Parser:
     parser = Parser(add_help=False)
     add = parser.add_argument_group("Slurm").add_argument
     add(
-        "--slurm",
-        nargs="?",
-        const="",
-        metavar="OPTIONS",
+        "--slurm", nargs="?", const="", metavar="OPTIONS",
         help="submit the runs as Slurm job arrays, with these options for sbatch (in one argument) "
         f"and those in {FILE}",
-    )
+    )  # fmt: skip
     add(
-        "--per-job", type=from_one, metavar="N", help="number of runs that share a job (default: 1)"
-    )
-    add("--at-once", type=from_one, metavar="K", help="most tasks of an array that run at once")
-    add("--wait", action="store_true", help="wait for the jobs, show progress, print the table")
+        "--per-job", type=from_one, default=1, metavar="N",
+        help="trainings that share a job, each with its tests (default: 1)",
+    )  # fmt: skip
+    add("--wait", action="store_true", help="wait until the jobs have ended, and print the table")
     return parser
 
 
@@ -85,57 +61,28 @@ def joined(argv: list[str], parser: argparse.ArgumentParser) -> list[str]:
     return words
 
 
-def site_file() -> Path | None:
-    """Return the file of the site's defaults: next to train.py, or in the user's configuration."""
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
-
-
-def read_site(options: str, per_job: int | None, at_once: int | None) -> Site:
-    """Combine the site's defaults with the command line, which comes last and so wins.
+def read_site(options: str) -> Site:
+    """Combine the site's defaults with options of the command line, which come last and so win.
 
     Raises:
         UserError: the file or an option is invalid.
     """
-    path = site_file()
-    tree = read_tree(path) if path else {}
-    for key in tree:
-        check_name(f"key of {path}", key, KEYS)
-    ours = [word for line in _lines(tree, "options", path) for word in _split(line, path)]
-    site = Site(
-        options=(*ours, *_split(options, "--slurm")),
-        setup=tuple(_lines(tree, "setup", path)),
-        environment=os.path.expanduser(str(tree.get("environment") or "")),
-        per_job=per_job or _number(tree, "per_job", path) or 1,
-        at_once=at_once or _number(tree, "at_once", path),
-    )
-    for word in site.options:
-        name = word.partition("=")[0]
-        if name in RESERVED:
-            raise UserError(f"--slurm: {name} cannot be given: {RESERVED[name]} sets it")
-    return site
-
-
-def _lines(tree: dict, key: str, path: Path | None) -> list[str]:
-    value = tree.get(key) or []
-    value = value.splitlines() if isinstance(value, str) else value
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise UserError(f"{path}: '{key}' must be a line of text or a list of such lines")
-    return value
-
-
-def _number(tree: dict, key: str, path: Path | None) -> int | None:
-    value = tree.get(key)
-    try:
-        return None if value is None else from_one(str(value))
-    except argparse.ArgumentTypeError:
-        raise UserError(
-            f"{path}: '{key}' must be a whole number, 1 or more, not '{value}'"
-        ) from None
-
-
-def _split(text: str, source) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{source}: the options '{text}' cannot be read ({error})") from None
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    path = next((p for p in (ROOT / FILE, user / "align" / FILE) if p.is_file()), None)
+    found: dict[str, list[str]] = {key: [] for key in Site._fields}
+    for key, value in (read_tree(path) if path else {}).items():
+        lines = value.splitlines() if isinstance(value, str) else value or []
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise UserError(f"{path}: '{key}' must be a line of text or a list of such lines")
+        found[check_name(f"key of {path}", key, Site._fields)] = lines
+    found["options"] += options.splitlines()
+    for line in found["options"]:
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UserError(f"--slurm: the options '{line}' cannot be read ({error})") from None
+        for name in (word.partition("=")[0] for word in words):
+            if name in RESERVED:
+                raise UserError(f"--slurm: {name} cannot be given: the launcher sets it")
+    python = os.path.expanduser(found["python"][0]) if found["python"] else sys.executable
+    return Site(found["options"], found["setup"], python)

@@ -3,15 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from checkout import wait_for
 from paths import ROOT
-from slurm_cluster import MOST_JOBS, Cluster, why_not
+from slurm_cluster import MOST_JOBS, MOST_TASKS, Cluster, why_not
 
 from benchmark.records import COMMAND
 from trainers.prompting.storage.checkpoints import saved_epochs
@@ -104,18 +106,20 @@ def test_refusals_of_slurm_are_quoted(checkout, cluster, options, sentence):
 
 
 def test_a_full_queue_is_reported(checkout, cluster):
-    seeds = " ".join(map(str, range(MOST_JOBS // 2 + 10)))
+    seeds = " ".join(map(str, range(MOST_JOBS + 10)))
     held = "--slurm=--hold --time=1"
     words = ("--trainers", "CoOp", "--seeds", seeds, held)
     refused = checkout.base2new(*words, code=1, **cluster.variables)
     assert "The queue is full" in refused.stderr and refused.stderr.count("\n") == 1
+    arrays = Counter(task.partition("_")[0] for task in cluster.queued())
+    assert set(arrays.values()) == {MOST_TASKS}
     cluster.ask("scancel", "--me")
 
 
 # In a job, each training pauses in epochs 2 and 3 until it is killed, so that every kill hits a
 # running training. It pauses once in each epoch: when restarted, it continues.
 HELD = """
-import os, time
+import multiprocessing, os, time
 from pathlib import Path
 
 import torch
@@ -130,7 +134,8 @@ class Held(CoOp):
         job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         place = Path(os.environ["HELD"], f"seed{torch.initial_seed()}-{epoch}")
         if job and epoch in (2, 3) and not place.exists():
-            place.with_suffix(".tmp").write_text(f"{job}_{task}")
+            launcher = multiprocessing.parent_process().pid
+            place.with_suffix(".tmp").write_text(f"{job}_{task} {launcher}")
             place.with_suffix(".tmp").rename(place)
             time.sleep(600)
             raise RuntimeError("this training was not killed")
@@ -161,12 +166,15 @@ def test_killed_trainings_end_in_the_numbers_of_local_runs(tmp_path, cluster):
         wait_for(lambda: set(held.glob("seed?-?")) - killed, seconds=300)
         place = min(set(held.glob("seed?-?")) - killed)
         seed, epoch = place.name.split("-")
-        folder, task = trainings / seed, place.read_text()
+        folder, (task, launcher) = trainings / seed, place.read_text().split()
         assert saved_epochs(folder / "prompt_learner") == [int(epoch) - 1]
         assert task in cluster.running() and not (folder / "results.json").exists()
         if number == 2:
             cluster.restart_node()
-        cluster.ask("scancel", "--signal=KILL", task)
+        if number == 3:  # nobody ends the training but itself
+            os.kill(int(launcher), signal.SIGKILL)
+        else:
+            cluster.ask("scancel", "--signal=KILL", task)
         wait_for(lambda task=task: task not in cluster.queued())
         killed.add(place)
         call("jobs", SLURM)  # submits the killed training again

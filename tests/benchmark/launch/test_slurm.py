@@ -6,18 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 import pytest
-from checkout import hear_interrupts, wait_for
-from fake_slurm import PENDING, RUNNING, FakeSlurm
+from checkout import alive, hear_interrupts, wait_for
+from fake_slurm import RUNNING, FakeSlurm
 
-from benchmark.launch.slurm.arrays import numbers, plan
-from benchmark.launch.slurm.book import Book
-from benchmark.launch.slurm.commands import Task, requeue
-from benchmark.launch.slurm.executor import Slurm
-from benchmark.protocols import BASE2NEW, CROSS_DATASET
-from trainers.prompting.errors import UserError
+from benchmark.launch.slurm.queue import read_book
 
 pytestmark = pytest.mark.processes
 
@@ -42,15 +36,15 @@ def work(checkout, slurm, **fake):
 
 
 def test_jobs_are_submitted_once_and_give_the_table_of_local_runs(checkout, slurm):
-    words = ("--seeds", "1 2", "--per-job", "2", "--at-once", "3")
+    words = ("--seeds", "1 2", "--per-job", "2")
     first = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "12 runs: 0 were done, 0 in the queue, 12 have been submitted (2 calls" in first.stderr
+    assert "12 runs: 0 were done, 0 in the queue, 12 have been submitted." in first.stderr
     assert first.stdout == "" and not checkout.calls()
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: queued (job 1_3, PENDING, Priority)" in told
     assert "12 runs: 12 queued. The time left is unknown" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 2
+    assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 1
     nobody = checkout.protocol("status", PATH="/nowhere")
     assert "12 runs: 12 not queued" in nobody.stdout and "are not available" in nobody.stderr
     work(checkout, slurm)
@@ -79,27 +73,58 @@ def test_a_failure_stops_only_what_needs_it_and_the_same_command_submits_the_res
     assert "8 runs: 8 done." in status(checkout, slurm)
 
 
-def test_a_run_that_needs_a_queued_one_waits_for_its_task(checkout, slurm):
-    words = ("--trainers", "CoOp", "--seeds", "1 2", SLURM)
-    checkout.base2new(*words, **slurm.variables)
-    first, second = slurm.jobs()
-    second["tasks"] = {"0": PENDING}  # one test was cancelled by hand
-    slurm.keep(second)
-    told = status(checkout, slurm)
-    assert "seed 2, new: failed (its job has ended before it wrote anything: it was" in told
-    checkout.base2new(*words, **slurm.variables)
-    assert slurm.jobs()[2]["tasks"] == {"1": PENDING} and slurm.jobs()[2]["after"] == first["id"]
+def test_a_test_of_a_queued_training_is_submitted_on_a_later_call(checkout, slurm):
+    words = ("--source", "emoji", "--trainers", "CoOp", "--seeds", "1", SLURM)
+    checkout.protocol("cross_dataset", "emoji_food", *words, **slurm.variables)
+
+    def both():
+        sets = ("emoji_food", "emoji_animals")
+        return checkout.protocol("cross_dataset", *sets, *words, **slurm.variables).stderr
+
+    needs = "2 in the queue, 0 have been submitted, 1 need a training in the queue.\n"
+    assert needs in both() and len(slurm.calls()) == 1
+    work(checkout, slurm)
+    assert "2 were done, 0 in the queue, 1 have been submitted.\n" in both()
+    work(checkout, slurm)
+    assert len(checkout.calls()) == 3 and "3 runs: 3 done." in status(checkout, slurm)
+
+
+def test_a_test_of_a_queued_training_is_waited_for(checkout, slurm):
+    words = ("--source", "emoji", "--trainers", "CoOp", "--seeds", "1", SLURM)
+    checkout.protocol("cross_dataset", "emoji_food", *words, **slurm.variables)
+    sets = ("emoji_food", "emoji_animals", "--wait")
+    process = checkout.start(*sets, *words, command="cross_dataset", **slurm.variables)
+    try:
+        time.sleep(1)  # it waits for the training
+        work(checkout, slurm)
+        wait_for(lambda: len(slurm.calls()) == 2)
+        wait_for(lambda: len(read_book(checkout.output)) == 3)
+        work(checkout, slurm)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "[3/3] CoOp on emoji_animals from emoji" in stderr
+
+
+def test_a_damaged_book_is_one_sentence(checkout, slurm):
+    checkout.base2new(*ONE, SLURM, **slurm.variables)
+    book = checkout.output / "slurm" / "book.json"
+    for text in ("{", "[]", '{"a": 1}', '{"a": ["name", [], null]}', "[" * 100_000):
+        book.write_text(text)
+        refused = checkout.base2new(*ONE, SLURM, code=1, **slurm.variables)
+        assert f"'{book}' cannot be read (" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_status_quotes_the_log_of_an_ended_job(checkout, slurm):
     checkout.base2new(*ONE, SLURM, **slurm.variables)
-    training, _ = slurm.jobs()
+    (training,) = slurm.jobs()
     training["tasks"] = {"0": RUNNING}
     slurm.keep(training)
     console = checkout.folder("CoOp", 1) / "console.txt"
     console.write_text("$ train.py\nepoch [3/4] batch [1/4] loss 0.5\n")
     told = status(checkout, slurm)
     assert "base: running (job 1_0, loss 0.5, epoch 3/4)" in told
+    assert "new: queued (job 1_0, after another of that job)" in told
     training["tasks"] = {}
     slurm.keep(training)
     log = training["log"].replace("%a", "0")
@@ -123,33 +148,35 @@ def test_waiting_ends_in_the_table_and_a_failed_run_in_code_1(checkout, slurm):
     fake = {"CoOp/1/new": "crash"}
     process = checkout.start(*ONE, SLURM, "--wait", **slurm.variables)
     try:
-        wait_for(lambda: len(Book(checkout.output).entries) == 2)
+        wait_for(lambda: slurm.jobs())
         work(checkout, slurm, **fake)
         stdout, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 1
+    assert "In the queue: 2 PENDING (Priority)\n" in stderr
     assert "[1/2] CoOp on emoji, seed 1, base: 51.00%" in stderr
     assert "- CoOp, new: failed: RuntimeError: Sizes do not match: [seed 1]" in stdout
 
 
-def test_dry_run_is_a_program_that_submits(checkout, slurm):
-    site = "options: --account=lab\nsetup: [module load cuda]\nper_job: 1\n"
+def test_dry_run_prints_the_script(checkout, slurm):
+    site = "options: --account=lab\nsetup: [module load cuda]\npython: their/python\n"
     (checkout.root / "slurm.yaml").write_text(site)
     listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
     assert not slurm.calls() and not checkout.output.exists()
-    for line in ("#SBATCH --account=lab", "#SBATCH --time=5", "#SBATCH --partition all"):
+    for line in ("#SBATCH --account=lab", "#SBATCH --time=5 --partition all", "module load cuda"):
         assert f"\n{line}\n" in listed
-    assert "\nmodule load cuda\n" in listed
+    assert "\nexec their/python -m benchmark base2new " in listed
     assert listed.index("--account") < listed.index("--time")  # for Slurm, the last one counts
     (checkout.root / "slurm.yaml").write_text("setup: echo set up\n")
     listed = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables).stdout
     elsewhere = checkout.base2new(*ONE, SLURM, "--dry-run", PATH="/nowhere").stdout
     assert elsewhere == listed  # also without Slurm
-    environment = checkout.environment() | slurm.variables
-    subprocess.run(["bash", "-c", listed], env=environment, check=True)
-    work(checkout, slurm)
-    assert checkout.runs() == ["CoOp/1/base", "CoOp/1/new"]
+    checkout.base2new(*ONE, SLURM, **slurm.variables)
+    (submitted,) = slurm.jobs()
+    assert submitted["script"].replace(submitted["name"], "base2new") == listed.rstrip("\n") + "\n"
+    again = checkout.base2new(*ONE, SLURM, "--dry-run", **slurm.variables)
+    assert not again.stdout.strip()  # nothing is left to submit
 
 
 def test_dry_run_without_a_controller(checkout, tmp_path):
@@ -188,14 +215,17 @@ def test_a_job_that_slurm_interrupts_is_requeued_and_resumes(checkout, slurm):
     assert checkout.calls()[1]["resume"] == str(folder)
 
 
-def test_a_job_requeued_without_progress_is_given_up(slurm, monkeypatch):
-    for name, value in (slurm.variables | {"SLURM_JOB_ID": "7"}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "3")
-    assert "started 4 times" in requeue(advanced=False)
-    assert "is requeued and resumes" in requeue(advanced=True)
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert "is requeued and resumes" in requeue(advanced=False)
+def test_a_job_whose_launcher_is_killed_leaves_no_training(checkout, slurm):
+    """A job that comes after it would wait for the training."""
+    folder = checkout.folder("CoOp", 1)
+    only = str(folder.relative_to(checkout.output))
+    fake = {"CoOp/1/base": "slow"}
+    process = checkout.start(*ONE, "--only", only, fake=fake, SLURM_JOB_ID="7")
+    wait_for((folder / "prompt_learner" / "checkpoint").exists)
+    time.sleep(0.5)  # a training that prints would notice
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(checkout.calls()[0]["pid"]), seconds=30)
 
 
 @pytest.mark.parametrize(
@@ -210,49 +240,29 @@ def test_a_job_requeued_without_progress_is_given_up(slurm, monkeypatch):
         (
             "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
             "The queue is full (Slurm temporarily unable to accept job, sleeping and retrying): "
-            "rerun the command later to submit the rest (1 runs were submitted before this)",
+            "rerun later to submit the rest (4 runs were submitted before this)",
         ),
     ],
 )
 def test_refusals_of_slurm_are_quoted(checkout, slurm, refusal, sentence):
     full = "retrying" in refusal
     slurm.refuse(refusal, after=1 if full else 0)
-    refused = checkout.base2new(*ONE, SLURM, code=1 if full else 2, **slurm.variables)
+    words = ("--trainers", "CoOp", "--seeds", "1 2 3", SLURM)
+    variables = slurm.variables | {"FAKE_SLURM_MOST": "3"}  # two jobs in an array
+    refused = checkout.base2new(*words, code=1 if full else 2, **variables)
     assert sentence in refused.stderr and refused.stderr.count("\n") == 1
     (slurm.folder / "refuse").unlink()
-    left = "1 in the queue, 1 have" if full else "0 in the queue, 2 have"
-    assert left in checkout.base2new(*ONE, SLURM, **slurm.variables).stderr
-
-
-class Several(NamedTuple):
-    """An array of jobs, as far as `submit` reads it."""
-
-    runs: tuple[str, ...]
-
-
-def test_a_full_disk_says_how_many_runs_were_submitted(tmp_path, monkeypatch):
-    arrays = [Several(("a", "b")), Several(("c",))]
-
-    def submit(self, array, book, jobs):
-        if jobs:
-            raise OSError(28, "No space left on device")
-        return "1"
-
-    monkeypatch.setattr("benchmark.launch.slurm.executor.has_slurm", lambda: True)
-    monkeypatch.setattr("benchmark.launch.slurm.executor.most_tasks", lambda: 10)
-    monkeypatch.setattr(Slurm, "_queued", lambda *args: [])
-    monkeypatch.setattr(Slurm, "_plan", lambda *args: arrays)
-    monkeypatch.setattr(Slurm, "_submit", submit)
-    with pytest.raises(UserError, match=r"No space left.*rerun \(2 runs were submitted before"):
-        Slurm(tmp_path, "base2new", []).submit(None)
+    assert len(read_book(checkout.output)) == (4 if full else 0)  # what was refused is not in it
+    left = "4 in the queue, 2 have" if full else "0 in the queue, 6 have"
+    assert left in checkout.base2new(*words, **variables).stderr
 
 
 @pytest.mark.parametrize(
     ("words", "variables", "sentence"),
     [
-        ([SLURM], {"PATH": "/nowhere"}, "`sbatch` is not on the PATH"),
+        ([SLURM], {"PATH": "/nowhere"}, "`scontrol` is not on the PATH"),
         ([SLURM], {"SLURM_JOB_ID": "12"}, "--slurm does not work inside a Slurm job (12): leave"),
-        (["--slurm", "--array=1-3"], {}, "--array cannot be given: the launcher (by --per-job"),
+        (["--slurm", "--array=1-3"], {}, "--array cannot be given: the launcher sets it"),
         (["--slurm=--comment 'a"], {}, "the options '--comment 'a' cannot be read"),
         (["--slurm", "--per-job", "0"], {}, "'0' is not a whole number, 1 or more"),
         (["--slurm", "--per-job", "xh"], {}, "'xh' is not a whole number, 1 or more"),
@@ -270,7 +280,6 @@ def test_bad_input_is_one_sentence(checkout, slurm, words, variables, sentence):
     [
         ("optoins: x\n", "'optoins': did you mean 'options'?"),
         ("setup: 3\n", "'setup' must be a line of text or a list of such lines"),
-        ("per_job: none\n", "'per_job' must be a whole number, 1 or more, not 'none'"),
     ],
 )
 def test_a_bad_site_file_is_one_sentence(checkout, slurm, text, sentence):
@@ -290,32 +299,6 @@ def test_the_scripts_take_options_from_the_environment(checkout, slurm):
     assert "--slurm" not in command and "--dry-run" not in command
     given = checkout.base2new(*ONE, "--slurm", "--gres=gpu:1", "--dry-run", **slurm.variables)
     assert "\n#SBATCH --gres=gpu:1\n" in given.stdout
-
-
-def test_arrays_follow_those_that_they_need(planned):
-    runs = planned[CROSS_DATASET]
-    arrays = plan(runs, {}, per_job=1, most=1000)
-    assert sum((array.runs for array in arrays), []) != runs  # regrouped
-    assert {run for array in arrays for run in array.runs} == set(runs)  # none is lost
-    first, *others = arrays
-    for array in others:
-        assert array.after is first
-        for index, waiting in array.tasks.items():
-            assert all(run.needs in first.tasks[index] for run in waiting)
-
-
-def test_arrays_are_no_longer_than_the_cluster_allows(planned):
-    runs = planned[BASE2NEW]
-    arrays = plan(runs, {}, per_job=1, most=3)
-    assert [len(array.tasks) for array in arrays] == [3, 1, 3, 1]
-    assert arrays[2].after is arrays[0] and arrays[3].after is arrays[1]
-    task = Task("name", "77", 5, "RUNNING", "None")
-    (array,) = plan(runs[1:2], {runs[0]: task}, per_job=1, most=3)
-    assert array.after == "77" and array.tasks == {5: [runs[1]]}
-
-
-def test_array_numbers_are_short():
-    assert numbers([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
 
 
 def test_cores_are_those_of_the_job(monkeypatch):
