@@ -2,7 +2,7 @@
 
 Every rerun must end with the same bits as a run that was not killed. Usage:
 
-    python tests/faults/kills.py FOLDER [--runs 30] [--protocols 10]
+    python tests/faults/kills.py FOLDER [--runs 48] [--protocols 10]
 
 A run is killed just before it opens, renames or removes a file; a file that is about to be renamed
 is truncated to half its length. A protocol is killed after a time, every second time together with
@@ -37,7 +37,10 @@ PROMPTSRC = [
     "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
     "2",
 ]
-METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC}  # PromptSRC has a state besides its prompts
+MMRL = ["TRAINER.MMRL.REP_LAYERS", "[2,3,4]"]
+# PromptSRC has a state besides its prompts, TipAdapterF and CLAP have support, others additions
+METHODS = {"ALIGN": [], "PromptSRC": PROMPTSRC, "MMRL": MMRL}
+METHODS |= {name: [] for name in ("CLIPLoRA", "GalLoP", "TipAdapterF", "CLAP", "ProGrad")}
 EVENTS = ("open", "os.rename", "os.remove")
 TIMES = ("train_seconds", "test_seconds", "peak_memory_mib", "versions", "git", "config")
 EPOCHS = 3
@@ -201,7 +204,7 @@ def fingerprints(output: Path) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--runs", type=int, default=30, help="points in a run of train.py")
+    parser.add_argument("--runs", type=int, default=48, help="points in a run of train.py")
     parser.add_argument("--protocols", type=int, default=10, help="points in a protocol")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
