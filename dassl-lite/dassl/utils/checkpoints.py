@@ -1,7 +1,6 @@
 """Writes and reads checkpoints, and restores models and optimisers from them."""
 
 import codecs
-import contextlib
 import functools
 import io
 import math
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim import lr_scheduler
 
 from .errors import UserError
 from .tools import mkdir_if_missing
@@ -90,8 +88,13 @@ def load_content(fpath, remedy="copy it again, or train again"):
     if not osp.isfile(fpath):
         raise UserError(f"There is no checkpoint '{fpath}': check the path")
     try:
-        _check_bytes(fpath)
-        with _known_globals():
+        # torch.load does not compare checksums; files of an old PyTorch, not zip, have none.
+        if zipfile.is_zipfile(fpath):
+            with zipfile.ZipFile(fpath) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
+        known = torch.serialization.get_safe_globals()  # those of others, which are to stay
+        with torch.serialization.safe_globals([x for x in _stand_ins() if x not in known]):
             return torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises errors of many types
         foreign = re.search(r"GLOBAL (\S+)", str(error))
@@ -106,62 +109,30 @@ def load_content(fpath, remedy="copy it again, or train again"):
         raise UserError(f"The checkpoint '{fpath}' is broken ({reason}): {remedy}") from None
 
 
-def _check_bytes(fpath):
-    """Raise BadZipFile if a byte has changed since it was written; torch.load does not check.
-
-    Files of an old PyTorch are not zip archives and have no checksums.
-    """
-    if zipfile.is_zipfile(fpath):
-        with zipfile.ZipFile(fpath) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
-
-
-@contextlib.contextmanager
-def _known_globals():
-    """Allow `weights_only` to read the objects in checkpoints of the original Dassl.
-
-    These are the scheduler that follows a warm-up, with the optimiser that it refers to, and NumPy
-    numbers for the validation result; GalLoP's checkpoints also have the arguments of its command.
-    """
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals(_stand_ins())
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
-
-
 @functools.cache
 def _stand_ins():
-    """Return stand-ins for the classes and functions that such a file names.
+    """Return stand-ins for the classes and functions in checkpoints of the original Dassl.
 
-    Objects become empty shells with their attributes; none of their code is executed.
+    These have the scheduler that follows a warm-up, with the optimiser that it refers to, and NumPy
+    numbers for the validation result; GalLoP's also have the arguments of its command. Objects
+    become empty shells with their attributes; none of their code is executed.
     """
-    schedulers = ["CosineAnnealingLR", "MultiStepLR", "StepLR"]
-    optimizers = ["Adam", "AdamW", "RAdam", "RMSprop", "SGD"]
-    shells = [type(name, (), {"__module__": lr_scheduler.__name__}) for name in schedulers]
-    shells.append(type("Namespace", (), {"__module__": "argparse"}))
-    shells += [type(name, (), {"__module__": f"torch.optim.{name.lower()}"}) for name in optimizers]
-    scalar: Any = np.float64(0).__reduce__()[0]
-    return [
-        *shells,
-        dict,
-        _renamed(lambda factory: {}, "collections", "defaultdict"),
-        # NumPy 1 and 2 name the same function differently.
-        _renamed(lambda *args: scalar(*args), "numpy.core.multiarray", "scalar"),
-        _renamed(lambda *args: scalar(*args), "numpy._core.multiarray", "scalar"),
-        np.dtype,
-        type(np.dtype(np.float32)),
-        type(np.dtype(np.float64)),
-        codecs.encode,
+    names = [
+        f"torch.optim.lr_scheduler.{n}" for n in ("CosineAnnealingLR", "MultiStepLR", "StepLR")
     ]
+    names += [f"torch.optim.{n.lower()}.{n}" for n in ("Adam", "AdamW", "RAdam", "RMSprop", "SGD")]
+    shells = [_renamed(type("Shell", (), {}), name) for name in [*names, "argparse.Namespace"]]
+    scalar: Any = np.float64(0).__reduce__()[0]  # NumPy 1 and 2 name it differently
+    places = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
+    scalars = [_renamed(lambda *args: scalar(*args), name) for name in places]
+    empty = _renamed(lambda factory: {}, "collections.defaultdict")
+    dtypes = [np.dtype, type(np.dtype(np.float32)), type(np.dtype(np.float64))]
+    return [*shells, *scalars, *dtypes, empty, dict, codecs.encode]
 
 
-def _renamed(function, module, name):
-    function.__module__, function.__name__, function.__qualname__ = module, name, name
-    return function
+def _renamed(stand_in, name):
+    stand_in.__module__, _, stand_in.__qualname__ = name.rpartition(".")
+    return stand_in
 
 
 def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):

@@ -20,14 +20,10 @@ from ..storage.files import damaged_part
 
 MOST_TENSORS = 5_000  # the largest CLIPs have about 1,500
 DTYPES = {
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
+    "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16, "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64, "IntStorage": torch.int32, "LongStorage": torch.int64,
     "BoolStorage": torch.bool,
-}
+}  # fmt: skip
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
