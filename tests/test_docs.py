@@ -14,6 +14,14 @@ def test_every_public_name_is_in_the_reference():
     assert sorted(names) == sorted(prompting.__all__)
 
 
+def test_equations_link_to_the_files_that_compute_them_and_back():
+    text = (ROOT / "docs" / "methods.md").read_text("utf-8")
+    files = set(re.findall(r"\]\(\.\./(trainers/[\w/]+\.py)\)", text))
+    assert len(files) > 8
+    for file in files:
+        assert "methods.md" in (ROOT / file).read_text("utf-8"), file
+
+
 def test_hosted_ci_runs_the_commands_of_the_readme():
     job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))["jobs"]["test"]
     readme = (ROOT / "README.md").read_text("utf-8")

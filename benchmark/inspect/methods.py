@@ -31,9 +31,17 @@ CAPTION = (
 PAGE = """\
 # All methods
 
-Every method with its defaults: its place among the others, its equations, keys
-([what they mean](running.md#keys)) and config files.
-This page is made from the classes: `python -m benchmark methods --format page`.
+Look up a method: its place among the others, its equations, keys, config files and checkpoints.
+
+```bash
+python -m benchmark methods  # this table, with your plug-ins
+```
+
+The page is made from the classes: `python -m benchmark methods --format page`. The notation is that
+of [methods.md](methods.md), which has the equations of methods with M, N and beta. s is the logit
+scale, z0 and h0 are features of the untouched CLIP, CE is the mean cross-entropy of the logits, W
+the width of an encoder. Blocks are counted from 0 unless a key counts from 1; a block is
+x' = x + Attn(LN1 x), out = x' + MLP(LN2 x'). *Published* settings are those of the config files.
 """
 SECTION = """
 ## {method}
@@ -41,11 +49,11 @@ SECTION = """
 {summary}
 
 - Paper: {paper}
-- Equations: {equations}
+- Computed by [`{file}`](../trainers/prompting/methods/{file}){equations}
 - Keys of `TRAINER.{node}`, with their defaults: {keys}
-- Config files in `configs/trainers/{method}/`: {configs}"""
+- Config files in `configs/trainers/{method}/`: {configs}{text}"""
 POINTS = (
-    "[3. Scores](methods.md#3-scores), "
+    "; equations: [3. Scores](methods.md#3-scores), "
     "[4. The methods as points](methods.md#4-the-methods-as-points)"
 )
 
@@ -109,21 +117,25 @@ def render(backbone: str, form: str) -> str:
 
 
 def page(backbone: str) -> str:
-    """Return docs/all_methods.md: the table, then the keys and config files of each method."""
+    """Return docs/all_methods.md: the table, then each method with what its docstring says."""
+    exact = (ROOT / "docs" / "methods.md").read_text("utf-8")
     table = [HEAD, ["---"] * len(HEAD)]
     sections = []
     for method, made in sorted(METHODS.items()):
         table.append([f"[{method}](#{method.lower()})", *row(method, backbone)[1:]])
         paper = inspect.getdoc(sys.modules[made.__module__]) or ""
+        summary, _, text = (inspect.getdoc(made) or "").partition("\n")
         places = {key: made.outside.get(key, key) for key in made.defaults}
         keys = [f"`{places[key]}` {value!r}" for key, value in made.defaults.items()]
         configs = sorted((CONFIGS / "trainers" / method).glob("*.yaml"))
         sections.append(
             SECTION.format(
                 method=method,
-                summary=(inspect.getdoc(made) or "").partition("\n")[0],
+                summary=summary,
+                text=_linked(text, exact),
+                file=f"{made.__module__.rpartition('.')[2]}.py",
                 paper=" ".join(paper.split("\n\n")[:2]),
-                equations=_equations(method),
+                equations=POINTS if f"\n| {method} |" in exact else "",
                 node=made.node,
                 keys=", ".join(keys),
                 configs=", ".join(f"`{path.stem}`" for path in configs),
@@ -133,20 +145,17 @@ def page(backbone: str) -> str:
     return "\n".join([PAGE, *lines, "", CAPTION.format(backbone=backbone), *sections])
 
 
-def _equations(method: str) -> str:
-    """Return a link to the section of docs/ with the equations of a method.
-
-    Its heading has the method before the paper, as in `8. KgCoOp (Yao et al., CVPR 2023)`. Methods
-    without such a section are points in the space of sections 3 and 4.
-    """
-    for file in ("methods.md", "adaptation.md"):
-        text = (ROOT / "docs" / file).read_text("utf-8")
-        for heading in re.findall("^## (.+)$", text, re.MULTILINE):
-            names, of_paper, _ = heading.partition(" (")
-            if of_paper and method in names.split():
-                anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-                return f"[{names}]({file}#{anchor})"
-    return POINTS
+def _linked(text: str, page: str) -> str:
+    """Return text of a docstring with links to the sections of docs/methods.md that it cites."""
+    anchors = {
+        heading.partition(".")[0]: re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^## (\d+\..+)$", page, re.MULTILINE)
+    }
+    return re.sub(
+        r"docs/methods\.md,\s+section\s+(\d+)",
+        lambda found: f"[section {found[1]}](methods.md#{anchors[found[1]]})",
+        "\n" + text if text else "",
+    )
 
 
 def main(argv: list[str]) -> int:

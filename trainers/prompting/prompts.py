@@ -1,8 +1,9 @@
 """Prompts: the learned contexts of both encoders, as modules that methods are made of.
 
-A context is b learned tokens in front of a block. Every module returns `Contexts` when it is
-called. Parameters have the names of public checkpoints (docs/methods.md, section 7), but for those
-that public code hides in the encoders, which `public_name` maps.
+A context is b learned tokens in front of a block; docs/methods.md, section 2, has the couplings.
+Every module returns `Contexts` when it is called. Parameters have the names of public checkpoints
+(docs/methods.md, section 7), but for those that public code hides in the encoders, which
+`public_name` maps.
 
 Letters: M visual and N textual prompts, K classes, b tokens of a context, J blocks from the first
 on that get contexts, W and V the widths of the text and the image encoder.

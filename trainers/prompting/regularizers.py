@@ -2,9 +2,9 @@
 
 h0 and z0 are the features of the untouched CLIP: text and image. `kg` is from KgCoOp
 (arXiv:2303.13283), the others are from PromptSRC (arXiv:2307.06948, section 3.2); equations:
-docs/methods.md, sections 8 and 10. If a side has several prompts, the features of each are compared
-with the one feature of the untouched CLIP. Each function takes the model's `Output` and a `Frozen`,
-and returns a scalar.
+docs/all_methods.md (KgCoOp, PromptSRC). If a side has several prompts, the features of each are
+compared with the one feature of the untouched CLIP. Each function takes the model's `Output` and a
+`Frozen`, and returns a scalar.
 """
 
 from collections.abc import Mapping, Sequence

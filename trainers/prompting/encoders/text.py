@@ -1,4 +1,4 @@
-"""The prompted text encoder.
+"""The prompted text encoder (docs/methods.md, section 1).
 
 Causal attention allows two exact savings. Positions after EOS do not matter, so they are not
 computed. The positions before the class name are the same for all classes of a prompt, so their

@@ -1,4 +1,4 @@
-"""The prompted image encoder."""
+"""The prompted image encoder (docs/methods.md, section 1)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -2,7 +2,7 @@
 
 Tuning Multi-mode Token-level Prompt Alignment across Modalities.
 
-The family of the paper's Table 1 is here, too.
+The family of the paper's Table 1 is here, too. Equations: docs/methods.md, section 3.
 
 Letters: B images, K classes, M visual and N textual prompts of b tokens in J blocks; z, h features
 of an image and a class under each prompt, r, s of their patches and words; S similarities, T plans,
@@ -171,9 +171,10 @@ class ALIGN(Family):
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
     transport distance between its M prompted views and the N prompts of a class (Eq. 7). The cost
-    of this transport contains the transport distance between patches and words (Eq. 6). What the
-    published code computes is the method MMP. REGULARIZERS adds terms of newer methods that keep
-    the prompted features close to those of the untouched CLIP.
+    of this transport contains the transport distance between patches and words (Eq. 6). Prompts
+    start as docs/methods.md, section 5, says. What the published code computes is the method MMP.
+    REGULARIZERS adds terms of newer methods that keep the prompted features close to those of the
+    untouched CLIP.
     """
 
     node = "ALIGN"

@@ -39,10 +39,25 @@ class Prototypes(nn.Module):
 class CLAP(Method):
     """A linear probe that starts from zero-shot CLIP, with a constraint that keeps it close.
 
-    L = CE + mean_k alpha_k |w_k - w0_k|^2, where w0_k is the zero-shot feature of class k and
-    alpha_k the mean zero-shot probability of class k over its training images. CONSTRAINT `none`
-    is ZS-LP; `_corrected`, `_constant`, `_balanced` or `_adaptative` may follow `l2` and `cosine`
-    (docs/adaptation.md).
+    w_k starts at w0_k, the mean over the sentences of the text features before normalisation (eight
+    on ImageNet and its variants, else one). Other classes cannot be named.
+
+        logits_jk = s z_j . normalise(w_k)
+        loss      = CE + 1/K sum_k alpha_k |w_k - w0_k|^2
+
+    alpha_k is the mean zero-shot probability of k over the training images of class k in all
+    passes. CONSTRAINT `none` is ZS-LP: no second term. `cosine` uses 1 - cos(w_k, w0_k). `l2` and
+    `cosine` may be followed by `_corrected` (alpha times K / sum alpha), `_constant` (its mean),
+    `_balanced` (1) or `_adaptative`: after each epoch alpha <- alpha + rho d, rho <- d, where d are
+    the squared distances and rho is 0 at first. Other values of INIT and ENHANCED_BASE are
+    baselines of the public code.
+
+    **Published.** Before the first step, the training images pass the image encoder REPETITIONS
+    times with random crops and flips; steps use these features. Batch 256, SGD, rate 0.1, no weight
+    decay, 300 epochs, the first with 1e-5; with RN50.
+
+    **Checkpoint.** `prototypes`, in `adapter`. The public code also writes `base_text_features` and
+    `logit_scale`, which are not read; it does not write alpha.
     """
 
     node = "ADAPTER"

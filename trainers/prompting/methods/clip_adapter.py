@@ -35,8 +35,17 @@ class Adapter(nn.Module):
 class CLIPAdapter(Method):
     """An adapter after the image encoder, mixed with the image feature by RATIO; fixed sentences.
 
-    L = CE. As in the published code, the sentences are those of zero-shot CLIP and the text has no
-    adapter (docs/adaptation.md).
+    No biases, W1 (D / REDUCTION, D), W2 (D, D / REDUCTION):
+
+        x' = RATIO ReLU(W2 ReLU(W1 x)) + (1 - RATIO) x,   z' = normalise(x'),   L = CE
+
+    The adapter is homogeneous, so x may be normalised before. As in the public code, the sentences
+    are those of zero-shot CLIP and the text has no adapter.
+
+    **Published.** RATIO, REDUCTION and fp32 are constants of the public code, which has no config
+    and refers to CoOp: the configs have CoOp's values.
+
+    **Checkpoint.** `fc.0.weight`, `fc.2.weight`, in `clip_adapter`.
     """
 
     node = "CLIP_ADAPTER"

@@ -43,8 +43,32 @@ def _group(content: object, key: str) -> dict:
 class CLIPLoRA(Method):
     """Low-rank updates W + ALPHA / sqrt(R) B A of matrices in both encoders; fixed sentences.
 
-    L = CE (docs/adaptation.md). The public code draws a dropout mask for every position of every
-    sentence; here a position that all classes share has one mask for all classes.
+    In each chosen block each chosen matrix W0 becomes W0 + c B A, c = ALPHA / sqrt(R), A (R,
+    inputs), B (outputs, R). In training the update is a branch with dropout:
+
+        y W0^T + bias + c drop(y) A^T B^T,   L = CE
+
+    A starts uniformly in +-1/sqrt(inputs), B with 0. A dropout mask is drawn for each matrix and
+    position; positions that all classes share have one mask for all classes, where the public code
+    draws one for each class.
+
+    **Keys** are the public arguments in upper case: ENCODER `both` (`text`, `vision`); POSITION
+    `all`, or a part of each encoder: `bottom`, `mid`, `up` (thirds), `half-bottom`, `half-up`,
+    `top3`; PARAMS also `o`, and, only here, `fc` and `proj` of the MLP. SCALE 0 is the CLIP's own
+    logit scale; the public code multiplies cosines by 100.
+
+    **Published.** 500 steps per shot (`OPTIM.STEPS`), AdamW, rate 2e-4, weight decay 0.01, cosine
+    by step to 1e-6, batch 32, short last batches included, amp. There are no settings for
+    base-to-new and transfer: the configs use those of 16 shots.
+
+    **Checkpoint.**
+    `[visual.]transformer.resblocks.{i}.attn.{q_proj,k_proj,v_proj,proj}.w_lora_{A,B}`. Of the
+    public code: `lora_weights.pt`, whose `layer_{i}` counts the chosen text blocks and then those
+    of the images.
+
+    **Differences.** With `--dropout_rate 0` the public code removes the update from the weights
+    before the backward pass, so that gradients flow back through W0 only. Here they flow through
+    W0 + c B A.
     """
 
     node = "CLIPLORA"

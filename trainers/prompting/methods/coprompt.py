@@ -23,10 +23,26 @@ IMAGE_SHARE, TEXT_SHARE = 0.1, 0.2  # of the adapters' networks; constants of th
 class CoPrompt(MaPLe):
     """MaPLe with adapters, trained to agree with the untouched CLIP on other words and views.
 
-    L = CE + W (d(h, h0) + d(z, z0)), d the mean cosine distance, or with DISTILL mse the mean
-    squared error. z0 is the feature of a second augmentation of the image. h0_k is the feature of
-    a sentence about class k from the file SENTENCES; its number is drawn in each step
-    (docs/methods.md, section 12).
+    MaPLe, with adapters on the features x before normalisation, also in evaluation; no biases, W1
+    (D/4, D), W2 (D, D/4):
+
+        A(x) = ReLU(W2 ReLU(W1 x)),   image: 0.1 A(x) + 0.9 x,   text: 0.2 A(x) + 0.8 x
+        loss = CE + W [(1 - 1/K sum_k cos(h_k, h0_k)) + (1 - 1/B sum_j cos(z_j, z0_j))]
+
+    DISTILL `mse` takes the mean squared errors of the normalised features. CE and z are of the
+    first view; z0 is of a second augmentation of the same image. h0_k is of a sentence about class
+    k, written by a language model; each step draws one index for all classes.
+
+    `SENTENCES` is a JSON file `{"class name": ["a sentence", ...], ...}` with lists of the same
+    length; sentences under `*`, with `{}` for the name, apply to every class that is not listed.
+    `emoji` is the file of the embedded data sets. Only training reads it.
+
+    **Published.** 16 shots, batch 4, rate 0.0035, 8 epochs, two views (`DATALOADER.K_TRANSFORMS 2`)
+    with RandAugment, without crop and flip. PROMPT_DEPTH, N_CTX and W differ between data sets:
+    `base2new` has the values.
+
+    **Checkpoint.** Names of MaPLe, and `adapter_{image,text}.fc.{0,2}.weight`. In public files CLIP
+    and `model_distill.*` are ignored.
     """
 
     node = "CoPrompt"

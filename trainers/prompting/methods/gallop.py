@@ -27,9 +27,30 @@ MOST_PROMPTS = 1_000  # global or local ones; more would fill the memory
 class GalLoP(Method):
     """Global prompts compared with the image, local ones with the patches that fit best.
 
-    The similarity is the mean of both. L = CE(s G) + mean_n CE(s T_n), s the logit scale. For each
-    image max(M - int(p M), 1) global prompts are drawn with replacement, p = GLOBAL_DROPOUT_P; with
-    p = 0 each is used once (docs/adaptation.md).
+    M global and N local contexts of 4 tokens, all starting from `A photo of a`; the class name
+    follows, without a full stop. Patches come from the value path of the last block, where each
+    position attends only to itself: u = x + out_proj(v), out = u + MLP(LN2 u); then r_p =
+    normalise(visual.proj^T L ln_post(out_p)), where L (W, W) is a learned map that starts as the
+    identity. For a ResNet, patches are the values of its attention pool, and L is D x D. With G = z
+    . g_m, R_p = r_p . l_n and T_n the mean of the TOPK_n largest R over the patches:
+
+        logits = s (mean_m G + mean_n T) / 2
+        L      = CE(s mean_m G) + mean_n CE(s T_n)
+
+    For each image max(M - int(p M), 1) global prompts are drawn with replacement, p =
+    GLOBAL_DROPOUT_P, and only these count in the first term. With p = 0 each counts once (the
+    public code draws even then). For detection (`TEST.OOD`), MCM uses mean_m G, and its local term
+    mean_n R over all patches.
+
+    **Published.** SGD, rate 0.002, weight decay 0.01, no warm-up, batch 32 (ImageNet and SUN397:
+    128; EuroSAT: 10), 200 epochs (ImageNet: 50), amp. There are no settings for base-to-new and
+    transfer: the configs use those of few-shot.
+
+    **Checkpoint.** `global_prompt`, `local_prompts`, `local_proj.linear.weight`. Of the public
+    code: `gallop_<dataset>_vit_b16_seed<seed>.ckpt`.
+
+    **Differences.** In the public code, "16 shots" are 16 K images drawn by class frequency; here
+    16 of each class. It keeps `_` in class names.
     """
 
     node = "GALLOP"

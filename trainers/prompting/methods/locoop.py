@@ -19,10 +19,17 @@ from .coop import CoOp
 class LoCoOp(CoOp):
     """CoOp's context, whose patches that do not look like their class are kept away from all.
 
-    q_jp is the softmax over classes of s r_jp . h_k, r_jp a patch by the value path of the last
-    block. A patch is selected if the label is not among the TOPK largest of q_jp. L = CE +
-    LAMBDA_VALUE E, with E the mean over all selected patches of the batch of sum_k q log(q + 1e-5),
-    their negative entropy. TEST.OOD scores images by MCM and GL-MCM.
+    r_jp is patch p by the value path of the last block, as in GalLoP but without its linear map,
+    and q_jp = softmax_k(s r_jp . h_k). A patch is selected if the label of its image is not among
+    the TOPK largest of q_jp. With the mean over all selected patches of the batch:
+
+        L = CE(s z . h) + LAMBDA_VALUE mean_{selected} sum_k q log(q + 1e-5)
+
+    Images are classified as by CoOp; `TEST.OOD` and `--ood` score them by MCM and GL-MCM.
+
+    **Published.** LAMBDA_VALUE 0.25 and TOPK 200, which stand outside of the node, on ImageNet
+    only. 200 is meant for 1000 classes: the config files take the same share of the classes of
+    other sets.
     """
 
     node = "LOCOOP"

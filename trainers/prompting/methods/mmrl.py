@@ -59,11 +59,30 @@ class Representation(nn.Module):
 class MMRL(Method):
     """Tokens that both encoders share enter their later blocks; a second image head reads them.
 
-    L = ALPHA CE(l) + (1 - ALPHA) CE(l^r) + REG_WEIGHT (d(z, z0) + d(h, h0)), d = 1 - mean cosine,
-    l the logits of CLIP's head and l^r those of the second one (docs/adaptation.md). An evaluation
-    combines both heads on the classes of the training, and uses only CLIP's head on other classes.
+    R (n, d): n = N_REP_TOKENS tokens of d = REP_DIM. For the i-th entry t of REP_LAYERS (from 1),
+    block t - 1 gets the tokens R Wv_i^T + bv_i (image) and R Wt_i^T + bt_i (text). The first such
+    block inserts them after CLS or SOS, each later one replaces them. They have no positional
+    embedding, and are the same for all classes.
+
+    z^r is the normalised mean of the last block's outputs at the n tokens, after `ln_post`, times
+    `proj_rep` (W, D). With l = s z . h and l^r = s z^r . h the logits are ALPHA l + (1 - ALPHA)
+    l^r, and
+
+        L = ALPHA CE(l) + (1 - ALPHA) CE(l^r)
+            + REG_WEIGHT [1 - mean cos(z, z0)] + REG_WEIGHT [1 - mean cos(h, h0)]
+
+    On classes that are not of its training, and on base and new ones together, MMRL uses only l.
     Our checkpoints name the classes of the training; for a public checkpoint TASK decides, by the
-    rule of the public code.
+    rule of its code: both heads with FS, with B2N and SUBSAMPLE_CLASSES base, and with CD on
+    ImageNet. SCALE 0 is the CLIP's own logit scale; the public code multiplies by 100.
+
+    **Published.** AdamW, rate 0.001, amp, crop scale 0.5-1. Base-to-new: batch 4, 10 epochs
+    (ImageNet: 32, 5); few-shot: batch 32, 50 epochs (ImageNet: 5); transfer: batch 32, 1 epoch,
+    REG_WEIGHT 0.2. The values for each data set are in `base2new_per_dataset` and
+    `few_shot_per_dataset`.
+
+    **Checkpoint.** `representation_learner.compound_rep_tokens`,
+    `.compound_rep_tokens_r2{v,t}proj.{i}`, `image_encoder.proj_rep`.
     """
 
     node = "MMRL"

@@ -18,8 +18,8 @@ LAMBDA = 0.1  # a constant of the published code
 class PLOT(CoOp):
     """N prompts as in CoOp, compared by transport with the patches of an image without prompts.
 
-    The logits of an image depend on the others of its batch a little: as in the public code, the
-    solver stops for all of them together.
+    The score is that of docs/methods.md, section 3. The logits of an image depend on the others of
+    its batch a little: as in the public code, the solver stops for all of them together.
     """
 
     node = "PLOT"

@@ -42,8 +42,11 @@ class Shallow(nn.Module):
 class PLOTPP(Family):
     """ALIGN's prompt level without its token level, with separate prompts in the first blocks.
 
-    logits = s <T, S>, S[m, n] = cos(x_j^m, h_k^n), T the plan of the cost 1 - S. TRADE_OFF adds
-    s cos(mean_m x_j^m, mean_n h_k^n). Of two stages with half the steps each, the first trains the
+    With S[m, n] = cos(x_j^m, h_k^n) and T the plan of the cost 1 - S (docs/methods.md, section 3):
+
+        logits = s <T, S>,   with TRADE_OFF + s cos(mean_m x_j^m, mean_n h_k^n)
+
+    Of two stages with half the steps each, the first trains the
     visual prompts, with that term, and the second all prompts, without it; MODEL_UPD `vision` or
     `joint` is a run of one of them, as in the public code.
 

@@ -37,13 +37,26 @@ USUAL_WIDTH = {"ViT-L/14": 768}  # of the features of a teacher that is not give
 class PromptKD(VPT):
     """Visual prompts that imitate a larger CLIP with learned prompts, on images without labels.
 
-    f = C2 ReLU(BN(C1 u)) maps the image feature u to the width of the teacher, whose text features
-    h^T are those of the student: l = s n(f) . h^T. With the teacher's logits l^T,
-    L = KD_WEIGHT tau^2 mean_jk p log(p / q), p = softmax(l^T / tau), q = softmax(l / tau), over all
-    classes of the data set, as the images are of all of them.
+    The student has VPT's visual prompts and no text. u is its image feature before normalisation;
+    C1, C2 are linear with biases, BN a BatchNorm, h^T_k the text features of the teacher:
 
-    TEACHER is the output folder of a PromptSRC run, or a public checkpoint of one, on TEACHER_NAME;
-    `{seed}` and `{dataset}` in it are replaced by those of the run.
+        f = C2 ReLU(BN(C1 u)),   l = s normalise(f) . h^T,   l^T = s_T z^T . h^T
+        L = KD_WEIGHT tau^2 mean_jk p log(p / q),   p = softmax(l^T / tau),   q = softmax(l / tau)
+
+    The teacher is a PromptSRC on a larger CLIP, TEACHER_NAME. It is frozen, and not saved with the
+    student: an evaluation and `predict` read it again, and refuse another one. TEACHER, only here,
+    is the output folder of a run or a public checkpoint; `{seed}` and `{dataset}` in it are those
+    of the run. N_CTX_TEXT, PROMPT_DEPTH_TEXT and CTX_INIT have no effect.
+
+    A step takes training images of all classes, base and new, however many the shots, and no
+    labels; tables mark it `unlabelled` and `teacher`. Across data sets, each target has its own
+    student: it runs in few_shot with `CONFIG=cross_dataset` and a teacher trained on ImageNet.
+
+    **Published.** KD_WEIGHT 1000; 200 for FGVCAircraft, OxfordFlowers and DescribableTextures. The
+    public code keeps the epoch that is best on the test set, this one the last.
+
+    **Checkpoint.** `image_encoder.VPT`, `image_encoder.transformer.resblocks.{i}.VPT_shallow`,
+    `VPT_image_trans.conv1.{0,1,3}` with the running statistics of the BatchNorm.
     """
 
     node = "PROMPTKD"

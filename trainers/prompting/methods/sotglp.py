@@ -25,14 +25,28 @@ LAMBDA = 0.1  # a constant of the published code
 class SOTGLP(GalLoP):
     """GalLoP's global prompts, and local ones for each class, to which patches are transported.
 
-    Patches come from V-V attention in all blocks. An image and a class have the k = max(TOPK)
-    patches with the largest mean of R over the local prompts. With T the plan of the cost 1 - R
-    between them and the prompts, t = <T, R> / N. L = CE(s G) + CE(s t), and the similarity is the
-    mean of G and t.
+    GalLoP's M global prompts, map L, loss of G and detection. Each class has its own N local
+    contexts, with features l_kn. Patches come from a path next to the blocks, r_0 = x_0, without
+    MLP, v the values of LN1 x_{i-1} for each head:
 
-    As in the public code, t is divided by N although T sums to 1, and the attention of the first
-    block is added to the patches, which CLEAN_VV leaves out. The solver stops for all images and
-    classes together, so the logits of an image depend a little on the others of its batch.
+        r_i   = r_{i-1} + OutProj_i(softmax(v v^T / sqrt d) v)
+        r_p   = normalise(visual.proj^T L ln_post(r_p)),   R_pkn = r_p . l_kn
+        t_k   = <T, R> / N,   L = CE(s mean_m G) + CE(s t),   logits = s (mean_m G + t) / 2
+
+    An image and a class have the k = max(TOPK) patches with the largest mean_n R. T (k, N) is the
+    plan of the cost 1 - R for these, with equal weights, lambda = 0.1 and the stopping rule of
+    `MMP` over the whole batch, so the logits of an image depend a little on the others.
+
+    As in the public code, t is divided by N although T sums to 1, and r gets the attention of the
+    first block, too, which CLEAN_VV leaves out. LEARN_LOCAL_PROJ False is the form without L.
+    INIT_METHOD is `random` (uniform, Xavier) or `gram` (orthonormal across the prompts of a class,
+    times 0.001). Other classes cannot be named.
+
+    **Published.** As GalLoP's, with rate 0.005 and batches of 128; the config has the values of
+    each data set.
+
+    **Checkpoint.** As GalLoP's, with `local_prompts` (K, N, 4, W), in
+    `sotglp_<dataset>_vit_b16_seed<seed>.ckpt`.
     """
 
     node = "SOTGLP"

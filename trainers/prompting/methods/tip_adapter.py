@@ -59,9 +59,30 @@ class Cache(nn.Module):
 class TipAdapter(Method):
     """Zero-shot logits plus those of a cache of the training images; nothing is trained.
 
-    A key is the mean of an image's features under AUGMENT_EPOCH augmentations. alpha and beta are
-    INIT_ALPHA and INIT_BETA or, with SEARCH_HP, the pair with the best validation accuracy
-    (docs/adaptation.md).
+    The cache has n training images in the order of the data set, each with AUGMENT_EPOCH random
+    augmentations: key_i = normalise(mean of its features before normalisation), value_i its one-hot
+    label (K).
+
+        logits_jk = SCALE z_j . h_k + alpha sum_i exp(-beta (1 - z_j . key_i)) value_ik
+
+    h_k is the feature of one sentence; on ImageNet and its variants, the normalised mean of the
+    normalised features of seven. Other classes cannot be named.
+
+    alpha and beta are INIT_ALPHA and INIT_BETA, or, with SEARCH_HP, the first best values of a grid
+    on validation images after the training. With SEARCH_SCALE (S_beta, S_alpha) and SEARCH_STEP
+    (n_beta, n_alpha) the grid has 0.1 + i (S - 0.1) / n, i < n, with beta in the outer loop.
+    Checkpoints keep the chosen values, and tables mark such rows. Where the validation images are
+    also the test images, as on ImageNet, the search is refused.
+
+    **Published.** `few_shot` has the public config of ImageNet, without the search, for all data
+    sets; `few_shot_per_dataset` the values for each data set, with the search; with RN50.
+
+    **Checkpoint.** Buffers `keys` (n, D), `values` (n, K), `alpha`, `beta`. Of the public code:
+    `keys_*shots.pt` (D, n), `values_*shots.pt`.
+
+    **Differences.** The public code searches on the test set of ImageNet, and reports the better of
+    two test accuracies. Here nothing is chosen on test images, and at most four validation images
+    of each class are used.
     """
 
     node = "TIP_ADAPTER"
@@ -203,7 +224,17 @@ class TipAdapter(Method):
 
 @register
 class TipAdapterF(TipAdapter):
-    """Tip-Adapter whose keys are then trained. L = CE."""
+    """Tip-Adapter whose keys are then trained. L = CE.
+
+    The keys are not normalised again, and the images of the training are newly augmented.
+
+    **Published.** AdamW (eps 1e-4, weight decay 0.01), rate 0.001, cosine by step to 0, batch 256
+    with short last batches, 20 epochs; crop scale 0.5-1. The public code keeps the epoch with the
+    best test accuracy, this one the last.
+
+    **Checkpoint.** `adapter.weight` (n, D), and TipAdapter's buffers. Of the public code:
+    `best_F_*shots.pt`.
+    """
 
     checkpoint = "tip_adapter_f"
     public_files = ("best_F_*.pt", "values_*.pt", "keys_*.pt")

@@ -32,14 +32,24 @@ GRAD_SCALE = 1024.0  # of the loss, against underflow in half precision
 class TPT(CoOp):
     """CoOp's context, tuned anew for each test image: the surest of its views shall agree.
 
-    TTA_STEPS steps of AdamW on the entropy of the mean prediction over the SELECTION_P views of
-    least entropy; then the plain view is classified, and the context is as before. It starts from
-    words, random vectors or a trained CoOp (MODEL.INIT_WEIGHTS); with COCOOP, from the context that
-    a trained CoCoOp makes for the image.
+    CoOp's context c, without a label. Of V views (x_0 plain, the others random crops and flips)
+    with features z_v, which carry no gradient, and logits l_v = s z_v . h(c):
 
-    BATCH_SIZE is the number V of views, as in the public code. AugMix mixes them but on the
-    ImageNet family, where they are plain crops. Images are adapted several at a time, which changes
-    nothing: each has its own context, and AdamW is elementwise.
+        kept = the int(V SELECTION_P) views of least entropy H(softmax l_v), fixed in the first step
+        loss = H(mean over kept of softmax l_v)
+
+    TTA_STEPS steps of AdamW (weight decay 0.01, new for each image) from c0; the prediction is s
+    z_0 . h(c). c0 are words, random vectors or, by `MODEL.INIT_WEIGHTS`, a trained CoOp. With
+    COCOOP, c0 = ctx + meta_net(f_0) of a trained CoCoOp, where f_0 is the feature before
+    normalisation, as in the public code.
+
+    BATCH_SIZE is V. On the ImageNet family the views are crops only, elsewhere AugMix (severity 1)
+    mixes them. The views of an image depend on the seed and its place in the data set (in the
+    command `predict`, on its pixels). Images are adapted several at a time, which changes nothing:
+    each has its own context, and AdamW is elementwise. In half precision the loss is multiplied by
+    1024, and an image whose gradient overflows takes no step; the public code skips it likewise.
+
+    **Published.** CTX_INIT `a photo of a`.
     """
 
     node = "TPT"

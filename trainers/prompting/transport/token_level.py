@@ -1,6 +1,6 @@
 """Token-level transport distances of every image, class and pair of prompts.
 
-They are part of ALIGN's cost, arXiv:2309.13847, Eq. 6.
+They are part of ALIGN's cost, arXiv:2309.13847, Eq. 6 (docs/methods.md, section 3).
 
 On a GPU fused kernels compute them (`triton_kernels`), elsewhere `Sinkhorn` on the costs of a piece
 at a time.
