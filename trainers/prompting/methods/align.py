@@ -171,10 +171,10 @@ class ALIGN(Family):
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
     transport distance between its M prompted views and the N prompts of a class (Eq. 7). The cost
-    of this transport contains the transport distance between patches and words (Eq. 6). Prompts
-    start as docs/methods.md, section 5, says. What the published code computes is the method MMP.
-    REGULARIZERS adds terms of newer methods that keep the prompted features close to those of the
-    untouched CLIP.
+    of this transport contains the transport distance between patches and words (Eq. 6).
+    docs/methods.md, section 5, says how prompts start. What the published code computes is the
+    method MMP. REGULARIZERS adds terms of newer methods that keep the prompted features close to
+    those of the untouched CLIP.
     """
 
     node = "ALIGN"
