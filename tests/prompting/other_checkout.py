@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import textwrap
 
+from fresh import run_fresh
 from paths import ROOT
 
 # The files of a checkout like CoOp's and MaPLe's: an edited `clip` next to the trainers, whose
@@ -240,14 +239,8 @@ def run_in(folder, *trainers, first=""):
         The module of each trainer, or its error, by name; and the printed text.
     """
     asked = [(name, clip, (more + OPTIONS).split()) for name, clip, more in trainers]
-    result = subprocess.run(
-        [sys.executable, "-c", first + DRIVE, json.dumps(asked)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "dassl-lite")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "dassl-lite")}
+    result = run_fresh(first + DRIVE, json.dumps(asked), cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
     (told,) = (line for line in result.stdout.splitlines() if line.startswith("TOLD "))
     return json.loads(told.removeprefix("TOLD ")), result.stdout

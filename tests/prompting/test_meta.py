@@ -53,9 +53,21 @@ def take_step(method, clip_model, views, labels) -> None:
             assert len(method(views[0])) == len(views[0])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_methods_with_a_golden_file(path, tmp_path):
-    golden, clip_model = read(path), load_clip(TINY)
+# Files whose operations are those of another file, with other numbers or fewer of them.
+AS_OTHERS = (
+    "align_paper_beta0", "align_paper_convex05", "align_released_prompt_level_only", "coop_end",
+    "coop_front", "coop_init", "maple_depth1", "mma_embed", "plot_imagenet", "tda_views",
+    "vpt_shallow",
+)  # fmt: skip
+NAMED = [
+    pytest.param(path.stem, marks=pytest.mark.slow if path.stem in AS_OTHERS else ())
+    for path in FILES
+]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_methods_with_a_golden_file(name, tmp_path):
+    golden, clip_model = read(GOLDEN / f"{name}.safetensors"), load_clip(TINY)
     method = build(golden, clip_model, tmp_path)
     take_step(method, clip_model, golden.views, golden.tensors["label"])
 

@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from fresh import run_fresh
 from other_checkout import run_in, write_checkout
 from paths import GOLDEN, ROOT
 
@@ -23,11 +24,15 @@ from trainers.prompting.dassl_parts import dassl
 FOLDER = ROOT / "trainers" / "prompting"
 
 
-def run(code, cwd, path=(), python=sys.executable):
-    """Run code in a fresh interpreter; return its output, or the last line of its error."""
+def run(code, cwd, path=(), python=None):
+    """Run code in another process; return its output, or the last line of its error."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([python, "-c", textwrap.dedent(code)], cwd=cwd, env=env,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    code = textwrap.dedent(code)
+    if python is None:
+        done = run_fresh(code, cwd=cwd, env=env)
+    else:
+        done = subprocess.run([python, "-c", code], cwd=cwd, env=env,
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
     return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
 
 

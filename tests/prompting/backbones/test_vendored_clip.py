@@ -2,10 +2,9 @@
 
 import importlib.metadata
 import shutil
-import subprocess
-import sys
 
 import pytest
+from fresh import run_fresh
 from paths import GOLDEN, ROOT
 
 from trainers.prompting import UserError
@@ -93,9 +92,7 @@ def test_an_edited_clip_is_neither_used_nor_disturbed(tmp_path, before, with_det
         installed=str(openai_clip.installed_folder()),
         extra={"design_details": {"trainer": "MaPLe"}} if with_details else {},
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    result = run_fresh(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
 
 
