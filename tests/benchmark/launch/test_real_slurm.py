@@ -106,6 +106,7 @@ def test_refusals_of_slurm_are_quoted(checkout, cluster, options, sentence):
 
 
 def test_a_full_queue_is_reported(checkout, cluster):
+    wait_for(lambda: not cluster.queued())  # the last job of another test is ending
     seeds = " ".join(map(str, range(MOST_JOBS + 10)))
     held = "--slurm=--hold --time=1"
     words = ("--trainers", "CoOp", "--seeds", seeds, held)
