@@ -57,7 +57,8 @@ class CLAP(Method):
     decay, 300 epochs, the first with 1e-5; with RN50.
 
     **Checkpoint.** `prototypes`, in `adapter`. The public code also writes `base_text_features` and
-    `logit_scale`, which are not read; it does not write alpha.
+    `logit_scale`, which are not read; it does not write alpha, and
+    keeps `_` in class names.
     """
 
     node = "ADAPTER"
