@@ -212,7 +212,7 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
         UserError: a key is unknown (the message names the nearest), or a value has the wrong type.
     """
     for key, value in keys.items():
-        parent, name = _find(cfg, key, source)
+        parent, name = find(cfg, key, source)
         default = parent[name]
         if isinstance(default, float) and isinstance(value, (int, str)):
             value = _as_float(value)
@@ -234,8 +234,12 @@ def merge(cfg, keys: Mapping[str, object], source: str) -> None:
             )
 
 
-def _find(cfg, key: str, source: str) -> tuple:
-    """Return the node that holds a dotted key, and the last part of the key."""
+def find(cfg, key: str, source: str) -> tuple:
+    """Return the node that holds a dotted key, and the last part of the key.
+
+    Raises:
+        UserError: there is no such key; names the nearest.
+    """
     node, path = cfg, key.split(".")
     for depth, part in enumerate(path):
         valid = list(node) if isinstance(node, Mapping) else []

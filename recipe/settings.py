@@ -19,10 +19,16 @@ from trainers.prompting import extend_cfg
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
-from trainers.prompting.trainer.by_run import by_dataset, check_sections, for_run, leaves
+from trainers.prompting.trainer.by_run import (
+    by_dataset,
+    check_sections,
+    for_run,
+    leaves,
+    plain_key,
+)
 from trainers.prompting.trainer.schedule import KEYS, check_optim
 
-from .configs import merge
+from .configs import find, merge
 
 PLUGINS = "TRAINER.PLUGINS"
 # Keys that a trainer of other code does not read.
@@ -57,6 +63,8 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     run = [str(given.get(f"DATASET.{name}", cfg.DATASET[name])) for name in names]
     for source, keys in settings:
         check_sections(keys, source, DATASET_REGISTRY.registered_names())
+        for key in keys:  # those for other runs, too
+            find(cfg, plain_key(key), source)
         merge(cfg, for_run(keys, *run), source)
     need(cfg.SEED >= -1, f"SEED is {cfg.SEED} but must be 0 or more, or -1: runs then differ")
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())

@@ -42,7 +42,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
         with redirect_stdout(io.StringIO()):  # each run prints the same
             cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
             build_transform(cfg, is_train=True)
-            build_lr_scheduler(build_optimizer(nn.Linear(1, 1), cfg.OPTIM), cfg.OPTIM)
+            build_lr_scheduler(build_optimizer(nn.Linear(1, 1).parameters(), cfg.OPTIM), cfg.OPTIM)
             if run.opts and (other := seen.setdefault(effective(cfg), run)) is not run:
                 raise UserError(
                     f"{run.trainer} does the same with {_only(run, other)} as with "

@@ -208,7 +208,13 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
         UserError: there are none.
     """
     searched = [] if args.protocols or args.seeds or args.logs else outputs
+    views = [flag for flag in VIEWS if getattr(args, flag[2:]) not in (None, False)]
     if alone := [run for output in searched for run in runs_below(output)]:
+        if views:
+            raise UserError(
+                f"{views[0]} needs runs of protocols, and '{searched[0]}' has only single runs: "
+                "name the folder of one to see its classes and metrics"
+            )
         return overview(alone, args.format)
     if not args.outputs[0].exists():
         raise UserError(f"'{args.outputs[0]}' does not exist: check the path")

@@ -60,4 +60,10 @@ def _parameters(model, optim_cfg):
     new: list[nn.Parameter] = []
     for name, child in model.named_children():
         (new if name in new_layers else base).extend(child.parameters())
+    if not new:
+        names = ", ".join(name for name, _ in model.named_children())
+        raise UserError(
+            f"OPTIM.STAGED_LR is True, but OPTIM.NEW_LAYERS is {list(new_layers)}, so everything "
+            f"would learn at the lower rate: name some of {names}, or set STAGED_LR False"
+        )
     return [{"params": base, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]

@@ -108,6 +108,12 @@ def test_a_list_of_images_does_not_name_itself(runs, capsys, monkeypatch, tmp_pa
     assert code == 2 and not out and "there is no image or folder '-': check the path" in err
 
 
+def test_a_run_is_not_loaded_on_another_clip(runs, capsys):
+    asked = ["--model-dir", runs / "CoOp", "--backbone", "emoji", images_of(runs)[0]]
+    code, out, err = predict(capsys, *asked)
+    assert code == 2 and not out and "were trained with other weights of 'emoji'" in err
+
+
 @pytest.mark.parametrize("command", [["predict", "image.png"], ["export", "--output", "x.pt2"]])
 def test_class_names_are_not_read_from_a_device(runs, capsys, deadline, command):
     asked = [*command, "--model-dir", str(runs / "CoOp"), "--classnames", "/dev/zero"]

@@ -124,6 +124,9 @@ def test_a_single_run_is_shown_with_its_classes(tmp_path, capsys):
         assert main(["report", str(tmp_path), *more]) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and ("single run" in told or "one run" in told)
+    for view in (["--metrics"], ["--classes"], ["--compare", "CoOp"]):
+        assert main(["report", str(tmp_path.parent), *view]) == 2
+        assert f"{view[0]} needs runs of protocols, and '" in capsys.readouterr().err
     (tmp_path / "results.json").write_text("{")
     assert main(["report", str(tmp_path)]) == 2
     assert "results.json cannot be read" in capsys.readouterr().err

@@ -171,6 +171,18 @@ def check_contexts(method: Method) -> None:
         )
 
 
+def check_clip_keys(cfg: CfgNode) -> None:
+    """Refuse keys of Dassl that would take away what a CLIP needs; raises UserError."""
+    need(
+        not cfg.INPUT.NO_TRANSFORM,
+        "INPUT.NO_TRANSFORM is True, but a CLIP reads tensors: leave it out",
+    )
+    need(
+        cfg.MODEL.BACKBONE.PRETRAINED,
+        "MODEL.BACKBONE.PRETRAINED is False, but methods adapt a trained CLIP: leave it out",
+    )
+
+
 def check_classes(classnames: list[str]) -> list[str]:
     """Return the class names.
 

@@ -29,8 +29,10 @@ def check_optim(optim: CfgNode) -> None:
     Raises:
         UserError: a value is out of range, or LR_MIN is set for a schedule other than the cosine.
     """
-    if not 0 <= optim.STEPS < 2**63:
-        raise UserError(f"OPTIM.STEPS is {optim.STEPS} but must be a whole number, 0 or more")
+    if not 0 <= optim.STEPS <= 10**9:
+        raise UserError(
+            f"OPTIM.STEPS is {optim.STEPS} but must be a whole number, 0 or more, {10**9:,} at most"
+        )
     if not 0 <= optim.ADAM_EPS < 1:
         raise UserError(
             f"OPTIM.ADAM_EPS is {optim.ADAM_EPS} but must be at least 0 and less than 1"

@@ -31,6 +31,7 @@ from ..storage.public import public_checkpoint
 from .checks import (
     Watch,
     check_classes,
+    check_clip_keys,
     check_contexts,
     check_first_step,
     check_record,
@@ -93,6 +94,7 @@ class PromptTrainer(TrainerX):
     def build_data_loader(self):
         """Build Dassl's loaders with images as the backbone reads them."""
         name = self.cfg.MODEL.BACKBONE.NAME
+        check_clip_keys(self.cfg)
         print(f"Loading CLIP (backbone: {name})")
         self.clip_model = load_clip(name)
         self.cfg, changes = fitted(self.cfg, self.clip_model)

@@ -100,9 +100,8 @@ def load_run(
     path, state = read_run(folder, epoch, plugins)
     kind = _kind(state, path, trust)
     cfg = _cfg(state["settings"], path)
-    if backbone is None:
-        backbone = state["backbone"]
-        check_weights(state.get("backbone_sha256"), backbone)
+    backbone = state["backbone"] if backbone is None else backbone
+    check_weights(state.get("backbone_sha256"), backbone)
     cfg.MODEL.BACKBONE.NAME = backbone
     clip_model = load_clip(backbone)
     cfg, _ = fitted(cfg, clip_model)
