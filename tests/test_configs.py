@@ -286,7 +286,9 @@ def test_an_ignored_key_is_named_and_an_unknown_one_is_an_error(tmp_path, capsys
     path.write_text("TRAINER:\n  MMP:\n    USECT: True\n    N_CTX: 3\n")
     assert cfg_of(path, trainer="MMP").TRAINER.MMP.N_CTX == 3
     path.write_text("TRAINER:\n  MMP:\n    USE_CT: True\n")
-    assert train.run(["--config-file", str(path), "--trainer", "MMP"]) == 2
+    data = str(ROOT / "configs" / "datasets" / "emoji.yaml")
+    arguments = ["--dataset-config-file", data, "--config-file", str(path), "--trainer", "MMP"]
+    assert train.run(arguments) == 2
     error = capsys.readouterr().err
     assert "USE_CT" in error and "did you mean 'USECT'" in error
 

@@ -48,6 +48,7 @@ OPTIONAL = {
     "triton_kernels.py": {"triton"},
     "openclip.py": {"open_clip", "huggingface_hub"},
     "hugging_face.py": {"transformers", "huggingface_hub"},
+    "hub.py": {"huggingface_hub"},
     "export.py": {"onnxruntime", "onnxscript"},
     "predict.py": {"PIL", "tqdm"},  # which torchvision and clip require
     "views.py": {"PIL", "torchvision"},  # which Dassl requires

@@ -252,7 +252,8 @@ class Method(PublicFiles, nn.Module):
         """
         added = self.blocks("text")
         inside = bool(contexts.text or added) or contexts.inserted is not None
-        if inside and (torch.is_grad_enabled() or self.training) and self._learns():
+        training = inside and (torch.is_grad_enabled() or self.training)
+        if training and any(p.requires_grad for _, p in self._named_learned()):
             self._kept = None
             return self.text_encoder(contexts.text, contexts.inserted, added)
         values: list[torch.Tensor] = [*self.text_encoder.parameters()]
@@ -529,9 +530,6 @@ class Method(PublicFiles, nn.Module):
         for name, module in self.named_children():
             if name not in ENCODERS:
                 yield from module.named_parameters(name)
-
-    def _learns(self) -> bool:
-        return any(parameter.requires_grad for _, parameter in self._named_learned())
 
     def learned(self) -> dict[str, nn.Parameter]:
         """Return what the method learns, by name: all parameters but those of CLIP."""

@@ -148,7 +148,7 @@ class Textual(nn.Module):
 
     def all(self) -> list[torch.Tensor]:
         """Return the contexts (N, b, W) of each block i < J."""
-        return [as_batch(c) for c in (self.ctx, *getattr(self, self.deeper))]
+        return [c.view(-1, *c.shape[-2:]) for c in (self.ctx, *getattr(self, self.deeper))]
 
 
 class ClassSpecific(nn.Module):
@@ -174,7 +174,7 @@ class Visual(nn.Module):
 
     def forward(self) -> Contexts:
         """Return the contexts of the image encoder."""
-        return Contexts(vision=[as_batch(c) for c in self.visual])
+        return Contexts(vision=[c.view(-1, *c.shape[-2:]) for c in self.visual])
 
 
 class Independent(Textual):
@@ -186,7 +186,7 @@ class Independent(Textual):
 
     def forward(self) -> Contexts:
         """Return the contexts of both encoders."""
-        return Contexts(self.all(), [as_batch(c) for c in self.visual])
+        return Contexts(self.all(), [c.view(-1, *c.shape[-2:]) for c in self.visual])
 
 
 class Coupled(Textual):
@@ -260,11 +260,6 @@ class Unified(Coupled):
             [c[: self.N, : self.b] for c in mixed],
             [self.proj(c[: self.M, self.b :]) for c in mixed],
         )
-
-
-def as_batch(context: torch.Tensor) -> torch.Tensor:
-    """Reshape (b, W) to (1, b, W), and return (N, b, W) unchanged."""
-    return context if context.dim() == 3 else context[None]
 
 
 def visual_width(clip_model: Any) -> int:

@@ -50,7 +50,7 @@ def test_every_position_is_found(prompts, tails, own):
             assert layout.token_index[n, k, real].tolist() == places[1 : sentence.end]
             torch.testing.assert_close(layout.token_weights.mass[n, k].sum(), torch.tensor(1.0))
             # EOS sees all positions of its sentence and no others
-            mask = layout.mask[n % len(layout.mask), layout.eos_offset[at, k]]
+            mask = layout.eos_mask[n % len(layout.eos_mask), k]
             assert mask.sum() == len(sentence.ids)
     packed = layout.suffix_ids[0]
     assert torch.equal(packed[layout.pad_index][layout.pack_index], packed)

@@ -71,17 +71,13 @@ def finish(block, x, attended, y, added: Added = NOTHING) -> torch.Tensor:
         y: ln_1(x), (..., W).
         added: a method's additions to the block.
     """
-    inner = x + leave(block, attended, added)
+    inner = x + product(block.attn.out_proj, attended, added.weights.get("o"))
     result = inner + _mlp(block, norm(block, "ln_2", added)(inner), added)
     return result if added.beside is None else result + summand(added.beside, x, y)
 
 
-def leave(block, attended: torch.Tensor, added: Added) -> torch.Tensor:
-    """Return the output projection of the attention of a block, (..., W)."""
-    return _product(block.attn.out_proj, attended, added.weights.get("o"))
-
-
-def _product(layer, x, update: LowRank | None) -> torch.Tensor:
+def product(layer, x, update: LowRank | None) -> torch.Tensor:
+    """Return a linear layer of x, with its update."""
     if update is None:
         return F.linear(x, layer.weight, layer.bias)
     return linear(x, layer.weight, layer.bias, [update])[0]
@@ -90,8 +86,8 @@ def _product(layer, x, update: LowRank | None) -> torch.Tensor:
 def _mlp(block, x, added: Added) -> torch.Tensor:
     up, down = block.mlp.c_fc, block.mlp.c_proj
     if not {"fc", "proj"}.isdisjoint(added.weights):
-        hidden = block.mlp.gelu(_product(up, x, added.weights.get("fc")))
-        return _product(down, hidden, added.weights.get("proj"))
+        hidden = block.mlp.gelu(product(up, x, added.weights.get("fc")))
+        return product(down, hidden, added.weights.get("proj"))
     if type(block.mlp.gelu).__name__ != "QuickGELU":  # by name: checkouts have copies of the class
         out: torch.Tensor = block.mlp(x)
         return out
@@ -137,6 +133,5 @@ def run(function, recompute: bool, *args, added: Added = NOTHING):
     """Return `function(*args, added)`; `recompute` recomputes activations in the backward pass."""
     args += (added,) if added is not NOTHING else ()
     if recompute and torch.is_grad_enabled():
-        random = added.is_random
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=random)
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=added.is_random)
     return function(*args)

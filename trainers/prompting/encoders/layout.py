@@ -33,9 +33,9 @@ class Layout(nn.Module):
     # (N, S, P + S), or (1, ...) if all prefixes have the same length: True where a position of a
     # padded suffix sees a position of its prefix or of itself
     mask: torch.Tensor
-    # (N, K), or (1, K) if all prompts end alike: the packed position of EOS, and that in its suffix
+    # (N, K), or (1, K) if all prompts end alike: the packed position of EOS
     eos: torch.Tensor
-    eos_offset: torch.Tensor
+    eos_mask: torch.Tensor  # (N, K, P + S), or (1, ...): the row of the mask at EOS
     suffix_slots: torch.Tensor  # (3, .) slots in the suffixes: packed position, class, slot
     # Only with `spans`. token_index (N, K, L): positions of the token-level features in the prefix
     # followed by the packed suffixes. token_weights: their weights; all classes share the prefix.
@@ -82,7 +82,8 @@ class Layout(nn.Module):
 
         eos = torch.tensor([[s.eos for s in row] for row in sentences]) - torch.tensor(cut)[:, None]
         eos = eos[:1] if bool((eos == eos[0]).all()) else eos
-        self._keep("eos_offset", eos)
+        rows = torch.arange(len(self.mask))[:, None]  # one, or as many as there are rows of eos
+        self._keep("eos_mask", self.mask[rows, eos])
         self._keep("eos", start + eos)
 
         self._keep_slots(sentences[0])

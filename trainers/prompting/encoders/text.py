@@ -251,7 +251,7 @@ class TextEncoder(nn.Module):
         own_value: Tensor,
     ) -> Tensor:
         """Return the attention of packed suffixes (N, T, W) to keys and values of both parts."""
-        mask = seen(layout, key)
+        mask = seen(layout, key, layout.mask)
         mask = mask if len(mask) == 1 else mask.repeat_interleave(layout.K, 0)
         key, value = padded(layout, own_key, key), padded(layout, own_value, value)
         out = blocks.attend(block, padded(layout, own_query), key, value, mask[:, None])
@@ -269,9 +269,7 @@ class TextEncoder(nn.Module):
         of_prefix = blocks.project(block, norm(shared), added, "kv")
         pairs = zip(of_prefix, blocks.project(block, y, added, "kv"), strict=True)
         key, value = (padded(layout, own, shared) for shared, own in pairs)
-        mask = seen(layout, shared)
-        mask = mask[torch.arange(len(mask), device=mask.device)[:, None], layout.eos_offset]
-        mask = mask.expand(N, -1, -1).reshape(N * K, 1, 1, -1)
+        mask = seen(layout, shared, layout.eos_mask).expand(N, -1, -1).reshape(N * K, 1, 1, -1)
         query = blocks.project(block, y_eos, added, "q")[0].reshape(N * K, 1, W)
         out = blocks.attend(block, query, key, value, mask).reshape(N, K, W)
         return blocks.finish(block, x, out, y_eos, added)
@@ -309,15 +307,12 @@ def padded(
 
 def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:
     """Return packed suffixes at EOS: (N, T, W) -> (N, K, W)."""
-    if len(layout.eos) == 1:
-        return suffix[:, layout.eos[0]]
-    return suffix.gather(1, layout.eos[..., None].expand(-1, -1, suffix.shape[2]))
+    return suffix.gather(1, layout.eos[..., None].expand(suffix.shape[0], -1, suffix.shape[2]))
 
 
-def seen(layout: Layout, shared: torch.Tensor) -> torch.Tensor:
-    """Return the layout's mask for a prefix (N, P + n, W) into which n tokens have entered."""
-    n = shared.shape[1] - layout.P
-    return F.pad(layout.mask, (n, 0), value=True) if n else layout.mask
+def seen(layout: Layout, shared: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return a mask of the layout for a prefix (N, P + n, W) into which n tokens have entered."""
+    return F.pad(mask, (shared.shape[1] - layout.P, 0), value=True)
 
 
 @torch.no_grad()

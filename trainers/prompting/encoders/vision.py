@@ -215,10 +215,12 @@ class ImageEncoder(nn.Module):
         """Return a block's V-V attention at the patches; with `both`, plus its own attention."""
         y = blocks.norm(block, "ln_1", added)(x)
         (v,) = blocks.project(block, y, added, "v")
-        out = blocks.leave(block, blocks.attend(block, v[:, patches], v, v), added)
+        layer, update = block.attn.out_proj, added.weights.get("o")
+        out = blocks.product(layer, blocks.attend(block, v[:, patches], v, v), update)
         if both:
             query, key = blocks.project(block, y, added, "qk")
-            out = out + blocks.leave(block, blocks.attend(block, query[:, patches], key, v), added)
+            own = blocks.attend(block, query[:, patches], key, v)
+            out = out + blocks.product(layer, own, update)
         return out
 
     def _last(
