@@ -205,7 +205,7 @@ class Sinkhorn:
         indices: list[Any] = []
         for index, costs, scalings in self.scalings(C, a, b, padding):
             state = self.iterate(scalings)
-            n = len(costs)
+            n = costs.shape[0]  # not `len`, which an exported program would keep as a constant
             plan, error = self.finish(scalings, state)
             distance = (plan[:n] * costs).sum((1, 2))
             plan, distance, error = (x.to(a.dtype) for x in (plan[:n], distance, error[:n]))
