@@ -14,6 +14,14 @@ read -ra trainers <<<"${TRAINERS:-ALIGN CoOp MaPLe PLOT PromptSRC MMRL}"
 read -ra classes <<<"${CLASSES:-50 1000}"
 read -ra precisions <<<"${PRECISIONS:-fp32 amp fp16}"
 
+for part in ${PARTS:=tests speed solver}; do
+    case $part in tests | speed | solver) ;; *)
+        echo "gpu_report.sh: PARTS has '$part' but there are only tests, speed and solver" >&2
+        exit 2
+        ;;
+    esac
+done
+
 about=$("$python" - "$device" ${PUBLIC:+"$PUBLIC"} <<'END'
 import sys
 from pathlib import Path
@@ -54,7 +62,7 @@ add() { # TITLE ARGUMENTS: run Python with these, and add what it prints to the 
 }
 
 measured=(--device "$device" --format markdown --classes "${classes[@]}")
-for part in ${PARTS:-tests speed solver}; do
+for part in $PARTS; do
     case $part in
     tests) add Correctness -m pytest -q --tb=line -m "slow or not slow" tests/accelerator ;;
     speed)
@@ -64,10 +72,6 @@ for part in ${PARTS:-tests speed solver}; do
         done
         ;;
     solver) add "Transport solver" -m benchmark solver "${measured[@]}" ;;
-    *)
-        echo "gpu_report.sh: PARTS has '$part' but there are only tests, speed and solver" >&2
-        exit 2
-        ;;
     esac
 done
 echo "$page"

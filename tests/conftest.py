@@ -58,7 +58,8 @@ def loaded_once():
     load, models, after = openai.load, {}, {}
 
     def copied(name):
-        if name not in ("emoji", TINY) or torch.get_default_device().type != "cpu":
+        elsewhere = torch.get_default_device().type != "cpu" or torch.is_inference_mode_enabled()
+        if name not in ("emoji", TINY) or elsewhere:
             return load(name)  # `methods` loads without memory, on "meta"
         before = name, torch.get_rng_state().numpy().tobytes()
         if before not in after:

@@ -52,7 +52,7 @@ def test_a_part_on_a_cpu(tmp_path):
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"DEVICE": "tpu"}, "There is no device 'tpu'"),
+        pytest.param({"DEVICE": "tpu"}, "There is no device 'tpu'", marks=pytest.mark.slow),
         ({"PUBLIC": "nowhere"}, "--public 'nowhere' is not a folder"),
         ({"PARTS": "speeed"}, "PARTS has 'speeed' but there are only tests, speed and solver"),
     ],

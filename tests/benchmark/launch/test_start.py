@@ -48,7 +48,16 @@ def finish(process: Process) -> tuple[int, bytes, bytes]:
 def test_a_protocol_in_a_process_that_has_computed_in_threads(tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text(COMPUTED)
-    words = ["few_shot", "emoji", "--trainers", "ZeroshotCLIP", "--seeds", "1", "--shots", "1"]
+    words = [
+        "few_shot",
+        "emoji_animals",
+        "--trainers",
+        "ZeroshotCLIP",
+        "--seeds",
+        "1",
+        "--shots",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, script, *words, "--output", tmp_path / "output"],
         capture_output=True,
@@ -83,7 +92,7 @@ def test_a_process_computes_what_a_program_computes(tmp_path):
     ends = []
     for name in ("process", "program"):
         words = ["train.py", "--trainer", "CoOp", "--seed", "2"]
-        words += ["--dataset-config-file", "configs/datasets/emoji.yaml"]
+        words += ["--dataset-config-file", "configs/datasets/emoji_animals.yaml"]
         words += ["--config-file", "configs/trainers/CoOp/emoji.yaml"]
         words += ["--output-dir", str(tmp_path / name), "DATASET.NUM_SHOTS", "1"]
         words += ["OPTIM.MAX_EPOCH", "1"]

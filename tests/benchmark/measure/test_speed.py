@@ -1,5 +1,6 @@
 """Tests of `python -m benchmark speed`: its counts, comparisons and tables, but not its times."""
 
+import copy
 import json
 import multiprocessing
 import os
@@ -48,6 +49,16 @@ def tiny(monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def built_once():
+    """Copy the untrained CLIP of most cases: its weights do not matter."""
+    build = case.untrained_clip
+    built = build(TINY)
+    case.untrained_clip = lambda which: copy.deepcopy(built) if which == TINY else build(which)
+    yield
+    case.untrained_clip = build
+
+
 @pytest.fixture
 def inline(tiny, monkeypatch):
     """As `tiny`, but measurements run in this process."""
@@ -87,9 +98,10 @@ def test_the_tables_show_what_the_file_has(inline, tmp_path, capsys):
         assert training[share] > 0 and f"{training[share]:.0%}" in shown
 
 
-def test_a_plug_in_is_measured_in_separate_processes(tiny, plugged, capfd):
+@pytest.mark.parametrize("how", ["inline", pytest.param("tiny", marks=pytest.mark.slow)])
+def test_a_plug_in_is_measured_here_and_in_separate_processes(how, request, plugged, capfd):
     words = ["--trainers", "PluggedShift", "--plugin", plugged, "--format", "markdown"]
-    assert main([*tiny, *words]) == 0
+    assert main([*request.getfixturevalue(how), *words]) == 0
     out, err = capfd.readouterr()
     assert out.count("\n| PluggedShift, 5, fp32 ") == 2  # it trains, although it has no prompts
     assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
@@ -183,6 +195,7 @@ def test_attention_is_counted():
 
 
 def eat(case):
+    assert case.trainer in METHODS, "the process has loaded its plug-in"
     torch.ones(1 << 45)
 
 
@@ -191,9 +204,9 @@ def die(case):
 
 
 @pytest.mark.parametrize("function", [eat, pytest.param(die, marks=pytest.mark.slow)])
-def test_a_process_that_runs_out_of_memory_is_reported(function):
+def test_a_process_that_runs_out_of_memory_is_reported(function, plugged):
     with pytest.raises(OutOfMemory):
-        in_process(function, Case("ALIGN", TINY, 5, 1, "cpu", "fp32", 1))
+        in_process(function, Case("PluggedShift", TINY, 5, 1, "cpu", "fp32", 1, plugins=(plugged,)))
     assert not multiprocessing.active_children()
 
 
