@@ -9,7 +9,7 @@ import pandas as pd
 from ..protocols.base import Protocol, shots_text
 from ..records import Metric
 from .answers import each_seed, joint
-from .frame import apart_note
+from .frame import apart_note, each_row
 from .names import by_artist
 from .paired import harmonic
 from .published import marked, meaning
@@ -126,7 +126,7 @@ class Both:
 
     def _of_table(self, of: pd.DataFrame, what: str, metrics: Mapping[str, Metric]) -> Table:
         """Return a table of some keys of JOINT, for the lines of a data set."""
-        first = next(of.itertuples())
+        first = next(each_row(of))
         title = f"{table_name(first)}: {what}, {shots_text(first.shots)}, {seeds_text(first.seeds)}"
         numbers = self.numbers[self.numbers["line"].isin(of["line"])]
         spread = spread_note(numbers.groupby(["line", "metric"]).size().max())
@@ -145,7 +145,7 @@ class Both:
     def _costs(self, of: pd.DataFrame) -> Table:
         table = self._of_table(of, "accuracy and cost", {"h": JOINT["h"]})
         table.caption.insert(2, "Training is the mean over the seeds.")
-        for line, row in zip(table.lines, of.itertuples(), strict=True):
+        for line, row in zip(table.lines, each_row(of), strict=True):
             costs = more(row)
             for key, name in RELATIVE.items():
                 times = getattr(row, key + TIMES)
@@ -156,7 +156,7 @@ class Both:
 
     def _average(self, group: pd.DataFrame, artist: str) -> Table:
         """Return the table of averages over data sets; `artist` drew all of them, or is ""."""
-        first, of = next(group.itertuples()), group["dataset"].nunique()
+        first, of = next(each_row(group)), group["dataset"].nunique()
         kind = f"{artist or 'embedded'} " if first.embedded else ""
         what = f"average over {of} {kind}data sets: base and new classes together"
         title = f"{protocol_of(first).title}, {what}, {shots_text(first.shots)}"
@@ -167,20 +167,20 @@ class Both:
             for place, key in enumerate(JOINT, 1):
                 if 0 < (count := found["count"].get((name, key), 0)) < of:
                     line[place] = Cell(f"{found['mean'][name, key]:.2f} ({count} of {of})")
-        table.caption += apart_note(group.itertuples())
+        table.caption += apart_note(each_row(group))
         return table
 
     def records(self) -> list[dict]:
         """Return the lines of the tables as plain numbers: those of data sets, then averages."""
         found = []
         means = self.numbers.groupby(["line", "metric"])["value"].mean()
-        for row in self.lines.itertuples():
+        for row in each_row(self.lines):
             own = {"method": row.name, "seeds": row.seeds, "problems": row.problems}
             numbers = {key: means.get((row.line, key)) for key in JOINT}
             costs = ["num_params", *RELATIVE, *(key + TIMES for key in RELATIVE)]
             found.append(_place(row) | own | numbers | {k: known(getattr(row, k)) for k in costs})
         for artist, group in self.averaged():
-            place = _place(next(group.itertuples()))
+            place = _place(next(each_row(group)))
             place |= {"dataset": "average", "artist": artist or None}
             averages, of = self.averages(group), group["dataset"].nunique()
             for name in group["name"].unique():
@@ -222,7 +222,7 @@ def metric_table(
                 for key, metric in metrics.items()
             ),
         ]
-        for row in lines.itertuples()
+        for row in each_row(lines)
     ]
     head = [first_head(protocol_of(lines)), *(metric.head for metric in metrics.values())]
     marks = meaning(lines["beyond"].explode().dropna())

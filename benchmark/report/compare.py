@@ -15,7 +15,7 @@ from trainers.prompting.errors import UserError, check_name
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
 from .answers import MEASURES, classes, each_seed, motifs
-from .frame import FACTS, apart_note
+from .frame import FACTS, apart_note, each_row
 from .names import by_artist, dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
@@ -228,7 +228,7 @@ class Comparisons:
         places = members["place"].unique()
         lines = []
         for theirs, line in members.groupby("other", sort=False):
-            cells = {row.place: _cell(row) for row in line.itertuples()}
+            cells = {row.place: _cell(row) for row in each_row(line)}
             name = marked(theirs, line.iloc[0]["theirs"].beyond)
             lines.append([Cell(name), *(cells.get(place, Cell("-")) for place in places)])
         caption = [DIFFERENCE, *self._resampled(members)]
@@ -308,7 +308,7 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
         for _, members in measured.groupby("table", sort=False)
         for _, mine in members[members["name"] == method].groupby("line", sort=False)
         for _, other in members[members["name"] != method].groupby("line", sort=False)
-        for ours, theirs in zip(mine.itertuples(), other.itertuples(), strict=True)
+        for ours, theirs in zip(each_row(mine), each_row(other), strict=True)
         if ours.dataset == theirs.dataset
         and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
     ]

@@ -7,6 +7,7 @@ settings, CLIP or images differ, named by what differs (`ALIGN, BETA 0`).
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -37,6 +38,13 @@ CHANGES = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0
 MOST = 12  # characters of a hash; names of backbones are shorter
 
 Settings = tuple[tuple[str, Any], ...]  # keys and values
+
+
+def each_row(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows, with columns as attributes: as `itertuples`, but sooner for a short table."""
+    names = list(table)
+    for values in zip(*(table[name] for name in names), strict=True):
+        yield SimpleNamespace(**dict(zip(names, values, strict=True)))
 
 
 def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
@@ -70,14 +78,14 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     several = several.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
     runs["method"] = [
-        _method(run, ours, of) for run, of in zip(runs.itertuples(), several, strict=True)
+        _method(run, ours, of) for run, of in zip(each_row(runs), several, strict=True)
     ]
-    runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in runs.itertuples()]
+    runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
     apart = _apart(runs)
     runs["apart"] = [apart.get(of, "") for of in zip(*(runs[key] for key in MEAN), strict=True)]
     trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda of: sorted(set(of)))
     runs["seeds"] = runs["table"].map(trained)
-    order = [_order(run) for run in runs.itertuples()]
+    order = [_order(run) for run in each_row(runs)]
     ranks = {key: i for i, key in enumerate(sorted({key[-1] for key in order}))}
     runs["rank"] = [ranks[key[-1]] for key in order]
     runs = runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
@@ -212,7 +220,7 @@ def _apart(runs: pd.DataFrame) -> dict[tuple, str]:
     start: dict[tuple, dict] = {}
     found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     done = runs[runs["problem"].isna()].drop_duplicates([*MEAN, "dataset", "column"])
-    for run in done.itertuples():
+    for run in each_row(done):
         of = run.group, run.name, run.shots
         beside = start.setdefault((of, run.column), run.keys)
         chosen = used(run.keys, "TRAINER.PER_DATASET") or ()  # a mark says so already

@@ -15,7 +15,7 @@ from trainers.prompting.errors import printable
 
 from ..protocols.base import shots_text
 from . import published
-from .frame import apart_note
+from .frame import apart_note, each_row
 from .names import dataset_title, method_name
 from .tables import (
     AVERAGE_H,
@@ -200,7 +200,7 @@ def _of_blocks(group: list[Table], members: pd.DataFrame) -> str:
     caption, sources = _caption(group)
     if group[0].of_averages and not by_shots:
         caption.append(AVERAGE_H)
-    caption += apart_note(members[members["average"]].itertuples())
+    caption += apart_note(each_row(members[members["average"]]))
     what, label = protocol.title, protocol.name
     if not by_shots:
         what, label = f"{what}, {shots_text(first.shots)}", f"{label}-{first.shots}"
@@ -261,7 +261,7 @@ def _of_targets(table: Table, members: pd.DataFrame) -> str:
     protocol = protocol_of(first)
     what = f"{protocol.title} from {dataset_title(first.source)}, {shots}"
     sentences, sources = _caption([table])
-    sentences += apart_note(members[members["average"]].itertuples())
+    sentences += apart_note(each_row(members[members["average"]]))
     caption = escape(" ".join([f"{what}: accuracy (%).", *sentences]))
     label = f"{protocol.name}-{first.source}-{first.shots}"
     return floating("table*", caption, label, body, _problems(members), sources)
@@ -294,6 +294,6 @@ def _problems(members: pd.DataFrame) -> list[str]:
         problem
         if row.average
         else f"{row.name}, {row.dataset}, {shots_text(row.shots)}, {row.column}: {problem}"
-        for row in members.itertuples()
+        for row in each_row(members)
         for problem in row.problems
     ]

@@ -18,7 +18,7 @@ from ..protocols.base import Protocol, shots_text
 from ..records import METRICS, OOD, PER_CLASS, Metric, Outcome, at_bound
 from .answers import arrays_of
 from .both import Both, metric_table
-from .frame import ood_name
+from .frame import each_row, ood_name
 from .names import dataset_title
 from .tables import ONE_SEED, Cell, Table, protocol_of, seeds_text, spread_note
 
@@ -49,7 +49,7 @@ class Test:
     @cached_property
     def first(self) -> Any:
         """The first row."""
-        return next(self.rows.itertuples())
+        return next(each_row(self.rows))
 
     @cached_property
     def lines(self) -> pd.DataFrame:
@@ -241,7 +241,7 @@ def _of_classes(test: Test) -> tuple[pd.DataFrame, dict[str, int]]:
     runs = test.rows[test.rows["metric"] == "accuracy"]
     said = [
         (row.name, label, accuracy)
-        for row in runs.itertuples()
+        for row in each_row(runs)
         for label, accuracy in row.classes.items()
         if accuracy is not None
     ]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ..protocols.base import Plot, shots_text
-from .frame import Settings, setting_texts
+from .frame import Settings, each_row, setting_texts
 from .names import dataset_title
 from .rows import lines
 from .tables import average_name, known, protocol_of
@@ -48,7 +48,7 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
             continue
         y, label = [*protocol.columns.items()][-1]  # of base-to-new H
         for key in _varied(members):
-            yield members.assign(curve=[_without(key, row) for row in members.itertuples()]), Plot(
+            yield members.assign(curve=[_without(key, row) for row in each_row(members)]), Plot(
                 name=f"{protocol.name}_{key.lower()}", x=key, y=y, x_label=key,
                 y_label=f"{label} (%)", sentence=f"{protocol.title}: {label} against {key}",
             )  # fmt: skip
@@ -57,7 +57,7 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
 def _varied(rows: pd.DataFrame) -> list[str]:
     """Return the settings for which rows of one method have several numbers."""
     values: dict[tuple, set] = defaultdict(set)
-    for row in rows.itertuples():
+    for row in each_row(rows):
         for key, _ in row.settings:
             values[row.trainer, key] |= {_number(row.settings, key)} - {None}
     return list(dict.fromkeys(key for (_, key), of in values.items() if len(of) > 1))

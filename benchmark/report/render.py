@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..cli import csv_text
-from .frame import setting_texts
+from .frame import each_row, setting_texts
 from .latex import PACKAGES, as_latex, papers
 from .tables import Table, known, tables
 
@@ -38,7 +38,7 @@ def render(
         return in_style(tables(rows, all_published), form)
     found: dict[str, list[dict]] = {"rows": [], "averages": []}
     for _, line in rows.groupby("line", sort=False):
-        numbers = list(line.itertuples())
+        numbers = list(each_row(line))
         found["averages" if numbers[0].average else "rows"].append(record(numbers))
     return json.dumps(found, indent=2) if form == "json" else as_csv(found["rows"])
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from . import published
-from .frame import CHANGES
+from .frame import CHANGES, each_row
 from .paired import harmonic
 
 COSTS = {"num_params": "last", "train_seconds": "mean", "step_seconds": "mean",
@@ -39,7 +39,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines["backbones"] = of_line["backbone"].agg(lambda of: set(of.dropna()))
     own = of_line["seed"].agg(lambda of: sorted(set(of)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
-    lines["comparable"] = [beside_published and _comparable(line) for line in lines.itertuples()]
+    lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
     costs = tidy[tidy["training"] & tidy["problem"].isna()].groupby("line").agg(COSTS)
     lines = lines.join(costs)
     lines.loc[lines["untrained"], "peak_memory_mib"] = None
@@ -60,14 +60,14 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     found["interval"], found["average"] = interval, False
     found["spread"] = _half_interval(found) if interval else found["std"]
     found = pd.concat([found, _averages(found)], ignore_index=True)
-    found["cell"] = [_cell(row) for row in found.itertuples()]
-    theirs = [_published(row) for row in found.itertuples()]
+    found["cell"] = [_cell(row) for row in each_row(found)]
+    theirs = [_published(row) for row in each_row(found)]
     return found.join(pd.DataFrame(theirs, found.index, list(PUBLISHED)))
 
 
 def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of each line, by column."""
-    of_lines = [members.itertuples() for _, members in rows.groupby("line", sort=False)]
+    of_lines = [each_row(members) for _, members in rows.groupby("line", sort=False)]
     return [{row.column: row for row in members} for members in of_lines]
 
 
@@ -115,7 +115,7 @@ def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
     problems = [
         f"{row.name}, {row.dataset}, {shots_text(row.shots)}: a mean over "
         f"{row.count} of {row.of} seeds"
-        for row in last[~last["complete"].astype(bool)].itertuples()
+        for row in each_row(last[~last["complete"].astype(bool)])
     ]
     papers = published.datasets(PROTOCOLS[first["protocol"]]) - {first["source"]}
     shared = dict(first) | {

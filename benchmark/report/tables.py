@@ -12,7 +12,7 @@ from trainers.prompting.errors import printable
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from . import published
-from .frame import apart_note
+from .frame import apart_note, each_row
 from .names import dataset_title, method_name, rank
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
     protocol = protocol_of(members)
-    shown = sorted(members.itertuples(), key=lambda row: (row.average, row.shots))
+    shown = sorted(each_row(members), key=lambda row: (row.average, row.shots))
     first = shown[0]
     if protocol.across == "columns":  # in the order of the protocol
         shown.sort(key=lambda row: list(protocol.columns).index(row.column))
@@ -133,7 +133,7 @@ def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
     cited = set()
     of_line = "line" if protocol.across == "columns" else "name"
     for _, line in members.sort_values("rank", kind="stable").groupby(of_line, sort=False):
-        here = {place_name(row): row for row in line.itertuples()}
+        here = {place_name(row): row for row in each_row(line)}
         row = next(iter(here.values()))
         of_method = _of_method(row, [here.get(place) for place in places], paper)
         found += of_method
@@ -290,7 +290,7 @@ def _caption(members: pd.DataFrame) -> list[str]:
     if first["average"]:
         return [
             AVERAGE_H if "h" in protocol.columns else AVERAGE,
-            *apart_note(members.itertuples()),
+            *apart_note(each_row(members)),
         ]
     seeds = max(members["count"][~members["average"]])
     sentences = [spread_note(seeds, first["interval"])]
@@ -299,7 +299,7 @@ def _caption(members: pd.DataFrame) -> list[str]:
     if first["tried"] in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first["tried"]])
     if members["average"].any():
-        sentences += [TARGET_AVERAGE, *apart_note(members[members["average"]].itertuples())]
+        sentences += [TARGET_AVERAGE, *apart_note(each_row(members[members["average"]]))]
     if labels := ", ".join(filter(None, members["label"].unique())):
         sentences.append(f"Read from log.txt files: {labels}.")
     return sentences
@@ -309,7 +309,7 @@ def _problems(members: pd.DataFrame) -> list[str]:
     if members["average"].all():
         return [problem for problems in members["problems"] for problem in problems]
     found = []
-    for row in members[~members["average"]].itertuples():
+    for row in each_row(members[~members["average"]]):
         place = row.column if protocol_of(row).across == "columns" else place_name(row)
         found += [f"{row.name}, {place}: {problem}" for problem in row.problems]
     return found
