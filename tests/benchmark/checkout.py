@@ -127,15 +127,14 @@ class Checkout:
         places += [(local, "train", fake_train.be)]
         places += [(launch_command, "check_settings", unchecked)]
         places += [(tune_command, "check_validation", unchecked)]
-        signals = {number: signal.getsignal(number) for number in INTERRUPTS}
         with ExitStack() as stack:
+            for number in INTERRUPTS:
+                stack.callback(signal.signal, number, signal.getsignal(number))
             stack.enter_context(patch.dict(os.environ, environment, clear=True))
             for module, name, value in places:
                 stack.enter_context(patch.object(module, name, value))
             stack.enter_context(chdir(self.root))
             yield
-        for number, handler in signals.items():
-            signal.signal(number, handler)
 
     def separately(self, command: str, *words: str, code: int = 0, **more):
         """Run `python -m benchmark COMMAND ...` in a separate process, as `protocol` does here."""
