@@ -1,4 +1,7 @@
-"""A stand-in for the HTTP endpoint of the Hugging Face hub, with one repository: user/repo."""
+"""A stand-in for the HTTP endpoint of the Hugging Face hub, with one repository: user/repo.
+
+The branch `main` has all files; the branch `old/one` and pull request 1 have the first one.
+"""
 
 import hashlib
 import json
@@ -9,6 +12,8 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLD = COMMIT[::-1]
+REVISIONS = {"main": COMMIT, "old%2Fone": OLD, "refs%2Fpr%2F1": OLD, OLD: OLD}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -25,22 +30,33 @@ class Hub(BaseHTTPRequestHandler):
         """Describe the repository, list its files, or send one."""
         path = self.path.partition("?")[0]
         self.asked.append(path)
-        if path == "/api/models/user/repo/revision/main":
-            siblings = [{"rfilename": name} for name in self.files]
-            return self.send({"id": "user/repo", "sha": COMMIT, "siblings": siblings})
-        if path == f"/api/models/user/repo/tree/{COMMIT}":
+        commit = OLD if OLD in path else COMMIT
+        if path.startswith(start := "/api/models/user/repo/revision/"):
+            if commit := REVISIONS.get(path.removeprefix(start)):
+                siblings = [{"rfilename": name} for name in self.at(commit)]
+                return self.send({"id": "user/repo", "sha": commit, "siblings": siblings})
+            return self.refuse("RevisionNotFound")
+        if path == f"/api/models/user/repo/tree/{commit}":
             return self.send([
                 {"type": "file", "path": name, "size": len(content), "oid": etag(content)}
-                for name, content in self.files.items()
+                for name, content in self.at(commit).items()
             ])  # fmt: skip
-        name = path.removeprefix(f"/user/repo/resolve/{COMMIT}/")
-        if name in self.files:
-            return self.send(self.files[name])
-        self.send({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        name = path.removeprefix(f"/user/repo/resolve/{commit}/")
+        if name in self.at(commit):
+            return self.send(self.files[name], commit=commit)
+        self.refuse("RepoNotFound")
 
     do_HEAD = do_GET
 
-    def send(self, content, code=200, headers=()):
+    def at(self, commit):
+        """Return the files of a commit."""
+        return dict(list(self.files.items())[: 1 if commit == OLD else None])
+
+    def refuse(self, why):
+        """Send an error as the hub does."""
+        self.send({"error": why}, 404, {"X-Error-Code": why})
+
+    def send(self, content, code=200, headers=(), commit=COMMIT):
         """Send bytes, or an object as JSON."""
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
@@ -48,7 +64,7 @@ class Hub(BaseHTTPRequestHandler):
         for name, value in {
             "Content-Length": str(len(content)),
             "ETag": f'"{etag(content)}"',
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": commit,
             **dict(headers),
         }.items():
             self.send_header(name, value)
@@ -68,7 +84,7 @@ def stand_in(files: Mapping[str, bytes], monkeypatch, cache) -> Iterator[tuple[s
 
     asked: list[str] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, files, asked)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(constants, "ENDPOINT", address)  # read from HF_ENDPOINT on import
         form = address + "/{repo_id}/resolve/{revision}/{filename}"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hub import stand_in
+from hub import COMMIT, OLD, stand_in
 from paths import ROOT
 
 from trainers.prompting.errors import UserError
@@ -34,7 +34,12 @@ def below(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_only_the_checkpoints_and_the_record_of_the_run_are_fetched(hub):
+def said(capsys):
+    """The lines on stderr that are not a bar of huggingface_hub."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf://")]
+
+
+def test_only_the_checkpoints_and_the_record_of_the_run_are_fetched(hub, capsys):
     _, asked = hub
     run = fetched("hf://user/repo/runs/one/")
     assert below(run) == ["prompt_learner/model.pth.tar-2", "results.json"]
@@ -43,12 +48,40 @@ def test_only_the_checkpoints_and_the_record_of_the_run_are_fetched(hub):
     before = len(asked)
     assert fetched("hf://user/repo/runs/one") == run
     assert not any("/resolve/" in path for path in asked[before:])  # they are in the cache
+    assert said(capsys) == [f"hf://user/repo: commit {COMMIT}, from the hub"] * 2
+
+
+@pytest.mark.parametrize("revision", ["old%2Fone", "refs/pr/1", OLD])
+def test_a_revision_is_fetched(hub, capsys, revision):
+    run = fetched(f"hf://user/repo@{revision}/runs/one")
+    assert below(run) == ["prompt_learner/model.pth.tar-2"]  # it had no record yet
+    assert said(capsys) == [f"hf://user/repo@{revision}: commit {OLD}, from the hub"]
+
+
+@pytest.mark.parametrize("revision", ["", "@refs/pr/1", f"@{OLD}"])
+def test_without_the_hub_the_cache_is_used_and_named(hub, monkeypatch, capsys, revision):
+    run = fetched(f"hf://user/repo{revision}/runs/one")
+    capsys.readouterr()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert fetched(f"hf://user/repo{revision}/runs/one") == run
+    (line,) = said(capsys)
+    commit = OLD if revision else COMMIT
+    start = f"hf://user/repo{revision}: commit {commit}, from the cache, without the hub ("
+    assert line.startswith(start + "Connect")
+    for missing in ("hf://user/repo/two", "hf://user/repo@old%2Fone/runs/one", "hf://user/gone"):
+        with pytest.raises(UserError, match=r"cannot be fetched \(Connect.*: check the name"):
+            fetched(missing)
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("hf://user", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user", r"is not a run on the hub: write hf://USER/REPO\[@REVISION\]"),
+        ("hf://user/repo@", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user/repo@../secret", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user/repo@a%2F..%2Fb", "is not a run on the hub: write hf://USER/REPO"),
+        ("hf://user/repo@gone/runs/one", "cannot be fetched .RevisionNotFound.*: check the name"),
+        ("hf://user/repo@old%2Fone/two", "cannot be fetched .*|holds no run"),
         ("hf://user/repo/../secret", "is not a run on the hub: write hf://USER/REPO"),
         ("hf://user/repo", "holds no run .*: give the repository and the folder of one"),
         ("hf://user/repo/runs", "holds no run .*: give the repository and the folder of one"),

@@ -1,51 +1,74 @@
-"""Runs on the Hugging Face hub: `hf://USER/REPO`, or `hf://USER/REPO/FOLDER` for one of several."""
+"""Runs on the Hugging Face hub: `hf://USER/REPO[@REVISION][/FOLDER]`, in its own notation."""
 
 import glob
 import os
 import re
+import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 from ..errors import UserError, in_short, need
 from .records import RECORD
 
 START = "hf://"
-FORM = re.compile(rf"{START}([\w.-]+/[\w.-]+)((?:/[^/]+)*)/?")
+FORM = re.compile(
+    rf"({START}([\w.-]+/[\w.-]+)(?:@(refs/(?:pr|convert)/[\w.-]+|[^/@]+))?)((?:/[^/]+)*)/?"
+)
 
 
 def fetched(folder: str | os.PathLike[str]) -> Path:
     """Return a run folder on this machine; one on the hub is copied to the hub's cache.
 
-    Only the checkpoints and the record of the run are copied: never code.
+    Only the checkpoints and the record of the run are copied: never code. A line on stderr gives
+    the commit, and says if it is the last one that the cache has because the hub was not reached.
 
     Args:
-        folder: a folder on this machine, which is returned as it is, or a name on the hub.
+        folder: a folder on this machine, which is returned as it is, or a name on the hub. Its
+            revision is a branch (`main` by default), a tag or a commit, with %2F for a slash.
 
     Raises:
-        UserError: the name has another form, huggingface_hub is missing, the hub cannot be reached
-            or refuses, or there is no run.
+        UserError: the name has another form, huggingface_hub is missing, the hub refuses, it
+            cannot be reached and the run is not in the cache, or there is no run.
     """
     name = os.fspath(folder)
     if not name.startswith(START):
         return Path(folder)
     match = FORM.fullmatch(name)
-    if match is None or ".." in name.split("/"):
-        raise UserError(f"'{name}' is not a run on the hub: write {START}USER/REPO[/FOLDER]")
+    if match is None or ".." in re.split("[/@]", unquote(name)):
+        raise UserError(
+            f"'{name}' is not a run on the hub: write {START}USER/REPO[@REVISION][/FOLDER]"
+        )
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils import HfHubHTTPError
     except ImportError as error:
         raise UserError(
             f"'{name}' is on the hub, which needs the package huggingface_hub: run `pip install "
             "huggingface_hub`"
         ) from error
-    repo, inside = match[1], match[2].lstrip("/")
+    where, repo, revision = match[1], match[2], unquote(match[3] or "main")
+    inside = match[4].lstrip("/")
     above = glob.escape(f"{inside}/" if inside else "")
     wanted = [f"{above}*/model*.pth.tar*", above + RECORD]
+    unreached = None
     try:  # a pattern's * also matches /, so folders below those of the run are left out
-        copy = snapshot_download(repo, allow_patterns=wanted, ignore_patterns=[f"{above}*/*/*"])
-    except Exception as error:  # from several libraries
+        try:
+            HfApi().model_info(repo, revision=revision, timeout=10)
+        except HfHubHTTPError:  # an answer
+            raise
+        except Exception as error:  # from several libraries
+            unreached = error
+        copy = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=wanted,
+            ignore_patterns=[f"{above}*/*/*"],
+            local_files_only=unreached is not None,
+        )
+    except Exception as error:
         raise UserError(
-            f"'{name}' cannot be fetched ({in_short(error)}): check the name, the connection and, "
-            "for a private repository, `hf auth login`"
+            f"'{name}' cannot be fetched ({in_short(unreached or error)}): check the name, the "
+            "connection and, for a private repository, `hf auth login`"
         ) from error
     run = Path(copy) / inside
     need(
@@ -53,4 +76,6 @@ def fetched(folder: str | os.PathLike[str]) -> Path:
         f"'{name}' holds no run (*/model.pth.tar-EPOCH): give the repository and the folder of one "
         f"run, {START}USER/REPO/FOLDER",
     )
+    source = f"the cache, without the hub ({in_short(unreached)})" if unreached else "the hub"
+    print(f"{where}: commit {Path(copy).name}, from {source}", file=sys.stderr)
     return run

@@ -80,7 +80,7 @@ def load_run(
     that the checkpoint names are code, and are imported only with `trust`.
 
     Args:
-        folder: the run folder, or `hf://USER/REPO[/FOLDER]` on the Hugging Face hub.
+        folder: the run folder, or `hf://USER/REPO[@REVISION][/FOLDER]` on the Hugging Face hub.
         classnames: class names, if other than those of the training.
         epoch: that of the checkpoint; None takes `model-best.pth.tar`, or else the last one.
         backbone: name or file of the CLIP, if it has moved since training.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from .arguments import Parser, add_plugin, from_one
 
-RUN = "output folder of a run, or hf://USER/REPO[/FOLDER] on the Hugging Face hub"
+RUN = "output folder of a run, or hf://USER/REPO[@REVISION][/FOLDER] on the Hugging Face hub"
 
 
 def run_parser(prog: str, description: str) -> Parser:
