@@ -80,8 +80,8 @@ def read_yaml(path: str | os.PathLike) -> object:
                 loader.dispose()
         too_many = next(islice(_values(found), MOST_VALUES, None), None)
     except FileNotFoundError:
-        near = sorted(str(p) for p in Path(path).parent.glob("[!.]*.yaml"))
-        hint = f"that folder has {', '.join(near)}" if near else "look into configs/"
+        near = [p.name for p in Path(path).parent.glob("[!.]*.yaml")]
+        hint = f"in its folder, {nearest(Path(path).name, near)}" if near else "look into configs/"
         raise UserError(f"There is no config file '{path}': {hint}") from None
     except OSError as error:
         raise UserError(

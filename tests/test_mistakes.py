@@ -212,6 +212,8 @@ def test_a_missing_config_file_and_one_that_is_not_yaml(tmp_path, capsys, deadli
     assert train.run(["--config-file", str(tmp_path / "no.yaml")]) == 2
     assert "no config file" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("OPTIM: [")
+    assert train.run(["--config-file", str(tmp_path / "bed.yaml")]) == 2
+    assert "': in its folder, did you mean 'bad.yaml'? (valid: " in capsys.readouterr().err
     assert train.run(["--config-file", str(tmp_path / "bad.yaml")]) == 2
     assert "is not YAML" in capsys.readouterr().err
     for text in ("[" * 100_000, "a: &a {b: *a}"):
