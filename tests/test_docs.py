@@ -2,11 +2,31 @@
 
 import inspect
 import re
+import tomllib
 
+import pytest
 import yaml
 from paths import ROOT
 
 from trainers import prompting
+from trainers.prompting.method import find_method
+
+
+def test_the_first_page_lists_every_method_and_counts_them_as_the_package_does():
+    names = prompting.list_methods()
+    ours = [name for name in names if find_method(name).__module__.startswith("trainers.")]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    listed = re.findall(r"\[(\w+)\]\(docs/all_methods\.md#(\w+)\)", readme)
+    assert sorted(listed) == sorted((name, name.lower()) for name in ours)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for text in (readme, project["description"]):
+        assert re.findall(r"and (\d+) other\s+methods", text) == [str(len(ours) - 1)]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_begins_with_a_command(page):
+    before, block, _ = page.read_text("utf-8").partition("```bash\n")
+    assert block and before.count("\n#") == 0 and len(before.split()) < 90, page
 
 
 def test_every_public_name_is_in_the_reference():

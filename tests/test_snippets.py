@@ -1,4 +1,4 @@
-"""The snippets of the first page, of pages on commands and of tables of commands can be pasted.
+"""The snippets of all pages, and of tables of commands, can be pasted.
 
 Each bash block runs in a folder like a checkout, with programs that only write down how they are
 called. What they were called with is then given to the real parsers, which start nothing.
@@ -6,8 +6,10 @@ called. What they were called with is then given to the real parsers, which star
 
 import argparse
 import os
+import pydoc
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ from benchmark.launch.slurm import site
 from benchmark.protocols import PROTOCOLS
 from trainers.prompting import plugins
 
-NAMES = ("running", "reports", "slurm", "coming_from")
-PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
+# tests/test_extending.py runs the commands of extending.md
+PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md"))
+                        if page.stem != "extending")]  # fmt: skip
 WRITE_DOWN = """#!/usr/bin/env bash
 printf '%s\\0' "$(basename "$0")" "$@" >> "$CALLS"
 printf '\\n' >> "$CALLS"
@@ -46,17 +49,20 @@ def checkout(tmp_path, monkeypatch):
     for name in os.listdir(ROOT):
         if not name.startswith(".") and name not in ("data", "output"):
             (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van"):
+    for name in ("programs", "my_sets/birds/robin", "my_sets/cars/van", "photos"):
         (tmp_path / name).mkdir(parents=True)
     trainer = (ROOT / "tests/dassl/toy_trainer.py").read_text().replace("ToyPrompts", "Theirs")
     (tmp_path / "theirs.py").write_text(trainer)
-    (tmp_path / "theirs.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
+    files = [f"output/tune/base2new/chosen/{name}/tuned" for name in ("CoOp", "KgCoOp", "ALIGN")]
+    for file in ("theirs", *files):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{file}.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
     monkeypatch.setattr(plugins, "_loaded", set())
     monkeypatch.setattr(plugins, "extenders", [])
     monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
     monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     programs = tmp_path / "programs"
-    for name in ("python", "pip", "pytest", "git"):
+    for name in ("python", "pip", "pytest", "git", "mkdocs", "hf"):
         (programs / name).write_text(WRITE_DOWN)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
@@ -97,7 +103,15 @@ def check(call: list[str], monkeypatch) -> None:
                 run_command(name, words)
         case ["pip", "install", "-r", file]:
             assert Path(file).is_file()
-        case ["git", "clone", "URL", _] | ["pytest"]:
+        case ["python", "-m", "pydoc", name]:
+            assert pydoc.locate(name)
+        case ["python", "-c", code]:
+            compile(code, "<page>", "exec")
+        case ["pip", "install", target]:
+            extras = re.fullmatch(r"\.(?:\[(.+)\])?", target)[1] or "hub"
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+            assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+        case ["git", "clone", "URL", _] | ["pytest"] | ["mkdocs", "serve"] | ["hf", *_]:
             pass
         case _:
             pytest.fail(f"nothing checks {call}")
