@@ -50,12 +50,12 @@ def test_shared_tokens_and_lengths_change_no_distance(shared, chunk_bytes):
     def of_one(k):
         part = s[:, k : k + 1, : lengths[k]]
         weights = TokenWeights(mass[k, : lengths[k]].expand(2, 1, -1))
-        return token_distances(TokenProblems(r, part, weights, **options), fused=False)
+        return token_distances(TokenProblems(r, part, weights, **options))
 
     alone = torch.cat([of_one(k) for k in range(5)], 1)
     token_weights = TokenWeights(mass.expand(2, 5, 6), shared)
     problems = TokenProblems(r, s, token_weights, **options, chunk_bytes=chunk_bytes)
-    together = token_distances(problems, fused=False)
+    together = token_distances(problems)
     torch.testing.assert_close(together, alone)
     (alone * weights).sum().backward()
     one_by_one = r.grad, s.grad.clone()
@@ -96,7 +96,7 @@ def test_the_host_reads_no_values(shared):
     r = torch.rand(2, 1, 5, 4, device="meta", requires_grad=True)
     s = torch.rand(1, 3, 3, 4, device="meta", requires_grad=True)
     problems = TokenProblems(r, s, weights)
-    distance = token_distances(problems, fused=False)
+    distance = token_distances(problems)
     assert distance.shape == (2, 3, 1, 1)
     distance.sum().backward()
     assert r.grad.shape == r.shape and s.grad.shape == s.shape

@@ -49,7 +49,7 @@ def both(problem, shared, reg=0.1, max_iter=100, chunk_bytes=MORE):
             C = 1 - torch.einsum("bmpd,ld->bmpl", r.double(), s[n, k, real].double())
             b = mass[n, k, real].double()
             expected[:, k, :, n] = sinkhorn(C, b=b, reg=reg, tol=1e-6, max_iter=max_iter).distance
-    return token_distances(TokenProblems(r, s, *how), fused=False), expected
+    return token_distances(TokenProblems(r, s, *how)), expected
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .result import SinkhornResult
 from .scalings import Scalings
-from .solver import Sinkhorn, SinkhornResult
+from .solver import Sinkhorn
 
 
 def sinkhorn_released(

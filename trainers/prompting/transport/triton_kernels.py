@@ -1,261 +1,123 @@
-"""Token-level transport of Eq. 6 in two Triton kernels, for a GPU.
+"""The solver in one Triton kernel, for a GPU: a program solves a problem and stops by itself.
 
-Each of Q sets of image tokens r (P, D) is compared with each of S sets of text tokens s (L, D):
+Step by step, an iteration is seven launches, and all `max_iter` are computed, because the host
+would have to wait in order to stop earlier. Here costs are read once, iterates stay in registers,
+and only the result is written.
 
-    C[p, l] = 1 - r[p] . s[l]
-    K[p, l] = exp((mean_p C[p, l] - C[p, l]) / reg)    the shift of a column goes into v
-    u = a / (K v),  v = b / (K' u)                     a = 1 / P, b the mass; from v = 1, until
-                                                       |v K' u - b|_1 <= tol
-    T = diag(u) K diag(v)
-    d = <T, C>,  dd/dr[p] = -sum_l T[p, l] s[l],  dd/ds[l] = -sum_p T[p, l] r[p]
-
-A program takes one image set and a few text sets. It computes their costs from the features and
-iterates in registers, so that no cost matrix and no iterate is written to memory. `_solve` stores d
-and, for the backward pass, v, from which `_plans` recomputes T.
-
-Start, steps and stopping rule of each problem are those of `Sinkhorn` in float32.
+Start, steps and stopping rule are those of `Sinkhorn`, and letters and shapes those of `solver`.
 """
 
-from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .problems import TokenProblems, TokenWeights
-from .scalings import exponent_bound
-
-LEAST_REG = 2 / exponent_bound(torch.float32)  # for costs 1 - cos, which differ by 2 at most
-TILE = 1 << 13  # costs of a program: with their K, 64 KiB of registers
-COLUMNS = 64  # text tokens of a program: with more, image tokens are read less often
+MOST = 1 << 16  # bytes of a problem's costs: with K, at most 64 registers of a thread
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+Result = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@triton.jit
-def _problems(
-    r, s, mass, S, P, L, D, reg,
-    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Return costs c and kernels exp((mean c - c) / reg) of a program, and column weights b.
-
-    The first two are (BLOCK_P, GROUP, BLOCK_L), and 0 in padding rows and in columns without mass,
-    whose scalings are 0, too.
-    """
-    p = tl.arange(0, BLOCK_P)[:, None]
-    column = tl.arange(0, GROUP * BLOCK_L)[None, :]
-    text = tl.program_id(0) * GROUP + column // BLOCK_L
-    token = column % BLOCK_L
-    r += tl.program_id(1).to(tl.int64) * P * D
-    s += tl.program_id(0).to(tl.int64) * GROUP * L * D
-    s_row = (column // BLOCK_L * L + token) * D
-    cos = tl.zeros((BLOCK_P, GROUP * BLOCK_L), tl.float32)
-    for start in range(0, D, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
-        x = tl.load(r + p * D + d[None, :], mask=(p < P) & (d[None, :] < D), other=0.0)
-        y = tl.load(
-            s + s_row + d[:, None], mask=(text < S) & (token < L) & (d[:, None] < D), other=0.0
-        )
-        cos = tl.dot(x.to(tl.float32), y.to(tl.float32), cos, input_precision=PRECISION)
-
-    text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)[:, None]
-    token = tl.arange(0, BLOCK_L)[None, :]
-    b = tl.load(mass + text * L + token, mask=(text < S) & (token < L), other=0.0)
-    total = tl.sum(b, 1)[:, None]
-    b = tl.where(total > 0, b / total, 0.0)
-    seen = (tl.arange(0, BLOCK_P)[:, None, None] < P) & (b > 0)[None, :, :]
-    c = tl.where(seen, 1 - tl.reshape(cos, (BLOCK_P, GROUP, BLOCK_L)), 0.0)
-    mean = tl.sum(c, 0) / P
-    kernel = tl.where(seen, tl.exp((mean[None, :, :] - c) / reg), 0.0)
-    return c, kernel, b
-
-
-@triton.jit
-def _rows(kernel, v, P):
-    """Return row scalings u = a / (kernel times v) for the uniform a, (BLOCK_P, GROUP)."""
-    total = tl.sum(kernel * v[None, :, :], 2)
-    return tl.where(total > 0, 1 / (P * total), 0.0)
-
-
-@triton.jit(do_not_specialize=["S"])
+@triton.jit(do_not_specialize=["L", "n_step", "l_step", "a_step", "b_step"])
 def _solve(
-    r, s, mass, distance, scaling, S, P, L, D, reg, tol, max_iter,
-    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
+    cost, a, b, plan, distance, iterations, error, P, L,
+    n_step, l_step, a_step, b_step, tol, max_iter,
+    REG: tl.constexpr, DTYPE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
-    """Store <T, C> of a program's problems and, if `scaling` is not None, their v."""
-    c, kernel, b = _problems(
-        r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
-    )  # fmt: skip
-    v = tl.where(b > 0, 1.0, 0.0)
-    active = tl.sum(b, 1) > 0
-    going = 1
-    for t in range(1, max_iter + 1):
-        if going > 0:
-            columns = tl.sum(kernel * _rows(kernel, v, P)[:, :, None], 0)
-            error = tl.sum(tl.abs(v * columns - b), 1)
-            active = active & ((error > tol) | ((t > 4) & (t % 4 != 0))) & (t < max_iter)
-            going = tl.max(active.to(tl.int32), 0)
-            v = tl.where(active[:, None] & (columns > 0), b / columns, v)
-    plan = kernel * _rows(kernel, v, P)[:, :, None] * v[None, :, :]
-    value = tl.sum(tl.sum(plan * c, 2), 0)
+    """Solve problem i = program_id: store T, <T, C>, the iterations and the error.
 
-    text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
-    row = tl.program_id(1).to(tl.int64) * S
-    tl.store(distance + row + text, value, mask=text < S)
-    if scaling is not None:
-        token = tl.arange(0, BLOCK_L)[None, :]
-        text = text[:, None]
-        tl.store(scaling + (row + text) * L + token, v, mask=(text < S) & (token < L))
-
-
-@triton.jit(do_not_specialize=["S"])
-def _plans(
-    r, s, mass, scaling, weight, plan, S, P, L, D, reg,
-    GROUP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Store the plans of a program's problems, each times its weight, into (Q, P, S, L)."""
-    c, kernel, b = _problems(
-        r, s, mass, S, P, L, D, reg, GROUP, BLOCK_P, BLOCK_L, BLOCK_D, PRECISION
-    )  # fmt: skip
-    q = tl.program_id(1).to(tl.int64)
-    text = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
-    token = tl.arange(0, BLOCK_L)
-    at = text[:, None] * L + token[None, :]
-    inside = (text[:, None] < S) & (token[None, :] < L)
-    v = tl.load(scaling + q * S * L + at, mask=inside, other=0.0)
-    w = tl.load(weight + q * S + text, mask=text < S, other=0.0)
-    value = kernel * (_rows(kernel, v, P) * w[None, :])[:, :, None] * v[None, :, :]
-    p = tl.arange(0, BLOCK_P)[:, None, None]
-    plan += q * P * S * L
-    tl.store(plan + p * (S * L) + at[None, :, :], value, mask=(p < P) & inside[None, :, :])
-
-
-def token_distances(problems: TokenProblems) -> Tensor:
-    """Return <T, C>, C[p, l] = 1 - cos(r[p], s[l]), of every image, class and pair of prompts.
-
-    The distances are (B, K, M, N), float32. The plans are constants in the backward pass. There the
-    second kernel recomputes them in chunks, and two matrix products with the features give the
-    gradients.
+    Without mass, K and the scalings are 0. A nan cost gives nan, as in `Sinkhorn`.
+    Costs have their own steps: shared with the plan, addresses would stay in registers meanwhile.
     """
-    r, s, mass = problems.r, problems.s, problems.weights.mass.float()
-    images, texts = r.shape[:2], s.shape[:2]
-    sets = (x.flatten(0, 1).contiguous() for x in (r, s, mass))
-    distance = _Distances.apply(*sets, problems)
-    return distance.view(*images, *texts).permute(0, 3, 1, 2)
+    i = tl.program_id(0).to(tl.int64)
+    p = tl.arange(0, BLOCK_P)[None, :]
+    col = tl.arange(0, BLOCK_L)[:, None]
+    a = tl.load(a + i * a_step + p, mask=p < P, other=0.0).to(DTYPE)
+    b = tl.load(b + i * b_step + col, mask=col < L, other=0.0).to(DTYPE)
+    seen = (a > 0) & (b > 0)
+    c = tl.load(cost + i * n_step + col * l_step + p, mask=seen, other=0.0).to(DTYPE)
+    mean = tl.sum(c * a, 1)[:, None] / tl.sum(a)
+    mean = tl.where(tl.abs(mean) < float("inf"), mean, 0.0)
+    kernel = tl.where(seen, tl.exp((mean - c) / REG), 0.0)
+    u = a
+    v = tl.where(b > 0, 1.0, 0.0).to(DTYPE)
+    left = tl.sum(b)
+    t = 0
+    active = True
+    while active:
+        t += 1
+        u = tl.where(a > 0, a / tl.sum(kernel * v, 0)[None, :], 0.0)
+        w = tl.sum(kernel * u, 1)[:, None]
+        left = tl.sum(tl.abs(v * w - b))
+        active = ((left > tol) | ((t > 4) & (t % 4 != 0))) & (t < max_iter)
+        v = tl.where(active, tl.where(b > 0, b / w, 0.0), v)
+    T = kernel * u * v
+    tl.store(plan + i * P * L + col * P + p, T, mask=(p < P) & (col < L))
+    tl.store(distance + i, tl.sum(T * c))
+    tl.store(iterations + i, t)
+    tl.store(error + i, left)
 
 
-class _Distances(torch.autograd.Function):
-    """Distances (Q, S) of image sets r (Q, P, D) to text sets s (S, L, D) with weights (S, L)."""
+def solve(solver: Any, C: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> Result:
+    """Return the plans (n, L, P), distances, iterations and errors (n,) of n problems.
 
-    @staticmethod
-    def forward(ctx, r, s, mass, how):
-        distance = mass.new_empty(len(r), len(s))
-        scaling = mass.new_empty(len(r), *mass.shape) if any(ctx.needs_input_grad) else None
-        _launch(_solve, r, s, mass, (distance, scaling), (how.reg, how.tol, how.max_iter))
-        ctx.save_for_backward(r, s, mass, scaling)
-        ctx.reg, ctx.chunk_bytes = how.reg, how.chunk_bytes
-        return distance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        r, s, mass, scaling = ctx.saved_tensors
-        (Q, P, D), (S, L, _) = r.shape, s.shape
-        most = max(1, ctx.chunk_bytes // (P * L * mass.element_size()))  # plans
-        texts = min(S, most)
-        images = min(Q, most // texts)
-        grad_r = mass.new_zeros(r.shape) if ctx.needs_input_grad[0] else None
-        grad_s = mass.new_zeros(s.shape) if ctx.needs_input_grad[1] else None
-        for i in range(0, Q, images):
-            for j in range(0, S, texts):
-                q, t = slice(i, i + images), slice(j, j + texts)
-                weight = -grad[q, t].contiguous()  # of cos = 1 - C
-                plan = mass.new_empty(len(r[q]), P, len(s[t]), L)
-                tensors = (scaling[q, t].contiguous(), weight, plan)
-                _launch(_plans, r[q], s[t], mass[t], tensors, (ctx.reg,))
-                plan = plan.view(len(r[q]) * P, -1)
-                if grad_r is not None:
-                    grad_r[q].view(-1, D).addmm_(plan, s[t].view(-1, D).float())
-                if grad_s is not None:
-                    grad_s[t].view(-1, D).addmm_(plan.T, r[q].view(-1, D).float())
-        return grad_r, grad_s, None, None
-
-
-def _launch(kernel, r, s, mass, tensors, scalars):
-    (Q, P, D), (S, L, _) = r.shape, s.shape
-    blocks = _blocks(P, L)
-    halves = r.element_size() == s.element_size() == 2  # TF32 represents half precision exactly
-    with torch.cuda.device_of(r):  # Triton launches on the current device
-        kernel[(triton.cdiv(S, blocks["GROUP"]), Q)](
-            *(r, s, mass, *tensors, S, P, L, D, *scalars),
-            **blocks,
-            PRECISION="tf32" if halves else "tf32x3",
-            num_warps=4 if blocks["BLOCK_P"] <= 64 else 8,
+    Args:
+        solver: the `Sinkhorn`.
+        C: costs, (n, L, P).
+        a: weights of the rows, (n, 1, P).
+        b: weights of the columns, (n, 1, L).
+        dtype: of the arithmetic.
+    """
+    n, L, P = C.shape
+    plan, (distance, error) = a.new_empty(C.shape), a.new_empty(2, n)
+    iterations = torch.empty_like(distance, dtype=torch.long)
+    C, a, b = (x if x.stride(2) == 1 else x.contiguous() for x in (C, a, b))
+    with torch.cuda.device_of(C):  # Triton launches on the current device
+        _solve[(n,)](
+            *(C, a, b, plan, distance, iterations, error, P, L),
+            *(*C.stride()[:2], a.stride(0), b.stride(0), solver.tol, solver.max_iter),
+            **options(P, L, solver.reg, dtype),
         )
+    return plan, distance, iterations, error
 
 
-def _blocks(P, L):
-    """Return the tile of a program: powers of two, with at least 16 where `tl.dot` multiplies."""
-    rows, columns = max(16, triton.next_power_of_2(P)), triton.next_power_of_2(L)
-    together = max(16, columns, min(COLUMNS, TILE // rows))
-    return {"GROUP": together // columns, "BLOCK_P": rows, "BLOCK_L": columns, "BLOCK_D": 16}
+def options(P: int, L: int, reg: float, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the constants of the kernel, and the number of warps."""
+    rows, columns = triton.next_power_of_2(P), triton.next_power_of_2(L)
+    warps = min(16, max(1, rows * columns * dtype.itemsize >> 10))  # 32 bytes of C a thread
+    constants = {"REG": reg, "DTYPE": TYPES[dtype], "BLOCK_P": rows, "BLOCK_L": columns}
+    return {**constants, "num_warps": warps}
 
 
 _obstacles: dict[tuple, str | None] = {}
 
 
-def obstacle(problems: TokenProblems, reference) -> str | None:
-    """Return the reason why the kernels cannot solve these problems, or None if they can.
+def obstacle(solver: Any, C: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype) -> str | None:
+    """Return the reason why the kernel cannot solve these problems, or None if it can.
 
-    Once for every kind of problem, a few problems are solved to find out if this version of Triton
-    compiles the kernels correctly for this device.
-
-    Args:
-        problems: the token problems of a batch.
-        reference: a function with the argument and result of `token_distances`, to compare with.
+    Once for every kind of problem, a few are solved to find out if this version of Triton compiles
+    the kernel correctly for this device. The arguments are those of `solve`.
     """
-    r, s = problems.r, problems.s
-    key = r.device, r.dtype, s.dtype, r.shape[2:], s.shape[2:], problems.reg
+    L, P = C.shape[1:]
+    how = options(P, L, solver.reg, dtype)
+    key = C.device, C.dtype, *how.values()
     if key not in _obstacles:
-        _obstacles[key] = _out_of_range(problems) or _disagreement(problems, reference)
+        if how["BLOCK_P"] * how["BLOCK_L"] * dtype.itemsize > MOST:
+            _obstacles[key] = f"{P} x {L} costs do not fit into registers"
+        else:
+            _obstacles[key] = _disagreement(solver, C[:3].nan_to_num(0, 0, 0), a[:3], b[:3], dtype)
     return _obstacles[key]
 
 
-def _out_of_range(problems):
-    P, L = problems.r.shape[2], problems.s.shape[2]
-    if problems.reg < LEAST_REG:
-        return f"lambda is {problems.reg}, and below {LEAST_REG:.3f} float32 may overflow"
-    blocks = _blocks(P, L)
-    if blocks["GROUP"] * blocks["BLOCK_P"] * blocks["BLOCK_L"] > 2 * TILE:
-        return f"{P} x {L} costs do not fit into registers"
-    if problems.r.is_cuda and torch.cuda.get_device_capability(problems.r.device) < (8, 0):
-        return "the GPU's compute capability is below 8.0"
-    return None
-
-
-def _disagreement(problems, reference):
-    """Solve a few problems with gradients in both ways; return why they disagree, or None."""
-    few = replace(
-        problems,
-        r=problems.r[:1, :2],
-        s=problems.s[:2, :2],
-        weights=TokenWeights(problems.weights.mass[:2, :2]),
-    )
+def _disagreement(solver, C, a, b, dtype):
+    """Solve a few problems in both ways; return why they disagree, or None."""
     try:
-        own = _with_gradients(token_distances, few)
+        own = solve(solver, C, a, b, dtype)
     except Exception as error:  # any error of the compiler or the driver
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    expected = _with_gradients(reference, few)
-    for x, y, tolerance in zip(own, expected, (1e-4, 1e-2, 1e-2), strict=True):
+    expected = solver.solve(C, a, b, uniform=False)
+    for x, y, tolerance in zip(own[:2], expected[:2], (1e-2, 1e-4), strict=True):
         if not (x - y).norm() <= tolerance * y.norm():
-            return "on this device they do not give the same numbers"
+            return "on this device it does not give the same numbers"
     return None
-
-
-def _with_gradients(solve, problems):
-    with torch.inference_mode(False), torch.enable_grad():
-        r, s = (x.detach().clone().requires_grad_() for x in (problems.r, problems.s))
-        distance = solve(replace(problems, r=r, s=s))
-        return distance.detach(), *torch.autograd.grad(distance.sum(), (r, s))
