@@ -3,10 +3,10 @@
 import ast
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from recipe.configs import read_pairs
 from trainers.prompting.beyond import BEYOND
@@ -115,11 +115,6 @@ class Outcome:
         return (result.get("train_seconds") or 0) + (result.get("test_seconds") or 0)
 
 
-def read(run: Run) -> dict | None:
-    """Return the run's record, as `read_record`."""
-    return read_record(run.folder)
-
-
 def read_record(folder: Path) -> dict | None:
     """Return the record in the folder of a run; None if there is none.
 
@@ -131,8 +126,14 @@ def read_record(folder: Path) -> dict | None:
 
 BOUND = 3.0  # of the natural logarithm of a temperature, either way
 
+
+def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test that a value is a group whose values pass a test."""
+    return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+
+
 # Types of the values of a record, in words and as a test, with the keys that must have them.
-KINDS = {
+KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "from 0 to 100": (is_percent, [key for key, metric in METRICS.items() if metric.percent]),
     "a number, 0 or more": (
         is_number,
@@ -142,27 +143,17 @@ KINDS = {
     ),
     "a text": (
         lambda value: isinstance(value, str),
-        ("split", "backbone", "backbone_sha256", "git", "data_fingerprint", "joint_note"),
+        ["split", "backbone", "backbone_sha256", "git", "data_fingerprint", "joint_note"],
     ),
-    "accuracies by class": (
-        lambda value: isinstance(value, dict)
-        and all(accuracy is None or is_percent(accuracy) for accuracy in value.values()),
-        (PER_CLASS,),
-    ),
-    "groups of numbers": (
-        lambda value: isinstance(value, dict)
-        and all(isinstance(of, dict) and all(map(is_number, of.values())) for of in value.values()),
-        ("ood",),
-    ),
+    "accuracies by class": (_each(lambda of: of is None or is_percent(of)), [PER_CLASS]),
+    "groups of numbers": (_each(_each(is_number)), ["ood"]),
     f"a list of {', '.join(BEYOND)}": (
-        lambda value: isinstance(value, list) and all(map(list(BEYOND).__contains__, value)),
-        ("beyond",),
+        lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
+        ["beyond"],
     ),
-    "a group of keys": (lambda value: isinstance(value, dict), ("config",)),
+    "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
-        lambda value: isinstance(value, dict)
-        and all(isinstance(version, str | int | None) for version in value.values()),
-        ("versions",),
+        _each(lambda version: isinstance(version, str | int | None)), ["versions"],
     ),
 }  # fmt: skip
 
@@ -201,17 +192,13 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
         result: a record.
         keys: further dotted keys that the record's config must have, with their values.
     """
-    asked = {
-        "trainer": run.trainer,
-        "seed": run.seed,
-        "shots": run.shots,
-        "subsample_classes": run.subsample,
-    }
+    asked = {"trainer": run.trainer, "seed": run.seed, "shots": run.shots,
+             "subsample_classes": run.subsample}  # fmt: skip
+    if result.get("dataset") != dataset_name(run.dataset):
+        asked["dataset"] = run.dataset
     for key, value in asked.items():
         if result.get(key) != value:
             return f"{key} {printable(result.get(key))}, not {value}"
-    if result.get("dataset") not in (run.dataset, dataset_name(run.dataset)):
-        return f"dataset {printable(result.get('dataset'))}, not {run.dataset}"
     for key, value in ((keys or {}) | read_pairs(run.opts)).items():
         then = used(result.get("config"), key)
         if key not in INCIDENTAL and then is not None and then != literal(value):
@@ -222,13 +209,13 @@ def misfit(run: Run, result: dict, keys: dict | None = None) -> str | None:
 def from_folder(run: Run) -> Outcome:
     """Return the outcome of a run, judged by its folder only."""
     try:
-        result = read(run)
+        result = read_record(run.folder)
     except BadResult as error:
         return Outcome(run, problem=f"corrupt: {error}")
-    if result is not None:
-        why = misfit(run, result)
-        return Outcome(run, problem=f"misplaced: holds {why}") if why else Outcome(run, result)
-    return Outcome(run, problem=failure(run) or "unfinished: no results yet")
+    if result is None:
+        return Outcome(run, problem=failure(run) or "unfinished: no results yet")
+    why = misfit(run, result)
+    return Outcome(run, problem=f"misplaced: holds {why}") if why else Outcome(run, result)
 
 
 def failure(run: Run) -> str | None:
@@ -255,8 +242,8 @@ def used(config, key: str):
 
 
 def unlike(one: dict, other: dict, above: str = "") -> Iterator[str]:
-    """Yield the dotted keys, but OWN, that differ between two configs and are in both."""
-    for name in one.keys() & other.keys():
+    """Yield the dotted keys, but OWN, that differ between two configs and are in both, in order."""
+    for name in filter(other.__contains__, one):
         key = f"{above}{name}"
         if one[name] == other[name] or key in OWN:
             continue

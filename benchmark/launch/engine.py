@@ -123,7 +123,7 @@ class Engine:
             UserError: its folder has the record of another run.
         """
         try:
-            result = records.read(run)
+            result = records.read_record(run.folder)
         except BadResult as error:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
@@ -229,7 +229,7 @@ class Engine:
         if failure is not None:
             return Outcome(run, problem=f"failed: {failure}")
         try:
-            result = records.read(run)
+            result = records.read_record(run.folder)
         except BadResult as error:
             return Outcome(run, problem=f"failed: {error}")
         if result is None:
