@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,44 +155,39 @@ def main(argv: list[str]) -> None:
 
 
 def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
-    """Return the outcomes of the runs and logs that the arguments name."""
+    """Return the outcomes of the runs and logs that the arguments name.
+
+    Runs are those in the outputs, or in their nearest subfolders with runs. Where these are several
+    folders, each outcome names its origin.
+
+    Raises:
+        UserError: one of several outputs does not exist, or one is a file; or as `logs.read`.
+    """
+    for output in outputs:
+        if output.is_file():
+            raise UserError(f"'{output}' is a file: unpack it, and name the folder")
+        if len(outputs) > 1 and not output.exists():
+            raise UserError(f"'{output}' does not exist: check the path")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
-    outcomes = found_in(outputs, protocols)
+    folders = [folder for output in outputs for folder in outputs_below(output)]
+    names = [folder.name for folder in folders]
+    found = []
+    for folder in folders:
+        outcomes = [outcome for protocol in protocols for outcome in on_disk(folder, protocol)]
+        if len(folders) > 1:
+            origin = folder.name if names.count(folder.name) == 1 else ""
+            outcomes = [replace(of, origin=origin or str(folder)) for of in outcomes]
+        found += outcomes
     if args.logs:
         read, unknown = logs.read(args.logs)
-        outcomes += [outcome for outcome in read if outcome.run.protocol in protocols]
+        found += [outcome for outcome in read if outcome.run.protocol in protocols]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             print(
                 f"skipped logs that do not say which run they are of: {unknown[0]}{more}",
                 file=sys.stderr,
             )
-    return [outcome for outcome in outcomes if not args.seeds or outcome.run.seed in args.seeds]
-
-
-def found_in(outputs: Sequence[Path], protocols: Sequence[Protocol]) -> list[Outcome]:
-    """Return the outcomes of the runs in these folders, or their nearest subfolders with runs.
-
-    With several folders, each outcome names its origin.
-
-    Raises:
-        UserError: one of several folders does not exist, or one is a file.
-    """
-    if files := [output for output in outputs if output.is_file()]:
-        raise UserError(f"'{files[0]}' is a file: unpack it, and name the folder")
-    gone = [output for output in outputs if not output.exists()]
-    if gone and len(outputs) > 1:
-        raise UserError(f"'{gone[0]}' does not exist: check the path")
-    outputs = [output for given in outputs for output in outputs_below(given)]
-    found: list[Outcome] = []
-    for output in outputs:
-        outcomes = [outcome for protocol in protocols for outcome in on_disk(output, protocol)]
-        if len(outputs) > 1:
-            alone = output.name and [other.name for other in outputs].count(output.name) == 1
-            origin = output.name if alone else str(output)
-            outcomes = [replace(outcome, origin=origin) for outcome in outcomes]
-        found += outcomes
-    return found
+    return [outcome for outcome in found if not args.seeds or outcome.run.seed in args.seeds]
 
 
 def on_disk(output: Path, protocol: Protocol) -> list[Outcome]:
@@ -247,8 +241,7 @@ def as_page(
         groups[protocol] = groups[protocol] + more
     done = tidy["outcome"][(tidy["column"] != "h") & tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
-    drawn = figures(listed) | (view_figures(view) if view else {})
-    return page(groups, drawn, results.values())
+    return page(groups, figures(listed) | view_figures(view), results.values())
 
 
 def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
@@ -289,19 +282,21 @@ def keep_table(protocol: Protocol, output: Path) -> None:
     )
 
 
-def view_figures(view: View) -> dict:
+def view_figures(view: View | None) -> dict:
     """Return the figures that belong to a view; none of comparisons."""
     from . import pictures
 
-    return pictures.figures(view.tests, view.picture) if not isinstance(view, Comparisons) else {}
+    if view is None or isinstance(view, Comparisons):
+        return {}
+    return pictures.figures(view.tests, view.picture)
 
 
 def draw(listed: pd.DataFrame, view: View | None, folder: Path) -> None:
     """Write the plots that belong to the tables into a folder, and print their paths."""
     from . import plots  # matplotlib is slow to load
 
-    of_view = view is not None and not isinstance(view, Comparisons)
-    drawn = view_figures(view) if view is not None and of_view else plots.figures(listed)
+    of_view = isinstance(view, Metrics | Classes)
+    drawn = view_figures(view) if of_view else plots.figures(listed)
     if not drawn:
         shown = "runs with predictions" if of_view else "means of finished runs"
         print(f"no plots: there are no {shown}", file=sys.stderr)

@@ -35,7 +35,6 @@ FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
          "num_test": "test images", "data_fingerprint": "images"}  # fmt: skip
 # Keys of DATASET that change the training images, with their defaults; they are always named.
 CHANGES = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
-MOST = 12  # characters of a hash; names of backbones are shorter
 
 Settings = tuple[tuple[str, Any], ...]  # keys and values
 
@@ -71,9 +70,10 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["group"] = keys.groupby(GROUP).ngroup()
     tables = keys.assign(dataset=runs["dataset"]).groupby([*GROUP, "dataset"]).ngroup() + len(runs)
     runs["table"] = tables.where(across != "dataset", runs["group"])
-    runs["settings"] += _changes(runs)
+    changes = runs.groupby(METHOD)["changes"].transform("first")  # also those without a record
+    runs["settings"] = [*map(_with, runs["settings"], changes)]
     others = _others(runs)
-    runs["settings"] += others + _differing(runs, others)
+    runs["settings"] = [*map(_with, runs["settings"] + others, _differing(runs, others))]
     several = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
     several = several.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
@@ -81,8 +81,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
         _method(run, ours, of) for run, of in zip(each_row(runs), several, strict=True)
     ]
     runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
-    apart = _apart(runs)
-    runs["apart"] = [apart.get(of, "") for of in zip(*(runs[key] for key in MEAN), strict=True)]
+    runs["apart"] = _apart(runs)
     trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda of: sorted(set(of)))
     runs["seeds"] = runs["table"].map(trained)
     order = [_order(run) for run in each_row(runs)]
@@ -123,7 +122,7 @@ def _facts(outcome: Outcome) -> dict:
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "tried": " and ".join(dict(tried)), "settings": tried + varied(run.config),
         "keys": result.get("config") or {}, "seeded": bool(result.get("seeded")),
-        "untrained": None if params is None else params == 0,
+        "untrained": None if params is None else params == 0, "changes": changed(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "training": not run.eval_only, "num_params": params,
         "train_seconds": seconds,
@@ -145,36 +144,32 @@ def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([runs[~once], repeated], ignore_index=True)
 
 
+def _with(settings: Settings, more: Settings | None) -> Settings:
+    """Return settings with further ones, if any, whose keys they do not have."""
+    found = dict(settings)
+    return (*settings, *(pair for pair in more or () if pair[0] not in found))
+
+
 def _others(runs: pd.DataFrame) -> pd.Series:
     """Return in what each run's CLIP and test images differ from those in the same tables."""
-    cell, found = ["group"], {}
+    cell, said = ["group"], pd.Series([()] * len(runs), runs.index)
+    training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
     for key, name in FACTS.items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
         differs = runs.groupby(cell, dropna=False)[key].transform("nunique") > 1
         if differs.any():
-            found[name] = runs[key].where(differs)
+            texts = runs[key].where(differs).map(_short_text, na_action="ignore")
+            joined = texts.groupby(training).transform(
+                lambda of: " + ".join(dict.fromkeys(of.dropna()))
+            )
+            said += joined.map(lambda text, name=name: ((name, text),) if text else ())
         cell = [*cell, key]
-    said: pd.Series = pd.Series([()] * len(runs), runs.index)
-    for name, values in found.items():  # a training and its tests on several classes are one line
-        training = values.map(_short_text, na_action="ignore").groupby(
-            [runs[key] for key in (*METHOD, "settings", "seed")]
-        )
-        joined = training.transform(lambda of: " + ".join(dict.fromkeys(of.dropna())))
-        said += joined.map(lambda text, name=name: ((name, text),) if text else ())
     return said
 
 
-def _changes(runs: pd.DataFrame) -> list[Settings]:
-    """Return how the training images of each run are changed, unless its settings say so.
-
-    A run without a record has the changes of other seeds.
-    """
-    runs = runs.assign(changes=[changed(outcome) for outcome in runs["outcome"]])
-    known = runs.groupby(LINE[:-1])["changes"].transform("first")
-    return [
-        tuple(pair for pair in of if pair[0] not in dict(settings)) if isinstance(of, tuple) else ()
-        for of, settings in zip(known, runs["settings"], strict=True)
-    ]
+def _short_text(value: Any) -> str:
+    text = f"{value:.0f}" if isinstance(value, float) else str(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text  # of a hash, the beginning
 
 
 def changed(outcome: Outcome) -> Settings | None:
@@ -188,50 +183,55 @@ def changed(outcome: Outcome) -> Settings | None:
     return tuple((k, _plain(v)) for k, v in found.items() if v not in (None, CHANGES[k]))
 
 
-def _short_text(value: Any) -> str:
-    return f"{value:.0f}" if isinstance(value, float) else str(value)[:MOST]
+def _unlike(
+    of: Iterable, places: Iterable, configs: Iterable[dict]
+) -> Iterator[tuple[Any, str, dict, dict]]:
+    """Yield the differences from the first config of the same group and place.
 
+    Args:
+        of: the group of each config.
+        places: the place of each config in it; those of different places are not compared.
+        configs: nested mappings; empty if unknown.
 
-def _differing(runs: pd.DataFrame, others: pd.Series) -> pd.Series:
-    """Return the keys of the config in which the runs of a method differ on one data set.
-
-    Those that --vary set are in `settings` already; runs without have them, too.
+    Yields:
+        The group, the dotted key, and both configs.
     """
-    methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), others, strict=True)]
-    places = [*zip(runs["dataset"], runs["shots"], runs["column"], strict=True)]
     first: dict[tuple, dict] = {}
-    differing: dict[tuple, dict] = defaultdict(dict)
-    for of, place, config in zip(methods, places, runs["keys"], strict=True):
-        if config and (beside := first.setdefault((of, place), config)) is not config:
-            differing[of] |= dict.fromkeys(unlike(beside, config))
-    short = {of: _short(keys) for of, keys in differing.items()}
-    return pd.Series([
+    for group, place, config in zip(of, places, configs, strict=True):
+        beside = first.setdefault((group, place), config) if config else config
+        for key in unlike(beside, config) if beside is not config else ():
+            yield group, key, beside, config
+
+
+def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
+    """Return the keys of the config in which the runs of a method differ on one data set."""
+    methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), others, strict=True)]
+    places = zip(runs["dataset"], runs["shots"], runs["column"], strict=True)
+    keys: dict[tuple, dict] = defaultdict(dict)
+    for of, key, *_ in _unlike(methods, places, runs["keys"]):
+        keys[of][key] = None
+    short = {of: _short(differing) for of, differing in keys.items()}
+    return [
         tuple(
-            (name, _plain(used(config, key)))
-            for key, name in (short.get(of, {}) if config else {}).items()
-            if name not in dict(own)
+            (name, _plain(used(config, key))) for key, name in short.get(of, {}).items() if config
         )
-        for of, own, config in zip(methods, runs["settings"], runs["keys"], strict=True)
-    ], runs.index)  # fmt: skip
+        for of, config in zip(methods, runs["keys"], strict=True)
+    ]
 
 
-def _apart(runs: pd.DataFrame) -> dict[tuple, str]:
-    """Return by MEAN the settings that differ only between data sets, as `BETA 0, 0.5`."""
-    start: dict[tuple, dict] = {}
+def _apart(runs: pd.DataFrame) -> list[str]:
+    """Return the settings of averages that differ only between data sets, as `BETA 0, 0.5`."""
+    of = [*zip(*(runs[key] for key in MEAN), strict=True)]
     found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-    done = runs[runs["problem"].isna()].drop_duplicates([*MEAN, "dataset", "column"])
-    for run in each_row(done):
-        of = run.group, run.name, run.shots
-        beside = start.setdefault((of, run.column), run.keys)
-        chosen = used(run.keys, "TRAINER.PER_DATASET") or ()  # a mark says so already
-        for key in unlike(beside, run.keys) if beside is not run.keys else ():
-            if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
-                texts = (str(_plain(used(each, key))) for each in (beside, run.keys))
-                found[of][key] |= dict.fromkeys(texts)
-    return {
-        of: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
-        for of, keys in found.items()
+    for mean, key, *both in _unlike(of, runs["column"], runs["keys"]):
+        chosen = used(both[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
+        if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
+            found[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in both)
+    said = {
+        mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
+        for mean, keys in found.items()
     }
+    return [said.get(mean, "") for mean in of]
 
 
 def apart_note(rows: Iterable[Any]) -> list[str]:

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from ..cli import csv_text
 from .frame import each_row, setting_texts
 from .latex import PACKAGES, as_latex, papers
+from .rows import difference, published_beside
 from .tables import Table, known, tables
 
 if TYPE_CHECKING:
@@ -96,53 +97,41 @@ def _problems(table: Table) -> list[str]:
     return ["Not complete:", *(f"- {what}" for what in table.problems)] if table.problems else []
 
 
+OPTIONAL = ("source", "settings", "beyond", "differing", "origin")  # left out where empty
+
+
 def record(line: list[Any]) -> dict:
     """Return the rows of a line as plain numbers, by the keys of CSV and JSON."""
     first = line[0]
-    found = {"protocol": first.protocol}
-    names = ["shots", "method"]
-    if not first.average:
-        found |= {"source": first.source} if first.source else {}
-        names = ["dataset", "shots", "method", "trainer", "config"]
-    found |= {name: getattr(first, name) for name in names}
-    told = ", ".join(setting_texts(first.settings))
-    found |= {"settings": told} if told else {}
-    found |= {"beyond": first.beyond} if first.beyond else {}
+    names = ["protocol", "source", "dataset", "shots", "method", "trainer", "config"]
     if first.average:
-        found |= {"datasets": first.count, "of": first.of}
-        found |= {"differing": first.apart} if first.apart else {}
-        return found | {row.column: row.mean for row in line if first.count} | _published(line)
-    found |= {"origin": first.origin} if first.origin else {}
-    found["from_logs"] = bool(first.label)
-    found["split"] = first.split
-    found["seeds"] = first.seeds
-    for row in line:
-        found[f"{row.column}_mean"] = known(row.mean)
-        found[f"{row.column}_std"] = known(row.std)
-        if row.interval:
-            found[f"{row.column}_half_interval_95"] = known(row.spread)
-        found[f"{row.column}_n"] = row.count
-    found |= _published(line)
-    params = known(first.num_params)
-    found["num_params"] = params if params is None else int(params)
-    found["train_seconds"] = known(first.train_seconds)
-    found["peak_memory_mib"] = known(first.peak_memory_mib)
-    found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
-    return found
-
-
-def _published(line: list[Any]) -> dict:
-    first = line[0]
-    if known(first.published) is None:
-        return {}
-    found = {
-        "published_source": first.published_source,
-        "published_is_misprint": first.misprint,
-    }
-    for row in line:
-        found[f"{row.column}_published"] = row.published
-        found[f"{row.column}_difference"] = known(row.difference)
-    return found
+        names = ["protocol", "shots", "method"]
+    found = {name: getattr(first, name) for name in names}
+    found |= {"settings": ", ".join(setting_texts(first.settings)), "beyond": first.beyond}
+    if first.average:
+        found |= {"datasets": first.count, "of": first.of, "differing": first.apart}
+        found |= {row.column: row.mean for row in line if first.count}
+    else:
+        found |= {"origin": first.origin, "from_logs": bool(first.label)}
+        found |= {"split": first.split, "seeds": first.seeds}
+        for row in line:
+            found[f"{row.column}_mean"] = known(row.mean)
+            found[f"{row.column}_std"] = known(row.std)
+            if row.interval:
+                found[f"{row.column}_half_interval_95"] = known(row.spread)
+            found[f"{row.column}_n"] = row.count
+    if theirs := published_beside(first):
+        found["published_source"] = theirs.source
+        found["published_is_misprint"] = theirs.misprint
+        for row in line:
+            found[f"{row.column}_published"] = theirs.values[row.column]
+            found[f"{row.column}_difference"] = difference(row)
+    if not first.average:
+        params = known(first.num_params)
+        found["num_params"] = params if params is None else int(params)
+        found |= {key: known(getattr(first, key)) for key in ("train_seconds", "peak_memory_mib")}
+        found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
+    return {key: value for key, value in found.items() if value or key not in OPTIONAL}
 
 
 def as_csv(records: list[dict]) -> str:

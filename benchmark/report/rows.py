@@ -3,6 +3,7 @@
 A row is a line of a table and a column of its protocol; averages over data sets are further lines.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import pandas as pd
@@ -10,12 +11,11 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
 from . import published
-from .frame import CHANGES, each_row
+from .frame import CHANGES, MEAN, each_row
 from .paired import harmonic
 
 COSTS = {"num_params": "last", "train_seconds": "mean", "step_seconds": "mean",
          "peak_memory_mib": "max"}  # fmt: skip
-PUBLISHED = {"published": None, "published_source": None, "misprint": False, "difference": None}
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     Args:
         tidy: a data frame as `frame` makes it.
         interval: make the spread half of the 95% interval, not the standard deviation.
-        beside_published: add published numbers where they are comparable.
+        beside_published: mark rows as comparable with published numbers.
 
     Raises:
         UserError: a file of published numbers has a wrong line.
@@ -33,42 +33,56 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
         return tidy
     tidy = tidy[tidy["metric"] == "accuracy"]
     of_line = tidy.groupby("line", sort=False)
-    columns = {name: list(protocol.columns) for name, protocol in PROTOCOLS.items()}
-    lines = tidy.drop_duplicates("line").set_index("line").drop(columns=["column", *COSTS])
+    lines = tidy.drop_duplicates("line").set_index("line").drop(columns=["problem", *COSTS])
     lines["split"] = of_line["split"].agg(lambda of: " and ".join(sorted(set(of.fillna("test")))))
     lines["backbones"] = of_line["backbone"].agg(lambda of: set(of.dropna()))
     own = of_line["seed"].agg(lambda of: sorted(set(of)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
+    lines["of"] = lines["seeds"].str.len()
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
-    costs = tidy[tidy["training"] & tidy["problem"].isna()].groupby("line").agg(COSTS)
-    lines = lines.join(costs)
+    trainings = tidy[tidy["training"] & tidy["problem"].isna()]
+    lines = lines.join(trainings.groupby("line").agg(COSTS))
     lines.loc[lines["untrained"], "peak_memory_mib"] = None
-    places = [(line, column) for line, of in lines["protocol"].items() for column in columns[of]]
-    cells = tidy.groupby(["line", "column"])
-    index = pd.MultiIndex.from_tuples(places, names=["line", "column"])
-    numbers = cells["value"].agg(["mean", "std", "count"]).reindex(index)
-    failed = tidy[tidy["problem"].notna()]
-    failed = failed.assign(problem=failed["problem"] + [f" [seed {n}]" for n in failed["seed"]])
-    numbers["problems"] = failed.groupby(["line", "column"])["problem"].agg(list).reindex(index)
-    found = numbers.reset_index().join(lines.drop(columns="problem"), on="line")
+    lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
+    told = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
+    cells = tidy.assign(problems=told).groupby(["line", "column"])
+    numbers = cells["value"].agg(["mean", "std", "count"])
+    numbers["problems"] = cells["problems"].agg(lambda of: list(of.dropna()))
+    found = lines.explode("column").reset_index().join(numbers, on=["line", "column"])
+    found["problems"] = found["problems"].map(lambda of: of if isinstance(of, list) else [])
     found["count"] = found["count"].fillna(0).astype(int)
-    found["of"] = found["seeds"].str.len()
-    found["complete"] = (found["count"] > 0) & (
-        found["untrained"] | (found["count"] == found["of"])
-    )
-    found["problems"] = [of if isinstance(of, list) else [] for of in found["problems"]]
+    enough = found["untrained"] | (found["count"] == found["of"])
+    found["complete"] = (found["count"] > 0) & enough
     found["interval"], found["average"] = interval, False
     found["spread"] = _half_interval(found) if interval else found["std"]
-    found = pd.concat([found, _averages(found)], ignore_index=True)
-    found["cell"] = [_cell(row) for row in each_row(found)]
-    theirs = [_published(row) for row in each_row(found)]
-    return found.join(pd.DataFrame(theirs, found.index, list(PUBLISHED)))
+    return pd.concat([found, _averages(found)], ignore_index=True)
 
 
 def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of each line, by column."""
     of_lines = [each_row(members) for _, members in rows.groupby("line", sort=False)]
     return [{row.column: row for row in members} for members in of_lines]
+
+
+def published_beside(row: Any, trainer: str = "") -> published.Published | None:
+    """Return the published numbers of a method (or the row's own) with the number of a row's place.
+
+    None if there are none, or the setting is another.
+    """
+    protocol = PROTOCOLS[row.protocol]
+    found = row.comparable and published.find(
+        protocol, trainer or row.trainer, row.dataset, row.shots
+    )
+    return found if found and row.column in found.values else None
+
+
+def difference(row: Any) -> float | None:
+    """Return a mean minus the published number; None if one is missing or cannot be right."""
+    theirs = published_beside(row)
+    lacking = row.mean != row.mean or (row.average and not row.complete)
+    if theirs is None or theirs.misprint or lacking:
+        return None
+    return row.mean - theirs.values[row.column]
 
 
 def _comparable(line) -> bool:
@@ -87,71 +101,43 @@ def _half_interval(found: pd.DataFrame) -> pd.Series:
 
 
 def _averages(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the averages over data sets, where there are several; H is that of the averages."""
+    """Return the averages over data sets, where there are several; H is that of the averages.
+
+    Each is over those data sets on which a method has all columns.
+    """
     targets = found[found["dataset"] != found["source"]]
-    datasets = targets.groupby("group")["dataset"].agg(set)
-    targets = targets[targets["group"].map(datasets.str.len()) > 1].sort_values(
-        "rank", kind="stable"
-    )
-    same = ["group", "name", "shots"]
-    averages = [
-        row
-        for (group, *_), members in targets.groupby(same, sort=False)
-        for row in _average(members, datasets[group])
-    ]
-    return pd.DataFrame(averages, columns=found.columns if averages else None)
-
-
-def _average(members: pd.DataFrame, datasets: set[str]) -> list[dict]:
-    """Return the rows of a method's average over those data sets on which it has all columns."""
-    first = members.iloc[0]
-    columns = list(PROTOCOLS[first["protocol"]].columns)
-    comparable = all(members["comparable"])
-    members = members[members.groupby("line")["mean"].transform("count") == len(columns)]
-    means = members.groupby("column")["mean"].mean().to_dict()
+    sets = targets.groupby("group")["dataset"].agg(set)
+    targets = targets[targets["group"].map(sets.str.len()) > 1]
+    if targets.empty:
+        return targets
+    columns = targets["protocol"].map(lambda name: list(PROTOCOLS[name].columns))
+    whole = targets.groupby("line")["mean"].transform("count") == columns.str.len()
+    last = whole & (targets["column"] == columns.str[-1])  # of base, new and h: h, which needs both
+    means = targets[whole].groupby([*MEAN, "column"])["mean"].mean().unstack("column")
     if "h" in means:
-        means["h"] = float(harmonic(means["base"], means["new"]))
-    last = members[members["column"] == columns[-1]]  # of base, new and h: h, which needs both
-    problems = [
-        f"{row.name}, {row.dataset}, {shots_text(row.shots)}: a mean over "
-        f"{row.count} of {row.of} seeds"
-        for row in each_row(last[~last["complete"].astype(bool)])
-    ]
-    papers = published.datasets(PROTOCOLS[first["protocol"]]) - {first["source"]}
-    shared = dict(first) | {
-        "dataset": published.AVERAGE, "table": first["group"], "average": True,
-        "line": -1 - first["line"], "std": None, "spread": None, "count": len(last),
-        "of": len(datasets), "complete": len(last) == len(datasets),
-        "comparable": datasets == papers and comparable,
-    }  # fmt: skip
-    return [
-        shared | {"column": name, "mean": means.get(name),
-                  "problems": problems if name == columns[-1] else []}
-        for name in columns
-    ]  # fmt: skip
-
-
-def _cell(row) -> str:
-    """Return `mean ± spread`, with the count if seeds or data sets are missing; or the problem."""
-    if pd.isna(row.mean):
-        return row.problems[0].partition(":")[0] if row.problems else "-"
-    spread = "" if pd.isna(row.spread) else f" ± {row.spread:.2f}"
-    missing = "" if row.complete else f" ({row.count} of {row.of})"
-    return f"{row.mean:.2f}{spread}{missing}"
-
-
-def _published(row) -> dict:
-    """Return the published number of the same setting, and the difference of ours from it."""
-    if not row.comparable:
-        return PUBLISHED
-    theirs = published.find(PROTOCOLS[row.protocol], row.trainer, row.dataset, row.shots)
-    if theirs is None or row.column not in theirs.values:
-        return PUBLISHED
-    number = theirs.values[row.column]
-    lacking = theirs.misprint or pd.isna(row.mean) or (row.average and not row.complete)
-    return {
-        "published": number,
-        "published_source": theirs.source,
-        "misprint": theirs.misprint,
-        "difference": None if lacking else row.mean - number,
-    }
+        means["h"] = harmonic(means["base"], means["new"])
+    numbers = means.stack().to_dict()
+    problems = defaultdict(list)
+    for row in each_row(targets[last & ~targets["complete"]]):
+        place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"
+        told = f"{place}: a mean over {row.count} of {row.of} seeds"
+        problems[row.group, row.name, row.shots, row.column].append(told)
+    by = [targets[key] for key in MEAN]
+    found = targets.assign(
+        dataset=published.AVERAGE, table=targets["group"], average=True, line=-1 - targets["line"],
+        std=float("nan"), spread=float("nan"), count=last.groupby(by).transform("sum"),
+        of=targets["group"].map(sets.str.len()),
+        comparable=targets["comparable"].groupby(by).transform("all"),
+    )  # fmt: skip
+    found = found.sort_values("rank", kind="stable").drop_duplicates([*MEAN, "column"])
+    of = [*zip(*(found[key] for key in (*MEAN, "column")), strict=True)]
+    return found.assign(
+        mean=[numbers.get(key, float("nan")) for key in of],
+        complete=found["count"] == found["of"],
+        problems=[problems[key] for key in of],
+        comparable=[
+            row.comparable
+            and sets[row.group] == published.datasets(PROTOCOLS[row.protocol]) - {row.source}
+            for row in each_row(found)
+        ],
+    )

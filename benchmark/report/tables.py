@@ -13,7 +13,8 @@ from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
 from . import published
 from .frame import apart_note, each_row
-from .names import dataset_title, method_name, rank
+from .names import dataset_title, rank
+from .rows import difference, published_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +27,7 @@ AVERAGE = "Means over the data sets."
 AVERAGE_H = "Means over the data sets; H is that of the averages, as in the papers."
 TARGET_AVERAGE = "The average is over the targets."
 
-# In a paper: marks after the name of a method with published numbers, and after a mean that lacks
-# seeds or data sets.
-PUBLISHED, INCOMPLETE = r"$^\dagger$", r"$^*$"
-NOTHING_IN_A_PAPER = "--"
+INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
 MISPRINT = "(misprint)"
 
 
@@ -40,6 +38,7 @@ class Cell(NamedTuple):
     value: float | None = None  # competes for the best of its column; higher is better
     beside: bool = False  # True for the first cell of a line of published numbers or differences
     spread: float | None = None  # shown after the text in a paper
+    paper: Cell | None = None  # the cell in its place in a paper, if any
 
 
 @dataclass
@@ -55,10 +54,8 @@ class Table:
     lines: list[list[Cell]]  # the first cell names the line
     caption: list[str]  # sentences below the table
     problems: list[str] = field(default_factory=list)  # sentences on what is missing
-    first: Any = None  # one of the rows shown
-    seeds: int = 0  # the largest number of seeds that a mean is over
-    cited: set[str] = field(default_factory=set)  # methods with published numbers in the table
-    marks: set[str] = field(default_factory=set)  # marks of the other lines
+    rows: Sequence[Any] = ()  # of a protocol's table, the rows shown
+    cited: dict[int, str] = field(default_factory=dict)  # methods of lines of published numbers
 
     def __post_init__(self) -> None:
         """Escape control characters."""
@@ -72,7 +69,7 @@ class Table:
     @property
     def of_averages(self) -> bool:
         """True if the numbers are averages over data sets."""
-        return self.first is not None and self.first.average
+        return bool(self.rows) and self.rows[0].average
 
     def best(self, column: int, place: int = 0) -> set[int]:
         """Return the lines with the best number of a column, as shown; empty if all are equal.
@@ -92,20 +89,16 @@ class Table:
         return {i for i, value in values.items() if value == ranked[place]}
 
 
-def tables(
-    rows: pd.DataFrame, all_published: bool = False, paper: bool = False
-) -> dict[Protocol, list[Table]]:
+def tables(rows: pd.DataFrame, all_published: bool = False) -> dict[Protocol, list[Table]]:
     """Return the tables of each protocol that has rows: every data set, then the averages.
 
     Args:
         rows: a data frame as `rows.rows` makes it.
         all_published: also show published numbers of methods that were not run.
-        paper: make tables for a paper: spreads are separate from means, differences and costs are
-            left out, and published numbers compete for the best.
     """
     found = defaultdict(list)
     for _, members in rows.groupby("table", sort=False):
-        found[protocol_of(members)].append(_table(members, all_published, paper))
+        found[protocol_of(members)].append(_table(list(each_row(members)), all_published))
     return dict(found)
 
 
@@ -115,73 +108,55 @@ def protocol_of(rows: Any) -> Protocol:
     return PROTOCOLS[name if isinstance(name, str) else name.iloc[0]]
 
 
-def _table(members: pd.DataFrame, all_published: bool, paper: bool) -> Table:
+def _table(rows: list[Any], all_published: bool) -> Table:
     """Return a table with a line for each method, or for each setting of an ablation.
 
     Its columns are those of the protocol, data sets, or numbers of shots: see `Protocol.across`.
     """
-    protocol = protocol_of(members)
-    shown = sorted(each_row(members), key=lambda row: (row.average, row.shots))
-    first = shown[0]
-    if protocol.across == "columns":  # in the order of the protocol
-        shown.sort(key=lambda row: list(protocol.columns).index(row.column))
-    places: dict[str, Any] = {}
-    for row in shown:
+    rows.sort(key=lambda row: (row.average, row.shots))
+    first, protocol = rows[0], protocol_of(rows[0])
+    places: dict[str, Any] = {}  # by head, the first row of any method
+    methods: dict[Any, dict[str, Any]] = defaultdict(dict)  # by line, its rows by head
+    for row in sorted(rows, key=lambda row: row.rank):
+        methods[row.line if protocol.across == "columns" else row.name][place_name(row)] = row
+    for row in rows:
         places.setdefault(place_name(row), row)
-    head = [first_head(protocol), *places, *([] if paper else more(first))]
-    found: list[list[Cell | None]] = []  # None: an empty cell
-    cited = set()
-    of_line = "line" if protocol.across == "columns" else "name"
-    for _, line in members.sort_values("rank", kind="stable").groupby(of_line, sort=False):
-        here = {place_name(row): row for row in each_row(line)}
+    head = [first_head(protocol), *places, *more(first)]
+    lines: list[list[Cell]] = []
+    cited: dict[int, str] = {}
+    for here in methods.values():
         row = next(iter(here.values()))
-        of_method = _of_method(row, [here.get(place) for place in places], paper)
-        found += of_method
-        if len(of_method) > 1:
-            cited.add(row.trainer)
-    if all_published and members["comparable"].any():
-        for trainer, theirs in not_run(members, places.values(), paper).items():
-            cited.add(trainer)
-            found.append([_published_name(trainer, trainer, protocol, paper), *theirs])
-    nothing = Cell(NOTHING_IN_A_PAPER if paper else "-")
-    lines = [
-        [cell or nothing for cell in line] + [Cell("")] * (len(head) - len(line)) for line in found
-    ]
-    marks = set(members["beyond"].explode().dropna())
-    caption = _caption(members) + published.caption(protocol, cited, marks)
+        ours = [here.get(place) for place in places]
+        name = Cell(published.marked(row.name, row.beyond))
+        lines.append([name, *map(_ours, ours), *map(Cell, more(row).values())])
+        if theirs := _published(row.name, row.trainer, ours):
+            cited[len(lines)] = row.trainer
+            name = Cell(f"{row.name}, difference", beside=True)
+            lines += [theirs, [name, *map(_difference, ours)]]
+    others = published.trainers(protocol) if all_published else []
+    for trainer in sorted(set(others) - {row.trainer for row in rows}, key=rank):
+        if theirs := _published(trainer, trainer, places.values()):
+            cited[len(lines)] = trainer
+            lines.append(theirs)
+    lines = [line + [Cell("")] * (len(head) - len(line)) for line in lines]
+    marks = set().union(*(row.beyond for row in rows))
+    caption = _caption(rows) + published.caption(protocol, cited.values(), marks)
     if any(cell.text.endswith(MISPRINT) for line in lines for cell in line):
         caption.append(published.MISPRINT)
-    ran = set(members["trainer"][members["comparable"].astype(bool)])
-    if "ALIGN" in ran and "ALIGN" not in published.trainers(protocol):
+    comparable = {row.trainer for row in rows if row.comparable}
+    if "ALIGN" in comparable and "ALIGN" not in published.trainers(protocol):
         caption.append(published.NO_ALIGN)
-    seeds = 0 if first.average else max(row.count for row in shown if not row.average)
-    return Table(
-        _title(members), head, lines, caption, _problems(members), first, seeds, cited, marks
-    )
+    problems = [
+        problem if row.average else f"{row.name}, {place}: {problem}"
+        for row in rows
+        if row.average == first.average  # those of a column of averages repeat the others
+        for place in [row.column if protocol.across == "columns" else place_name(row)]
+        for problem in row.problems
+    ]
+    return Table(_title(rows), head, lines, caption, problems, rows, cited)
 
 
-def _of_method(first, rows: list, paper: bool) -> list[list[Cell | None]]:
-    """Return the line of a method; with published numbers, also theirs and the difference."""
-    name = method_name(first.name) if paper else first.name
-    behind = [] if paper else [Cell(text) for text in more(first).values()]
-    own = published.marked(name, first.beyond)
-    lines = [[Cell(own), *(_ours(row, paper) for row in rows), *behind]]
-    if any(row is not None and known(row.published) is not None for row in rows):
-        theirs = [row and _theirs(known(row.published), row.misprint, paper) for row in rows]
-        protocol = protocol_of(first)
-        lines.append([_published_name(name, first.trainer, protocol, paper), *theirs])
-        if not paper:
-            differences = [row and _difference(known(row.difference)) for row in rows]
-            lines.append([Cell(f"{name}, difference", beside=True), *differences])
-    return lines
-
-
-def known(number: Any) -> Any:
-    """Return a number of a data frame; None if it is missing there."""
-    return None if number is None or number != number else number
-
-
-def place_name(row) -> str:
+def place_name(row: Any) -> str:
     """Return the head of a row's column in a table."""
     protocol = protocol_of(row)
     if protocol.across == "columns":
@@ -191,44 +166,50 @@ def place_name(row) -> str:
     return "Average" if row.average else dataset_title(row.dataset)
 
 
-def _ours(row, paper: bool) -> Cell | None:
-    if row is None or (paper and known(row.mean) is None):
-        return None
-    if known(row.mean) is None:
-        return Cell(row.cell)
-    value = row.mean if row.complete else None
-    if not paper:
-        return Cell(row.cell, value)
-    return Cell(
-        f"{row.mean:.2f}" + INCOMPLETE * (not row.complete), value, spread=known(row.spread)
-    )
+def _ours(row: Any) -> Cell:
+    """Return the mean and spread, with the count if seeds or data sets are missing; or why not."""
+    if row is None or known(row.mean) is None:
+        problems = row.problems if row else []
+        return Cell(problems[0].partition(":")[0] if problems else "-")
+    mean, spread = f"{row.mean:.2f}", known(row.spread)
+    text = mean if spread is None else f"{mean} ± {spread:.2f}"
+    if row.complete:
+        return Cell(text, row.mean, paper=Cell(mean, row.mean, spread=spread))
+    missing = f" ({row.count} of {row.of})"
+    return Cell(text + missing, paper=Cell(mean + INCOMPLETE, spread=spread))
 
 
-def _published_name(name: str, trainer: str, protocol: Protocol, paper: bool) -> Cell:
-    text = method_name(trainer) + PUBLISHED if paper else f"{name}, published"
-    return Cell(published.marked(text, published.kinds(protocol, trainer)), beside=True)
+def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
+    """Return the line of a method's published numbers in the places of these rows, if any."""
+    protocol, cells = None, []
+    for row in rows:
+        theirs = row and published_beside(row, trainer)
+        if not theirs:
+            cells.append(Cell("-"))
+            continue
+        protocol, number = protocol_of(row), theirs.values[row.column]
+        text = f"{number:.2f} {MISPRINT}" if theirs.misprint else f"{number:.2f}"
+        in_paper = Cell(text, None if theirs.misprint else number)  # it competes there
+        cells.append(Cell(text, paper=in_paper))
+    if protocol is None:
+        return []
+    text = published.marked(f"{name}, published", published.kinds(protocol, trainer))
+    return [Cell(text, beside=True), *cells]
 
 
-def _theirs(number: float | None, misprint: bool, paper: bool) -> Cell | None:
-    """Return the cell of a published number; in a paper it competes, unless it is a misprint."""
-    if number is None:
-        return None
-    if misprint:
-        return Cell(f"{number:.2f} {MISPRINT}")
-    return Cell(f"{number:.2f}", number if paper else None)
-
-
-def _difference(number: float | None) -> Cell | None:
+def _difference(row: Any) -> Cell:
+    number = None if row is None else difference(row)
     # + 0.0 turns -0.00 into 0.00
-    return None if number is None else Cell(f"{round(number, 2) + 0.0:+.2f}")
+    return Cell("-" if number is None else f"{round(number, 2) + 0.0:+.2f}")
 
 
-def more(row) -> dict[str, str]:
+def more(row: Any) -> dict[str, str]:
     """Return the columns after the numbers: the data sets of an average, or costs of training."""
+    protocol = protocol_of(row)
     if row.average:
         of = {"Data sets": f"{row.count} of {row.of}"}
-        return of if protocol_of(row).across == "columns" else {}
-    if not protocol_of(row).costs:
+        return of if protocol.across == "columns" else {}
+    if not protocol.costs:
         return {}
     seconds, params = known(row.train_seconds), known(row.num_params)
     return {
@@ -238,81 +219,58 @@ def more(row) -> dict[str, str]:
     }
 
 
-def not_run(members: pd.DataFrame, places: Iterable, paper: bool) -> dict[str, list[Cell | None]]:
-    """Return the published numbers of methods that were not run, by trainer.
-
-    `members` are the rows of a table, and `places` one from each of its columns, of any method.
-    """
-    protocol = protocol_of(members)
-    found = {}
-    for trainer in sorted(set(published.trainers(protocol)) - set(members["trainer"]), key=rank):
-        cells = []
-        for row in places:
-            theirs = published.find(protocol, trainer, row.dataset, row.shots)
-            shown = theirs if row.comparable and theirs and row.column in theirs.values else None
-            cells.append(shown and _theirs(shown.values[row.column], shown.misprint, paper))
-        if any(cells):
-            found[trainer] = cells
-    return found
+def known(number: Any) -> Any:
+    """Return a number of a data frame; None if it is missing there."""
+    return None if number is None or number != number else number
 
 
-def _title(members: pd.DataFrame) -> str:
-    first = members.iloc[0]
-    protocol = protocol_of(members)
-    if first["average"]:
+def _title(rows: list[Any]) -> str:
+    first, protocol = rows[0], protocol_of(rows[0])
+    if first.average:
         details = [f"{protocol.title}, {average_name(first)}: accuracy (%)"]
     else:
-        split = " and ".join(sorted(set(" and ".join(members["split"]).split(" and "))))
-        details = [f"{table_name(first)}: accuracy (%) on {split} images"]
-    if protocol.across != "shots" and first["shots"]:
-        details.append(shots_text(first["shots"]))
-    if not first["average"]:
-        details.append(seeds_text(first["seeds"]))
+        splits = {split for row in rows for split in row.split.split(" and ")}
+        details = [f"{table_name(first)}: accuracy (%) on {' and '.join(sorted(splits))} images"]
+    if protocol.across != "shots" and first.shots:
+        details.append(shots_text(first.shots))
+    if not first.average:
+        details.append(seeds_text(first.seeds))
     return ", ".join(details)
 
 
-def table_name(row) -> str:
+def table_name(row: Any) -> str:
     """Return the name of a table by its protocol and data set, as `Few-shot on DTD`."""
     return protocol_of(row).table_title.format(
         dataset=dataset_title(row.dataset), source=dataset_title(row.source), tried=row.tried
     )
 
 
-def average_name(row) -> str:
+def average_name(row: Any) -> str:
     """Describe an average in words: `average over 11 data sets`."""
     return f"average over {row.of} {'embedded ' if row.embedded else ''}data sets"
 
 
-def _caption(members: pd.DataFrame) -> list[str]:
+def _caption(rows: list[Any]) -> list[str]:
     """Return the sentences below a table."""
-    first = members.iloc[0]
-    protocol = protocol_of(members)
-    if first["average"]:
-        return [
-            AVERAGE_H if "h" in protocol.columns else AVERAGE,
-            *apart_note(each_row(members)),
-        ]
-    seeds = max(members["count"][~members["average"]])
-    sentences = [spread_note(seeds, first["interval"])]
+    first, protocol = rows[0], protocol_of(rows[0])
+    averages = [row for row in rows if row.average]
+    if first.average:
+        return [AVERAGE_H if "h" in protocol.columns else AVERAGE, *apart_note(averages)]
+    sentences = [spread_note(seeds_of(rows), first.interval)]
     if "h" in protocol.columns:
         sentences.append(EACH_H)
-    if first["tried"] in protocol.variant_notes:
-        sentences.append(protocol.variant_notes[first["tried"]])
-    if members["average"].any():
-        sentences += [TARGET_AVERAGE, *apart_note(each_row(members[members["average"]]))]
-    if labels := ", ".join(filter(None, members["label"].unique())):
+    if first.tried in protocol.variant_notes:
+        sentences.append(protocol.variant_notes[first.tried])
+    if averages:
+        sentences += [TARGET_AVERAGE, *apart_note(averages)]
+    if labels := ", ".join(filter(None, dict.fromkeys(row.label for row in rows))):
         sentences.append(f"Read from log.txt files: {labels}.")
     return sentences
 
 
-def _problems(members: pd.DataFrame) -> list[str]:
-    if members["average"].all():
-        return [problem for problems in members["problems"] for problem in problems]
-    found = []
-    for row in each_row(members[~members["average"]]):
-        place = row.column if protocol_of(row).across == "columns" else place_name(row)
-        found += [f"{row.name}, {place}: {problem}" for problem in row.problems]
-    return found
+def seeds_of(rows: Iterable[Any]) -> int:
+    """Return the largest number of seeds that a mean in these rows is over."""
+    return max((row.count for row in rows if not row.average), default=0)
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -102,6 +102,25 @@ def test_another_clip_or_other_images_are_in_the_names_of_all_methods(facts, nam
     assert f"ALIGN, {theirs}" in page(one + other)
 
 
+def test_clips_whose_names_begin_alike_are_not_mixed():
+    outcomes = few_shot("CoOp", 1, (50,), "emoji", backbone="ViT-B-16/laion400m_e31")
+    more = {"protocol": "few_shot", "shots": 1, "backbone": "ViT-B-16/laion2b_s34b"}
+    outcomes.append(outcome("CoOp", 2, "all", 60.0, "emoji", **more))
+    assert sorted(lines(only_table(outcomes))) == [
+        "CoOp, backbone ViT-B-16/laion2b_s34b", "CoOp, backbone ViT-B-16/laion400m_e31"
+    ]  # fmt: skip
+
+
+def test_several_keys_that_differ_are_named_in_the_order_of_the_config():
+    """`--compare` takes these names, so that they are the same in every process."""
+    keys = list("HCAGFBED")
+    outcomes = few_shot("CoOp", 1, (50, 52), "emoji")
+    for number, one in enumerate(outcomes):
+        one.result["config"] = {"OPTIM": dict.fromkeys(keys, number)}
+    first = ", ".join(f"{key} 0" for key in keys)
+    assert next(iter(lines(only_table(outcomes)))) == f"CoOp, {first}"
+
+
 def test_base_and_new_classes_of_a_run_on_other_images_are_one_line():
     sizes = {"base": (100, 90), "new": (80, 70)}
     outcomes = [
