@@ -81,8 +81,8 @@ def vary(clip_model) -> None:
 
 
 def precision_of(kind: str, device: torch.device) -> Precision:
-    """Return the precision `fp32`, `fp16` or `amp` (float16, even on the CPU), or `bf16` (amp)."""
-    how = Precision("fp32" if kind == "fp32" else "amp", device)
+    """Return the precision `fp32`, `fp16` or `amp` (float16, even on the CPU), or `bf16`."""
+    how = Precision("amp" if kind == "fp16" else kind, device)
     if kind in ("fp16", "amp"):
         how.name, how.half = kind, torch.float16
         how.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE)
@@ -106,7 +106,7 @@ def step(setting: str, kind: str, device, loud: str, seed: int, stock: bool = Fa
     method = build_method(name, node, clip_model, NAMES, *dataset)
     images = torch.randn(4, 3, 32, 32)
     how = precision_of(kind, device)
-    if not (stock and how.name == "amp"):  # there autocast converts weights at each product
+    if not stock or how.name == "fp16":  # with autocast, they convert weights at each product
         how.place(method, clip_model)
     model = naive(clip_model, NAMES, method) if stock else method
     method.to(device).train()

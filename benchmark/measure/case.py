@@ -46,7 +46,7 @@ class Case:
         classes: their number, K.
         batch: images of a training step, or of an evaluation.
         device: `cpu` or `cuda`.
-        precision: `fp32`, `amp` or `fp16`, as in `train.py`.
+        precision: as in `train.py`, one of `PRECISIONS`.
         threads: of the CPU.
         memory_budget: GiB for the activations of a step; 0 decides by the machine's memory.
         training: True for training steps, False for evaluation.
@@ -78,7 +78,7 @@ def computing_type(device: str, precision: str) -> torch.dtype:
     """Return the type in which large matrix products are computed."""
     if precision == "fp32":
         return torch.float32
-    return torch.bfloat16 if device == "cpu" else torch.float16
+    return Precision(precision, torch.device(device)).half
 
 
 def synchronize(device: str) -> None:

@@ -19,6 +19,7 @@ from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import load_plugins
 from trainers.prompting.record.environment import peak_memory_mib
 from trainers.prompting.running.memory import recomputed
+from trainers.prompting.running.precision import PRECISIONS
 
 from ..cli import Parser, add_plugin, from_one, write_output
 from ..report.render import as_markdown, as_text
@@ -29,7 +30,6 @@ from .public import Public, check_checkout
 from .speed_tables import tables
 from .waits import noted
 
-PRECISIONS = ("fp32", "amp", "fp16")
 PRODUCT = {"cpu": 4096, "cuda": 8192}  # size of the matrix product that measures the peak rate
 FORMATS = {"text": as_text, "markdown": as_markdown}
 
@@ -197,7 +197,7 @@ def parse(argv: list[str]):
     add("--eval-batch", type=from_one, default=20, help="images of an evaluation (default: 20)")
     add(
         "--precision", nargs="+", default=["fp32"], metavar="PRECISION",
-        help="fp32 (the default), amp or fp16, or several of them",
+        help="fp32 (the default), amp, bf16 or fp16, or several of them",
     )  # fmt: skip
     add(
         "--memory-budget", type=float, default=0.0, metavar="GIB",
@@ -232,7 +232,7 @@ def parse(argv: list[str]):
         check_checkout(args.public)
     check_usable(args.device)
     if args.device == "cpu" and "fp16" in args.precision:
-        raise UserError("--precision fp16 needs --device cuda: on the CPU there are fp32 and amp")
+        raise UserError("--precision fp16 needs --device cuda: the CPU has the others")
     return args
 
 

@@ -1,5 +1,7 @@
 """Half precision is at least as close to float32 as OpenAI's modules in half precision."""
 
+import copy
+
 import pytest
 import torch
 from half import CPU, compare, errors, exact, step, worse
@@ -7,6 +9,7 @@ from models import images, model_of, settings
 
 from trainers.prompting.method import Batch
 from trainers.prompting.running.precision import Precision
+from trainers.prompting.step import training_step
 
 # Cases (setting, precision, loud channel) and their numbers of draws. Errors vary little if no
 # channel is loud or if it is loud from the start, and much if every block adds to it.
@@ -35,6 +38,28 @@ def test_a_few(setting, kind, loud):
 @pytest.mark.parametrize(("setting", "kind", "loud"), SLOW)
 def test_all(setting, kind, loud):
     assert not worse(compare(setting, kind, CPU, loud, DRAWS[loud]))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bf16_has_no_loss_scale_on_any_device(device):
+    how = Precision("bf16", torch.device(device))
+    assert how.half == torch.bfloat16 and not how.scaler.is_enabled()
+
+
+def test_bf16_on_the_cpu_is_amp(tiny_clip):
+    found = []
+    for precision in ("bf16", "amp", "fp32"):
+        clip_model, how = copy.deepcopy(tiny_clip), Precision(precision, CPU)
+        torch.manual_seed(0)
+        method = model_of(clip_model, "ALIGN", settings("ALIGN")).train()
+        how.place(method, clip_model)
+        optimizer = torch.optim.SGD(method.learned().values(), lr=0.1)
+        batch = Batch([images()], torch.tensor([0, 1, 2]))
+        output, _ = training_step(method, batch, optimizer, how)
+        found.append([output.logits, *method.learned().values()])
+    bf16, amp, fp32 = found
+    assert all(map(torch.equal, bf16, amp))
+    assert not torch.equal(bf16[0], fp32[0])
 
 
 @pytest.mark.parametrize("name", ["GalLoP", "LoCoOp", "MMRL"])

@@ -1,4 +1,4 @@
-"""The precision of a run: `fp32`, `amp` (autocast) or `fp16` (frozen encoders in half)."""
+"""The precision of a run: `fp32`, `amp` or `bf16` (autocast), `fp16` (frozen encoders in half)."""
 
 import os
 from typing import Any
@@ -8,11 +8,12 @@ from torch import nn
 
 from ..backbones.openai_clip import model as openai_model
 from ..encoders import blocks
-from ..errors import UserError
+from ..errors import one_of
 
 # Initial loss scale of half precision. With PyTorch's default, 65536, the first steps overflow and
 # are skipped.
 INIT_SCALE = 1024.0
+PRECISIONS = ("fp32", "amp", "bf16", "fp16")
 
 
 def fix_cublas() -> None:
@@ -40,8 +41,8 @@ class Precision:
     Prompts and scores are float32 in any case.
 
     Args:
-        name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere) or `fp16`, which becomes
-            `fp32` on the CPU.
+        name: `fp32`, `amp` (bfloat16 on the CPU, float16 elsewhere), `bf16` (`amp` in bfloat16
+            everywhere, whose range needs no loss scale) or `fp16`, which becomes `fp32` on the CPU.
         device: where the model is.
 
     Attributes:
@@ -53,13 +54,12 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device):
-        if name not in ("fp16", "fp32", "amp"):
-            raise UserError(f"PREC is '{name}' but must be fp16, fp32 or amp")
+        one_of("PREC", name, PRECISIONS)
         on_cpu = device.type == "cpu"
         self.falls_back = name == "fp16" and on_cpu
         self.name = "fp32" if self.falls_back else name
         self.device = device
-        self.half = torch.bfloat16 if on_cpu else torch.float16
+        self.half = torch.bfloat16 if on_cpu or name == "bf16" else torch.float16
         scaled = self.name != "fp32" and self.half == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, init_scale=INIT_SCALE, enabled=scaled)
 
@@ -67,7 +67,7 @@ class Precision:
         """Move a method to the device, with its frozen CLIP in the type that it runs in."""
         if self.name == "fp16":
             openai_model.convert_weights(clip_model)
-        elif self.name == "amp":
+        elif self.name != "fp32":
             for tower in (clip_model, clip_model.visual):
                 if hasattr(tower, "transformer"):
                     blocks.hold_weights_in(self.half, tower.transformer.resblocks)
@@ -90,4 +90,5 @@ class Precision:
 
     def autocast(self) -> torch.autocast:
         """Return the context of a forward pass."""
-        return torch.autocast(self.device.type, dtype=self.half, enabled=self.name == "amp")
+        enabled = self.name in ("amp", "bf16")
+        return torch.autocast(self.device.type, dtype=self.half, enabled=enabled)
