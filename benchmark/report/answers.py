@@ -16,11 +16,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.record.predictions import read_predictions
 
 from ..records import PER_CLASS, Outcome
 from .names import motif
+from .tables import seeds_text
 
 Tested = TypeVar("Tested")
 Found = TypeVar("Found")
@@ -37,8 +38,8 @@ class Answers(NamedTuple):
     Attributes:
         images: a hash of the images and their labels; equal for runs on the same test set.
         hits: (n,) bool, True where the prediction is right.
-        joint_hits: (n,) the same among base and new classes together (`joint_answers` only).
-        base_score: (n,) the largest probability of a base class (`joint_answers` only).
+        joint_hits: (n,) the same among base and new classes together, if asked for.
+        base_score: (n,) the largest probability of a base class, if asked for.
     """
 
     images: str
@@ -49,7 +50,7 @@ class Answers(NamedTuple):
 
 def each_seed(
     outcomes: Mapping[int, Tested], read: Callable[[Tested], Found]
-) -> tuple[dict[int, Found], dict[str, list[int]]]:
+) -> tuple[dict[int, Found], list[str]]:
     """Apply `read` to the outcome of each seed, or to a tuple of outcomes, and collect errors.
 
     Returns:
@@ -61,7 +62,7 @@ def each_seed(
             found[seed] = read(outcome)
         except UserError as error:
             problems[str(error)].append(seed)
-    return found, dict(problems)
+    return found, [f"{why} [{seeds_text(seeds)}]" for why, seeds in problems.items()]
 
 
 def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -83,26 +84,19 @@ def arrays_of(outcome: Outcome) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=4096)
-def answers(outcome: Outcome) -> Answers:
-    """Return the answers of a run (cached).
+def answers(outcome: Outcome, joint: bool = False) -> Answers:
+    """Return the answers of a run, if asked with those among base and new classes (cached).
 
     Raises:
-        UserError: as `arrays_of`.
+        UserError: as `arrays_of`, or `joint_arrays`.
     """
-    return _answers(_in_order(arrays_of(outcome)))
-
-
-@functools.lru_cache(maxsize=4096)
-def joint_answers(outcome: Outcome) -> Answers:
-    """Return the answers of a run, including those among base and new classes together (cached).
-
-    Raises:
-        UserError: as `joint_arrays`.
-    """
-    arrays = _in_order(joint_arrays(outcome))
+    arrays = _in_order(joint_arrays(outcome) if joint else arrays_of(outcome))
+    images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes()).hexdigest()
+    found = Answers(images, arrays["prediction"] == arrays["label"])
+    if not joint:
+        return found
     joint_hits = arrays["joint_prediction"] == arrays["joint_label"]
-    of_half = _answers(arrays)
-    return of_half._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
+    return found._replace(joint_hits=joint_hits, base_score=arrays["base_probability"])
 
 
 def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -119,11 +113,6 @@ def joint_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
     if len(shift) > 1 or (shift[0] == 0) != (outcome.run.subsample == "base"):
         raise UserError(OTHER_ORDER)
     return arrays
-
-
-def _answers(arrays: dict[str, np.ndarray]) -> Answers:
-    images = hashlib.sha256(arrays["image"].tobytes() + arrays["label"].tobytes())
-    return Answers(images.hexdigest(), arrays["prediction"] == arrays["label"])
 
 
 def motifs(outcome: Outcome, column: str) -> list[str]:
@@ -158,7 +147,6 @@ class Measure(NamedTuple):
     """A metric by which two methods are compared.
 
     Attributes:
-        read: returns the answers of a run.
         parts: turns the answers on base and on new images (for plain accuracy: of one run) into
             one array for each, which takes the place of right and wrong. The metric is the sum of
             their means if there is a `head`, else it is computed from the means.
@@ -166,7 +154,6 @@ class Measure(NamedTuple):
         note: a sentence for the caption.
     """
 
-    read: Callable[[Outcome], Answers]
     parts: Callable[..., tuple[np.ndarray, ...]]
     head: str = ""
     note: str = ""
@@ -198,15 +185,13 @@ def openworld_parts(base: Answers, new: Answers) -> tuple[np.ndarray, ...]:
 
 # By name; all but accuracy are over base and new classes together, and belong to the rows of H.
 MEASURES = {
-    "accuracy": Measure(answers, accuracy_parts),
+    "accuracy": Measure(accuracy_parts),
     "joint_accuracy": Measure(
-        joint_answers,
         joint_parts,
         "Joint",
         "Joint is the accuracy on base and new images among all classes.",
     ),
     "openworld_auc": Measure(
-        joint_answers,
         openworld_parts,
         "OpenworldAUC",
         "OpenworldAUC is the share of pairs of a base and a new image in order, and both right.",
@@ -214,12 +199,14 @@ MEASURES = {
 }
 
 
-def joint(runs: tuple[Outcome, Outcome]) -> dict[str, float]:
+def joint(runs: tuple[Outcome | None, Outcome | None]) -> dict[str, float]:
     """Return `joint_metrics` of one training, from its runs on base and on new classes.
 
     Raises:
-        UserError: the joint columns are missing, or the runs have different classes.
+        UserError: a run is missing, or its joint columns, or the runs have different classes.
     """
     from trainers.prompting.record.metrics import joint_metrics  # scipy.stats is slow to load
 
-    return joint_metrics(*map(joint_arrays, runs)) or {}
+    for run, half in zip(runs, ("base", "new"), strict=True):
+        need(run, f"no finished run on {half} classes")
+    return joint_metrics(*map(joint_arrays, filter(None, runs))) or {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from itertools import chain, product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,10 @@ from trainers.prompting.errors import UserError, check_name
 
 from ..protocols.base import Protocol, shots_text
 from ..records import Outcome
-from .answers import MEASURES, classes, each_seed, motifs
+from .answers import MEASURES, answers, classes, each_seed, motifs
 from .frame import FACTS, apart_note, each_row
-from .names import by_artist, dataset_title
+from .measured import averaged, averages_title
+from .names import dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
 from .rows import rows
@@ -69,11 +72,6 @@ class Comparisons:
         listed = rows(tidy, beside_published=False)
         measured = listed[~listed["average"]]
         check_name("method to compare", method, list(dict.fromkeys(measured["name"])))
-        done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
-        self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
-            of: dict(zip(runs["seed"], runs["outcome"], strict=True))
-            for of, runs in done.groupby(["line", "column"])
-        }
         if self._measure.head:
             measured = measured[measured["column"] == "h"]
             if measured.empty:
@@ -81,20 +79,32 @@ class Comparisons:
                     f"--metric {metric} needs runs on base and new classes, and none were found: "
                     "run `python -m benchmark base2new` first"
                 )
-        single: list[tuple] = []
-        self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
-        for ours, theirs in _pairs(measured, method):
-            if across or _basis(ours) == _basis(theirs):
-                single.append((ours, theirs))
-            else:
-                self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
-        if not single:
-            alone = f"only {method} was found: run another method in the same setting"
-            raise UserError(f"--compare: {next(iter(self._refused.values()), [alone])[0]}")
+        done = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
+        self._runs: dict[tuple, dict[int, Outcome]] = {  # by line and column, then by seed
+            of: dict(zip(runs["seed"], runs["outcome"], strict=True))
+            for of, runs in done.groupby(["line", "column"])
+        }
+        self._answers = partial(answers, joint=bool(self._measure.head))
         self._names: dict[str, int] = {}  # the number of each unit
         self._units: dict[tuple, np.ndarray] = {}  # the unit of each image, by test set
-        found = [self._compared([pair]) for pair in single]
-        found += [self._compared(*average) for average in _averages(single, measured)]
+        self._refused: dict[int, list[str]] = defaultdict(list)  # sentences by table
+        averages, over = averaged(measured), defaultdict[tuple, list](list)
+        found = []
+        for ours, theirs in _pairs(measured, method):
+            if not across and _basis(ours) != _basis(theirs):
+                self._refused[ours.table].append(f"{theirs.name}: {OTHER_BASIS}")
+                continue
+            found.append(self._compared([(ours, theirs)]))
+            over[ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column] += [
+                (ours, theirs)
+            ]
+        if not found:
+            alone = f"only {method} was found: run another method in the same setting"
+            raise UserError(f"--compare: {next(iter(self._refused.values()), [alone])[0]}")
+        for (group, *_), pairs in over.items():
+            for artist, datasets in averages.get(group, {}).items():
+                if drawn := [pair for pair in pairs if pair[0].dataset in datasets]:
+                    found.append(self._compared(drawn, len(datasets), artist))
         frame = pd.DataFrame(found, dtype=object)
         p = frame[frame["p"].notna()].groupby(["table", "place"])["p"]
         p = p.transform(lambda p: holm(list(p)))
@@ -111,21 +121,15 @@ class Comparisons:
         """
         ours, theirs = pairs[0]
         shots = max(ours.shots, theirs.shots)
-        blocks, all_seeds, problems = [], set(), []
+        blocks, problems = [], []
         for pair in pairs:
-            block, seeds, missing = self._block(*pair)
+            block, missing = self._block(*pair)
             problems += missing
-            if block is not None:
-                blocks.append(block)
-                all_seeds.update(seeds)
+            blocks += [block] if block else []
         over_both = bool(self._measure.head)
-        found = difference(blocks, of is not None, over_both) if blocks else None
-        place = self._measure.head or place_name(ours)
+        found = difference(blocks, of is not None, over_both) if blocks else [None] * 4
         protocol = protocol_of(ours)
-        if protocol.across == "shots":
-            place = shots_text(shots)
-        elif protocol.across == "dataset" and of is not None:
-            place = "Average"
+        placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": of is not None})
         return {
             "protocol": protocol.name,
             "source": ours.source,
@@ -138,74 +142,65 @@ class Comparisons:
             "column": self.metric if over_both else ours.column,
             "method": self.method,
             "other": theirs.name,
-            "difference": found and found.value,
-            "low": found and found.low,
-            "high": found and found.high,
-            "p": found and found.p,
+            **dict(zip(("difference", "low", "high", "p"), found, strict=True)),
             "p_holm": None,
             "resampled": self.resample,
-            "seeds": sorted(all_seeds),
+            "seeds": sorted({int(seed) for block in blocks for seed in block[0].seeds}),
             "images": sum(len(pair.units) for block in blocks for pair in block),
             "problems": problems,
             "ours": ours,
             "theirs": theirs,
             "table": (ours.table if of is None else ours.group, artist),
-            "place": place,
+            "place": self._measure.head or place_name(placed),
             "average": of is not None,
         }
 
-    def _block(self, ours, theirs) -> tuple[list[Pair] | None, list[int], list[str]]:
+    def _block(self, ours, theirs) -> tuple[list[Pair], list[str]]:
         """Pair the answers of two methods on one data set.
 
         Returns:
-            A pair for each column, or None if they cannot be compared; the seeds that both have;
-            sentences on what is missing.
+            A pair for each column, none if they cannot be compared; sentences on what is missing.
         """
-        found, problems = {}, []
+        both, found, problems = (ours, theirs), {}, []
         columns = ("base", "new") if ours.column == "h" else (ours.column,)
-        for column, row in product(columns, (ours, theirs)):
+        for column, row in product(columns, both):
             runs = self._runs.get((row.line, column), {})
-            found[row.line, column], missing = each_seed(runs, self._measure.read)
+            found[row.line, column], missing = each_seed(runs, self._answers)
             where = f"{row.name}, {_where(row, [column])}"
-            problems += [f"{where}: {why} [{seeds_text(of)}]" for why, of in missing.items()]
+            problems += [f"{where}: {why}" for why in missing]
             problems += [] if runs else [f"{where}: no finished run"]
         if not all(found.values()):
-            return None, [], problems
-        lines = [row.line for row in (ours, theirs) if not row.untrained]
-        trained = [set(answered) for (line, _), answered in found.items() if line in lines]
+            return [], problems
+        trained = [set(found[row.line, column]) for row in both if not row.untrained
+                   for column in columns]  # fmt: skip
         seeds = sorted(set.intersection(*trained)) if trained else ours.seeds[:1]
         where = f"{theirs.name}, {_where(theirs, columns)}"
         if not seeds:
-            problems.append(f"{where}: no seed that {self.method} has, too")
-            return None, [], problems
+            return [], [*problems, f"{where}: no seed that {self.method} has, too"]
         if trained and len(seeds) < len(ours.seeds):
             problems.append(f"{where}: {len(seeds)} of {len(ours.seeds)} seeds")
-        units, read = [], []  # by column; `read` then by method and seed
+
+        def answered(row, column, seed):
+            of = found[row.line, column]  # an untrained method's one run counts for every seed
+            return next(iter(of.values())) if row.untrained else of[seed]
+
+        units = []
         for column in columns:
-            # an untrained method has one run, which counts for every seed
-            answers = [found[row.line, column] for row in (ours, theirs)]
-            chosen = [
-                [of[seed] if row.line in lines else next(iter(of.values())) for seed in seeds]
-                for row, of in zip((ours, theirs), answers, strict=True)
-            ]
-            if len({run.images for of_method in chosen for run in of_method}) > 1:
+            images = {answered(row, column, seed).images for row in both for seed in seeds}
+            if len(images) > 1:
                 what = f"other test images, or labels, than {self.method} or than other seeds"
-                return None, [], [*problems, f"{where}: {what}"]
-            outcome = self._runs[ours.line, column][next(iter(answers[0]))]
-            units.append(self._numbers(outcome, column, chosen[0][0].images))
-            read.append(chosen)
+                return [], [*problems, f"{where}: {what}"]
+            outcome = self._runs[ours.line, column][next(iter(found[ours.line, column]))]
+            units.append(self._numbers(outcome, column, images.pop()))
         parts = [
-            zip(
-                *(self._measure.parts(*sides) for sides in zip(*of_method, strict=True)),
-                strict=True,
-            )
-            for of_method in zip(*read, strict=True)
-        ]
-        block = [
-            Pair(of_column, np.array(seeds), np.stack(mine), np.stack(other))
-            for of_column, mine, other in zip(units, *parts, strict=True)
-        ]
-        return block, seeds, problems
+            [self._measure.parts(*(answered(row, column, seed) for column in columns))
+             for seed in seeds]
+            for row in both
+        ]  # by method, seed and column  # fmt: skip
+        return [
+            Pair(of_column, np.array(seeds), *(np.stack([of[i] for of in each]) for each in parts))
+            for i, of_column in enumerate(units)
+        ], problems
 
     def _numbers(self, outcome: Outcome, column: str, images: str) -> np.ndarray:
         """Return the number of the unit (motif or class) of each test image, (n,)."""
@@ -233,12 +228,10 @@ class Comparisons:
             lines.append([Cell(name), *(cells.get(place, Cell("-")) for place in places)])
         caption = [DIFFERENCE, *self._resampled(members)]
         average = members.iloc[0]["average"]
-        if self._measure.note:
-            caption += [self._measure.note, *([AVERAGE] if average else [])]
-        elif "h" in protocol.columns:
+        if "h" in protocol.columns and not self._measure.head:
             caption.append(AVERAGE_H if average else EACH_H)
-        elif average:
-            caption.append(AVERAGE)
+        else:
+            caption += [self._measure.note] * bool(self._measure.note) + [AVERAGE] * bool(average)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
         caption += apart_note(both) if average else []
@@ -265,9 +258,7 @@ class Comparisons:
         if not first["average"] or protocol.across == "dataset":
             what = table_name(first["ours"])
         else:
-            kind = first["artist"] or ("embedded" if first["embedded"] else "")
-            what = f"{protocol.title}, average over {first['of']} {kind} data sets"
-            what = what.replace("  ", " ")
+            what = averages_title(first["ours"], first["of"], first["artist"])
         splits = " and ".join(sorted({row.split for row in members["ours"]}))
         of = f"{self._measure.head}, " if self._measure.head else ""
         mine = marked(self.method, first["ours"].beyond)
@@ -312,32 +303,6 @@ def _pairs(measured: pd.DataFrame, method: str) -> list[tuple[Any, Any]]:
         if ours.dataset == theirs.dataset
         and (ours.shots == theirs.shots or 0 in (ours.shots, theirs.shots))
     ]
-
-
-def _averages(single: list[tuple], rows: pd.DataFrame) -> list[tuple[list[tuple], int, str]]:
-    """Collect the pairs of each average over data sets.
-
-    Returns:
-        For each group with several data sets: its pairs, the number of data sets, and ""; then the
-        same for the data sets of each artist, with the artist's name.
-    """
-    targets = rows[rows["dataset"] != rows["source"]]
-    datasets = targets.groupby("group")["dataset"].agg(set).to_dict()
-    groups: dict[tuple, list[tuple]] = {}
-    for ours, theirs in single:
-        if ours.dataset != ours.source and len(datasets[ours.group]) > 1:
-            key = ours.group, theirs.name, max(ours.shots, theirs.shots), ours.column
-            groups.setdefault(key, []).append((ours, theirs))
-    found = []
-    for (group, *_), pairs in groups.items():
-        averaged = {"": datasets[group]}
-        # in transfer tables, the average is a column
-        if protocol_of(pairs[0][0]).across != "dataset":
-            averaged |= by_artist(datasets[group])
-        for artist, names in averaged.items():
-            if of_artist := [pair for pair in pairs if pair[0].dataset in names]:
-                found.append((of_artist, len(names), artist))
-    return found
 
 
 def _where(row, columns) -> str:

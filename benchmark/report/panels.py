@@ -1,5 +1,6 @@
 """Choose what plots show: the points of each curve, in the panels of each plot."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,25 +10,20 @@ import pandas as pd
 from ..protocols.base import Plot, shots_text
 from .frame import Settings, each_row, setting_texts
 from .names import dataset_title
-from .rows import lines
-from .tables import average_name, known, protocol_of
-
-
-class Point(NamedTuple):
-    """A point of a curve, with half-lengths of its error bars; `whole` if no seed is missing."""
-
-    x: float
-    y: float
-    x_spread: float | None = None
-    y_spread: float | None = None
-    whole: bool = True
+from .tables import average_name, protocol_of
 
 
 class Panel(NamedTuple):
-    """The points of each method in one panel of a plot."""
+    """A panel of a plot.
 
-    curves: dict[str, list[Point]]
-    ticks: dict[float, str]  # labels of positions on an axis, if any
+    Attributes:
+        points: rows of tables, with `curve`, `x`, `y`, and `x_spread` and `y_spread`, half-lengths
+            of bars (NaN for none).
+        ticks: labels of positions on an axis, if any.
+    """
+
+    points: pd.DataFrame
+    ticks: dict[float, str]
 
 
 def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
@@ -57,16 +53,15 @@ def plots(rows: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, Plot]]:
 def _varied(rows: pd.DataFrame) -> list[str]:
     """Return the settings for which rows of one method have several numbers."""
     values: dict[tuple, set] = defaultdict(set)
-    for row in each_row(rows):
-        for key, _ in row.settings:
-            values[row.trainer, key] |= {_number(row.settings, key)} - {None}
+    for trainer, settings in zip(rows["trainer"], rows["settings"], strict=True):
+        for key, value in _numbers(settings).items():
+            values[trainer, key].add(value)
     return list(dict.fromkeys(key for (_, key), of in values.items() if len(of) > 1))
 
 
-def _number(settings: Settings, key: str) -> float | None:
-    """Return the value of a setting if it is a number."""
-    value = dict(settings).get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _numbers(settings: Settings) -> dict[str, float]:
+    """Return the settings whose values are numbers."""
+    return {k: v for k, v in settings if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def _without(key: str, row: Any) -> str:
@@ -76,66 +71,66 @@ def _without(key: str, row: Any) -> str:
 
 
 def panels(rows: pd.DataFrame, plot: Plot) -> dict[str, Panel]:
-    """Return a panel for each data set by title, after a panel of complete averages, if any.
+    """Return the panels of a plot by title; averages are shown if complete, before data sets.
 
     Where a setting does not concern a method, its curve is a level line.
     """
-    positions = {}
-    if plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
-        positions = {shots: i for i, shots in enumerate(sorted(rows["shots"].unique()))}
-    ticks: dict[float, str] = {position: str(shots) for shots, position in positions.items()}
-    if not plot.x:  # several settings: a place for each choice of their values
-        of_rank = rows.sort_values("rank")["settings"].unique()
-        positions = {settings: i for i, settings in enumerate(of_rank)}
-        ticks = {i: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for _, v in of)
-                 for of, i in positions.items()}  # fmt: skip
-    found = [_number(settings, plot.x) for settings in rows["settings"]]
-    values = sorted({x for x in found if x is not None})
-    concerned = {curve for curve, x in zip(rows["curve"], found, strict=True) if x is not None}
-    numbers = sorted(set(rows["shots"]) - {0})
-    panels: dict[str, Panel] = {}
-    for line in sorted(lines(rows), key=lambda line: not line[plot.y].average):
-        row = line[plot.y]
-        if known(row.mean) is None or (row.average and not row.complete):
-            continue
-        x_spread = None
-        if positions:
-            xs: list[float] = [positions[row.shots if plot.x else row.settings]]
-        elif plot.kind == "plane":
-            x, x_spread = known(line[plot.x].mean), known(line[plot.x].spread)
-            xs = [] if x is None else [x]
-        else:
-            x = _number(row.settings, plot.x)
-            xs = [x] if x is not None else [] if row.curve in concerned else values
-        title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
-        titles = [title]
-        if len(numbers) > 1 and not positions:  # untrained methods, of 0 shots, are in all panels
-            of = [row.shots] if row.shots else numbers
-            titles = [f"{title}, {shots_text(shots)}" for shots in of]
-        for title in titles if xs else ():
-            panel = panels.setdefault(title, Panel(defaultdict(list), ticks))
-            panel.curves[row.curve] += [
-                Point(x, row.mean, x_spread, known(row.spread), row.complete) for x in xs
-            ]
-    return panels
+    if plot.kind == "targets":
+        return _targets(rows)
+    ticks: dict[float, str] = {}
+    found = rows[rows["column"] == plot.y].sort_values("average", ascending=False, kind="stable")
+    found = found.assign(y=found["mean"], y_spread=found["spread"], x_spread=None)
+    if plot.kind == "plane":
+        base = rows[rows["column"] == plot.x].set_index("line")
+        found["x"], found["x_spread"] = (found["line"].map(base[of]) for of in ("mean", "spread"))
+    elif plot.x == "shots":  # at equal distances: 1 and 2 shots are as far apart as 8 and 16
+        places = sorted(rows["shots"].unique())
+        ticks = {i: str(shots) for i, shots in enumerate(places)}
+        found["x"] = found["shots"].map(places.index)
+    elif not plot.x:  # several settings: a place for each choice of their values
+        places = list(rows.sort_values("rank")["settings"].unique())
+        ticks = {i: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for _, v in settings)
+                 for i, settings in enumerate(places)}  # fmt: skip
+        found["x"] = found["settings"].map(places.index)
+    else:
+        x = found["settings"].map(lambda of: _numbers(of).get(plot.x, math.nan))
+        concerned = found["curve"].isin(found["curve"][x.notna()])
+        every = sorted(x.dropna().unique())
+        found["x"] = [at if of else every for at, of in zip(x, concerned, strict=True)]
+        found = found.explode("x")
+    shots = sorted(set(rows["shots"]) - {0}) if not ticks else []
+    found["title"] = [_titles(row, shots) for row in each_row(found)]
+    return {
+        str(title): Panel(points, ticks)
+        for title, points in _known(found.explode("title")).groupby("title", sort=False)
+    }
 
 
-def targets(rows: pd.DataFrame) -> dict[str, Panel]:
+def _titles(row: Any, shots: list[int]) -> list[str]:
+    """Return the titles of the panels that show a row, one for each of several numbers of shots."""
+    title = average_name(row).capitalize() if row.average else dataset_title(row.dataset)
+    if len(shots) < 2:
+        return [title]
+    return [f"{title}, {shots_text(of)}" for of in ([row.shots] if row.shots else shots)]
+
+
+def _targets(rows: pd.DataFrame) -> dict[str, Panel]:
     """Return a panel for each source and shots, with a row for each data set and the average."""
     panels = {}
     for _, members in rows.groupby("table", sort=False):
-        names = {row.Index: dataset_title(row.dataset) for row in members.itertuples()}
-        names |= dict.fromkeys(members.index[members["average"]], "Average")
-        places = {name: -i for i, name in enumerate(dict.fromkeys(names.values()))}  # downwards
-        curves = defaultdict(list)
-        for row in members.itertuples():
-            if known(row.mean) is not None and (row.complete or not row.average):
-                place = places[names[row.Index]]
-                curves[row.curve].append(
-                    Point(row.mean, place, known(row.spread), None, row.complete)
-                )
-        if curves:
+        names = members["dataset"].map(dataset_title).mask(members["average"], "Average")
+        places = {name: -i for i, name in enumerate(names.unique())}  # downwards
+        points = members.assign(x=members["mean"], x_spread=members["spread"], y_spread=None)
+        points = _known(points.assign(y=names.map(places)))
+        if len(points):
             first = members.iloc[0]
             title = f"From {dataset_title(first['source'])}, {shots_text(first['shots'])}"
-            panels[title] = Panel(curves, {place: name for name, place in places.items()})
+            panels[title] = Panel(points, {place: name for name, place in places.items()})
     return panels
+
+
+def _known(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that have numbers, without averages that lack data sets."""
+    numbers = ["x", "y", "x_spread", "y_spread"]
+    points = points.astype(dict.fromkeys(numbers, float) | {"complete": bool})
+    return points[points["complete"] | ~points["average"].astype(bool)].dropna(subset=["x", "y"])

@@ -20,16 +20,15 @@ from trainers.prompting.record.metrics import BINS, reliability
 
 from ..records import PER_CLASS, Outcome
 from .answers import arrays_of, each_seed
-from .metrics import Test
+from .measured import Measured
 from .names import ARTISTS, method_name
 from .plots import RC, Drawing
-from .tables import seeds_text
 
 COLUMNS = 3  # panels side by side
 MOST_NUMBERS = 12  # with more classes, numbers in cells are unreadable
 MOST_NAMES = 40  # with more classes, class names are unreadable
 SHEET = (4, 5)  # lines and columns of the sheet of wrong images
-BARS = "bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
+BARS = "Bars: accuracy in each bin of confidence; dots: the same at its mean confidence; below: {}"
 
 
 class Said(NamedTuple):
@@ -43,7 +42,7 @@ class Said(NamedTuple):
     errors: list[float]  # expected calibration errors (%), as in the table
 
 
-def figures(tests: list[Test], name: str) -> Drawing:
+def figures(tests: list[Measured], name: str) -> Drawing:
     """Draw a figure of each test, with a panel for each method.
 
     Args:
@@ -58,7 +57,7 @@ def figures(tests: list[Test], name: str) -> Drawing:
         said = {
             method: one
             for method in test.lines["name"]
-            if (one := _said(test.runs(method), method, test))
+            if (one := _said(test.runs(method), f"{method}, {test.where}"))
         }
         if said:
             found[f"{name}_{test.name}"] = draw(said, name, test.where)
@@ -82,24 +81,19 @@ def figures_of_run(outcome: Outcome, where: str) -> Drawing:
     return found
 
 
-def _said(of: Mapping[int, Outcome], method: str, test: Test | None = None) -> Said | None:
+def _said(of: Mapping[int, Outcome], where: str) -> Said | None:
     """Return what all seeds of a method say, or None if they saved nothing; name those skipped."""
     left, problems = each_seed(of, arrays_of)
-    for why, seeds in problems.items():
-        place = f"{method}, {test.where}" if test else method
-        print(printable(f"not in the plots: {place}: {why} [{seeds_text(seeds)}]"), file=sys.stderr)
+    for why in problems:
+        print(printable(f"not in the plots: {where}: {why}"), file=sys.stderr)
     if not left:
         return None
     results = [outcome.result or {} for outcome in of.values()]
-    named = [of_run[PER_CLASS] for of_run in results if of_run.get(PER_CLASS)]
-    label, prediction = (
-        np.concatenate([arrays[name] for arrays in left.values()])
-        for name in ("label", "prediction")
-    )
     # runs may keep different numbers of the likeliest classes
-    confidence = np.concatenate([arrays["probability"][:, 0] for arrays in left.values()])
-    errors = [e for of_run in results if (e := of_run.get("calibration_error")) is not None]
-    names = list(named[0]) if named else []
+    said = [(of["label"], of["prediction"], of["probability"][:, 0]) for of in left.values()]
+    label, prediction, confidence = map(np.concatenate, zip(*said, strict=True))
+    names = next(filter(None, (list(one.get(PER_CLASS) or ()) for one in results)), [])
+    errors = [e for one in results if (e := one.get("calibration_error")) is not None]
     return Said(label, prediction, confidence, len(left), names, errors)
 
 
@@ -130,9 +124,8 @@ def draw(said: Mapping[str, Said], name: str, where: str) -> tuple[Figure, str]:
     images = "images" if seeds == 1 else f"images, mean of {seeds} seeds"
     what = sentence.format(images)
     if name == "reliability":
-        note = what[0].upper() + what[1:].replace("; ", "\n")
-        figure.supxlabel(note, fontsize="x-small")
-    return figure, f"{what}; {where}"
+        figure.supxlabel(what.replace("; ", "\n"), fontsize="x-small")
+    return figure, f"{what}; {where}."
 
 
 def _reliability(axis: Axes, name: str, said: Said, first: bool) -> None:
@@ -212,7 +205,7 @@ def _sheet(outcome: Outcome, said: Said, where: str) -> tuple[Figure, str] | Non
             said_, true = _class(said, said.prediction[one]), _class(said, said.label[one])
             text = f"{said_} {100 * said.confidence[one]:.0f}%\nis {true}"
             axis.set_title(text, fontsize=6.5)
-    return figure, f"The most confident wrong predictions, with the true classes; {where}"
+    return figure, f"The most confident wrong predictions, with the true classes; {where}."
 
 
 def _class(said: Said, number: int) -> str:
@@ -250,7 +243,7 @@ def _folder_of(root: Path, images: list[str], dataset: str) -> Path | None:
 PICTURES: dict[str, tuple[str, Callable, tuple[float, float], tuple[float, float]]] = {
     "reliability": (BARS, _reliability, (2.4, 3.5), (3.8, 5.6)),
     "confusion": (
-        "share of the predicted classes in each true class, from white (0) to dark blue (1), "
+        "Share of the predicted classes in each true class, from white (0) to dark blue (1), "
         "in percent where there are few classes",
         _confusion,
         (4.2, 4.32),

@@ -3,7 +3,6 @@
 import io
 import math
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from ..cli import write_output
 from ..protocols.base import Plot
 from .names import looks, method_name
-from .panels import Panel, Point, panels, plots, targets
+from .panels import Panel, panels, plots
 from .published import marked
 
 # Line and filled part of the marker, for a method's first, second, ... variant.
@@ -45,24 +44,17 @@ WIDTH = 5.2  # inches; at 500 pixels, letters have the size of body text
 COLUMNS = 2  # panels side by side
 
 
-HOLLOW = "a hollow marker lacks seeds"
-
-
 Drawing = dict[str, tuple[Figure, str]]  # by name, a figure and a sentence that describes it
+Curves = dict[str, pd.DataFrame]  # the points of each method in a panel
 
 
 def figures(rows: pd.DataFrame) -> Drawing:
     """Draw all plots for which these rows have data."""
     bars = "95% intervals" if rows["interval"].any() else "standard deviations"
-    bars += " over the seeds"
     found = {}
     for members, plot in plots(rows):
-        chosen = targets(members) if plot.kind == "targets" else panels(members, plot)
-        if chosen:
-            drawn = any(p.x_spread or p.y_spread for of in chosen.values()
-                        for points in of.curves.values() for p in points)  # fmt: skip
-            figure = _draw(members, chosen, plot, f"\nBars: {bars}" if drawn else "")
-            found[plot.name] = figure, f"{plot.sentence}; bars are {bars}; {HOLLOW}."
+        if chosen := panels(members, plot):
+            found[plot.name] = _draw(members, chosen, plot, f"{bars} over the seeds")
     return found
 
 
@@ -87,13 +79,18 @@ def write(drawn: Drawing, folder: Path) -> None:
             print(path, file=sys.stderr)
 
 
-def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -> Figure:
-    """Draw all panels, with a note below and one legend if there are several methods."""
-    styles = _styles(rows)
-    drawn = [name for name in styles if any(name in panel.curves for panel in panels.values())]
-    styles = {name: styles[name] for name in drawn}
-    beyond = dict(zip(rows["curve"], rows["beyond"], strict=True))
-    names = [marked(method_name(name), beyond[name]) for name in drawn]
+def _draw(
+    rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, bars: str
+) -> tuple[Figure, str]:
+    """Draw all panels, with a note below and one legend if there are several methods.
+
+    Returns:
+        The figure and a sentence on what it shows.
+    """
+    points = pd.concat(panel.points for panel in panels.values())
+    styles = {name: of for name, of in _styles(rows).items() if name in set(points["curve"])}
+    beyond = dict(zip(points["curve"], points["beyond"], strict=True))
+    names = [marked(method_name(name), beyond[name]) for name in styles]
     columns = min(COLUMNS, len(panels)) if plot.kind != "targets" else 1
     bands = math.ceil(len(panels) / columns)
     fit = int(100 * WIDTH) // (50 + 7 * max(map(len, names)))  # names in a line
@@ -101,9 +98,14 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -
     height = 3.2 if columns == 1 else 2.6 if bands == 1 else 2.3
     if plot.kind == "targets":
         most = max(len(panel.ticks) for panel in panels.values())
-        height = 0.6 + most * (0.16 + 0.065 * len(drawn))
+        height = 0.6 + most * (0.16 + 0.065 * len(styles))
+    sentence, note = plot.sentence, ""
+    if (points[["x_spread", "y_spread"]] > 0).any(axis=None):
+        sentence, note = f"{sentence}; bars are {bars}", f"\nBars: {bars}"
+    if not points["complete"].all():
+        sentence += "; a hollow marker lacks seeds"
     with matplotlib.rc_context(RC):
-        size = (WIDTH, height * bands + 0.2 * math.ceil(len(drawn) / fit) + 0.4)
+        size = (WIDTH, height * bands + 0.2 * math.ceil(len(styles) / fit) + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(bands, columns, squeeze=False).flatten()
         for axis in axes[len(panels) :]:
@@ -113,14 +115,15 @@ def _draw(rows: pd.DataFrame, panels: dict[str, Panel], plot: Plot, note: str) -
             pad = 15 if plot.kind == "plane" else None  # over the names of lines
             text = f"{names[0]}: {title}" if len(names) == 1 else title
             axis.set_title(text, fontsize="medium", pad=pad)
-            here = {name: style for name, style in styles.items() if name in panel.curves}
-            handles |= DRAWINGS[plot.kind](axis, panel, here)
+            curves = panel.points.groupby("curve")
+            here = {name: curves.get_group(name) for name in styles if name in curves.groups}
+            handles |= DRAWINGS[plot.kind](axis, here, panel.ticks, styles)
         figure.supxlabel(plot.x_label + note, fontsize="medium")
         if plot.y_label:
             figure.supylabel(plot.y_label, fontsize="medium")
-        if len(drawn) > 1:
-            _legend(figure, [handles[name] for name in drawn], names, fit)
-    return figure
+        if len(names) > 1:
+            _legend(figure, [handles[name] for name in styles], names, fit)
+    return figure, f"{sentence}."
 
 
 def _legend(figure: Figure, handles: list, names: Sequence[str], columns: int) -> None:
@@ -132,27 +135,25 @@ def _legend(figure: Figure, handles: list, names: Sequence[str], columns: int) -
     )  # fmt: skip
 
 
-def _curves(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+def _curves(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> dict:
     """Draw the points of each method, joined by lines."""
-    xs = sorted({point.x for points in panel.curves.values() for point in points})
-    places = sorted(panel.ticks) if panel.ticks else xs
-    axis.set_xticks(places, [panel.ticks.get(x, f"{x:g}") for x in places])
-    at_zero = [name for name, points in panel.curves.items() if panel.ticks.get(points[0].x) == "0"]
+    places = sorted(ticks) or sorted(set().union(*(points["x"] for points in curves.values())))
+    axis.set_xticks(places, [ticks.get(x, f"{x:g}") for x in places])
+    at_zero = [name for name, of in curves.items() if ticks.get(of["x"].iloc[0]) == "0"]
     handles = {}
-    for method in at_zero:  # zero-shot: also a horizontal reference line
-        handles[method] = _points(axis, panel.curves[method], styles[method])
-        level, color = panel.curves[method][0].y, styles[method]["color"]
-        axis.axhline(level, color=color, linewidth=0.8, linestyle=":")
-    for method in (method for method in styles if method not in at_zero):
-        handles[method] = _points(axis, sorted(panel.curves[method]), styles[method])
+    for name in sorted(curves, key=lambda name: name not in at_zero):
+        handles[name] = _mark(axis, curves[name].sort_values(["x", "y"]), styles[name])
+        if name in at_zero:  # zero-shot: also a horizontal reference line
+            level, color = curves[name]["y"].iloc[0], styles[name]["color"]
+            axis.axhline(level, color=color, linewidth=0.8, linestyle=":")
     return handles
 
 
-def _plane(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+def _plane(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> dict:
     """Draw new against base classes, over lines of equal H."""
     handles = {
-        method: _points(axis, panel.curves[method], style | {"linestyle": "none"})
-        for method, style in styles.items()
+        name: _mark(axis, points, styles[name] | {"linestyle": "none"})
+        for name, points in curves.items()
     }
     axis.margins(0.15)
     base, new = (np.linspace(*limits, 60) for limits in (axis.get_xlim(), axis.get_ylim()))
@@ -175,22 +176,21 @@ def _other(h: float, accuracy: float) -> float:
     return h * accuracy / (2 * accuracy - h) if 2 * accuracy > h else math.inf
 
 
-def _dots(axis: Axes, panel: Panel, styles: dict[str, dict]) -> dict:
+def _dots(axis: Axes, curves: Curves, ticks: dict, styles: dict[str, dict]) -> dict:
     """Draw a row for each data set, with the methods below each other in it."""
-    axis.set_yticks(list(panel.ticks), list(panel.ticks.values()))
+    axis.set_yticks(list(ticks), list(ticks.values()))
     axis.grid(axis="y", visible=False)
-    for place in panel.ticks:
+    for place in ticks:
         axis.axhline(place - 0.5, color="#dddddd", linewidth=0.6)
-    axis.set_ylim(min(panel.ticks) - 0.5, max(panel.ticks) + 0.5)
-    handles, step = {}, min(0.12, 0.7 / max(1, len(styles)))
-    for number, method in enumerate(styles):
-        shift = (number - (len(styles) - 1) / 2) * step
-        points = [point._replace(y=point.y - shift) for point in panel.curves[method]]
-        handles[method] = _points(axis, points, styles[method] | {"linestyle": "none"})
+    axis.set_ylim(min(ticks) - 0.5, max(ticks) + 0.5)
+    handles, step = {}, min(0.12, 0.7 / max(1, len(curves)))
+    for number, (name, points) in enumerate(curves.items()):
+        shifted = points.assign(y=points["y"] - (number - (len(curves) - 1) / 2) * step)
+        handles[name] = _mark(axis, shifted, styles[name] | {"linestyle": "none"})
     return handles
 
 
-DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
+DRAWINGS: dict[str, Callable[[Axes, Curves, dict, dict], dict]] = {
     "curves": _curves,
     "plane": _plane,
     "targets": _dots,
@@ -199,32 +199,27 @@ DRAWINGS: dict[str, Callable[[Axes, Panel, dict], dict]] = {
 
 def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     """Return the style of each method's curve, in the order of the methods."""
-    by_rank = rows.sort_values("rank", kind="stable")
-    trainers = dict(zip(by_rank["curve"], by_rank["trainer"], strict=True))
-    look = looks(trainers.values())
-    seen: Counter = Counter()
+    first = rows.sort_values("rank", kind="stable").drop_duplicates("curve")
+    look, number = looks(first["trainer"]), first.groupby("trainer").cumcount()
     styles = {}
-    for method, trainer in trainers.items():
-        line, fill = VARIANTS[seen[trainer] % len(VARIANTS)]
+    for curve, trainer, i in zip(first["curve"], first["trainer"], number, strict=True):
+        line, fill = VARIANTS[i % len(VARIANTS)]
         shape = {"linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white"}
-        styles[method] = look[trainer]._asdict() | shape
-        seen[trainer] += 1
+        styles[curve] = look[trainer]._asdict() | shape
     return styles
 
 
-def _points(axis: Axes, points: list[Point], style: dict):
+def _mark(axis: Axes, points: pd.DataFrame, style: dict):
     """Draw points with their error bars; markers are hollow where seeds are missing."""
     style = style | {"markersize": 8 if style["marker"] == "*" else 4.5}
-    for name in ("x_spread", "y_spread"):
-        barred = [point for point in points if getattr(point, name)]
-        bars: dict[str, Any] = {f"{name[0]}err": [getattr(point, name) for point in barred]}
+    for way in ("x", "y"):
+        barred = points[points[f"{way}_spread"] > 0]
+        bars: dict[str, Any] = {f"{way}err": barred[f"{way}_spread"]}
         axis.errorbar(
-            [point.x for point in barred], [point.y for point in barred],
-            **bars, color=style["color"], fmt="none", elinewidth=0.8, capsize=1.5,
+            barred["x"], barred["y"], **bars,
+            color=style["color"], fmt="none", elinewidth=0.8, capsize=1.5,
         )  # fmt: skip
-    x, y = [point.x for point in points], [point.y for point in points]
-    (line,) = axis.plot(x, y, **style, linewidth=1.2)
-    hollow = [point for point in points if not point.whole]
-    white = style | {"linestyle": "none", "markerfacecolor": "white"}
-    axis.plot([point.x for point in hollow], [point.y for point in hollow], **white)
+    (line,) = axis.plot(points["x"], points["y"], **style, linewidth=1.2)
+    hollow, white = points[~points["complete"]], {"linestyle": "none", "markerfacecolor": "white"}
+    axis.plot(hollow["x"], hollow["y"], **style | white)
     return line

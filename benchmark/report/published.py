@@ -13,13 +13,14 @@ LoCoOp, MMRL++, ProMetaR, ProVP, QNet and TAC are missing entirely.
 
 import csv
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from trainers.prompting.beyond import BEYOND
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 
 from ..protocols.base import Protocol
 from .names import DATASETS, PAPERS, method_name
@@ -83,9 +84,8 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
             for line in reader:
                 try:
                     key, published = _read(line, protocol)
-                    if key in found:
-                        raise ValueError(f"{key.trainer} on {key.dataset} is repeated")
-                except ValueError as error:
+                    need(key not in found, f"{key.trainer} on {key.dataset} is repeated")
+                except UserError as error:
                     raise UserError(
                         f"{path}, line {reader.line_num}: {error}; correct or remove that line, "
                         "or use --published off"
@@ -98,26 +98,22 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
     """Parse a line of a file.
 
     Raises:
-        ValueError: a value is missing or invalid.
+        UserError: a value is missing or invalid.
     """
     of_halves = "h" in protocol.columns and not (line.get("base") or line.get("new"))
     columns = ("h",) if of_halves else protocol.columns
     for name in ("method", "dataset", *columns, "kind", "source"):
-        if not line.get(name):
-            raise ValueError(f"the {name} is missing")
-    if None in line:
-        raise ValueError("the line has more values than columns")
-    if line["dataset"] not in (AVERAGE, *DATASETS):
-        raise ValueError(f"'{line['dataset']}' is not the name of a data set")
-    shots = line.get("shots") or str(SHOTS)
-    if not shots.isdecimal():
-        raise ValueError(f"shots are '{shots}', not a whole number")
-    marks = line["kind"].split("+")
-    if marks != [PLAIN] and not set(marks) <= set(BEYOND):
-        raise ValueError(
-            f"kind is '{line['kind']}', neither {PLAIN} nor one or more of {', '.join(BEYOND)} "
-            "joined by +"
-        )
+        need(line.get(name), f"the {name} is missing")
+    need(None not in line, "the line has more values than columns")
+    known = line["dataset"] in (AVERAGE, *DATASETS)
+    need(known, f"'{line['dataset']}' is not the name of a data set")
+    shots, marks = line.get("shots") or str(SHOTS), line["kind"].split("+")
+    need(shots.isdecimal(), f"shots are '{shots}', not a whole number")
+    need(
+        marks == [PLAIN] or set(marks) <= set(BEYOND),
+        f"kind is '{line['kind']}', neither {PLAIN} nor one or more of {', '.join(BEYOND)} joined "
+        "by +",
+    )
     key = Key(TRAINERS.get(line["method"], line["method"]), line["dataset"], int(shots))
     values = {name: _accuracy(name, line[name]) for name in columns}
     misprint = (protocol.name, *key) in MISPRINTS
@@ -125,13 +121,9 @@ def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
 
 
 def _accuracy(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 100:
-        raise ValueError(f"{name} is '{text}', not a number from 0 to 100")
-    return value
+    number = re.fullmatch(r"\d+(\.\d+)?", text)
+    need(number and float(text) <= 100, f"{name} is '{text}', not a number from 0 to 100")
+    return float(text)
 
 
 def datasets(protocol: Protocol) -> set[str]:
@@ -153,8 +145,9 @@ def find(protocol: Protocol, trainer: str, dataset: str, shots: int) -> Publishe
 
 def kinds(protocol: Protocol, trainer: str) -> list[str]:
     """Return the marks of a method with published numbers; empty if it is plain."""
-    first = next(theirs for key, theirs in numbers(protocol).items() if key.trainer == trainer)
-    return [mark for mark in BEYOND if mark in first.kinds]
+    return in_order(
+        next(of.kinds for key, of in numbers(protocol).items() if key.trainer == trainer)
+    )
 
 
 def in_order(marks: Iterable[str]) -> list[str]:
@@ -171,8 +164,7 @@ def marked(name: str, marks: Iterable[str]) -> str:
 
 def meaning(marks: Iterable[str]) -> list[str]:
     """Return a sentence that explains the marks in a table, if any."""
-    shown = set(marks)
-    meant = [f"{mark}: {words}" for mark, words in BEYOND.items() if mark in shown]
+    meant = [f"{mark}: {BEYOND[mark]}" for mark in in_order(marks)]
     return [f"Beyond labelled images, {'; '.join(meant)}."] if meant else []
 
 

@@ -1,9 +1,14 @@
 """Report single runs by their folders: facts, metrics, classes and pictures."""
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
 
 from trainers.prompting.errors import UserError
 
@@ -12,10 +17,13 @@ from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
 from ..records import METRICS, PER_CLASS, RESULTS, BadResult, Outcome, at_bound, read_record
 from .frame import changed, setting_texts
-from .metrics import N_NOTE, images_of_classes
+from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
 from .tables import Cell, Table, memory
+
+if TYPE_CHECKING:
+    from .plots import Drawing
 
 
 class Section(NamedTuple):
@@ -69,42 +77,37 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
         UserError: a record cannot be used, or a file cannot be written.
     """
     runs = {folder: _read(folder) for folder in folders}
-    drawn = {}
+    results = {folder: outcome.result or {} for folder, outcome in runs.items()}
+    drawn: list[Drawing] = []
     if plots or form == "html":
-        from . import pictures  # matplotlib is slow to load
+        from .pictures import figures_of_run  # matplotlib is slow to load
+
+        drawn = [figures_of_run(outcome, _where(outcome)) for outcome in runs.values()]
+    if plots:
         from .plots import write
 
-        drawn = {
-            folder: pictures.figures_of_run(outcome, _where(outcome))
-            for folder, outcome in runs.items()
-        }
-        for folder, of_run in drawn.items():
-            if plots:
-                write(of_run, plots / folder.name if len(runs) > 1 else plots)
+        for folder, of_run in zip(runs, drawn, strict=True):
+            write(of_run, plots / folder.name if len(runs) > 1 else plots)
     if form == "json":
-        return json.dumps(
-            [{"folder": str(f), **(o.result or {})} for f, o in runs.items()], indent=2
-        )
+        return json.dumps([{"folder": str(f), **of} for f, of in results.items()], indent=2)
     if form == "csv":
         return as_csv([
             {"folder": str(folder), "class": name, "accuracy": accuracy}
-            for folder, outcome in runs.items()
-            for name, accuracy in ((outcome.result or {}).get(PER_CLASS) or {}).items()
+            for folder, of in results.items()
+            for name, accuracy in (of.get(PER_CLASS) or {}).items()
         ])  # fmt: skip
-    if form == "html":
-        from .page import page
+    tables = {folder: _tables(folder, outcome) for folder, outcome in runs.items()}
+    if form != "html":
+        return in_style(tables, form)
+    from .page import page
 
-        sections = {
-            Section(f"run{number}", _where(run[1])): _tables(*run)
-            for number, run in enumerate(runs.items())
-        }
-        named = {
-            f"run{number}_{name}": picture
-            for number, of_run in enumerate(drawn.values())
-            for name, picture in of_run.items()
-        }
-        return page(sections, named, [outcome.result or {} for outcome in runs.values()])
-    return in_style({run[0]: _tables(*run) for run in runs.items()}, form)
+    sections = [Section(f"run{i}", _where(outcome)) for i, outcome in enumerate(runs.values())]
+    named = {
+        f"{section.name}_{name}": picture
+        for section, of_run in zip(sections, drawn, strict=True)
+        for name, picture in of_run.items()
+    }
+    return page(dict(zip(sections, tables.values(), strict=True)), named, results.values())
 
 
 def _read(folder: Path) -> Outcome:
@@ -128,7 +131,7 @@ def _where(outcome: Outcome) -> str:
 
 def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     record = outcome.result or {}
-    lines: list[tuple[str, ...]] = [
+    lines = [
         (metric.head, f"{record[key]:.2f}")
         for key, metric in METRICS.items()
         if record.get(key) is not None
@@ -153,20 +156,17 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
     if classes := record.get(PER_CLASS):
-        images = images_of_classes(outcome)
-        least = sorted(classes.items(), key=lambda item: (item[1] is None, item[1] or 0))
-        lines = [
-            (name, *([str(images[name])] if images else []), "-" if of is None else f"{of:.2f}")
-            for name, of in least
-        ]
-        head = ["Class", *(["n"] if images else []), "Accuracy (%)"]
-        note = [N_NOTE] if images else []
+        numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
+        numbers = numbers.sort_values("Accuracy (%)", kind="stable")
         title = f"{_where(outcome)}: accuracy of each class, the least first"
-        found.append(Table(title, head, _cells(lines), note))
+        table = class_table(title, numbers, images_of_classes(outcome))
+        # classes do not compete: none is bold
+        table.lines = _cells([[cell.text for cell in line] for line in table.lines])
+        found.append(table)
     return found
 
 
-def _cells(lines: list[tuple[str, ...]]) -> list[list[Cell]]:
+def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
     return [[Cell(text) for text in line] for line in lines]
 
 

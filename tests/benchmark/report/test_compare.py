@@ -209,6 +209,8 @@ def test_averages_over_each_artist_are_compared_too(answered):
     assert lines(fluent)["MaPLe"][0].endswith("(1 of 2)")
     records = Comparisons(frame(outcomes), "ALIGN").records()
     assert {record["artist"] for record in records} == {None, "OpenMoji", "Fluent 3D"}
+    *_, one = tables(of_styles(answered, ["emoji_hue", "emoji_fog", "emoji_motion"]))
+    assert "over 2 OpenMoji data sets" in one.title  # the other drew one: no average
 
 
 def test_classes_are_resampled_by_their_names(answered):

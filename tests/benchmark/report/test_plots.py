@@ -112,6 +112,16 @@ def test_a_point_that_lacks_seeds_is_hollow():
     assert not figure(outcomes, "few_shot").legends  # a single method needs none
 
 
+def test_the_sentence_says_only_what_is_drawn():
+    whole = few_shot("CoOp", 1, (50,)) + few_shot("CoOp", 2, (60,))
+    (said,) = (sentence for _, sentence in plots.figures(rows(whole)).values())
+    assert said.endswith("the star marks zero-shot CLIP.")
+    (said,) = (of for _, of in plots.figures(rows(whole + few_shot("CoOp", 4, (60, 62)))).values())
+    assert said.endswith(
+        "; bars are standard deviations over the seeds; a hollow marker lacks seeds."
+    )
+
+
 def test_beta_has_error_bars_and_the_order_of_beta():
     outcomes = ablation("beta1", (50, 54), (50, 54)) + ablation("beta0", (40, 40), (40, 40))
     outcomes += ablation("M2_N2", (40,), (40,))

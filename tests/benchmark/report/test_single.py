@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
     assert main(["report", str(run), "--format", "html"]) == 0
     html = capsys.readouterr().out
     assert html.count("<img alt=") == 3 and html.count("<table") == 2
+    assert all(first.isupper() for first in re.findall("<figcaption>(.)", html))
+    assert html.count(".</figcaption>") == 3
     assert '<h2 id="run0-heading">ALIGN on ImageFolder, seed 1</h2>' in html
 
 
@@ -92,7 +95,7 @@ def test_reliability_counts_each_image_once_and_says_what_its_bars_are(run):
     figure, sentence = pictures.draw({"ALIGN": said}, "reliability", "here")
     (below,) = figure.axes[0].child_axes
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(6)
-    assert sentence.startswith("bars: accuracy in each bin of confidence; dots: ")
+    assert sentence.startswith("Bars: accuracy in each bin of confidence; dots: ")
     assert "images, mean of 3 seeds" in sentence
     assert "Bars: accuracy in each bin" in figure.get_supxlabel()
     figure.draw_without_rendering()

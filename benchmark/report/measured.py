@@ -1,0 +1,128 @@
+"""Numbers of several methods in one place, and the tables and records that they make."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ..protocols.base import Protocol
+from ..records import Metric, Outcome
+from .frame import each_row
+from .names import by_artist
+from .published import marked, meaning
+from .tables import Cell, Table, first_head, known, protocol_of
+
+
+class Measured(NamedTuple):
+    """Numbers of several methods on the same test images, or averages over data sets.
+
+    Attributes:
+        where: the place in words.
+        place: the same as plain values, by the keys of records.
+        protocol: that of the runs.
+        lines: a row of each method.
+        numbers: rows with the `name` of a method, `metric`, `value`, and a `note` that follows a
+            value which is not compared with others, else "".
+        own: columns of the lines that records have before these numbers.
+        more: columns of the lines that records have after them.
+    """
+
+    where: str
+    place: dict
+    protocol: Protocol
+    lines: pd.DataFrame
+    numbers: pd.DataFrame
+    own: Sequence[str] = ("seeds", "problems")
+    more: Sequence[str] = ()
+
+    def table(
+        self,
+        what: str,
+        metrics: Mapping[str, Metric],
+        caption: Sequence[str],
+        problems: Sequence[str] = (),
+    ) -> Table:
+        """Return a table with a line for each method and a column for each of these metrics.
+
+        Args:
+            what: the title after the place.
+            metrics: the columns, by name in `numbers`.
+            caption: sentences below; one on marks is added.
+            problems: sentences on what is missing.
+        """
+        shown = self.numbers[self.numbers["metric"].isin(metrics)]
+        cells = {
+            (name, key): _cell(list(of["value"]), metrics[key], of["note"].iloc[0])
+            for (name, key), of in shown.groupby(["name", "metric"])
+        }
+        lines = [
+            [Cell(marked(row.name, row.beyond))]
+            + [cells.get((row.name, key), Cell("-")) for key in metrics]
+            for row in each_row(self.lines)
+        ]
+        head = [first_head(self.protocol), *(metric.head for metric in metrics.values())]
+        caption = [*caption, *meaning(self.lines["beyond"].explode().dropna())]
+        return Table(f"{self.where}{what}", head, lines, caption, list(problems))
+
+    def records(self, metrics: Iterable[str]) -> Iterator[dict]:
+        """Yield the place, method and means of these metrics of each line as plain values."""
+        means = self.numbers.groupby(["name", "metric"])["value"].mean()
+        for row in each_row(self.lines):
+            own = {"method": row.name} | {name: getattr(row, name) for name in self.own}
+            numbers = {key: means.get((row.name, key)) for key in metrics}
+            yield (
+                self.place | own | numbers | {name: known(getattr(row, name)) for name in self.more}
+            )
+
+    # ------------------------------------------------- of numbers that are rows of the frame
+
+    @property
+    def name(self) -> str:
+        """The place as a file name."""
+        return "_".join(self.where.replace(",", "").replace("-", "_").split()).lower()
+
+    def runs(self, method: str) -> dict[int, Outcome]:
+        """Return the outcomes of a method, by seed."""
+        mine = self.numbers[self.numbers["name"] == method]
+        return dict(zip(mine["seed"], mine["outcome"], strict=True))
+
+    def without(self, found: pd.DataFrame, why: str) -> list[str]:
+        """Return a sentence for each method with seeds that `found` lacks."""
+        have = set(zip(found["name"], found["seed"], strict=True))
+        return [
+            f"{row.name}: {why} [seed {', '.join(map(str, lack))}]"
+            for row in each_row(self.lines)
+            if (lack := [seed for seed in row.seeds if (row.name, seed) not in have])
+        ]
+
+
+def _cell(values: list[float], metric: Metric, note: str) -> Cell:
+    """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    better = mean(values) if metric.more_is_better else -mean(values)
+    return Cell(f"{mean(values):.2f}{spread}{note}", None if note else better)
+
+
+def place_of(row: Any, shots: int, column: str) -> dict:
+    """Return the place of a row as plain values."""
+    place = {name: getattr(row, name) for name in ("protocol", "source", "dataset")}
+    return place | {"shots": shots, "column": column}
+
+
+def averaged(rows: pd.DataFrame) -> dict[int, dict[str, set[str]]]:
+    """Return the data sets of averages by group: all with the key "", then those of each artist."""
+    found = {}
+    for group, of in rows[rows["dataset"] != rows["source"]].groupby("group", sort=False):
+        every = set(of["dataset"])
+        # in transfer tables, the average is a column
+        artists = by_artist(every) if protocol_of(of).across != "dataset" else {}
+        drawn = {"": every} | artists
+        found[group] = {artist: names for artist, names in drawn.items() if len(names) > 1}
+    return found
+
+
+def averages_title(row: Any, of: int, artist: str) -> str:
+    """Return the protocol of an average and its data sets in words."""
+    kind = f"{artist or 'embedded'} " if row.embedded else ""
+    return f"{protocol_of(row).title}, average over {of} {kind}data sets"
