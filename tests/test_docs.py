@@ -29,6 +29,15 @@ def test_a_page_begins_with_a_command(page):
     assert block and before.count("\n#") == 0 and len(before.split()) < 90, page
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_no_equation_is_cut_on_the_site(page):
+    text = page.read_text("utf-8")
+    equations = re.findall(r"(?<=\n\n)(?:    \S.*\n)+", text)
+    assert not [line for block in equations for line in block.splitlines() if len(line) > 88]
+    prose = re.sub(r"^```.*?^```|^    [^\n]+|`[^`]+`", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"<[A-Za-z/].*", prose), "<T, C> disappears as a tag of HTML"
+
+
 def test_every_public_name_is_in_the_reference():
     text = (ROOT / "docs" / "api.md").read_text("utf-8")
     names = re.findall(r"^::: trainers\.prompting\.(\w+)$", text, re.MULTILINE)

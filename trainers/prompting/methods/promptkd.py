@@ -41,7 +41,8 @@ class PromptKD(VPT):
     C1, C2 are linear with biases, BN a BatchNorm, h^T_k the text features of the teacher:
 
         f = C2 ReLU(BN(C1 u)),   l = s normalise(f) . h^T,   l^T = s_T z^T . h^T
-        L = KD_WEIGHT tau^2 mean_jk p log(p / q),   p = softmax(l^T / tau),   q = softmax(l / tau)
+        p = softmax(l^T / tau),   q = softmax(l / tau)
+        L = KD_WEIGHT tau^2 mean_jk p log(p / q)
 
     The teacher is a PromptSRC on a larger CLIP, TEACHER_NAME. It is frozen, and not saved with the
     student: an evaluation and `predict` read it again, and refuse another one. TEACHER, only here,

@@ -35,13 +35,13 @@ class TPT(CoOp):
     CoOp's context c, without a label. Of V views (x_0 plain, the others random crops and flips)
     with features z_v, which carry no gradient, and logits l_v = s z_v . h(c):
 
-        kept = the int(V SELECTION_P) views of least entropy H(softmax l_v), fixed in the first step
+        kept = the int(V SELECTION_P) views of least entropy H(softmax l_v)
         loss = H(mean over kept of softmax l_v)
 
-    TTA_STEPS steps of AdamW (weight decay 0.01, new for each image) from c0; the prediction is s
-    z_0 . h(c). c0 are words, random vectors or, by `MODEL.INIT_WEIGHTS`, a trained CoOp. With
-    COCOOP, c0 = ctx + meta_net(f_0) of a trained CoCoOp, where f_0 is the feature before
-    normalisation, as in the public code.
+    `kept` is fixed in the first of TTA_STEPS steps of AdamW (weight decay 0.01, new for each image)
+    from c0; the prediction is s z_0 . h(c). c0 are words, random vectors or, by
+    `MODEL.INIT_WEIGHTS`, a trained CoOp. With COCOOP, c0 = ctx + meta_net(f_0) of a trained CoCoOp,
+    where f_0 is the feature before normalisation, as in the public code.
 
     BATCH_SIZE is V. On the ImageNet family the views are crops only, elsewhere AugMix (severity 1)
     mixes them. The views of an image depend on the seed and its place in the data set (in the
