@@ -36,6 +36,10 @@ MISTAKES = {
     "group": (["TRAINER.ALIGN", "4"], "it is a group of keys: set one of them, such as TRAINER"),
     "depth": (["TRAINER.ALIGN.DEPTH", "9"], "has 4 blocks"),
     "number": (["TRAINER.ALIGN.M", "-2"], "M is -2"),
+    "templates": (
+        ["TRAINER.ALIGN.CTX_INIT", "['a photo', 'the photo', 'my photo']"],
+        "CTX_INIT gives 3 templates but N = 2: set CTX_INIT, too, to one",
+    ),
     "many": (["TRAINER.ALIGN.N", "1000000000"], "must be a whole number, 1,000,000 at most"),
     "too many": (["TRAINER.ALIGN.M", "1000000"], "tokens in all: lower N_CTX or DEPTH, or the"),
     "too deep": (["TRAINER.ALIGN.DEPTH", "1000000"], "DEPTH is 1000000 but the text encoder of"),

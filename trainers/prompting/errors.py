@@ -29,13 +29,19 @@ class UserError(ValueError):
 
 
 def nearest(name: object, valid: Iterable[object]) -> str:
-    """Return a hint `did you mean 'X'?` with the valid name nearest to `name`, and all names."""
+    """Return a hint `did you mean 'X'?` with the valid name nearest to `name`, and all names.
+
+    Examples:
+        >>> nearest("CoOp, M 3", ["CoOp, M 1", "CoOp, M 2"])
+        "did you mean 'CoOp, M 2'? (valid: CoOp, M 1; CoOp, M 2)"
+    """
     valid = sorted(map(str, valid))
+    names = ("; " if any(", " in v for v in valid) else ", ").join(valid)
     folded = {v.lower(): v for v in reversed(valid)}
     close = get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
     if close:
-        return f"did you mean '{folded[close[0]]}'? (valid: {', '.join(valid)})"
-    return f"choose one of {', '.join(valid)}" if valid else "there are none"
+        return f"did you mean '{folded[close[0]]}'? (valid: {names})"
+    return f"choose one of {names}" if valid else "there are none"
 
 
 def check_name(kind: str, name: str, valid: Iterable[object]) -> str:

@@ -118,7 +118,8 @@ def expand_templates(words: Words, N: int, length: int, keep_fixed: bool = True)
         given = (*given, *[other] * (N - len(given)))[:N]
     if len(given) != N:
         raise UserError(
-            f"CTX_INIT gives {len(given)} templates but N = {N}: give one, or one for each prompt"
+            f"CTX_INIT gives {len(given)} templates but N = {N}: set CTX_INIT, too, to one "
+            "('a photo of a') or to one for each prompt"
         )
     return given
 
