@@ -81,6 +81,8 @@ class Transfer(Protocol):
     def on_disk(self, output):
         """Return the runs in `output`; a training belongs to each protocol that tests it."""
         runs = super().on_disk(output)
+        if not runs:
+            return []
         mine = {_training(run) for run in runs if run.part == "target"}
         others = {
             _training(run)

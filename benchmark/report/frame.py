@@ -74,12 +74,10 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["settings"] = [*map(_with, runs["settings"], changes)]
     others = _others(runs)
     runs["settings"] = [*map(_with, runs["settings"] + others, _differing(runs, others))]
-    several = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
-    several = several.transform("nunique") > 1
+    configs = runs.groupby(["table", "shots", "trainer", "label", "origin"])["config"]
+    runs["several"] = configs.transform("nunique") > 1
     ours = set(runs["trainer"][runs["label"] == ""])
-    runs["method"] = [
-        _method(run, ours, of) for run, of in zip(each_row(runs), several, strict=True)
-    ]
+    runs["method"] = [_method(run, ours) for run in each_row(runs)]
     runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
     runs["apart"] = _apart(runs)
     trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda of: sorted(set(of)))
@@ -183,21 +181,10 @@ def changed(outcome: Outcome) -> Settings | None:
     return tuple((k, _plain(v)) for k, v in found.items() if v not in (None, CHANGES[k]))
 
 
-def _unlike(
-    of: Iterable, places: Iterable, configs: Iterable[dict]
-) -> Iterator[tuple[Any, str, dict, dict]]:
-    """Yield the differences from the first config of the same group and place.
-
-    Args:
-        of: the group of each config.
-        places: the place of each config in it; those of different places are not compared.
-        configs: nested mappings; empty if unknown.
-
-    Yields:
-        The group, the dotted key, and both configs.
-    """
+def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:
+    """Yield group, key and both configs for each difference from the first in a group and place."""
     first: dict[tuple, dict] = {}
-    for group, place, config in zip(of, places, configs, strict=True):
+    for group, place, config in zip(groups, places, configs, strict=True):
         beside = first.setdefault((group, place), config) if config else config
         for key in unlike(beside, config) if beside is not config else ():
             yield group, key, beside, config
@@ -253,10 +240,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else str(value)
 
 
-def _method(run, ours: set[str], several_configs: bool) -> str:
+def _method(run, ours: set[str]) -> str:
     """Return the name in the tables, with the config and origin where there are several."""
     name = f"{run.label} (logs)" if run.label in ours else run.label or run.trainer
-    marks = [run.config] * several_configs + [run.origin] * bool(run.origin)
+    marks = [run.config] * run.several + [run.origin] * bool(run.origin)
     return f"{name} ({', '.join(marks)})" if marks else name
 
 

@@ -42,7 +42,7 @@ TALL = 52  # lines of a table on a page, in these letters
 COLUMN = 46  # characters, with two for each column of a table, of a line that fits in a column
 SMALLEST = r"\scriptsize"
 PAGES = {r"\footnotesize": 64, SMALLEST: 84}  # lines on a page; rules count as lines
-LINE = 130  # characters of the blocks in a row, counted as in COLUMN
+LINE = 150  # characters of the blocks in a row, counted as in COLUMN; about 130 before they shrink
 LONG = 700  # characters of a caption; a longer one leaves the sources to the text
 MINUS = re.compile(r"(?<![\w-])-(?=\d|ln )|(?<= )-(?= )")
 QUOTED = re.compile(r"(?<!\w)'([^']*)'(?!\w)")
@@ -214,10 +214,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
 def _printed(table: Table, names: Mapping[str, str], deviations: bool) -> Table:
     """Return a table as in a paper: without differences, counts and costs.
 
-    Args:
-        table: a table of a protocol.
-        names: its columns, by their heads, with their heads in the paper.
-        deviations: keep the spreads.
+    `names` are the columns shown, by their heads in the table, with their heads in the paper.
     """
     lines = []
     for number, (name, *cells) in enumerate(table.lines):

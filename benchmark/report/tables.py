@@ -181,20 +181,18 @@ def _ours(row: Any) -> Cell:
 
 def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
     """Return the line of a method's published numbers in the places of these rows, if any."""
-    protocol, cells = None, []
-    for row in rows:
-        theirs = row and published_beside(row, trainer)
-        if not theirs:
-            cells.append(Cell("-"))
-            continue
-        protocol, number = protocol_of(row), theirs.values[row.column]
-        text = f"{number:.2f} {MISPRINT}" if theirs.misprint else f"{number:.2f}"
-        in_paper = Cell(text, None if theirs.misprint else number)  # it competes there
-        cells.append(Cell(text, paper=in_paper))
-    if protocol is None:
+    found = [(row, row and published_beside(row, trainer)) for row in rows]
+    first = next((theirs for _, theirs in found if theirs), None)
+    if first is None:
         return []
-    text = published.marked(f"{name}, published", published.kinds(protocol, trainer))
+    text = published.marked(f"{name}, published", published.in_order(first.kinds))
+    cells = [_theirs(of.values[row.column], of.misprint) if of else Cell("-") for row, of in found]
     return [Cell(text, beside=True), *cells]
+
+
+def _theirs(number: float, misprint: bool) -> Cell:
+    text = f"{number:.2f} {MISPRINT}" if misprint else f"{number:.2f}"
+    return Cell(text, paper=Cell(text, None if misprint else number))  # it competes there
 
 
 def _difference(row: Any) -> Cell:
