@@ -4,6 +4,7 @@ A row is a number: a run and a metric. What must not be mixed has lines of its o
 settings, CLIP or images differ, named by what differs (`ALIGN, BETA 0`).
 """
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import pandas as pd
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
-from ..protocols.configs import plain_name, varied
+from ..protocols.configs import known_trainers, plain_name, varied
 from ..records import METRICS, OOD, PER_CLASS, Outcome, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
@@ -119,7 +120,8 @@ def _facts(outcome: Outcome) -> dict:
         "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
         "tried": " and ".join(dict(tried)), "settings": tried + varied(run.config),
-        "keys": result.get("config") or {}, "seeded": bool(result.get("seeded")),
+        "keys": _own_keys(run.trainer, result.get("config") or {}),
+        "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": changed(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
         "training": not run.eval_only, "num_params": params,
@@ -128,6 +130,23 @@ def _facts(outcome: Outcome) -> dict:
         "peak_memory_mib": result.get("peak_memory_mib"),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
+
+
+def _own_keys(trainer: str, config: dict) -> dict:
+    """Return a config without the nodes of other methods.
+
+    A method of this repository does not read them if it has a node of its own name.
+    """
+    nodes, own, known = config.get("TRAINER") or {}, trainer.upper(), _nodes()
+    if own not in known or own not in map(str.upper, nodes):
+        return config
+    kept = {name: of for name, of in nodes.items() if name.upper() not in known - {own}}
+    return config | {"TRAINER": kept}
+
+
+@functools.cache
+def _nodes() -> set[str]:
+    return set(map(str.upper, known_trainers()))
 
 
 def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:

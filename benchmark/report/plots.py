@@ -20,8 +20,10 @@ from .names import looks, method_name
 from .panels import Panel, panels, plots
 from .published import marked
 
-# Line and filled part of the marker, for a method's first, second, ... variant.
+# Line and filled part of the marker, for a method's first, second, ... variant; then again with
+# these markers in place of its own.
 VARIANTS = [("-", "full"), ("--", "left"), (":", "bottom"), ("-.", "right")]
+MARKERS = "^sDPv<>pdHhX8"
 
 RC: Any = {
     "font.size": 9,
@@ -203,9 +205,14 @@ def _styles(rows: pd.DataFrame) -> dict[str, dict]:
     look, number = looks(first["trainer"]), first.groupby("trainer").cumcount()
     styles = {}
     for curve, trainer, i in zip(first["curve"], first["trainer"], number, strict=True):
-        line, fill = VARIANTS[i % len(VARIANTS)]
-        shape = {"linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white"}
-        styles[curve] = look[trainer]._asdict() | shape
+        again, variant = divmod(i, len(VARIANTS))
+        line, fill = VARIANTS[variant]
+        own = look[trainer].marker
+        markers = own + MARKERS.replace(own, "")
+        styles[curve] = {
+            "color": look[trainer].color, "marker": markers[again % len(markers)],
+            "linestyle": line, "fillstyle": fill, "markerfacecoloralt": "white",
+        }  # fmt: skip
     return styles
 
 

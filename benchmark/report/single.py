@@ -86,8 +86,9 @@ def report_runs(folders: list[Path], form: str, plots: Path | None = None) -> st
     if plots:
         from .plots import write
 
+        above = os.path.commonpath([folder.absolute() for folder in runs])
         for folder, of_run in zip(runs, drawn, strict=True):
-            write(of_run, plots / folder.name if len(runs) > 1 else plots)
+            write(of_run, plots / os.path.relpath(folder, above))
     if form == "json":
         return json.dumps([{"folder": str(f), **of} for f, of in results.items()], indent=2)
     if form == "csv":

@@ -29,6 +29,20 @@ def test_seeds_with_other_settings_have_lines_of_their_own():
     }
 
 
+def test_keys_of_other_methods_are_no_settings():
+    """A record has the nodes of all methods; what CoOp does not read splits none of its means."""
+    outcomes = few_shot("CoOp", 1, (50, 52)) + few_shot("KgCoOp", 1, (50, 52))
+    for number, one in enumerate(outcomes):
+        one.result["config"] = {
+            "TRAINER": {"COOP": {"N_CTX": 4, "W": number // 2}, "ALIGN": {"BETA": number % 2}}
+        }
+    names = list(lines(only_table(outcomes, beside_published=False)))
+    # that KgCoOp reads another node than its own is not known
+    assert names == ["CoOp", "KgCoOp, BETA 0", "KgCoOp, BETA 1"]
+    outcomes[0].result["config"]["TRAINER"]["COOP"] = {"N_CTX": 16, "W": 0}
+    assert "CoOp, N_CTX 16" in lines(only_table(outcomes, beside_published=False))
+
+
 def test_a_name_is_the_same_on_every_data_set():
     """The average is over both data sets, though the settings differ on one of them only."""
     outcomes = [with_config(seed, beta) for seed, beta in ((1, 0.5), (2, 0.0))]

@@ -208,6 +208,12 @@ def test_methods_differ_by_colour_and_by_marker():
         assert len({(style["color"], style[attribute]) for style in styles}) == 3
 
 
+def test_many_variants_of_a_method_differ_without_lines():
+    listed = rows([one for i in range(20) for one in few_shot("ALIGN", 1, (50,), config=f"c{i}")])
+    styles = plots._styles(listed.assign(curve=listed["name"])).values()
+    assert len({(of["color"], of["marker"], of["fillstyle"]) for of in styles}) == 20
+
+
 def test_unknown_methods_have_distinct_looks():
     names = [f"Method{i}" for i in range(40)]
     found = looks([*names, *LOOKS])

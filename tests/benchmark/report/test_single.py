@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +79,16 @@ def test_a_run_has_pictures_and_a_page(run, tmp_path, capsys):
         )
     )  # fmt: skip
     assert heading < accuracy < picture
+
+
+def test_pictures_of_several_runs_are_apart(run, tmp_path, capsys):
+    """Run folders are often called `seed1`."""
+    for name in ("one/seed1", "other/seed1"):
+        shutil.copytree(run, tmp_path / name)
+    plots = tmp_path / "plots"
+    runs = [str(tmp_path / name) for name in ("one/seed1", "other/seed1")]
+    assert main(["report", *runs, "--plots", str(plots)]) == 0
+    assert len(list(plots.glob("one/seed1/*.png"))) == len(list(plots.rglob("*.png"))) / 2 == 3
 
 
 def test_the_sheet_has_the_most_confident_wrong_images(run, monkeypatch, capsys):
