@@ -260,6 +260,8 @@ def end_in_table(protocol: Protocol, engine: Any, output: Path) -> int:
     print(render(rows(tidy), "text"))
     varied = tidy[[VARIED.search(outcome.run.config) is not None for outcome in tidy["outcome"]]]
     for _, of_method in varied.groupby("trainer", sort=False):  # the values of --vary
+        if not any(outcome.result for outcome in of_method["outcome"]):
+            continue
         with contextlib.suppress(UserError):  # a single value has been tried
             view = Comparisons(of_method, of_method["name"].iloc[0])
             print(f"\n{formatted_view(view, 'text')}")

@@ -25,6 +25,12 @@ def test_the_values_of_a_key_are_compared(checkout):
     assert "ALIGN, BETA 1 minus each other" in told and "ALIGN, BETA 0  " in told
 
 
+def test_nothing_is_compared_where_every_run_has_failed(checkout):
+    words = ("emoji", "--seeds", "1", "--trainers", "ALIGN", *VARY)
+    told = checkout.base2new(*words, fake={"ALIGN/1/base": "error"}, code=1).stdout
+    assert "ALIGN, BETA 1  failed" in told and "minus each other" not in told
+
+
 def test_a_run_with_one_of_the_values_is_the_same_run(checkout):
     """The usual folder has BETA 1 here; its runs are not a third line, nor counted twice."""
     words = ("emoji", "--seeds", "1", "--trainers", "ALIGN")
