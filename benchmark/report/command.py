@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 
 from ..cli import Parser, each, seed, write_output
 from ..protocols import PROTOCOLS
@@ -118,20 +118,19 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Run `python -m benchmark report OUTPUT ...`."""
     args = build_parser().parse_args(argv)
-    if (args.metric != "accuracy" or args.across) and not args.compare:
-        flag = "--across" if args.across else f"--metric {args.metric}"
-        raise UserError(f"{flag} needs --compare METHOD: name a method to compare")
-    if args.deviations and args.format != "latex":
-        raise UserError(
-            "--deviations needs --format latex: the other formats always show deviations"
-        )
+    flag = "--across" if args.across else f"--metric {args.metric}"
+    of_others = args.across or args.metric != "accuracy"
+    need(args.compare or not of_others, f"{flag} needs --compare METHOD: name a method to compare")
+    need(
+        args.format == "latex" or not args.deviations,
+        "--deviations needs --format latex: the other formats always show deviations",
+    )
     outputs = list(dict.fromkeys(args.outputs))
     if single := [output for output in outputs if is_run(output)]:
-        if single != outputs or args.compare or args.logs:
-            raise UserError(
-                f"'{single[0]}' is a single run: report it without other folders, --compare or "
-                "--logs"
-            )
+        need(
+            single == outputs and not args.compare and not args.logs,
+            f"'{single[0]}' is a single run: report it without other folders, --compare or --logs",
+        )
         print(report_runs(single, args.format, args.plots))
         return
     tidy = frame(chosen(args, outputs))
@@ -164,10 +163,9 @@ def chosen(args: argparse.Namespace, outputs: list[Path]) -> list[Outcome]:
         UserError: one of several outputs does not exist, or one is a file; or as `logs.read`.
     """
     for output in outputs:
-        if output.is_file():
-            raise UserError(f"'{output}' is a file: unpack it, and name the folder")
-        if len(outputs) > 1 and not output.exists():
-            raise UserError(f"'{output}' does not exist: check the path")
+        need(not output.is_file(), f"'{output}' is a file: unpack it, and name the folder")
+        there = len(outputs) == 1 or output.exists()
+        need(there, f"'{output}' does not exist: check the path")
     protocols = [PROTOCOLS[name] for name in args.protocols or PROTOCOLS]
     folders = [folder for output in outputs for folder in outputs_below(output)]
     names = [folder.name for folder in folders]
@@ -204,14 +202,13 @@ def nothing(args: argparse.Namespace, outputs: list[Path]) -> str:
     searched = [] if args.protocols or args.seeds or args.logs else outputs
     views = [flag for flag in VIEWS if getattr(args, flag[2:]) not in (None, False)]
     if alone := [run for output in searched for run in runs_below(output)]:
-        if views:
-            raise UserError(
-                f"{views[0]} needs runs of protocols, and '{searched[0]}' has only single runs: "
-                "name the folder of one to see its classes and metrics"
-            )
+        need(
+            not views,
+            f"{' '.join(views)} needs runs of protocols, and '{searched[0]}' has only single runs: "
+            "name the folder of one to see its classes and metrics",
+        )
         return overview(alone, args.format)
-    if not args.outputs[0].exists():
-        raise UserError(f"'{args.outputs[0]}' does not exist: check the path")
+    need(args.outputs[0].exists(), f"'{args.outputs[0]}' does not exist: check the path")
     what = " or ".join(args.protocols or ["any protocol"])
     if args.seeds:
         what += f" with {seeds_text(args.seeds)}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from trainers.prompting.errors import UserError
+from trainers.prompting.errors import UserError, need
 from trainers.prompting.storage.files import read_file
 
 from ..cli import files_below
@@ -83,19 +83,16 @@ def _read(spec: str) -> tuple[list[LogRun], list[Path]]:
     if not named or Path(spec).is_dir():
         name, path = "", spec
     folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"--logs: '{folder}' is not a folder: check the path")
+    need(folder.is_dir(), f"--logs: '{folder}' is not a folder: check the path")
     found = {file.parent for file in files_below(folder, _shut) if file.name.startswith("log.txt")}
-    if not found:
-        raise UserError(f"--logs: '{folder}' and its subfolders contain no log.txt")
+    need(found, f"--logs: '{folder}' and its subfolders contain no log.txt")
     known = {place: run for place in sorted(found) if (run := _run(place.resolve()))}
-    if not known:
-        raise UserError(
-            f"--logs: neither the folder name '{min(found)}' nor its log says which run it is of: "
-            "name folders as the scripts of CoOp and MaPLe do "
-            "(.../DATASET/TRAINER/CONFIG_16shots/seed1, "
-            ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)"
-        )
+    need(
+        known,
+        f"--logs: neither the folder name '{min(found)}' nor its log says which run it is of: name "
+        "folders as the scripts of CoOp and MaPLe do (.../DATASET/TRAINER/CONFIG_16shots/seed1, "
+        ".../train_base/DATASET/shots_16/TRAINER/CONFIG/seed1)",
+    )
     runs = list(known.values())
     if name and len({run.trainer for run in runs}) == 1:
         runs = [replace(run, label=name, trainer=name) for run in runs]

@@ -58,12 +58,6 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     return pd.concat([found, _averages(found)], ignore_index=True)
 
 
-def lines(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of each line, by column."""
-    of_lines = [each_row(members) for _, members in rows.groupby("line", sort=False)]
-    return [{row.column: row for row in members} for members in of_lines]
-
-
 def published_beside(row: Any, trainer: str = "") -> published.Published | None:
     """Return the published numbers of a method (or the row's own) with the number of a row's place.
 

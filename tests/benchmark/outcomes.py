@@ -9,7 +9,7 @@ from benchmark.protocols import PROTOCOLS
 from benchmark.records import Outcome
 from benchmark.report import rows as of_rows
 from benchmark.report.command import as_page, formatted_view
-from benchmark.report.frame import frame
+from benchmark.report.frame import each_row, frame
 from benchmark.report.tables import Table, tables
 
 # Predictions for two images.
@@ -79,6 +79,12 @@ def some_outcomes():
 def rows(outcomes, **options):
     """Return the rows of the tables of these outcomes."""
     return of_rows.rows(frame(outcomes), **options)
+
+
+def numbers(outcomes, **options) -> list[dict]:
+    """Return the rows of each line of the tables, by column."""
+    of_lines = rows(outcomes, **options).groupby("line", sort=False)
+    return [{row.column: row for row in each_row(members)} for _, members in of_lines]
 
 
 def page(outcomes) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, only_table, outcome, rows
+from outcomes import few_shot, numbers, only_table, outcome, rows
 
 from benchmark.records import flaw
 from benchmark.report import plots
@@ -12,7 +12,6 @@ from benchmark.report.compare import Comparisons
 from benchmark.report.frame import frame
 from benchmark.report.metrics import Metrics
 from benchmark.report.render import as_csv, as_text, record, render
-from benchmark.report.rows import lines
 from benchmark.report.tables import tables as tables_of
 from trainers.prompting.record.predictions import write_predictions
 
@@ -54,7 +53,7 @@ def test_marks_are_in_tables_of_every_kind(outcomes):
         assert f"{MARKED} minus each other" in table.title and MEANING in as_text(table)
     latex = render(found, "latex")
     assert f"{MARKED} &" in latex and latex.count(MEANING) == latex.count(r"\begin{table")
-    machine = as_csv([record(list(line.values())) for line in lines(found)])
+    machine = as_csv([record(list(line.values())) for line in numbers(outcomes)])
     assert machine.count("llm; per data set") == 3 and "MMRL (" not in machine
     assert "Beyond" not in as_text(only_table(outcomes[:4:2]))
 

@@ -4,19 +4,13 @@ import json
 import math
 
 import pytest
-from outcomes import few_shot, lines, only_table, outcome, rows, some_outcomes
+from outcomes import few_shot, lines, numbers, only_table, outcome, rows, some_outcomes
 
 from benchmark.protocols import BASE2NEW
 from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
-from benchmark.report.rows import lines as lines_of
 from benchmark.report.tables import tables
-
-
-def numbers(outcomes, **options):
-    """Return the rows of each line, by column."""
-    return lines_of(rows(outcomes, **options))
 
 
 def averages(outcomes):
