@@ -1,15 +1,12 @@
 """Cases to measure: a method with random weights and inputs, and the steps that can be timed."""
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainers.prompting import UserError, build_method
 from trainers.prompting.errors import check_name
@@ -19,21 +16,11 @@ from trainers.prompting.running.memory import fit, keep_freed_memory
 from trainers.prompting.running.precision import Precision
 from trainers.prompting.step import training_step
 
+from .counting import seconds
 from .geometry import class_names, untrained_clip
 
 SHOTS = 16  # training images per class, for methods that keep their features before the first step
 SUSTAINED = 0.2
-
-aten = torch.ops.aten
-# PyTorch's counter leaves out the attention that the CPU runs.
-ATTENTION_ON_CPU = {
-    aten._scaled_dot_product_flash_attention_for_cpu: (
-        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
-    ),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,7 @@ class Case:
     """A method, the size of its problem and the device: all that a measurement depends on.
 
     Attributes:
-        trainer: name of the method, in its default setting.
+        trainer: name of the method.
         geometry: of the backbone, a value of `GEOMETRY`.
         classes: their number, K.
         batch: images of a training step, or of an evaluation.
@@ -52,6 +39,7 @@ class Case:
         training: True for training steps, False for evaluation.
         compile: compile the blocks with torch.compile, as TRAINER.COMPILE does.
         plugins: modules or files that register methods.
+        settings: keys of the method and their values, where they differ from the defaults.
     """
 
     trainer: str
@@ -65,6 +53,7 @@ class Case:
     training: bool = True
     compile: bool = False
     plugins: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 def check_usable(device: str) -> None:
@@ -79,28 +68,6 @@ def computing_type(device: str, precision: str) -> torch.dtype:
     if precision == "fp32":
         return torch.float32
     return Precision(precision, torch.device(device)).half
-
-
-def synchronize(device: str) -> None:
-    """Wait until the GPU has finished its work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Return the seconds that a call takes."""
-    synchronize(device)
-    started = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - started
-
-
-def operations(work: Callable[[], object]) -> int:
-    """Return the floating-point operations of a call."""
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def product_rate(device: str, precision: str, size: int) -> float:
@@ -126,11 +93,11 @@ class Model:
         clip_model = untrained_clip(case.geometry)
         names = class_names(case.classes)
         defaults: dict[str, Any] = METHODS[case.trainer].defaults
-        node: dict[str, Any] = {}
+        node: dict[str, Any] = dict(case.settings)
         if "SENTENCES" in defaults:
-            node["SENTENCES"] = {"*": ["a photo of a {}."]}
+            node.setdefault("SENTENCES", {"*": ["a photo of a {}."]})
         if isinstance(topk := defaults.get("TOPK"), int):  # LoCoOp's is for 1000 classes
-            node["TOPK"] = max(1, min(topk, case.classes // 5))
+            node.setdefault("TOPK", max(1, min(topk, case.classes // 5)))
         self.method = build_method(case.trainer, node, clip_model, names)
         if self.method.support_passes:
             labels = torch.arange(case.classes).repeat(SHOTS)

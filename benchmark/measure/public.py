@@ -1,4 +1,4 @@
-"""Time training steps of published code, in a checkout of the CoOp family, in turn with ours."""
+"""Time published code, in a checkout of the CoOp family, in turn with ours."""
 
 import json
 import os
@@ -38,19 +38,20 @@ class Public:
     """The method of a checkout in a separate process, with random weights of the case's geometry.
 
     Attributes:
-        record: `seconds` of each step and `peak_mib`, or a `problem`, the last line of the
-            checkout's error.
+        record: `seconds` and `processor_seconds` of each step or evaluation, its `operations`, and
+            `peak_mib`; or a `problem`, the last line of the checkout's error.
     """
 
     def __init__(self, case: Case, checkout: Path):
-        self.record: dict = {"seconds": []}
+        self.record: dict = {"seconds": [], "processor_seconds": []}
         self._folder = tempfile.TemporaryDirectory()  # checkouts write caches below it
         weights, self._errors = (Path(self._folder.name) / name for name in ("clip.pt", "errors"))
         torch.save(untrained_clip(case.geometry).state_dict(), weights)
         asked = {
             "checkout": str(checkout.resolve()), "weights": str(weights), "trainer": case.trainer,
             "names": class_names(case.classes), "batch": case.batch, "device": case.device,
-            "precision": case.precision, "threads": case.threads, "resolution": case.geometry[1],
+            "training": case.training, "precision": case.precision, "threads": case.threads,
+            "resolution": case.geometry[1], "settings": dict(case.settings),
         }  # fmt: skip
         paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(DASSL)]
         with open(self._errors, "w") as errors:
@@ -59,7 +60,7 @@ class Public:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )  # fmt: skip
-        self._answer(json.dumps(asked))
+        self.record |= self._answer(json.dumps(asked))
 
     def _answer(self, line: str) -> dict:
         """Send a line to the program; return its answer, or {} and enter a problem."""
@@ -76,9 +77,10 @@ class Public:
         return json.loads(answer or "{}")
 
     def step(self) -> None:
-        """Time a step and enter it, unless there was a problem."""
+        """Time a step or an evaluation and enter it, unless there was a problem."""
         if "problem" not in self.record and (answer := self._answer("step")):
-            self.record["seconds"].append(answer["seconds"])
+            for key in ("seconds", "processor_seconds"):
+                self.record[key].append(answer[key])
             self.record["peak_mib"] = answer["peak_mib"]
 
     def close(self) -> None:

@@ -1,19 +1,20 @@
-"""The other process of public.py: does training steps of a checkout of published code.
+"""The other process of public.py: runs a checkout of published code.
 
-It imports nothing of this repository but dassl-lite, since modules of the checkout have the same
-names as ours. The checkout's trainer builds its model and does whole steps, `forward_backward`, on
-random images. The first line that it reads is a case, as JSON; for each further one it does a step.
+It imports nothing of this repository but dassl-lite and counting.py, since modules of the checkout
+have the same names as ours. The checkout's trainer builds its model and, on random images, does
+whole training steps (`forward_backward`) or evaluations (`model_inference`). The first line that it
+reads is a case, as JSON; for each further one it does one of them.
 """
 
 import json
 import os
 import resource
 import sys
-import time
 from collections import OrderedDict
 from types import ModuleType, SimpleNamespace
 
 import torch
+from counting import operations, timed  # type: ignore[import-not-found]  # in this folder
 from PIL import Image
 
 STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
@@ -31,6 +32,8 @@ def settings(asked: dict, train):
     if node := cfg.TRAINER.get("MMP"):  # ALIGN's: the depth and the distance of its config files
         node.TEXT_PROMPT_DEPTH = node.VISION_PROMPT_DEPTH = 9
         node.USECT = False
+        node.VISION_PROMPT_NUMBER = asked["settings"].get("M", node.VISION_PROMPT_NUMBER)
+        node.TEXT_PROMPT_NUMBER = asked["settings"].get("N", node.TEXT_PROMPT_NUMBER)
     cfg.INPUT.SIZE = (asked["resolution"], asked["resolution"])
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
@@ -63,7 +66,7 @@ def built(asked: dict):
     trainer.max_epoch = trainer.cfg.OPTIM.MAX_EPOCH
     trainer.batch_idx, trainer.num_batches = 0, STEPS
     trainer.build_model()
-    trainer.set_model_mode("train")
+    trainer.set_model_mode("train" if asked["training"] else "eval")
     return trainer
 
 
@@ -72,7 +75,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the checkout prints
     asked = json.loads(sys.stdin.readline())
-    cuda = asked["device"] == "cuda"
+    device = asked["device"]
     torch.set_num_threads(asked["threads"])
     sys.path.insert(0, asked["checkout"])
     for name in ("cv2", "pickle5"):  # ALIGN's code imports them; a step uses neither
@@ -84,27 +87,26 @@ def main() -> None:
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
     labels = torch.arange(asked["batch"]) % len(asked["names"])
     inputs = {"img": torch.randn(size), "label": labels, "domain": labels}
-    batch: dict = {name: value.to(asked["device"]) for name, value in inputs.items()}
+    batch: dict = {name: value.to(device) for name, value in inputs.items()}
     Image.new("RGB", (1, 1)).save("image.png")  # in the temporary folder; ALIGN's code opens it
     batch["impath"] = ["image.png"] * len(labels)
-    wait = torch.cuda.synchronize if cuda else lambda: None
 
-    def step() -> float:
-        wait()
-        started = time.perf_counter()
-        trainer.forward_backward(batch)
-        wait()
-        return time.perf_counter() - started
+    def step() -> None:
+        if asked["training"]:
+            trainer.forward_backward(batch)
+        else:
+            with torch.no_grad():
+                trainer.model_inference(batch["img"])
 
     def answer(**found) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
-    step()
-    answer()
+    answer(operations=operations(step))
     for _ in sys.stdin:
-        seconds, kib = step(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        mib = torch.cuda.max_memory_allocated() / 2**20 if cuda else kib / 2**10
-        answer(seconds=seconds, peak_mib=mib)
+        seconds, processor = timed(step, device)
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mib = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else kib / 2**10
+        answer(seconds=seconds, processor_seconds=processor, peak_mib=mib)
 
 
 if __name__ == "__main__":

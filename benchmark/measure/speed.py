@@ -3,6 +3,7 @@
 Weights are random and of full size; every case runs in a separate process.
 """
 
+import argparse
 import json
 import math
 import sys
@@ -22,8 +23,10 @@ from trainers.prompting.running.memory import recomputed
 from trainers.prompting.running.precision import PRECISIONS
 
 from ..cli import Parser, add_plugin, from_one, write_output
+from ..records import literal
 from ..report.render import as_markdown, as_text
-from .case import Case, Model, check_usable, device_name, operations, product_rate, seconds
+from .case import Case, Model, check_usable, device_name, product_rate
+from .counting import operations, seconds, timed
 from .geometry import GEOMETRY
 from .process import OutOfMemory, in_process
 from .public import Public, check_checkout
@@ -44,29 +47,28 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
         checkout: of public code, whose steps are timed in turn.
 
     Returns:
-        A record: `seconds` of each repeat, `peak_mib`, `operations`, `of_peak` (their rate over
-        that of the product), `encoders_of_peak` (the same without the scores), `transport_share`
-        (the scores' share of the time; None for the cosine), `waits` (where the host waits for a
-        GPU in a step; None without one), and with a checkout `public`, as in `Public.record`.
+        A record: `seconds` and `processor_seconds` of each repeat, `peak_mib`, `operations`,
+        `of_peak` (their rate over that of the product), `encoders_of_peak` (the same without the
+        scores), `transport_share` (the scores' share of the time; None for the cosine), `waits`
+        (where the host waits for a GPU in a step; None without one), and with a checkout `public`,
+        as in `Public.record`.
     """
-    public = None
-    if checkout:  # first: a process counts memory that its parent had
-        say(case, f"first step of {checkout}")
-        public = Public(case, checkout)
+    public = beside(case, checkout)
     model = Model(case)
     say(case, "first step")
     model.step()
     times, rates, peak_mib = [], [], 0.0
     for i in range(repeats):
         say(case, f"step {i + 1} of {repeats}")
-        times.append(seconds(model.step, case.device))
+        times.append(timed(model.step, case.device))
         peak_mib = peak_mib or peak_memory_mib(case.device)  # before the product, which takes more
         rates.append(product_rate(case.device, case.precision, size))
         if public:
             public.step()
-    time, rate, counted = median(times), max(rates), operations(model.step)
-    record: dict = {
-        "seconds": times,
+    rate, counted = max(rates), operations(model.step)
+    record: dict = both_times(times)
+    time = median(record["seconds"])
+    record |= {
         "peak_mib": peak_mib,
         "operations": counted,
         "peak_rate": rate,
@@ -93,14 +95,24 @@ def training(case: Case, repeats: int, size: int, checkout: Path | None = None) 
     return record
 
 
-def evaluation(case: Case, repeats: int) -> dict:
+def beside(case: Case, checkout: Path | None) -> Public | None:
+    """Return the public code of a checkout; it starts before our model, whose memory it counts."""
+    if checkout is None:
+        return None
+    say(case, f"first step of {checkout}")
+    return Public(case, checkout)
+
+
+def evaluation(case: Case, repeats: int, checkout: Path | None = None) -> dict:
     """Measure evaluations, and for comparison the image encoder without scores.
 
     Returns:
-        A record: `seconds` of each repeat, `encoder_seconds`, `text_seconds` (None where text
-        depends on the image), `images_per_second`, `over_encoder` (time of the whole over that of
-        the encoder), `peak_mib`.
+        A record: `seconds` and `processor_seconds` of each repeat, `encoder_seconds`,
+        `text_seconds` (None where text depends on the image), `images_per_second`, `over_encoder`
+        (time of the whole over that of the encoder), `operations`, `peak_mib`, and with a checkout
+        `public`, as in `Public.record`.
     """
+    public = beside(case, checkout)
     model = Model(case)
     say(case, "first evaluation")
     text_seconds = None
@@ -111,16 +123,29 @@ def evaluation(case: Case, repeats: int) -> dict:
     times, encoder = [], []
     for i in range(repeats):
         say(case, f"evaluation {i + 1} of {repeats}")
-        times.append(seconds(model.evaluate, case.device))
+        times.append(timed(model.evaluate, case.device))
         encoder.append(seconds(model.encode_images, case.device))
-    return {
-        "seconds": times,
+        if public:
+            public.step()
+    if public:
+        public.close()
+    record = both_times(times)
+    time = median(record["seconds"])
+    return record | {
         "encoder_seconds": encoder,
-        "images_per_second": case.batch / median(times),
-        "over_encoder": median(times) / median(encoder),
+        "images_per_second": case.batch / time,
+        "over_encoder": time / median(encoder),
         "text_seconds": text_seconds,
         "peak_mib": peak_memory_mib(case.device),
+        "operations": operations(model.evaluate),
+        **({"public": public.record} if public else {}),
     }
+
+
+def both_times(times: list[tuple[float, float]]) -> dict:
+    """Return the `seconds` and `processor_seconds` of calls, as `timed` gives them."""
+    wall, processor = map(list, zip(*times, strict=True))
+    return {"seconds": wall, "processor_seconds": processor}
 
 
 def repeated(work: Callable[[], object], case: Case, name: str, repeats: int) -> list[float]:
@@ -153,6 +178,7 @@ def cases(args) -> list[Case]:
         Case(
             trainer, GEOMETRY[args.backbone], classes, args.batch, args.device, precision,
             args.threads, args.memory_budget, compile=args.compile, plugins=tuple(args.plugin),
+            settings=tuple(args.set),
         )
         for trainer in args.trainers
         for classes in args.classes
@@ -174,6 +200,14 @@ def add_measuring(parser: Parser, repeats: int) -> None:
     )  # fmt: skip
     add("--format", choices=FORMATS, default="text", help="format of the tables (default: text)")
     add("--json", type=Path, metavar="FILE", help="also write all numbers to FILE")
+
+
+def setting(text: str) -> tuple[str, object]:
+    """Parse `KEY=VALUE`."""
+    key, named, value = text.partition("=")
+    if not key or not named:
+        raise argparse.ArgumentTypeError(f"'{text}' is not KEY=VALUE, as M=8")
+    return key, literal(value)
 
 
 def parse(argv: list[str]):
@@ -209,8 +243,12 @@ def parse(argv: list[str]):
         help="compile the blocks with torch.compile, as TRAINER.COMPILE does",
     )  # fmt: skip
     add(
+        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE",
+        help="settings of the methods, as M=8 N=8 of ALIGN (default: their defaults)",
+    )  # fmt: skip
+    add(
         "--public", type=Path, metavar="CHECKOUT",
-        help="folder of published code, such as CoOp's, whose steps are timed in turn with ours",
+        help="folder of published code, such as CoOp's, which is timed in turn with ours",
     )  # fmt: skip
     add_plugin(parser)
     add_measuring(parser, repeats=3)
@@ -220,6 +258,8 @@ def parse(argv: list[str]):
     args.trainers = args.trainers or [n for n, kind in METHODS.items() if not kind.unlabelled]
     for trainer in args.trainers:
         check_name("trainer", trainer, METHODS)
+        for key, _ in args.set:
+            check_name(f"setting of {trainer}", key, METHODS[trainer].defaults)
     check_name("backbone", args.backbone, GEOMETRY)
     for precision in args.precision:
         check_name("precision", precision, PRECISIONS)
@@ -227,6 +267,11 @@ def parse(argv: list[str]):
         raise UserError(
             f"--memory-budget is {args.memory_budget} but must be a number of GiB, or 0 to decide "
             "by the machine's memory"
+        )
+    if args.public and args.set and (args.trainers != ["ALIGN"] or {*dict(args.set)} - {*"MN"}):
+        raise UserError(
+            "--set is passed on to public code only for M and N of ALIGN: leave out --public, or "
+            "other methods and keys"
         )
     if args.public:
         check_checkout(args.public)
@@ -248,7 +293,7 @@ def main(argv: list[str]) -> None:
             size = PRODUCT[case.device]
             record["training"] = measured(training, case, args.repeats, size, args.public)
         evaluated = replace(case, training=False, batch=args.eval_batch)
-        record["evaluation"] = measured(evaluation, evaluated, args.repeats)
+        record["evaluation"] = measured(evaluation, evaluated, args.repeats, args.public)
         records.append(record)
         save(args, records)
     print("\n\n".join(FORMATS[args.format](table) for table in tables(args, records)))

@@ -30,6 +30,7 @@ def training_cells(part: dict) -> dict[str, str]:
         return {"Step (s)": part["problem"]}
     return {
         "Step (s)": spread(part["seconds"]),
+        "Processor (s)": number(median(part["processor_seconds"])),
         **public_cells(part),
         "Peak memory": memory(part["peak_mib"]),
         "TFLOP": number(part["operations"] / 1e12),
@@ -42,15 +43,20 @@ def training_cells(part: dict) -> dict[str, str]:
 
 
 def public_cells(part: dict) -> dict[str, str]:
-    """Return the cells of the public code next to a case's training, by column."""
+    """Return the cells of the public code next to a case's training or evaluation, by column."""
     if "public" not in part:
         return {}
     public = part["public"]
     if "problem" in public:
         return {"Public (s)": public["problem"]}
+    time, processor = (
+        median(public[key]) / median(part[key]) for key in ("seconds", "processor_seconds")
+    )
     return {
         "Public (s)": spread(public["seconds"]),
-        "Public / ours": number(median(public["seconds"]) / median(part["seconds"])),
+        "Public / ours": number(time),
+        "of processor time": number(processor),
+        "of operations": number(public["operations"] / part["operations"]),
         "Public memory": memory(public["peak_mib"]),
     }
 
@@ -61,6 +67,7 @@ def evaluation_cells(part: dict) -> dict[str, str]:
         return {"Batch (s)": part["problem"]}
     return {
         "Batch (s)": spread(part["seconds"]),
+        **public_cells(part),
         "Images/s": number(part["images_per_second"]),
         "Encoder alone (s)": spread(part["encoder_seconds"]),
         "Over encoder": number(part["over_encoder"], ".3f"),
@@ -87,6 +94,7 @@ def tables(args, records: list[dict]) -> list[Table]:
     where = f"{args.backbone}, {args.device}, {args.threads} threads"
     if args.compile:
         where += ", compiled"
+    where += "".join(f", {key} {value}" for key, value in args.set)
     repeats = f"Medians of {args.repeats} repeats (least-greatest) with random weights."
     trained = {case_name(r): training_cells(r["training"]) for r in records if "training" in r}
     evaluated = {case_name(r): evaluation_cells(r["evaluation"]) for r in records}

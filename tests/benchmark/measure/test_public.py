@@ -33,6 +33,10 @@ class CoOp(TrainerX):
         logits = self.model(batch["img"].flatten(1))
         loss = torch.nn.functional.cross_entropy(logits, batch["label"])
         self.model_backward_and_update(loss)
+
+    def model_inference(self, images):
+        assert not self.model.training and not torch.is_grad_enabled()
+        return self.model(images.flatten(1))
 """,
     "train.py": """
 import trainers.coop
@@ -65,7 +69,12 @@ def test_steps_of_public_code_are_timed_in_turn_with_ours(checkout, tmp_path, mo
     torch.set_num_threads(threads)
     found = json.loads(file.read_text())
     coop, kgcoop = (record["training"]["public"] for record in found["records"])
-    assert len(coop["seconds"]) == 2 and coop["peak_mib"] > 0
+    tested = found["records"][0]["evaluation"]["public"]
+    product = 2 * 3 * 32 * 32 * 5  # of one image and five classes
+    assert (coop["operations"], tested["operations"]) == (2 * product, product)
+    for timed in (coop, tested):
+        assert len(timed["seconds"]) == len(timed["processor_seconds"]) == 2
+        assert min(timed["processor_seconds"]) > 0 and timed["peak_mib"] > 0
     assert list(kgcoop) == ["problem"] and "Unknown trainer 'KgCoOp'" in kgcoop["problem"]
     out = capsys.readouterr().out
     assert speed_tables.spread(coop["seconds"]) in out and kgcoop["problem"] in out

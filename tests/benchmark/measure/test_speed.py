@@ -16,7 +16,8 @@ from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.measure import case, speed, speed_tables
-from benchmark.measure.case import Case, Model, operations
+from benchmark.measure.case import Case, Model
+from benchmark.measure.counting import operations
 from benchmark.measure.geometry import GEOMETRY
 from benchmark.measure.process import OutOfMemory, in_process
 from benchmark.measure.waits import noted
@@ -107,6 +108,17 @@ def test_a_plug_in_is_measured_here_and_in_separate_processes(how, request, plug
     assert "PluggedShift, 5 classes, fp32: evaluation 1 of 1" in err
 
 
+def test_settings_change_the_method_and_stand_in_the_title(inline, tmp_path, capsys):
+    counted = []
+    for words in (["--set", "M=1"], []):
+        file = tmp_path / "speed.json"
+        assert main([*inline, "--trainers", "ALIGN", *words, "--json", str(file)]) == 0
+        assert ("1 threads, M 1, batch" in capsys.readouterr().out) == bool(words)
+        (record,) = json.loads(file.read_text())["records"]
+        counted.append(record["training"]["operations"])
+    assert counted[0] < 0.6 * counted[1]
+
+
 @pytest.mark.slow
 def test_compiled_blocks_have_the_same_count(inline, tmp_path, capsys):
     counted = []
@@ -194,6 +206,13 @@ def test_attention_is_counted():
     assert operations(attend) == 7 * product
 
 
+def test_operations_of_training_within_an_evaluation_are_counted():
+    """TPT takes gradients by prompts alone, in an evaluation."""
+    subject = model("TPT", training=False)
+    once = operations(subject.encode_images)
+    assert operations(subject.evaluate) > once > 0
+
+
 def eat(case):
     assert case.trainer in METHODS, "the process has loaded its plug-in"
     torch.ones(1 << 45)
@@ -236,6 +255,9 @@ def test_a_budget_that_is_too_small_is_reported(call):
         ("--repeats 1.5", "argument --repeats: '1.5' is not a whole number, 1 or more"),
         ("--memory-budget -1", "--memory-budget is -1.0"),
         ("--memory-budget nan", "--memory-budget is nan"),
+        ("--set M", "argument --set: 'M' is not KEY=VALUE, as M=8"),
+        ("--trainers ALIGN --set BETTA=0", "There is no setting of ALIGN 'BETTA': did you mean"),
+        ("--public . --trainers ALIGN --set BETA=0", "--set is passed on to public code"),
         ("--format pdf", "argument --format: invalid choice: 'pdf'"),
         ("--speed 3", "unrecognized arguments: --speed 3"),
     ],
