@@ -14,12 +14,13 @@ import ot
 import torch
 import torch.nn.functional as F
 
-from trainers.prompting import sinkhorn
 from trainers.prompting.method import find_method
+from trainers.prompting.transport.solver import Sinkhorn
 
 from ..cli import Parser, from_one
 from ..report.tables import Cell, Table
-from .case import check_usable, seconds
+from .case import check_usable
+from .counting import seconds
 from .speed import FORMATS, add_measuring, save
 from .speed_tables import number, spread
 
@@ -87,8 +88,8 @@ class Problems:
             self.b = ((torch.arange(L) < lengths) / lengths).to(device)
 
     def solve(self, cost, tol=ALIGN.SINKHORN_TOL, max_iter=ALIGN.SINKHORN_MAX_ITER):
-        """Solve problems with our solver."""
-        return sinkhorn(cost, None, self.b, ALIGN.LAMBDA, tol, max_iter)
+        """Solve problems with our solver, which knows as in ALIGN that costs are from 0 to 2."""
+        return Sinkhorn(ALIGN.LAMBDA, tol, max_iter, spread=2.0)(cost, None, self.b)
 
     def ours(self):
         """Compute the result that ALIGN uses: distances (token level) or plans (prompt level)."""
