@@ -13,6 +13,7 @@ import sys
 from collections import OrderedDict
 from types import ModuleType, SimpleNamespace
 
+import packaging.version
 import torch
 from counting import operations, timed  # type: ignore[import-not-found]  # in this folder
 from PIL import Image
@@ -34,6 +35,8 @@ def settings(asked: dict, train):
         node.USECT = False
         node.VISION_PROMPT_NUMBER = asked["settings"].get("M", node.VISION_PROMPT_NUMBER)
         node.TEXT_PROMPT_NUMBER = asked["settings"].get("N", node.TEXT_PROMPT_NUMBER)
+    if node := cfg.TRAINER.get("MMRL"):  # the layers of its config files
+        node.REP_LAYERS = list(range(6, 13))
     cfg.INPUT.SIZE = (asked["resolution"], asked["resolution"])
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"  # a name that the checkout knows; the weights are given
     cfg.DATASET.NAME = "OxfordPets"  # for methods with templates of data sets
@@ -44,12 +47,13 @@ def settings(asked: dict, train):
 
 def built(asked: dict):
     """Return the checkout's trainer with its model and optimiser, but without data."""
-    from clip import clip
     from dassl.engine import TRAINER_REGISTRY
 
     import train  # of the checkout: registers its trainers
 
-    clip._download = lambda *args, **kwargs: asked["weights"]
+    for module in list(sys.modules.values()):  # TCP's code has two copies of CLIP
+        if hasattr(module, "_download") and hasattr(module, "_MODELS"):
+            vars(module)["_download"] = lambda *args, **kwargs: asked["weights"]
     known = TRAINER_REGISTRY.registered_names()
     name = "MMP" if asked["trainer"] == "ALIGN" and "MMP" in known else asked["trainer"]
     kind = TRAINER_REGISTRY.get(name)
@@ -78,10 +82,16 @@ def main() -> None:
     device = asked["device"]
     torch.set_num_threads(asked["threads"])
     sys.path.insert(0, asked["checkout"])
-    for name in ("cv2", "pickle5"):  # ALIGN's code imports them; a step uses neither
+    # imported by the codes of ALIGN and TCP; a step uses none
+    for name in ("cv2", "pickle5", "pkg_resources"):
         sys.modules[name] = ModuleType(name)
-    if asked["precision"] == "fp32":  # MaPLe's converts a layer in every precision
+    vars(sys.modules["pkg_resources"])["packaging"] = packaging
+    if device == "cpu":  # several codes move parts to a GPU without asking for the device
+        for kind in (torch.Tensor, torch.nn.Module):
+            kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    if asked["precision"] == "fp32":  # MaPLe's and PromptSRC's convert parts in each
         torch.nn.Module.half = torch.nn.Module.float  # type: ignore[method-assign]
+        torch.Tensor.half = torch.Tensor.float  # type: ignore[method-assign]
     torch.manual_seed(0)
     trainer = built(asked)
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
