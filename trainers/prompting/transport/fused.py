@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .result import SinkhornResult
 from .scalings import LogScalings
 
+Result = tuple[Tensor, Tensor, Tensor, Tensor]  # as SinkhornResult, which is one
 
-def fused(solver: Any, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> SinkhornResult:
+
+def fused(solver: Any, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> Result:
     """Solve the problems of a chunk as `Sinkhorn.solve`, on a GPU with the fused kernel.
 
     It takes problems whose arithmetic is known without a look at the costs and needs no logarithms.
@@ -32,7 +33,7 @@ def fused(solver: Any, C: Tensor, a: Tensor, b: Tensor, uniform: bool) -> Sinkho
     except ImportError as error:
         obstacle = str(error)
     if obstacle is None:
-        return SinkhornResult(*kernels.solve(solver, C, a, b, dtype))
+        return kernels.solve(solver, C, a, b, dtype)
     say_once(f"Transport runs in PyTorch, without the fused kernel: {obstacle}")
     return solver.solve(C, a, b, uniform)
 

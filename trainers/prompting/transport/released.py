@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .result import SinkhornResult
 from .scalings import Scalings
-from .solver import Sinkhorn
+from .solver import Sinkhorn, SinkhornResult
 
 
 def sinkhorn_released(

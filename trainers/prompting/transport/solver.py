@@ -36,10 +36,27 @@ from torch._higher_order_ops.while_loop import while_loop
 from .fused import fused
 from .inputs import check_settings, weights
 from .precision import full_precision
-from .result import PlanDistance, SinkhornResult, joined
 from .scalings import LogScalings, Scalings, SmallScalings, exponent_bound, widest
 
 SMALL = 64  # costs of a problem; on a CPU, matrix products of larger ones win
+
+
+class SinkhornResult(NamedTuple):
+    """The solutions of a batch of problems.
+
+    Attributes:
+        plan: T, shape (..., P, L), without gradient; exactly 0 where a weight is 0.
+        distance: <T, C>, shape (...). T is a constant in the backward pass: the gradient with
+            respect to `cost` is T, and nothing else has a gradient.
+        iterations: number of updates of u of each problem, shape (...). After the fourth,
+            convergence is tested at every fourth.
+        marginal_error: L1 error of the marginal that is not exact, shape (...).
+    """
+
+    plan: Tensor
+    distance: Tensor
+    iterations: Tensor
+    marginal_error: Tensor
 
 
 def sinkhorn(
@@ -100,6 +117,34 @@ class State(NamedTuple):
     iterations: Tensor
 
 
+class PlanDistance(torch.autograd.Function):
+    """<T, C> with T constant: the value that the solver found, with T as its gradient.
+
+    Computed by autograd, it would include costs without mass, which may be nan.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cost: Tensor, plan: Tensor, value: Tensor) -> Tensor:
+        """Return the value."""
+        ctx.save_for_backward(plan)
+        ctx.dtype = cost.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Return the gradient of the costs: T times that of the value."""
+        (plan,) = ctx.saved_tensors
+        return (grad[..., None, None] * plan).to(ctx.dtype), None, None
+
+
+def joined(parts: list[SinkhornResult]) -> SinkhornResult:
+    """Concatenate the results of problems that were solved in parts."""
+    return (
+        parts[0] if len(parts) == 1 else SinkhornResult(*map(torch.cat, zip(*parts, strict=True)))
+    )
+
+
 @dataclass(frozen=True)
 class Sinkhorn:
     """The solver of `sinkhorn`, as an object whose settings are checked once.
@@ -145,7 +190,7 @@ class Sinkhorn:
             solve = self.solve if looks_are_free(cost.device) else partial(fused, self)
             solved = []
             for chunk in chunks:
-                solved.append(solve(*chunk, uniform=a is None and b is None))
+                solved.append(SinkhornResult(*solve(*chunk, uniform=a is None and b is None)))
             found = joined(solved)
         plan = found.plan.mT.reshape(cost.shape)
         distance, iterations, error = (x.reshape(batch) for x in found[1:])
