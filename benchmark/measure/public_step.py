@@ -111,6 +111,7 @@ def main() -> None:
     def answer(**found) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
+    step()  # which may keep text features
     answer(operations=operations(step))
     for _ in sys.stdin:
         seconds, processor = timed(step, device)
