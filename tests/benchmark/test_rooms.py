@@ -15,7 +15,7 @@ ALLOWED = {
     "tune": {"cli", "protocols", "records", "report", "launch"},
     "data": {"cli", "protocols", "report"},
     "inspect": {"cli", "protocols", "report", "measure"},
-    "measure": {"cli", "protocols", "report", "data"},
+    "measure": {"cli", "protocols", "records", "report", "data"},
 }
 
 
