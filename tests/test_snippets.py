@@ -62,7 +62,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setattr("recipe.settings.extenders", plugins.extenders)
     monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     programs = tmp_path / "programs"
-    for name in ("python", "pip", "pytest", "git", "mkdocs", "hf"):
+    for name in ("python", "pip", "pytest", "git", "mkdocs", "hf", "cp"):
         (programs / name).write_text(WRITE_DOWN)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
@@ -111,6 +111,12 @@ def check(call: list[str], monkeypatch) -> None:
             extras = re.fullmatch(r"\.(?:\[(.+)\])?", target)[1] or "hub"
             project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
             assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+        case ["pip", "install", *names] if names[1:]:
+            required = (ROOT / "requirements.txt").read_text("utf-8")
+            for name in names:
+                assert Path(name).is_dir() or re.search(rf"^{name}\b", required, re.MULTILINE), name
+        case ["cp", "-r", folder, _]:
+            assert Path(folder).is_dir()
         case ["git", "clone", "URL", _] | ["pytest"] | ["mkdocs", "serve"] | ["hf", *_]:
             pass
         case _:

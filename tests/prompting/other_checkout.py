@@ -251,7 +251,7 @@ def files_below(folder):
 
 
 def plug_in(folder):
-    """Copy the plug-in as docs/extending.md says; `write_checkout` wrote the two lines."""
+    """Copy the plug-in as docs/checkouts.md says; `write_checkout` wrote the two lines."""
     before = files_below(folder)
     shutil.copytree(ROOT / "trainers" / "prompting", folder / "trainers" / "prompting",
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
