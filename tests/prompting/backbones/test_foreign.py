@@ -54,7 +54,9 @@ def test_logits_are_those_of_open_clip(tmp_path, kind):
 
 
 def test_a_resnet_of_open_clip_takes_only_textual_prompts(tmp_path):
-    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+    vision = open_clip.get_model_config("RN50")["vision_cfg"]
+    assert vision["patch_size"] is None
+    vision |= {"layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "image_size": 32}
     config = open_clip_config(vision, quick_gelu=True)
     folder, model = open_clip_folder(tmp_path, config)
     x, ours = images(), zero_shot(f"open_clip:{folder}")

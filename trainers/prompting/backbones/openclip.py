@@ -71,7 +71,7 @@ def _shape(config: Mapping) -> tuple[Tower, Tower, Sizes]:
     sizes = Sizes(
         config["embed_dim"],
         vision.get("image_size", 224),
-        vision.get("patch_size", 16),
+        16 if vision.get("patch_size") is None else vision["patch_size"],  # null for a ResNet
         text.get("context_length", 77),
         text.get("vocab_size", 49408),
     )
