@@ -89,6 +89,20 @@ def test_recomputing_changes_nothing_but_the_memory(tiny_clip):
         assert kept_bytes(thrifty, 4) < budget <= kept
 
 
+@pytest.mark.parametrize(
+    "node", [{"CSC": True}, {"CLASS_TOKEN_POSITION": "front"}], ids=["CSC", "front"]
+)
+def test_learned_tokens_after_the_shared_ones_are_recomputed(tiny_clip, node):
+    method = model_of(tiny_clip, "CoOp", {"N_CTX": 4, **node})
+    logits, grads = outcome(method, method.public_state_dict())
+    kept = kept_bytes(method, 4)
+    method.text_encoder.recompute = True
+    assert kept_bytes(method, 4) < 0.5 * kept
+    same, others = outcome(method, method.public_state_dict())
+    assert torch.equal(logits, same)
+    assert all(torch.equal(grads[n], others[n]) for n in grads)
+
+
 def test_measuring_changes_nothing(tiny_clip):
     """Dropout draws the same numbers afterwards, and no image is remembered."""
     method = build_method("CLIPLoRA", {}, copy.deepcopy(tiny_clip), NAMES).train()

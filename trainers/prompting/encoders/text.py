@@ -170,7 +170,8 @@ class TextEncoder(nn.Module):
                 shared, suffix = self._insert(inserted, shared, suffix)
                 layout = self.own_layout
             states = block, layout, shared, suffix
-            recompute = self.recompute and (shared.requires_grad or here is not NOTHING)
+            learned = shared.requires_grad or suffix.requires_grad or here is not NOTHING
+            recompute = self.recompute and learned
             if i + 1 < len(layers) or layout.token_index is not None:
                 shared, suffix = blocks.run(self._block, recompute, *states, added=here)
         if layout.token_index is not None:
