@@ -3,12 +3,8 @@
 PromptKD: Unsupervised Prompt Distillation for Vision-Language Models.
 """
 
-import ast
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +17,8 @@ from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
 from ..node import check_values
-from ..storage.checkpoints import check_dense, find_checkpoint, read_checkpoint
+from ..storage.checkpoints import check_dense
+from ..storage.trained import Trained
 from ..teacher import MethodTeacher
 from ..transport.precision import no_autocast
 from .ivlp import IVLP
@@ -30,6 +27,11 @@ from .vpt import VPT
 
 NORM = "VPT_image_trans.conv1.1."
 RUNNING = ("running_mean", "running_var")  # which public checkpoints hold, too
+KEY = "TRAINER.PROMPTKD.TEACHER"
+TRAIN_ONE = (
+    "train a PromptSRC on the base classes first (TRAINERS=PromptSRC bash scripts/base2new.sh), or "
+    "give the output folder of another run of it"
+)
 USUAL_WIDTH = {"ViT-L/14": 768}  # of the features of a teacher that is not given
 
 
@@ -105,7 +107,7 @@ class PromptKD(VPT):
             place = given.TEACHER.replace("{seed}", f"{given.SEED}").replace("{dataset}", dataset)
             self._trained = TrainedTeacher(place, given.TEACHER_NAME, dataset)
             self.teacher = MethodTeacher(self._trained.method(classnames))
-            width, digest = self.teacher.method.width, self._trained.digest()
+            width, digest = self.teacher.method.width, self._trained.trained.digest()
             own, theirs = (
                 encoder.visual.input_resolution
                 for encoder in (self.image_encoder, self.teacher.method.image_encoder)
@@ -218,49 +220,45 @@ class TrainedTeacher:
     """
 
     def __init__(self, place: str, name: str, dataset: str):
-        self.place, self.name = place, name
-        state = read_checkpoint(checkpoint_at(place))
-        self.tensors = state.get("state_dict", state)
-        if "settings" in state:
-            self.kind, self.settings = self._of_run(state, dataset)
-        else:
-            self.kind, self.settings = self._of_public(dataset)
+        self.trained, self.name = Trained(place, KEY, TRAIN_ONE), name
+        of_run = "settings" in self.trained.state
+        self.kind, self.settings = (self._of_run if of_run else self._of_public)(dataset)
         self.clip_model = load_clip(name)
 
-    def _of_run(self, state: Mapping[str, Any], dataset: str):
+    def _of_run(self, dataset: str):
         """Return the method of a checkpoint of this project, and its settings."""
-        kind, saved = find_method(state["trainer"]), state["settings"]
+        state = self.trained.state
+        kind = find_method(state["trainer"])
         need(
             issubclass(kind, IVLP),
-            f"The teacher in '{self.place}' is a run of {kind.__name__} but must be of PromptSRC: "
-            "change TRAINER.PROMPTKD.TEACHER",
+            f"The teacher in '{self.trained.place}' is a run of {kind.__name__} but must be of "
+            f"PromptSRC: change {KEY}",
         )
         then, now = state.get("backbone_sha256"), weights_sha256(self.name)
         need(
             then is None or now in (None, then),
-            f"The teacher in '{self.place}' was trained on the weights of {state.get('backbone')}, "
-            f"but TEACHER_NAME is {self.name}: set TRAINER.PROMPTKD.TEACHER_NAME to its CLIP",
+            f"The teacher in '{self.trained.place}' was trained on the weights of "
+            f"{state.get('backbone')}, but TEACHER_NAME is {self.name}: set {KEY}_NAME to its CLIP",
         )
-        texts = {key: saved.get(kind.place(key), "None") for key in kind.defaults}
-        values: dict[str, Any] = {key: _literal(text) for key, text in texts.items()}
-        values = {key: value for key, value in values.items() if value is not None}
+        values = self.trained.values({key: kind.place(key) for key in kind.defaults})
         check_values(kind.Settings, values, kind.place)
         return kind, kind.Settings(**values, dataset=dataset)
 
     def _of_public(self, dataset: str):
         """Return PromptSRC with the sizes of the prompts in a public checkpoint."""
+        tensors = self.trained.tensors
         found = {
-            side: [value for name, value in self.tensors.items() if named(name)]
+            side: [value for name, value in tensors.items() if named(name)]
             for side, named in {
                 "TEXT": lambda name: name.startswith("text_encoder.") and "VPT" in name,
                 "VISION": lambda name: name.startswith("image_encoder.") and "VPT" in name,
             }.items()
         }
-        ctx = self.tensors.get("prompt_learner.ctx")
+        ctx: Any = tensors.get("prompt_learner.ctx")
         need(
             torch.is_tensor(ctx) and found["VISION"],
-            f"The checkpoint '{self.place}' of the teacher has no prompts of PromptSRC: change "
-            "TRAINER.PROMPTKD.TEACHER",
+            f"The checkpoint '{self.trained.place}' of the teacher has no prompts of PromptSRC: "
+            f"change {KEY}",
         )
         return PromptSRC, PromptSRC.Settings(
             N_CTX_TEXT=len(ctx),
@@ -278,46 +276,10 @@ class TrainedTeacher:
         """
         try:
             method = self.kind(self.settings, self.clip_model, classnames, self.settings.dataset)
-            method.load_public_state_dict(self.tensors)
+            method.load_public_state_dict(self.trained.tensors)
         except UserError as error:
             raise UserError(
-                f"The teacher in '{self.place}' does not fit its CLIP {self.name}, of TEACHER_NAME "
-                f"({error})"
+                f"The teacher in '{self.trained.place}' does not fit its CLIP {self.name}, of "
+                f"TEACHER_NAME ({error})"
             ) from None
         return method
-
-    def digest(self) -> int:
-        """Return a number that identifies the prompts of the teacher."""
-        found = hashlib.sha256()
-        for name in sorted(self.tensors):
-            if torch.is_tensor(value := self.tensors[name]):
-                found.update(value.float().cpu().contiguous().numpy().tobytes())
-        return int.from_bytes(found.digest()[:7])
-
-
-def checkpoint_at(place: str) -> str:
-    """Return the path of the checkpoint at a place: its file, its folder, or that of the run.
-
-    Raises:
-        UserError: there is none; says how to train a teacher.
-    """
-    if os.path.isfile(place):
-        return place
-    files = Path(place).glob("**/model*.pth.tar*") if os.path.isdir(place) else ()
-    folders = {file.parent for file in files}
-    if len(folders) != 1:
-        what = "several checkpoints" if folders else "no checkpoint"
-        raise UserError(
-            f"TRAINER.PROMPTKD.TEACHER is '{place}', where there is {what}: train a PromptSRC on "
-            "the base classes first (TRAINERS=PromptSRC bash scripts/base2new.sh), or give the "
-            "output folder of another run of it"
-        )
-    return find_checkpoint(str(folders.pop()), None)
-
-
-def _literal(text: str) -> object:
-    """Return the value of a setting, of which a path is stored without quotes."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
