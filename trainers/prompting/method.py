@@ -239,7 +239,14 @@ class Method(PublicFiles, nn.Module):
     def image_features(self, images: torch.Tensor, contexts: Contexts) -> ImageFeatures:
         """Return the features of normalised images (B, 3, H, W), or of CLIP's features of them."""
         added = self.blocks("image")
-        if images.shape[1:] == (self.width,) and not (contexts.vision or added):
+        if images.shape[1:] == (self.width,):
+            inside = "learns inside the image encoder" if contexts.vision or added else ""
+            more = inside or self.image_encoder.more
+            need(
+                not more,
+                f"{type(self).__name__} {more}, so it takes images (B, 3, H, W), not rows of "
+                f"features {tuple(images.shape)}: give it images, or choose another method",
+            )
             return ImageFeatures(F.normalize(images, dim=-1)[:, None], None, raw=images[:, None])
         self.image_encoder.check(images)
         return self.image_encoder(images, contexts.vision, added)
@@ -391,6 +398,7 @@ class Method(PublicFiles, nn.Module):
         `clip_features` may replace the images.
 
         Raises:
+            UserError: rows of features are given, but the method needs more.
             ValueError: the images have another shape or, on the CPU, pixels that are nan or
                 infinite.
         """
@@ -482,9 +490,13 @@ class Method(PublicFiles, nn.Module):
     def clip_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (B, D), float32, of images (B, 3, H, W): no prompts, not normalised.
 
+        Rows of features (B, D) are returned as they are.
+
         Raises:
             ValueError: as `output`.
         """
+        if images.shape[1:] == (self.width,):
+            return images.float()
         self.image_encoder.check(images)
         return self.image_encoder(images).raw[:, 0].float()  # type: ignore[index]
 

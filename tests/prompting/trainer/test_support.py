@@ -189,16 +189,43 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
     assert kind.taken == 1 and torch.equal(logits_of(tmp_path / "output"), expected)
 
 
-def test_features_stand_for_images(tiny_clip, kind):
-    model = build_method("CLIPAdapter", {}, tiny_clip, NAMES).eval()
+ON_ROWS = {
+    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TCP", "TDA", "TaskRes",
+    "TipAdapter", "TipAdapterF", "ZeroshotCLIP",
+}  # fmt: skip
+READS = {"GalLoP": "reads patches", "LoCoOp": "reads patches", "PLOT": "reads patches",
+         "SOTGLP": "reads patches"}  # fmt: skip
+INSIDE = {"ALIGN": {"M": 1, "N": 1, "DEPTH": 2}, "CLIPLoRA": {}, "LNOnly": {}, "MMRL": {"REP_LAYERS": [2, 3]},
+          "MaPLe": {"PROMPT_DEPTH": 2}, "TwoSFS": {}, "UPT": {"PROMPT_DEPTH": 2}}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ON_ROWS))
+def test_features_stand_for_images(tiny_clip, name):
+    node = {"INSERT_BLOCK": 2} if name == "TCP" else {}
+    support = {"images": IMAGES[0], "labels": LABELS}
+    many = name in ("CLAP", "TipAdapter", "TipAdapterF")
+    model = build_method(name, node, tiny_clip, NAMES, support=support if many else None).eval()
     x = model.clip_features(IMAGES[0])
-    torch.testing.assert_close(model(x), model(IMAGES[0]))
+    assert torch.equal(model.clip_features(x), x)
+    model.reset()
+    expected = model.predict(IMAGES[0]).logits
+    model.reset()
+    torch.testing.assert_close(model.predict(x).logits, expected)
+    if many:
+        rows = {**support, "images": x}
+        other = build_method(name, node, tiny_clip, NAMES, support=rows).eval()
+        torch.testing.assert_close(other(x), expected)
     for wrong in (x[:, 1:], x[0]):
         with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
-            model(wrong)
-    prompted = build_method("MaPLe", {"PROMPT_DEPTH": 2}, tiny_clip, NAMES)
-    with pytest.raises(ValueError, match=r"must be \(B, 3, 32, 32\)"):
-        prompted(x)
+            model.predict(wrong)
+
+
+@pytest.mark.parametrize("name", [*READS, *INSIDE])
+def test_methods_that_need_more_than_features_say_what(tiny_clip, name):
+    model = build_method(name, INSIDE.get(name, {}), tiny_clip, NAMES)
+    what = READS.get(name, "learns inside the image encoder")
+    with pytest.raises(UserError, match=rf"{name} {what}, so it takes images .B, 3, H, W., not ro"):
+        model(torch.zeros(2, 64))
 
 
 def test_too_many_images_for_the_memory(tmp_path, kind, capsys):

@@ -103,6 +103,13 @@ class ImageEncoder(nn.Module):
         place = self.visual if self.is_vit else self.visual.attnpool
         return len(place.positional_embedding) - 1
 
+    @property
+    def more(self) -> str:
+        """A predicate that names outputs which a row of features cannot give; else empty."""
+        if self.patches or self.values or self.vv:
+            return "reads patches"
+        return "reads states of the last block" if self.states else ""
+
     def check(self, images: torch.Tensor) -> None:
         """Refuse images that this encoder cannot read.
 

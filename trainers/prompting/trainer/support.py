@@ -192,7 +192,8 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
 
     Args:
         method: one that takes a support.
-        support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, and `labels`, (n,).
+        support: `images`, (n, 3, H, W) or (P, n, 3, H, W), normalised, or their features, (n, D) or
+            (P, n, D), and `labels`, (n,).
 
     Raises:
         UserError: the method takes none, or `support` has other keys, types, shapes or labels.
@@ -206,15 +207,16 @@ def given_support(method: Method, support: Mapping[str, torch.Tensor]) -> None:
             f"The support of {name} has {', '.join(map(repr, support)) or 'nothing'}: give it two "
             "tensors, `images` (n, 3, H, W) or (passes, n, 3, H, W), and `labels` (n,)"
         )
-    if images.dim() == 4:
+    if images.dim() in (2, 4):
         images = images[None]
     n, K = len(labels), method.num_classes
-    fits = images.dim() == 5 and labels.shape == images.shape[1:2] and n > 0 < len(images)
+    known = images.dim() == 5 or images.shape[2:] == (method.width,)
+    fits = known and labels.shape == images.shape[1:2] and n > 0 < len(images)
     if not fits or labels.is_floating_point():
         raise UserError(
             f"The support of {name} has images {tuple(support['images'].shape)} and labels "
             f"{tuple(labels.shape)} of {labels.dtype}, but must have (n, 3, H, W) or "
-            "(passes, n, 3, H, W), and n whole numbers"
+            f"(passes, n, 3, H, W), or features of them (n, {method.width}), and n whole numbers"
         )
     if not 0 <= int(labels.min()) <= int(labels.max()) < K:
         raise UserError(
