@@ -193,10 +193,16 @@ ON_ROWS = {
     "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TCP", "TDA", "TaskRes",
     "TipAdapter", "TipAdapterF", "ZeroshotCLIP",
 }  # fmt: skip
-READS = {"GalLoP": "reads patches", "LoCoOp": "reads patches", "PLOT": "reads patches",
-         "SOTGLP": "reads patches"}  # fmt: skip
-INSIDE = {"ALIGN": {"M": 1, "N": 1, "DEPTH": 2}, "CLIPLoRA": {}, "LNOnly": {}, "MMRL": {"REP_LAYERS": [2, 3]},
-          "MaPLe": {"PROMPT_DEPTH": 2}, "TwoSFS": {}, "UPT": {"PROMPT_DEPTH": 2}}  # fmt: skip
+READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
+INSIDE = {
+    "ALIGN": {"M": 1, "N": 1, "DEPTH": 2},
+    "CLIPLoRA": {},
+    "LNOnly": {},
+    "MMRL": {"REP_LAYERS": [2, 3]},
+    "MaPLe": {"PROMPT_DEPTH": 2},
+    "TwoSFS": {},
+    "UPT": {"PROMPT_DEPTH": 2},
+}
 
 
 @pytest.mark.parametrize("name", sorted(ON_ROWS))

@@ -193,7 +193,8 @@ def build_method(
         dataset: name of the data set, which selects hand-written sentences.
         support: for a method that takes it (`Method.support_passes`), the training set as `images`,
             (n, 3, H, W) or (passes, n, 3, H, W) of several augmentations, normalised, and `labels`,
-            (n,). Its features are computed here, on the CPU, and kept; or they are given, as (n, D).
+            (n,). Its features are computed here, on the CPU, and kept; `images` may be rows of
+            them, (n, D).
 
     Returns:
         The model: `method(images)` gives logits, `.losses(images, labels)` the loss. Gradients come
