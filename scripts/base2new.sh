@@ -3,7 +3,7 @@
 #
 #   bash scripts/base2new.sh [DATASET ...] [options] [KEY VALUE ...]      (default: emoji)
 #
-# Environment: TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and the variables in run.sh.
+# Environment: TRAINERS ("ZeroshotCLIP CoOp MaPLe ALIGN"), and the variables in run.sh.
 # Options, and KEY VALUE pairs for train.py: see `--help`. Rerun to resume.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 

@@ -5,7 +5,7 @@
 #   bash scripts/domain_generalization.sh [TARGET ...] [options] [KEY VALUE ...]
 #
 # Environment: SOURCE (imagenet), TARGETS (default: ImageNet V2, Sketch, A and R; for SOURCE=emoji,
-# the seven shifted sets), TRAINERS ("ZeroshotCLIP CoOp ALIGN"), and the variables in run.sh.
+# the seven shifted sets), TRAINERS ("ZeroshotCLIP CoOp MaPLe ALIGN"), and the variables in run.sh.
 # Options, and KEY VALUE pairs for train.py: see `--help`. Rerun to resume.
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh"
 

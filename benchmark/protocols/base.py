@@ -26,7 +26,7 @@ METHOD = "shots_{shots}/{trainer}/{config}"
 TRAINERS = {
     "--trainers": {
         "type": words,
-        "default": "ZeroshotCLIP CoOp ALIGN",
+        "default": "ZeroshotCLIP CoOp MaPLe ALIGN",
         "help": "methods, by their folders in configs/trainers or from a plug-in, in one argument "
         "(default: '%(default)s')",
     }

@@ -24,7 +24,7 @@ from benchmark.protocols import configs, tuning
 from benchmark.tune import command as tune_command
 
 REPOSITORY = Path(__file__).parents[2]
-TRAINERS = ("ZeroshotCLIP", "CoOp", "ALIGN")
+TRAINERS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ALIGN")
 
 
 class Checkout:
