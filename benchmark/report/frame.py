@@ -81,17 +81,19 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["method"] = [_method(run, ours) for run in each_row(runs)]
     runs["name"] = [", ".join([r.method, *setting_texts(r.settings)]) for r in each_row(runs)]
     runs["apart"] = _apart(runs)
-    trained = runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda of: sorted(set(of)))
+    trained = (
+        runs[~runs["untrained"]].groupby("table")["seed"].agg(lambda seeds: sorted(set(seeds)))
+    )
     runs["seeds"] = runs["table"].map(trained)
     order = [_order(run) for run in each_row(runs)]
     ranks = {key: i for i, key in enumerate(sorted({key[-1] for key in order}))}
     runs["rank"] = [ranks[key[-1]] for key in order]
     runs = runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
     runs["line"] = runs.groupby(LINE, sort=False).ngroup()
-    marks = runs.groupby("line")["beyond"].agg(lambda of: published.in_order(sum(of, [])))
+    marks = runs.groupby("line")["beyond"].agg(lambda lists: published.in_order(sum(lists, [])))
     runs["beyond"] = runs["line"].map(marks)
     # the same settings in another folder, as of --vary, are the same run
-    runs = runs.sort_values("problem", key=lambda of: of.notna(), kind="stable")
+    runs = runs.sort_values("problem", key=lambda problems: problems.notna(), kind="stable")
     runs = runs.drop_duplicates(["line", "dataset", "column", "seed"]).sort_index()
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
@@ -111,8 +113,9 @@ def _facts(outcome: Outcome) -> dict:
     params, steps = result.get("num_params"), result.get("train_steps")
     seconds = result.get("train_seconds")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
-    metrics |= {ood_name(name, key): of[key] for name, of in (result.get("ood") or {}).items()
-                for key in OOD if key in of}  # fmt: skip
+    metrics |= {ood_name(name, key): measured[key]
+                for name, measured in (result.get("ood") or {}).items()
+                for key in OOD if key in measured}  # fmt: skip
     return {key: result.get(key) for key in FACTS} | {
         "protocol": protocol.name, "across": protocol.across, "once": protocol.untrained_once,
         "source": run.source, "dataset": run.dataset,
@@ -140,7 +143,7 @@ def _own_keys(trainer: str, config: dict) -> dict:
     nodes, own, known = config.get("TRAINER") or {}, trainer.upper(), _nodes()
     if own not in known or own not in map(str.upper, nodes):
         return config
-    kept = {name: of for name, of in nodes.items() if name.upper() not in known - {own}}
+    kept = {name: node for name, node in nodes.items() if name.upper() not in known - {own}}
     return config | {"TRAINER": kept}
 
 
@@ -154,22 +157,22 @@ def _in_every_table(runs: pd.DataFrame) -> pd.DataFrame:
     once = (runs["across"] == "dataset") & (runs["shots"] == 0)
     if not once.any():
         return runs
-    of = ["protocol", "source"]
-    tables = runs.loc[runs["shots"] > 0, [*of, "shots"]].drop_duplicates()
-    repeated = runs[once].drop(columns="shots").merge(tables, "left", of)
+    keys = ["protocol", "source"]
+    tables = runs.loc[runs["shots"] > 0, [*keys, "shots"]].drop_duplicates()
+    repeated = runs[once].drop(columns="shots").merge(tables, "left", keys)
     repeated["shots"] = repeated["shots"].fillna(0).astype(int)
     return pd.concat([runs[~once], repeated], ignore_index=True)
 
 
 def _with(settings: Settings, more: Settings | None) -> Settings:
     """Return settings with further ones, if any, whose keys they do not have."""
-    found = dict(settings)
-    return (*settings, *(pair for pair in more or () if pair[0] not in found))
+    known = dict(settings)
+    return (*settings, *(pair for pair in more or () if pair[0] not in known))
 
 
 def _others(runs: pd.DataFrame) -> pd.Series:
     """Return in what each run's CLIP and test images differ from those in the same tables."""
-    cell, said = ["group"], pd.Series([()] * len(runs), runs.index)
+    cell, others = ["group"], pd.Series([()] * len(runs), runs.index)
     training = [runs[key] for key in (*METHOD, "settings", "seed")]  # its tests are in one line
     for key, name in FACTS.items():
         cell = ["group", "dataset", "column"] if key == "split" else cell
@@ -177,11 +180,11 @@ def _others(runs: pd.DataFrame) -> pd.Series:
         if differs.any():
             texts = runs[key].where(differs).map(_short_text, na_action="ignore")
             joined = texts.groupby(training).transform(
-                lambda of: " + ".join(dict.fromkeys(of.dropna()))
+                lambda texts: " + ".join(dict.fromkeys(texts.dropna()))
             )
-            said += joined.map(lambda text, name=name: ((name, text),) if text else ())
+            others += joined.map(lambda text, name=name: ((name, text),) if text else ())
         cell = [*cell, key]
-    return said
+    return others
 
 
 def _short_text(value: Any) -> str:
@@ -196,8 +199,8 @@ def changed(outcome: Outcome) -> Settings | None:
         return None
     if learns_nothing(outcome.run.trainer):
         return ()
-    found = {key: used(config, f"DATASET.{key}") for key in CHANGES}
-    return tuple((k, _plain(v)) for k, v in found.items() if v not in (None, CHANGES[k]))
+    values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
+    return tuple((k, _plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:
@@ -214,36 +217,38 @@ def _differing(runs: pd.DataFrame, others: pd.Series) -> list[Settings]:
     methods = [*zip(*(runs[key] for key in ("group", *METHOD[4:])), others, strict=True)]
     places = zip(runs["dataset"], runs["shots"], runs["column"], strict=True)
     keys: dict[tuple, dict] = defaultdict(dict)
-    for of, key, *_ in _unlike(methods, places, runs["keys"]):
-        keys[of][key] = None
-    short = {of: _short(differing) for of, differing in keys.items()}
+    for method, key, *_ in _unlike(methods, places, runs["keys"]):
+        keys[method][key] = None
+    short = {method: _short(differing) for method, differing in keys.items()}
     return [
         tuple(
-            (name, _plain(used(config, key))) for key, name in short.get(of, {}).items() if config
+            (name, _plain(used(config, key)))
+            for key, name in short.get(method, {}).items()
+            if config
         )
-        for of, config in zip(methods, runs["keys"], strict=True)
+        for method, config in zip(methods, runs["keys"], strict=True)
     ]
 
 
 def _apart(runs: pd.DataFrame) -> list[str]:
     """Return the settings of averages that differ only between data sets, as `BETA 0, 0.5`."""
-    of = [*zip(*(runs[key] for key in MEAN), strict=True)]
-    found: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
-    for mean, key, *both in _unlike(of, runs["column"], runs["keys"]):
+    means = [*zip(*(runs[key] for key in MEAN), strict=True)]
+    values: dict[tuple, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
+    for mean, key, *both in _unlike(means, runs["column"], runs["keys"]):
         chosen = used(both[1], "TRAINER.PER_DATASET") or ()  # a mark says so already
         if not key.startswith("DATASET.") and key not in ("TRAINER.PER_DATASET", *chosen):
-            found[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in both)
-    said = {
+            values[mean][key] |= dict.fromkeys(str(_plain(used(config, key))) for config in both)
+    texts = {
         mean: "; ".join(f"{name} {', '.join(keys[key])}" for key, name in _short(keys).items())
-        for mean, keys in found.items()
+        for mean, keys in values.items()
     }
-    return [said.get(mean, "") for mean in of]
+    return [texts.get(mean, "") for mean in means]
 
 
 def apart_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the settings in which the data sets of averages differ, if any."""
-    said = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
-    return [f"Settings that differ between the data sets: {', '.join(said)}."] if said else []
+    names = dict.fromkeys(f"{row.name} ({row.apart})" for row in rows if row.apart)
+    return [f"Settings that differ between the data sets: {', '.join(names)}."] if names else []
 
 
 def _short(keys: Iterable[str]) -> dict[str, str]:
@@ -271,9 +276,9 @@ def _order(run) -> tuple:
     names = list(DATASETS)
     place = names.index(run.dataset) if run.dataset in names else len(names)
     settings = tuple((key, isinstance(value, str), value) for key, value in run.settings)
-    of = rank(run.trainer), run.label, run.config, settings, run.origin
+    line = rank(run.trainer), run.label, run.config, settings, run.origin
     dataset = run.embedded, run.dataset != run.source, place, run.dataset
-    return list(PROTOCOLS).index(run.protocol), run.source, *dataset, run.shots, of
+    return list(PROTOCOLS).index(run.protocol), run.source, *dataset, run.shots, line
 
 
 def _harmonic(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -288,12 +293,12 @@ def _harmonic(tidy: pd.DataFrame) -> pd.DataFrame:
 
 def variant_settings(variant: str) -> Settings:
     """Parse the variant of an ablation: `M2_N4` is M 2, N 4; `additive-beta0.5` has two keys."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, number in re.findall(r"([A-Za-z-]+?)([\d.]+)(?=_|$)", variant):
         form, _, key = name.rpartition("-")
-        found |= {"BETA_FORM": form} if form else {}
-        found[key.upper()] = float(number)
-    return tuple(found.items())
+        settings |= {"BETA_FORM": form} if form else {}
+        settings[key.upper()] = float(number)
+    return tuple(settings.items())
 
 
 def setting_texts(settings: Settings) -> Iterator[str]:

@@ -32,11 +32,13 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     if tidy.empty:
         return tidy
     tidy = tidy[tidy["metric"] == "accuracy"]
-    of_line = tidy.groupby("line", sort=False)
+    by_line = tidy.groupby("line", sort=False)
     lines = tidy.drop_duplicates("line").set_index("line").drop(columns=["problem", *COSTS])
-    lines["split"] = of_line["split"].agg(lambda of: " and ".join(sorted(set(of.fillna("test")))))
-    lines["backbones"] = of_line["backbone"].agg(lambda of: set(of.dropna()))
-    own = of_line["seed"].agg(lambda of: sorted(set(of)))
+    lines["split"] = by_line["split"].agg(
+        lambda splits: " and ".join(sorted(set(splits.fillna("test"))))
+    )
+    lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
+    own = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
     lines["of"] = lines["seeds"].str.len()
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
@@ -44,18 +46,18 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines = lines.join(trainings.groupby("line").agg(COSTS))
     lines.loc[lines["untrained"], "peak_memory_mib"] = None
     lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
-    told = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
-    cells = tidy.assign(problems=told).groupby(["line", "column"])
-    numbers = cells["value"].agg(["mean", "std", "count"])
-    numbers["problems"] = cells["problems"].agg(lambda of: list(of.dropna()))
-    found = lines.explode("column").reset_index().join(numbers, on=["line", "column"])
-    found["problems"] = found["problems"].map(lambda of: of if isinstance(of, list) else [])
-    found["count"] = found["count"].fillna(0).astype(int)
-    enough = found["untrained"] | (found["count"] == found["of"])
-    found["complete"] = (found["count"] > 0) & enough
-    found["interval"], found["average"] = interval, False
-    found["spread"] = _half_interval(found) if interval else found["std"]
-    return pd.concat([found, _averages(found)], ignore_index=True)
+    texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
+    by_cell = tidy.assign(problems=texts).groupby(["line", "column"])
+    numbers = by_cell["value"].agg(["mean", "std", "count"])
+    numbers["problems"] = by_cell["problems"].agg(lambda problems: list(problems.dropna()))
+    cells = lines.explode("column").reset_index().join(numbers, on=["line", "column"])
+    cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
+    cells["count"] = cells["count"].fillna(0).astype(int)
+    enough = cells["untrained"] | (cells["count"] == cells["of"])
+    cells["complete"] = (cells["count"] > 0) & enough
+    cells["interval"], cells["average"] = interval, False
+    cells["spread"] = _half_interval(cells) if interval else cells["std"]
+    return pd.concat([cells, _averages(cells)], ignore_index=True)
 
 
 def published_beside(row: Any, trainer: str = "") -> published.Published | None:
@@ -64,10 +66,10 @@ def published_beside(row: Any, trainer: str = "") -> published.Published | None:
     None if there are none, or the setting is another.
     """
     protocol = PROTOCOLS[row.protocol]
-    found = row.comparable and published.find(
+    theirs = row.comparable and published.find(
         protocol, trainer or row.trainer, row.dataset, row.shots
     )
-    return found if found and row.column in found.values else None
+    return theirs if theirs and row.column in theirs.values else None
 
 
 def difference(row: Any) -> float | None:
@@ -86,20 +88,20 @@ def _comparable(line) -> bool:
     return fits and bool(published.numbers(PROTOCOLS[line.protocol]))
 
 
-def _half_interval(found: pd.DataFrame) -> pd.Series:
+def _half_interval(cells: pd.DataFrame) -> pd.Series:
     """Return half of the 95% interval of each mean (Student's t); none for fewer than two seeds."""
     from scipy.special import stdtrit
 
-    count = found["count"].where(found["count"] > 1)
-    return stdtrit(count - 1, 0.975) * found["std"] / count**0.5
+    count = cells["count"].where(cells["count"] > 1)
+    return stdtrit(count - 1, 0.975) * cells["std"] / count**0.5
 
 
-def _averages(found: pd.DataFrame) -> pd.DataFrame:
+def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the averages over data sets, where there are several; H is that of the averages.
 
     Each is over those data sets on which a method has all columns.
     """
-    targets = found[found["dataset"] != found["source"]]
+    targets = cells[cells["dataset"] != cells["source"]]
     sets = targets.groupby("group")["dataset"].agg(set)
     targets = targets[targets["group"].map(sets.str.len()) > 1]
     if targets.empty:
@@ -114,24 +116,24 @@ def _averages(found: pd.DataFrame) -> pd.DataFrame:
     problems = defaultdict(list)
     for row in each_row(targets[last & ~targets["complete"]]):
         place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"
-        told = f"{place}: a mean over {row.count} of {row.of} seeds"
-        problems[row.group, row.name, row.shots, row.column].append(told)
-    by = [targets[key] for key in MEAN]
-    found = targets.assign(
+        text = f"{place}: a mean over {row.count} of {row.of} seeds"
+        problems[row.group, row.name, row.shots, row.column].append(text)
+    mean = [targets[key] for key in MEAN]
+    averages = targets.assign(
         dataset=published.AVERAGE, table=targets["group"], average=True, line=-1 - targets["line"],
-        std=float("nan"), spread=float("nan"), count=last.groupby(by).transform("sum"),
+        std=float("nan"), spread=float("nan"), count=last.groupby(mean).transform("sum"),
         of=targets["group"].map(sets.str.len()),
-        comparable=targets["comparable"].groupby(by).transform("all"),
+        comparable=targets["comparable"].groupby(mean).transform("all"),
     )  # fmt: skip
-    found = found.sort_values("rank", kind="stable").drop_duplicates([*MEAN, "column"])
-    of = [*zip(*(found[key] for key in (*MEAN, "column")), strict=True)]
-    return found.assign(
-        mean=[numbers.get(key, float("nan")) for key in of],
-        complete=found["count"] == found["of"],
-        problems=[problems[key] for key in of],
+    averages = averages.sort_values("rank", kind="stable").drop_duplicates([*MEAN, "column"])
+    keys = [*zip(*(averages[key] for key in (*MEAN, "column")), strict=True)]
+    return averages.assign(
+        mean=[numbers.get(key, float("nan")) for key in keys],
+        complete=averages["count"] == averages["of"],
+        problems=[problems[key] for key in keys],
         comparable=[
             row.comparable
             and sets[row.group] == published.datasets(PROTOCOLS[row.protocol]) - {row.source}
-            for row in each_row(found)
+            for row in each_row(averages)
         ],
     )
