@@ -94,6 +94,51 @@ OOD = {
 }
 
 
+class Cost(NamedTuple):
+    """The properties of what a training took: time, memory or parameters.
+
+    Attributes:
+        head: its name.
+        text: makes its text.
+        over_seeds: how the seeds of a line are joined, by a name of pandas.
+        everywhere: False if only its multiples and single runs are shown.
+        multiples: True if `report --metrics` shows its multiples of CoOp's.
+        if_trained: True if it is not shown of a method that trains nothing.
+    """
+
+    head: str
+    text: Callable[[float], str]
+    over_seeds: str = "mean"
+    everywhere: bool = True
+    multiples: bool = False
+    if_trained: bool = False
+
+
+def memory_text(mebibytes: float | None) -> str:
+    """Format an amount of memory (MiB) for a reader."""
+    if mebibytes is None:
+        return "-"
+    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
+
+
+# By key of results.json, or of `costs`; one added here is shown wherever costs are.
+COSTS = {
+    "num_params": Cost("Trained parameters", "{:,.0f}".format, over_seeds="last"),
+    "train_seconds": Cost("Training", "{:,.0f} s".format, multiples=True),
+    "step_seconds": Cost("Step", "{:.3f} s".format, everywhere=False, multiples=True),
+    "peak_memory_mib": Cost(
+        "Peak memory", memory_text, over_seeds="max", multiples=True, if_trained=True
+    ),
+}
+
+
+def costs(result: dict) -> dict[str, float | None]:
+    """Return what a run took, by the keys of COSTS, from its record; None if it does not say."""
+    steps, seconds = result.get("train_steps"), result.get("train_seconds")
+    each = seconds / steps if steps and seconds is not None else None
+    return {key: result.get(key) for key in COSTS} | {"step_seconds": each}
+
+
 @dataclass(frozen=True, eq=False)  # hashed by identity: a dict is not hashable
 class Outcome:
     """The outcome of a run: its record, or a problem as `kind: why` (`failed: no memory`)."""
@@ -138,8 +183,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     "a number, 0 or more": (
         is_number,
         [*(key for key, metric in METRICS.items() if not metric.percent),
-         "num_params", "num_classes", "num_test", "train_seconds", "train_steps", "test_seconds",
-         "peak_memory_mib", "temperature"],
+         *COSTS, "num_classes", "num_test", "train_steps", "test_seconds", "temperature"],
     ),
     "a text": (
         lambda value: isinstance(value, str),

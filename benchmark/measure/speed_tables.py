@@ -2,7 +2,8 @@
 
 from statistics import median
 
-from ..report.tables import Cell, Table, memory
+from ..records import memory_text
+from ..report.tables import Cell, Table
 
 TRAINING_NOTE = (
     "Transport: the scores' share of a step, forward and backward. Encoders: the rate without it. "
@@ -32,7 +33,7 @@ def training_cells(part: dict) -> dict[str, str]:
         "Step (s)": spread(part["seconds"]),
         "Processor (s)": number(median(part["processor_seconds"])),
         **public_cells(part),
-        "Peak memory": memory(part["peak_mib"]),
+        "Peak memory": memory_text(part["peak_mib"]),
         "TFLOP": number(part["operations"] / 1e12),
         "Of peak rate": number(part["of_peak"], ".0%"),
         "Encoders": number(part["encoders_of_peak"], ".0%"),
@@ -57,7 +58,7 @@ def public_cells(part: dict) -> dict[str, str]:
         "Public / ours": number(time),
         "of processor time": number(processor),
         "of operations": number(public["operations"] / part["operations"]),
-        "Public memory": memory(public["peak_mib"]),
+        "Public memory": memory_text(public["peak_mib"]),
     }
 
 
@@ -72,7 +73,7 @@ def evaluation_cells(part: dict) -> dict[str, str]:
         "Encoder alone (s)": spread(part["encoder_seconds"]),
         "Over encoder": number(part["over_encoder"], ".3f"),
         "Text, once (s)": number(part["text_seconds"]),
-        "Peak memory": memory(part["peak_mib"]),
+        "Peak memory": memory_text(part["peak_mib"]),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..protocols.base import shots_text
-from ..records import Metric
+from ..records import COSTS, Metric
 from .answers import each_seed, joint
 from .frame import apart_note, each_row
 from .measured import Measured, averaged, averages_title, place_of
@@ -45,8 +45,7 @@ BOTH = "base and new"  # the column of records
 RELATIVE_TO = "CoOp"  # costs are multiples of this method's
 TIMES = "_x_coop"
 H = {"h": JOINT["h"]}
-RELATIVE = {"train_seconds": "Training", "step_seconds": "Step", "peak_memory_mib": "Memory"}
-COSTS = ["num_params", *RELATIVE, *(key + TIMES for key in RELATIVE)]
+RELATIVE = {key: cost.head for key, cost in COSTS.items() if cost.multiples}
 
 
 def both(tidy: pd.DataFrame) -> list[Measured]:
@@ -66,8 +65,9 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     lines = listed[~listed["average"] & (listed["column"] == "h")]
     unit = lines[lines["name"] == RELATIVE_TO].drop_duplicates("table").set_index("table")
     for key in RELATIVE:
-        cost, costs = (of[key].astype(float) for of in (unit, lines))
-        lines = lines.assign(**{key + TIMES: costs / lines["table"].map(cost[cost > 0])})
+        theirs, ours = (members[key].astype(float) for members in (unit, lines))
+        lines = lines.assign(**{key + TIMES: ours / lines["table"].map(theirs[theirs > 0])})
+    costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
     numbers, problems = _numbers(done)
     lines = lines.assign(problems=lines["line"].map(problems))
     numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line").assign(note="")
@@ -75,7 +75,7 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     for _, of in lines.groupby("table", sort=False):
         row, here = next(each_row(of)), numbers[numbers["line"].isin(of["line"])]
         place = place_of(row, row.shots, BOTH)
-        found.append(Measured(table_name(row), place, protocol_of(row), of, here, more=COSTS))
+        found.append(Measured(table_name(row), place, protocol_of(row), of, here, more=costs))
     for group, artists in averaged(lines).items():
         for artist, drawn in artists.items():
             of = lines[(lines["group"] == group) & lines["dataset"].isin(drawn)]

@@ -16,7 +16,7 @@ import pandas as pd
 from ..protocols import PROTOCOLS
 from ..protocols.base import learns_nothing
 from ..protocols.configs import known_trainers, plain_name, varied
-from ..records import METRICS, OOD, PER_CLASS, Outcome, unlike, used
+from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
 from .paired import harmonic
@@ -110,8 +110,7 @@ def _facts(outcome: Outcome) -> dict:
     """Return the columns of a run that are its own."""
     run, protocol, result = outcome.run, outcome.run.protocol, outcome.result or {}
     tried = variant_settings(run.variant)
-    params, steps = result.get("num_params"), result.get("train_steps")
-    seconds = result.get("train_seconds")
+    params = result.get("num_params")
     metrics = {key: result.get(key) for key in (*METRICS, "temperature")}
     metrics |= {ood_name(name, key): measured[key]
                 for name, measured in (result.get("ood") or {}).items()
@@ -127,10 +126,7 @@ def _facts(outcome: Outcome) -> dict:
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": changed(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
-        "training": not run.eval_only, "num_params": params,
-        "train_seconds": seconds,
-        "step_seconds": seconds / steps if steps and seconds is not None else None,
-        "peak_memory_mib": result.get("peak_memory_mib"),
+        "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from ..cli import csv_text
+from ..records import COSTS
 from .frame import each_row, setting_texts
 from .latex import PACKAGES, as_latex, papers
 from .rows import difference, published_beside
@@ -127,9 +128,9 @@ def record(line: list[Any]) -> dict:
             found[f"{row.column}_published"] = theirs.values[row.column]
             found[f"{row.column}_difference"] = difference(row)
     if not first.average:
-        params = known(first.num_params)
-        found["num_params"] = params if params is None else int(params)
-        found |= {key: known(getattr(first, key)) for key in ("train_seconds", "peak_memory_mib")}
+        found |= {key: known(getattr(first, key)) for key in COSTS}
+        if found["num_params"] is not None:
+            found["num_params"] = int(found["num_params"])
         found["problems"] = [f"{row.column}: {why}" for row in line for why in row.problems]
     return {key: value for key, value in found.items() if value or key not in OPTIONAL}
 

@@ -10,12 +10,10 @@ import pandas as pd
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import shots_text
+from ..records import COSTS
 from . import published
 from .frame import CHANGES, MEAN, each_row
 from .paired import harmonic
-
-COSTS = {"num_params": "last", "train_seconds": "mean", "step_seconds": "mean",
-         "peak_memory_mib": "max"}  # fmt: skip
 
 
 def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = True) -> pd.DataFrame:
@@ -43,8 +41,11 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines["of"] = lines["seeds"].str.len()
     lines["comparable"] = [beside_published and _comparable(line) for line in each_row(lines)]
     trainings = tidy[tidy["training"] & tidy["problem"].isna()]
-    lines = lines.join(trainings.groupby("line").agg(COSTS))
-    lines.loc[lines["untrained"], "peak_memory_mib"] = None
+    lines = lines.join(
+        trainings.groupby("line").agg({key: cost.over_seeds for key, cost in COSTS.items()})
+    )
+    of_trained = [key for key, cost in COSTS.items() if cost.if_trained]
+    lines.loc[lines["untrained"], of_trained] = None
     lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
     texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
     by_cell = tidy.assign(problems=texts).groupby(["line", "column"])

@@ -15,12 +15,22 @@ from trainers.prompting.errors import UserError
 from ..protocols.base import Run, listed
 from ..protocols.few_shot import FEW_SHOT
 from ..protocols.places import DEPTH
-from ..records import METRICS, PER_CLASS, RESULTS, BadResult, Outcome, at_bound, read_record
+from ..records import (
+    COSTS,
+    METRICS,
+    PER_CLASS,
+    RESULTS,
+    BadResult,
+    Outcome,
+    at_bound,
+    costs,
+    read_record,
+)
 from .frame import changed, setting_texts
 from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
-from .tables import Cell, Table, memory
+from .tables import Cell, Table
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -150,10 +160,9 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),
         "Temperature": _temperature(record.get("temperature")),
-        "Trained parameters": record.get("num_params"),
-        "Training (s)": record.get("train_seconds"),
-        "Peak memory": memory(record.get("peak_memory_mib")),
     }
+    taken = {key: value for key, value in costs(record).items() if value is not None}
+    facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in taken.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
     found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
     if classes := record.get(PER_CLASS):

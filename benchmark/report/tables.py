@@ -11,6 +11,7 @@ from trainers.prompting.errors import printable
 
 from ..protocols import PROTOCOLS
 from ..protocols.base import Protocol, shots_text
+from ..records import COSTS
 from . import published
 from .frame import apart_note, each_row
 from .names import dataset_title, rank
@@ -209,11 +210,11 @@ def more(row: Any) -> dict[str, str]:
         return of if protocol.across == "columns" else {}
     if not protocol.costs:
         return {}
-    seconds, params = known(row.train_seconds), known(row.num_params)
+    taken = {key: known(getattr(row, key)) for key in COSTS}
     return {
-        "Trained parameters": "-" if params is None else f"{params:,.0f}",
-        "Training": "-" if seconds is None else f"{seconds:,.0f} s",
-        "Peak memory": memory(known(row.peak_memory_mib)),
+        cost.head: "-" if taken[key] is None else cost.text(taken[key])
+        for key, cost in COSTS.items()
+        if cost.everywhere
     }
 
 
@@ -284,10 +285,3 @@ def first_head(protocol: Protocol) -> str:
 def spread_note(seeds: int, interval: bool = False) -> str:
     """Return the sentence that explains the cells of a table, given its largest number of seeds."""
     return ONE_SEED if seeds < 2 else INTERVAL if interval else STD
-
-
-def memory(mebibytes: float | None) -> str:
-    """Format an amount of memory (MiB) for a reader."""
-    if mebibytes is None:
-        return "-"
-    return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"

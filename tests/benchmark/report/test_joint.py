@@ -276,7 +276,7 @@ def test_costs_are_multiples_of_those_of_coop(tested):
     view = Metrics(frame(outcomes))
     _, table, *_ = view.tables().popitem()[1]
     assert table.title.endswith("accuracy and cost, 16 shots, seed 1")
-    assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Memory, x CoOp"]
+    assert table.head[-3:] == ["Training, x CoOp", "Step, x CoOp", "Peak memory, x CoOp"]
     assert lines(table)["ALIGN"] == ["66.67", "5,120", "50 s", "500 MiB", "2.50", "1.25", "1.00"]
     assert lines(table)["ZeroshotCLIP"][-2] == "-"
     (record,) = [r for r in view.records() if r["method"] == "ALIGN" and "train_seconds" in r]

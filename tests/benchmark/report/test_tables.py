@@ -1,9 +1,36 @@
 """Tables: lines, columns, titles, notes."""
 
-from outcomes import ablation, few_shot, lines, only_table, outcome, rows, transfer
+import json
+
+from outcomes import ablation, few_shot, leave, lines, only_table, outcome, rows, transfer
 
 from benchmark.protocols import ABLATION, CROSS_DATASET, DOMAIN_GENERALIZATION, FEW_SHOT
+from benchmark.records import COSTS, Cost
+from benchmark.report.frame import frame
+from benchmark.report.metrics import Metrics
+from benchmark.report.render import render
+from benchmark.report.single import report_runs
 from benchmark.report.tables import STD, tables
+
+
+def test_a_cost_is_one_line(tmp_path, monkeypatch):
+    added = Cost("Test", "{:.1f} s".format, over_seeds="max")
+    monkeypatch.setitem(COSTS, "test_seconds", added)
+    found = [outcome("CoOp", seed, "base", 50.0, test_seconds=seed / 4) for seed in (1, 2)]
+    found += [outcome("CoOp", 1, "new", 50.0, test_seconds=9.0), outcome("VPT", 1, "base", 50.0)]
+    table = only_table(found)
+    assert table.head[-1] == "Test"
+    assert {name: cells[-1] for name, cells in lines(table).items()} == {
+        "CoOp": "0.5 s",
+        "VPT": "-",
+    }
+    _, costs, *_ = Metrics(frame(found)).tables().popitem()[1]
+    assert costs.head == ["Method", "H", *table.head[4:], *costs.head[-3:]]
+    records = json.loads(render(rows(found), "json"))["rows"]
+    assert {of["trainer"]: of["test_seconds"] for of in records} == {"CoOp": 0.5, "VPT": None}
+    leave(tmp_path, found[:1])
+    (run,) = (path.parent for path in tmp_path.rglob("results.json"))
+    assert "0.2 s" in report_runs([run], "text")
 
 
 def test_memory_is_the_most_of_the_trainings():
