@@ -217,6 +217,9 @@ def test_resnet_takes_the_methods_without_visual_prompts():
                          ("CLIPLoRA", {"ENCODER": "text"}),
                          ("ALIGN", {"M": 0, "DEPTH": 2})):  # fmt: skip
         assert model_of(resnet, method, node)(x).isfinite().all()
+    frozen = resnet.visual.bn1.running_mean.clone()
+    model_of(resnet, "CoOp", {}).train()(x)
+    assert torch.equal(resnet.visual.bn1.running_mean, frozen)
     expected = F.normalize(resnet.encode_image(x), dim=-1)
     local = model_of(resnet, "PLOT", {}).image_encoder.eval()(x)
     assert torch.allclose(local.z[:, 0], expected, atol=1e-5)

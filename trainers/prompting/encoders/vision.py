@@ -1,7 +1,7 @@
 """The prompted image encoder (docs/methods.md, section 1)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -109,6 +109,10 @@ class ImageEncoder(nn.Module):
         if self.patches or self.values or self.vv:
             return "reads patches"
         return "reads states of the last block" if self.states else ""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: a BatchNorm would change the frozen encoder."""
+        return super().train(False)
 
     def check(self, images: torch.Tensor) -> None:
         """Refuse images that this encoder cannot read.
