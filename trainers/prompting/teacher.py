@@ -8,14 +8,48 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders.sentences import clean
-from .encoders.text import TextFeatures, encode_sentences
+from .encoders.sentences import clean, write_sentences
+from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder
 from .errors import UserError
 from .storage.files import read_json
 from .transport.precision import no_autocast
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
+
+
+@torch.no_grad()
+def encode_sentences(
+    clip_model: Any,
+    sentences: Sequence[str],
+    chunk: int = 256,
+    projection: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
+
+    A teacher encodes the classes in hand-written templates with it.
+
+    Args:
+        clip_model: a CLIP (see `backbones`).
+        sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
+            computed once, so order them by template.
+        chunk: number of sentences encoded at a time.
+        projection: (W, D) in place of CLIP's text projection.
+
+    Returns:
+        (n, D), not normalised.
+
+    Raises:
+        UserError: a sentence is empty or too long for the encoder.
+    """
+    device, parts = clip_model.positional_embedding.device, []
+    for i in range(0, len(sentences), chunk):
+        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
+        encoder = TextEncoder(clip_model, written).to(device)
+        if projection is not None:
+            encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
+        parts.append(encoder().raw[0])
+    return torch.cat(parts)
 
 
 class Teacher(nn.Module):

@@ -9,7 +9,8 @@ from trainers.prompting import UserError
 from trainers.prompting.backbones.openai import clip
 from trainers.prompting.encoders.added import Added
 from trainers.prompting.encoders.sentences import write_sentences
-from trainers.prompting.encoders.text import TextEncoder, encode_sentences
+from trainers.prompting.encoders.text import TextEncoder
+from trainers.prompting.teacher import encode_sentences
 
 NAMES = ["annual crop land", "forest", "sea_or_lake", "annual meadow", "highway or road"]
 

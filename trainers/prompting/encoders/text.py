@@ -26,7 +26,7 @@ from ..transport.problems import TokenWeights
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
-from .sentences import Sentence, shared_length, write_sentences
+from .sentences import Sentence, shared_length
 
 
 class TextFeatures(NamedTuple):
@@ -314,37 +314,3 @@ def at_eos(layout: Layout, suffix: torch.Tensor) -> torch.Tensor:
 def seen(layout: Layout, shared: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a mask of the layout for a prefix (N, P + n, W) into which n tokens have entered."""
     return F.pad(mask, (shared.shape[1] - layout.P, 0), value=True)
-
-
-@torch.no_grad()
-def encode_sentences(
-    clip_model: Any,
-    sentences: Sequence[str],
-    chunk: int = 256,
-    projection: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return features of whole sentences from CLIP's untouched text encoder, without gradient.
-
-    A teacher encodes the classes in hand-written templates with it.
-
-    Args:
-        clip_model: a CLIP (see `backbones`).
-        sentences: n sentences, in which `_` reads as a space. The common beginning of a chunk is
-            computed once, so order them by template.
-        chunk: number of sentences encoded at a time.
-        projection: (W, D) in place of CLIP's text projection.
-
-    Returns:
-        (n, D), not normalised.
-
-    Raises:
-        UserError: a sentence is empty or too long for the encoder.
-    """
-    device, parts = clip_model.positional_embedding.device, []
-    for i in range(0, len(sentences), chunk):
-        written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
-        encoder = TextEncoder(clip_model, written).to(device)
-        if projection is not None:
-            encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
-        parts.append(encoder().raw[0])
-    return torch.cat(parts)
