@@ -28,6 +28,23 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
+class ClosedSide(UserError):
+    """The error for a method that needs the inside of a side of a CLIP that is used as a whole.
+
+    Args:
+        side: `image` or `text`.
+        does: what the method does there.
+        remedy: what to do.
+    """
+
+    def __init__(self, side: str, does: str, remedy: str = "choose another method or backbone"):
+        self.side, self.does = side, does
+        super().__init__(
+            f"The method {does}, but the {side} side of this backbone is closed, which means that "
+            f"its encoder is used as a whole (docs/backbones.md): {remedy}"
+        )
+
+
 def nearest(name: object, valid: Iterable[object]) -> str:
     """Return a hint `did you mean 'X'?` with the valid name nearest to `name`, and all names.
 

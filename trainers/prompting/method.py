@@ -17,6 +17,7 @@ from torch import nn
 from . import node as nodes
 from .encoders.added import NONE, SIDES, Additions, blocks_of, check_added
 from .encoders.sentences import check_names, write_sentences
+from .encoders.sides import features_width
 from .encoders.templates import ZERO_SHOT, template_of
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder, ImageFeatures
@@ -203,7 +204,7 @@ class Method(PublicFiles, nn.Module):
         check_names(classnames)
         clip_model.requires_grad_(False)
         self.settings, self.num_classes = settings, len(classnames)
-        self.width: int = clip_model.text_projection.shape[1]
+        self.width = features_width(clip_model)
         self.text_encoder, self.image_encoder = self.encoders(clip_model, classnames, dataset)
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)

@@ -18,6 +18,7 @@ from torch import nn
 from .backbones import family_of
 from .backbones.openai_clip import model as openai_model
 from .encoders.sentences import SLOT
+from .encoders.sides import need_open
 from .errors import need
 
 STD = 0.02  # of every random context
@@ -99,6 +100,7 @@ def word_embeddings(clip_model: Any, words: str) -> torch.Tensor:
         >>> word_embeddings(load_clip("emoji"), "a photo of a").shape
         torch.Size([4, 128])
     """
+    need_open(clip_model, "text", "starts contexts from words")
     ids = family_of(clip_model).tokenizer.encode(words)
     embeddings: torch.Tensor = clip_model.token_embedding.weight.detach()[ids].float()
     return embeddings
@@ -266,8 +268,9 @@ def visual_width(clip_model: Any) -> int:
     """Return V, the width of the image encoder.
 
     Raises:
-        UserError: the image encoder is a ResNet, which has no place for visual prompts.
+        UserError: the image encoder is a ResNet or closed, and has no place for visual prompts.
     """
+    need_open(clip_model, "image", "has visual prompts")
     need(
         hasattr(clip_model.visual, "transformer"),
         "The backbone is a ResNet, which cannot take the visual prompts of this method: choose a "
@@ -292,6 +295,7 @@ def check_size(clip_model: Any, side: str, size: Size, count: int = 1) -> None:
     """
     for key, value in zip(size.keys, (size.b, size.J), strict=True):
         need(value >= 1, f"{key} is {value}: at least 1 is needed")
+    need_open(clip_model, side, f"has {'visual' if side == 'image' else 'textual'} prompts")
     if side == "image":
         visual_width(clip_model)
     tower = clip_model if side == "text" else clip_model.visual

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .encoders.sentences import clean, write_sentences
+from .encoders.sides import need_open
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder
 from .errors import UserError
@@ -42,11 +43,12 @@ def encode_sentences(
     Raises:
         UserError: a sentence is empty or too long for the encoder.
     """
-    device, parts = clip_model.positional_embedding.device, []
+    device, parts = clip_model.logit_scale.device, []
     for i in range(0, len(sentences), chunk):
         written = write_sentences(clip_model, ["{}"], sentences[i : i + chunk])
         encoder = TextEncoder(clip_model, written).to(device)
         if projection is not None:
+            need_open(clip_model, "text", "replaces the text projection")
             encoder.text_projection = nn.Parameter(projection.to(device), requires_grad=False)
         parts.append(encoder().raw[0])
     return torch.cat(parts)

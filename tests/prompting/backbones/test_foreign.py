@@ -127,7 +127,7 @@ def test_a_backbone_says_how_images_are_prepared(backbones, tmp_path):
     assert family.std == open_clip.OPENAI_DATASET_STD
     for name in backbones.values():
         tokenizer = family_of(load_clip(name)).tokenizer
-        assert tokenizer[2:] == (49406, 49407)
+        assert tokenizer[2:] == (49406, 49407, None)
         ids = tokenizer.encode("A photo of a café.")
         assert tokenizer.decode(ids).strip() == "a photo of a café ."
         assert tokenizer.decode(ids[1:2]) == "photo "

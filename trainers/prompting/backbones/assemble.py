@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from .closed import Closed
 from .family import Family
 from .openai_clip import model as openai_model
 
@@ -53,23 +54,75 @@ class Sizes(NamedTuple):
 
 
 class CLIP(nn.Module):
-    """Holds the modules of a CLIP that `backbones` lists; it has no forward pass."""
+    """Holds the modules of a CLIP that `backbones` lists; it has no forward pass.
 
-    def __init__(self, visual: nn.Module, text: Tower, sizes: Sizes, family: Family, bias: bool):
+    A closed side is `visual` or `text` itself, and has none of the modules of an open one.
+    """
+
+    def __init__(
+        self, visual: nn.Module, text: Tower | Closed, sizes: Sizes, family: Family, bias: bool
+    ):
         super().__init__()
         self.visual = visual
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        if bias:
+            self.logit_bias = nn.Parameter(torch.empty(()))
+        self.width = sizes.embed_dim
+        self.context_length = sizes.context_length
+        self.family = family
+        if isinstance(text, Closed):
+            self.text = text
+            return
         self.transformer = openai_model.Transformer(text.width, text.layers, text.heads)
         self.token_embedding = nn.Embedding(sizes.vocab_size, text.width)
         self.positional_embedding = nn.Parameter(torch.empty(sizes.context_length, text.width))
         self.ln_final = openai_model.LayerNorm(text.width)
         self.text_projection = nn.Parameter(torch.empty(text.width, sizes.embed_dim))
-        self.logit_scale = nn.Parameter(torch.empty(()))
-        if bias:
-            self.logit_bias = nn.Parameter(torch.empty(()))
-        self.context_length = sizes.context_length
-        self.family = family
         finish(self.transformer, text)
         self.ln_final.eps = text.eps
+
+
+def closed_clip(
+    image: Closed,
+    text: Closed,
+    width: int,
+    family: Family,
+    context_length: int = 77,
+    scale: float = 100.0,
+    bias: float | None = None,
+) -> CLIP:
+    """Return a CLIP whose two sides are closed, in eval mode.
+
+    Methods that never look inside run on it: logits are scale * cos(z, h) + bias.
+
+    Args:
+        image: from images to features (B, D).
+        text: from token ids to features (n, D).
+        width: D.
+        family: its `tokenizer` makes the ids from sentences, `[sos] words eos [pad ...]`; how many
+            and what they mean is between the two. With a `pad`, all have the length of the context.
+        context_length: the most ids of a sentence.
+        scale: of the logits, the factor itself and not its logarithm.
+        bias: of the logits, or None.
+
+    Examples:
+        >>> look_up = Closed(nn.EmbeddingBag(3, 16))  # the mean of the vectors of the ids
+        >>> from trainers.prompting.backbones.family import Tokenizer
+        >>> words = Tokenizer(lambda text: [0] * len(text.split()), str, sos=None, eos=1, pad=2)
+        >>> family = Family(words, (0, 0, 0), (1, 1, 1), "bicubic")
+        >>> images = Closed(nn.Sequential(nn.Flatten(), nn.Linear(192, 16)), resolution=8)
+        >>> clip_model = closed_clip(images, look_up, 16, family, context_length=9)
+        >>> from trainers.prompting import build_method
+        >>> method = build_method("ZeroshotCLIP", {}, clip_model, ["cat", "dog"])
+        >>> method(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 2])
+    """
+    sizes = Sizes(width, image.input_resolution, 1, context_length, 1)
+    built = CLIP(image, text, sizes, family, bias is not None)
+    built.logit_scale.data = torch.tensor(scale).log()
+    if bias is not None:
+        built.logit_bias.data = torch.tensor(bias)
+    return built.float().eval()
 
 
 def check_sizes(source: str, sizes: Mapping[str, Any]) -> None:

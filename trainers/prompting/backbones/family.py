@@ -8,13 +8,15 @@ class Tokenizer(NamedTuple):
     """Converts text to token ids and back.
 
     encode: text -> ids, without start and end; decode: ids -> text; sos, eos: ids of the start and
-    end tokens. The state at EOS becomes the sentence's feature.
+    end tokens; sos is None if sentences start with their first word. pad: id that fills a sentence
+    up to the length of the context, for an encoder that reads the padding; None if none does.
     """
 
     encode: Callable[[str], list[int]]
     decode: Callable[[list[int]], str]
-    sos: int
+    sos: int | None
     eos: int
+    pad: int | None = None
 
 
 class Family(NamedTuple):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
+from .sides import need_open
 
 SIDES = ("text", "image")
 # The frozen matrices of a block, with their input widths in units of W.
@@ -189,6 +190,7 @@ def blocks_of(clip_model: Any, side: str) -> Sequence[Any]:
         >>> [block.attn.embed_dim for block in blocks_of(load_clip("emoji"), "image")]
         [128, 128, 128, 128]
     """
+    need_open(clip_model, side, "adds to the blocks of an encoder")
     tower = clip_model if side == "text" else clip_model.visual
     if not hasattr(tower, "transformer"):
         raise UserError(

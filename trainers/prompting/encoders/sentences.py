@@ -10,23 +10,25 @@ from typing import Any, NamedTuple
 from ..backbones import family_of
 from ..errors import UserError
 from ..node import Words
+from .sides import need_open
 
 SLOT = "X"
 CSC_SLOT = -1  # marks a slot that differs between classes
 
 
 class Sentence(NamedTuple):
-    """Token ids from SOS to EOS, and positions in them.
+    """Token ids from SOS to EOS, and padding where it is read; positions in them.
 
     ids: the token ids; slots: position -> index of the learned token at that position; end: the
     position after the last word, which is that of the template's full stop, or of EOS without one;
-    eos: the position of EOS.
+    eos: the position of EOS; start: that of the first word.
     """
 
     ids: list[int]
     slots: dict[int, int]
     end: int
     eos: int
+    start: int = 1
 
 
 class Keys(NamedTuple):
@@ -155,6 +157,8 @@ def write_sentences(
         >>> cat.slots, cat.end
         ({1: 0, 2: 1}, 4)
     """
+    if length:
+        need_open(clip_model, "text", "has textual prompts")
     write = _Writer(family_of(clip_model).tokenizer, clip_model.context_length, keys)
     names = [clean(name) for name in classnames]
     return [
@@ -168,52 +172,61 @@ class _Writer(NamedTuple):
     context_length: int
     keys: Keys
 
+    @property
+    def start(self) -> list[int]:
+        """What precedes the first word."""
+        return [] if self.tokenizer.sos is None else [self.tokenizer.sos]
+
     def plain(self, template: str, name: str) -> Sentence:
         """Return a sentence without learned tokens."""
         if not name:
             raise UserError("A class name is empty: give every class a name")
         before, after = around_name(template)
         text = before + name + after
-        ids = [self.tokenizer.sos, *self.tokenizer.encode(text), self.tokenizer.eos]
+        first, pad = len(self.start), self.tokenizer.pad
+        ids = [*self.start, *self.tokenizer.encode(text), self.tokenizer.eos]
         if len(ids) > self.context_length:
             culprit = "" if name == text else f"The class name '{name:.80}' is too long: "
             raise UserError(
                 f"{culprit}'{text:.120}' has {len(ids)} tokens but the text encoder reads "
                 f"{self.context_length}: shorten it, or the context"
             )
-        if {self.tokenizer.sos, self.tokenizer.eos} & {*ids[1:-1]}:
+        if {*self.start, self.tokenizer.eos} & {*ids[first:-1]}:
             raise UserError(
                 f"'{text:.120}' has the mark of the start or end of a sentence (such as "
                 "<|endoftext|>): remove it from the class name, or the context"
             )
         eos = len(ids) - 1
-        return Sentence(ids, {}, eos - after.endswith("."), eos)
+        stop = after.endswith(".") and len(self.tokenizer.encode(".")) > 0  # some remove it
+        if pad is not None:
+            ids += [pad] * (self.context_length - len(ids))
+        return Sentence(ids, {}, eos - stop, eos, first)
 
     def with_slots(self, template: str, name: str, b: int, position: str) -> Sentence:
         """Return a sentence whose first b tokens are learned."""
         sentence = self.plain(template, name)
         if not b:
             return sentence
-        ids = sentence.ids
+        ids, first = sentence.ids, len(self.start)
         head = self.tokenizer.encode(around_name(template)[0])
         if len(head) < b:
             raise UserError(
                 f"{self.keys.words} '{template}' has {len(head)} tokens before the class name but "
                 f"{self.keys.length} is {b}: lengthen the template or lower {self.keys.length}"
             )
-        if ids[1 : 1 + b] != head[:b]:
+        if ids[first : first + b] != head[:b]:
             raise UserError(
                 f"{self.keys.words} '{template}' and the class name '{name}' form one word: put a "
                 "space before {}"
             )
         if position == "end":
-            return sentence._replace(slots={1 + j: j for j in range(b)})
-        name_ids = ids[1 + b : 1 + b + len(self.tokenizer.encode(name))]
-        rest = ids[1 + b + len(name_ids) :]
+            return sentence._replace(slots={first + j: j for j in range(b)})
+        name_ids = ids[first + b : first + b + len(self.tokenizer.encode(name))]
+        rest = ids[first + b + len(name_ids) :]
         before = b // 2 if position == "middle" else 0
-        after = before + len(name_ids)
-        moved = [ids[0], *ids[1 : 1 + before], *name_ids, *ids[1 + before : 1 + b], *rest]
-        slots = {1 + j if j < before else 1 + j + after - before: j for j in range(b)}
+        after, middle = before + len(name_ids), first + before
+        moved = [*ids[:middle], *name_ids, *ids[middle : first + b], *rest]
+        slots = {first + j if j < before else first + j + after - before: j for j in range(b)}
         return sentence._replace(ids=moved, slots=slots)
 
 

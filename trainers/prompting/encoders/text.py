@@ -20,13 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones import family_of
-from ..errors import need
+from ..errors import ClosedSide, need
 from ..transport.precision import no_autocast
 from ..transport.problems import TokenWeights
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
 from .layout import Layout
 from .sentences import Sentence, shared_length
+from .sides import is_closed, need_open
+
+CHUNK = 256  # sentences that a closed encoder reads at a time
 
 
 class TextFeatures(NamedTuple):
@@ -56,7 +59,8 @@ class TextEncoder(nn.Module):
             ones (TCP); 0 for none.
 
     Raises:
-        UserError: the encoder does not have block `insert_block`.
+        UserError: the encoder does not have block `insert_block`, or the side is closed but more
+            than fixed sentences is asked for.
 
     Examples:
         >>> from trainers.prompting import load_clip, write_sentences
@@ -77,16 +81,24 @@ class TextEncoder(nn.Module):
         insert_block: int = 0,
     ):
         super().__init__()
-        self.token_embedding = clip_model.token_embedding
-        self.transformer = clip_model.transformer
-        self.ln_final = clip_model.ln_final
-        self.positional_embedding = clip_model.positional_embedding
-        self.text_projection = clip_model.text_projection
         self.tokenizer = family_of(clip_model).tokenizer
         self.sentences, self.spans = sentences, words
         self.class_specific, self.insert_block = class_specific, insert_block
         self.recompute = False  # activations of the blocks, in the backward pass
         self._kept: tuple[tuple[object, ...], Sequence[torch.Tensor]] | None = None
+        self.closed: Any = clip_model.text if is_closed(clip_model, "text") else None
+        if self.closed is not None:
+            if words or sentences[0][0].slots:
+                need_open(clip_model, "text", "reads or learns words of sentences")
+            ids = [[sentence.ids for sentence in row] for row in sentences]
+            self.ids: torch.Tensor
+            self.register_buffer("ids", torch.tensor(ids), persistent=False)
+            return
+        self.token_embedding = clip_model.token_embedding
+        self.transformer = clip_model.transformer
+        self.ln_final = clip_model.ln_final
+        self.positional_embedding = clip_model.positional_embedding
+        self.text_projection = clip_model.text_projection
         self.layout = self._lay_out(class_specific)
         if insert_block:
             layers = len(self.transformer.resblocks)
@@ -143,6 +155,10 @@ class TextEncoder(nn.Module):
         Returns:
             `TextFeatures`.
         """
+        if self.closed is not None:
+            if contexts or added or inserted is not None:
+                raise ClosedSide("text", "puts something into the text encoder")
+            return self._whole()
         layout, first = self.layout, 0
         fixed = torch.is_grad_enabled() and not contexts and inserted is None
         if fixed and (first := min(added, default=0)):
@@ -204,6 +220,13 @@ class TextEncoder(nn.Module):
         shared = shared + self.positional_embedding[: shared.shape[1]]
         suffix = suffix + self.positional_embedding[layout.suffix_positions]
         return shared.to(dtype), suffix.to(dtype)
+
+    @torch.no_grad()
+    def _whole(self) -> TextFeatures:
+        """Return the features of the sentences from a closed encoder."""
+        chunks = [[self.closed(some) for some in row.split(CHUNK)] for row in self.ids]
+        raw = torch.stack([torch.cat(row) for row in chunks])
+        return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     @torch.no_grad()
     def _constant(self, first: int) -> Sequence[torch.Tensor]:

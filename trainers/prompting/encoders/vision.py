@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError, need
+from ..backbones.closed import Closed
+from ..errors import ClosedSide, UserError, need
 from ..transport.precision import no_autocast
 from . import blocks
 from .added import NONE, NOTHING, Added, Additions, let_in, summand
@@ -64,7 +65,7 @@ class ImageEncoder(nn.Module):
         untouched: True to return z without additions, while gradients are on; not with contexts.
 
     Raises:
-        UserError: the backbone is a ResNet but states or `vv` are asked for.
+        UserError: states or `vv` are asked of a ResNet, or more than the feature of a closed side.
 
     Examples:
         >>> from trainers.prompting import load_clip
@@ -91,6 +92,9 @@ class ImageEncoder(nn.Module):
         self.untouched, self.vv = untouched, vv
         self.recompute = False  # activations of the blocks, in the backward pass
         self.is_vit = hasattr(visual, "transformer")
+        self.is_closed = isinstance(visual, Closed)
+        if self.is_closed and self.more:
+            raise ClosedSide("image", self.more)
         need(
             self.is_vit or not (states or vv),
             "The backbone has a ResNet for images but the method reads states of a transformer: "
@@ -105,7 +109,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def more(self) -> str:
-        """A predicate that names outputs which a row of features cannot give; else empty."""
+        """A predicate that names outputs which neither rows of features nor a closed side give."""
         if self.patches or self.values or self.vv:
             return "reads patches"
         return "reads states of the last block" if self.states else ""
@@ -152,6 +156,11 @@ class ImageEncoder(nn.Module):
         Returns:
             `ImageFeatures`.
         """
+        if self.is_closed:
+            if contexts or added:
+                raise ClosedSide("image", "puts something into the image encoder")
+            raw = self.visual(images)[:, None]
+            return ImageFeatures(F.normalize(raw, dim=-1), None, raw=raw)
         images = images.to(self.visual.conv1.weight.dtype)
         if not self.is_vit:
             return self._resnet(images)

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..encoders.templates import DEFAULT, IMAGENET, ZERO_SHOT, template_of
 from ..encoders.text import TextFeatures
-from ..errors import UserError, need
+from ..errors import ClosedSide, UserError, need
 from ..method import Method, register
 from ..storage.checkpoints import read_checkpoint
 from ..teacher import Teacher
@@ -84,6 +84,8 @@ class TaskRes(Method):
             f"ENHANCED_BASE is '{path}', which is not a file: give the path of one with "
             "`state_dict.weight`, or none",
         )
+        if self.text_encoder.closed is not None:
+            raise ClosedSide("text", "replaces the text projection (ENHANCED_BASE)", "leave it out")
         state = read_checkpoint(path).get("state_dict")
         weight = state.get("weight") if isinstance(state, dict) else None
         wanted = self.width, self.text_encoder.text_projection.shape[0]

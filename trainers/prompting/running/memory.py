@@ -105,7 +105,8 @@ def fit(method: Any, batch: int, gib: float, precision: Any, features: bool = Fa
             share = (torch.cuda.memory_reserved(precision.device) + budget) / total
             torch.cuda.set_per_process_memory_fraction(min(share, 1.0), precision.device)
         return f"Memory: {limit}; blocks will be recomputed if a step does not fit"
-    layers, kept = len(method.text_encoder.transformer.resblocks), 0.0
+    tower = getattr(method.text_encoder, "transformer", None)  # a closed side has none
+    layers, kept = len(tower.resblocks) if tower else 1, 0.0
     for text, image in ((False, False), (True, False), (False, True), (True, True)):
         method.text_encoder.recompute, method.image_encoder.recompute = text, image
         needed = step_bytes(method, batch, precision, features, budget - method.chunk_bytes)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbones.closed import Closed
 from ..backbones.openai_clip import model as openai_model
 from ..encoders import blocks
 from ..errors import one_of
@@ -67,6 +68,9 @@ class Precision:
         """Move a method to the device, with its frozen CLIP in the type that it runs in."""
         if self.name == "fp16":
             openai_model.convert_weights(clip_model)
+            for side in clip_model.children():
+                if isinstance(side, Closed):
+                    side.autocast_to = self.half
         elif self.name != "fp32":
             for tower in (clip_model, clip_model.visual):
                 if hasattr(tower, "transformer"):

@@ -1,0 +1,39 @@
+"""The two sides of a CLIP, `image` and `text`: open, with CLIP's blocks, or closed (`Closed`)."""
+
+from typing import Any
+
+from ..backbones.closed import Closed
+from ..errors import ClosedSide
+
+
+def is_closed(clip_model: Any, side: str) -> bool:
+    """Return True if a side of a CLIP is used as a whole.
+
+    Examples:
+        >>> from trainers.prompting import load_clip
+        >>> is_closed(load_clip("emoji"), "image")
+        False
+    """
+    module = clip_model.visual if side == "image" else getattr(clip_model, "text", None)
+    return isinstance(module, Closed)
+
+
+def need_open(clip_model: Any, side: str, does: str) -> None:
+    """Refuse a method that needs the inside of a side that is closed.
+
+    Args:
+        clip_model: a CLIP (see `backbones`).
+        side: `image` or `text`.
+        does: what the method does there, as in "the method ...".
+
+    Raises:
+        ClosedSide: the side is closed.
+    """
+    if is_closed(clip_model, side):
+        raise ClosedSide(side, does)
+
+
+def features_width(clip_model: Any) -> int:
+    """Return D, the width of the features of a CLIP."""
+    width: int = getattr(clip_model, "width", 0) or clip_model.text_projection.shape[1]
+    return width
