@@ -96,6 +96,14 @@ def build(golden: Golden, clip_model, folder, **more) -> Method:
     return method
 
 
+def near(found: torch.Tensor, expected: torch.Tensor, limit: float = 1e-4) -> bool:
+    """Say if two tensors differ by less than the limit, which grows with numbers above 10.
+
+    A float32 has seven digits: 1e-4 of a loss of 233 is less than processors differ by.
+    """
+    return bool((found - expected).abs().max() < limit * max(1, expected.abs().max() / 10))
+
+
 @torch.no_grad()
 def predicted(method: Method, golden: Golden) -> torch.Tensor:
     """Return the logits of an evaluation, after the stream that a file may begin with."""

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import torch
-from golden_files import build, read
+from golden_files import build, near, read
 from paths import GOLDEN, ROOT
 from test_golden import check_step
 
@@ -59,7 +59,7 @@ def test_classes_of_the_training_and_others(path, tiny_clip, tmp_path):
     for of, wanted in ((names, "logits"), (["cat", "dog"], "logits_new")):
         method.load_checkpoint(state | {"classnames": of}, names)
         expected = golden.tensors.get(wanted, golden.tensors["logits"])
-        assert (method(images) - expected).abs().max() < 1e-4
+        assert near(method(images), expected)
 
 
 def dept(clip_model, names=NAMES, dataset="", **node):
@@ -69,7 +69,7 @@ def dept(clip_model, names=NAMES, dataset="", **node):
 def test_dept_without_fusion(tiny_clip, tmp_path):
     golden = read(GOLDEN / "examples" / "dept.safetensors")
     method = build(golden, tiny_clip, tmp_path, TEST_TIME_FUSION=False).eval()
-    assert (method(golden.tensors["image"]) - golden.tensors["logits_head"]).abs().max() < 1e-4
+    assert near(method(golden.tensors["image"]), golden.tensors["logits_head"])
 
 
 def test_dept_predicts_classes_without_rows_in_its_head(tiny_clip):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden_files import FILES, Golden, build, node_of, predicted, read
+from golden_files import FILES, Golden, build, near, node_of, predicted, read
 from paths import GOLDEN
 
 from trainers.prompting import Method, UserError, build_method, load_clip
@@ -41,7 +41,7 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
     method.train().zero_grad()
     batch = method.batch(golden.views, label)
     output = method.output(batch.images)
-    assert (output.logits - logits).abs().max() < 1e-4
+    assert near(output.logits, logits)
     terms = method.terms(output, batch)
     expected = {"loss": tensors[block + "loss"], **golden.part(block + "loss/")}
     if set(expected) == {"loss", "ce"}:
@@ -49,7 +49,7 @@ def check_step(method: Method, golden: Golden, block: str = "") -> None:
     if len(expected) > 1:
         assert set(terms) == set(expected)
     for name, value in expected.items():
-        assert abs(terms[name].item() - value.item()) < 1e-4, name
+        assert near(terms[name], value), name
 
     own, grads = method.public_parameters(), golden.part(block + "grad/")
     zero = golden.part(block + "grad_zero/")
@@ -71,8 +71,7 @@ def check_frozen(method: Method, golden: Golden, block: str = "") -> None:
     if "SCALE" in method.defaults:
         own["logits"] *= method.logit_scale / method.teacher.clip_model.logit_scale.exp()
     for name, value in frozen.items():
-        scale = 100 if name == "logits" else 1
-        assert (own[name] - value).abs().max() < 1e-5 * scale, name
+        assert near(own[name], value, 1e-4 if name == "logits" else 1e-5), name
 
 
 @pytest.mark.parametrize("golden", STEPS, ids=lambda p: p.stem, indirect=True)
@@ -102,7 +101,7 @@ def check_other_classes(golden, name: str, expected: str, clip_model) -> Method:
     method.load_checkpoint(checkpoint, names)
     with torch.no_grad():
         logits = method.eval()(golden.tensors["image"])
-    assert (logits - golden.tensors[expected]).abs().max() < 1e-4
+    assert near(logits, golden.tensors[expected])
     return method
 
 
@@ -137,7 +136,7 @@ def test_steps_of_adamw(tiny_clip, tmp_path, file):
     expected = golden.part("steps/")
     with torch.no_grad():
         logits = method.eval()(golden.tensors["image"])
-    assert (logits - expected.pop("logits")).abs().max() < 1e-4
+    assert near(logits, expected.pop("logits"))
     state = method.public_state_dict()
     assert expected
     assert all((state[name] - value).abs().max() < 1e-6 for name, value in expected.items())
@@ -155,14 +154,14 @@ def test_locoops_patches(tiny_clip, tmp_path):
     method = build(golden, tiny_clip, tmp_path)
     output = method.output(golden.tensors["image"])
     cosines = method.local_cosines(*output[1:])
-    assert (method.logit_scale * cosines - golden.tensors["logits_local"]).abs().max() < 1e-4
+    assert near(method.logit_scale * cosines, golden.tensors["logits_local"])
     for name, value in scores(method, output).items():
         assert (value + golden.tensors[f"ood_cosine/{name}"]).abs().max() < 1e-5
     check_other_classes(golden, "new_classnames", "logits_eval_new", tiny_clip)
     none = build(golden, tiny_clip, tmp_path, TOPK=6)
     terms = none.losses(golden.tensors["image"], golden.tensors["label"])
     assert terms["entropy"] == 0
-    assert abs(terms["loss"] - golden.tensors["none_selected/loss"]) < 1e-4
+    assert near(terms["loss"], golden.tensors["none_selected/loss"])
     none.backward(terms)
     wanted = golden.tensors["none_selected/grad"]
     assert (none.prompt_learner.ctx.grad - wanted).norm() < 1e-3 * wanted.norm()
@@ -190,11 +189,11 @@ def test_the_base_of_task_residuals(tiny_clip, tmp_path):
     enhanced = built(ENHANCED_BASE=str(path))
     enhanced.load_public_state_dict(golden.params)
     assert (enhanced.base - golden.tensors["enhanced/base_text_features"]).abs().max() < 1e-5
-    assert (enhanced(image) - golden.tensors["enhanced/logits"]).abs().max() < 1e-4
+    assert near(enhanced(image), golden.tensors["enhanced/logits"])
     theirs = golden.tensors["raw_names/base_text_features"]  # in a public checkpoint
     method = built()
     method.load_public_state_dict(golden.params | {"prompt_learner.base_text_features": theirs})
-    assert (method(image) - golden.tensors["raw_names/logits_eval"]).abs().max() < 1e-4
+    assert near(method(image), golden.tensors["raw_names/logits_eval"])
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {"weight": torch.zeros(3, 3)}}])
@@ -213,12 +212,12 @@ def test_ablations_of_gallop(tiny_clip, tmp_path):
     method = build(golden, tiny_clip, tmp_path, **off)
     terms = method.losses(golden.tensors["image"], golden.tensors["label"])
     assert terms.keys() == {"loss", "global"}
-    assert abs(terms["loss"] - golden.tensors["loss/global"]) < 1e-4
+    assert near(terms["loss"], golden.tensors["loss/global"])
     method.backward(terms)
     grads = {name: p.grad for name, p in method.public_parameters().items()}
     assert grads["global_prompt"] is not None and grads["local_proj.linear.weight"] is None
     logits = method.eval()(golden.tensors["image"])
-    assert (logits - golden.tensors["logits/global"]).abs().max() < 1e-4
+    assert near(logits, golden.tensors["logits/global"])
 
 
 def test_scores_for_other_classes(tiny_clip, tmp_path):
@@ -237,7 +236,7 @@ def test_other_classes_use_only_clips_head(tiny_clip, tmp_path):
     for of, wanted in ((["cat", "dog"], "logits_eval_new"), (names, "logits_eval")):
         method.load_checkpoint(state | {"classnames": of}, names)
         logits = method(golden.tensors["image"])
-        assert (logits - golden.tensors[wanted]).abs().max() < 1e-4
+        assert near(logits, golden.tensors[wanted])
 
 
 @pytest.mark.parametrize("golden", WITH_TEACHER, ids=lambda p: p.stem, indirect=True)
@@ -252,7 +251,7 @@ def test_eval_mode_gives_the_same_logits_from_cached_text_features(golden, metho
     method.text_encoder.register_forward_hook(lambda *args: calls.append(1))
     first, second = predicted(method, golden), predicted(method, golden)
     expected = golden.tensors.get("logits_eval", golden.tensors["logits"])
-    assert (first - expected).abs().max() < 1e-4
+    assert near(first, expected)
     assert torch.equal(first, second)
     if golden.meta["method"] not in ("CoCoOp", "TPT"):  # a text for each image
         assert len(calls) <= 1  # some methods have features in place of texts
@@ -324,7 +323,7 @@ def test_promptsrc_mean_over_the_epochs(tiny_clip, tmp_path):
     logits = expected.pop("logits")
     assert set(state) == set(expected)
     assert all((state[name] - value).abs().max() < 1e-6 for name, value in expected.items())
-    assert (method.eval()(golden.tensors["image"]) - logits).abs().max() < 1e-4
+    assert near(method.eval()(golden.tensors["image"]), logits)
 
 
 def test_promptsrc_where_every_word_counts(tmp_path):

@@ -104,7 +104,7 @@ def test_nothing_is_kept_while_gradients_are_on(tiny_clip):
     for count in (1, 2):
         found = model(images())
         assert found.requires_grad and len(made) == count
-        torch.testing.assert_close(found.detach(), kept, rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.detach(), kept, rtol=1e-5, atol=1e-4)
     with torch.no_grad():  # what was kept before is gone, too
         model(images())
     assert len(made) == 3
@@ -120,7 +120,7 @@ def test_gradients_follow_grad_mode_alone(tiny_clip, name, training):
     assert not without.requires_grad
     assert not model.text().h.requires_grad
     found = model(images())
-    torch.testing.assert_close(found.detach(), without, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.detach(), without, rtol=1e-5, atol=1e-4)
     F.cross_entropy(found, LABELS).backward()
     assert all(p.grad.isfinite().all() for p in model.learned().values())
     assert any(p.grad.any() for p in model.learned().values())

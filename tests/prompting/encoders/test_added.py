@@ -89,10 +89,10 @@ def test_updates_equal_changed_matrices(tiny_clip):
     assert (method_with({}, tiny_clip)(images()) - plain(images())).abs().max() > 0.1
     for mode in (True, False):  # a branch, and merged
         found = model.train(mode)(images())
-        torch.testing.assert_close(found, plain.train(mode)(images()), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found, plain.train(mode)(images()), rtol=1e-5, atol=1e-4)
         assert found.requires_grad
     program = Program(model)
-    torch.testing.assert_close(program(images()), model(images()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(program(images()), model(images()), rtol=1e-5, atol=1e-4)
     assert not program.method.added.state_dict()
 
 
@@ -213,12 +213,12 @@ def test_images_with_tokens_that_enter(tiny_clip):
         features = F.normalize(last @ visual.proj, dim=-1)
         torch.testing.assert_close(z[:, m], features[:, 0], rtol=0, atol=1e-5)
         torch.testing.assert_close(r[:, m], features[:, 1 + n :], rtol=0, atol=1e-5)
-        torch.testing.assert_close(states[:, m], last[:, : 1 + n], rtol=0, atol=1e-4)
+        torch.testing.assert_close(states[:, m], last[:, : 1 + n], rtol=1e-5, atol=1e-4)
         v = F.linear(y, block.attn.in_proj_weight[2 * W :], block.attn.in_proj_bias[2 * W :])
         u = before + block.attn.out_proj(v)
         u = u + block.mlp(block.ln_2(u)) + added[3].beside(before, y)
         patches = visual.ln_post(u)[:, 1 + n : 1 + n + 16]
-        torch.testing.assert_close(values[:, m], patches, rtol=0, atol=1e-4)
+        torch.testing.assert_close(values[:, m], patches, rtol=1e-5, atol=1e-4)
 
 
 def test_text_before_the_first_addition_is_kept_from_step_to_step(tiny_clip, monkeypatch):
@@ -296,14 +296,14 @@ def test_tuned_norms_equal_changed_ones(tiny_clip, training):
             added[side][i] = Added(norms=norms)
     model = method_with(added, tiny_clip).train(training)
     expected = method_with({}, copy.deepcopy(changed)).train(training)(images())
-    torch.testing.assert_close(model(images()), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(images()), expected, rtol=1e-5, atol=1e-4)
     assert (method_with({}, tiny_clip)(images()) - expected).abs().max() > 0.1
     F.cross_entropy(model(images()), torch.tensor([0, 1, 2])).backward()
     assert all(p.grad.any() for p in model.learned().values()) and len(model.learned()) == 18
     assert all(torch.equal(value, before[key]) for key, value in tiny_clip.state_dict().items())
     with torch.no_grad():
         program = Program(model.eval())(images())
-    torch.testing.assert_close(program, expected.detach(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(program, expected.detach(), rtol=1e-5, atol=1e-4)
 
 
 TOKENS = torch.zeros(2, W)
