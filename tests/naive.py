@@ -135,7 +135,7 @@ class Text(nn.Module):
 
 
 def transport(method, image, text, ends):
-    """Return 1 - d_jk (Eq. 4-8), (B, K), computed for one image and one class at a time.
+    """Return 1 - d_jk (Eq. 4-6), (B, K), computed for one image and one class at a time.
 
     Args:
         method: ALIGN, for beta and the settings of the solver.

@@ -82,7 +82,7 @@ def test_align_without_prompts_is_zero_shot_clip(tiny_clip):
 @pytest.mark.parametrize("beta", [0.0, 0.7])
 @pytest.mark.parametrize("form", ["additive", "convex"])
 def test_transport_on_both_levels(tiny_clip, beta, form):
-    """Computes Eq. 4 to 8 from the features, with a plan for each image and class."""
+    """Computes Eq. 4 to 6 from the features, with a plan for each image and class."""
     model = align(tiny_clip, 2, 3, BETA=beta, BETA_FORM=form).eval()
     how = {"reg": 0.1, "tol": 1e-6, "max_iter": 500}
     with torch.no_grad():

@@ -128,7 +128,7 @@ class Family(Method):
         return self.prompt_learner() if max(self.point[:2]) else Contexts()
 
     def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 7).
+        """Return s (1 - d_jk), the transport distance between image j and class k (Eq. 4).
 
         1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.
         """
@@ -136,18 +136,18 @@ class Family(Method):
         if M < 2 and N < 2 and not beta:  # T = 1
             return super().logits(image, text)
         s = self.settings
-        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)  # Eq. 4
+        S = torch.einsum("bmd,nkd->bkmn", image.z, text.h)
         if s.BETA_FORM == "convex":  # appendix, Eq. 1
             S = beta + (1 - beta) * S
         if beta:
             S = S - beta * self.token_level(image, text)  # Eq. 6
         spread = 2 + beta * self.largest_distance
         solver = Sinkhorn(s.LAMBDA, s.SINKHORN_TOL, s.SINKHORN_MAX_ITER, spread=spread)
-        T = solver(1 - S.detach()).plan  # Eq. 7
+        T = solver(1 - S.detach()).plan  # Eq. 4
         return self.logit_scale * (T * S).sum((-2, -1))
 
     def token_level(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
-        """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5, 8)."""
+        """Return d = <T, C>, (B, K, M, N), with C[p, l] = 1 - cos(r[p], s[l]) (Eq. 5)."""
         return token_distances(self.token_problems(image, text))
 
     def token_plan(self, C: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -170,7 +170,7 @@ class ALIGN(Family):
     """M visual and N textual prompts, compared by transport between prompts and between tokens.
 
     Visual prompts are projections of the textual ones (as in MaPLe). An image is classified by the
-    transport distance between its M prompted views and the N prompts of a class (Eq. 7). The cost
+    transport distance between its M prompted views and the N prompts of a class (Eq. 4). The cost
     of this transport contains the transport distance between patches and words (Eq. 6).
     docs/methods.md, section 5, says how prompts start. What the published code computes is the
     method MMP. REGULARIZERS adds terms of newer methods that keep the prompted features close to

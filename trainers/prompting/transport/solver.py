@@ -13,7 +13,7 @@ and Sinkhorn's iteration (Algorithm 1) finds the scalings:
     v = b / w
 
 ALIGN solves such problems between the tokens of each pair of prompts, and again between the prompts
-(Eq. 4-8; docs/methods.md, section 3).
+(Eq. 4 and 5; docs/methods.md, section 3).
 
 Shapes in code: n is the flattened batch, and columns come before rows, because products along rows
 are several times as fast. C, K and T are (n, L, P); a and u (n, 1, P); b, v and w (n, 1, L). x are

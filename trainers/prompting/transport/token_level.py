@@ -1,6 +1,6 @@
 """Token-level transport distances of every image, class and pair of prompts.
 
-They are part of ALIGN's cost, arXiv:2309.13847, Eq. 6 (docs/methods.md, section 3).
+They are part of ALIGN's cost: arXiv:2309.13847, Eq. 5 (docs/methods.md, section 3).
 """
 
 from torch import Tensor
