@@ -22,6 +22,8 @@ class Transfer(Protocol):
         Rule("*", "CoOp", ANY, "vit_b16_ep50_ctxv1"),
         Rule("*", "CoCoOp", ANY, "vit_b16_c4_ep10_batch1_ctxv1"),
         Rule("*", "MaPLe", ANY, "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
+        Rule("*", "IVLP", ANY, "vit_b16_c2_ep5_batch4_2+2ctx"),
+        Rule("*", "VPT", ANY, "vit_b16_c2_ep5_batch4_4"),
         Rule("*", "PLOT ProGrad", ANY, "vit_b16_ep50"),
         Rule("*", "KgCoOp TCP", ANY, "vit_b16_ep100_ctxv1"),
         Rule("*", "PromptSRC", ANY, "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets"),

@@ -59,8 +59,11 @@ PUBLISHED = {
     ("cross_dataset", "imagenet", "ALIGN"): (4, 0.0026, [2] * 5),
     ("cross_dataset", "imagenet", "CoOp"): (32, 0.002, [50] * 5),
     ("cross_dataset", "imagenet", "CoCoOp"): (1, 0.002, [10] * 5),
+    ("cross_dataset", "imagenet", "IVLP"): (4, 0.0035, [5] * 5),
+    ("cross_dataset", "imagenet", "VPT"): (4, 0.0025, [5] * 5),
     ("domain_generalization", "imagenet", "ALIGN"): (4, 0.0026, [2] * 5),
     ("domain_generalization", "imagenet", "MaPLe"): (4, 0.0026, [2] * 5),
+    ("base2new", "dtd", "IVLP"): (4, 0.0035, [5] * 5),
     ("base2new", "dtd", "KgCoOp"): (128, 0.002, [100] * 5),
     ("few_shot", "dtd", "KgCoOp"): (128, 0.002, [100] * 5),
     ("base2new", "dtd", "ProGrad"): (32, 0.002, [100] * 5),
@@ -86,6 +89,16 @@ def test_published_hyper_parameters_are_chosen_by_protocol_and_shots(case):
         keys = keys_on(dataset, config_of(protocol, method, dataset, shots), shots)
         assert keys["OPTIM.MAX_EPOCH"] == number
         assert (keys["DATALOADER.TRAIN_X.BATCH_SIZE"], keys["OPTIM.LR"]) == (batch, rate)
+
+
+@pytest.mark.parametrize("method", ["ALIGN", "MMP", "MaPLe", "UPT", "IVLP", "VPT"])
+def test_depths_are_those_of_maples_repository(method):
+    """The paper's Table B.2 has no depth, and leaves to MaPLe what it does not list."""
+    deep = method in ("IVLP", "VPT")
+    for protocol, depth in (("base2new", 9), ("cross_dataset", 3)):
+        keys = read_keys(config_of(protocol, method, "imagenet", 16))
+        depths = {value for key, value in keys.items() if "DEPTH" in key}
+        assert depths == {12 if deep else depth}
 
 
 def test_coprompt_transfers_at_the_depth_of_its_source():
