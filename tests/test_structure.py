@@ -97,7 +97,8 @@ PACKAGES = {
     "encoders": "backbones errors node transport",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors storage transport",
-    "method": "beyond encoders errors node prompts storage transport",
+    "contract": "encoders errors",
+    "method": "beyond contract encoders errors node prompts storage transport",
     "regularizers": "errors method teacher",
     "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
     "storage teacher transport views",
@@ -105,8 +106,8 @@ PACKAGES = {
     "running": "backbones encoders errors",
     "step": "errors method running",
     "trainer": "backbones embedded encoders errors method methods node record running step storage",
-    "use": "backbones dassl_parts encoders errors method plugins prompts running storage teacher "
-    "trainer",
+    "use": "backbones contract dassl_parts encoders errors method plugins prompts running storage "
+    "teacher trainer",
 }
 OF_DASSL = {"trainer", "use"}  # the only ones that know Dassl and its cfg
 AROUND = {"dassl", "yacs", "benchmark", "recipe", "train", "datasets"}

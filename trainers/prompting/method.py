@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import node as nodes
-from .encoders.added import NONE, SIDES, Additions, blocks_of, check_added
+from .contract import ENCODERS, check_built, check_class
+from .encoders.added import NONE, Additions
+from .encoders.kept import KeptText
 from .encoders.sentences import check_names, write_sentences
 from .encoders.sides import features_width
 from .encoders.templates import ZERO_SHOT, template_of
@@ -31,7 +33,6 @@ from .transport.precision import no_autocast
 METHODS: dict[str, type["Method"]] = {}
 Images = torch.Tensor | Sequence[torch.Tensor]  # one view, or several
 Scale = Callable[[torch.Tensor], torch.Tensor]
-ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
 OF_CLASS_NAMES = ("token_prefix", "token_suffix")  # buffers in public checkpoints
 CHUNK_BYTES = 256 << 20
 
@@ -209,9 +210,11 @@ class Method(PublicFiles, nn.Module):
         scale, bias = clip_model.logit_scale.detach().exp(), getattr(clip_model, "logit_bias", None)
         self.register_buffer("logit_scale", scale, persistent=False)
         self.register_buffer("logit_bias", bias if bias is None else bias.detach(), False)
-        self._kept: tuple[tuple[object, ...], TextFeatures] | None = None
+        self._kept = KeptText()
         self.build(clip_model, classnames, dataset)
-        self._check_built(clip_model)
+        check_built(self, clip_model)
+        self._thawed = any(p.requires_grad for p in self.text_encoder.parameters())  # of a copy
+        self._fixed = {name for name, p in self.own_parameters() if not p.requires_grad}
         self.class_buffers = state.digests_by_class(self.own_state(), self.num_classes)
 
     # ------------------------------------------------------------------ what a method may define
@@ -255,23 +258,16 @@ class Method(PublicFiles, nn.Module):
     def text_features(self, contexts: Contexts) -> TextFeatures:
         """Return the features of the K classes.
 
-        They are kept until something changes that they depend on, unless they carry a gradient. In
+        They are kept until what enters the encoder changes, unless they carry a gradient. In
         training only those are kept in which nothing is learned: there may be dropout.
         """
         added = self.blocks("text")
-        inside = bool(contexts.text or added) or contexts.inserted is not None
+        inside = bool(contexts.text or added) or contexts.inserted is not None or self._thawed
         training = inside and (torch.is_grad_enabled() or self.training)
-        if training and any(p.requires_grad for _, p in self._named_learned()):
-            self._kept = None
+        if training and any(p.requires_grad for _, p in self.own_parameters()):
+            self._kept.forget()
             return self.text_encoder(contexts.text, contexts.inserted, added)
-        values: list[torch.Tensor] = [*self.text_encoder.parameters()]
-        values += [*self.learned().values(), *self._tensors()] if inside else []
-        key = tuple((_place(x), x._version, x.device) for x in values)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # so that training can read it
-                found = self.text_encoder(contexts.text, contexts.inserted, added)
-            self._kept = key, found
-        return self._kept[1]
+        return self._kept.features(self.text_encoder, contexts.text, contexts.inserted, added)
 
     def logits(self, image: ImageFeatures, text: TextFeatures) -> torch.Tensor:
         """Return logits (B, K) of features in float32: by default s cos(z, h), s the scale."""
@@ -509,28 +505,6 @@ class Method(PublicFiles, nn.Module):
         """
         return self.text_features(self.contexts())
 
-    def _check_built(self, clip_model: Any) -> None:
-        """Refuse additions that do not fit, learned tensors of CLIP itself, and names given twice.
-
-        Raises:
-            UserError: says which, and where.
-        """
-        name = type(self).__name__
-        for side in SIDES:
-            if added := self.blocks(side):
-                check_added(name, side, added, blocks_of(clip_model, side))
-        frozen = {id(p) for p in clip_model.parameters()}
-        taken = [own for own, p in self._named_learned() if id(p) in frozen]
-        taken += [own for own, p in clip_model.named_parameters() if p.requires_grad]
-        need(
-            not taken,
-            f"{name} would train '{taken and taken[0]}', a parameter of CLIP itself: learn an "
-            "addition to it instead (`blocks`)",
-        )
-        names = [self.public_name(own) for own, _ in self._named_learned()]
-        twice = {public for public in names if names.count(public) > 1}
-        need(not twice, f"{name} has two parameters that checkpoints call {', '.join(twice)}")
-
     # ------------------------------------------------------------------ what is learned, and saved
 
     @classmethod
@@ -538,19 +512,20 @@ class Method(PublicFiles, nn.Module):
         """Return the full dotted name in a cfg of a key of the node."""
         return cls.outside.get(key, f"TRAINER.{cls.node}.{key}")
 
-    def _named_learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters but those of CLIP, which checkpoints hold, with their names."""
         yield from self.named_parameters(recurse=False)
         for name, module in self.named_children():
             if name not in ENCODERS:
                 yield from module.named_parameters(name)
 
     def learned(self) -> dict[str, nn.Parameter]:
-        """Return what the method learns, by name: all parameters but those of CLIP."""
-        return dict(self._named_learned())
+        """Return what the method learns, by name: its parameters that `build` has not frozen."""
+        return {name: p for name, p in self.own_parameters() if name not in self._fixed}
 
     def public_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is learned under the names of public whole-model checkpoints."""
-        return {self.public_name(name): p for name, p in self._named_learned()}
+        """Return all own parameters under the names of public whole-model checkpoints."""
+        return {self.public_name(name): p for name, p in self.own_parameters()}
 
     def public_state_dict(self) -> dict[str, torch.Tensor]:
         """Return what is learned, with the names and shapes of public checkpoints."""
@@ -592,9 +567,6 @@ class Method(PublicFiles, nn.Module):
             if name not in ENCODERS:
                 module.state_dict(destination=found, prefix=f"{name}.", keep_vars=True)
         return {name: x for name, x in found.items() if not isinstance(x, nn.Parameter)}
-
-    def _tensors(self) -> list[torch.Tensor]:
-        return [value for value in self.own_state().values() if torch.is_tensor(value)]
 
     def load_own_state(self, state_dict: Mapping[str, torch.Tensor]) -> None:
         """Load what `own_state` returned.
@@ -654,16 +626,12 @@ def numbers(names: Sequence[str]) -> dict[str, int]:
     return {name: k for k, name in reversed([*enumerate(names)])}
 
 
-def _place(tensor: torch.Tensor) -> int:
-    """Return where a tensor's values are; of a sparse one, which tensor it is."""
-    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
-
-
 def register(cls: type[Method]) -> type[Method]:
     """Add a method to the registry, under the name of its class.
 
     Raises:
-        UserError: another method has the same name, or its `Settings` is not a dataclass.
+        UserError: another method has the same name, or its `Settings` is not a dataclass, or as
+            `check_class`.
 
     Examples:
         >>> from trainers.prompting.methods.coop import CoOp
@@ -686,6 +654,7 @@ def register(cls: type[Method]) -> type[Method]:
             f"`Settings` of {name} is not a dataclass: put @dataclass(frozen=True) above it, and "
             "@register above the method"
         )
+    check_class(cls, Method)
     METHODS[name] = cls
     return cls
 

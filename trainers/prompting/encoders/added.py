@@ -92,6 +92,11 @@ class Added(NamedTuple):
     before: nn.Module | None = None
     norms: Mapping[str, nn.Module] = {}
 
+    def modules(self) -> dict[str, nn.Module]:
+        """Return all that is added but tokens, by name."""
+        places = {"beside": self.beside, "before": self.before, **self.weights, **self.norms}
+        return {name: module for name, module in places.items() if module is not None}
+
     @property
     def is_random(self) -> bool:
         """True if computing it twice may need the same random numbers."""
@@ -236,5 +241,11 @@ def check_added(name: str, side: str, added: Additions, blocks: Sequence[Any]) -
         for key, update in here.weights.items():
             need(key in MATRICES, f"updates '{key}' of {place}: name one of {', '.join(MATRICES)}")
             wanted = MATRICES[key] * W, W * (4 if key == "fc" else 1)
+            whole = hasattr(update, "w_lora_A") and hasattr(update, "w_lora_B")
+            need(
+                whole,
+                f"updates '{key}' of {place} by a {type(update).__name__} without `w_lora_A` and "
+                "`w_lora_B`: call `super().__init__` of LowRank, and keep the update in both",
+            )
             found = update.w_lora_A.shape[1], update.w_lora_B.shape[0]
             need(found == wanted, f"updates '{key}' of {place} by {found}, but it has {wanted}")

@@ -88,10 +88,12 @@ def _mlp(block, x, added: Added) -> torch.Tensor:
     if not {"fc", "proj"}.isdisjoint(added.weights):
         hidden = block.mlp.gelu(product(up, x, added.weights.get("fc")))
         return product(down, hidden, added.weights.get("proj"))
-    if type(block.mlp.gelu).__name__ != "QuickGELU":  # by name: checkouts have copies of the class
+    weights = up.weight, up.bias, down.weight, down.bias
+    other = type(block.mlp.gelu).__name__ != "QuickGELU"  # checkouts have copies of the class
+    if other or any(w.requires_grad for w in weights):  # of a copy that a method trains
         out: torch.Tensor = block.mlp(x)
         return out
-    return FrozenMLP.apply(x, up.weight, up.bias, down.weight, down.bias)
+    return FrozenMLP.apply(x, *weights)
 
 
 class FrozenMLP(torch.autograd.Function):

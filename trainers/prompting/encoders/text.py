@@ -161,8 +161,10 @@ class TextEncoder(nn.Module):
             return self._whole()
         layout, first = self.layout, 0
         fixed = torch.is_grad_enabled() and not contexts and inserted is None
-        if fixed and (first := min(added, default=0)):
-            shared, suffix = self._constant(first)
+        kept = self._constant(min(added, default=0)) if fixed else None
+        if kept is not None:
+            first = min(added)
+            shared, suffix = kept
         else:
             before = added.get(0, NOTHING).before
             shared, suffix = self._embed(contexts[0] if contexts else None, before)
@@ -229,13 +231,16 @@ class TextEncoder(nn.Module):
         return TextFeatures(F.normalize(raw, dim=-1), raw)
 
     @torch.no_grad()
-    def _constant(self, first: int) -> Sequence[torch.Tensor]:
-        """Return the states at the entry of a block before which nothing is trained.
+    def _constant(self, first: int) -> Sequence[torch.Tensor] | None:
+        """Return the states at the entry of a block before which nothing is trained, or None.
 
         They are kept from step to step, and recomputed if the weights, their type or their device
         change.
         """
-        key = first, *((p.data_ptr(), p._version, p.device) for p in self.parameters())
+        weights = [*self.parameters()] if first else []
+        if not weights or any(p.requires_grad for p in weights):  # of a copy that is trained
+            return None
+        key = first, *((p.data_ptr(), p._version, p.device) for p in weights)
         if self._kept is None or self._kept[0] != key:
             states = self._embed(None, None)
             for i in range(first):

@@ -424,7 +424,7 @@ class PromptTrainer(TrainerX):
             self.untrained = False
             print("No --model-dir is given: the prompts keep their initial values")
             return
-        if not (self.method.learned() or self.method.own_state()):
+        if not (self.method.public_parameters() or self.method.own_state()):
             return
         checkpoint = None
         if epoch is None and not os.path.isdir(self._folder(directory)):

@@ -8,10 +8,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..contract import ENCODERS
 from ..encoders.added import merge, without_updates
 from ..encoders.text import TextFeatures
 from ..errors import UserError
-from ..method import ENCODERS, Method
+from ..method import Method
 from ..prompts import Contexts
 from ..teacher import Teacher
 

@@ -1,0 +1,180 @@
+"""What a method must keep to, checked once: mistakes of its author that would pass without a word.
+
+`check_class` looks at a class that is registered, `check_built` at a method that has been built.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from .encoders.added import SIDES, Added, blocks_of, check_added
+from .errors import need
+
+ENCODERS = ("text_encoder", "image_encoder")  # sub-modules of a method that hold the frozen CLIP
+NEAR = 0.85  # how much a name must look like that of a hook to be a misspelling of it
+TENSORS = ("_parameters", "_buffers", "_modules")  # of a module, by name
+POSITIONS = 3  # of the random states that a module is tried on
+ROUNDING = 1e-3  # largest difference, relative to the largest value
+
+
+def check_class(cls: type, base: type) -> None:
+    """Refuse names in the bodies of a class and its bases that are near those of hooks.
+
+    Args:
+        cls: the class of a method.
+        base: `Method`.
+
+    Raises:
+        UserError: it has such a name, overrides `forward`, or has no `node`.
+    """
+    own = [kind for kind in cls.__mro__ if issubclass(kind, base) and kind is not base]
+    known = {name for kind in base.__mro__[:-1] for name in (*vars(kind), *_annotated(kind))}
+    hooks = [name for name in known - set(dir(nn.Module)) if not name.startswith("_")]
+    for kind in own:
+        for name in vars(kind):
+            if name in known or name.startswith("_"):
+                continue
+            for meant in get_close_matches(name, hooks, n=1, cutoff=NEAR):
+                need(
+                    False,
+                    f"{kind.__name__} defines `{name}`, which nothing reads: write `{meant}` if "
+                    "you mean that, or choose a name that is less like it",
+                )
+        need(
+            "forward" not in vars(kind),
+            f"{kind.__name__} overrides `forward`, which no training calls: override `output`, or "
+            "one of the functions that it calls (`contexts`, `image_features`, `text_features`, "
+            "`logits`)",
+        )
+    need(
+        isinstance(getattr(cls, "node", None), str),
+        f'{cls.__name__} has no `node`: write node = "{cls.__name__.upper()}" in the class, the '
+        "name below TRAINER of its keys",
+    )
+
+
+def _annotated(kind: type) -> Mapping[str, object]:
+    return vars(kind).get("__annotations__", {})
+
+
+def check_built(method: Any, clip_model: Any) -> None:
+    """Refuse additions that do not fit, what would be trained by mistake, and names given twice.
+
+    Args:
+        method: a `Method` after its `build`.
+        clip_model: the CLIP that it was built from.
+
+    Raises:
+        UserError: says which, and where.
+    """
+    name = type(method).__name__
+    for side in SIDES:
+        if added := method.blocks(side):
+            layers = blocks_of(clip_model, side)
+            check_added(name, side, added, layers)
+            for i, here in added.items():
+                place = f"{name} at block {i} of the {side} encoder"
+                _check_positions(place, here, layers[i].attn.embed_dim)
+    frozen = {id(p) for p in clip_model.parameters()}
+    own = dict(method.own_parameters())
+    taken = [place for place, p in own.items() if id(p) in frozen]
+    taken += [place for place, p in clip_model.named_parameters() if p.requires_grad]
+    need(
+        not taken,
+        f"{name} would train '{taken and taken[0]}', a parameter of CLIP itself: learn an "
+        "addition to it instead (`blocks`)",
+    )
+    for place, module in method.named_modules():
+        whole = hasattr(module, "visual") and hasattr(module, "token_embedding")
+        need(
+            not (whole and any(p.requires_grad for p in module.parameters())),
+            f"{name} would train '{place}', a whole CLIP: make it a frozen one, "
+            "Teacher(clip_model, classnames, templates)",
+        )
+    check_registered(method)
+    names = [method.public_name(place) for place in own]
+    twice = {public for public in names if names.count(public) > 1}
+    need(not twice, f"{name} has two parameters that checkpoints call {', '.join(twice)}")
+
+
+def check_registered(method: Any) -> None:
+    """Refuse tensors that learn but are no parameters of a method, which nothing would train.
+
+    Raises:
+        UserError: an attribute, a list, tuple or dict holds such a tensor, or an encoder.
+    """
+    own = {id(p) for _, p in method.own_parameters()}
+    for place, value in _reached(method):
+        need(
+            id(value) in own or not (value.requires_grad and value.is_leaf),
+            f"{type(method).__name__} keeps a tensor that requires a gradient in '{place}', where "
+            "nothing trains or saves it: make it a parameter (nn.Parameter, nn.ParameterList, "
+            "nn.ModuleList, nn.ModuleDict) in `build`, or freeze it with requires_grad_(False)",
+        )
+
+
+def _reached(method: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors below a method with their places, without descending into functions."""
+    queue: list[tuple[str, Any]] = [("", method)]  # it grows, and so keeps ids from being reused
+    queue += [(f"blocks('{side}')", method.blocks(side)) for side in SIDES]
+    seen: set[int] = set()
+    for place, value in queue:
+        if isinstance(value, torch.Tensor):
+            yield place, value
+            continue
+        if id(value) in seen or isinstance(value, str | type | FunctionType | ModuleType):
+            continue
+        seen.add(id(value))
+        if place in ENCODERS:  # of CLIP, with long sentences
+            queue += [(f"{place}.{name}", p) for name, p in value.named_parameters()]
+            continue
+        inside: Iterable[tuple[object, object]] = getattr(value, "__dict__", {}).items()
+        if isinstance(value, Mapping):
+            inside = value.items()
+        elif isinstance(value, list | tuple | set):
+            inside = enumerate(value)
+        for key, found in inside:
+            here = place if key in TENSORS else f"{place}.{key}".lstrip(".")
+            queue.append((here, found))
+
+
+def _check_positions(where: str, here: Added, W: int) -> None:
+    """Refuse a module of an addition whose output at a position depends on other positions."""
+    for name, module in here._replace(weights={}).modules().items():
+        if any(p.is_meta for p in module.parameters()):
+            continue
+        apart = _mixing(module, W, inputs=2 if name == "beside" else 1)
+        need(
+            apart <= ROUNDING,
+            f"{where} has '{name}', whose output at a position depends on other positions (off by "
+            f"{apart:.1g}), but only some of them are computed: use layers that treat each "
+            "position for itself, such as nn.Linear",
+        )
+
+
+@torch.no_grad()
+def _mixing(module: nn.Module, W: int, inputs: int) -> float:
+    """Return how far outputs of a module, whole and by position, are apart, with random weights.
+
+    Its own weights may be 0 at first.
+    """
+    random = torch.Generator().manual_seed(0)
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    tensors = dict(module.named_parameters())
+    drawn = {name: torch.randn(p.shape, generator=random).to(p) for name, p in tensors.items()}
+    like = next(iter(tensors.values()), torch.empty(0))
+    states = [torch.randn(1, POSITIONS, W, generator=random).to(like) for _ in range(inputs)]
+    whole = functional_call(module, drawn, tuple(states))
+    each = [
+        functional_call(module, drawn, tuple(x[:, i : i + 1] for x in states))
+        for i in range(POSITIONS)
+    ]
+    for part, mode in training.items():
+        part.training = mode
+    return float((whole - torch.cat(each, 1)).abs().max() / whole.abs().max().clamp_min(1e-30))
