@@ -90,7 +90,7 @@ def check_built(method: Any, clip_model: Any) -> None:
         "addition to it instead (`blocks`)",
     )
     for place, module in method.named_modules():
-        whole = hasattr(module, "visual") and hasattr(module, "token_embedding")
+        whole = hasattr(module, "visual") and hasattr(module, "logit_scale")
         need(
             not (whole and any(p.requires_grad for p in module.parameters())),
             f"{name} would train '{place}', a whole CLIP: make it a frozen one, "
