@@ -64,6 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--eval-only", action="store_true", help="evaluate a run, without training")
     parser.add_argument("--model-dir", default="", help="folder of the run to evaluate")
     parser.add_argument("--load-epoch", type=int, help="its epoch (default: the best, or the last)")
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="if the output folder has a training of other code, rename it and begin anew",
+    )
+    parser.add_argument(
+        "--accept-edited", action="store_true",
+        help="resume a training although its code was edited since; tables say so",
+    )  # fmt: skip
     parser.add_argument("--no-train", action="store_true", help="build data and model, then stop")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, e.g. OPTIM.LR 0.01"
@@ -82,6 +91,10 @@ def check_flags(args) -> None:
     """Raise a UserError if flags contradict each other, or one has swallowed KEY VALUE pairs."""
     if (args.model_dir or args.load_epoch is not None) and not (args.eval_only or args.no_train):
         raise UserError("--model-dir and --load-epoch are for --eval-only: add it, or omit them")
+    if (args.redo or args.accept_edited) and (args.eval_only or args.no_train):
+        raise UserError("--redo and --accept-edited are for trainings: leave them out")
+    if args.redo and args.resume:
+        raise UserError("--redo begins anew and --resume continues: leave one of them out")
     for name in ("source_domains", "target_domains", "transforms"):
         for value in getattr(args, name) or ():
             if KEY.fullmatch(value):

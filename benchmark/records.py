@@ -195,9 +195,13 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
         ["beyond"],
     ),
+    "a list of texts": (
+        lambda value: isinstance(value, list) and all(isinstance(of, str) for of in value),
+        ["edited"],
+    ),
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
-        _each(lambda version: isinstance(version, str | int | None)), ["versions"],
+        _each(lambda version: isinstance(version, str | int | None)), ["versions", "source"],
     ),
 }  # fmt: skip
 

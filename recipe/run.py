@@ -1,6 +1,5 @@
 """Do one run: folder, log, seed, training or evaluation, results, exit code."""
 
-import json
 import os
 import shlex
 import sys
@@ -12,23 +11,16 @@ from dassl.engine import build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
 
 from trainers.prompting.errors import UserError, no_exit, printable
-from trainers.prompting.method import METHODS
+from trainers.prompting.plugins import source_of
 from trainers.prompting.record.results import remove_results, write_results
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
-from trainers.prompting.storage.files import read_json, write_whole
-from trainers.prompting.trainer.settings import (
-    begun_otherwise,
-    differing_keys,
-    no_settings,
-    settings_of,
-)
 
+from .begun import check_begun, note_begun, redo
 from .configs import prompts_for
 from .folder import output_folder
 from .settings import changed, shown
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGUN = "begun.json"  # the settings of a training by a trainer of other code
 
 
 def do_run(cfg, args) -> None:
@@ -42,13 +34,18 @@ def do_run(cfg, args) -> None:
             f"--output-dir is the folder of --model-dir, '{args.model_dir}', where the evaluation "
             "would replace what the training has written: give another --output-dir"
         )
+    trains = not (args.eval_only or args.no_train)
+    if args.redo:
+        redo(cfg)
     with output_folder(Path(cfg.OUTPUT_DIR)):
+        edited = check_begun(cfg, args.accept_edited) if trains else []
         setup_run(cfg)
-        if not (args.eval_only or args.no_train or cfg.TRAINER.NAME in METHODS):
-            check_begun(cfg)
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data
+        trainer.source, trainer.edited = source_of(getattr(trainer, "kind", type(trainer))), edited
+        if trains and getattr(trainer, "num_trained", True):
+            note_begun(cfg, trainer)
         train_or_evaluate(trainer, args)
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
@@ -72,21 +69,6 @@ def setup_run(cfg) -> None:
     log = sys.stdout.file  # type: ignore[union-attr]  # of setup_logger
     print(f"Settings that differ from the defaults (all are in '{log.name}'):\n{changed(cfg)}\n")
     print(f"Config:\n{shown(cfg)}\n\nEnvironment:\n{collect_env_info()}\n", file=log)
-
-
-def check_begun(cfg) -> None:
-    """Keep the settings of a training whose checkpoints lack them: of a trainer of other code.
-
-    Raises:
-        UserError: the run would resume one that was begun with other settings.
-    """
-    folder, now = Path(cfg.RESUME or cfg.OUTPUT_DIR), settings_of(cfg)
-    if any(folder.glob("*/checkpoint")):
-        if not (folder / BEGUN).exists():
-            no_settings(folder)
-        elif keys := differing_keys(read_json(folder / BEGUN, "delete that folder"), now):
-            raise begun_otherwise(folder, f"settings ({keys})")
-    write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(now, indent=1) + "\n")
 
 
 def train_or_evaluate(trainer, args) -> None:

@@ -8,9 +8,9 @@ from dassl.engine import TRAINER_REGISTRY
 from tiny import run
 
 from benchmark.__main__ import main
-from recipe.run import BEGUN
 from trainers.prompting import plugins
 from trainers.prompting.method import METHODS
+from trainers.prompting.storage.source import BEGUN
 
 TOY = (Path(__file__).parent / "dassl" / "toy_trainer.py").read_text()
 PAIRS = ["INPUT.SIZE", "(8, 8)", "MODEL.BACKBONE.NAME", "toy"]

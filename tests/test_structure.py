@@ -102,7 +102,7 @@ PACKAGES = {
     "regularizers": "errors method teacher",
     "methods": "averaging backbones beyond encoders errors method node prompts regularizers "
     "storage teacher transport views",
-    "plugins": "errors method methods",
+    "plugins": "errors method methods storage",
     "running": "backbones encoders errors",
     "step": "errors method running",
     "trainer": "backbones embedded encoders errors method methods node record running step storage",

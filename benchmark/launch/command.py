@@ -24,6 +24,7 @@ from .progress import Progress
 from .slurm import site
 from .slurm.executor import Slurm
 from .slurm.queue import requeue
+from .sources import settle
 from .start import INTERRUPTS
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.\w+)*")  # also TRAINER.CoPrompt.N_CTX
@@ -93,6 +94,8 @@ def launch(
         if not args.dry_run:
             before(engine)
         engine = read()  # again: jobs may have ended during the checks
+    if not args.dry_run:
+        settle(engine.accepted, filter(engine.todo.__contains__, engine.aside))
     if local is None:
         done = in_jobs(protocol, engine, args, argv)
         return conclude(protocol, engine, args.output) if done else 0
@@ -123,6 +126,8 @@ def planned(protocol: Protocol, args: argparse.Namespace) -> tuple[list[Run], Se
         root=Path(os.path.abspath(args.root)) if args.root else None,
         backbone=args.backbone,
         plugins=args.plugins,
+        redo=args.redo,
+        accept_edited=args.accept_edited,
         opts=args.opts + other_sets(args.ood, runs),
     )
     settings.check_own_images({run.dataset for run in runs})
@@ -238,6 +243,8 @@ def build_parser(protocol: Protocol) -> Parser:
         type=from_one,
         help="number of runs at once (default: one for each GPU, or for each core up to four)",
     )
+    add("--redo", action="store_true", help="do runs of other code anew, in place of the old ones")
+    add("--accept-edited", action="store_true", help="keep runs of other code, with a note")
     add("--dry-run", action="store_true", help="only print the commands, or Slurm's scripts")
     add(
         "--only",

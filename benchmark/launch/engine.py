@@ -11,6 +11,7 @@ from statistics import mean
 
 from recipe.configs import prompts_for, read_pairs
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.source import other_source
 from trainers.prompting.trainer.by_run import for_run
 
 from .. import records
@@ -19,6 +20,7 @@ from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, 
 from ..records import RESULTS, BadResult, Outcome
 from .child import Child, last_command
 from .data import IMAGES, fingerprint, other_clip, other_data
+from .sources import accepted, begun, edited_since
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Settings:
     backbone: str | None = None
     plugins: tuple[str, ...] = ()
     opts: tuple[str, ...] = ()
+    redo: bool = False
+    accept_edited: bool = False
 
     def asked(self, run: Run) -> dict:
         """Return the values that the config in the run's record must have, by dotted key."""
@@ -89,6 +93,7 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
         words += ["--eval-only"]
     if resume:
         words += ["--resume", run.folder]
+        words += ["--accept-edited"] * settings.accept_edited
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 
@@ -100,8 +105,13 @@ class Engine:
     unfinished run resumes from its checkpoint if the same command wrote it, else it starts anew. A
     failed run stops only those that need it. An executor (`Local` or `Slurm`) does the runs.
 
+    Attributes:
+        aside: the runs whose folders `--redo` renames: they are of other code.
+        accepted: records of finished runs of other code, which `--accept-edited` keeps.
+
     Raises:
-        UserError: the folder of a run has the record of a run with other settings.
+        UserError: the folder of a run has the record of a run with other settings, or of other
+            code without one of these options.
     """
 
     def __init__(self, runs: list[Run], settings: Settings):
@@ -109,6 +119,8 @@ class Engine:
         self.settings = settings
         self.outcomes: dict[Run, Outcome] = {}
         self.todo: dict[Run, None] = {}  # in order
+        self.aside: list[Run] = []
+        self.accepted: dict[Run, dict] = {}
         self.notes: list[str] = []
         self._durations: dict[tuple, list[float]] = defaultdict(list)
         self._fingerprint = functools.cache(fingerprint)
@@ -127,10 +139,13 @@ class Engine:
         except BadResult as error:
             self.notes.append(f"{error}: the run counts as unfinished")
             result = None
-        if run.needs in self.todo or result is None:
+        if result is None:
+            if self.resumes(run):
+                self._edited(run, begun(run.folder))
             self.todo[run] = None
             return
-        why = self._misfit(run, result)
+        needed = run.needs in self.todo
+        why = None if needed else self._misfit(run, result)
         if why:
             own = dataset_name(run.dataset) == IMAGES
             raise UserError(
@@ -139,7 +154,26 @@ class Engine:
                 + self._offer(why)
                 + "choose another --output, or remove that folder"
             )
+        files = [] if needed and not self.settings.redo else self._edited(run, result)
+        if needed or run in self.aside:
+            self.todo[run] = None
+            return
+        if files:
+            result = self.accepted[run] = accepted(result, files, self.settings.plugins)
         self.finish(Outcome(run, result))
+
+    def _edited(self, run: Run, record: dict) -> list[str]:
+        """Return the files of the code of a run that were edited since, if an option allows it.
+
+        Raises:
+            UserError: no option does.
+        """
+        files = edited_since(record, self.settings.plugins)
+        if files and self.settings.redo:
+            self.aside.append(run)
+        elif files and not self.settings.accept_edited:
+            raise other_source(run.folder, files)
+        return files
 
     def _offer(self, why: str) -> str:
         """Return an advice for a record that differs in a KEY VALUE pair of the command."""
@@ -158,7 +192,8 @@ class Engine:
 
     def resumes(self, run: Run) -> bool:
         """Return True if the run resumes from a checkpoint in its folder."""
-        if run.eval_only or not any(run.folder.glob("*/checkpoint")):
+        begun = any(run.folder.glob("*/checkpoint"))
+        if run.eval_only or run in self.aside or not begun:
             return False
         return last_command(run) in (None, self.said(run))
 

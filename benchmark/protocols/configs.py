@@ -1,7 +1,6 @@
 """Find and read the config files of data sets and trainers, and choose the one of a run."""
 
 import hashlib
-import importlib.util
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from recipe.configs import read_keys
 from trainers.prompting.errors import UserError, check_name, nearest
+from trainers.prompting.storage.source import plugin_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -171,22 +171,6 @@ def only_file(folder: Path) -> Path:
             "file, or a folder with one file in METHOD/"
         )
     return files[0].absolute()
-
-
-def plugin_folder(name: str) -> Path | None:
-    """Return the folder that holds a plug-in (a Python file or a module); None if it is not found.
-
-    A module is located without importing it; only the packages around it are imported.
-    """
-    if name.endswith(".py"):
-        return Path(name).absolute().parent
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # train.py reports the error
-        return None
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).absolute().parent
 
 
 def keys_in(path: Path) -> dict[str, object]:

@@ -90,6 +90,8 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs["rank"] = [ranks[key[-1]] for key in order]
     runs = runs.iloc[sorted(range(len(runs)), key=order.__getitem__)].reset_index(drop=True)
     runs["line"] = runs.groupby(LINE, sort=False).ngroup()
+    edited = runs.groupby("line")["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
+    runs["edited"] = runs["line"].map(edited)
     marks = runs.groupby("line")["beyond"].agg(lambda lists: published.in_order(sum(lists, [])))
     runs["beyond"] = runs["line"].map(marks)
     # the same settings in another folder, as of --vary, are the same run
@@ -126,6 +128,7 @@ def _facts(outcome: Outcome) -> dict:
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": changed(outcome),
         "embedded": embedded(run.dataset), "beyond": result.get("beyond") or [],
+        "edited": result.get("edited") or [],
         "training": not run.eval_only, **costs(result),
         "classes": result.get(PER_CLASS) or {}, "metrics": metrics, "outcome": outcome,
     }  # fmt: skip

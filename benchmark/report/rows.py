@@ -128,10 +128,12 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     averages = averages.sort_values("rank", kind="stable").drop_duplicates([*MEAN, "column"])
     keys = [*zip(*(averages[key] for key in (*MEAN, "column")), strict=True)]
+    edited = targets.groupby(MEAN)["edited"].agg(lambda lists: sorted({*sum(lists, [])}))
     return averages.assign(
         mean=[numbers.get(key, float("nan")) for key in keys],
         complete=averages["count"] == averages["of"],
         problems=[problems[key] for key in keys],
+        edited=[edited[key[:-1]] for key in keys],
         comparable=[
             row.comparable
             and sets[row.group] == published.datasets(PROTOCOLS[row.protocol]) - {row.source}

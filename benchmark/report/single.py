@@ -156,6 +156,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Shots": _shots(record.get("shots")),
         "Training images": ", ".join(setting_texts(changed(outcome) or ())) or None,
         "Seed": record.get("seed"),
+        "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
         "Backbone": record.get("backbone"),
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),

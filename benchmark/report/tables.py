@@ -254,8 +254,9 @@ def _caption(rows: list[Any]) -> list[str]:
     first, protocol = rows[0], protocol_of(rows[0])
     averages = [row for row in rows if row.average]
     if first.average:
-        return [AVERAGE_H if "h" in protocol.columns else AVERAGE, *apart_note(averages)]
-    sentences = [spread_note(seeds_of(rows), first.interval)]
+        means = AVERAGE_H if "h" in protocol.columns else AVERAGE
+        return [means, *edited_note(rows), *apart_note(averages)]
+    sentences = [spread_note(seeds_of(rows), first.interval), *edited_note(rows)]
     if "h" in protocol.columns:
         sentences.append(EACH_H)
     if first.tried in protocol.variant_notes:
@@ -265,6 +266,12 @@ def _caption(rows: list[Any]) -> list[str]:
     if labels := ", ".join(filter(None, dict.fromkeys(row.label for row in rows))):
         sentences.append(f"Read from log.txt files: {labels}.")
     return sentences
+
+
+def edited_note(rows: Iterable[Any]) -> list[str]:
+    """Return a sentence on the methods whose code was edited after some of the runs, if any."""
+    said = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
+    return [f"Code edited after some runs had begun: {', '.join(said)}."] if said else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

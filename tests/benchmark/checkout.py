@@ -58,7 +58,8 @@ class Checkout:
         plugin = root / "trainers" / "prompting"  # only its light modules
         light = ["__init__.py", "beyond.py", "errors.py", "one_package.py"]
         light += ["record/metrics.py", "record/predictions.py"]
-        light += ["storage/files.py", "storage/records.py", "trainer/by_run.py"]
+        light += ["storage/files.py", "storage/records.py", "storage/source.py"]
+        light += ["trainer/by_run.py"]
         light += ["use/commands/arguments.py"]
         packages = ("embedded", "record", "storage", "trainer", "use", "use/commands")
         for name in (*light, *(f"{package}/__init__.py" for package in packages)):

@@ -7,13 +7,24 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import methods  # noqa: F401 (registers their names, which a plug-in must not take)
 from .errors import UserError
 from .method import METHODS
+from .storage.source import PACKAGE, digest, name_of
+
+
+class Plugin(NamedTuple):
+    """An imported plug-in: its folder, the modules before its import, and those that it added."""
+
+    folder: Path
+    before: frozenset[str]
+    added: frozenset[str]
+
 
 _loaded: set[str] = set()
+_plugins: list[Plugin] = []
 # The functions `extend_cfg` of plug-ins with trainers of Dassl: each adds their keys to a cfg.
 extenders: list[Callable[[Any], object]] = []
 
@@ -31,7 +42,7 @@ def load_plugins(names: Iterable[str]) -> None:
         place = os.path.abspath(name) if name.endswith(".py") else name
         if place in _loaded:
             continue
-        before, trainers = set(METHODS), _trainers()
+        before, trainers, modules = set(METHODS), _trainers(), frozenset(sys.modules)
         try:
             module = _import(name)
         except UserError:
@@ -61,7 +72,38 @@ def load_plugins(names: Iterable[str]) -> None:
                 "`@TRAINER_REGISTRY.register()` above a trainer"
             )
         _loaded.add(place)
+        folder = Path(sys.modules[module].__file__ or name).resolve().parent
+        _plugins.append(Plugin(folder, modules, frozenset(sys.modules) - modules | {module}))
         print(f"Plug-in '{name}': {', '.join(sorted(found))}", file=sys.stderr)
+
+
+def source_of(kind: type) -> dict[str, str]:
+    """Return the digests of the code of a method or trainer, by file (`storage.source`).
+
+    The files are those of the classes that it inherits from and those that its plug-ins have
+    imported from below their folders; installed packages do not count.
+    """
+    own = {cls.__module__ for cls in kind.__mro__}
+    ours = [plugin for plugin in _plugins if own & plugin.added]
+    files = {name: path for name in own if (path := _file(name))}
+    for plugin in ours:
+        others = frozenset[str]().union(*(of.added for of in _plugins if of is not plugin))
+        for name in sys.modules.keys() - plugin.before - others | plugin.added:
+            path = _file(name)
+            if path and path.is_relative_to(plugin.folder) and not path.is_relative_to(PACKAGE):
+                files[name] = path
+    folders = [plugin.folder for plugin in ours]
+    return {name_of(path, folders): digest(path) for _, path in sorted(files.items())}
+
+
+def _file(name: str) -> Path | None:
+    """Return the Python file of a module; None for one of Python, Dassl or an installed package."""
+    path = getattr(sys.modules.get(name), "__file__", None) or ""
+    if name.partition(".")[0] in {*sys.stdlib_module_names, "dassl"} or not path.endswith(".py"):
+        return None
+    found = Path(path).resolve()
+    installed = {"site-packages", "dist-packages"} & {*found.parts}
+    return None if installed and not found.is_relative_to(PACKAGE) else found
 
 
 def _trainers() -> set[str]:

@@ -77,6 +77,8 @@ def write_results(cfg, trainer) -> None:
         "config": cfg,
         "versions": versions(),
         "git": git_commit(),
+        "source": getattr(trainer, "source", None),
+        "edited": getattr(trainer, "edited", []),
     }
     if not hasattr(trainer, "method"):
         unmeasured = [key for key in ("train_seconds", "test_seconds") if not record[key]]

@@ -1,0 +1,85 @@
+"""What a training was begun with (`begun.json` in its folder), so that other code resumes none."""
+
+import json
+from pathlib import Path
+
+from trainers.prompting.errors import UserError, need
+from trainers.prompting.method import METHODS
+from trainers.prompting.record.environment import git_commit
+from trainers.prompting.storage.files import held, read_json, write_whole
+from trainers.prompting.storage.source import BEGUN, edited, other_source, set_aside
+from trainers.prompting.trainer.settings import (
+    begun_otherwise,
+    differing_keys,
+    is_settings,
+    no_settings,
+    settings_of,
+)
+
+
+def redo(cfg) -> None:
+    """Rename the output folder if it holds a training of other code.
+
+    Raises:
+        UserError: another run is writing there.
+    """
+    folder = Path(cfg.OUTPUT_DIR).absolute()
+    if not _edited(folder, cfg):
+        return
+    with held(folder / ".lock") as free:
+        need(free, f"'{folder}' is being written by another run: wait until it has ended")
+        print(f"'{folder}' holds a run of other code: it is '{set_aside(folder)}' now")
+
+
+def check_begun(cfg, accept: bool) -> list[str]:
+    """Return the files that were edited since the training that the run resumes, if accepted.
+
+    Raises:
+        UserError: it would resume a training of other code, or (for a trainer of other code, whose
+            checkpoints lack them) one that was begun with other settings.
+    """
+    folder = Path(cfg.RESUME or cfg.OUTPUT_DIR)
+    if not any(folder.glob("*/checkpoint")):
+        return []
+    begun = _begun(folder)
+    if cfg.TRAINER.NAME not in METHODS:
+        if "settings" not in begun:
+            no_settings(folder)
+        elif keys := differing_keys(begun["settings"], settings_of(cfg)):
+            raise begun_otherwise(folder, f"settings ({keys})")
+    now = _edited(folder, cfg)
+    if now and not accept:
+        raise other_source(folder, now)
+    return sorted({*begun.get("edited", []), *now})
+
+
+def note_begun(cfg, trainer) -> None:
+    """Write what resuming this training will need."""
+    begun = {"source": trainer.source, "edited": trainer.edited, "git": git_commit()}
+    begun["plugins"] = list(cfg.TRAINER.PLUGINS)
+    if cfg.TRAINER.NAME not in METHODS:
+        begun["settings"] = settings_of(cfg)
+    write_whole(Path(cfg.OUTPUT_DIR) / BEGUN, json.dumps(begun, indent=1) + "\n")
+
+
+def _edited(folder: Path, cfg) -> list[str]:
+    """Return the files of the code of a training that were edited since; none if none is there."""
+    if not any(folder.glob("*/checkpoint")):
+        return []
+    begun = _begun(folder)
+    return edited(begun.get("source"), cfg.TRAINER.PLUGINS, begun.get("git"))
+
+
+def _begun(folder: Path) -> dict:
+    """Return what a training was begun with; empty if it does not say so.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    path = folder / BEGUN
+    if not path.exists():
+        return {}
+    found = read_json(path, "delete that folder")
+    if not all(is_settings(found.get(key, {})) for key in ("source", "settings")):
+        raise UserError(f"'{path}' is not of this project: delete that folder")
+    return found

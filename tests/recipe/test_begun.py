@@ -1,0 +1,116 @@
+"""A plug-in that was edited after a training: refused, done anew or accepted."""
+
+import json
+import sys
+
+import pytest
+from dassl.engine import TRAINER_REGISTRY
+from tiny import run
+
+from trainers.prompting import plugins
+from trainers.prompting.method import METHODS
+from trainers.prompting.storage.source import BEGUN
+from trainers.prompting.trainer.trainer import PromptTrainer
+
+METHOD = """
+from trainers.prompting import register
+from trainers.prompting.methods.coop import CoOp
+
+@register
+class Halved(CoOp):
+    def logits(self, image, text):
+        return 0.5 * super().logits(image, text)
+"""
+
+
+@pytest.fixture
+def halved(tmp_path, monkeypatch):
+    """A function that runs the plug-in with a factor, as if in a new process; its exit code."""
+    path, registered = tmp_path / "halved.py", dict(METHODS)
+    trainers = dict(TRAINER_REGISTRY._objects)
+
+    def call(factor="0.5", *flags, comment=""):
+        path.write_text(METHOD.replace("0.5", factor) + comment)
+        monkeypatch.setattr(plugins, "_loaded", set())
+        monkeypatch.setattr(plugins, "_plugins", [])
+        monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(trainers))
+        sys.modules.pop("halved", None)
+        return run(tmp_path, "Halved", None, 2, "--plugin", str(path), *flags)
+
+    yield call
+    METHODS.clear()
+    METHODS.update(registered)
+    sys.modules.pop("halved", None)
+
+
+def record(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_finished_training_of_other_code(tmp_path, halved, capsys):
+    out = tmp_path / "output"
+    assert halved() == 0
+    assert "halved.py" in record(out)["source"] and record(out)["edited"] == []
+    assert halved(comment="# a comment\n") == 0
+    before = record(out)
+    assert halved("0.0") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"error: '{out}' holds a run of other code (halved.py has been edited since): add --redo "
+        "to rename that folder and do the run anew, or --accept-edited to keep it, which tables "
+        "then say"
+    )
+    assert record(out) == before
+    assert halved("0.0", "--redo") == 0
+    assert record(tmp_path / "output.old") == before
+    again = record(out)
+    assert again["source"] != before["source"] and again["edited"] == []
+    assert (out / "prompt_learner" / "model.pth.tar-2").is_file()
+    assert halved("0.0", "--redo") == 0, "there is nothing to redo now"
+    assert not (tmp_path / "output.old2").exists()
+
+
+def test_a_training_that_was_edited_on_the_way(tmp_path, halved, capsys, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    after_epoch = PromptTrainer.after_epoch
+
+    def killed(self):
+        after_epoch(self)
+        raise Killed
+
+    monkeypatch.setattr(PromptTrainer, "after_epoch", killed)
+    with pytest.raises(Killed):
+        halved()
+    monkeypatch.setattr(PromptTrainer, "after_epoch", after_epoch)
+    assert halved("0.25") == 2
+    assert "(halved.py has been edited since)" in capsys.readouterr().err
+    assert halved("0.25", "--accept-edited") == 0
+    assert "will resume training" in capsys.readouterr().out
+    assert record(tmp_path / "output")["edited"] == ["halved.py"]
+    assert halved("0.25") == 0, "it was accepted"
+    assert record(tmp_path / "output")["edited"] == ["halved.py"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--redo", "--resume", "x"], "--redo begins anew and --resume continues: leave one of"),
+        (["--redo", "--eval-only"], "--redo and --accept-edited are for trainings: leave them"),
+        (["--accept-edited", "--no-train"], "--redo and --accept-edited are for trainings"),
+    ],
+)
+def test_options_that_contradict(tmp_path, capsys, flags, sentence):
+    assert run(tmp_path, "CoOp", None, 1, *flags) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"source": {"a.py": 1}}', '{"source": []}'])
+def test_a_broken_file(tmp_path, capsys, content):
+    model = tmp_path / "output" / "prompt_learner"
+    model.mkdir(parents=True)
+    (model / "checkpoint").write_text("model.pth.tar-1\n")
+    (tmp_path / "output" / BEGUN).write_text(content)
+    assert run(tmp_path, "CoOp", None, 1) == 2
+    assert f"{BEGUN}'" in (said := capsys.readouterr().err) and "delete that folder" in said
