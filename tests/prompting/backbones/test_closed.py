@@ -128,7 +128,7 @@ def test_every_precision_keeps_the_weights(both, name):
     if name == "fp16":  # as on a GPU; here in bfloat16
         precision.name = name
     precision.place(method, both)
-    method._kept = None
+    method._kept.forget()
     with precision.autocast():
         found = method(images())
     assert both.visual.inner[0].weight.dtype == torch.float32
