@@ -201,7 +201,8 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
     ),
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (
-        _each(lambda version: isinstance(version, str | int | None)), ["versions", "source"],
+        _each(lambda fact: isinstance(fact, str | int | float | None)),
+        ["versions", "source", "teacher"],
     ),
 }  # fmt: skip
 

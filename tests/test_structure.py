@@ -105,7 +105,8 @@ PACKAGES = {
     "plugins": "errors method methods storage",
     "running": "backbones encoders errors",
     "step": "errors method running",
-    "trainer": "backbones embedded encoders errors method methods node record running step storage",
+    "trainer": "backbones embedded encoders errors method methods node record running step storage "
+    "teacher",
     "use": "backbones contract dassl_parts encoders errors method plugins prompts running storage "
     "teacher trainer",
 }

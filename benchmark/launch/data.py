@@ -72,3 +72,19 @@ def other_clip(result: dict) -> str | None:
     if not isinstance(name, str) or name not in EMBEDDED:
         return None
     return other_weights(name, result.get("backbone_sha256"), file_sha256(EMBEDDED[name]))
+
+
+def other_teacher(result: dict) -> str | None:
+    """Return how the teacher of a record differs from what is in its folder now.
+
+    Returns:
+        None if it does not, and where there is no teacher, or none to compare.
+    """
+    teacher = result.get("teacher") or {}
+    try:
+        from trainers.prompting.storage.trained import Trained  # with PyTorch
+
+        now = Trained(str(teacher["place"]), "", "").digest()
+    except (KeyError, UserError, OSError, ModuleNotFoundError):
+        return None
+    return None if now == teacher.get("digest") else f"another teacher in '{teacher['place']}'"

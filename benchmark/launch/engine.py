@@ -19,7 +19,7 @@ from ..protocols.base import Run
 from ..protocols.configs import IMAGE_FOLDER, ROOT, dataset_file, dataset_name, keys_in
 from ..records import RESULTS, BadResult, Outcome
 from .child import Child, last_command
-from .data import IMAGES, fingerprint, other_clip, other_data
+from .data import IMAGES, fingerprint, other_clip, other_data, other_teacher
 from .sources import accepted, begun, edited_since
 
 
@@ -188,6 +188,7 @@ class Engine:
             records.misfit(run, result, self.settings.asked(run))
             or other_data(run, result, self.settings.root_of(run), self._fingerprint)
             or other_clip(result)
+            or other_teacher(result)
         )
 
     def resumes(self, run: Run) -> bool:

@@ -33,7 +33,8 @@ GROUP = ["protocol", "source", "embedded", "shots", "tried"]
 # Keys of records that runs of one table must share, with their names; each is compared among runs
 # that agree in those before it (of test images: `split` and those after it).
 FACTS = {"backbone": "backbone", "backbone_sha256": "weights", "split": "split",
-         "num_test": "test images", "data_fingerprint": "images"}  # fmt: skip
+         "num_test": "test images", "data_fingerprint": "images",
+         "teacher": "teacher"}  # fmt: skip
 # Keys of DATASET that change the training images, with their defaults; they are always named.
 CHANGES = {"LABEL_NOISE": 0.0, "LABEL_NOISE_KIND": "symmetric", "IMBALANCE": 1.0}
 
@@ -123,7 +124,8 @@ def _facts(outcome: Outcome) -> dict:
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
         "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
-        "tried": " and ".join(dict(tried)), "settings": tried + varied(run.config),
+        "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
+        "settings": tried + varied(run.config),
         "keys": _own_keys(run.trainer, result.get("config") or {}),
         "seeded": bool(result.get("seeded")),
         "untrained": None if params is None else params == 0, "changes": changed(outcome),
@@ -200,6 +202,27 @@ def changed(outcome: Outcome) -> Settings | None:
         return ()
     values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
     return tuple((k, _plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
+
+
+def teacher_text(outcome: Outcome) -> str | None:
+    """Return what a record says of the training of its teacher; None without one.
+
+    Its seed is left out where it is that of the run.
+    """
+    facts = (outcome.result or {}).get("teacher")
+    if not facts:
+        return None
+    known = {key: value for key, value in facts.items() if value != "unknown"}
+    said = [str(known.get("backbone", "unknown CLIP"))]
+    said += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]
+    if known.get("seed", outcome.run.seed) != outcome.run.seed:
+        said.append(f"seed {known['seed']}")
+    if known.get("label_noise"):
+        said.append(f"label noise {known['label_noise']:g} {known.get('label_noise_kind', '')}")
+    if known.get("imbalance", 1.0) != 1.0:
+        said.append(f"imbalance {known['imbalance']:g}")
+    place = f"on {known['dataset']}" if "dataset" in known else "trained on unknown images"
+    return f"{known.get('method', 'unknown method')} {place} ({', '.join(said)})"
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:

@@ -26,7 +26,7 @@ from ..records import (
     costs,
     read_record,
 )
-from .frame import changed, setting_texts
+from .frame import changed, setting_texts, teacher_text
 from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
@@ -158,6 +158,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Seed": record.get("seed"),
         "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
         "Backbone": record.get("backbone"),
+        "Teacher": _teacher(outcome),
         "Images tested on": record.get("num_test"),
         "Split": record.get("split"),
         "Temperature": _temperature(record.get("temperature")),
@@ -179,6 +180,11 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
 
 def _cells(lines: Iterable[Sequence[str]]) -> list[list[Cell]]:
     return [[Cell(text) for text in line] for line in lines]
+
+
+def _teacher(outcome: Outcome) -> str | None:
+    text = teacher_text(outcome)
+    return text and f"{text}, prompts {(outcome.result or {})['teacher'].get('digest')}"
 
 
 def _shots(number: object) -> object:

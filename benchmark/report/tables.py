@@ -261,6 +261,8 @@ def _caption(rows: list[Any]) -> list[str]:
         sentences.append(EACH_H)
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
+    teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
+    sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]
     if averages:
         sentences += [TARGET_AVERAGE, *apart_note(averages)]
     if labels := ", ".join(filter(None, dict.fromkeys(row.label for row in rows))):

@@ -2,14 +2,21 @@
 
 import copy
 import json
+import shutil
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from golden_files import build, near, node_of, read, teacher
 from paths import GOLDEN
+from PIL import Image
 from tiny import HALVES, OF_HALVES, run, write_halves
 
+from benchmark.launch.data import other_teacher
 from trainers.prompting import UserError, build_method, load_run
+from trainers.prompting.trainer.images import images_of
+from trainers.prompting.use.export import program
 
 TINY = str(GOLDEN / "tiny_clip_seed0.safetensors")
 
@@ -36,10 +43,11 @@ def test_the_teacher(golden, method):
     assert (own - golden.tensors["student_features"]).abs().max() < 1e-5
 
 
-def test_the_teacher_is_not_learned_or_saved_and_moves_with_the_method(golden, tiny_clip, tmp_path):
+def test_the_teacher_is_not_learned_and_moves_with_the_method(golden, tiny_clip, tmp_path):
     method = build(golden, copy.deepcopy(tiny_clip), tmp_path)
-    names = {*method.learned(), *method.own_state(), *method.public_state_dict()}
+    names = {*method.learned(), *method.public_state_dict()}
     assert not any("teacher." in name for name in names)
+    assert [name for name in method.own_state() if "teacher" in name] == ["teacher._extra_state"]
     method.train()
     assert not method.teacher.method.training
     method.to(torch.float64)
@@ -99,26 +107,56 @@ def other_clip(folder, width):
 
 
 def fails(clip_model, said, **node):
-    with pytest.raises(UserError, match=said):
-        build_method("PromptKD", {"PROMPT_DEPTH_VISION": 2, **node}, clip_model, ["cat", "dog"])
+    """Building a method is allowed, since its checkpoint may have all that is read; no training."""
+    method = build_method("PromptKD", {"PROMPT_DEPTH_VISION": 2, **node}, clip_model, ["a", "b"])
+    for call in (lambda: method.begin_stage(0), lambda: method(torch.zeros(2, 3, 32, 32))):
+        with pytest.raises(UserError, match=said):
+            call()
 
 
 def test_teachers_that_cannot_be(golden, tiny_clip, tmp_path):
     given = teacher(golden, tmp_path)
-    none = build_method("PromptKD", {"PROMPT_DEPTH_VISION": 2}, tiny_clip, ["cat", "dog"])
-    for call in (lambda: none.text(), lambda: none.take_classes(["cat", "dog"])):
-        with pytest.raises(UserError, match="has no teacher: train a PromptSRC on a larger CLIP"):
-            call()
-    missing = str(tmp_path / "no{seed}")
-    fails(tiny_clip, "no7', where there is no checkpoint: train", TEACHER=missing, SEED=7)
+    fails(tiny_clip, "has no teacher: train a PromptSRC on a larger CLIP")
+    fails(tiny_clip, "no', where there is no checkpoint: train", TEACHER=str(tmp_path / "no"))
     fails(tiny_clip, "reads images of 64 pixels, but this", **given | {"TEACHER_NAME": "emoji"})
     coop = tmp_path / "coop.pt"
     torch.save({"state_dict": {"ctx": torch.zeros(4, 128)}}, coop)
     fails(tiny_clip, "has no prompts of PromptSRC", **given | {"TEACHER": str(coop)})
+    torch.save({"settings": {}, "state_dict": {}}, coop)
+    fails(tiny_clip, "does not say what made it", **given | {"TEACHER": str(coop)})
     narrow = golden.part("teacher/param/")
     narrow["prompt_learner.ctx"] = narrow["prompt_learner.ctx"][:, :64]
     torch.save({"state_dict": narrow}, coop)
     fails(tiny_clip, "does not fit its CLIP .* of TEACHER_NAME", **given | {"TEACHER": str(coop)})
+
+
+STATES = {
+    "a text": "text",
+    "no names": {"facts": {}, "raw": None},
+    "other classes": {"facts": {}, "classnames": ["a", "b"], "raw": torch.ones(1, 3, 8)},
+    "no numbers": {"facts": {}, "classnames": ["a"], "raw": torch.full((1, 1, 8), torch.nan)},
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_broken_state_of_the_teacher(method, state):
+    with pytest.raises(UserError, match="has no valid state of its teacher"):
+        method.load_own_state(method.own_state() | {"teacher._extra_state": STATES[state]})
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_tables_say_whether_the_teacher_is_larger(golden, tiny_clip, tmp_path, larger):
+    given = teacher(golden, tmp_path)
+    if larger:
+        given["TEACHER_NAME"] = other_clip(tmp_path, 0)
+        tiny_clip = copy.deepcopy(tiny_clip)
+        tiny_clip.positional_embedding = torch.nn.Parameter(tiny_clip.positional_embedding[:-1])
+    method = build_method("PromptKD", node_of(golden) | given, tiny_clip, ["cat", "dog"])
+    assert method.takes == ("unlabelled", "teacher" if larger else "equal teacher")
+    unknown = {"digest", "place", "method", "backbone", "larger"}
+    assert all(
+        method.teacher.facts[key] == "unknown" for key in method.teacher.facts.keys() - unknown
+    )
 
 
 def test_the_teacher_may_have_another_width(golden, tiny_clip, tmp_path):
@@ -147,33 +185,137 @@ def keys(place, clip=TINY):
     return [word for key, value in node.items() for word in (f"TRAINER.PROMPTKD.{key}", str(value))]
 
 
-def test_runs_on_both_halves(tmp_path, capsys):
-    data, out = write_halves(tmp_path / "data"), tmp_path / "out"
-    place = f"{tmp_path}/teacher/seed{{seed}}"
-    deep = ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", "2", "TRAINER.IVLP.PROMPT_DEPTH_VISION", "2"]
-    base = [*OF_HALVES, "base"]
-    assert run(data, "IVLP", tmp_path / "teacher/seed1", 1, extra=[*base, *deep]) == 0
-    assert run(data, "PromptKD", out, extra=[*base, *keys(place)]) == 0
-    record = json.loads((out / "results.json").read_text())
-    assert record["beyond"] == ["unlabelled", "teacher"] and record["train_steps"] == 12
+DEEP = ["TRAINER.IVLP.PROMPT_DEPTH_TEXT", "2", "TRAINER.IVLP.PROMPT_DEPTH_VISION", "2"]
+BASE, NEW = [*OF_HALVES, "base"], [*OF_HALVES, "new"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with `images`, and `seed1`, a teacher of their base classes."""
+    folder = tmp_path_factory.mktemp("teacher")
+    write_halves(folder / "images")
+    assert run(folder / "images", "IVLP", folder / "seed1", 1, extra=[*BASE, *DEEP]) == 0
+    return folder
+
+
+def record_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_runs_on_both_halves_the_second_without_the_teacher(trained, tmp_path, capsys):
+    data, out, gone = trained / "images", tmp_path / "out", trained / "gone"
+    place = keys("{run}/../teacher/seed{seed}")
+    shutil.copytree(trained / "seed1", tmp_path / "teacher" / "seed1")
+    assert run(data, "PromptKD", out, extra=[*BASE, *place]) == 0
+    record = record_of(out)
+    assert record["beyond"] == ["unlabelled", "equal teacher"] and record["train_steps"] == 12
     assert "joint_accuracy" in record
-    new, flags = [*OF_HALVES, "new"], ("--eval-only", "--model-dir", str(out))
-    assert run(data, "PromptKD", tmp_path / "new", 2, *flags, extra=[*new, *keys(place)]) == 0
-    model = load_run(out, HALVES).model
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+    facts = record["teacher"]
+    assert facts["place"] == str(tmp_path / "teacher" / "seed1") and facts["classes"] == "base"
+    said = [facts[key] for key in ("method", "dataset", "shots", "seed", "label_noise", "larger")]
+    assert said == ["IVLP", "ImageFolder", 4, 1, 0.0, False]
+    flags, more = ("--eval-only", "--model-dir", str(out)), [*NEW, *place]
+    assert run(data, "PromptKD", tmp_path / "new", 2, *flags, extra=more) == 0
+    images = torch.zeros(2, 3, 32, 32)
+    logits = load_run(out, HALVES).model(images)
+    assert logits.shape == (2, 5)
     state = torch.load(out / "VLPromptLearner/model.pth.tar-2", weights_only=True)["state_dict"]
     assert "VPT_image_trans.conv1.1.running_var" in state and "image_encoder.VPT" in state
-    capsys.readouterr()
 
-    def refused(place, said, clip=TINY):
-        more = [*base, *keys(place, clip)]
-        assert run(data, "PromptKD", tmp_path / "bad", 2, *flags, extra=more) == 2
-        assert said in capsys.readouterr().err
+    (tmp_path / "teacher").rename(gone)
+    assert run(data, "PromptKD", tmp_path / "again", 2, *flags, extra=more) == 0
+    again, new = record_of(tmp_path / "again"), record_of(tmp_path / "new")
+    for key in ("teacher", "joint_accuracy", "negative_log_likelihood", "beyond"):
+        assert again[key] == new[key]
+    loaded = load_run(out, HALVES).model
+    assert torch.equal(loaded(images), logits)
+    assert program(loaded, 32).module()(images).shape == (2, 5)
+    with pytest.raises(UserError, match="no text features of 'tower'. TRAINER.PROMPTKD.TEACHER is"):
+        load_run(out, ["sea", "tower"]).model(images)
+    assert run(data, "PromptKD", tmp_path / "bad", 2, extra=[*BASE, *place]) == 2
+    assert "where there is no checkpoint: train a PromptSRC" in capsys.readouterr().err
 
-    refused("", "PromptKD has no teacher")
-    clip = other_clip(tmp_path, 0)
-    refused(place, "set TRAINER.PROMPTKD.TEACHER_NAME to its CLIP", clip)
-    refused(str(out), "is a run of PromptKD but must be of PromptSRC")
-    assert run(data, "IVLP", tmp_path / "second", 2, extra=[*base, *deep]) == 0
+
+def refused(said, capsys, *args, extra):
+    assert run(*args, extra=extra) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_teachers_that_would_show_too_much(trained, tmp_path, capsys):
+    """A teacher that has seen new classes, or images that the student is tested on."""
+    data, out = trained / "images", tmp_path / "out"
+    ways = {half: [*BASE[:-1], half] for half in ("new", "all")}
+    for half, extra in ways.items():
+        assert run(data, "IVLP", tmp_path / half, 1, extra=[*extra, *DEEP]) == 0
+        capsys.readouterr()
+        more = [*BASE, *keys(str(tmp_path / half))]
+        refused("of the new classes, such as 'ro", capsys, data, "PromptKD", out, extra=more)
+    more = [*ways["all"], *keys(str(tmp_path / "all"))]  # without new classes it may be of all
+    assert run(data, "PromptKD", out, 1, extra=more) == 0
+
+    shutil.copytree(data, tmp_path / "more")
+    for folder in (tmp_path / "more").iterdir():
+        for i in range(4):  # other images, so that the division is another
+            pixels = np.random.default_rng([i, len(folder.name)]).integers(
+                0, 255, (32, 32, 3), "uint8"
+            )
+            Image.fromarray(pixels).save(folder / f"a{i}.png")
+    assert run(tmp_path / "more", "IVLP", tmp_path / "seen", 1, extra=[*BASE, *DEEP]) == 0
     capsys.readouterr()
-    refused(str(tmp_path / "second"), "were trained with another teacher than")
+    more = [*BASE, *keys(str(tmp_path / "seen"))]
+    refused(" test images are training images of", capsys, data, "PromptKD", out, extra=more)
+
+
+def test_a_student_has_seen_what_its_teacher_has(trained, tmp_path, capsys):
+    """Both are the training images of the base classes here, but only the teacher is of `other`."""
+    images = {"division": None, "trained_on": torch.tensor([7])}
+    found = images_of(SimpleNamespace(train_x=[], train_u=[]), True, [images, None, {"x": 1}])
+    assert found["trained_on"].tolist() == [7]
+
+
+def test_another_teacher_in_the_same_folder(trained, tmp_path, capsys):
+    data, out, place = trained / "images", tmp_path / "out", tmp_path / "teacher"
+    shutil.copytree(trained / "seed1", place)
+    more = [*BASE, *keys(str(place))]
+    assert run(data, "PromptKD", out, 1, extra=more) == 0
+    kept = record_of(out)
+    assert other_teacher(kept) is None
+    shutil.rmtree(place)
+    assert other_teacher(kept) is None  # none is there to compare
+    assert run(data, "IVLP", place, 2, extra=[*BASE, *DEEP]) == 0
+    assert "teacher in" in other_teacher(kept)
+    capsys.readouterr()
+    refused(
+        "was begun with other prompts of its teacher", capsys, data, "PromptKD", out, 1, extra=more
+    )
+    assert record_of(out) == kept
+    flags = ("--eval-only", "--model-dir", str(out))
+    assert run(data, "PromptKD", tmp_path / "again", 1, *flags, extra=more) == 0
+    assert "its text features in the checkpoint are used" in capsys.readouterr().out
+    assert record_of(tmp_path / "again")["teacher"] == kept["teacher"]
+
+
+def test_teachers_of_other_methods_clips_and_unfinished_ones(trained, tmp_path, capsys):
+    data, out, place = trained / "images", tmp_path / "out", tmp_path / "teacher"
+    assert run(data, "CoOp", tmp_path / "coop", 1, extra=BASE) == 0
+    capsys.readouterr()
+    for place, clip, said in (
+        (tmp_path / "coop", TINY, "is a run of CoOp but must be of PromptSRC"),
+        (
+            trained / "seed1",
+            other_clip(tmp_path, 0),
+            "set TRAINER.PROMPTKD.TEACHER_NAME to its CLIP",
+        ),
+        ("", TINY, "PromptKD has no teacher"),
+    ):
+        more = [*BASE, *keys(str(place), clip)]
+        refused(said, capsys, data, "PromptKD", out, extra=more)
+    half = tmp_path / "half"
+    shutil.copytree(trained / "seed1", half)
+    path = half / "VLPromptLearner" / "model.pth.tar-1"
+    state = torch.load(path, weights_only=True)
+    state["settings"]["OPTIM.MAX_EPOCH"] = "5"
+    torch.save(state, path)
+    more = [*BASE, *keys(str(half))]
+    refused("has done 1 of its 5 epochs: let it end", capsys, data, "PromptKD", out, extra=more)

@@ -12,8 +12,11 @@ from .encoders.sentences import clean, write_sentences
 from .encoders.sides import need_open
 from .encoders.text import TextEncoder, TextFeatures
 from .encoders.vision import ImageEncoder
-from .errors import UserError
+from .errors import UserError, need
+from .storage.checkpoints import is_dense
 from .storage.files import read_json
+from .storage.state import are_texts
+from .storage.trained import Trained
 from .transport.precision import no_autocast
 
 EMBEDDED = {"emoji": Path(__file__).with_name("embedded") / "emoji_sentences.json"}
@@ -157,42 +160,111 @@ class Teacher(nn.Module):
 class MethodTeacher(nn.Module):
     """A frozen method as the teacher of another one, with its own CLIP, such as a larger one.
 
-    As `Teacher`, it learns nothing, is not saved with the method that has it as an attribute, and
-    moves with it. Its text features are computed when they are first read, and kept.
+    As `Teacher`, it learns nothing and moves with the method that has it as an attribute. Its text
+    features are computed when they are first read, and kept. Checkpoints of that method hold them
+    with the class names and `facts`, so that it classifies where the teacher is missing.
 
     Args:
-        method: a trained method, which is put into eval mode and frozen.
+        method: a trained method, which is put into eval mode and frozen; None if it is missing.
+        classnames: its K names.
+        trained: the training that it comes from, if known.
+        facts: what records say of it, if other than `trained` does; `digest` identifies it.
+        why: what is missing, and what to do, for the error if it is needed all the same.
 
     Example:
         >>> import torch
         >>> from trainers.prompting import MethodTeacher, build_method, load_clip
-        >>> teacher = MethodTeacher(build_method("CoOp", {}, load_clip("emoji"), ["cat", "dog"]))
+        >>> names = ["cat", "dog"]
+        >>> teacher = MethodTeacher(build_method("CoOp", {}, load_clip("emoji"), names), names)
         >>> teacher.output(torch.zeros(1, 3, 64, 64)).logits.shape
         torch.Size([1, 2])
     """
 
-    def __init__(self, method: Any):
+    def __init__(
+        self,
+        method: Any = None,
+        classnames: Sequence[str] = (),
+        trained: Trained | None = None,
+        facts: Mapping[str, Any] | None = None,
+        why: str = "The teacher is missing",
+    ):
         super().__init__()
-        self._frozen = (method.eval().requires_grad_(False),)  # in a tuple, as in `Teacher`
+        self._frozen = (method and method.eval().requires_grad_(False),)  # as in `Teacher`
+        self.classnames, self.trained, self.why = list(classnames), trained, why
+        self.facts = dict(facts or {})
+        self._text: TextFeatures | None = None
 
     @property
     def method(self) -> Any:
-        """The method."""
+        """The method, or None."""
         return self._frozen[0]
 
+    def need(self) -> Any:
+        """Return the method; raises a UserError if it is missing."""
+        need(self.method is not None, self.why)
+        return self.method
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self.method._apply(fn)
+        if self.method is not None:
+            self.method._apply(fn)
+        if self._text is not None:
+            self._text = TextFeatures(fn(self._text.h), fn(self._text.raw))
         return self
 
-    def text(self) -> TextFeatures:
-        """Return the features of the method's classes, without gradient."""
-        found: TextFeatures = self.method.text()
-        return found
+    def text(self, classnames: Sequence[str] | None = None) -> TextFeatures:
+        """Return h and raw of the method's classes, or of some of them, without gradient.
+
+        Raises:
+            UserError: the teacher is missing, and the checkpoint does not have these classes.
+        """
+        if self._text is None:
+            self._text = self.need().text()
+        if classnames is None:
+            return self._text
+        h, raw, names = self._text.h, self._text.raw, list(classnames)
+        if names == self.classnames[: len(names)]:
+            return TextFeatures(h[:, : len(names)], raw[:, : len(names)])
+        lack = [name for name in names if name not in self.classnames]
+        need(not lack, f"The checkpoint has no text features of '{lack and lack[0]}'. {self.why}")
+        number = [self.classnames.index(name) for name in names]
+        return TextFeatures(h[:, number], raw[:, number])
 
     @torch.no_grad()
     def output(self, images: torch.Tensor) -> Any:
         """Return the method's `Output` of images (B, 3, H, W), without gradient."""
-        return self.method.output(images)
+        return self.need().output(images)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what checkpoints hold: facts, class names, text features if they were read."""
+        raw = None if self._text is None else self._text.raw.cpu()
+        return {"facts": self.facts, "classnames": self.classnames, "raw": raw}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what `get_extra_state` returned; another teacher than that one counts as missing.
+
+        Raises:
+            UserError: the state is broken.
+        """
+        found: Any = state if isinstance(state, Mapping) else {}
+        facts, names, raw = found.get("facts"), found.get("classnames"), found.get("raw")
+        sound = isinstance(facts, Mapping) and are_texts(names)
+        if sound and raw is not None:
+            sound = is_dense(raw) and raw.dim() == 3 and raw.shape[1] == len(names)
+            sound = sound and bool(raw.isfinite().all())
+        need(
+            sound,
+            "The checkpoint has no valid state of its teacher: take another one, or train again",
+        )
+        if self.method is not None and self.facts.get("digest") == facts.get("digest"):
+            return
+        if self.method is not None:
+            place = self.facts.get("place")
+            self.why = f"The teacher in '{place}' is not that of the training: restore that one"
+            print(f"{self.why}; its text features in the checkpoint are used")
+        self._frozen, self.trained = (None,), None
+        self.facts, self.classnames = dict(facts), list(names)
+        if raw is not None:
+            self._text = TextFeatures(F.normalize(raw, dim=-1), raw)
 
 
 def read_sentences(source: Any, classnames: Sequence[str]) -> list[list[str]]:

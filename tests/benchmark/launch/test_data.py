@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from public_layouts import dtd, load
 
@@ -16,6 +17,7 @@ from benchmark.protocols import FEW_SHOT
 from benchmark.protocols.configs import TrainerConfigs
 from trainers.prompting.embedded import EMBEDDED, file_sha256
 from trainers.prompting.errors import UserError
+from trainers.prompting.storage.trained import Trained
 
 COLOURS = itertools.product(range(256), repeat=3)
 
@@ -196,3 +198,16 @@ def test_from_images_to_a_table(tmp_path, capfd):
     assert "Few-shot on sky: " in capfd.readouterr().out
     assert main([*asked, str(a), "image_folder"]) == 0
     assert "1 runs, 0 to do" in capfd.readouterr().err
+
+
+def test_a_finished_run_of_a_student_whose_teacher_was_trained_again(output, tmp_path):
+    a, place = fill(tmp_path / "a", "ant", "bee"), tmp_path / "teacher.pth.tar"
+    prompts = {"prompt_learner.ctx": torch.zeros(2, 3)}
+    torch.save({"state_dict": prompts}, place)
+    digest = Trained(str(place), "", "").digest()
+    done = Done(output, a, teacher={"place": str(place), "digest": digest})
+    assert done.again(a) == 0
+    torch.save({"state_dict": {"prompt_learner.ctx": torch.ones(2, 3)}}, place)
+    done.refused(a, f"another teacher in '{place}'")
+    place.unlink()
+    assert done.again(a) == 0

@@ -116,6 +116,34 @@ def test_another_clip_or_other_images_are_in_the_names_of_all_methods(facts, nam
     assert f"ALIGN, {theirs}" in page(one + other)
 
 
+TEACHER = {
+    "method": "PromptSRC", "dataset": "emoji", "classes": "base", "shots": 16, "seed": 1,
+    "label_noise": 0.0, "imbalance": 1.0, "backbone": "ViT-L/14", "digest": "0a", "place": "there",
+}  # fmt: skip
+SAID = "PromptSRC on emoji (ViT-L/14, base classes, 16 shots)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"label_noise": 0.5, "label_noise_kind": "pair"}, SAID[:-1] + ", label noise 0.5 pair)"),
+        ({"imbalance": 10.0}, SAID[:-1] + ", imbalance 10)"),
+        ({"seed": 2}, SAID[:-1] + ", seed 2)"),
+        ({key: "unknown" for key in TEACHER if key not in ("method", "backbone")},
+         "PromptSRC trained on unknown images (ViT-L/14)"),
+    ],
+    ids=["noise", "imbalance", "another seed", "public"],
+)  # fmt: skip
+def test_students_of_different_teachers_are_not_mixed(changes, text):
+    one = few_shot("PromptKD", 1, (50,), "emoji", teacher=TEACHER)
+    table = only_table(one + few_shot("CoOp", 1, (50,), "emoji"))
+    assert f"Teacher of PromptKD: {SAID}." in table.caption
+    assert "PromptKD" in lines(table)
+    other = few_shot("PromptKD", 4, (60,), "emoji", teacher=TEACHER | changes)
+    rows = lines(only_table(one + other))
+    assert {f"PromptKD, teacher {SAID}", f"PromptKD, teacher {text}"} <= rows.keys()
+
+
 def test_clips_whose_names_begin_alike_are_not_mixed():
     outcomes = few_shot("CoOp", 1, (50,), "emoji", backbone="ViT-B-16/laion400m_e31")
     more = {"protocol": "few_shot", "shots": 1, "backbone": "ViT-B-16/laion2b_s34b"}

@@ -3,7 +3,8 @@
 PromptKD: Unsupervised Prompt Distillation for Vision-Language Models.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backbones import load_clip, weights_sha256
-from ..encoders.text import TextFeatures
+from ..beyond import EQUAL
 from ..encoders.vision import ImageFeatures
 from ..errors import UserError, need, not_negative
 from ..method import Method, find_method, register
@@ -46,10 +47,10 @@ class PromptKD(VPT):
         p = softmax(l^T / tau),   q = softmax(l / tau)
         L = KD_WEIGHT tau^2 mean_jk p log(p / q)
 
-    The teacher is a PromptSRC on a larger CLIP, TEACHER_NAME. It is frozen, and not saved with the
-    student: an evaluation and `predict` read it again, and refuse another one. TEACHER, only here,
-    is the output folder of a run or a public checkpoint; `{seed}` and `{dataset}` in it are those
-    of the run. N_CTX_TEXT, PROMPT_DEPTH_TEXT and CTX_INIT have no effect.
+    The teacher is a frozen PromptSRC on a larger CLIP, TEACHER_NAME, of which the student's
+    checkpoint has the text features and what is known of its training. TEACHER, only here, is the
+    output folder of a run or a public checkpoint; `{run}`, `{seed}` and `{dataset}` in it are those
+    of the student. N_CTX_TEXT, PROMPT_DEPTH_TEXT and CTX_INIT have no effect.
 
     A step takes training images of all classes, base and new, however many the shots, and no
     labels; tables mark it `unlabelled` and `teacher`. Across data sets, each target has its own
@@ -65,10 +66,8 @@ class PromptKD(VPT):
     node = "PROMPTKD"
     checkpoint = "VLPromptLearner"
     unlabelled = True
-    takes = ("unlabelled", "teacher")
     ignored = ("N_CTX_TEXT", "PROMPT_DEPTH_TEXT", "CTX_INIT", "PROJECT_LAYER", "CE_WEIGHT")
-    outside = {"SEED": "SEED"}
-    training_only = ("TEACHER", "SEED", "KD_WEIGHT", "TEMPERATURE")
+    training_only = ("TEACHER", "KD_WEIGHT", "TEMPERATURE")
 
     @dataclass(frozen=True)
     class Settings(Method.Settings):
@@ -83,7 +82,6 @@ class PromptKD(VPT):
         TEACHER_NAME: str = "ViT-L/14"
         TEMPERATURE: float = 1.0
         KD_WEIGHT: float = 1.0  # published: 1000
-        SEED: int = -1
 
         def __post_init__(self) -> None:
             tau = self.TEMPERATURE
@@ -91,47 +89,57 @@ class PromptKD(VPT):
             not_negative("KD_WEIGHT", self.KD_WEIGHT)
 
     settings: Settings
-    teacher: MethodTeacher | None
-    teacher_digest: torch.Tensor
+    teacher: MethodTeacher
+
+    @property
+    def takes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Unlabelled images, and a teacher, which may be no larger than the student."""
+        return ("unlabelled", "teacher" if self.teacher.facts.get("larger", True) else EQUAL)
 
     def fixed_template(self):
         """Return the template of the student's sentences, which nothing reads."""
         return "a photo of a {}."
 
     def build(self, clip_model, classnames, dataset):
-        """Make the prompts, the map to the width of the teacher, and the teacher."""
+        """Make the prompts, the teacher if there is one, and the map to its width."""
         super().build(clip_model, classnames, dataset)
-        given, self.teacher = self.settings, None
-        width, digest = USUAL_WIDTH.get(given.TEACHER_NAME, self.width), 0
-        if given.TEACHER:
-            place = given.TEACHER.replace("{seed}", f"{given.SEED}").replace("{dataset}", dataset)
-            self._trained = TrainedTeacher(place, given.TEACHER_NAME, dataset)
-            self.teacher = MethodTeacher(self._trained.method(classnames))
-            width, digest = self.teacher.method.width, self._trained.trained.digest()
-            own, theirs = (
-                encoder.visual.input_resolution
-                for encoder in (self.image_encoder, self.teacher.method.image_encoder)
-            )
-            need(
-                own == theirs,
-                f"The teacher {given.TEACHER_NAME} reads images of {theirs} pixels, but this "
-                f"backbone of {own}: choose two CLIPs that read the same images",
-            )
-        self.register_buffer("teacher_digest", torch.tensor(digest))
-        self.VPT_image_trans = Projection(self.width, width)
+        self._names, name = list(classnames), self.settings.TEACHER_NAME
+        self._trained: TrainedTeacher | None = None
+        try:
+            self._trained = self._find_teacher(clip_model, dataset)
+            self.teacher = self._trained.teacher(classnames)
+        except UserError as error:  # its checkpoint has what an evaluation needs
+            self.teacher = MethodTeacher(why=str(error))
+        found = self.teacher.method
+        self._resize(found.width if found else USUAL_WIDTH.get(name, self.width))
+
+    def _find_teacher(self, clip_model, dataset):
+        place, name = self.settings.TEACHER, self.settings.TEACHER_NAME
+        need(
+            place,
+            "PromptKD has no teacher: train a PromptSRC on a larger CLIP, and set "
+            f"{KEY} to its output folder, TEACHER_NAME to its CLIP",
+        )
+        found = TrainedTeacher(place, name, dataset, clip_model)
+        own, theirs = (clip.visual.input_resolution for clip in (clip_model, found.clip_model))
+        need(
+            own == theirs,
+            f"The teacher {name} reads images of {theirs} pixels, but this backbone of {own}: "
+            "choose two CLIPs that read the same images",
+        )
+        return found
+
+    def _resize(self, width):
+        self.VPT_image_trans = Projection(self.width, width).to(self.device)
 
     def take_classes(self, classnames):
-        """Give the teacher the names of all classes; raises a UserError if there is no teacher."""
-        self._need_teacher()
-        self.teacher = MethodTeacher(self._trained.method(classnames))
+        """Give the teacher the names of all classes."""
+        if self._trained is not None:
+            self.teacher = self._trained.teacher(classnames)
 
-    def _need_teacher(self) -> MethodTeacher:
-        if self.teacher is None:
-            raise UserError(
-                "PromptKD has no teacher: train a PromptSRC on a larger CLIP, and set "
-                "TRAINER.PROMPTKD.TEACHER to its output folder, TEACHER_NAME to its CLIP"
-            )
-        return self.teacher
+    def begin_stage(self, stage):
+        """Refuse a training without a teacher; raises UserError."""
+        self.teacher.need()
 
     def image_features(self, images, contexts):
         """Return n(f) of the prompted image features."""
@@ -148,14 +156,13 @@ class PromptKD(VPT):
 
     def text_features(self, contexts):
         """Return h^T of the classes of the method."""
-        text = self._need_teacher().text()
-        return TextFeatures(text.h[:, : self.num_classes], text.raw[:, : self.num_classes])
+        return self.teacher.text(self._names)
 
     def loss(self, output, batch):
         """Return KD_WEIGHT kd, over all classes of the data set; no labels."""
-        teacher, tau = self._need_teacher(), self.settings.TEMPERATURE
-        theirs = teacher.output(batch.images).logits / tau
-        own = self.compare(output.image, teacher.text()) / tau
+        tau = self.settings.TEMPERATURE
+        theirs = self.teacher.output(batch.images).logits / tau
+        own = self.compare(output.image, self.teacher.text()) / tau
         kd = F.kl_div(own.log_softmax(-1), theirs.softmax(-1), reduction="sum") / own.numel()
         return {"loss": self.settings.KD_WEIGHT * tau**2 * kd, "kd": tau**2 * kd}
 
@@ -167,8 +174,11 @@ class PromptKD(VPT):
         return super().public_state_dict() | {NORM + name: getattr(norm, name) for name in RUNNING}
 
     def load_public_state_dict(self, state_dict):
-        """Load what is learned and the running statistics."""
-        rest, norm = dict(state_dict), self.VPT_image_trans.conv1[1]
+        """Load what is learned and the running statistics, for a missing teacher of its width."""
+        rest, last = dict(state_dict), state_dict.get("VPT_image_trans.conv1.3.bias")
+        if self.teacher.method is None and torch.is_tensor(last) and last.dim() == 1 and len(last):
+            self._resize(len(last))
+        norm = self.VPT_image_trans.conv1[1]
         found = {name: rest.pop(NORM + name, None) for name in RUNNING}
         rest.pop(f"{NORM}num_batches_tracked", None)
         super().load_public_state_dict(rest)
@@ -180,17 +190,6 @@ class PromptKD(VPT):
                 "finite: take another checkpoint",
             )
             getattr(norm, name).copy_(value)
-
-    def load_own_state(self, state_dict):
-        """Load the running statistics; raises a UserError if the teacher is another one."""
-        then: Any = state_dict.get("teacher_digest") if isinstance(state_dict, Mapping) else None
-        known = self.teacher is not None and torch.is_tensor(then)
-        need(
-            not known or then == self.teacher_digest.to(then),
-            f"The prompts were trained with another teacher than '{self.settings.TEACHER}': set "
-            "TRAINER.PROMPTKD.TEACHER to the folder of that one",
-        )
-        super().load_own_state(state_dict)
 
 
 class Projection(nn.Module):
@@ -214,33 +213,37 @@ class TrainedTeacher:
         place: the output folder of a run, the folder of a public checkpoint, or its file.
         name: of the CLIP.
         dataset: name of the data set.
+        student: the CLIP of the student.
 
     Raises:
         UserError: there is no checkpoint, or it is of another method or CLIP.
     """
 
-    def __init__(self, place: str, name: str, dataset: str):
+    def __init__(self, place: str, name: str, dataset: str, student: Any):
         self.trained, self.name = Trained(place, KEY, TRAIN_ONE), name
-        of_run = "settings" in self.trained.state
+        of_run = self.trained.method is not None
         self.kind, self.settings = (self._of_run if of_run else self._of_public)(dataset)
         self.clip_model = load_clip(name)
+        theirs, own = (sum(p.numel() for p in m.parameters()) for m in (self.clip_model, student))
+        of_clip = {"method": self.kind.__name__, "backbone": os.path.basename(name)}
+        self.facts = self.trained.facts() | of_clip | {"larger": theirs > own}
 
     def _of_run(self, dataset: str):
         """Return the method of a checkpoint of this project, and its settings."""
-        state = self.trained.state
-        kind = find_method(state["trainer"])
+        kind = find_method(str(self.trained.method))
         need(
             issubclass(kind, IVLP),
             f"The teacher in '{self.trained.place}' is a run of {kind.__name__} but must be of "
             f"PromptSRC: change {KEY}",
         )
-        then, now = state.get("backbone_sha256"), weights_sha256(self.name)
+        then, now = self.trained.backbone_sha256, weights_sha256(self.name)
         need(
             then is None or now in (None, then),
             f"The teacher in '{self.trained.place}' was trained on the weights of "
-            f"{state.get('backbone')}, but TEACHER_NAME is {self.name}: set {KEY}_NAME to its CLIP",
+            f"{self.trained.backbone}, but TEACHER_NAME is {self.name}: set {KEY}_NAME to its CLIP",
         )
-        values = self.trained.values({key: kind.place(key) for key in kind.defaults})
+        found = {key: self.trained.value(kind.place(key)) for key in kind.defaults}
+        values = {key: value for key, value in found.items() if value is not None}
         check_values(kind.Settings, values, kind.place)
         return kind, kind.Settings(**values, dataset=dataset)
 
@@ -268,8 +271,8 @@ class TrainedTeacher:
             dataset=dataset,
         )
 
-    def method(self, classnames: Sequence[str]) -> Method:
-        """Return the method for these classes.
+    def teacher(self, classnames: Sequence[str]) -> MethodTeacher:
+        """Return the teacher for these classes.
 
         Raises:
             UserError: the prompts do not fit the CLIP.
@@ -282,4 +285,4 @@ class TrainedTeacher:
                 f"The teacher in '{self.trained.place}' does not fit its CLIP {self.name}, of "
                 f"TEACHER_NAME ({error})"
             ) from None
-        return method
+        return MethodTeacher(method, classnames, self.trained, self.facts)

@@ -128,3 +128,10 @@ def check_other_classes(
 def are_texts(value) -> bool:
     """Return True for a list or tuple of strings."""
     return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+
+
+def is_settings(value) -> bool:
+    """Return True for a mapping from texts to texts, as the settings of a run are saved."""
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    )

@@ -9,8 +9,21 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, need
 from .checkpoints import find_checkpoint, read_checkpoint
+from .state import are_texts, is_settings
+
+UNKNOWN = "unknown"  # of public checkpoints, which do not say it
+# What records say of an earlier training, with its keys.
+FACTS = {
+    "dataset": "DATASET.NAME",
+    "classes": "DATASET.SUBSAMPLE_CLASSES",
+    "shots": "DATASET.NUM_SHOTS",
+    "seed": "SEED",
+    "label_noise": "DATASET.LABEL_NOISE",
+    "label_noise_kind": "DATASET.LABEL_NOISE_KIND",
+    "imbalance": "DATASET.IMBALANCE",
+}
 
 
 class Trained:
@@ -23,36 +36,59 @@ class Trained:
 
     Attributes:
         place: as given.
-        state: the content of the checkpoint.
         tensors: what was learned, by name.
+        method: its name; None in a public checkpoint.
+        settings: texts by dotted key; empty in a public checkpoint.
+        classnames: of the training; empty in a public checkpoint.
+        images: what the checkpoint says of the images of the training, unchecked.
+        backbone, backbone_sha256: name and hash of the CLIP, or None.
 
     Raises:
-        UserError: there is no checkpoint, or it is broken.
+        UserError: there is no checkpoint, it is broken, or its training has not ended.
     """
 
     def __init__(self, place: str, key: str, remedy: str):
-        self.place = place
-        self.state: Mapping[str, Any] = read_checkpoint(checkpoint_at(place, key, remedy))
-        self.tensors: Mapping[str, Any] = self.state.get("state_dict", self.state)
+        self.place = os.path.normpath(place)
+        state: Mapping[str, Any] = read_checkpoint(checkpoint_at(self.place, key, remedy))
+        self.tensors: Mapping[str, Any] = state.get("state_dict", state)
+        self.method, self.settings = state.get("trainer"), state.get("settings", {})
+        self.classnames, self.images = state.get("classnames", []), state.get("images")
+        self.backbone, self.backbone_sha256 = state.get("backbone"), state.get("backbone_sha256")
+        public = "settings" not in state
+        need(
+            isinstance(self.tensors, Mapping)
+            and (public or (isinstance(self.method, str) and is_settings(self.settings)))
+            and are_texts(self.classnames),
+            f"The checkpoint in '{self.place}' does not say what made it: take another one, or "
+            "train again",
+        )
+        epoch, last = state.get("epoch"), self.value("OPTIM.MAX_EPOCH")
+        by_epochs = isinstance(epoch, int) and isinstance(last, int) and os.path.isdir(self.place)
+        need(
+            not by_epochs or self.value("OPTIM.STEPS") or epoch >= last,
+            f"The training in '{self.place}' has done {epoch} of its {last} epochs: let it end, or "
+            "give the file of a checkpoint",
+        )
 
-    def values(self, places: Mapping[str, str]) -> dict[str, Any]:
-        """Return the values of settings, without those that are None or missing.
+    def value(self, place: str) -> Any:
+        """Return the value of a setting by its dotted key; None if the checkpoint lacks it."""
+        return _literal(self.settings.get(place, "None"))
 
-        Args:
-            places: dotted key in the settings of the checkpoint, by the name to return.
-        """
-        saved = self.state["settings"]
-        texts = {name: saved.get(place, "None") for name, place in places.items()}
-        values = {name: _literal(text) for name, text in texts.items()}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def digest(self) -> int:
-        """Return a number that identifies what was learned."""
+    def digest(self) -> str:
+        """Return a hash that identifies what was learned."""
         found = hashlib.sha256()
         for name in sorted(self.tensors):
             if torch.is_tensor(value := self.tensors[name]):
                 found.update(value.float().cpu().contiguous().numpy().tobytes())
-        return int.from_bytes(found.digest()[:7])
+        return found.hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what records say of the training: place, digest, method, backbone and FACTS."""
+        said = {"place": self.place, "digest": self.digest(), "method": self.method}
+        said |= {name: self.value(place) for name, place in FACTS.items()}
+        backbone = isinstance(self.backbone, str) and os.path.basename(self.backbone)
+        found = {name: UNKNOWN if value is None else value for name, value in said.items()}
+        return found | {"backbone": backbone or UNKNOWN}
 
 
 def checkpoint_at(place: str, key: str, remedy: str) -> str:

@@ -125,10 +125,11 @@ def settings_in(cfg: CfgNode, method: type[Method]) -> Settings:
 def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
     """Return the values in a cfg of a method's keys, without other methods' keys in the same node.
 
-    A printed warning names keys that were set but mean nothing to the method.
+    In texts, `{run}` is the folder of the run, `{seed}` its seed and `{dataset}` its data set. A
+    printed warning names keys that were set but mean nothing to the method.
     """
     keys = (*method.defaults, *method.ignored)
-    values = {key: _value(cfg, method.place(key)) for key in keys}
+    values = {key: _filled(_value(cfg, method.place(key)), cfg) for key in keys}
     places = _places()
     node = cfg.TRAINER.get(method.node, {})
     others = [key for key in node if key not in values]
@@ -138,6 +139,15 @@ def values_in(cfg: CfgNode, method: type[Method]) -> dict[str, Any]:
         if place in places and node[place.rpartition(".")[2]] != places[place]
     ])  # fmt: skip
     return values
+
+
+def _filled(value: Any, cfg: CfgNode) -> Any:
+    if not isinstance(value, str):
+        return value
+    of_run = {"run": cfg.OUTPUT_DIR or "{run}", "seed": cfg.SEED, "dataset": cfg.DATASET.NAME}
+    for name, text in of_run.items():
+        value = value.replace(f"{{{name}}}", str(text))
+    return value
 
 
 def read_node(method: type[Method], values: Mapping[str, Any], dataset: str = "") -> Settings:

@@ -4,23 +4,24 @@ A data set may say how it is divided (`division`: texts by part and class) and w
 (`keys`: numbers by path, equal for files of equal content). Those of other code do not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from ..errors import UserError
 from ..storage.checkpoints import broken_checkpoint
-from .settings import is_settings
+from ..storage.state import is_settings
 
 MOST = 3  # parts of a division in a message
 
 
-def images_of(dataset, unlabelled: bool) -> dict:
+def images_of(dataset, unlabelled: bool, earlier: Iterable = ()) -> dict:
     """Return what a checkpoint keeps of the images of a training.
 
     Args:
         dataset: of the run.
         unlabelled: True if it trains on the images `train_u`.
+        earlier: what this returned for trainings on which it builds; others than that are left out.
 
     Returns:
         `division`, a mapping of texts or None, and `trained_on`, the keys of training images
@@ -29,6 +30,8 @@ def images_of(dataset, unlabelled: bool) -> dict:
     keys = getattr(dataset, "keys", {})
     items = (dataset.train_u if unlabelled else None) or dataset.train_x
     trained = {keys[item.impath] for item in items if item.impath in keys}
+    for images in filter(None, map(_images, ({"images": found} for found in earlier))):
+        trained |= {*images["trained_on"].tolist()}
     return {
         "division": getattr(dataset, "division", None),
         "trained_on": torch.tensor(sorted(trained), dtype=torch.int64),

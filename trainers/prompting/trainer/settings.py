@@ -11,7 +11,7 @@ from ..embedded import other_weights
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
-from ..storage.state import are_texts
+from ..storage.state import are_texts, is_settings
 from .by_run import leaves
 
 # Settings that cannot change the outcome of a run, except by rounding.
@@ -146,13 +146,6 @@ def check_weights(then: str | None, name: str) -> None:
             f"The prompts were trained with {why}: give --backbone the file of those weights, or "
             "train again"
         )
-
-
-def is_settings(saved) -> bool:
-    """Return True if a value has the form that `settings_of` returns."""
-    return isinstance(saved, Mapping) and all(
-        isinstance(text, str) for pair in saved.items() for text in pair
-    )
 
 
 def _own(method) -> dict[str, str]:

@@ -49,6 +49,7 @@ from .schedule import FirstBatches, check_optim, epochs, steps
 from .settings import check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
 from .support import take_support, take_validation
+from .teachers import check_same_teacher, check_teachers, facts_of, teachers_of
 from .views import prepared
 
 
@@ -125,6 +126,7 @@ class PromptTrainer(TrainerX):
         if kind.unlabelled:
             left_out = getattr(self.dm.dataset, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])
+        check_teachers(self.method, self.dm.dataset, cfg)
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(self.dm.dataset.train_x))
         for loader in ("test_loader", "val_loader", "validation"):
@@ -140,7 +142,8 @@ class PromptTrainer(TrainerX):
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         print(f"Trained parameters: {self.num_trained:,}")
-        if trained:
+        teachers = teachers_of(self.method)
+        if trained and all(teacher.method is not None for teacher in teachers):  # else: evaluates
             budget, features = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support
             print(fit(self.method, self.batch_size, budget, self.precision, features))
         if cfg.TRAINER.COMPILE:
@@ -297,7 +300,7 @@ class PromptTrainer(TrainerX):
             "settings": settings_of(self.cfg, self.method),
             "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
-            "images": images_of(self.dm.dataset, self.kind.unlabelled),
+            "images": images_of(self.dm.dataset, self.kind.unlabelled, self._earlier_images()),
             "trainer": type(self.method).__name__,
             "backbone": absolute(self.cfg.MODEL.BACKBONE.NAME),
             "backbone_sha256": weights_sha256(self.cfg.MODEL.BACKBONE.NAME),
@@ -305,6 +308,9 @@ class PromptTrainer(TrainerX):
             **getattr(super(), "run_state", dict)(),  # dassl-lite's random numbers
         }
         save_checkpoint(state, self._folder(directory), is_best=is_best, model_name=model_name)
+
+    def _earlier_images(self):
+        return [teacher.trained.images for teacher in teachers_of(self.method) if teacher.trained]
 
     def check_checkpoint(self, checkpoint, folder):
         """Refuse a checkpoint that this run must not resume from.
@@ -319,6 +325,7 @@ class PromptTrainer(TrainerX):
         settings = settings_of(self.cfg, self.method)
         check_resumed(checkpoint, settings, names, folder, wanted, self.method)
         check_same_images(checkpoint, self.dm.dataset, folder)
+        check_same_teacher(checkpoint, self.method, folder)
         self._check_weights(checkpoint)
 
     def _check_weights(self, checkpoint):
@@ -342,6 +349,11 @@ class PromptTrainer(TrainerX):
                 what = f"has no state of the method, or of its loss scale ({error})"
                 raise broken_checkpoint(folder, epoch, " ".join(what.split())[:200]) from None
         return epoch
+
+    @property
+    def teacher_facts(self):
+        """The facts about a teacher that was trained before, for the record; None without one."""
+        return facts_of(self.method)
 
     # ------------------------------------------------------------------ evaluate
 

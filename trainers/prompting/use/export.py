@@ -14,7 +14,7 @@ from ..encoders.text import TextFeatures
 from ..errors import UserError
 from ..method import Method
 from ..prompts import Contexts
-from ..teacher import Teacher
+from ..teacher import MethodTeacher, Teacher
 
 TOLERANCE = 1e-4  # largest difference of logits
 TRACED = 3  # images that a program is traced with; it takes any number
@@ -90,7 +90,9 @@ def _twin(method: Method) -> Method:
     own = copy(method)
     own._parameters, own._buffers = dict(method._parameters), dict(method._buffers)
     own._modules = {
-        name: module if name in ENCODERS or isinstance(module, Teacher) else deepcopy(module)
+        name: module
+        if name in ENCODERS or isinstance(module, (Teacher, MethodTeacher))
+        else deepcopy(module)
         for name, module in method._modules.items()
     }
     return own

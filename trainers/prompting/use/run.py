@@ -17,9 +17,9 @@ from ..method import METHODS, Method, find_method
 from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.hub import fetched
-from ..storage.state import are_texts
+from ..storage.state import are_texts, is_settings
 from ..trainer.config import add_nodes, fitted, settings_in
-from ..trainer.settings import check_weights, is_settings
+from ..trainer.settings import check_weights
 from ..trainer.views import views_by_content
 
 

@@ -1,0 +1,59 @@
+"""The teachers of a method that were trained before: what they may have seen, and what is known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..errors import need
+from ..teacher import MethodTeacher
+from .images import check_unseen
+from .settings import begun_otherwise
+
+
+def teachers_of(method: nn.Module) -> list[MethodTeacher]:
+    """Return the teachers of a method that are trained methods."""
+    return [module for module in method.children() if isinstance(module, MethodTeacher)]
+
+
+def facts_of(method: nn.Module) -> dict[str, Any] | None:
+    """Return what records say of the teacher of a method; None without one."""
+    return next((teacher.facts for teacher in teachers_of(method) if teacher.facts), None)
+
+
+def check_teachers(method: nn.Module, dataset, cfg) -> None:
+    """Refuse teachers that were trained on what this run tests.
+
+    A teacher of another data set, or of which no images are known, is allowed, and recorded.
+
+    Raises:
+        UserError: a teacher has seen test images, or new classes of this data set.
+    """
+    for trained in (teacher.trained for teacher in teachers_of(method)):
+        if trained is None:
+            continue
+        check_unseen({"images": trained.images}, dataset, cfg.TEST.SPLIT, trained.place)
+        halves = {"base": list(dataset.classnames)}
+        halves["new"] = list(getattr(dataset, "other_classnames", ()))
+        if cfg.DATASET.SUBSAMPLE_CLASSES == "new":
+            halves = dict(zip(("new", "base"), halves.values(), strict=True))
+        foreign = {*halves["new"]} - {*halves["base"]}
+        seen = [name for name in trained.classnames if name in foreign]
+        need(
+            not seen or trained.value("DATASET.NAME") != cfg.DATASET.NAME,
+            f"The teacher in '{trained.place}' was trained on {len(seen)} of the new classes, such "
+            f"as '{seen and seen[0]}', which base-to-new forbids: train it with "
+            "DATASET.SUBSAMPLE_CLASSES base",
+        )
+
+
+def check_same_teacher(checkpoint: Mapping, method: nn.Module, folder: str) -> None:
+    """Refuse to resume a run with another teacher than it began with; raises UserError."""
+    own = checkpoint.get("method")
+    for name, teacher in method.named_children():
+        if not isinstance(teacher, MethodTeacher) or teacher.method is None:
+            continue
+        state = own.get(f"{name}._extra_state") if isinstance(own, Mapping) else None
+        then = state.get("facts") if isinstance(state, Mapping) else None
+        if isinstance(then, Mapping) and then.get("digest") != teacher.facts.get("digest"):
+            raise begun_otherwise(folder, f"prompts of its teacher in '{teacher.facts['place']}'")
