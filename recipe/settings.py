@@ -14,7 +14,7 @@ try:
 except ImportError:  # the original Dassl checks nothing
     check_values = None  # type: ignore[assignment]
 
-from datasets import ImageDataset, noise
+from datasets import ImageDataset, kept, noise
 from trainers.prompting import extend_cfg
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
@@ -73,12 +73,13 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
-    if noise.changes(noise.keys_of(cfg.DATASET)):
+    if noise.changes(noise.keys_of(cfg.DATASET)) or cfg.DATASET.KEPT_SHOTS:
         kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
         need(
             issubclass(kind, ImageDataset),
-            f"DATASET.LABEL_NOISE and IMBALANCE are set, but the data set {cfg.DATASET.NAME} does "
-            "not read them: derive its class from datasets.ImageDataset, or leave them out",
+            "DATASET.LABEL_NOISE, IMBALANCE or KEPT_SHOTS is set, but the data set "
+            f"{cfg.DATASET.NAME} does not read them: derive its class from datasets.ImageDataset, "
+            "or leave them out",
         )
     varied = by_dataset(keys for _, keys in settings)
     own = METHODS.get(cfg.TRAINER.NAME)
@@ -106,7 +107,7 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    cfg.DATASET.update(noise.KEYS)  # read by the data sets of this repository
+    cfg.DATASET.update(noise.KEYS | kept.KEYS)  # read by the data sets of this repository
     return cfg
 
 

@@ -29,11 +29,11 @@ NAMES = {
 }  # fmt: skip
 
 
-def load(name, root, shots=-1, subset="all", seed=1):
+def load(name, root, shots=-1, subset="all", seed=1, **keys):
     """Load the data set that configs/datasets/<name>.yaml names."""
     file = ROOT / "configs" / "datasets" / f"{name}.yaml"
     cls = DATASET_REGISTRY.get(yaml.safe_load(file.read_text())["DATASET"]["NAME"])
-    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset)
+    node = SimpleNamespace(ROOT=str(root), NUM_SHOTS=shots, SUBSAMPLE_CLASSES=subset, **keys)
     return cls(SimpleNamespace(DATASET=node, SEED=seed))
 
 
