@@ -9,12 +9,11 @@ from ..records import COSTS, Metric
 from .answers import each_seed, joint
 from .frame import apart_note, each_row
 from .measured import Measured, averaged, averages_title, place_of
-from .paired import harmonic
 from .published import AVERAGE
-from .rows import rows
+from .rows import count_text, of_seeds, rows, with_h
 from .tables import (
-    AVERAGE_H,
-    EACH_H,
+    AVERAGE_NOTE,
+    H_NOTE,
     Cell,
     Table,
     more,
@@ -57,7 +56,7 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     Returns:
         Numbers with the keys of JOINT.
     """
-    halves = tidy[tidy["column"].isin(("base", "new", "h"))]
+    halves = tidy[tidy["column"].isin(("base", "new"))]
     done = halves[(halves["metric"] == "accuracy") & halves["value"].notna()]
     if done.empty:
         return []
@@ -70,7 +69,10 @@ def both(tidy: pd.DataFrame) -> list[Measured]:
     costs = [*COSTS, *(key + TIMES for key in RELATIVE)]
     numbers, problems = _numbers(done)
     lines = lines.assign(problems=lines["line"].map(problems))
-    numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line").assign(note="")
+    numbers = numbers.merge(lines[["line", "name", "dataset"]], on="line")
+    notes = listed.assign(note=[*map(count_text, each_row(listed))], metric=listed["column"])
+    numbers = numbers.merge(notes[["line", "metric", "note"]], "left", ["line", "metric"])
+    numbers["note"] = numbers["note"].fillna("")
     found = []
     for _, of in lines.groupby("table", sort=False):
         row, here = next(each_row(of)), numbers[numbers["line"].isin(of["line"])]
@@ -87,7 +89,7 @@ def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
     """Return a row for each line, seed and key of JOINT; and by line, sentences on what is missing.
 
     Args:
-        done: the accuracies of finished runs, and H.
+        done: the accuracies of finished runs.
     """
     said, problems = [], {}
     for line, members in done.groupby("line", sort=False):
@@ -99,8 +101,8 @@ def _numbers(done: pd.DataFrame) -> tuple[pd.DataFrame, dict[int, list[str]]]:
         read, problems[line] = each_seed(pairs, joint)
         said += [(line, key, value) for of in read.values() for key, value in of.items()]
     columns = ["line", "metric", "value"]
-    accuracies = done.assign(metric=done["column"])[columns]
-    return pd.concat([accuracies, pd.DataFrame(said, columns=columns)]), problems
+    accuracies = of_seeds(done).rename_axis(index={"column": "metric"}).reset_index(name="value")
+    return pd.concat([accuracies[columns], pd.DataFrame(said, columns=columns)]), problems
 
 
 def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measured:
@@ -110,9 +112,8 @@ def _average(lines: pd.DataFrame, numbers: pd.DataFrame, artist: str) -> Measure
     """
     row, of = next(each_row(lines)), lines["dataset"].nunique()
     of_sets = numbers.groupby(["name", "dataset", "metric"])["value"].mean().unstack()
-    of_sets = of_sets.reindex(columns=list(JOINT)).dropna(subset="h").groupby("name")
-    means, counts = of_sets.mean(), of_sets.count()
-    means["h"] = harmonic(means["base"], means["new"])
+    of_sets = with_h(of_sets.reindex(columns=list(JOINT))).dropna(subset="h").groupby("name")
+    means, counts = with_h(of_sets.mean()), of_sets.count()
     said = means.melt(ignore_index=False, var_name="metric")
     said["note"] = [f" ({n} of {of})" * (n < of) for n in counts.melt()["value"]]
     lines = lines.drop_duplicates("name")
@@ -128,7 +129,7 @@ def tables(of: Measured) -> Iterator[Table]:
     first, what = next(each_row(of.lines)), ": base and new classes together"
     shots = shots_text(first.shots)
     if of.place["dataset"] == AVERAGE:
-        table = of.table(f"{what}, {shots}", JOINT, [AVERAGE_H, JOINT_NOTE])
+        table = of.table(f"{what}, {shots}", JOINT, [AVERAGE_NOTE, H_NOTE, JOINT_NOTE])
         table.caption += apart_note(each_row(of.lines))
         yield table
         return
@@ -138,10 +139,10 @@ def tables(of: Measured) -> Iterator[Table]:
     problems = [
         f"{', '.join(names)}: {why}" for why, names in said.groupby("problems", sort=False)["name"]
     ]
-    yield of.table(f"{what}, {runs}", JOINT, [spread, EACH_H, JOINT_NOTE], problems)
+    yield of.table(f"{what}, {runs}", JOINT, [spread, H_NOTE, JOINT_NOTE], problems)
     if of.protocol.costs:
         note = "Training is the mean over the seeds."
-        yield _costs(of, of.table(f": accuracy and cost, {runs}", H, [spread, EACH_H, note]))
+        yield _costs(of, of.table(f": accuracy and cost, {runs}", H, [spread, H_NOTE, note]))
 
 
 def _costs(of: Measured, table: Table) -> Table:

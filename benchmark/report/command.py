@@ -236,7 +236,7 @@ def as_page(
     groups = tables(listed, all_published)
     for protocol, more in (view.tables() if view else {}).items():
         groups[protocol] = groups[protocol] + more
-    done = tidy["outcome"][(tidy["column"] != "h") & tidy["problem"].isna()]
+    done = tidy["outcome"][tidy["problem"].isna()]
     results = {outcome.run.folder: outcome.result for outcome in done}  # some are in two tables
     return page(groups, figures(listed) | view_figures(view), results.values())
 

@@ -23,16 +23,23 @@ from .names import dataset_title
 from .paired import Pair, difference, holm
 from .published import marked, meaning
 from .rows import rows
-from .tables import Cell, Table, first_head, place_name, protocol_of, seeds_text, table_name
+from .tables import (
+    Cell,
+    Table,
+    first_head,
+    h_note,
+    place_name,
+    protocol_of,
+    seeds_text,
+    table_name,
+)
 
 DIFFERENCE = (
     "Difference in points [95% interval], and p, adjusted by Holm for the number of comparisons in "
     "its column."
 )
 ONE_SEED = "Where there is one seed, the interval is not about other seeds."
-EACH_H = "H is computed for each seed."
 AVERAGE = "Differences of the means over the data sets."
-AVERAGE_H = "Differences of the means over the data sets; H is that of the averages."
 
 # Units that may be resampled, each with the function that names the unit of every test image.
 RESAMPLE: dict[str, Callable[[Outcome, str], list[str]]] = {"images": motifs, "classes": classes}
@@ -127,7 +134,7 @@ class Comparisons:
             problems += missing
             blocks += [block] if block else []
         over_both = bool(self._measure.head)
-        found = difference(blocks, of is not None, over_both) if blocks else [None] * 4
+        found = difference(blocks, over_both) if blocks else [None] * 4
         protocol = protocol_of(ours)
         placed = SimpleNamespace(**vars(ours) | {"shots": shots, "average": of is not None})
         return {
@@ -228,10 +235,8 @@ class Comparisons:
             lines.append([Cell(name), *(cells.get(place, Cell("-")) for place in places)])
         caption = [DIFFERENCE, *self._resampled(members)]
         average = members.iloc[0]["average"]
-        if "h" in protocol.columns and not self._measure.head:
-            caption.append(AVERAGE_H if average else EACH_H)
-        else:
-            caption += [self._measure.note] * bool(self._measure.note) + [AVERAGE] * bool(average)
+        caption += [AVERAGE] * bool(average)
+        caption += [self._measure.note] if self._measure.note else h_note(protocol)
         both = [row for side in ("ours", "theirs") for row in members[side]]
         caption += meaning(chain(*(row.beyond for row in both)))
         caption += apart_note(both) if average else []

@@ -19,7 +19,6 @@ from ..protocols.configs import known_trainers, plain_name, varied
 from ..records import METRICS, OOD, PER_CLASS, Outcome, costs, unlike, used
 from . import published
 from .names import DATASETS, embedded, rank
-from .paired import harmonic
 
 # Runs that agree in these are of one training setting; with the same settings, of one line.
 METHOD = ["protocol", "source", "dataset", "shots", "trainer", "label", "config", "variant",
@@ -52,8 +51,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     """Return a row for each run and metric, sorted as in the tables.
 
     Metrics are those of METRICS, `temperature`, and those of OOD under `ood_name`. A failed run has
-    a row with the metric `accuracy`, a `problem` and no value. The accuracies on base and on new
-    classes have a third row, with their harmonic mean in the column `h`.
+    a row with the metric `accuracy`, a `problem` and no value.
     """
     runs = pd.DataFrame([_facts(outcome) for outcome in outcomes])
     if runs.empty:
@@ -100,8 +98,7 @@ def frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     runs = runs.drop_duplicates(["line", "dataset", "column", "seed"]).sort_index()
     values = pd.DataFrame(list(runs.pop("metrics")), runs.index, dtype=float)
     tidy = runs.join(values.melt(var_name="metric", ignore_index=False))
-    tidy = tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")]
-    return pd.concat([tidy, _harmonic(tidy)], ignore_index=True)
+    return tidy[tidy["value"].notna() | (tidy["metric"] == "accuracy")].reset_index(drop=True)
 
 
 def ood_name(dataset: str, key: str) -> str:
@@ -301,16 +298,6 @@ def _order(run) -> tuple:
     line = rank(run.trainer), run.label, run.config, settings, run.origin
     dataset = run.embedded, run.dataset != run.source, place, run.dataset
     return list(PROTOCOLS).index(run.protocol), run.source, *dataset, run.shots, line
-
-
-def _harmonic(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of H, for each line and seed with accuracies on base and new classes."""
-    accuracy = tidy[(tidy["metric"] == "accuracy") & tidy["value"].notna()]
-    base, new = (
-        accuracy[accuracy["column"] == name].set_index(["line", "seed"]) for name in ("base", "new")
-    )
-    h = harmonic(base["value"], new["value"].reindex(base.index))
-    return base.assign(value=h, column="h", training=False).dropna(subset="value").reset_index()
 
 
 def variant_settings(variant: str) -> Settings:

@@ -19,7 +19,16 @@ from ..protocols.base import shots_text
 from . import published
 from .frame import apart_note
 from .names import dataset_title, method_name
-from .tables import AVERAGE_H, INCOMPLETE, Cell, Table, average_name, protocol_of, seeds_of, tables
+from .tables import (
+    INCOMPLETE,
+    Cell,
+    Table,
+    average_name,
+    h_note,
+    protocol_of,
+    seeds_of,
+    tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,8 +199,7 @@ def _paper(group: list[Table], deviations: bool) -> str:
     sources = [sentence.replace("Published", PUBLISHED + " Published") for sentence in sources]
     fit = len(" ".join(sources)) <= LONG
     caption += sources if fit else []
-    if "h" in protocol.columns and group[0].of_averages:
-        caption.append(AVERAGE_H)
+    caption += h_note(protocol)
     caption += apart_note(row for row in rows if row.average)
     if protocol.across == "dataset":
         bodies = [_targets(*printed)]

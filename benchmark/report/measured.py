@@ -1,7 +1,6 @@
 """Numbers of several methods in one place, and the tables and records that they make."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,6 +10,7 @@ from ..records import Metric, Outcome
 from .frame import each_row
 from .names import by_artist
 from .published import marked, meaning
+from .rows import with_h
 from .tables import Cell, Table, first_head, known, protocol_of
 
 
@@ -51,10 +51,11 @@ class Measured(NamedTuple):
             caption: sentences below; one on marks is added.
             problems: sentences on what is missing.
         """
-        shown = self.numbers[self.numbers["metric"].isin(metrics)]
+        means = self._means()
         cells = {
-            (name, key): _cell(list(of["value"]), metrics[key], of["note"].iloc[0])
-            for (name, key), of in shown.groupby(["name", "metric"])
+            (name, key): _cell(means[name, key], of["value"], metrics[key], of["note"].iloc[0])
+            for (name, key), of in self.numbers.groupby(["name", "metric"])
+            if key in metrics and (name, key) in means
         }
         lines = [
             [Cell(marked(row.name, row.beyond))]
@@ -67,13 +68,18 @@ class Measured(NamedTuple):
 
     def records(self, metrics: Iterable[str]) -> Iterator[dict]:
         """Yield the place, method and means of these metrics of each line as plain values."""
-        means = self.numbers.groupby(["name", "metric"])["value"].mean()
+        means = self._means()
         for row in each_row(self.lines):
             own = {"method": row.name} | {name: getattr(row, name) for name in self.own}
             numbers = {key: means.get((row.name, key)) for key in metrics}
             yield (
                 self.place | own | numbers | {name: known(getattr(row, name)) for name in self.more}
             )
+
+    def _means(self) -> dict[tuple[str, str], float]:
+        """Return the means by method and metric; H is that of the means."""
+        means = self.numbers.groupby(["name", "metric"])["value"].mean().unstack("metric")
+        return with_h(means).stack().dropna().to_dict()
 
     # ------------------------------------------------- of numbers that are rows of the frame
 
@@ -97,11 +103,11 @@ class Measured(NamedTuple):
         ]
 
 
-def _cell(values: list[float], metric: Metric, note: str) -> Cell:
+def _cell(mean: float, values: pd.Series, metric: Metric, note: str) -> Cell:
     """Return a cell with `mean ± standard deviation`, whose `value` is larger if better."""
-    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    better = mean(values) if metric.more_is_better else -mean(values)
-    return Cell(f"{mean(values):.2f}{spread}{note}", None if note else better)
+    spread = f" ± {values.std():.2f}" if values.count() > 1 else ""
+    better = mean if metric.more_is_better else -mean
+    return Cell(f"{mean:.2f}{spread}{note}", None if note else better)
 
 
 def place_of(row: Any, shots: int, column: str) -> dict:

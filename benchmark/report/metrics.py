@@ -34,7 +34,7 @@ def tests(tidy: pd.DataFrame) -> list[Measured]:
     """Return all tests that the runs contain, in their order."""
     # zero-shot runs appear with every number of shots
     trained = tidy[tidy["shots"] > 0].groupby("table")["shots"].agg(set)
-    measured = tidy[(tidy["column"] != "h") & tidy["value"].notna()]
+    measured = tidy[tidy["value"].notna()]
     shots = [
         [shots] if shots else sorted(trained.get(table, {0}))
         for shots, table in zip(measured["shots"], measured["table"], strict=True)

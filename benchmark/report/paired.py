@@ -78,23 +78,16 @@ class Variance(NamedTuple):
         return float(by_units + by_seeds) ** 0.5
 
 
-def difference(blocks: list[Block], of_averages: bool = False, total: bool = False) -> Difference:
-    """Compute the difference of two methods.
+def difference(blocks: list[Block], total: bool = False) -> Difference:
+    """Compute the difference of two methods, of averages if there are several data sets.
 
     Args:
         blocks: one for each data set.
-        of_averages: compare averages over data sets, with H computed from the averages; else H is
-            computed for each seed and averaged.
-        total: the metric is the sum of the means on base and new images, not H.
+        total: the metric is the sum of the means on base and new images, not their H.
     """
     means = np.mean([[pair.accuracies.mean(axis=1) for pair in block] for block in blocks], axis=0)
     linear = total or len(means) == 1
-    if linear:
-        ours, theirs = means.sum(axis=0)
-    elif of_averages:
-        ours, theirs = harmonic(*means)
-    else:
-        ours, theirs = harmonic(*(pair.accuracies for pair in blocks[0])).mean(axis=1)
+    ours, theirs = means.sum(axis=0) if linear else harmonic(*means)
     value = float(ours - theirs)
     slopes = np.ones_like(means) if linear else _slopes(means)
     found = _variance(blocks, slopes / len(blocks))

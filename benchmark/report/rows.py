@@ -48,10 +48,12 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     lines.loc[lines["untrained"], of_trained] = None
     lines["column"] = [list(PROTOCOLS[name].columns) for name in lines["protocol"]]
     texts = tidy["problem"] + " [seed " + tidy["seed"].astype(str) + "]"
-    by_cell = tidy.assign(problems=texts).groupby(["line", "column"])
-    numbers = by_cell["value"].agg(["mean", "std", "count"])
-    numbers["problems"] = by_cell["problems"].agg(lambda problems: list(problems.dropna()))
-    cells = lines.explode("column").reset_index().join(numbers, on=["line", "column"])
+    problems = tidy.assign(problems=texts).groupby(["line", "column"])["problems"]
+    numbers = of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
+    means = with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
+    cells = lines.explode("column").reset_index()
+    for found in (numbers, means, problems.agg(lambda texts: list(texts.dropna()))):
+        cells = cells.join(found, on=["line", "column"])
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
     cells["count"] = cells["count"].fillna(0).astype(int)
     enough = cells["untrained"] | (cells["count"] == cells["of"])
@@ -59,6 +61,24 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     cells["interval"], cells["average"] = interval, False
     cells["spread"] = _half_interval(cells) if interval else cells["std"]
     return pd.concat([cells, _averages(cells)], ignore_index=True)
+
+
+def of_seeds(accuracies: pd.DataFrame) -> pd.Series:
+    """Return the accuracy of each line, seed and column, and H; NaN where there is none."""
+    found = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
+    return with_h(found).stack(future_stack=True)
+
+
+def with_h(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Add H as the column h to numbers that have the columns base and new."""
+    if not {"base", "new"} <= set(numbers):
+        return numbers
+    return numbers.assign(h=harmonic(numbers["base"], numbers["new"]))
+
+
+def count_text(row: Any) -> str:
+    """Return what follows the mean of a row that lacks seeds or data sets; empty if it does not."""
+    return "" if row.complete else f" ({row.count} of {row.of})"
 
 
 def published_beside(row: Any, trainer: str = "") -> published.Published | None:
@@ -111,9 +131,7 @@ def _averages(cells: pd.DataFrame) -> pd.DataFrame:
     whole = targets.groupby("line")["mean"].transform("count") == columns.str.len()
     last = whole & (targets["column"] == columns.str[-1])  # of base, new and h: h, which needs both
     means = targets[whole].groupby([*MEAN, "column"])["mean"].mean().unstack("column")
-    if "h" in means:
-        means["h"] = harmonic(means["base"], means["new"])
-    numbers = means.stack().to_dict()
+    numbers = with_h(means).stack().to_dict()
     problems = defaultdict(list)
     for row in each_row(targets[last & ~targets["complete"]]):
         place = f"{row.name}, {row.dataset}, {shots_text(row.shots)}"

@@ -15,7 +15,7 @@ from ..records import COSTS
 from . import published
 from .frame import apart_note, each_row
 from .names import dataset_title, rank
-from .rows import difference, published_beside
+from .rows import count_text, difference, published_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 STD = "Mean ± sample standard deviation (n - 1) over the seeds."
 INTERVAL = "Mean ± half of the 95% interval (Student's t) over the seeds."
 ONE_SEED = "One seed."
-EACH_H = "H = 2 Base New / (Base + New), computed for each seed and then averaged."
-AVERAGE = "Means over the data sets."
-AVERAGE_H = "Means over the data sets; H is that of the averages, as in the papers."
+H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
+AVERAGE_NOTE = "Means over the data sets."
 TARGET_AVERAGE = "The average is over the targets."
 
 INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
@@ -176,8 +175,7 @@ def _ours(row: Any) -> Cell:
     text = mean if spread is None else f"{mean} ± {spread:.2f}"
     if row.complete:
         return Cell(text, row.mean, paper=Cell(mean, row.mean, spread=spread))
-    missing = f" ({row.count} of {row.of})"
-    return Cell(text + missing, paper=Cell(mean + INCOMPLETE, spread=spread))
+    return Cell(text + count_text(row), paper=Cell(mean + INCOMPLETE, spread=spread))
 
 
 def _published(name: str, trainer: str, rows: Iterable[Any]) -> list[Cell]:
@@ -254,11 +252,9 @@ def _caption(rows: list[Any]) -> list[str]:
     first, protocol = rows[0], protocol_of(rows[0])
     averages = [row for row in rows if row.average]
     if first.average:
-        means = AVERAGE_H if "h" in protocol.columns else AVERAGE
-        return [means, *edited_note(rows), *apart_note(averages)]
-    sentences = [spread_note(seeds_of(rows), first.interval), *edited_note(rows)]
-    if "h" in protocol.columns:
-        sentences.append(EACH_H)
+        return [AVERAGE_NOTE, *h_note(protocol), *edited_note(rows), *apart_note(averages)]
+    spread = spread_note(seeds_of(rows), first.interval)
+    sentences = [spread, *h_note(protocol), *edited_note(rows)]
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
     teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
@@ -274,6 +270,11 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
     """Return a sentence on the methods whose code was edited after some of the runs, if any."""
     said = dict.fromkeys(f"{row.name} ({', '.join(row.edited)})" for row in rows if row.edited)
     return [f"Code edited after some runs had begun: {', '.join(said)}."] if said else []
+
+
+def h_note(protocol: Protocol) -> list[str]:
+    """Return the sentence that explains H, if a protocol has it."""
+    return [H_NOTE] if "h" in protocol.columns else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

@@ -52,7 +52,7 @@ def coverage(units, draws=600, **how):
     """Return the share of intervals for average H that contain the true difference, 0."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(draws):
-        found = difference(blocks(two_methods(rng, **how), units), of_averages=True)
+        found = difference(blocks(two_methods(rng, **how), units))
         held += found.low <= 0 <= found.high
     return held / draws
 
@@ -108,7 +108,7 @@ def two_methods_of_halves(rng, measure, images=(60, 50), data_sets=2, seeds=3):
 def test_the_interval_of_joint_metrics_has_its_nominal_coverage(measure):
     rng, held, draws = np.random.default_rng(1), 0, 600
     for _ in range(draws):
-        found = difference(two_methods_of_halves(rng, measure), of_averages=True, total=True)
+        found = difference(two_methods_of_halves(rng, measure), total=True)
         held += found.low <= 0 <= found.high
     assert 0.92 <= held / draws <= 0.97
 
@@ -127,7 +127,7 @@ def test_motifs_are_resampled_as_a_bootstrap_does():
     """The bootstrap draws motifs of base and of new classes, each in all data sets at once."""
     rng = np.random.default_rng(2)
     found = two_methods(rng, 3, 1)
-    interval = difference(blocks(found, motifs()), of_averages=True)
+    interval = difference(blocks(found, motifs()))
     means = [
         100 * side[..., rng.integers(n, size=(4000, n))].mean((1, 2, 4))
         for side, n in zip(found, MOTIFS, strict=True)
@@ -167,20 +167,18 @@ def test_data_sets_of_the_same_seeds_are_resampled_at_once():
     ours[0] = True  # with one seed of two always right, with the other never
     one, other = pair(ours, theirs), pair(ours, theirs, np.arange(100, 200))
     apart = other._replace(seeds=np.array([7, 8]))
-    found = difference([[one], [other]], of_averages=True)
+    found = difference([[one], [other]])
     assert found == pytest.approx(difference([[one]]))
-    assert difference([[one], [apart]], of_averages=True).low > found.low
+    assert difference([[one], [apart]]).low > found.low
 
 
-def test_h_is_computed_for_each_seed_or_from_averages():
+def test_h_is_that_of_the_means():
     found = two_methods(np.random.default_rng(5), 2, 3)
     both = blocks(found, motifs())
-    base, new = (100 * side.mean(-1) for side in found)  # method, data set, seed
-    each = (2 * base * new / (base + new))[:, 0].mean(-1)
-    assert difference(both[:1]).value == pytest.approx(each[0] - each[1])
-    base, new = base.mean((1, 2)), new.mean((1, 2))
-    h = 2 * base * new / (base + new)
-    assert difference(both, of_averages=True).value == pytest.approx(h[0] - h[1])
+    for sets in (1, 2):
+        base, new = (100 * side[:, :sets].mean((1, 2, 3)) for side in found)  # of method
+        h = 2 * base * new / (base + new)
+        assert difference(both[:sets]).value == pytest.approx(h[0] - h[1])
 
 
 def test_p_belongs_to_the_interval():

@@ -28,7 +28,7 @@ def test_every_format_holds_the_numbers_and_the_problems():
     assert "| ALIGN    |" in texts["markdown"]
     records = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert [record["h_n"] for record in records] == ["1", "2"]
-    assert float(records[1]["h_mean"]) == pytest.approx(40.0)
+    assert float(records[1]["h_mean"]) == pytest.approx(48.0)
     assert json.loads(texts["json"])["rows"][0]["problems"][0] == (
         "base: failed: no memory [seed 2]"
     )

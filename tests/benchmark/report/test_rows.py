@@ -5,27 +5,61 @@ import math
 
 import pytest
 from outcomes import few_shot, lines, numbers, only_table, outcome, rows, some_outcomes
+from paths import ROOT
 
 from benchmark.protocols import BASE2NEW
 from benchmark.report.frame import frame
 from benchmark.report.paired import harmonic
 from benchmark.report.render import as_text, render
-from benchmark.report.tables import tables
+from benchmark.report.rows import difference, published_beside
+from benchmark.report.tables import H_NOTE, tables
 
 
 def averages(outcomes):
     return [line for line in numbers(outcomes) if line["h"].average]
 
 
-def test_h_is_computed_for_each_seed_and_then_averaged():
+def test_h_is_that_of_the_means_and_its_deviation_that_of_the_seeds():
     coop, align = numbers(some_outcomes())
     assert (coop["h"].method, align["h"].method) == ("CoOp", "ALIGN")
-    assert align["h"].mean == pytest.approx((48.0 + 32.0) / 2)  # H of the means would be 48
+    assert align["h"].mean == pytest.approx(2 * 60 * 40 / 100)  # of the seeds: 48 and 32
     assert align["h"].std == pytest.approx(128**0.5)
     assert align["base"].std == pytest.approx(800**0.5)
     assert lines(only_table(some_outcomes()))["CoOp"][0] == "50.00 (1 of 2)"
     assert math.isnan(coop["base"].std)
     assert harmonic(0.0, 0.0) == 0.0
+
+
+def test_other_seeds_in_each_half_are_marked():
+    seeds = {"base": {1: 40.0, 2: 60.0}, "new": {2: 20.0, 3: 30.0}}
+    found = [outcome("ALIGN", s, part, a) for part in seeds for s, a in seeds[part].items()]
+    h = 2 * 50 * 25 / 75  # seed 2 alone has both halves
+    assert lines(only_table(found))["ALIGN"][:3] == [
+        "50.00 ± 14.14 (2 of 3)", "25.00 ± 7.07 (2 of 3)", f"{h:.2f} (1 of 3)"
+    ]  # fmt: skip
+    del found[2]
+    assert lines(only_table(found))["ALIGN"][2] == f"{2 * 50 * 30 / 80:.2f} (0 of 3)"
+
+
+def test_a_difference_is_that_of_h_as_the_papers_compute_it():
+    """The mean of the seeds' H, 68.39, is 1.26 less."""
+    found = [
+        outcome("CoOp", seed, part, value, "dtd", config="base2new")
+        for part, values in (("base", (95, 75, 70)), ("new", (50, 65, 70)))
+        for seed, value in enumerate(values, 1)
+    ]
+    (line,) = numbers(found)
+    printed = [published_beside(row).values[column] for column, row in line.items()]
+    assert line["h"].mean == pytest.approx(harmonic(80, 61.6667), rel=1e-6)
+    assert difference(line["h"]) == pytest.approx(harmonic(80, 61.6667) - printed[2], rel=1e-5)
+    assert printed[2] == pytest.approx(harmonic(*printed[:2]), abs=0.02)
+
+
+def test_tables_and_pages_say_the_same_of_h():
+    table = only_table(some_outcomes())
+    assert H_NOTE in table.caption and H_NOTE in render(rows(some_outcomes()), "latex")
+    for page in ("README.md", "docs/metrics.md", "docs/faq.md"):
+        assert H_NOTE in " ".join((ROOT / page).read_text("utf-8").split()), page
 
 
 @pytest.mark.parametrize("more", [{"train_seconds": None}, {}], ids=str)
