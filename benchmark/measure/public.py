@@ -19,19 +19,32 @@ DASSL = Path(__file__).resolve().parents[2] / "dassl-lite"
 PARTS = ("train.py", "trainers", "clip")
 
 
-def check_checkout(path: Path) -> None:
+def check_checkout(path: Path, option: str = "--public") -> None:
     """Check that a folder is such a checkout.
 
     Raises:
         UserError: it lacks a part.
     """
     if not path.is_dir():
-        raise UserError(f"--public '{path}' is not a folder: give a checkout of published code")
+        raise UserError(f"{option} '{path}' is not a folder: give a checkout of published code")
     if missing := [name for name in PARTS if not (path / name).exists()]:
         raise UserError(
-            f"--public '{path}' has no {' and no '.join(missing)}: give a checkout of CoOp, MaPLe, "
+            f"{option} '{path}' has no {' and no '.join(missing)}: give a checkout of CoOp, MaPLe, "
             "ALIGN or another repository like them"
         )
+
+
+def environment(dassl: Path = DASSL) -> dict[str, str]:
+    """Return the environment of a process that imports a checkout, with a folder of Dassl."""
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*others, str(DASSL)] if dassl == DASSL else [str(dassl), *others]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def last_line(errors: Path) -> str:
+    """Return the last line of a file of error messages, cut to 200 characters."""
+    lines = errors.read_text(errors="replace").strip().splitlines()
+    return (lines or ["no message"])[-1][:200]
 
 
 class Public:
@@ -53,12 +66,11 @@ class Public:
             "training": case.training, "precision": case.precision, "threads": case.threads,
             "resolution": case.geometry[1], "settings": dict(case.settings),
         }  # fmt: skip
-        paths = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(DASSL)]
         with open(self._errors, "w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, PROGRAM], text=True, cwd=self._folder.name,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                env=environment(),
             )  # fmt: skip
         self.record |= self._answer(json.dumps(asked))
 
@@ -72,8 +84,7 @@ class Public:
             answer = ""
         if not answer:
             self._process.wait()
-            said = self._errors.read_text(errors="replace").strip().splitlines()
-            self.record = {"problem": (said or ["no message"])[-1][:200]}
+            self.record = {"problem": last_line(self._errors)}
         return json.loads(answer or "{}")
 
     def step(self) -> None:

@@ -1,9 +1,9 @@
 """The other process of public.py: runs a checkout of published code.
 
-It imports nothing of this repository but dassl-lite and counting.py, since modules of the checkout
-have the same names as ours. The checkout's trainer builds its model and, on random images, does
-whole training steps (`forward_backward`) or evaluations (`model_inference`). The first line that it
-reads is a case, as JSON; for each further one it does one of them.
+It imports nothing of this repository but dassl-lite, counting.py and public_code.py, since modules
+of the checkout have the same names as ours. The checkout's trainer builds its model and, on random
+images, does whole training steps (`forward_backward`) or evaluations (`model_inference`). The first
+line that it reads is a case, as JSON; for each further one it does one of them.
 """
 
 import json
@@ -11,12 +11,12 @@ import os
 import resource
 import sys
 from collections import OrderedDict
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
-import packaging.version
 import torch
 from counting import operations, timed  # type: ignore[import-not-found]  # in this folder
 from PIL import Image
+from public_code import enter, give_weights  # type: ignore[import-not-found]  # too
 
 STEPS = 1000  # a number of steps per epoch that is not reached, so that no epoch ends
 
@@ -51,9 +51,7 @@ def built(asked: dict):
 
     import train  # of the checkout: registers its trainers
 
-    for module in list(sys.modules.values()):  # TCP's code has two copies of CLIP
-        if hasattr(module, "_download") and hasattr(module, "_MODELS"):
-            vars(module)["_download"] = lambda *args, **kwargs: asked["weights"]
+    give_weights(asked["weights"])
     known = TRAINER_REGISTRY.registered_names()
     name = "MMP" if asked["trainer"] == "ALIGN" and "MMP" in known else asked["trainer"]
     kind = TRAINER_REGISTRY.get(name)
@@ -81,17 +79,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.readline())
     device = asked["device"]
     torch.set_num_threads(asked["threads"])
-    sys.path.insert(0, asked["checkout"])
-    # imported by the codes of ALIGN and TCP; a step uses none
-    for name in ("cv2", "pickle5", "pkg_resources"):
-        sys.modules[name] = ModuleType(name)
-    vars(sys.modules["pkg_resources"])["packaging"] = packaging
-    if device == "cpu":  # several codes move parts to a GPU without asking for the device
-        for kind in (torch.Tensor, torch.nn.Module):
-            kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
-    if asked["precision"] == "fp32":  # MaPLe's and PromptSRC's convert parts in each
-        torch.nn.Module.half = torch.nn.Module.float  # type: ignore[method-assign]
-        torch.Tensor.half = torch.Tensor.float  # type: ignore[method-assign]
+    enter(asked["checkout"], device, asked["precision"])
     torch.manual_seed(0)
     trainer = built(asked)
     size = asked["batch"], 3, asked["resolution"], asked["resolution"]
