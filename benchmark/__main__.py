@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report.command", "print the tables again from the run folders of an output"),
     "methods": ("inspect.methods", "print the methods as points in one space, with their sizes"),
     "speed": ("measure.speed", "measure time, memory and operations of training and evaluation"),
+    "twin": ("measure.twin", "compare whole trainings with those of published code"),
     "solver": ("measure.solver", "time the transport solver against POT's"),
     **{name: (OF_PLUG_IN, summary) for name, summary in commands.COMMANDS.items()},
     "visualize": ("inspect.visualize", "draw token-level transport plans over an image"),

@@ -1,5 +1,6 @@
 """Full-size CLIPs with random weights, and class names."""
 
+import math
 from functools import cache
 
 import torch
@@ -24,6 +25,20 @@ WORDS = [
 def untrained_clip(geometry: tuple):
     """Return a CLIP of a geometry: numbers in the order of ARGUMENTS."""
     return build_clip(dict(zip(ARGUMENTS, geometry, strict=True)))
+
+
+def reacting_clip():
+    """Return a CLIP with random weights, always the same, whose features depend on its input.
+
+    Widths are the constants of published codes (MaPLe: 512 for text, 768 for images).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip_model = untrained_clip((512, 64, 12, 768, 16, 77, 49408, 512, 8, 12))
+    with torch.no_grad():
+        clip_model.token_embedding.weight.mul_(20)
+        clip_model.logit_scale.fill_(math.log(100))
+    return clip_model
 
 
 @cache

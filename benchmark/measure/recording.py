@@ -1,0 +1,82 @@
+"""Record a whole training of a Dassl trainer, of public code or ours: start, batches, steps, end.
+
+It imports nothing of this repository, because `public_training.py` uses it next to published code.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+
+def recorded_training(trainer, learned: Callable[[], Mapping[str, torch.Tensor]]) -> Tensors:
+    """Train, and return what happened.
+
+    Args:
+        trainer: a Dassl trainer whose batches have one view.
+        learned: returns the trained parameters by name.
+
+    Returns:
+        `pixels` (steps, B, 3, H, W), 8 bits, and `label` (steps, B) of the batches; `loss` and `lr`
+        (steps,); `start/NAME` and `final/NAME` of each parameter.
+    """
+    step, mean, std = trainer.forward_backward, *normalization(trainer.cfg)
+    steps: dict[str, list] = {"pixels": [], "label": [], "loss": [], "lr": []}
+
+    def noted(batch):
+        steps["pixels"].append(as_pixels(batch["img"], mean, std))
+        steps["label"].append(batch["label"].clone())
+        steps["lr"].append(torch.tensor(trainer.get_current_lr(), dtype=torch.float64))
+        found = step(batch)
+        steps["loss"].append(torch.as_tensor(found["loss"], dtype=torch.float64))
+        return found
+
+    trainer.forward_backward = noted
+    start = copies(learned(), "start/")
+    trainer.train()
+    ended = {name: torch.stack(values) for name, values in steps.items()}
+    return ended | start | copies(learned(), "final/")
+
+
+def copies(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
+    """Return copies of tensors, with a prefix before each name."""
+    return {prefix + name: x.detach().clone().contiguous() for name, x in tensors.items()}
+
+
+def evaluated(trainer) -> tuple[float, torch.Tensor]:
+    """Return the accuracy that the trainer finds on its test images, and their logits (n, K)."""
+    infer, found = trainer.model_inference, []
+
+    def noted(images):
+        found.append(infer(images))
+        return found[-1]
+
+    trainer.model_inference = noted
+    accuracy = trainer.test()
+    trainer.model_inference = infer
+    return float(accuracy), torch.cat(found).float()
+
+
+def normalization(cfg) -> list[torch.Tensor]:
+    """Return the mean and the standard deviation (3, 1, 1) that normalise the images of a cfg."""
+    keys: Any = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+    return [torch.tensor(values)[:, None, None] for values in keys]
+
+
+def as_pixels(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return normalised images as the 8 bits of which they were made.
+
+    Raises:
+        ValueError: they were made of something else.
+    """
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    if not torch.equal(normalized(pixels, mean, std), images):
+        raise ValueError("a batch has images that were not read from 8 bits and normalised")
+    return pixels
+
+
+def normalized(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return 8-bit images as torchvision's ToTensor and Normalize make them."""
+    return pixels.float().div(255).sub(mean).div(std)

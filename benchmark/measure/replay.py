@@ -1,0 +1,179 @@
+"""Repeat a recorded training of public code with our method, and compare the two."""
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from safetensors import safe_open
+
+from .recording import Tensors, evaluated, normalization, normalized, recorded_training
+
+# Limits within which two trainings agree.
+LOSS = 1e-4  # of losses, over max(1, |loss|)
+RATE = 1e-6  # of learning rates, over the largest
+WEIGHT = 1e-3  # of weights, over how far they moved
+CLEAR = 1e-3  # predictions agree where the two best logits are further apart
+
+
+class Record(NamedTuple):
+    """A training of public code, as public_training.py writes it.
+
+    facts: `trainer`, `settings` (KEY VALUE pairs of our train.py), `dassl` (version), `images`
+    (file names of the training images), `base` and `new` (accuracies); tensors: those of
+    `recorded_training`, and `logits/base` and `logits/new`.
+    """
+
+    facts: dict[str, Any]
+    tensors: Tensors
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        """Read a record from its file."""
+        with safe_open(path, "pt") as file:
+            facts = {key: json.loads(value) for key, value in file.metadata().items()}
+            return cls(facts, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+
+    def part(self, prefix: str) -> Tensors:
+        """Return the tensors under a prefix, named without it."""
+        found = {k: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in found.items()}
+
+
+class Replayed:
+    """A loader that returns recorded batches, epoch after epoch, in place of a trainer's own."""
+
+    def __init__(self, record: Record, loader, cfg):
+        self.dataset, self.batch_sampler, self.steps = loader.dataset, loader.batch_sampler, 0
+        self.length, self.record, self.cfg = len(loader), record, cfg
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        pixels, labels = self.record.tensors["pixels"], self.record.tensors["label"]
+        for _ in range(self.length):
+            images = normalized(pixels[self.steps], *normalization(self.cfg))
+            yield {"img": images, "label": labels[self.steps]}
+            self.steps += 1
+
+
+class Places(NamedTuple):
+    """Where our side finds data and a CLIP, and where it writes: DATASET.ROOT, a file, a folder."""
+
+    root: Path
+    weights: Path
+    output: Path
+
+
+def cfg_of(trainer: str, settings: Sequence[str], places: Places):
+    """Return our cfg for a method and KEY VALUE pairs.
+
+    Raises:
+        UserError: a key or value is invalid.
+    """
+    train: Any = import_module("train")
+    words = ["--trainer", trainer, "--root", places.root, "--backbone", places.weights]
+    words += ["--output-dir", places.output, *settings]
+    return train.setup_cfg(train.parse_args([str(word) for word in words]))
+
+
+def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Record:
+    """Train our method from the start and on the batches of a record.
+
+    Args:
+        record: of public code.
+        places: of data, CLIP and output.
+        changes: KEY VALUE pairs of ours alone.
+
+    Returns:
+        Our record; with the problem `why` alone if the trainings cannot be compared step by step.
+    """
+    name, settings = record.facts["trainer"], [*record.facts["settings"], *changes]
+
+    def built(subset: str):
+        own = [*settings, "DATASET.SUBSAMPLE_CLASSES", subset]
+        cfg = cfg_of(name, own, places._replace(output=places.output / "ours" / subset))
+        set_random_seed(cfg.SEED)
+        return build_trainer(cfg)
+
+    with redirect_stdout(sys.stderr):
+        trainer = built("base")
+        images = [Path(item.impath).name for item in trainer.dm.dataset.train_x]
+        if images != record.facts["images"]:
+            return Record({"why": "the few-shot images differ"}, {})
+        epochs, steps = trainer.max_epoch, len(record.tensors["loss"])
+        if trainer.epoch_steps * epochs != steps:
+            why = f"ours has {trainer.epoch_steps * epochs} steps, public code {steps}"
+            return Record({"why": why}, {})
+        trainer.method.load_public_state_dict(record.part("start/"))
+        trainer.train_loader_x = Replayed(record, trainer.train_loader_x, trainer.cfg)
+        tensors = recorded_training(trainer, trainer.method.public_parameters)
+        base, tensors["logits/base"] = evaluated(trainer)
+        other = built("new")
+        other.load_model(trainer.output_dir, epoch=epochs)
+        new, tensors["logits/new"] = evaluated(other)
+    return Record({"base": base, "new": new}, tensors)
+
+
+class Difference(NamedTuple):
+    """How far two trainings are apart.
+
+    loss, rate, weights: the largest difference of a loss (over max(1, |loss|)), a learning rate
+    and a weight; moved: how far the weights moved from their start, at most; predictions: how many
+    differ, of base and new classes; problems: sentences, each on a limit that is passed.
+    """
+
+    steps: int
+    loss: float
+    rate: float
+    weights: float
+    moved: float
+    predictions: int
+    problems: list[str]
+
+
+def difference(theirs: Record, ours: Record) -> Difference:
+    """Compare a training of public code with our repetition."""
+    losses, rates = (
+        (theirs.tensors[key], (theirs.tensors[key] - ours.tensors[key]).abs())
+        for key in ("loss", "lr")
+    )
+    apart = losses[1] / losses[0].abs().clamp(min=1)
+    problems = []
+    if not apart.max() <= LOSS:
+        step = int((~(apart <= LOSS)).nonzero()[0])
+        problems.append(f"losses differ from step {step + 1} on")
+    if not rates[1].max() <= RATE * rates[0].max():
+        problems.append("learning rates differ")
+    start, final, own = (
+        {name.removeprefix("prompt_learner."): x for name, x in part.items()}
+        for part in (theirs.part("start/"), theirs.part("final/"), ours.part("final/"))
+    )
+    moved = {name: (final[name] - start[name]).abs().max().item() for name in start}
+    trained = {name for name in start if name in own or moved[name]}
+    if alone := sorted(own.keys() ^ trained):
+        problems.append(f"only one side trains {', '.join(alone[:3])}")
+    weights = {
+        name: (final[name] - own[name].reshape(final[name].shape)).abs().max().item()
+        for name in start.keys() & own.keys()
+    }
+    far = max(moved.values())
+    if not all(weight <= WEIGHT * far for weight in weights.values()):
+        problems.append("weights differ")
+    differ, clear = 0, 0
+    for half in ("logits/base", "logits/new"):
+        logits = theirs.tensors[half]
+        best = logits.topk(2).values
+        others = logits.argmax(1) != ours.tensors[half].argmax(1)
+        differ += int(others.sum())
+        clear += int((others & (best[:, 0] - best[:, 1] > CLEAR)).sum())
+    if clear:
+        problems.append(f"{clear} predictions differ that are not close")
+    largest = float(apart.max()), float(rates[1].max()), max(weights.values(), default=0.0)
+    return Difference(len(apart), *largest, far, differ, problems)
