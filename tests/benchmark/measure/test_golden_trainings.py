@@ -1,0 +1,63 @@
+"""Whole trainings of published code on the tiny CLIP, repeated from the same start and batches."""
+
+import pytest
+from paths import GOLDEN, ROOT
+
+from benchmark.measure.pets import write_pets
+from benchmark.measure.replay import Places, Record, difference, replayed
+
+FILES = sorted((ROOT / "tests" / "golden_trainings").glob("*.safetensors"))
+METHODS = {
+    "CoOp",
+    "CoCoOp",
+    "KgCoOp",
+    "TCP",
+    "VPT",
+    "IVLP",
+    "MaPLe",
+    "PromptSRC",
+    "MMP",
+    "CLIPLoRA",
+}
+MAPLE = next(path for path in FILES if path.stem == "maple")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_pets(folder, 32)
+    return folder
+
+
+@pytest.fixture
+def places(root, tmp_path):
+    return Places(root, GOLDEN / "tiny_clip_seed0.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_whole_training_is_that_of_public_code(path, places):
+    theirs = Record.read(path)
+    ours = replayed(theirs, places)
+    found = difference(theirs, ours)
+    assert not found.problems, found
+    assert found.steps == 9 and found.moved > 0.01
+    assert ours.facts == {half: theirs.facts[half] for half in ("base", "new")}
+
+
+def test_every_method_has_a_training():
+    facts = [Record.read(path).facts for path in FILES]
+    assert {fact["trainer"] for fact in facts} == set(METHODS)
+    assert {fact["dassl"] for fact in facts} == {"0.6.3", "none"}  # of CLIP-LoRA, without Dassl
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("OPTIM.WEIGHT_DECAY 0.0", "weights differ"),
+        ("OPTIM.WARMUP_EPOCH 2", "learning rates differ"),
+    ],
+)
+def test_another_setting_is_found(places, change, problem):
+    theirs = Record.read(MAPLE)
+    found = difference(theirs, replayed(theirs, places, change.split()))
+    assert problem in found.problems
