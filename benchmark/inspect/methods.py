@@ -24,9 +24,10 @@ HEAD = [
 ]  # fmt: skip
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
-    "M visual and N textual prompts; beta is the weight of the token level. Length and depth (the "
-    "number of first blocks with prompts) are given as text / vision. Learned: the modules that "
-    "hold what is learned. Parameters are for {backbone}, two classes and 16 images of each."
+    "M visual and N textual prompts; beta is the weight of the token level, N/A for methods with "
+    "an equation of their own. Length and depth (the number of first blocks with prompts) are "
+    "given as text / vision. Learned: the modules that hold what is learned. Parameters are for "
+    "{backbone}, two classes and 16 images of each."
 )
 PAGE = """\
 # All methods
@@ -95,7 +96,8 @@ def row(method: str, backbone: str) -> list[str]:
             " / ".join(str(getattr(size, name)) if size else "-" for size in (text, vision))
             for name in ("b", "J")
         )
-        cells = [str(point.M), str(point.N), f"{point.beta:g}", point.coupling, b, J]
+        beta = "N/A" if point.beta is None else f"{point.beta:g}"
+        cells = [str(point.M), str(point.N), beta, point.coupling, b, J]
     learned = dict.fromkeys(name.partition(".")[0] for name in built.learned())
     return [method, *cells, ", ".join(learned) or "-", f"{_trained(built):,}"]
 

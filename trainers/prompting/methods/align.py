@@ -39,14 +39,15 @@ LEAST_LAMBDA = 1e-30  # costs divided by it are still far within float32
 class Point(NamedTuple):
     """A method as in the paper's Table 1.
 
-    M, N: numbers of visual and textual prompts; beta: weight of the token level; coupling: where
-    visual contexts come from: `independent` parameters, a linear map of the textual ones
-    (`project`), or `unified` contexts that both encoders share; `none` if only one has prompts.
+    M, N: numbers of visual and textual prompts; beta: weight of the token level, None if the method
+    has an equation of its own; coupling: where visual contexts come from: `independent` parameters,
+    a linear map of the textual ones (`project`), or `unified` contexts that both encoders share;
+    `none` if only one has prompts.
     """
 
     M: int
     N: int
-    beta: float = 0.0
+    beta: float | None = 0.0
     coupling: str = "none"
 
 
@@ -98,7 +99,7 @@ class Family(Method):
         words = self.words(sentences) if beta else None
         return (
             TextEncoder(clip_model, sentences, words),
-            ImageEncoder(clip_model.visual, patches=beta > 0),
+            ImageEncoder(clip_model.visual, patches=bool(beta)),
         )
 
     def words(self, sentences):
@@ -132,7 +133,7 @@ class Family(Method):
 
         1 - <T, C> = <T, S> for S = 1 - C and a plan of mass 1, with smaller rounding errors.
         """
-        M, N, beta, _ = self.point
+        M, N, beta = *self.point[:2], self.point.beta or 0.0
         if M < 2 and N < 2 and not beta:  # T = 1
             return super().logits(image, text)
         s = self.settings

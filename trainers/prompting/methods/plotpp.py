@@ -93,8 +93,8 @@ class PLOTPP(Family):
 
     @property
     def point(self) -> Point:  # type: ignore[override]
-        """M and N, without a token level."""
-        return Point(self.settings.M, self.settings.N, coupling="independent")
+        """M and N, with an equation of its own."""
+        return Point(self.settings.M, self.settings.N, None, "independent")
 
     @property
     def text_size(self) -> Size:  # type: ignore[override]
