@@ -73,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--accept-edited", action="store_true",
         help="resume a training although its code was edited since; tables say so",
     )  # fmt: skip
+    parser.add_argument(
+        "--shared", action="store_true",
+        help="the KEY VALUE pairs are for several methods: keep those that this one does not read",
+    )  # fmt: skip
     parser.add_argument("--no-train", action="store_true", help="build data and model, then stop")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, e.g. OPTIM.LR 0.01"
@@ -140,7 +144,7 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         *((f"'{path}'", read_keys(path)) for path in files),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
-        ("the command line", read_pairs(args.opts)),
+        ("the command line", read_pairs(args.opts)),  # recipe.settings.COMMAND_LINE
     ]
     given = {key for _, keys in sources for key, value in keys.items() if value}
     if "TRAINER.NAME" not in given:
@@ -161,7 +165,7 @@ def setup_cfg(args):
     sources = read_sources(args)
     from recipe.settings import build_cfg
 
-    cfg = build_cfg(sources, args.plugin)
+    cfg = build_cfg(sources, args.plugin, args.shared)
     cfg.freeze()
     return cfg
 

@@ -18,7 +18,7 @@ from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
 from .begun import check_begun, note_begun, redo
 from .configs import prompts_for
 from .folder import output_folder
-from .settings import changed, shown
+from .settings import changed, shown, unread_note
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,6 +40,8 @@ def do_run(cfg, args) -> None:
     with output_folder(Path(cfg.OUTPUT_DIR)):
         edited = check_begun(cfg, args.accept_edited) if trains else []
         setup_run(cfg)
+        if cfg.TRAINER.UNREAD:
+            print(unread_note(cfg))
         if keys := prompts_for(args.backbone, args.config_file):
             print(f"{args.backbone}.yaml replaces for this backbone: {', '.join(keys)}")
         trainer = build_trainer(cfg)  # with its data

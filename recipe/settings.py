@@ -1,6 +1,7 @@
 """Builds the cfg of a run from defaults, plug-ins, config files, flags and KEY VALUE pairs."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from trainers.prompting.trainer.schedule import KEYS, check_optim
 from .configs import find, merge
 
 PLUGINS = "TRAINER.PLUGINS"
+COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
 # Keys that a trainer of other code does not read.
 OF_METHODS = (
     "TEST.OOD", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
@@ -38,17 +40,23 @@ OF_METHODS = (
 )  # fmt: skip
 
 
-def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iterable[str] = ()):
+def build_cfg(
+    sources: Iterable[tuple[str, Mapping[str, object]]],
+    plugins: Iterable[str] = (),
+    shared: bool = False,
+):
     """Build a cfg from the defaults of Dassl and of all methods, changed by each source in turn.
 
     Args:
         sources: pairs of a name, for messages, and values by dotted key. Within a source, values
             for some runs only (`by_run`) replace the others.
         plugins: modules or files with methods, besides those that a source names.
+        shared: True if the command line may set keys that only other methods read.
 
     Raises:
-        UserError: a plug-in, key, value, trainer or data set is unknown or invalid. For values
-            that dassl-lite checks, it is dassl-lite's own class of this name.
+        UserError: a plug-in, key, value, trainer or data set is unknown or invalid, or the method
+            does not read a key of the command line. For values that dassl-lite checks, it is
+            dassl-lite's own class of this name.
     """
     settings = [(source, dict(keys)) for source, keys in sources]
     plugins = list(plugins)
@@ -88,7 +96,37 @@ def build_cfg(sources: Iterable[tuple[str, Mapping[str, object]]], plugins: Iter
     else:  # OPTIM does not count, although some methods read it
         varied &= {place for place in map(own.place, own.defaults) if not place.startswith("OPTIM")}
         cfg.TRAINER.PER_DATASET = sorted(varied)
+        of_run = {source: for_run(keys, *run) for source, keys in settings}
+        wrong = unread(own, of_run.pop(COMMAND_LINE, {}))
+        if wrong and not shared:
+            raise not_read(wrong[0], own)
+        of_files = [key for keys in of_run.values() for key in unread(own, keys)]
+        cfg.TRAINER.UNREAD = sorted({*of_files})
     return cfg
+
+
+def unread(method, keys: Iterable[str]) -> list[str]:
+    """Return the dotted keys of nodes below TRAINER that a method does not read."""
+    own = _places(method)
+    return [key for key in keys if re.match(r"TRAINER\.\w+\.", key) and key not in own]
+
+
+def not_read(key: str, method) -> UserError:
+    """Return the error about a key of the command line that a method does not read."""
+    name = key.rpartition(".")[2]
+    hint = f"set {method.place(name)}, or leave" if name in method.defaults else "leave"
+    return UserError(
+        f"The command line sets {key}, which {method.__name__} does not read (its node is TRAINER."
+        f"{method.node}): {hint} it out"
+    )
+
+
+def unread_note(cfg) -> str:
+    """Return the sentence on keys of config files that the method does not read."""
+    return (
+        f"warning: config files set {', '.join(cfg.TRAINER.UNREAD)}, which {cfg.TRAINER.NAME} does "
+        f"not read: its node is TRAINER.{METHODS[cfg.TRAINER.NAME].node}"
+    )
 
 
 def check_other_trainer(cfg) -> None:
@@ -146,7 +184,9 @@ def _own(cfg):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    for place in {place for method in METHODS.values() for place in _places(method)} - _places(own):
+    general = {*dict(leaves(get_cfg_default())), "DATASET.SUBSAMPLE_CLASSES"}  # read by all
+    of_methods = {place for method in METHODS.values() for place in _places(method)}
+    for place in of_methods - _places(own) - general:
         _drop(cfg, place)
     return cfg
 

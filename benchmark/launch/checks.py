@@ -16,8 +16,8 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     """Check the settings of each method and variant; without PyTorch, print that this is skipped.
 
     Raises:
-        UserError: a key is unknown, a value is invalid, a method cannot classify the new classes of
-            the protocol, or two settings of a method mean the same to it.
+        UserError: a key is unknown, no method reads it, a value is invalid, a method cannot
+            classify the new classes of the protocol, or two settings of a method mean the same.
     """
     if not runs:
         return
@@ -30,7 +30,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
     from dassl.optim import build_lr_scheduler, build_optimizer
     from torch import device, nn
 
-    from recipe.settings import effective
+    from recipe.settings import effective, not_read, unread, unread_note
     from trainers.prompting.backbones import check_known
     from trainers.prompting.method import METHODS
     from trainers.prompting.running.precision import Precision
@@ -38,6 +38,7 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
 
     one_of_each = {(run.trainer, run.config_file, run.opts): run for run in runs}
     seen: dict[str, Run] = {}
+    kinds, notes = [], {}
     for run in one_of_each.values():
         with redirect_stdout(io.StringIO()):  # each run prints the same
             cfg = train.setup_cfg(train.parse_args(command(run, settings)[2:]))
@@ -50,7 +51,9 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                     "in a --space file), or leave it out"
                 )
             kind = METHODS.get(cfg.TRAINER.NAME)
+            kinds.append(kind)
             if kind is not None:
+                notes[run.trainer] = unread_note(cfg) if cfg.TRAINER.UNREAD else ""
                 if kind.class_bound is True and run.protocol.new_classes:
                     raise UserError(
                         f"{run.trainer} has parameters for each class and cannot be tested on new "
@@ -65,6 +68,14 @@ def check_settings(runs: list[Run], settings: Settings) -> None:
                 node = read_node(kind, values_in(cfg, kind), cfg.DATASET.NAME)
                 check_known(cfg.MODEL.BACKBONE.NAME)
                 Precision(node.PREC, device("cpu"))
+
+    by_none = set(read_pairs(settings.opts))
+    for kind in kinds:
+        by_none &= {*unread(kind, by_none)} if kind else set()
+    if by_none:
+        raise not_read(min(by_none), kinds[0])
+    for note in filter(None, notes.values()):
+        print(note, file=sys.stderr)
 
 
 def _only(run: Run, other: Run) -> str:

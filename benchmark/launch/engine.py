@@ -94,6 +94,7 @@ def command(run: Run, settings: Settings, resume: bool = False) -> list[str]:
     if resume:
         words += ["--resume", run.folder]
         words += ["--accept-edited"] * settings.accept_edited
+    words += ["--shared"] * any(key.startswith("TRAINER.") for key in settings.opts[::2])
     words += ["DATASET.NUM_SHOTS", run.shots, "DATASET.SUBSAMPLE_CLASSES", run.subsample]
     return [str(word) for word in (*words, *run.opts, *settings.opts)]
 

@@ -25,6 +25,7 @@ from ..records import (
     at_bound,
     costs,
     read_record,
+    used,
 )
 from .frame import changed, setting_texts, teacher_text
 from .metrics import class_table, images_of_classes
@@ -157,6 +158,7 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
         "Training images": ", ".join(setting_texts(changed(outcome) or ())) or None,
         "Seed": record.get("seed"),
         "Code edited since it began": ", ".join(record.get("edited") or ()) or None,
+        "Set but not read": ", ".join(used(record.get("config"), "TRAINER.UNREAD") or ()) or None,
         "Backbone": record.get("backbone"),
         "Teacher": _teacher(outcome),
         "Images tested on": record.get("num_test"),

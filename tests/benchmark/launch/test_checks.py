@@ -2,6 +2,7 @@
 
 import pytest
 from outcomes import leave, outcome
+from paths import ROOT
 
 from benchmark.__main__ import main
 from benchmark.launch import checks
@@ -35,13 +36,20 @@ TUNE = ["tune", "emoji", "--seeds", "1"]
             ["cross_dataset", "--trainers", "PromptKD"],
             "run it in few_shot on each target, with --config cross_dataset",
         ),
+        (
+            [*PROTOCOL, "TRAINER.MAPLE.N_CTX", "4"],
+            "sets TRAINER.MAPLE.N_CTX, which CoOp does not read (its node is TRAINER.COOP): set TR",
+        ),
         ([*TUNE, "LR=x,y"], "sets 'LR', but the cfg has no 'LR'"),
         ([*TUNE, "OPTIM.LR=x,y"], "'OPTIM.LR' to 'x', but it must be of type float"),
         (
             ["tune", "emoji", "--seeds", "1", "--trainers", "TipAdapter", "OPTIM.LR=0.1,0.2"],
             "TipAdapter does the same with OPTIM.LR 0.2 as with OPTIM.LR 0.1: give keys that mean",
         ),
-        ([*TUNE, "--trainers", "CoOp", "TRAINER.MAPLE.N_CTX=2,4"], "CoOp does the same with"),
+        (
+            [*TUNE, "--trainers", "CoOp", "TRAINER.MAPLE.N_CTX=2,4"],
+            "N_CTX, which CoOp does not read",
+        ),
         (
             [*PROTOCOL[:3], "CoOp", "--vary", "OPTIM.LR=0.1,0.2", "--vary", "OPTIM.LR=0.3"],
             "OPTIM.LR is given twice",
@@ -55,6 +63,18 @@ def test_invalid_settings_are_refused(words, more, sentence, tmp_path, capsys):
     assert main([*words, "--output", str(output), *more]) == 2
     said = capsys.readouterr()
     assert sentence in said.err and not said.out and not output.exists()
+
+
+def test_a_key_of_one_method_is_for_several_and_config_files_are_named(tmp_path, capsys):
+    words = ["base2new", "emoji", "--seeds", "1", "--output", str(tmp_path), "--dry-run"]
+    key = ["TRAINER.ALIGN.BETA", "0.5"]
+    assert main([*words, "--trainers", "CoOp ALIGN", *key]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("--shared ") == 4 and "does not read" not in said.err
+    config = ["--config", str(ROOT / "configs/trainers/ALIGN/emoji.yaml")]
+    assert main([*words, "--trainers", "CoOp", *config]) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("warning: config files set TRAINER.ALIGN.BETA, TRAINER.ALIGN.")
 
 
 def test_without_pytorch_runs_are_listed_unchecked(tmp_path, capsys, monkeypatch):

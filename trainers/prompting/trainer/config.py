@@ -46,6 +46,7 @@ def add_nodes(cfg: CfgNode) -> None:
     cfg.TRAINER.setdefault("COMPILE", False)  # let torch.compile fuse the blocks
     cfg.TRAINER.setdefault("DETERMINISTIC", False)  # the same bits on a GPU, too, but slower
     cfg.TRAINER.setdefault("PLUGINS", [])  # modules or files that register methods
+    cfg.TRAINER.setdefault("UNREAD", [])  # keys of other nodes in config files: nobody reads them
     cfg.TRAINER.setdefault("PER_DATASET", [])  # keys of the method that a config sets by data set
 
 
