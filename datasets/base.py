@@ -18,6 +18,7 @@ from . import noise
 from .contents import check_apart, division, fingerprint, note_twice, read_keys
 from .files import class_folders, read_folders, some
 from .kept import Kept
+from .rows import read_rows, row_keys
 from .splits import check_files, divide, read_split, write_split
 
 OTHER = {"base": "new", "new": "base"}
@@ -40,6 +41,7 @@ class ImageDataset(DatasetBase):
     Its `train_u` are the training images of all classes, however many shots and whichever classes
     are chosen: a method that learns without labels trains on them. `noise.KEYS` change the training
     images only: fewer in some classes (DATASET.IMBALANCE), and wrong labels (DATASET.LABEL_NOISE).
+    With DATASET.FEATURES its images are the rows of that file, and no image is read.
 
     Attributes:
         division: how the whole data set is divided into parts and classes, as texts; None for
@@ -62,16 +64,21 @@ class ImageDataset(DatasetBase):
     embedded = False  # True if it comes with this repository, and so is the same everywhere
 
     def __init__(self, cfg):
-        folder = self.locate(cfg)
-        train, val, test = self.read(folder)
+        file, rows = getattr(cfg.DATASET, "FEATURES", ""), None
+        if file:
+            rows, (train, val, test) = read_rows(type(self), file)
+            folder = rows.path
+        else:
+            folder = self.locate(cfg)
+            train, val, test = self.read(folder)
         check_labels(type(self).__name__, train, val, test)
         self.note_classes(train, test)
         self.division = self.fingerprint = None
         self.keys: dict[str, int] = {}
-        if not self.embedded:
+        if rows is not None or not self.embedded:
             parts, public = (train, val, test), self.expected is not None
-            keys = read_keys(parts)
-            if not self.only_tested:
+            keys = row_keys(rows) if rows is not None else read_keys(parts)
+            if rows is None and not self.only_tested:
                 check_apart(folder, parts, keys, public)
                 note_twice(folder, parts, keys, public)
             self.division = division(folder, parts, keys)
@@ -81,7 +88,7 @@ class ImageDataset(DatasetBase):
         tested = {item.impath for item in test}
         if getattr(cfg.DATASET, "KEPT_SHOTS", False):
             self.kept = Kept(folder, cfg.DATASET.NUM_SHOTS, cfg.SEED, tested)
-        if cfg.DATASET.NUM_SHOTS >= 1:
+        if cfg.DATASET.NUM_SHOTS >= 1 and not self.only_tested:
             train, val = self.few_shot(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset, whole = cfg.DATASET.SUBSAMPLE_CLASSES, (train, val)
         train, val, test = subsample_classes(train, val, test, subset=subset)

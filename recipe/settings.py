@@ -145,7 +145,7 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    cfg.DATASET.update(noise.KEYS | kept.KEYS)  # read by the data sets of this repository
+    cfg.DATASET.update(noise.KEYS | kept.KEYS, FEATURES="")  # read by the data sets of this repository
     return cfg
 
 

@@ -1,0 +1,34 @@
+"""The data sets that are files of features only: there are no images of them here."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from trainers.prompting.errors import UserError
+
+from .base import ImageDataset
+
+
+@DATASET_REGISTRY.register()
+class FeatureFile(ImageDataset):
+    """A user's own file of features, which DATASET.FEATURES (`--features`) names."""
+
+    def locate(self, cfg):
+        """Refuse a run without a file."""
+        raise UserError(
+            f"{type(self).__name__} is read from a file of features: give --features FILE "
+            "(DATASET.FEATURES); docs/features.md has its layout"
+        )
+
+
+@DATASET_REGISTRY.register()
+class WHURS19(FeatureFile):
+    """1,005 aerial photographs of 19 classes (Xia et al., 2010), as features of OpenAI's CLIPs.
+
+    The files are assets/whurs19_*.safetensors; the split is this project's.
+    """
+
+
+@DATASET_REGISTRY.register()
+class WHURS19All(WHURS19):
+    """All 1,005 photographs as test images, in the order of the file."""
+
+    only_tested = True

@@ -1,0 +1,59 @@
+"""Lists the rows of a file of features in place of images (`DATASET.FEATURES`)."""
+
+import hashlib
+
+from dassl.data.datasets import Datum
+
+from trainers.prompting.embedded import file_sha256
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.features import read_features
+
+from .splits import PARTS
+
+
+def read_rows(cls, file):
+    """Return the content of a file of features, and its train, val and test rows.
+
+    Args:
+        cls: of the data set. If it is `only_tested`, all rows of the file, in order, are tested.
+        file: the path.
+
+    Returns:
+        `Features`, and three lists of Datum, whose `impath` is the place of the row.
+
+    Raises:
+        UserError: the file cannot be read, is of another data set, or lacks training or test rows.
+    """
+    found = read_features(file)
+    known = [base.__name__ for base in cls.__mro__]
+    if found.dataset and found.dataset not in known:
+        raise UserError(
+            f"'{file}' has features of {found.dataset}, not of {cls.__name__}: choose that data "
+            "set, or another file"
+        )
+    names, labels = found.classnames, found.label.tolist()
+
+    def items(rows):
+        return [Datum(found.place(row), labels[row], 0, names[labels[row]]) for row in rows]
+
+    if cls.only_tested:
+        test = items(range(len(labels)))
+        return found, (test, [], test)
+    parts = {part: items(found.split[part]) for part in PARTS}
+    if lacking := [part for part in ("train", "test") if not parts[part]]:
+        raise UserError(f"The split in '{file}' has no {lacking[0]} rows: add some")
+    return found, (*parts.values(),)
+
+
+def row_keys(found):
+    """Return a key of each row by its place, as `contents.read_keys` does for files.
+
+    Named rows of the same classes are equal in all files; rows without names only in equal files.
+    """
+    of = "\0".join(found.classnames) if found.images else file_sha256(found.path)
+    return {place: _key(f"{of}\0{place.removeprefix(found.path)}") for place in found.places}
+
+
+def _key(text):
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)

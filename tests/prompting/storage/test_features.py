@@ -1,0 +1,215 @@
+"""Files of features: what is written is read; broken, hostile and unlike ones get one sentence."""
+
+import json
+import os
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from feature_files import NAMES, TEMPLATE, content, write
+from paths import ROOT
+from safetensors.torch import load_file, save_file
+
+from trainers.prompting.errors import UserError
+from trainers.prompting.storage.features import HEADER, read_features, read_header, write_features
+
+
+def test_what_is_written_is_read(tmp_path):
+    tensors, header = content()
+    header |= {"images": [f"{i}.jpg" for i in range(24)], "dataset": "Own", "transform": "none"}
+    views = {"views": torch.randn(2, 3, 16).half(), "views_of": torch.tensor([4, 0, 2])}
+    path = write(tmp_path / "a.safetensors", views, header)
+    found = read_features(path)
+    assert torch.equal(found.image, tensors["image"]) and found.views.dtype == torch.float16
+    assert found.classnames == NAMES and found.split == header["split"]
+    assert found.places[f"{path}/7.jpg"] == 7 and found.dataset == "Own"
+    assert torch.equal(found.sentences(TEMPLATE), tensors[f"text/{TEMPLATE}"])
+    assert read_header(path)["clip"] == "ViT-B/16"
+    first = path.read_bytes()
+    write(path, views, dict(reversed(header.items())))
+    assert path.read_bytes() == first and os.stat(path).st_mode & 0o777 == 0o644
+
+
+def test_normalised_text_takes_its_factor(tmp_path):
+    path = write(tmp_path / "a.safetensors", header={"text_norm": 7.0}, normalised=True)
+    norms = read_features(path).sentences(TEMPLATE).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.full((3,), 7.0))
+
+
+def test_an_npz_is_the_same(tmp_path):
+    tensors, header = content()
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    np.savez(tmp_path / "a.npz", **arrays, header=json.dumps(header))
+    found, other = (
+        read_features(tmp_path / "a.npz"),
+        read_features(write(tmp_path / "a.safetensors")),
+    )
+    assert torch.equal(found.image, other.image) and found.split == other.split
+    assert torch.equal(found.text[TEMPLATE], other.text[TEMPLATE])
+    assert read_header(tmp_path / "a.npz") == read_header(tmp_path / "a.safetensors")
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = tmp_path / "a.safetensors"
+    first = read_features(write(path))
+    assert read_features(path) is first
+    write(path, seed=1)
+    os.utime(path, ns=(1, 1))
+    assert not torch.equal(read_features(path).image, first.image)
+
+
+@pytest.mark.parametrize("name", ["rn50", "vit_b_32", "vit_l_14"])
+def test_the_files_in_assets(name):
+    found = read_features(ROOT / "assets" / f"whurs19_{name}.safetensors")
+    assert [len(found.split[part]) for part in ("train", "val", "test")] == [501, 202, 302]
+    z = found.image.float()
+    right = (z @ found.sentences("average").T).argmax(1) == found.label
+    expected = {"rn50": 71.54, "vit_b_32": 81.29, "vit_l_14": 85.47}[name]
+    assert 100 * float(right.float().mean()) == pytest.approx(expected, abs=0.1)  # one image
+
+
+E = torch.eye(24, 16)
+BAD_TENSORS = {
+    "nan": ({"image": torch.full((24, 16), torch.nan)}, "'image' has numbers that are not finite"),
+    "infinite": ({f"text/{TEMPLATE}": torch.full((3, 16), torch.inf)}, "has numbers that are not"),
+    "zeros": ({"image": E}, "'image' has numbers that are not finite, or only zeros, in row 16"),
+    "another width": ({f"text/{TEMPLATE}": torch.ones(3, 8)}, "shape (3, 8), not (3, 16), with 24"),
+    "classes": ({f"text/{TEMPLATE}": torch.ones(4, 16)}, "shape (4, 16), not (3, 16)"),
+    "no rows": ({"image": torch.ones(0, 16)}, "'image' has the shape (0, 16), not (N, D)"),
+    "axes": ({"image": torch.ones(2, 12, 16)}, "'image' has the shape (2, 12, 16), not (N, D)"),
+    "labels": ({"label": torch.arange(24)}, "'label' has numbers from 0 to 23, but they must be 0"),
+    "negative": ({"label": torch.arange(24) % 3 - 1}, "'label' has numbers from -1 to 1"),
+    "fewer labels": ({"label": torch.arange(3)}, "'label' has the shape (3,), not (24,)"),
+    "float labels": ({"label": torch.zeros(24)}, "'label' is of torch.float32, not of whole numbe"),
+    "whole features": ({"image": torch.ones(24, 16).long()}, "'image' is of torch.int64, not of f"),
+    "misnamed": ({"images": torch.ones(24, 16)}, "it has 'images', which is not the name of anyth"),
+    "one of views": ({"views": torch.ones(2, 3, 16)}, "'views' and 'views_of' do not come togethe"),
+    "views": ({"views": torch.ones(2, 3, 16), "views_of": torch.tensor([0, 1])}, "not (2, 2, 16)"),
+    "view of": ({"views": torch.ones(2, 1, 16), "views_of": torch.tensor([24])}, "must be 0 to 23"),
+    "views twice": (
+        {"views": torch.ones(2, 2, 16), "views_of": torch.tensor([1, 1])}, "'views_of' has a row tw"
+    ),
+}  # fmt: skip
+ROWS = list(range(24))
+BAD_HEADERS = {
+    "one class": ({"classnames": ["sea"]}, "for 'classnames', which is not a list of two or more"),
+    "blank": ({"classnames": ["sea", " ", "road"]}, "for 'classnames', which is not a list"),
+    "scale": ({"logit_scale": 0}, "its header has 0 for 'logit_scale', which is not the positive"),
+    "scale nan": ({"logit_scale": float("nan")}, "for 'logit_scale', which is not the positive"),
+    "normalised": ({"normalised": 1}, "for 'normalised', which is not true or false"),
+    "not normalised": ({"normalised": True}, "'image' has a norm other than 1, although normalise"),
+    "factor": ({"text_norm": 10}, "a 'text_norm', but its features are not normalised"),
+    "template": ({"template": "a {}."}, "the template 'a {}.', but it has text features of 'a pho"),
+    "clip": ({"clip": " "}, "for 'clip', which is not the name of a CLIP"),
+    "parts": ({"split": {"train": ROWS}}, "for 'split', which is not lists of rows by train, val"),
+    "rows": ({"split": {"train": [0.5], "val": [], "test": []}}, "for 'split', which is not lists"),
+    "outside": ({"split": {"train": [24], "val": [], "test": []}}, "train of its split' has numbe"),
+    "twice": ({"split": {"train": [0, 0], "val": [], "test": []}}, "train of its split has a row"),
+    "both": ({"split": {"train": [0, 1], "val": [], "test": [1]}}, "row 1 is for training and in"),
+    "names": ({"images": ["a.jpg"]}, "its header has 1 different names of 24 images"),
+    "same names": ({"images": ["a.jpg"] * 24}, "its header has 1 different names of 24 images"),
+    "up": ({"images": ["../../x"] + [f"{i}" for i in range(23)]}, "the image name '../../x', not"),
+    "other features": (
+        {"classnames": ["sea", "sea", "road"]}, "classes 0 and 1 are both 'sea', of other features"
+    ),
+}  # fmt: skip
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        read_features(path)
+    said = str(error.value)
+    assert str(path) in said and len(said) < 500 and "\n" not in said and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize("tensors, why", BAD_TENSORS.values(), ids=BAD_TENSORS)
+def test_tensors_that_do_not_fit(tmp_path, tensors, why):
+    usual, header = content()
+    save_file(usual | tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header)})
+    assert why in refused(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="is not written, as .*" + re.escape(why)):
+        write_features(tmp_path / "b.safetensors", usual | tensors, header)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("own, why", BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_headers_that_do_not_fit(tmp_path, own, why):
+    tensors, header = content()
+    save_file(tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header | own)})
+    assert why in refused(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("key", ["classnames", "split", "logit_scale", "normalised", "clip"])
+def test_headers_that_lack_a_key(tmp_path, key):
+    tensors, header = content()
+    del header[key]
+    save_file(tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header)})
+    assert f"its header lacks '{key}'" in refused(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=f"its header lacks '{key}'"):
+        read_header(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("lacking, why", [
+    ("image", "it lacks 'image'"), ("label", "it lacks 'label'"),
+    (f"text/{TEMPLATE}", "it has no text features ('text/TEMPLATE')"),
+])  # fmt: skip
+def test_files_that_lack_a_tensor(tmp_path, lacking, why):
+    tensors, header = content()
+    del tensors[lacking]
+    save_file(tensors, tmp_path / "a.safetensors", {HEADER: json.dumps(header)})
+    assert why in refused(tmp_path / "a.safetensors")
+
+
+def test_files_that_are_broken_or_something_else(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(UserError, match=r"There is no file of features '.*': check the path"):
+        read_features(path)
+    with pytest.raises(UserError, match="There is no file of features"):
+        read_features(tmp_path)
+    whole = write(path).read_bytes()
+    for content_ in (b"", b"x", whole[:100], whole[:-4], b"\xff" * 64):
+        path.write_bytes(content_)
+        os.utime(path, ns=(len(content_), 1 + len(content_)))
+        assert "it is damaged or of another kind" in refused(path)
+    tensors, header = content()
+    for text, why in (
+        ("[1]", "its header is a list, not a JSON object"),
+        ("{", "its header is not JSON"),
+        ("[" * 100_000, "its header is not JSON"),
+    ):
+        save_file(tensors, path, {HEADER: text})
+        assert why in refused(path)
+    save_file(tensors, path)
+    assert "it has no 'header'" in refused(path)
+    assert load_file(path).keys() == tensors.keys()  # it is a sound safetensors file
+
+
+def test_an_npz_runs_no_code_and_does_not_grow(tmp_path):
+    path = tmp_path / "a.npz"
+    tensors, header = content()
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    objects = np.array([Trap()], dtype=object)
+    np.savez(path, **{**arrays, "image": objects}, header=json.dumps(header), allow_pickle=True)
+    assert "Object arrays cannot be loaded" in refused(path)
+    path.write_bytes(pickle.dumps(Trap()))
+    assert "it is damaged or of another kind" in refused(path)
+    np.savez(path, **{**arrays, "image": np.array(["a"])}, header=json.dumps(header))
+    assert "'image' in it is of <U1, not of numbers" in refused(path)
+    assert not (tmp_path / "trapped").exists()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image.npy", bytes(64 << 20))
+    assert "it would grow to 67,108,864 bytes" in refused(path)
+
+
+def test_another_name_is_not_written(tmp_path):
+    with pytest.raises(UserError, match=r"must end in \.safetensors: choose another name"):
+        write_features(tmp_path / "a.npz", *content())

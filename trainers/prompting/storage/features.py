@@ -1,0 +1,209 @@
+"""Files of features: of a data set's images, and of sentences about its classes, under one CLIP.
+
+docs/features.md has the layout. A file is safetensors, or `.npz`, which is only read; nothing in it
+is executed.
+
+Letters: N images, D the width of the features, K classes, V views of each of n images.
+"""
+
+import json
+import os
+import socket
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import UserError, in_short, need, printable
+from .feature_checks import TEXT, Flaw, check_content, check_header
+
+HEADER = "header"  # a JSON object: metadata of safetensors, an array of one text in .npz
+MOST_GROWTH = 20  # of an .npz when it is unpacked; features shrink by half at most
+LAYOUT = "docs/features.md has the layout"
+
+
+@dataclass(eq=False)
+class Features:
+    """The content of a file of features.
+
+    Attributes:
+        path: absolute.
+        image: (N, D); label: (N,), int64; views: (V, n, D) or None; views_of: (n,), their rows.
+        text: template -> (K, D), as stored.
+        classnames: K names; split: part -> rows, in order; images: N names or digests, or empty.
+        logit_scale: the factor, not its logarithm.
+        normalised: True if image and text features have norm 1.
+        text_norm: what normalised text features are multiplied by.
+        template: of the sentences that stand for the data set's own.
+        clip: name of the CLIP; dataset: name of the data set's class, or empty.
+    """
+
+    path: str
+    image: torch.Tensor
+    label: torch.Tensor
+    views: torch.Tensor | None
+    views_of: torch.Tensor | None
+    text: dict[str, torch.Tensor]
+    classnames: list[str]
+    split: dict[str, list[int]]
+    images: list[str]
+    logit_scale: float
+    normalised: bool
+    text_norm: float
+    template: str
+    clip: str
+    dataset: str
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The number of each row by its place, a path that names the row in this file."""
+        return {self.place(row): row for row in range(len(self.label))}
+
+    def place(self, row: int) -> str:
+        """Return the place of a row: the path of the file, and a name or a number below it."""
+        return f"{self.path}/{self.images[row] if self.images else f'{row:06d}'}"
+
+    def sentences(self, template: str) -> torch.Tensor:
+        """Return text features (K, D), float32, of a template in `text`: times `text_norm`."""
+        found = self.text[template].float()
+        return F.normalize(found, dim=-1) * self.text_norm if self.normalised else found
+
+
+def read_features(path: str | os.PathLike[str]) -> Features:
+    """Read and check a file of features; an unchanged file is read once.
+
+    Raises:
+        UserError: the file is missing or damaged, or what it holds does not fit together.
+
+    Examples:
+        >>> read_features("no.safetensors")
+        Traceback (most recent call last):
+        UserError: There is no file of features 'no.safetensors': check the path
+    """
+    found: Features = _of(path, _read)
+    return found
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the header of a file of features, without its tensors; raises as `read_features`."""
+    found: dict[str, Any] = _of(path, _header)
+    return dict(found)
+
+
+def write_features(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]
+) -> None:
+    """Write a file of features, atomically; the same content gives the same bytes.
+
+    Args:
+        path: ends in `.safetensors`.
+        tensors: `image`, `label`, `text/TEMPLATE`, and optionally `views` and `views_of`.
+        header: its keys, and any others that JSON can hold.
+
+    Raises:
+        UserError: what would be written could not be read again.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    need(path.suffix == ".safetensors", f"'{path}' must end in .safetensors: choose another name")
+    try:
+        check_content(tensors, header)
+    except Flaw as flaw:
+        raise UserError(f"'{path}' is not written, as {flaw} ({LAYOUT})") from None
+    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:  # one entry of metadata: several have no fixed order in the file
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {HEADER: text})
+        temporary.chmod(0o644)  # the library denies access to other users
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def _of(path: str | os.PathLike[str], read: Callable[[str, int], Any]) -> Any:
+    """Return what `read` finds in a file, with its errors turned into one sentence."""
+    try:
+        if not os.path.isfile(path):
+            raise UserError(f"There is no file of features '{path}': check the path")
+        return read(os.path.abspath(path), os.stat(path).st_mtime_ns)
+    except Flaw as flaw:
+        why = str(flaw)
+    except UserError:
+        raise
+    except Exception as error:  # a broken file raises errors of many types
+        why = f"it is damaged or of another kind ({in_short(error)})"
+    raise UserError(f"'{path}' is no file of features that can be read, as {why}: {LAYOUT}")
+
+
+@lru_cache(maxsize=2)
+def _read(path: str, _changed: int) -> Features:
+    if path.endswith(".npz"):
+        with _archive(path) as file:
+            text = _text_of(file)
+            tensors = {name: _tensor(name, file[name]) for name in file.files if name != HEADER}
+    else:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    found = check_content(tensors, _parsed(text))
+    found |= {name: tensors.get(name) for name in ("image", "views", "views_of")}
+    found["text"] = {k.removeprefix(TEXT): v for k, v in tensors.items() if k.startswith(TEXT)}
+    return Features(path=path, label=tensors["label"].long(), **found)
+
+
+@lru_cache(maxsize=2)
+def _header(path: str, _changed: int) -> dict[str, Any]:
+    if path.endswith(".npz"):
+        with _archive(path) as file:
+            header = _parsed(_text_of(file))
+    else:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            header = _parsed((file.metadata() or {}).get(HEADER))
+    return check_header(header)
+
+
+def _archive(path: str) -> Any:
+    """Open an .npz without pickles, unless it would grow far beyond its size."""
+    with zipfile.ZipFile(path) as archive:
+        full = sum(info.file_size for info in archive.infolist())
+        if full > MOST_GROWTH * max(os.path.getsize(path), 1 << 20):
+            raise Flaw(f"it would grow to {full:,} bytes, more than features do")
+        if damaged := archive.testzip():
+            raise Flaw(f"'{printable(damaged)}' in it is damaged")
+    return np.load(path, allow_pickle=False)
+
+
+def _text_of(file: Any) -> str | None:
+    return str(file[HEADER]) if HEADER in file.files else None
+
+
+def _tensor(name: str, array: np.ndarray) -> torch.Tensor:
+    if array.dtype.kind not in "fiu":
+        raise Flaw(f"'{printable(name)}' in it is of {array.dtype}, not of numbers")
+    return torch.from_numpy(array)
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise Flaw(f"it has no '{HEADER}', a JSON object")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Flaw(f"its header is not JSON ({in_short(error, 80)})") from None
+    if not isinstance(header, dict):
+        raise Flaw(f"its header is a {type(header).__name__}, not a JSON object")
+    return header
