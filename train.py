@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 
-from recipe.configs import TRAINERS, prompts_for, read_keys, read_pairs
+from recipe.configs import FEATURES, TRAINERS, located, prompts_for, read_keys, read_pairs
 from trainers.prompting import UserError, __version__
 from trainers.prompting.errors import printable
 
@@ -141,11 +141,18 @@ def read_sources(args) -> list[tuple[str, Mapping[str, object]]]:
         "MODEL.HEAD.NAME": args.head,
     }
     sources: list[tuple[str, Mapping[str, object]]] = [
-        *((f"'{path}'", read_keys(path)) for path in files),
+        *((f"'{path}'", located(read_keys(path), TRAINERS.parents[1])) for path in files),
         (f"a config for {args.backbone}", prompts_for(args.backbone, args.config_file)),
         ("a flag", {key: value for key, value in flags.items() if value not in (None, "")}),
-        ("the command line", read_pairs(args.opts)),  # recipe.settings.COMMAND_LINE
+        # the name is that of recipe.settings.COMMAND_LINE
+        ("the command line", located(read_pairs(args.opts), os.getcwd())),
     ]
+    file = [keys[FEATURES] for _, keys in sources if FEATURES in keys][-1:]
+    if any(file) and any("MODEL.BACKBONE.NAME" in keys for _, keys in sources[-2:]):
+        raise UserError(
+            f"A backbone is named, but the features in '{file[0]}' are of one already: leave "
+            f"--backbone out, or set {FEATURES} '' to run on images"
+        )
     given = {key for _, keys in sources for key, value in keys.items() if value}
     if "TRAINER.NAME" not in given:
         raise UserError("No method is named: give --trainer, such as ALIGN (--help lists all)")

@@ -13,6 +13,7 @@ from trainers.prompting.errors import UserError, nearest
 from trainers.prompting.trainer.by_run import leaves, plain_key
 
 MOST_VALUES = 100_000  # in a config file
+FEATURES = "DATASET.FEATURES"  # a file of features, in place of images
 TRAINERS = Path(__file__).resolve().parents[1] / "configs" / "trainers"
 
 
@@ -260,3 +261,11 @@ def _as_float(value: int | str) -> object:
         return float(value)
     except ValueError:
         return value
+
+
+def located(keys: Mapping[str, object], folder: str | os.PathLike) -> dict[str, object]:
+    """Return keys whose DATASET.FEATURES, if it is relative, starts from a folder."""
+    found = dict(keys)
+    if isinstance(file := found.get(FEATURES), str) and file:
+        found[FEATURES] = os.path.join(folder, os.path.expanduser(file))
+    return found

@@ -52,7 +52,7 @@ def do_run(cfg, args) -> None:
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
             write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
-            if not args.eval_only and hasattr(trainer, "method"):
+            if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
 

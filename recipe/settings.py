@@ -20,6 +20,7 @@ from trainers.prompting import extend_cfg
 from trainers.prompting.errors import UserError, check_name, need
 from trainers.prompting.method import METHODS
 from trainers.prompting.plugins import extenders, load_plugins
+from trainers.prompting.storage.features import read_header
 from trainers.prompting.trainer.by_run import (
     by_dataset,
     check_sections,
@@ -29,14 +30,14 @@ from trainers.prompting.trainer.by_run import (
 )
 from trainers.prompting.trainer.schedule import KEYS, check_optim
 
-from .configs import find, merge
+from .configs import FEATURES, find, merge
 
 PLUGINS = "TRAINER.PLUGINS"
 COMMAND_LINE = "the command line"  # the source of KEY VALUE pairs
 # Keys that a trainer of other code does not read.
 OF_METHODS = (
-    "TEST.OOD", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC",
-    "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
+    "TEST.OOD", "DATASET.FEATURES", "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE",
+    "TRAINER.DETERMINISTIC", "DATALOADER.TRAIN_X.DROP_LAST", *(f"OPTIM.{key}" for key in KEYS),
 )  # fmt: skip
 
 
@@ -74,6 +75,8 @@ def build_cfg(
         for key in keys:  # those for other runs, too
             find(cfg, plain_key(key), source)
         merge(cfg, for_run(keys, *run), source)
+    if cfg.DATASET.FEATURES:
+        cfg.MODEL.BACKBONE.NAME = read_header(cfg.DATASET.FEATURES)["clip"]
     need(cfg.SEED >= -1, f"SEED is {cfg.SEED} but must be 0 or more, or -1: runs then differ")
     check_name("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY.registered_names())
     for name in (cfg.DATASET.NAME, *cfg.TEST.OOD):
@@ -81,14 +84,14 @@ def build_cfg(
     if check_values is not None:
         check_values(cfg)
     check_optim(cfg.OPTIM)
-    if noise.changes(noise.keys_of(cfg.DATASET)) or cfg.DATASET.KEPT_SHOTS:
-        kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-        need(
-            issubclass(kind, ImageDataset),
-            "DATASET.LABEL_NOISE, IMBALANCE or KEPT_SHOTS is set, but the data set "
-            f"{cfg.DATASET.NAME} does not read them: derive its class from datasets.ImageDataset, "
-            "or leave them out",
-        )
+    read = ["FEATURES"] * bool(cfg.DATASET.FEATURES) + ["KEPT_SHOTS"] * cfg.DATASET.KEPT_SHOTS
+    need(len(read) < 2, f"{FEATURES} is set, so DATASET.KEPT_SHOTS, of images, must be False")
+    read += ["LABEL_NOISE or IMBALANCE"] * noise.changes(noise.keys_of(cfg.DATASET))
+    need(
+        not read or issubclass(DATASET_REGISTRY.get(cfg.DATASET.NAME), ImageDataset),
+        f"DATASET.{' and '.join(read)} is set, but the data set {cfg.DATASET.NAME} does not read "
+        "it: derive its class from datasets.ImageDataset, or leave it out",
+    )
     varied = by_dataset(keys for _, keys in settings)
     own = METHODS.get(cfg.TRAINER.NAME)
     if own is None:
@@ -145,7 +148,9 @@ def _defaults():
     for extend in extenders:  # first: keys that are there stay as they are
         extend(cfg)
     extend_cfg(cfg)
-    cfg.DATASET.update(noise.KEYS | kept.KEYS, FEATURES="")  # read by the data sets of this repository
+    cfg.DATASET.update(
+        noise.KEYS | kept.KEYS, FEATURES=""
+    )  # read by the data sets of this repository
     return cfg
 
 

@@ -85,7 +85,7 @@ MISTAKES = {
     "imbalance": (["DATASET.IMBALANCE", "0.1"], "IMBALANCE is 0.1 but must be the size of the"),
     "noise of others": (
         ["DATASET.LABEL_NOISE", "0.5"],
-        "the data set TinyColours does not read them: derive its class from",
+        "the data set TinyColours does not read it: derive its class from",
     ),
     "kept shots of others": (["DATASET.KEPT_SHOTS", "True"], "KEPT_SHOTS is set, but the data set"),
     "split": (["TEST.SPLIT", "vla"], "Unknown TEST.SPLIT 'vla': did you mean val?"),

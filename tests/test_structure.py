@@ -93,7 +93,7 @@ PACKAGES = {
     "storage": "dassl_parts errors",
     "transport": "errors",
     "backbones": "embedded errors storage",
-    "record": "backbones beyond errors storage",
+    "record": "backbones beyond embedded errors storage",
     "encoders": "backbones errors node transport",
     "prompts": "backbones encoders errors",
     "teacher": "encoders errors storage transport",

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..backbones import weights_sha256
 from ..beyond import BEYOND, PER_DATASET
+from ..embedded import file_sha256
 from ..errors import UserError
 from ..storage.files import write_whole
 from ..storage.records import is_percent
@@ -57,6 +58,7 @@ def write_results(cfg, trainer) -> None:
         "dataset": cfg.DATASET.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "backbone_sha256": weights_sha256(cfg.MODEL.BACKBONE.NAME),
+        "features": file_sha256(file) if (file := cfg.DATASET.get("FEATURES", "")) else None,
         "seed": cfg.SEED,
         "shots": cfg.DATASET.NUM_SHOTS,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,

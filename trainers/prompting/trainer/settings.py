@@ -7,7 +7,7 @@ from itertools import zip_longest
 from yacs.config import CfgNode
 
 from ..backbones import weights_sha256
-from ..embedded import other_weights
+from ..embedded import file_sha256, other_weights
 from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
@@ -43,6 +43,8 @@ def settings_of(cfg: CfgNode, method=None) -> dict[str, str]:
 def _text(key: str, value) -> str:
     if key == "DATASET.ROOT":  # empty for the embedded data, which lie elsewhere
         return os.path.realpath(os.path.expanduser(value)) if value else ""
+    if key == "DATASET.FEATURES":  # what it holds counts, wherever it lies
+        return file_sha256(value) if value else ""
     if key == "MODEL.BACKBONE.NAME":  # a file may lie elsewhere; open_clip's tags need the rest
         arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
         return arch + os.path.basename(value)

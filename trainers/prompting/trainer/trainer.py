@@ -4,6 +4,7 @@ It is long because Dassl's hooks all belong to one class.
 """
 
 import os
+from functools import cached_property
 
 import torch
 from dassl.engine import TrainerX
@@ -43,6 +44,7 @@ from .checks import (
 from .config import fitted, resolved, settings_in
 from .detection import Detection
 from .evaluation import Recorder, validation_loader
+from .features import build_loaders, check_views
 from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
 from .schedule import FirstBatches, check_optim, epochs, steps
@@ -93,15 +95,18 @@ class PromptTrainer(TrainerX):
         super().__init__(cfg)
 
     def build_data_loader(self):
-        """Build Dassl's loaders with images as the backbone reads them."""
+        """Build Dassl's loaders of images as the backbone reads them, or of rows of features."""
         name = self.cfg.MODEL.BACKBONE.NAME
         check_clip_keys(self.cfg)
-        print(f"Loading CLIP (backbone: {name})")
-        self.clip_model = load_clip(name)
-        self.cfg, changes = fitted(self.cfg, self.clip_model)
-        if changes:
-            print(f"Images as {name} reads them: {', '.join(changes)}")
-        super().build_data_loader()
+        if self.features:
+            build_loaders(self, self.features)
+        else:
+            print(f"Loading CLIP (backbone: {name})")
+            self.clip_model = load_clip(name)
+            self.cfg, changes = fitted(self.cfg, self.clip_model)
+            if changes:
+                print(f"Images as {name} reads them: {', '.join(changes)}")
+            super().build_data_loader()
         if self.kind.unlabelled:
             check_unlabelled(self.kind.__name__, self.cfg, self.train_loader_u)
             self.train_loader_x = self.train_loader_u
@@ -111,6 +116,11 @@ class PromptTrainer(TrainerX):
             self.train_loader_x.batch_sampler.drop_last = False
         self.epoch_steps = len(self.train_loader_x)
         self.max_epoch = epochs(self.cfg.OPTIM, self.epoch_steps)
+
+    @property
+    def features(self) -> str:
+        """The file of features of the run; empty if it is on images."""
+        return self.cfg.DATASET.get("FEATURES", "")
 
     def build_model(self):
         """Build the method on its device, and its optimiser and scheduler."""
@@ -127,6 +137,8 @@ class PromptTrainer(TrainerX):
             left_out = getattr(self.dm.dataset, "other_classnames", ())
             self.method.take_classes([*classnames, *left_out])
         check_teachers(self.method, self.dm.dataset, cfg)
+        if self.features:
+            check_views(self.method, self.features)
         self.precision.place(self.method, clip_model)
         self.method.make_room(len(self.dm.dataset.train_x))
         for loader in ("test_loader", "val_loader", "validation"):
@@ -144,8 +156,8 @@ class PromptTrainer(TrainerX):
         print(f"Trained parameters: {self.num_trained:,}")
         teachers = teachers_of(self.method)
         if trained and all(teacher.method is not None for teacher in teachers):  # else: evaluates
-            budget, features = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support
-            print(fit(self.method, self.batch_size, budget, self.precision, features))
+            budget, rows = cfg.TRAINER.MEMORY_BUDGET, self.method.trains_on_support or self.features
+            print(fit(self.method, self.batch_size, budget, self.precision, bool(rows)))
         if cfg.TRAINER.COMPILE:
             obstacle = compile_blocks(self.method)
             without = f"running without ({obstacle})"
@@ -287,6 +299,11 @@ class PromptTrainer(TrainerX):
 
     # ------------------------------------------------------------------ save and resume
 
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The settings that checkpoints keep; with short epochs, making them takes a third."""
+        return settings_of(self.cfg, self.method)
+
     def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
         """Save the prompts as Dassl does, with all that resuming needs and the settings."""
         state = {
@@ -297,7 +314,7 @@ class PromptTrainer(TrainerX):
             "val_result": val_result,
             "method": self.method.own_state(),
             "scaler": self.precision.scaler.state_dict(),
-            "settings": settings_of(self.cfg, self.method),
+            "settings": self.settings,
             "class_buffers": self.method.class_buffers,
             "classnames": list(self.dm.dataset.classnames),
             "images": images_of(self.dm.dataset, self.kind.unlabelled, self._earlier_images()),
@@ -322,8 +339,7 @@ class PromptTrainer(TrainerX):
         of_dassl: dict = getattr(super(), "run_state", dict)()
         wanted = {"optimizer", "scheduler", "method", "scaler", "classnames", "images", *of_dassl}
         names = self.dm.dataset.classnames
-        settings = settings_of(self.cfg, self.method)
-        check_resumed(checkpoint, settings, names, folder, wanted, self.method)
+        check_resumed(checkpoint, self.settings, names, folder, wanted, self.method)
         check_same_images(checkpoint, self.dm.dataset, folder)
         check_same_teacher(checkpoint, self.method, folder)
         self._check_weights(checkpoint)
@@ -445,8 +461,7 @@ class PromptTrainer(TrainerX):
             path = find_checkpoint(self._folder(directory), epoch)
             checkpoint = read_checkpoint(path)
             print(f"Loading prompts from '{path}' (epoch {checkpoint.get('epoch', '?')})")
-        settings = settings_of(self.cfg, self.method)
-        check_loaded(checkpoint.get("settings"), settings, self.method)
+        check_loaded(checkpoint.get("settings"), self.settings, self.method)
         self._check_weights(checkpoint)
         check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)

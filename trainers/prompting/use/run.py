@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from ..backbones import family_of, load_clip
 from ..dassl_parts import dassl
 from ..encoders.sentences import clean
-from ..errors import UserError, no_exit
+from ..errors import UserError, need, no_exit
 from ..method import METHODS, Method, find_method
 from ..plugins import load_plugins
 from ..storage.checkpoints import find_checkpoint, read_checkpoint
@@ -100,6 +100,11 @@ def load_run(
     path, state = read_run(folder, epoch, plugins)
     kind = _kind(state, path, trust)
     cfg = _cfg(state["settings"], path)
+    need(
+        not cfg.DATASET.get("FEATURES", ""),
+        f"The run in '{folder}' was trained on a file of features, so it cannot read images: "
+        "evaluate it with train.py --eval-only --model-dir and a file of features",
+    )
     backbone = state["backbone"] if backbone is None else backbone
     check_weights(state.get("backbone_sha256"), backbone)
     cfg.MODEL.BACKBONE.NAME = backbone

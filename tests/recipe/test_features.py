@@ -1,0 +1,295 @@
+"""Runs on rows of features: as on images, with published numbers, and what is refused."""
+
+import json
+import os
+import random
+
+import pytest
+import tiny
+import torch
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.transforms import build_transform
+from dassl.utils import read_image
+from feature_files import TEMPLATE, write
+from paths import GOLDEN, ROOT
+from PIL import Image
+
+import train
+from benchmark.__main__ import main
+from datasets import ImageDataset
+from recipe.settings import build_cfg
+from trainers.prompting import build_method, load_clip
+from trainers.prompting.backbones.openai import OPENAI
+from trainers.prompting.embedded import file_sha256
+from trainers.prompting.record.predictions import read_predictions
+from trainers.prompting.storage.features import read_features
+from trainers.prompting.teacher import Teacher
+from trainers.prompting.trainer.features import clip_of
+
+EXPECTED = json.loads((ROOT / "tests" / "golden" / "whurs19.json").read_text())
+ALL = [(clip, pick) for clip in EXPECTED for pick in EXPECTED[clip]["few_shot"]]
+IMAGE = 0.34  # one of 302 test images
+DATA = ROOT / "configs" / "datasets"
+
+
+def whurs19(folder, clip, trainer, seed=1, shots=1, *, data="whurs19", pairs=()):
+    """Train as `scripts/few_shot.sh whurs19` does, and return the record."""
+    words = ["--seed", str(seed), "--trainer", trainer, "--output-dir", str(folder)]
+    words += ["--dataset-config-file", str(DATA / f"{data}.yaml")]
+    words += ["--config-file", str(ROOT / "configs" / "trainers" / trainer / "features.yaml")]
+    file = ROOT / "assets" / f"whurs19_{clip}.safetensors"
+    words += ["DATASET.NUM_SHOTS", str(shots), "DATASET.FEATURES", str(file), *pairs]
+    assert train.run(words) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def check(folder, clip, pick):
+    """Check one pick of a CLIP against the numbers of public code and of independent lines."""
+    expected = EXPECTED[clip]["few_shot"][pick]
+    seed, shots = (int("".join(filter(str.isdecimal, part))) for part in pick.split("/"))
+    linear = ["TRAINER.ADAPTER.CONSTRAINT", "none"]
+    for name, trainer, pairs in (
+        ("TipAdapter", "TipAdapter", []), ("TipAdapterF", "TipAdapterF", []),
+        ("TaskRes", "TaskRes", []), ("CLAP", "CLAP", []), ("ZS-LP", "CLAP", linear),
+    ):  # fmt: skip
+        record = whurs19(folder / name, clip, trainer, seed, shots, pairs=pairs)
+        assert record["accuracy"] == pytest.approx(expected[name], abs=IMAGE), (name, pick)
+
+
+def test_one_shot_of_one_clip(tmp_path):
+    check(tmp_path, "vit_b_32", "seed1/1shots")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip, pick", [
+    (clip, pick) for clip, pick in ALL if pick in ("seed2/4shots", "seed3/16shots")
+])  # fmt: skip
+def test_more_shots_of_all_clips(tmp_path, clip, pick):
+    check(tmp_path, clip, pick)
+
+
+@pytest.mark.parametrize("clip", EXPECTED)
+def test_zero_shot(tmp_path, clip):
+    name = {"rn50": "RN50", "vit_b_32": "ViT-B/32", "vit_l_14": "ViT-L/14"}[clip]
+    record = whurs19(tmp_path / "a", clip, "ZeroshotCLIP")
+    assert record["accuracy"] == pytest.approx(EXPECTED[clip]["zero_shot"], abs=0.01)
+    assert record["backbone"] == name and record["num_test"] == 302
+    file = ROOT / "assets" / f"whurs19_{clip}.safetensors"
+    assert record["features"] == file_sha256(file)
+    record = whurs19(tmp_path / "b", clip, "ZeroshotCLIP", data="whurs19_all")
+    assert record["accuracy"] == pytest.approx(EXPECTED[clip]["zero_shot_all"], abs=0.01)
+    assert record["num_test"] == 1005
+
+
+@pytest.mark.parametrize("clip", EXPECTED)
+def test_tda_in_the_order_of_the_file(clip):
+    found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
+    model = model_on(found, "TDA", {"POSITIVE_ALPHA": 4.0, "POSITIVE_BETA": 8.0})
+    right = model.predict(found.image.float()).logits.argmax(1) == found.label
+    expected = EXPECTED[clip]["tda_all"]
+    assert 100 * float(right.float().mean()) == pytest.approx(expected, abs=0.1)
+
+
+def model_on(found, name, node, rows=()):
+    clip_model = clip_of(found, TEMPLATE)
+    support = {"images": found.image[rows].float(), "labels": found.label[rows]}
+    return build_method(
+        name, node, clip_model, found.classnames, "WHURS19", support if rows else None
+    )
+
+
+@pytest.mark.parametrize("clip, pick", ALL if os.environ.get("ALL_PICKS") else ALL[::7])
+def test_the_search_of_tip_adapter(clip, pick):
+    """On all validation rows, as in the public code; a run takes at most four of each class."""
+    found = read_features(ROOT / "assets" / f"whurs19_{clip}.safetensors")
+    seed, shots = (int("".join(filter(str.isdecimal, part))) for part in pick.split("/"))
+    random.seed(seed)
+    by_class = {}
+    for row in found.split["train"]:
+        by_class.setdefault(int(found.label[row]), []).append(row)
+    rows = [row for group in by_class.values() for row in random.sample(group, shots)]
+    node = {"SEARCH_HP": True, "SEARCH_SCALE": [12, 10], "SEARCH_STEP": [200, 20]}
+    model = model_on(found, "TipAdapter", node, rows)
+    val, test = (found.split[part] for part in ("val", "test"))
+    model.take_validation(found.image[val].float(), found.label[val])
+    right = model(found.image[test].float()).argmax(1) == found.label[test]
+    expected = EXPECTED[clip]["few_shot"][pick]["searched"]
+    assert 100 * float(right.float().mean()) == pytest.approx(expected, abs=3 * IMAGE)
+
+
+# ---------------------------------------------------------------------- as on images
+
+
+def halves(root):
+    """Write images, and the file of features of the tiny CLIP of them; return both paths."""
+    images = tiny.write_halves(root / "images")
+    node = {"ROOT": str(images), "NUM_SHOTS": -1, "SUBSAMPLE_CLASSES": "all"}
+    keys = {f"DATASET.{key}": value for key, value in node.items()}
+    cfg = build_cfg([("test", {**keys, "DATASET.NAME": "ImageFolder", "TRAINER.NAME": "CLAP"})])
+    found: ImageDataset = DATASET_REGISTRY.get("ImageFolder")(cfg)
+    parts = {"train": found.train_x, "val": found.val, "test": found.test}
+    items = [item for part in parts.values() for item in part]
+    clip_model = load_clip(str(GOLDEN / "tiny_clip_seed0.safetensors"))
+    model = build_method("ZeroshotCLIP", {}, clip_model, found.classnames).eval()
+    transform = build_transform(tiny_cfg(), is_train=False)
+    rows = torch.cat([model.clip_features(transform(read_image(x.impath))[None]) for x in items])
+    raw = Teacher(clip_model, found.classnames, [TEMPLATE]).raw
+    numbers = iter(range(len(items)))
+    header = {
+        "classnames": found.classnames,
+        "split": {part: [next(numbers) for _ in group] for part, group in parts.items()},
+        "images": [os.path.relpath(item.impath, images) for item in items],
+        "logit_scale": float(model.logit_scale),
+        "normalised": False,
+    }
+    label = torch.tensor([item.label for item in items])
+    tensors = {"image": rows, "label": label, f"text/{TEMPLATE}": raw}
+    return images, write(root / "features.safetensors", tensors, header)
+
+
+def tiny_cfg():
+    cfg = get_cfg_default()
+    cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (32, 32), "bicubic"
+    cfg.INPUT.TRANSFORMS = ["normalize"]
+    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(OPENAI.mean), list(OPENAI.std)
+    return cfg
+
+
+def test_runs_on_features_are_those_on_images(tmp_path, monkeypatch):
+    """If loading the CLIP draws nothing, an adapter starts alike, too."""
+
+    def drawing_nothing(name):
+        with torch.random.fork_rng(devices=[]):
+            return load_clip(name)
+
+    monkeypatch.setattr("trainers.prompting.trainer.trainer.load_clip", drawing_nothing)
+    images, file = halves(tmp_path)
+    usual = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "2", "SEED", "1"]
+    usual += ["INPUT.TRANSFORMS", "['normalize']", "DATALOADER.NUM_WORKERS", "0"]
+    usual += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.NAME", "sgd", "OPTIM.LR", "0.01"]
+    usual += ["OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", "2"]
+    tiny_clip = str(GOLDEN / "tiny_clip_seed0.safetensors")
+    for name in ("ZeroshotCLIP", "CLIPAdapter", "CLAP", "TaskRes", "TipAdapterF", "TDA"):
+        for subset in ("all", "new") if name == "ZeroshotCLIP" else ("all",):
+            more = ["DATASET.SUBSAMPLE_CLASSES", subset, "DATASET.LABEL_NOISE", "0.25", *usual]
+            sides = {}
+            for side, words, pairs in (
+                ("images", ["--root", str(images), "--backbone", tiny_clip], []),
+                ("rows", [], ["DATASET.FEATURES", str(file)]),
+            ):
+                folder = tmp_path / name / subset / side
+                words += ["--trainer", name, "--output-dir", str(folder)]
+                assert train.run([*words, *more, *pairs]) == 0
+                record = json.loads((folder / "results.json").read_text())
+                sides[side] = record, read_predictions(folder)
+            (record, arrays), (other, rows) = sides.values()
+            assert other["accuracy"] == record["accuracy"]
+            assert other["temperature"] == pytest.approx(record["temperature"], rel=1e-4)
+            assert list(rows["image"]) == list(arrays["image"])
+            far = abs(rows["label_log_probability"] - arrays["label_log_probability"]).max()
+            assert far < 1e-4 * abs(arrays["label_log_probability"]).max(), (name, subset)
+
+
+def test_a_resumed_run_draws_the_same_views(tmp_path):
+    torch.manual_seed(0)
+    views = {"views": torch.randn(3, 12, 16), "views_of": torch.arange(12)}
+    file = write(tmp_path / "a.safetensors", views)
+    pairs = ["TRAIN.CHECKPOINT_FREQ", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+    pairs += ["OPTIM.LR", "0.1", "OPTIM.MAX_EPOCH", "3"]
+    whole = run_own(tmp_path / "whole", file, "CLIPAdapter", pairs)
+    run_own(tmp_path / "cut", file, "CLIPAdapter", pairs)
+    model = tmp_path / "cut" / "clip_adapter"
+    (model / "model.pth.tar-3").unlink()
+    (model / "checkpoint").write_text("model.pth.tar-1\n")
+    assert run_own(tmp_path / "cut", file, "CLIPAdapter", pairs)["accuracy"] == whole["accuracy"]
+    one, other = (
+        torch.load(tmp_path / folder / "clip_adapter" / "model.pth.tar-3", weights_only=False)
+        for folder in ("whole", "cut")
+    )
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name])
+    plain = write(tmp_path / "b.safetensors")
+    run_own(tmp_path / "plain", plain, "CLIPAdapter", pairs)
+    other = torch.load(tmp_path / "plain/clip_adapter/model.pth.tar-3", weights_only=False)
+    assert not torch.equal(one["state_dict"]["fc.0.weight"], other["state_dict"]["fc.0.weight"])
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def own_words(folder, file, trainer, pairs=(), flags=()):
+    words = ["--seed", "1", "--trainer", trainer, "--output-dir", str(folder), *flags]
+    words += ["--dataset-config-file", str(DATA / "features.yaml")]
+    return [*words, "DATASET.NUM_SHOTS", "2", "DATASET.FEATURES", str(file), *pairs]
+
+
+def run_own(folder, file, trainer, pairs=()):
+    assert train.run(own_words(folder, file, trainer, pairs)) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+REFUSED = {
+    "a prompt": ("CoOp", [], [], "has textual prompts, but the text side of this backbone is clos"),
+    "both sides": ("MaPLe", [], [], "side of this backbone is closed"),
+    "inside": ("CLIPLoRA", [], [], "but the text side of this backbone is closed"),
+    "views": ("TDA", ["TRAINER.TDA.VIEWS", "16"], [], "TDA reads 16 random views of each test ima"),
+    "others": ("CLAP", ["TEST.OOD", "['Emoji']"], [], "TEST.OOD is ['Emoji'], but the run has onl"),
+    "a backbone": ("CLAP", [], ["--backbone", "RN50"], "A backbone is named, but the features in"),
+    "a key": ("CLAP", ["MODEL.BACKBONE.NAME", "RN50"], [], "A backbone is named, but the features"),
+    "a data set": ("CLAP", ["DATASET.NAME", "TinyColours"], [], "DATASET.FEATURES is set, but the"),
+    "no file": ("CLAP", ["DATASET.FEATURES", "no.npz"], [], "There is no file of features"),
+    "empty": (
+        "CLAP", ["DATASET.FEATURES", ""], ["--backbone", "emoji"], "FeatureFile is read from a file"
+    ),
+    "seven": ("TipAdapter", ["DATASET.NAME", "ImageNet"], [], "reads the sentence 'itap of a "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_refused(tmp_path, capsys, case):
+    trainer, pairs, flags, why = case
+    file = write(tmp_path / "a.safetensors")
+    assert train.run(own_words(tmp_path / "run", file, trainer, pairs, flags)) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: ") and why in said, said
+
+
+def test_a_file_of_another_data_set(tmp_path, capsys):
+    file = write(tmp_path / "a.safetensors", header={"dataset": "EuroSAT"})
+    assert train.run(own_words(tmp_path / "run", file, "CLAP")) == 2
+    assert "has features of EuroSAT, not of FeatureFile" in capsys.readouterr().err
+    file = write(
+        tmp_path / "b.safetensors", header={"split": {"train": [0], "val": [], "test": []}}
+    )
+    assert train.run(own_words(tmp_path / "run", file, "CLAP")) == 2
+    assert "has no test rows: add some" in capsys.readouterr().err
+
+
+def test_another_file_does_not_resume_and_a_run_reads_no_images(tmp_path, capsys):
+    file = write(tmp_path / "a.safetensors")
+    run_own(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "1"])
+    png = tmp_path / "x.png"
+    Image.new("RGB", (8, 8)).save(png)
+    for command in ("predict", "export"):
+        words = [command, "--model-dir", str(tmp_path / "run")]
+        words += [str(png)] if command == "predict" else ["--output", str(tmp_path / "x.onnx")]
+        assert main(words) == 2
+        assert "was trained on a file of features, so it cannot read images" in (
+            capsys.readouterr().err
+        )
+    write(file, seed=1)
+    assert train.run(own_words(tmp_path / "run", file, "CLAP", ["OPTIM.MAX_EPOCH", "2"])) == 2
+    assert "was begun with other settings (DATASET.FEATURES" in capsys.readouterr().err
+
+
+def test_rows_by_name(tmp_path):
+    """A row is the same one in another file of the same classes, if it has a name."""
+    names = {"images": [f"{i}.jpg" for i in range(24)]}
+    keys = []
+    for seed, header in ((0, names), (1, names), (0, {}), (1, {})):
+        file = write(tmp_path / f"{len(keys)}.safetensors", header=header, seed=seed)
+        cfg = build_cfg([("x", {"DATASET.NAME": "FeatureFile", "DATASET.FEATURES": str(file),
+                                "TRAINER.NAME": "CLAP"})])  # fmt: skip
+        keys.append([*DATASET_REGISTRY.get("FeatureFile")(cfg).keys.values()])
+    assert keys[0] == keys[1] and not {*keys[2]} & {*keys[3]} and not {*keys[0]} & {*keys[2]}

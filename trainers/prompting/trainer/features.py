@@ -1,0 +1,178 @@
+"""Runs on a file of features (`DATASET.FEATURES`): rows in place of images, sentences looked up.
+
+The CLIP of such a run has two closed sides. What a method reads besides rows and the sentences of
+the file is refused.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from dassl.data import DataManager
+from torch import nn
+from torch.utils.data import Dataset
+from yacs.config import CfgNode
+
+from ..backbones.assemble import closed_clip
+from ..backbones.closed import Closed
+from ..backbones.family import Family, Tokenizer
+from ..encoders.sentences import around_name, clean
+from ..encoders.templates import ZERO_SHOT, template_of
+from ..errors import UserError, need
+from ..method import Method
+from ..storage.features import Features, read_features
+from .support import seeded
+
+END = 0  # id of the end of a sentence; every other id is a whole sentence
+OF_DATA = (
+    "train_loader_x", "train_loader_u", "val_loader", "test_loader", "num_classes",
+    "num_source_domains", "lab2cname",
+)  # fmt: skip
+
+
+def build_loaders(trainer: Any, file: str) -> None:
+    """Give a `PromptTrainer` the CLIP of a file of features, and loaders of its rows.
+
+    Raises:
+        UserError: the file cannot be read, or TEST.OOD names data sets, which are not in it.
+    """
+    cfg = trainer.cfg = trainer.cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0  # rows are in memory
+    cfg.freeze()
+    need(
+        not cfg.TEST.OOD,
+        f"TEST.OOD is {list(cfg.TEST.OOD)}, but the run has only the features in '{file}': leave "
+        "it out",
+    )
+    features = read_features(file)
+    asked = template_of(ZERO_SHOT, cfg.DATASET.NAME)
+    print(f"Features of {features.clip} from '{file}'")
+    if asked != features.template:
+        print(f"Its template '{features.template}' stands for '{asked}'")
+    trainer.clip_model = clip_of(features, asked)
+    trainer.dm = DataManager(cfg, dataset_wrapper=partial(Rows, features))
+    for name in OF_DATA:
+        setattr(trainer, name, getattr(trainer.dm, name))
+
+
+def check_views(method: Method, file: str) -> None:
+    """Raise a UserError if a method takes several views of a test image."""
+    need(
+        method.test_views == 1,
+        f"{type(method).__name__} reads {method.test_views} random views of each test image, which "
+        f"'{file}' does not have: run it on images",
+    )
+
+
+class Rows(Dataset):
+    """Rows of a file of features as items of a data set, with Dassl's arguments of a wrapper.
+
+    A training row of which the file has views is one of them, drawn as an augmentation is.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        cfg: CfgNode,
+        data_source: list[Any],
+        transform: object = None,
+        is_train: bool = False,
+    ):
+        self.features, self.data_source = features, data_source
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        of = features.views_of if is_train else None
+        self.views = {row: i for i, row in enumerate([] if of is None else of.tolist())}
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return an item; the seed of an index, where it has one, decides the view."""
+        item = self.data_source[index]
+        row = self.features.places[item.impath]
+        if row not in self.views:
+            found = [self.features.image[row].float()] * self.k_tfm
+        elif (seed := getattr(index, "seed", None)) is not None:
+            with seeded(seed):
+                found = self._drawn(row)
+        else:
+            found = self._drawn(row)
+        return {
+            "img": found if self.k_tfm > 1 else found[0],
+            "label": item.label,
+            "domain": item.domain,
+            "impath": item.impath,
+            "index": int(index),
+        }
+
+    def _drawn(self, row: int) -> list[torch.Tensor]:
+        views = self.features.views
+        assert views is not None, "it has views of this row"
+        drawn = torch.randint(len(views), (self.k_tfm,)).tolist()
+        return [views[i, self.views[row]].float() for i in drawn]
+
+
+# ---------------------------------------------------------------------- the CLIP
+
+
+class LookUp(nn.Module):
+    """Text features by the ids of whole sentences, `[id, END]`.
+
+    Args:
+        path: of the file, for messages.
+        templates: those with features, for messages.
+        known: sentence -> its feature (D,); their ids are 1, 2, ...
+    """
+
+    table: torch.Tensor
+
+    def __init__(self, path: str, templates: list[str], known: dict[str, torch.Tensor]):
+        super().__init__()
+        self.path, self.templates = path, templates
+        self.ids = {sentence: i for i, sentence in enumerate(known, start=1)}
+        self.register_buffer("table", torch.stack([*known.values()]), persistent=False)
+
+    def encode(self, sentence: str) -> list[int]:
+        """Return the id of a sentence; one that is not known gets the next."""
+        return [self.ids.setdefault(sentence, len(self.ids) + 1)]
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the sentences of ids."""
+        sentences = list(self.ids)
+        return " ".join(sentences[i - 1] for i in ids if i != END)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return features (n, D) of ids (n, 2).
+
+        Raises:
+            UserError: the file does not have a sentence.
+        """
+        if (last := int(ids[:, 0].max())) > len(self.table):
+            raise UserError(
+                f"The method reads the sentence '{self.decode([last]):.80}', but '{self.path}' has "
+                f"only text features of {', '.join(f'{t:.60}' for t in self.templates)}: write it "
+                "again with this template, or choose another method"
+            )
+        return self.table[ids[:, 0] - 1]
+
+
+def clip_of(features: Features, asked: str) -> Any:
+    """Return a CLIP whose sides are closed: rows as they are, and the sentences of the file.
+
+    Args:
+        features: of the file.
+        asked: the data set's own template, for which that of the file stands.
+    """
+    known: dict[str, torch.Tensor] = {}
+    own = {template: template for template in features.text if "{}" in template}
+    for template, stored in (own | {asked: features.template}).items():
+        before, after = around_name(template)
+        rows = features.sentences(stored)
+        for name, row in zip(features.classnames, rows, strict=True):
+            known[f"{before}{clean(name)}{after}"] = row
+    look_up = LookUp(features.path, list(features.text), known)
+    nothing = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic"  # no image is prepared
+    family = Family(Tokenizer(look_up.encode, look_up.decode, None, END), *nothing)
+    image, D = Closed(nn.Identity(), resolution=1), features.image.shape[1]
+    return closed_clip(image, Closed(look_up), D, family, scale=features.logit_scale)
