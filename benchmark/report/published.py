@@ -4,7 +4,8 @@ The numbers of a protocol are in the files of `published_csv/` whose names begin
 name. A line holds a method, a data set (or `average`, over the papers' data sets), the accuracy (%)
 in each column of the protocol, the kind, the source, and the shots if they are not 16. All numbers
 are for ViT-B/16, as printed; where a printed average differs from that of the printed data sets,
-the source says so.
+the source says so. An average that is not printed follows from the data sets if all are; with a
+misprint among them it is one.
 
 Base-to-new numbers are missing where no table could be read. Of 2SFS, AnchorOPT, DiscoVL, HiCroPL,
 HPT, HPT++, LLaMP, ProDA and TAP there is only the average, of LwEIB only its H; DeKg, GalLoP,
@@ -17,6 +18,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from trainers.prompting.beyond import BEYOND
@@ -29,6 +31,7 @@ FOLDER = Path(__file__).parent / "published_csv"
 BACKBONE = "ViT-B/16"
 SHOTS = 16
 AVERAGE = "average"
+SOURCE = "imagenet"  # of the papers' transfers: not a target
 TRAINERS = {theirs: ours for ours, theirs in PAPERS.items()}
 
 # Numbers that contradict others in print, so that the right value is unknown: 95.69 for 16 shots
@@ -91,7 +94,27 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
                         "or use --published off"
                     ) from None
                 found[key] = published
-    return found
+    return found | _averages(found, protocol)
+
+
+def _averages(found: dict[Key, Published], protocol: Protocol) -> dict[Key, Published]:
+    """Return the averages that are not printed, of methods that have all data sets."""
+    source = {SOURCE} if protocol.across == "dataset" else set()
+    datasets = sorted({key.dataset for key in found} - {AVERAGE} - source)
+    averages = {}
+    for trainer, shots in dict.fromkeys((key.trainer, key.shots) for key in found):
+        average = Key(trainer, AVERAGE, shots)
+        keys = [average._replace(dataset=dataset) for dataset in datasets]
+        if average in found or "h" in protocol.columns or not found.keys() >= set(keys):
+            continue
+        each = [found[key] for key in keys]
+        values = {
+            column: round(fmean(theirs.values[column] for theirs in each), 2)
+            for column in protocol.columns
+        }
+        misprint = any(theirs.misprint for theirs in each)
+        averages[average] = each[0]._replace(values=values, misprint=misprint)
+    return averages
 
 
 def _read(line: dict, protocol: Protocol) -> tuple[Key, Published]:
