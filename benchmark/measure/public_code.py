@@ -1,4 +1,4 @@
-"""What public_step.py and public_training.py share: a checkout of published code that can be run.
+"""Let a process import a checkout of published code, for public_step.py and public_training.py.
 
 It imports nothing of this repository, since modules of the checkout have the same names as ours.
 """

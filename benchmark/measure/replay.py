@@ -1,7 +1,7 @@
 """Repeat a recorded training of public code with our method, and compare the two."""
 
+import io
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -64,7 +64,7 @@ class Replayed:
 
 
 class Places(NamedTuple):
-    """Where our side finds data and a CLIP, and where it writes: DATASET.ROOT, a file, a folder."""
+    """The places of our side: DATASET.ROOT, the file of the CLIP, the folder of the outputs."""
 
     root: Path
     weights: Path
@@ -92,7 +92,7 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
         changes: KEY VALUE pairs of ours alone.
 
     Returns:
-        Our record; with the problem `why` alone if the trainings cannot be compared step by step.
+        Our record: `base`, `new` and the tensors; or `why` it cannot be compared step by step.
     """
     name, settings = record.facts["trainer"], [*record.facts["settings"], *changes]
 
@@ -102,7 +102,7 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
         set_random_seed(cfg.SEED)
         return build_trainer(cfg)
 
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(io.StringIO()):  # the log of a run
         trainer = built("base")
         images = [Path(item.impath).name for item in trainer.dm.dataset.train_x]
         if images != record.facts["images"]:
@@ -122,7 +122,7 @@ def replayed(record: Record, places: Places, changes: Sequence[str] = ()) -> Rec
 
 
 class Difference(NamedTuple):
-    """How far two trainings are apart.
+    """The distance between two trainings.
 
     loss, rate, weights: the largest difference of a loss (over max(1, |loss|)), a learning rate
     and a weight; moved: how far the weights moved from their start, at most; predictions: how many
@@ -158,7 +158,7 @@ def difference(theirs: Record, ours: Record) -> Difference:
     moved = {name: (final[name] - start[name]).abs().max().item() for name in start}
     trained = {name for name in start if name in own or moved[name]}
     if alone := sorted(own.keys() ^ trained):
-        problems.append(f"only one side trains {', '.join(alone[:3])}")
+        problems.append(f"one side alone trains {', '.join(alone[:3])}")
     weights = {
         name: (final[name] - own[name].reshape(final[name].shape)).abs().max().item()
         for name in start.keys() & own.keys()

@@ -15,6 +15,7 @@ import torch
 
 from recipe.configs import TRAINERS, read_keys
 from trainers.prompting import load_clip
+from trainers.prompting.backbones import openai_clip
 from trainers.prompting.errors import UserError, check_name
 from trainers.prompting.method import METHODS
 from trainers.prompting.trainer.by_run import leaves
@@ -175,6 +176,11 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     torch.set_num_threads(args.threads)
     clip_model = load_clip(args.backbone) if args.backbone else reacting_clip()
+    if not isinstance(clip_model, openai_clip.model.CLIP):
+        raise UserError(
+            f"--backbone {args.backbone} is not of the class that published code builds: give a "
+            "CLIP of OpenAI, `emoji`, or leave it out"
+        )
     size = clip_model.visual.input_resolution
     table = Table("Whole trainings of published code and ours", HEAD, [], list(CAPTION))
     wrong: list[str] = []

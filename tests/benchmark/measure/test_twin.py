@@ -216,10 +216,10 @@ def test_parameters_of_one_side(trained):
     for one, other in ((more, theirs.tensors), (theirs.tensors, more)):
         found = difference(Record({}, one), Record({}, other)).problems
         # public code may have parameters that it never changes
-        assert found == ([] if one is more else ["only one side trains gate"])
+        assert found == ([] if one is more else ["one side alone trains gate"])
     more["final/gate"] = torch.zeros(1)
     found = difference(Record({}, more), theirs).problems
-    assert found == ["only one side trains gate"]
+    assert found == ["one side alone trains gate"]
 
 
 def test_images_that_were_not_read_from_8_bits_are_refused():
@@ -256,6 +256,12 @@ def test_mistakes(checkout, capsys, words, sentence):
     errors = capsys.readouterr().err.splitlines()
     assert sentence.format(checkout) in errors[-1]
     assert len(errors) == (2 if "ended with" in sentence or "LT" in sentence else 1)
+
+
+def test_a_clip_of_another_class_is_refused(checkout, capsys, monkeypatch):
+    monkeypatch.setattr("benchmark.measure.twin.load_clip", lambda name: torch.nn.Identity())
+    assert twin(checkout, "--trainers", "CoOp") == 2
+    assert "is not of the class that published code builds" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_checkout(tmp_path, capsys):
