@@ -210,16 +210,16 @@ def teacher_text(outcome: Outcome) -> str | None:
     if not facts:
         return None
     known = {key: value for key, value in facts.items() if value != "unknown"}
-    said = [str(known.get("backbone", "unknown CLIP"))]
-    said += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]
+    details = [str(known.get("backbone", "unknown CLIP"))]
+    details += [f"{known[key]} {key}" for key in ("classes", "shots") if key in known]
     if known.get("seed", outcome.run.seed) != outcome.run.seed:
-        said.append(f"seed {known['seed']}")
+        details.append(f"seed {known['seed']}")
     if known.get("label_noise"):
-        said.append(f"label noise {known['label_noise']:g} {known.get('label_noise_kind', '')}")
+        details.append(f"label noise {known['label_noise']:g} {known.get('label_noise_kind', '')}")
     if known.get("imbalance", 1.0) != 1.0:
-        said.append(f"imbalance {known['imbalance']:g}")
+        details.append(f"imbalance {known['imbalance']:g}")
     place = f"on {known['dataset']}" if "dataset" in known else "trained on unknown images"
-    return f"{known.get('method', 'unknown method')} {place} ({', '.join(said)})"
+    return f"{known.get('method', 'unknown method')} {place} ({', '.join(details)})"
 
 
 def _unlike(groups: Iterable, places: Iterable, configs: Iterable[dict]) -> Iterator[tuple]:

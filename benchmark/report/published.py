@@ -80,34 +80,34 @@ def numbers(protocol: Protocol) -> dict[Key, Published]:
     Raises:
         UserError: a line of a file is wrong.
     """
-    found: dict[Key, Published] = {}
+    printed: dict[Key, Published] = {}
     for path in sorted(FOLDER.glob(f"{protocol.name}*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             for line in reader:
                 try:
                     key, published = _read(line, protocol)
-                    need(key not in found, f"{key.trainer} on {key.dataset} is repeated")
+                    need(key not in printed, f"{key.trainer} on {key.dataset} is repeated")
                 except UserError as error:
                     raise UserError(
                         f"{path}, line {reader.line_num}: {error}; correct or remove that line, "
                         "or use --published off"
                     ) from None
-                found[key] = published
-    return found | _averages(found, protocol)
+                printed[key] = published
+    return printed | _averages(printed, protocol)
 
 
-def _averages(found: dict[Key, Published], protocol: Protocol) -> dict[Key, Published]:
+def _averages(printed: dict[Key, Published], protocol: Protocol) -> dict[Key, Published]:
     """Return the averages that are not printed, of methods that have all data sets."""
     source = {SOURCE} if protocol.across == "dataset" else set()
-    datasets = sorted({key.dataset for key in found} - {AVERAGE} - source)
+    datasets = sorted({key.dataset for key in printed} - {AVERAGE} - source)
     averages = {}
-    for trainer, shots in dict.fromkeys((key.trainer, key.shots) for key in found):
+    for trainer, shots in dict.fromkeys((key.trainer, key.shots) for key in printed):
         average = Key(trainer, AVERAGE, shots)
         keys = [average._replace(dataset=dataset) for dataset in datasets]
-        if average in found or "h" in protocol.columns or not found.keys() >= set(keys):
+        if average in printed or "h" in protocol.columns or not printed.keys() >= set(keys):
             continue
-        each = [found[key] for key in keys]
+        each = [printed[key] for key in keys]
         values = {
             column: round(fmean(theirs.values[column] for theirs in each), 2)
             for column in protocol.columns

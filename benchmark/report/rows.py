@@ -52,8 +52,8 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
     numbers = of_seeds(tidy).groupby(["line", "column"]).agg(["mean", "std", "count"])
     means = with_h(numbers.pop("mean").unstack("column")).stack().rename("mean")
     cells = lines.explode("column").reset_index()
-    for found in (numbers, means, problems.agg(lambda texts: list(texts.dropna()))):
-        cells = cells.join(found, on=["line", "column"])
+    for values in (numbers, means, problems.agg(lambda texts: list(texts.dropna()))):
+        cells = cells.join(values, on=["line", "column"])
     cells["problems"] = cells["problems"].map(lambda each: each if isinstance(each, list) else [])
     cells["count"] = cells["count"].fillna(0).astype(int)
     enough = cells["untrained"] | (cells["count"] == cells["of"])
@@ -65,8 +65,8 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
 
 def of_seeds(accuracies: pd.DataFrame) -> pd.Series:
     """Return the accuracy of each line, seed and column, and H; NaN where there is none."""
-    found = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
-    return with_h(found).stack(future_stack=True)
+    columns = accuracies.pivot(index=["line", "seed"], columns="column", values="value")
+    return with_h(columns).stack(future_stack=True)
 
 
 def with_h(numbers: pd.DataFrame) -> pd.DataFrame:
