@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from outcomes import few_shot, leave, lines, outcome, shown
+from outcomes import few_shot, leave, lines, only_table, outcome, shown, some_outcomes
 from scipy.special import stdtrit
 
 from benchmark.__main__ import main
@@ -78,6 +78,13 @@ def test_base_to_new_has_a_table_over_base_and_new_classes(tested):
     assert found["CoOp"] == [f"{text} (1 of 2)" for text in BY_HAND[:3]] + BY_HAND[3:]
     assert not table.problems
     assert found["ALIGN"] == [f"{text} ± 0.00" for text in BY_HAND[:-1]] + ["-"]
+
+
+def test_h_is_as_in_the_table_of_accuracies():
+    accuracies, metrics = only_table(some_outcomes()), joint_table(some_outcomes())
+    assert metrics.head[1:4] == accuracies.head[1:4]
+    for name, cells in lines(accuracies).items():
+        assert lines(metrics)[name][:3] == cells[:3], name
 
 
 def test_averages_are_over_the_data_sets_of_a_method(tested):
