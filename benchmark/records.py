@@ -172,6 +172,11 @@ def read_record(folder: Path) -> dict | None:
 BOUND = 3.0  # of the natural logarithm of a temperature, either way
 
 
+def are_texts(value: object) -> bool:
+    """Return True for a list of texts."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _each(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a test that a value is a group whose values pass a test."""
     return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
@@ -196,9 +201,9 @@ KINDS: dict[str, tuple[Callable[[Any], bool], Sequence[str]]] = {
         lambda value: isinstance(value, list) and all(mark in list(BEYOND) for mark in value),
         ["beyond"],
     ),
-    "a list of texts": (
-        lambda value: isinstance(value, list) and all(isinstance(of, str) for of in value),
-        ["edited"],
+    "a list of texts": (are_texts, ["edited"]),
+    "lists of texts": (
+        lambda value: isinstance(value, list) and all(map(are_texts, value)), ["alike"],
     ),
     "a group of keys": (_each(lambda _: True), ["config"]),
     "a group of texts or numbers": (

@@ -209,8 +209,8 @@ class ImageDataset(DatasetBase):
         twice = [name for name in read if count[read[name]] > 1]
         if twice:
             print(
-                f"Note: {name} gives several classes one name, so that no method can distinguish "
-                f"them: {some(twice)}"
+                f"Note: {name} gives several classes one name, so that only a method with "
+                f"something for each class can distinguish them: {some(twice)}"
             )
         tested = {item.label for item in test}
         if test and (left := [name for label, name in names.items() if label not in tested]):

@@ -121,6 +121,7 @@ def _facts(outcome: Outcome) -> dict:
         "shots": run.shots, "trainer": run.trainer, "label": getattr(run, "label", ""),
         "config": plain_name(run.config), "variant": run.variant, "origin": outcome.origin,
         "seed": run.seed, "column": protocol.parts[run.part].column, "problem": outcome.problem,
+        "alike": [alike_text(names) for names in result.get("alike") or []],
         "teacher": teacher_text(outcome), "tried": " and ".join(dict(tried)),
         "settings": tried + varied(run.config),
         "keys": _own_keys(run.trainer, result.get("config") or {}),
@@ -199,6 +200,11 @@ def changed(outcome: Outcome) -> Settings | None:
         return ()
     values = {key: used(config, f"DATASET.{key}") for key in CHANGES}
     return tuple((k, _plain(v)) for k, v in values.items() if v not in (None, CHANGES[k]))
+
+
+def alike_text(names: list[str], most: int = 5) -> str:
+    """Return classes that a CLIP reads alike as `a = b`."""
+    return " = ".join([*names[:most], "..."] if len(names) > most else names)
 
 
 def teacher_text(outcome: Outcome) -> str | None:

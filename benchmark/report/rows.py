@@ -4,6 +4,7 @@ A row is a line of a table and a column of its protocol; averages over data sets
 """
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -36,6 +37,7 @@ def rows(tidy: pd.DataFrame, interval: bool = False, beside_published: bool = Tr
         lambda splits: " and ".join(sorted(set(splits.fillna("test"))))
     )
     lines["backbones"] = by_line["backbone"].agg(lambda names: set(names.dropna()))
+    lines["alike"] = by_line["alike"].agg(lambda groups: [*dict.fromkeys(chain(*groups))])
     own = by_line["seed"].agg(lambda seeds: sorted(set(seeds)))
     lines["seeds"] = lines["seeds"].where(lines["seeds"].notna(), own)
     lines["of"] = lines["seeds"].str.len()

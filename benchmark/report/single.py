@@ -27,11 +27,11 @@ from ..records import (
     read_record,
     used,
 )
-from .frame import changed, setting_texts, teacher_text
+from .frame import alike_text, changed, setting_texts, teacher_text
 from .metrics import class_table, images_of_classes
 from .names import method_name
 from .render import TABLE_STYLES, as_csv, in_style
-from .tables import Cell, Table
+from .tables import Cell, Table, alike_note
 
 if TYPE_CHECKING:
     from .plots import Drawing
@@ -168,7 +168,8 @@ def _tables(folder: Path, outcome: Outcome) -> list[Table]:
     taken = {key: value for key, value in costs(record).items() if value is not None}
     facts |= {COSTS[key].head: COSTS[key].text(value) for key, value in taken.items()}
     lines += [(name, _text(value)) for name, value in facts.items() if value is not None]
-    found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), [])]
+    notes = alike_note(map(alike_text, record.get("alike") or []))
+    found = [Table(f"The run in '{folder}'", ["", ""], _cells(lines), notes)]
     if classes := record.get(PER_CLASS):
         numbers = pd.DataFrame({"Accuracy (%)": classes}, dtype=float)
         numbers = numbers.sort_values("Accuracy (%)", kind="stable")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainers.prompting.errors import printable
@@ -27,6 +28,7 @@ H_NOTE = "H is that of the means, 2 Base New / (Base + New), as in the papers."
 AVERAGE_NOTE = "Means over the data sets."
 TARGET_AVERAGE = "The average is over the targets."
 
+GROUPS = 4  # of classes that the CLIP reads alike, in a sentence
 INCOMPLETE = r"$^*$"  # in a paper, after a mean that lacks seeds or data sets
 MISPRINT = "(misprint)"
 
@@ -257,6 +259,7 @@ def _caption(rows: list[Any]) -> list[str]:
     sentences = [spread, *h_note(protocol), *edited_note(rows)]
     if first.tried in protocol.variant_notes:
         sentences.append(protocol.variant_notes[first.tried])
+    sentences += alike_note(chain.from_iterable(row.alike for row in rows))
     teachers = {row.name: row.teacher for row in rows if known(row.teacher)}
     sentences += [f"Teacher of {name}: {text}." for name, text in teachers.items()]
     if averages:
@@ -275,6 +278,14 @@ def edited_note(rows: Iterable[Any]) -> list[str]:
 def h_note(protocol: Protocol) -> list[str]:
     """Return the sentence that explains H, if a protocol has it."""
     return [H_NOTE] if "h" in protocol.columns else []
+
+
+def alike_note(groups: Iterable[str]) -> list[str]:
+    """Return a sentence on the classes that the CLIP reads alike, if any, given `a = b` of each."""
+    groups = list(dict.fromkeys(groups))
+    some = [*groups[:GROUPS], *[f"{len(groups) - GROUPS} groups more"] * (len(groups) > GROUPS)]
+    why = "only a method with something for each class can tell them apart"
+    return [f"The CLIP reads alike: {'; '.join(some)}; {why}."] if groups else []
 
 
 def seeds_of(rows: Iterable[Any]) -> int:

@@ -594,8 +594,7 @@ class Method(PublicFiles, nn.Module):
         others = saved is not None and list(saved) != list(classnames)
         some = []  # for each class of the method, its number in the checkpoint
         if others and type(self).keep_classes is not Method.keep_classes:
-            number = numbers(saved or ())
-            some = [number[name] for name in classnames if name in number]
+            some = [k for k in places(classnames, saved or ()) if k >= 0]
         others = others and len(some) < len(classnames)
         if others and self.class_bound:
             raise UserError(
@@ -616,14 +615,24 @@ class Method(PublicFiles, nn.Module):
             self.keep_classes(some)
 
 
-def numbers(names: Sequence[str]) -> dict[str, int]:
-    """Return the number of each name, from 0; if a name is repeated, the first counts.
+def places(names: Sequence[str], among: Sequence[str]) -> list[int]:
+    """Return the number of each class among the classes of a checkpoint, from 0; -1 if it is none.
+
+    If the names follow each other there in the same order, as those of base and new classes do, it
+    is by position, so that two classes of one name stay apart; else the first of a name counts.
 
     Examples:
-        >>> numbers(["cat", "dog", "cat"])
-        {'cat': 0, 'dog': 1}
+        >>> places(["cat", "dog"], ["dog", "cat", "dog"])
+        [1, 2]
+        >>> places(["dog", "owl"], ["dog", "cat", "dog"])
+        [0, -1]
     """
-    return {name: k for k, name in reversed([*enumerate(names)])}
+    names, among = list(names), list(among)
+    for start in range(len(among) - len(names) + 1):
+        if among[start : start + len(names)] == names:
+            return [*range(start, start + len(names))]
+    number = {name: k for k, name in reversed([*enumerate(among)])}
+    return [number.get(name, -1) for name in names]
 
 
 def register(cls: type[Method]) -> type[Method]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..encoders.text import TextFeatures
 from ..errors import need
-from ..method import Stage, numbers, register
+from ..method import Stage, places, register
 from .ln_only import LNOnly
 
 
@@ -111,8 +111,7 @@ class TwoSFS(LNOnly):
     def load_checkpoint(self, checkpoint, classnames):
         """Load as every method does, and find the rows of the classes of the training."""
         super().load_checkpoint(checkpoint, classnames)
-        number = numbers(checkpoint.get("classnames") or classnames)
-        rows = [number.get(name, -1) for name in classnames]
+        rows = places(classnames, checkpoint.get("classnames") or classnames)
         self.rows, self.all_known = self.rows.new_tensor(rows), min(rows) >= 0
 
     def text_features(self, contexts):

@@ -3,6 +3,7 @@
 docs/metrics.md defines them. Needs no PyTorch.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,9 +22,9 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
 
     Returns:
         `top5_accuracy`, `calibration_error` and `per_class_accuracy` in %, the last by class
-        name (None for a class without images); `negative_log_likelihood` in nats. If their columns
-        are present, also, in %, `calibration_error_scaled`, after division by the temperature, and
-        `joint_accuracy`, over base and new classes together.
+        name, `numbered` (None for a class without images); `negative_log_likelihood` in nats. If
+        their columns are present, also, in %, `calibration_error_scaled`, after division by the
+        temperature, and `joint_accuracy`, over base and new classes together.
     """
     label = arrays["label"]
     hits = arrays["prediction"] == label
@@ -41,10 +42,21 @@ def metrics(arrays: Mapping[str, np.ndarray], classnames: Sequence[str]) -> dict
         "negative_log_likelihood": -float(arrays["label_log_probability"].mean(dtype=float)),
         "per_class_accuracy": {
             name: 100 * float(k / n) if n else None
-            for name, k, n in zip(classnames, right, counts, strict=True)
+            for name, k, n in zip(numbered(classnames), right, counts, strict=True)
         },
         **more,
     }
+
+
+def numbered(classnames: Sequence[str]) -> list[str]:
+    """Return class names with their numbers where a name is not the only one of its kind.
+
+    Examples:
+        >>> numbered(["missile", "cat", "missile"])
+        ['missile (class 0)', 'cat', 'missile (class 2)']
+    """
+    count = Counter(classnames)
+    return [f"{n} (class {k})" if count[n] > 1 else n for k, n in enumerate(classnames)]
 
 
 def reliability(confidence: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, ...]:

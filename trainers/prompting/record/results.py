@@ -15,7 +15,7 @@ from .environment import git_commit, peak_memory_mib, versions
 from .metrics import detection, metrics
 
 # What only a method of this project says of itself; the record of another trainer lacks it.
-NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "teacher")
+NOT_KNOWN = ("num_params", "seeded", "train_steps", "beyond", "alike", "teacher")
 
 
 def results_file(cfg) -> Path:
@@ -76,6 +76,7 @@ def write_results(cfg, trainer) -> None:
         "test_seconds": getattr(trainer, "test_seconds", 0.0),
         "peak_memory_mib": peak_memory_mib(trainer.device),
         "beyond": beyond(cfg, trainer),
+        "alike": getattr(trainer, "alike", None),
         "teacher": getattr(trainer, "teacher_facts", None),
         "config": cfg,
         "versions": versions(),

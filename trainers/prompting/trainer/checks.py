@@ -7,11 +7,15 @@ device, and the host reads them every few steps.
 import torch
 from yacs.config import CfgNode
 
+from ..encoders.alike import alike
 from ..errors import UserError, need
-from ..method import Method, Output
+from ..method import METHODS, Method, Output
+from ..record.metrics import numbered
 from ..storage.checkpoints import saved_epochs
 from ..storage.state import is_sound
+from ..teacher import MethodTeacher
 
+MOST = 4  # groups, and classes of one, in a note
 EVERY = 20  # steps between two reads of the loss on an accelerator
 
 
@@ -192,6 +196,29 @@ def check_classes(classnames: list[str]) -> list[str]:
     if len(classnames) < 2:
         raise UserError(f"The data set has {len(classnames)} class: at least 2 are needed")
     return classnames
+
+
+def note_alike(method: Method, classnames: list[str], backbone: str) -> list[list[str]]:
+    """Return the groups of classes whose text a CLIP reads alike, and print those of other names.
+
+    A method whose text is that of a teacher has the groups of this one.
+    """
+    teachers = [m.method for m in method.children() if isinstance(m, MethodTeacher) and m.method]
+    encoder = (teachers or [method])[0].text_encoder
+    names, K = numbered(classnames), len(classnames)
+    groups = [[k for k in group if k < K] for group in alike(encoder, lambda: method.text().h)]
+    groups = [group for group in groups if len(group) > 1]
+    odd = [group for group in groups if len({classnames[k] for k in group}) > 1]
+    if odd:
+        some = "; ".join(" = ".join(f"'{names[k]}'" for k in group[:MOST]) for group in odd[:MOST])
+        more = ", ..." * (len(odd) > MOST or any(len(group) > MOST for group in odd[:MOST]))
+        per_class = sorted(name for name, kind in METHODS.items() if kind.class_bound is True)
+        print(
+            f"Note: {backbone} reads {sum(map(len, odd))} of the {K} classes like others "
+            f"({some}{more}). Better names help (classnames.txt of an image folder), another CLIP "
+            f"(--backbone), or a method with something for each class ({', '.join(per_class)})"
+        )
+    return [[names[k] for k in group] for group in groups]
 
 
 def failed(what: str, folder: str) -> UserError:

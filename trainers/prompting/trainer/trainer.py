@@ -40,6 +40,7 @@ from .checks import (
     check_unlabelled,
     failed,
     not_finite,
+    note_alike,
 )
 from .config import fitted, resolved, settings_in
 from .detection import Detection
@@ -70,6 +71,7 @@ class PromptTrainer(TrainerX):
 
     Attributes:
         method: the method, built for the backbone and the classes of the run.
+        alike: groups of class names that the CLIP reads alike.
         detection: scores of the run's own images and of those of the data sets in TEST.OOD.
     """
 
@@ -151,6 +153,7 @@ class PromptTrainer(TrainerX):
         check_trains(self.method)
         with self.precision.autocast():
             check_contexts(self.method)
+            self.alike = note_alike(self.method, classnames, cfg.MODEL.BACKBONE.NAME)
         trained = [p for p in self.method.learned().values() if kind.trains]
         self.num_trained = sum(p.numel() for p in trained)
         print(f"Trained parameters: {self.num_trained:,}")

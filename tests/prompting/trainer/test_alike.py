@@ -1,0 +1,104 @@
+"""Classes that a CLIP reads alike, and two classes of one name."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import run
+
+from benchmark.__main__ import main
+from trainers.prompting import build_method, load_run
+from trainers.prompting.backbones.closed import Closed
+from trainers.prompting.encoders.alike import alike
+from trainers.prompting.method import places
+
+OWN = ["DATASET.NAME", "ImageFolder"]
+
+
+def write(root, names, classnames=""):
+    rng = np.random.default_rng(0)
+    for name in names:
+        colour = rng.integers(30, 225, 3)
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = (colour + rng.integers(-20, 20, (32, 32, 3))).astype("uint8")
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    if classnames:
+        (root / "classnames.txt").write_text(classnames)
+    return root
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """The words of two classes are unknown to the tiny CLIP."""
+    return write(tmp_path_factory.mktemp("flowers"), ["rose", "sea", "tulip"])
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory):
+    """Two classes have one name, with the images of two colours."""
+    names = "a sea\nb sea\nc road\n"
+    return write(tmp_path_factory.mktemp("twice"), ["a", "b", "c"], names)
+
+
+def test_classes_that_the_clip_reads_alike_are_named(flowers, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(flowers, "CoOp", out, 1, extra=OWN) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "reads 2 of the 3 classes like others ('rose' = 'tulip')" in said
+    for help in ("classnames.txt", "--backbone", "TipAdapterF"):
+        assert help in said[said.index("like others") :][:300]
+    assert json.loads((out / "results.json").read_text())["alike"] == [["rose", "tulip"]]
+    assert main(["report", str(out)]) == 0
+    assert "The CLIP reads alike: rose = tulip; only a method with" in capsys.readouterr().out
+
+
+def test_a_teacher_reads_for_its_student(tiny_clip):
+    names = ["rose", "sea", "tulip"]
+    method = build_method("CoOp", {}, tiny_clip, names)
+    assert alike(method.text_encoder, lambda: method.text().h) == [[0, 2]]
+    known = build_method("CoOp", {}, tiny_clip, ["sea", "road", "forest"])
+    assert alike(known.text_encoder, lambda: known.text().h) == []
+
+
+def test_a_closed_encoder_is_judged_by_its_features():
+    encoder = SimpleNamespace(closed=Closed(torch.nn.Identity()))
+    h = torch.tensor([[[1.0, 0], [0, 1], [1, 0]], [[1.0, 0], [0, 1], [1, 0]]])
+    assert alike(encoder, lambda: h) == [[0, 2]]
+    h[1, 2] = torch.tensor([0.6, 0.8])  # the second prompt tells them apart
+    assert alike(encoder, lambda: h) == []
+
+
+def test_two_classes_of_one_name_stay_apart(twice, tmp_path, capsys):
+    """2SFS has a row for each class, which an evaluation looked up by name."""
+    out, steps = tmp_path / "out", ["OPTIM.STEPS", "40", "OPTIM.LR", "0.05"]
+    assert run(twice, "TwoSFS", out, 2, extra=[*OWN, *steps]) == 0
+    said = capsys.readouterr().out
+    assert "one name, so that only a method with something for each class" in said
+    assert "like others" not in said  # of the same name: there is the other note
+    flags = ("--eval-only", "--model-dir", str(out))
+    assert run(twice, "TwoSFS", tmp_path / "again", 2, *flags, extra=[*OWN, *steps]) == 0
+    first, again = (
+        json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again")
+    )
+    assert first["accuracy"] == again["accuracy"] == 100.0
+    assert first["alike"] == [["sea (class 0)", "sea (class 1)"]]
+    assert list(again["per_class_accuracy"]) == ["sea (class 0)", "sea (class 1)", "road"]
+    assert load_run(out).model.rows.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["sea", "sea", "road"], [0, 1, 2]),
+        (["sea", "road"], [1, 2]),
+        (["sea", "sea"], [0, 1]),
+        (["road", "sea"], [2, 0]),
+        (["road", "forest"], [2, -1]),
+    ],
+)
+def test_places_of_classes(names, found):
+    assert places(names, ["sea", "sea", "road"]) == found

@@ -1,0 +1,47 @@
+"""Classes that a CLIP cannot distinguish by their names."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+
+import torch
+
+from .text import TextEncoder
+
+
+@torch.no_grad()
+def alike(encoder: TextEncoder, features: Callable[[], torch.Tensor]) -> list[list[int]]:
+    """Return groups of classes whose sentences are the same to a CLIP, by number.
+
+    So are equal names, and words that a tokenizer does not know or whose embeddings are equal.
+
+    Args:
+        encoder: for the sentences of the classes.
+        features: returns the text features (N, K, D), which are compared if the side is closed.
+
+    Examples:
+        >>> from trainers.prompting import build_method, load_clip
+        >>> names = ["cat", "rose", "dog", "tulip"]  # flowers are not in its vocabulary
+        >>> method = build_method("ZeroshotCLIP", {}, load_clip("emoji"), names)
+        >>> alike(method.text_encoder, lambda: method.text().h)
+        [[1, 3]]
+    """
+    if encoder.closed is not None:
+        found = features().transpose(0, 1).float().cpu().numpy()
+        return _groups(row.tobytes() for row in found)
+    ids = sorted({token for row in encoder.sentences for sentence in row for token in sentence.ids})
+    weight = encoder.token_embedding.weight
+    rows = weight[torch.tensor(ids, device=weight.device)].float().cpu().numpy()
+    same = {token: row.tobytes() for token, row in zip(ids, rows, strict=True)}
+    first = {row: token for token, row in reversed(same.items())}
+    return _groups(
+        tuple(tuple(first[same[token]] for token in sentence.ids) for sentence in of_class)
+        for of_class in zip(*encoder.sentences, strict=True)
+    )
+
+
+def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Return the numbers of equal keys, for those that are not alone."""
+    found = defaultdict(list)
+    for k, key in enumerate(keys):
+        found[key].append(k)
+    return [group for group in found.values() if len(group) > 1]
