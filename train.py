@@ -22,9 +22,9 @@ examples:
         --config-file configs/trainers/ALIGN/emoji.yaml \\
         --output-dir output/demo DATASET.NUM_SHOTS 4
   Your own images, in one folder per class below my_images:
-    python train.py --root my_images --seed 1 --trainer ALIGN \\
+    python train.py --root my_images --seed 1 --trainer TipAdapterF \\
         --dataset-config-file configs/datasets/image_folder.yaml \\
-        --config-file configs/trainers/ALIGN/few_shot_8_16.yaml \\
+        --config-file configs/trainers/TipAdapterF/few_shot.yaml \\
         --output-dir output/mine DATASET.NUM_SHOTS 16
   Another method, with one setting changed, on public data (docs/running.md) below data:
     python train.py --root data --seed 1 --trainer MaPLe \\

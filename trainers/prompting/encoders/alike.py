@@ -40,7 +40,7 @@ def alike(encoder: TextEncoder, features: Callable[[], torch.Tensor]) -> list[li
 
 
 def _groups(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Return the numbers of equal keys, for those that are not alone."""
+    """Return the numbers of keys that are equal, for each key that occurs more than once."""
     found = defaultdict(list)
     for k, key in enumerate(keys):
         found[key].append(k)
