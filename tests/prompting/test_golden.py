@@ -12,7 +12,8 @@ from trainers.prompting.trainer.detection import scores
 
 NEWER = ("coprompt", "kgcoop", "mmrl", "prograd", "promptsrc", "tcp")
 AT_TEST_TIME = ("tda", "tda_views", "tpt", "tpt_cocoop")  # no steps on labels: test_tpt_tda.py
-STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME]
+ON_SUPPORT = ("lpplusplus",)  # steps on all training images: test_linear_probes.py
+STEPS = [path for path in FILES if path.stem not in AT_TEST_TIME + ON_SUPPORT]
 WITH_TEACHER = [GOLDEN / f"{name}.safetensors" for name in NEWER]
 
 
@@ -266,7 +267,7 @@ def test_public_names_and_shapes_survive_a_round_trip(golden, method):
 def test_contexts_start_from_words(golden, tiny_clip):
     """A file has `init/` if its contexts start from words."""
     meta = golden.meta
-    random = ["adapter.", "classifier", "prompt_learner.ctx_vision"]
+    random = ["adapter.", "alpha_vec", "classifier", "prompt_learner.ctx_vision"]
     random += ["local_prompts"] if meta["method"] == "SOTGLP" else []
     words = {k: v for k, v in golden.part("init/").items() if not k.startswith(tuple(random))}
     if words and golden.meta["config"].get("CTX_INIT") != "":

@@ -19,7 +19,10 @@ from trainers.prompting.running.precision import Precision
 
 NAMES = ["cat", "dog", "snow field"]
 SIZE, D, PAD = 16, 24, 0
-EVERYWHERE = ["CLAP", "CLIPAdapter", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "ZeroshotCLIP"]
+EVERYWHERE = [
+    "CLAP", "CLIPAdapter", "LPPlusPlus", "LinearProbe", "TDA", "TaskRes", "TipAdapter",
+    "TipAdapterF", "ZeroshotCLIP",
+]  # fmt: skip
 
 
 def encode(text):

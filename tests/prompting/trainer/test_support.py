@@ -190,8 +190,8 @@ def test_steps_on_features(tmp_path, kind, monkeypatch):
 
 
 ON_ROWS = {
-    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TCP", "TDA", "TaskRes",
-    "TipAdapter", "TipAdapterF", "ZeroshotCLIP",
+    "CLAP", "CLIPAdapter", "CoCoOp", "CoOp", "KgCoOp", "LPPlusPlus", "LinearProbe", "ProGrad",
+    "TCP", "TDA", "TaskRes", "TipAdapter", "TipAdapterF", "ZeroshotCLIP",
 }  # fmt: skip
 READS = dict.fromkeys(["GalLoP", "LoCoOp", "PLOT", "SOTGLP"], "reads patches")
 INSIDE = {
@@ -209,7 +209,8 @@ INSIDE = {
 def test_features_stand_for_images(tiny_clip, name):
     node = {"INSERT_BLOCK": 2} if name == "TCP" else {}
     support = {"images": IMAGES[0], "labels": LABELS}
-    many = name in ("CLAP", "TipAdapter", "TipAdapterF")
+    many = name in ("CLAP", "LPPlusPlus", "LinearProbe", "TipAdapter", "TipAdapterF")
+    torch.manual_seed(0)
     model = build_method(name, node, tiny_clip, NAMES, support=support if many else None).eval()
     x = model.clip_features(IMAGES[0])
     assert torch.equal(model.clip_features(x), x)
@@ -219,6 +220,7 @@ def test_features_stand_for_images(tiny_clip, name):
     torch.testing.assert_close(model.predict(x).logits, expected)
     if many:
         rows = {**support, "images": x}
+        torch.manual_seed(0)  # LP++ has a random start
         other = build_method(name, node, tiny_clip, NAMES, support=rows).eval()
         torch.testing.assert_close(other(x), expected)
     for wrong in (x[:, 1:], x[0]):

@@ -49,8 +49,9 @@ class CLAP(Method):
     passes. CONSTRAINT `none` is ZS-LP: no second term. `cosine` uses 1 - cos(w_k, w0_k). `l2` and
     `cosine` may be followed by `_corrected` (alpha times K / sum alpha), `_constant` (its mean),
     `_balanced` (1) or `_adaptative`: after each epoch alpha <- alpha + rho d, rho <- d, where d are
-    the squared distances and rho is 0 at first. Other values of INIT and ENHANCED_BASE are
-    baselines of the public code.
+    the squared distances and rho is 0 at first. INIT `RANDOM` starts from Kaiming's normal
+    distribution, without a constraint: the linear probe of the public code. Other values of INIT
+    and ENHANCED_BASE are other baselines of it.
 
     **Published.** Before the first step, the training images pass the image encoder REPETITIONS
     times with random crops and flips; steps use these features. Batch 256, SGD, rate 0.1, no weight
@@ -67,7 +68,7 @@ class CLAP(Method):
     dead_weights = ("base_text_features",)
     class_bound = True
     trains_on_support = True
-    training_only = ("CONSTRAINT", "REPETITIONS")
+    training_only = ("INIT", "CONSTRAINT", "REPETITIONS")
     support_passes = property(lambda self: self.settings.REPETITIONS)
 
     @dataclass(frozen=True)
@@ -83,11 +84,13 @@ class CLAP(Method):
             distance, _, weights = self.CONSTRAINT.partition("_")
             one_of("CONSTRAINT", distance, DISTANCES)
             one_of("The part of CONSTRAINT after _", weights, WEIGHTS)
-            for key, only in (("INIT", "ZS"), ("ENHANCED_BASE", "none")):
-                value = getattr(self, key)
-                need(
-                    value == only, f"{key} is '{value}' but must be '{only}': others are baselines"
-                )
+            one_of("INIT", self.INIT, ("ZS", "RANDOM"))
+            one_of("ENHANCED_BASE", self.ENHANCED_BASE, ("none",))
+            need(
+                self.INIT == "ZS" or distance == "none",
+                f"INIT is RANDOM but CONSTRAINT is {self.CONSTRAINT}, which keeps prototypes close "
+                "to the text features: set CONSTRAINT none",
+            )
             passes = self.REPETITIONS
             need(passes >= 1, f"REPETITIONS is {passes}: at least 1 is needed")
 
@@ -103,10 +106,13 @@ class CLAP(Method):
         self.adapter = Prototypes(self.width)
 
     def start(self) -> None:
-        """Set the prototypes (K, D) to the text features of the untouched CLIP."""
+        """Set the prototypes (K, D) to the text features of the untouched CLIP, or at random."""
         w = self.adapter.prototypes
         with torch.inference_mode(False):  # so that training can read it
-            w.data = self.teacher.raw.to(w).clone()
+            if self.settings.INIT == "ZS":
+                w.data = self.teacher.raw.to(w).clone()
+            else:
+                w.data = nn.init.kaiming_normal_(w.new_empty(self.num_classes, self.width))
 
     def text_features(self, contexts):
         """Return the prototypes as text features."""
