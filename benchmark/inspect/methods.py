@@ -25,8 +25,8 @@ HEAD = [
 TITLE = "Every method with its defaults, for {}"
 CAPTION = (
     "M visual and N textual prompts; beta is the weight of the token level, N/A for methods with "
-    "an equation of their own. Length and depth (the number of first blocks with prompts) are "
-    "given as text / vision. Learned: the modules that hold what is learned. Parameters are for "
+    "another equation. Length and depth (the number of first blocks with prompts) are given as "
+    "text / vision. Learned: the modules that hold what is learned. Parameters are for "
     "{backbone}, two classes and 16 images of each."
 )
 PAGE = """\

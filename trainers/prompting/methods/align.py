@@ -40,7 +40,7 @@ class Point(NamedTuple):
     """A method as in the paper's Table 1.
 
     M, N: numbers of visual and textual prompts; beta: weight of the token level, None if the method
-    has an equation of its own; coupling: where visual contexts come from: `independent` parameters,
+    has another equation; coupling: where visual contexts come from: `independent` parameters,
     a linear map of the textual ones (`project`), or `unified` contexts that both encoders share;
     `none` if only one has prompts.
     """

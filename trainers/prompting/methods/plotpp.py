@@ -93,7 +93,7 @@ class PLOTPP(Family):
 
     @property
     def point(self) -> Point:  # type: ignore[override]
-        """M and N, with an equation of its own."""
+        """M and N; the equation is another one."""
         return Point(self.settings.M, self.settings.N, None, "independent")
 
     @property
