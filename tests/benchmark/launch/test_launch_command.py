@@ -90,8 +90,8 @@ def test_the_config_follows_the_data_set(checkout):
 
 
 def test_dry_run_lists_every_protocol_and_writes_nothing(checkout):
-    counts = {"few_shot": 1 + 2 * 3 * 5, "ablation": 2 * 3 * 5}
-    counts |= dict.fromkeys(TRANSFER, 2 * (1 + 2 * 3))
+    counts = {"few_shot": 1 + 3 * 3 * 5, "ablation": 2 * 3 * 5}
+    counts |= dict.fromkeys(TRANSFER, 2 * (1 + 3 * 3))
     for protocol, count in counts.items():
         words = ("--source", "emoji", "emoji_food") if protocol in TRANSFER else ()
         listed = checkout.protocol(protocol, *words, "--dry-run").stdout
