@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,23 +49,25 @@ SAME_CODE = (
 )
 
 
-def pairs(trainer: str, size: int, epochs: int, changes: Sequence[tuple[str, object]]) -> list[str]:
+def pairs(trainer: str, size: int, args) -> list[str]:
     """Return the KEY VALUE pairs of a training, without its classes.
 
     Args:
         trainer: name of the method.
         size: of the images.
-        epochs: their number.
-        changes: keys and values that replace others.
+        args: the options of the command; keys that only another of its methods reads are left out.
     """
+    places = {name: set(map(METHODS[name].place, METHODS[name].defaults)) for name in args.trainers}
+    others = set().union(*places.values()) - places[trainer]
+    changes = {key: value for key, value in args.set if key not in others}
     published = read_keys(TRAINERS / trainer / f"{CONFIG}.yaml").items()
     keys = {key: value for key, value in published if key.startswith(("TRAINER.", "INPUT."))}
     keys |= {
         "SEED": 1, "USE_CUDA": False, "TEST.NO_TEST": True, "DATALOADER.NUM_WORKERS": 0,
         "DATASET.NAME": pets.NAME, "DATASET.NUM_SHOTS": SHOTS, "INPUT.SIZE": (size, size),
-        "DATALOADER.TRAIN_X.BATCH_SIZE": BATCH, "OPTIM.MAX_EPOCH": epochs,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": BATCH, "OPTIM.MAX_EPOCH": args.epochs,
         METHODS[trainer].place("PREC"): "fp32",
-        **{f"OPTIM.{key}": value for key, value in OPTIM.items()}, **dict(changes),
+        **{f"OPTIM.{key}": value for key, value in OPTIM.items()}, **changes,
     }  # fmt: skip
     return [str(word) for pair in keys.items() for word in pair]
 
@@ -103,7 +104,7 @@ def recorded(args, settings: list[str], trainer: str, places: Places) -> Record:
 
 def compared(args, trainer: str, places: Places, size: int) -> tuple[list[Cell], list[str]]:
     """Train a method on both sides; return a line of the table and what is wrong."""
-    settings = pairs(trainer, size, args.epochs, args.set)
+    settings = pairs(trainer, size, args)
     print(f"{trainer}: public code", file=sys.stderr, flush=True)
     theirs = recorded(args, settings, trainer, places)
     print(f"{trainer}: ours", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ import shutil
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from benchmark.measure.geometry import reacting_clip
 from benchmark.measure.pets import write_pets
 from benchmark.measure.recording import as_pixels
 from benchmark.measure.replay import Places, Record, difference, replayed
+from benchmark.measure.twin import pairs, parse
 from trainers.prompting.backbones.openai import clip
 
 TINY = GOLDEN / "tiny_clip_seed0.safetensors"
@@ -22,6 +24,7 @@ FILES = {
     "datasets/oxford_pets.py": """
 import json
 from pathlib import Path
+from unittest.mock import patch
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 @DATASET_REGISTRY.register()
@@ -256,6 +259,17 @@ def test_mistakes(checkout, capsys, words, sentence):
     errors = capsys.readouterr().err.splitlines()
     assert sentence.format(checkout) in errors[-1]
     assert len(errors) == (2 if "ended with" in sentence or "LT" in sentence else 1)
+
+
+def test_a_key_goes_to_the_methods_that_read_it():
+    words = ["checkout", "--trainers", "VPT", "IVLP", "--set", "TRAINER.VPT.N_CTX_VISION=2"]
+    words += ["OPTIM.LR=0.5", "TRAINER.IVLP.N_CTX_TEXT=3"]
+    with patch("benchmark.measure.twin.check_checkout"):
+        args = parse(words)
+    vpt, ivlp = (pairs(name, 32, args) for name in args.trainers)
+    settings = dict(zip(vpt[::2], vpt[1::2], strict=True))
+    assert settings["TRAINER.VPT.N_CTX_VISION"] == "2" and settings["OPTIM.LR"] == "0.5"
+    assert "TRAINER.IVLP.N_CTX_TEXT" not in vpt and "TRAINER.VPT.N_CTX_VISION" not in ivlp
 
 
 def test_a_clip_of_another_class_is_refused(checkout, capsys, monkeypatch):
