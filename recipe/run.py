@@ -14,9 +14,10 @@ from trainers.prompting.errors import UserError, no_exit, printable
 from trainers.prompting.plugins import source_of
 from trainers.prompting.record.results import remove_results, write_results
 from trainers.prompting.storage.checkpoints import find_checkpoint, saved_epochs
+from trainers.prompting.trainer.by_run import leaves
 
 from .begun import check_begun, note_begun, redo
-from .configs import prompts_for
+from .configs import prompts_for, read_pairs
 from .folder import output_folder
 from .settings import changed, shown, unread_note
 
@@ -51,7 +52,9 @@ def do_run(cfg, args) -> None:
         train_or_evaluate(trainer, args)
         tested = args.eval_only or not (args.no_train or cfg.TEST.NO_TEST)
         if cfg.OUTPUT_DIR and (tested or hasattr(trainer, "test_results")):
-            write_results(trainer.cfg, trainer)  # its cfg has the backbone's image settings
+            cfg = getattr(trainer, "recorded", trainer.cfg)  # with the backbone's image settings
+            name_replaced(trainer.cfg, cfg, args)
+            write_results(cfg, trainer)
             if not (args.eval_only or cfg.DATASET.FEATURES) and hasattr(trainer, "method"):
                 print(f"Classify images with this run:\n{predict_command(cfg, trainer)}")
 
@@ -114,6 +117,16 @@ def epoch_to_load(trainer, args) -> int | None:
     if epoch is not None or not paths or any(path.endswith("best.pth.tar") for path in paths):
         return epoch
     return max(set.intersection(*(set(saved_epochs(folder)) for folder in folders)), default=None)
+
+
+def name_replaced(cfg, recorded, args) -> None:
+    """Print what the command line sets, but the record has as the training had it."""
+    given = {*read_pairs(args.opts), *(["SEED"] if args.seed >= 0 else [])}
+    now, then = (dict(leaves(tree)) for tree in (cfg, recorded))
+    differing = [key for key in sorted(given & then.keys()) if now[key] != then[key]]
+    if differing:
+        said = ", ".join(f"{key} {then[key]} (not {now[key]})" for key in differing)
+        print(f"The record has settings of the training: {said}")
 
 
 def predict_command(cfg, trainer) -> str:

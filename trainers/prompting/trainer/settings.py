@@ -1,5 +1,6 @@
 """The settings stored in a checkpoint, and their comparison with those of the present run."""
 
+import ast
 import os
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
@@ -12,14 +13,32 @@ from ..errors import UserError
 from ..method import METHODS
 from ..storage.checkpoints import broken_checkpoint
 from ..storage.state import are_texts, is_settings
+from ..storage.trained import UNKNOWN
 from .by_run import leaves
 
 # Settings that cannot change the outcome of a run, except by rounding.
 FREE = (
-    "OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "VERSION", "TEST.", "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ", "DATALOADER.NUM_WORKERS", "DATALOADER.TEST.", "DATALOADER.TRAIN_U.",
-    "TRAINER.MEMORY_BUDGET", "TRAINER.COMPILE", "TRAINER.DETERMINISTIC", "TRAINER.PLUGINS",
-    "TRAINER.PER_DATASET", "TRAINER.UNREAD",
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "USE_CUDA",
+    "VERSION",
+    "TEST.",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST.",
+    "DATALOADER.TRAIN_U.",
+    "TRAINER.MEMORY_BUDGET",
+    "TRAINER.COMPILE",
+    "TRAINER.DETERMINISTIC",
+    "TRAINER.PLUGINS",
+    "TRAINER.PER_DATASET",
+    "TRAINER.UNREAD",
+)
+# Beginnings of settings that matter to a training only, and are recorded as it had them.
+OF_TRAINING = (
+    "DATASET.NUM_SHOTS", "DATASET.LABEL_NOISE", "DATASET.IMBALANCE", "OPTIM.", "MODEL.INIT_WEIGHTS",
 )  # fmt: skip
 
 
@@ -49,6 +68,62 @@ def _text(key: str, value) -> str:
         arch = value.partition("/")[0] + "/" if value.startswith("open_clip:") else ""
         return arch + os.path.basename(value)
     return repr(list(value) if isinstance(value, (list, tuple)) else value)
+
+
+def value_of(text: str, default: object) -> object:
+    """Return the value of a setting, of the type of its default; a default of None allows any.
+
+    Raises:
+        ValueError: it has another type.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        value = text  # a name or a path, stored without quotes
+    if default is None or (value is None and not isinstance(default, CfgNode)):
+        return value
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
+    kind = kinds.get(type(default), type(default))
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r} is not a {kind}")
+    return value
+
+
+def as_trained(cfg: CfgNode, saved: Mapping[str, str] | None, method) -> CfgNode:
+    """Return the cfg for the record of an evaluation: what concerns the training is that of it.
+
+    Args:
+        cfg: of the evaluation.
+        saved: the settings in the checkpoint; None if it has none: they are then UNKNOWN.
+        method: if it adapts while testing, the seed stays that of the evaluation.
+
+    Raises:
+        UserError: a setting of the checkpoint is impossible.
+    """
+    own = {method.place(key) for key in method.training_only} - {"SEED"}
+    own |= set() if method.adapts else {"SEED"}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in [*leaves(cfg)]:
+        if key not in own and not key.startswith(OF_TRAINING):
+            continue
+        text = (saved or {}).get(key, _text(key, value))
+        try:
+            then = value_of(text, value) if saved or key == "MODEL.INIT_WEIGHTS" else UNKNOWN
+        except ValueError as error:
+            raise UserError(
+                f"The checkpoint has '{text:.50}' for the setting {key}, which is impossible: take "
+                "another checkpoint, or train again"
+            ) from error
+        *path, name = key.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        node[name] = then
+    cfg.freeze()
+    return cfg
 
 
 def check_resumed(

@@ -29,6 +29,7 @@ from ..storage.checkpoints import (
 )
 from ..storage.predictions import Predictions
 from ..storage.public import public_checkpoint
+from ..storage.state import is_settings
 from .checks import (
     Watch,
     check_classes,
@@ -49,7 +50,7 @@ from .features import build_loaders, check_views
 from .images import check_same_images, check_unseen, images_of
 from .layout import PublicLayout
 from .schedule import FirstBatches, check_optim, epochs, steps
-from .settings import check_loaded, check_resumed, check_weights, settings_of
+from .settings import as_trained, check_loaded, check_resumed, check_weights, settings_of
 from .stages import Stages
 from .support import take_support, take_validation
 from .teachers import check_same_teacher, check_teachers, facts_of, teachers_of
@@ -65,6 +66,7 @@ class PromptTrainer(TrainerX):
             TEST.PREDICTIONS.
         test_results: of the last evaluation, with the original Dassl only the accuracy.
         recorder: collects the evaluation in progress; None outside one.
+        loaded: the settings of the checkpoint that is evaluated; None in a training.
         stepped: True after the first training step.
         untrained: True until the prompts are trained or loaded, or `load_model("")` accepts the
             initial ones.
@@ -82,6 +84,7 @@ class PromptTrainer(TrainerX):
     optim: torch.optim.Optimizer | None
     untrained = True
     stepped = False
+    loaded: dict | None = None
     predictions: Predictions | None = None
     test_results: dict[str, float]
     recorder: Recorder | None = None
@@ -196,6 +199,9 @@ class PromptTrainer(TrainerX):
             check_unseen(weights, self.dm.dataset, self.cfg.TEST.SPLIT, path)
             self.method.load_public_state_dict(weights.get("state_dict", weights))
             self.untrained = False
+            saved = weights.get("settings") or {}
+            settings = {**saved, "MODEL.INIT_WEIGHTS": path} if is_settings(saved) else None
+            self.loaded = {"settings": settings if saved else None}
 
     # ------------------------------------------------------------------ train
 
@@ -208,7 +214,7 @@ class PromptTrainer(TrainerX):
 
     def train(self):  # type: ignore[override]
         """Train as Dassl does; a method with nothing to train is only evaluated."""
-        self.untrained = False
+        self.untrained, self.loaded = False, None
         if self.cfg.TEST.RECORD:
             remove_results(self.cfg)
         if self.num_trained:
@@ -374,6 +380,13 @@ class PromptTrainer(TrainerX):
         """The facts about a teacher that was trained before, for the record; None without one."""
         return facts_of(self.method)
 
+    @property
+    def recorded(self) -> CfgNode:
+        """The cfg for the record: in an evaluation, the settings of the training are of that."""
+        return (
+            as_trained(self.cfg, self.loaded["settings"], self.method) if self.loaded else self.cfg
+        )
+
     # ------------------------------------------------------------------ evaluate
 
     def test(self, split=None, is_final=False):
@@ -408,7 +421,7 @@ class PromptTrainer(TrainerX):
             self.recorder = None
         self.detection.evaluate_others(self)
         if self.cfg.TEST.RECORD and split in (None, self.cfg.TEST.SPLIT):
-            write_results(self.cfg, self)
+            write_results(self.recorded, self)
         return result
 
     def parse_batch_test(self, batch):
@@ -469,3 +482,4 @@ class PromptTrainer(TrainerX):
         check_unseen(checkpoint, self.dm.dataset, self.cfg.TEST.SPLIT, directory)
         self.method.load_checkpoint(checkpoint, self.dm.dataset.classnames)
         self.untrained = False
+        self.loaded = {"settings": checkpoint.get("settings")}

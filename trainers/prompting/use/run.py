@@ -1,6 +1,5 @@
 """Loading a trained run from its folder, to classify images."""
 
-import ast
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ..storage.checkpoints import find_checkpoint, read_checkpoint
 from ..storage.hub import fetched
 from ..storage.state import are_texts, is_settings
 from ..trainer.config import add_nodes, fitted, settings_in
-from ..trainer.settings import check_weights
+from ..trainer.settings import check_weights, value_of
 from ..trainer.views import views_by_content
 
 
@@ -194,7 +193,7 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
             node = node.setdefault(part, CfgNode()) if isinstance(node, CfgNode) else None
         try:
             default = node.get(key)
-            node[key] = _literal(text, default)
+            node[key] = value_of(text, default)
         except (AttributeError, ValueError) as error:
             raise UserError(
                 f"The checkpoint '{path}' has '{text:.50}' for the setting {place:.100}, which "
@@ -202,27 +201,6 @@ def _cfg(settings: dict[str, str], path: str) -> CfgNode:
             ) from error
     cfg.VERBOSE = False
     return cfg
-
-
-def _literal(text: str, default: object) -> object:
-    """Return the value of a setting, of the type of its default; a default of None allows any.
-
-    Raises:
-        ValueError: it has another type.
-    """
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        value = text  # a name or a path, stored without quotes
-    if default is None or (value is None and not isinstance(default, CfgNode)):
-        return value
-    if isinstance(default, str):
-        return value if isinstance(value, str) else text
-    kinds = {list: (list, tuple), tuple: (list, tuple), float: (int, float)}
-    kind = kinds.get(type(default), type(default))
-    if not isinstance(value, kind):
-        raise ValueError(f"{value!r} is not a {kind}")
-    return value
 
 
 def _checked(names: Sequence[str], clip_model: Any) -> list[str]:

@@ -1,0 +1,91 @@
+"""The record of an evaluation has the settings of the training that it loads."""
+
+import json
+
+import pytest
+import torch
+from tiny import run, write_halves
+
+OF_TRAINING = ["DATASET.NUM_SHOTS", "2", "OPTIM.LR", "0.02", "OPTIM.NAME", "adam"]
+NOISY = ["DATASET.NAME", "ImageFolder", "DATASET.LABEL_NOISE", "0.5"]
+
+
+def record(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def evaluated(folder, *extra, trainer="CoOp", flags=(), root=None):
+    flags = ("--eval-only", "--model-dir", str(folder / "output"), *flags)
+    assert run(root or folder, trainer, folder / "evaluated", 7, *flags, extra=extra) == 0
+    return record(folder / "evaluated")
+
+
+def test_what_the_command_of_the_evaluation_says_of_the_training_does_not_count(tmp_path, capsys):
+    root = write_halves(tmp_path / "halves")
+    out = tmp_path / "output"
+    assert run(root, "CoOp", out, 2, extra=[*NOISY, *OF_TRAINING]) == 0
+    capsys.readouterr()
+    more = ["DATASET.NAME", "ImageFolder", "DATASET.NUM_SHOTS", "-1", "TEST.SPLIT", "val"]
+    found = evaluated(tmp_path, *more, flags=("--seed", "3"), root=root)
+    config = found["config"]
+    assert (found["shots"], found["seed"], found["split"]) == (2, 1, "val")
+    of_data = config["DATASET"]
+    assert (of_data["NUM_SHOTS"], of_data["LABEL_NOISE"], of_data["IMBALANCE"]) == (2, 0.5, 1.0)
+    of_optim = config["OPTIM"]
+    assert (of_optim["LR"], of_optim["NAME"], of_optim["MAX_EPOCH"]) == (0.02, "adam", 2)
+    assert (
+        "The record has settings of the training: DATASET.NUM_SHOTS 2 (not -1), OPTIM.LR 0.02 (not "
+        "0.01), OPTIM.MAX_EPOCH 2 (not 7), OPTIM.NAME adam (not sgd), SEED 1 (not 3)\n"
+    ) in capsys.readouterr().out
+
+
+def test_nothing_is_said_where_both_agree(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", None, 7) == 0
+    capsys.readouterr()
+    assert evaluated(tmp_path)["config"] | {"OUTPUT_DIR": ""} == record(tmp_path / "output")[
+        "config"
+    ] | {"OUTPUT_DIR": ""}
+    assert "The record has settings" not in capsys.readouterr().out
+
+
+def test_keys_that_may_differ_are_those_of_the_training(tmp_path, capsys):
+    assert run(tmp_path, "LoCoOp", None, 1, extra=["lambda_value", "0.5", "topk", "2"]) == 0
+    found = evaluated(tmp_path, "lambda_value", "0.75", "topk", "2", trainer="LoCoOp")
+    assert found["config"]["lambda_value"] == 0.5
+    assert "lambda_value 0.5 (not 0.75)" in capsys.readouterr().out
+
+
+def test_public_checkpoints_do_not_say_it(tmp_path, capsys):
+    assert run(tmp_path, "CoOp", None, 2) == 0
+    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-2"
+    ours = torch.load(file, weights_only=False)
+    torch.save({key: ours[key] for key in ("state_dict", "epoch")}, file)
+    found = evaluated(tmp_path)
+    assert found["shots"] == found["seed"] == found["config"]["OPTIM"]["LR"] == "unknown"
+    assert "DATASET.NUM_SHOTS unknown (not 4)" in capsys.readouterr().out
+
+
+def test_the_seed_of_a_method_that_adapts_is_that_of_the_evaluation(tmp_path):
+    assert run(tmp_path, "CoOp", None, 1) == 0
+    weights = str(tmp_path / "output" / "prompt_learner" / "model.pth.tar-1")
+    extra = ["MODEL.INIT_WEIGHTS", weights, "DATASET.NUM_SHOTS", "1"]
+    more = ["TRAINER.TPT.BATCH_SIZE", "2", "TRAINER.TPT.SELECTION_P", "0.5"]
+    more += ["TRAINER.TPT.N_CTX", "16"]
+    flags = ("--eval-only", "--seed", "5")
+    assert run(tmp_path, "TPT", tmp_path / "tpt", 1, *flags, extra=[*extra, *more]) == 0
+    found = record(tmp_path / "tpt")
+    assert (found["seed"], found["shots"]) == (5, 4)
+    assert found["config"]["MODEL"]["INIT_WEIGHTS"] == weights
+
+
+@pytest.mark.parametrize("text", ["'many'", "nonsense"])
+def test_an_impossible_setting_is_one_sentence(tmp_path, capsys, text):
+    assert run(tmp_path, "CoOp", None, 1) == 0
+    file = tmp_path / "output" / "prompt_learner" / "model.pth.tar-1"
+    state = torch.load(file, weights_only=False)
+    state["settings"]["DATASET.NUM_SHOTS"] = text
+    torch.save(state, file)
+    flags = ("--eval-only", "--model-dir", str(tmp_path / "output"))
+    assert run(tmp_path, "CoOp", tmp_path / "other", 1, *flags) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: The checkpoint has '{text}' for the setting DATASET.NUM_SHOTS")
