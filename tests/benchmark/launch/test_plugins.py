@@ -69,7 +69,7 @@ def test_a_missing_config_says_which_file_to_write(checkout):
     place = checkout.root / "configs" / "trainers" / "MyMethod"
     asked = ("--trainers", "MyMethod", "--plugin", "my_method")
     for words, sentence in (
-        (asked[:2], f"There is no trainer 'MyMethod': choose one of ALIGN, CoOp, "
+        (asked[:2], f"There is no trainer 'MyMethod': choose one of ALIGN, CoOp, MaPLe, "
                     f"ZeroshotCLIP; a new trainer needs config files in {place}, or --config"),
         (asked, "There is no config file of MyMethod for emoji called 'emoji': write "
                 f"{place / 'emoji.yaml'}, or choose a file with --config FILE.yaml"),

@@ -38,20 +38,20 @@ def work(checkout, slurm, **fake):
 def test_jobs_are_submitted_once_and_give_the_table_of_local_runs(checkout, slurm):
     words = ("--seeds", "1 2", "--per-job", "2")
     first = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "12 runs: 0 were done, 0 in the queue, 12 have been submitted." in first.stderr
+    assert "16 runs: 0 were done, 0 in the queue, 16 have been submitted." in first.stderr
     assert first.stdout == "" and not checkout.calls()
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: queued (job 1_3, PENDING, Priority)" in told
-    assert "12 runs: 12 queued. The time left is unknown" in told
+    assert "16 runs: 16 queued. The time left is unknown" in told
     again = checkout.base2new(*words, SLURM, **slurm.variables)
-    assert "12 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 1
+    assert "16 in the queue, 0 have been submitted" in again.stderr and len(slurm.calls()) == 1
     nobody = checkout.protocol("status", PATH="/nowhere")
-    assert "12 runs: 12 not queued" in nobody.stdout and "are not available" in nobody.stderr
+    assert "16 runs: 16 not queued" in nobody.stdout and "are not available" in nobody.stderr
     work(checkout, slurm)
-    assert len(checkout.runs()) == 12
+    assert len(checkout.runs()) == 16
     told = status(checkout, slurm)
     assert "CoOp on emoji, seed 2, base: done (52.00%)" in told
-    assert told.endswith("12 runs: 12 done. Nothing remains.\n")
+    assert told.endswith("16 runs: 16 done. Nothing remains.\n")
     table = checkout.base2new(*words, SLURM, **slurm.variables).stdout
     shutil.rmtree(checkout.output)
     assert checkout.base2new("--seeds", "1 2").stdout == table
@@ -137,7 +137,7 @@ def test_status_quotes_the_log_of_an_ended_job(checkout, slurm):
 
 
 def test_five_hundred_runs_are_few_calls(checkout, slurm):
-    seeds = " ".join(map(str, range(84)))
+    seeds = " ".join(map(str, range(63)))
     before = time.process_time()  # CPU time, which does not depend on other load
     done = checkout.base2new("--seeds", seeds, SLURM, **slurm.variables)
     assert time.process_time() - before < 10

@@ -8,17 +8,17 @@ def test_the_values_of_a_key_are_compared(checkout):
     done = checkout.base2new(*ONE, *VARY, fake={"emoji": "answers"})
     lines = [line.split("  ")[0] for line in done.stdout.splitlines()]
     names = ["ALIGN, BETA 0", "ALIGN, BETA 1"]
-    assert [name for name in lines if name in (*names, "CoOp", "ZeroshotCLIP")] == [
-        "ZeroshotCLIP", "CoOp", *names, names[1],
+    assert [name for name in lines if name in (*names, "MaPLe", "CoOp", "ZeroshotCLIP")] == [
+        "ZeroshotCLIP", "CoOp", "MaPLe", *names, names[1],
     ]  # fmt: skip
     assert "ALIGN, BETA 0 minus each other on test images" in done.stdout
     place = "base2new/train_base/emoji/shots_16/ALIGN/emoji+TRAINER.ALIGN.BETA=0/seed2"
     (call,) = [call for call in checkout.calls() if call["folder"].endswith(place)]
-    assert call["opts"]["TRAINER.ALIGN.BETA"] == "0" and len(checkout.calls()) == 4 + 4 + 8
+    assert call["opts"]["TRAINER.ALIGN.BETA"] == "0" and len(checkout.calls()) == 4 + 4 + 4 + 8
     tests = [c for c in checkout.calls() if "test_new" in c["folder"] and "BETA=1" in c["folder"]]
     assert tests and all("BETA=1" in call["model_dir"] for call in tests)
     checkout.base2new(*ONE, *VARY)
-    assert len(checkout.calls()) == 16  # all are done
+    assert len(checkout.calls()) == 20  # all are done
 
     report = [checkout.root / "output", "--compare", "ALIGN, BETA 1"]
     told = checkout.protocol("report", *map(str, report)).stdout
@@ -63,7 +63,7 @@ def test_wrong_values_are_one_sentence(refused):
     assert "can be tested only on the classes" in refused("base2new", "emoji", *words).err
     for word, sentence in {
         "TRAINER.ALIGN.BETA": "is not a list of values: write KEY=VALUE,VALUE",
-        "TRAINER.PLOT.N=1,2": "none of ZeroshotCLIP, CoOp, ALIGN has this key: name a method",
+        "TRAINER.PLOT.N=1,2": "none of ZeroshotCLIP, CoOp, MaPLe, ALIGN has this key: name",
         "SEED=1,2": "SEED cannot be varied: --seeds sets it",
     }.items():
         said = refused("base2new", "emoji", "--vary", word).err
